@@ -1,0 +1,109 @@
+"""The error tree, and how an error looks to an OpenAI client.
+
+ToolwayError                      500  toolway_error          a bug, or a limit of this process
+├── ConfigError                     -  shown by the command line, never sent
+├── SourceError                     -  a tool source could not be read; kept in its status
+├── InvalidRequest                400  invalid_request_error  the client's fault
+│   ├── Unauthorized              401
+│   ├── Forbidden                 403
+│   ├── NotFound                  404
+│   └── TooLarge                  413
+└── UpstreamError                 502  upstream_error         the model server's fault
+    ├── UpstreamTimeout           504
+    └── UpstreamStatus              *  its own answer, relayed as it came
+
+A tool's trouble is not in the tree: it is a `ToolResult` that the model reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from toolway.types import JSON
+
+Headers = Sequence[tuple[bytes, bytes]]
+
+
+class ToolwayError(Exception):
+    """Base of all errors here. `message` says what happened and what to do, for the person who reads it."""
+
+    status = 500
+    type = "toolway_error"
+
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.code = code
+
+    def envelope(self) -> JSON:
+        """OpenAI's error object: `{"error": {"message", "type", "param", "code"}}`."""
+        return {
+            "error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
+        }
+
+
+class ConfigError(ToolwayError):
+    """A setting is missing or wrong; the message names the setting."""
+
+
+class SourceError(ToolwayError):
+    """A tool source could not be read. `stage` is where: "connect", "fetch", "parse", ..."""
+
+    def __init__(self, message: str, *, stage: str) -> None:
+        super().__init__(message)
+        self.stage = stage
+
+
+class InvalidRequest(ToolwayError):
+    """The client sent something that cannot be served; it should not be sent again unchanged."""
+
+    status = 400
+    type = "invalid_request_error"
+
+
+class Unauthorized(InvalidRequest):
+    """No client key, or one that is not known here."""
+
+    status = 401
+
+
+class Forbidden(InvalidRequest):
+    """The request comes from where none may come from."""
+
+    status = 403
+
+
+class NotFound(InvalidRequest):
+    """No such route."""
+
+    status = 404
+
+
+class TooLarge(InvalidRequest):
+    """The body is over the configured size."""
+
+    status = 413
+
+
+class UpstreamError(ToolwayError):
+    """The model server cannot be reached, or what it said is no answer."""
+
+    status = 502
+    type = "upstream_error"
+
+
+class UpstreamTimeout(UpstreamError):
+    """The model server was silent for longer than the setting allows."""
+
+    status = 504
+
+
+class UpstreamStatus(UpstreamError):
+    """The model server refused: its status, headers and body, to be relayed as they are."""
+
+    def __init__(self, status: int, headers: Headers, body: bytes) -> None:
+        super().__init__(f"The model server answered {status}: {body[:500].decode(errors='replace')}")
+        self.status = status
+        self.headers = headers
+        self.body = body

@@ -1,0 +1,121 @@
+"""The nouns that every other module shares: tools, calls, results, and the contract of a tool source."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+JSON = dict[str, Any]
+"""A JSON object from outside. It stays a dict, so that fields nobody here knows survive."""
+
+State = Literal["starting", "ready", "failed", "needs auth", "stopped"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Tool:
+    """One tool of one server, under the name that its server gives it.
+
+    `parameters` is a JSON Schema (2020-12) of type object; `handle` belongs to the source that made the
+    tool and means nothing to anybody else. Tools are compared by identity: a refreshed list holds new ones.
+    """
+
+    name: str
+    server: str
+    description: str
+    parameters: JSON
+    available: bool = True
+    timeout: float | None = None
+    """Seconds one call may take; None: the setting for all tools."""
+    handle: Any = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToolCall:
+    """A call as the model wrote it: `arguments` is the text between the quotes, whatever it holds.
+
+    `extra` holds the members of the call that are nobody's here (Gemini's `extra_content`) and go back with it.
+    """
+
+    id: str
+    name: str
+    arguments: str
+    extra: JSON = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Image:
+    """A picture in a tool's result; `data` is base64."""
+
+    media_type: str
+    data: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToolResult:
+    """What the model reads after a call. A tool's trouble is a result with `is_error`, never an exception."""
+
+    text: str
+    is_error: bool = False
+    images: tuple[Image, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """One report of a call under way; `total` is None when the tool does not know it."""
+
+    progress: float
+    total: float | None = None
+    message: str | None = None
+
+
+OnProgress = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceStatus:
+    """What a source offers now, and how it fares. `error_at` is Unix time in seconds.
+
+    A source that was ready and is lost keeps its last good tools here, with `available` False.
+    """
+
+    state: State = "starting"
+    tools: tuple[Tool, ...] = ()
+    protocol: str | None = None
+    """What the server speaks, for people: "OpenAPI 3.1.0", "MCP 2025-11-25"."""
+    error: str | None = None
+    error_at: float | None = None
+    error_stage: str | None = None
+    """Where it failed: "connect", "fetch", "parse", "initialize", "list tools", ..."""
+    warnings: tuple[str, ...] = ()
+    """What was left out or changed, one sentence each."""
+
+
+class ToolSource(Protocol):
+    """One configured server. `tests/sources/test_contract.py` holds every kind to these promises."""
+
+    label: str
+    """Its name in listings, logs and prefixes; unique among the configured sources."""
+    kind: str
+
+    @property
+    def status(self) -> SourceStatus:
+        """The newest status; reading it costs nothing."""
+
+    async def run(self, changed: Callable[[], None]) -> None:
+        """Be this source until cancelled: connect, list, watch, reconnect with backoff.
+
+        Calls `changed()` after each new status. Never raises for a server's fault. When cancelled, everything
+        that it opened is closed before it returns.
+        """
+
+    async def call(self, tool: Tool, arguments: JSON, on_progress: OnProgress | None = None) -> ToolResult:
+        """Run one of this source's tools. The caller checked the arguments and holds the deadline.
+
+        Any failure is a `ToolResult` with `is_error`; the only exception is cancellation, on which the
+        server is told (where its protocol can) and nothing is left open.
+        """
+
+
+Emit = Callable[[Any], Awaitable[None]]
+"""Where a loop pushes what happens: the events of `loop.py`."""
