@@ -1,0 +1,51 @@
+"""Real servers for tests: an ASGI app on a real uvicorn, on a free port, for as long as a `with` lasts."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import uvicorn
+
+
+class _Announced(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.up = threading.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.up.set()
+
+
+@contextmanager
+def running(app: Any, *, port: int = 0, **config: Any) -> Iterator[str]:
+    """Serve `app` in a thread; yields its base URL, `http://127.0.0.1:<port>`. Ends it when left."""
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(("127.0.0.1", port))
+    server = _Announced(
+        uvicorn.Config(app, **{"log_level": "warning", "ws": "none", "timeout_graceful_shutdown": 1, **config})
+    )
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    try:
+        if not server.up.wait(20):
+            raise RuntimeError("the server did not start")
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(20)
+        listener.close()
+        if thread.is_alive():
+            raise RuntimeError("the server did not stop")
+
+
+def free_port() -> int:
+    """A port that nothing listens on now."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
