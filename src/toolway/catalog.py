@@ -11,7 +11,7 @@ import anyio
 import orjson
 
 from toolway import names
-from toolway.arguments import check_arguments
+from toolway.arguments import given, mismatch
 from toolway.types import JSON, OnProgress, SourceStatus, Tool, ToolResult, ToolSource
 
 log = logging.getLogger("toolway.catalog")
@@ -41,8 +41,9 @@ class Snapshot:
 
     async def call(self, tool: Tool, arguments: JSON, on_progress: OnProgress | None = None) -> ToolResult:
         """Check the arguments against the tool's schema, then run it. A failure is a result, never an exception."""
-        if mismatch := check_arguments(tool, arguments):
-            return ToolResult(text=f"the arguments do not fit the tool: {mismatch}", is_error=True)
+        arguments = given(tool, arguments)
+        if fault := mismatch(tool, arguments):
+            return ToolResult(text=fault, is_error=True)
         return await self._owners[tool].call(tool, arguments, on_progress)
 
 

@@ -106,7 +106,7 @@ class MessageBuilder:
                 self._lists.setdefault(key, []).extend(value)
         if chunk.get("usage"):
             chunk = self._without_usage(chunk)
-        if choice.get("finish_reason"):
+        if isinstance(choice.get("finish_reason"), str):
             return self._finish(chunk, choice, delta)
         if "tool_calls" in delta:
             return self._without_calls(chunk, choice, delta)
@@ -200,7 +200,7 @@ def read_answer(answer: JSON) -> Message:
     return Message(
         said={**said, "role": "assistant"},
         tool_calls=assembler.finished(),
-        finish_reason=choice.get("finish_reason"),
+        finish_reason=finish if isinstance(finish := choice.get("finish_reason"), str) else None,
         usage=answer.get("usage") if isinstance(answer.get("usage"), dict) else None,
         frame=answer,
     )
