@@ -6,7 +6,7 @@ import json
 import subprocess
 from typing import Any
 
-from processes import Program, popen_on
+from processes import Program, start_on
 from scenarios import Scenario
 from targets import OTHER_CPUS, WORK
 
@@ -15,7 +15,7 @@ Sample = dict[str, Any]
 
 def measure(target: Program, scenario: Scenario, *, seconds: float, warm: float) -> Sample:
     """Rates per second, times in microseconds, `faults`: answers that were not right."""
-    load = popen_on(OTHER_CPUS, load_command(target, scenario, seconds, warm), stdout=subprocess.PIPE)
+    load = start_on(OTHER_CPUS, load_command(target, scenario, seconds, warm), stdout=subprocess.PIPE)
     with load:
         assert load.stdout
         load.stdout.readline()  # the warm-up is over
