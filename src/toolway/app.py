@@ -16,7 +16,6 @@ from toolway.catalog import Catalog
 from toolway.config import Settings, load_settings
 from toolway.dialects.chat import ChatCompletions
 from toolway.errors import NotFound, ToolwayError
-from toolway.observe import configure_logging
 from toolway.passthrough import Passthrough
 from toolway.respond import send_error, send_json
 from toolway.sources import open_sources
@@ -47,7 +46,6 @@ async def open_house(settings: Settings) -> AsyncIterator[House]:
 def create_app(settings: Settings | None = None) -> ASGIApp:
     """The app for these settings, by default those of the environment. Raises ConfigError."""
     settings = settings or load_settings()
-    configure_logging(settings)
     routes = Routes(settings)
     return Guard(Router(default=routes, lifespan=routes.lifespan, redirect_slashes=False), settings)
 

@@ -93,7 +93,9 @@ async def test_an_unknown_tool_is_an_error_that_names_the_closest_ones():
     assert "Did you mean echo?" in script.requests[1]["messages"][-1]["content"]
 
 
-@pytest.mark.parametrize(("written", "replayed"), [("", "{}"), ("{bad", "{}"), ('"{\\"city\\": \\"x\\"}"', '{"city":"x"}')])
+@pytest.mark.parametrize(
+    ("written", "replayed"), [("", "{}"), ("{bad", "{}"), ('"{\\"city\\": \\"x\\"}"', '{"city":"x"}')]
+)
 async def test_arguments_are_replayed_as_an_object(written: str, replayed: str):
     script = Script(says(None, call(arguments=written)), says("Done"))
     await play(script)

@@ -73,7 +73,9 @@ def test_a_fragment_finds_its_call(fragments: list[JSON], calls: list[tuple[str,
 
 def test_ids_stay_and_are_made_only_where_missing_or_doubled():
     assembler = CallAssembler()
-    assembler.feed([fragment(0, "call_1", "f", "{}"), fragment(1, "call_1", "g", "{}"), fragment(2, None, "h", "{}")])
+    assembler.feed(
+        [fragment(0, "call_1", "f", "{}"), fragment(1, "call_1", "g", "{}"), fragment(2, None, "h", "{}")]
+    )
     first, second, third = (call.id for call in assembler.finished())
     assert first == "call_1"
     assert len({first, second, third}) == 3
@@ -113,7 +115,9 @@ def test_our_calls_the_finish_and_the_usage_stay_here():
 
 
 def test_text_beside_a_call_passes_without_the_call():
-    _, seen = build(chunk(content="Look:", tool_calls=[fragment(0, "a", "f", PARIS)], function_call={"name": "f"}))
+    _, seen = build(
+        chunk(content="Look:", tool_calls=[fragment(0, "a", "f", PARIS)], function_call={"name": "f"})
+    )
     assert seen == [chunk(content="Look:")]
 
 
@@ -147,12 +151,17 @@ def test_a_call_is_held_until_its_name_is_known():
         theirs=("theirs",),
     )
     assert seen[0] is None
-    assert seen[1]["choices"][0]["delta"]["tool_calls"][0]["function"] == {"name": "theirs", "arguments": "{}"}
+    assert seen[1]["choices"][0]["delta"]["tool_calls"][0]["function"] == {
+        "name": "theirs",
+        "arguments": "{}",
+    }
 
 
 def test_a_custom_tool_call_of_the_clients_keeps_its_shape():
     builder, seen = build(
-        chunk(tool_calls=[{"index": 0, "id": "a", "type": "custom", "custom": {"name": "sql", "input": "SEL"}}]),
+        chunk(
+            tool_calls=[{"index": 0, "id": "a", "type": "custom", "custom": {"name": "sql", "input": "SEL"}}]
+        ),
         chunk(tool_calls=[{"index": 0, "custom": {"input": "ECT"}}]),
         theirs=("sql",),
     )
@@ -165,7 +174,8 @@ def test_a_custom_tool_call_of_the_clients_keeps_its_shape():
 
 def test_a_running_total_of_usage_counts_once():
     builder, seen = build(
-        {**chunk(content="a"), "usage": {"total_tokens": 1}}, {**chunk(content="b"), "usage": {"total_tokens": 2}}
+        {**chunk(content="a"), "usage": {"total_tokens": 1}},
+        {**chunk(content="b"), "usage": {"total_tokens": 2}},
     )
     assert seen == [chunk(content="a"), chunk(content="b")]
     assert builder.message().usage == {"total_tokens": 2}
@@ -188,7 +198,12 @@ def test_unknown_members_of_a_chunk_without_choices_pass():
 
 
 @pytest.mark.parametrize(
-    "error", [{"error": {"message": "boom", "code": 500}}, {"error": "boom"}, {**chunk(finish="error"), "error": "boom"}]
+    "error",
+    [
+        {"error": {"message": "boom", "code": 500}},
+        {"error": "boom"},
+        {**chunk(finish="error"), "error": "boom"},
+    ],
 )
 def test_an_error_in_the_stream_is_raised_with_its_message(error: JSON):
     with pytest.raises(UpstreamError, match="boom"):
@@ -206,7 +221,9 @@ json_values = st.recursive(
 )  # fmt: skip
 
 
-@given(st.lists(st.dictionaries(st.sampled_from(["choices", "usage", "error", "id"]), json_values), max_size=4))
+@given(
+    st.lists(st.dictionaries(st.sampled_from(["choices", "usage", "error", "id"]), json_values), max_size=4)
+)
 def test_any_chunks_make_a_message_or_an_upstream_error(chunks: list[JSON]):
     builder = MessageBuilder(lambda name: len(name) % 2 == 0)
     try:
@@ -228,7 +245,8 @@ def test_any_whole_answer_is_a_message_or_an_upstream_error(answer: JSON):
 @pytest.mark.parametrize(
     ("text", "arguments"),
     [
-        ("", {}), ("  ", {}), ("null", {}), ('""', {}), ("{}", {}), ('{"a": 1}', {"a": 1}), ('"{\\"a\\": 1}"', {"a": 1}),
+        ("", {}), ("  ", {}), ("null", {}), ('""', {}), ("{}", {}), ('{"a": 1}', {"a": 1}),
+        ('"{\\"a\\": 1}"', {"a": 1}),
         ("[1]", None), ("1", None), ('"hello"', None), ('{"a": ', None), ("NaN", None),
     ],
 )  # fmt: skip
@@ -237,8 +255,19 @@ def test_arguments_are_an_object_or_nothing(text: str, arguments: JSON | None):
 
 
 def test_usage_is_summed_member_by_member():
-    one = {"prompt_tokens": 1, "prompt_tokens_details": {"cached_tokens": 2, "x": None}, "cost": 0.5, "tier": "a"}
-    two = {"prompt_tokens": 3, "prompt_tokens_details": {"cached_tokens": 4}, "cost": 0.25, "tier": "b", "new": 1}
+    one = {
+        "prompt_tokens": 1,
+        "prompt_tokens_details": {"cached_tokens": 2, "x": None},
+        "cost": 0.5,
+        "tier": "a",
+    }
+    two = {
+        "prompt_tokens": 3,
+        "prompt_tokens_details": {"cached_tokens": 4},
+        "cost": 0.25,
+        "tier": "b",
+        "new": 1,
+    }
     assert add_usage(add_usage(None, one), two) == {
         "prompt_tokens": 4,
         "prompt_tokens_details": {"cached_tokens": 6, "x": None},

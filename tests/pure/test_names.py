@@ -53,7 +53,10 @@ def test_a_long_name_is_cut_and_marked_with_a_hash_of_the_whole():
     assert len(first) == len(second) == 64
 
 
-@given(st.lists(st.tuples(st.text(max_size=80), st.sampled_from(["a", "b", "a b", "ä"])), max_size=12), st.randoms())
+@given(
+    st.lists(st.tuples(st.text(max_size=80), st.sampled_from(["a", "b", "a b", "ä"])), max_size=12),
+    st.randoms(),
+)
 def test_every_tool_has_one_legal_name_in_any_order(pairs: list[tuple[str, str]], chance: random.Random):
     tools = [tool(name, server) for name, server in dict.fromkeys(pairs)]
     named = names.assign(tools)

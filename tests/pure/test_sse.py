@@ -48,7 +48,8 @@ def test_the_cuts_between_reads_mean_nothing(data: st.DataObject):
 
 
 @pytest.mark.parametrize(
-    "intruder", [b'{"error": {"message": "no"}}\n', b"<html><body>502</body></html>\n", b'  {"detail": 1}\n\n']
+    "intruder",
+    [b'{"error": {"message": "no"}}\n', b"<html><body>502</body></html>\n", b'  {"detail": 1}\n\n'],
 )
 def test_json_and_html_between_events_are_an_error_that_quotes_them(intruder: bytes):
     with pytest.raises(sse.NotAnEventStream) as caught:
