@@ -41,7 +41,7 @@ def configure_logging(settings: Settings, stream: TextIO | None = None) -> None:
         root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(logging.WARNING)
-    logging.getLogger("toolway").setLevel(logging.INFO if settings.debug_output else logging.WARNING)
+    logging.getLogger("toolway").setLevel(logging.DEBUG if settings.debug_output else logging.WARNING)
     server = logging.getLogger("uvicorn.error")
     # Its warnings are about broken requests, which anybody can send in any number.
     server.setLevel(logging.ERROR)
@@ -60,63 +60,52 @@ class Conversation:
         self._id = secrets.token_hex(3)
         if self._on:
             how = "streamed" if body.get("stream") else "whole"
-            self._say(
-                "> %s, %s, %s, %s",
-                _short(body.get("model")),
-                how,
-                _count(len(body["messages"]), "message"),
-                _count(tools, "tool"),
-            )
+            counts = f"{_count(len(body['messages']), 'message')}, {_count(tools, 'tool')}"
+            self._say(f"> {_short(body.get('model'))}, {how}, {counts}")
 
     def note(self, event: object) -> None:
-        """Something happened in the loop: one of its events; those that are nothing to read are passed over."""
+        """Something happened in the loop: one of its events; those with nothing to read are passed over."""
         if not self._on:
             return
         match event:
             case RoundBegan(number=number) if number > 1:
-                self._say("  round %d", number)
+                self._say(f"  round {number}")
             case CallBegan(call=call, tool=tool):
                 server = f"of {tool.server}" if tool else "(unknown)"
-                self._say("  call %s %s: %s", _short(call.name), server, _short(call.arguments))
+                self._tell(f"  call {_short(call.name)} {server}: {_short(call.arguments)}")
             case CallEnded(call=call, result=result, seconds=seconds):
                 how = "failed" if result.is_error else "done"
                 size = _count(len(result.text), "character")
-                why = f": {_short(result.text)}" if result.is_error else ""
-                self._say("  %s %s in %.2f s, %s%s", how, _short(call.name), seconds, size, why)
+                self._say(f"  {how} {_short(call.name)} in {seconds:.2f} s, {size}")
+                if result.is_error:
+                    self._tell(f"  because: {_short(result.text)}")
 
     def ended(self, outcome: Outcome) -> None:
         """The answer is whole."""
         if self._on:
             tokens = (outcome.usage or {}).get("total_tokens")
-            self._say(
-                "< %s, %s, %s, %s tokens, %.2f s",
-                outcome.message.finish_reason,
-                _count(outcome.rounds, "round"),
-                _count(outcome.calls, "call"),
-                "unknown" if tokens is None else _short(tokens),
-                self._seconds(),
-            )
+            counts = f"{_count(outcome.rounds, 'round')}, {_count(outcome.calls, 'call')}"
+            used = "" if tokens is None else f", {_short(tokens)} tokens"
+            self._say(f"< {outcome.message.finish_reason}, {counts}{used}, {self._seconds():.2f} s")
 
     def failed(self, error: ToolwayError) -> None:
         """The client got this error instead of an answer, or at the end of its stream."""
         level = logging.WARNING if error.status >= 500 else logging.INFO
         if log.isEnabledFor(level):
-            log.log(
-                level,
-                "%s < failed (%d) after %.2f s: %s",
-                self._id,
-                error.status,
-                self._seconds(),
-                _short(error),
-            )
+            seconds = self._seconds()
+            log.log(level, "%s < %d after %.2f s: %s", self._id, error.status, seconds, _short(error))
 
     def left(self) -> None:
         """The client is gone; what ran for it is stopped."""
         if self._on:
-            self._say("< the client left after %.2f s", self._seconds())
+            self._say(f"< the client left after {self._seconds():.2f} s")
 
-    def _say(self, text: str, *values: object) -> None:
-        log.info("%s " + text, self._id, *values)
+    def _say(self, text: str) -> None:
+        log.info("%s %s", self._id, text)
+
+    def _tell(self, text: str) -> None:
+        """Words from outside are not for a log that is kept: debug output alone."""
+        log.debug("%s %s", self._id, text)
 
     def _seconds(self) -> float:
         return time.monotonic() - self._began
@@ -170,8 +159,57 @@ class LineFormatter(logging.Formatter):
 
 
 def visible(text: str) -> str:
-    """The text with line breaks, terminal controls and direction marks written as escapes."""
-    return _CONTROLS.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+    """The text with all that is not printable written as escapes: line breaks, terminal codes, direction marks."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """Silent: the default prints the record's arguments, unmasked."""
+
+
+_SUSPECTS:
+            text = pattern.sub(replacement, text)
+        return text
+
+
+class LineFormatter(logging.Formatter):
+    """`12:00:00 info chat message` on one line; a traceback follows, each of its lines set off by a bar.
+
+    A record can neither begin a line of its own nor steer the terminal (CWE-117, CWE-150).
+    """
+
+    def __init__(self, redact: Redactor, *, colours: bool = False) -> None:
+        super().__init__()
+        self._redact = redact
+        self._colours = colours
+
+    def format(self, record: logging.LogRecord) -> str:
+        when = self.formatTime(record, "%H:%M:%S" if self._colours else "%Y-%m-%d %H:%M:%S")
+        where = record.name.removeprefix("toolway.")
+        line = f"{when} {record.levelname.lower():<7} {where}: {visible(self._redact(record.getMessage()))}"
+        if self._colours:
+            line = _painted(line, record.levelno, len(when))
+        return "\n".join([line, *self._traceback(record)])
+
+    def _traceback(self, record: logging.LogRecord) -> Iterator[str]:
+        texts = []
+        if record.exc_info:
+            texts.append(self.formatException(record.exc_info))
+        if record.stack_info:
+            texts.append(record.stack_info)
+        for text in texts:
+            for line in re.split(r"[\r\n]+", self._redact(text)):
+                yield "  | " + visible(line)
+
+
+def visible(text: str) -> str:
+    """The text with all that is not printable written as escapes: line breaks, terminal codes, direction marks."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class _Handler(logging.StreamHandler[TextIO]):
