@@ -170,57 +170,6 @@ class _Handler(logging.StreamHandler[TextIO]):
         """Silent: the default prints the record's arguments, unmasked."""
 
 
-_SUSPECTS:
-            text = pattern.sub(replacement, text)
-        return text
-
-
-class LineFormatter(logging.Formatter):
-    """`12:00:00 info chat message` on one line; a traceback follows, each of its lines set off by a bar.
-
-    A record can neither begin a line of its own nor steer the terminal (CWE-117, CWE-150).
-    """
-
-    def __init__(self, redact: Redactor, *, colours: bool = False) -> None:
-        super().__init__()
-        self._redact = redact
-        self._colours = colours
-
-    def format(self, record: logging.LogRecord) -> str:
-        when = self.formatTime(record, "%H:%M:%S" if self._colours else "%Y-%m-%d %H:%M:%S")
-        where = record.name.removeprefix("toolway.")
-        line = f"{when} {record.levelname.lower():<7} {where}: {visible(self._redact(record.getMessage()))}"
-        if self._colours:
-            line = _painted(line, record.levelno, len(when))
-        return "\n".join([line, *self._traceback(record)])
-
-    def _traceback(self, record: logging.LogRecord) -> Iterator[str]:
-        texts = []
-        if record.exc_info:
-            texts.append(self.formatException(record.exc_info))
-        if record.stack_info:
-            texts.append(record.stack_info)
-        for text in texts:
-            for line in re.split(r"[\r\n]+", self._redact(text)):
-                yield "  | " + visible(line)
-
-
-def visible(text: str) -> str:
-    """The text with all that is not printable written as escapes: line breaks, terminal codes, direction marks."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-class _Handler(logging.StreamHandler[TextIO]):
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
-        """Silent: the default prints the record's arguments, unmasked."""
-
-
-_CONTROLS = re.compile(
-    r"[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
-)
-
 _SUSPECTS = [
     (re.compile(r"(?i)\b(bearer|basic)(\s+|%20)[\w.~+/=-]{4,}"), rf"\1 {MASK}"),
     (re.compile(r"\b(sk|pk|rk|xai|gsk|hf|ghp|gho|github_pat|glpat|xoxb|AKIA)[-_][\w-]{8,}"), MASK),
