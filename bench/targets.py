@@ -97,11 +97,20 @@ def count_tools(target: Program) -> int:
 
 
 def wait_for_tools(target: Program, tools: int, seconds: float = 15) -> None:
+    """Until requests are answered and the tool server was read; raises RuntimeError with the last trouble."""
     end = time.monotonic() + seconds
-    while (found := count_tools(target)) != tools:
-        if time.monotonic() > end:
-            raise RuntimeError(f"{found} tools reach the model instead of {tools}: {target.last_words()}")
+    while (trouble := trouble_with(target, tools)) and time.monotonic() < end:
         time.sleep(0.1)
+    if trouble:
+        raise RuntimeError(f"{trouble}; {target.last_words()}")
+
+
+def trouble_with(target: Program, tools: int) -> str:
+    try:
+        found = count_tools(target)
+    except (OSError, ValueError, LookupError) as error:
+        return f"no answer: {error}"
+    return "" if found == tools else f"{found} tools reach the model instead of {tools}"
 
 
 class Targets:
@@ -146,7 +155,7 @@ class Targets:
             program = start()
             program.wait_until_it_listens()
             wait_for_tools(program, tools)
-        except (MissingError, RuntimeError, OSError, ValueError, KeyError) as error:
+        except (MissingError, RuntimeError) as error:
             self.say(f"Without {name}: {error}")
             if program:
                 program.stop()
