@@ -21,8 +21,8 @@ from toolway.loop import CallBegan, CallEnded, Outcome, RoundBegan
 from toolway.types import JSON
 
 MASK = "***"
-_SHOWN = 200
-"""Characters of a value from outside that a line may hold."""
+SHOWN = 200
+"""Characters of each value that a line may hold; the words around the values are our own."""
 
 log = logging.getLogger("toolway.chat")
 
@@ -60,8 +60,10 @@ class Conversation:
         self._id = secrets.token_hex(3)
         if self._on:
             how = "streamed" if body.get("stream") else "whole"
-            counts = f"{_count(len(body['messages']), 'message')}, {_count(tools, 'tool')}"
-            self._say(f"> {_short(body.get('model'))}, {how}, {counts}")
+            messages = _count(len(body["messages"]), "message")
+            log.info(
+                "%s > %s, %s, %s, %s", self._id, str(body.get("model")), how, messages, _count(tools, "tool")
+            )
 
     def note(self, event: object) -> None:
         """Something happened in the loop: one of its events; those with nothing to read are passed over."""
@@ -69,43 +71,39 @@ class Conversation:
             return
         match event:
             case RoundBegan(number=number) if number > 1:
-                self._say(f"  round {number}")
+                log.info("%s   round %d", self._id, number)
             case CallBegan(call=call, tool=tool):
                 server = f"of {tool.server}" if tool else "(unknown)"
-                self._tell(f"  call {_short(call.name)} {server}: {_short(call.arguments)}")
-            case CallEnded(call=call, result=result, seconds=seconds):
-                how = "failed" if result.is_error else "done"
-                size = _count(len(result.text), "character")
-                self._say(f"  {how} {_short(call.name)} in {seconds:.2f} s, {size}")
-                if result.is_error:
-                    self._tell(f"  because: {_short(result.text)}")
+                # Words from outside are not for a log that is kept: debug output alone.
+                log.debug("%s   call %s %s: %s", self._id, call.name, server, call.arguments)
+            case CallEnded():
+                self._note_result(event)
+
+    def _note_result(self, event: CallEnded) -> None:
+        result = event.result
+        how = "failed" if result.is_error else "done"
+        size = _count(len(result.text), "character")
+        log.info("%s   %s %s in %.2f s, %s", self._id, how, event.call.name, event.seconds, size)
+        if result.is_error:
+            log.debug("%s   because: %s", self._id, result.text)
 
     def ended(self, outcome: Outcome) -> None:
         """The answer is whole."""
         if self._on:
             tokens = (outcome.usage or {}).get("total_tokens")
-            counts = f"{_count(outcome.rounds, 'round')}, {_count(outcome.calls, 'call')}"
-            used = "" if tokens is None else f", {_short(tokens)} tokens"
-            self._say(f"< {outcome.message.finish_reason}, {counts}{used}, {self._seconds():.2f} s")
+            counts = [_count(outcome.rounds, "round"), _count(outcome.calls, "call")]
+            counts += [] if tokens is None else [f"{tokens} tokens"]
+            reason = outcome.message.finish_reason
+            log.info("%s < %s, %s, %.2f s", self._id, reason, ", ".join(counts), self._seconds())
 
     def failed(self, error: ToolwayError) -> None:
         """The client got this error instead of an answer, or at the end of its stream."""
         level = logging.WARNING if error.status >= 500 else logging.INFO
-        if log.isEnabledFor(level):
-            seconds = self._seconds()
-            log.log(level, "%s < %d after %.2f s: %s", self._id, error.status, seconds, _short(error))
+        log.log(level, "%s < %d after %.2f s: %s", self._id, error.status, self._seconds(), error.message)
 
     def left(self) -> None:
         """The client is gone; what ran for it is stopped."""
-        if self._on:
-            self._say(f"< the client left after {self._seconds():.2f} s")
-
-    def _say(self, text: str) -> None:
-        log.info("%s %s", self._id, text)
-
-    def _tell(self, text: str) -> None:
-        """Words from outside are not for a log that is kept: debug output alone."""
-        log.debug("%s %s", self._id, text)
+        log.info("%s < the client left after %.2f s", self._id, self._seconds())
 
     def _seconds(self) -> float:
         return time.monotonic() - self._began
@@ -129,7 +127,7 @@ class Redactor:
 
 
 class LineFormatter(logging.Formatter):
-    """`12:00:00 info chat message` on one line; a traceback follows, each of its lines set off by a bar.
+    """`2026-01-01 12:00:00 info chat: message` on one line; a traceback follows, each of its lines set off by a bar.
 
     A record can neither begin a line of its own nor steer the terminal (CWE-117, CWE-150).
     """
@@ -142,10 +140,21 @@ class LineFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         when = self.formatTime(record, "%H:%M:%S" if self._colours else "%Y-%m-%d %H:%M:%S")
         where = record.name.removeprefix("toolway.")
-        line = f"{when} {record.levelname.lower():<7} {where}: {visible(self._redact(record.getMessage()))}"
+        line = f"{when} {record.levelname.lower():<7} {where}: {visible(self._redact(self._message(record)))}"
         if self._colours:
             line = _painted(line, record.levelno, len(when))
         return "\n".join([line, *self._traceback(record)])
+
+    def _message(self, record: logging.LogRecord) -> str:
+        if isinstance(record.args, tuple) and record.args:
+            return str(record.msg) % tuple(self._cut(value) for value in record.args)
+        return record.getMessage()
+
+    def _cut(self, value: object) -> object:
+        """A long text among a record's values, shortened; masked before, or half a secret would be left."""
+        if not isinstance(value, str) or len(value) <= SHOWN:
+            return value
+        return f"{self._redact(value[: 20 * SHOWN])[:SHOWN]}... ({len(value):,} characters)"
 
     def _traceback(self, record: logging.LogRecord) -> Iterator[str]:
         texts = []
@@ -200,11 +209,6 @@ def _guarded(secret: str) -> str:
 
 def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
-def _short(value: object) -> str:
-    text = str(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... ({len(text):,} characters)"
 
 
 def _wants_colours(stream: TextIO) -> bool:
