@@ -173,7 +173,7 @@ def _style(raw: JSON, location: str) -> tuple[str, bool]:
 def _body_slots(body: DeclaredBody, schemas: Schemas) -> tuple[list[_Slot], bool]:
     """The members that a body adds to the flat object, and whether it takes others besides."""
     members = object_members(body.schema, schemas) if body.kind in ("json", "form", "multipart") else None
-    if members is None or not members.properties:
+    if members is None or (members.open and not members.properties):
         return [_whole(body, schemas)], False
     slots = []
     for name, schema in members.properties.items():

@@ -58,6 +58,10 @@ class _Version:
     url: str
 
 
+class _NotHere(SourceError):
+    """Somebody answers there, but has no document there; it may be elsewhere."""
+
+
 class DocumentReader:
     """Reads one document; the tools stay the same objects for as long as its bytes stay the same."""
 
@@ -110,15 +114,14 @@ class DocumentReader:
 
     async def _read_any(self) -> Imported:
         known = [self._version.place] if self._version else []
-        failures: list[SourceError] = []
+        absent: SourceError | None = None
         for place in dict.fromkeys([*known, *self.places]):
             try:
                 return await self._read(place)
-            except SourceError as error:
-                failures.append(error)
-                if error.stage == "connect":
-                    break
-        raise _most_telling(failures, self.places)
+            except _NotHere as error:
+                absent = error if absent is None or error.stage == "parse" else absent
+        tried = ", ".join(URL(place.url).path for place in self.places)
+        raise SourceError(f"{absent}; tried {tried}", stage=absent.stage if absent else "fetch")
 
     async def _read(self, place: Place) -> Imported:
         if "://" not in place.url:
@@ -138,7 +141,7 @@ class DocumentReader:
             )
             return await self._import(answer.body, version)
         except SourceError as error:
-            raise SourceError(f"{place.url} {error.message}", stage=error.stage) from error
+            raise type(error)(f"{place.url} {error.message}", stage=error.stage) from error
 
     async def _read_file(self, place: Place) -> Imported:
         path = await anyio.Path(place.url).expanduser()
@@ -200,24 +203,12 @@ def _digest(content: bytes) -> bytes:
 
 def _check(answer: Answer) -> None:
     """Raises SourceError unless the answer can hold a document."""
+    if answer.status in (404, 405, 410):
+        raise _NotHere(f"answered {answer.status}, not an OpenAPI document", stage="fetch")
     if answer.status in (401, 403):
-        raise SourceError(
-            f"answered {answer.status}: it wants a key, or another one (user:key@ in the URL, or a token)",
-            stage="fetch",
-        )
+        how = "user:key@ in its URL, or a token"
+        raise SourceError(f"answered {answer.status}: it wants a key, or another one ({how})", stage="fetch")
     if not 200 <= answer.status < 300:
         raise SourceError(f"answered {answer.status}, not an OpenAPI document", stage="fetch")
-    if not answer.body.strip():
-        raise SourceError("answered nothing, not an OpenAPI document", stage="fetch")
     if "html" in answer.content_type.lower():
-        raise SourceError("answered HTML, not an OpenAPI document; is this the right port?", stage="parse")
-
-
-def _most_telling(failures: list[SourceError], places: Sequence[Place]) -> SourceError:
-    """Of several failures the one that says most: a bad document before a refusal before a 404."""
-    order = {"parse": 0, "connect": 1, "fetch": 2}
-    worst = min(failures, key=lambda error: (order.get(error.stage, 3), " answered 404" in error.message))
-    if len(failures) == 1:
-        return worst
-    tried = ", ".join(URL(place.url).path for place in places)
-    return SourceError(f"{worst.message} (tried {tried})", stage=worst.stage)
+        raise _NotHere("answered HTML, not an OpenAPI document; is this the right port?", stage="parse")

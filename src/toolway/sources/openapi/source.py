@@ -57,7 +57,7 @@ class OpenAPISource:
         while True:
             self._wake = anyio.Event()
             await self._refresh(changed)
-            failures = 0 if self._status.state == "ready" else failures + 1
+            failures = failures + 1 if self._is_broken() else 0
             with anyio.move_on_after(self._pause(failures)):
                 await self._wake.wait()
 
@@ -73,6 +73,9 @@ class OpenAPISource:
                 self._wake.set()
             return ToolResult(text=f"The server {tool.server} {error.message}", is_error=True)
         return read_result(answer)
+
+    def _is_broken(self) -> bool:
+        return self._status.state != "ready" or any(child.error for child in self._children.values())
 
     def _pause(self, failures: int) -> float:
         if failures == 0:
@@ -97,17 +100,15 @@ class OpenAPISource:
             for child in self._children.values():
                 child.lose(self._document.error)
             return
-        listed = dict(self._document.imported.children) if self._document.imported else {}
-        self._children = {
-            name: self._children.get(name) or self._child(name, path) for name, path in listed.items()
-        }
+        root, imported, known = self._document.url or "", self._document.imported, self._children
+        listed = imported.children if imported and "://" in root else ()
+        self._children = {name: known.get(name) or self._child(name, path, root) for name, path in listed}
         async with anyio.create_task_group() as tasks:
             for child in self._children.values():
                 tasks.start_soon(child.read)
 
-    def _child(self, name: str, path: str) -> DocumentReader:
+    def _child(self, name: str, path: str, root: str) -> DocumentReader:
         """A listed server: where the link leads, or (behind a proxy that hides a prefix) below the list itself."""
-        root = self._document.url or ""
         urls = dict.fromkeys((urljoin(root, path), urljoin(root, f".{path}")))
         return self._reader([Place(url=url, base=url.removesuffix("/openapi.json")) for url in urls], name)
 

@@ -182,7 +182,7 @@ def _short(name: str, found: Declared) -> str:
     return found.path.rsplit("/", 1)[-1] or name if own == "tool" else own
 
 
-_LINK = re.compile(r"^\s*- \[([^\[\]\n]{1,100})\]\((/[^()\s]{0,200})/docs\)", re.MULTILINE)
+_LINK = re.compile(r"^\s*- \[([^\[\]\n]{1,100})\]\((/(?!/)[^()\s]{1,200})/docs\)", re.MULTILINE)
 
 
 def _children(document: JSON) -> tuple[tuple[str, str], ...]:
