@@ -45,7 +45,9 @@ class ToolService:
             "list_cities": self._cities,
             **behaviours,
         }
-        self.document = document({name: CITY if name != "list_cities" else NOTHING for name in self.behaviours})
+        self.document = document(
+            {name: CITY if name != "list_cities" else NOTHING for name in self.behaviours}
+        )
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         body = b""

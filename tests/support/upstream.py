@@ -109,7 +109,9 @@ def chunk(finish: str | None = None, id: str = "chatcmpl-s", **delta: Any) -> JS
     }
 
 
-def tool_call(name: str = "get_weather", arguments: str = '{"city":"Paris"}', id: str = "call_1", index: int = 0) -> JSON:
+def tool_call(
+    name: str = "get_weather", arguments: str = '{"city":"Paris"}', id: str = "call_1", index: int = 0
+) -> JSON:
     """A whole tool call as it stands in a delta."""
     return {"index": index, "id": id, "type": "function", "function": {"name": name, "arguments": arguments}}
 

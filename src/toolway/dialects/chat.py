@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import anyio
 from starlette.types import Receive, Scope, Send
 
 from toolway import mixed
@@ -154,14 +155,18 @@ class ChatCompletions:
     async def _run(self, request: _Request, turn: Turn, emit: Emit) -> Outcome:
         settings = self._settings
         messages = await mixed.restore(self._store, request.owner, request.body["messages"])
-        outcome = await run_tool_loop(
-            {**request.body, "messages": messages},
-            turn=turn,
-            offer=request.offer,
-            governor=Governor(max_rounds=settings.max_rounds, max_seconds=settings.max_seconds),
-            limits=self._limits,
-            emit=emit,
-        )
+        try:
+            outcome = await run_tool_loop(
+                {**request.body, "messages": messages},
+                turn=turn,
+                offer=request.offer,
+                governor=Governor(max_rounds=settings.max_rounds, max_seconds=settings.max_seconds),
+                limits=self._limits,
+                emit=emit,
+            )
+        except anyio.get_cancelled_exc_class():
+            request.conversation.left()
+            raise
         if outcome.held:
             await mixed.hold(self._store, request.owner, outcome.message.tool_calls, outcome.held)
         request.conversation.ended(outcome)
