@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Annotated, Any, NoReturn, TypeVar
@@ -148,7 +149,8 @@ def demo(
 
 
 def _with_catalog(settings: Settings, use: Callable[[Catalog], Coroutine[Any, Any, T]]) -> T:
-    """Run `use` on a catalog whose servers have all been tried."""
+    """Run `use` on a catalog whose servers have all been tried. What goes wrong is told once, not logged too."""
+    logging.getLogger("toolway").setLevel(logging.CRITICAL)
 
     async def run() -> T:
         async with open_sources(settings) as sources, Catalog(sources).running() as catalog:

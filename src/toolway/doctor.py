@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,6 +29,14 @@ LARGE_TOOL_LIST = 90_000
 """Bytes of tool definitions; llama.cpp refuses lists of about 97 kB, and small models drown long before."""
 
 
+_ADVICE = {
+    "connect": "Start it, or correct its address in MCP_SERVER_ENDPOINTS.",
+    "fetch": "If it wants a key: http://user:key@host in MCP_SERVER_ENDPOINTS, or TOOLWAY_SERVER_<NAME>_TOKEN.",
+    "parse": "Point MCP_SERVER_ENDPOINTS at a service with an openapi.json, or at the document itself.",
+}
+"""What to do, by the stage in which a tool server failed."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Finding:
     """One thing that was checked. `advice` says what to do when it is not `ok`, or what would be better."""
@@ -49,6 +58,7 @@ def examine() -> list[Finding]:
         check_exposure(settings)
     except ConfigError as error:
         return [Finding(check="configuration", ok=False, detail=error.message)]
+    logging.getLogger("toolway").setLevel(logging.CRITICAL)  # the findings say it better
     return [*_configuration(settings), *anyio.run(_try_everything, settings)]
 
 
@@ -71,7 +81,7 @@ def _configuration(settings: Settings) -> list[Finding]:
         Finding(
             check="configuration",
             ok=not settings.warnings,
-            detail="; ".join(settings.warnings) or f"read; {len(settings.endpoints)} tool servers configured",
+            detail="; ".join(settings.warnings) or f"read; tool servers configured: {len(settings.endpoints)}",
         )
     ]
     if not settings.endpoints:
@@ -165,8 +175,8 @@ def _judge_source(source: ToolSource) -> Finding:
     if status.state == "starting":
         detail = f"no answer within {SERVER_PATIENCE:g} seconds"
         return Finding(check=check, ok=False, detail=detail, advice="Is it the right address and port?")
-    where = f"{status.state} ({status.error_stage}): " if status.error_stage else f"{status.state}: "
-    return Finding(check=check, ok=False, detail=f"{where}{status.error}")
+    advice = _ADVICE.get(status.error_stage or "")
+    return Finding(check=check, ok=False, detail=f"{status.state}: {status.error}", advice=advice)
 
 
 def _judge_names(snapshot: Snapshot) -> list[Finding]:
