@@ -145,7 +145,10 @@ class Catalog:
         ):
             return
         if status.state == "ready":
-            log.info("server %s is ready: %d tools (%s)", source.label, len(status.tools), status.protocol)
+            count = len(status.tools)
+            log.info(
+                "server %s is ready: %d tool%s (%s)", source.label, count, "s"[: count != 1], status.protocol
+            )
         elif status.state != "starting":
             log.warning("server %s: %s (%s)", source.label, status.state, status.error)
         for warning in status.warnings:
