@@ -6,7 +6,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import anyio
 import orjson
+
+from tests.support.gate import Departures
 
 JSON = dict[str, Any]
 
@@ -20,6 +23,8 @@ class Reply:
     headers: Sequence[tuple[bytes, bytes]] = ((b"content-type", b"text/event-stream"),)
     cut: bool = False
     """Break the connection in place of ending the body."""
+    reset: bool = False
+    """Break the connection in place of answering at all."""
 
 
 @dataclass
@@ -46,7 +51,7 @@ class ScriptedUpstream:
 
     replies: list[Reply]
     seen: list[Seen] = field(default_factory=list)
-    left: list[str] = field(default_factory=list)
+    departures: Departures = field(default_factory=Departures)
     """Paths of requests whose client left before the answer was whole."""
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -62,14 +67,32 @@ class ScriptedUpstream:
         self.seen.append(
             Seen(scope["method"], scope["raw_path"], scope["query_string"], list(scope["headers"]), body)
         )
-        await send({"type": "http.response.start", "status": reply.status, "headers": list(reply.headers)})
-        for part in reply.parts:
-            if callable(part):
-                await part()
-            else:
-                await send({"type": "http.response.body", "body": part, "more_body": True})
+        if reply.reset:
+            send.__self__.transport.abort()
+            return
+        async with anyio.create_task_group() as group:
+
+            async def watch() -> None:
+                while (await receive())["type"] != "http.disconnect":
+                    pass
+                self.departures.note(scope["path"])
+                group.cancel_scope.cancel()
+
+            group.start_soon(watch)
+            await _write(reply, send)
+            group.cancel_scope.cancel()
         if reply.cut:
             raise ConnectionAbortedError("as the test wants it")
+
+
+async def _write(reply: Reply, send: Any) -> None:
+    await send({"type": "http.response.start", "status": reply.status, "headers": list(reply.headers)})
+    for part in reply.parts:
+        if callable(part):
+            await part()
+        else:
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+    if not reply.cut:
         await send({"type": "http.response.body", "body": b""})
 
 
