@@ -47,9 +47,13 @@ class Seen:
 
 @dataclass
 class ScriptedUpstream:
-    """An ASGI app: its n-th request gets the n-th reply, the last one again and again."""
+    """An ASGI app: its n-th request gets the n-th reply, the last one again and again.
+
+    With `answer` set, that function makes the reply from the request's body.
+    """
 
     replies: list[Reply]
+    answer: Callable[[JSON], Reply] | None = None
     seen: list[Seen] = field(default_factory=list)
     departures: Departures = field(default_factory=Departures)
     """Paths of requests whose client left before the answer was whole."""
@@ -63,7 +67,7 @@ class ScriptedUpstream:
             body += event.get("body", b"")
             if not event.get("more_body"):
                 break
-        reply = self.replies[min(len(self.seen), len(self.replies) - 1)]
+        reply = self._reply(body)
         self.seen.append(
             Seen(scope["method"], scope["raw_path"], scope["query_string"], list(scope["headers"]), body)
         )
@@ -83,6 +87,11 @@ class ScriptedUpstream:
             group.cancel_scope.cancel()
         if reply.cut:
             raise ConnectionAbortedError("as the test wants it")
+
+    def _reply(self, body: bytes) -> Reply:
+        if self.answer:
+            return self.answer(orjson.loads(body))
+        return self.replies[min(len(self.seen), len(self.replies) - 1)]
 
 
 async def _write(reply: Reply, send: Any) -> None:
