@@ -159,11 +159,11 @@ JSON_VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=8,
 )
-KEYWORDS = st.sampled_from(
-    "type $ref properties required items enum allOf anyOf nullable pattern default minimum exclusiveMinimum maxLength "
-    "additionalProperties readOnly const patternProperties $dynamicRef prefixItems dependentRequired if not format "
-    "multipleOf x-nullable".split()  # noqa: SIM905
-)
+KEYWORDS = st.sampled_from([
+    "type", "$ref", "properties", "required", "items", "enum", "allOf", "anyOf", "nullable", "pattern", "default",
+    "minimum", "exclusiveMinimum", "maxLength", "additionalProperties", "readOnly", "const", "patternProperties",
+    "$dynamicRef", "prefixItems", "dependentRequired", "if", "not", "format", "multipleOf", "x-nullable",
+])  # fmt: skip
 PLACES = st.sampled_from(
     ["string", "array", "#/components/schemas/Pet", "#", "#/components/schemas/Pet/items"]
 )
