@@ -17,10 +17,11 @@ from toolway.calls import call_object
 from toolway.catalog import Catalog
 from toolway.config import Settings
 from toolway.deltas import SPOKEN, joined
+from toolway.departure import while_client_listens
 from toolway.envelope import Envelope, failure
 from toolway.errors import InvalidRequest, ToolwayError, UpstreamError
 from toolway.governor import Governor
-from toolway.live import Live, stream_live, while_client_listens
+from toolway.live import Live, stream_live
 from toolway.loop import CallBegan, Limits, Outcome, run_tool_loop
 from toolway.observe import Conversation
 from toolway.offer import Offer
@@ -71,7 +72,8 @@ class ChatCompletions:
             body = _checked(parse_object(raw))
             await self._catalog.settled(STARTUP_WAIT)
             with self._catalog.use() as snapshot:
-                await self._serve(receive, send, self._request(scope, raw, body, Offer(body, snapshot)))
+                request = self._request(scope, raw, body, Offer(body, snapshot))
+                await self._serve(scope, receive, send, request)
         except InvalidRequest as error:
             await send_error(send, error)
         except ClientGone:
@@ -87,15 +89,20 @@ class ChatCompletions:
             conversation=Conversation(body, tools=len(offer.tools)),
         )
 
-    async def _serve(self, receive: Receive, send: Send, request: _Request) -> None:
+    async def _serve(self, scope: Scope, receive: Receive, send: Send, request: _Request) -> None:
         if request.body.get("n") not in (None, 1):
             _refuse_many(request.offer)
-            await while_client_listens(receive, lambda: self._relay(send, request))
+            await while_client_listens(scope, receive, lambda: self._relay(send, request))
         elif request.body.get("stream"):
-            interval = self._settings.keepalive_interval
-            await stream_live(receive, send, lambda live: self._stream(live, request), keep_alive=interval)
+            await stream_live(
+                scope,
+                receive,
+                send,
+                lambda live: self._stream(live, request),
+                keep_alive=self._settings.keepalive_interval,
+            )
         else:
-            await while_client_listens(receive, lambda: self._answer(send, request))
+            await while_client_listens(scope, receive, lambda: self._answer(send, request))
 
     async def _stream(self, live: Live, request: _Request) -> None:
         """The answer as server-sent events; the 200 goes out when the model server accepted round 1."""
@@ -167,10 +174,12 @@ class ChatCompletions:
 
     async def _relay(self, send: Send, request: _Request) -> None:
         """Several answers to one request (`n`), which only go without tools of ours: untouched."""
+        started = False
         try:
             async with self._upstream.request(
                 "POST", "/chat/completions", headers=request.headers, body=request.raw
             ) as answer:
+                started = True
                 await send(
                     {"type": "http.response.start", "status": answer.status, "headers": answer.headers}
                 )
@@ -178,7 +187,8 @@ class ChatCompletions:
                     await send({"type": "http.response.body", "body": chunk, "more_body": True})
             await send({"type": "http.response.body", "body": b""})
         except UpstreamError as error:
-            await send_error(send, error)
+            if not started:  # else the missing end tells the client
+                await send_error(send, error)
 
 
 def _checked(body: JSON) -> JSON:
