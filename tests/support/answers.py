@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
-
-import orjson
 
 JSON = dict[str, Any]
 
@@ -16,12 +15,17 @@ def chunks_of(text: str) -> list[JSON]:
     payloads = [event[6:] for event in events]
     assert payloads[-1] == "[DONE]", text
     assert payloads.count("[DONE]") == 1, text
-    return [orjson.loads(payload) for payload in payloads[:-1]]
+    return [json.loads(payload, parse_constant=_no_json) for payload in payloads[:-1]]
+
+
+def _no_json(constant: str) -> None:
+    raise AssertionError(f"{constant} is no JSON")
 
 
 def content_of(chunks: list[JSON], member: str = "content") -> str:
-    """The text of all deltas."""
-    return "".join(c["choices"][0]["delta"].get(member) or "" for c in chunks if c.get("choices"))
+    """The text of all deltas, without parts that are no text."""
+    pieces = [c["choices"][0]["delta"].get(member) for c in chunks if c.get("choices")]
+    return "".join(piece for piece in pieces if isinstance(piece, str))
 
 
 def error_of(chunks: list[JSON]) -> JSON:
