@@ -12,7 +12,8 @@ MODULES = sorted(path.relative_to(SOURCE).with_suffix("").as_posix() for path in
 
 BANDS = [
     {"types", "errors"},
-    {"endpoints", "config", "lax", "sse", "calls", "deltas", "envelope", "content", "schema", "arguments", "names"},
+    {"endpoints", "config", "lax", "sse", "calls", "deltas", "envelope", "content", "schema", "arguments", "names",
+     "compiler", "definitions", "inline", "patterns", "profiles"},
     {"upstream", "catalog", "sources", "stores"},
     {"offer", "turn", "loop", "governor", "mixed"},
     {"respond", "request", "live", "observe", "auth", "protocol", "departure", "passthrough", "dialects"},

@@ -101,11 +101,12 @@ class _Compiler:
     def _union(self, parts: list[JSON], nullable: bool, words: JSON) -> JSON:
         if not parts:
             parts = [self._one({}, [], False, 1)]
-        if len(parts) == 1 and not nullable:
-            return {**words, **parts[0]}
         if not self._rules.null_is_a_type:  # beside an anyOf nothing may stand
+            parts = [inner for part in parts for inner in part.get("anyOf", [part])]
             first = {**words, **parts[0], **({"nullable": True} if nullable else {})}
             return {"anyOf": [first, *parts[1:]]} if len(parts) > 1 else first
+        if len(parts) == 1 and not nullable:
+            return {**words, **parts[0]}
         typed = {"type": _first_type(parts)} if self._rules.always_typed else {}
         return {**words, **typed, "anyOf": [*parts, *([{"type": "null"}] if nullable else [])]}
 
@@ -128,7 +129,9 @@ class _Compiler:
             return {"type": "string"}
         if self._rules.closed:
             return {"type": [*_ANYTHING, "null"]}
-        values: JSON = {k: v for k, v in schema.items() if k in ("enum", "const") and k in self._rules.keywords}
+        values: JSON = {
+            k: v for k, v in schema.items() if k in ("enum", "const") and k in self._rules.keywords
+        }
         if values or not self._rules.always_typed or level > 1:
             return {**({"type": "string"} if self._rules.always_typed and level < 2 else {}), **values}
         parts: list[JSON] = [{"type": name} for name in _ANYTHING]

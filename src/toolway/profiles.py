@@ -29,6 +29,8 @@ class Rules:
     """Each property needs a `type` of one word: chat templates read it without asking whether it is there."""
     free_objects: bool = True
     """An object may have no named properties; else it becomes a string of JSON."""
+    ceiling: float = math.inf
+    """Bytes that all definitions of a request may have together."""
     closed: bool = False
     """Every object names and requires all its properties; what may be missing may be null instead."""
 
@@ -54,6 +56,7 @@ RULES: dict[Profile, Rules] = {
         | {"default", "const", "format", "pattern", "additionalProperties"},
         formats=frozenset({"date", "time", "date-time", "uuid"}),
         largest=64,
+        ceiling=96_000,  # ggml-org/llama.cpp#25895
         largest_number=2**53,
         any_regex=False,
         type_lists=False,

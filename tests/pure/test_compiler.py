@@ -47,7 +47,9 @@ def test_a_schema_within_itself_is_cut(profile: Profile):
 
 
 @every
-@pytest.mark.parametrize("ref", ["#/$defs/Nowhere", "https://example.com/schema.json", "#/$defs/Loop", "#/%zz"])
+@pytest.mark.parametrize(
+    "ref", ["#/$defs/Nowhere", "https://example.com/schema.json", "#/$defs/Loop", "#/%zz"]
+)
 def test_a_reference_that_leads_nowhere_takes_what_it_can(ref: str, profile: Profile):
     one({"$ref": ref}, profile, **{"$defs": {"Loop": {"$ref": "#/$defs/Loop"}}})
 

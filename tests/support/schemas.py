@@ -90,12 +90,18 @@ schemas = st.dictionaries(st.sampled_from(KEYWORDS), anything, max_size=8)
 @st.composite
 def likely_schemas(draw: st.DrawFn, depth: int = 3) -> JSON:
     """Schemas as generators write them, with references into themselves."""
-    kind = draw(st.sampled_from("string number integer boolean array object anyOf oneOf allOf $ref enum".split()))
+    kind = draw(
+        st.sampled_from("string number integer boolean array object anyOf oneOf allOf $ref enum".split())
+    )
     part = likely_schemas(depth=depth - 1) if depth else st.just({"type": "string"})
     match kind:
         case "object":
             properties = draw(st.dictionaries(st.sampled_from(["a", "b", "c", "$ref"]), part, max_size=3))
-            return {"type": "object", "properties": properties, "required": draw(st.sampled_from([[], ["a"]]))}
+            return {
+                "type": "object",
+                "properties": properties,
+                "required": draw(st.sampled_from([[], ["a"]])),
+            }
         case "array":
             return {"type": "array", "items": draw(part), "minItems": draw(st.integers(0, 9999))}
         case "anyOf" | "oneOf" | "allOf":
@@ -105,7 +111,10 @@ def likely_schemas(draw: st.DrawFn, depth: int = 3) -> JSON:
         case "enum":
             return {"enum": draw(st.lists(scalars, max_size=3))}
         case _:
-            return {"type": draw(st.sampled_from([kind, [kind, "null"]])), "pattern": draw(st.text(max_size=9))}
+            return {
+                "type": draw(st.sampled_from([kind, [kind, "null"]])),
+                "pattern": draw(st.text(max_size=9)),
+            }
 
 
 @st.composite
