@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from toolway import __version__
 from toolway.auth import Guard
+from toolway.backend import Backend
 from toolway.catalog import Catalog
 from toolway.config import Settings, load_settings
 from toolway.dialects.chat import ChatCompletions
@@ -20,6 +21,7 @@ from toolway.passthrough import Passthrough
 from toolway.respond import send_error, send_json
 from toolway.sources import open_sources
 from toolway.stores.memory import MemoryStore
+from toolway.types import JSON
 from toolway.upstream import Upstream
 
 
@@ -30,6 +32,7 @@ class House:
     settings: Settings
     upstream: Upstream
     catalog: Catalog
+    backend: Backend
 
 
 @asynccontextmanager
@@ -39,8 +42,9 @@ async def open_house(settings: Settings) -> AsyncIterator[House]:
         Upstream.connect(settings) as upstream,
         open_sources(settings) as sources,
         Catalog(sources).running() as catalog,
+        Backend(settings).learning(upstream) as backend,
     ):
-        yield House(settings=settings, upstream=upstream, catalog=catalog)
+        yield House(settings=settings, upstream=upstream, catalog=catalog, backend=backend)
 
 
 def create_app(settings: Settings | None = None) -> ASGIApp:
@@ -65,7 +69,7 @@ class Routes:
             self._passthrough = Passthrough(house.upstream, self._settings)
             self._exact = {
                 ("POST", "/v1/chat/completions"): ChatCompletions(
-                    house.upstream, house.catalog, MemoryStore(), self._settings
+                    house.upstream, house.catalog, MemoryStore(), self._settings, house.backend
                 ),
                 ("GET", "/healthz"): healthz,
                 ("GET", "/readyz"): Readiness(house),
@@ -114,7 +118,9 @@ class Readiness:
             status = "not ready"
         else:
             status = "ready" if all(state == "ready" for state in servers.values()) else "degraded"
-        body = {"status": status, "upstream": upstream, "servers": servers}
+        body: JSON = {"status": status, "upstream": upstream, "servers": servers}
+        if barred := self._house.backend.barred:
+            body["refused_by_upstream"] = {tool.name: tool.reason for tool in barred}
         await send_json(send, 503 if status == "not ready" else 200, body)
 
     async def _upstream_state(self) -> str:

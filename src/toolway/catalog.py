@@ -16,7 +16,7 @@ from anyio.abc import TaskGroup
 from toolway import names
 from toolway.arguments import given, mismatch
 from toolway.definitions import define
-from toolway.profiles import Profile
+from toolway.rules import Profile
 from toolway.types import JSON, OnProgress, SourceStatus, Tool, ToolResult, ToolSource
 
 log = logging.getLogger("toolway.catalog")
@@ -35,7 +35,7 @@ class Snapshot:
         self.sources = tuple(sources)
         self._owners = {tool: source for source in sources for tool in source.status.tools}
         self.tools = names.assign(self._owners)
-        self._fitted: dict[tuple[Profile, frozenset[Tool]], Snapshot] = {}
+        self._fitted: dict[tuple[Profile, frozenset[Tool]], Snapshot] = {(profile, frozenset(barred)): self}
         self._define(profile, barred)
 
     def fitted(self, profile: Profile, barred: frozenset[Tool] = frozenset()) -> Snapshot:

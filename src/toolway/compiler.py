@@ -10,7 +10,7 @@ import orjson
 
 from toolway.inline import MAX_NODES, TooLarge, inline, merged
 from toolway.patterns import portable_pattern
-from toolway.profiles import NUMBERS, RULES, Profile, Rules
+from toolway.rules import NUMBERS, RULES, Profile, Rules
 from toolway.types import JSON
 
 MAX_BYTES = 24_000

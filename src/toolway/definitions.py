@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 import orjson
 
 from toolway.compiler import TERSEST, CannotCompile, compile_schema
-from toolway.profiles import RULES, Profile
+from toolway.rules import RULES, Profile
 from toolway.types import JSON, Tool
 
 _Key = tuple[str, Profile, int]

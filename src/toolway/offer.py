@@ -29,6 +29,7 @@ class Offer:
         if self.clients and self.tools:
             self.tools = {name: tool for name, tool in self.tools.items() if name not in self.clients}
         self._clients_tools = body.get("tools")
+        self._refitted = False
 
     def is_clients(self, name: str) -> bool:
         """Whether a call of this name goes to the client unexamined."""
@@ -53,6 +54,33 @@ class Offer:
             return {**body, "tools": self.snapshot.all_definitions}
         ours = [self.snapshot.definition(name) for name in self.tools]
         return {**body, "tools": [*(self._clients_tools or ()), *ours]}
+
+    def is_in(self, body: JSON) -> bool:
+        """Whether tools of ours stand in this request."""
+        return bool(self.tools) and "tools" in body and body["tools"] is not self._clients_tools
+
+    def refit(self, snapshot: Snapshot) -> bool:
+        """Go on with other definitions of the same tools, and without those that are no longer offered.
+
+        False when there is nothing new in `snapshot`.
+        """
+        if snapshot is self.snapshot:
+            return False
+        self.snapshot = snapshot
+        self.tools = {name: tool for name, tool in self.tools.items() if name in snapshot.offered}
+        self._refitted = True
+        return True
+
+    def renewed(self, body: JSON) -> JSON:
+        """The request with our tools as they are now; the same body while they are what they were."""
+        if not self._refitted or "tools" not in body or body["tools"] is self._clients_tools:
+            return body
+        return self.put_into(body) if self.tools else self.withdraw_from(body)
+
+    @property
+    def clients_definitions(self) -> list[Any]:
+        """The client's own tools, as it sent them."""
+        return list(self._clients_tools or ())
 
     def withdraw_from(self, body: JSON) -> JSON:
         """The request with the client's tools alone, for the last answer."""

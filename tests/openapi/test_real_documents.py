@@ -18,7 +18,7 @@ import pytest
 
 from tests.support.schemas import assert_compiled
 from toolway.compiler import MAX_BYTES, compile_schema
-from toolway.profiles import PROFILES, Profile
+from toolway.rules import PROFILES, Profile
 from toolway.sources.openapi.document import parse_document
 from toolway.sources.openapi.tools import Imported, import_document
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from tests.support.schemas import assert_compiled, whole_schemas
 from toolway.compiler import MAX_BYTES, TERSEST, CannotCompile, compile_schema
 from toolway.patterns import portable_pattern
-from toolway.profiles import PROFILES, Profile
+from toolway.rules import PROFILES, Profile
 
 every = pytest.mark.parametrize("profile", PROFILES)
 

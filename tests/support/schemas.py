@@ -6,7 +6,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from toolway.profiles import RULES, Profile
+from toolway.rules import RULES, Profile
 
 JSON = dict[str, Any]
 
@@ -58,15 +58,67 @@ def _children(schema: JSON) -> list[Any]:
     return found
 
 
-KEYWORDS = (
-    "type properties required items anyOf oneOf allOf not $ref $defs definitions enum const pattern format default "
-    "minimum maximum exclusiveMinimum minLength maxLength minItems maxItems multipleOf nullable description title "
-    "additionalProperties patternProperties prefixItems if $schema x-odd uniqueItems examples"
-).split()
-WORDS = (
-    "string number integer boolean array object null any date-time uuid ^a+$ ^\\d{3}$ ^(?!x) #/$defs/A "
-    "#/properties/a # #/$defs/B http://x/y a b A B"
-).split()
+KEYWORDS = [
+    "type",
+    "properties",
+    "required",
+    "items",
+    "anyOf",
+    "oneOf",
+    "allOf",
+    "not",
+    "$ref",
+    "$defs",
+    "definitions",
+    "enum",
+    "const",
+    "pattern",
+    "format",
+    "default",
+    "minimum",
+    "maximum",
+    "exclusiveMinimum",
+    "minLength",
+    "maxLength",
+    "minItems",
+    "maxItems",
+    "multipleOf",
+    "nullable",
+    "description",
+    "title",
+    "additionalProperties",
+    "patternProperties",
+    "prefixItems",
+    "if",
+    "$schema",
+    "x-odd",
+    "uniqueItems",
+    "examples",
+]
+WORDS = [
+    "string",
+    "number",
+    "integer",
+    "boolean",
+    "array",
+    "object",
+    "null",
+    "any",
+    "date-time",
+    "uuid",
+    "^a+$",
+    "^\\d{3}$",
+    "^(?!x)",
+    "#/$defs/A",
+    "#/properties/a",
+    "#",
+    "#/$defs/B",
+    "http://x/y",
+    "a",
+    "b",
+    "A",
+    "B",
+]
 
 scalars = st.one_of(
     st.none(),
@@ -91,7 +143,21 @@ schemas = st.dictionaries(st.sampled_from(KEYWORDS), anything, max_size=8)
 def likely_schemas(draw: st.DrawFn, depth: int = 3) -> JSON:
     """Schemas as generators write them, with references into themselves."""
     kind = draw(
-        st.sampled_from("string number integer boolean array object anyOf oneOf allOf $ref enum".split())
+        st.sampled_from(
+            [
+                "string",
+                "number",
+                "integer",
+                "boolean",
+                "array",
+                "object",
+                "anyOf",
+                "oneOf",
+                "allOf",
+                "$ref",
+                "enum",
+            ]
+        )
     )
     part = likely_schemas(depth=depth - 1) if depth else st.just({"type": "string"})
     match kind:

@@ -69,6 +69,9 @@ class ScriptedUpstream:
             body += event.get("body", b"")
             if not event.get("more_body"):
                 break
+        if is_toolways_own(scope):
+            await _write(json_reply({"error": {"message": "no such route"}}, 404), send)
+            return
         reply = self._reply(body)
         self.seen.append(
             Seen(scope["method"], scope["raw_path"], scope["query_string"], list(scope["headers"]), body)
@@ -96,6 +99,12 @@ class ScriptedUpstream:
         if self.answer:
             return self.answer(orjson.loads(body))
         return self.replies[min(len(self.seen), len(self.replies) - 1)]
+
+
+def is_toolways_own(scope: Any) -> bool:
+    """Whether Toolway asks for itself what this server is: such a request is in nobody's script."""
+    agent = next((value for name, value in scope["headers"] if name == b"user-agent"), b"")
+    return scope["method"] == "GET" and agent.startswith(b"toolway/")
 
 
 async def _write(reply: Reply, send: Any) -> None:

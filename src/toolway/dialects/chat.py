@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from toolway import mixed
 from toolway.auth import CALLER, CREDENTIALS, upstream_headers
+from toolway.backend import Backend
 from toolway.calls import call_object
 from toolway.catalog import Catalog
 from toolway.config import Settings
@@ -25,6 +26,7 @@ from toolway.live import Live, stream_live
 from toolway.loop import CallBegan, Limits, Outcome, run_tool_loop
 from toolway.observe import Conversation
 from toolway.offer import Offer
+from toolway.quarantine import careful_turn
 from toolway.request import ClientGone, parse_object, read_body
 from toolway.respond import JSON_TYPE, Header, relayed, send_error, send_json
 from toolway.turn import Chunks, HeadArrived, Turn, streamed_turn, whole_turn
@@ -58,8 +60,16 @@ class _Request:
 class ChatCompletions:
     """The endpoint as an ASGI app."""
 
-    def __init__(self, upstream: Upstream, catalog: Catalog, store: mixed.Store, settings: Settings) -> None:
+    def __init__(
+        self,
+        upstream: Upstream,
+        catalog: Catalog,
+        store: mixed.Store,
+        settings: Settings,
+        backend: Backend,
+    ) -> None:
         self._upstream = upstream
+        self._backend = backend
         self._catalog = catalog
         self._store = store
         self._settings = settings
@@ -71,8 +81,9 @@ class ChatCompletions:
             raw = await read_body(scope, receive, self._settings.max_body_bytes)
             body = _checked(parse_object(raw))
             await self._catalog.settled(STARTUP_WAIT)
+            await self._backend.settled(STARTUP_WAIT)
             with self._catalog.use() as snapshot:
-                request = self._request(scope, raw, body, Offer(body, snapshot))
+                request = self._request(scope, raw, body, Offer(body, self._backend.fit(snapshot)))
                 await self._serve(scope, receive, send, request)
         except InvalidRequest as error:
             await send_error(send, error)
@@ -158,7 +169,7 @@ class ChatCompletions:
         try:
             outcome = await run_tool_loop(
                 {**request.body, "messages": messages},
-                turn=turn,
+                turn=self._careful(turn, request),
                 offer=request.offer,
                 governor=Governor(max_rounds=settings.max_rounds, max_seconds=settings.max_seconds),
                 limits=self._limits,
@@ -171,6 +182,10 @@ class ChatCompletions:
             await mixed.hold(self._store, request.owner, outcome.message.tool_calls, outcome.held)
         request.conversation.ended(outcome)
         return outcome
+
+    def _careful(self, turn: Turn, request: _Request) -> Turn:
+        probe = whole_turn(self._upstream, request.headers)
+        return careful_turn(turn, offer=request.offer, backend=self._backend, probe=probe)
 
     async def _relay(self, send: Send, request: _Request) -> None:
         """Several answers to one request (`n`), which only go without tools of ours: untouched."""
