@@ -29,6 +29,7 @@ from toolway.offer import Offer
 from toolway.quarantine import careful_turn
 from toolway.request import ClientGone, parse_object, read_body
 from toolway.respond import JSON_TYPE, Header, relayed, send_error, send_json
+from toolway.spoken import listening_turn
 from toolway.turn import Chunks, HeadArrived, Turn, streamed_turn, whole_turn
 from toolway.types import JSON, Emit
 from toolway.upstream import Upstream
@@ -185,7 +186,8 @@ class ChatCompletions:
 
     def _careful(self, turn: Turn, request: _Request) -> Turn:
         probe = whole_turn(self._upstream, request.headers)
-        return careful_turn(turn, offer=request.offer, backend=self._backend, probe=probe)
+        turn = careful_turn(turn, offer=request.offer, backend=self._backend, probe=probe)
+        return listening_turn(turn, offer=request.offer) if self._settings.text_tool_calls else turn
 
     async def _relay(self, send: Send, request: _Request) -> None:
         """Several answers to one request (`n`), which only go without tools of ours: untouched."""
