@@ -13,7 +13,7 @@ MODULES = sorted(path.relative_to(SOURCE).with_suffix("").as_posix() for path in
 BANDS = [
     {"types", "errors"},
     {"endpoints", "config", "lax", "sse", "calls", "deltas", "envelope", "content", "schema", "arguments", "names",
-     "textcalls", "compiler", "definitions", "inline", "patterns", "rules"},
+     "textcalls", "repair", "compiler", "definitions", "inline", "patterns", "rules"},
     {"upstream", "catalog", "backend", "sources", "stores"},
     {"offer", "turn", "loop", "governor", "mixed", "quarantine", "culprits", "spoken"},
     {"respond", "request", "live", "observe", "auth", "protocol", "departure", "passthrough", "dialects"},

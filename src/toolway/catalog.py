@@ -14,8 +14,9 @@ import orjson
 from anyio.abc import TaskGroup
 
 from toolway import names
-from toolway.arguments import given, mismatch
+from toolway.arguments import given, mismatch, wanted
 from toolway.definitions import define
+from toolway.repair import repaired
 from toolway.rules import Profile
 from toolway.types import JSON, OnProgress, SourceStatus, Tool, ToolResult, ToolSource
 
@@ -62,10 +63,15 @@ class Snapshot:
         return self._definitions[name]
 
     async def call(self, tool: Tool, arguments: JSON, on_progress: OnProgress | None = None) -> ToolResult:
-        """Check the arguments against the tool's schema, then run it. A failure is a result, never an exception."""
+        """Check the arguments against the tool's schema, then run it. A failure is a result, never an exception.
+
+        What is only written differently ("3" for 3) is repaired; the model reads the schema of what does not fit.
+        """
         arguments = given(tool, arguments)
-        if fault := mismatch(tool, arguments):
-            return ToolResult(text=fault, is_error=True)
+        if mismatch(tool, arguments):
+            arguments = repaired(tool, arguments)
+            if fault := mismatch(tool, arguments):
+                return ToolResult(text=f"{fault}\n{wanted(tool, arguments)}".strip(), is_error=True)
         return await self._owners[tool].call(tool, arguments, on_progress)
 
 
