@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from tests.support.schemas import assert_compiled, whole_schemas
 from toolway.compiler import MAX_BYTES, TERSEST, CannotCompile, compile_schema
@@ -203,7 +203,6 @@ def test_patterns_that_every_grammar_reads(pattern: Any, portable: str | None):
 
 
 @every
-@settings(deadline=None)
 @given(schema=whole_schemas())
 def test_whatever_comes_in_a_legal_schema_comes_out(profile: Profile, schema: Any):
     try:
