@@ -26,7 +26,7 @@ class Live:
     """The client's side of one event stream. Each write is whole events, so comments may stand between."""
 
     def __init__(self, send: Send, keep_alive: float) -> None:
-        self.started = False
+        self.started = self._ended = False
         self._send = send
         self._interval = keep_alive
         self._written = 0.0
@@ -49,7 +49,8 @@ class Live:
             await self._send({"type": "http.response.body", "body": events, "more_body": True})
 
     async def end(self, events: bytes) -> None:
-        """Send the last events."""
+        """Send the last events. No comment may follow them, however long a slow client takes."""
+        self._ended = True
         await self._send({"type": "http.response.body", "body": events})
 
     async def refuse(self, error: ToolwayError) -> None:
@@ -59,7 +60,7 @@ class Live:
     async def keep_alive(self) -> None:
         """Write a comment whenever nothing else was written for the interval; runs until cancelled."""
         await self._opened.wait()
-        while True:
+        while not self._ended:
             silence = time.monotonic() - self._written
             if silence >= self._interval:
                 await self.write(sse.KEEP_ALIVE)
