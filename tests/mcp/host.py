@@ -14,4 +14,4 @@ async def main() -> None:
         await anyio.sleep_forever()
 
 
-anyio.run(main)
+anyio.run(main, backend_options={"use_uvloop": sys.argv[2] == "uvloop"})

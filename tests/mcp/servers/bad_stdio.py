@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 FAULT = sys.argv[1] if len(sys.argv) > 1 else ""
 OUT = sys.stdout.buffer
@@ -191,8 +192,8 @@ if FAULT == "dies":
     sys.exit("no configuration given")
 if FAULT.startswith("meet:"):
     _, place, number = FAULT.split(":")
-    open(os.path.join(place, str(os.getpid())), "w").close()
-    while len(os.listdir(place)) < int(number):
+    Path(place, str(os.getpid())).touch()
+    while len(list(Path(place).iterdir())) < int(number):
         time.sleep(0.01)
 if FAULT == "banner":
     print("Welcome to FooServer v1.2!\n" * 3, flush=True)

@@ -43,6 +43,8 @@ def start(fd: int, command: list[str]) -> None:
     """Tell the reaper, then become `command`; this process leads its own group already."""
     os.write(fd, b"+%d\n" % os.getpid())
     os.set_inheritable(fd, False)
+    os.closerange(3, fd)  # uvloop leaves copies of the pipes open: no end of one would ever be seen
+    os.closerange(fd + 1, 4096)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and what is ignored stays so
     os.execvp(command[0], command)  # noqa: S606 - the operator's own command, and no shell
 
