@@ -24,12 +24,18 @@ class _Announced(uvicorn.Server):
 @contextmanager
 def running(app: Any, *, port: int = 0, **config: Any) -> Iterator[str]:
     """Serve `app` in a thread; yields its base URL, `http://127.0.0.1:<port>`. Ends it when left."""
+    options = {"log_level": "warning", "ws": "none", "timeout_graceful_shutdown": 1, **config}
+    with running_server(uvicorn.Config(app, **options), port=port) as url:
+        yield url
+
+
+@contextmanager
+def running_server(config: uvicorn.Config, *, port: int = 0) -> Iterator[str]:
+    """The same for a whole configuration of uvicorn."""
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind(("127.0.0.1", port))
-    server = _Announced(
-        uvicorn.Config(app, **{"log_level": "warning", "ws": "none", "timeout_graceful_shutdown": 1, **config})
-    )
+    server = _Announced(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     try:

@@ -1,0 +1,50 @@
+# Everything runs in .venv, which these targets make themselves. Nothing but Python 3.11+, git and make is needed.
+
+PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 python3.11 python,\
+	$(shell command -v $(name) >/dev/null 2>&1 && $(name) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(name))))
+UV := .venv/bin/uv
+SYNC := UV_PROJECT_ENVIRONMENT=.venv VIRTUAL_ENV= $(UV) sync --frozen --inexact
+
+.PHONY: help install demo test lint bench clean
+
+help:
+	@echo "make demo     see it work: a real model, real tool servers, one question (first run: about 140 MB)"
+	@echo "make test     install what the tests need and run them"
+	@echo "make install  give yourself .venv/bin/toolway"
+	@echo "make lint     ruff and mypy --strict"
+	@echo "make bench    measure against nginx, side by side"
+
+install: .venv/.installed
+
+demo: .venv/.with-demo
+	@.venv/bin/toolway demo
+
+test: .venv/.with-demo
+	.venv/bin/python -m pytest
+
+lint: .venv/.installed
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+
+bench: .venv/.installed
+	.venv/bin/python bench/run.py
+
+clean:
+	rm -rf .venv bench/.work .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+.venv/bin/uv:
+	@test -n "$(PYTHON)" || { echo "Toolway needs Python 3.11 or newer; none was found. Say which: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@echo "Making .venv with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv .venv || { echo "python -m venv failed; on Debian and Ubuntu: apt-get install python3-venv" >&2; rm -rf .venv; exit 1; }
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
+
+.venv/.installed: .venv/bin/uv pyproject.toml uv.lock
+	@echo "Installing what Toolway needs"
+	@$(SYNC)
+	@touch $@
+
+.venv/.with-demo: .venv/.installed
+	@echo "Installing the demo's model server and client"
+	@$(SYNC) --extra demo
+	@touch $@

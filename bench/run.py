@@ -1,0 +1,151 @@
+"""Compare Toolway with nginx and a bare relay in front of one mock model server (`make bench`)."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from measure import Sample, measure
+from report import render
+from scenarios import SCENARIOS, Scenario
+from summary import Samples, goals, summarise
+from targets import WORK, MissingError, Targets, build, find_nginx
+
+
+def say(text: str) -> None:
+    """Progress and warnings; the tables alone go to standard output."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="less than a minute, rough figures")
+    parser.add_argument("--rounds", type=int, help="how often each target is measured (5)")
+    parser.add_argument("--seconds", type=float, help="how long each measurement takes (1.5)")
+    parser.add_argument("--targets", default="", help="only these, with commas between them")
+    parser.add_argument("--scenarios", default="", help="only these, with commas between them")
+    parser.add_argument("--markdown", action="store_true", help="print markdown instead of aligned text")
+    parser.add_argument("--json", type=Path, default=WORK / "result.json", help="where the result is written")
+    parser.add_argument(
+        "--render", type=Path, metavar="JSON", help="print an earlier result and measure nothing"
+    )
+    chosen = parser.parse_args()
+    chosen.rounds = chosen.rounds or (2 if chosen.quick else 5)
+    chosen.seconds = chosen.seconds or (0.4 if chosen.quick else 1.5)
+    return chosen
+
+
+def chosen_scenarios(keys: str) -> list[Scenario]:
+    wanted = split(keys)
+    if unknown := set(wanted) - {scenario.key for scenario in SCENARIOS}:
+        known = ", ".join(scenario.key for scenario in SCENARIOS)
+        sys.exit(f"No such scenario: {', '.join(unknown)}. There are: {known}")
+    return [scenario for scenario in SCENARIOS if not wanted or scenario.key in wanted]
+
+
+def split(names: str) -> list[str]:
+    return [name.strip() for name in names.split(",") if name.strip()]
+
+
+def collect(targets: Targets, scenarios: list[Scenario], rounds: int, seconds: float) -> Samples:
+    """Round 0 warms up and is not kept; every other round goes the other way through the targets."""
+    samples: Samples = defaultdict(lambda: defaultdict(list))
+    for number in range(rounds + 1):
+        say("Warming up" if number == 0 else f"Round {number} of {rounds}")
+        for scenario in scenarios:
+            names = [name for name in scenario.targets if name in targets.running]
+            for name in names if number % 2 else reversed(names):
+                length = seconds if number else 0.2
+                one = measure(targets.running[name], scenario, seconds=length, warm=0.1)
+                if number:
+                    samples[scenario.key][name].append(one)
+                elif trouble := trouble_with(one):
+                    say(f"{name}, {scenario.key}: {trouble}")
+    return {key: in_order(by_target, targets) for key, by_target in samples.items()}
+
+
+def in_order(by_target: dict[str, list[Sample]], targets: Targets) -> dict[str, list[Sample]]:
+    return {name: by_target[name] for name in targets.running if name in by_target}
+
+
+def trouble_with(one: Sample) -> str:
+    if one["faults"]:
+        return f"{one['faults']} wrong answers, the first: {one['complaint'] or 'connection closed'}"
+    return "" if one["requests"] else "no answer"
+
+
+def memory(targets: Targets) -> dict[str, Any]:
+    return {
+        name: {"idle": targets.idle_memory[name], "loaded": program.memory_mb()}
+        for name, program in targets.running.items()
+        if name != "direct"
+    }
+
+
+def machine() -> dict[str, Any]:
+    model = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    try:
+        toolway = importlib.metadata.version("toolway")
+    except importlib.metadata.PackageNotFoundError:
+        toolway = "not installed"
+    return {
+        "cpu": model[1].strip() if model else platform.machine(),
+        "cores": os.cpu_count(),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": f"Python {platform.python_version()}",
+        "nginx": nginx_version(),
+        "toolway": toolway,
+    }
+
+
+def nginx_version() -> str:
+    try:
+        answer = subprocess.run([find_nginx(), "-v"], capture_output=True, text=True, check=True)
+    except MissingError:
+        return "no nginx"
+    return answer.stderr.split(": ")[-1].strip()
+
+
+def run(chosen: argparse.Namespace) -> dict[str, Any]:
+    build()
+    with Targets(say, only=split(chosen.targets)) as targets:
+        scenarios = chosen_scenarios(chosen.scenarios)
+        samples = collect(targets, scenarios, chosen.rounds, chosen.seconds)
+        date = datetime.datetime.now().astimezone().date().isoformat()
+        return {
+            "machine": machine(),
+            "run": {"date": date, "rounds": chosen.rounds, "seconds": chosen.seconds},
+            "scenarios": summarise(samples),
+            "memory": memory(targets),
+            "goals": [goal.record() for goal in goals(samples, dict(targets.idle_memory))],
+            "samples": samples,
+        }
+
+
+def main() -> None:
+    chosen = options()
+    if not hasattr(os, "sched_setaffinity"):
+        sys.exit("The benchmark needs Linux: it uses epoll, CPU affinity and /proc.")
+    if chosen.render:
+        result = json.loads(chosen.render.read_text())
+    else:
+        try:
+            result = run(chosen)
+        except MissingError as error:
+            sys.exit(str(error))
+        chosen.json.write_text(json.dumps(result, indent=1) + "\n")
+    print(render(result, markdown=chosen.markdown))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""What is asked of every target, and what a right answer holds."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+RELAYS = ("direct", "nginx", "relay", "toolway")
+TOOLWAYS = ("toolway-0", "toolway", "toolway-200")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenario:
+    key: str
+    title: str
+    targets: tuple[str, ...]
+    connections: int = 1
+    stream: bool = False
+    chunks: int = 100
+    """Text chunks of a streamed answer, 200 bytes each."""
+    pause_us: int = 0
+    """Time between two chunks of one stream."""
+    calls: int = 0
+    """Tools the model calls before it answers."""
+    path: str = "/v1/chat/completions"
+    runs_tools: bool = True
+    """False: the target hands the model's calls back, so no text is expected."""
+
+    @property
+    def counts_events(self) -> bool:
+        return self.stream and not self.calls and not self.pause_us
+
+    @property
+    def stamps(self) -> int:
+        """How many stamps of the mock a right answer holds: one in each text chunk or whole answer."""
+        if not self.runs_tools:
+            return 0
+        return self.chunks if self.stream else 1
+
+    def body(self) -> bytes:
+        if self.path != "/v1/chat/completions":
+            return json.dumps({"query": "foxes", "limit": 3}).encode()
+        model = f"mock-c{self.chunks}-s200-d{self.pause_us}-t{self.calls}"
+        messages = [
+            {"role": "system", "content": "You are a helpful assistant."},
+            {"role": "user", "content": "Say something about foxes and dogs, please."},
+        ]
+        request = {"model": model, "messages": messages, "temperature": 0.7}
+        return json.dumps({**request, "stream": True} if self.stream else request).encode()
+
+
+def whole(connections: int) -> Scenario:
+    title = f"Whole answers of 1 kB, {connections} at a time"
+    return Scenario(key=f"whole-{connections}", title=title, targets=RELAYS, connections=connections)
+
+
+def streamed(connections: int) -> Scenario:
+    title = f"Streamed answers of 100 chunks of 200 bytes, {connections} at a time"
+    return Scenario(
+        key=f"stream-{connections}", title=title, targets=RELAYS, connections=connections, stream=True
+    )
+
+
+def tool_round(connections: int, *, stream: bool) -> Scenario:
+    kind = "Streamed" if stream else "Whole"
+    return Scenario(
+        key=f"tool-{kind.lower()}-{connections}",
+        title=f"{kind} answers after one tool call, {connections} at a time",
+        targets=("toolway",),
+        connections=connections,
+        stream=stream,
+        chunks=20,
+        calls=1,
+    )
+
+
+SCENARIOS = (
+    whole(1),
+    whole(16),
+    streamed(1),
+    streamed(16),
+    Scenario(
+        key="first-byte",
+        title="Time to the first byte: 10 chunks, 1 ms apart, one stream",
+        targets=RELAYS,
+        stream=True,
+        chunks=10,
+        pause_us=1000,
+    ),
+    tool_round(1, stream=True),
+    tool_round(16, stream=True),
+    tool_round(1, stream=False),
+    tool_round(16, stream=False),
+    Scenario(
+        key="part-call",
+        title="A part of the tool round: the model asks for the call, streamed",
+        targets=("direct",),
+        stream=True,
+        calls=1,
+        runs_tools=False,
+    ),
+    Scenario(
+        key="part-tool",
+        title="A part of the tool round: the tool's own answer",
+        targets=("direct",),
+        path="/op_0",
+    ),
+    Scenario(
+        key="part-answer",
+        title="A part of the tool round: the model's answer of 20 chunks, streamed",
+        targets=("direct",),
+        stream=True,
+        chunks=20,
+    ),
+    Scenario(
+        key="tools-1", title="Whole answers with 0, 20 and 200 tools added, one at a time", targets=TOOLWAYS
+    ),
+    Scenario(
+        key="tools-16",
+        title="Whole answers with 0, 20 and 200 tools added, 16 at a time",
+        targets=TOOLWAYS,
+        connections=16,
+    ),
+)

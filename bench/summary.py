@@ -1,0 +1,147 @@
+"""Samples of many rounds -> medians, ratios to nginx, and whether the goals are met."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from measure import Sample
+
+Samples = dict[str, dict[str, list[Sample]]]
+"""Scenario -> target -> one sample for each round."""
+
+FIGURES = ("rate", "cpu_us", "busy", "first_us", "p50_us", "p99_us", "chunk_us")
+
+
+def median(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.median(known) if known else None
+
+
+def by_round(
+    samples: Samples,
+    ours: tuple[str, str],
+    theirs: tuple[str, str],
+    combine: Callable[[Sample, Sample], float],
+) -> float | None:
+    """The median of a comparison within each round, so that a slow moment of the machine falls on both sides.
+
+    `ours` and `theirs` are (scenario, target).
+    """
+    pairs = zip(find(samples, ours), find(samples, theirs), strict=False)
+    try:
+        return median(combine(a, b) for a, b in pairs)
+    except (TypeError, ZeroDivisionError):  # one side has no answer at all
+        return None
+
+
+def find(samples: Samples, place: tuple[str, str]) -> list[Sample]:
+    scenario, target = place
+    return samples.get(scenario, {}).get(target, [])
+
+
+def rate_ratio(a: Sample, b: Sample) -> float:
+    return a["rate"] / b["rate"]
+
+
+def summarise(samples: Samples) -> dict[str, dict[str, Any]]:
+    """Scenario -> target -> median figures, `of_nginx` (ratio of the rates), `faults` (a sum)."""
+    return {
+        scenario: {target: figures(samples, scenario, target) for target in by_target}
+        for scenario, by_target in samples.items()
+    }
+
+
+def figures(samples: Samples, scenario: str, target: str) -> dict[str, Any]:
+    rounds = samples[scenario][target]
+    return {
+        **{figure: median(one[figure] for one in rounds) for figure in FIGURES},
+        "of_nginx": by_round(samples, (scenario, target), (scenario, "nginx"), rate_ratio),
+        "faults": sum(one["faults"] for one in rounds),
+        "complaint": next((one["complaint"] for one in rounds if one["complaint"]), ""),
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Goal:
+    text: str
+    limit: float
+    value: float | None
+    at_least: bool = False
+    digits: int = 2
+    later: bool = False
+    """Not asked of the present version yet."""
+
+    @property
+    def verdict(self) -> str:
+        if self.value is None:
+            return "not measured"
+        met = self.value >= self.limit if self.at_least else self.value <= self.limit
+        return "met" if met else "not met yet" if self.later else "NOT MET"
+
+    def record(self) -> dict[str, Any]:
+        return {**asdict(self), "verdict": self.verdict}
+
+
+def goals(samples: Samples, idle_memory: dict[str, dict[str, float]]) -> list[Goal]:
+    def against_nginx(scenario: str, combine: Callable[[Sample, Sample], float]) -> float | None:
+        return by_round(samples, (scenario, "toolway"), (scenario, "nginx"), combine)
+
+    return [
+        Goal(
+            text="Streamed events/s, 16 at a time, 20 tools added and none called: share of nginx's",
+            limit=0.8,
+            value=against_nginx("stream-16", rate_ratio),
+            at_least=True,
+        ),
+        Goal(
+            text="Whole answers/s, 16 at a time: share of nginx's",
+            limit=0.08,
+            value=against_nginx("whole-16", rate_ratio),
+            at_least=True,
+            digits=3,
+        ),
+        Goal(
+            text="Time to the first byte added to nginx's, one stream (ms)",
+            limit=1.0,
+            value=against_nginx("first-byte", lambda a, b: (a["first_us"] - b["first_us"]) / 1000),
+        ),
+        Goal(
+            text="Resident memory after the start, no load yet (MB)",
+            limit=90,
+            value=idle_memory.get("toolway", {}).get("rss"),
+            digits=0,
+        ),
+        Goal(
+            text="One streamed tool round over the sum of its parts (ms)",
+            limit=1.0,
+            value=over_the_parts(samples),
+            later=True,
+        ),
+        Goal(
+            text="CPU time of a whole answer with 200 tools added, over that with none (%)",
+            limit=5,
+            value=by_round(
+                samples,
+                ("tools-16", "toolway-200"),
+                ("tools-16", "toolway-0"),
+                lambda a, b: (a["cpu_us"] / b["cpu_us"] - 1) * 100,
+            ),
+            digits=0,
+            later=True,
+        ),
+    ]
+
+
+def over_the_parts(samples: Samples) -> float | None:
+    """Milliseconds that a tool round takes more than its three exchanges take without Toolway."""
+    total = median(one["p50_us"] for one in find(samples, ("tool-streamed-1", "toolway")))
+    parts = [
+        median(one["p50_us"] for one in find(samples, (part, "direct")))
+        for part in ("part-call", "part-tool", "part-answer")
+    ]
+    if total is None or None in parts:
+        return None
+    return (total - sum(part for part in parts if part)) / 1000

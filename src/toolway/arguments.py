@@ -1,0 +1,130 @@
+"""Do a call's arguments fit the tool's schema? The answer is for the model: what is wrong, and where."""
+
+from __future__ import annotations
+
+import json
+from itertools import islice
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import jsonschema_rs
+
+from toolway.types import JSON, Tool
+
+SHOWN = 5
+"""Faults told at once; a model that mends these gets the next ones."""
+
+_validators: WeakKeyDictionary[Tool, jsonschema_rs.Validator | None] = WeakKeyDictionary()
+
+
+def given(tool: Tool, arguments: JSON) -> JSON:
+    """The arguments without the nulls that stand for "not given": optional ones where the schema wants no null.
+
+    Models write `{"limit": null}` for a limit that they do not want (those that know strict mode must).
+    """
+    nulls = [name for name, value in arguments.items() if value is None]
+    properties, required = tool.parameters.get("properties") or {}, tool.parameters.get("required") or ()
+    needless = {
+        name
+        for name in nulls
+        if name not in required and not _takes_null(properties.get(name, True), tool.parameters)
+    }
+    return {k: v for k, v in arguments.items() if k not in needless} if needless else arguments
+
+
+def mismatch(tool: Tool, arguments: JSON) -> str | None:
+    """None when the arguments fit `tool.parameters`, else what the model should change, one fault a line.
+
+    Formats are not asserted and nothing is ever fetched for a `$ref`. A schema that cannot be compiled is not a
+    reason to refuse a call: then only the required names are checked.
+    """
+    validator = _validator(tool)
+    if validator is None:
+        return None
+    try:
+        faults = list(islice(validator.iter_errors(arguments), SHOWN))
+    except ValueError as error:  # nested too deeply, or text that is no Unicode
+        return f"The arguments of {tool.name} cannot be checked: {error}"
+    if not faults:
+        return None
+    lines = "\n".join(f"- {_line(fault, tool)}" for fault in faults)
+    return f"The arguments do not fit the tool {tool.name}:\n{lines}"
+
+
+def _validator(tool: Tool) -> jsonschema_rs.Validator | None:
+    if tool not in _validators:
+        required = [name for name in tool.parameters.get("required") or () if isinstance(name, str)]
+        _validators[tool] = _compiled(tool.parameters) or _compiled({"type": "object", "required": required})
+    return _validators[tool]
+
+
+def _compiled(schema: JSON) -> jsonschema_rs.Validator | None:
+    try:
+        return jsonschema_rs.validator_for(
+            schema,
+            offline=True,
+            validate_formats=False,
+            mask="the value",
+            pattern_options=jsonschema_rs.FancyRegexOptions(backtrack_limit=100_000),
+        )
+    except (ValueError, TypeError, jsonschema_rs.ReferencingError):
+        return None
+
+
+def _takes_null(schema: Any, root: JSON) -> bool:
+    """Whether null fits a property's schema, seen with the definitions of the whole one."""
+    if not isinstance(schema, dict):
+        return True
+    validator = _compiled(
+        {**schema, "$defs": root.get("$defs", {}), "definitions": root.get("definitions", {})}
+    )
+    return validator is None or validator.is_valid(None)
+
+
+def _line(fault: jsonschema_rs.ValidationError, tool: Tool) -> str:
+    fault = _nearest(fault)
+    where = _place(fault.instance_path)
+    kind = fault.kind
+    if isinstance(kind, jsonschema_rs.ValidationErrorKind.Required):
+        return f"`{_place([*fault.instance_path, kind.property])}` is required and missing"
+    if isinstance(kind, jsonschema_rs.ValidationErrorKind.AdditionalProperties):
+        return _unexpected(kind.unexpected, where, tool if not fault.instance_path else None)
+    got = _cut(json.dumps(fault.instance, ensure_ascii=False), 80)
+    return f"`{where}`: {_cut(fault.message, 300)}; it was {got}" if where else _cut(fault.message, 300)
+
+
+def _nearest(fault: jsonschema_rs.ValidationError) -> jsonschema_rs.ValidationError:
+    """The fault in the alternative that the model most likely meant: where the arguments fit the deepest."""
+    kind = fault.kind
+    if not isinstance(
+        kind, jsonschema_rs.ValidationErrorKind.AnyOf | jsonschema_rs.ValidationErrorKind.OneOfNotValid
+    ):
+        return fault
+    level = len(fault.instance_path)
+    meant = [faults[0] for faults in kind.context if faults and not _is_wrong_kind(faults[0], level)]
+    return _nearest(max(meant, key=lambda f: len(f.instance_path))) if meant else fault
+
+
+def _is_wrong_kind(fault: jsonschema_rs.ValidationError, level: int) -> bool:
+    """Whether an alternative is out of the question: another type, or another constant that tells them apart."""
+    other = jsonschema_rs.ValidationErrorKind.Type | jsonschema_rs.ValidationErrorKind.Constant
+    return isinstance(fault.kind, other) and len(fault.instance_path) <= level
+
+
+def _unexpected(names: list[str], where: str, tool: Tool | None) -> str:
+    text = f"unknown {', '.join(f'`{name}`' for name in names[:SHOWN])}" + (f" in `{where}`" if where else "")
+    known = list((tool.parameters.get("properties") or {}) if tool else ())
+    return (
+        f"{text}; the arguments are {_cut(', '.join(f'`{name}`' for name in known), 300)}" if known else text
+    )
+
+
+def _place(path: list[str | int]) -> str:
+    place = ""
+    for part in path:
+        place += f"[{part}]" if isinstance(part, int) else f".{part}" if place else str(part)
+    return place
+
+
+def _cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else f"{text[:limit]}…"

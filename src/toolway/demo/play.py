@@ -1,0 +1,230 @@
+"""The story of the demo, from the weights to the answers; everything it tells is what happened."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import openai
+from openai.types.chat import ChatCompletionChunk
+
+from toolway.config import Settings
+from toolway.demo import DemoError
+from toolway.demo.model import ALIAS
+from toolway.demo.screen import Screen
+from toolway.demo.services import SERVICES
+from toolway.demo.stage import Stage, choose_port
+from toolway.demo.weights import SMOLLM2, cache_folder, ensure_weights
+
+ANSWER_SECONDS = 300.0
+HEARD_SECONDS = 5.0
+WATCH_SECONDS = 1.0
+MAX_TOKENS = 200
+INTERRUPTED = 130
+
+_STAMP = re.compile(r"^[\d-]+ [\d:]+ (info|debug) +\w+: ")
+_CALL = re.compile(r"\bcall \S+ of ")
+_SERVED = " -> 200 "
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What is asked, and the service that the model must call for it."""
+
+    text: str
+    service: str
+
+
+QUESTIONS = (
+    Question(text="What is the weather in Paris?", service="weather"),
+    Question(text="Add 1234 and 4321", service="calculator"),
+)
+TEMPERATURES = (0.0, 0.5)
+"""Of the first try and of the second: at 0 the same question would only get the same answer."""
+
+
+def play(*, port: int | None, stay: bool | None) -> int:
+    """The whole demo; the exit status."""
+    if stay is None:
+        stay = sys.stdin.isatty() and sys.stdout.isatty()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    path = cache_folder() / "demo.log"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        log = path.open("w", encoding="utf-8")
+    except OSError as error:
+        sys.stderr.write(
+            f"{path} cannot be written: {error.strerror}. Set TOOLWAY_CACHE to another folder.\n"
+        )
+        return 1
+    with log:
+        return _play(Screen(log), port, stay, path)
+
+
+def _play(screen: Screen, port: int | None, stay: bool, log: Path) -> int:
+    try:
+        with ExitStack() as house:
+            try:
+                Demo(screen, house).tell(port, stay, log)
+            finally:
+                # A second Ctrl-C must not keep the programs from being ended.
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
+    except KeyboardInterrupt:
+        screen.answer_ends()
+        screen.say("\nStopped. Everything that was started has ended.")
+        return 0 if stay else INTERRUPTED
+    except (DemoError, openai.OpenAIError, OSError, subprocess.SubprocessError) as error:
+        screen.answer_ends()
+        screen.say(f"✗ {error}", style="bold red")
+        screen.say(f"The log of all programs: {log}")
+        return 1
+    return 0
+
+
+class Demo:
+    """One telling of the story; `house` ends the programs."""
+
+    def __init__(self, screen: Screen, house: ExitStack) -> None:
+        self._screen = screen
+        self._stage = Stage(house, self._heard)
+        self._served = {name: threading.Event() for name in SERVICES}
+
+    def tell(self, port: int | None, stay: bool, log: Path) -> None:
+        """Every step in its order; raises at the first that fails."""
+        self._screen.say("Toolway between a model and its tools, all of it real and on this machine.", "bold")
+        self._screen.say(
+            "The model is tiny, 135 million parameters: it shows that everything works, no more.\n"
+        )
+        base_url = self._start(port)
+        self._tools()
+        with _client(base_url) as client:
+            for question in QUESTIONS:
+                self._ask(client, question)
+        if stay:
+            self._stay(base_url, log)
+        else:
+            self._screen.say("\nEverything worked.", "bold")
+            self._screen.say(f"The log of all programs: {log}")
+
+    def _start(self, port: int | None) -> str:
+        """Start every program; the base URL for clients."""
+        with self._screen.step("Weights", f"checks or fetches {SMOLLM2.name}") as step:
+            weights = ensure_weights(on_progress=step.bytes_there)
+            step.outcome = f"{SMOLLM2.name}, {SMOLLM2.size / 1e6:.0f} MB, in {weights.parent}"
+        with self._screen.step("Model", "llama.cpp loads the weights") as step:
+            model_url = self._stage.start_model(weights)
+            step.outcome = f"llama.cpp with {ALIAS} at {model_url}"
+        with self._screen.step("Services", "start") as step:
+            services = self._stage.start_services()
+            step.outcome = ", ".join(f"{name} at {url}" for name, url in services.items())
+        chosen = choose_port(port)
+        if chosen != (port or Settings.port):
+            self._screen.say(
+                f"  Port {Settings.port} is taken, perhaps by another Toolway: {chosen} instead."
+            )
+        with self._screen.step("Toolway", "starts and reads the services' openapi.json") as step:
+            base_url = self._stage.start_toolway(chosen, model_url, services)
+            step.outcome = f"at {base_url}"
+        return base_url
+
+    def _tools(self) -> None:
+        with self._screen.step("Tools", "toolway tools") as step:
+            tools = self._stage.list_tools()
+            step.outcome = f"{len(tools)} found"
+        for tool in tools:
+            self._screen.labelled("", f"{tool['name']:<13} of {tool['server']}: {tool['description']}")
+        if not tools:
+            raise DemoError("Toolway found no tools at its services.")
+
+    def _ask(self, client: openai.OpenAI, question: Question) -> None:
+        """Ask until the tool was really called and an answer came, twice at most."""
+        for temperature in TEMPERATURES:
+            self._screen.say()
+            self._screen.labelled("Question", question.text, text_style="bold")
+            self._served[question.service].clear()
+            answer = self._stream(client, question, temperature)
+            called = self._served[question.service].wait(HEARD_SECONDS)
+            if called and answer.strip():
+                return
+            trouble = "gave no answer" if called else f"did not call the {question.service} service"
+            self._screen.say(f"  The model {trouble}.", "yellow")
+        raise DemoError(f"The model {trouble}, twice.")
+
+    def _stream(self, client: openai.OpenAI, question: Question, temperature: float) -> str:
+        """One request of the official client, shown while it runs; the answer."""
+        begun = time.perf_counter()
+        pieces: list[str] = []
+        first = 0.0
+        with (
+            client.chat.completions.create(
+                model=ALIAS,
+                messages=[{"role": "user", "content": question.text}],
+                temperature=temperature,
+                max_tokens=MAX_TOKENS,
+                stream=True,
+            ) as stream,
+            ExitStack() as patience,
+        ):
+            patience.enter_context(self._screen.waiting("the model is at work"))
+            for piece in map(_text, stream):
+                if not piece:
+                    continue
+                first = first or time.perf_counter() - begun
+                patience.close()
+                pieces.append(piece)
+                self._screen.answer_piece(piece)
+        self._screen.answer_ends()
+        seconds = time.perf_counter() - begun
+        self._screen.labelled(
+            "", f"first word after {first:.1f} s, complete after {seconds:.1f} s", "", "dim"
+        )
+        return "".join(pieces)
+
+    def _stay(self, base_url: str, log: Path) -> None:
+        """Stay up until Ctrl-C; a program that ends by itself ends the demo with its `DemoError`."""
+        self._screen.say("\nEverything worked, and stays up until Ctrl-C. Talk to it:\n", "bold")
+        self._screen.say(_HOW_TO_TALK.format(base_url=base_url, model=ALIAS))
+        self._screen.labelled("Log", str(log))
+        mine = " ".join(f"{name}={value}" for name, value in self._stage.settings.items())
+        self._screen.labelled("By hand", f"{mine} toolway serve\n")
+        while True:
+            self._stage.check()
+            time.sleep(WATCH_SECONDS)
+
+    def _heard(self, source: str, line: str) -> None:
+        if source in self._served and _SERVED in line:
+            self._served[source].set()
+        matters = source in self._served or bool(_CALL.search(line))
+        self._screen.program_said(source, line, shown=_STAMP.sub("", line), matters=matters)
+
+
+_HOW_TO_TALK = """\
+curl         curl {base_url}/chat/completions -H 'Content-Type: application/json' \\
+               -d '{{"model": "{model}", "messages": [{{"role": "user", "content": "What is the weather in Tokyo?"}}]}}'
+
+Python       from openai import OpenAI
+             client = OpenAI(base_url="{base_url}", api_key="none")
+             question = {{"role": "user", "content": "What is the weather in Oslo?"}}
+             print(client.chat.completions.create(model="{model}", messages=[question]).choices[0].message.content)
+
+Open WebUI   Admin Settings > Connections > OpenAI API: {base_url}, any key
+"""
+
+
+def _client(base_url: str) -> openai.OpenAI:
+    # A proxy set in the environment is not for this machine's own addresses.
+    direct = openai.DefaultHttpxClient(trust_env=False)
+    return openai.OpenAI(
+        base_url=base_url, api_key="none", http_client=direct, timeout=ANSWER_SECONDS, max_retries=0
+    )
+
+
+def _text(chunk: ChatCompletionChunk) -> str:
+    return (chunk.choices[0].delta.content or "") if chunk.choices else ""

@@ -1,0 +1,232 @@
+"""POST /v1/chat/completions: OpenAI's chat completions, with our tools in them."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import anyio
+from starlette.types import Receive, Scope, Send
+
+from toolway import mixed
+from toolway.auth import CALLER, CREDENTIALS, upstream_headers
+from toolway.calls import call_object
+from toolway.catalog import Catalog
+from toolway.config import Settings
+from toolway.envelope import Envelope, failure
+from toolway.errors import InvalidRequest, ToolwayError, UpstreamError
+from toolway.governor import Governor
+from toolway.live import Live, stream_live, while_client_listens
+from toolway.loop import Limits, Outcome, run_tool_loop
+from toolway.observe import Conversation
+from toolway.offer import Offer
+from toolway.request import ClientGone, parse_object, read_body
+from toolway.respond import JSON_TYPE, Header, relayed, send_error, send_json
+from toolway.turn import Chunks, HeadArrived, Turn, streamed_turn, whole_turn
+from toolway.types import JSON, Emit
+from toolway.upstream import Upstream
+
+log = logging.getLogger("toolway.chat")
+
+DO_NOT_RETRY: Header = (b"x-should-retry", b"false")
+"""The OpenAI SDKs repeat a 5xx twice; after a tool ran that would run its side effects again."""
+
+TEXTS = ("reasoning_content", "reasoning", "content")
+"""Members of a message whose text of earlier rounds is put in front of the last one's."""
+
+STARTUP_WAIT = 2.0
+"""Seconds after the start in which a request waits for tool servers that were not tried yet."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Request:
+    body: JSON
+    offer: Offer
+    headers: Sequence[Header]
+    owner: str
+    conversation: Conversation
+
+    @property
+    def wants_usage(self) -> bool:
+        options = self.body.get("stream_options")
+        return isinstance(options, dict) and bool(options.get("include_usage"))
+
+
+class ChatCompletions:
+    """The endpoint as an ASGI app."""
+
+    def __init__(self, upstream: Upstream, catalog: Catalog, store: mixed.Store, settings: Settings) -> None:
+        self._upstream = upstream
+        self._catalog = catalog
+        self._store = store
+        self._settings = settings
+        self._limits = Limits(tool_timeout=settings.tool_timeout, max_chars=settings.max_result_chars)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, streamed or whole. Errors go out in OpenAI's envelope."""
+        try:
+            raw = await read_body(scope, receive, self._settings.max_body_bytes)
+            body = _checked(parse_object(raw))
+            await self._catalog.settled(STARTUP_WAIT)
+            request = self._request(scope, body)
+        except ClientGone:
+            return
+        except ToolwayError as error:
+            await send_error(send, error)
+            return
+        if body.get("n") not in (None, 1):
+            await while_client_listens(receive, lambda: self._relay(send, raw, request))
+        elif body.get("stream"):
+            await stream_live(
+                receive,
+                send,
+                lambda live: self._stream(live, request),
+                keep_alive=self._settings.keepalive_interval,
+            )
+        else:
+            await while_client_listens(receive, lambda: self._answer(send, request))
+
+    def _request(self, scope: Scope, body: JSON) -> _Request:
+        offer = Offer(body, self._catalog.snapshot)
+        if offer.tools and body.get("n") not in (None, 1):
+            raise InvalidRequest(
+                "n must be 1 here: Toolway runs tools for this request, and several answers cannot share their "
+                'results. Send n=1, or tool_choice="none".',
+                param="n",
+            )
+        return _Request(
+            body=body,
+            offer=offer,
+            headers=[*upstream_headers(scope, self._settings), JSON_TYPE],
+            owner=_owner(scope),
+            conversation=Conversation(body, tools=len(offer.tools)),
+        )
+
+    async def _stream(self, live: Live, request: _Request) -> None:
+        """The answer as server-sent events; the 200 goes out when the model server accepted round 1."""
+        envelope = Envelope(request.body.get("model"))
+
+        async def emit(event: Any) -> None:
+            if type(event) is Chunks:
+                await live.write(envelope.write(event.items))
+                return
+            if type(event) is HeadArrived and not live.started:
+                await live.start(relayed(event.headers))
+            request.conversation.note(event)
+
+        try:
+            outcome = await self._run(request, streamed_turn(self._upstream, request.headers), emit)
+        except Exception as raised:
+            error = _known(raised)
+            request.conversation.failed(error)
+            await (live.end(failure(error)) if live.started else live.refuse(error))
+            return
+        usage = outcome.usage if request.wants_usage else None
+        await live.end(envelope.end(outcome.message, usage))
+
+    async def _answer(self, send: Send, request: _Request) -> None:
+        """The answer as one JSON object."""
+        headers: list[Header] = []
+        rounds = 0
+
+        async def emit(event: Any) -> None:
+            nonlocal headers, rounds
+            if type(event) is HeadArrived:
+                headers = headers or relayed(event.headers)
+                rounds += 1
+            elif type(event) is not Chunks:
+                request.conversation.note(event)
+
+        try:
+            outcome = await self._run(request, whole_turn(self._upstream, request.headers), emit)
+        except Exception as raised:
+            error = _known(raised)
+            request.conversation.failed(error)
+            if rounds:  # tools may have run
+                await send_json(send, max(500, min(error.status, 502)), error.envelope(), [DO_NOT_RETRY])
+            else:
+                await send_error(send, error)
+            return
+        await send_json(send, 200, _whole(outcome), headers)
+
+    async def _run(self, request: _Request, turn: Turn, emit: Emit) -> Outcome:
+        settings = self._settings
+        messages = await mixed.restore(self._store, request.owner, request.body["messages"])
+        try:
+            outcome = await run_tool_loop(
+                {**request.body, "messages": messages},
+                turn=turn,
+                offer=request.offer,
+                governor=Governor(max_rounds=settings.max_rounds, max_seconds=settings.max_seconds),
+                limits=self._limits,
+                emit=emit,
+            )
+        except anyio.get_cancelled_exc_class():
+            request.conversation.left()
+            raise
+        if outcome.held:
+            await mixed.hold(self._store, request.owner, outcome.message.tool_calls, outcome.held)
+        request.conversation.ended(outcome)
+        return outcome
+
+    async def _relay(self, send: Send, raw: bytes, request: _Request) -> None:
+        """Several answers to one request (`n`), which only go without tools of ours: untouched."""
+        try:
+            async with self._upstream.request(
+                "POST", "/chat/completions", headers=request.headers, body=raw
+            ) as answer:
+                await send(
+                    {"type": "http.response.start", "status": answer.status, "headers": answer.headers}
+                )
+                async for chunk in answer.chunks():
+                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
+        except UpstreamError as error:
+            await send_error(send, error)
+
+
+def _checked(body: JSON) -> JSON:
+    """The fields that Toolway itself acts on; all others are the model server's to judge."""
+    messages = body.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise InvalidRequest("messages must be a list of at least one message.", param="messages")
+    if body.get("stream") not in (None, True, False):
+        raise InvalidRequest("stream must be true or false.", param="stream")
+    for name in ("tools", "functions"):
+        if not isinstance(body.get(name), list | None):
+            raise InvalidRequest(f"{name} must be a list.", param=name)
+    return body
+
+
+def _whole(outcome: Outcome) -> JSON:
+    """The last round's answer with the text of all rounds in it, our calls gone and usage summed."""
+    frame = outcome.message.frame
+    choice = frame["choices"][0]
+    message = {**choice["message"], **outcome.message.said}
+    for member in TEXTS:
+        texts = [said.get(member) for said in (*outcome.earlier, message)]
+        if len(texts) > 1 and any(texts) and all(isinstance(text, str | None) for text in texts):
+            message[member] = "".join(text or "" for text in texts)
+    if message.get("tool_calls"):
+        message["tool_calls"] = [call_object(call) for call in outcome.message.tool_calls]
+        if not message["tool_calls"]:
+            del message["tool_calls"]
+    choice = {**choice, "index": 0, "message": message, "finish_reason": outcome.message.finish_reason}
+    return {**frame, "choices": [choice], **({"usage": outcome.usage} if outcome.usage else {})}
+
+
+def _known(error: Exception) -> ToolwayError:
+    """The error to show: ours as it is; a bug is logged and shown without its details."""
+    if isinstance(error, ToolwayError):
+        return error
+    log.error("a bug in Toolway", exc_info=error)
+    return ToolwayError("Toolway itself failed at this request; its log says why.")
+
+
+def _owner(scope: Scope) -> str:
+    """Whose conversations these are: a digest of the credentials."""
+    credentials = [value for name, value in scope["headers"] if name in CREDENTIALS]
+    return hashlib.sha256(b"\0".join([scope.get(CALLER, "").encode(), *credentials])).hexdigest()

@@ -1,0 +1,75 @@
+"""Turns in which the model called the client's tools and ours at once.
+
+The client gets its own calls alone. What it must not see, the full assistant message and the results of our
+calls, waits in a store under the ids of its calls, and is put back when these ids return with its results.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from toolway.types import JSON, ToolCall
+
+
+class Store(Protocol):
+    """Where held turns wait. `tests/stores/test_contract.py` holds every kind to these promises."""
+
+    async def put(self, key: str, value: JSON) -> None:
+        """Keep a JSON object for a while."""
+
+    async def get(self, key: str) -> JSON | None:
+        """The object, or None when it was never there or is gone."""
+
+
+async def hold(store: Store, owner: str, calls: Sequence[ToolCall], held: Sequence[JSON]) -> None:
+    """Keep a mixed turn: `held` is the full assistant message and our results, `calls` are the client's."""
+    key = _key(owner, [call.id for call in calls])
+    await store.put(key, {"assistant": held[0], "results": list(held[1:])})
+
+
+async def restore(store: Store, owner: str, messages: list[Any]) -> list[Any]:
+    """The conversation with each held turn put back in full, results in the order of the calls.
+
+    A turn that the store does not know, or whose results are not all there, stays as the client sent it.
+    """
+    restored: list[Any] = []
+    position = 0
+    while position < len(messages):
+        ids = _call_ids(messages[position])
+        turn = await store.get(_key(owner, ids)) if ids else None
+        theirs = _results_behind(messages, position) if turn else {}
+        if turn and set(ids) <= set(theirs):
+            ours = {result["tool_call_id"]: result for result in turn["results"]}
+            calls = turn["assistant"]["tool_calls"]
+            restored += [turn["assistant"], *({**ours, **theirs}[call["id"]] for call in calls)]
+            position += len(theirs)
+        else:
+            restored.append(messages[position])
+        position += 1
+    return restored
+
+
+def _call_ids(message: Any) -> list[str]:
+    if not isinstance(message, dict) or message.get("role") != "assistant":
+        return []
+    calls = message.get("tool_calls")
+    return [
+        call["id"]
+        for call in (calls if isinstance(calls, list) else ())
+        if isinstance(call, dict) and isinstance(call.get("id"), str)
+    ]
+
+
+def _results_behind(messages: list[Any], position: int) -> dict[str, JSON]:
+    found: dict[str, JSON] = {}
+    for message in messages[position + 1 :]:
+        if not isinstance(message, dict) or message.get("role") != "tool":
+            break
+        found[str(message.get("tool_call_id"))] = message
+    return found
+
+
+def _key(owner: str, ids: Sequence[str]) -> str:
+    return hashlib.sha256("\0".join([owner, *sorted(ids)]).encode()).hexdigest()

@@ -1,0 +1,74 @@
+"""Legal, unique, stable tool names, and the way back from what a model made of one."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from toolway.types import Tool
+
+MAX_LENGTH = 64
+"""OpenAI's limit; names match `^[a-zA-Z0-9_-]{1,64}$` and, for Gemini's sake, do not start with a digit."""
+
+_ILLEGAL = re.compile(r"[^a-zA-Z0-9_-]+")
+_JUNK = re.compile(r"<\|.*?\|>|^(?:functions?|tools?|default_api)[.:/]|[\s`\"'()]+|:\d+$")
+
+
+def legal(name: str) -> str:
+    """`name` made acceptable to every model server; a name that was cut ends with a hash of the whole."""
+    clean = _ILLEGAL.sub("_", name) or "_"
+    if clean[0].isdigit() or clean[0] == "-":
+        clean = "_" + clean
+    return clean if len(clean) <= MAX_LENGTH else _marked(clean, name)
+
+
+def assign(tools: Iterable[Tool]) -> dict[str, Tool]:
+    """One name for each tool, whatever the order they come in; the result is sorted by name.
+
+    A name that one server has stays as it is. Where several servers share one, each gets its server's prefix,
+    `weather__now`. What still clashes (after illegal characters went) is told apart by a hash.
+    """
+    steps: Sequence[Callable[[Tool], str]] = (
+        lambda tool: legal(tool.name),
+        lambda tool: legal(f"{tool.server}__{tool.name}"),
+        lambda tool: _marked(legal(f"{tool.server}__{tool.name}"), f"{tool.server}\0{tool.name}"),
+    )
+    named: dict[str, Tool] = {}
+    open_tools = list(tools)
+    for step in steps:
+        wanted: dict[str, list[Tool]] = defaultdict(list)
+        for tool in open_tools:
+            wanted[step(tool)].append(tool)
+        open_tools = []
+        for name, claimants in wanted.items():
+            if len(claimants) == 1 and name not in named:
+                named[name] = claimants[0]
+            else:
+                open_tools += claimants
+    for number, tool in enumerate(open_tools):  # the same server label and name twice: nothing else is left
+        named[_marked(legal(tool.name), f"{tool.server}\0{tool.name}\0{number}")] = tool
+    return dict(sorted(named.items()))
+
+
+def find(name: str, tools: Mapping[str, Tool]) -> str | None:
+    """The offered name that a model meant: its exact name, or the only one left when markup is taken off."""
+    if name in tools:
+        return name
+    bare = _JUNK.sub("", _JUNK.sub("", name))
+    if bare in tools:
+        return bare
+    same = [known for known in tools if known.lower() == bare.lower()]
+    return same[0] if len(same) == 1 else None
+
+
+def closest(name: str, tools: Iterable[str]) -> list[str]:
+    """Up to three offered names that look like `name`."""
+    return difflib.get_close_matches(name, list(tools), n=3, cutoff=0.5)
+
+
+def _marked(name: str, whole: str) -> str:
+    digest = hashlib.sha256(whole.encode()).hexdigest()[:8]
+    return f"{name[: MAX_LENGTH - 9]}_{digest}"

@@ -1,0 +1,96 @@
+"""Which of our tools go into one request, beside the client's own, and how they get in and out of its body."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from toolway import names
+from toolway.catalog import Snapshot
+from toolway.types import JSON, Tool
+
+
+class Offer:
+    """Our tools in one request, from its first round to its last.
+
+    A name that the client uses itself is the client's; `tool_choice: "none"` offers nothing; `allowed_tools` is
+    a hard filter. With nothing offered every call is the client's affair.
+    """
+
+    def __init__(self, body: JSON, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
+        self.clients = frozenset(_names_in(body.get("tools")) | _names_in(body.get("functions")))
+        choice = body.get("tool_choice")
+        self.tools: Mapping[str, Tool] = snapshot.offered
+        if choice == "none":
+            self.tools = {}
+        elif (allowed := _allowed(choice)) is not None:
+            self.tools = {name: tool for name, tool in self.tools.items() if name in allowed}
+        if self.clients and self.tools:
+            self.tools = {name: tool for name, tool in self.tools.items() if name not in self.clients}
+        self._clients_tools = body.get("tools")
+
+    def is_clients(self, name: str) -> bool:
+        """Whether a call of this name goes to the client unexamined."""
+        return not self.tools or name in self.clients
+
+    def find(self, name: str) -> Tool | None:
+        """The tool that a model meant by `name`, if it is clear."""
+        found = names.find(name, self.tools)
+        return None if found is None else self.tools[found]
+
+    def exact_name(self, name: str) -> str:
+        """`name` as the model should have written it, fit to be repeated to the model server."""
+        if name in self.clients:
+            return name
+        return names.find(name, self.tools) or names.legal(name)
+
+    def put_into(self, body: JSON) -> JSON:
+        """The request with our tools behind the client's; the same body if there are none."""
+        if not self.tools:
+            return body
+        if not self._clients_tools and len(self.tools) == len(self.snapshot.offered):
+            return {**body, "tools": self.snapshot.all_definitions}
+        ours = [self.snapshot.definition(name) for name in self.tools]
+        return {**body, "tools": [*(self._clients_tools or ()), *ours]}
+
+    def withdraw_from(self, body: JSON) -> JSON:
+        """The request with the client's tools alone, for the last answer."""
+        if self._clients_tools:
+            return {**body, "tools": self._clients_tools}
+        gone = ("tools", "tool_choice", "parallel_tool_calls")
+        return {key: value for key, value in body.items() if key not in gone}
+
+
+def for_next_round(body: JSON) -> JSON:
+    """A forced call holds for the first round only; after it the model may answer."""
+    choice = body.get("tool_choice")
+    if choice == "required" or (isinstance(choice, dict) and choice.get("type") != "allowed_tools"):
+        return {**body, "tool_choice": "auto"}
+    if isinstance(choice, dict):
+        return {
+            **body,
+            "tool_choice": {**choice, "allowed_tools": {**choice["allowed_tools"], "mode": "auto"}},
+        }
+    return body
+
+
+def _allowed(choice: Any) -> set[str] | None:
+    """The names in OpenAI's `{"type": "allowed_tools", "allowed_tools": {"mode", "tools"}}`."""
+    if not isinstance(choice, dict) or choice.get("type") != "allowed_tools":
+        return None
+    allowed = choice.get("allowed_tools")
+    return _names_in(allowed.get("tools")) if isinstance(allowed, dict) else None
+
+
+def _names_in(tools: Any) -> set[str]:
+    """Names in a `tools` or `functions` list of any kind of entry."""
+    found: set[str] = set()
+    for tool in tools if isinstance(tools, list) else ():
+        if isinstance(tool, dict):
+            inner = next(
+                (tool[kind] for kind in ("function", "custom") if isinstance(tool.get(kind), dict)), tool
+            )
+            if isinstance(inner.get("name"), str):
+                found.add(inner["name"])
+    return found

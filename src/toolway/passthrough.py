@@ -1,0 +1,139 @@
+"""Every route under /v1 that Toolway does not own: to the model server and back, byte for byte, as it comes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from urllib.parse import unquote_to_bytes
+
+import anyio
+from starlette.types import Message, Receive, Scope, Send
+
+from toolway.auth import upstream_headers
+from toolway.config import Settings
+from toolway.errors import InvalidRequest, NotFound, UpstreamError
+from toolway.request import ClientGone
+from toolway.respond import send_error
+from toolway.upstream import Answer, Upstream
+
+log = logging.getLogger("toolway.passthrough")
+
+_PREFIX = b"/v1"
+
+
+class Passthrough:
+    """An ASGI app. Bodies of any size pass in both directions, as fast as the slower side takes them.
+
+    Hop-by-hop and CORS headers stay on their side. A client that leaves closes the upstream request; an
+    upstream that breaks off inside its answer cuts the client's connection, since a clean end would say that
+    the answer was whole.
+    """
+
+    def __init__(self, upstream: Upstream, settings: Settings) -> None:
+        self._upstream = upstream
+        self._settings = settings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass one request on. An upstream that is down or silent is a 502 or 504 in OpenAI's envelope."""
+        request = _Incoming(receive)
+        try:
+            path = _path_below(scope)
+            body = await request.body() if _has_body(scope) else None
+        except InvalidRequest as error:
+            await send_error(send, error)
+            return
+        except ClientGone:
+            return
+        async with anyio.create_task_group() as group:
+            group.start_soon(request.cancel_when_client_leaves, group.cancel_scope)
+            await self._exchange(scope, path, body, send)
+            group.cancel_scope.cancel()
+
+    async def _exchange(
+        self, scope: Scope, path: str, body: bytes | AsyncIterator[bytes] | None, send: Send
+    ) -> None:
+        method: str = scope["method"]
+        started = False
+        headers = upstream_headers(scope, self._settings, same_body=True)
+        try:
+            async with self._upstream.request(
+                method, path, query=scope["query_string"], headers=headers, body=body
+            ) as answer:
+                started = True
+                log.debug("%s /v1%s: %d", method, path, answer.status)
+                await _relay(answer, send)
+        except UpstreamError as error:
+            log.warning("%s /v1%s: %s", method, path, error.message)
+            if not started:
+                await send_error(send, error)
+
+
+class _Incoming:
+    """A request's body and the client behind it. Only one may wait for it: who reads the body, then who watches."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._gone = anyio.Event()
+        self._read = anyio.Event()
+        self._read.set()
+
+    async def body(self) -> bytes | AsyncIterator[bytes]:
+        """The body: as bytes if it came in one piece, else its pieces when they are asked for.
+
+        Raises ClientGone if the client left before its first piece.
+        """
+        first = await self._next()
+        if self._gone.is_set():
+            raise ClientGone
+        if not first.get("more_body"):
+            return bytes(first.get("body", b""))
+        self._read = anyio.Event()
+        return self._pieces(first)
+
+    async def cancel_when_client_leaves(self, scope: anyio.CancelScope) -> None:
+        """Wait for the end of the body, and then for the client to go."""
+        await self._read.wait()
+        while not self._gone.is_set():
+            await self._next()
+        scope.cancel()
+
+    async def _pieces(self, event: Message) -> AsyncIterator[bytes]:
+        while not self._gone.is_set():
+            if part := event.get("body"):
+                yield part
+            if not event.get("more_body"):
+                self._read.set()
+                return
+            event = await self._next()
+        self._read.set()
+        # To return now would be to say that the body is whole; the watcher ends it.
+        await anyio.sleep_forever()
+
+    async def _next(self) -> Message:
+        event = await self._receive()
+        if event["type"] == "http.disconnect":
+            self._gone.set()
+        return event
+
+
+async def _relay(answer: Answer, send: Send) -> None:
+    headers = [header for header in answer.headers if not header[0].startswith(b"access-control-")]
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    while data := await answer.receive():
+        await send({"type": "http.response.body", "body": data, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
+
+
+def _has_body(scope: Scope) -> bool:
+    return any(name in (b"content-length", b"transfer-encoding") for name, _ in scope["headers"])
+
+
+def _path_below(scope: Scope) -> str:
+    """The raw path behind /v1. Raises InvalidRequest for one that would lead elsewhere when it is resolved."""
+    raw: bytes = scope["raw_path"]
+    if not raw.startswith(_PREFIX + b"/"):
+        raise NotFound("The OpenAI API is under /v1, written like that.")
+    segments = unquote_to_bytes(raw).replace(b"\\", b"/").split(b"/")
+    if b".." in segments or b"." in segments:
+        raise InvalidRequest("The path may not hold the segments . and .., however they are written.")
+    return raw.removeprefix(_PREFIX).decode("ascii")

@@ -1,0 +1,172 @@
+"""uvicorn's HTTP protocol, with a deadline for senders, a bounded head, and offers to upgrade declined."""
+
+from __future__ import annotations
+
+import sys
+from asyncio import TimerHandle, Transport
+from typing import Any
+
+import orjson
+from httptools import HttpRequestParser
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from toolway.errors import InvalidRequest
+
+MIN_RATE = 16 * 1024
+"""Bytes a second that a sender must bring to be given more time."""
+
+MAX_HEAD = 64 * 1024
+"""Bytes of a request line and its headers; also of what follows a chunked body."""
+
+
+class Protocol(HttpToolsProtocol):
+    """One connection. Uvicorn alone waits for ever for the rest of a request, and takes a head of any size.
+
+    A request must be whole within `receive_timeout` seconds after its first byte, a new connection's first one
+    after its beginning. Each MIN_RATE bytes earn a second, so uploads of any size pass and dripping gains
+    nothing; the clock stands while we are the ones who do not read. Answers have no deadline.
+    """
+
+    def __init__(self, receive_timeout: float, **given: Any) -> None:
+        super().__init__(**given)
+        self._patience = receive_timeout
+        self._due: float | None = None
+        """When what we wait for must be there (loop time); None: we wait for nothing."""
+        self._timer: TimerHandle | None = None
+        self._begun = self._in_body = False
+        self._head_size = 0
+        """Bytes since the last thing that is no header."""
+        self._data = b""
+
+    def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._await_request()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def data_received(self, data: bytes) -> None:
+        self._head_size += len(data)
+        self._data = data
+        super().data_received(data)
+        if self._head_size > MAX_HEAD:
+            self._refuse_head()
+        elif self._begun or self._is_idle():
+            if self._due is None:
+                self._await_request()
+            else:
+                self._due += len(data) / MIN_RATE
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._begun = True
+
+    def on_headers_complete(self) -> None:
+        if self._head_size > MAX_HEAD and self._size_of_headers() > MAX_HEAD:
+            self._refuse_head()
+            raise InvalidRequest("Nothing more of this request is parsed.")
+        if self.parser.should_upgrade():
+            if self.parser.get_method() == b"CONNECT":
+                raise InvalidRequest("This is no proxy.")
+            return
+        if b"://" in self.url:
+            self._take_host_from_url()
+        super().on_headers_complete()
+        # A trailer must not become a header after the headers were checked (RFC 9110, 6.5.1).
+        self.headers = _Nowhere()
+        self._head_size = 0
+        self._in_body = True
+
+    def on_body(self, body: bytes) -> None:
+        self._head_size = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._head_size = 0
+        if self.parser.should_upgrade():
+            return
+        super().on_message_complete()
+        self._begun = self._in_body = False
+        self._due = None
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._begun and not self._in_body:
+            self._await_request()
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Parse the request again without its offer; its body was not parsed (Java offers HTTP/2 with a POST)."""
+        upgrade: Any = sys.exception()
+        version = self.parser.get_http_version().encode()
+        lines = [self.parser.get_method() + b" " + self.url + b" HTTP/" + version]
+        lines += [name + b": " + value for name, value in self.headers if name != b"upgrade"]
+        self.parser = HttpRequestParser(self)
+        super().data_received(b"\r\n".join(lines) + b"\r\n\r\n" + self._data[upgrade.args[0] :])
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(400, "This is not a valid HTTP/1.1 request.")
+
+    def _size_of_headers(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+
+    def _take_host_from_url(self) -> None:
+        """In `GET http://host/path` that host counts, not the header's (RFC 9112, 3.2.2)."""
+        authority = self.url.partition(b"://")[2].partition(b"/")[0]
+        self.headers[:] = [(b"host", authority), *(h for h in self.headers if h[0] != b"host")]
+
+    def _is_idle(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def _await_request(self) -> None:
+        self._due = self.loop.time() + self._patience
+        if self._timer is None:
+            self._timer = self.loop.call_at(self._due, self._check_due)
+
+    def _check_due(self) -> None:
+        self._timer = None
+        if self._due is None or self.transport.is_closing():
+            return
+        if self.flow.read_paused or (self._in_body and self.cycle.waiting_for_100_continue):
+            self._await_request()
+        elif self.loop.time() < self._due:
+            self._timer = self.loop.call_at(self._due, self._check_due)
+        elif self._begun:
+            self._refuse(408, "The request did not arrive in time.")
+        else:
+            self._close()
+
+    def _refuse_head(self) -> None:
+        self._refuse(431, f"The request's headers are larger than {MAX_HEAD:,} bytes.")
+
+    def _refuse(self, status: int, message: str) -> None:
+        if not self.transport.is_closing():
+            if self._may_answer():
+                self.transport.write(_refusal(status, message))
+            self._close()
+
+    def _may_answer(self) -> bool:
+        """Would an answer now be the one to the request that is coming in, not land inside another?"""
+        if self._in_body:
+            return not self.pipeline and not self.cycle.response_started
+        return self._is_idle()
+
+    def _close(self) -> None:
+        if self.transport.get_write_buffer_size():
+            # A client that does not read would keep the connection for as long as it likes.
+            self.transport.abort()
+        else:
+            self.transport.close()
+
+
+class _Nowhere(list[tuple[bytes, bytes]]):
+    def append(self, header: tuple[bytes, bytes]) -> None:
+        pass
+
+
+def _refusal(status: int, message: str) -> bytes:
+    body = orjson.dumps(InvalidRequest(message).envelope())
+    head = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
+    return STATUS_LINE[status] + head + body

@@ -1,0 +1,93 @@
+"""Server-sent events: bytes -> payloads as sloppy servers send them, payloads -> bytes."""
+
+from __future__ import annotations
+
+DONE = b"[DONE]"
+KEEP_ALIVE = b": keep-alive\n\n"
+
+MAX_EVENT_BYTES = 32 * 2**20
+MAX_EVENT_LINES = 100_000
+
+
+class NotAnEventStream(ValueError):
+    """The server writes something else than events: a JSON error, an HTML page, an endless line.
+
+    `text` is what it wrote, at most 2,000 bytes of it.
+    """
+
+    def __init__(self, text: bytes) -> None:
+        super().__init__(text[:2000].decode(errors="replace"))
+        self.text = text[:2000]
+
+
+class Decoder:
+    """Splits a byte stream, cut anywhere, into the `data` of its events (WHATWG HTML 9.2.6).
+
+    Comments and the fields event, id and retry are passed over. Two deviations: an event that the end of the
+    stream cuts short is still delivered, and a line that starts like JSON or HTML is an error instead of an
+    unknown field, since that is how servers break in (vLLM, llama.cpp and every reverse proxy).
+    """
+
+    def __init__(self) -> None:
+        self._unfinished: list[bytes] = []
+        self._size = 0
+        self._data: list[bytes] = []
+        self._at_start = True
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The payloads that `data` completes, in order; several `data` lines are joined by a newline.
+
+        Raises NotAnEventStream.
+        """
+        if b"\n" not in data and b"\r" not in data:
+            self._keep(data)
+            return []
+        if self._unfinished:
+            data = b"".join([*self._unfinished, data])
+        if b"\r" in data:
+            data = data.replace(b"\r\n", b"\n")
+            held = data.endswith(b"\r")  # perhaps the first half of CRLF
+            data = data[:-1].replace(b"\r", b"\n") + b"\r" if held else data.replace(b"\r", b"\n")
+        if self._at_start:
+            data = data.removeprefix(b"\xef\xbb\xbf")
+            self._at_start = False
+        lines = data.split(b"\n")
+        rest = lines.pop()
+        self._unfinished = [rest] if rest else []
+        self._size = len(rest)
+        return self._read(lines)
+
+    def close(self) -> list[bytes]:
+        """The payload of an event that had no blank line behind it when the stream ended, if any."""
+        rest = b"".join(self._unfinished).rstrip(b"\r")
+        self._unfinished = []
+        return self._read([rest, b""])
+
+    def _keep(self, data: bytes) -> None:
+        self._unfinished.append(data)
+        self._size += len(data)
+        if self._size > MAX_EVENT_BYTES:
+            raise NotAnEventStream(self._unfinished[0])
+
+    def _read(self, lines: list[bytes]) -> list[bytes]:
+        payloads = []
+        data = self._data
+        for number, line in enumerate(lines):
+            if line.startswith(b"data:"):
+                data.append(line[6:] if line[5:6] == b" " else line[5:])
+            elif not line:
+                if data:
+                    payloads.append(data[0] if len(data) == 1 else b"\n".join(data))
+                    data.clear()
+            elif line.lstrip()[:1] in (b"{", b"<", b"["):
+                raise NotAnEventStream(b"\n".join(lines[number:]))
+        if len(data) > MAX_EVENT_LINES:
+            raise NotAnEventStream(data[0])
+        return payloads
+
+
+def encode(payload: bytes) -> bytes:
+    """One event with this payload."""
+    if b"\n" in payload:
+        payload = payload.replace(b"\n", b"\ndata: ")
+    return b"data: " + payload + b"\n\n"

@@ -1,0 +1,161 @@
+"""One exchange with the model, streamed or whole: a request body in, a clean Message out."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from toolway import sse
+from toolway.deltas import Message, MessageBuilder, error_in, read_answer
+from toolway.errors import UpstreamError, UpstreamStatus
+from toolway.types import JSON, Emit
+from toolway.upstream import Answer, Header, Upstream
+
+MAX_ANSWER_BYTES = 256 * 2**20
+MAX_ERROR_BYTES = 2**20
+
+Turn = Callable[[JSON, Emit, Callable[[str], bool]], Awaitable[Message]]
+"""`turn(body, emit, theirs)`: ask the model once; `theirs(name)` tells the client's own tools."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HeadArrived:
+    """The model server accepted the request of this turn: its answer will be a 200."""
+
+    headers: Sequence[Header]
+
+
+@dataclass(frozen=True, slots=True)
+class Chunks:
+    """What one network read brought for the client: (chunk, its bytes as they came, or None if it was changed)."""
+
+    items: list[tuple[JSON, bytes | None]]
+
+
+def streamed_turn(upstream: Upstream, headers: Sequence[Header]) -> Turn:
+    """A turn whose text reaches `emit` as it comes."""
+
+    async def turn(body: JSON, emit: Emit, theirs: Callable[[str], bool]) -> Message:
+        async with upstream.request(
+            "POST", "/chat/completions", headers=headers, body=orjson.dumps(body)
+        ) as answer:
+            await _refuse_failure(answer)
+            await emit(HeadArrived(headers=answer.headers))
+            if answer.header(b"content-type").startswith(b"text/event-stream"):
+                return await _read_stream(answer, emit, MessageBuilder(theirs))
+            return await _read_unstreamed(answer, emit, MessageBuilder(theirs))
+
+    return turn
+
+
+def whole_turn(upstream: Upstream, headers: Sequence[Header]) -> Turn:
+    """A turn whose answer comes in one piece."""
+
+    async def turn(body: JSON, emit: Emit, theirs: Callable[[str], bool]) -> Message:
+        async with upstream.request(
+            "POST", "/chat/completions", headers=headers, body=orjson.dumps(body)
+        ) as answer:
+            await _refuse_failure(answer)
+            await emit(HeadArrived(headers=answer.headers))
+            return read_answer(_parse_answer(await answer.read(MAX_ANSWER_BYTES)))
+
+    return turn
+
+
+async def _refuse_failure(answer: Answer) -> None:
+    if not 200 <= answer.status < 300:
+        raise UpstreamStatus(answer.status, answer.headers, await answer.read(MAX_ERROR_BYTES))
+
+
+def _parse_answer(body: bytes) -> JSON:
+    try:
+        parsed = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        start = body[:200].decode(errors="replace").strip()
+        raise UpstreamError(f"The model server's answer is not JSON; it starts with: {start!r}") from error
+    if not isinstance(parsed, dict):
+        raise UpstreamError("The model server's answer is not a JSON object.")
+    return parsed
+
+
+async def _read_stream(answer: Answer, emit: Emit, builder: MessageBuilder) -> Message:
+    decoder, inflate = sse.Decoder(), answer.inflater()
+    done = False
+    try:
+        while not done and (data := await answer.receive()):
+            for part in inflate(data):
+                if payloads := decoder.feed(part):
+                    done = await _feed(payloads, builder, emit)
+        if not done:
+            done = await _feed(decoder.close(), builder, emit)
+    except sse.NotAnEventStream as stray:
+        raise _stray_error(stray.text) from stray
+    if not (done or builder.finished):
+        reason = "before it was complete" if builder.started else "without a single event"
+        raise UpstreamError(f"The model server's stream ended {reason}.", code="upstream_cut")
+    await answer.drain()
+    return builder.message()
+
+
+async def _feed(payloads: list[bytes], builder: MessageBuilder, emit: Emit) -> bool:
+    """Take the payloads of one read; True when `[DONE]` was among them."""
+    items: list[tuple[JSON, bytes | None]] = []
+    done = False
+    try:
+        for payload in payloads:
+            if payload.startswith(sse.DONE):
+                done = True
+                break
+            chunk = _parse_chunk(payload)
+            visible = builder.feed(chunk)
+            if visible is not None:
+                items.append((visible, payload if visible is chunk else None))
+    finally:
+        if items:
+            await emit(Chunks(items))
+    return done
+
+
+def _parse_chunk(payload: bytes) -> JSON:
+    try:
+        chunk: Any = orjson.loads(payload)
+    except orjson.JSONDecodeError as error:
+        start = payload[:200].decode(errors="replace")
+        raise UpstreamError(f"The model server sent an event that is not JSON: {start!r}") from error
+    if not isinstance(chunk, dict):
+        raise UpstreamError("The model server sent an event that is not a JSON object.")
+    return chunk
+
+
+def _stray_error(text: bytes) -> UpstreamError:
+    """What a server wrote instead of events, as the error it means."""
+    try:
+        body = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        body = None
+    if isinstance(body, dict) and (error := error_in(body)):
+        return error
+    start = text[:200].decode(errors="replace")
+    return UpstreamError(f"The model server broke its stream off with: {start!r}")
+
+
+async def _read_unstreamed(answer: Answer, emit: Emit, builder: MessageBuilder) -> Message:
+    """A 200 that is no event stream: an error, or a server that cannot stream and sent it all at once."""
+    whole = _parse_answer(await answer.read(MAX_ANSWER_BYTES))
+    message = read_answer(whole)
+    choice = whole["choices"][0]
+    calls = [{**call, "index": n} for n, call in enumerate(choice["message"].get("tool_calls") or ())]
+    delta = {**message.said, **({"tool_calls": calls} if calls else {})}
+    rest = {key: value for key, value in choice.items() if key not in ("message", "index")}
+    chunk = {
+        **whole,
+        "object": "chat.completion.chunk",
+        "choices": [{**rest, "index": 0, "delta": delta, "finish_reason": message.finish_reason or "stop"}],
+    }
+    visible = builder.feed(chunk)
+    if visible is not None:
+        await emit(Chunks([(visible, None)]))
+    return builder.message()

@@ -1,0 +1,155 @@
+"""Recorded behaviour of model servers, byte for byte, through the whole house, streamed and whole.
+
+Each `.sse` or `.json` file is the body of round 1; a request that holds a tool result is answered with text.
+EXPECT.json says what must come of it: the calls that the tool server sees, what is replayed, who gets an error.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from tests.support.house import QUESTION, House, house
+from tests.support.upstream import Reply, text_stream
+
+HERE = Path(__file__).parent
+EXPECT: dict[str, Any] = json.loads((HERE / "EXPECT.json").read_text())
+CLIENT_TOOL = {
+    "type": "function",
+    "function": {
+        "name": "client_tool",
+        "parameters": {"type": "object", "properties": {"x": {"type": "integer"}}},
+    },
+}
+STREAMS = sorted(name for name in EXPECT if name.endswith(".sse"))
+
+
+def test_every_sample_has_an_expectation():
+    samples = {path.name for path in HERE.iterdir() if path.suffix in {".sse", ".json"}} - {"EXPECT.json"}
+    assert samples == set(EXPECT)
+
+
+@pytest.fixture(scope="module")
+def room():
+    with house() as opened:
+        yield opened
+
+
+def play(room: House, name: str, *, size: int | None = None) -> tuple[list[Any], str]:
+    """Stream the sample through the room, in parts of `size` bytes; the client's events and raw text."""
+    body = (HERE / name).read_bytes()
+    parts = [body] if size is None else [body[i : i + size] for i in range(0, len(body), size)]
+    room.upstream.replies = [Reply(parts), text_stream("It is ", "cloudy.")]
+    room.upstream.seen.clear()
+    room.tools.calls.clear()
+    answer = room.ask(stream=True, stream_options={"include_usage": True}, tools=[CLIENT_TOOL])
+    assert answer.status_code == 200
+    payloads = [line[6:] for line in answer.text.split("\n") if line.startswith("data: ")]
+    assert payloads[-1] == "[DONE]"
+    return [orjson.loads(payload) for payload in payloads[:-1]], answer.text
+
+
+def pick(value: Any, path: str) -> Any:
+    for key in path.replace("]", "").replace("[", ".").split("."):
+        value = value[int(key)] if key.isdigit() else value[key]
+    return value
+
+
+@pytest.mark.parametrize("size", [None, 3], ids=["at once", "three bytes at a time"])
+@pytest.mark.parametrize("name", STREAMS)
+def test_a_streamed_quirk(room: House, name: str, size: int | None):
+    expect = EXPECT[name]
+    chunks, raw = play(room, name, size=size)
+    if "optin" in expect:
+        assert room.tools.calls == []
+        assert "<tool_call>" in "".join(
+            c["choices"][0]["delta"].get("content") or "" for c in chunks if c["choices"]
+        )
+        return
+    assert [list(call) for call in room.tools.calls] == expect["tool_calls"]
+    if expect.get("client_error"):
+        assert "error" in chunks[-1]
+        assert not any(c.get("choices") and c["choices"][0]["finish_reason"] for c in chunks)
+        return
+    assert_one_clean_answer(chunks)
+    if "client_calls" in expect:
+        assert_clients_calls(chunks, expect["client_calls"])
+        return
+    text = "".join(c["choices"][0]["delta"].get("content") or "" for c in chunks if c["choices"])
+    assert text.startswith(expect.get("content_prefix", ""))
+    assert text.endswith("It is cloudy.")
+    assert "tool_calls" not in raw
+    assert "get_weather" not in raw
+    second = room.upstream.seen[1].json["messages"]
+    for path, value in expect.get("replay", {}).items():
+        assert pick(second[1], path) == value
+    if expect.get("tool_error"):
+        assert second[-1]["content"].startswith("Error:")
+    if "usage_total" in expect:
+        assert [c["usage"]["total_tokens"] for c in chunks if c.get("usage")] == [expect["usage_total"]]
+
+
+def assert_one_clean_answer(chunks: list[Any]) -> None:
+    """What every client may rely on: one id, one role, one finish_reason, usage only at the end."""
+    assert len({(c["id"], c["created"], c["model"]) for c in chunks}) == 1
+    with_choices = [c["choices"][0] for c in chunks if c["choices"]]
+    assert [c["delta"]["role"] for c in with_choices if "role" in c["delta"]] == ["assistant"]
+    assert with_choices[0]["delta"].get("role") == "assistant"
+    finishes = [c["finish_reason"] for c in with_choices if c.get("finish_reason")]
+    assert len(finishes) == 1
+    assert with_choices[-1]["finish_reason"] == finishes[0]
+    assert all(c["index"] == 0 for c in with_choices)
+    assert not any(c.get("usage") for c in chunks if c["choices"])
+
+
+def assert_clients_calls(chunks: list[Any], calls: list[Any]) -> None:
+    seen: dict[int, list[str]] = {}
+    for chunk in chunks:
+        for fragment in chunk["choices"][0]["delta"].get("tool_calls") or () if chunk["choices"] else ():
+            entry = seen.setdefault(fragment["index"], ["", ""])
+            entry[0] += fragment["function"].get("name") or ""
+            entry[1] += fragment["function"].get("arguments") or ""
+    assert [[name, orjson.loads(text)] for _, (name, text) in sorted(seen.items())] == calls
+    assert chunks[-1]["choices"][0]["finish_reason"] == "tool_calls"
+
+
+def test_a_whole_quirk_answer(room: House):
+    name = "i03_empty_tool_calls_array.json"
+    room.upstream.replies = [
+        Reply([b"\n\n", (HERE / name).read_bytes()], headers=[(b"content-type", b"application/json")])
+    ]
+    room.upstream.seen.clear()
+    answer = room.ask().json()
+    assert answer["choices"][0]["message"]["content"] == EXPECT[name]["content"]
+    assert room.upstream.seen[0].json["messages"] == QUESTION
+
+
+def test_a_mixed_turn_is_whole_again_when_the_client_returns(room: House):
+    chunks, _ = play(room, "h01_mixed_owner.sse")
+    call = next(
+        fragment
+        for chunk in chunks
+        for fragment in chunk["choices"][0]["delta"].get("tool_calls", ())
+        if fragment.get("id")
+    )
+    room.upstream.replies = [text_stream("Done.")]
+    room.upstream.seen.clear()
+    followup = [
+        *QUESTION,
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [{k: v for k, v in call.items() if k != "index"}],
+        },
+        {"role": "tool", "tool_call_id": call["id"], "content": "the client's result"},
+    ]
+    room.post({"model": "mock", "messages": followup, "stream": True, "tools": [CLIENT_TOOL]})
+    sent = room.upstream.seen[0].json["messages"]
+    assert [c["id"] for c in sent[1]["tool_calls"]] == ["call_p", "call_c"]
+    assert [m["tool_call_id"] for m in sent[2:]] == ["call_p", "call_c"]
+    assert "cloudy" in sent[2]["content"]
+    assert sent[3]["content"] == "the client's result"

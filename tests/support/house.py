@@ -1,0 +1,76 @@
+"""The whole house for a test: Toolway on a real port, a scripted model server and tool services behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx2
+import openai
+
+from tests.support.servers import running, running_server
+from tests.support.tools import ToolService
+from tests.support.upstream import Reply, ScriptedUpstream
+from toolway.app import create_app
+from toolway.config import Settings, load_settings
+from toolway.serve import server_config
+
+QUESTION = [{"role": "user", "content": "What is the weather in Paris?"}]
+
+
+@dataclass
+class House:
+    """`url` is Toolway's, without /v1."""
+
+    url: str
+    upstream: ScriptedUpstream
+    tools: ToolService
+    settings: Settings
+
+    def client(self, **options: Any) -> openai.OpenAI:
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="test", max_retries=0, **options)
+
+    def async_client(self, **options: Any) -> openai.AsyncOpenAI:
+        return openai.AsyncOpenAI(base_url=f"{self.url}/v1", api_key="test", max_retries=0, **options)
+
+    def post(self, body: Any, **options: Any) -> httpx2.Response:
+        """POST /v1/chat/completions, without any SDK."""
+        kind = {"content": body} if isinstance(body, bytes) else {"json": body}
+        return httpx2.post(f"{self.url}/v1/chat/completions", timeout=60, **kind, **options)
+
+    def ask(self, **more: Any) -> httpx2.Response:
+        return self.post({"model": "mock", "messages": QUESTION, **more})
+
+
+@contextmanager
+def house(
+    *replies: Reply, tools: ToolService | None = None, endpoints: str | None = None, **settings: Any
+) -> Iterator[House]:
+    """Start everything; `endpoints` in place of the one tool service, `settings` as load_settings takes them."""
+    upstream = ScriptedUpstream(list(replies))
+    service = tools or ToolService()
+    with ExitStack() as stack:
+        upstream_url = stack.enter_context(running(upstream, lifespan="off", log_level="critical"))
+        tools_url = stack.enter_context(running(service, lifespan="off"))
+        chosen = load_settings(
+            env={},
+            dotenv=None,
+            **{
+                "openai_base_url": f"{upstream_url}/v1",
+                "endpoints": tools_url if endpoints is None else endpoints,
+                "debug_output": False,
+                **settings,
+            },
+        )
+        url = stack.enter_context(serving(chosen))
+        yield House(url, upstream, service, chosen)
+
+
+@contextmanager
+def serving(settings: Settings) -> Iterator[str]:
+    """Toolway alone, as `toolway serve` configures it; yields its URL."""
+    config = server_config(create_app(settings), settings, timeout_graceful_shutdown=1)
+    with running_server(config) as url:
+        yield url

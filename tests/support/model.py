@@ -1,0 +1,35 @@
+"""The embedded model for tests: one llama.cpp server for the whole run, or a skip that says why there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from toolway.demo import DemoError
+from toolway.demo.model import ALIAS, require_llama, running_model
+from toolway.demo.weights import ensure_weights
+
+needs_model = [pytest.mark.model, pytest.mark.timeout(600)]
+"""`pytestmark = needs_model` for a module whose tests take `model_server`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelServer:
+    """Where it is, and the name of its model. Ask it at temperature 0, and one question at a time."""
+
+    base_url: str
+    model: str
+
+
+@pytest.fixture(scope="session")
+def model_server() -> Iterator[ModelServer]:
+    """A real small model behind llama.cpp's own server, one thread, at `http://127.0.0.1:N/v1`."""
+    try:
+        require_llama()
+        weights = ensure_weights()
+    except DemoError as error:
+        pytest.skip(f"no embedded model: {error}")
+    with running_model(weights) as (_, base_url):
+        yield ModelServer(base_url=base_url, model=ALIAS)

@@ -1,0 +1,131 @@
+"""A model server that answers what the test says, to the byte, and remembers what it was asked."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+JSON = dict[str, Any]
+
+
+@dataclass
+class Reply:
+    """One answer. `parts` are written one by one, each flushed; a callable is awaited between two of them."""
+
+    parts: Sequence[bytes | Callable[[], Awaitable[None]]] = ()
+    status: int = 200
+    headers: Sequence[tuple[bytes, bytes]] = ((b"content-type", b"text/event-stream"),)
+    cut: bool = False
+    """Break the connection in place of ending the body."""
+
+
+@dataclass
+class Seen:
+    """A request as it arrived."""
+
+    method: str
+    path: bytes
+    query: bytes
+    headers: list[tuple[bytes, bytes]]
+    body: bytes
+
+    @property
+    def json(self) -> JSON:
+        return orjson.loads(self.body)
+
+    def header(self, name: bytes) -> bytes | None:
+        return next((value for key, value in self.headers if key == name), None)
+
+
+@dataclass
+class ScriptedUpstream:
+    """An ASGI app: its n-th request gets the n-th reply, the last one again and again."""
+
+    replies: list[Reply]
+    seen: list[Seen] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+    """Paths of requests whose client left before the answer was whole."""
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        body = b""
+        while True:
+            event = await receive()
+            if event["type"] == "http.disconnect":
+                return
+            body += event.get("body", b"")
+            if not event.get("more_body"):
+                break
+        reply = self.replies[min(len(self.seen), len(self.replies) - 1)]
+        self.seen.append(
+            Seen(scope["method"], scope["raw_path"], scope["query_string"], list(scope["headers"]), body)
+        )
+        await send({"type": "http.response.start", "status": reply.status, "headers": list(reply.headers)})
+        for part in reply.parts:
+            if callable(part):
+                await part()
+            else:
+                await send({"type": "http.response.body", "body": part, "more_body": True})
+        if reply.cut:
+            raise ConnectionAbortedError("as the test wants it")
+        await send({"type": "http.response.body", "body": b""})
+
+
+def sse(*payloads: JSON | bytes, done: bool = True) -> Reply:
+    """A stream of these chunks, `[DONE]` behind them."""
+    parts = [b"data: " + (p if isinstance(p, bytes) else orjson.dumps(p)) + b"\n\n" for p in payloads]
+    return Reply(parts=[*parts, *([b"data: [DONE]\n\n"] if done else [])])
+
+
+def whole(message: JSON, finish: str = "stop", **more: Any) -> Reply:
+    """A whole answer with this message."""
+    return json_reply(
+        {
+            "id": "chatcmpl-w",
+            "object": "chat.completion",
+            "created": 1,
+            "model": "mock",
+            "choices": [{"index": 0, "message": {"role": "assistant", **message}, "finish_reason": finish}],
+            **more,
+        }
+    )
+
+
+def json_reply(body: Any, status: int = 200, headers: Sequence[tuple[bytes, bytes]] = ()) -> Reply:
+    """Any JSON answer."""
+    return Reply([orjson.dumps(body)], status, [(b"content-type", b"application/json"), *headers])
+
+
+def chunk(finish: str | None = None, id: str = "chatcmpl-s", **delta: Any) -> JSON:
+    """A chunk as OpenAI writes it."""
+    return {
+        "id": id,
+        "object": "chat.completion.chunk",
+        "created": 1,
+        "model": "mock",
+        "choices": [{"index": 0, "delta": delta, "finish_reason": finish}],
+    }
+
+
+def tool_call(
+    name: str = "get_weather", arguments: str = '{"city":"Paris"}', id: str = "call_1", index: int = 0
+) -> JSON:
+    """A whole tool call as it stands in a delta."""
+    return {"index": index, "id": id, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def text_stream(*texts: str, usage: JSON | None = None) -> Reply:
+    """A plain streamed answer."""
+    last = [{**chunk(), "choices": [], "usage": usage}] if usage else []
+    return sse(
+        chunk(role="assistant", content=""), *(chunk(content=t) for t in texts), chunk(finish="stop"), *last
+    )
+
+
+def call_stream(*calls: JSON, usage: JSON | None = None) -> Reply:
+    """A streamed turn that makes these calls."""
+    last = [{**chunk(), "choices": [], "usage": usage}] if usage else []
+    first = chunk(role="assistant", content=None)
+    return sse(first, *(chunk(tool_calls=[c]) for c in calls), chunk(finish="tool_calls"), *last)
