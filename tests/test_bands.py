@@ -12,7 +12,7 @@ MODULES = sorted(path.relative_to(SOURCE).with_suffix("").as_posix() for path in
 
 BANDS = [
     {"types", "errors"},
-    {"endpoints", "config", "sse", "calls", "deltas", "envelope", "content", "schema", "arguments", "names"},
+    {"endpoints", "config", "mcp_json", "sse", "calls", "deltas", "envelope", "content", "schema", "arguments", "names"},
     {"upstream", "catalog", "sources", "stores"},
     {"offer", "turn", "loop", "governor", "mixed"},
     {"respond", "request", "live", "observe", "auth", "protocol", "passthrough", "dialects"},

@@ -11,19 +11,34 @@ from typing import Any
 import anyio
 from mcp.server import Server
 from mcp.server.lowlevel import NotificationOptions
+from mcp.server.sse import SseServerTransport
 from mcp.server.stdio import stdio_server
 from mcp.server.streamable_http_manager import StreamableHTTPASGIApp, StreamableHTTPSessionManager
 from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler, ToolsListChanged
 from starlette.applications import Starlette
-from starlette.routing import Route
+from starlette.routing import Mount, Route
 
 from mcp import types
 
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
-TOOLS = ["echo", "pid", "fail", "slow", "image", "structured", "everything", "grow", "events", "crash"]
+TOOLS = [
+    "echo",
+    "pid",
+    "fail",
+    "slow",
+    "image",
+    "structured",
+    "everything",
+    "grow",
+    "events",
+    "crash",
+    "big",
+    "hang_up",
+]
 """The names that tools/list offers; `grow` adds one."""
 
 EVENTS: list[str] = []
+HANG_UP: list[Any] = []
 BUS = InMemorySubscriptionBus()
 
 
@@ -99,6 +114,10 @@ async def call_tool(ctx: Any, params: Any) -> types.CallToolResult:
             return text(" ".join(EVENTS))
         case "grow":
             return await grow(ctx)
+        case "big":
+            return text("x" * 3_000_000)
+        case "hang_up":
+            HANG_UP.pop()()
         case "crash":
             os._exit(3)
     return text("grown")
@@ -137,6 +156,25 @@ def app(**manager: Any) -> Starlette:
             yield
 
     return Starlette(routes=[Route("/mcp", StreamableHTTPASGIApp(sessions))], lifespan=lifespan)
+
+
+def sse_app(path: str = "/sse") -> Starlette:
+    """HTTP+SSE as of 2024-11-05; the tool `hang_up` ends the stream of events."""
+    transport = SseServerTransport("/messages/")
+
+    class Events:
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            served = server()
+            async with (
+                transport.connect_sse(scope, receive, send) as (read, write),
+                anyio.create_task_group() as tasks,
+            ):
+                HANG_UP.append(tasks.cancel_scope.cancel)
+                await served.run(read, write, served.create_initialization_options())
+
+    return Starlette(
+        routes=[Route(path, Events(), methods=["GET"]), Mount("/messages/", transport.handle_post_message)]
+    )
 
 
 async def main() -> None:
