@@ -12,7 +12,8 @@ MODULES = sorted(path.relative_to(SOURCE).with_suffix("").as_posix() for path in
 
 BANDS = [
     {"types", "errors"},
-    {"endpoints", "config", "mcp_json", "sse", "calls", "deltas", "envelope", "content", "schema", "arguments", "names"},
+    {"jsonc", "variables", "server_config", "mcp_entry", "mcp_json"}
+    | {"endpoints", "config", "sse", "calls", "deltas", "envelope", "content", "schema", "arguments", "names"},
     {"upstream", "catalog", "sources", "stores"},
     {"offer", "turn", "loop", "governor", "mixed"},
     {"respond", "request", "live", "observe", "auth", "protocol", "passthrough", "dialects"},

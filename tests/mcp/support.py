@@ -11,7 +11,7 @@ from typing import Any
 
 import anyio
 
-from toolway.mcp_json import ServerConfig
+from toolway.server_config import ServerConfig
 from toolway.sources.mcp import MCPSource, Pace
 from toolway.types import JSON, SourceStatus, ToolResult
 

@@ -14,7 +14,7 @@ from tests.mcp.servers import good as good_server
 from tests.mcp.servers.bad_http import bad_http
 from tests.mcp.support import PATIENCE, Watched, running
 from tests.support.servers import running as serving
-from toolway.mcp_json import ServerConfig
+from toolway.server_config import ServerConfig
 from toolway.sources.mcp import Pace
 from toolway.types import ToolResult
 

@@ -7,7 +7,7 @@ import pytest
 from tests.mcp.servers import good as good_server
 from tests.mcp.support import running
 from tests.support.servers import running as serving
-from toolway.mcp_json import ServerConfig
+from toolway.server_config import ServerConfig
 
 
 @pytest.mark.parametrize("kind", ["sse", "auto"])

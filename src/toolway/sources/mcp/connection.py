@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import anyio
 
-from toolway.mcp_json import ServerConfig
+from toolway.server_config import ServerConfig
 from toolway.sources.mcp.http import open_http, open_sse
 from toolway.sources.mcp.listing import tools
 from toolway.sources.mcp.session import Sampler, Session

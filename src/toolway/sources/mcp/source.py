@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from toolway.errors import SourceError
-from toolway.mcp_json import ServerConfig
+from toolway.server_config import ServerConfig
 from toolway.sources.mcp.content import tool_result
 from toolway.sources.mcp.trouble import LostError, RefusedError
 from toolway.types import JSON, OnProgress, SourceStatus, Tool, ToolResult
