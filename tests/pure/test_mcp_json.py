@@ -47,7 +47,7 @@ CLAUDE = """{
     }
   }
 }"""
-CURSOR = """{"mcpServers": {"remote": {"url": "https://mcp.example.com/mcp", 
+CURSOR = """{"mcpServers": {"remote": {"url": "https://mcp.example.com/mcp",
   "headers": {"Authorization": "Bearer ${env:TOKEN}"}},
  "old": {"url": "http://localhost:9000/sse"}}}"""
 VS_CODE = """{
@@ -58,7 +58,7 @@ VS_CODE = """{
     "play": {"type": "stdio", "command": "npx", "args": ["-y", "@playwright/mcp@latest",], "dev": {"watch": "*"}},
   },
 }"""
-LM_STUDIO = """{"mcpServers": {"hf": {"url": "https://hf.co/mcp", 
+LM_STUDIO = """{"mcpServers": {"hf": {"url": "https://hf.co/mcp",
   "headers": {"Authorization": "Bearer x"}, "timeout": 60000}}}"""
 MCPO = """{"mcpServers": {
   "memory": {"command": "npx", "args": ["-y", "@modelcontextprotocol/server-memory"], "disabledTools": ["delete_*"]},
