@@ -42,13 +42,10 @@ def mismatch(tool: Tool, arguments: JSON) -> str | None:
     if validator is None:
         return None
     try:
-        faults = list(islice(validator.iter_errors(arguments), SHOWN))
-    except ValueError as error:  # nested too deeply, or text that is no Unicode
+        lines = [_line(fault, tool) for fault in islice(validator.iter_errors(arguments), SHOWN)]
+    except (ValueError, RecursionError) as error:  # nested too deeply, or text that is no Unicode
         return f"The arguments of {tool.name} cannot be checked: {error}"
-    if not faults:
-        return None
-    lines = "\n".join(f"- {_line(fault, tool)}" for fault in faults)
-    return f"The arguments do not fit the tool {tool.name}:\n{lines}"
+    return "\n- ".join([f"The arguments do not fit the tool {tool.name}:", *lines]) if lines else None
 
 
 def _validator(tool: Tool) -> jsonschema_rs.Validator | None:

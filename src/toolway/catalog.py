@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 
 import anyio
 import orjson
+from anyio.abc import TaskGroup
 
 from toolway import names
 from toolway.arguments import given, mismatch
@@ -26,6 +28,7 @@ class Snapshot:
 
     def __init__(self, sources: Sequence[ToolSource]) -> None:
         owners = {tool: source for source in sources for tool in source.status.tools}
+        self.sources = tuple(sources)
         self.tools = names.assign(owners)
         self.offered = {name: tool for name, tool in self.tools.items() if tool.available}
         self._owners = owners
@@ -50,12 +53,15 @@ class Snapshot:
 class Catalog:
     """Runs every source side by side and keeps the newest snapshot of what they offer together."""
 
-    def __init__(self, sources: Sequence[ToolSource]) -> None:
+    def __init__(self, sources: Sequence[ToolSource] = ()) -> None:
         self.sources = tuple(sources)
         self.snapshot = Snapshot(self.sources)
+        self._group: TaskGroup | None = None
+        self._running: dict[ToolSource, anyio.CancelScope] = {}
+        self._in_use: Counter[Snapshot] = Counter()
         self._settled = anyio.Event()
         self._started = time.monotonic()
-        self._seen: dict[str, SourceStatus] = {}
+        self._seen: dict[ToolSource, SourceStatus] = {}
         self._notice()
 
     @asynccontextmanager
@@ -63,12 +69,53 @@ class Catalog:
         """Run the sources while the block lasts. None of them is waited for; see `settled`."""
         self._started = time.monotonic()
         async with anyio.create_task_group() as group:
-            for source in self.sources:
-                group.start_soon(source.run, self._notice)
+            self._group = group
+            self._start(self.sources)
             try:
                 yield self
             finally:
+                self._group = None
                 group.cancel_scope.cancel()
+
+    def replace(self, sources: Sequence[ToolSource]) -> None:
+        """Have these sources from now on. New ones start; those that are gone end with the last request that
+        still sees their tools. Only while `running`.
+        """
+        self.sources = tuple(sources)
+        self._start(source for source in sources if source not in self._running)
+        self._notice()
+        self._end_unused()
+
+    @contextmanager
+    def use(self) -> Iterator[Snapshot]:
+        """The newest snapshot; all its sources stay alive until the block ends."""
+        snapshot = self.snapshot
+        self._in_use[snapshot] += 1
+        try:
+            yield snapshot
+        finally:
+            self._in_use[snapshot] -= 1
+            if not self._in_use[snapshot]:
+                del self._in_use[snapshot]
+                self._end_unused()
+
+    def _start(self, sources: Iterable[ToolSource]) -> None:
+        if self._group is None:
+            raise RuntimeError("the catalog is not running")
+        for source in sources:
+            self._running[source] = anyio.CancelScope()
+            self._group.start_soon(self._run, source)
+
+    async def _run(self, source: ToolSource) -> None:
+        with self._running[source]:
+            await source.run(self._notice)
+        del self._running[source]
+
+    def _end_unused(self) -> None:
+        needed = {source for snapshot in self._in_use for source in snapshot.sources} | set(self.sources)
+        for source, scope in self._running.items():
+            if source not in needed:
+                scope.cancel()
 
     async def settled(self, within: float) -> bool:
         """Wait until each source has been tried once, or is `within` seconds old; whether all have been tried."""
@@ -80,6 +127,7 @@ class Catalog:
     def _notice(self) -> None:
         """A source changed: build the next snapshot. Requests under way keep theirs."""
         before = self.snapshot
+        self._seen = {source: status for source, status in self._seen.items() if source in self.sources}
         self.snapshot = Snapshot(self.sources)
         for source in self.sources:
             self._report(source)
@@ -88,8 +136,8 @@ class Catalog:
             self._settled.set()
 
     def _report(self, source: ToolSource) -> None:
-        status, seen = source.status, self._seen.get(source.label)
-        self._seen[source.label] = status
+        status, seen = source.status, self._seen.get(source)
+        self._seen[source] = status
         if seen and (seen.state, len(seen.tools), seen.error) == (
             status.state,
             len(status.tools),
@@ -97,7 +145,10 @@ class Catalog:
         ):
             return
         if status.state == "ready":
-            log.info("server %s is ready: %d tools (%s)", source.label, len(status.tools), status.protocol)
+            count = len(status.tools)
+            log.info(
+                "server %s is ready: %d tool%s (%s)", source.label, count, "s"[: count != 1], status.protocol
+            )
         elif status.state != "starting":
             log.warning("server %s: %s (%s)", source.label, status.state, status.error)
         for warning in status.warnings:

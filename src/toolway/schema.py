@@ -47,7 +47,7 @@ class References:
         """`value`, or what stands at the end of its chain of `$ref`s; None when that is nowhere."""
         seen: set[str] = set()
         while isinstance(value, dict) and isinstance(ref := value.get("$ref"), str):
-            if ref in seen or not ref.startswith("#"):
+            if ref in seen or not ref.startswith("#/"):
                 return None
             seen.add(ref)
             value = self.at(ref)
@@ -58,7 +58,7 @@ class References:
 
         `#/$defs/X` in a schema that a generator pasted in whole means that schema's own definitions.
         """
-        if not ref.startswith("#"):
+        if not re.match(r"#(/|$)", ref):
             return None
         return next((p for p in (ref, root + ref[1:]) if self.at(p) is not None), None)
 

@@ -167,8 +167,16 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
 
+class _Workers(Multiprocess):
+    def terminate_all(self) -> None:
+        """Refuse new connections at once; in the queue of a socket that nobody serves they would hang."""
+        for listener in self.sockets:
+            listener.close()
+        super().terminate_all()
+
+
 def _run_workers(config: uvicorn.Config, sockets: list[socket.socket]) -> None:
-    supervisor = Multiprocess(config, sockets)
+    supervisor = _Workers(config, sockets)
     supervisor.run()
     if any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes):
         raise SystemExit(STARTUP_FAILURE)

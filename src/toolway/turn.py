@@ -17,6 +17,9 @@ from toolway.upstream import Answer, Header, Upstream
 MAX_ANSWER_BYTES = 256 * 2**20
 MAX_ERROR_BYTES = 2**20
 
+_STREAM_TYPES = frozenset({b"text/event-stream", b"text/plain", b""})
+"""What servers call an event stream."""
+
 Turn = Callable[[JSON, Emit, Callable[[str], bool]], Awaitable[Message]]
 """`turn(body, emit, theirs)`: ask the model once; `theirs(name)` tells the client's own tools."""
 
@@ -43,8 +46,9 @@ def streamed_turn(upstream: Upstream, headers: Sequence[Header]) -> Turn:
             "POST", "/chat/completions", headers=headers, body=orjson.dumps(body)
         ) as answer:
             await _refuse_failure(answer)
-            await emit(HeadArrived(headers=answer.headers))
-            if answer.header(b"content-type").startswith(b"text/event-stream"):
+            kind = answer.header(b"content-type").partition(b";")[0].strip().lower()
+            if kind in _STREAM_TYPES:
+                await emit(HeadArrived(headers=answer.headers))
                 return await _read_stream(answer, emit, MessageBuilder(theirs))
             return await _read_unstreamed(answer, emit, MessageBuilder(theirs))
 
@@ -146,6 +150,7 @@ async def _read_unstreamed(answer: Answer, emit: Emit, builder: MessageBuilder) 
     """A 200 that is no event stream: an error, or a server that cannot stream and sent it all at once."""
     whole = _parse_answer(await answer.read(MAX_ANSWER_BYTES))
     message = read_answer(whole)
+    await emit(HeadArrived(headers=answer.headers))
     choice = whole["choices"][0]
     calls = [{**call, "index": n} for n, call in enumerate(choice["message"].get("tool_calls") or ())]
     delta = {**message.said, **({"tool_calls": calls} if calls else {})}

@@ -204,7 +204,7 @@ def test_the_real_fetchers_bring_a_wheel_of_a_local_index(
     fetcher: Fetcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     made = make_installable_wheel(tmp_path)
-    for variable, value in {"PIP_NO_INDEX": "1", "UV_NO_INDEX": "1"}.items():
+    for variable, value in {"PIP_NO_INDEX": "1", "UV_OFFLINE": "1"}.items():
         monkeypatch.setenv(variable, value)
     monkeypatch.setenv("PIP_FIND_LINKS", str(made.parent))
     monkeypatch.setenv("UV_FIND_LINKS", str(made.parent))

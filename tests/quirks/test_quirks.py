@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 import pytest
 
+from tests.support.answers import assert_one_clean_answer, chunks_of, content_of, error_of
 from tests.support.house import QUESTION, House, house
 from tests.support.upstream import Reply, text_stream
 
@@ -48,9 +49,7 @@ def play(room: House, name: str, *, size: int | None = None) -> tuple[list[Any],
     room.tools.calls.clear()
     answer = room.ask(stream=True, stream_options={"include_usage": True}, tools=[CLIENT_TOOL])
     assert answer.status_code == 200
-    payloads = [line[6:] for line in answer.text.split("\n") if line.startswith("data: ")]
-    assert payloads[-1] == "[DONE]"
-    return [orjson.loads(payload) for payload in payloads[:-1]], answer.text
+    return chunks_of(answer.text), answer.text
 
 
 def pick(value: Any, path: str) -> Any:
@@ -66,20 +65,17 @@ def test_a_streamed_quirk(room: House, name: str, size: int | None):
     chunks, raw = play(room, name, size=size)
     if "optin" in expect:
         assert room.tools.calls == []
-        assert "<tool_call>" in "".join(
-            c["choices"][0]["delta"].get("content") or "" for c in chunks if c["choices"]
-        )
+        assert "<tool_call>" in content_of(chunks)
         return
     assert [list(call) for call in room.tools.calls] == expect["tool_calls"]
     if expect.get("client_error"):
-        assert "error" in chunks[-1]
-        assert not any(c.get("choices") and c["choices"][0]["finish_reason"] for c in chunks)
+        error_of(chunks)
         return
     assert_one_clean_answer(chunks)
     if "client_calls" in expect:
         assert_clients_calls(chunks, expect["client_calls"])
         return
-    text = "".join(c["choices"][0]["delta"].get("content") or "" for c in chunks if c["choices"])
+    text = content_of(chunks)
     assert text.startswith(expect.get("content_prefix", ""))
     assert text.endswith("It is cloudy.")
     assert "tool_calls" not in raw
@@ -91,19 +87,6 @@ def test_a_streamed_quirk(room: House, name: str, size: int | None):
         assert second[-1]["content"].startswith("Error:")
     if "usage_total" in expect:
         assert [c["usage"]["total_tokens"] for c in chunks if c.get("usage")] == [expect["usage_total"]]
-
-
-def assert_one_clean_answer(chunks: list[Any]) -> None:
-    """What every client may rely on: one id, one role, one finish_reason, usage only at the end."""
-    assert len({(c["id"], c["created"], c["model"]) for c in chunks}) == 1
-    with_choices = [c["choices"][0] for c in chunks if c["choices"]]
-    assert [c["delta"]["role"] for c in with_choices if "role" in c["delta"]] == ["assistant"]
-    assert with_choices[0]["delta"].get("role") == "assistant"
-    finishes = [c["finish_reason"] for c in with_choices if c.get("finish_reason")]
-    assert len(finishes) == 1
-    assert with_choices[-1]["finish_reason"] == finishes[0]
-    assert all(c["index"] == 0 for c in with_choices)
-    assert not any(c.get("usage") for c in chunks if c["choices"])
 
 
 def assert_clients_calls(chunks: list[Any], calls: list[Any]) -> None:

@@ -6,7 +6,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import anyio
 import orjson
+
+from tests.support.gate import Departures
 
 JSON = dict[str, Any]
 
@@ -20,6 +23,8 @@ class Reply:
     headers: Sequence[tuple[bytes, bytes]] = ((b"content-type", b"text/event-stream"),)
     cut: bool = False
     """Break the connection in place of ending the body."""
+    reset: bool = False
+    """Break the connection in place of answering at all."""
 
 
 @dataclass
@@ -42,11 +47,15 @@ class Seen:
 
 @dataclass
 class ScriptedUpstream:
-    """An ASGI app: its n-th request gets the n-th reply, the last one again and again."""
+    """An ASGI app: its n-th request gets the n-th reply, the last one again and again.
+
+    With `answer` set, that function makes the reply from the request's body.
+    """
 
     replies: list[Reply]
+    answer: Callable[[JSON], Reply] | None = None
     seen: list[Seen] = field(default_factory=list)
-    left: list[str] = field(default_factory=list)
+    departures: Departures = field(default_factory=Departures)
     """Paths of requests whose client left before the answer was whole."""
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -58,18 +67,41 @@ class ScriptedUpstream:
             body += event.get("body", b"")
             if not event.get("more_body"):
                 break
-        reply = self.replies[min(len(self.seen), len(self.replies) - 1)]
+        reply = self._reply(body)
         self.seen.append(
             Seen(scope["method"], scope["raw_path"], scope["query_string"], list(scope["headers"]), body)
         )
-        await send({"type": "http.response.start", "status": reply.status, "headers": list(reply.headers)})
-        for part in reply.parts:
-            if callable(part):
-                await part()
-            else:
-                await send({"type": "http.response.body", "body": part, "more_body": True})
+        if reply.reset:
+            send.__self__.transport.abort()
+            return
+        async with anyio.create_task_group() as group:
+
+            async def watch() -> None:
+                while (await receive())["type"] != "http.disconnect":
+                    pass
+                self.departures.note(scope["path"])
+                group.cancel_scope.cancel()
+
+            group.start_soon(watch)
+            await _write(reply, send)
+            group.cancel_scope.cancel()
         if reply.cut:
             raise ConnectionAbortedError("as the test wants it")
+
+    def _reply(self, body: bytes) -> Reply:
+        if self.answer:
+            return self.answer(orjson.loads(body))
+        return self.replies[min(len(self.seen), len(self.replies) - 1)]
+
+
+async def _write(reply: Reply, send: Any) -> None:
+    await send({"type": "http.response.start", "status": reply.status, "headers": list(reply.headers)})
+    for part in reply.parts:
+        if callable(part):
+            await part()
+        else:
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+    if not reply.cut:
         await send({"type": "http.response.body", "body": b""})
 
 

@@ -66,6 +66,8 @@ def serve(weights: Path, port: int) -> None:
     params.ui = False
     # More threads spin at barriers: beside any other busy process they are ten times slower than one.
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
+    # What a client does not ask for: the likeliest words, so that the same question gets the same answer.
+    params.sampling.temp = 0.0
     params.use_jinja = True
     params.chat_template = chat_template()
     try:

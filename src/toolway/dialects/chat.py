@@ -43,6 +43,7 @@ STARTUP_WAIT = 2.0
 
 @dataclass(frozen=True, kw_only=True)
 class _Request:
+    raw: bytes
     body: JSON
     offer: Offer
     headers: Sequence[Header]
@@ -71,39 +72,32 @@ class ChatCompletions:
             raw = await read_body(scope, receive, self._settings.max_body_bytes)
             body = _checked(parse_object(raw))
             await self._catalog.settled(STARTUP_WAIT)
-            request = self._request(scope, body)
+            with self._catalog.use() as snapshot:
+                await self._serve(receive, send, self._request(scope, raw, body, Offer(body, snapshot)))
+        except InvalidRequest as error:
+            await send_error(send, error)
         except ClientGone:
             return
-        except ToolwayError as error:
-            await send_error(send, error)
-            return
-        if body.get("n") not in (None, 1):
-            await while_client_listens(receive, lambda: self._relay(send, raw, request))
-        elif body.get("stream"):
-            await stream_live(
-                receive,
-                send,
-                lambda live: self._stream(live, request),
-                keep_alive=self._settings.keepalive_interval,
-            )
-        else:
-            await while_client_listens(receive, lambda: self._answer(send, request))
 
-    def _request(self, scope: Scope, body: JSON) -> _Request:
-        offer = Offer(body, self._catalog.snapshot)
-        if offer.tools and body.get("n") not in (None, 1):
-            raise InvalidRequest(
-                "n must be 1 here: Toolway runs tools for this request, and several answers cannot share their "
-                'results. Send n=1, or tool_choice="none".',
-                param="n",
-            )
+    def _request(self, scope: Scope, raw: bytes, body: JSON, offer: Offer) -> _Request:
         return _Request(
+            raw=raw,
             body=body,
             offer=offer,
             headers=[*upstream_headers(scope, self._settings), JSON_TYPE],
             owner=_owner(scope),
             conversation=Conversation(body, tools=len(offer.tools)),
         )
+
+    async def _serve(self, receive: Receive, send: Send, request: _Request) -> None:
+        if request.body.get("n") not in (None, 1):
+            _refuse_many(request.offer)
+            await while_client_listens(receive, lambda: self._relay(send, request))
+        elif request.body.get("stream"):
+            interval = self._settings.keepalive_interval
+            await stream_live(receive, send, lambda live: self._stream(live, request), keep_alive=interval)
+        else:
+            await while_client_listens(receive, lambda: self._answer(send, request))
 
     async def _stream(self, live: Live, request: _Request) -> None:
         """The answer as server-sent events; the 200 goes out when the model server accepted round 1."""
@@ -172,11 +166,11 @@ class ChatCompletions:
         request.conversation.ended(outcome)
         return outcome
 
-    async def _relay(self, send: Send, raw: bytes, request: _Request) -> None:
+    async def _relay(self, send: Send, request: _Request) -> None:
         """Several answers to one request (`n`), which only go without tools of ours: untouched."""
         try:
             async with self._upstream.request(
-                "POST", "/chat/completions", headers=request.headers, body=raw
+                "POST", "/chat/completions", headers=request.headers, body=request.raw
             ) as answer:
                 await send(
                     {"type": "http.response.start", "status": answer.status, "headers": answer.headers}
@@ -199,6 +193,15 @@ def _checked(body: JSON) -> JSON:
         if not isinstance(body.get(name), list | None):
             raise InvalidRequest(f"{name} must be a list.", param=name)
     return body
+
+
+def _refuse_many(offer: Offer) -> None:
+    if offer.tools:
+        raise InvalidRequest(
+            "n must be 1 here: Toolway runs tools for this request, and several answers cannot share their "
+            'results. Send n=1, or tool_choice="none".',
+            param="n",
+        )
 
 
 def _whole(outcome: Outcome) -> JSON:

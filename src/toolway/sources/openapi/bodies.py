@@ -127,7 +127,7 @@ def _oddness(media_type: str) -> int:
 
 
 _KINDS: tuple[BodyKind, ...] = ("json", "form", "multipart", "text", "binary")
-_TEXT = re.compile(r"text/.*|.*[/+](xml|yaml|x-yaml|x-ndjson|ndjson|jsonl|graphql|javascript|csv)")
+_TEXT = re.compile(r"text/.*|.*[/+](xml|yaml|x-yaml|x-ndjson|ndjson|jsonl|graphql|javascript|csv)", re.DOTALL)
 
 
 def kind_of(media_type: str) -> BodyKind:

@@ -76,7 +76,7 @@ class _Open:
         self.value = value
         self.anchor = anchor
         self.before = before
-        self.key: str | None = None
+        self.key: Any = None
 
 
 class _Builder:
@@ -117,7 +117,7 @@ class _Builder:
         top = self._open[-1] if self._open else None
         if top is not None and top.key is None and isinstance(top.value, dict):
             self._keep(event.anchor, event.value, 1)
-            top.key = event.value
+            top.key = _MERGE if event.value == "<<" and event.implicit[0] else event.value
             return
         value = _plain(event.value) if event.implicit[0] else event.value
         self._keep(event.anchor, value, 1)
@@ -159,11 +159,15 @@ class _Builder:
             top.key = None
 
 
-def _put(mapping: JSON, key: str, value: Any) -> None:
-    """Set one member; `<<` merges in those that the mapping does not have (YAML 1.1, still written by hand)."""
+_MERGE = object()
+"""The key `<<` of a mapping that merges others in (YAML 1.1, still written by hand)."""
+
+
+def _put(mapping: JSON, key: Any, value: Any) -> None:
+    """Set one member, or with the merge key those that the mapping does not have."""
     parts = value if isinstance(value, list) else [value]
-    if key != "<<" or not all(isinstance(part, dict) for part in parts):
-        mapping[key] = value
+    if key is not _MERGE or not all(isinstance(part, dict) for part in parts):
+        mapping["<<" if key is _MERGE else key] = value
         return
     for part in parts:
         for name, member in part.items():

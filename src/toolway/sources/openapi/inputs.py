@@ -173,7 +173,7 @@ def _style(raw: JSON, location: str) -> tuple[str, bool]:
 def _body_slots(body: DeclaredBody, schemas: Schemas) -> tuple[list[_Slot], bool]:
     """The members that a body adds to the flat object, and whether it takes others besides."""
     members = object_members(body.schema, schemas) if body.kind in ("json", "form", "multipart") else None
-    if members is None or (members.open and not members.properties):
+    if members is None:
         return [_whole(body, schemas)], False
     slots = []
     for name, schema in members.properties.items():
@@ -229,10 +229,13 @@ class Members:
 
 
 def object_members(schema: JSON, schemas: Schemas) -> Members | None:
-    """What a converted schema says of an object; None when it is no plain object (a list, a choice of objects)."""
+    """What a converted schema says of an object; None when it is another value, a choice of objects, or any object.
+
+    One that lists its members and has none (how many say "no arguments") is not any object.
+    """
     properties: JSON = {}
     required: set[str] = set()
-    is_open, is_object = True, False
+    is_open, is_listed = True, False
     waiting, seen = [schema], set[int]()
     while waiting:
         part = schemas.resolved(waiting.pop(0))
@@ -241,13 +244,15 @@ def object_members(schema: JSON, schemas: Schemas) -> Members | None:
         seen.add(id(part))
         if set(types_of(part)) - {"object", "null"} or _is_choice(part, schemas):
             return None
-        is_object |= "object" in types_of(part) or "properties" in part
+        is_listed |= "properties" in part
         is_open &= part.get("additionalProperties") is not False
         required.update(part.get("required", ()))
         for name, member in part.get("properties", {}).items():
             properties[name] = member if name not in properties else _both(properties[name], member)
         waiting[:0] = part.get("allOf", ())
-    return Members(properties=properties, required=frozenset(required), open=is_open) if is_object else None
+    if is_open and not is_listed:
+        return None
+    return Members(properties=properties, required=frozenset(required), open=is_open)
 
 
 def _both(first: JSON, second: JSON) -> JSON:

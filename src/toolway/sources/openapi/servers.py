@@ -70,8 +70,16 @@ class Servers:
         raise OtherHost(f"its own server, {origin_of(urls[0])}, is not the configured one")
 
     def _absolute(self, urls: list[str]) -> list[str]:
-        absolute = [urljoin(self._url, url) if self._url else url for url in urls]
-        return [origin_of(url) + _path_of(url) for url in absolute if _is_http(url)]
+        return [place for url in urls if (place := self._place(url)) is not None]
+
+    def _place(self, url: str) -> str | None:
+        """Origin and path of a server's URL, against the document's; None when nothing can be called there."""
+        try:
+            absolute = URL(urljoin(self._url, url) if self._url else url)
+            callable_ = absolute.scheme in ("http", "https") and absolute.host and absolute.port
+            return origin_of(str(absolute)) + _path_of(str(absolute)) if callable_ else None
+        except ValueError:
+            return None
 
 
 def origin_of(url: str) -> str:
@@ -83,14 +91,6 @@ def _path_of(url: str) -> str:
     return URL(url).raw_path.rstrip("/")
 
 
-def _is_http(url: str) -> bool:
-    try:
-        parsed = URL(url)
-        return parsed.scheme in ("http", "https") and bool(parsed.host) and parsed.port != 0
-    except ValueError:
-        return False
-
-
 def _server_urls(level: JSON) -> list[str]:
     servers = level.get("servers")
     urls = (
@@ -98,7 +98,7 @@ def _server_urls(level: JSON) -> list[str]:
         if isinstance(servers, list)
         else []
     )
-    return [url for url in urls if url is not None]
+    return [url for url in urls if url]
 
 
 def _with_defaults(server: JSON) -> str | None:

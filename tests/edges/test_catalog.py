@@ -1,0 +1,128 @@
+"""The catalog: sources come and go while requests keep what they saw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import anyio
+import orjson
+
+from tests.loop.script import Shelf, echo
+from toolway.catalog import Catalog
+from toolway.types import SourceStatus, Tool
+
+
+class Switched(Shelf):
+    """A shelf whose status the test sets; it says when it runs and when it ended."""
+
+    def __init__(self, label: str, *names: str) -> None:
+        super().__init__(label, **dict.fromkeys(names, echo))
+        self.full = self.status
+        self.status = SourceStatus()
+        self.runs, self.ended = anyio.Event(), anyio.Event()
+        self._changed: Callable[[], None] | None = None
+
+    async def run(self, changed: Callable[[], None]) -> None:
+        self._changed = changed
+        self.runs.set()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            self.ended.set()
+
+    def become(self, status: SourceStatus) -> None:
+        self.status = status
+        assert self._changed is not None
+        self._changed()
+
+
+def lost(status: SourceStatus) -> SourceStatus:
+    return replace(
+        status, state="failed", error="gone", tools=tuple(replace(t, available=False) for t in status.tools)
+    )
+
+
+def definitions(catalog: Catalog) -> list[str]:
+    return [tool["function"]["name"] for tool in orjson.loads(orjson.dumps(catalog.snapshot.all_definitions))]
+
+
+async def test_a_source_joins_when_it_is_ready_and_its_lost_tools_stay_listed():
+    shelf = Switched("shelf", "b", "a")
+    async with Catalog([shelf]).running() as catalog:
+        await shelf.runs.wait()
+        assert definitions(catalog) == []
+        assert not await catalog.settled(0.0)
+        shelf.become(shelf.full)
+        assert definitions(catalog) == ["a", "b"]
+        assert await catalog.settled(0.0)
+        shelf.become(lost(shelf.full))
+        assert definitions(catalog) == []
+        assert [tool.available for tool in catalog.snapshot.tools.values()] == [False, False]
+    assert shelf.ended.is_set()
+
+
+async def test_a_server_that_goes_does_not_rename_the_tools_of_another():
+    one, two = Switched("one", "now"), Switched("two", "now")
+    async with Catalog([one, two]).running() as catalog:
+        await one.runs.wait()
+        await two.runs.wait()
+        one.become(one.full)
+        two.become(two.full)
+        assert definitions(catalog) == ["one__now", "two__now"]
+        one.become(lost(one.full))
+        assert definitions(catalog) == ["two__now"]
+
+
+async def test_the_definitions_are_the_same_bytes_whatever_the_order_of_the_sources():
+    def made(*labels: str) -> bytes:
+        return orjson.dumps(
+            Catalog([Shelf(label, now=echo, then=echo) for label in labels]).snapshot.all_definitions
+        )
+
+    assert made("a", "b") == made("b", "a")
+
+
+async def test_without_sources_everything_is_settled_at_once():
+    async with Catalog([]).running() as catalog:
+        assert await catalog.settled(0.0)
+        assert definitions(catalog) == []
+
+
+async def test_a_removed_source_ends_with_the_last_request_that_sees_it():
+    old, new = Switched("old", "x"), Switched("new", "y")
+    async with Catalog([old]).running() as catalog:
+        await old.runs.wait()
+        old.become(old.full)
+        with catalog.use() as snapshot:
+            catalog.replace([new])
+            await new.runs.wait()
+            new.become(new.full)
+            assert definitions(catalog) == ["y"]
+            assert not old.ended.is_set()
+            assert (await snapshot.call(snapshot.tools["x"], {})).text == "echo {}"
+        with anyio.fail_after(20):
+            await old.ended.wait()
+        assert not new.ended.is_set()
+
+
+async def test_a_source_that_stays_is_not_started_again():
+    stays, goes = Switched("stays", "x"), Switched("goes", "y")
+    async with Catalog([stays, goes]).running() as catalog:
+        await stays.runs.wait()
+        await goes.runs.wait()
+        stays.runs = anyio.Event()
+        catalog.replace([stays])
+        with anyio.fail_after(20):
+            await goes.ended.wait()
+        assert not stays.runs.is_set()
+        assert not stays.ended.is_set()
+
+
+async def test_a_call_that_does_not_fit_the_schema_never_reaches_the_source():
+    tool: Tool
+    async with Catalog([Shelf("shelf", echo=echo)]).running() as catalog:
+        tool = catalog.snapshot.tools["echo"]
+        refused = await catalog.snapshot.call(tool, {"city": 5})
+        assert refused.is_error
+        assert "city" in refused.text

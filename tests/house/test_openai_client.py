@@ -1,0 +1,247 @@
+"""The official OpenAI client, sync and async, streamed and whole: it sees one clean answer and nothing of ours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import openai
+import pytest
+
+from tests.support.answers import assert_one_clean_answer, content_of
+from tests.support.house import QUESTION, House, house
+from tests.support.tools import Raw, ToolService
+from tests.support.upstream import Reply, call_stream, chunk, json_reply, sse, text_stream, tool_call, whole
+
+OWN_TOOL: Any = {
+    "type": "function",
+    "function": {
+        "name": "client_tool",
+        "parameters": {"type": "object", "properties": {"x": {"type": "integer"}}},
+    },
+}
+USAGE = {"prompt_tokens": 10, "completion_tokens": 2, "total_tokens": 12}
+USAGE_OF_TWO = {"prompt_tokens": 20, "completion_tokens": 4, "total_tokens": 24}
+
+
+async def broken(_: Any) -> Raw:
+    return Raw(b'{"detail": "no such city"}', status=500)
+
+
+@pytest.fixture(scope="module")
+def room():
+    with house(tools=ToolService(broken=broken)) as opened:
+        yield opened
+
+
+def calls_reply(*calls: dict[str, Any], text: str | None = None) -> Reply:
+    plain = [{key: value for key, value in call.items() if key != "index"} for call in calls]
+    return whole({"content": text, "tool_calls": plain}, finish="tool_calls", usage=USAGE)
+
+
+def script(room: House, *rounds: Any, streamed: bool) -> None:
+    """Each round is a text, a call, or a tuple of an optional text and calls."""
+    replies = []
+    for entry in rounds:
+        text, calls = ("", entry) if isinstance(entry, tuple) else (entry, ())
+        if streamed:
+            parts = [chunk(content=text[:4]), chunk(content=text[4:])] if text else []
+            called = [chunk(tool_calls=[call]) for call in calls]
+            end = chunk(finish="tool_calls" if calls else "stop")
+            last = {**chunk(), "choices": [], "usage": USAGE}
+            replies.append(sse(chunk(role="assistant", content=""), *parts, *called, end, last))
+        else:
+            replies.append(calls_reply(*calls) if calls else whole({"content": text}, usage=USAGE))
+    room.upstream.replies = replies
+    room.upstream.seen.clear()
+    room.tools.calls.clear()
+
+
+def ask(room: House, *, streamed: bool, **more: Any) -> tuple[str, str | None, Any]:
+    """(text, finish_reason, usage), as the client library reads them."""
+    with room.client() as client:
+        if not streamed:
+            answer = client.chat.completions.create(model="mock", messages=QUESTION, **more)
+            assert not answer.choices[0].message.tool_calls
+            return answer.choices[0].message.content or "", answer.choices[0].finish_reason, answer.usage
+        with client.chat.completions.create(
+            model="mock", messages=QUESTION, stream=True, stream_options={"include_usage": True}, **more
+        ) as stream:
+            chunks = [chunk.model_dump(exclude_unset=True) for chunk in stream]
+    assert_one_clean_answer(chunks)
+    assert not any(c["choices"][0]["delta"].get("tool_calls") for c in chunks if c["choices"])
+    finish = [c["choices"][0]["finish_reason"] for c in chunks if c["choices"]][-1]
+    return content_of(chunks), finish, chunks[-1]["usage"]
+
+
+def dumped(usage: Any) -> dict[str, int]:
+    values = usage if isinstance(usage, dict) else usage.model_dump()
+    return {key: value for key, value in values.items() if value is not None}
+
+
+BOTH = pytest.mark.parametrize("streamed", [True, False], ids=["streamed", "whole"])
+
+
+@BOTH
+def test_a_plain_answer_passes(room: House, streamed: bool):
+    script(room, "Hello there", streamed=streamed)
+    text, finish, usage = ask(room, streamed=streamed)
+    assert (text, finish, dumped(usage)) == ("Hello there", "stop", USAGE)
+
+
+@BOTH
+def test_one_round_of_tools_is_run_unseen(room: House, streamed: bool):
+    script(room, (tool_call(),), "It is cloudy.", streamed=streamed)
+    text, finish, usage = ask(room, streamed=streamed)
+    assert (text, finish, dumped(usage)) == ("It is cloudy.", "stop", USAGE_OF_TWO)
+    assert room.tools.calls == [("get_weather", {"city": "Paris"})]
+    messages = room.upstream.seen[1].json["messages"]
+    assert messages[-1] == {
+        "role": "tool",
+        "tool_call_id": "call_1",
+        "content": '{"city":"Paris","sky":"cloudy"}',
+    }
+
+
+@BOTH
+def test_several_rounds_add_up(room: House, streamed: bool):
+    cities = tool_call("list_cities", "{}", id="call_0")
+    script(room, (cities,), (tool_call(),), "Done.", streamed=streamed)
+    text, _, usage = ask(room, streamed=streamed)
+    assert text == "Done."
+    assert dumped(usage)["total_tokens"] == 36
+    assert [name for name, _ in room.tools.calls] == ["list_cities", "get_weather"]
+    roles = [message["role"] for message in room.upstream.seen[2].json["messages"]]
+    assert roles == ["user", "assistant", "tool", "assistant", "tool"]
+
+
+@BOTH
+def test_parallel_calls_answer_in_their_order(room: House, streamed: bool):
+    rome = tool_call(arguments='{"city":"Rome"}', id="call_2", index=1)
+    script(room, (tool_call(), rome), "Both cloudy.", streamed=streamed)
+    assert ask(room, streamed=streamed)[0] == "Both cloudy."
+    assert sorted(arguments["city"] for _, arguments in room.tools.calls) == ["Paris", "Rome"]
+    results = room.upstream.seen[1].json["messages"][2:]
+    assert [result["tool_call_id"] for result in results] == ["call_1", "call_2"]
+    assert ["Paris" in results[0]["content"], "Rome" in results[1]["content"]] == [True, True]
+
+
+@BOTH
+def test_a_failing_tool_is_told_to_the_model_not_to_the_client(room: House, streamed: bool):
+    script(room, (tool_call("broken"),), "Sorry.", streamed=streamed)
+    assert ask(room, streamed=streamed)[0] == "Sorry."
+    result = room.upstream.seen[1].json["messages"][-1]["content"]
+    assert result == "Error: The server answered 500 Internal Server Error: no such city"
+
+
+def test_text_before_a_call_is_the_same_streamed_and_whole(room: House):
+    usage = {**chunk(), "choices": [], "usage": USAGE}
+    room.upstream.replies = [
+        sse(
+            chunk(role="assistant", content="Let me "),
+            chunk(content="look. "),
+            chunk(tool_calls=[tool_call()]),
+            chunk(finish="tool_calls"),
+            usage,
+        ),
+        text_stream("It is cloudy.", usage=USAGE),
+    ]
+    room.upstream.seen.clear()
+    streamed = ask(room, streamed=True)
+    room.upstream.replies = [
+        calls_reply(tool_call(), text="Let me look. "),
+        whole({"content": "It is cloudy."}, usage=USAGE),
+    ]
+    room.upstream.seen.clear()
+    entire = ask(room, streamed=False)
+    assert streamed[:2] == entire[:2] == ("Let me look. It is cloudy.", "stop")
+    assert dumped(streamed[2]) == dumped(entire[2]) == USAGE_OF_TWO
+
+
+@BOTH
+def test_the_clients_own_tool_is_left_to_the_client(room: House, streamed: bool):
+    script(room, (tool_call("client_tool", '{"x":1}'),), streamed=streamed)
+    with room.client() as client:
+        if streamed:
+            with client.chat.completions.stream(model="mock", messages=QUESTION, tools=[OWN_TOOL]) as stream:
+                answer = stream.get_final_completion()
+        else:
+            answer = client.chat.completions.create(model="mock", messages=QUESTION, tools=[OWN_TOOL])
+    assert answer.choices[0].finish_reason == "tool_calls"
+    calls = answer.choices[0].message.tool_calls or []
+    assert [(c.id, c.function.name, c.function.arguments) for c in calls] == [
+        ("call_1", "client_tool", '{"x":1}')
+    ]
+    assert room.tools.calls == []
+
+
+def test_the_stream_helper_puts_an_answer_with_our_tools_together(room: House):
+    script(room, (tool_call(),), "It is cloudy.", streamed=True)
+    with room.client() as client, client.chat.completions.stream(model="mock", messages=QUESTION) as stream:
+        kinds = {event.type for event in stream}
+        answer = stream.get_final_completion()
+    assert answer.choices[0].message.content == "It is cloudy."
+    assert answer.choices[0].message.tool_calls is None
+    assert not any("tool_calls" in kind for kind in kinds)
+
+
+def test_no_usage_is_sent_to_a_stream_that_did_not_ask(room: House):
+    script(room, (tool_call(),), "It is cloudy.", streamed=True)
+    with (
+        room.client() as client,
+        client.chat.completions.create(model="mock", messages=QUESTION, stream=True) as stream,
+    ):
+        chunks = [chunk.model_dump(exclude_unset=True) for chunk in stream]
+    assert not any(c.get("usage") for c in chunks)
+    assert all(c["choices"] for c in chunks)
+
+
+@BOTH
+async def test_the_async_client_sees_the_same(room: House, streamed: bool):
+    script(room, (tool_call(),), "It is cloudy.", streamed=streamed)
+    async with room.async_client() as client:
+        if streamed:
+            async with client.chat.completions.stream(model="mock", messages=QUESTION) as stream:
+                answer = await stream.get_final_completion()
+        else:
+            answer = await client.chat.completions.create(model="mock", messages=QUESTION)
+    assert answer.choices[0].message.content == "It is cloudy."
+    assert answer.choices[0].finish_reason == "stop"
+
+
+@BOTH
+def test_a_refusal_of_the_model_server_is_the_clients_own_exception(room: House, streamed: bool):
+    refusal = {"error": {"message": "slow down", "type": "rate_limit", "param": None, "code": "busy"}}
+    room.upstream.replies = [json_reply(refusal, 429, [(b"retry-after", b"7"), (b"x-request-id", b"r1")])]
+    room.upstream.seen.clear()
+    with room.client() as client, pytest.raises(openai.RateLimitError) as caught:
+        client.chat.completions.create(model="mock", messages=QUESTION, stream=streamed)
+    assert caught.value.code == "busy"
+    assert caught.value.request_id == "r1"
+    assert caught.value.response.headers["retry-after"] == "7"
+
+
+def test_a_stream_that_fails_raises_in_the_client(room: House):
+    room.upstream.replies = [
+        call_stream(tool_call()),
+        json_reply({"error": {"message": "out of memory"}}, 500),
+    ]
+    room.upstream.seen.clear()
+    with (
+        room.client() as client,
+        client.chat.completions.create(model="mock", messages=QUESTION, stream=True) as stream,
+        pytest.raises(openai.APIError, match="out of memory"),
+    ):
+        list(stream)
+
+
+def test_a_whole_answer_that_fails_after_a_tool_ran_is_not_tried_again(room: House):
+    room.upstream.replies = [
+        calls_reply(tool_call()),
+        json_reply({"error": {"message": "out of memory"}}, 500),
+    ]
+    room.upstream.seen.clear()
+    room.tools.calls.clear()
+    client = openai.OpenAI(base_url=f"{room.url}/v1", api_key="test", max_retries=2)
+    with client, pytest.raises(openai.InternalServerError, match="out of memory"):
+        client.chat.completions.create(model="mock", messages=QUESTION)
+    assert len(room.tools.calls) == 1
