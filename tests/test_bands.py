@@ -17,7 +17,7 @@ BANDS = [
     {"upstream", "catalog", "sources", "stores"},
     {"offer", "turn", "loop", "governor", "mixed"},
     {"respond", "request", "live", "observe", "auth", "protocol", "passthrough", "dialects"},
-    {"app", "serve", "cli", "demo", "doctor", "__main__"},
+    {"app", "reload", "serve", "cli", "demo", "doctor", "__main__"},
 ]  # fmt: skip
 """From the ground up. A module that is in no band has no place yet: put it where it belongs."""
 

@@ -189,7 +189,7 @@ class DocumentReader:
             headers |= {"If-Modified-Since": known.modified} if known.modified else {}
         for secret in secrets:
             headers[secret.name] = self._credentials.value(secret) or ""
-        request = Request(method="GET", url=URL(place.url), headers=headers)
+        request = Request(method="GET", url=URL(place.url), headers=self._credentials.laid_over(headers))
         return await exchange(self._session, request, max_bytes=self._settings.max_document_bytes)
 
 
