@@ -43,14 +43,14 @@ class _Follower:
         self._workshop = workshop
         self._catalog = catalog
         self._path = Path(settings.config or "").expanduser()
+        self._seen = self._mark()
 
     async def watch(self) -> None:
         """Look at the file every second: editors replace it in ways that watchers of files miss."""
-        seen = self._mark()
         while True:
             await anyio.sleep(LOOK_EVERY)
-            if (mark := self._mark()) != seen:
-                seen = mark
+            if (mark := self._mark()) != self._seen:
+                self._seen = mark
                 self._read()
 
     async def obey(self) -> None:
