@@ -43,14 +43,17 @@ class _Follower:
         self._workshop = workshop
         self._catalog = catalog
         self._path = Path(settings.config or "").expanduser()
-        self._seen = self._mark()
+        self._read_at = self._mark()
 
     async def watch(self) -> None:
         """Look at the file every second: editors replace it in ways that watchers of files miss."""
+        last = self._read_at
         while True:
             await anyio.sleep(LOOK_EVERY)
-            if (mark := self._mark()) != self._seen:
-                self._seen = mark
+            mark, before = self._mark(), last
+            last = mark
+            # A file that still changes is being written: half of it would only be a mistake to report.
+            if mark is not None and mark == before and mark != self._read_at:
                 self._read()
 
     async def obey(self) -> None:
@@ -70,6 +73,7 @@ class _Follower:
         return found.st_mtime_ns, found.st_size, found.st_ino
 
     def _read(self) -> None:
+        self._read_at = self._mark()
         try:
             settings = reload_servers(self._settings)
         except ConfigError as error:

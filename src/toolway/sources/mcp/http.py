@@ -208,6 +208,8 @@ async def open_sse(
         anyio.create_task_group() as tasks,
         inbound,
         outbound,
+        read,
+        write,
     ):
         target = await tasks.start(partial(_hear, client, url, inbound, limit))
         tasks.start_soon(_say, client, target, outbound, inbound)
