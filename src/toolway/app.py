@@ -77,13 +77,15 @@ class Routes:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hand a request to its handler."""
-        path = scope["path"]
-        if handler := self._exact.get((scope["method"], path)):
+        path, method = scope["path"], scope["method"]
+        if handler := self._exact.get(("GET" if method == "HEAD" else method, path)):
             await handler(scope, receive, send)
         elif path.startswith("/v1/"):
             await self._passthrough(scope, receive, send)
         else:
-            await send_error(send, NotFound(f"There is no {path[:200]} here; the OpenAI API is under /v1."))
+            await send_error(
+                send, NotFound(f"There is no {method} {path[:200]} here; the OpenAI API is under /v1.")
+            )
 
 
 async def healthz(scope: Scope, receive: Receive, send: Send) -> None:

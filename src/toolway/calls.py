@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 
+from toolway.lax import mended
 from toolway.types import JSON, ToolCall
 
 _ALPHABET = string.ascii_letters + string.digits
@@ -57,7 +58,7 @@ class CallAssembler:
         return tuple(self._finish(call) for call in self._calls if call.name or call.arguments)
 
     def _finish(self, call: _Call) -> ToolCall:
-        arguments = "".join(call.arguments)
+        arguments = mended("".join(call.arguments))
         custom = (
             {"type": "custom", "custom": {"name": call.name, "input": arguments}} if call.is_custom else {}
         )
@@ -141,11 +142,21 @@ def _marks(fragment: JSON) -> tuple[int | None, str | None, str, Any]:
         function = {}
     name = function.get("name")
     return (
-        index if type(index) is int else None,
+        _whole_number(index),
         str(identity) if identity not in (None, "") else None,
         name if isinstance(name, str) else "",
         function.get("arguments", function.get("input")),
     )
+
+
+def _whole_number(value: Any) -> int | None:
+    """An index, also one that is written as a text or with a decimal point."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        return int(value)
+    except (ValueError, OverflowError):
+        return None
 
 
 def call_object(call: ToolCall) -> JSON:

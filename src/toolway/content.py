@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from toolway.lax import mended
 from toolway.types import JSON, ToolCall, ToolResult
 
 
@@ -10,7 +11,7 @@ def tool_message(call: ToolCall, result: ToolResult, *, max_chars: int) -> JSON:
     text = result.text.strip() or "(the tool returned nothing)"
     if result.is_error and not text.lower().startswith("error"):
         text = f"Error: {text}"
-    return {"role": "tool", "tool_call_id": call.id, "content": shorten(encodable(text), max_chars)}
+    return {"role": "tool", "tool_call_id": call.id, "content": shorten(mended(text), max_chars)}
 
 
 def shorten(text: str, max_chars: int) -> str:
@@ -21,12 +22,3 @@ def shorten(text: str, max_chars: int) -> str:
     tail = max_chars - head
     note = f"\n\n[... {len(text) - max_chars:,} of {len(text):,} characters left out: ask for less at once ...]\n\n"
     return text[:head] + note + text[-tail:]
-
-
-def encodable(text: str) -> str:
-    """`text` without lone surrogates, which no JSON writer takes."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode(errors="replace").decode()
-    return text

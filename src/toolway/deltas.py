@@ -5,18 +5,18 @@ What each rule is good for is in `docs/wire.md`; every one was seen on a real se
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import chain, groupby
+from typing import Any, cast
 
 from toolway.calls import CallAssembler
 from toolway.errors import UpstreamError
+from toolway.lax import mended, mended_all
 from toolway.types import JSON, ToolCall
 
-SPOKEN = ("content", "reasoning_content", "reasoning", "refusal")
-"""Members of a delta whose text is put together; a replayed message needs them (DeepSeek: 400 without)."""
-LISTED = ("reasoning_details", "thinking_blocks")
-"""Members whose lists are put together."""
+SPOKEN = ("reasoning_content", "reasoning", "content", "refusal", "reasoning_details", "thinking_blocks")
+"""Members of deltas that make one text or list; a replayed message needs them (DeepSeek: 400 without)."""
 UNFINISHED = frozenset({"length", "content_filter"})
 """A turn that ended so has perhaps only half a call: never run."""
 
@@ -49,7 +49,7 @@ class Message:
 
 def error_in(body: JSON) -> UpstreamError | None:
     """The error that a server put into a 200 answer or a stream, as it named it."""
-    error = body.get("error")
+    error = body.get("error") or (body if body.get("object") == "error" else None)
     if not error:
         return None
     if not isinstance(error, dict):
@@ -73,8 +73,7 @@ class MessageBuilder:
 
     def __init__(self, theirs: Callable[[str], bool]) -> None:
         self._theirs = theirs
-        self._texts: dict[str, list[str]] = {}
-        self._lists: dict[str, list[Any]] = {}
+        self._said: dict[str, list[str | list[Any]]] = {}
         self._calls = CallAssembler()
         self._passed: dict[int, int] = {}
         self._finish_reason: str | None = None
@@ -82,32 +81,35 @@ class MessageBuilder:
         self._frame: JSON = {}
         self._usage_frame: JSON = {}
         self.started = False
+        """Whether anything of an answer came."""
 
     def feed(self, chunk: JSON) -> JSON | None:
         """What the client sees of this chunk: the same object if all of it, a new one if less, None if nothing.
 
         Raises UpstreamError for an error that the server sends in the stream.
         """
-        self.started = True
         choices = chunk.get("choices")
         if "error" in chunk and (error := error_in(chunk)):
             raise error
         if not (isinstance(choices, list) and choices and isinstance(choices[0], dict)):
             return self._feed_frame(chunk)
+        self.started = True
         choice = choices[0]
         delta = choice.get("delta")
         if not isinstance(delta, dict):
             choice = {**choice, "delta": (delta := {})}
             chunk = {**chunk, "choices": [choice]}
         for key, value in delta.items():
-            if value and key in SPOKEN:
-                self._say(key, value)
-            elif value and key in LISTED and isinstance(value, list):
-                self._lists.setdefault(key, []).extend(value)
+            if value and key in SPOKEN and isinstance(value, str | list):
+                self._said.setdefault(key, []).append(value)
         if chunk.get("usage"):
             chunk = self._without_usage(chunk)
-        if isinstance(choice.get("finish_reason"), str):
+        finish = choice.get("finish_reason")
+        if isinstance(finish, str) and finish:
             return self._finish(chunk, choice, delta)
+        if finish is not None:  # "" until the last chunk
+            choice = {**choice, "finish_reason": None}
+            chunk = {**chunk, "choices": [choice]}
         if "tool_calls" in delta:
             return self._without_calls(chunk, choice, delta)
         return chunk
@@ -115,7 +117,7 @@ class MessageBuilder:
     def message(self) -> Message:
         """The turn, once its stream is over."""
         said: JSON = {"role": "assistant"}
-        said |= {key: "".join(texts) for key, texts in self._texts.items()} | self._lists
+        said |= {key: joined(pieces) for key, pieces in self._said.items()}
         return Message(
             said=said,
             tool_calls=self._calls.finished(),
@@ -131,18 +133,14 @@ class MessageBuilder:
         return self._finish_reason is not None
 
     def _feed_frame(self, chunk: JSON) -> JSON | None:
+        if error := error_in(chunk):
+            raise error
         if isinstance(usage := chunk.get("usage"), dict):
             self._usage = usage
             self._usage_frame = chunk
             return None
         unknown = any(value for key, value in chunk.items() if key not in _ENVELOPE)
         return {**chunk, "choices": []} if unknown else None  # Azure's prompt_filter_results
-
-    def _say(self, key: str, value: Any) -> None:
-        if isinstance(value, str):
-            self._texts.setdefault(key, []).append(value)
-        elif isinstance(value, list):  # content as parts (Mistral's thinking)
-            self._lists.setdefault(key, []).extend(value)
 
     def _without_usage(self, chunk: JSON) -> JSON:
         if isinstance(chunk["usage"], dict):
@@ -176,6 +174,17 @@ class MessageBuilder:
         return self._passed.setdefault(position, len(self._passed))
 
 
+def joined(pieces: Sequence[str | list[Any]]) -> str | list[Any]:
+    """Pieces of content as one text or, where some are lists of parts (Mistral), as one list of parts."""
+    if not any(isinstance(piece, list) for piece in pieces):
+        return mended("".join(cast(Sequence[str], pieces)))
+    parts: list[Any] = []
+    for is_text, group in groupby(pieces, lambda piece: isinstance(piece, str)):
+        text_or_parts = list(chain.from_iterable(group))
+        parts += [{"type": "text", "text": "".join(text_or_parts)}] if is_text else text_or_parts
+    return cast(list[Any], mended_all(parts))
+
+
 def read_answer(answer: JSON) -> Message:
     """The message of a whole (not streamed) answer. Raises UpstreamError for an answer that is none."""
     if error := error_in(answer):
@@ -190,7 +199,8 @@ def read_answer(answer: JSON) -> Message:
     if not isinstance(message, dict):
         raise UpstreamError("The model server's answer has no message.")
     assembler = CallAssembler()
-    for number, call in enumerate(message.get("tool_calls") or ()):
+    calls = message.get("tool_calls")
+    for number, call in enumerate(calls if isinstance(calls, list) else ()):
         assembler.feed([{**call, "index": number}] if isinstance(call, dict) else [])
     said = {
         key: value

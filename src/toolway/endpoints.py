@@ -104,9 +104,16 @@ def _read_entry(piece: str) -> _Entry:
     match = _NAMED.fullmatch(piece)
     name, place = match.groups() if match else (None, piece)
     if "://" not in place and _is_path(place):
-        path = str(Path(place).expanduser())
+        path = _home_expanded(place)
         return _entry(name, _path_label(PurePath(path).parts), None, url=path)
     return _read_url(name, place)
+
+
+def _home_expanded(place: str) -> str:
+    try:
+        return str(Path(place).expanduser())
+    except RuntimeError:
+        raise ValueError(f"{masked(place)} begins with the home of a user that is not known here") from None
 
 
 def _read_url(name: str | None, place: str) -> _Entry:

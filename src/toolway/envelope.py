@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import orjson
 
-from toolway import sse
+from toolway import lax, sse
 from toolway.deltas import Message
 from toolway.errors import ToolwayError
 from toolway.types import JSON
@@ -31,7 +31,7 @@ class Envelope:
             if raw is not None and self._fits(chunk):
                 out.append(sse.encode(raw))
             elif (dressed := self._dress(chunk)) is not None:
-                out.append(sse.encode(orjson.dumps(dressed)))
+                out.append(sse.encode(lax.dumps(dressed)))
         return b"".join(out)
 
     def end(self, message: Message, usage: JSON | None) -> bytes:
@@ -42,7 +42,7 @@ class Envelope:
         delta = {} if self._role_sent else {"role": "assistant", "content": ""}
         self._role_sent = True
         choice = {**choice, "index": 0, "delta": delta, "finish_reason": message.finish_reason}
-        events = [sse.encode(orjson.dumps({**frame, **self._adopt(frame), "choices": [choice]}))]
+        events = [sse.encode(lax.dumps({**frame, **self._adopt(frame), "choices": [choice]}))]
         if usage:
             last = {**message.usage_frame, **self._same, "choices": [], "usage": usage}
             events.append(sse.encode(orjson.dumps(last)))

@@ -67,11 +67,8 @@ def for_next_round(body: JSON) -> JSON:
     choice = body.get("tool_choice")
     if choice == "required" or (isinstance(choice, dict) and choice.get("type") != "allowed_tools"):
         return {**body, "tool_choice": "auto"}
-    if isinstance(choice, dict):
-        return {
-            **body,
-            "tool_choice": {**choice, "allowed_tools": {**choice["allowed_tools"], "mode": "auto"}},
-        }
+    if isinstance(choice, dict) and isinstance(allowed := choice.get("allowed_tools"), dict):
+        return {**body, "tool_choice": {**choice, "allowed_tools": {**allowed, "mode": "auto"}}}
     return body
 
 

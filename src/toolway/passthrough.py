@@ -11,6 +11,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from toolway.auth import upstream_headers
 from toolway.config import Settings
+from toolway.departure import while_client_listens
 from toolway.errors import InvalidRequest, NotFound, UpstreamError
 from toolway.request import ClientGone
 from toolway.respond import send_error
@@ -44,10 +45,9 @@ class Passthrough:
             return
         except ClientGone:
             return
-        async with anyio.create_task_group() as group:
-            group.start_soon(request.cancel_when_client_leaves, group.cancel_scope)
-            await self._exchange(scope, path, body, send)
-            group.cancel_scope.cancel()
+        await while_client_listens(
+            scope, request.receive_after_body, lambda: self._exchange(scope, path, body, send)
+        )
 
     async def _exchange(
         self, scope: Scope, path: str, body: bytes | AsyncIterator[bytes] | None, send: Send
@@ -69,51 +69,45 @@ class Passthrough:
 
 
 class _Incoming:
-    """A request's body and the client behind it. Only one may wait for it: who reads the body, then who watches."""
+    """A request's body. Only one may wait for the client at a time: who reads the body, then who watches."""
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
-        self._gone = anyio.Event()
-        self._read = anyio.Event()
-        self._read.set()
+        self._read: anyio.Event | None = None
+        """Set at the end of a body that comes in pieces."""
+        self._gone = False
 
     async def body(self) -> bytes | AsyncIterator[bytes]:
         """The body: as bytes if it came in one piece, else its pieces when they are asked for.
 
         Raises ClientGone if the client left before its first piece.
         """
-        first = await self._next()
-        if self._gone.is_set():
+        first = await self._receive()
+        if first["type"] == "http.disconnect":
             raise ClientGone
         if not first.get("more_body"):
             return bytes(first.get("body", b""))
         self._read = anyio.Event()
-        return self._pieces(first)
+        return self._pieces(first, self._read)
 
-    async def cancel_when_client_leaves(self, scope: anyio.CancelScope) -> None:
-        """Wait for the end of the body, and then for the client to go."""
-        await self._read.wait()
-        while not self._gone.is_set():
-            await self._next()
-        scope.cancel()
+    async def receive_after_body(self) -> Message:
+        """`receive` for who waits for the client to leave."""
+        if self._read:
+            await self._read.wait()
+        return {"type": "http.disconnect"} if self._gone else await self._receive()
 
-    async def _pieces(self, event: Message) -> AsyncIterator[bytes]:
-        while not self._gone.is_set():
+    async def _pieces(self, event: Message, read: anyio.Event) -> AsyncIterator[bytes]:
+        while event["type"] != "http.disconnect":
             if part := event.get("body"):
                 yield part
             if not event.get("more_body"):
-                self._read.set()
+                read.set()
                 return
-            event = await self._next()
-        self._read.set()
-        # To return now would be to say that the body is whole; the watcher ends it.
+            event = await self._receive()
+        self._gone = True
+        read.set()
+        # To return now would be to say that the body is whole; who is told of the departure ends this.
         await anyio.sleep_forever()
-
-    async def _next(self) -> Message:
-        event = await self._receive()
-        if event["type"] == "http.disconnect":
-            self._gone.set()
-        return event
 
 
 async def _relay(answer: Answer, send: Send) -> None:

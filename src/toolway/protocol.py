@@ -10,6 +10,7 @@ import orjson
 from httptools import HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from toolway.departure import EXTENSION, Departure
 from toolway.errors import InvalidRequest
 
 MIN_RATE = 16 * 1024
@@ -24,7 +25,8 @@ class Protocol(HttpToolsProtocol):
 
     A request must be whole within `receive_timeout` seconds after its first byte, a new connection's first one
     after its beginning. Each MIN_RATE bytes earn a second, so uploads of any size pass and dripping gains
-    nothing; the clock stands while we are the ones who do not read. Answers have no deadline.
+    nothing; the clock stands while we are the ones who do not read. Answers have no deadline. Whoever makes
+    one can learn from the scope when the client leaves (`departure`).
     """
 
     def __init__(self, receive_timeout: float, **given: Any) -> None:
@@ -37,6 +39,8 @@ class Protocol(HttpToolsProtocol):
         self._head_size = 0
         """Bytes since the last thing that is no header."""
         self._data = b""
+        self._departure = Departure()
+        self._extensions: Any = {EXTENSION: self._departure}
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -44,6 +48,7 @@ class Protocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        self._departure.happen()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -75,6 +80,7 @@ class Protocol(HttpToolsProtocol):
         if b"://" in self.url:
             self._take_host_from_url()
         super().on_headers_complete()
+        self.scope["extensions"] = self._extensions
         # A trailer must not become a header after the headers were checked (RFC 9110, 6.5.1).
         self.headers = _Nowhere()
         self._head_size = 0

@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from toolway import sse
+from toolway import lax, sse
 from toolway.deltas import Message, MessageBuilder, error_in, read_answer
 from toolway.errors import UpstreamError, UpstreamStatus
 from toolway.types import JSON, Emit
@@ -17,7 +17,7 @@ from toolway.upstream import Answer, Header, Upstream
 MAX_ANSWER_BYTES = 256 * 2**20
 MAX_ERROR_BYTES = 2**20
 
-_STREAM_TYPES = frozenset({b"text/event-stream", b"text/plain", b""})
+_STREAM_TYPES = frozenset({b"text/event-stream", b"text/plain", b"application/octet-stream", b""})
 """What servers call an event stream."""
 
 Turn = Callable[[JSON, Emit, Callable[[str], bool]], Awaitable[Message]]
@@ -76,8 +76,8 @@ async def _refuse_failure(answer: Answer) -> None:
 
 def _parse_answer(body: bytes) -> JSON:
     try:
-        parsed = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
+        parsed = lax.mended_all(lax.loads(body))
+    except ValueError as error:
         start = body[:200].decode(errors="replace").strip()
         raise UpstreamError(f"The model server's answer is not JSON; it starts with: {start!r}") from error
     if not isinstance(parsed, dict):
@@ -97,8 +97,8 @@ async def _read_stream(answer: Answer, emit: Emit, builder: MessageBuilder) -> M
             done = await _feed(decoder.close(), builder, emit)
     except sse.NotAnEventStream as stray:
         raise _stray_error(stray.text) from stray
-    if not (done or builder.finished):
-        reason = "before it was complete" if builder.started else "without a single event"
+    if not (builder.started and (done or builder.finished)):
+        reason = "before it was complete" if builder.started else "without an answer in it"
         raise UpstreamError(f"The model server's stream ended {reason}.", code="upstream_cut")
     await answer.drain()
     return builder.message()
@@ -113,25 +113,34 @@ async def _feed(payloads: list[bytes], builder: MessageBuilder, emit: Emit) -> b
             if payload.startswith(sse.DONE):
                 done = True
                 break
-            chunk = _parse_chunk(payload)
+            chunk, raw = _parse_chunk(payload)
             visible = builder.feed(chunk)
             if visible is not None:
-                items.append((visible, payload if visible is chunk else None))
+                items.append((visible, raw if visible is chunk else None))
     finally:
         if items:
             await emit(Chunks(items))
     return done
 
 
-def _parse_chunk(payload: bytes) -> JSON:
+def _parse_chunk(payload: bytes) -> tuple[JSON, bytes | None]:
+    """The chunk, and its bytes unless only lax readers take them."""
+    raw: bytes | None = payload
     try:
         chunk: Any = orjson.loads(payload)
-    except orjson.JSONDecodeError as error:
-        start = payload[:200].decode(errors="replace")
-        raise UpstreamError(f"The model server sent an event that is not JSON: {start!r}") from error
+    except orjson.JSONDecodeError:
+        chunk, raw = _parse_lax_chunk(payload), None
     if not isinstance(chunk, dict):
         raise UpstreamError("The model server sent an event that is not a JSON object.")
-    return chunk
+    return chunk, raw
+
+
+def _parse_lax_chunk(payload: bytes) -> Any:
+    try:
+        return lax.loads(payload)
+    except ValueError as error:
+        start = payload[:200].decode(errors="replace")
+        raise UpstreamError(f"The model server sent an event that is not JSON: {start!r}") from error
 
 
 def _stray_error(text: bytes) -> UpstreamError:

@@ -9,19 +9,19 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
-import openai
 import pytest
 from starlette.applications import Starlette
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from tests.support.servers import free_port, running
 from toolway.demo import DemoError
-from toolway.demo.play import Demo, Question
+from toolway.demo.conversation import Conversation, Question, open_client
 from toolway.demo.screen import Screen
 from toolway.demo.stage import choose_port
 from toolway.demo.weights import SMOLLM2, cached_weights
@@ -140,9 +140,8 @@ def test_a_wanted_port_that_is_taken_is_told_of(cache: Path):
 def test_the_usual_port_gives_way_when_it_is_taken(monkeypatch: pytest.MonkeyPatch):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         monkeypatch.setattr("toolway.config.Settings.port", taken.getsockname()[1])
-        chosen = choose_port(None)
-        assert chosen != taken.getsockname()[1]
-    socket.create_server(("127.0.0.1", chosen)).close()
+        chosen = {choose_port(None), choose_port(0)}
+        assert chosen.isdisjoint({0, taken.getsockname()[1]})
 
 
 def test_weights_that_cannot_be_fetched_end_the_demo_with_the_reason(tmp_path: Path):
@@ -173,29 +172,53 @@ def answering(*contents: str) -> Starlette:
     return Starlette(routes=[Route("/v1/chat/completions", chat, methods=["POST"])])
 
 
+class CalledAgain(threading.Event):
+    def clear(self) -> None:
+        super().clear()
+        self.set()
+
+
+@contextmanager
+def conversation_with(model: Starlette, tmp_path: Path, *, served: bool) -> Iterator[Conversation]:
+    """`served`: the weather service is called during each question."""
+    event = CalledAgain() if served else threading.Event()
+    with (
+        running(model) as url,
+        open_client(f"{url}/v1") as client,
+        (tmp_path / "log").open("w") as log,
+    ):
+        yield Conversation(client, Screen(log), {"weather": event})
+
+
+HOW_IS_IT = Question(text="How is it?", service="weather")
+
+
 def test_an_answer_without_the_call_is_tried_once_more_and_then_told_of(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     with (
-        running(answering("It is ", "sunny.")) as url,
-        openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,
-        (tmp_path / "log").open("w") as log,
-        ExitStack() as house,
+        conversation_with(answering("It is ", "sunny."), tmp_path, served=False) as conversation,
+        pytest.raises(DemoError, match="did not call the weather service, twice"),
     ):
-        story = Demo(Screen(log), house)
-        with pytest.raises(DemoError, match="did not call the weather service, twice"):
-            story.ask(client, Question(text="How is it?", service="weather"))
+        conversation.ask(HOW_IS_IT)
     assert capsys.readouterr().out.count("It is sunny.") == 2
 
 
 def test_an_empty_answer_is_no_answer(tmp_path: Path):
     with (
-        running(answering()) as url,
-        openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,
-        (tmp_path / "log").open("w") as log,
-        ExitStack() as house,
+        conversation_with(answering(), tmp_path, served=True) as conversation,
+        pytest.raises(DemoError, match="gave no answer, twice"),
     ):
-        story = Demo(Screen(log), house)
-        story.heard("weather", "GET /weather?city=Paris -> 200 {}")
-        with pytest.raises(DemoError, match="twice"):
-            story.ask(client, Question(text="How is it?", service="weather"))
+        conversation.ask(HOW_IS_IT)
+
+
+def test_an_error_for_the_client_ends_the_demo_with_what_it_says(tmp_path: Path):
+    async def refuse(_: object) -> Response:
+        return JSONResponse({"error": {"message": "the house is full"}}, 503)
+
+    full = Starlette(routes=[Route("/v1/chat/completions", refuse, methods=["POST"])])
+    with (
+        conversation_with(full, tmp_path, served=False) as conversation,
+        pytest.raises(DemoError, match="the house is full"),
+    ):
+        conversation.ask(HOW_IS_IT)

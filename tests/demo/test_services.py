@@ -71,7 +71,8 @@ def test_the_calculator_writes_the_sum_out(services, a, b, result):
 @pytest.mark.parametrize("name", SERVICES)
 def test_a_service_runs_as_a_program_and_tells_each_call(name):
     lines: list[str] = []
-    with running_service(name, on_line=lines.append) as (_, url):
+    with running_service(name, on_line=lines.append) as service:
+        url = service.wait_ready()
         ask(f"{url}/openapi.json")
         ask(
             f"{url}/weather?city=Paris" if name == "weather" else f"{url}/add",

@@ -90,18 +90,19 @@ class Front:
 
 
 @contextmanager
-def front_of(upstream_url: str, **settings: Any) -> Iterator[str]:
+def front_of(upstream_url: str, options: dict[str, Any] | None = None, **settings: Any) -> Iterator[str]:
     chosen = Settings(openai_base_url=f"{upstream_url}/base/v1", **settings)
-    with running_server(server_config(Front(chosen), chosen, timeout_graceful_shutdown=1)) as url:
+    config = server_config(Front(chosen), chosen, timeout_graceful_shutdown=1, **(options or {}))
+    with running_server(config) as url:
         yield url
 
 
 @contextmanager
-def through(upstream: Any, **settings: Any) -> Iterator[str]:
+def through(upstream: Any, options: dict[str, Any] | None = None, **settings: Any) -> Iterator[str]:
     """Toolway's URL, with this ASGI app as its model server."""
     with (
         running(upstream, lifespan="off", date_header=False, server_header=False) as url,
-        front_of(url, **settings) as front,
+        front_of(url, options, **settings) as front,
     ):
         yield front
 
@@ -379,10 +380,15 @@ def test_events_come_one_by_one() -> None:
             assert next(stream) == part
 
 
-def test_a_client_that_leaves_ends_the_upstream_request() -> None:
+ANY_SERVER = pytest.mark.parametrize("options", [{}, {"http": "httptools"}, {"http": "h11"}])
+"""Our own server, and others that do not say when a client leaves."""
+
+
+@ANY_SERVER
+def test_a_client_that_leaves_ends_the_upstream_request(options: dict[str, Any]) -> None:
     gate = threading.Event()
     upstream = Recorded(parts=[b"one", b"two"], before_part=lambda number: number and gate.wait(20))
-    with through(upstream) as url:
+    with through(upstream, options) as url:
         with connect(url) as client:
             client.sendall(b"GET /v1/x HTTP/1.1\r\nHost: localhost\r\n\r\n")
             until(client, b"one")
@@ -390,16 +396,18 @@ def test_a_client_that_leaves_ends_the_upstream_request() -> None:
         gate.set()
 
 
-def test_a_client_that_leaves_before_the_answer_ends_the_upstream_request() -> None:
-    with raw_upstream(hold=True) as (upstream, left), front_of(upstream) as url:
+@ANY_SERVER
+def test_a_client_that_leaves_before_the_answer_ends_the_upstream_request(options: dict[str, Any]) -> None:
+    with raw_upstream(hold=True) as (upstream, left), front_of(upstream, options) as url:
         with connect(url) as client:
             client.sendall(b"POST /v1/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\nhi")
             assert not left.wait(0.3)
         assert left.wait(10)
 
 
-def test_a_client_that_leaves_inside_its_upload_ends_the_upstream_request() -> None:
-    with raw_upstream(hold=True) as (upstream, left), front_of(upstream) as url:
+@ANY_SERVER
+def test_a_client_that_leaves_inside_its_upload_ends_the_upstream_request(options: dict[str, Any]) -> None:
+    with raw_upstream(hold=True) as (upstream, left), front_of(upstream, options) as url:
         with connect(url) as client:
             client.sendall(
                 b"POST /v1/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 200000\r\n\r\n" + b"x" * 99

@@ -250,7 +250,7 @@ async def test_an_empty_result_and_a_lone_surrogate_reach_the_model_as_text():
     script = Script(says(None, call("nothing", id="1"), call("odd", id="2")), says("Done"))
     await play(script, Shelf(nothing=nothing, odd=odd))
     contents = [message["content"] for message in script.requests[1]["messages"][2:]]
-    assert contents == ["(the tool returned nothing)", "half ?"]
+    assert contents == ["(the tool returned nothing)", "half \ufffd"]
 
 
 async def test_usage_of_all_rounds_is_summed():

@@ -80,7 +80,7 @@ def test_weights_that_cannot_be_loaded_are_told_of(tmp_path: Path):
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(b"no model")
     with (
+        running_model(broken) as server,
         pytest.raises(DemoError, match=r"model server ended with exit status 1[\s\S]*broken\.gguf"),
-        running_model(broken),
     ):
-        pass
+        server.wait_ready()

@@ -125,11 +125,11 @@ class Watch:
     def tools(self) -> dict[str, Tool]:
         return {tool.name: tool for tool in self.source.status.tools}
 
-    async def call(self, name: str, **arguments: Any) -> ToolResult:
+    async def call(self, name: str, /, **arguments: Any) -> ToolResult:
         with anyio.fail_after(DEADLINE):
             return await self.source.call(self.tools[name], arguments)
 
-    async def sent(self, name: str, **arguments: Any) -> dict[str, Any]:
+    async def sent(self, name: str, /, **arguments: Any) -> dict[str, Any]:
         """Call a tool of an echo service: the request that it got."""
         result = await self.call(name, **arguments)
         assert not result.is_error, result.text

@@ -36,6 +36,7 @@ REF = {"$ref": "#/components/schemas/Pet"}
         ({"type": ["string", "null"]}, {"type": ["string", "null"]}),
         ({"type": "String"}, {"type": "string"}),
         ({"type": "any"}, {}),
+        ({"description": "", "title": " "}, {}),
         ({"type": ["string", 7]}, {}),
         ({"type": "int", "minimum": "3"}, {"type": "integer", "minimum": 3}),
         ({"minLength": 1.0, "maxLength": -1, "multipleOf": 0}, {"minLength": 1}),
@@ -159,11 +160,11 @@ JSON_VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=8,
 )
-KEYWORDS = st.sampled_from(
-    "type $ref properties required items enum allOf anyOf nullable pattern default minimum exclusiveMinimum maxLength "
-    "additionalProperties readOnly const patternProperties $dynamicRef prefixItems dependentRequired if not format "
-    "multipleOf x-nullable".split()  # noqa: SIM905
-)
+KEYWORDS = st.sampled_from([
+    "type", "$ref", "properties", "required", "items", "enum", "allOf", "anyOf", "nullable", "pattern", "default",
+    "minimum", "exclusiveMinimum", "maxLength", "additionalProperties", "readOnly", "const", "patternProperties",
+    "$dynamicRef", "prefixItems", "dependentRequired", "if", "not", "format", "multipleOf", "x-nullable",
+])  # fmt: skip
 PLACES = st.sampled_from(
     ["string", "array", "#/components/schemas/Pet", "#", "#/components/schemas/Pet/items"]
 )

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
-
-import orjson
 
 JSON = dict[str, Any]
 
@@ -16,7 +15,11 @@ def chunks_of(text: str) -> list[JSON]:
     payloads = [event[6:] for event in events]
     assert payloads[-1] == "[DONE]", text
     assert payloads.count("[DONE]") == 1, text
-    return [orjson.loads(payload) for payload in payloads[:-1]]
+    return [json.loads(payload, parse_constant=_no_json) for payload in payloads[:-1]]
+
+
+def _no_json(constant: str) -> None:
+    raise AssertionError(f"{constant} is no JSON")
 
 
 def content_of(chunks: list[JSON], member: str = "content") -> str:

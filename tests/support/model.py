@@ -31,5 +31,5 @@ def model_server() -> Iterator[ModelServer]:
         weights = ensure_weights()
     except DemoError as error:
         pytest.skip(f"no embedded model: {error}")
-    with running_model(weights) as (_, base_url):
-        yield ModelServer(base_url=base_url, model=ALIAS)
+    with running_model(weights) as server:
+        yield ModelServer(base_url=server.wait_ready(), model=ALIAS)

@@ -54,6 +54,8 @@ class ScriptedUpstream:
 
     replies: list[Reply]
     answer: Callable[[JSON], Reply] | None = None
+    before: Callable[[], Awaitable[None]] | None = None
+    """Awaited when a request has come, before anything is answered."""
     seen: list[Seen] = field(default_factory=list)
     departures: Departures = field(default_factory=Departures)
     """Paths of requests whose client left before the answer was whole."""
@@ -71,6 +73,8 @@ class ScriptedUpstream:
         self.seen.append(
             Seen(scope["method"], scope["raw_path"], scope["query_string"], list(scope["headers"]), body)
         )
+        if self.before:
+            await self.before()
         if reply.reset:
             send.__self__.transport.abort()
             return

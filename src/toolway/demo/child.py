@@ -21,6 +21,7 @@ from typing import IO
 
 from toolway.demo import DemoError
 
+START_SECONDS = 120.0
 STOP_SECONDS = 5.0
 READY = "ready "
 
@@ -43,7 +44,7 @@ class Child:
         for reader in self._readers:
             reader.start()
 
-    def wait_ready(self, seconds: float) -> str:
+    def wait_ready(self, seconds: float = START_SECONDS) -> str:
         """The address that the child announces once it can be talked to. `DemoError` when it ends before."""
         try:
             address = self._ready.get(timeout=seconds)

@@ -13,11 +13,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from toolway.demo import DemoError
-from toolway.demo.child import Child, OnLine, announce, running_child
+from toolway.demo.child import START_SECONDS, Child, OnLine, announce, running_child
 
 ALIAS = "smollm2-135m"
 CONTEXT_TOKENS = 4096
-START_SECONDS = 120.0
 HOST = "127.0.0.1"
 
 
@@ -28,17 +27,15 @@ def require_llama() -> None:
 
 
 @contextmanager
-def running_model(
-    weights: Path, *, port: int = 0, on_line: OnLine | None = None
-) -> Iterator[tuple[Child, str]]:
-    """Serve `weights` for as long as the `with` lasts; gives the child and its base URL, `http://127.0.0.1:N/v1`.
+def running_model(weights: Path, *, port: int = 0, on_line: OnLine | None = None) -> Iterator[Child]:
+    """Serve `weights` for as long as the `with` lasts; `wait_ready()` gives the base URL, `http://127.0.0.1:N/v1`.
 
-    Port 0 takes a free one. `DemoError` with the server's last lines when it does not come up.
+    Port 0 takes a free one.
     """
     require_llama()
     options = ["--weights", str(weights), "--port", str(port)]
     with running_child("The model server", __name__, *options, on_line=on_line) as child:
-        yield child, child.wait_ready(START_SECONDS) + "/v1"
+        yield child
 
 
 def main() -> None:
@@ -75,7 +72,7 @@ def serve(weights: Path, port: int) -> None:
     except RuntimeError as error:
         raise SystemExit(f"llama.cpp could not serve {weights} on port {port}: {error}") from None
     _check_health(server.listening_address)
-    announce(server.listening_address)
+    announce(f"{server.listening_address}/v1")
     threading.Event().wait()
 
 

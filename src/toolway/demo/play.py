@@ -9,11 +9,7 @@ import sys
 import threading
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
-
-import openai
-from openai.types.chat import ChatCompletionChunk
 
 from toolway.config import Settings
 from toolway.demo import DemoError
@@ -23,31 +19,12 @@ from toolway.demo.services import SERVICES
 from toolway.demo.stage import Stage, choose_port
 from toolway.demo.weights import SMOLLM2, cache_folder, ensure_weights
 
-ANSWER_SECONDS = 300.0
-HEARD_SECONDS = 2.0
 WATCH_SECONDS = 1.0
-MAX_TOKENS = 200
 INTERRUPTED = 130
 
 _STAMP = re.compile(r"^[\d-]+ [\d:]+ (info|debug) +\w+: ")
 _CALL = re.compile(r"\bcall \S+ of ")
 _SERVED = " -> 200 "
-
-
-@dataclass(frozen=True, kw_only=True)
-class Question:
-    """What is asked, and the service that the model must call for it."""
-
-    text: str
-    service: str
-
-
-QUESTIONS = (
-    Question(text="What is the weather in Paris?", service="weather"),
-    Question(text="Add 1234 and 4321", service="calculator"),
-)
-TEMPERATURES = (0.0, 0.5)
-"""Of the first try and of the second: at 0 the same question would only get the same answer."""
 
 
 def play(*, port: int | None, stay: bool | None) -> int:
@@ -81,7 +58,7 @@ def _play(screen: Screen, port: int | None, stay: bool, log: Path) -> int:
         screen.answer_ends()
         screen.say("\nStopped. Everything that was started has ended.")
         return 0 if demo.worked else INTERRUPTED
-    except (DemoError, openai.OpenAIError, OSError, subprocess.SubprocessError) as error:
+    except (DemoError, OSError, subprocess.SubprocessError) as error:
         screen.answer_ends()
         screen.say(f"✗ {error}", style="bold red")
         screen.say(f"The log of all programs: {log}")
@@ -106,9 +83,7 @@ class Demo:
         )
         base_url = self._start(port)
         self._tools()
-        with _client(base_url) as client:
-            for question in QUESTIONS:
-                self.ask(client, question)
+        self._talk(base_url)
         self.worked = True
         if stay:
             self._stay(base_url, log)
@@ -117,17 +92,21 @@ class Demo:
 
     def _start(self, port: int | None) -> str:
         """Start every program; the base URL for clients."""
+        services = self._stage.start_services()
         with self._screen.step("Weights", f"checks or fetches {SMOLLM2.name}") as step:
             weights = ensure_weights(on_progress=step.bytes_there)
             step.outcome = f"{SMOLLM2.name}, {SMOLLM2.size / 1e6:.0f} MB, in {weights.parent}"
         with self._screen.step("Model", "llama.cpp loads the weights") as step:
-            model_url = self._stage.start_model(weights)
+            model_url = self._stage.start_model(weights).wait_ready()
             step.outcome = f"llama.cpp with {ALIAS} at {model_url}"
         with self._screen.step("Services", "start") as step:
-            services = self._stage.start_services()
-            step.outcome = ", ".join(f"{name} at {url}" for name, url in services.items())
+            urls = {name: service.wait_ready() for name, service in services.items()}
+            step.outcome = ", ".join(f"{name} at {url}" for name, url in urls.items())
+        return self._start_toolway(port, model_url, urls)
+
+    def _start_toolway(self, port: int | None, model_url: str, services: dict[str, str]) -> str:
         chosen = choose_port(port)
-        if chosen != (port or Settings.port):
+        if port is None and chosen != Settings.port:
             self._screen.say(
                 f"  Port {Settings.port} is taken, perhaps by another Toolway: {chosen} instead."
             )
@@ -148,49 +127,19 @@ class Demo:
         if not tools:
             raise DemoError("Toolway found no tools at its services.")
 
-    def ask(self, client: openai.OpenAI, question: Question) -> None:
-        """Ask until the tool was really called and an answer came, twice at most."""
-        for temperature in TEMPERATURES:
-            self._screen.say()
-            self._screen.labelled("Question", question.text, text_style="bold")
-            self._served[question.service].clear()
-            answer = self._stream(client, question, temperature)
-            called = self._served[question.service].wait(HEARD_SECONDS)
-            if called and answer.strip():
-                return
-            trouble = "gave no answer" if called else f"did not call the {question.service} service"
-            self._screen.say(f"  The model {trouble}.", "yellow")
-        raise DemoError(f"The model {trouble}, twice.")
+    def _talk(self, base_url: str) -> None:
+        """Ask all questions. A program that ended meanwhile is a better reason than the client's error."""
+        # It takes a second to import; the programs have been starting since.
+        from toolway.demo.conversation import QUESTIONS, Conversation, open_client  # noqa: PLC0415
 
-    def _stream(self, client: openai.OpenAI, question: Question, temperature: float) -> str:
-        """One request of the official client, shown while it runs; the answer."""
-        begun = time.perf_counter()
-        pieces: list[str] = []
-        first = 0.0
-        with (
-            client.chat.completions.create(
-                model=ALIAS,
-                messages=[{"role": "user", "content": question.text}],
-                temperature=temperature,
-                max_tokens=MAX_TOKENS,
-                stream=True,
-            ) as stream,
-            ExitStack() as patience,
-        ):
-            patience.enter_context(self._screen.waiting("the model is at work"))
-            for piece in map(_text, stream):
-                if not piece:
-                    continue
-                first = first or time.perf_counter() - begun
-                patience.close()
-                pieces.append(piece)
-                self._screen.answer_piece(piece)
-        self._screen.answer_ends()
-        seconds = time.perf_counter() - begun
-        self._screen.labelled(
-            "", f"first word after {first:.1f} s, complete after {seconds:.1f} s", "", "dim"
-        )
-        return "".join(pieces)
+        with open_client(base_url) as client:
+            conversation = Conversation(client, self._screen, self._served)
+            try:
+                for question in QUESTIONS:
+                    conversation.ask(question)
+            except DemoError:
+                self._stage.check()
+                raise
 
     def _stay(self, base_url: str, log: Path) -> None:
         """Stay up until Ctrl-C; a program that ends by itself ends the demo with its `DemoError`."""
@@ -219,15 +168,3 @@ Python       from openai import OpenAI
              print(client.chat.completions.create(model="{model}", messages=[question]).choices[0].message.content)
 
 Open WebUI   Admin Settings > Connections > OpenAI API: {base_url}, any key"""
-
-
-def _client(base_url: str) -> openai.OpenAI:
-    # A proxy set in the environment is not for this machine's own addresses.
-    direct = openai.DefaultHttpxClient(trust_env=False)
-    return openai.OpenAI(
-        base_url=base_url, api_key="none", http_client=direct, timeout=ANSWER_SECONDS, max_retries=0
-    )
-
-
-def _text(chunk: ChatCompletionChunk) -> str:
-    return (chunk.choices[0].delta.content or "") if chunk.choices else ""

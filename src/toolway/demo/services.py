@@ -20,7 +20,6 @@ from toolway.demo.child import Child, OnLine, announce, running_child
 from toolway.types import JSON
 
 HOST = "127.0.0.1"
-START_SECONDS = 60.0
 
 SAMPLE_WEATHER = {
     "Berlin": "partly cloudy at 17 degrees Celsius",
@@ -188,13 +187,11 @@ SERVICES = {
 
 
 @contextmanager
-def running_service(
-    name: str, *, port: int = 0, on_line: OnLine | None = None
-) -> Iterator[tuple[Child, str]]:
-    """Serve one of SERVICES for as long as the `with` lasts; gives the child and its base URL."""
+def running_service(name: str, *, port: int = 0, on_line: OnLine | None = None) -> Iterator[Child]:
+    """Serve one of SERVICES for as long as the `with` lasts; `wait_ready()` gives its base URL."""
     title = f"The {name} service"
     with running_child(title, __name__, name, "--port", str(port), on_line=on_line) as child:
-        yield child, child.wait_ready(START_SECONDS)
+        yield child
 
 
 class _Announced(uvicorn.Server):

@@ -12,7 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 from toolway.config import Settings
@@ -51,34 +51,24 @@ class Stage:
         for child in self._children:
             child.check()
 
-    def start_model(self, weights: Path) -> str:
-        """Its base URL."""
-        child, url = self._house.enter_context(running_model(weights, on_line=self._ear("model")))
-        self._children.append(child)
-        return url
+    def start_services(self) -> dict[str, Child]:
+        """Each `wait_ready()` gives its base URL."""
+        running = {name: running_service(name, on_line=self._ear(name)) for name in SERVICES}
+        return {name: self._keep(service) for name, service in running.items()}
 
-    def start_services(self) -> dict[str, str]:
-        """The base URL of each."""
-        urls = {}
-        for name in SERVICES:
-            child, urls[name] = self._house.enter_context(running_service(name, on_line=self._ear(name)))
-            self._children.append(child)
-        return urls
+    def start_model(self, weights: Path) -> Child:
+        """Its `wait_ready()` gives the base URL for clients."""
+        return self._keep(running_model(weights, on_line=self._ear("model")))
 
     def start_toolway(self, port: int, model_url: str, services: Mapping[str, str]) -> str:
         """`toolway serve`, ready with all its servers; its base URL."""
         self._env = _environment(model_url, services)
-        child = self._house.enter_context(
+        command = ("toolway", "serve", "--host", HOST, "--port", str(port))
+        child = self._keep(
             running_child(
-                "Toolway",
-                "toolway",
-                *("serve", "--host", HOST, "--port", str(port)),
-                on_line=self._ear("toolway"),
-                env=self._env,
-                cwd=cache_folder(),
+                "Toolway", *command, on_line=self._ear("toolway"), env=self._env, cwd=cache_folder()
             )
         )
-        self._children.append(child)
         _wait_until_ready(child, f"http://{HOST}:{port}/readyz")
         return f"http://{HOST}:{port}/v1"
 
@@ -101,15 +91,20 @@ class Stage:
         tools: list[JSON] = json.loads(listing.stdout)
         return tools
 
+    def _keep(self, running: AbstractContextManager[Child]) -> Child:
+        child = self._house.enter_context(running)
+        self._children.append(child)
+        return child
+
     def _ear(self, source: str) -> OnLine:
         return lambda line: self._heard(source, line)
 
 
 def choose_port(wanted: int | None) -> int:
     """`wanted` if it is free; without a wish Toolway's usual port, or a free one when that is taken."""
-    usual = Settings.port
-    if _is_free(wanted or usual):
-        return wanted or usual
+    port = Settings.port if wanted is None else wanted
+    if port and _is_free(port):
+        return port
     if wanted:
         raise DemoError(f"Port {wanted} is taken. Choose another with --port, or leave it out.")
     with socket.create_server((HOST, 0)) as free:

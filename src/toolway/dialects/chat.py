@@ -16,11 +16,13 @@ from toolway.auth import CALLER, CREDENTIALS, upstream_headers
 from toolway.calls import call_object
 from toolway.catalog import Catalog
 from toolway.config import Settings
+from toolway.deltas import SPOKEN, joined
+from toolway.departure import while_client_listens
 from toolway.envelope import Envelope, failure
 from toolway.errors import InvalidRequest, ToolwayError, UpstreamError
 from toolway.governor import Governor
-from toolway.live import Live, stream_live, while_client_listens
-from toolway.loop import Limits, Outcome, run_tool_loop
+from toolway.live import Live, stream_live
+from toolway.loop import CallBegan, Limits, Outcome, run_tool_loop
 from toolway.observe import Conversation
 from toolway.offer import Offer
 from toolway.request import ClientGone, parse_object, read_body
@@ -33,9 +35,6 @@ log = logging.getLogger("toolway.chat")
 
 DO_NOT_RETRY: Header = (b"x-should-retry", b"false")
 """The OpenAI SDKs repeat a 5xx twice; after a tool ran that would run its side effects again."""
-
-TEXTS = ("reasoning_content", "reasoning", "content")
-"""Members of a message whose text of earlier rounds is put in front of the last one's."""
 
 STARTUP_WAIT = 2.0
 """Seconds after the start in which a request waits for tool servers that were not tried yet."""
@@ -73,7 +72,8 @@ class ChatCompletions:
             body = _checked(parse_object(raw))
             await self._catalog.settled(STARTUP_WAIT)
             with self._catalog.use() as snapshot:
-                await self._serve(receive, send, self._request(scope, raw, body, Offer(body, snapshot)))
+                request = self._request(scope, raw, body, Offer(body, snapshot))
+                await self._serve(scope, receive, send, request)
         except InvalidRequest as error:
             await send_error(send, error)
         except ClientGone:
@@ -89,15 +89,20 @@ class ChatCompletions:
             conversation=Conversation(body, tools=len(offer.tools)),
         )
 
-    async def _serve(self, receive: Receive, send: Send, request: _Request) -> None:
+    async def _serve(self, scope: Scope, receive: Receive, send: Send, request: _Request) -> None:
         if request.body.get("n") not in (None, 1):
             _refuse_many(request.offer)
-            await while_client_listens(receive, lambda: self._relay(send, request))
+            await while_client_listens(scope, receive, lambda: self._relay(send, request))
         elif request.body.get("stream"):
-            interval = self._settings.keepalive_interval
-            await stream_live(receive, send, lambda live: self._stream(live, request), keep_alive=interval)
+            await stream_live(
+                scope,
+                receive,
+                send,
+                lambda live: self._stream(live, request),
+                keep_alive=self._settings.keepalive_interval,
+            )
         else:
-            await while_client_listens(receive, lambda: self._answer(send, request))
+            await while_client_listens(scope, receive, lambda: self._answer(send, request))
 
     async def _stream(self, live: Live, request: _Request) -> None:
         """The answer as server-sent events; the 200 goes out when the model server accepted round 1."""
@@ -124,14 +129,14 @@ class ChatCompletions:
     async def _answer(self, send: Send, request: _Request) -> None:
         """The answer as one JSON object."""
         headers: list[Header] = []
-        rounds = 0
+        tools_ran = False
 
         async def emit(event: Any) -> None:
-            nonlocal headers, rounds
+            nonlocal headers, tools_ran
             if type(event) is HeadArrived:
                 headers = headers or relayed(event.headers)
-                rounds += 1
             elif type(event) is not Chunks:
+                tools_ran = tools_ran or type(event) is CallBegan
                 request.conversation.note(event)
 
         try:
@@ -139,8 +144,9 @@ class ChatCompletions:
         except Exception as raised:
             error = _known(raised)
             request.conversation.failed(error)
-            if rounds:  # tools may have run
-                await send_json(send, max(500, min(error.status, 502)), error.envelope(), [DO_NOT_RETRY])
+            if tools_ran:
+                status = 502 if isinstance(error, UpstreamError) else 500
+                await send_json(send, status, error.envelope(), [DO_NOT_RETRY])
             else:
                 await send_error(send, error)
             return
@@ -168,10 +174,12 @@ class ChatCompletions:
 
     async def _relay(self, send: Send, request: _Request) -> None:
         """Several answers to one request (`n`), which only go without tools of ours: untouched."""
+        started = False
         try:
             async with self._upstream.request(
                 "POST", "/chat/completions", headers=request.headers, body=request.raw
             ) as answer:
+                started = True
                 await send(
                     {"type": "http.response.start", "status": answer.status, "headers": answer.headers}
                 )
@@ -179,7 +187,8 @@ class ChatCompletions:
                     await send({"type": "http.response.body", "body": chunk, "more_body": True})
             await send({"type": "http.response.body", "body": b""})
         except UpstreamError as error:
-            await send_error(send, error)
+            if not started:  # else the missing end tells the client
+                await send_error(send, error)
 
 
 def _checked(body: JSON) -> JSON:
@@ -209,11 +218,12 @@ def _whole(outcome: Outcome) -> JSON:
     frame = outcome.message.frame
     choice = frame["choices"][0]
     message = {**choice["message"], **outcome.message.said}
-    for member in TEXTS:
-        texts = [said.get(member) for said in (*outcome.earlier, message)]
-        if len(texts) > 1 and any(texts) and all(isinstance(text, str | None) for text in texts):
-            message[member] = "".join(text or "" for text in texts)
+    for member in SPOKEN:
+        pieces = [said.get(member) for said in (*outcome.earlier, message)]
+        if said := [piece for piece in pieces if piece and isinstance(piece, str | list)]:
+            message[member] = joined(said)
     if message.get("tool_calls"):
+        message.pop("function_call", None)  # llama-cpp-python says each call twice
         message["tool_calls"] = [call_object(call) for call in outcome.message.tool_calls]
         if not message["tool_calls"]:
             del message["tool_calls"]

@@ -19,6 +19,7 @@ from toolway.sources.openapi import OpenAPISource
 from toolway.sources.openapi.probe import has_document
 from toolway.sources.shaped import ShapedSource
 from toolway.types import ToolSource
+from toolway.upstream import MAX_IDLE
 
 
 class Workshop:
@@ -66,7 +67,7 @@ async def open_workshop(settings: Settings) -> AsyncIterator[Workshop]:
     """What makes sources, and the connections that they share while the block lasts."""
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=settings.upstream_connect_timeout)
     async with aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=300),
+        connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=300, keepalive_timeout=MAX_IDLE),
         timeout=timeout,
         cookie_jar=aiohttp.DummyCookieJar(),
         max_line_size=65536,

@@ -37,7 +37,10 @@ def places_of(url: str) -> tuple[Place, ...]:
     """Where to look for the document of an endpoint: a file, that very URL, or `/openapi.json` below it."""
     if "://" not in url:
         return (Place(url=url),)
-    parsed = URL(url).with_fragment(None)
+    try:
+        parsed = URL(url).with_fragment(None)
+    except ValueError:
+        return (Place(url=url),)  # refused when it is asked for
     if parsed.path.endswith((".json", ".yaml", ".yml")):
         return (Place(url=str(parsed)),)
     base = parsed.with_query(None)
@@ -59,7 +62,7 @@ class _Version:
 
 
 class _NotHere(SourceError):
-    """Somebody answers there, but has no document there; it may be elsewhere."""
+    """Somebody answers there, but has nothing there; the document may be elsewhere."""
 
 
 class DocumentReader:
@@ -95,11 +98,8 @@ class DocumentReader:
             with anyio.fail_after(FETCH_SECONDS):
                 self.imported = await self._read_any()
         except TimeoutError:
-            self.lose(
-                SourceError(
-                    f"{self.places[0].url} did not answer within {FETCH_SECONDS:.0f} s", stage="fetch"
-                )
-            )
+            silent = f"{self.places[0].url} did not answer within {FETCH_SECONDS:.0f} s"
+            self.lose(SourceError(silent, stage="fetch"))
         except SourceError as error:
             self.lose(error)
         else:
@@ -114,14 +114,15 @@ class DocumentReader:
 
     async def _read_any(self) -> Imported:
         known = [self._version.place] if self._version else []
-        absent: SourceError | None = None
+        failures: list[SourceError] = []
         for place in dict.fromkeys([*known, *self.places]):
             try:
                 return await self._read(place)
-            except _NotHere as error:
-                absent = error if absent is None or error.stage == "parse" else absent
-        tried = ", ".join(URL(place.url).path for place in self.places)
-        raise SourceError(f"{absent}; tried {tried}", stage=absent.stage if absent else "fetch")
+            except SourceError as error:
+                failures.append(error)
+                if not isinstance(error, _NotHere) and error.stage != "parse":
+                    break
+        raise _most_telling(failures, self.places)
 
     async def _read(self, place: Place) -> Imported:
         if "://" not in place.url:
@@ -189,7 +190,10 @@ class DocumentReader:
             headers |= {"If-Modified-Since": known.modified} if known.modified else {}
         for secret in secrets:
             headers[secret.name] = self._credentials.value(secret) or ""
-        request = Request(method="GET", url=URL(place.url), headers=self._credentials.laid_over(headers))
+        try:
+            request = Request(method="GET", url=URL(place.url), headers=self._credentials.laid_over(headers))
+        except ValueError as error:
+            raise SourceError(f"is not a URL that can be asked: {error}", stage="connect") from error
         return await exchange(self._session, request, max_bytes=self._settings.max_document_bytes)
 
 
@@ -211,4 +215,13 @@ def _check(answer: Answer) -> None:
     if not 200 <= answer.status < 300:
         raise SourceError(f"answered {answer.status}, not an OpenAPI document", stage="fetch")
     if "html" in answer.content_type.lower():
-        raise _NotHere("answered HTML, not an OpenAPI document; is this the right port?", stage="parse")
+        raise SourceError("answered HTML, not an OpenAPI document; is this the right port?", stage="parse")
+
+
+def _most_telling(failures: list[SourceError], places: Sequence[Place]) -> SourceError:
+    """Of several failures the one that says most: a bad document, or else the first."""
+    error = next((failure for failure in failures if failure.stage == "parse"), failures[0])
+    if len(failures) == 1:
+        return error
+    tried = ", ".join(URL(place.url).path for place in places)
+    return SourceError(f"{error.message} (tried {tried})", stage=error.stage)

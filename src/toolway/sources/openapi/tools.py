@@ -20,6 +20,8 @@ from toolway.types import JSON, Tool
 LARGE_SCHEMA = 64 * 2**10
 """Bytes of a tool's schema from which on a model with a small context is in trouble."""
 
+MAX_CHILDREN = 200
+
 _METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace", "query")
 
 
@@ -190,7 +192,7 @@ def _children(document: JSON) -> tuple[tuple[str, str], ...]:
     info = document.get("info")
     text = info.get("description") if isinstance(info, dict) else None
     links = _LINK.findall(text) if isinstance(text, str) else []
-    return tuple((name, f"{path}/openapi.json") for name, path in dict(links).items())
+    return tuple((name, f"{path}/openapi.json") for name, path in dict(links[:MAX_CHILDREN]).items())
 
 
 def _summary(left_out: list[LeftOut]) -> tuple[str, ...]:

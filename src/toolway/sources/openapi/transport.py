@@ -59,6 +59,7 @@ async def _once(session: aiohttp.ClientSession, request: Request, max_bytes: int
         request.url,
         headers=request.headers,
         data=request.body,
+        skip_auto_headers=("Content-Type",),
         allow_redirects=False,
         auto_decompress=False,
         timeout=_TIMEOUT,

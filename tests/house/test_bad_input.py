@@ -1,0 +1,184 @@
+"""Requests that cannot be served: each gets a clear error in OpenAI's envelope, at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx2
+import orjson
+import pytest
+
+from tests.support.answers import assert_error, chunks_of, content_of
+from tests.support.house import QUESTION, House, house
+from tests.support.upstream import Reply, call_stream, json_reply, sse, text_stream, tool_call, whole
+
+VALID = {"model": "mock", "messages": QUESTION}
+
+
+@pytest.fixture(scope="module")
+def room():
+    with house(whole({"content": "Hello"}), max_body_bytes=100_000) as opened:
+        yield opened
+
+
+BAD_BODIES: dict[str, tuple[Any, str]] = {
+    "nothing": (b"", "no body"),
+    "not json": (b"{oops", "not valid JSON"),
+    "not text": (b"\xff\xfe\x00{", "not valid JSON"),
+    "NaN": (b'{"messages":[{"role":"user","content":"x"}],"temperature":NaN}', "not valid JSON"),
+    "half a character": (b'{"messages":[{"role":"user","content":"\\ud83d"}]}', "not valid JSON"),
+    "cut": (orjson.dumps(VALID)[:-1], "not valid JSON"),
+    "two objects": (orjson.dumps(VALID) * 2, "not valid JSON"),
+    "too deep": (b'{"messages":' + b"[" * 5000 + b"]" * 5000 + b"}", "not valid JSON"),
+    "a list": ([VALID], "must be a JSON object"),
+    "a text": (b'"hello"', "must be a JSON object"),
+    "null": (b"null", "must be a JSON object"),
+    "no messages": ({"model": "mock"}, "messages must be"),
+    "empty messages": ({**VALID, "messages": []}, "messages must be"),
+    "messages as text": ({**VALID, "messages": "hello"}, "messages must be"),
+    "messages null": ({**VALID, "messages": None}, "messages must be"),
+    "stream as text": ({**VALID, "stream": "true"}, "stream must be"),
+    "stream as object": ({**VALID, "stream": {}}, "stream must be"),
+    "tools as object": ({**VALID, "tools": {}}, "tools must be"),
+    "several answers": ({**VALID, "n": 2}, "n must be 1"),
+    "several answers, streamed": ({**VALID, "n": 2, "stream": True}, "n must be 1"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_BODIES)
+def test_a_bad_body_is_a_400_that_says_why(room: House, name: str):
+    body, reason = BAD_BODIES[name]
+    room.upstream.seen.clear()
+    answer = room.post(body)
+    assert answer.status_code == 400
+    assert_error(answer.json())
+    assert answer.json()["error"]["type"] == "invalid_request_error"
+    assert reason in answer.json()["error"]["message"]
+    assert room.upstream.seen == []
+
+
+def test_a_body_over_the_limit_is_a_413(room: House):
+    answer = room.ask(padding="x" * 100_000)
+    assert answer.status_code == 413
+    assert_error(answer.json())
+    assert "TOOLWAY_MAX_BODY_BYTES" in answer.json()["error"]["message"]
+
+
+def test_a_body_over_the_limit_that_does_not_say_its_size_is_a_413(room: House):
+    answer = room.post(b"", headers={"content-type": "application/json"})
+    assert answer.status_code == 400
+
+    def parts():
+        for _ in range(20):
+            yield b"x" * 10_000
+
+    answer = httpx2.post(f"{room.url}/v1/chat/completions", content=parts(), timeout=20)
+    assert answer.status_code == 413
+    assert_error(answer.json())
+
+
+def test_a_compressed_body_is_refused_with_words(room: House):
+    answer = room.post(b"\x1f\x8b", headers={"content-encoding": "gzip"})
+    assert answer.status_code == 400
+    assert "plain JSON" in answer.json()["error"]["message"]
+
+
+ODD_BODIES: dict[str, Any] = {
+    "messages that are no objects": {"messages": ["hello", 1, None, [], {}]},
+    "tools that are no objects": {"tools": ["x", 1, None, {}, {"function": 3}, {"function": {"name": []}}]},
+    "tool_choice of another kind": {"tool_choice": 3},
+    "an unknown tool_choice": {"tool_choice": {"type": "allowed_tools"}},
+    "allowed tools of another kind": {"tool_choice": {"type": "allowed_tools", "allowed_tools": []}},
+    "allowed tools that are no list": {
+        "tool_choice": {"type": "allowed_tools", "allowed_tools": {"tools": 1}}
+    },
+    "stream_options of another kind": {"stream_options": ["include_usage"]},
+    "a model that is no text": {"model": ["a"]},
+    "n as text": {"n": None},
+    "calls in the history that are none": {
+        "messages": [{"role": "assistant", "tool_calls": [None, 3, {"id": 4}]}, {"role": "tool"}, *QUESTION]
+    },
+}
+
+
+@pytest.mark.parametrize("streamed", [True, False], ids=["streamed", "whole"])
+@pytest.mark.parametrize("name", ODD_BODIES)
+def test_what_toolway_need_not_understand_is_the_model_servers_to_judge(
+    room: House, name: str, streamed: bool
+):
+    first = call_stream(tool_call()) if streamed else whole({"tool_calls": [tool_call()]}, "tool_calls")
+    room.upstream.replies = [first, text_stream("Fine") if streamed else whole({"content": "Fine"})]
+    room.upstream.seen.clear()
+    body = {**VALID, "stream": streamed, **ODD_BODIES[name]}
+    answer = room.post(body)
+    assert answer.status_code == 200
+    sent = room.upstream.seen[0].json
+    assert {key: sent[key] for key in body if key != "tools"} == {
+        k: v for k, v in body.items() if k != "tools"
+    }
+    if streamed:
+        chunks = chunks_of(answer.text)
+        assert "error" not in chunks[-1]
+        assert content_of(chunks) in ("Fine", "")
+
+
+@pytest.mark.parametrize("streamed", [True, False], ids=["streamed", "whole"])
+def test_several_answers_go_through_where_no_tool_is_ours(room: House, streamed: bool):
+    payload = b'{"choices": [{"index":0},   {"index":1}]}'
+    reply = sse(payload) if streamed else Reply([payload], headers=[(b"content-type", b"application/json")])
+    room.upstream.replies = [reply]
+    room.upstream.seen.clear()
+    body = orjson.dumps({**VALID, "n": 2, "tool_choice": "none", "stream": streamed})
+    answer = room.post(body, headers={"content-type": "application/json"})
+    assert answer.status_code == 200
+    assert answer.content == b"".join(part for part in reply.parts if isinstance(part, bytes))
+    assert room.upstream.seen[0].body == body
+
+
+def test_several_answers_that_break_off_are_not_taken_for_whole(room: House):
+    room.upstream.replies = [Reply([b"data: {}\n\n"], cut=True)]
+    room.upstream.seen.clear()
+    with pytest.raises(httpx2.RemoteProtocolError):
+        room.ask(n=2, tool_choice="none", stream=True)
+
+
+def test_several_answers_that_are_refused_are_refused(room: House):
+    room.upstream.replies = [json_reply({"error": {"message": "Only one completion choice is allowed"}}, 400)]
+    room.upstream.seen.clear()
+    answer = room.ask(n=2, tool_choice="none")
+    assert answer.status_code == 400
+    assert answer.json() == {"error": {"message": "Only one completion choice is allowed"}}
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/nothing"),
+        ("POST", "/chat/completions"),
+        ("POST", "/healthz"),
+        ("GET", "/v1"),
+        ("GET", "/v2/models"),
+        ("DELETE", "/"),
+        ("GET", "/%2e%2e/etc/passwd"),
+    ],
+)
+def test_an_unknown_route_is_a_404_that_names_it(room: House, method: str, path: str):
+    answer = httpx2.request(method, room.url + path, timeout=20)
+    assert answer.status_code == 404
+    assert_error(answer.json())
+    assert "/v1" in answer.json()["error"]["message"]
+
+
+def test_a_route_of_the_model_server_is_the_model_servers_to_refuse(room: House):
+    room.upstream.replies = [json_reply({"detail": "Method Not Allowed"}, 405)]
+    room.upstream.seen.clear()
+    answer = httpx2.get(f"{room.url}/v1/chat/completions", timeout=20)
+    assert (answer.status_code, answer.json()) == (405, {"detail": "Method Not Allowed"})
+
+
+def test_health_and_readiness_answer(room: House):
+    room.upstream.replies = [json_reply({"data": []})]
+    assert httpx2.get(f"{room.url}/healthz").json() == {"status": "ok"}
+    ready = httpx2.get(f"{room.url}/readyz")
+    assert (ready.status_code, ready.json()["status"]) == (200, "ready")
+    assert httpx2.head(f"{room.url}/healthz").status_code == 200

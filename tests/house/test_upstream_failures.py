@@ -1,0 +1,259 @@
+"""A model server that refuses, breaks, falls silent or talks nonsense: what the client is told, and that it is told."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+import pytest
+
+from tests.support.answers import assert_error, assert_one_clean_answer, chunks_of, content_of, error_of
+from tests.support.gate import Gate
+from tests.support.house import House, house
+from tests.support.servers import free_port
+from tests.support.upstream import (
+    Reply,
+    call_stream,
+    chunk,
+    json_reply,
+    sse,
+    text_stream,
+    tool_call,
+    whole,
+)
+
+STREAM = {"stream": True}
+BOTH = pytest.mark.parametrize("streamed", [True, False], ids=["streamed", "whole"])
+HTML = b"<html><body><h1>502 Bad Gateway</h1></body></html>"
+HTML_TYPE = ((b"content-type", b"text/html"),)
+
+
+@pytest.fixture(scope="module")
+def room():
+    with house() as opened:
+        yield opened
+
+
+def script(room: House, *replies: Reply) -> House:
+    room.upstream.replies = list(replies)
+    room.upstream.seen.clear()
+    room.tools.calls.clear()
+    return room
+
+
+def first_round(*, streamed: bool) -> Reply:
+    if streamed:
+        return call_stream(tool_call())
+    return whole({"tool_calls": [tool_call()]}, finish="tool_calls")
+
+
+@BOTH
+@pytest.mark.parametrize("status", [400, 401, 404, 422, 429, 500, 503])
+def test_a_refusal_in_round_1_is_relayed_byte_for_byte(room: House, status: int, streamed: bool):
+    body = b'{ "error" : {"message":"no",   "code":null, "vendor": "\\u00e9"} }\n'
+    headers = [
+        (b"content-type", b"application/json; vendor=1"),
+        (b"retry-after", b"7"),
+        (b"x-request-id", b"req-1"),
+        (b"x-ratelimit-remaining-requests", b"0"),
+    ]
+    script(room, Reply([body], status, headers))
+    answer = room.ask(stream=streamed)
+    assert (answer.status_code, answer.content) == (status, body)
+    assert {key.encode(): value.encode() for key, value in answer.headers.items()}.items() >= dict(
+        headers
+    ).items()
+    assert len(room.upstream.seen) == 1
+
+
+@BOTH
+def test_a_compressed_refusal_can_be_read(room: House, streamed: bool):
+    body = b'{"error":{"message":"no"}}'
+    headers = [(b"content-type", b"application/json"), (b"content-encoding", b"gzip")]
+    script(room, Reply([gzip.compress(body)], 400, headers))
+    answer = room.ask(stream=streamed)
+    assert (answer.status_code, answer.content) == (400, body)
+
+
+BROKEN_IN_ROUND_2 = {
+    "refused": json_reply({"error": {"message": "out of memory"}}, 500),
+    "refused with 429": json_reply({"error": {"message": "slow down"}}, 429, [(b"retry-after", b"7")]),
+    "reset": Reply(reset=True),
+    "html": Reply([HTML], headers=HTML_TYPE),
+    "html error": Reply([HTML], 502, HTML_TYPE),
+    "not json": Reply([b"{oops"], headers=[(b"content-type", b"application/json")]),
+    "error in a 200": json_reply({"error": {"message": "out of memory"}}),
+    "no choices": json_reply({"id": "x", "choices": None}),
+    "cut": Reply([b'{"id":'], headers=[(b"content-type", b"application/json")], cut=True),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN_IN_ROUND_2)
+def test_a_stream_that_breaks_in_round_2_ends_with_an_error(room: House, name: str):
+    script(room, first_round(streamed=True), BROKEN_IN_ROUND_2[name])
+    answer = room.ask(**STREAM)
+    assert answer.status_code == 200
+    error = error_of(chunks_of(answer.text))
+    assert str(room.upstream.seen[0].header(b"host"), "ascii") not in error["message"]
+    assert len(room.tools.calls) == 1
+
+
+@pytest.mark.parametrize("name", BROKEN_IN_ROUND_2)
+def test_a_whole_answer_that_breaks_in_round_2_is_not_to_be_retried(room: House, name: str):
+    script(room, first_round(streamed=False), BROKEN_IN_ROUND_2[name])
+    answer = room.ask()
+    assert answer.status_code == 502
+    assert answer.headers["x-should-retry"] == "false"
+    assert_error(answer.json())
+    assert len(room.tools.calls) == 1
+
+
+@BOTH
+@pytest.mark.parametrize("name", ["reset", "html", "not json", "error in a 200", "no choices", "cut"])
+def test_what_breaks_before_a_tool_ran_is_a_502_that_may_be_retried(room: House, name: str, streamed: bool):
+    script(room, BROKEN_IN_ROUND_2[name])
+    answer = room.ask(stream=streamed)
+    assert answer.status_code == 502
+    assert "x-should-retry" not in answer.headers
+    assert_error(answer.json())
+
+
+def text_then(*parts: bytes, cut: bool = False, done: bool = False) -> Reply:
+    first = sse(chunk(role="assistant", content="Well"), done=False).parts
+    return Reply([*first, *parts, *([b"data: [DONE]\n\n"] if done else [])], cut=cut)
+
+
+BROKEN_STREAMS = {
+    "ends without finish or [DONE]": text_then(),
+    "cut": text_then(cut=True),
+    "cut inside an event": text_then(b'data: {"id":"chatcmpl-s","choi', cut=True),
+    "ends inside an event": text_then(b'data: {"id":"chatcmpl-s","choi'),
+    "no event": Reply(),
+    "comments only": Reply([b": loading\n\n" * 50]),
+    "[DONE] only": Reply([b"data: [DONE]\n\n"]),
+    "error event": text_then(b'data: {"error":{"message":"out of memory","code":500}}\n\n', done=True),
+    "error event without [DONE]": text_then(b'data: {"error":{"message":"out of memory"}}\n\n'),
+    "error as text": text_then(b'data: {"error":"out of memory"}\n\n'),
+    "error line": text_then(b'{"error":{"message":"out of memory"}}\n'),
+    "error line without a line end": text_then(b'{"error":{"message":"out of memory"}}'),
+    "error object of old servers": Reply(
+        [
+            b'data: {"object":"error","message":"out of memory","type":"X","code":50001}\n\n',
+            b"data: [DONE]\n\n",
+        ]
+    ),
+    "error beside a choice": text_then(
+        b'data: {"error":{"message":"out of memory"},"choices":[{"index":0,"delta":{"content":""},'
+        b'"finish_reason":"error"}]}\n\n'
+    ),
+    "html in the middle": text_then(b"<html><body>502</body></html>\n"),
+    "an event that is not json": text_then(b"data: {nonsense\n\n", done=True),
+    "an event that is no object": text_then(b"data: [1]\n\n", done=True),
+    "an empty finish_reason": text_then(
+        b'data: {"choices":[{"index":0,"delta":{"content":""},"finish_reason":""}]}\n\n'
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN_STREAMS)
+def test_a_broken_stream_ends_with_an_error_and_no_finish(room: House, name: str):
+    script(room, BROKEN_STREAMS[name])
+    answer = room.ask(**STREAM)
+    chunks = chunks_of(answer.text)
+    error = error_of(chunks)
+    if "error" in name:
+        assert error["message"].endswith("out of memory")
+    if BROKEN_STREAMS[name].parts[1:] and len(chunks) > 1:
+        assert content_of(chunks) == "Well"
+
+
+def test_a_stream_request_that_is_answered_with_an_error_object(room: House):
+    script(room, json_reply({"error": {"message": "out of memory", "type": "server_error", "code": 500}}))
+    answer = room.ask(**STREAM)
+    assert answer.status_code == 502
+    assert answer.json()["error"]["message"] == "out of memory"
+
+
+@pytest.mark.parametrize("kind", [b"application/json", b"application/json; charset=utf-8"])
+def test_a_stream_request_that_is_answered_whole_is_streamed_all_the_same(room: House, kind: bytes):
+    answer_1 = whole({"tool_calls": [tool_call()]}, finish="tool_calls")
+    answer_2 = whole({"content": "It is cloudy."}, usage={"total_tokens": 3})
+    for reply in (answer_1, answer_2):
+        reply.headers = ((b"content-type", kind),)
+    script(room, answer_1, answer_2)
+    answer = room.ask(stream=True, stream_options={"include_usage": True})
+    chunks = chunks_of(answer.text)
+    assert_one_clean_answer(chunks)
+    assert content_of(chunks) == "It is cloudy."
+    assert chunks[-1]["usage"] == {"total_tokens": 3}
+    assert len(room.tools.calls) == 1
+
+
+@pytest.mark.parametrize(
+    "kind", [None, b"text/plain", b"Text/Event-Stream;charset=UTF-8", b"application/octet-stream"]
+)
+def test_a_stream_is_known_whatever_it_is_called(room: House, kind: bytes | None):
+    reply = text_stream("Hello")
+    reply.headers = () if kind is None else ((b"content-type", kind),)
+    script(room, reply)
+    assert content_of(chunks_of(room.ask(**STREAM).text)) == "Hello"
+
+
+@BOTH
+def test_a_model_server_that_is_down_is_a_502_that_says_so(streamed: bool):
+    with house(openai_base_url=f"http://127.0.0.1:{free_port()}/v1") as room:
+        answer = room.ask(stream=streamed)
+    assert answer.status_code == 502
+    assert_error(answer.json())
+    assert answer.json()["error"]["type"] == "upstream_error"
+    assert "OPENAI_BASE_URL" in answer.json()["error"]["message"]
+
+
+@BOTH
+def test_a_silent_model_server_is_a_504(streamed: bool):
+    gate = Gate()
+    with house(text_stream("never"), upstream_silence_timeout=0.2) as room:
+        room.upstream.before = gate
+        answer = room.ask(stream=streamed)
+        gate.open()
+    assert answer.status_code == 504
+    assert_error(answer.json())
+    assert "silent" in answer.json()["error"]["message"]
+
+
+def test_a_stream_that_falls_silent_ends_with_an_error():
+    gate = Gate()
+    parts: Sequence[Any] = [*text_then().parts, gate]
+    with house(Reply(parts), upstream_silence_timeout=0.2) as room:
+        chunks = chunks_of(room.ask(**STREAM).text)
+        gate.open()
+    assert "silent" in error_of(chunks)["message"]
+    assert content_of(chunks) == "Well"
+
+
+def test_a_redirect_of_the_model_server_is_not_followed(room: House):
+    script(room, Reply([b"moved"], 302, [(b"location", b"http://127.0.0.1:1/elsewhere")]))
+    answer = room.ask()
+    assert answer.status_code in (302, 502)
+    assert len(room.upstream.seen) == 1
+
+
+@pytest.mark.parametrize(
+    "text", [r'"half \ud83d"', r'"\ud83d\ude00"', "NaN", "-Infinity"], ids=["half", "pair", "nan", "infinity"]
+)
+def test_a_chunk_that_only_lenient_readers_take_does_not_end_the_stream(room: House, text: str):
+    odd = orjson.dumps(chunk(content="Well", odd="ODD")).replace(b'"ODD"', text.encode())
+    script(room, sse(chunk(role="assistant", content=""), odd, chunk(finish="stop")))
+    assert content_of(chunks_of(room.ask(**STREAM).text)) == "Well"
+
+
+def test_a_character_split_in_two_halves_reaches_the_client_and_the_model(room: House):
+    halves = [orjson.dumps(chunk(content="X")).replace(b"X", half) for half in (rb"\ud83d", rb"\ude00")]
+    script(
+        room, sse(*halves, chunk(tool_calls=[tool_call()]), chunk(finish="tool_calls")), text_stream("Done.")
+    )
+    answer = room.ask(**STREAM)
+    assert r"\ud83d" in answer.text
+    assert room.upstream.seen[1].json["messages"][1]["content"] == "😀"
