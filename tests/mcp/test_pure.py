@@ -81,6 +81,7 @@ def text(said: str) -> dict[str, Any]:
         ({"content": [text('{"a": 1}')], "structuredContent": {"a": 1}}, '{"a": 1}'),
         ({"content": [text("21")], "structuredContent": {"result": 21}}, "21"),
         ({"content": [text("x")], "structuredContent": {"result": "x"}}, "x"),
+        ({"content": [text("x")], "structuredContent": {"content": "x"}}, "x"),
         ({"content": [text("x"), text("y")], "structuredContent": {"result": ["x", "y"]}}, "x\n\ny"),
         (
             {"content": [text("two rooms")], "structuredContent": {"rooms": [1, 2]}},

@@ -96,8 +96,15 @@ def _link(block: JSON) -> str:
 
 
 def _mirrored(structured: Any, texts: list[str]) -> bool:
-    """Whether the text says the same, as the specification asks of servers that answer in structures."""
-    bare = structured.get("result") if isinstance(structured, dict) and len(structured) == 1 else structured
+    """Whether the text says the same, as the specification asks of servers that answer in structures.
+
+    A single value is often wrapped: FastMCP says `{"result": ...}`, server-filesystem `{"content": ...}`.
+    """
+    bare = (
+        next(iter(structured.values()))
+        if isinstance(structured, dict) and len(structured) == 1
+        else structured
+    )
     if bare == texts or bare == "\n".join(texts):
         return True
     said = [_loads(text) for text in texts]
