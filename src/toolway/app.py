@@ -38,7 +38,7 @@ async def open_house(settings: Settings) -> AsyncIterator[House]:
     """Connections and tool sources, for as long as the block lasts. Nothing is waited for."""
     async with (
         Upstream.connect(settings) as upstream,
-        open_workshop(settings) as workshop,
+        open_workshop(settings, upstream) as workshop,
         Catalog(workshop.sources(settings)).running() as catalog,
         reloading(settings, workshop, catalog),
     ):
@@ -115,7 +115,9 @@ class Readiness:
         if upstream != "ready" or "starting" in servers.values():
             status = "not ready"
         else:
-            status = "ready" if all(state == "ready" for state in servers.values()) else "degraded"
+            status = (
+                "ready" if all(state in ("ready", "stopped") for state in servers.values()) else "degraded"
+            )
         body = {"status": status, "upstream": upstream, "servers": servers}
         await send_json(send, 503 if status == "not ready" else 200, body)
 

@@ -157,3 +157,26 @@ async def test_servers_start_side_by_side(tmp_path: Path) -> None:
 
         for config in servers:
             tasks.start_soon(start, config)
+
+
+async def test_a_lazy_server_is_there_only_while_it_is_used() -> None:
+    async with running(bad(lazy=True, idle_timeout=0.3)) as server:
+        status = await server.until(lambda status: status.state == "stopped")
+        assert status.tools[0].available, "its tools are known, and offered"
+        first = await pid_of(server)
+        assert await pid_of(server) == first
+        await server.until(lambda status: status.state == "stopped")
+        await until(lambda: not alive(first))
+        assert await pid_of(server) != first
+
+
+async def test_a_lazy_server_is_not_ended_during_a_call() -> None:
+    async with running(bad(lazy=True, idle_timeout=0.1)) as server:
+        await server.until(lambda status: status.state == "stopped")
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(during_a_call, server, lambda: None)
+            pid = await pid_of(server)
+            with anyio.move_on_after(0.5):
+                await server.until(lambda status: status.state != "ready")
+            assert await pid_of(server) == pid
+            tasks.cancel_scope.cancel()

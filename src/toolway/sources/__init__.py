@@ -15,18 +15,20 @@ from toolway.server_config import ServerConfig
 from toolway.sources.asked import AskedSource
 from toolway.sources.mcp import MCPSource
 from toolway.sources.mcp.probe import speaks_mcp
+from toolway.sources.mcp.sampling import UpstreamSampler
 from toolway.sources.openapi import OpenAPISource
 from toolway.sources.openapi.probe import has_document
 from toolway.sources.shaped import ShapedSource
 from toolway.types import ToolSource
-from toolway.upstream import MAX_IDLE
+from toolway.upstream import MAX_IDLE, Upstream
 
 
 class Workshop:
     """Makes sources; one whose configuration has not changed is the same object again."""
 
-    def __init__(self, session: aiohttp.ClientSession) -> None:
+    def __init__(self, session: aiohttp.ClientSession, upstream: Upstream | None = None) -> None:
         self._session = session
+        self._upstream = upstream
         self._made: dict[str, tuple[Endpoint | ServerConfig, ToolSource]] = {}
 
     def sources(self, settings: Settings) -> list[ToolSource]:
@@ -46,8 +48,17 @@ class Workshop:
         if config.type == "openapi":
             inner = OpenAPISource(_endpoint(config), settings, self._session)
         else:
-            inner = MCPSource(config, max_result_bytes=settings.max_tool_response_bytes)
+            inner = MCPSource(
+                config,
+                max_result_bytes=settings.max_tool_response_bytes,
+                sampler=self._sampler(config, settings),
+            )
         return ShapedSource(inner, config)
+
+    def _sampler(self, config: ServerConfig, settings: Settings) -> UpstreamSampler | None:
+        if not config.sampling or self._upstream is None:
+            return None
+        return UpstreamSampler(self._upstream, settings.openai_api_key, max_tokens=config.sampling_max_tokens)
 
     def _asked(self, endpoint: Endpoint, settings: Settings) -> ToolSource:
         openapi = OpenAPISource(endpoint, settings, self._session)
@@ -63,8 +74,11 @@ class Workshop:
 
 
 @asynccontextmanager
-async def open_workshop(settings: Settings) -> AsyncIterator[Workshop]:
-    """What makes sources, and the connections that they share while the block lasts."""
+async def open_workshop(settings: Settings, upstream: Upstream | None = None) -> AsyncIterator[Workshop]:
+    """What makes sources, and the connections that they share while the block lasts.
+
+    Without `upstream` no server gets a model when it asks for one.
+    """
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=settings.upstream_connect_timeout)
     async with aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=300, keepalive_timeout=MAX_IDLE),
@@ -73,7 +87,7 @@ async def open_workshop(settings: Settings) -> AsyncIterator[Workshop]:
         max_line_size=65536,
         max_field_size=65536,
     ) as session:
-        yield Workshop(session)
+        yield Workshop(session, upstream)
 
 
 @asynccontextmanager

@@ -4,6 +4,7 @@
 connection, so that a Toolway without MCP servers does not pay for it (about 38 MB).
 """
 
-from toolway.sources.mcp.source import MCPSource, Pace
+from toolway.sources.mcp.pace import Pace
+from toolway.sources.mcp.source import MCPSource
 
 __all__ = ["MCPSource", "Pace"]

@@ -12,7 +12,7 @@ import anyio
 
 from toolway.server_config import ServerConfig
 from toolway.sources.mcp.http import open_http, open_sse
-from toolway.sources.mcp.listing import tools
+from toolway.sources.mcp.listing import resource_tools, tools
 from toolway.sources.mcp.session import Sampler, Session
 from toolway.sources.mcp.stdio import Reading, Server, Writing, open_stdio
 from toolway.sources.mcp.trouble import RefusedError
@@ -64,7 +64,9 @@ async def connect(
         tasks.cancel_scope.cancel()
 
 
-async def list_tools(session: Session, label: str) -> tuple[tuple[Tool, ...], tuple[str, ...], float | None]:
+async def list_tools(
+    session: Session, config: ServerConfig
+) -> tuple[tuple[Tool, ...], tuple[str, ...], float | None]:
     """The tools of a server, what was mended about them, and how many seconds they may be kept (2026-07-28).
 
     A server without tools has none; that it does not know the question is no error.
@@ -75,6 +77,8 @@ async def list_tools(session: Session, label: str) -> tuple[tuple[Tool, ...], tu
         if "tools" in session.capabilities:
             raise
         items, page = [], {}
-    found, warnings = tools(items, server=label, modern=session.modern)
+    found, warnings = tools(items, server=config.label, modern=session.modern)
+    if config.resources and "resources" in session.capabilities:
+        found += resource_tools(config.label, [tool.name for tool in found])
     ttl = page.get("ttlMs")
     return found, warnings, ttl / 1000 if isinstance(ttl, int | float) and ttl > 0 else None

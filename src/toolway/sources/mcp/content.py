@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
@@ -29,6 +30,17 @@ def resource_result(raw: JSON) -> ToolResult:
         [{"type": "resource", "resource": item} for item in contents] if isinstance(contents, list) else []
     )
     return tool_result({"content": blocks})
+
+
+def resource_list(resources: Sequence[Any], templates: Sequence[Any]) -> ToolResult:
+    """What the model reads of `resources/list` and `resources/templates/list`: one line each."""
+    lines = [_line(item, "uri") for item in resources if isinstance(item, dict)]
+    lines += [_line(item, "uriTemplate") for item in templates if isinstance(item, dict)]
+    return ToolResult(text="\n".join(lines) or "There are no resources.")
+
+
+def _line(item: JSON, key: str) -> str:
+    return _link({**item, "uri": item.get(key)})
 
 
 def dump(value: Any) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from mcp.shared.inbound import find_invalid_x_mcp_header, x_mcp_header_map
 
@@ -13,9 +13,13 @@ from toolway.types import JSON, Tool
 
 @dataclass(frozen=True, kw_only=True)
 class Handle:
-    """What calling a tool takes: its name on the server, and which arguments are sent as headers too."""
+    """What calling a tool takes: its name on the server, and which arguments are sent as headers too.
+
+    `method` is the request that a call makes; for resources it is not a tool of the server's own.
+    """
 
     name: str
+    method: Literal["tools/call", "resources/list", "resources/read"] = "tools/call"
     headers: Mapping[tuple[str, ...], str] = field(default_factory=dict)
     annotations: JSON = field(default_factory=dict)
 
@@ -67,3 +71,29 @@ def _parameters(schema: Any, name: str, warnings: list[str]) -> JSON:
         schema = {}
     properties = schema.get("properties")
     return {**schema, "type": "object", "properties": properties if isinstance(properties, dict) else {}}
+
+
+def resource_tools(server: str, taken: Iterable[str]) -> tuple[Tool, ...]:
+    """Two tools that stand for a server's resources, under names that it does not use itself."""
+    uri = {"type": "string", "description": "The URI of a resource."}
+    reading = {"type": "object", "properties": {"uri": uri}, "required": ["uri"]}
+    return (
+        Tool(
+            name=_free("list_resources", taken),
+            server=server,
+            description=f"Lists the resources of {server} that can be read: their URIs, names and descriptions.",
+            parameters={"type": "object", "properties": {}},
+            handle=Handle(name="", method="resources/list"),
+        ),
+        Tool(
+            name=_free("read_resource", taken),
+            server=server,
+            description=f"Reads one resource of {server} by its URI.",
+            parameters=reading,
+            handle=Handle(name="", method="resources/read"),
+        ),
+    )
+
+
+def _free(name: str, taken: Iterable[str]) -> str:
+    return f"mcp_{name}" if name in taken else name

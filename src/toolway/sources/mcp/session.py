@@ -31,6 +31,7 @@ from mcp_types import (
     CLIENT_CAPABILITIES_META_KEY,
     CLIENT_INFO_META_KEY,
     CONNECTION_CLOSED,
+    INTERNAL_ERROR,
     INVALID_REQUEST,
     METHOD_NOT_FOUND,
     PROTOCOL_VERSION_META_KEY,
@@ -44,10 +45,12 @@ from mcp_types.version import (
 )
 
 from toolway import __version__
+from toolway.errors import ToolwayError
+from toolway.sources.mcp.content import resource_list, resource_result, tool_result
 from toolway.sources.mcp.door import TOOLS_CHANGED, Door
 from toolway.sources.mcp.listing import Handle
 from toolway.sources.mcp.trouble import LostError, RefusedError
-from toolway.types import JSON, OnProgress, Progress
+from toolway.types import JSON, OnProgress, Progress, ToolResult
 
 # The SDK logs whole messages, and a traceback for each fault of a server; what matters is logged here.
 logging.getLogger("mcp").setLevel(logging.CRITICAL)
@@ -238,20 +241,29 @@ class Session:
             seen.add(cursor)
             page = await self.request(method, {"cursor": cursor})
 
-    async def call_tool(self, handle: Handle, arguments: JSON, on_progress: OnProgress | None) -> JSON:
-        """Run one tool; its result as the server wrote it. A server that asks back is declined.
+    async def call(self, handle: Handle, arguments: JSON, on_progress: OnProgress | None) -> ToolResult:
+        """Run one tool of a listing. A server that asks back is declined.
 
         Raises:
             RefusedError: The answer is an error, or a request for input that cannot be given.
             LostError: The connection ended before the answer.
         """
+        if handle.method == "resources/list":
+            return await self._list_resources()
+        if handle.method == "resources/read":
+            return resource_result(await self.interact("resources/read", {"uri": arguments.get("uri")}))
         headers = mcp_param_headers(handle.headers, arguments) if self.modern else {}
-        return await self.interact(
-            "tools/call",
-            {"name": handle.name, "arguments": arguments},
-            headers=headers,
-            on_progress=on_progress,
-        )
+        params = {"name": handle.name, "arguments": arguments}
+        raw = await self.interact("tools/call", params, headers=headers, on_progress=on_progress)
+        return tool_result(raw)
+
+    async def _list_resources(self) -> ToolResult:
+        resources, _ = await self.list_all("resources/list", "resources")
+        try:
+            templates, _ = await self.list_all("resources/templates/list", "resourceTemplates")
+        except RefusedError:
+            templates = []  # many servers know only the plain list
+        return resource_list(resources, templates)
 
     async def interact(self, method: str, params: JSON, **options: Any) -> JSON:
         """A request that the server may answer with questions (2026-07-28: `input_required`)."""
@@ -295,12 +307,18 @@ class Session:
             case "elicitation/create":
                 return {"action": "decline"}
             case "sampling/createMessage" if self._sampler is not None:
-                return await self._sampler(dict(params or {}))
+                return await self._sampled(self._sampler, dict(params or {}))
             case "sampling/createMessage":
                 raise MCPError(
                     METHOD_NOT_FOUND, 'the server asked for a model, and its entry lacks "sampling": true'
                 )
         raise MCPError(METHOD_NOT_FOUND, f"Toolway does not answer {method}")
+
+    async def _sampled(self, sampler: Sampler, params: JSON) -> JSON:
+        try:
+            return await sampler(params)
+        except ToolwayError as error:
+            raise MCPError(INTERNAL_ERROR, error.message) from None
 
     async def _on_notify(
         self, _: DispatchContext[TransportContext], method: str, params: Mapping[str, Any] | None

@@ -7,11 +7,10 @@ import importlib
 import logging
 import math
 import random
-import signal
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,8 @@ import anyio
 
 from toolway.errors import SourceError
 from toolway.server_config import ServerConfig
-from toolway.sources.mcp.content import tool_result
+from toolway.sources.mcp.pace import Pace
+from toolway.sources.mcp.reasons import cause_of, ended, explain
 from toolway.sources.mcp.trouble import LostError, RefusedError
 from toolway.types import JSON, OnProgress, SourceStatus, Tool, ToolResult
 
@@ -33,26 +33,12 @@ _LINE = 500
 """Characters of one line of standard error that are kept."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Pace:
-    """How patient a source is. All times are seconds."""
-
-    connect_timeout: float = 180.0
-    """From start to the list of tools: `npx` and `uvx` download on the first run."""
-    restart_wait: float = 15.0
-    """How long a call waits for a server that is being restarted."""
-    first_delay: float = 0.1
-    longest_delay: float = 30.0
-    steady_after: float = 10.0
-    """A life this long, or one in which a call was answered, makes the next restart an immediate one."""
-    patience: int = 5
-    """Lives in a row that came to nothing until the server counts as failed; restarts go on, slowly."""
-    settle: float = 0.05
-    """Between the first word of changed tools and the new list: a storm becomes one list."""
-
-
 class _RetryError(Exception):
     """The same server is to be tried in another way, at once."""
+
+
+class _IdleError(Exception):
+    """A lazy server was ended because nobody needs it now."""
 
 
 class MCPSource:
@@ -87,6 +73,9 @@ class MCPSource:
         self._stage = "start"
         self._useless_lives = 0
         self._useful = False
+        self._calls = 0
+        self._last_call: float | None = None
+        self._wanted = anyio.Event()
 
     @property
     def status(self) -> SourceStatus:
@@ -102,12 +91,20 @@ class MCPSource:
         try:
             while True:
                 delay = await self._life(sdk)
-                await anyio.sleep(delay)
+                if delay is None:
+                    await self._sleep_until_wanted()
+                else:
+                    await anyio.sleep(delay)
         finally:
             self._publish(state="stopped", tools=_unavailable(self._status.tools))
 
-    async def _life(self, sdk: ModuleType) -> float:
-        """From one start of the server to its end; how many seconds to wait before the next."""
+    async def _sleep_until_wanted(self) -> None:
+        if not self._calls:
+            self._wanted = anyio.Event()
+            await self._wanted.wait()
+
+    async def _life(self, sdk: ModuleType) -> float | None:
+        """From one start of the server to its end. How many seconds to wait before the next; None: for a call."""
         self._useful = False
         self._stderr.clear()
         began = anyio.current_time()
@@ -115,8 +112,11 @@ class MCPSource:
             await self._connected(sdk)
         except Exception as error:  # the border of this task: whatever it is, it ends this life and no other
             self._session = None
-            if isinstance(cause := _cause(error), _RetryError):
+            if isinstance(cause := cause_of(error), _RetryError):
                 return 0.0
+            if isinstance(cause, _IdleError):
+                self._publish(state="stopped")
+                return None
             lived = anyio.current_time() - began if self._status.state == "ready" else 0.0
             useless = not self._useful and lived < self._pace.steady_after
             self._useless_lives = self._useless_lives + 1 if useless else 0
@@ -137,11 +137,13 @@ class MCPSource:
                 self._ready(session)
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(self._follow, sdk, session)
+                    if self.config.lazy:
+                        tasks.start_soon(self._end_when_idle)
                     await session.closed.wait()
                     tasks.cancel_scope.cancel()
         if starting.cancelled_caught:
             raise SourceError(f"no answer within {self._pace.connect_timeout:g} s", stage=self._stage)
-        raise self._lost_by or LostError(_ended(server))
+        raise self._lost_by or LostError(ended(server))
 
     def _connect(self, sdk: ModuleType) -> contextlib.AbstractAsyncContextManager[Connection]:
         self._lost_by = None
@@ -168,7 +170,7 @@ class MCPSource:
             if self._era == "auto":
                 self._era = "legacy"  # some servers end at a question that they do not know
                 raise _RetryError from None
-            raise LostError(_ended(server)) from None
+            raise LostError(ended(server)) from None
         except RefusedError as refusal:
             if self.config.type == "auto" and self._transport == "http" and refusal.status in (400, 404, 405):
                 self._transport = "sse"
@@ -177,7 +179,7 @@ class MCPSource:
 
     async def _list(self, sdk: ModuleType, session: Session) -> float | None:
         self._stage = "list tools"
-        tools, warnings, ttl = await sdk.list_tools(session, self.label)
+        tools, warnings, ttl = await sdk.list_tools(session, self.config)
         if not _same(tools, self._status.tools) or self._status.warnings != warnings:
             tools = tuple(replace(tool, timeout=self.config.timeout) for tool in tools)
             self._status = replace(self._status, tools=tools, warnings=warnings)
@@ -200,6 +202,23 @@ class MCPSource:
             error_at=None,
             error_stage=None,
         )
+
+    async def _end_when_idle(self) -> None:
+        """Raise when a lazy server has had no call for its time, or was started only to see its tools."""
+        while True:
+            left = self._until_idle()
+            if left <= 0:
+                break
+            await anyio.sleep(left)
+        self._session = None
+        raise _IdleError
+
+    def _until_idle(self) -> float:
+        if self._calls:
+            return 0.2
+        if self._last_call is None:
+            return 0.0
+        return self._last_call + self.config.idle_timeout - anyio.current_time()
 
     async def _follow(self, sdk: ModuleType, session: Session) -> None:
         """List the tools again whenever they may have changed."""
@@ -240,21 +259,26 @@ class MCPSource:
 
     async def call(self, tool: Tool, arguments: JSON, on_progress: OnProgress | None = None) -> ToolResult:
         """Run one tool; see `ToolSource.call`. What cannot have reached the server is sent once more."""
+        self._calls += 1
+        self._wanted.set()
         try:
-            return tool_result(await self._call(tool, arguments, on_progress))
+            return await self._call(tool, arguments, on_progress)
         except RefusedError as refusal:
-            return _error(_explain(refusal, self.label))
+            return _error(explain(refusal, self.label))
         except LostError as lost:
             ended = f"The server {self.label!r} ended during the call ({lost}) and is being restarted."
             return _error(f"{ended} Whether the call had an effect is unknown.{self._last_words()}")
         except SourceError as error:
             return _error(f"The server {self.label!r} is not available: {error}")
+        finally:
+            self._calls -= 1
+            self._last_call = anyio.current_time()
 
-    async def _call(self, tool: Tool, arguments: JSON, on_progress: OnProgress | None) -> JSON:
+    async def _call(self, tool: Tool, arguments: JSON, on_progress: OnProgress | None) -> ToolResult:
         for last in (False, True):
             session = await self._current()
             try:
-                result = await session.call_tool(tool.handle, arguments, on_progress)
+                result = await session.call(tool.handle, arguments, on_progress)
             except RefusedError as refusal:
                 if refusal.session_lost or refusal.status == 401:
                     self._drop(session, refusal)
@@ -274,8 +298,10 @@ class MCPSource:
 
     async def _current(self) -> Session:
         """The session, once there is one; a server that is being restarted gets a moment."""
-        with anyio.move_on_after(self._pace.restart_wait):
-            while self._session is None and self._status.state in ("starting", "ready"):
+        patience = self._pace.connect_timeout if self.config.lazy else self._pace.restart_wait
+        waiting = ("starting", "ready", "stopped") if self.config.lazy else ("starting", "ready")
+        with anyio.move_on_after(patience):
+            while self._session is None and self._status.state in waiting:
                 await self._news.wait()
         if self._session is None:
             raise SourceError(self._status.error or "it is being started", stage="call")
@@ -301,7 +327,7 @@ class MCPSource:
             self._era, self._transport = self.config.era, _first_transport(self.config)
         needs_auth = isinstance(error, RefusedError) and error.needs_auth
         lost = not self._status.tools or self._useless_lives >= self._pace.patience
-        message = _explain(error, self.label) + (f".{words}" if (words := self._last_words()) else "")
+        message = explain(error, self.label) + (f".{words}" if (words := self._last_words()) else "")
         self._logger.warning("%s: %s", self._stage, message)
         self._publish(
             state="needs auth" if needs_auth else "failed" if lost else "starting",
@@ -358,39 +384,6 @@ def _available(tools: tuple[Tool, ...]) -> tuple[Tool, ...]:
 
 def _unavailable(tools: tuple[Tool, ...]) -> tuple[Tool, ...]:
     return tuple(replace(tool, available=False) for tool in tools)
-
-
-def _ended(server: Any) -> str:
-    if server is None:
-        return "the server closed the connection"
-    if server.returncode is None:
-        return "the server closed its output"
-    if server.returncode >= 0:
-        return f"the server ended with exit status {server.returncode}"
-    try:
-        return f"the server was ended by {signal.Signals(-server.returncode).name}"
-    except ValueError:
-        return f"the server was ended by signal {-server.returncode}"
-
-
-def _cause(error: Exception) -> Exception:
-    while isinstance(error, ExceptionGroup):
-        error = error.exceptions[0]
-    return error
-
-
-def _explain(error: Exception, label: str) -> str:
-    """What happened, in a sentence for people and models."""
-    if isinstance(error, RefusedError) and error.needs_auth:
-        return (
-            f"the server wants other credentials (HTTP {error.status}): set "
-            f'"headers": {{"Authorization": "Bearer ..."}} for {label!r} in mcp.json'
-        )
-    if isinstance(error, RefusedError):
-        return f"{error.message} (code {error.code})" if not error.http else error.message
-    if isinstance(error, LostError | SourceError):
-        return str(error)
-    return f"{type(error).__name__}: {error}"
 
 
 def _error(text: str) -> ToolResult:
