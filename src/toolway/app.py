@@ -17,8 +17,9 @@ from toolway.config import Settings, load_settings
 from toolway.dialects.chat import ChatCompletions
 from toolway.errors import NotFound, ToolwayError
 from toolway.passthrough import Passthrough
+from toolway.reload import reloading
 from toolway.respond import send_error, send_json
-from toolway.sources import open_sources
+from toolway.sources import open_workshop
 from toolway.stores.memory import MemoryStore
 from toolway.upstream import Upstream
 
@@ -37,8 +38,9 @@ async def open_house(settings: Settings) -> AsyncIterator[House]:
     """Connections and tool sources, for as long as the block lasts. Nothing is waited for."""
     async with (
         Upstream.connect(settings) as upstream,
-        open_sources(settings) as sources,
-        Catalog(sources).running() as catalog,
+        open_workshop(settings, upstream) as workshop,
+        Catalog(workshop.sources(settings)).running() as catalog,
+        reloading(settings, workshop, catalog),
     ):
         yield House(settings=settings, upstream=upstream, catalog=catalog)
 
@@ -113,7 +115,9 @@ class Readiness:
         if upstream != "ready" or "starting" in servers.values():
             status = "not ready"
         else:
-            status = "ready" if all(state == "ready" for state in servers.values()) else "degraded"
+            status = (
+                "ready" if all(state in ("ready", "stopped") for state in servers.values()) else "degraded"
+            )
         body = {"status": status, "upstream": upstream, "servers": servers}
         await send_json(send, 503 if status == "not ready" else 200, body)
 
