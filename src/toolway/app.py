@@ -18,8 +18,9 @@ from toolway.config import Settings, load_settings
 from toolway.dialects.chat import ChatCompletions
 from toolway.errors import NotFound, ToolwayError
 from toolway.passthrough import Passthrough
+from toolway.reload import reloading
 from toolway.respond import send_error, send_json
-from toolway.sources import open_sources
+from toolway.sources import open_workshop
 from toolway.stores.memory import MemoryStore
 from toolway.types import JSON
 from toolway.upstream import Upstream
@@ -40,8 +41,9 @@ async def open_house(settings: Settings) -> AsyncIterator[House]:
     """Connections and tool sources, for as long as the block lasts. Nothing is waited for."""
     async with (
         Upstream.connect(settings) as upstream,
-        open_sources(settings) as sources,
-        Catalog(sources).running() as catalog,
+        open_workshop(settings, upstream) as workshop,
+        Catalog(workshop.sources(settings)).running() as catalog,
+        reloading(settings, workshop, catalog),
         Backend(settings).learning(upstream) as backend,
     ):
         yield House(settings=settings, upstream=upstream, catalog=catalog, backend=backend)
@@ -117,7 +119,9 @@ class Readiness:
         if upstream != "ready" or "starting" in servers.values():
             status = "not ready"
         else:
-            status = "ready" if all(state == "ready" for state in servers.values()) else "degraded"
+            status = (
+                "ready" if all(state in ("ready", "stopped") for state in servers.values()) else "degraded"
+            )
         body: JSON = {"status": status, "upstream": upstream, "servers": servers}
         if barred := self._house.backend.barred:
             body["refused_by_upstream"] = {tool.name: tool.reason for tool in barred}
