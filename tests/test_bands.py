@@ -13,7 +13,8 @@ MODULES = sorted(path.relative_to(SOURCE).with_suffix("").as_posix() for path in
 BANDS = [
     {"types", "errors"},
     {"jsonc", "variables", "server_config", "mcp_entry", "mcp_json"}
-    | {"endpoints", "config", "lax", "sse", "calls", "deltas", "envelope", "content", "schema", "arguments", "names"},
+    | {"endpoints", "config", "lax", "sse", "refrain", "calls", "deltas", "envelope"}
+    | {"content", "schema", "arguments", "names"},
     {"upstream", "catalog", "sources", "stores"},
     {"offer", "turn", "loop", "governor", "mixed"},
     {"respond", "request", "live", "observe", "auth", "protocol", "departure", "passthrough", "dialects"},
