@@ -24,7 +24,7 @@ TOOLS = [
         "unknown_notification",
     ),
     *("sampling", "elicitation", "roots", "double", "crlf", "batch", "hold", "malformed", "child", "echo"),
-    *("cancelled", "grow", "progress", "env", "nameless_error", "close_output", "listed"),
+    *("cancelled", "grow", "progress", "env", "nameless_error", "close_output", "listed", "gate"),
 ]
 CANCELLED = []
 LISTED = []
@@ -132,6 +132,13 @@ def call(request):
             answer(request, ask("roots/list", {}))
         case "double":
             send(good)
+            send(good)
+        case "gate":
+            folder = Path(arguments["folder"])
+            folder.joinpath("started.tmp").write_text(str(os.getpid()))
+            folder.joinpath("started.tmp").rename(folder / "started")
+            while not folder.joinpath("go").exists():
+                time.sleep(0.01)
             send(good)
         case "listed":
             answer(request, text(str(len(LISTED))))
