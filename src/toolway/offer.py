@@ -14,7 +14,8 @@ class Offer:
     """Our tools in one request, from its first round to its last.
 
     A name that the client uses itself is the client's; `tool_choice: "none"` offers nothing; `allowed_tools` is
-    a hard filter. With nothing offered every call is the client's affair.
+    a hard filter. A client of the old `functions` gets nothing either: servers refuse `tools` beside them. With
+    nothing offered every call is the client's affair.
     """
 
     def __init__(self, body: JSON, snapshot: Snapshot) -> None:
@@ -22,7 +23,7 @@ class Offer:
         self.clients = frozenset(_names_in(body.get("tools")) | _names_in(body.get("functions")))
         choice = body.get("tool_choice")
         self.tools: Mapping[str, Tool] = snapshot.offered
-        if choice == "none":
+        if choice == "none" or body.get("functions"):
             self.tools = {}
         elif (allowed := _allowed(choice)) is not None:
             self.tools = {name: tool for name, tool in self.tools.items() if name in allowed}
