@@ -12,10 +12,11 @@ MODULES = sorted(path.relative_to(SOURCE).with_suffix("").as_posix() for path in
 
 BANDS = [
     {"types", "errors"},
-    {"endpoints", "config", "lax", "sse", "calls", "deltas", "envelope", "content", "schema", "arguments", "names"},
-    {"upstream", "catalog", "sources", "stores"},
-    {"offer", "turn", "loop", "governor", "mixed"},
-    {"respond", "request", "live", "observe", "auth", "protocol", "departure", "passthrough", "dialects"},
+    {"endpoints", "profiles", "config", "lax", "sse", "calls", "deltas", "envelope"}
+    | {"content", "overflow", "schema", "arguments", "names"},
+    {"upstream", "modelinfo", "catalog", "sources", "stores"},
+    {"offer", "turn", "loop", "governor", "mixed", "results", "replay", "selection"},
+    {"respond", "request", "wishes", "progress", "models", "live", "observe", "auth", "protocol", "departure", "passthrough", "dialects"},
     {"app", "serve", "cli", "demo", "doctor", "__main__"},
 ]  # fmt: skip
 """From the ground up. A module that is in no band has no place yet: put it where it belongs."""

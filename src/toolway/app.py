@@ -19,7 +19,7 @@ from toolway.errors import NotFound, ToolwayError
 from toolway.passthrough import Passthrough
 from toolway.respond import send_error, send_json
 from toolway.sources import open_sources
-from toolway.stores.memory import MemoryStore
+from toolway.stores import Store, open_store
 from toolway.upstream import Upstream
 
 
@@ -30,17 +30,19 @@ class House:
     settings: Settings
     upstream: Upstream
     catalog: Catalog
+    store: Store
 
 
 @asynccontextmanager
 async def open_house(settings: Settings) -> AsyncIterator[House]:
     """Connections and tool sources, for as long as the block lasts. Nothing is waited for."""
     async with (
+        open_store(settings) as store,
         Upstream.connect(settings) as upstream,
         open_sources(settings) as sources,
         Catalog(sources).running() as catalog,
     ):
-        yield House(settings=settings, upstream=upstream, catalog=catalog)
+        yield House(settings=settings, upstream=upstream, catalog=catalog, store=store)
 
 
 def create_app(settings: Settings | None = None) -> ASGIApp:
@@ -65,7 +67,7 @@ class Routes:
             self._passthrough = Passthrough(house.upstream, self._settings)
             self._exact = {
                 ("POST", "/v1/chat/completions"): ChatCompletions(
-                    house.upstream, house.catalog, MemoryStore(), self._settings
+                    house.upstream, house.catalog, house.store, self._settings
                 ),
                 ("GET", "/healthz"): healthz,
                 ("GET", "/readyz"): Readiness(house),

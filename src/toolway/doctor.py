@@ -81,7 +81,8 @@ def _configuration(settings: Settings) -> list[Finding]:
         Finding(
             check="configuration",
             ok=not settings.warnings,
-            detail="; ".join(settings.warnings) or f"read; tool servers configured: {len(settings.endpoints)}",
+            detail="; ".join(settings.warnings)
+            or f"read; tool servers configured: {len(settings.endpoints)}",
         )
     ]
     if not settings.endpoints:

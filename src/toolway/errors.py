@@ -38,9 +38,7 @@ class ToolwayError(Exception):
 
     def envelope(self) -> JSON:
         """OpenAI's error object: `{"error": {"message", "type", "param", "code"}}`."""
-        return {
-            "error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
-        }
+        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
 
 
 class ConfigError(ToolwayError):

@@ -6,21 +6,11 @@ calls, waits in a store under the ids of its calls, and is put back when these i
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
+from toolway.stores import Store, key_of
 from toolway.types import JSON, ToolCall
-
-
-class Store(Protocol):
-    """Where held turns wait. `tests/stores/test_contract.py` holds every kind to these promises."""
-
-    async def put(self, key: str, value: JSON) -> None:
-        """Keep a JSON object for a while."""
-
-    async def get(self, key: str) -> JSON | None:
-        """The object, or None when it was never there or is gone."""
 
 
 async def hold(store: Store, owner: str, calls: Sequence[ToolCall], held: Sequence[JSON]) -> None:
@@ -72,4 +62,4 @@ def _results_behind(messages: list[Any], position: int) -> dict[str, JSON]:
 
 
 def _key(owner: str, ids: Sequence[str]) -> str:
-    return hashlib.sha256("\0".join([owner, *sorted(ids)]).encode()).hexdigest()
+    return key_of("turn", owner, *sorted(ids))

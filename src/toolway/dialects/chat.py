@@ -26,6 +26,7 @@ from toolway.observe import Conversation
 from toolway.offer import Offer
 from toolway.request import ClientGone, parse_object, read_body
 from toolway.respond import JSON_TYPE, Header, relayed, send_error, send_json
+from toolway.stores import Store
 from toolway.turn import Chunks, HeadArrived, Turn, streamed_turn, whole_turn
 from toolway.types import JSON, Emit
 from toolway.upstream import Upstream
@@ -57,7 +58,7 @@ class _Request:
 class ChatCompletions:
     """The endpoint as an ASGI app."""
 
-    def __init__(self, upstream: Upstream, catalog: Catalog, store: mixed.Store, settings: Settings) -> None:
+    def __init__(self, upstream: Upstream, catalog: Catalog, store: Store, settings: Settings) -> None:
         self._upstream = upstream
         self._catalog = catalog
         self._store = store
