@@ -16,6 +16,7 @@ from toolway.catalog import Catalog
 from toolway.config import Settings, load_settings
 from toolway.dialects.chat import ChatCompletions
 from toolway.errors import NotFound, ToolwayError
+from toolway.models import Models
 from toolway.passthrough import Passthrough
 from toolway.respond import send_error, send_json
 from toolway.sources import open_sources
@@ -73,6 +74,8 @@ class Routes:
                 ("GET", "/readyz"): Readiness(house),
                 ("GET", "/"): welcome,
             }
+            if self._settings.profiles:
+                self._exact["GET", "/v1/models"] = Models(house.upstream, self._settings)
             yield
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,7 +1,7 @@
-"""Turns in which the model called the client's tools and ours at once.
+"""Turns in which the model called the client's tools and ours, at once or one after the other.
 
-The client gets its own calls alone. What it must not see, the full assistant message and the results of our
-calls, waits in a store under the ids of its calls, and is put back when these ids return with its results.
+The client gets its own calls alone. What it must not see, the full assistant message, the results of our calls and
+the rounds before, waits in a store under the ids of its calls, and is put back when these return with its results.
 """
 
 from __future__ import annotations
@@ -13,10 +13,18 @@ from toolway.stores import Store, key_of
 from toolway.types import JSON, ToolCall
 
 
-async def hold(store: Store, owner: str, calls: Sequence[ToolCall], held: Sequence[JSON]) -> None:
-    """Keep a mixed turn: `held` is the full assistant message and our results, `calls` are the client's."""
-    key = _key(owner, [call.id for call in calls])
-    await store.put(key, {"assistant": held[0], "results": list(held[1:])})
+async def hold(
+    store: Store, owner: str, calls: Sequence[ToolCall], held: Sequence[JSON], before: Sequence[JSON] = ()
+) -> None:
+    """Keep a turn that the client sees only a part of.
+
+    `held` is the full assistant message and our results, `calls` are the client's, `before` are the messages of
+    the rounds that led to it.
+    """
+    results = [message for message in held[1:] if message["role"] == "tool"]
+    behind = [message for message in held[1:] if message["role"] != "tool"]
+    value = {"before": list(before), "assistant": held[0], "results": results, "behind": behind}
+    await store.put(_key(owner, [call.id for call in calls]), value)
 
 
 async def restore(store: Store, owner: str, messages: list[Any]) -> list[Any]:
@@ -33,7 +41,8 @@ async def restore(store: Store, owner: str, messages: list[Any]) -> list[Any]:
         if turn and set(ids) <= set(theirs):
             ours = {result["tool_call_id"]: result for result in turn["results"]}
             calls = turn["assistant"]["tool_calls"]
-            restored += [turn["assistant"], *({**ours, **theirs}[call["id"]] for call in calls)]
+            results = [{**ours, **theirs}[call["id"]] for call in calls]
+            restored += [*turn["before"], turn["assistant"], *results, *turn["behind"]]
             position += len(theirs)
         else:
             restored.append(messages[position])
