@@ -1,11 +1,14 @@
-"""The command line: serve, tools, call, doctor, demo."""
+"""The command line: serve, tools, call, doctor, demo.
+
+Each command imports what it needs by itself, so that none pays for the others.
+"""
 
 from __future__ import annotations
 
 import logging
 import sys
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import anyio
 import orjson
@@ -14,12 +17,12 @@ from rich.console import Console
 from rich.table import Table
 
 from toolway import __version__, names
-from toolway.catalog import Catalog
 from toolway.config import Settings, load_settings
-from toolway.doctor import examine, print_findings
 from toolway.errors import ConfigError
-from toolway.sources import open_sources
 from toolway.types import JSON, Tool, ToolResult, ToolSource
+
+if TYPE_CHECKING:
+    from toolway.catalog import Catalog
 
 T = TypeVar("T")
 
@@ -71,8 +74,8 @@ def serve(
     ] = False,
 ) -> None:
     """Serve the OpenAI API with your tools in it."""
-    from toolway.app import create_app  # noqa: PLC0415 - the other commands start faster without the server
-    from toolway.serve import run  # noqa: PLC0415
+    from toolway.app import create_app
+    from toolway.serve import run
 
     settings = load_settings(host=host, port=port, workers=workers, insecure=insecure or None)
     _warn(settings)
@@ -126,6 +129,8 @@ def call(
 @app.command()
 def doctor(as_json: AsJSON = False) -> None:
     """Check the configuration, the model server and every tool server; say what is wrong and what to do."""
+    from toolway.doctor import examine, print_findings
+
     findings = examine()
     if as_json:
         healthy = all(finding.ok for finding in findings)
@@ -143,13 +148,16 @@ def demo(
     ] = None,
 ) -> None:
     """See it work: a small real model, real tool servers, one question."""
-    from toolway.demo import run_demo  # noqa: PLC0415 - only here, it needs the extra toolway[demo]
+    from toolway.demo import run_demo
 
     raise typer.Exit(run_demo(port=port, stay=stay))
 
 
 def _with_catalog(settings: Settings, use: Callable[[Catalog], Coroutine[Any, Any, T]]) -> T:
     """Run `use` on a catalog whose servers have all been tried. What goes wrong is told once, not logged too."""
+    from toolway.catalog import Catalog
+    from toolway.sources import open_sources
+
     logging.getLogger("toolway").setLevel(logging.CRITICAL)
 
     async def run() -> T:

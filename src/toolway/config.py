@@ -172,6 +172,8 @@ _OWN_NAMES = {
     "debug_output": "DEBUG_OUTPUT",
 }
 _SECRET = {"openai_api_key", "api_keys"}
+_READ_ELSEWHERE = {"TOOLWAY_CACHE"}
+"""Where the demo keeps its model's weights; not a setting of the server."""
 _TOKEN = re.compile(r"TOOLWAY_SERVER_([A-Z0-9_]+)_TOKEN")
 _MISTAKEN = {
     "OPENAI_API_BASE": "OPENAI_BASE_URL",
@@ -284,7 +286,11 @@ def _suspicious(texts: Mapping[str, str]) -> list[str]:
         if name in texts and meant not in texts
     ]
     for name in sorted(texts):
-        if name.startswith("TOOLWAY_") and name not in known.values() and not _TOKEN.fullmatch(name):
+        if (
+            name.startswith("TOOLWAY_")
+            and name not in (*known.values(), *_READ_ELSEWHERE)
+            and not _TOKEN.fullmatch(name)
+        ):
             # The prefix that all share would make any two names look alike.
             close = get_close_matches(name.removeprefix("TOOLWAY_"), known, 1)
             found.append(f"{name} is not a setting" + (f"; did you mean {known[close[0]]}?" if close else ""))

@@ -7,13 +7,12 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import anyio
-from starlette.types import Receive, Send
+from starlette.types import Receive, Scope, Send
 
 from toolway import sse
+from toolway.departure import while_client_listens
 from toolway.errors import ToolwayError
 from toolway.respond import Header, send_error
-
-Task = Callable[[], Coroutine[Any, Any, None]]
 
 STREAM_HEADERS: tuple[Header, ...] = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -67,28 +66,21 @@ class Live:
             await anyio.sleep(self._interval - silence)
 
 
-async def while_client_listens(receive: Receive, produce: Task, *beside: Task) -> None:
-    """Run `produce`, with `beside` at its side; all of it is cancelled when the client is gone.
-
-    To be called when the whole request was received: all that can come then is the news that the client left.
-    """
-    async with anyio.create_task_group() as group:
-
-        async def watch() -> None:
-            while (await receive())["type"] != "http.disconnect":
-                pass
-            group.cancel_scope.cancel()
-
-        group.start_soon(watch)
-        for task in beside:
-            group.start_soon(task)
-        await produce()
-        group.cancel_scope.cancel()
-
-
 async def stream_live(
-    receive: Receive, send: Send, produce: Callable[[Live], Coroutine[Any, Any, None]], *, keep_alive: float
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    produce: Callable[[Live], Coroutine[Any, Any, None]],
+    *,
+    keep_alive: float,
 ) -> None:
     """Run `produce(live)` with keep-alive comments while the client listens."""
     live = Live(send, keep_alive)
-    await while_client_listens(receive, lambda: produce(live), live.keep_alive)
+
+    async def run() -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(live.keep_alive)
+            await produce(live)
+            group.cancel_scope.cancel()
+
+    await while_client_listens(scope, receive, run)

@@ -9,8 +9,8 @@ from starlette.types import Receive, Scope, Send
 
 from toolway.auth import upstream_headers
 from toolway.config import Settings
+from toolway.departure import while_client_listens
 from toolway.errors import UpstreamError
-from toolway.live import while_client_listens
 from toolway.respond import Header, relayed, send_error, send_json, send_whole
 from toolway.types import JSON
 from toolway.upstream import Upstream
@@ -27,7 +27,7 @@ class Models:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer with the longer list."""
-        await while_client_listens(receive, lambda: self._answer(scope, send))
+        await while_client_listens(scope, receive, lambda: self._answer(scope, send))
 
     async def _answer(self, scope: Scope, send: Send) -> None:
         headers = upstream_headers(scope, self._settings)

@@ -14,7 +14,7 @@ MAX_LENGTH = 64
 """OpenAI's limit; names match `^[a-zA-Z0-9_-]{1,64}$` and, for Gemini's sake, do not start with a digit."""
 
 _ILLEGAL = re.compile(r"[^a-zA-Z0-9_-]+")
-_JUNK = re.compile(r"<\|.*?\|>|^(?:functions?|tools?|default_api)[.:/]|[\s`\"'()]+|:\d+$")
+_JUNK = re.compile(r"<\|channel\|>\w*|<\|.*?\|>|^(?:functions?|tools?|default_api)[.:/]|[\s`\"'()]+|:\d+$")
 
 
 def legal(name: str) -> str:

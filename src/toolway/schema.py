@@ -273,7 +273,7 @@ def _letters(text: str) -> str:
 
 
 def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) else None
+    return value if isinstance(value, str) and value.strip() else None
 
 
 def _flag(value: Any) -> bool | None:

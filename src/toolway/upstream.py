@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -33,8 +32,10 @@ HOP_BY_HOP = frozenset(
 )
 """Headers that belong to one connection (RFC 9110, 7.6.1) and are never passed on."""
 
-STALE_WITHIN = 0.5
-"""Seconds in which a lost connection is taken for one that the server had closed before it was used again."""
+MAX_IDLE = 4.0
+"""Seconds that a connection is kept unused. Most servers close after five; a request must not cross that, for a
+POST cannot be sent again: the model may have been asked already.
+"""
 
 
 class Answer:
@@ -116,7 +117,7 @@ class Upstream:
             sock_read=settings.upstream_silence_timeout,
         )
         async with aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=300),
+            connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=300, keepalive_timeout=MAX_IDLE),
             timeout=timeout,
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -141,12 +142,17 @@ class Upstream:
 
         `path` is raw and below the base URL, "/chat/completions"; with `root` below what is left of that URL
         without its /v1. Leaving the block before the body was read
-        closes the connection, so the server stops. A body of bytes is sent once more if a kept connection turned
-        out to be closed by the server. Raises UpstreamError, UpstreamTimeout.
+        closes the connection, so the server stops. Nothing is ever sent twice. Raises UpstreamError,
+        UpstreamTimeout.
         """
         url = yarl.URL(self._root + path, encoded=True) if root else self._url(path, query)
-        decoded = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers]
-        response = await self._send(method, url, decoded, body)
+        decoded = [(name.decode("latin-1"), _text(value)) for name, value in headers]
+        try:
+            response = await self._session.request(
+                method, url, headers=decoded, data=body, allow_redirects=False
+            )
+        except _FAILURES as error:
+            raise _translated(error) from error
         try:
             yield Answer(response)
         finally:
@@ -155,27 +161,20 @@ class Upstream:
             else:
                 response.close()
 
-    async def _send(
-        self, method: str, url: yarl.URL, headers: list[tuple[str, str]], body: Any
-    ) -> aiohttp.ClientResponse:
-        started = time.monotonic()
-        while True:
-            try:
-                return await self._session.request(
-                    method, url, headers=headers, data=body, allow_redirects=False
-                )
-            except _FAILURES as error:
-                stale = isinstance(error, aiohttp.ServerDisconnectedError | ConnectionResetError)
-                if not (stale and isinstance(body, bytes) and time.monotonic() - started < STALE_WITHIN):
-                    raise _translated(error) from error
-                started = float("-inf")
-
     def _url(self, path: str, query: bytes) -> yarl.URL:
         if query:
             return yarl.URL(f"{self._base}{path}?{query.decode('latin-1')}", encoded=True)
         if path not in self._urls and len(self._urls) < 64:
             self._urls[path] = yarl.URL(self._base + path, encoded=True)
         return self._urls.get(path) or yarl.URL(self._base + path, encoded=True)
+
+
+def _text(value: bytes) -> str:
+    """A header's value for aiohttp, which writes UTF-8: valid UTF-8 goes through it unchanged."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
 
 
 def _end_to_end(headers: Iterator[Header]) -> list[Header]:

@@ -9,7 +9,7 @@ from typing import Any
 from toolway.config import Settings
 from toolway.errors import InvalidRequest
 from toolway.governor import Bounds
-from toolway.profiles import split_model
+from toolway.profiles import Profile, split_model
 from toolway.respond import Header
 from toolway.selection import Choice, Selection
 from toolway.types import JSON
@@ -33,15 +33,26 @@ class Wishes:
     bounds: Bounds
 
 
-def read_wishes(body: JSON, headers: Sequence[Header], settings: Settings, servers: Iterable[str]) -> Wishes:
-    """Raises InvalidRequest for a header that says nothing and for the label of a server that is not there."""
-    bounds = Bounds(
+def bounds_of(settings: Settings) -> Bounds:
+    """What a request may use that asks for no less."""
+    return Bounds(
         max_rounds=settings.max_rounds,
         max_calls=settings.max_calls,
         max_seconds=settings.max_seconds,
         max_repeats=settings.max_repeats,
         max_similar=settings.max_similar,
     )
+
+
+def read_wishes(
+    body: JSON,
+    headers: Sequence[Header],
+    *,
+    bounds: Bounds,
+    profiles: Sequence[Profile],
+    servers: Iterable[str],
+) -> Wishes:
+    """Raises InvalidRequest for a header that says nothing and for the label of a server that is not there."""
     selection: list[Sequence[Choice]] = []
     said = {name: value for name, value in headers if name.startswith(PREFIX)}
     if said:
@@ -49,8 +60,8 @@ def read_wishes(body: JSON, headers: Sequence[Header], settings: Settings, serve
         bounds = _lowered(bounds, said)
         if TOOLS in said:
             selection.append(_chosen(said[TOOLS]))
-    if settings.profiles:
-        model, profile = split_model(body.get("model"), settings.profiles)
+    if profiles:
+        model, profile = split_model(body.get("model"), profiles)
         if profile:
             body = {**body, "model": model}
             selection.append([Choice(patterns=profile.patterns)])

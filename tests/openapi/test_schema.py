@@ -36,6 +36,7 @@ REF = {"$ref": "#/components/schemas/Pet"}
         ({"type": ["string", "null"]}, {"type": ["string", "null"]}),
         ({"type": "String"}, {"type": "string"}),
         ({"type": "any"}, {}),
+        ({"description": "", "title": " "}, {}),
         ({"type": ["string", 7]}, {}),
         ({"type": "int", "minimum": "3"}, {"type": "integer", "minimum": 3}),
         ({"minLength": 1.0, "maxLength": -1, "multipleOf": 0}, {"minLength": 1}),

@@ -72,6 +72,12 @@ def test_a_streamed_quirk(room: House, name: str, size: int | None):
         error_of(chunks)
         return
     assert_one_clean_answer(chunks)
+    assert expect.get("never", "[DONE] twice") not in raw
+    if "finish" in expect:
+        assert [c["choices"][0]["finish_reason"] for c in chunks if c["choices"]][-1] == expect["finish"]
+        assert content_of(chunks).startswith(expect.get("content", ""))
+        assert len(room.upstream.seen) == 1
+        return
     if "client_calls" in expect:
         assert_clients_calls(chunks, expect["client_calls"])
         return
@@ -85,6 +91,8 @@ def test_a_streamed_quirk(room: House, name: str, size: int | None):
         assert pick(second[1], path) == value
     if expect.get("tool_error"):
         assert second[-1]["content"].startswith("Error:")
+    if "unique_ids" in expect:
+        assert len({call["id"] for call in second[1]["tool_calls"]}) == expect["unique_ids"]
     if "usage_total" in expect:
         assert [c["usage"]["total_tokens"] for c in chunks if c.get("usage")] == [expect["usage_total"]]
 

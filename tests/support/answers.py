@@ -23,8 +23,9 @@ def _no_json(constant: str) -> None:
 
 
 def content_of(chunks: list[JSON], member: str = "content") -> str:
-    """The text of all deltas."""
-    return "".join(c["choices"][0]["delta"].get(member) or "" for c in chunks if c.get("choices"))
+    """The text of all deltas, without parts that are no text."""
+    pieces = [c["choices"][0]["delta"].get(member) for c in chunks if c.get("choices")]
+    return "".join(piece for piece in pieces if isinstance(piece, str))
 
 
 def error_of(chunks: list[JSON]) -> JSON:

@@ -106,7 +106,7 @@ class Demo:
 
     def _start_toolway(self, port: int | None, model_url: str, services: dict[str, str]) -> str:
         chosen = choose_port(port)
-        if chosen != (port or Settings.port):
+        if port is None and chosen != Settings.port:
             self._screen.say(
                 f"  Port {Settings.port} is taken, perhaps by another Toolway: {chosen} instead."
             )

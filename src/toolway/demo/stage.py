@@ -102,9 +102,9 @@ class Stage:
 
 def choose_port(wanted: int | None) -> int:
     """`wanted` if it is free; without a wish Toolway's usual port, or a free one when that is taken."""
-    usual = Settings.port
-    if _is_free(wanted or usual):
-        return wanted or usual
+    port = Settings.port if wanted is None else wanted
+    if port and _is_free(port):
+        return port
     if wanted:
         raise DemoError(f"Port {wanted} is taken. Choose another with --port, or leave it out.")
     with socket.create_server((HOST, 0)) as free:

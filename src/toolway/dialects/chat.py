@@ -20,10 +20,11 @@ from toolway.catalog import Catalog, Snapshot
 from toolway.config import Settings
 from toolway.content import Budget
 from toolway.deltas import SPOKEN, joined
+from toolway.departure import while_client_listens
 from toolway.envelope import Envelope, failure
 from toolway.errors import InvalidRequest, ToolwayError, UpstreamError
 from toolway.governor import Bounds, Governor
-from toolway.live import Live, stream_live, while_client_listens
+from toolway.live import Live, stream_live
 from toolway.loop import CallBegan, Limits, Outcome, run_tool_loop
 from toolway.modelinfo import ModelInfos
 from toolway.observe import Conversation
@@ -36,7 +37,7 @@ from toolway.stores import Store
 from toolway.turn import Chunks, HeadArrived, Turn, streamed_turn, whole_turn
 from toolway.types import JSON, Emit
 from toolway.upstream import Upstream
-from toolway.wishes import read_wishes
+from toolway.wishes import bounds_of, read_wishes
 
 log = logging.getLogger("toolway.chat")
 
@@ -72,6 +73,7 @@ class ChatCompletions:
         self._catalog = catalog
         self._store = store
         self._settings = settings
+        self._bounds = bounds_of(settings)
         self._infos = ModelInfos(upstream)
         self._limits = Limits(tool_timeout=settings.tool_timeout)
         self._rules = Rules(
@@ -88,7 +90,8 @@ class ChatCompletions:
             body = _checked(parse_object(raw))
             await self._catalog.settled(STARTUP_WAIT)
             with self._catalog.use() as snapshot:
-                await self._serve(receive, send, await self._request(scope, raw, body, snapshot))
+                request = await self._request(scope, raw, body, snapshot)
+                await self._serve(scope, receive, send, request)
         except InvalidRequest as error:
             await send_error(send, error)
         except ClientGone:
@@ -96,7 +99,13 @@ class ChatCompletions:
 
     async def _request(self, scope: Scope, raw: bytes, sent: JSON, snapshot: Snapshot) -> _Request:
         headers = upstream_headers(scope, self._settings)
-        wishes = read_wishes(sent, headers, self._settings, (source.label for source in snapshot.sources))
+        wishes = read_wishes(
+            sent,
+            headers,
+            bounds=self._bounds,
+            profiles=self._settings.profiles,
+            servers=(source.label for source in snapshot.sources),
+        )
         headers, body, owner = [*wishes.headers, JSON_TYPE], wishes.body, _owner(scope)
         ask = partial(self._infos.get, body.get("model"), headers)
         # Only a choice of one tool is worth the question before the first round.
@@ -113,15 +122,20 @@ class ChatCompletions:
             conversation=Conversation(body, tools=len(offer.tools)),
         )
 
-    async def _serve(self, receive: Receive, send: Send, request: _Request) -> None:
+    async def _serve(self, scope: Scope, receive: Receive, send: Send, request: _Request) -> None:
         if request.body.get("n") not in (None, 1):
             _refuse_many(request.offer)
-            await while_client_listens(receive, lambda: self._relay(send, request))
+            await while_client_listens(scope, receive, lambda: self._relay(send, request))
         elif request.body.get("stream"):
-            interval = self._settings.keepalive_interval
-            await stream_live(receive, send, lambda live: self._stream(live, request), keep_alive=interval)
+            await stream_live(
+                scope,
+                receive,
+                send,
+                lambda live: self._stream(live, request),
+                keep_alive=self._settings.keepalive_interval,
+            )
         else:
-            await while_client_listens(receive, lambda: self._answer(send, request))
+            await while_client_listens(scope, receive, lambda: self._answer(send, request))
 
     async def _stream(self, live: Live, request: _Request) -> None:
         """The answer as server-sent events; the 200 goes out when the model server accepted round 1."""
@@ -213,10 +227,12 @@ class ChatCompletions:
 
     async def _relay(self, send: Send, request: _Request) -> None:
         """Several answers to one request (`n`), which only go without tools of ours: untouched."""
+        started = False
         try:
             async with self._upstream.request(
                 "POST", "/chat/completions", headers=request.headers, body=request.raw
             ) as answer:
+                started = True
                 await send(
                     {"type": "http.response.start", "status": answer.status, "headers": answer.headers}
                 )
@@ -224,7 +240,8 @@ class ChatCompletions:
                     await send({"type": "http.response.body", "body": chunk, "more_body": True})
             await send({"type": "http.response.body", "body": b""})
         except UpstreamError as error:
-            await send_error(send, error)
+            if not started:  # else the missing end tells the client
+                await send_error(send, error)
 
 
 def _checked(body: JSON) -> JSON:
