@@ -36,7 +36,7 @@ class Offer:
             self.tools = {name: tool for name, tool in self.tools.items() if name not in self.clients}
         self._clients_tools = body.get("tools")
         self._added: dict[str, Any] = {}
-        self._enforced = _named(choice) if enforce_choice else None
+        self._enforced = named_tool(choice) if enforce_choice else None
 
     def is_clients(self, name: str) -> bool:
         """Whether a call of this name goes to the client unexamined."""
@@ -97,7 +97,7 @@ def for_next_round(body: JSON) -> JSON:
     return body
 
 
-def _named(choice: Any) -> str | None:
+def named_tool(choice: Any) -> str | None:
     """The name in `{"type": "function", "function": {"name"}}`."""
     function = choice.get("function") if isinstance(choice, dict) else None
     name = function.get("name") if isinstance(function, dict) else None

@@ -199,7 +199,8 @@ def _found(whole: str, words: str, room: int) -> str:
     places = [match.start() for match in re.finditer(re.escape(words), whole, re.IGNORECASE)]
     if not places:
         return f"{words[:100]!r} is nowhere in the {len(whole):,} characters of this result."
-    lines = [f"{len(places)} places in {len(whole):,} characters:"]
+    count = f"{len(places)} place{'s'[: len(places) != 1]}"
+    lines = [f"Found in {count} of {len(whole):,} characters:"]
     for place in places[:MAX_FOUND]:
         line = f"[offset {place}] {whole[max(0, place - AROUND) : place + len(words) + AROUND]}"
         if sum(map(len, lines)) + len(line) > room:

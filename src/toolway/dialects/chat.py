@@ -28,7 +28,7 @@ from toolway.live import Live, stream_live
 from toolway.loop import CallBegan, Limits, Outcome, run_tool_loop
 from toolway.modelinfo import ModelInfos
 from toolway.observe import Conversation
-from toolway.offer import Offer
+from toolway.offer import Offer, named_tool
 from toolway.progress import shown
 from toolway.request import ClientGone, parse_object, read_body
 from toolway.respond import JSON_TYPE, Header, relayed, send_error, send_json
@@ -109,7 +109,7 @@ class ChatCompletions:
         headers, body, owner = [*wishes.headers, JSON_TYPE], wishes.body, _owner(scope)
         ask = partial(self._infos.get, body.get("model"), headers)
         # Only a choice of one tool is worth the question before the first round.
-        enforce = isinstance(body.get("tool_choice"), dict) and not (await ask()).obeys_choice
+        enforce = bool(named_tool(body.get("tool_choice"))) and not (await ask()).obeys_choice
         offer = Offer(body, snapshot, wishes.selection, enforce_choice=enforce)
         return _Request(
             raw=raw if body is sent else orjson.dumps(body),
