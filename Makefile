@@ -5,11 +5,12 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 py
 UV := .venv/bin/uv
 SYNC := UV_PROJECT_ENVIRONMENT=.venv VIRTUAL_ENV= $(UV) sync --frozen --inexact
 
-.PHONY: help install demo test lint bench clean
+.PHONY: help install demo test real-servers lint bench clean
 
 help:
 	@echo "make demo     see it work: a real model, real tool servers, one question (first run: about 140 MB)"
 	@echo "make test     install what the tests need and run them"
+	@echo "make real-servers  try MCP servers of others: needs node, npm and the network"
 	@echo "make install  give yourself .venv/bin/toolway"
 	@echo "make lint     ruff and mypy --strict"
 	@echo "make bench    measure against nginx, side by side"
@@ -26,6 +27,12 @@ lint: .venv/.installed
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
+
+real-servers: .venv/.installed
+	@mkdir -p .real-servers
+	@cd .real-servers && npm install --no-audit --no-fund --silent @modelcontextprotocol/server-everything @modelcontextprotocol/server-filesystem
+	@test -x .real-servers/venv/bin/mcp-server-git || { .venv/bin/python -m venv .real-servers/venv && .real-servers/venv/bin/pip install --quiet mcp-server-git; }
+	.venv/bin/python -m pytest tests/mcp/test_real_servers.py
 
 bench: .venv/.installed
 	.venv/bin/python bench/run.py

@@ -18,8 +18,9 @@ from toolway.dialects.chat import ChatCompletions
 from toolway.errors import NotFound, ToolwayError
 from toolway.models import Models
 from toolway.passthrough import Passthrough
+from toolway.reload import reloading
 from toolway.respond import send_error, send_json
-from toolway.sources import open_sources
+from toolway.sources import open_workshop
 from toolway.stores import Store, open_store
 from toolway.upstream import Upstream
 
@@ -40,8 +41,9 @@ async def open_house(settings: Settings) -> AsyncIterator[House]:
     async with (
         open_store(settings) as store,
         Upstream.connect(settings) as upstream,
-        open_sources(settings) as sources,
-        Catalog(sources).running() as catalog,
+        open_workshop(settings, upstream) as workshop,
+        Catalog(workshop.sources(settings)).running() as catalog,
+        reloading(settings, workshop, catalog),
     ):
         yield House(settings=settings, upstream=upstream, catalog=catalog, store=store)
 
@@ -118,7 +120,9 @@ class Readiness:
         if upstream != "ready" or "starting" in servers.values():
             status = "not ready"
         else:
-            status = "ready" if all(state == "ready" for state in servers.values()) else "degraded"
+            status = (
+                "ready" if all(state in ("ready", "stopped") for state in servers.values()) else "degraded"
+            )
         body = {"status": status, "upstream": upstream, "servers": servers}
         await send_json(send, 503 if status == "not ready" else 200, body)
 

@@ -149,6 +149,8 @@ class Catalog:
             log.info(
                 "server %s is ready: %d tool%s (%s)", source.label, count, "s"[: count != 1], status.protocol
             )
+        elif status.state == "stopped":
+            log.info("server %s is stopped", source.label)
         elif status.state != "starting":
             log.warning("server %s: %s (%s)", source.label, status.state, status.error)
         for warning in status.warnings:

@@ -36,6 +36,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Gives every OpenAI client the tools of your MCP and OpenAPI servers.",
 )
+ConfigFile = Annotated[
+    str | None, typer.Option(help="The mcp.json to read (TOOLWAY_CONFIG).", show_default=False)
+]
+Strict = Annotated[bool, typer.Option("--strict", help="Take unknown keys in the mcp.json for mistakes.")]
 AsJSON = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
@@ -65,36 +69,43 @@ def _options(
 
 
 @app.command()
-def serve(
+def serve(  # noqa: PLR0917 - typer passes them by name
     host: Annotated[str | None, typer.Option(help="Address to listen on (TOOLWAY_HOST).")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on (TOOLWAY_PORT).")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes that serve (TOOLWAY_WORKERS).")] = None,
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Allow other addresses than 127.0.0.1 without client keys.")
     ] = False,
+    config: ConfigFile = None,
+    strict: Strict = False,
 ) -> None:
     """Serve the OpenAI API with your tools in it."""
     from toolway.app import create_app
     from toolway.serve import run
 
-    settings = load_settings(host=host, port=port, workers=workers, insecure=insecure or None)
+    settings = load_settings(
+        host=host,
+        port=port,
+        workers=workers,
+        insecure=insecure or None,
+        config=config,
+        strict=strict or None,
+    )
     _warn(settings)
     run(settings, create_app, on_listening=lambda url: _announce(settings, url))
 
 
 @app.command()
-def tools(as_json: AsJSON = False) -> None:
+def tools(as_json: AsJSON = False, config: ConfigFile = None) -> None:
     """List every tool with its server and state."""
-    settings = load_settings()
+    settings = load_settings(config=config)
     _warn(settings)
     found, sources = _with_catalog(settings, _list_tools)
     if as_json:
         _print_json([_described(name, tool) for name, tool in found.items()])
         return
-    if not settings.endpoints:
-        _fail(
-            "No tool servers are configured: set MCP_SERVER_ENDPOINTS, for example to http://127.0.0.1:8011."
-        )
+    if not sources:
+        _fail("No tool servers are configured: write an mcp.json, or set MCP_SERVER_ENDPOINTS.")
     _print_tools(found)
     for source in sources:
         if source.status.error:
@@ -108,10 +119,11 @@ def call(
         str, typer.Argument(help='Its arguments as a JSON object, like \'{"city": "Paris"}\'; - reads stdin.')
     ] = "{}",
     as_json: AsJSON = False,
+    config: ConfigFile = None,
 ) -> None:
     """Run one tool and print its result; status 1 if it failed."""
     values = _parsed(sys.stdin.read() if arguments == "-" else arguments)
-    settings = load_settings()
+    settings = load_settings(config=config)
     _warn(settings)
 
     async def run(catalog: Catalog) -> ToolResult:
@@ -127,11 +139,11 @@ def call(
 
 
 @app.command()
-def doctor(as_json: AsJSON = False) -> None:
+def doctor(as_json: AsJSON = False, config: ConfigFile = None) -> None:
     """Check the configuration, the model server and every tool server; say what is wrong and what to do."""
     from toolway.doctor import examine, print_findings
 
-    findings = examine()
+    findings = examine(config)
     if as_json:
         healthy = all(finding.ok for finding in findings)
         _print_json({"ok": healthy, "checks": [finding.described() for finding in findings]})
@@ -224,8 +236,10 @@ def _announce(settings: Settings, url: str) -> None:
     console.print(
         f"[bold]Toolway {__version__}[/] at [bold]{url}/v1[/], in front of {settings.openai_base_url}"
     )
-    if not settings.endpoints:
-        console.print("[yellow]No tool servers are configured[/]; set MCP_SERVER_ENDPOINTS.")
+    if not settings.endpoints and not settings.servers:
+        console.print(
+            "[yellow]No tool servers are configured[/]; write an mcp.json, or set MCP_SERVER_ENDPOINTS."
+        )
 
 
 def _warn(settings: Settings) -> None:

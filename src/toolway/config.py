@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
@@ -18,9 +18,11 @@ from pydantic.fields import FieldInfo
 
 from toolway.endpoints import HOST, Endpoint, is_loopback, masked, parse_endpoints, token_key
 from toolway.errors import ConfigError
+from toolway.mcp_json import McpConfig, read_config
 from toolway.profiles import Profile, parse_profiles
+from toolway.server_config import ServerConfig
 
-__all__ = ["Endpoint", "Settings", "load_settings", "variable"]
+__all__ = ["Endpoint", "Settings", "load_settings", "reload_servers", "variable"]
 
 _ALLOWED_HOST = re.compile(
     r"\*|(\*\.)?[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?(:\d{1,5})?|\[[0-9a-f:.]+\](:\d{1,5})?"
@@ -107,6 +109,9 @@ class Settings:
     openai_base_url: BaseUrl = "http://127.0.0.1:1234/v1"
     openai_api_key: Credential | None = field(default=None, repr=False)
     endpoints: tuple[Endpoint, ...] = ()
+    config: str | None = None
+    """Path of the file that describes tool servers (`mcp.json`)."""
+    strict: Flag = False
     debug_output: Flag = True
 
     host: HostName = "127.0.0.1"
@@ -148,6 +153,8 @@ class Settings:
     store_max_bytes: Size = 64 * 2**20
     replay: Flag = False
 
+    servers: tuple[ServerConfig, ...] = ()
+    """The tool servers of the file `config`. Not a setting."""
     warnings: tuple[str, ...] = field(default=(), compare=False)
     """What looks like a mistake but forbids nothing, one sentence each. Not a setting."""
 
@@ -156,7 +163,9 @@ class Settings:
         """Every configured value that must never be shown."""
         found = [self.openai_api_key, *self.api_keys]
         for endpoint in self.endpoints:
-            found += [endpoint.password, endpoint.token]
+            found += [endpoint.password, endpoint.token, *endpoint.headers.values()]
+        for server in self.servers:
+            found += server.secrets
         return tuple(s for s in found if s)
 
     @property
@@ -190,11 +199,15 @@ def variable(setting: str) -> str:
 
 
 def load_settings(
-    env: Mapping[str, str] | None = None, dotenv: Path | None = Path(".env"), **overrides: Any
+    env: Mapping[str, str] | None = None,
+    dotenv: Path | None = Path(".env"),
+    found_config: Path | None = Path("mcp.json"),
+    **overrides: Any,
 ) -> Settings:
     """Settings from `overrides` (the command line; None is not given), else `env`, else the file `dotenv`.
 
-    `env` is the process's environment if None. An empty value means unset. Raises ConfigError that names
+    `found_config` is read when there is such a file and `config` names no other. `env` is the process's
+    environment if None. An empty value means unset. Raises ConfigError that names
     every mistake, one a line; what is only suspicious is in `Settings.warnings`.
     """
     unknown = overrides.keys() - _settings()
@@ -205,20 +218,45 @@ def load_settings(
     values: dict[str, Any] = {name: texts[variable(name)] for name in _settings() if variable(name) in texts}
     values |= given
     problems, warnings = _read_endpoints(values, texts)
+    if "config" not in values and found_config is not None and found_config.is_file():
+        values["config"] = str(found_config)
     values = {name: _as_list(name, value) for name, value in values.items()}
     warnings += _suspicious(texts)
     try:
         settings = _adapter().validate_python({**values, "warnings": tuple(warnings)})
+        settings = _with_servers(settings, texts)
     except ValidationError as error:
         problems += _sentences(error, given)
+    except ConfigError as error:
+        problems.append(error.message)
     if problems:
         raise ConfigError("\n".join(problems))
     return settings
 
 
+def reload_servers(settings: Settings, dotenv: Path | None = Path(".env")) -> Settings:
+    """The same settings with the servers that the file `config` holds now. Raises ConfigError."""
+    return _with_servers(settings, _texts(os.environ, dotenv))
+
+
+def _with_servers(settings: Settings, texts: Mapping[str, str]) -> Settings:
+    if settings.config is None:
+        return settings
+    found: McpConfig = read_config(Path(settings.config).expanduser(), texts, strict=settings.strict)
+    labels = {endpoint.label for endpoint in settings.endpoints}
+    if twice := [server for server in found.servers if server.label in labels]:
+        raise ConfigError(
+            "\n".join(
+                f"{s.where}: {s.label}: MCP_SERVER_ENDPOINTS has a server of this name too." for s in twice
+            )
+        )
+    warnings = tuple(warning.removesuffix(".") for warning in found.warnings)
+    return replace(settings, servers=found.servers, warnings=(*settings.warnings, *warnings))
+
+
 @cache
 def _settings() -> tuple[str, ...]:
-    return tuple(f.name for f in fields(Settings) if f.name != "warnings")
+    return tuple(f.name for f in fields(Settings) if f.name not in ("warnings", "servers"))
 
 
 @cache

@@ -51,10 +51,13 @@ class Finding:
         return {"check": self.check, "ok": self.ok, "detail": self.detail, "advice": self.advice}
 
 
-def examine() -> list[Finding]:
-    """All findings, in the order of the checks: configuration, model server, tool servers."""
+def examine(config: str | None = None) -> list[Finding]:
+    """All findings, in the order of the checks: configuration, model server, tool servers.
+
+    `config` is the mcp.json to read; an unknown key in it is a mistake here.
+    """
     try:
-        settings = load_settings()
+        settings = load_settings(config=config, strict=True)
         check_exposure(settings)
     except ConfigError as error:
         return [Finding(check="configuration", ok=False, detail=error.message)]
@@ -77,16 +80,16 @@ def print_findings(findings: Sequence[Finding]) -> None:
 
 
 def _configuration(settings: Settings) -> list[Finding]:
+    number = len(settings.endpoints) + len(settings.servers)
     found = [
         Finding(
             check="configuration",
             ok=not settings.warnings,
-            detail="; ".join(settings.warnings)
-            or f"read; tool servers configured: {len(settings.endpoints)}",
+            detail="; ".join(settings.warnings) or f"read; tool servers configured: {number}",
         )
     ]
-    if not settings.endpoints:
-        advice = "Set MCP_SERVER_ENDPOINTS, for example to http://127.0.0.1:8011."
+    if not number:
+        advice = "Write an mcp.json, or set MCP_SERVER_ENDPOINTS, for example to http://127.0.0.1:8011."
         found.append(Finding(check="tool servers", ok=False, detail="none are configured", advice=advice))
     return found
 

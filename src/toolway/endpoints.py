@@ -31,6 +31,10 @@ class Endpoint:
     username: str | None = field(default=None, repr=False)
     password: str | None = field(default=None, repr=False)
     token: str | None = field(default=None, repr=False)
+    spec: str = ""
+    """URL or path of the document, when it is not found by `url`."""
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Sent with every request to this server."""
 
 
 @dataclass(frozen=True, kw_only=True)

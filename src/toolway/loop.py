@@ -208,6 +208,8 @@ async def run_calls(calls: Sequence[ToolCall], run: _Run) -> list[JSON]:
             started = time.monotonic()
             relay = _Relay(call, tool, run.emit, group) if tool else None
             result = await _result_of(call, tool, run, relay)
+            if relay:
+                relay.over = True
             run.governor.note(call, result)
             results[position] = result
             seconds = time.monotonic() - started
@@ -229,15 +231,17 @@ class _Relay:
         self._group = group
         self._newest: Progress | None = None
         self._busy = False
+        self.over = False
+        """Set when the call has its result: what is reported later is no news."""
 
     def __call__(self, progress: Progress) -> None:
         self._newest = progress
-        if not self._busy:
+        if not self._busy and not self.over:
             self._busy = True
             self._group.start_soon(self._send)
 
     async def _send(self) -> None:
-        while newest := self._newest:
+        while (newest := self._newest) and not self.over:
             self._newest = None
             await self._emit(CallProgressed(call=self._call, tool=self._tool, progress=newest))
         self._busy = False

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 import re
-import secrets
 import sys
 import time
 from asyncio import CancelledError
@@ -57,7 +57,7 @@ class Conversation:
     def __init__(self, body: JSON, *, tools: int) -> None:
         self._on = log.isEnabledFor(logging.INFO)
         self._began = time.monotonic()
-        self._id = secrets.token_hex(3)
+        self._id = f"{random.getrandbits(24):06x}"
         if self._on:
             how = "streamed" if body.get("stream") else "whole"
             messages = _count(len(body["messages"]), "message")

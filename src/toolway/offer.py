@@ -15,8 +15,9 @@ class Offer:
     """Our tools in one request, from its first round to its last.
 
     A name that the client uses itself is the client's; `tool_choice: "none"` offers nothing; `allowed_tools` is
-    a hard filter, and so is the `selection`. With nothing offered every call is the client's affair.
-    With `enforce_choice` a tool that `tool_choice` names is alone in round 1, for model servers that would not mind it.
+    a hard filter, and so is the `selection`. A client of the old `functions` gets nothing either: servers refuse
+    `tools` beside them. With nothing offered every call is the client's affair.
+    With `enforce_choice` a tool that `tool_choice` names is alone in round 1, for servers that would not mind it.
     """
 
     def __init__(
@@ -26,7 +27,7 @@ class Offer:
         self.clients = frozenset(_names_in(body.get("tools")) | _names_in(body.get("functions")))
         choice = body.get("tool_choice")
         self.tools: Mapping[str, Tool] = snapshot.offered
-        if choice == "none":
+        if choice == "none" or body.get("functions"):
             self.tools = {}
         elif (allowed := _allowed(choice)) is not None:
             self.tools = {name: tool for name, tool in self.tools.items() if name in allowed}

@@ -15,6 +15,7 @@ Header = tuple[bytes, bytes]
 JSON_TYPE = (b"content-type", b"application/json")
 OURS = frozenset(
     {
+        b"alt-svc",
         b"content-length",
         b"content-type",
         b"content-encoding",
@@ -23,7 +24,9 @@ OURS = frozenset(
         b"server",
         b"set-cookie",
         b"location",
+        b"strict-transport-security",
         b"vary",
+        b"x-accel-buffering",
     }
 )
 """Headers of an upstream answer that do not hold for the answer that Toolway makes of it."""

@@ -5,6 +5,9 @@ from __future__ import annotations
 DONE = b"[DONE]"
 KEEP_ALIVE = b": keep-alive\n\n"
 
+LF, CR = b"\n\r"
+"""As numbers, which CPython 3.11 finds in bytes ten times as fast as it finds bytes."""
+
 MAX_EVENT_BYTES = 32 * 2**20
 MAX_EVENT_LINES = 100_000
 
@@ -39,12 +42,12 @@ class Decoder:
 
         Raises NotAnEventStream.
         """
-        if b"\n" not in data and b"\r" not in data:
+        if LF not in data and CR not in data:
             self._keep(data)
             return []
         if self._unfinished:
             data = b"".join([*self._unfinished, data])
-        if b"\r" in data:
+        if CR in data:
             data = data.replace(b"\r\n", b"\n")
             held = data.endswith(b"\r")  # perhaps the first half of CRLF
             data = data[:-1].replace(b"\r", b"\n") + b"\r" if held else data.replace(b"\r", b"\n")
@@ -88,6 +91,6 @@ class Decoder:
 
 def encode(payload: bytes) -> bytes:
     """One event with this payload."""
-    if b"\n" in payload:
+    if LF in payload:
         payload = payload.replace(b"\n", b"\ndata: ")
     return b"data: " + payload + b"\n\n"

@@ -43,7 +43,7 @@ def streamed_turn(upstream: Upstream, headers: Sequence[Header]) -> Turn:
 
     async def turn(body: JSON, emit: Emit, theirs: Callable[[str], bool]) -> Message:
         async with upstream.request(
-            "POST", "/chat/completions", headers=headers, body=orjson.dumps(body)
+            "POST", "/chat/completions", headers=headers, body=orjson.dumps(body), repeatable=True
         ) as answer:
             await _refuse_failure(answer)
             kind = answer.header(b"content-type").partition(b";")[0].strip().lower()
@@ -60,7 +60,7 @@ def whole_turn(upstream: Upstream, headers: Sequence[Header]) -> Turn:
 
     async def turn(body: JSON, emit: Emit, theirs: Callable[[str], bool]) -> Message:
         async with upstream.request(
-            "POST", "/chat/completions", headers=headers, body=orjson.dumps(body)
+            "POST", "/chat/completions", headers=headers, body=orjson.dumps(body), repeatable=True
         ) as answer:
             await _refuse_failure(answer)
             await emit(HeadArrived(headers=answer.headers))

@@ -5,12 +5,15 @@ from __future__ import annotations
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
+from weakref import WeakSet
 
 import aiohttp
 import anyio
 import yarl
+from aiohttp.connector import Connection
 
 from toolway.config import Settings
 from toolway.errors import UpstreamError, UpstreamTimeout
@@ -33,9 +36,9 @@ HOP_BY_HOP = frozenset(
 """Headers that belong to one connection (RFC 9110, 7.6.1) and are never passed on."""
 
 MAX_IDLE = 4.0
-"""Seconds that a connection is kept unused. Most servers close after five; a request must not cross that, for a
-POST cannot be sent again: the model may have been asked already.
-"""
+"""Seconds that a connection is kept unused; most servers close it after five, and a request should not cross that."""
+
+_on_used_connection: ContextVar[bool] = ContextVar("_on_used_connection", default=False)
 
 
 class Answer:
@@ -93,6 +96,8 @@ class Answer:
 
     async def drain(self, seconds: float = 0.2) -> None:
         """Read what may still come after the last event, so that the connection can be used again."""
+        if self._response.content.at_eof():
+            return
         with anyio.move_on_after(seconds):
             while not self._response.content.at_eof() and await self.receive():
                 pass
@@ -117,7 +122,7 @@ class Upstream:
             sock_read=settings.upstream_silence_timeout,
         )
         async with aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=300, keepalive_timeout=MAX_IDLE),
+            connector=_Connector(limit=0, ttl_dns_cache=300, keepalive_timeout=MAX_IDLE),
             timeout=timeout,
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -136,23 +141,19 @@ class Upstream:
         query: bytes = b"",
         headers: Sequence[Header] = (),
         body: bytes | AsyncIterator[bytes] | None = None,
+        repeatable: bool = False,
         root: bool = False,
     ) -> AsyncIterator[Answer]:
         """Send a request and yield the answer when its head is there, whatever its status.
 
-        `path` is raw and below the base URL, "/chat/completions"; with `root` below what is left of that URL
-        without its /v1. Leaving the block before the body was read
-        closes the connection, so the server stops. Nothing is ever sent twice. Raises UpstreamError,
-        UpstreamTimeout.
+        `path` is raw and below the base URL, "/chat/completions"; with `root` below that URL without its /v1.
+        Leaving the block before the body was read closes the connection, so the server stops. A `repeatable`
+        request is sent again when it met the server closing a connection that had been used before. Raises
+        UpstreamError, UpstreamTimeout.
         """
         url = yarl.URL(self._root + path, encoded=True) if root else self._url(path, query)
         decoded = [(name.decode("latin-1"), _text(value)) for name, value in headers]
-        try:
-            response = await self._session.request(
-                method, url, headers=decoded, data=body, allow_redirects=False
-            )
-        except _FAILURES as error:
-            raise _translated(error) from error
+        response = await self._send(method, url, decoded, body, repeatable)
         try:
             yield Answer(response)
         finally:
@@ -161,12 +162,42 @@ class Upstream:
             else:
                 response.close()
 
+    async def _send(
+        self, method: str, url: yarl.URL, headers: list[tuple[str, str]], body: Any, repeatable: bool
+    ) -> aiohttp.ClientResponse:
+        while True:
+            try:
+                return await self._session.request(
+                    method, url, headers=headers, data=body, allow_redirects=False
+                )
+            except _FAILURES as error:
+                lost = isinstance(error, aiohttp.ServerDisconnectedError | ConnectionError)
+                if not (lost and repeatable and _on_used_connection.get()):
+                    raise _translated(error) from error
+
     def _url(self, path: str, query: bytes) -> yarl.URL:
         if query:
             return yarl.URL(f"{self._base}{path}?{query.decode('latin-1')}", encoded=True)
         if path not in self._urls and len(self._urls) < 64:
             self._urls[path] = yarl.URL(self._base + path, encoded=True)
         return self._urls.get(path) or yarl.URL(self._base + path, encoded=True)
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Remembers which connections were used before: only on those is a lost request the server's good right.
+
+    llama.cpp closes some right after an answer, just when the next round is sent.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._used: WeakSet[Any] = WeakSet()
+
+    async def connect(self, req: Any, traces: Any, timeout: Any) -> Connection:  # noqa: ASYNC109 - aiohttp's
+        connection = await super().connect(req, traces, timeout)
+        _on_used_connection.set(connection.protocol in self._used)
+        self._used.add(connection.protocol)
+        return connection
 
 
 def _text(value: bytes) -> str:

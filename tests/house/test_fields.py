@@ -240,3 +240,20 @@ def test_request_ids_and_rate_limits_of_round_1_reach_the_client(room: House, st
     answer = room.ask(stream=streamed)
     assert answer.headers["x-request-id"] == "r0"
     assert "set-cookie" not in answer.headers
+
+
+def test_headers_that_hold_for_the_model_servers_own_connection_stay_there(room: House):
+    reply = text_stream("Hi")
+    reply.headers = [
+        *reply.headers,
+        (b"x-accel-buffering", b"no"),
+        (b"cache-control", b"no-store"),
+        (b"alt-svc", b'h3=":443"'),
+        (b"strict-transport-security", b"max-age=1"),
+        (b"access-control-allow-origin", b""),
+    ]
+    script(room, reply)
+    headers = room.ask(stream=True).headers
+    assert headers.get_list("x-accel-buffering") == ["no"]
+    assert headers.get_list("cache-control") == ["no-cache"]
+    assert not {"alt-svc", "strict-transport-security", "access-control-allow-origin"} & set(headers)

@@ -245,3 +245,41 @@ def test_a_whole_answer_that_fails_after_a_tool_ran_is_not_tried_again(room: Hou
     with client, pytest.raises(openai.InternalServerError, match="out of memory"):
         client.chat.completions.create(model="mock", messages=QUESTION)
     assert len(room.tools.calls) == 1
+
+
+@BOTH
+def test_a_mixed_turn_hands_over_the_clients_calls_and_is_whole_again_later(room: House, streamed: bool):
+    theirs = tool_call("client_tool", '{"x":1}', id="call_2", index=1)
+    script(room, (tool_call(), theirs), "Done.", streamed=streamed)
+    with room.client() as client:
+        ask_model = client.chat.completions
+        if streamed:
+            with ask_model.stream(model="mock", messages=QUESTION, tools=[OWN_TOOL]) as stream:
+                first = stream.get_final_completion().choices[0]
+        else:
+            first = ask_model.create(model="mock", messages=QUESTION, tools=[OWN_TOOL]).choices[0]
+        assert first.finish_reason == "tool_calls"
+        assert [call.id for call in first.message.tool_calls or []] == ["call_2"]
+        result = {"role": "tool", "tool_call_id": "call_2", "content": "one"}
+        said: Any = first.message.model_dump(exclude_none=True)
+        script(room, "Done.", streamed=False)
+        ask_model.create(model="mock", messages=[*QUESTION, said, result], tools=[OWN_TOOL])
+    sent = room.upstream.seen[0].json["messages"]
+    assert [call["id"] for call in sent[1]["tool_calls"]] == ["call_1", "call_2"]
+    assert [(message["tool_call_id"], message["content"][:6]) for message in sent[2:]] == [
+        ("call_1", '{"city'),
+        ("call_2", "one"),
+    ]
+
+
+def test_a_call_that_a_server_says_twice_is_handed_over_once(room: House):
+    """llama-cpp-python repeats each call as the old `function_call`."""
+    ours, theirs = tool_call(), tool_call("client_tool", '{"x":1}', id="call_2")
+    said = {"content": None, "tool_calls": [ours, theirs], "function_call": ours["function"]}
+    room.upstream.replies = [whole(said, finish="tool_calls")]
+    room.upstream.seen.clear()
+    answer = room.ask(tools=[OWN_TOOL])
+    message = answer.json()["choices"][0]["message"]
+    assert "function_call" not in message
+    assert [call["function"]["name"] for call in message["tool_calls"]] == ["client_tool"]
+    assert "get_weather" not in answer.text

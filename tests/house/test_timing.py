@@ -138,6 +138,17 @@ def test_a_client_that_leaves_closes_the_model_servers_connection(gate: Gate, st
         assert room.upstream.departures.names == ["/v1/chat/completions"]
 
 
+@pytest.mark.parametrize("streamed", [True, False], ids=["streamed", "whole"])
+def test_a_client_that_leaves_before_the_model_server_answers_closes_its_connection(
+    gate: Gate, streamed: bool
+):
+    with house(text_stream("never")) as room:
+        room.upstream.before = gate
+        leave_while(room, gate.wait_for_arrival, streamed=streamed)
+        room.upstream.departures.wait()
+        assert len(room.upstream.seen) == 1
+
+
 def leave_while(room: House, reached: Callable[[], None], *, streamed: bool) -> None:
     """Send a request and hang up as soon as `reached` returns."""
     request = httpx2.Request("POST", f"{room.url}/v1/chat/completions", json={**BODY, "stream": streamed})

@@ -155,6 +155,12 @@ async def test_tool_choice_none_injects_nothing_and_runs_nothing():
     assert not any(isinstance(event, CallBegan) for event in events)
 
 
+async def test_a_client_of_the_old_functions_gets_no_tools_beside_them():
+    script = Script(says("Hi"))
+    await play(script, functions=[{"name": "theirs"}])
+    assert "tools" not in script.requests[0]
+
+
 async def test_allowed_tools_are_a_hard_filter():
     choice = {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [{"name": "one"}]}}
     script = Script(says("Hi"))

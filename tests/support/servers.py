@@ -24,7 +24,13 @@ class _Announced(uvicorn.Server):
 @contextmanager
 def running(app: Any, *, port: int = 0, **config: Any) -> Iterator[str]:
     """Serve `app` in a thread; yields its base URL, `http://127.0.0.1:<port>`. Ends it when left."""
-    options = {"log_level": "warning", "ws": "none", "timeout_graceful_shutdown": 1, **config}
+    options = {
+        "log_level": "warning",
+        "log_config": None,
+        "ws": "none",
+        "timeout_graceful_shutdown": 1,
+        **config,
+    }
     with running_server(uvicorn.Config(app, **options), port=port) as url:
         yield url
 

@@ -82,8 +82,6 @@ class ScriptedUpstream:
         self.seen.append(
             Seen(scope["method"], scope["raw_path"], scope["query_string"], list(scope["headers"]), body)
         )
-        if self.before:
-            await self.before()
         if reply.reset:
             send.__self__.transport.abort()
             return
@@ -96,6 +94,8 @@ class ScriptedUpstream:
                 group.cancel_scope.cancel()
 
             group.start_soon(watch)
+            if self.before:
+                await self.before()
             await _write(reply, send)
             group.cancel_scope.cancel()
         if reply.cut:

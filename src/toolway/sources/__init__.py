@@ -2,20 +2,83 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
+from urllib.parse import urlsplit
 
 import aiohttp
 
-from toolway.config import Settings
+from toolway.config import Endpoint, Settings
+from toolway.server_config import ServerConfig
+from toolway.sources.asked import AskedSource
+from toolway.sources.mcp import MCPSource
+from toolway.sources.mcp.probe import speaks_mcp
+from toolway.sources.mcp.sampling import UpstreamSampler
 from toolway.sources.openapi import OpenAPISource
+from toolway.sources.openapi.probe import has_document
+from toolway.sources.shaped import ShapedSource
 from toolway.types import ToolSource
-from toolway.upstream import MAX_IDLE
+from toolway.upstream import MAX_IDLE, Upstream
+
+
+class Workshop:
+    """Makes sources; one whose configuration has not changed is the same object again."""
+
+    def __init__(self, session: aiohttp.ClientSession, upstream: Upstream | None = None) -> None:
+        self._session = session
+        self._upstream = upstream
+        self._made: dict[str, tuple[Endpoint | ServerConfig, ToolSource]] = {}
+
+    def sources(self, settings: Settings) -> list[ToolSource]:
+        """A source for each configured server, in the order of the configuration."""
+        configs: list[Endpoint | ServerConfig] = [*settings.endpoints, *settings.servers]
+        made = {config.label: (config, self._source(config, settings)) for config in configs}
+        self._made = made
+        return [source for _, source in made.values()]
+
+    def _source(self, config: Endpoint | ServerConfig, settings: Settings) -> ToolSource:
+        known = self._made.get(config.label)
+        if known is not None and known[0] == config:
+            return known[1]
+        if isinstance(config, Endpoint):
+            return self._asked(config, settings)
+        inner: ToolSource
+        if config.type == "openapi":
+            inner = OpenAPISource(_endpoint(config), settings, self._session)
+        else:
+            inner = MCPSource(
+                config,
+                max_result_bytes=settings.max_tool_response_bytes,
+                sampler=self._sampler(config, settings),
+            )
+        return ShapedSource(inner, config)
+
+    def _sampler(self, config: ServerConfig, settings: Settings) -> UpstreamSampler | None:
+        if not config.sampling or self._upstream is None:
+            return None
+        return UpstreamSampler(self._upstream, settings.openai_api_key, max_tokens=config.sampling_max_tokens)
+
+    def _asked(self, endpoint: Endpoint, settings: Settings) -> ToolSource:
+        openapi = OpenAPISource(endpoint, settings, self._session)
+        if not endpoint.url.startswith(("http://", "https://")):
+            return openapi
+        config = _mcp(endpoint)
+        mcp = MCPSource(config, max_result_bytes=settings.max_tool_response_bytes)
+        if urlsplit(endpoint.url).path.rstrip("/").endswith(("/mcp", "/sse")):
+            return AskedSource(
+                mcp, openapi, partial(has_document, self._session, endpoint.url, config.headers)
+            )
+        return AskedSource(openapi, mcp, partial(speaks_mcp, self._session, endpoint.url, config.headers))
 
 
 @asynccontextmanager
-async def open_sources(settings: Settings) -> AsyncIterator[Sequence[ToolSource]]:
-    """A source for each configured server, and the connections they share while the block lasts."""
+async def open_workshop(settings: Settings, upstream: Upstream | None = None) -> AsyncIterator[Workshop]:
+    """What makes sources, and the connections that they share while the block lasts.
+
+    Without `upstream` no server gets a model when it asks for one.
+    """
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=settings.upstream_connect_timeout)
     async with aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=300, keepalive_timeout=MAX_IDLE),
@@ -24,4 +87,26 @@ async def open_sources(settings: Settings) -> AsyncIterator[Sequence[ToolSource]
         max_line_size=65536,
         max_field_size=65536,
     ) as session:
-        yield [OpenAPISource(endpoint, settings, session) for endpoint in settings.endpoints]
+        yield Workshop(session, upstream)
+
+
+@asynccontextmanager
+async def open_sources(settings: Settings) -> AsyncIterator[Sequence[ToolSource]]:
+    """A source for each configured server, and what they share while the block lasts."""
+    async with open_workshop(settings) as workshop:
+        yield workshop.sources(settings)
+
+
+def _endpoint(config: ServerConfig) -> Endpoint:
+    return Endpoint(label=config.label, url=config.url, spec=config.spec, headers=config.headers)
+
+
+def _mcp(endpoint: Endpoint) -> ServerConfig:
+    """An endpoint of MCP_SERVER_ENDPOINTS as an MCP server; its credentials become a header."""
+    headers: dict[str, str] = {}
+    if endpoint.token is not None:
+        headers["Authorization"] = f"Bearer {endpoint.token}"
+    elif endpoint.username is not None:
+        pair = f"{endpoint.username}:{endpoint.password or ''}".encode()
+        headers["Authorization"] = f"Basic {base64.b64encode(pair).decode()}"
+    return ServerConfig(label=endpoint.label, type="auto", url=endpoint.url, headers=headers)

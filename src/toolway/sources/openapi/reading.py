@@ -191,7 +191,7 @@ class DocumentReader:
         for secret in secrets:
             headers[secret.name] = self._credentials.value(secret) or ""
         try:
-            request = Request(method="GET", url=URL(place.url), headers=headers)
+            request = Request(method="GET", url=URL(place.url), headers=self._credentials.laid_over(headers))
         except ValueError as error:
             raise SourceError(f"is not a URL that can be asked: {error}", stage="connect") from error
         return await exchange(self._session, request, max_bytes=self._settings.max_document_bytes)

@@ -65,7 +65,12 @@ def _build(operation: Operation, arguments: JSON, credentials: Credentials) -> R
             (query if secret.location == "query" else cookies).append((encoded(secret.name), encoded(value)))
     if cookies:
         headers["Cookie"] = "; ".join(f"{name}={value}" for name, value in cookies)
-    return Request(method=operation.method, url=_url(operation, arguments, query), headers=headers, body=body)
+    return Request(
+        method=operation.method,
+        url=_url(operation, arguments, query),
+        headers=credentials.laid_over(headers),
+        body=body,
+    )
 
 
 def _placed(operation: Operation, arguments: JSON) -> tuple[list[Pair], dict[str, str], list[Pair]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,10 +46,23 @@ class Credentials:
     username: str | None = None
     password: str | None = field(default=None, repr=False)
     token: str | None = field(default=None, repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, endpoint: Endpoint) -> Credentials:
-        return cls(username=endpoint.username, password=endpoint.password, token=endpoint.token)
+        return cls(
+            username=endpoint.username,
+            password=endpoint.password,
+            token=endpoint.token,
+            headers=endpoint.headers,
+        )
+
+    def laid_over(self, headers: Mapping[str, str]) -> dict[str, str]:
+        """Headers of a request with the configured ones in place of those of the same name."""
+        ours = {name.lower() for name in self.headers}
+        return {name: value for name, value in headers.items() if name.lower() not in ours} | dict(
+            self.headers
+        )
 
     def value(self, secret: Secret) -> str | None:
         """What to write in the place of `secret`; None when that kind is not configured."""

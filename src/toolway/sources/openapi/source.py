@@ -41,7 +41,12 @@ class OpenAPISource:
         self._settings = settings
         self._session = session
         self._credentials = Credentials.of(endpoint)
-        self._document = self._reader(places_of(endpoint.url), endpoint.label)
+        places = (
+            (Place(url=endpoint.spec, base=endpoint.url or None),)
+            if endpoint.spec
+            else places_of(endpoint.url)
+        )
+        self._document = self._reader(places, endpoint.label)
         self._children: dict[str, DocumentReader] = {}
         self._status = SourceStatus()
         self._wake = anyio.Event()

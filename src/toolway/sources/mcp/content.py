@@ -1,0 +1,143 @@
+"""Results of `tools/call` and `resources/read` -> ToolResult: text and pictures, and never an empty text."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+
+from toolway.types import JSON, Image, ToolResult
+
+
+def tool_result(raw: JSON) -> ToolResult:
+    """What the model reads of a `CallToolResult`, as far as it follows the specification of any version."""
+    texts, images = _blocks(raw.get("content", raw.get("toolResult")))
+    structured = raw.get("structuredContent")
+    if structured is not None and not _mirrored(structured, texts):
+        texts.append(dump(structured))
+    is_error = raw.get("isError") is True
+    text = "\n\n".join(text for text in texts if text.strip())
+    return ToolResult(text=text or _nothing(is_error, images), is_error=is_error, images=tuple(images))
+
+
+def resource_result(raw: JSON) -> ToolResult:
+    """What the model reads of a `ReadResourceResult`."""
+    contents = raw.get("contents")
+    blocks = (
+        [{"type": "resource", "resource": item} for item in contents] if isinstance(contents, list) else []
+    )
+    return tool_result({"content": blocks})
+
+
+def resource_list(resources: Sequence[Any], templates: Sequence[Any]) -> ToolResult:
+    """What the model reads of `resources/list` and `resources/templates/list`: one line each."""
+    lines = [_line(item, "uri") for item in resources if isinstance(item, dict)]
+    lines += [_line(item, "uriTemplate") for item in templates if isinstance(item, dict)]
+    return ToolResult(text="\n".join(lines) or "There are no resources.")
+
+
+def _line(item: JSON, key: str) -> str:
+    return _link({**item, "uri": item.get(key)})
+
+
+def dump(value: Any) -> str:
+    """JSON text of a value that came as JSON."""
+    return orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS, default=str).decode()
+
+
+def _blocks(content: Any) -> tuple[list[str], list[Image]]:
+    texts: list[str] = []
+    images: list[Image] = []
+    for block in content if isinstance(content, list) else [content]:
+        if isinstance(block, dict):
+            _read(block, texts, images)
+        elif block is not None:
+            texts.append(block if isinstance(block, str) else dump(block))
+    return texts, images
+
+
+def _read(block: JSON, texts: list[str], images: list[Image]) -> None:
+    kind, data = block.get("type"), block.get("data")
+    if kind == "text" and isinstance(block.get("text"), str):
+        texts.append(block["text"])
+    elif kind == "image" and isinstance(data, str):
+        _picture(data, block.get("mimeType"), texts, images)
+    elif kind == "audio" and isinstance(data, str):
+        texts.append(f"[audio, {block.get('mimeType') or 'unknown type'}, {_size(data)}: not shown]")
+    elif kind == "resource_link":
+        texts.append(_link(block))
+    elif kind == "resource" and isinstance(block.get("resource"), dict):
+        _resource(block["resource"], texts, images)
+    else:
+        texts.append(dump(block))
+
+
+def _resource(resource: JSON, texts: list[str], images: list[Image]) -> None:
+    uri, blob, media_type = resource.get("uri"), resource.get("blob"), str(resource.get("mimeType") or "")
+    if isinstance(resource.get("text"), str):
+        texts.append(f"[{uri}]\n{resource['text']}" if uri else resource["text"])
+    elif isinstance(blob, str) and media_type.startswith("image/"):
+        _picture(blob, media_type, texts, images)
+    elif isinstance(blob, str):
+        texts.append(f"[{uri}, {media_type or 'binary'}, {_size(blob)}: not shown]")
+    else:
+        texts.append(dump(resource))
+
+
+def _picture(data: str, media_type: Any, texts: list[str], images: list[Image]) -> None:
+    media_type = (
+        media_type if isinstance(media_type, str) and media_type.startswith("image/") else "image/png"
+    )
+    data = "".join(data.split())
+    try:
+        base64.b64decode(data, validate=True)
+    except (binascii.Error, ValueError):
+        texts.append(f"[an image, {media_type}, that is not valid base64]")
+        return
+    images.append(Image(media_type=media_type, data=data))
+
+
+def _link(block: JSON) -> str:
+    name = block.get("title") or block.get("name") or ""
+    line = f"[{name}]({block.get('uri')})" if name else str(block.get("uri"))
+    described = block.get("description")
+    return f"{line}: {described}" if isinstance(described, str) and described else line
+
+
+def _mirrored(structured: Any, texts: list[str]) -> bool:
+    """Whether the text says the same, as the specification asks of servers that answer in structures.
+
+    A single value is often wrapped: FastMCP says `{"result": ...}`, server-filesystem `{"content": ...}`.
+    """
+    bare = (
+        next(iter(structured.values()))
+        if isinstance(structured, dict) and len(structured) == 1
+        else structured
+    )
+    if bare == texts or bare == "\n".join(texts):
+        return True
+    said = [_loads(text) for text in texts]
+    return any(value in (structured, bare) for value in said) or said == bare
+
+
+def _loads(text: str) -> Any:
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return text
+
+
+def _size(data: str) -> str:
+    size = len(data) * 3 // 4
+    return f"{size / 1024:.0f} KiB" if size >= 1024 else f"{size} bytes"
+
+
+def _nothing(is_error: bool, images: list[Image]) -> str:
+    if is_error:
+        return "The tool failed and did not say why."
+    if images:
+        return f"The tool returned {len(images)} image{'s' if len(images) > 1 else ''}."
+    return "The tool ran and returned nothing."
