@@ -102,11 +102,9 @@ class Governor:
         if not past:
             return None
         arguments = _canonical(call)
-        same = [entry.result for entry in past if entry.arguments == arguments]
-        if (
-            len(same) >= self._bounds.max_repeats
-            and same[-self._bounds.max_repeats :] == [same[-1]] * self._bounds.max_repeats
-        ):
+        repeats = self._bounds.max_repeats
+        same = [entry.result for entry in past if entry.arguments == arguments][-repeats:]
+        if len(same) == repeats and len(set(same)) == 1:
             return (
                 f"{call.name} was called with exactly these arguments before, and its result does not change"
             )

@@ -10,14 +10,15 @@ import orjson
 from toolway.errors import UpstreamError, UpstreamStatus
 
 _SAYS_SO = re.compile(
-    rb"exceed_context_size|context_length_exceeded|context_window_exceeded"
-    rb"|(?:maximum|model'?s|available|max(?:imum)?[ _-]model|exceeds?[^.]{0,60}|larger than[^.]{0,40}) ?context"
-    rb"[ _-]?(?:length|size|window)|context (?:length|size|window)[^.]{0,60}exceed"
-    rb"|exceed[^.]{0,60}context (?:length|size|window)|when context the overflows|max_model_len"
-    rb"|(?:prompt|input) is too long|too many (?:input )?tokens|reduce the length of the",
+    rb"exceed_context_size|context_(?:length|window)_exceeded|context the overflows|max_model_len"
+    rb"|context (?:length|size|window)[^.]{0,60}exceed|exceed[^.]{0,60}context (?:length|size|window)"
+    rb"|maximum context length|model's context length|(?:prompt|input) is too long"
+    rb"|reduce the length of the (?:messages|input|prompt)",
     re.IGNORECASE,
 )
-"""The wordings of llama.cpp, OpenAI, vLLM, llama-cpp-python, LM Studio, Ollama, TGI and others."""
+"""The wordings of llama.cpp, OpenAI, vLLM, llama-cpp-python, LM Studio and Anthropic's own API."""
+
+_REFUSALS = frozenset({400, 413, 422, 500})
 
 
 def is_overflow(error: UpstreamError) -> bool:
@@ -26,7 +27,7 @@ def is_overflow(error: UpstreamError) -> bool:
     A stream that is empty means it too: llama-cpp-python and some builds of LM Studio say no more than that.
     """
     if isinstance(error, UpstreamStatus):
-        return 400 <= error.status <= 500 and bool(_SAYS_SO.search(error.body))
+        return error.status in _REFUSALS and bool(_SAYS_SO.search(error.body))
     if error.code == "upstream_cut":
         return "without" in error.message
     text = f"{error.type} {error.code} {error.message}"

@@ -14,7 +14,7 @@ import pytest
 from tests.support.answers import assert_one_clean_answer, chunks_of, content_of
 from tests.support.house import QUESTION, House, house, serving
 from tests.support.tools import JSON, ToolService
-from tests.support.upstream import Reply, call_stream, json_reply, sse, text_stream, tool_call, whole
+from tests.support.upstream import Reply, call_stream, chunk, json_reply, sse, text_stream, tool_call, whole
 
 THEIRS = {"type": "function", "function": {"name": "theirs", "parameters": {"type": "object"}}}
 OURS = tool_call(id="ours")
@@ -121,8 +121,6 @@ def first_answer(room: House, **more: Any) -> str:
 
 
 def sse_with_text(text: str) -> Reply:
-    from tests.support.upstream import chunk
-
     return sse(chunk(role="assistant", content=text), chunk(tool_calls=[OURS]), chunk(finish="tool_calls"))
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import anyio.lowlevel
 import pytest
 
-from tests.loop.script import Script, Shelf, call, says
+from tests.loop.script import Script, Shelf, call, echo, play, says
 from tests.support.answers import assert_one_clean_answer, chunks_of, content_of
 from tests.support.house import house
 from tests.support.upstream import call_stream, text_stream, tool_call
@@ -62,15 +63,19 @@ def test_a_tools_own_progress_is_shown(progress: Progress, text: str):
 class Reporting(Shelf):
     async def call(self, tool: Tool, arguments: JSON, on_progress: OnProgress | None = None) -> ToolResult:
         assert on_progress
-        for step in range(5):
-            on_progress(Progress(progress=step, total=4))
+        for burst in ([0, 1, 2], [3, 4]):
+            for step in burst:
+                on_progress(Progress(progress=step, total=4))
+            for _ in range(3):
+                await anyio.lowlevel.checkpoint()
+        self.report_late = on_progress
         return await super().call(tool, arguments, on_progress)
 
 
 async def test_reports_of_a_tool_become_events_and_a_slow_listener_gets_the_newest():
-    from tests.loop.script import echo, play
-
     script = Script(says(None, call()), says("Done"))
-    _, events = await play(script, Reporting(echo=echo))
+    shelf = Reporting(echo=echo)
+    _, events = await play(script, shelf)
+    shelf.report_late(Progress(progress=5))
     reports = [event.progress.progress for event in events if isinstance(event, CallProgressed)]
-    assert reports == [4]
+    assert reports == [2, 4]

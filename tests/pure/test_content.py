@@ -75,12 +75,14 @@ OVERFLOWS = [
     refused('{"error":{"message":"This model\'s maximum context length is 4096 tokens. However, ..."}}'),
     refused('{"error":"Context size has been exceeded."}', 500),
     refused('{"error":"the prompt is too long: 300 tokens > 200 maximum"}'),
+    refused('{"error":{"message":"Requested tokens (9010) exceed context window of 4096"}}', 500),
     UpstreamError("Trying to keep the first 111490 tokens when context the overflows."),
     UpstreamError("The model server's stream ended without an answer in it.", code="upstream_cut"),
 ]
 OTHERS = [
     refused('{"error":{"message":"failed to parse grammar"}}'),
     refused('{"error":{"message":"Invalid API key"}}', 401),
+    refused('{"error":{"message":"Rate limit: reduce the length of the messages or wait"}}', 429),
     refused('{"error":{"message":"model not found in this context"}}', 404),
     UpstreamError("The model server's stream ended before it was complete.", code="upstream_cut"),
     UpstreamError("The model server cannot be reached"),
