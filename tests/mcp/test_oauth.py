@@ -75,11 +75,13 @@ async def test_wrong_credentials_are_a_state(tmp_path: Path) -> None:
             "client_id": "robot",
             "client_secret": "wrong",
         }
-        async with open_sources(settings_for(tmp_path, {"url": f"{base}/mcp", "auth": auth})) as sources:
-            async with Catalog(sources).running() as catalog:
-                await catalog.settled(PATIENCE)
-                assert sources[0].status.state == "needs auth"
-                assert "toolway login web" in (sources[0].status.error or "")
+        async with (
+            open_sources(settings_for(tmp_path, {"url": f"{base}/mcp", "auth": auth})) as sources,
+            Catalog(sources).running() as catalog,
+        ):
+            await catalog.settled(PATIENCE)
+            assert sources[0].status.state == "needs auth"
+            assert "toolway login web" in (sources[0].status.error or "")
 
 
 async def test_a_login_is_remembered_and_renewed(tmp_path: Path) -> None:
