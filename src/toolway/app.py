@@ -17,11 +17,12 @@ from toolway.catalog import Catalog
 from toolway.config import Settings, load_settings
 from toolway.dialects.chat import ChatCompletions
 from toolway.errors import NotFound, ToolwayError
+from toolway.models import Models
 from toolway.passthrough import Passthrough
 from toolway.reload import reloading
 from toolway.respond import send_error, send_json
 from toolway.sources import open_workshop
-from toolway.stores.memory import MemoryStore
+from toolway.stores import Store, open_store
 from toolway.types import JSON
 from toolway.upstream import Upstream
 
@@ -33,6 +34,7 @@ class House:
     settings: Settings
     upstream: Upstream
     catalog: Catalog
+    store: Store
     backend: Backend
 
 
@@ -40,13 +42,14 @@ class House:
 async def open_house(settings: Settings) -> AsyncIterator[House]:
     """Connections and tool sources, for as long as the block lasts. Nothing is waited for."""
     async with (
+        open_store(settings) as store,
         Upstream.connect(settings) as upstream,
         open_workshop(settings, upstream) as workshop,
         Catalog(workshop.sources(settings)).running() as catalog,
         reloading(settings, workshop, catalog),
         Backend(settings).learning(upstream) as backend,
     ):
-        yield House(settings=settings, upstream=upstream, catalog=catalog, backend=backend)
+        yield House(settings=settings, upstream=upstream, catalog=catalog, store=store, backend=backend)
 
 
 def create_app(settings: Settings | None = None) -> ASGIApp:
@@ -71,12 +74,14 @@ class Routes:
             self._passthrough = Passthrough(house.upstream, self._settings)
             self._exact = {
                 ("POST", "/v1/chat/completions"): ChatCompletions(
-                    house.upstream, house.catalog, MemoryStore(), self._settings, house.backend
+                    house.upstream, house.catalog, house.store, self._settings, house.backend
                 ),
                 ("GET", "/healthz"): healthz,
                 ("GET", "/readyz"): Readiness(house),
                 ("GET", "/"): welcome,
             }
+            if self._settings.profiles:
+                self._exact["GET", "/v1/models"] = Models(house.upstream, self._settings)
             yield
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -71,7 +71,9 @@ class _Watched:
         await self._emit(event)
 
 
-def _says_something(chunk: JSON) -> bool:
+def _says_something(chunk: JSON | str) -> bool:
+    if isinstance(chunk, str):
+        return True
     choices = chunk.get("choices") or ()
     return any(value for choice in choices for key, value in choice["delta"].items() if key != "role")
 
@@ -118,7 +120,7 @@ def _probe_body(body: JSON, offer: Offer, names: Any) -> JSON:
     bare = {key: value for key, value in body.items() if key not in _OF_THE_ANSWER}
     if isinstance(bare.get("tool_choice"), dict):
         del bare["tool_choice"]
-    tools = [*offer.clients_definitions, *(offer.snapshot.definition(name) for name in names)]
+    tools = [*offer.clients_definitions, *(offer.definition(name) for name in names)]
     question = {"role": "user", "content": "Hello"}
     return {**bare, "messages": [question], limit: 1, "tools": tools or [_HARMLESS]}
 

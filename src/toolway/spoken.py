@@ -56,14 +56,14 @@ class _Holding:
         self._emit = emit
         self._is_known = is_known
         self._text = ""
-        self._held: list[tuple[JSON, bytes | None]] = []
+        self._held: list[tuple[JSON | str, bytes | None]] = []
         self.may_hold_calls = True
 
     async def __call__(self, event: Any) -> None:
         if type(event) is not Chunks or not self.may_hold_calls:
             await self._emit(event)
             return
-        passed = []
+        passed: list[tuple[JSON | str, bytes | None]] = []
         for item in event.items:
             text = _text_of(item[0])
             if text is None and not self._held:
@@ -85,8 +85,10 @@ class _Holding:
             await self._emit(Chunks(held))
 
 
-def _text_of(chunk: JSON) -> str | None:
+def _text_of(chunk: JSON | str) -> str | None:
     """The text in a chunk; None when it has none, so that it says nothing about what the text becomes."""
+    if isinstance(chunk, str):
+        return chunk
     for choice in chunk.get("choices") or ():
         content = choice["delta"].get("content")
         if content and isinstance(content, str):

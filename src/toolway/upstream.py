@@ -109,6 +109,7 @@ class Upstream:
     def __init__(self, session: aiohttp.ClientSession, settings: Settings) -> None:
         self._session = session
         self._base = settings.openai_base_url.rstrip("/")
+        self._root = self._base.removesuffix("/v1")
         self._urls: dict[str, yarl.URL] = {}
 
     @classmethod
@@ -141,14 +142,16 @@ class Upstream:
         headers: Sequence[Header] = (),
         body: bytes | AsyncIterator[bytes] | None = None,
         repeatable: bool = False,
+        root: bool = False,
     ) -> AsyncIterator[Answer]:
         """Send a request and yield the answer when its head is there, whatever its status.
 
-        `path` is raw and below the base URL, "/chat/completions". Leaving the block before the body was read
-        closes the connection, so the server stops. A `repeatable` request is sent again when it met the server
-        closing a connection that had been used before. Raises UpstreamError, UpstreamTimeout.
+        `path` is raw and below the base URL, "/chat/completions"; with `root` below that URL without its /v1.
+        Leaving the block before the body was read closes the connection, so the server stops. A `repeatable`
+        request is sent again when it met the server closing a connection that had been used before. Raises
+        UpstreamError, UpstreamTimeout.
         """
-        url = self._url(path, query)
+        url = yarl.URL(self._root + path, encoded=True) if root else self._url(path, query)
         decoded = [(name.decode("latin-1"), _text(value)) for name, value in headers]
         response = await self._send(method, url, decoded, body, repeatable)
         try:
