@@ -33,7 +33,7 @@ class Snapshot:
         self.offered = {name: tool for name, tool in self.tools.items() if tool.available}
         self._owners = owners
         self._definitions = {
-            name: orjson.Fragment(orjson.dumps(definition_of(name, tool)))
+            name: orjson.Fragment(orjson.dumps(_definition(name, tool)))
             for name, tool in self.offered.items()
         }
         self.all_definitions = orjson.Fragment(orjson.dumps(list(self._definitions.values())))
@@ -163,8 +163,7 @@ class Catalog:
                 log.warning("tool %s of server %s is offered as %s", tool.name, tool.server, name)
 
 
-def definition_of(name: str, tool: Tool) -> JSON:
-    """One tool as OpenAI's `tools` list wants it."""
+def _definition(name: str, tool: Tool) -> JSON:
     function: JSON = {"name": name, "description": tool.description, "parameters": tool.parameters}
     if not tool.description:
         del function["description"]

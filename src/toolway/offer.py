@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from toolway import names
-from toolway.catalog import Snapshot, definition_of
+from toolway.catalog import Snapshot
 from toolway.selection import Selection, is_selected
 from toolway.types import JSON, Tool
 
@@ -67,7 +67,8 @@ class Offer:
         """Offer one more tool, behind all others; False if that cannot be: it is there, or the name is taken."""
         if tool.name in self.tools or tool.name in self.clients or not self.tools:
             return False
-        self._added[tool.name] = definition_of(tool.name, tool)
+        function = {"name": tool.name, "description": tool.description, "parameters": tool.parameters}
+        self._added[tool.name] = {"type": "function", "function": function}
         self.tools = {**self.tools, tool.name: tool}
         return True
 
