@@ -13,7 +13,8 @@ MODULES = sorted(path.relative_to(SOURCE).with_suffix("").as_posix() for path in
 BANDS = [
     {"types", "errors"},
     {"jsonc", "variables", "server_config", "mcp_entry", "mcp_json", "endpoints", "profiles", "config"}
-    | {"lax", "sse", "calls", "deltas", "envelope", "content", "overflow", "schema", "arguments", "names"},
+    | {"lax", "sse", "refrain", "calls", "deltas", "envelope", "content", "overflow"}
+    | {"schema", "arguments", "names"},
     {"upstream", "modelinfo", "catalog", "sources", "stores"},
     {"offer", "turn", "loop", "governor", "mixed", "results", "replay", "selection"},
     {"respond", "request", "wishes", "progress", "models"}

@@ -112,6 +112,7 @@ class Settings:
     config: str | None = None
     """Path of the file that describes tool servers (`mcp.json`)."""
     strict: Flag = False
+    token_file: str = "~/.config/toolway/tokens.json"  # noqa: S105 - a path
     debug_output: Flag = True
 
     host: HostName = "127.0.0.1"

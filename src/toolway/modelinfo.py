@@ -24,8 +24,8 @@ FRESH = 300.0
 """Seconds after which the server is asked again: a model can be loaded anew with another context."""
 
 _MAX_BYTES = 4 * 2**20
-_OBEDIENT = frozenset({"vllm", "openai", "system", "openai-internal"})
-"""`owned_by` of servers that take a named tool_choice as it is meant."""
+_DEAF = frozenset({"llamacpp", "organization_owner", "library"})
+"""`owned_by` of servers that take a named tool_choice for `auto` or refuse it: llama.cpp, LM Studio, Ollama."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,8 @@ class ModelInfo:
 
     context: int | None = None
     sees: bool | None = None
-    obeys_choice: bool = False
+    ignores_choice: bool = False
+    """Whether a tool_choice that names a tool must be enforced by other means."""
 
 
 class ModelInfos:
@@ -102,7 +103,7 @@ def _from_list(body: JSON, name: str) -> ModelInfo:
     return ModelInfo(
         context=_count(context),
         sees="image" in modalities if isinstance(modalities, list) else None,
-        obeys_choice=str(entry.get("owned_by")).lower() in _OBEDIENT,
+        ignores_choice=str(entry.get("owned_by")).lower() in _DEAF,
     )
 
 

@@ -28,7 +28,7 @@ SERVERS: dict[str, tuple[dict[str, JSON], ModelInfo]] = {
                 ]
             }
         },
-        ModelInfo(context=4096, sees=True),
+        ModelInfo(context=4096, sees=True, ignores_choice=True),
     ),
     "an older llama.cpp": (
         {
@@ -39,7 +39,7 @@ SERVERS: dict[str, tuple[dict[str, JSON], ModelInfo]] = {
     ),
     "vLLM": (
         {"/v1/models": {"data": [{"id": "m", "owned_by": "vllm", "max_model_len": 32768}]}},
-        ModelInfo(context=32768, obeys_choice=True),
+        ModelInfo(context=32768),
     ),
     "LM Studio": (
         {
@@ -51,11 +51,11 @@ SERVERS: dict[str, tuple[dict[str, JSON], ModelInfo]] = {
                 ]
             },
         },
-        ModelInfo(context=8192, sees=True),
+        ModelInfo(context=8192, sees=True, ignores_choice=True),
     ),
     "OpenAI": (
         {"/v1/models": {"data": [{"id": "m", "owned_by": "system"}, {"id": "n", "owned_by": "openai"}]}},
-        ModelInfo(obeys_choice=True),
+        ModelInfo(),
     ),
     "one that says nonsense": (
         {"/v1/models": {"data": [{"id": "m", "max_model_len": "long", "meta": 3, "architecture": []}, 7]}},

@@ -126,9 +126,12 @@ NAMED = {"type": "function", "function": {"name": "get_weather"}}
     [
         ("llamacpp", ["get_weather"], "required"),
         ("vllm", ["theirs", "get_weather", "list_cities"], NAMED),
+        ("somebody", ["theirs", "get_weather", "list_cities"], NAMED),
     ],
 )
-def test_a_named_tool_is_alone_in_round_1_unless_the_server_obeys(owner: str, first: list[str], choice: Any):
+def test_a_named_tool_is_alone_in_round_1_where_the_server_does_not_obey(
+    owner: str, first: list[str], choice: Any
+):
     def answer(body: Any) -> Reply:
         done = any(m["role"] == "tool" for m in body["messages"])
         return whole({"content": "Cloudy."}) if done else whole({"tool_calls": [tool_call()]}, "tool_calls")

@@ -109,7 +109,7 @@ class ChatCompletions:
         headers, body, owner = [*wishes.headers, JSON_TYPE], wishes.body, _owner(scope)
         ask = partial(self._infos.get, body.get("model"), headers)
         # Only a choice of one tool is worth the question before the first round.
-        enforce = bool(named_tool(body.get("tool_choice"))) and not (await ask()).obeys_choice
+        enforce = bool(named_tool(body.get("tool_choice"))) and (await ask()).ignores_choice
         offer = Offer(body, snapshot, wishes.selection, enforce_choice=enforce)
         return _Request(
             raw=raw if body is sent else orjson.dumps(body),

@@ -42,7 +42,7 @@ class _IdleError(Exception):
 
 
 class MCPSource:
-    """See `types.ToolSource`. `sampler` answers `sampling/createMessage`, `auth` is an httpx2.Auth."""
+    """See `types.ToolSource`. `sampler` answers `sampling/createMessage`; `auth` makes an httpx2.Auth, or None."""
 
     kind = "mcp"
 
@@ -53,7 +53,7 @@ class MCPSource:
         pace: Pace | None = None,
         max_result_bytes: int = 32 * 2**20,
         sampler: Sampler | None = None,
-        auth: Any = None,
+        auth: Callable[[], Any] | None = None,
     ) -> None:
         self.label = config.label
         self.config = config
@@ -154,7 +154,7 @@ class MCPSource:
             logger=self._logger,
             on_stderr=self._heard,
             sampler=self._sampler,
-            auth=self._auth,
+            auth=self._auth() if self._auth else None,
         )
         return opened
 
