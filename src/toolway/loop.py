@@ -78,9 +78,10 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """`tool_timeout` in seconds for tools that have none of their own."""
+    """`tool_timeout` in seconds for tools that have none of their own; progress is an event only if it is relayed."""
 
     tool_timeout: float
+    relays_progress: bool = False
 
 
 @dataclass(kw_only=True)
@@ -200,25 +201,33 @@ async def run_calls(calls: Sequence[ToolCall], run: _Run) -> list[JSON]:
     """Run calls side by side; their messages for the model, in order. Never raises for a tool's trouble."""
     refusals = run.governor.admit(calls)
     results = [ToolResult(text=why or "", is_error=True) for why in refusals]
+    admitted = [position for position, why in enumerate(refusals) if why is None]
+    if len(admitted) == 1 and not run.limits.relays_progress:  # a task group costs more than all else here
+        results[admitted[0]] = await _run_call(calls[admitted[0]], run)
+        return await run.results.messages(calls, results)
     async with anyio.create_task_group() as group:
 
-        async def work(position: int, call: ToolCall) -> None:
-            tool = run.offer.find(call.name)
-            await run.emit(CallBegan(call=call, tool=tool))
-            started = time.monotonic()
-            relay = _Relay(call, tool, run.emit, group) if tool else None
-            result = await _result_of(call, tool, run, relay)
-            if relay:
-                relay.over = True
-            run.governor.note(call, result)
-            results[position] = result
-            seconds = time.monotonic() - started
-            await run.emit(CallEnded(call=call, tool=tool, result=result, seconds=seconds))
+        async def work(position: int) -> None:
+            results[position] = await _run_call(calls[position], run, group)
 
-        for position, call in enumerate(calls):
-            if refusals[position] is None:
-                group.start_soon(work, position, call)
+        for position in admitted:
+            group.start_soon(work, position)
     return await run.results.messages(calls, results)
+
+
+async def _run_call(call: ToolCall, run: _Run, group: TaskGroup | None = None) -> ToolResult:
+    tool = run.offer.find(call.name)
+    await run.emit(CallBegan(call=call, tool=tool))
+    started = time.monotonic()
+    relay = None
+    if tool and group and run.limits.relays_progress:
+        relay = _Relay(call, tool, run.emit, group)
+    result = await _result_of(call, tool, run, relay)
+    if relay:
+        relay.over = True
+    run.governor.note(call, result)
+    await run.emit(CallEnded(call=call, tool=tool, result=result, seconds=time.monotonic() - started))
+    return result
 
 
 class _Relay:

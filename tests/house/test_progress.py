@@ -75,7 +75,7 @@ class Reporting(Shelf):
 async def test_reports_of_a_tool_become_events_and_a_slow_listener_gets_the_newest():
     script = Script(says(None, call()), says("Done"))
     shelf = Reporting(echo=echo)
-    _, events = await play(script, shelf)
+    _, events = await play(script, shelf, relays_progress=True)
     shelf.report_late(Progress(progress=5))
     reports = [event.progress.progress for event in events if isinstance(event, CallProgressed)]
     assert reports == [2, 4]

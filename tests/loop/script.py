@@ -83,6 +83,7 @@ async def play(
     max_repeats: int = 100,
     max_similar: int = 100,
     tool_timeout: float = 30.0,
+    relays_progress: bool = False,
     budget: Budget = BUDGET,
     info: ModelInfo = UNKNOWN,
     sees: bool | None = None,
@@ -115,7 +116,7 @@ async def play(
         offer=Offer(body, Snapshot(sources or (Shelf(echo=echo),)), enforce_choice=enforce_choice),
         governor=Governor(bounds),
         results=Results(rules=rules, store=store or MemoryStore(), owner="me", ask=ask),
-        limits=Limits(tool_timeout=tool_timeout),
+        limits=Limits(tool_timeout=tool_timeout, relays_progress=relays_progress),
         emit=emit,
     )
     return outcome, events

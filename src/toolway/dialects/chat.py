@@ -86,7 +86,7 @@ class ChatCompletions:
         self._settings = settings
         self._bounds = bounds_of(settings)
         self._infos = ModelInfos(upstream)
-        self._limits = Limits(tool_timeout=settings.tool_timeout)
+        self._limits = Limits(tool_timeout=settings.tool_timeout, relays_progress=settings.progress != "off")
         self._rules = Rules(
             most=Budget(result=settings.max_result_chars, round=settings.max_round_chars),
             keeps=settings.read_more,
