@@ -57,29 +57,18 @@ async def used(settings: Any, guarded: Guarded, *, expire: bool = False) -> None
 async def test_client_credentials_are_exchanged_and_renewed(tmp_path: Path) -> None:
     guarded = Guarded()
     with serving(guarded.app) as base:
-        auth = {
-            "type": "client_credentials",
-            "token_url": f"{base}/token",
-            "client_id": "robot",
-            "client_secret": "s3cret",
-        }
+        auth = robot(base, "s3cret")
         await used(settings_for(tmp_path, {"url": f"{base}/mcp", "auth": auth}), guarded, expire=True)
     assert guarded.given == ["client_credentials"] * 2
 
 
 async def test_wrong_credentials_are_a_state(tmp_path: Path) -> None:
     with serving(Guarded().app) as base:
-        auth = {
-            "type": "client_credentials",
-            "token_url": f"{base}/token",
-            "client_id": "robot",
-            "client_secret": "wrong",
-        }
-        async with open_sources(settings_for(tmp_path, {"url": f"{base}/mcp", "auth": auth})) as sources:
-            async with Catalog(sources).running() as catalog:
-                await catalog.settled(PATIENCE)
-                assert sources[0].status.state == "needs auth"
-                assert "toolway login web" in (sources[0].status.error or "")
+        settings = settings_for(tmp_path, {"url": f"{base}/mcp", "auth": robot(base, "wrong")})
+        async with open_sources(settings) as sources, Catalog(sources).running() as catalog:
+            await catalog.settled(PATIENCE)
+            assert sources[0].status.state == "needs auth"
+            assert "toolway login web" in (sources[0].status.error or "")
 
 
 async def test_a_login_is_remembered_and_renewed(tmp_path: Path) -> None:
