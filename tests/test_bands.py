@@ -14,9 +14,10 @@ BANDS = [
     {"types", "errors"},
     {"jsonc", "variables", "server_config", "mcp_entry", "mcp_json", "endpoints", "profiles", "config"}
     | {"lax", "sse", "refrain", "calls", "deltas", "envelope", "content", "overflow"}
-    | {"schema", "arguments", "names"},
-    {"upstream", "modelinfo", "catalog", "sources", "stores"},
-    {"offer", "turn", "loop", "governor", "mixed", "results", "replay", "selection"},
+    | {"schema", "arguments", "names", "textcalls", "repair", "compiler", "definitions", "inline", "patterns", "rules"},
+    {"upstream", "modelinfo", "backend", "catalog", "sources", "stores"},
+    {"offer", "turn", "loop", "governor", "mixed", "results", "replay", "selection"}
+    | {"quarantine", "culprits", "spoken"},
     {"respond", "request", "wishes", "progress", "models"}
     | {"live", "observe", "auth", "protocol", "departure", "passthrough", "dialects"},
     {"app", "reload", "serve", "cli", "demo", "doctor", "__main__"},

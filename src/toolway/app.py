@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from toolway import __version__
 from toolway.auth import Guard
+from toolway.backend import Backend
 from toolway.catalog import Catalog
 from toolway.config import Settings, load_settings
 from toolway.dialects.chat import ChatCompletions
@@ -22,6 +23,7 @@ from toolway.reload import reloading
 from toolway.respond import send_error, send_json
 from toolway.sources import open_workshop
 from toolway.stores import Store, open_store
+from toolway.types import JSON
 from toolway.upstream import Upstream
 
 
@@ -33,6 +35,7 @@ class House:
     upstream: Upstream
     catalog: Catalog
     store: Store
+    backend: Backend
 
 
 @asynccontextmanager
@@ -44,8 +47,9 @@ async def open_house(settings: Settings) -> AsyncIterator[House]:
         open_workshop(settings, upstream) as workshop,
         Catalog(workshop.sources(settings)).running() as catalog,
         reloading(settings, workshop, catalog),
+        Backend(settings).learning(upstream) as backend,
     ):
-        yield House(settings=settings, upstream=upstream, catalog=catalog, store=store)
+        yield House(settings=settings, upstream=upstream, catalog=catalog, store=store, backend=backend)
 
 
 def create_app(settings: Settings | None = None) -> ASGIApp:
@@ -70,7 +74,7 @@ class Routes:
             self._passthrough = Passthrough(house.upstream, self._settings)
             self._exact = {
                 ("POST", "/v1/chat/completions"): ChatCompletions(
-                    house.upstream, house.catalog, house.store, self._settings
+                    house.upstream, house.catalog, house.store, self._settings, house.backend
                 ),
                 ("GET", "/healthz"): healthz,
                 ("GET", "/readyz"): Readiness(house),
@@ -123,7 +127,9 @@ class Readiness:
             status = (
                 "ready" if all(state in ("ready", "stopped") for state in servers.values()) else "degraded"
             )
-        body = {"status": status, "upstream": upstream, "servers": servers}
+        body: JSON = {"status": status, "upstream": upstream, "servers": servers}
+        if barred := self._house.backend.barred:
+            body["refused_by_upstream"] = {tool.name: tool.reason for tool in barred}
         await send_json(send, 503 if status == "not ready" else 200, body)
 
     async def _upstream_state(self) -> str:

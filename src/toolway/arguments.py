@@ -9,10 +9,14 @@ from weakref import WeakKeyDictionary
 
 import jsonschema_rs
 
+from toolway.compiler import CannotCompile, compile_schema
 from toolway.types import JSON, Tool
 
 SHOWN = 5
 """Faults told at once; a model that mends these gets the next ones."""
+
+SHOWN_OF_SCHEMA = 1500
+"""Characters of a schema that go into an error."""
 
 _validators: WeakKeyDictionary[Tool, jsonschema_rs.Validator | None] = WeakKeyDictionary()
 
@@ -27,7 +31,7 @@ def given(tool: Tool, arguments: JSON) -> JSON:
     needless = {
         name
         for name in nulls
-        if name not in required and not _takes_null(properties.get(name, True), tool.parameters)
+        if name not in required and not takes_null(properties.get(name, True), tool.parameters)
     }
     return {k: v for k, v in arguments.items() if k not in needless} if needless else arguments
 
@@ -46,6 +50,37 @@ def mismatch(tool: Tool, arguments: JSON) -> str | None:
     except (ValueError, RecursionError) as error:  # nested too deeply, or text that is no Unicode
         return f"The arguments of {tool.name} cannot be checked: {error}"
     return "\n- ".join([f"The arguments do not fit the tool {tool.name}:", *lines]) if lines else None
+
+
+def fits(value: Any, schema: Any) -> bool:
+    """Whether a value fits a schema without references; one that cannot be compiled takes anything."""
+    if isinstance(schema, bool):
+        return schema
+    validator = _compiled(schema) if isinstance(schema, dict) else None
+    return validator is None or validator.is_valid(value)
+
+
+def wanted(tool: Tool, arguments: JSON) -> str:
+    """The part of the tool's schema that the arguments do not fit, as JSON, for the model; "" if there is none."""
+    validator = _validator(tool)
+    properties = tool.parameters.get("properties") or {}
+    names: list[str] = []
+    for fault in islice(validator.iter_errors(arguments) if validator else (), SHOWN):
+        kind = fault.kind
+        missing = [kind.property] if isinstance(kind, jsonschema_rs.ValidationErrorKind.Required) else []
+        names += [str(name) for name in (*fault.instance_path[:1], *missing) if name in properties]
+    part = {
+        "properties": {name: properties[name] for name in names},
+        "$defs": tool.parameters.get("$defs", {}),
+    }
+    try:
+        compiled = compile_schema(
+            {**part, "definitions": tool.parameters.get("definitions", {})}, "openai", terse=1
+        )
+    except CannotCompile:
+        return ""
+    shown = json.dumps(compiled["properties"], ensure_ascii=False)
+    return f"Their schema: {_cut(shown, SHOWN_OF_SCHEMA)}" if names else ""
 
 
 def _validator(tool: Tool) -> jsonschema_rs.Validator | None:
@@ -68,7 +103,7 @@ def _compiled(schema: JSON) -> jsonschema_rs.Validator | None:
         return None
 
 
-def _takes_null(schema: Any, root: JSON) -> bool:
+def takes_null(schema: Any, root: JSON) -> bool:
     """Whether null fits a property's schema, seen with the definitions of the whole one."""
     if not isinstance(schema, dict):
         return True

@@ -90,6 +90,10 @@ Credential = Annotated[str, AfterValidator(_credential)]
 HostName = Annotated[str, AfterValidator(_host)]
 AllowedHost = Annotated[str, AfterValidator(_allowed_host)]
 Origin = Annotated[str, AfterValidator(_origin)]
+SchemaProfile = Annotated[
+    Literal["auto", "openai", "llama.cpp", "gemini", "strict"],
+    Field(description="auto, openai, llama.cpp, gemini or strict"),
+]
 StoreUrl = Annotated[str, AfterValidator(_store)]
 Profiles = Annotated[tuple[Profile, ...], BeforeValidator(parse_profiles)]
 Vision = Annotated[Literal["auto", "on", "off"], Field(description="auto, on or off")]
@@ -132,6 +136,8 @@ class Settings:
     keepalive_interval: Seconds = 10.0
 
     tool_names: ToolNames = "operation"
+    schema_profile: SchemaProfile = "auto"
+    text_tool_calls: Flag = False
     tool_timeout: Seconds = 60.0
     max_tool_response_bytes: Size = 10 * 2**20
     max_result_chars: Size = 60_000

@@ -7,6 +7,7 @@ from typing import Any
 
 from toolway import names
 from toolway.catalog import Snapshot
+from toolway.definitions import define
 from toolway.selection import Selection, is_selected
 from toolway.types import JSON, Tool
 
@@ -36,6 +37,7 @@ class Offer:
         if self.clients and self.tools:
             self.tools = {name: tool for name, tool in self.tools.items() if name not in self.clients}
         self._clients_tools = body.get("tools")
+        self._refitted = False
         self._added: dict[str, Any] = {}
         self._enforced = named_tool(choice) if enforce_choice else None
 
@@ -60,15 +62,49 @@ class Offer:
             return body
         if not self._clients_tools and not self._added and len(self.tools) == len(self.snapshot.offered):
             return {**body, "tools": self.snapshot.all_definitions}
-        ours = [self._added.get(name) or self.snapshot.definition(name) for name in self.tools]
+        ours = [self.definition(name) for name in self.tools]
         return {**body, "tools": [*(self._clients_tools or ()), *ours]}
+
+    def is_in(self, body: JSON) -> bool:
+        """Whether tools of ours stand in this request."""
+        return bool(self.tools) and "tools" in body and body["tools"] is not self._clients_tools
+
+    def refit(self, snapshot: Snapshot) -> bool:
+        """Go on with other definitions of the same tools, and without those that are no longer offered.
+
+        False when there is nothing new in `snapshot`.
+        """
+        if snapshot is self.snapshot:
+            return False
+        self.snapshot = snapshot
+        self.tools = {
+            name: tool for name, tool in self.tools.items() if name in snapshot.offered or name in self._added
+        }
+        self._refitted = True
+        return True
+
+    def renewed(self, body: JSON) -> JSON:
+        """The request with our tools as they are now; the same body while they are what they were."""
+        if not self._refitted or "tools" not in body or body["tools"] is self._clients_tools:
+            return body
+        renewed = self.put_into(body) if self.tools else self.withdraw_from(body)
+        narrowed = self._enforced is not None and body.get("tool_choice") == "required"
+        return self.for_first_round(renewed) if narrowed else renewed
+
+    def definition(self, name: str) -> Any:
+        """One of our tools as it stands in the request."""
+        return self._added.get(name) or self.snapshot.definition(name)
+
+    @property
+    def clients_definitions(self) -> list[Any]:
+        """The client's own tools, as it sent them."""
+        return list(self._clients_tools or ())
 
     def add(self, tool: Tool) -> bool:
         """Offer one more tool, behind all others; False if that cannot be: it is there, or the name is taken."""
         if tool.name in self.tools or tool.name in self.clients or not self.tools:
             return False
-        function = {"name": tool.name, "description": tool.description, "parameters": tool.parameters}
-        self._added[tool.name] = {"type": "function", "function": function}
+        self._added[tool.name] = define({tool.name: tool}, self.snapshot.profile).fragments[tool.name]
         self.tools = {**self.tools, tool.name: tool}
         return True
 
@@ -78,7 +114,7 @@ class Offer:
             return body
         theirs = [tool for tool in self._clients_tools or () if _names_in([tool]) == {self._enforced}]
         if not theirs and self._enforced in self.tools:
-            theirs = [self._added.get(self._enforced) or self.snapshot.definition(self._enforced)]
+            theirs = [self.definition(self._enforced)]
         return {**body, "tools": theirs, "tool_choice": "required"} if theirs else body
 
     def withdraw_from(self, body: JSON) -> JSON:

@@ -75,8 +75,12 @@ class ScriptedUpstream:
             body += event.get("body", b"")
             if not event.get("more_body"):
                 break
-        if scope["path"] in ASIDES or (self.models and scope["path"] == "/v1/models"):
-            await _write(self.models if scope["path"] == "/v1/models" else Reply(status=404), send)
+        if (
+            scope["path"] in ASIDES
+            or is_toolways_own(scope)
+            or (self.models and scope["path"] == "/v1/models")
+        ):
+            await _write((self.models if scope["path"] == "/v1/models" else None) or Reply(status=404), send)
             return
         reply = self._reply(body)
         self.seen.append(
@@ -105,6 +109,12 @@ class ScriptedUpstream:
         if self.answer:
             return self.answer(orjson.loads(body))
         return self.replies[min(len(self.seen), len(self.replies) - 1)]
+
+
+def is_toolways_own(scope: Any) -> bool:
+    """Whether Toolway asks for itself what this server is: such a request is in nobody's script."""
+    agent = next((value for name, value in scope["headers"] if name == b"user-agent"), b"")
+    return scope["method"] == "GET" and agent.startswith(b"toolway/")
 
 
 async def _write(reply: Reply, send: Any) -> None:

@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from toolway import mixed, replay
 from toolway.auth import CALLER, CREDENTIALS, upstream_headers
+from toolway.backend import Backend
 from toolway.calls import call_object
 from toolway.catalog import Catalog, Snapshot
 from toolway.config import Settings
@@ -30,9 +31,11 @@ from toolway.modelinfo import ModelInfos
 from toolway.observe import Conversation
 from toolway.offer import Offer, named_tool
 from toolway.progress import shown
+from toolway.quarantine import careful_turn
 from toolway.request import ClientGone, parse_object, read_body
 from toolway.respond import JSON_TYPE, Header, relayed, send_error, send_json
 from toolway.results import Results, Rules
+from toolway.spoken import listening_turn
 from toolway.stores import Store
 from toolway.turn import Chunks, HeadArrived, Turn, streamed_turn, whole_turn
 from toolway.types import JSON, Emit
@@ -68,8 +71,16 @@ class _Request:
 class ChatCompletions:
     """The endpoint as an ASGI app."""
 
-    def __init__(self, upstream: Upstream, catalog: Catalog, store: Store, settings: Settings) -> None:
+    def __init__(
+        self,
+        upstream: Upstream,
+        catalog: Catalog,
+        store: Store,
+        settings: Settings,
+        backend: Backend,
+    ) -> None:
         self._upstream = upstream
+        self._backend = backend
         self._catalog = catalog
         self._store = store
         self._settings = settings
@@ -89,6 +100,7 @@ class ChatCompletions:
             raw = await read_body(scope, receive, self._settings.max_body_bytes)
             body = _checked(parse_object(raw))
             await self._catalog.settled(STARTUP_WAIT)
+            await self._backend.settled(STARTUP_WAIT)
             with self._catalog.use() as snapshot:
                 request = await self._request(scope, raw, body, snapshot)
                 await self._serve(scope, receive, send, request)
@@ -110,7 +122,7 @@ class ChatCompletions:
         ask = partial(self._infos.get, body.get("model"), headers)
         # Only a choice of one tool is worth the question before the first round.
         enforce = bool(named_tool(body.get("tool_choice"))) and (await ask()).ignores_choice
-        offer = Offer(body, snapshot, wishes.selection, enforce_choice=enforce)
+        offer = Offer(body, self._backend.fit(snapshot), wishes.selection, enforce_choice=enforce)
         return _Request(
             raw=raw if body is sent else orjson.dumps(body),
             body=body,
@@ -193,7 +205,7 @@ class ChatCompletions:
         try:
             outcome = await run_tool_loop(
                 {**request.body, "messages": messages},
-                turn=turn,
+                turn=self._careful(turn, request),
                 offer=request.offer,
                 governor=Governor(request.bounds),
                 results=request.results,
@@ -206,6 +218,11 @@ class ChatCompletions:
         await self._keep(request, sent, outcome)
         request.conversation.ended(outcome)
         return outcome
+
+    def _careful(self, turn: Turn, request: _Request) -> Turn:
+        probe = whole_turn(self._upstream, request.headers)
+        turn = careful_turn(turn, offer=request.offer, backend=self._backend, probe=probe)
+        return listening_turn(turn, offer=request.offer) if self._settings.text_tool_calls else turn
 
     async def _put_back(self, request: _Request, sent: list[Any]) -> list[Any]:
         """The client's messages, with what it never saw of earlier rounds in its places."""
