@@ -17,7 +17,7 @@ from toolway.config import load_settings
 from toolway.demo import DemoError
 from toolway.demo.child import running_child
 from toolway.demo.model import require_llama
-from toolway.demo.services import SERVICES
+from toolway.demo.weather import WEATHER
 from toolway.demo.weights import ensure_weights
 
 pytestmark = needs_model
@@ -39,7 +39,7 @@ def flat_server():
 def talk(base_url: str, *, replay: bool) -> dict[str, Any]:
     """A question that needs a tool, then another one; llama.cpp's figures of the second one's first prompt."""
     with ExitStack() as stack:
-        service = stack.enter_context(running(SERVICES["weather"]))
+        service = stack.enter_context(running(WEATHER))
         settings = load_settings({}, None, openai_base_url=base_url, endpoints=service, replay=replay)
         url = stack.enter_context(serving(settings))
         wait_until_ready(url)
