@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
@@ -33,18 +34,34 @@ def define(tools: Mapping[str, Tool], profile: Profile) -> Definitions:
     Where a kind of model server has a limit for all definitions together, all are shortened alike until they fit;
     if the shortest forms do not fit either, these are it.
     """
-    ceiling = RULES[profile].ceiling
+    written: dict[str, bytes | str] = {}
     for terse in range(TERSEST + 1):
-        written = {name: _definition(name, tool, profile, terse) for name, tool in tools.items()}
-        done = {name: text for name, text in written.items() if isinstance(text, bytes)}
-        whole = b"[" + b",".join(done.values()) + b"]"
-        if len(whole) <= ceiling:
+        written = _written_within(
+            RULES[profile].ceiling if terse < TERSEST else math.inf, tools, profile, terse
+        )
+        if len(written) == len(tools):
             break
+    done = {name: text for name, text in written.items() if isinstance(text, bytes)}
     return Definitions(
         fragments={name: orjson.Fragment(text) for name, text in done.items()},
-        all=orjson.Fragment(whole),
+        all=orjson.Fragment(b"[" + b",".join(done.values()) + b"]"),
         left_out={name: reason for name, reason in written.items() if isinstance(reason, str)},
     )
+
+
+def _written_within(
+    ceiling: float, tools: Mapping[str, Tool], profile: Profile, terse: int
+) -> dict[str, bytes | str]:
+    """The definitions of as many tools as have room together; reasons stand where there is none."""
+    written: dict[str, bytes | str] = {}
+    size = 2
+    for name, tool in tools.items():
+        text = _definition(name, tool, profile, terse)
+        size += len(text) + 1 if isinstance(text, bytes) else 0
+        if size > ceiling:
+            break
+        written[name] = text
+    return written
 
 
 def _definition(name: str, tool: Tool, profile: Profile, terse: int) -> bytes | str:

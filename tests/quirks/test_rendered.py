@@ -64,7 +64,7 @@ async def converse(url: str) -> tuple[Any, list[Any], list[tuple[str, JSON]]]:
 
     async with Upstream.connect(load_settings(env={}, dotenv=None, openai_base_url=url)) as upstream:
         shelf = Shelf(echo=noting("echo"), other=noting("other"))
-        outcome, events = await play(Real(upstream), shelf, stream=True)  # type: ignore[arg-type]
+        outcome, events = await play(Real(upstream), shelf, max_repeats=100, max_similar=100, stream=True)  # type: ignore[arg-type]
     return outcome, events, seen
 
 
@@ -115,7 +115,7 @@ def room() -> Iterator[House]:
     tools = ToolService(echo=answer, other=answer)
     anything = {**NOTHING, "properties": {"city": CITY["properties"]["city"], "note": {"type": "string"}}}
     tools.document = document({"echo": anything, "other": anything})
-    with house(tools=tools) as opened:
+    with house(tools=tools, max_repeats=100, max_similar=100) as opened:
         yield opened
 
 
