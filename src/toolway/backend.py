@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -55,6 +56,7 @@ class Backend:
         self.searching = anyio.Lock()
         """Held while somebody looks for the tool that the model server refuses; the others wait for the result."""
         self._tried = anyio.Event()
+        self._started = time.monotonic()
         self._barred: dict[bytes, Barred] = {}
         self._hopeless: WeakKeyDictionary[Snapshot, set[str]] = WeakKeyDictionary()
 
@@ -75,9 +77,9 @@ class Backend:
             group.cancel_scope.cancel()
 
     async def settled(self, within: float) -> None:
-        """Wait until the model server was asked what it is, at most `within` seconds."""
+        """Wait until the model server was asked what it is, or this is `within` seconds old."""
         if not self._tried.is_set():
-            with anyio.move_on_after(within):
+            with anyio.move_on_after(self._started + within - time.monotonic()):
                 await self._tried.wait()
 
     async def learn(self, upstream: Upstream) -> bool:

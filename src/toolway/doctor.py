@@ -35,6 +35,9 @@ LARGE_TOOL_LIST = 90_000
 _ADVICE = {
     "connect": "Start it, or correct its address in MCP_SERVER_ENDPOINTS.",
     "fetch": "If it wants a key: http://user:key@host in MCP_SERVER_ENDPOINTS, or TOOLWAY_SERVER_<NAME>_TOKEN.",
+    "start": "Correct the command in the mcp.json, or install what it runs.",
+    "initialize": "Run its command by hand, or open its address: it does not answer as an MCP server does.",
+    "list tools": "It does not answer as an MCP server does; its log may say why.",
     "parse": "Point MCP_SERVER_ENDPOINTS at a service with an openapi.json, or at the document itself.",
 }
 """What to do, by the stage in which a tool server failed."""

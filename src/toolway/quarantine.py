@@ -95,7 +95,7 @@ async def _mend(error: UpstreamError, body: JSON, offer: Offer, backend: Backend
 
 
 async def _search(error: UpstreamError, body: JSON, offer: Offer, probe: Turn) -> list[str]:
-    names = list(offer.tools)
+    names = [name for name in offer.tools if name in offer.snapshot.offered]
 
     async def refuses(some: Any) -> bool:
         try:

@@ -141,8 +141,9 @@ async def test_a_server_that_dies_at_start_fails_with_its_last_words() -> None:
 
 
 async def test_a_command_that_is_not_there_is_named() -> None:
-    async with running(bad(command="no-such-command")) as server:
+    async with running(bad(command="no-such-command", where="mcp.json:3")) as server:
         status = await server.until(lambda status: status.state == "failed")
+        assert (status.error or "").startswith("mcp.json:3: ")
         assert "'no-such-command' was not found" in (status.error or "")
         assert status.error_stage == "start"
 

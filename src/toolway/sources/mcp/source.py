@@ -328,6 +328,8 @@ class MCPSource:
         needs_auth = isinstance(error, RefusedError) and error.needs_auth
         lost = not self._status.tools or self._useless_lives >= self._pace.patience
         message = explain(error, self.label) + (f".{words}" if (words := self._last_words()) else "")
+        if self._stage == "start" and self.config.where:
+            message = f"{self.config.where}: {message}"
         self._logger.warning("%s: %s", self._stage, message)
         self._publish(
             state="needs auth" if needs_auth else "failed" if lost else "starting",
