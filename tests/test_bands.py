@@ -14,7 +14,7 @@ BANDS = [
     {"types", "errors"},
     {"jsonc", "variables", "server_config", "mcp_entry", "mcp_json"}
     | {"endpoints", "config", "lax", "sse", "calls", "deltas", "envelope", "content", "schema", "arguments", "names"},
-    {"upstream", "catalog", "sources", "stores"},
+    {"http_client", "http_connection", "upstream", "catalog", "sources", "stores"},
     {"offer", "turn", "loop", "governor", "mixed"},
     {"respond", "request", "live", "observe", "auth", "protocol", "departure", "passthrough", "dialects"},
     {"app", "reload", "serve", "cli", "demo", "doctor", "__main__"},
