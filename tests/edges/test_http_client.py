@@ -26,6 +26,11 @@ WHOLE = OK + b"content-length: 2\r\n\r\nhi"
 CHUNKED = OK + b"transfer-encoding: chunked\r\n\r\n"
 
 
+@pytest.fixture(params=[False, True], ids=["asyncio", "uvloop"])
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]:
+    return "asyncio", {"use_uvloop": request.param}
+
+
 @asynccontextmanager
 async def client_of(serve: Serve, *, silence: float = 20, prefix: str = "/v1") -> AsyncIterator[HttpClient]:
     async with raw_server(serve) as port:
