@@ -5,7 +5,7 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 py
 UV := .venv/bin/uv
 SYNC := UV_PROJECT_ENVIRONMENT=.venv VIRTUAL_ENV= $(UV) sync --frozen --inexact
 
-.PHONY: help install demo test real-servers lint bench clean
+.PHONY: help install demo test real-servers fuzz lint bench clean
 
 help:
 	@echo "make demo     see it work: a real model, real tool servers, one question (first run: about 140 MB)"
@@ -13,6 +13,7 @@ help:
 	@echo "make real-servers  try MCP servers of others: needs node, npm and the network"
 	@echo "make install  give yourself .venv/bin/toolway"
 	@echo "make lint     ruff and mypy --strict"
+	@echo "make fuzz     a million random and mutated inputs into all that reads from outside (about an hour)"
 	@echo "make bench    measure against nginx, side by side"
 
 install: .venv/.installed
@@ -22,6 +23,12 @@ demo: .venv/.with-demo
 
 test: .venv/.with-demo
 	.venv/bin/python -m pytest
+
+FUZZ_EXAMPLES ?= 100000
+FUZZED := $(addprefix tests/pure/test_,$(addsuffix .py,mutated sse deltas compiler repair textcalls)) tests/quirks/test_rendered.py
+
+fuzz: .venv/.installed
+	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) .venv/bin/python -m pytest --timeout=0 $(FUZZED)
 
 lint: .venv/.installed
 	.venv/bin/ruff check

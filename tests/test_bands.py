@@ -12,11 +12,14 @@ MODULES = sorted(path.relative_to(SOURCE).with_suffix("").as_posix() for path in
 
 BANDS = [
     {"types", "errors"},
-    {"jsonc", "variables", "server_config", "mcp_entry", "mcp_json"}
-    | {"endpoints", "config", "lax", "sse", "calls", "deltas", "envelope", "content", "schema", "arguments", "names"},
-    {"http_client", "http_connection", "upstream", "catalog", "sources", "stores"},
-    {"offer", "turn", "loop", "governor", "mixed"},
-    {"respond", "request", "live", "observe", "auth", "protocol", "departure", "passthrough", "dialects"},
+    {"jsonc", "variables", "server_config", "mcp_entry", "mcp_json", "endpoints", "profiles", "config"}
+    | {"lax", "sse", "refrain", "calls", "deltas", "envelope", "content", "overflow"}
+    | {"schema", "arguments", "names", "textcalls", "repair", "compiler", "definitions", "inline", "patterns", "rules"},
+    {"http_client", "http_connection", "upstream", "modelinfo", "backend", "catalog", "sources", "stores"},
+    {"offer", "turn", "loop", "governor", "mixed", "results", "replay", "selection"}
+    | {"quarantine", "culprits", "spoken"},
+    {"respond", "request", "wishes", "progress", "models"}
+    | {"live", "observe", "auth", "protocol", "departure", "passthrough", "dialects"},
     {"app", "reload", "serve", "cli", "demo", "doctor", "__main__"},
 ]  # fmt: skip
 """From the ground up. A module that is in no band has no place yet: put it where it belongs."""

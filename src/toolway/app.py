@@ -12,15 +12,18 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from toolway import __version__
 from toolway.auth import Guard
+from toolway.backend import Backend
 from toolway.catalog import Catalog
 from toolway.config import Settings, load_settings
 from toolway.dialects.chat import ChatCompletions
 from toolway.errors import NotFound, ToolwayError
+from toolway.models import Models
 from toolway.passthrough import Passthrough
 from toolway.reload import reloading
 from toolway.respond import send_error, send_json
 from toolway.sources import open_workshop
-from toolway.stores.memory import MemoryStore
+from toolway.stores import Store, open_store
+from toolway.types import JSON
 from toolway.upstream import Upstream
 
 
@@ -31,18 +34,22 @@ class House:
     settings: Settings
     upstream: Upstream
     catalog: Catalog
+    store: Store
+    backend: Backend
 
 
 @asynccontextmanager
 async def open_house(settings: Settings) -> AsyncIterator[House]:
     """Connections and tool sources, for as long as the block lasts. Nothing is waited for."""
     async with (
+        open_store(settings) as store,
         Upstream.connect(settings) as upstream,
         open_workshop(settings, upstream) as workshop,
         Catalog(workshop.sources(settings)).running() as catalog,
         reloading(settings, workshop, catalog),
+        Backend(settings).learning(upstream) as backend,
     ):
-        yield House(settings=settings, upstream=upstream, catalog=catalog)
+        yield House(settings=settings, upstream=upstream, catalog=catalog, store=store, backend=backend)
 
 
 def create_app(settings: Settings | None = None) -> ASGIApp:
@@ -67,12 +74,14 @@ class Routes:
             self._passthrough = Passthrough(house.upstream, self._settings)
             self._exact = {
                 ("POST", "/v1/chat/completions"): ChatCompletions(
-                    house.upstream, house.catalog, MemoryStore(), self._settings
+                    house.upstream, house.catalog, house.store, self._settings, house.backend
                 ),
                 ("GET", "/healthz"): healthz,
                 ("GET", "/readyz"): Readiness(house),
                 ("GET", "/"): welcome,
             }
+            if self._settings.profiles:
+                self._exact["GET", "/v1/models"] = Models(house.upstream, self._settings)
             yield
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -118,7 +127,9 @@ class Readiness:
             status = (
                 "ready" if all(state in ("ready", "stopped") for state in servers.values()) else "degraded"
             )
-        body = {"status": status, "upstream": upstream, "servers": servers}
+        body: JSON = {"status": status, "upstream": upstream, "servers": servers}
+        if barred := self._house.backend.barred:
+            body["refused_by_upstream"] = {tool.name: tool.reason for tool in barred}
         await send_json(send, 503 if status == "not ready" else 200, body)
 
     async def _upstream_state(self) -> str:

@@ -9,10 +9,14 @@ from weakref import WeakKeyDictionary
 
 import jsonschema_rs
 
+from toolway.compiler import CannotCompile, compile_schema
 from toolway.types import JSON, Tool
 
 SHOWN = 5
 """Faults told at once; a model that mends these gets the next ones."""
+
+SHOWN_OF_SCHEMA = 1500
+"""Characters of a schema that go into an error."""
 
 _validators: WeakKeyDictionary[Tool, jsonschema_rs.Validator | None] = WeakKeyDictionary()
 
@@ -23,11 +27,11 @@ def given(tool: Tool, arguments: JSON) -> JSON:
     Models write `{"limit": null}` for a limit that they do not want (those that know strict mode must).
     """
     nulls = [name for name, value in arguments.items() if value is None]
-    properties, required = tool.parameters.get("properties") or {}, tool.parameters.get("required") or ()
+    properties, required = _properties(tool), _required(tool)
     needless = {
         name
         for name in nulls
-        if name not in required and not _takes_null(properties.get(name, True), tool.parameters)
+        if name not in required and not takes_null(properties.get(name, True), tool.parameters)
     }
     return {k: v for k, v in arguments.items() if k not in needless} if needless else arguments
 
@@ -48,10 +52,45 @@ def mismatch(tool: Tool, arguments: JSON) -> str | None:
     return "\n- ".join([f"The arguments do not fit the tool {tool.name}:", *lines]) if lines else None
 
 
+def fits(value: Any, schema: Any) -> bool:
+    """Whether a value fits a schema without references; one that cannot be compiled takes anything."""
+    if isinstance(schema, bool):
+        return schema
+    validator = _compiled(schema) if isinstance(schema, dict) else None
+    return validator is None or validator.is_valid(value)
+
+
+def wanted(tool: Tool, arguments: JSON) -> str:
+    """The part of the tool's schema that the arguments do not fit, as JSON, for the model; "" if there is none."""
+    validator, properties = _validator(tool), _properties(tool)
+    names: dict[str, None] = {}
+    for fault in islice(validator.iter_errors(arguments) if validator else (), SHOWN):
+        kind = fault.kind
+        missing = [kind.property] if isinstance(kind, jsonschema_rs.ValidationErrorKind.Required) else []
+        names |= dict.fromkeys(str(name) for name in (*fault.instance_path[:1], *missing))
+    part = {name: properties[name] for name in names if name in properties}
+    try:
+        compiled = compile_schema({**tool.parameters, "properties": part}, "openai", terse=1)
+    except CannotCompile:
+        return ""
+    shown = {name: compiled["properties"][name] for name in part if name in compiled["properties"]}
+    return f"Their schema: {_cut(json.dumps(shown, ensure_ascii=False), SHOWN_OF_SCHEMA)}" if shown else ""
+
+
+def _properties(tool: Tool) -> JSON:
+    properties = tool.parameters.get("properties")
+    return properties if isinstance(properties, dict) else {}
+
+
+def _required(tool: Tool) -> list[str]:
+    required = tool.parameters.get("required")
+    return [name for name in required if isinstance(name, str)] if isinstance(required, list) else []
+
+
 def _validator(tool: Tool) -> jsonschema_rs.Validator | None:
     if tool not in _validators:
-        required = [name for name in tool.parameters.get("required") or () if isinstance(name, str)]
-        _validators[tool] = _compiled(tool.parameters) or _compiled({"type": "object", "required": required})
+        fallback = {"type": "object", "required": _required(tool)}
+        _validators[tool] = _compiled(tool.parameters) or _compiled(fallback)
     return _validators[tool]
 
 
@@ -68,7 +107,7 @@ def _compiled(schema: JSON) -> jsonschema_rs.Validator | None:
         return None
 
 
-def _takes_null(schema: Any, root: JSON) -> bool:
+def takes_null(schema: Any, root: JSON) -> bool:
     """Whether null fits a property's schema, seen with the definitions of the whole one."""
     if not isinstance(schema, dict):
         return True
@@ -110,7 +149,7 @@ def _is_wrong_kind(fault: jsonschema_rs.ValidationError, level: int) -> bool:
 
 def _unexpected(names: list[str], where: str, tool: Tool | None) -> str:
     text = f"unknown {', '.join(f'`{name}`' for name in names[:SHOWN])}" + (f" in `{where}`" if where else "")
-    known = list((tool.parameters.get("properties") or {}) if tool else ())
+    known = list(_properties(tool) if tool else ())
     return (
         f"{text}; the arguments are {_cut(', '.join(f'`{name}`' for name in known), 300)}" if known else text
     )

@@ -107,7 +107,7 @@ def _begins_anew(call: _Call, identity: str | None, name: str, arguments: Any) -
         return identity != call.id
     if not (name and call.name):
         return False
-    return name != call.name or (bool(arguments) and call.is_whole())
+    return name != call.name or (arguments not in (None, "") and call.is_whole())
 
 
 def _add(call: _Call, fragment: JSON) -> tuple[str, JSON]:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from copy import copy
 
 import anyio
 import orjson
 from anyio.abc import TaskGroup
 
 from toolway import names
-from toolway.arguments import given, mismatch
+from toolway.arguments import given, mismatch, wanted
+from toolway.definitions import define
+from toolway.repair import repaired
+from toolway.rules import Profile
 from toolway.types import JSON, OnProgress, SourceStatus, Tool, ToolResult, ToolSource
 
 log = logging.getLogger("toolway.catalog")
@@ -22,31 +26,52 @@ log = logging.getLogger("toolway.catalog")
 class Snapshot:
     """The tools of one moment under the names that models see, sorted; it never changes.
 
-    `tools` holds the unavailable ones too; `offered` those that can be called. The definitions that go to the
-    model server are serialised once, here, and spliced into each request.
+    `tools` holds the unavailable ones too; `offered` those that can be called, with definitions as the model server
+    takes them. Those are serialised once and spliced into each request.
     """
 
-    def __init__(self, sources: Sequence[ToolSource]) -> None:
-        owners = {tool: source for source in sources for tool in source.status.tools}
+    def __init__(
+        self, sources: Sequence[ToolSource], *, profile: Profile = "openai", barred: Collection[Tool] = ()
+    ) -> None:
         self.sources = tuple(sources)
-        self.tools = names.assign(owners)
-        self.offered = {name: tool for name, tool in self.tools.items() if tool.available}
-        self._owners = owners
-        self._definitions = {
-            name: orjson.Fragment(orjson.dumps(_definition(name, tool)))
-            for name, tool in self.offered.items()
-        }
-        self.all_definitions = orjson.Fragment(orjson.dumps(list(self._definitions.values())))
+        self._owners = {tool: source for source in sources for tool in source.status.tools}
+        self.tools = names.assign(self._owners)
+        self._fitted: dict[tuple[Profile, frozenset[Tool]], Snapshot] = {(profile, frozenset(barred)): self}
+        self._define(profile, barred)
+
+    def fitted(self, profile: Profile, barred: frozenset[Tool] = frozenset()) -> Snapshot:
+        """The same tools, as one kind of model server takes them, and without those that it may not get."""
+        key = (profile, barred)
+        if key not in self._fitted:
+            fitted = copy(self)
+            fitted._define(profile, barred)
+            self._fitted[key] = fitted
+        return self._fitted[key]
+
+    def _define(self, profile: Profile, barred: Collection[Tool]) -> None:
+        offered = {name: tool for name, tool in self.tools.items() if tool.available and tool not in barred}
+        definitions = define(offered, profile)
+        self.profile = profile
+        self.offered = {name: tool for name, tool in offered.items() if name in definitions.fragments}
+        self.left_out = definitions.left_out
+        """Names of tools that no schema could be made for, and why."""
+        self._definitions = definitions.fragments
+        self.all_definitions = definitions.all
 
     def definition(self, name: str) -> orjson.Fragment:
         """One tool as OpenAI's `tools` list wants it, already JSON."""
         return self._definitions[name]
 
     async def call(self, tool: Tool, arguments: JSON, on_progress: OnProgress | None = None) -> ToolResult:
-        """Check the arguments against the tool's schema, then run it. A failure is a result, never an exception."""
+        """Check the arguments against the tool's schema, then run it. A failure is a result, never an exception.
+
+        What is only written differently ("3" for 3) is repaired; the model reads the schema of what does not fit.
+        """
         arguments = given(tool, arguments)
-        if fault := mismatch(tool, arguments):
-            return ToolResult(text=fault, is_error=True)
+        if mismatch(tool, arguments):
+            arguments = repaired(tool, arguments)
+            if fault := mismatch(tool, arguments):
+                return ToolResult(text=f"{fault}\n{wanted(tool, arguments)}".strip(), is_error=True)
         return await self._owners[tool].call(tool, arguments, on_progress)
 
 
@@ -161,10 +186,6 @@ class Catalog:
         for name, tool in self.snapshot.tools.items():
             if name != tool.name and name not in before.tools:
                 log.warning("tool %s of server %s is offered as %s", tool.name, tool.server, name)
-
-
-def _definition(name: str, tool: Tool) -> JSON:
-    function: JSON = {"name": name, "description": tool.description, "parameters": tool.parameters}
-    if not tool.description:
-        del function["description"]
-    return {"type": "function", "function": function}
+        for name, reason in self.snapshot.left_out.items():
+            if name not in before.left_out:
+                log.warning("tool %s is left out, its schema cannot be used: %s", name, reason)

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import logging
 import sys
+import webbrowser
 from collections.abc import Callable, Coroutine, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import anyio
@@ -18,7 +20,7 @@ from rich.table import Table
 
 from toolway import __version__, names
 from toolway.config import Settings, load_settings
-from toolway.errors import ConfigError
+from toolway.errors import ConfigError, SourceError
 from toolway.types import JSON, Tool, ToolResult, ToolSource
 
 if TYPE_CHECKING:
@@ -150,6 +152,36 @@ def doctor(as_json: AsJSON = False, config: ConfigFile = None) -> None:
     else:
         print_findings(findings)
     raise typer.Exit(0 if all(finding.ok for finding in findings) else 1)
+
+
+@app.command()
+def login(
+    server: Annotated[str, typer.Argument(help="The server, as the mcp.json names it.")],
+    config: ConfigFile = None,
+) -> None:
+    """Allow Toolway, in your browser, to use a remote MCP server in your name."""
+    settings = load_settings(config=config)
+    found = next((entry for entry in settings.servers if entry.label == server and entry.url), None)
+    if found is None:
+        names = ", ".join(entry.label for entry in settings.servers if entry.url) or "none"
+        _fail(f"There is no server {server} with a url in the mcp.json; those with one: {names}.")
+    anyio.run(_login, found.url, Path(settings.token_file).expanduser())
+    typer.echo(f"Toolway may use {server} now; {settings.token_file} remembers it.")
+
+
+async def _login(url: str, token_file: Path) -> None:
+    from toolway.sources.mcp.login import login as ask
+    from toolway.sources.mcp.tokens import TokenFile
+
+    async def show(page: str) -> None:
+        typer.echo(f"Allow it in your browser; if none opens, go to:\n{page}")
+        await anyio.to_thread.run_sync(webbrowser.open, page)
+
+    try:
+        grant = await ask(url, show)
+    except SourceError as error:
+        _fail(f"{url}: {error.message}")
+    TokenFile(token_file).keep(url, grant)
 
 
 @app.command()

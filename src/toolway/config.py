@@ -13,12 +13,13 @@ from typing import Annotated, Any, Literal, get_type_hints
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
-from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from toolway.endpoints import HOST, Endpoint, is_loopback, masked, parse_endpoints, token_key
 from toolway.errors import ConfigError
 from toolway.mcp_json import McpConfig, read_config
+from toolway.profiles import Profile, parse_profiles
 from toolway.server_config import ServerConfig
 
 __all__ = ["Endpoint", "Settings", "load_settings", "reload_servers", "variable"]
@@ -77,6 +78,13 @@ def _origin(text: str) -> str:
     return origin
 
 
+def _store(text: str) -> str:
+    kind, _, path = text.partition(":")
+    if text == "memory:" or (kind == "sqlite" and path.startswith("///") and path != "///"):
+        return text
+    raise ValueError("write memory: or sqlite:///relative/path or sqlite:////absolute/path")
+
+
 Flag = Annotated[bool, Field(description="true or false (or 1/0, yes/no, on/off)")]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False, description="a number of seconds above 0")]
 Size = Annotated[int, Field(ge=1, description="a whole number above 0")]
@@ -86,6 +94,16 @@ Credential = Annotated[str, AfterValidator(_credential)]
 HostName = Annotated[str, AfterValidator(_host)]
 AllowedHost = Annotated[str, AfterValidator(_allowed_host)]
 Origin = Annotated[str, AfterValidator(_origin)]
+SchemaProfile = Annotated[
+    Literal["auto", "openai", "llama.cpp", "gemini", "strict"],
+    Field(description="auto, openai, llama.cpp, gemini or strict"),
+]
+StoreUrl = Annotated[str, AfterValidator(_store)]
+Profiles = Annotated[tuple[Profile, ...], BeforeValidator(parse_profiles)]
+Vision = Annotated[Literal["auto", "on", "off"], Field(description="auto, on or off")]
+ProgressForm = Annotated[
+    Literal["off", "openwebui", "reasoning"], Field(description="off, openwebui or reasoning")
+]
 ToolNames = Annotated[Literal["operation", "short"], Field(description="operation or short")]
 
 
@@ -102,6 +120,7 @@ class Settings:
     config: str | None = None
     """Path of the file that describes tool servers (`mcp.json`)."""
     strict: Flag = False
+    token_file: str = "~/.config/toolway/tokens.json"  # noqa: S105 - a path
     debug_output: Flag = True
 
     host: HostName = "127.0.0.1"
@@ -121,13 +140,29 @@ class Settings:
     keepalive_interval: Seconds = 10.0
 
     tool_names: ToolNames = "operation"
+    schema_profile: SchemaProfile = "auto"
+    text_tool_calls: Flag = False
     tool_timeout: Seconds = 60.0
     max_tool_response_bytes: Size = 10 * 2**20
     max_result_chars: Size = 60_000
+    max_round_chars: Size = 120_000
+    read_more: Flag = True
+    vision: Vision = "auto"
+    max_image_bytes: Size = 5 * 2**20
     max_document_bytes: Size = 32 * 2**20
     refresh_interval: Seconds = 60.0
+    profiles: Profiles = ()
+    progress: ProgressForm = "off"
     max_rounds: Size = 20
+    max_calls: Size = 100
+    max_repeats: Size = 3
+    max_similar: Size = 8
     max_seconds: Seconds = 600.0
+
+    store: StoreUrl = "memory:"
+    store_ttl: Seconds = 86_400.0
+    store_max_bytes: Size = 64 * 2**20
+    replay: Flag = False
 
     servers: tuple[ServerConfig, ...] = ()
     """The tool servers of the file `config`. Not a setting."""

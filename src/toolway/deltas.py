@@ -114,6 +114,10 @@ class MessageBuilder:
             return self._without_calls(chunk, choice, delta)
         return chunk
 
+    def say(self, text: str) -> None:
+        """More content, from a chunk that holds nothing else new."""
+        self._said["content"].append(text)
+
     def message(self) -> Message:
         """The turn, once its stream is over."""
         said: JSON = {"role": "assistant"}

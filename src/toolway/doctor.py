@@ -11,13 +11,16 @@ import orjson
 from rich.console import Console
 from rich.markup import escape
 
+from toolway.backend import Backend
 from toolway.calls import read_arguments
 from toolway.catalog import Catalog, Snapshot
 from toolway.config import Settings, load_settings
-from toolway.deltas import read_answer
 from toolway.errors import ConfigError, UpstreamError
+from toolway.offer import Offer
+from toolway.quarantine import careful_turn
 from toolway.serve import check_exposure
 from toolway.sources import open_sources
+from toolway.turn import whole_turn
 from toolway.types import JSON, ToolSource
 from toolway.upstream import Header, Upstream
 
@@ -32,6 +35,9 @@ LARGE_TOOL_LIST = 90_000
 _ADVICE = {
     "connect": "Start it, or correct its address in MCP_SERVER_ENDPOINTS.",
     "fetch": "If it wants a key: http://user:key@host in MCP_SERVER_ENDPOINTS, or TOOLWAY_SERVER_<NAME>_TOKEN.",
+    "start": "Correct the command in the mcp.json, or install what it runs.",
+    "initialize": "Run its command by hand, or open its address: it does not answer as an MCP server does.",
+    "list tools": "It does not answer as an MCP server does; its log may say why.",
     "parse": "Point MCP_SERVER_ENDPOINTS at a service with an openapi.json, or at the document itself.",
 }
 """What to do, by the stage in which a tool server failed."""
@@ -96,6 +102,7 @@ def _configuration(settings: Settings) -> list[Finding]:
 
 async def _try_everything(settings: Settings) -> list[Finding]:
     found: list[Finding] = []
+    backend = Backend(settings)
     async with (
         Upstream.connect(settings) as upstream,
         open_sources(settings) as sources,
@@ -105,9 +112,10 @@ async def _try_everything(settings: Settings) -> list[Finding]:
         models, model = await _try_models(upstream, settings)
         found.append(models)
         if models.ok:
-            found.append(await _try_chat(upstream, settings, model, catalog.snapshot))
+            await backend.learn(upstream)
+            found += await _try_chat(upstream, settings, model, backend, catalog.snapshot)
         found += [_judge_source(source) for source in sources]
-        found += _judge_names(catalog.snapshot)
+        found += _judge_names(backend.fit(catalog.snapshot))
     return found
 
 
@@ -135,35 +143,44 @@ async def _try_models(upstream: Upstream, settings: Settings) -> tuple[Finding, 
     return Finding(check=check, ok=True, detail=f"answers; models: {shown}"), ids[0]
 
 
-async def _try_chat(upstream: Upstream, settings: Settings, model: str | None, snapshot: Snapshot) -> Finding:
+async def _try_chat(
+    upstream: Upstream, settings: Settings, model: str | None, backend: Backend, snapshot: Snapshot
+) -> list[Finding]:
     """One request with all tools in it: the question is whether the model server takes them."""
     check = f"model {model}"
-    body: JSON = {
-        "model": model,
-        "messages": [{"role": "user", "content": "Say hello."}],
-        "max_tokens": 32,
-    }
-    if snapshot.offered:
-        body["tools"] = snapshot.all_definitions
+    question = {"role": "user", "content": "Say hello."}
+    body: JSON = {"model": model, "messages": [question], "max_tokens": 32}
+    offer = Offer(body, backend.fit(snapshot))
+    whole = whole_turn(upstream, _headers(settings))
+    turn = careful_turn(whole, offer=offer, backend=backend, probe=whole)
     with anyio.move_on_after(MODEL_PATIENCE):
         try:
-            async with upstream.request(
-                "POST", "/chat/completions", headers=_headers(settings), body=orjson.dumps(body)
-            ) as answer:
-                raw = await answer.read(2**24)
-            if answer.status != 200:
-                detail = f"it answers {answer.status}: {raw[:300].decode(errors='replace')}"
-                advice = "If the message names a tool, a schema or a grammar, leave that tool's server out."
-                return Finding(check=check, ok=False, detail=detail, advice=advice)
-            message = read_answer(orjson.loads(raw))
-        except (UpstreamError, ValueError) as error:
-            return Finding(check=check, ok=False, detail=f"a chat request failed: {error}")
+            message = await turn(offer.put_into(body), _ignore, offer.is_clients)
+        except UpstreamError as error:
+            return [Finding(check=check, ok=False, detail=f"a chat request failed: {error.message}")]
         calls = [call for call in message.tool_calls if read_arguments(call.arguments) is not None]
-        took = f"answers a chat request with {len(snapshot.offered)} tools"
-        return Finding(check=check, ok=True, detail=took + (f" (it called {calls[0].name})" if calls else ""))
-    return Finding(
-        check=check, ok=False, detail=f"no answer to a chat request within {MODEL_PATIENCE:g} seconds"
-    )
+        took = f"answers a chat request with {len(offer.tools)} tools, their schemas as for {backend.profile}"
+        took += f" (it called {calls[0].name})" if calls else ""
+        return [Finding(check=check, ok=True, detail=took), *_judge_refused(backend)]
+    detail = f"no answer to a chat request within {MODEL_PATIENCE:g} seconds"
+    return [Finding(check=check, ok=False, detail=detail)]
+
+
+def _judge_refused(backend: Backend) -> list[Finding]:
+    advice = "It is left out of requests. Mend its schema, or set TOOLWAY_SCHEMA_PROFILE."
+    return [
+        Finding(
+            check=f"tool {tool.name} of {tool.server}",
+            ok=False,
+            detail=f"the model server refuses it: {tool.reason}",
+            advice=advice,
+        )
+        for tool in backend.barred
+    ]
+
+
+async def _ignore(_: object) -> None:
+    return
 
 
 def _judge_source(source: ToolSource) -> Finding:
@@ -193,6 +210,11 @@ def _judge_names(snapshot: Snapshot) -> list[Finding]:
     if renamed:
         shown = "; ".join(renamed[:5]) + (f"; and {len(renamed) - 5} more" if len(renamed) > 5 else "")
         found.append(Finding(check="names", ok=True, detail=f"changed to be legal and unique: {shown}"))
+    for name, reason in snapshot.left_out.items():
+        detail = f"its schema cannot be used: {reason}"
+        found.append(
+            Finding(check=f"tool {name}", ok=False, detail=detail, advice="It is left out of requests.")
+        )
     size = len(orjson.dumps(snapshot.all_definitions))
     if size > LARGE_TOOL_LIST:
         advice = "Every request carries them; use fewer servers, or servers with fewer tools."

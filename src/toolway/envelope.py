@@ -23,12 +23,21 @@ class Envelope:
         self._model = model
         self._same: JSON = {}
         self._role_sent = False
+        self._fitted = False
 
-    def write(self, items: Iterable[tuple[JSON, bytes | None]]) -> bytes:
-        """The events for these chunks; a chunk that needs no change goes out as the bytes it came in."""
+    def write(self, items: Iterable[tuple[JSON | str, bytes | None]]) -> bytes:
+        """The events for these chunks; a chunk that needs no change goes out as the bytes it came in.
+
+        A text in place of a chunk stands for one like the chunk before it, but for the text.
+        """
         out = []
-        for chunk, raw in items:
-            if raw is not None and self._fits(chunk):
+        for item, raw in items:
+            if self._fitted and raw is not None and isinstance(item, str):
+                out.append(sse.encode(raw))
+                continue
+            chunk = orjson.loads(raw or b"{}") if isinstance(item, str) else item
+            self._fitted = raw is not None and self._fits(chunk)
+            if self._fitted and raw is not None:
                 out.append(sse.encode(raw))
             elif (dressed := self._dress(chunk)) is not None:
                 out.append(sse.encode(lax.dumps(dressed)))

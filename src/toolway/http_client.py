@@ -39,7 +39,7 @@ class Origin:
     authority: bytes
     """What the Host header says; without the scheme's own port."""
     prefix: bytes
-    """The path in front of every request's own, without a slash at its end."""
+    """The path, without a slash at its end; what stands in front of every request's own."""
 
     @classmethod
     def of(cls, url: str) -> Origin:
@@ -84,13 +84,12 @@ class HttpClient:
     ) -> AsyncIterator[Connection]:
         """Send a request and yield the connection when the answer's head is in its `reply`.
 
-        `target` is the path below the origin's prefix, with its query. Names of `headers` are lower-case; those
+        `target` is the whole path with its query. Names of `headers` are lower-case; those
         that belong to the connection are left out, but a content-length says how long an iterated body is; it
         is sent chunked without one. Such a body is sent while the block runs: the answer may come first. A
         `repeatable` request with its whole body is sent again when a used connection was closed unanswered.
         Raises UpstreamError, UpstreamTimeout, and what the body raises.
         """
-        target = self._origin.prefix + target
         if body is None or isinstance(body, bytes):
             head = _head(method, target, self._origin.authority, headers, _length_line(method, body))
             connection = await self._ask(method, head + (body or b""), repeatable)

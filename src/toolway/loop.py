@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import anyio
 import orjson
+from anyio.abc import TaskGroup
 
 from toolway import names
+from toolway.arguments import given, mismatch
 from toolway.calls import call_object, read_arguments
 from toolway.content import tool_message
 from toolway.deltas import Message, add_usage
+from toolway.errors import UpstreamError
 from toolway.governor import Governor
 from toolway.offer import Offer, for_next_round
+from toolway.overflow import excess_of, is_overflow
+from toolway.results import READER, Results
 from toolway.turn import Chunks, Turn
 from toolway.types import JSON, Emit, Progress, Tool, ToolCall, ToolResult
 
@@ -35,6 +40,15 @@ class CallBegan:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CallProgressed:
+    """A call of ours that is under way reported how far it is."""
+
+    call: ToolCall
+    tool: Tool
+    progress: Progress
+
+
+@dataclass(frozen=True, kw_only=True)
 class CallEnded:
     """A call of ours is over, well or badly, after `seconds`."""
 
@@ -48,8 +62,9 @@ class CallEnded:
 class Outcome:
     """How a request ended: the last message, what was said in the rounds before it, and what it all cost.
 
-    `held` is set in a mixed turn: the assistant message with all its calls and the results of ours, to be put
-    back when the client returns with the results of its own calls.
+    `between` holds the messages that stood between the client's conversation and the last turn: our rounds.
+    `held` is set when the client must run calls and does not see all that happened: the last assistant message with
+    all its calls and the results of ours, to be put back when the client returns with its results.
     """
 
     message: Message
@@ -57,19 +72,21 @@ class Outcome:
     usage: JSON | None = None
     rounds: int = 1
     calls: int = 0
+    between: tuple[JSON, ...] = ()
     held: tuple[JSON, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """`tool_timeout` in seconds for tools that have none of their own; `max_chars` of one result."""
+    """`tool_timeout` in seconds for tools that have none of their own; progress is an event only if it is relayed."""
 
     tool_timeout: float
-    max_chars: int
+    relays_progress: bool = False
 
 
 @dataclass(kw_only=True)
 class _Account:
+    begin: int
     earlier: list[JSON] = field(default_factory=list)
     usage: JSON | None = None
     rounds: int = 0
@@ -79,19 +96,27 @@ class _Account:
         self.rounds += 1
         self.usage = add_usage(self.usage, message.usage)
 
-    def outcome(self, message: Message, held: Sequence[JSON] = ()) -> Outcome:
+    def outcome(self, message: Message, body: JSON, held: Sequence[JSON] = ()) -> Outcome:
         return Outcome(
             message=message,
             earlier=tuple(self.earlier),
             usage=self.usage,
             rounds=self.rounds,
             calls=self.calls,
+            between=tuple(body["messages"][self.begin :]),
             held=tuple(held),
         )
 
 
 async def run_tool_loop(
-    body: JSON, *, turn: Turn, offer: Offer, governor: Governor, limits: Limits, emit: Emit
+    body: JSON,
+    *,
+    turn: Turn,
+    offer: Offer,
+    governor: Governor,
+    results: Results,
+    limits: Limits,
+    emit: Emit,
 ) -> Outcome:
     """Ask until the model answers, calls a tool of the client's, or the governor ends it.
 
@@ -99,75 +124,164 @@ async def run_tool_loop(
     In a mixed turn ours run to the end, and the message handed back holds the client's calls alone.
     Raises what `turn` raises.
     """
-    body = offer.put_into(body)
-    account = _Account()
+    run = _Run(offer=offer, governor=governor, results=results, limits=limits, emit=emit)
+    account = _Account(begin=len(body["messages"]))
+    body = _with_reader(offer.put_into(body), offer, results)
     objection: str | None = None
     while True:
         await emit(RoundBegan(number=account.rounds + 1))
-        message = await turn(body, emit, offer.is_clients)
+        message, body = await _ask(body, turn, run, first=not account.rounds)
         account.add(message)
         ours = [call for call in message.tool_calls if not offer.is_clients(call.name)]
         if objection and ours:
             message = await _close(message, objection, emit)
         if objection or message.cut_short or not ours:
-            return account.outcome(_for_client(message, offer))
-        objection = governor.objection(account.rounds)
+            return account.outcome(_for_client(message, offer), body, _unseen(message, account, offer))
+        objection = governor.objection(account.rounds, ours)
         if objection:
-            results = [_refusal(call, objection, limits) for call in ours]
+            answers = [_refusal(call, objection) for call in ours]
         else:
-            results = await run_calls(ours, offer=offer, governor=governor, limits=limits, emit=emit)
+            answers = await run_calls(ours, run)
             account.calls += len(ours)
         replay = assistant_message(message, offer)
         if len(ours) < len(message.tool_calls):
-            return account.outcome(_for_client(message, offer), held=(replay, *results))
+            return account.outcome(_for_client(message, offer), body, held=(replay, *answers))
         account.earlier.append(message.said)
-        body = for_next_round({**body, "messages": [*body["messages"], replay, *results]})
-        if objection:
-            body = offer.withdraw_from(body)
+        body = for_next_round({**body, "messages": [*body["messages"], replay, *answers]})
+        body = offer.withdraw_from(body) if objection else _with_reader(body, offer, results)
 
 
-async def run_calls(
-    calls: Sequence[ToolCall], *, offer: Offer, governor: Governor, limits: Limits, emit: Emit
-) -> list[JSON]:
-    """Run calls side by side; one `role: tool` message each, in their order. Never raises for a tool's trouble."""
-    messages: list[JSON] = [{} for _ in calls]
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """What the rounds of one request share."""
 
-    async def run(position: int, call: ToolCall) -> None:
-        tool = offer.find(call.name)
-        await emit(CallBegan(call=call, tool=tool))
-        started = time.monotonic()
-        result = await _result_of(call, tool, offer=offer, seconds=governor.seconds_left, limits=limits)
-        messages[position] = tool_message(call, result, max_chars=limits.max_chars)
-        await emit(CallEnded(call=call, tool=tool, result=result, seconds=time.monotonic() - started))
+    offer: Offer
+    governor: Governor
+    results: Results
+    limits: Limits
+    emit: Emit
 
-    if len(calls) == 1:
-        await run(0, calls[0])
-        return messages
+
+async def _ask(body: JSON, turn: Turn, run: _Run, *, first: bool) -> tuple[Message, JSON]:
+    """One turn; when the model server says that the conversation is too long, once more with shorter results.
+
+    Also returns the body that was answered.
+    """
+    asked = run.offer.for_first_round(body) if first else body
+    if not run.results.own:
+        return await turn(asked, run.emit, run.offer.is_clients), body
+    said = False
+
+    async def listen(event: object) -> None:
+        nonlocal said
+        said = said or type(event) is Chunks
+        await run.emit(event)
+
+    try:
+        return await turn(asked, listen, run.offer.is_clients), body
+    except UpstreamError as error:
+        if said or not is_overflow(error):
+            raise
+        shorter = await run.results.shrink(body["messages"], excess_of(error))
+        if shorter is None:
+            raise
+    body = _with_reader({**body, "messages": shorter}, run.offer, run.results)
+    asked = run.offer.for_first_round(body) if first else body
+    return await turn(asked, run.emit, run.offer.is_clients), body
+
+
+def _with_reader(body: JSON, offer: Offer, results: Results) -> JSON:
+    """From the first cut on, the tool that reads on is offered: last, so that the prompt keeps its beginning."""
+    if results.cut and "tools" in body and offer.add(READER):
+        return offer.put_into(body)
+    return body
+
+
+async def run_calls(calls: Sequence[ToolCall], run: _Run) -> list[JSON]:
+    """Run calls side by side; their messages for the model, in order. Never raises for a tool's trouble."""
+    refusals = run.governor.admit(calls)
+    results = [ToolResult(text=why or "", is_error=True) for why in refusals]
+    admitted = [position for position, why in enumerate(refusals) if why is None]
+    if len(admitted) == 1 and not run.limits.relays_progress:  # a task group costs more than all else here
+        results[admitted[0]] = await _run_call(calls[admitted[0]], run)
+        return await run.results.messages(calls, results)
     async with anyio.create_task_group() as group:
-        for position, call in enumerate(calls):
-            group.start_soon(run, position, call)
-    return messages
+
+        async def work(position: int) -> None:
+            results[position] = await _run_call(calls[position], run, group)
+
+        for position in admitted:
+            group.start_soon(work, position)
+    return await run.results.messages(calls, results)
+
+
+async def _run_call(call: ToolCall, run: _Run, group: TaskGroup | None = None) -> ToolResult:
+    tool = run.offer.find(call.name)
+    await run.emit(CallBegan(call=call, tool=tool))
+    started = time.monotonic()
+    relay = None
+    if tool and group and run.limits.relays_progress:
+        relay = _Relay(call, tool, run.emit, group)
+    result = await _result_of(call, tool, run, relay)
+    if relay:
+        relay.over = True
+    run.governor.note(call, result)
+    await run.emit(CallEnded(call=call, tool=tool, result=result, seconds=time.monotonic() - started))
+    return result
+
+
+class _Relay:
+    """Hands a call's progress on as events; when the client is slower than the tool, only the newest."""
+
+    def __init__(self, call: ToolCall, tool: Tool, emit: Emit, group: TaskGroup) -> None:
+        self._call = call
+        self._tool = tool
+        self._emit = emit
+        self._group = group
+        self._newest: Progress | None = None
+        self._busy = False
+        self.over = False
+        """Set when the call has its result: what is reported later is no news."""
+
+    def __call__(self, progress: Progress) -> None:
+        self._newest = progress
+        if not self._busy and not self.over:
+            self._busy = True
+            self._group.start_soon(self._send)
+
+    async def _send(self) -> None:
+        while (newest := self._newest) and not self.over:
+            self._newest = None
+            await self._emit(CallProgressed(call=self._call, tool=self._tool, progress=newest))
+        self._busy = False
 
 
 async def _result_of(
-    call: ToolCall, tool: Tool | None, *, offer: Offer, seconds: float, limits: Limits
+    call: ToolCall, tool: Tool | None, run: _Run, report: Callable[[Progress], None] | None
 ) -> ToolResult:
     if tool is None:
-        return _unknown(call.name, [*offer.tools, *offer.clients])
+        return _unknown(call.name, [*run.offer.tools, *run.offer.clients])
     arguments = read_arguments(call.arguments)
     if arguments is None:
         return ToolResult(
             text=f"the arguments of {call.name} are not a JSON object: {call.arguments[:500]!r}. Call it again.",
             is_error=True,
         )
-    patience = tool.timeout or limits.tool_timeout
+    seconds = run.governor.seconds_left
+    patience = tool.timeout or run.limits.tool_timeout
     latest = anyio.current_time() + seconds
     with anyio.move_on_after(min(patience, seconds)) as scope:
 
-        def extend(_: Progress) -> None:
+        def extend(progress: Progress) -> None:
             scope.deadline = min(anyio.current_time() + patience, latest)
+            if report:
+                report(progress)
 
-        return await offer.snapshot.call(tool, arguments, extend)
+        if tool is READER:
+            arguments = given(tool, arguments)
+            fault = mismatch(tool, arguments)
+            return ToolResult(text=fault, is_error=True) if fault else await run.results.read(arguments)
+        return await run.offer.snapshot.call(tool, arguments, extend)
     return ToolResult(text=f"{call.name} did not answer in time and was given up", is_error=True)
 
 
@@ -202,9 +316,16 @@ def _unknown(name: str, tools: Sequence[str]) -> ToolResult:
     return ToolResult(text=f"there is no tool named {name[:100]!r}. {hint}", is_error=True)
 
 
-def _refusal(call: ToolCall, reason: str, limits: Limits) -> JSON:
-    text = f"not run: {reason}. Answer now with what you have."
-    return tool_message(call, ToolResult(text=text, is_error=True), max_chars=limits.max_chars)
+def _refusal(call: ToolCall, reason: str) -> JSON:
+    return tool_message(call, f"Error: not run: {reason}. Answer now with what you have.")
+
+
+def _unseen(message: Message, account: _Account, offer: Offer) -> Sequence[JSON]:
+    """What to hold when the client must run its calls after rounds of ours, of which it knows nothing."""
+    if not message.tool_calls or not account.earlier or message.cut_short:
+        return ()
+    theirs = all(offer.is_clients(call.name) for call in message.tool_calls)
+    return (assistant_message(message, offer),) if theirs else ()
 
 
 async def _close(message: Message, reason: str, emit: Emit) -> Message:

@@ -52,6 +52,7 @@ KEYS: Mapping[str, tuple[str, ...]] = {
     "remote": (*COMMON, "url", "headers", "auth", "era", "resources", "sampling", "sampling_max_tokens"),
     "openapi": (*COMMON, "url", "spec", "headers"),
 }
+AUTH_KEYS = ("type", "token_url", "client_id", "client_secret", "scope")
 IGNORED = frozenset(
     (
         *(
@@ -175,16 +176,12 @@ class Entry:
         return found
 
     def _mcp_fields(self) -> dict[str, Any]:
-        auth = self._nodes.get("auth")
-        if auth is not None and not isinstance(auth.value, dict):
-            self._problem("auth", "it must be an object")
-            auth = None
         return {
             "era": self._choice("era", get_args(Era), "auto"),
             "resources": self.flag("resources"),
             "sampling": self.flag("sampling"),
             "sampling_max_tokens": int(self._number("sampling_max_tokens") or 1024),
-            "auth": self._expanded("auth", auth.plain()) if auth else {},
+            "auth": self._auth(),
         }
 
     # -- values
@@ -277,6 +274,22 @@ class Entry:
         if not legal or any(c.isspace() for c in text):
             self._problem("url", f"{self._nodes['url'].value!r} is no URL like http://localhost:8000/mcp")
         return text
+
+    def _auth(self) -> dict[str, str]:
+        """OAuth client credentials: where tokens are given out, and to whom."""
+        auth = self._mapping("auth")
+        if not auth:
+            return {}
+        if auth.get("type") != "client_credentials":
+            self._problem(
+                "auth", 'its "type" must be "client_credentials"; for a login: toolway login SERVER'
+            )
+        for key in ("token_url", "client_id", "client_secret"):
+            if not auth.get(key):
+                self._problem("auth", f'it needs a "{key}"')
+        for key in auth.keys() - AUTH_KEYS:
+            self._problem("auth", f"{key!r} is not known{nearest(key, AUTH_KEYS)}")
+        return auth
 
     def _number(self, key: str) -> float | None:
         node = self._nodes.get(key)

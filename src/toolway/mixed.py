@@ -1,32 +1,30 @@
-"""Turns in which the model called the client's tools and ours at once.
+"""Turns in which the model called the client's tools and ours, at once or one after the other.
 
-The client gets its own calls alone. What it must not see, the full assistant message and the results of our
-calls, waits in a store under the ids of its calls, and is put back when these ids return with its results.
+The client gets its own calls alone. What it must not see, the full assistant message, the results of our calls and
+the rounds before, waits in a store under the ids of its calls, and is put back when these return with its results.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
+from toolway.stores import Store, key_of
 from toolway.types import JSON, ToolCall
 
 
-class Store(Protocol):
-    """Where held turns wait. `tests/stores/test_contract.py` holds every kind to these promises."""
+async def hold(
+    store: Store, owner: str, calls: Sequence[ToolCall], held: Sequence[JSON], before: Sequence[JSON] = ()
+) -> None:
+    """Keep a turn that the client sees only a part of.
 
-    async def put(self, key: str, value: JSON) -> None:
-        """Keep a JSON object for a while."""
-
-    async def get(self, key: str) -> JSON | None:
-        """The object, or None when it was never there or is gone."""
-
-
-async def hold(store: Store, owner: str, calls: Sequence[ToolCall], held: Sequence[JSON]) -> None:
-    """Keep a mixed turn: `held` is the full assistant message and our results, `calls` are the client's."""
-    key = _key(owner, [call.id for call in calls])
-    await store.put(key, {"assistant": held[0], "results": list(held[1:])})
+    `held` is the full assistant message and our results, `calls` are the client's, `before` are the messages of
+    the rounds that led to it.
+    """
+    results = [message for message in held[1:] if message["role"] == "tool"]
+    behind = [message for message in held[1:] if message["role"] != "tool"]
+    value = {"before": list(before), "assistant": held[0], "results": results, "behind": behind}
+    await store.put(_key(owner, [call.id for call in calls]), value)
 
 
 async def restore(store: Store, owner: str, messages: list[Any]) -> list[Any]:
@@ -43,7 +41,8 @@ async def restore(store: Store, owner: str, messages: list[Any]) -> list[Any]:
         if turn and set(ids) <= set(theirs):
             ours = {result["tool_call_id"]: result for result in turn["results"]}
             calls = turn["assistant"]["tool_calls"]
-            restored += [turn["assistant"], *({**ours, **theirs}[call["id"]] for call in calls)]
+            results = [{**ours, **theirs}[call["id"]] for call in calls]
+            restored += [*turn["before"], turn["assistant"], *results, *turn["behind"]]
             position += len(theirs)
         else:
             restored.append(messages[position])
@@ -72,4 +71,4 @@ def _results_behind(messages: list[Any], position: int) -> dict[str, JSON]:
 
 
 def _key(owner: str, ids: Sequence[str]) -> str:
-    return hashlib.sha256("\0".join([owner, *sorted(ids)]).encode()).hexdigest()
+    return key_of("turn", owner, *sorted(ids))

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from toolway.types import JSON
-
 Kind = Literal["stdio", "http", "sse", "auto", "openapi"]
 Era = Literal["auto", "legacy", "modern"]
 
@@ -31,7 +29,8 @@ class ServerConfig:
     spec: str = ""
     """OpenAPI only: URL or path of the document, when it is not below `url`."""
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    auth: JSON = field(default_factory=dict, repr=False)
+    auth: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """OAuth client credentials: type, token_url, client_id, client_secret, scope."""
 
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
@@ -49,5 +48,5 @@ class ServerConfig:
     @property
     def secrets(self) -> tuple[str, ...]:
         """Values that must never be shown."""
-        held = (self.env, self.headers, self.auth)
-        return tuple(str(value) for mapping in held for value in mapping.values() if value)
+        values = (*self.env.values(), *self.headers.values(), self.auth.get("client_secret"))
+        return tuple(value for value in values if value)

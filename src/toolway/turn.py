@@ -11,6 +11,7 @@ import orjson
 from toolway import lax, sse
 from toolway.deltas import Message, MessageBuilder, error_in, read_answer
 from toolway.errors import UpstreamError, UpstreamStatus
+from toolway.refrain import Refrain
 from toolway.types import JSON, Emit
 from toolway.upstream import Answer, Header, Upstream
 
@@ -35,7 +36,7 @@ class HeadArrived:
 class Chunks:
     """What one network read brought for the client: (chunk, its bytes as they came, or None if it was changed)."""
 
-    items: list[tuple[JSON, bytes | None]]
+    items: list[tuple[JSON | str, bytes | None]]
 
 
 def streamed_turn(upstream: Upstream, headers: Sequence[Header]) -> Turn:
@@ -76,7 +77,7 @@ async def _refuse_failure(answer: Answer) -> None:
 
 def _parse_answer(body: bytes) -> JSON:
     try:
-        parsed = lax.mended_all(lax.loads(body))
+        parsed = lax.loads_mended(body)
     except ValueError as error:
         start = body[:200].decode(errors="replace").strip()
         raise UpstreamError(f"The model server's answer is not JSON; it starts with: {start!r}") from error
@@ -86,15 +87,15 @@ def _parse_answer(body: bytes) -> JSON:
 
 
 async def _read_stream(answer: Answer, emit: Emit, builder: MessageBuilder) -> Message:
-    decoder, inflate = sse.Decoder(), answer.inflater()
+    decoder, refrain, inflate = sse.Decoder(), Refrain(), answer.inflater()
     done = False
     try:
         while not done and (data := await answer.receive()):
             for part in inflate(data):
                 if payloads := decoder.feed(part):
-                    done = await _feed(payloads, builder, emit)
+                    done = await _feed(payloads, builder, refrain, emit)
         if not done:
-            done = await _feed(decoder.close(), builder, emit)
+            done = await _feed(decoder.close(), builder, refrain, emit)
     except sse.NotAnEventStream as stray:
         raise _stray_error(stray.text) from stray
     if not (builder.started and (done or builder.finished)):
@@ -104,19 +105,26 @@ async def _read_stream(answer: Answer, emit: Emit, builder: MessageBuilder) -> M
     return builder.message()
 
 
-async def _feed(payloads: list[bytes], builder: MessageBuilder, emit: Emit) -> bool:
+async def _feed(payloads: list[bytes], builder: MessageBuilder, refrain: Refrain, emit: Emit) -> bool:
     """Take the payloads of one read; True when `[DONE]` was among them."""
-    items: list[tuple[JSON, bytes | None]] = []
+    items: list[tuple[JSON | str, bytes | None]] = []
     done = False
     try:
         for payload in payloads:
             if payload.startswith(sse.DONE):
                 done = True
                 break
+            if (text := refrain.text_in(payload)) is not None:
+                builder.say(text)
+                items.append((text, payload))
+                continue
             chunk, raw = _parse_chunk(payload)
             visible = builder.feed(chunk)
-            if visible is not None:
-                items.append((visible, raw if visible is chunk else None))
+            if visible is chunk and raw is not None:
+                refrain.learn(chunk, raw)
+                items.append((chunk, raw))
+            elif visible is not None:
+                items.append((visible, None))
     finally:
         if items:
             await emit(Chunks(items))

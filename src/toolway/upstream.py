@@ -96,20 +96,23 @@ class Answer:
 class Upstream:
     """Connections to the model server. Made by `Upstream.connect`, which also closes them."""
 
-    def __init__(self, client: HttpClient) -> None:
+    def __init__(self, client: HttpClient, prefix: bytes) -> None:
         self._client = client
+        self._prefix = prefix
+        self._root = prefix.removesuffix(b"/v1")
 
     @classmethod
     @asynccontextmanager
     async def connect(cls, settings: Settings) -> AsyncIterator[Upstream]:
         """Open the pool; no connection is made before the first request."""
+        origin = Origin.of(settings.openai_base_url)
         client = HttpClient(
-            Origin.of(settings.openai_base_url),
+            origin,
             connect=settings.upstream_connect_timeout,
             silence=settings.upstream_silence_timeout,
         )
         try:
-            yield cls(client)
+            yield cls(client, origin.prefix)
         finally:
             client.close()
 
@@ -123,15 +126,19 @@ class Upstream:
         headers: Sequence[Header] = (),
         body: bytes | AsyncIterator[bytes] | None = None,
         repeatable: bool = False,
+        root: bool = False,
     ) -> AsyncIterator[Answer]:
         """Send a request and yield the answer when its head is there, whatever its status.
 
-        `path` is raw and below the base URL, "/chat/completions". Leaving the block before the body was read
-        closes the connection, so the server stops. A `repeatable` request is sent again when it met the server
-        closing a connection that had been used before: llama.cpp closes some right after an answer, just when
-        the next round is sent. Raises UpstreamError, UpstreamTimeout.
+        `path` is raw and below the base URL, "/chat/completions"; with `root` below that URL without its /v1.
+        Leaving the block before the body was read closes the connection, so the server stops. A `repeatable`
+        request is sent again when it met the server closing a connection that had been used before: llama.cpp
+        closes some right after an answer, just when the next round is sent. Raises UpstreamError,
+        UpstreamTimeout.
         """
-        target = b"%b?%b" % (path.encode(), query) if query else path.encode()
+        target = (self._root if root else self._prefix) + path.encode()
+        if query:
+            target += b"?" + query
         async with self._client.request(
             method, target, headers=headers, body=body, repeatable=repeatable
         ) as connection:

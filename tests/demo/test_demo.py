@@ -76,6 +76,9 @@ def test_the_demo_tells_of_the_tools_the_calls_the_results_and_the_answers(cache
     assert status == 0, output
     found = [
         f"at http://127.0.0.1:{port}/v1",
+        '"weather": {"type": "openapi", "url": "http://127.0.0.1:',
+        "server calculator is ready: 1 tool (MCP ",
+        f"toolway serve --port {port} --config {cache / f'demo-{port}' / 'mcp.json'}",
         "2 found",
         "get_weather   of weather: Get the weather in a city",
         "Question     What is the weather in Paris?",
@@ -83,13 +86,14 @@ def test_the_demo_tells_of_the_tools_the_calls_the_results_and_the_answers(cache
         'GET /weather?city=Paris -> 200 {"city":"Paris","weather":"light rain at 14 degrees Celsius"',
         "Answer       The weather in Paris",
         'call add of calculator: {"a": 1234, "b": 4321}',
-        'POST /add {"a":1234,"b":4321} -> 200 {"result":"1234 + 4321 = 5555"}',
+        "calculator tools/call add a=1234 b=4321 -> The sum of 1234 and 4321 is 5555",
         "Everything worked.",
     ]
     assert [text for text in found if text not in output] == [], output
     assert "Traceback" not in output
     assert "\x1b" not in output
     assert "listening on" in (cache / "demo.log").read_text()
+    assert not list(cache.glob("demo-*"))
 
 
 @pytest.mark.model
@@ -100,13 +104,16 @@ def test_a_demo_that_is_interrupted_leaves_nothing_running(cache: Path, how: sig
     with demo(cache, "--port", str(free_port())) as process:
         assert process.stdout is not None
         told = ""
-        while "✓ Services" not in told:
-            told += process.stdout.readline()
-        children = [os.pidfd_open(pid) for pid in children_of(process.pid)]
-        assert len(children) >= 3
+        while "✓ Toolway" not in told:
+            line = process.stdout.readline()
+            assert line, told
+            told += line
+        programs = descendants_of(process.pid)
+        assert any("toolway.demo.calculator" in command for command in programs.values()), programs
+        watched = [os.pidfd_open(pid) for pid in programs]
         process.send_signal(how)
-        for child in children:
-            wait_for_end(child)
+        for program in watched:
+            wait_for_end(program)
         told += process.stdout.read()
         process.wait(30)
     assert "Traceback" not in told
@@ -114,8 +121,14 @@ def test_a_demo_that_is_interrupted_leaves_nothing_running(cache: Path, how: sig
     assert ("Everything that was started has ended" in told) == (how == signal.SIGINT)
 
 
-def children_of(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+def descendants_of(pid: int) -> dict[int, str]:
+    """What it started and what those started, with their command lines: programs alone, no short-lived ones."""
+    found: dict[int, str] = {}
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in map(int, children.read_text().split()):
+            found[child] = Path(f"/proc/{child}/cmdline").read_text().replace("\0", " ")
+            found |= descendants_of(child)
+    return found
 
 
 def wait_for_end(descriptor: int) -> None:
@@ -190,7 +203,7 @@ def conversation_with(model: Starlette, tmp_path: Path, *, served: bool) -> Iter
         yield Conversation(client, Screen(log), {"weather": event})
 
 
-HOW_IS_IT = Question(text="How is it?", service="weather")
+HOW_IS_IT = Question(text="How is it?", server="weather", expected="rain")
 
 
 def test_an_answer_without_the_call_is_tried_once_more_and_then_told_of(
@@ -198,7 +211,7 @@ def test_an_answer_without_the_call_is_tried_once_more_and_then_told_of(
 ):
     with (
         conversation_with(answering("It is ", "sunny."), tmp_path, served=False) as conversation,
-        pytest.raises(DemoError, match="did not call the weather service, twice"),
+        pytest.raises(DemoError, match="did not call the weather, twice"),
     ):
         conversation.ask(HOW_IS_IT)
     assert capsys.readouterr().out.count("It is sunny.") == 2
@@ -208,6 +221,14 @@ def test_an_empty_answer_is_no_answer(tmp_path: Path):
     with (
         conversation_with(answering(), tmp_path, served=True) as conversation,
         pytest.raises(DemoError, match="gave no answer, twice"),
+    ):
+        conversation.ask(HOW_IS_IT)
+
+
+def test_an_answer_that_leaves_the_result_out_is_none(tmp_path: Path):
+    with (
+        conversation_with(answering("It is ", "sunny."), tmp_path, served=True) as conversation,
+        pytest.raises(DemoError, match="did not say what the weather had found, twice"),
     ):
         conversation.ask(HOW_IS_IT)
 

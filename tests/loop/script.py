@@ -8,11 +8,19 @@ from typing import Any
 import orjson
 
 from toolway.catalog import Snapshot
+from toolway.content import Budget
 from toolway.deltas import Message
-from toolway.governor import Governor
+from toolway.governor import Bounds, Governor
 from toolway.loop import Limits, Outcome, run_tool_loop
+from toolway.modelinfo import ModelInfo
 from toolway.offer import Offer
+from toolway.results import Results, Rules
+from toolway.stores import Store
+from toolway.stores.memory import MemoryStore
 from toolway.types import JSON, Emit, OnProgress, SourceStatus, Tool, ToolCall, ToolResult
+
+BUDGET = Budget(result=1000, round=100_000)
+UNKNOWN = ModelInfo()
 
 Behaviour = Callable[[JSON], Awaitable[ToolResult]]
 
@@ -70,8 +78,18 @@ async def play(
     script: Script,
     *sources: Shelf,
     max_rounds: int = 10,
+    max_calls: int = 100,
     max_seconds: float = 60.0,
+    max_repeats: int = 100,
+    max_similar: int = 100,
     tool_timeout: float = 30.0,
+    relays_progress: bool = False,
+    budget: Budget = BUDGET,
+    info: ModelInfo = UNKNOWN,
+    sees: bool | None = None,
+    keeps: bool = True,
+    store: Store | None = None,
+    enforce_choice: bool = False,
     **body: Any,
 ) -> tuple[Outcome, list[Any]]:
     """Run the loop over a script; the outcome and the events."""
@@ -80,13 +98,25 @@ async def play(
     async def emit(event: Any) -> None:
         events.append(event)
 
+    async def ask() -> ModelInfo:
+        return info
+
+    bounds = Bounds(
+        max_rounds=max_rounds,
+        max_calls=max_calls,
+        max_seconds=max_seconds,
+        max_repeats=max_repeats,
+        max_similar=max_similar,
+    )
+    rules = Rules(most=budget, keeps=keeps, sees=sees, max_image_bytes=1000)
     body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], **body}
     outcome = await run_tool_loop(
         body,
         turn=script.turn,
-        offer=Offer(body, Snapshot(sources or (Shelf(echo=echo),))),
-        governor=Governor(max_rounds=max_rounds, max_seconds=max_seconds),
-        limits=Limits(tool_timeout=tool_timeout, max_chars=1000),
+        offer=Offer(body, Snapshot(sources or (Shelf(echo=echo),)), enforce_choice=enforce_choice),
+        governor=Governor(bounds),
+        results=Results(rules=rules, store=store or MemoryStore(), owner="me", ask=ask),
+        limits=Limits(tool_timeout=tool_timeout, relays_progress=relays_progress),
         emit=emit,
     )
     return outcome, events

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -210,3 +211,29 @@ async def test_a_token_that_expires_is_a_state_until_it_is_good_again() -> None:
         server.token = None
         await source.ready()
         assert (await source.call("ok")).text == "fine"
+
+
+def test_clients_share_one_tls_context() -> None:
+    from toolway.sources.mcp.http import http_client
+
+    http_client(headers={}, limit=1)
+    began = time.process_time()
+    for _ in range(30):
+        http_client(headers={}, limit=1)
+    assert time.process_time() - began < 1, "a context of its own for each costs 70 ms"
+
+
+async def test_a_modern_server_is_told_what_we_can_do_in_each_request() -> None:
+    async def sampler(params: Any) -> Any:
+        return {}
+
+    async with bad_http(modern=True) as server:
+        async with running(at(server.url), sampler=sampler) as source:
+            await source.ready()
+            await source.call("ok")
+        async with running(at(server.url)) as source:
+            await source.ready()
+            await source.call("ok")
+    calls = [body["params"]["_meta"] for method, body in server.bodies if method == "tools/call"]
+    key = "io.modelcontextprotocol/clientCapabilities"
+    assert [meta[key] for meta in calls] == [{"sampling": {}}, {}]

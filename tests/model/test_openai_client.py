@@ -1,4 +1,5 @@
-"""The official openai client, in each of its manners, against Toolway, a real model and real tool servers.
+"""The official openai client, in each of its manners, against Toolway, a real model, an OpenAPI service and
+a real MCP server on stdio.
 
 The model is tiny: what is asserted is the call, the result in the answer, and the shape of the stream.
 """
@@ -6,12 +7,13 @@ The model is tiny: what is asserted is the call, the result in the answer, and t
 from __future__ import annotations
 
 import json
+import logging
 import urllib.error
 import urllib.request
 from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import openai
@@ -22,7 +24,8 @@ from tests.support.house import serving
 from tests.support.model import ModelServer, needs_model
 from tests.support.servers import running
 from toolway.config import load_settings
-from toolway.demo.services import SERVICES
+from toolway.demo.stage import write_config
+from toolway.demo.weather import WEATHER
 
 pytestmark = needs_model
 
@@ -30,33 +33,44 @@ PATIENCE = {"timeout": 300, "max_retries": 0, "api_key": "none"}
 
 
 class Counting:
-    """An app that remembers the targets of the calls that came to it."""
+    """An app that notes the target of each call that comes to it."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, calls: deque[str]) -> None:
         self.app = app
-        self.targets: deque[str] = deque()
+        self.calls = calls
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] != "/openapi.json":
             query = scope["query_string"].decode()
-            self.targets.append(scope["path"] + (f"?{query}" if query else ""))
+            self.calls.append(scope["path"] + (f"?{query}" if query else ""))
         await self.app(scope, receive, send)
+
+
+class Listening(logging.Handler):
+    """Notes what an MCP server says of each call on its standard error; it is long there when the model answers."""
+
+    def __init__(self, calls: deque[str]) -> None:
+        super().__init__()
+        self.calls = calls
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.getMessage().startswith("tools/call"):
+            self.calls.append(record.getMessage())
 
 
 @dataclass(frozen=True, kw_only=True)
 class Way:
-    """Toolway in front of the model, and what its services were asked."""
+    """Toolway in front of the model, and what its tool servers were asked."""
 
     base_url: str
     model: str
-    services: dict[str, Counting] = field(default_factory=dict)
+    seen: deque[str]
 
     def calls(self) -> list[str]:
         """The calls since the last time."""
-        targets = [target for service in self.services.values() for target in service.targets]
-        for service in self.services.values():
-            service.targets.clear()
-        return targets
+        found = list(self.seen)
+        self.seen.clear()
+        return found
 
     def asking(self, question: str, **more: Any) -> dict[str, Any]:
         messages = [{"role": "user", "content": question}]
@@ -64,16 +78,24 @@ class Way:
 
 
 @pytest.fixture(scope="module")
-def house(model_server: ModelServer) -> Iterator[Way]:
-    services = {name: Counting(app) for name, app in SERVICES.items()}
+def house(model_server: ModelServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Way]:
+    seen: deque[str] = deque()
     with ExitStack() as stack:
-        urls = [f"{name}={stack.enter_context(running(app))}" for name, app in services.items()]
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+        patch.setenv("TOOLWAY_CACHE", str(tmp_path_factory.mktemp("cache")))
+        config = write_config(0, stack.enter_context(running(Counting(WEATHER, seen))))
         settings = load_settings(
-            env={}, dotenv=None, openai_base_url=model_server.base_url, endpoints=",".join(urls)
+            env={}, dotenv=None, openai_base_url=model_server.base_url, config=str(config)
         )
+        logger = logging.getLogger("toolway.server.calculator")
+        listening = Listening(seen)
+        logger.addHandler(listening)
+        stack.callback(logger.removeHandler, listening)
         url = stack.enter_context(serving(settings))
         wait_until_ready(url)
-        yield Way(base_url=f"{url}/v1", model=model_server.model, services=services)
+        logger.setLevel(logging.INFO)
+        stack.callback(logger.setLevel, logging.NOTSET)
+        yield Way(base_url=f"{url}/v1", model=model_server.model, seen=seen)
 
 
 @pytest.fixture
@@ -100,12 +122,12 @@ def client(way: Way) -> Iterator[openai.OpenAI]:
         yield client
 
 
-WEATHER = "What is the weather in Paris?"
+QUESTION = "What is the weather in Paris?"
 RAIN = "light rain"
 
 
 def test_a_whole_answer_uses_the_result(way: Way, client: openai.OpenAI):
-    answer = client.chat.completions.create(**way.asking(WEATHER))
+    answer = client.chat.completions.create(**way.asking(QUESTION))
     assert way.calls() == ["/weather?city=Paris"]
     assert answer.object == "chat.completion"
     assert answer.model == way.model
@@ -116,7 +138,7 @@ def test_a_whole_answer_uses_the_result(way: Way, client: openai.OpenAI):
 
 
 def test_a_streamed_answer_uses_the_result_and_comes_token_by_token(way: Way, client: openai.OpenAI):
-    chunks = list(client.chat.completions.create(**way.asking(WEATHER), stream=True))
+    chunks = list(client.chat.completions.create(**way.asking(QUESTION), stream=True))
     assert way.calls() == ["/weather?city=Paris"]
     assert len({chunk.id for chunk in chunks}) == 1
     deltas = [choice.delta for chunk in chunks for choice in chunk.choices]
@@ -134,7 +156,7 @@ def test_streamed_and_whole_say_the_same(way: Way, client: openai.OpenAI):
     with client.chat.completions.stream(**way.asking("Add 1234 and 4321")) as stream:
         kinds = [event.type for event in stream]
         final = stream.get_final_completion()
-    assert way.calls() == ["/add", "/add"]
+    assert way.calls() == ["tools/call add a=1234 b=4321 -> The sum of 1234 and 4321 is 5555"] * 2
     assert "5555" in whole
     assert final.choices[0].message.content == whole
     assert kinds[-1] == "content.done"
@@ -142,7 +164,7 @@ def test_streamed_and_whole_say_the_same(way: Way, client: openai.OpenAI):
 
 
 def test_usage_counts_both_rounds_once(way: Way, client: openai.OpenAI):
-    asked = way.asking(WEATHER)
+    asked = way.asking(QUESTION)
     whole = client.chat.completions.create(**asked).usage
     chunks = list(
         client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True})
@@ -155,10 +177,10 @@ def test_usage_counts_both_rounds_once(way: Way, client: openai.OpenAI):
 @pytest.mark.anyio
 async def test_the_async_client_gets_the_same(way: Way):
     async with openai.AsyncOpenAI(base_url=way.base_url, **PATIENCE) as client:
-        whole = await client.chat.completions.create(**way.asking(WEATHER))
-        stream = await client.chat.completions.create(**way.asking(WEATHER), stream=True)
+        whole = await client.chat.completions.create(**way.asking(QUESTION))
+        stream = await client.chat.completions.create(**way.asking(QUESTION), stream=True)
         pieces = [chunk.choices[0].delta.content or "" async for chunk in stream if chunk.choices]
-        async with client.chat.completions.stream(**way.asking(WEATHER)) as events:
+        async with client.chat.completions.stream(**way.asking(QUESTION)) as events:
             final = await events.get_final_completion()
     assert way.calls() == ["/weather?city=Paris"] * 3
     assert RAIN in whole.choices[0].message.content

@@ -16,6 +16,9 @@ import jsonschema_rs
 import orjson
 import pytest
 
+from tests.support.schemas import assert_compiled
+from toolway.compiler import MAX_BYTES, compile_schema
+from toolway.rules import PROFILES, Profile
 from toolway.sources.openapi.document import parse_document
 from toolway.sources.openapi.tools import Imported, import_document
 
@@ -107,6 +110,15 @@ def test_every_reference_in_a_tool_leads_to_a_definition_in_that_tool(name: str)
         text = orjson.dumps(tool.parameters).decode()
         referred = set(re.findall(r'"\$ref":"([^"]*)"', text))
         assert referred <= {f"#/$defs/{definition}" for definition in tool.parameters.get("$defs", ())}
+
+
+@each
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_tool_compiles_for_every_kind_of_model_server(name: str, profile: Profile) -> None:
+    for tool in imported(name).tools:
+        compiled = compile_schema(tool.parameters, profile)
+        assert_compiled(compiled, profile)
+        assert len(orjson.dumps(compiled)) <= MAX_BYTES
 
 
 @each

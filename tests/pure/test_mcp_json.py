@@ -222,13 +222,17 @@ def test_each_mistake_in_the_file_is_one_message_with_its_line(text: str, said: 
         ('{"command": "x", "args": "y"}', "args: it must be a list of strings"),
         ('{"command": "x", "args": [1, {}]}', "args[1]: it must be a string"),
         ('{"command": "x", "env": []}', "env: it must be an object with strings as values"),
+        (
+            '{"url": "http://x", "auth": {"type": "basic", "token_url": "t", "client_id": "i", "client_secret": "s"}}',
+            'auth: its "type" must be "client_credentials"; for a login: toolway login SERVER',
+        ),
         ('{"command": "x", "timeout": "5"}', "timeout: '5' is no number above 0"),
         ('{"command": "x", "timeout": 0}', "timeout: 0 is no number above 0"),
         ('{"command": "x", "disabled": "yes"}', "disabled: 'yes' is neither true nor false"),
         ('{"command": "x", "era": "old"}', "era: 'old' is none of auto, legacy, modern"),
         ('{"url": "localhost:80"}', "url: 'localhost:80' is no URL like http://localhost:8000/mcp"),
         ('{"url": "http://[x"}', "url: 'http://[x' is no URL like http://localhost:8000/mcp"),
-        ('{"url": "http://x", "auth": "y"}', "auth: it must be an object"),
+        ('{"url": "http://x", "auth": "y"}', "auth: it must be an object with strings as values"),
         (
             '{"url": "http://x", "headers": {"A": "b\\nc"}}',
             "headers: 'A' is no header, or holds what a header cannot hold",

@@ -108,6 +108,17 @@ def assert_clients_calls(chunks: list[Any], calls: list[Any]) -> None:
     assert chunks[-1]["choices"][0]["finish_reason"] == "tool_calls"
 
 
+@pytest.mark.parametrize("name", [name for name in STREAMS if "optin" in EXPECT[name]])
+def test_a_call_written_as_text_is_run_when_that_is_switched_on(name: str):
+    with house(text_tool_calls=True) as room:
+        chunks, raw = play(room, name)
+        assert [list(call) for call in room.tools.calls] == EXPECT[name]["tool_calls"]
+        assert_one_clean_answer(chunks)
+        assert content_of(chunks) == "It is cloudy."
+        assert "tool_call" not in raw
+        assert room.upstream.seen[1].json["messages"][1]["tool_calls"][0]["function"]["name"] == "get_weather"
+
+
 def test_a_whole_quirk_answer(room: House):
     name = "i03_empty_tool_calls_array.json"
     room.upstream.replies = [

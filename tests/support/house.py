@@ -40,8 +40,8 @@ class House:
         kind = {"content": body} if isinstance(body, bytes) else {"json": body}
         return httpx2.post(f"{self.url}/v1/chat/completions", timeout=60, **kind, **options)
 
-    def ask(self, **more: Any) -> httpx2.Response:
-        return self.post({"model": "mock", "messages": QUESTION, **more})
+    def ask(self, *, headers: dict[str, str] | None = None, **more: Any) -> httpx2.Response:
+        return self.post({"model": "mock", "messages": QUESTION, **more}, headers=headers)
 
 
 @contextmanager

@@ -45,6 +45,10 @@ class Seen:
         return next((value for key, value in self.headers if key == name), None)
 
 
+ASIDES = frozenset({"/props", "/api/v0/models"})
+"""What Toolway may ask about a model at any time; a server that does not know it answers 404."""
+
+
 @dataclass
 class ScriptedUpstream:
     """An ASGI app: its n-th request gets the n-th reply, the last one again and again.
@@ -56,6 +60,8 @@ class ScriptedUpstream:
     answer: Callable[[JSON], Reply] | None = None
     before: Callable[[], Awaitable[None]] | None = None
     """Awaited when a request has come, before anything is answered."""
+    models: Reply | None = None
+    """The answer to GET /v1/models; it is then no reply among the others, and such a request is not in `seen`."""
     seen: list[Seen] = field(default_factory=list)
     departures: Departures = field(default_factory=Departures)
     """Paths of requests whose client left before the answer was whole."""
@@ -69,6 +75,13 @@ class ScriptedUpstream:
             body += event.get("body", b"")
             if not event.get("more_body"):
                 break
+        if (
+            scope["path"] in ASIDES
+            or is_toolways_own(scope)
+            or (self.models and scope["path"] == "/v1/models")
+        ):
+            await _write((self.models if scope["path"] == "/v1/models" else None) or Reply(status=404), send)
+            return
         reply = self._reply(body)
         self.seen.append(
             Seen(scope["method"], scope["raw_path"], scope["query_string"], list(scope["headers"]), body)
@@ -96,6 +109,12 @@ class ScriptedUpstream:
         if self.answer:
             return self.answer(orjson.loads(body))
         return self.replies[min(len(self.seen), len(self.replies) - 1)]
+
+
+def is_toolways_own(scope: Any) -> bool:
+    """Whether Toolway asks for itself what this server is: such a request is in nobody's script."""
+    agent = next((value for name, value in scope["headers"] if name == b"user-agent"), b"")
+    return scope["method"] == "GET" and agent.startswith(b"toolway/")
 
 
 async def _write(reply: Reply, send: Any) -> None:

@@ -22,15 +22,16 @@ MAX_TOKENS = 200
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """What is asked, and the service that the model must call for it."""
+    """What is asked, the tool server that the model must call for it, and what of its result the answer holds."""
 
     text: str
-    service: str
+    server: str
+    expected: str
 
 
 QUESTIONS = (
-    Question(text="What is the weather in Paris?", service="weather"),
-    Question(text="Add 1234 and 4321", service="calculator"),
+    Question(text="What is the weather in Paris?", server="weather", expected="14 degrees"),
+    Question(text="Add 1234 and 4321", server="calculator", expected="5555"),
 )
 TEMPERATURES = (0.0, 0.5)
 """Of the first try and of the second: at 0 the same question would only get the same answer."""
@@ -46,7 +47,7 @@ def open_client(base_url: str) -> openai.OpenAI:
 
 
 class Conversation:
-    """Questions of a client. `served` has an event for each service, set when the service was called."""
+    """Questions of a client. `served` has an event for each tool server, set when it was called."""
 
     def __init__(self, client: openai.OpenAI, screen: Screen, served: Mapping[str, Event]) -> None:
         self._client = client
@@ -54,18 +55,30 @@ class Conversation:
         self._served = served
 
     def ask(self, question: Question) -> None:
-        """Ask until the service was really called and an answer came, twice at most; else `DemoError`."""
+        """Ask until the tool server was really called and the answer tells its result, twice at most.
+
+        Raises:
+            DemoError: Both answers were of no use, or the question got an error.
+        """
         for temperature in TEMPERATURES:
             self._screen.say()
             self._screen.labelled("Question", question.text, text_style="bold")
-            self._served[question.service].clear()
+            self._served[question.server].clear()
             answer = self._listen(question, temperature)
-            called = self._served[question.service].wait(HEARD_SECONDS)
-            if called and answer.strip():
+            trouble = self._trouble(question, answer)
+            if trouble is None:
                 return
-            trouble = "gave no answer" if called else f"did not call the {question.service} service"
             self._screen.say(f"  The model {trouble}.", "yellow")
         raise DemoError(f"The model {trouble}, twice.")
+
+    def _trouble(self, question: Question, answer: str) -> str | None:
+        if not self._served[question.server].wait(HEARD_SECONDS):
+            return f"did not call the {question.server}"
+        if not answer.strip():
+            return "gave no answer"
+        if question.expected not in answer:
+            return f"did not say what the {question.server} had found"
+        return None
 
     def _listen(self, question: Question, temperature: float) -> str:
         """One streamed request, shown while it runs; the answer."""

@@ -15,16 +15,18 @@ from toolway.config import Settings
 from toolway.demo import DemoError
 from toolway.demo.model import ALIAS
 from toolway.demo.screen import Screen
-from toolway.demo.services import SERVICES
-from toolway.demo.stage import Stage, choose_port
+from toolway.demo.stage import Stage, choose_port, write_config
 from toolway.demo.weights import SMOLLM2, cache_folder, ensure_weights
 
 WATCH_SECONDS = 1.0
 INTERRUPTED = 130
 
 _STAMP = re.compile(r"^[\d-]+ [\d:]+ (info|debug) +\w+: ")
+_OF_SERVER = re.compile(r"^[\d-]+ [\d:]+ \w+ +server\.(\w+): ")
+"""What stands in Toolway's log before a line that an MCP server wrote to its standard error."""
 _CALL = re.compile(r"\bcall \S+ of ")
-_SERVED = " -> 200 "
+_SERVED = {"weather": re.compile(" -> 200 "), "calculator": re.compile("^tools/call add .* -> ")}
+"""The tool servers, and what their lines hold when a call was answered."""
 
 
 def play(*, port: int | None, stay: bool | None) -> int:
@@ -72,7 +74,7 @@ class Demo:
     def __init__(self, screen: Screen, house: ExitStack) -> None:
         self._screen = screen
         self._stage = Stage(house, self.heard)
-        self._served = {name: threading.Event() for name in SERVICES}
+        self._served = {name: threading.Event() for name in _SERVED}
         self.worked = False
 
     def tell(self, port: int | None, stay: bool, log: Path) -> None:
@@ -92,30 +94,35 @@ class Demo:
 
     def _start(self, port: int | None) -> str:
         """Start every program; the base URL for clients."""
-        services = self._stage.start_services()
+        weather = self._stage.start_weather()
         with self._screen.step("Weights", f"checks or fetches {SMOLLM2.name}") as step:
             weights = ensure_weights(on_progress=step.bytes_there)
             step.outcome = f"{SMOLLM2.name}, {SMOLLM2.size / 1e6:.0f} MB, in {weights.parent}"
         with self._screen.step("Model", "llama.cpp loads the weights") as step:
             model_url = self._stage.start_model(weights).wait_ready()
             step.outcome = f"llama.cpp with {ALIAS} at {model_url}"
-        with self._screen.step("Services", "start") as step:
-            urls = {name: service.wait_ready() for name, service in services.items()}
-            step.outcome = ", ".join(f"{name} at {url}" for name, url in urls.items())
-        return self._start_toolway(port, model_url, urls)
+        with self._screen.step("Service", "starts") as step:
+            weather_url = weather.wait_ready()
+            step.outcome = f"weather at {weather_url}, described by {weather_url}/openapi.json"
+        return self._start_toolway(port, model_url, weather_url)
 
-    def _start_toolway(self, port: int | None, model_url: str, services: dict[str, str]) -> str:
+    def _start_toolway(self, port: int | None, model_url: str, weather_url: str) -> str:
         chosen = choose_port(port)
         if port is None and chosen != Settings.port:
             self._screen.say(
                 f"  Port {Settings.port} is taken, perhaps by another Toolway: {chosen} instead."
             )
-        with self._screen.step("Toolway", "starts and reads the services' openapi.json") as step:
-            base_url = self._stage.start_toolway(chosen, model_url, services)
+        config = write_config(chosen, weather_url)
+        self._screen.labelled("  mcp.json", "an MCP server that Toolway starts, and the service:")
+        for line in config.read_text(encoding="utf-8").splitlines():
+            self._screen.labelled("", line, text_style="dim")
+        with self._screen.step(
+            "Toolway", "starts the MCP server and reads the service's openapi.json"
+        ) as step:
+            base_url = self._stage.start_toolway(chosen, model_url, config)
             step.outcome = f"at {base_url}, started as"
-        for name, value in self._stage.settings.items():
-            self._screen.labelled("", f"{name}={value} \\", text_style="dim")
-        self._screen.labelled("", f"toolway serve --port {chosen}", text_style="dim")
+        for line in (f"OPENAI_BASE_URL={model_url} \\", f"toolway serve --port {chosen} --config {config}"):
+            self._screen.labelled("", line, text_style="dim")
         return base_url
 
     def _tools(self) -> None:
@@ -125,7 +132,7 @@ class Demo:
         for tool in tools:
             self._screen.labelled("", f"{tool['name']:<13} of {tool['server']}: {tool['description']}")
         if not tools:
-            raise DemoError("Toolway found no tools at its services.")
+            raise DemoError("Toolway found no tools at its servers.")
 
     def _talk(self, base_url: str) -> None:
         """Ask all questions. A program that ended meanwhile is a better reason than the client's error."""
@@ -145,17 +152,22 @@ class Demo:
         """Stay up until Ctrl-C; a program that ends by itself ends the demo with its `DemoError`."""
         self._screen.say("\nEverything worked, and stays up until Ctrl-C. Talk to it:\n", "bold")
         self._screen.say(_HOW_TO_TALK.format(base_url=base_url, model=ALIAS) + "\n")
+        self._screen.labelled("Servers", f"{self._stage.config}; Toolway reads it again when you change it")
         self._screen.labelled("Log", f"{log}\n")
         while True:
             self._stage.check()
             time.sleep(WATCH_SECONDS)
 
     def heard(self, source: str, line: str) -> None:
-        """A program printed a line: show it, and remember that a service was called and could answer."""
-        if source in self._served and _SERVED in line:
+        """A program printed a line: show it, and remember that a tool server was called and could answer."""
+        shown = _STAMP.sub("", line)
+        if source == "toolway" and (found := _OF_SERVER.match(line)):
+            source, shown = found[1], line[found.end() :]
+        served = _SERVED.get(source)
+        if served and served.search(shown):
             self._served[source].set()
-        matters = source in self._served or bool(_CALL.search(line))
-        self._screen.program_said(source, line, shown=_STAMP.sub("", line), matters=matters)
+        matters = served is not None or bool(_CALL.search(line))
+        self._screen.program_said(source, line, shown=shown, matters=matters)
 
 
 _HOW_TO_TALK = """\

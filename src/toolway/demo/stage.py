@@ -1,17 +1,18 @@
-"""The programs of the demo: the model server, the tool servers, and Toolway as anybody would start it."""
+"""The programs of the demo: the model server, a tool service, and Toolway as anybody would start it."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from toolway.config import Settings
 from toolway.demo import DemoError
 from toolway.demo.child import Child, OnLine, running_child
 from toolway.demo.model import running_model
-from toolway.demo.services import SERVICES, running_service
+from toolway.demo.weather import running_weather
 from toolway.demo.weights import cache_folder
 from toolway.types import JSON
 
@@ -40,33 +41,33 @@ class Stage:
         self._heard = heard
         self._children: list[Child] = []
         self._env: dict[str, str] = {}
-
-    @property
-    def settings(self) -> Mapping[str, str]:
-        """The environment variables that Toolway was started with."""
-        return {name: value for name, value in self._env.items() if _OURS.fullmatch(name)}
+        self.config = Path()
+        """The `mcp.json` that Toolway was started with."""
 
     def check(self) -> None:
         """Raise the `DemoError` of a program that has ended."""
         for child in self._children:
             child.check()
 
-    def start_services(self) -> dict[str, Child]:
-        """Each `wait_ready()` gives its base URL."""
-        running = {name: running_service(name, on_line=self._ear(name)) for name in SERVICES}
-        return {name: self._keep(service) for name, service in running.items()}
+    def start_weather(self) -> Child:
+        """Its `wait_ready()` gives its base URL."""
+        return self._keep(running_weather(on_line=self._ear("weather")))
 
     def start_model(self, weights: Path) -> Child:
         """Its `wait_ready()` gives the base URL for clients."""
         return self._keep(running_model(weights, on_line=self._ear("model")))
 
-    def start_toolway(self, port: int, model_url: str, services: Mapping[str, str]) -> str:
-        """`toolway serve`, ready with all its servers; its base URL."""
-        self._env = _environment(model_url, services)
-        command = ("toolway", "serve", "--host", HOST, "--port", str(port))
+    def start_toolway(self, port: int, model_url: str, config: Path) -> str:
+        """`toolway serve` with the servers of `config`, ready with all of them; its base URL.
+
+        The folder of `config` goes when the demo ends: the addresses in the file are good for this one alone.
+        """
+        self._house.callback(shutil.rmtree, config.parent, ignore_errors=True)
+        self._env, self.config = _environment(model_url), config
+        serve = ("serve", "--host", HOST, "--port", str(port), "--config", str(config))
         child = self._keep(
             running_child(
-                "Toolway", *command, on_line=self._ear("toolway"), env=self._env, cwd=cache_folder()
+                "Toolway", "toolway", *serve, on_line=self._ear("toolway"), env=self._env, cwd=cache_folder()
             )
         )
         _wait_until_ready(child, f"http://{HOST}:{port}/readyz")
@@ -74,7 +75,7 @@ class Stage:
 
     def list_tools(self) -> list[JSON]:
         """What `toolway tools --json` prints, with the same settings."""
-        command = [sys.executable, "-m", "toolway", "tools", "--json"]
+        command = [sys.executable, "-m", "toolway", "tools", "--json", "--config", str(self.config)]
         listing = subprocess.run(  # noqa: S603  (our own command)
             command,
             env=self._env,
@@ -119,15 +120,27 @@ def _is_free(port: int) -> bool:
     return True
 
 
-def _environment(model_url: str, services: Mapping[str, str]) -> dict[str, str]:
+def write_config(port: int, weather_url: str) -> Path:
+    """The `mcp.json` for Toolway at `port`: an MCP server that it starts itself, and an OpenAPI service.
+
+    A folder for each port: another demo at the same time must not change the servers of this one.
+    """
+    calculator = {"command": sys.executable, "args": ["-m", "toolway.demo.calculator"]}
+    weather = {"type": "openapi", "url": weather_url}
+    entries = ",\n".join(
+        f"    {json.dumps(name)}: {json.dumps(entry)}"
+        for name, entry in {"calculator": calculator, "weather": weather}.items()
+    )
+    path = cache_folder() / f"demo-{port}" / "mcp.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f'{{\n  "mcpServers": {{\n{entries}\n  }}\n}}\n', encoding="utf-8")
+    return path
+
+
+def _environment(model_url: str) -> dict[str, str]:
     """This process's environment with the demo's settings in place of the user's own."""
     kept = {name: value for name, value in os.environ.items() if not _OURS.fullmatch(name)}
-    return {
-        **kept,
-        "OPENAI_BASE_URL": model_url,
-        "MCP_SERVER_ENDPOINTS": ",".join(f"{name}={url}" for name, url in services.items()),
-        "DEBUG_OUTPUT": "true",
-    }
+    return {**kept, "OPENAI_BASE_URL": model_url, "DEBUG_OUTPUT": "true"}
 
 
 def _wait_until_ready(toolway: Child, url: str) -> None:

@@ -6,30 +6,41 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import anyio
+import orjson
 from starlette.types import Receive, Scope, Send
 
-from toolway import mixed
+from toolway import mixed, replay
 from toolway.auth import CALLER, CREDENTIALS, upstream_headers
+from toolway.backend import Backend
 from toolway.calls import call_object
-from toolway.catalog import Catalog
+from toolway.catalog import Catalog, Snapshot
 from toolway.config import Settings
+from toolway.content import Budget
 from toolway.deltas import SPOKEN, joined
 from toolway.departure import while_client_listens
 from toolway.envelope import Envelope, failure
 from toolway.errors import InvalidRequest, ToolwayError, UpstreamError
-from toolway.governor import Governor
+from toolway.governor import Bounds, Governor
 from toolway.live import Live, stream_live
 from toolway.loop import CallBegan, Limits, Outcome, run_tool_loop
+from toolway.modelinfo import ModelInfos
 from toolway.observe import Conversation
-from toolway.offer import Offer
+from toolway.offer import Offer, named_tool
+from toolway.progress import shown
+from toolway.quarantine import careful_turn
 from toolway.request import ClientGone, parse_object, read_body
 from toolway.respond import JSON_TYPE, Header, relayed, send_error, send_json
+from toolway.results import Results, Rules
+from toolway.spoken import listening_turn
+from toolway.stores import Store
 from toolway.turn import Chunks, HeadArrived, Turn, streamed_turn, whole_turn
 from toolway.types import JSON, Emit
 from toolway.upstream import Upstream
+from toolway.wishes import bounds_of, read_wishes
 
 log = logging.getLogger("toolway.chat")
 
@@ -45,6 +56,8 @@ class _Request:
     raw: bytes
     body: JSON
     offer: Offer
+    results: Results
+    bounds: Bounds
     headers: Sequence[Header]
     owner: str
     conversation: Conversation
@@ -58,12 +71,28 @@ class _Request:
 class ChatCompletions:
     """The endpoint as an ASGI app."""
 
-    def __init__(self, upstream: Upstream, catalog: Catalog, store: mixed.Store, settings: Settings) -> None:
+    def __init__(
+        self,
+        upstream: Upstream,
+        catalog: Catalog,
+        store: Store,
+        settings: Settings,
+        backend: Backend,
+    ) -> None:
         self._upstream = upstream
+        self._backend = backend
         self._catalog = catalog
         self._store = store
         self._settings = settings
-        self._limits = Limits(tool_timeout=settings.tool_timeout, max_chars=settings.max_result_chars)
+        self._bounds = bounds_of(settings)
+        self._infos = ModelInfos(upstream)
+        self._limits = Limits(tool_timeout=settings.tool_timeout, relays_progress=settings.progress != "off")
+        self._rules = Rules(
+            most=Budget(result=settings.max_result_chars, round=settings.max_round_chars),
+            keeps=settings.read_more,
+            sees={"on": True, "off": False}.get(settings.vision),
+            max_image_bytes=settings.max_image_bytes,
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, streamed or whole. Errors go out in OpenAI's envelope."""
@@ -71,21 +100,37 @@ class ChatCompletions:
             raw = await read_body(scope, receive, self._settings.max_body_bytes)
             body = _checked(parse_object(raw))
             await self._catalog.settled(STARTUP_WAIT)
+            await self._backend.settled(STARTUP_WAIT)
             with self._catalog.use() as snapshot:
-                request = self._request(scope, raw, body, Offer(body, snapshot))
+                request = await self._request(scope, raw, body, snapshot)
                 await self._serve(scope, receive, send, request)
         except InvalidRequest as error:
             await send_error(send, error)
         except ClientGone:
             return
 
-    def _request(self, scope: Scope, raw: bytes, body: JSON, offer: Offer) -> _Request:
+    async def _request(self, scope: Scope, raw: bytes, sent: JSON, snapshot: Snapshot) -> _Request:
+        headers = upstream_headers(scope, self._settings)
+        wishes = read_wishes(
+            sent,
+            headers,
+            bounds=self._bounds,
+            profiles=self._settings.profiles,
+            servers=(source.label for source in snapshot.sources),
+        )
+        headers, body, owner = [*wishes.headers, JSON_TYPE], wishes.body, _owner(scope)
+        ask = partial(self._infos.get, body.get("model"), headers)
+        # Only a choice of one tool is worth the question before the first round.
+        enforce = bool(named_tool(body.get("tool_choice"))) and (await ask()).ignores_choice
+        offer = Offer(body, self._backend.fit(snapshot), wishes.selection, enforce_choice=enforce)
         return _Request(
-            raw=raw,
+            raw=raw if body is sent else orjson.dumps(body),
             body=body,
             offer=offer,
-            headers=[*upstream_headers(scope, self._settings), JSON_TYPE],
-            owner=_owner(scope),
+            results=Results(rules=self._rules, store=self._store, owner=owner, ask=ask),
+            bounds=wishes.bounds,
+            headers=headers,
+            owner=owner,
             conversation=Conversation(body, tools=len(offer.tools)),
         )
 
@@ -115,6 +160,8 @@ class ChatCompletions:
             if type(event) is HeadArrived and not live.started:
                 await live.start(relayed(event.headers))
             request.conversation.note(event)
+            if chunk := shown(event, self._settings.progress):
+                await live.write(envelope.write([(chunk, None)]))
 
         try:
             outcome = await self._run(request, streamed_turn(self._upstream, request.headers), emit)
@@ -153,24 +200,47 @@ class ChatCompletions:
         await send_json(send, 200, _whole(outcome), headers)
 
     async def _run(self, request: _Request, turn: Turn, emit: Emit) -> Outcome:
-        settings = self._settings
-        messages = await mixed.restore(self._store, request.owner, request.body["messages"])
+        sent = request.body["messages"]
+        messages = await self._put_back(request, sent)
         try:
             outcome = await run_tool_loop(
                 {**request.body, "messages": messages},
-                turn=turn,
+                turn=self._careful(turn, request),
                 offer=request.offer,
-                governor=Governor(max_rounds=settings.max_rounds, max_seconds=settings.max_seconds),
+                governor=Governor(request.bounds),
+                results=request.results,
                 limits=self._limits,
                 emit=emit,
             )
         except anyio.get_cancelled_exc_class():
             request.conversation.left()
             raise
-        if outcome.held:
-            await mixed.hold(self._store, request.owner, outcome.message.tool_calls, outcome.held)
+        await self._keep(request, sent, outcome)
         request.conversation.ended(outcome)
         return outcome
+
+    def _careful(self, turn: Turn, request: _Request) -> Turn:
+        probe = whole_turn(self._upstream, request.headers)
+        turn = careful_turn(turn, offer=request.offer, backend=self._backend, probe=probe)
+        return listening_turn(turn, offer=request.offer) if self._settings.text_tool_calls else turn
+
+    async def _put_back(self, request: _Request, sent: list[Any]) -> list[Any]:
+        """The client's messages, with what it never saw of earlier rounds in its places."""
+        messages = sent
+        if self._settings.replay:
+            messages = await replay.recall(self._store, request.owner, messages)
+        messages = await mixed.restore(self._store, request.owner, messages)
+        if len(messages) > len(sent):
+            request.results.adopt(messages, sent)
+        return messages
+
+    async def _keep(self, request: _Request, sent: list[Any], outcome: Outcome) -> None:
+        """What the client does not see of this answer, for when it comes back."""
+        if outcome.held:
+            calls = outcome.message.tool_calls
+            await mixed.hold(self._store, request.owner, calls, outcome.held, outcome.between)
+        elif self._settings.replay:
+            await replay.remember(self._store, request.owner, sent, outcome)
 
     async def _relay(self, send: Send, request: _Request) -> None:
         """Several answers to one request (`n`), which only go without tools of ours: untouched."""

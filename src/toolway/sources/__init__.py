@@ -6,6 +6,8 @@ import base64
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -52,6 +54,7 @@ class Workshop:
                 config,
                 max_result_bytes=settings.max_tool_response_bytes,
                 sampler=self._sampler(config, settings),
+                auth=partial(_auth, config, settings.token_file),
             )
         return ShapedSource(inner, config)
 
@@ -95,6 +98,26 @@ async def open_sources(settings: Settings) -> AsyncIterator[Sequence[ToolSource]
     """A source for each configured server, and what they share while the block lasts."""
     async with open_workshop(settings) as workshop:
         yield workshop.sources(settings)
+
+
+def _auth(config: ServerConfig, token_file: str) -> Any:
+    """What authenticates at a remote server: client credentials, or what `toolway login` was granted."""
+    from toolway.sources.mcp.tokens import Grant, TokenAuth, TokenFile  # noqa: PLC0415 - loads httpx2
+
+    if config.auth:
+        grant = Grant(
+            token_url=config.auth["token_url"],
+            client_id=config.auth["client_id"],
+            client_secret=config.auth["client_secret"],
+            scope=config.auth.get("scope"),
+            by_machine=True,
+        )
+        return TokenAuth(config.url, grant)
+    if config.type == "stdio" or "authorization" in {name.lower() for name in config.headers}:
+        return None
+    file = TokenFile(Path(token_file).expanduser())
+    granted = file.grant(config.url)
+    return TokenAuth(config.url, granted, file) if granted else None
 
 
 def _endpoint(config: ServerConfig) -> Endpoint:

@@ -40,6 +40,7 @@ class BadHTTP:
     sessions: set[str] = field(default_factory=set)
     token: str | None = None
     seen: list[tuple[str, JSON]] = field(default_factory=list)
+    bodies: list[tuple[str, JSON]] = field(default_factory=list)
     released: asyncio.Event = field(default_factory=asyncio.Event)
     hung_up: asyncio.Event = field(default_factory=asyncio.Event)
     made: int = 0
@@ -167,6 +168,7 @@ async def converse(server: BadHTTP, reader: asyncio.StreamReader, writer: asynci
             continue
         request = json.loads(body)
         server.seen.append((request["method"], headers))
+        server.bodies.append((request["method"], request))
         name = request["params"].get("name") if request["method"] == "tools/call" else None
         if name == "slow":
             await server.released.wait()

@@ -24,9 +24,10 @@ TOOLS = [
         "unknown_notification",
     ),
     *("sampling", "elicitation", "roots", "double", "crlf", "batch", "hold", "malformed", "child", "echo"),
-    *("cancelled", "grow", "progress", "env", "nameless_error", "close_output"),
+    *("cancelled", "grow", "progress", "env", "nameless_error", "close_output", "listed", "gate"),
 ]
 CANCELLED = []
+LISTED = []
 
 
 def send(message):
@@ -132,6 +133,15 @@ def call(request):
         case "double":
             send(good)
             send(good)
+        case "gate":
+            folder = Path(arguments["folder"])
+            folder.joinpath("started.tmp").write_text(str(os.getpid()))
+            folder.joinpath("started.tmp").rename(folder / "started")
+            while not folder.joinpath("go").exists():
+                time.sleep(0.01)
+            send(good)
+        case "listed":
+            answer(request, text(str(len(LISTED))))
         case "close_output":
             os.close(1)
         case "crlf":
@@ -178,6 +188,7 @@ def handle(message):
             result = {"protocolVersion": version, "capabilities": {"tools": {"listChanged": True}}}
             answer(message, result if FAULT == "no_info" else {**result, "serverInfo": info})
         case "tools/list":
+            LISTED.append(1)
             answer(message, list_tools(message))
             if FAULT == "dies_when_listed":
                 sys.exit("my database is gone")

@@ -35,7 +35,7 @@ def explain(error: Exception, label: str) -> str:
     if isinstance(error, RefusedError) and error.needs_auth:
         return (
             f"the server wants other credentials (HTTP {error.status}): set "
-            f'"headers": {{"Authorization": "Bearer ..."}} for {label!r} in mcp.json'
+            f'"headers": {{"Authorization": "Bearer ..."}} for {label!r} in mcp.json, or run: toolway login {label}'
         )
     if isinstance(error, RefusedError):
         return f"{error.message} (code {error.code})" if not error.http else error.message

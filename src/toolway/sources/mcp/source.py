@@ -42,7 +42,7 @@ class _IdleError(Exception):
 
 
 class MCPSource:
-    """See `types.ToolSource`. `sampler` answers `sampling/createMessage`, `auth` is an httpx2.Auth."""
+    """See `types.ToolSource`. `sampler` answers `sampling/createMessage`; `auth` makes an httpx2.Auth, or None."""
 
     kind = "mcp"
 
@@ -53,7 +53,7 @@ class MCPSource:
         pace: Pace | None = None,
         max_result_bytes: int = 32 * 2**20,
         sampler: Sampler | None = None,
-        auth: Any = None,
+        auth: Callable[[], Any] | None = None,
     ) -> None:
         self.label = config.label
         self.config = config
@@ -154,7 +154,7 @@ class MCPSource:
             logger=self._logger,
             on_stderr=self._heard,
             sampler=self._sampler,
-            auth=self._auth,
+            auth=self._auth() if self._auth else None,
         )
         return opened
 
@@ -328,6 +328,8 @@ class MCPSource:
         needs_auth = isinstance(error, RefusedError) and error.needs_auth
         lost = not self._status.tools or self._useless_lives >= self._pace.patience
         message = explain(error, self.label) + (f".{words}" if (words := self._last_words()) else "")
+        if self._stage == "start" and self.config.where:
+            message = f"{self.config.where}: {message}"
         self._logger.warning("%s: %s", self._stage, message)
         self._publish(
             state="needs auth" if needs_auth else "failed" if lost else "starting",

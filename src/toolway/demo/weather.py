@@ -1,4 +1,4 @@
-"""Two small tool servers for the demo, each a real HTTP service with an openapi.json: `weather` and `calculator`."""
+"""The demo's OpenAPI service: a small real HTTP server with an openapi.json."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
@@ -47,22 +46,6 @@ async def get_weather(request: Request) -> JSONResponse:
     return JSONResponse({"city": city, "weather": SAMPLE_WEATHER[city], "source": "sample data"})
 
 
-async def add(request: Request) -> JSONResponse:
-    """`POST /add` with `{"a": 3, "b": 4}`."""
-    try:
-        body = await request.json()
-        a, b = _number(body["a"]), _number(body["b"])
-    except (ValueError, KeyError, TypeError):
-        return JSONResponse({"error": 'Send {"a": number, "b": number}.'}, 422)
-    return JSONResponse({"result": f"{a:.15g} + {b:.15g} = {a + b:.15g}"})
-
-
-def _number(value: Any) -> int | float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{value!r} is not a number")
-    return value
-
-
 def _schema(**properties: JSON) -> JSON:
     return {"type": "object", "properties": properties, "required": list(properties)}
 
@@ -76,7 +59,7 @@ def _answers(description: str, schema: JSON, *, error: tuple[str, str]) -> JSON:
     }
 
 
-WEATHER_DOCUMENT: JSON = {
+DOCUMENT: JSON = {
     "openapi": "3.1.0",
     "info": {"title": "weather", "version": "1.0.0", "description": "Sample weather of ten cities."},
     "paths": {
@@ -105,35 +88,6 @@ WEATHER_DOCUMENT: JSON = {
     },
 }
 
-CALCULATOR_DOCUMENT: JSON = {
-    "openapi": "3.1.0",
-    "info": {"title": "calculator", "version": "1.0.0", "description": "Adds numbers."},
-    "paths": {
-        "/add": {
-            "post": {
-                "operationId": "add",
-                "description": "Add two numbers",
-                "requestBody": {
-                    "required": True,
-                    "content": {
-                        "application/json": {
-                            "schema": _schema(
-                                a={"type": "number", "description": "The first number"},
-                                b={"type": "number", "description": "The second number"},
-                            )
-                        }
-                    },
-                },
-                "responses": _answers(
-                    "The sum, written out",
-                    _schema(result={"type": "string"}),
-                    error=("422", "Something else than two numbers"),
-                ),
-            }
-        }
-    },
-}
-
 
 class Telling:
     """Says one line on standard error for each call: the request as it came, the status, the answer."""
@@ -142,15 +96,9 @@ class Telling:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve the app, and keep the two bodies: they are small here."""
+        """Serve the app, and keep the answer: it is small here."""
         sent: list[bytes] = []
-        came: list[bytes] = []
         status = 0
-
-        async def hearing() -> Message:
-            message = await receive()
-            came.append(message.get("body", b""))
-            return message
 
         async def telling(message: Message) -> None:
             nonlocal status
@@ -158,39 +106,30 @@ class Telling:
             sent.append(message.get("body", b""))
             await send(message)
 
-        await self._app(scope, hearing, telling)
+        await self._app(scope, receive, telling)
         if scope["type"] == "http" and scope["path"] != "/openapi.json":
-            _tell(scope, b"".join(came), status, b"".join(sent))
+            _tell(scope, status, b"".join(sent))
 
 
-def _tell(scope: Scope, came: bytes, status: int, sent: bytes) -> None:
+def _tell(scope: Scope, status: int, sent: bytes) -> None:
     query = scope["query_string"].decode()
     target = scope["path"] + (f"?{query}" if query else "")
-    body = f" {came.decode(errors='replace')}" if came else ""
-    line = f"{scope['method']} {target}{body} -> {status} {sent.decode(errors='replace')}"
+    line = f"{scope['method']} {target} -> {status} {sent.decode(errors='replace')}"
     print(line, file=sys.stderr, flush=True)  # noqa: T201  (its output is what the demo shows)
 
 
-def service(route: Route, document: JSON) -> Telling:
-    """One operation and the document that describes it."""
-
-    async def openapi(_: Request) -> JSONResponse:
-        return JSONResponse(document)
-
-    return Telling(Starlette(routes=[route, Route("/openapi.json", openapi)]))
+async def get_document(_: Request) -> JSONResponse:
+    """`GET /openapi.json`."""
+    return JSONResponse(DOCUMENT)
 
 
-SERVICES = {
-    "calculator": service(Route("/add", add, methods=["POST"]), CALCULATOR_DOCUMENT),
-    "weather": service(Route("/weather", get_weather, methods=["GET"]), WEATHER_DOCUMENT),
-}
+WEATHER = Telling(Starlette(routes=[Route("/weather", get_weather), Route("/openapi.json", get_document)]))
 
 
 @contextmanager
-def running_service(name: str, *, port: int = 0, on_line: OnLine | None = None) -> Iterator[Child]:
-    """Serve one of SERVICES for as long as the `with` lasts; `wait_ready()` gives its base URL."""
-    title = f"The {name} service"
-    with running_child(title, __name__, name, "--port", str(port), on_line=on_line) as child:
+def running_weather(*, port: int = 0, on_line: OnLine | None = None) -> Iterator[Child]:
+    """Serve WEATHER for as long as the `with` lasts; `wait_ready()` gives its base URL."""
+    with running_child("The weather service", __name__, "--port", str(port), on_line=on_line) as child:
         yield child
 
 
@@ -204,13 +143,12 @@ class _Announced(uvicorn.Server):
 
 
 def main() -> None:
-    """Serve until ended: `python -m toolway.demo.services NAME [--port N]`."""
+    """Serve until ended: `python -m toolway.demo.weather [--port N]`."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("name", choices=SERVICES)
     parser.add_argument("--port", type=int, default=0)
     options = parser.parse_args()
     listener = socket.create_server((HOST, options.port))
-    config = uvicorn.Config(SERVICES[options.name], log_level="warning", access_log=False, ws="none")
+    config = uvicorn.Config(WEATHER, log_level="warning", access_log=False, ws="none")
     _Announced(config).run(sockets=[listener])
 
 

@@ -1,0 +1,88 @@
+"""What each kind of model server takes of JSON Schema, as a table."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+Profile = Literal["openai", "llama.cpp", "gemini", "strict"]
+PROFILES: tuple[Profile, ...] = get_args(Profile)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """What one kind of model server takes: these keywords, and some of them only in one way."""
+
+    keywords: frozenset[str]
+    formats: frozenset[str] | None = None
+    """The formats of strings that it knows; None: any."""
+    largest: float = math.inf
+    """The largest length or count that it takes as a bound."""
+    largest_number: float = math.inf
+    any_regex: bool = True
+    type_lists: bool = True
+    """Several types may stand in one `type`."""
+    null_is_a_type: bool = True
+    """Else `nullable` says it, and only strings can be enumerated."""
+    always_typed: bool = False
+    """Each property needs a `type` of one word: chat templates read it without asking whether it is there."""
+    free_objects: bool = True
+    """An object may have no named properties; else it becomes a string of JSON."""
+    ceiling: float = math.inf
+    """Bytes that all definitions of a request may have together."""
+    closed: bool = False
+    """Every object names and requires all its properties; what may be missing may be null instead."""
+
+
+_COMMON = frozenset({"type", "description", "enum", "items", "properties", "required", "anyOf"})
+NUMBERS = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"})
+_SIZES = frozenset({"minLength", "maxLength", "minItems", "maxItems"})
+
+RULES: dict[Profile, Rules] = {
+    "openai": Rules(
+        keywords=_COMMON
+        | NUMBERS
+        | _SIZES
+        | {"title", "default", "examples", "const", "format", "pattern", "multipleOf", "additionalProperties"}
+        | {"minProperties", "maxProperties", "patternProperties", "propertyNames", "uniqueItems"},
+    ),
+    # common/json-schema-to-grammar.cpp writes a repetition out rule by rule: a lower bound of thousands is refused,
+    # and a lower bound above the upper one never ends (measured: b11549).
+    "llama.cpp": Rules(
+        keywords=_COMMON
+        | NUMBERS
+        | _SIZES
+        | {"default", "const", "format", "pattern", "additionalProperties"},
+        formats=frozenset({"date", "time", "date-time", "uuid"}),
+        largest=64,
+        ceiling=96_000,  # ggml-org/llama.cpp#25895
+        largest_number=2**53,
+        any_regex=False,
+        type_lists=False,
+        always_typed=True,
+    ),
+    # ai.google.dev/api/caching#Schema is a protobuf message: one unknown member fails the whole request.
+    "gemini": Rules(
+        keywords=_COMMON | {"nullable", "format", "minItems", "maxItems", "minimum", "maximum"},
+        formats=frozenset({"date-time"}),
+        largest=10_000,
+        largest_number=2**53,
+        any_regex=False,
+        type_lists=False,
+        null_is_a_type=False,
+        always_typed=True,
+        free_objects=False,
+    ),
+    # platform.openai.com/docs/guides/structured-outputs names the part of JSON Schema that strict tools may use.
+    "strict": Rules(
+        keywords=_COMMON | NUMBERS | {"minItems", "maxItems", "const", "format", "pattern", "multipleOf"},
+        formats=frozenset(
+            {"date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid"}
+        ),
+        largest=10_000,
+        any_regex=False,
+        free_objects=False,
+        closed=True,
+    ),
+}

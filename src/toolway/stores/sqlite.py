@@ -1,0 +1,127 @@
+"""The store in a SQLite file: outlives the process, and several processes can share it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import anyio
+import orjson
+
+from toolway.errors import ConfigError
+from toolway.types import JSON
+
+log = logging.getLogger("toolway.store")
+
+T = TypeVar("T")
+
+BUSY_SECONDS = 5.0
+"""How long one process waits for another's write."""
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS entries (key TEXT PRIMARY KEY, until REAL, size INTEGER, value BLOB);
+CREATE INDEX IF NOT EXISTS entries_by_age ON entries (until, size, key);
+"""
+
+
+class SqliteStore:
+    """Values of at most `max_bytes` together, each for `ttl` seconds; the oldest go first.
+
+    The one connection works in a thread, one statement at a time; WAL lets other processes read meanwhile.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, *, ttl: float, max_bytes: int) -> None:
+        self._connection = connection
+        self._ttl = ttl
+        self._max_bytes = max_bytes
+        self._turn = anyio.CapacityLimiter(1)
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, path: Path, *, ttl: float, max_bytes: int) -> AsyncIterator[SqliteStore]:
+        """The store in the file `path`, made with mode 0600 if there is none. Raises ConfigError."""
+        try:
+            connection = await anyio.to_thread.run_sync(_connect, path)
+        except (OSError, sqlite3.Error) as error:
+            raise ConfigError(f"TOOLWAY_STORE: {path} cannot be used: {error}.") from error
+        with closing(connection):
+            yield cls(connection, ttl=ttl, max_bytes=max_bytes)
+
+    async def put(self, key: str, value: JSON) -> None:
+        """Keep `value`, in place of what `key` had."""
+        text = orjson.dumps(value)
+        await self._run(lambda: self._write(key, text), None)
+
+    async def get(self, key: str) -> JSON | None:
+        """The value, or None when there is none (any more)."""
+        text = await self._run(lambda: self._read(key), None)
+        if text is None:
+            return None
+        value: Any = orjson.loads(text)
+        return dict(value)
+
+    async def _run(self, work: Callable[[], T], otherwise: T) -> T:
+        try:
+            return await anyio.to_thread.run_sync(work, limiter=self._turn)
+        except sqlite3.Error as error:
+            log.warning("the store failed: %s", error)
+            return otherwise
+
+    def _write(self, key: str, text: bytes) -> None:
+        now = time.time()
+        with _transaction(self._connection) as run:
+            run("INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?)", (key, now + self._ttl, len(text), text))
+            run("DELETE FROM entries WHERE until <= ?", (now,))
+            self._make_room(run)
+
+    def _make_room(self, run: Callable[..., sqlite3.Cursor]) -> None:
+        excess = (run("SELECT sum(size) FROM entries").fetchone()[0] or 0) - self._max_bytes
+        if excess <= 0:
+            return
+        doomed = []
+        for key, size in run("SELECT key, size FROM entries ORDER BY until"):
+            doomed.append((key,))
+            excess -= size
+            if excess <= 0:
+                break
+        self._connection.executemany("DELETE FROM entries WHERE key = ?", doomed)
+
+    def _read(self, key: str) -> bytes | None:
+        found = self._connection.execute(
+            "SELECT value FROM entries WHERE key = ? AND until > ?", (key, time.time())
+        ).fetchone()
+        return None if found is None else bytes(found[0])
+
+
+@contextmanager
+def _transaction(connection: sqlite3.Connection) -> Iterator[Callable[..., sqlite3.Cursor]]:
+    """All or nothing, and nobody else writes meanwhile."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield connection.execute
+        connection.execute("COMMIT")
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    path = path.expanduser()
+    # SQLite gives its -wal and -shm files the mode of the database; so the mode must be right before it is opened.
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    path.chmod(0o600)
+    connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.executescript(_SCHEMA)
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection

@@ -1,0 +1,222 @@
+"""What Toolway remembers between two requests: mixed turns, rounds behind an answer, results that were cut."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from tests.support.answers import assert_one_clean_answer, chunks_of, content_of
+from tests.support.house import QUESTION, House, house, serving
+from tests.support.tools import JSON, ToolService
+from tests.support.upstream import Reply, call_stream, chunk, json_reply, sse, text_stream, tool_call, whole
+
+THEIRS = {"type": "function", "function": {"name": "theirs", "parameters": {"type": "object"}}}
+OURS = tool_call(id="ours")
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def store(request: Any, tmp_path: Path) -> str:
+    return "memory:" if request.param == "memory" else f"sqlite:///{tmp_path / 'store.db'}"
+
+
+def sent(room: House) -> list[JSON]:
+    """The messages that the model server saw last."""
+    messages: list[JSON] = room.upstream.seen[-1].json["messages"]
+    return messages
+
+
+def roles(messages: list[JSON]) -> list[str]:
+    return [message["role"] for message in messages]
+
+
+def mixed_turn(room: House, **options: Any) -> list[JSON]:
+    """Play a mixed turn; the messages with which the client comes back."""
+    room.upstream.replies = [
+        whole({"content": "Both.", "tool_calls": [OURS, tool_call("theirs", "{}", "c", 1)]}, "tool_calls")
+    ]
+    room.upstream.seen.clear()
+    message = room.ask(tools=[THEIRS], **options).json()["choices"][0]["message"]
+    assert [call["id"] for call in message["tool_calls"]] == ["c"]
+    return [*QUESTION, message, {"role": "tool", "tool_call_id": "c", "content": "done"}]
+
+
+def test_a_mixed_turn_is_put_together_again(store: str):
+    with house(store=store) as room:
+        back = mixed_turn(room)
+        room.upstream.replies = [whole({"content": "Fine."})]
+        room.post({"model": "mock", "messages": back, "tools": [THEIRS]})
+        assert [m.get("tool_call_id") for m in sent(room)] == [None, None, "ours", "c"]
+
+
+def test_another_credential_finds_nothing(store: str):
+    with house(store=store) as room:
+        back = mixed_turn(room, headers={"authorization": "Bearer one"})
+        room.upstream.replies = [whole({"content": "Fine."})]
+        body = {"model": "mock", "messages": back, "tools": [THEIRS]}
+        room.post(body, headers={"authorization": "Bearer two"})
+        assert sent(room) == back
+        room.post(body, headers={"authorization": "Bearer one"})
+        assert len(sent(room)) == len(back) + 1
+
+
+def test_the_same_request_may_come_many_times_at_once(store: str):
+    with house(store=store) as room:
+        back = mixed_turn(room)
+        room.upstream.replies = [whole({"content": "Fine."})]
+        room.upstream.seen.clear()
+        with ThreadPoolExecutor(8) as pool:
+            body = {"model": "mock", "messages": back, "tools": [THEIRS]}
+            answers = list(pool.map(lambda _: room.post(body).status_code, range(16)))
+        assert answers == [200] * 16
+        assert len({seen.body for seen in room.upstream.seen}) == 1
+        assert len(room.tools.calls) == 1
+
+
+def test_a_file_carries_a_mixed_turn_to_another_process(tmp_path: Path):
+    with house(store=f"sqlite:///{tmp_path / 'store.db'}") as room:
+        back = mixed_turn(room)
+        room.upstream.replies = [whole({"content": "Fine."})]
+        with serving(room.settings) as url:
+            House(url, room.upstream, room.tools, room.settings).post({"model": "mock", "messages": back})
+        assert roles(sent(room)) == ["user", "assistant", "tool", "tool"]
+
+
+def test_rounds_of_ours_before_the_clients_call_are_put_back_too():
+    with house(call_stream(OURS), call_stream(tool_call("theirs", "{}", "c")), text_stream("Fine.")) as room:
+        room.ask(stream=True, tools=[THEIRS])
+        message = {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [
+                {"id": "c", "type": "function", "function": {"name": "theirs", "arguments": "{}"}}
+            ],
+        }
+        back = [*QUESTION, message, {"role": "tool", "tool_call_id": "c", "content": "done"}]
+        room.post({"model": "mock", "messages": back, "stream": True, "tools": [THEIRS]})
+        assert roles(sent(room)) == ["user", "assistant", "tool", "assistant", "tool"]
+        assert sent(room)[:3] == room.upstream.seen[1].json["messages"]
+
+
+@pytest.fixture
+def replaying() -> Iterator[House]:
+    with house(replay=True) as room:
+        yield room
+
+
+def first_answer(room: House, **more: Any) -> str:
+    room.upstream.replies = [
+        call_stream(OURS) if "said" not in more else sse_with_text(more["said"]),
+        text_stream("It is ", "cloudy."),
+    ]
+    room.upstream.seen.clear()
+    chunks = chunks_of(room.ask(stream=True).text)
+    assert_one_clean_answer(chunks)
+    return content_of(chunks)
+
+
+def sse_with_text(text: str) -> Reply:
+    return sse(chunk(role="assistant", content=text), chunk(tool_calls=[OURS]), chunk(finish="tool_calls"))
+
+
+@pytest.mark.parametrize("form", ["text", "parts", "with white space"])
+def test_the_rounds_behind_an_answer_come_back_byte_for_byte(replaying: House, form: str):
+    text = first_answer(replaying, said="Let me see. ")
+    assert text == "Let me see. It is cloudy."
+    content: Any = {"text": text, "parts": [{"type": "text", "text": text}], "with white space": f" {text}\n"}
+    before = replaying.upstream.seen[1].json["messages"]
+    history = [
+        *QUESTION,
+        {"role": "assistant", "content": content[form]},
+        {"role": "user", "content": "And Rome?"},
+    ]
+    replaying.upstream.replies = [text_stream("Sunny.")]
+    replaying.post({"model": "mock", "messages": history, "stream": True})
+    assert roles(sent(replaying)) == ["user", "assistant", "tool", "assistant", "user"]
+    assert sent(replaying)[3] == {"role": "assistant", "content": "It is cloudy."}
+    assert orjson.dumps(before)[:-1] in replaying.upstream.seen[-1].body
+
+
+def test_an_answer_that_was_changed_or_belongs_elsewhere_stays_as_it_is(replaying: House):
+    text = first_answer(replaying)
+    replaying.upstream.replies = [text_stream("Fine.")]
+    for history in (
+        [*QUESTION, {"role": "assistant", "content": text + " Or so."}, {"role": "user", "content": "?"}],
+        [
+            {"role": "user", "content": "Hm"},
+            {"role": "assistant", "content": text},
+            {"role": "user", "content": "?"},
+        ],
+    ):
+        replaying.post({"model": "mock", "messages": history, "stream": True})
+        assert sent(replaying) == history
+
+
+def test_a_system_prompt_may_change_meanwhile(replaying: House):
+    text = first_answer(replaying)
+    history = [
+        {"role": "system", "content": "It is Monday."},
+        *QUESTION,
+        {"role": "assistant", "content": text},
+        {"role": "user", "content": "?"},
+    ]
+    replaying.upstream.replies = [text_stream("Fine.")]
+    replaying.post({"model": "mock", "messages": history, "stream": True})
+    assert len(sent(replaying)) == len(history) + 2
+
+
+def test_without_the_setting_nothing_is_put_back():
+    with house() as room:
+        text = first_answer(room)
+        history = [*QUESTION, {"role": "assistant", "content": text}, {"role": "user", "content": "?"}]
+        room.post({"model": "mock", "messages": history, "stream": True})
+        assert sent(room) == history
+
+
+def test_rounds_put_back_that_are_too_long_are_shortened():
+    async def long(_: JSON) -> JSON:
+        return {"text": "x" * 5000}
+
+    with house(replay=True, tools=ToolService(get_weather=long)) as room:
+        room.upstream.models = json_reply({"data": []})
+        text = first_answer(room)
+        refusal = json_reply({"error": {"code": "context_length_exceeded", "message": "too long"}}, 400)
+        room.upstream.seen.clear()
+        room.upstream.replies = [refusal, text_stream("Fine.")]
+        history = [*QUESTION, {"role": "assistant", "content": text}, {"role": "user", "content": "?"}]
+        answer = room.post({"model": "mock", "messages": history, "stream": True})
+        assert content_of(chunks_of(answer.text)) == "Fine."
+        long_before, short_after = (len(seen.body) for seen in room.upstream.seen)
+        assert short_after < long_before * 0.7
+
+
+def test_what_was_cut_can_be_read_in_a_later_round():
+    async def long(_: JSON) -> JSON:
+        return {"text": "".join(f"line {n}, " for n in range(2000))}
+
+    def answer(body: JSON) -> Reply:
+        results = [m["content"] for m in body["messages"] if m["role"] == "tool"]
+        if not results:
+            return call_stream(OURS)
+        if len(results) == 1:
+            found = re.search(r'\{"id": "\w+", "search"', results[0])
+            assert found
+            arguments = found[0].replace('"search"', '"search": "line 1234"}')
+            return call_stream(tool_call("toolway_read_more", arguments, "more"))
+        return text_stream(results[1])
+
+    with house(tools=ToolService(get_weather=long)) as room:
+        room.upstream.models = json_reply({"data": [{"id": "mock", "max_model_len": 2000}]})
+        room.upstream.answer = answer
+        text = content_of(chunks_of(room.ask(stream=True).text))
+        assert "line 1234, line 1235" in text
+        names = [[t["function"]["name"] for t in seen.json["tools"]] for seen in room.upstream.seen]
+        assert names == [
+            ["get_weather", "list_cities"],
+            *[["get_weather", "list_cities", "toolway_read_more"]] * 2,
+        ]
