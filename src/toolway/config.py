@@ -37,6 +37,10 @@ def _base_url(text: str) -> str:
     url = urlsplit(text)
     if not url.hostname or (url.port is not None and url.port == 0):
         raise ValueError("it names no host")
+    try:
+        url.hostname.encode("idna")
+    except UnicodeError:
+        raise ValueError("its host is no name") from None
     if url.username is not None:
         raise ValueError("it holds a user name; put the key into OPENAI_API_KEY")
     if url.query or url.fragment:

@@ -5,20 +5,17 @@ from __future__ import annotations
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
-from contextvars import ContextVar
 from functools import partial
 from typing import Any
-from weakref import WeakSet
 
-import aiohttp
 import anyio
-import yarl
-from aiohttp.connector import Connection
 
 from toolway.config import Settings
-from toolway.errors import UpstreamError, UpstreamTimeout
+from toolway.errors import UpstreamError
+from toolway.http_client import MAX_IDLE, HttpClient, Origin
+from toolway.http_connection import Connection, Header
 
-Header = tuple[bytes, bytes]
+__all__ = ["HOP_BY_HOP", "MAX_IDLE", "Answer", "Header", "Upstream"]
 
 HOP_BY_HOP = frozenset(
     {
@@ -35,19 +32,15 @@ HOP_BY_HOP = frozenset(
 )
 """Headers that belong to one connection (RFC 9110, 7.6.1) and are never passed on."""
 
-MAX_IDLE = 4.0
-"""Seconds that a connection is kept unused; most servers close it after five, and a request should not cross that."""
-
-_on_used_connection: ContextVar[bool] = ContextVar("_on_used_connection", default=False)
-
 
 class Answer:
     """An upstream answer whose head has come. `headers` are lower-case and end-to-end."""
 
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
-        self.status = response.status
-        self.headers = _end_to_end((name.lower(), value) for name, value in response.raw_headers)
-        self._response = response
+    def __init__(self, connection: Connection) -> None:
+        reply = connection.reply
+        self.status = reply.status if reply else 0
+        self.headers = _end_to_end(reply.headers if reply else [])
+        self._connection = connection
 
     def header(self, name: bytes) -> bytes:
         """The first value of a header, or nothing."""
@@ -58,10 +51,7 @@ class Answer:
 
         Raises UpstreamError when the connection breaks, UpstreamTimeout when it is silent too long.
         """
-        try:
-            return await self._response.content.readany()
-        except _FAILURES as error:
-            raise _translated(error) from error
+        return await self._connection.receive()
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body, one `receive` after the other."""
@@ -96,41 +86,35 @@ class Answer:
 
     async def drain(self, seconds: float = 0.2) -> None:
         """Read what may still come after the last event, so that the connection can be used again."""
-        if self._response.content.at_eof():
+        if self._connection.is_read:
             return
         with anyio.move_on_after(seconds):
-            while not self._response.content.at_eof() and await self.receive():
+            while await self.receive():
                 pass
 
 
 class Upstream:
     """Connections to the model server. Made by `Upstream.connect`, which also closes them."""
 
-    def __init__(self, session: aiohttp.ClientSession, settings: Settings) -> None:
-        self._session = session
-        self._base = settings.openai_base_url.rstrip("/")
-        self._root = self._base.removesuffix("/v1")
-        self._urls: dict[str, yarl.URL] = {}
+    def __init__(self, client: HttpClient, prefix: bytes) -> None:
+        self._client = client
+        self._prefix = prefix
+        self._root = prefix.removesuffix(b"/v1")
 
     @classmethod
     @asynccontextmanager
     async def connect(cls, settings: Settings) -> AsyncIterator[Upstream]:
         """Open the pool; no connection is made before the first request."""
-        timeout = aiohttp.ClientTimeout(
-            total=None,
-            sock_connect=settings.upstream_connect_timeout,
-            sock_read=settings.upstream_silence_timeout,
+        origin = Origin.of(settings.openai_base_url)
+        client = HttpClient(
+            origin,
+            connect=settings.upstream_connect_timeout,
+            silence=settings.upstream_silence_timeout,
         )
-        async with aiohttp.ClientSession(
-            connector=_Connector(limit=0, ttl_dns_cache=300, keepalive_timeout=MAX_IDLE),
-            timeout=timeout,
-            auto_decompress=False,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
-            max_line_size=65536,
-            max_field_size=65536,
-        ) as session:
-            yield cls(session, settings)
+        try:
+            yield cls(client, origin.prefix)
+        finally:
+            client.close()
 
     @asynccontextmanager
     async def request(
@@ -148,67 +132,20 @@ class Upstream:
 
         `path` is raw and below the base URL, "/chat/completions"; with `root` below that URL without its /v1.
         Leaving the block before the body was read closes the connection, so the server stops. A `repeatable`
-        request is sent again when it met the server closing a connection that had been used before. Raises
-        UpstreamError, UpstreamTimeout.
+        request is sent again when it met the server closing a connection that had been used before: llama.cpp
+        closes some right after an answer, just when the next round is sent. Raises UpstreamError,
+        UpstreamTimeout.
         """
-        url = yarl.URL(self._root + path, encoded=True) if root else self._url(path, query)
-        decoded = [(name.decode("latin-1"), _text(value)) for name, value in headers]
-        response = await self._send(method, url, decoded, body, repeatable)
-        try:
-            yield Answer(response)
-        finally:
-            if response.content.at_eof():
-                response.release()
-            else:
-                response.close()
-
-    async def _send(
-        self, method: str, url: yarl.URL, headers: list[tuple[str, str]], body: Any, repeatable: bool
-    ) -> aiohttp.ClientResponse:
-        while True:
-            try:
-                return await self._session.request(
-                    method, url, headers=headers, data=body, allow_redirects=False
-                )
-            except _FAILURES as error:
-                lost = isinstance(error, aiohttp.ServerDisconnectedError | ConnectionError)
-                if not (lost and repeatable and _on_used_connection.get()):
-                    raise _translated(error) from error
-
-    def _url(self, path: str, query: bytes) -> yarl.URL:
+        target = (self._root if root else self._prefix) + path.encode()
         if query:
-            return yarl.URL(f"{self._base}{path}?{query.decode('latin-1')}", encoded=True)
-        if path not in self._urls and len(self._urls) < 64:
-            self._urls[path] = yarl.URL(self._base + path, encoded=True)
-        return self._urls.get(path) or yarl.URL(self._base + path, encoded=True)
+            target += b"?" + query
+        async with self._client.request(
+            method, target, headers=headers, body=body, repeatable=repeatable
+        ) as connection:
+            yield Answer(connection)
 
 
-class _Connector(aiohttp.TCPConnector):
-    """Remembers which connections were used before: only on those is a lost request the server's good right.
-
-    llama.cpp closes some right after an answer, just when the next round is sent.
-    """
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self._used: WeakSet[Any] = WeakSet()
-
-    async def connect(self, req: Any, traces: Any, timeout: Any) -> Connection:  # noqa: ASYNC109 - aiohttp's
-        connection = await super().connect(req, traces, timeout)
-        _on_used_connection.set(connection.protocol in self._used)
-        self._used.add(connection.protocol)
-        return connection
-
-
-def _text(value: bytes) -> str:
-    """A header's value for aiohttp, which writes UTF-8: valid UTF-8 goes through it unchanged."""
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        return value.decode("latin-1")
-
-
-def _end_to_end(headers: Iterator[Header]) -> list[Header]:
+def _end_to_end(headers: Sequence[Header]) -> list[Header]:
     kept = [(name, value) for name, value in headers if name not in HOP_BY_HOP or name == b"connection"]
     named = {
         token.strip().lower() for name, value in kept if name == b"connection" for token in value.split(b",")
@@ -223,26 +160,3 @@ def _inflate(decompressor: Any, chunk: bytes) -> Iterator[bytes]:
             chunk = decompressor.unconsumed_tail
     except zlib.error as error:
         raise UpstreamError("The model server's compressed answer is broken.") from error
-
-
-_FAILURES = (aiohttp.ClientError, OSError, ValueError)
-
-
-def _translated(error: Exception) -> UpstreamError:
-    """aiohttp's exceptions as ours. The messages name no address: clients see them."""
-    match error:
-        case aiohttp.ConnectionTimeoutError():
-            return UpstreamTimeout("The model server did not accept the connection in time.")
-        case aiohttp.ServerTimeoutError():
-            return UpstreamTimeout("The model server was silent for too long; the request was given up.")
-        case aiohttp.ClientConnectorError():
-            return UpstreamError(
-                "The model server cannot be reached; check that it runs and that OPENAI_BASE_URL points at it.",
-                code="upstream_unreachable",
-            )
-        case aiohttp.InvalidURL():
-            return UpstreamError("OPENAI_BASE_URL is not a usable URL.", code="upstream_unreachable")
-        case _:
-            return UpstreamError(
-                f"The connection to the model server broke ({type(error).__name__}).", code="upstream_broken"
-            )

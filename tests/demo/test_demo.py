@@ -93,6 +93,7 @@ def test_the_demo_tells_of_the_tools_the_calls_the_results_and_the_answers(cache
     assert "Traceback" not in output
     assert "\x1b" not in output
     assert "listening on" in (cache / "demo.log").read_text()
+    assert not list(cache.glob("demo-*"))
 
 
 @pytest.mark.model

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 import pytest
 
+from tests.support.raw import raw_server
 from toolway.config import load_settings
 from toolway.errors import UpstreamError
 from toolway.upstream import Upstream
@@ -26,19 +27,16 @@ async def hangs_up_after(requests_on_one_connection: int) -> AsyncIterator[tuple
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         place = len(connections)
         connections.append(0)
-        with suppress(asyncio.IncompleteReadError):
-            while await reader.readuntil(b"\r\n\r\n") and await reader.readexactly(2):
-                connections[place] += 1
-                if connections[place] > requests_on_one_connection:
-                    break
-                writer.write(ANSWER)
-        writer.close()
+        while await reader.readuntil(b"\r\n\r\n") and await reader.readexactly(2):
+            connections[place] += 1
+            if connections[place] > requests_on_one_connection:
+                break
+            writer.write(ANSWER)
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    settings = load_settings({}, None, openai_base_url=f"http://127.0.0.1:{port}/v1")
-    async with server, Upstream.connect(settings) as upstream:
-        yield upstream, connections
+    async with raw_server(serve) as port:
+        settings = load_settings({}, None, openai_base_url=f"http://127.0.0.1:{port}/v1")
+        async with Upstream.connect(settings) as upstream:
+            yield upstream, connections
 
 
 async def post(upstream: Upstream, *, repeatable: bool) -> bytes:

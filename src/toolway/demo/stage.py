@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -57,7 +58,11 @@ class Stage:
         return self._keep(running_model(weights, on_line=self._ear("model")))
 
     def start_toolway(self, port: int, model_url: str, config: Path) -> str:
-        """`toolway serve` with the servers of `config`, ready with all of them; its base URL."""
+        """`toolway serve` with the servers of `config`, ready with all of them; its base URL.
+
+        The folder of `config` goes when the demo ends: the addresses in the file are good for this one alone.
+        """
+        self._house.callback(shutil.rmtree, config.parent, ignore_errors=True)
         self._env, self.config = _environment(model_url), config
         serve = ("serve", "--host", HOST, "--port", str(port), "--config", str(config))
         child = self._keep(

@@ -1,0 +1,228 @@
+"""A small HTTP/1.1 client for one server: connections that are kept, and requests that go over them."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+import string
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from urllib.parse import quote, urlsplit
+
+import aiohappyeyeballs
+
+from toolway.errors import UpstreamError, UpstreamTimeout
+from toolway.http_connection import Connection, Header, Unanswered
+
+MAX_IDLE = 4.0
+"""Seconds that a connection is kept unused; most servers close it after five, and a request should not cross that."""
+
+_SECOND_ADDRESS_AFTER = 0.25
+"""Seconds that an address of the server may take before the next is tried beside it (RFC 8305)."""
+
+_WRITTEN_HERE = frozenset(
+    {b"host", b"content-length", b"transfer-encoding", b"connection", b"keep-alive", b"upgrade", b"expect"}
+)
+_NEED_A_LENGTH = frozenset({"POST", "PUT", "PATCH"})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Origin:
+    """Where a base URL leads: `http(s)://host[:port]/prefix`, the host a name, an IPv4 or an [IPv6] address."""
+
+    host: str
+    port: int
+    tls: bool
+    authority: bytes
+    """What the Host header says; without the scheme's own port."""
+    prefix: bytes
+    """The path, without a slash at its end; what stands in front of every request's own."""
+
+    @classmethod
+    def of(cls, url: str) -> Origin:
+        """Raises ValueError for a URL without a host, or with one that is no name."""
+        parts = urlsplit(url)
+        host = (parts.hostname or "").encode("idna").decode()
+        tls = parts.scheme == "https"
+        usual = 443 if tls else 80
+        port = parts.port or usual
+        if not host:
+            raise ValueError("the URL names no host")
+        authority = (f"[{host}]" if ":" in host else host) + (f":{port}" if port != usual else "")
+        prefix = quote(parts.path.rstrip("/"), safe=string.punctuation)
+        return cls(host=host, port=port, tls=tls, authority=authority.encode(), prefix=prefix.encode())
+
+
+class HttpClient:
+    """Requests to one origin. There are as many connections as requests at a time.
+
+    Times are seconds: `connect` for the connection with its TLS handshake, `silence` for each wait for the
+    server. Proxy settings of the environment are not read, redirects not followed, nothing is decompressed.
+    """
+
+    def __init__(self, origin: Origin, *, connect: float, silence: float) -> None:
+        self._origin = origin
+        self._connect = connect
+        self._silence = silence
+        self._idle: deque[Connection] = deque()
+        """The one that was used last is at the right, and is the next to be used."""
+        self._sweep: asyncio.TimerHandle | None = None
+        self._trust: ssl.SSLContext | None = None
+
+    @asynccontextmanager
+    async def request(
+        self,
+        method: str,
+        target: bytes,
+        *,
+        headers: Sequence[Header] = (),
+        body: bytes | AsyncIterator[bytes] | None = None,
+        repeatable: bool = False,
+    ) -> AsyncIterator[Connection]:
+        """Send a request and yield the connection when the answer's head is in its `reply`.
+
+        `target` is the whole path with its query. Names of `headers` are lower-case; those
+        that belong to the connection are left out, but a content-length says how long an iterated body is; it
+        is sent chunked without one. Such a body is sent while the block runs: the answer may come first. A
+        `repeatable` request with its whole body is sent again when a used connection was closed unanswered.
+        Raises UpstreamError, UpstreamTimeout, and what the body raises.
+        """
+        if body is None or isinstance(body, bytes):
+            head = _head(method, target, self._origin.authority, headers, _length_line(method, body))
+            connection = await self._ask(method, head + (body or b""), repeatable)
+            try:
+                yield connection
+            finally:
+                self._release(connection)
+        else:
+            length = _length_in(headers)
+            line = b"transfer-encoding: chunked" if length is None else b"content-length: %d" % length
+            head = _head(method, target, self._origin.authority, headers, line)
+            async with self._asking(method, head, body, length) as connection:
+                yield connection
+
+    def close(self) -> None:
+        """Drop the idle connections; the others end with their requests."""
+        if self._sweep is not None:
+            self._sweep.cancel()
+        while self._idle:
+            self._idle.pop().abort()
+
+    async def _ask(self, method: str, request: bytes, repeatable: bool) -> Connection:
+        while True:
+            connection = await self._take()
+            try:
+                connection.send(method, request)
+                await connection.head()
+            except BaseException as error:
+                connection.abort()
+                if not (repeatable and connection.is_used and isinstance(error, Unanswered)):
+                    raise
+            else:
+                return connection
+
+    @asynccontextmanager
+    async def _asking(
+        self, method: str, head: bytes, body: AsyncIterator[bytes], length: int | None
+    ) -> AsyncIterator[Connection]:
+        connection = await self._take()
+        connection.send(method, head, uploads=True)
+        upload = asyncio.create_task(connection.upload(body, length))
+        try:
+            await connection.head()
+            yield connection
+        finally:
+            self._release(connection)
+            upload.cancel()
+            await asyncio.wait([upload])
+
+    async def _take(self) -> Connection:
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.closed:
+                return connection
+        try:
+            async with asyncio.timeout(self._connect):
+                return await self._open()
+        except TimeoutError as error:
+            raise UpstreamTimeout("The model server did not accept the connection in time.") from error
+        except (OSError, UnicodeError) as error:
+            raise UpstreamError(
+                "The model server cannot be reached; check that it runs and that OPENAI_BASE_URL points at it.",
+                code="upstream_unreachable",
+            ) from error
+
+    async def _open(self) -> Connection:
+        loop, origin = asyncio.get_running_loop(), self._origin
+        if origin.tls and self._trust is None:
+            self._trust = await asyncio.to_thread(_trust_of_the_system)
+        addresses = await loop.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
+        connected = await aiohappyeyeballs.start_connection(
+            addresses, happy_eyeballs_delay=_SECOND_ADDRESS_AFTER, interleave=1, loop=loop
+        )
+        _, connection = await loop.create_connection(
+            lambda: Connection(self._silence),
+            sock=connected,
+            ssl=self._trust,
+            server_hostname=origin.host if origin.tls else None,
+        )
+        return connection
+
+    def _release(self, connection: Connection) -> None:
+        if not connection.rest():
+            connection.abort()
+            return
+        loop = asyncio.get_running_loop()
+        connection.idle_since = loop.time()
+        self._idle.append(connection)
+        if self._sweep is None:
+            self._sweep = loop.call_at(connection.idle_since + MAX_IDLE, self._drop_idle)
+
+    def _drop_idle(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._idle and (self._idle[0].closed or self._idle[0].idle_since + MAX_IDLE <= loop.time()):
+            self._idle.popleft().abort()
+        self._sweep = (
+            loop.call_at(self._idle[0].idle_since + MAX_IDLE, self._drop_idle) if self._idle else None
+        )
+
+
+def _trust_of_the_system() -> ssl.SSLContext:
+    """Takes some ten milliseconds."""
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def _head(method: str, target: bytes, authority: bytes, headers: Sequence[Header], framing: bytes) -> bytes:
+    """The request line and all headers. Raises UpstreamError when one of them would be two, or none."""
+    lines = [b"%b %b HTTP/1.1" % (method.encode(), target), b"host: " + authority]
+    lines += [name + b": " + value for name, value in headers if name not in _WRITTEN_HERE]
+    if framing:
+        lines.append(framing)
+    head = b"\r\n".join(lines)
+    breaks = len(lines) - 1
+    if (
+        head.count(b"\r") != breaks
+        or head.count(b"\n") != breaks
+        or b"\0" in head
+        or lines[0].count(b" ") != 2
+    ):
+        raise UpstreamError(
+            "The request has a line break, a NUL or a space where HTTP allows none, and was not sent.",
+            code="upstream_broken",
+        )
+    return head + b"\r\n\r\n"
+
+
+def _length_line(method: str, body: bytes | None) -> bytes:
+    if body is None and method not in _NEED_A_LENGTH:
+        return b""
+    return b"content-length: %d" % len(body or b"")
+
+
+def _length_in(headers: Sequence[Header]) -> int | None:
+    return next((int(value) for name, value in headers if name == b"content-length"), None)
