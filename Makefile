@@ -13,7 +13,7 @@ help:
 	@echo "make real-servers  try MCP servers of others: needs node, npm and the network"
 	@echo "make install  give yourself .venv/bin/toolway"
 	@echo "make lint     ruff and mypy --strict"
-	@echo "make fuzz     a million random and mutated inputs into all that reads from outside (about an hour)"
+	@echo "make fuzz     a million random and mutated inputs into all that reads from outside (ten minutes)"
 	@echo "make bench    measure against nginx, side by side"
 
 install: .venv/.installed
@@ -24,10 +24,12 @@ demo: .venv/.with-demo
 test: .venv/.with-demo
 	.venv/bin/python -m pytest
 
-FUZZ_EXAMPLES ?= 100000
+FUZZ_INPUTS ?= 1000000
+FUZZ_EXAMPLES ?= 2000
 FUZZED := $(addprefix tests/pure/test_,$(addsuffix .py,mutated sse deltas compiler repair textcalls)) tests/quirks/test_rendered.py
 
 fuzz: .venv/.installed
+	.venv/bin/python -m tests.mill --inputs $(FUZZ_INPUTS)
 	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) .venv/bin/python -m pytest --timeout=0 $(FUZZED)
 
 lint: .venv/.installed

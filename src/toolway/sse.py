@@ -62,9 +62,11 @@ class Decoder:
 
     def close(self) -> list[bytes]:
         """The payload of an event that had no blank line behind it when the stream ended, if any."""
-        rest = b"".join(self._unfinished).rstrip(b"\r")
+        rest = b"".join(self._unfinished).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        if self._at_start:
+            rest = rest.removeprefix(b"\xef\xbb\xbf")
         self._unfinished = []
-        return self._read([rest, b""])
+        return self._read([*rest.split(b"\n"), b""])
 
     def _keep(self, data: bytes) -> None:
         self._unfinished.append(data)

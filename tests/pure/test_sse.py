@@ -75,3 +75,10 @@ def test_any_bytes_are_events_or_one_declared_error(data: bytes):
 @given(st.binary().filter(lambda payload: b"\r" not in payload))
 def test_an_encoded_payload_is_read_back(payload: bytes):
     assert decode(sse.encode(payload)) == [payload]
+
+
+def test_a_carriage_return_before_the_last_line_is_a_line_end_wherever_the_stream_was_cut():
+    decoder = sse.Decoder()
+    assert decoder.feed(b"data: one\r") == []
+    assert decoder.feed(b"data: two") == []
+    assert decoder.close() == [b"one\ntwo"]
