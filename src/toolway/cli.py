@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import sys
 import webbrowser
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
@@ -16,12 +16,13 @@ import anyio
 import orjson
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from toolway import __version__, names
 from toolway.config import Settings, load_settings
 from toolway.errors import ConfigError, SourceError
-from toolway.types import JSON, Tool, ToolResult, ToolSource
+from toolway.types import JSON, Tool, ToolResult, ToolSource, last_error
 
 if TYPE_CHECKING:
     from toolway.catalog import Catalog
@@ -109,9 +110,7 @@ def tools(as_json: AsJSON = False, config: ConfigFile = None) -> None:
     if not sources:
         _fail("No tool servers are configured: write an mcp.json, or set MCP_SERVER_ENDPOINTS.")
     _print_tools(found)
-    for source in sources:
-        if source.status.error:
-            _complain(f"{source.label}: {source.status.state}: {source.status.error}")
+    _print_servers(sources)
 
 
 @app.command()
@@ -250,6 +249,26 @@ def _described(name: str, tool: Tool) -> JSON:
     }
 
 
+def _print_servers(sources: Sequence[ToolSource]) -> None:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for title in ("server", "state", "protocol", "tools"):
+        table.add_column(title, no_wrap=True)
+    table.add_column("last error", overflow="fold")
+    for source in sources:
+        status = source.status
+        colour = {"ready": "green", "failed": "red", "needs auth": "red"}.get(status.state, "yellow")
+        table.add_row(
+            source.label,
+            f"[{colour}]{status.state}[/]",
+            status.protocol or "",
+            str(len(status.tools)),
+            escape(last_error(status)),
+        )
+    console = Console()
+    console.print()
+    console.print(table)
+
+
 def _print_tools(found: Mapping[str, Tool]) -> None:
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("tool", no_wrap=True)
@@ -259,7 +278,7 @@ def _print_tools(found: Mapping[str, Tool]) -> None:
     for name, tool in found.items():
         state = "[green]ready[/]" if tool.available else "[red]unavailable[/]"
         description = tool.description.strip().split("\n")[0]
-        table.add_row(name, tool.server, state, description.replace("[", "\\["))
+        table.add_row(name, tool.server, state, escape(description))
     Console().print(table)
 
 
