@@ -189,7 +189,8 @@ def _judge_source(source: ToolSource) -> Finding:
     if status.state == "ready" or (status.state == "stopped" and not status.error):
         names = [tool.name for tool in status.tools]
         resting = "; started when it is called" if status.state == "stopped" else ""
-        detail = f"{len(names)} tools ({status.protocol}{resting}): {', '.join(names[:10])}"
+        count = f"{len(names)} tool{'s'[: len(names) != 1]}"
+        detail = f"{count} ({status.protocol}{resting}): {', '.join(names[:10])}"
         advice = "; ".join(status.warnings) or None
         return Finding(
             check=check, ok=bool(names), detail=detail if names else "it has no tools", advice=advice

@@ -97,7 +97,7 @@ def test_tools_as_json_has_the_promised_members(tools_url: str, tmp_path: Path):
 def test_tools_without_servers_says_what_to_set(tmp_path: Path):
     ran = toolway("tools", cwd=tmp_path)
     assert ran.returncode == 1
-    assert "MCP_SERVER_ENDPOINTS" in ran.stdout
+    assert "MCP_SERVER_ENDPOINTS" in ran.stderr
 
 
 def test_tools_says_which_server_is_down(tmp_path: Path):
