@@ -54,7 +54,7 @@ class Envelope:
         events = [sse.encode(lax.dumps({**frame, **self._adopt(frame), "choices": [choice]}))]
         if usage:
             last = {**message.usage_frame, **self._same, "choices": [], "usage": usage}
-            events.append(sse.encode(orjson.dumps(last)))
+            events.append(sse.encode(lax.dumps(last)))
         return b"".join([*events, DONE])
 
     def _fits(self, chunk: JSON) -> bool:

@@ -11,6 +11,8 @@ from toolway.inline import TooLarge, inline
 from toolway.types import JSON, Tool
 
 _MAX_DEPTH = 12
+_TELLING = frozenset({"type", "enum", "const", "anyOf", "oneOf"})
+"""Keywords that tell values apart; without any of them a schema takes everything."""
 _INTEGER = re.compile(r"-?(?:0|[1-9][0-9]{0,17})")
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]{0,17})(?:\.[0-9]{1,17})?(?:[eE][+-]?[0-9]{1,3})?")
 
@@ -81,9 +83,8 @@ def _converted(value: Any, types: set[str], schema: JSON) -> Any:
             return read
     if "array" in types and value is not None and not isinstance(value, list):
         items = schema.get("items")
-        mended = _mend(value, items, 1) if isinstance(items, dict) else value
-        wanted = _types(items) if isinstance(items, dict) else set()
-        if wanted and _is_of(mended, wanted):
+        mended = _mend(value, items, 2)
+        if isinstance(items, dict) and _TELLING & items.keys() and fits(mended, items):
             return [mended]
     return value
 

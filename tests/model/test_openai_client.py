@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 import urllib.error
 import urllib.request
 from collections import deque
@@ -106,7 +107,8 @@ def way(house: Way) -> Way:
 
 def wait_until_ready(url: str) -> None:
     """Each look takes its time: the model server and the services are asked."""
-    for _ in range(1000):
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
         try:
             with urllib.request.urlopen(f"{url}/readyz", timeout=30) as answer:
                 if json.load(answer)["status"] == "ready":
