@@ -16,12 +16,13 @@ import anyio
 import orjson
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from toolway import __version__, names
 from toolway.config import Settings, load_settings
 from toolway.errors import ConfigError, SourceError
-from toolway.types import JSON, Tool, ToolResult, ToolSource
+from toolway.types import JSON, SourceStatus, Tool, ToolResult, last_error
 
 if TYPE_CHECKING:
     from toolway.catalog import Catalog
@@ -102,16 +103,14 @@ def tools(as_json: AsJSON = False, config: ConfigFile = None) -> None:
     """List every tool with its server and state."""
     settings = load_settings(config=config)
     _warn(settings)
-    found, sources = _with_catalog(settings, _list_tools)
+    found, statuses = _with_catalog(settings, _list_tools)
     if as_json:
         _print_json([_described(name, tool) for name, tool in found.items()])
         return
-    if not sources:
+    if not statuses:
         _fail("No tool servers are configured: write an mcp.json, or set MCP_SERVER_ENDPOINTS.")
     _print_tools(found)
-    for source in sources:
-        if source.status.error:
-            _complain(f"{source.label}: {source.status.state}: {source.status.error}")
+    _print_servers(statuses)
 
 
 @app.command()
@@ -212,8 +211,8 @@ def _with_catalog(settings: Settings, use: Callable[[Catalog], Coroutine[Any, An
     return anyio.run(run)
 
 
-async def _list_tools(catalog: Catalog) -> tuple[Mapping[str, Tool], tuple[ToolSource, ...]]:
-    return catalog.snapshot.tools, catalog.sources
+async def _list_tools(catalog: Catalog) -> tuple[Mapping[str, Tool], Mapping[str, SourceStatus]]:
+    return catalog.snapshot.tools, {source.label: source.status for source in catalog.sources}
 
 
 async def _call(catalog: Catalog, name: str, arguments: JSON, seconds: float) -> ToolResult:
@@ -250,6 +249,25 @@ def _described(name: str, tool: Tool) -> JSON:
     }
 
 
+def _print_servers(statuses: Mapping[str, SourceStatus]) -> None:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for title in ("server", "state", "protocol", "tools"):
+        table.add_column(title, no_wrap=True)
+    table.add_column("last error", overflow="fold")
+    for label, status in statuses.items():
+        colour = {"ready": "green", "failed": "red", "needs auth": "red"}.get(status.state, "yellow")
+        table.add_row(
+            label,
+            f"[{colour}]{status.state}[/]",
+            status.protocol or "",
+            str(len(status.tools)),
+            escape(last_error(status)),
+        )
+    console = Console()
+    console.print()
+    console.print(table)
+
+
 def _print_tools(found: Mapping[str, Tool]) -> None:
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("tool", no_wrap=True)
@@ -259,7 +277,7 @@ def _print_tools(found: Mapping[str, Tool]) -> None:
     for name, tool in found.items():
         state = "[green]ready[/]" if tool.available else "[red]unavailable[/]"
         description = tool.description.strip().split("\n")[0]
-        table.add_row(name, tool.server, state, description.replace("[", "\\["))
+        table.add_row(name, tool.server, state, escape(description))
     Console().print(table)
 
 

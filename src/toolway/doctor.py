@@ -21,7 +21,7 @@ from toolway.quarantine import careful_turn
 from toolway.serve import check_exposure
 from toolway.sources import open_sources
 from toolway.turn import whole_turn
-from toolway.types import JSON, ToolSource
+from toolway.types import JSON, ToolSource, last_error
 from toolway.upstream import Header, Upstream
 
 SERVER_PATIENCE = 20.0
@@ -33,12 +33,12 @@ LARGE_TOOL_LIST = 90_000
 
 
 _ADVICE = {
-    "connect": "Start it, or correct its address in MCP_SERVER_ENDPOINTS.",
-    "fetch": "If it wants a key: http://user:key@host in MCP_SERVER_ENDPOINTS, or TOOLWAY_SERVER_<NAME>_TOKEN.",
+    "connect": "Start it, or correct its address where it is configured (MCP_SERVER_ENDPOINTS or mcp.json).",
+    "fetch": "If it wants a key: TOOLWAY_SERVER_<NAME>_TOKEN, or headers in the mcp.json.",
     "start": "Correct the command in the mcp.json, or install what it runs.",
     "initialize": "Run its command by hand, or open its address: it does not answer as an MCP server does.",
     "list tools": "It does not answer as an MCP server does; its log may say why.",
-    "parse": "Point MCP_SERVER_ENDPOINTS at a service with an openapi.json, or at the document itself.",
+    "parse": "Its address must lead to a service with an openapi.json, or to the document itself.",
 }
 """What to do, by the stage in which a tool server failed."""
 
@@ -186,9 +186,11 @@ async def _ignore(_: object) -> None:
 def _judge_source(source: ToolSource) -> Finding:
     status = source.status
     check = f"tool server {source.label}"
-    if status.state == "ready":
+    if status.state == "ready" or (status.state == "stopped" and not status.error):
         names = [tool.name for tool in status.tools]
-        detail = f"{len(names)} tools ({status.protocol}): {', '.join(names[:10])}"
+        resting = "; started when it is called" if status.state == "stopped" else ""
+        count = f"{len(names)} tool{'s'[: len(names) != 1]}"
+        detail = f"{count} ({status.protocol}{resting}): {', '.join(names[:10])}"
         advice = "; ".join(status.warnings) or None
         return Finding(
             check=check, ok=bool(names), detail=detail if names else "it has no tools", advice=advice
@@ -197,7 +199,7 @@ def _judge_source(source: ToolSource) -> Finding:
         detail = f"no answer within {SERVER_PATIENCE:g} seconds"
         return Finding(check=check, ok=False, detail=detail, advice="Is it the right address and port?")
     advice = _ADVICE.get(status.error_stage or "")
-    return Finding(check=check, ok=False, detail=f"{status.state}: {status.error}", advice=advice)
+    return Finding(check=check, ok=False, detail=f"{status.state}: {last_error(status)}", advice=advice)
 
 
 def _judge_names(snapshot: Snapshot) -> list[Finding]:

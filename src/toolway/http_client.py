@@ -8,7 +8,6 @@ import ssl
 import string
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from urllib.parse import quote, urlsplit
 
@@ -72,8 +71,7 @@ class HttpClient:
         self._sweep: asyncio.TimerHandle | None = None
         self._trust: ssl.SSLContext | None = None
 
-    @asynccontextmanager
-    async def request(
+    def request(
         self,
         method: str,
         target: bytes,
@@ -81,28 +79,22 @@ class HttpClient:
         headers: Sequence[Header] = (),
         body: bytes | AsyncIterator[bytes] | None = None,
         repeatable: bool = False,
-    ) -> AsyncIterator[Connection]:
-        """Send a request and yield the connection when the answer's head is in its `reply`.
+    ) -> Exchange:
+        """A request that is sent when the exchange is entered (`async with`).
 
-        `target` is the whole path with its query. Names of `headers` are lower-case; those
-        that belong to the connection are left out, but a content-length says how long an iterated body is; it
-        is sent chunked without one. Such a body is sent while the block runs: the answer may come first. A
-        `repeatable` request with its whole body is sent again when a used connection was closed unanswered.
-        Raises UpstreamError, UpstreamTimeout, and what the body raises.
+        `target` is the whole path with its query. Names of `headers` are lower-case; those that belong to the
+        connection are left out, but a content-length says how long an iterated body is; it is sent chunked
+        without one. Such a body is sent while the block runs: the answer may come first. A `repeatable` request
+        with its whole body is sent again when a used connection was closed unanswered. Raises UpstreamError
+        for a request that cannot be written.
         """
         if body is None or isinstance(body, bytes):
             head = _head(method, target, self._origin.authority, headers, _length_line(method, body))
-            connection = await self._ask(method, head + (body or b""), repeatable)
-            try:
-                yield connection
-            finally:
-                self._release(connection)
-        else:
-            length = _length_in(headers)
-            line = b"transfer-encoding: chunked" if length is None else b"content-length: %d" % length
-            head = _head(method, target, self._origin.authority, headers, line)
-            async with self._asking(method, head, body, length) as connection:
-                yield connection
+            return Exchange(self, method, head + body if body else head, repeatable=repeatable)
+        length = _length_in(headers)
+        line = b"transfer-encoding: chunked" if length is None else b"content-length: %d" % length
+        head = _head(method, target, self._origin.authority, headers, line)
+        return Exchange(self, method, head, body=body, length=length)
 
     def close(self) -> None:
         """Drop the idle connections; the others end with their requests."""
@@ -111,35 +103,8 @@ class HttpClient:
         while self._idle:
             self._idle.pop().abort()
 
-    async def _ask(self, method: str, request: bytes, repeatable: bool) -> Connection:
-        while True:
-            connection = await self._take()
-            try:
-                connection.send(method, request)
-                await connection.head()
-            except BaseException as error:
-                connection.abort()
-                if not (repeatable and connection.is_used and isinstance(error, Unanswered)):
-                    raise
-            else:
-                return connection
-
-    @asynccontextmanager
-    async def _asking(
-        self, method: str, head: bytes, body: AsyncIterator[bytes], length: int | None
-    ) -> AsyncIterator[Connection]:
-        connection = await self._take()
-        connection.send(method, head, uploads=True)
-        upload = asyncio.create_task(connection.upload(body, length))
-        try:
-            await connection.head()
-            yield connection
-        finally:
-            self._release(connection)
-            upload.cancel()
-            await asyncio.wait([upload])
-
-    async def _take(self) -> Connection:
+    async def take(self) -> Connection:
+        """A connection to carry one exchange. Raises UpstreamError, UpstreamTimeout."""
         while self._idle:
             connection = self._idle.pop()
             if not connection.closed:
@@ -171,7 +136,8 @@ class HttpClient:
         )
         return connection
 
-    def _release(self, connection: Connection) -> None:
+    def release(self, connection: Connection) -> None:
+        """Keep the connection for another exchange if it can carry one, else close it."""
         if not connection.rest():
             connection.abort()
             return
@@ -188,6 +154,60 @@ class HttpClient:
         self._sweep = (
             loop.call_at(self._idle[0].idle_since + MAX_IDLE, self._drop_idle) if self._idle else None
         )
+
+
+class Exchange:
+    """A request and its answer. Entered, it yields the connection when the answer's head is in its `reply`.
+
+    Leaving it before the body was read closes the connection. Entering raises UpstreamError, UpstreamTimeout,
+    and what an iterated body raises.
+    """
+
+    # A class, since an asynccontextmanager costs ten microseconds.
+
+    def __init__(
+        self,
+        client: HttpClient,
+        method: str,
+        request: bytes,
+        *,
+        repeatable: bool = False,
+        body: AsyncIterator[bytes] | None = None,
+        length: int | None = None,
+    ) -> None:
+        self._client = client
+        self._method = method
+        self._request = request
+        self._repeatable = repeatable
+        self._body = body
+        self._length = length
+        self._upload: asyncio.Task[None] | None = None
+        self._connection: Connection
+
+    async def __aenter__(self) -> Connection:
+        while True:
+            self._connection = connection = await self._client.take()
+            try:
+                connection.send(self._method, self._request, uploads=self._body is not None)
+                if self._body is not None:
+                    self._upload = asyncio.create_task(connection.upload(self._body, self._length))
+                await connection.head()
+            except BaseException as error:
+                used = connection.is_used
+                await self._end()
+                if not (self._repeatable and used and isinstance(error, Unanswered)):
+                    raise
+            else:
+                return connection
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._end()
+
+    async def _end(self) -> None:
+        self._client.release(self._connection)
+        if self._upload is not None:
+            self._upload.cancel()
+            await asyncio.wait([self._upload])
 
 
 def _trust_of_the_system() -> ssl.SSLContext:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
+
+LONG = 20
+"""Characters from which on any value of an environment is taken for a key."""
+
+_SECRET = re.compile(r"key|token|secret|pass|pwd|auth|cred|private|cookie|session", re.IGNORECASE)
 
 Kind = Literal["stdio", "http", "sse", "auto", "openapi"]
 Era = Literal["auto", "legacy", "modern"]
@@ -47,6 +53,7 @@ class ServerConfig:
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """Values that must never be shown."""
-        values = (*self.env.values(), *self.headers.values(), self.auth.get("client_secret"))
+        """Values that must never be shown: all headers, and of the environment what looks like a key."""
+        env = [value for name, value in self.env.items() if _SECRET.search(name) or len(value) >= LONG]
+        values = (*env, *self.headers.values(), self.auth.get("client_secret"))
         return tuple(value for value in values if value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Literal, Protocol
 
 JSON = dict[str, Any]
@@ -89,6 +90,14 @@ class SourceStatus:
     """Where it failed: "connect", "fetch", "parse", "initialize", "list tools", ..."""
     warnings: tuple[str, ...] = ()
     """What was left out or changed, one sentence each."""
+
+
+def last_error(status: SourceStatus) -> str:
+    """The newest error of a source for people: when, in which stage, what; empty when there was none."""
+    if status.error is None:
+        return ""
+    when = f"{datetime.fromtimestamp(status.error_at):%H:%M:%S}, " if status.error_at is not None else ""
+    return f"{when}{status.error_stage or status.state}: {status.error}"
 
 
 class ToolSource(Protocol):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -12,7 +12,7 @@ import anyio
 
 from toolway.config import Settings
 from toolway.errors import UpstreamError
-from toolway.http_client import MAX_IDLE, HttpClient, Origin
+from toolway.http_client import MAX_IDLE, Exchange, HttpClient, Origin
 from toolway.http_connection import Connection, Header
 
 __all__ = ["HOP_BY_HOP", "MAX_IDLE", "Answer", "Header", "Upstream"]
@@ -116,8 +116,7 @@ class Upstream:
         finally:
             client.close()
 
-    @asynccontextmanager
-    async def request(
+    def request(
         self,
         method: str,
         path: str,
@@ -127,7 +126,7 @@ class Upstream:
         body: bytes | AsyncIterator[bytes] | None = None,
         repeatable: bool = False,
         root: bool = False,
-    ) -> AsyncIterator[Answer]:
+    ) -> AbstractAsyncContextManager[Answer]:
         """Send a request and yield the answer when its head is there, whatever its status.
 
         `path` is raw and below the base URL, "/chat/completions"; with `root` below that URL without its /v1.
@@ -139,18 +138,32 @@ class Upstream:
         target = (self._root if root else self._prefix) + path.encode()
         if query:
             target += b"?" + query
-        async with self._client.request(
-            method, target, headers=headers, body=body, repeatable=repeatable
-        ) as connection:
-            yield Answer(connection)
+        return _Answering(
+            self._client.request(method, target, headers=headers, body=body, repeatable=repeatable)
+        )
+
+
+class _Answering(AbstractAsyncContextManager[Answer]):
+    """An exchange that is entered with its answer."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+
+    async def __aenter__(self) -> Answer:
+        return Answer(await self._exchange.__aenter__())
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._exchange.__aexit__()
 
 
 def _end_to_end(headers: Sequence[Header]) -> list[Header]:
-    kept = [(name, value) for name, value in headers if name not in HOP_BY_HOP or name == b"connection"]
     named = {
-        token.strip().lower() for name, value in kept if name == b"connection" for token in value.split(b",")
+        token.strip().lower()
+        for name, value in headers
+        if name == b"connection"
+        for token in value.split(b",")
     }
-    return [(name, value) for name, value in kept if name != b"connection" and name not in named]
+    return [header for header in headers if header[0] not in HOP_BY_HOP and header[0] not in named]
 
 
 def _inflate(decompressor: Any, chunk: bytes) -> Iterator[bytes]:

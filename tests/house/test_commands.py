@@ -102,8 +102,8 @@ def test_tools_without_servers_says_what_to_set(tmp_path: Path):
 
 def test_tools_says_which_server_is_down(tmp_path: Path):
     ran = toolway("tools", cwd=tmp_path, MCP_SERVER_ENDPOINTS=f"gone=http://127.0.0.1:{free_port()}")
-    assert "gone" in ran.stderr
-    assert "cannot be reached" in ran.stderr
+    assert "gone" in ran.stdout
+    assert "cannot be reached" in ran.stdout
 
 
 def test_call_runs_a_tool_and_prints_its_result(tools_url: str, tmp_path: Path):

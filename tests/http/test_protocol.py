@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import anyio
 import pytest
 
 from tests.support.servers import running
-from toolway.protocol import MAX_HEAD, Protocol
+from toolway.protocol import MAX_HEAD, Protocol, _HeadWithBody
 
 PATIENCE = 0.4
 """The receive timeout of the servers here, in seconds."""
@@ -338,3 +339,58 @@ def test_huge_trailers_are_refused() -> None:
             for _ in range(40):
                 client.sendall(b"a" * 65536)
         assert b" 200 " not in to_end(client)
+
+
+class Written:
+    """A transport that notes its writes."""
+
+    def __init__(self) -> None:
+        self.writes: list[bytes] = []
+        self.closing = False
+
+    def write(self, data: bytes) -> None:
+        assert not self.closing
+        self.writes.append(data)
+
+    def is_closing(self) -> bool:
+        return self.closing
+
+    def close(self) -> None:
+        self.closing = True
+
+
+async def test_a_head_goes_out_with_its_body() -> None:
+    written = Written()
+    answer = _HeadWithBody(written, asyncio.get_running_loop())
+    for piece in (b"head ", b"body", b"more"):
+        answer.write(piece)
+    assert written.writes == [b"head body", b"more"]
+
+
+async def test_a_head_does_not_wait_for_a_late_body() -> None:
+    written = Written()
+    answer = _HeadWithBody(written, asyncio.get_running_loop())
+    answer.write(b"head")
+    assert written.writes == []
+    await asyncio.sleep(0)
+    assert written.writes == [b"head"]
+    answer.write(b"body")
+    assert written.writes == [b"head", b"body"]
+
+
+async def test_a_head_goes_out_before_the_connection_is_closed() -> None:
+    written = Written()
+    answer = _HeadWithBody(written, asyncio.get_running_loop())
+    answer.write(b"head")
+    answer.close()
+    await asyncio.sleep(0)
+    assert (written.writes, written.closing) == ([b"head"], True)
+
+
+async def test_a_head_is_not_written_to_a_client_that_left() -> None:
+    written = Written()
+    answer = _HeadWithBody(written, asyncio.get_running_loop())
+    answer.write(b"head")
+    written.close()
+    await asyncio.sleep(0)
+    assert written.writes == []

@@ -191,12 +191,10 @@ class MCPSource:
     def _ready(self, session: Session) -> None:
         self._session = session
         self._era = "modern" if session.modern else "legacy"
-        tools = tuple(
-            tool if tool.available else replace(tool, available=True) for tool in self._status.tools
-        )
+        self._stage = "running"
         self._publish(
             state="ready",
-            tools=tools,
+            tools=_available(self._status.tools),
             protocol=f"MCP {session.version}",
             error=None,
             error_at=None,
