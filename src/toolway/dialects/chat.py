@@ -6,7 +6,7 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import anyio
@@ -311,5 +311,10 @@ def _known(error: Exception) -> ToolwayError:
 
 def _owner(scope: Scope) -> str:
     """Whose conversations these are: a digest of the credentials."""
-    credentials = [value for name, value in scope["headers"] if name in CREDENTIALS]
-    return hashlib.sha256(b"\0".join([scope.get(CALLER, "").encode(), *credentials])).hexdigest()
+    credentials = (value for name, value in scope["headers"] if name in CREDENTIALS)
+    return _digest(scope.get(CALLER, ""), *credentials)
+
+
+@lru_cache(maxsize=1024)
+def _digest(caller: str, *credentials: bytes) -> str:
+    return hashlib.sha256(b"\0".join([caller.encode(), *credentials])).hexdigest()
