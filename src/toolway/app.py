@@ -24,7 +24,7 @@ from toolway.respond import send_error, send_json
 from toolway.sources import open_workshop
 from toolway.stores import Store, open_store
 from toolway.types import JSON
-from toolway.upstream import Upstream
+from toolway.upstream import Upstream, credential
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,9 +133,7 @@ class Readiness:
         await send_json(send, 503 if status == "not ready" else 200, body)
 
     async def _upstream_state(self) -> str:
-        settings = self._house.settings
-        key = settings.openai_api_key
-        headers = [(b"authorization", f"Bearer {key}".encode())] if key else []
+        headers = credential(self._house.settings.openai_api_key)
         try:
             async with self._house.upstream.request("GET", "/models", headers=headers) as answer:
                 await answer.read(2**24)

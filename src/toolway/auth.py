@@ -15,7 +15,7 @@ from toolway.config import Settings
 from toolway.endpoints import is_loopback
 from toolway.errors import Forbidden, InvalidRequest, ToolwayError, Unauthorized
 from toolway.respond import Header, send_error
-from toolway.upstream import HOP_BY_HOP
+from toolway.upstream import HOP_BY_HOP, credential
 
 CALLER = "toolway.caller"
 """The scope's key for who called: a short hash of the client key, absent when no keys are configured."""
@@ -160,8 +160,8 @@ def upstream_headers(scope: Scope, settings: Settings, *, same_body: bool = Fals
                 continue
             has_credential = True
         kept.append(header)
-    if settings.openai_api_key and not has_credential:
-        kept.append((b"authorization", f"Bearer {settings.openai_api_key}".encode()))
+    if not has_credential:
+        kept += credential(settings.openai_api_key)
     return kept
 
 

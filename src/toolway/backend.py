@@ -21,7 +21,7 @@ from toolway.config import Settings
 from toolway.errors import UpstreamError
 from toolway.rules import Profile
 from toolway.types import JSON, Tool
-from toolway.upstream import Header, Upstream
+from toolway.upstream import Header, Upstream, credential
 
 log = logging.getLogger("toolway.backend")
 
@@ -84,8 +84,7 @@ class Backend:
 
     async def learn(self, upstream: Upstream) -> bool:
         """Ask the model server once for its models; whether it answered."""
-        key = self._settings.openai_api_key
-        headers = [USER_AGENT, *([(b"authorization", f"Bearer {key}".encode())] if key else [])]
+        headers = [USER_AGENT, *credential(self._settings.openai_api_key)]
         with anyio.move_on_after(PATIENCE):
             try:
                 async with upstream.request("GET", "/models", headers=headers) as answer:

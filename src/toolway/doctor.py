@@ -18,11 +18,12 @@ from toolway.config import Settings, load_settings
 from toolway.errors import ConfigError, UpstreamError
 from toolway.offer import Offer
 from toolway.quarantine import careful_turn
+from toolway.respond import JSON_TYPE
 from toolway.serve import check_exposure
 from toolway.sources import open_sources
 from toolway.turn import whole_turn
 from toolway.types import JSON, ToolSource, last_error
-from toolway.upstream import Header, Upstream
+from toolway.upstream import Header, Upstream, credential
 
 SERVER_PATIENCE = 20.0
 MODEL_PATIENCE = 120.0
@@ -226,7 +227,4 @@ def _judge_names(snapshot: Snapshot) -> list[Finding]:
 
 
 def _headers(settings: Settings) -> list[Header]:
-    headers: list[Header] = [(b"content-type", b"application/json")]
-    if settings.openai_api_key:
-        headers.append((b"authorization", f"Bearer {settings.openai_api_key}".encode()))
-    return headers
+    return [JSON_TYPE, *credential(settings.openai_api_key)]

@@ -61,7 +61,7 @@ class Passthrough:
             ) as answer:
                 started = True
                 log.debug("%s /v1%s: %d", method, path, answer.status)
-                await _relay(answer, send)
+                await relay(answer, send)
         except UpstreamError as error:
             log.warning("%s /v1%s: %s", method, path, error.message)
             if not started:
@@ -110,7 +110,8 @@ class _Incoming:
         await anyio.sleep_forever()
 
 
-async def _relay(answer: Answer, send: Send) -> None:
+async def relay(answer: Answer, send: Send) -> None:
+    """An upstream answer to the client as it comes; what is said of CORS is ours to say."""
     headers = [header for header in answer.headers if not header[0].startswith(b"access-control-")]
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
     while data := await answer.receive():

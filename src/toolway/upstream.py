@@ -156,6 +156,11 @@ class _Answering(AbstractAsyncContextManager[Answer]):
         await self._exchange.__aexit__()
 
 
+def credential(api_key: str | None) -> list[Header]:
+    """The header by which Toolway itself is known to the model server; none without a key."""
+    return [(b"authorization", f"Bearer {api_key}".encode())] if api_key else []
+
+
 def _end_to_end(headers: Sequence[Header]) -> list[Header]:
     named = {
         token.strip().lower()

@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.answers import assert_one_clean_answer, chunks_of, content_of
 from tests.support.house import QUESTION, House, house
-from tests.support.upstream import Reply, call_stream, chunk, sse, text_stream, tool_call, whole
+from tests.support.upstream import call_stream, chunk, sse, text_stream, tool_call, whole
 
 OWN_TOOL = {
     "type": "function",
@@ -25,18 +25,11 @@ def room():
         yield opened
 
 
-def script(room: House, *replies: Reply) -> House:
-    room.upstream.replies = list(replies)
-    room.upstream.seen.clear()
-    room.tools.calls.clear()
-    return room
-
-
 def two_rounds(room: House, *, streamed: bool) -> None:
     if streamed:
-        script(room, call_stream(tool_call()), text_stream("Done."))
+        room.script(call_stream(tool_call()), text_stream("Done."))
     else:
-        script(room, whole({"tool_calls": [tool_call()]}, finish="tool_calls"), whole({"content": "Done."}))
+        room.script(whole({"tool_calls": [tool_call()]}, finish="tool_calls"), whole({"content": "Done."}))
 
 
 def names_in(request: dict[str, Any]) -> list[str]:
@@ -71,13 +64,13 @@ def test_every_field_of_the_request_goes_along_in_every_round(room: House, strea
 
 
 def test_nothing_is_added_to_a_plain_request_but_tools(room: House):
-    script(room, whole({"content": "Hi"}))
+    room.script(whole({"content": "Hi"}))
     room.ask()
     assert set(room.upstream.seen[0].json) == {"model", "messages", "tools"}
 
 
 def test_the_tool_list_is_sorted_behind_the_clients_and_the_same_each_time(room: House):
-    script(room, whole({"content": "Hi"}))
+    room.script(whole({"content": "Hi"}))
     for _ in range(2):
         room.ask(tools=[OWN_TOOL])
         room.ask()
@@ -91,7 +84,7 @@ def test_the_tool_list_is_sorted_behind_the_clients_and_the_same_each_time(room:
 
 
 def test_no_address_of_a_tool_server_is_sent_upstream(room: House):
-    script(room, whole({"content": "Hi"}))
+    room.script(whole({"content": "Hi"}))
     room.ask()
     assert b"127.0.0.1" not in room.upstream.seen[0].body
     assert b"http:" not in room.upstream.seen[0].body
@@ -116,7 +109,7 @@ def test_unknown_members_of_chunks_choices_and_deltas_reach_the_client(room: Hou
     rich["choices"][0]["token_ids"] = [1, 2]
     end = {**chunk(finish="stop"), "timings": {"predicted_ms": 3.5}}
     end["choices"][0]["stop_reason"] = "</s>"
-    script(room, call_stream(tool_call()), sse(chunk(role="assistant", content=""), rich, end))
+    room.script(call_stream(tool_call()), sse(chunk(role="assistant", content=""), rich, end))
     chunks = chunks_of(room.ask(stream=True).text)
     assert_one_clean_answer(chunks)
     seen = next(c for c in chunks if c["choices"][0]["delta"].get("content"))
@@ -137,7 +130,7 @@ def test_unknown_members_of_a_whole_answer_reach_the_client(room: House):
         {"tool_calls": [tool_call()]}, "tool_calls",
         usage={"total_tokens": 3, "cost": 0.25, "prompt_tokens_details": {"cached_tokens": 4}},
     )  # fmt: skip
-    script(room, first, final)
+    room.script(first, final)
     answer = room.ask().json()
     sent = orjson.loads(b"".join(p for p in final.parts if isinstance(p, bytes)))
     total = {"total_tokens": 5, "cost": 0.75, "prompt_tokens_details": {"cached_tokens": 5}}
@@ -147,7 +140,7 @@ def test_unknown_members_of_a_whole_answer_reach_the_client(room: House):
 def test_a_plain_stream_passes_byte_for_byte(room: House):
     frames = [chunk(role="assistant", content=""), chunk(content="Hi  "), {**chunk(content="☁️"), "x": 1.50}]
     reply = sse(*frames, chunk(finish="stop"))
-    script(room, reply)
+    room.script(reply)
     text = room.ask(stream=True).content
     for part in reply.parts[1:3]:
         assert isinstance(part, bytes)
@@ -165,7 +158,7 @@ def test_reasoning_of_all_rounds_reaches_the_client_and_goes_back_to_the_model(r
     last = sse(
         chunk(role="assistant", reasoning_content=" Cloudy, then."), chunk(content="Cloudy."), chunk("stop")
     )
-    script(room, first, last)
+    room.script(first, last)
     chunks = chunks_of(room.ask(stream=True).text)
     assert content_of(chunks, "reasoning_content") == "I need the weather. Cloudy, then."
     replayed = room.upstream.seen[1].json["messages"][1]
@@ -177,15 +170,14 @@ def test_reasoning_of_all_rounds_reaches_the_client_and_goes_back_to_the_model(r
 
 def test_reasoning_of_all_rounds_is_in_a_whole_answer(room: House):
     first = whole({"content": None, "reasoning_content": "Hm. ", "tool_calls": [tool_call()]}, "tool_calls")
-    script(room, first, whole({"content": "Cloudy.", "reasoning_content": "Ah."}))
+    room.script(first, whole({"content": "Cloudy.", "reasoning_content": "Ah."}))
     message = room.ask().json()["choices"][0]["message"]
     assert message == {"role": "assistant", "content": "Cloudy.", "reasoning_content": "Hm. Ah."}
 
 
 def test_content_in_parts_and_as_text_is_replayed_in_its_order(room: House):
     thought = {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}
-    script(
-        room,
+    room.script(
         sse(
             chunk(role="assistant", content=[thought]),
             chunk(content="Let me "),
@@ -252,7 +244,7 @@ def test_headers_that_hold_for_the_model_servers_own_connection_stay_there(room:
         (b"strict-transport-security", b"max-age=1"),
         (b"access-control-allow-origin", b""),
     ]
-    script(room, reply)
+    room.script(reply)
     headers = room.ask(stream=True).headers
     assert headers.get_list("x-accel-buffering") == ["no"]
     assert headers.get_list("cache-control") == ["no-cache"]

@@ -36,13 +36,6 @@ def room():
         yield opened
 
 
-def script(room: House, *replies: Reply) -> House:
-    room.upstream.replies = list(replies)
-    room.upstream.seen.clear()
-    room.tools.calls.clear()
-    return room
-
-
 def first_round(*, streamed: bool) -> Reply:
     if streamed:
         return call_stream(tool_call())
@@ -59,7 +52,7 @@ def test_a_refusal_in_round_1_is_relayed_byte_for_byte(room: House, status: int,
         (b"x-request-id", b"req-1"),
         (b"x-ratelimit-remaining-requests", b"0"),
     ]
-    script(room, Reply([body], status, headers))
+    room.script(Reply([body], status, headers))
     answer = room.ask(stream=streamed)
     assert (answer.status_code, answer.content) == (status, body)
     assert {key.encode(): value.encode() for key, value in answer.headers.items()}.items() >= dict(
@@ -72,7 +65,7 @@ def test_a_refusal_in_round_1_is_relayed_byte_for_byte(room: House, status: int,
 def test_a_compressed_refusal_can_be_read(room: House, streamed: bool):
     body = b'{"error":{"message":"no"}}'
     headers = [(b"content-type", b"application/json"), (b"content-encoding", b"gzip")]
-    script(room, Reply([gzip.compress(body)], 400, headers))
+    room.script(Reply([gzip.compress(body)], 400, headers))
     answer = room.ask(stream=streamed)
     assert (answer.status_code, answer.content) == (400, body)
 
@@ -92,7 +85,7 @@ BROKEN_IN_ROUND_2 = {
 
 @pytest.mark.parametrize("name", BROKEN_IN_ROUND_2)
 def test_a_stream_that_breaks_in_round_2_ends_with_an_error(room: House, name: str):
-    script(room, first_round(streamed=True), BROKEN_IN_ROUND_2[name])
+    room.script(first_round(streamed=True), BROKEN_IN_ROUND_2[name])
     answer = room.ask(**STREAM)
     assert answer.status_code == 200
     error = error_of(chunks_of(answer.text))
@@ -102,7 +95,7 @@ def test_a_stream_that_breaks_in_round_2_ends_with_an_error(room: House, name: s
 
 @pytest.mark.parametrize("name", BROKEN_IN_ROUND_2)
 def test_a_whole_answer_that_breaks_in_round_2_is_not_to_be_retried(room: House, name: str):
-    script(room, first_round(streamed=False), BROKEN_IN_ROUND_2[name])
+    room.script(first_round(streamed=False), BROKEN_IN_ROUND_2[name])
     answer = room.ask()
     assert answer.status_code == 502
     assert answer.headers["x-should-retry"] == "false"
@@ -113,7 +106,7 @@ def test_a_whole_answer_that_breaks_in_round_2_is_not_to_be_retried(room: House,
 @BOTH
 @pytest.mark.parametrize("name", ["reset", "html", "not json", "error in a 200", "no choices", "cut"])
 def test_what_breaks_before_a_tool_ran_is_a_502_that_may_be_retried(room: House, name: str, streamed: bool):
-    script(room, BROKEN_IN_ROUND_2[name])
+    room.script(BROKEN_IN_ROUND_2[name])
     answer = room.ask(stream=streamed)
     assert answer.status_code == 502
     assert "x-should-retry" not in answer.headers
@@ -159,7 +152,7 @@ BROKEN_STREAMS = {
 
 @pytest.mark.parametrize("name", BROKEN_STREAMS)
 def test_a_broken_stream_ends_with_an_error_and_no_finish(room: House, name: str):
-    script(room, BROKEN_STREAMS[name])
+    room.script(BROKEN_STREAMS[name])
     answer = room.ask(**STREAM)
     chunks = chunks_of(answer.text)
     error = error_of(chunks)
@@ -170,7 +163,7 @@ def test_a_broken_stream_ends_with_an_error_and_no_finish(room: House, name: str
 
 
 def test_a_stream_request_that_is_answered_with_an_error_object(room: House):
-    script(room, json_reply({"error": {"message": "out of memory", "type": "server_error", "code": 500}}))
+    room.script(json_reply({"error": {"message": "out of memory", "type": "server_error", "code": 500}}))
     answer = room.ask(**STREAM)
     assert answer.status_code == 502
     assert answer.json()["error"]["message"] == "out of memory"
@@ -182,7 +175,7 @@ def test_a_stream_request_that_is_answered_whole_is_streamed_all_the_same(room: 
     answer_2 = whole({"content": "It is cloudy."}, usage={"total_tokens": 3})
     for reply in (answer_1, answer_2):
         reply.headers = ((b"content-type", kind),)
-    script(room, answer_1, answer_2)
+    room.script(answer_1, answer_2)
     answer = room.ask(stream=True, stream_options={"include_usage": True})
     chunks = chunks_of(answer.text)
     assert_one_clean_answer(chunks)
@@ -197,7 +190,7 @@ def test_a_stream_request_that_is_answered_whole_is_streamed_all_the_same(room: 
 def test_a_stream_is_known_whatever_it_is_called(room: House, kind: bytes | None):
     reply = text_stream("Hello")
     reply.headers = () if kind is None else ((b"content-type", kind),)
-    script(room, reply)
+    room.script(reply)
     assert content_of(chunks_of(room.ask(**STREAM).text)) == "Hello"
 
 
@@ -234,7 +227,7 @@ def test_a_stream_that_falls_silent_ends_with_an_error():
 
 
 def test_a_redirect_of_the_model_server_is_not_followed(room: House):
-    script(room, Reply([b"moved"], 302, [(b"location", b"http://127.0.0.1:1/elsewhere")]))
+    room.script(Reply([b"moved"], 302, [(b"location", b"http://127.0.0.1:1/elsewhere")]))
     answer = room.ask()
     assert answer.status_code in (302, 502)
     assert len(room.upstream.seen) == 1
@@ -245,14 +238,14 @@ def test_a_redirect_of_the_model_server_is_not_followed(room: House):
 )
 def test_a_chunk_that_only_lenient_readers_take_does_not_end_the_stream(room: House, text: str):
     odd = orjson.dumps(chunk(content="Well", odd="ODD")).replace(b'"ODD"', text.encode())
-    script(room, sse(chunk(role="assistant", content=""), odd, chunk(finish="stop")))
+    room.script(sse(chunk(role="assistant", content=""), odd, chunk(finish="stop")))
     assert content_of(chunks_of(room.ask(**STREAM).text)) == "Well"
 
 
 def test_a_character_split_in_two_halves_reaches_the_client_and_the_model(room: House):
     halves = [orjson.dumps(chunk(content="X")).replace(b"X", half) for half in (rb"\ud83d", rb"\ude00")]
-    script(
-        room, sse(*halves, chunk(tool_calls=[tool_call()]), chunk(finish="tool_calls")), text_stream("Done.")
+    room.script(
+        sse(*halves, chunk(tool_calls=[tool_call()]), chunk(finish="tool_calls")), text_stream("Done.")
     )
     answer = room.ask(**STREAM)
     assert r"\ud83d" in answer.text

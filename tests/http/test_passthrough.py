@@ -15,7 +15,7 @@ import anyio
 import httpx2
 import pytest
 
-from tests.support.servers import free_port, running, running_server
+from tests.support.servers import free_port, running, running_server, until
 from toolway.auth import Guard
 from toolway.config import Settings
 from toolway.passthrough import Passthrough
@@ -137,15 +137,6 @@ def raw_upstream(*replies: bytes, hold: bool = False) -> Iterator[tuple[str, thr
 
 def connect(url: str) -> socket.socket:
     return socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=20)
-
-
-def until(client: socket.socket, mark: bytes) -> bytes:
-    received = b""
-    while mark not in received:
-        part = client.recv(65536)
-        assert part, received
-        received += part
-    return received
 
 
 def to_end(client: socket.socket) -> bytes:

@@ -13,7 +13,7 @@ from typing import Any
 import anyio
 import pytest
 
-from tests.support.servers import running
+from tests.support.servers import running, until
 from toolway.protocol import MAX_HEAD, Protocol, _HeadWithBody
 
 PATIENCE = 0.4
@@ -71,15 +71,6 @@ def to_end(client: socket.socket, seconds: float = 10) -> bytes:
     with suppress(ConnectionResetError):
         while part := client.recv(65536):
             received += part
-    return received
-
-
-def until(client: socket.socket, mark: bytes) -> bytes:
-    received = b""
-    while mark not in received:
-        part = client.recv(65536)
-        assert part, received
-        received += part
     return received
 
 

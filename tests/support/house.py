@@ -29,6 +29,13 @@ class House:
     tools: ToolService
     settings: Settings
 
+    def script(self, *replies: Reply) -> House:
+        """Begin anew, with these answers of the model server."""
+        self.upstream.replies = list(replies)
+        self.upstream.seen.clear()
+        self.tools.calls.clear()
+        return self
+
     def client(self, **options: Any) -> openai.OpenAI:
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key="test", max_retries=0, **options)
 

@@ -61,3 +61,13 @@ def free_port() -> int:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return int(s.getsockname()[1])
+
+
+def until(client: socket.socket, mark: bytes) -> bytes:
+    """What a socket brings, up to the read in which `mark` is there."""
+    received = b""
+    while mark not in received:
+        part = client.recv(65536)
+        assert part, received
+        received += part
+    return received

@@ -30,6 +30,7 @@ from toolway.loop import CallBegan, Limits, Outcome, run_tool_loop
 from toolway.modelinfo import ModelInfos
 from toolway.observe import Conversation
 from toolway.offer import Offer, named_tool
+from toolway.passthrough import relay
 from toolway.progress import shown
 from toolway.quarantine import careful_turn
 from toolway.request import ClientGone, parse_object, read_body
@@ -250,12 +251,7 @@ class ChatCompletions:
                 "POST", "/chat/completions", headers=request.headers, body=request.raw
             ) as answer:
                 started = True
-                await send(
-                    {"type": "http.response.start", "status": answer.status, "headers": answer.headers}
-                )
-                async for chunk in answer.chunks():
-                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
-            await send({"type": "http.response.body", "body": b""})
+                await relay(answer, send)
         except UpstreamError as error:
             if not started:  # else the missing end tells the client
                 await send_error(send, error)

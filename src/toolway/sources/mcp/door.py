@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import TracebackType
-from typing import Self
 
 import anyio
+from anyio.abc import ObjectReceiveStream
 from mcp.shared._stream_protocols import ReadStream
 from mcp.shared.message import SessionMessage
 from mcp_types import JSONRPCNotification
@@ -17,7 +16,7 @@ TOOLS_CHANGED = "notifications/tools/list_changed"
 _CHANGES = (TOOLS_CHANGED, "notifications/resources/list_changed", "notifications/prompts/list_changed")
 
 
-class Door:
+class Door(ObjectReceiveStream[Inbound]):
     """Wraps `inside`. A change notification is a call of `changed`, never a message: 20,000 of them in a row
     would otherwise start 20,000 tasks in the dispatcher and starve the calls.
     """
@@ -51,23 +50,6 @@ class Door:
         self._changed(message.method)
         return True
 
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Inbound:
-        try:
-            return await self.receive()
-        except anyio.EndOfStream:
-            raise StopAsyncIteration from None
-
     async def aclose(self) -> None:
         """Close the stream inside."""
         await self._inside.aclose()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()

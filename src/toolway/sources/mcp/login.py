@@ -19,6 +19,7 @@ from mcp.shared.auth import (
 from pydantic import AnyUrl
 
 from toolway.errors import SourceError
+from toolway.sources.mcp.probe import QUESTION
 from toolway.sources.mcp.tokens import Grant
 
 PATIENCE = 300.0
@@ -27,16 +28,6 @@ PATIENCE = 300.0
 _PAGE = (
     b"<!doctype html><title>Toolway</title><p>Done. You can close this window and go back to the terminal."
 )
-_QUESTION = {
-    "jsonrpc": "2.0",
-    "id": 1,
-    "method": "initialize",
-    "params": {
-        "protocolVersion": "2025-11-25",
-        "capabilities": {},
-        "clientInfo": {"name": "toolway", "version": "0"},
-    },
-}
 
 
 class _Memory:
@@ -105,7 +96,7 @@ async def login(url: str, show: Callable[[str], Awaitable[None]]) -> Grant:
     provider = OAuthClientProvider(url, wishes, memory, show, callback.wait)
     try:
         async with httpx2.AsyncClient(auth=provider, timeout=30.0) as client:
-            await client.post(url, json=_QUESTION, headers={"accept": "application/json, text/event-stream"})
+            await client.post(url, json=QUESTION, headers={"accept": "application/json, text/event-stream"})
     except (OAuthFlowError, httpx2.HTTPError, TimeoutError) as error:
         raise SourceError(f"the login failed: {error or type(error).__name__}", stage="login") from error
     finally:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import aiohttp
 
 SECONDS = 5.0
-_QUESTION = {
+QUESTION = {
     "jsonrpc": "2.0",
     "id": 1,
     "method": "initialize",
@@ -25,7 +25,7 @@ async def speaks_mcp(session: aiohttp.ClientSession, url: str, headers: Mapping[
     accept = {**headers, "Accept": "application/json, text/event-stream"}
     try:
         async with session.post(
-            url, json=_QUESTION, headers=accept, timeout=timeout, allow_redirects=False
+            url, json=QUESTION, headers=accept, timeout=timeout, allow_redirects=False
         ) as answer:
             said = await answer.content.read(4096)
             if b'"jsonrpc"' in said or (answer.status == 200 and _is_stream(answer)):

@@ -8,7 +8,7 @@ import orjson
 
 from toolway.errors import UpstreamError
 from toolway.types import JSON
-from toolway.upstream import Header, Upstream
+from toolway.upstream import Header, Upstream, credential
 
 MAX_ANSWER = 8 * 2**20
 _STOP = {"stop": "endTurn", "length": "maxTokens"}
@@ -19,9 +19,7 @@ class UpstreamSampler:
 
     def __init__(self, upstream: Upstream, api_key: str | None, *, max_tokens: int) -> None:
         self._upstream = upstream
-        self._headers: list[Header] = [(b"content-type", b"application/json")]
-        if api_key:
-            self._headers.append((b"authorization", f"Bearer {api_key}".encode()))
+        self._headers: list[Header] = [(b"content-type", b"application/json"), *credential(api_key)]
         self._max_tokens = max_tokens
 
     async def __call__(self, params: JSON) -> JSON:

@@ -10,10 +10,10 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Self, cast
+from typing import cast
 
 import anyio
+from anyio.abc import ObjectReceiveStream, ObjectSendStream
 from mcp.shared.message import SessionMessage
 
 from toolway.errors import SourceError
@@ -169,45 +169,32 @@ class Server(asyncio.SubprocessProtocol):
         self._transport.close()
 
 
-class _Stream:
+class Reading(ObjectReceiveStream[SessionMessage]):
+    """What the server says."""
+
     def __init__(self, server: Server) -> None:
         self._server = server
-
-    async def aclose(self) -> None:
-        """Nothing: the process owns its pipes."""
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
-
-
-class Reading(_Stream):
-    """What the server says."""
 
     async def receive(self) -> SessionMessage:
         """See `Server.receive`."""
         return await self._server.receive()
 
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> SessionMessage:
-        try:
-            return await self.receive()
-        except anyio.EndOfStream:
-            raise StopAsyncIteration from None
+    async def aclose(self) -> None:
+        """Nothing: the process owns its pipes."""
 
 
-class Writing(_Stream):
+class Writing(ObjectSendStream[SessionMessage]):
     """What is said to the server."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
 
     async def send(self, item: SessionMessage, /) -> None:
         """See `Server.send`."""
         await self._server.send(item)
+
+    async def aclose(self) -> None:
+        """Nothing: the process owns its pipes."""
 
 
 @asynccontextmanager
