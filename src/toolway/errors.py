@@ -3,6 +3,7 @@
 ToolwayError                      500  toolway_error          a bug, or a limit of this process
 ├── ConfigError                     -  shown by the command line, never sent
 ├── SourceError                     -  a tool source could not be read; kept in its status
+├── StoreError                    503  what was said to be kept or forgotten may not be
 ├── InvalidRequest                400  invalid_request_error  the client's fault
 │   ├── Unauthorized              401
 │   ├── Forbidden                 403
@@ -51,6 +52,12 @@ class SourceError(ToolwayError):
     def __init__(self, message: str, *, stage: str) -> None:
         super().__init__(message)
         self.stage = stage
+
+
+class StoreError(ToolwayError):
+    """The store cannot say whether it did what it was told; nothing that depends on it may happen."""
+
+    status = 503
 
 
 class InvalidRequest(ToolwayError):
