@@ -21,6 +21,7 @@ from toolway.models import Models
 from toolway.passthrough import Passthrough
 from toolway.reload import reloading
 from toolway.respond import send_error, send_json
+from toolway.runner import Runner
 from toolway.sources import open_workshop
 from toolway.stores import Store, open_store
 from toolway.types import JSON
@@ -71,11 +72,10 @@ class Routes:
     async def lifespan(self, _: Any) -> AsyncIterator[None]:
         """Open the house, put up the routes."""
         async with open_house(self._settings) as house:
+            runner = Runner(house.upstream, house.catalog, house.store, self._settings, house.backend)
             self._passthrough = Passthrough(house.upstream, self._settings)
             self._exact = {
-                ("POST", "/v1/chat/completions"): ChatCompletions(
-                    house.upstream, house.catalog, house.store, self._settings, house.backend
-                ),
+                ("POST", "/v1/chat/completions"): ChatCompletions(runner),
                 ("GET", "/healthz"): healthz,
                 ("GET", "/readyz"): Readiness(house),
                 ("GET", "/"): welcome,
