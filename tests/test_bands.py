@@ -14,7 +14,8 @@ BANDS = [
     {"types", "errors"},
     {"jsonc", "variables", "server_config", "mcp_entry", "mcp_json", "endpoints", "profiles", "config"}
     | {"lax", "sse", "refrain", "calls", "deltas", "envelope", "content", "overflow"}
-    | {"schema", "arguments", "names", "textcalls", "repair", "compiler", "definitions", "inline", "patterns", "rules"},
+    | {"schema", "arguments", "names", "textcalls", "repair", "compiler", "definitions", "inline", "patterns", "rules"}
+    | {"items"},
     {"http_client", "http_connection", "upstream", "modelinfo", "backend", "catalog", "sources", "stores"},
     {"offer", "turn", "loop", "governor", "mixed", "results", "replay", "selection"}
     | {"quarantine", "culprits", "spoken"},

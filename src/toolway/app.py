@@ -16,6 +16,7 @@ from toolway.backend import Backend
 from toolway.catalog import Catalog
 from toolway.config import Settings, load_settings
 from toolway.dialects.chat import ChatCompletions
+from toolway.dialects.responses import Background, Records, Responses
 from toolway.errors import NotFound, ToolwayError
 from toolway.models import Models
 from toolway.passthrough import Passthrough
@@ -66,6 +67,7 @@ class Routes:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._exact: dict[tuple[str, str], ASGIApp] = {}
+        self._below: dict[str, ASGIApp] = {}
         self._passthrough: ASGIApp = _not_open
 
     @asynccontextmanager
@@ -82,13 +84,36 @@ class Routes:
             }
             if self._settings.profiles:
                 self._exact["GET", "/v1/models"] = Models(house.upstream, self._settings)
-            yield
+            async with self._responses(house, runner) as responses:
+                if responses:
+                    self._exact["POST", "/v1/responses"] = self._exact["GET", "/v1/responses"] = responses
+                    self._below["/v1/responses/"] = responses
+                yield
+
+    @asynccontextmanager
+    async def _responses(self, house: House, runner: Runner) -> AsyncIterator[ASGIApp | None]:
+        if self._settings.responses == "passthrough":
+            yield None
+            return
+        ttl = self._settings.responses_ttl
+        records = Records(house.store, ttl=ttl)
+        background = Background(
+            records,
+            house.store,
+            ttl=ttl,
+            most=self._settings.max_background,
+            keep_alive=self._settings.keepalive_interval,
+        )
+        async with background.running():
+            yield Responses(runner, records, background)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hand a request to its handler."""
         path, method = scope["path"], scope["method"]
         if handler := self._exact.get(("GET" if method == "HEAD" else method, path)):
             await handler(scope, receive, send)
+        elif below := next((app for root, app in self._below.items() if path.startswith(root)), None):
+            await below(scope, receive, send)
         elif path.startswith("/v1/"):
             await self._passthrough(scope, receive, send)
         else:

@@ -3,11 +3,13 @@
 ToolwayError                      500  toolway_error          a bug, or a limit of this process
 ├── ConfigError                     -  shown by the command line, never sent
 ├── SourceError                     -  a tool source could not be read; kept in its status
+├── StoreError                    503  what was said to be kept or forgotten may not be
 ├── InvalidRequest                400  invalid_request_error  the client's fault
 │   ├── Unauthorized              401
 │   ├── Forbidden                 403
 │   ├── NotFound                  404
-│   └── TooLarge                  413
+│   ├── TooLarge                  413
+│   └── TooMany                   429
 └── UpstreamError                 502  upstream_error         the model server's fault
     ├── UpstreamTimeout           504
     └── UpstreamStatus              *  its own answer, relayed as it came
@@ -53,6 +55,12 @@ class SourceError(ToolwayError):
         self.stage = stage
 
 
+class StoreError(ToolwayError):
+    """The store cannot say whether it did what it was told; nothing that depends on it may happen."""
+
+    status = 503
+
+
 class InvalidRequest(ToolwayError):
     """The client sent something that cannot be served; it should not be sent again unchanged."""
 
@@ -82,6 +90,12 @@ class TooLarge(InvalidRequest):
     """The body is over the configured size."""
 
     status = 413
+
+
+class TooMany(InvalidRequest):
+    """There is no room for more of this now; later there may be."""
+
+    status = 429
 
 
 class UpstreamError(ToolwayError):

@@ -19,6 +19,7 @@ from toolway.backend import Backend
 from toolway.catalog import Catalog, Snapshot
 from toolway.config import Settings
 from toolway.content import Budget
+from toolway.deltas import Message
 from toolway.errors import ToolwayError
 from toolway.governor import Bounds, Governor
 from toolway.loop import Limits, Outcome, run_tool_loop
@@ -30,7 +31,7 @@ from toolway.respond import JSON_TYPE, Header
 from toolway.results import Results, Rules
 from toolway.spoken import listening_turn
 from toolway.stores import Store
-from toolway.turn import Turn, streamed_turn, whole_turn
+from toolway.turn import MakeTurn, Turn, whole_turn
 from toolway.types import JSON, Emit, Tool, ToolCall
 from toolway.upstream import Upstream
 from toolway.wishes import Wishes, bounds_of, read_wishes
@@ -118,17 +119,20 @@ class Runner:
         job: Job,
         emit: Emit,
         *,
-        streamed: bool,
+        turn: MakeTurn,
+        exact: bool = False,
         approved: Sequence[ToolCall] = (),
     ) -> Outcome:
-        """Run a job to its end. Raises what the loop raises."""
+        """Run a job to its end, asking by `turn`. Raises what the loop raises.
+
+        With `exact` the messages are as the model saw them, so that nothing must be put back.
+        """
         sent = job.body["messages"]
-        messages = await self._put_back(job, sent)
-        turn = (streamed_turn if streamed else whole_turn)(self.upstream, job.headers)
+        messages = sent if exact else await self._put_back(job, sent)
         try:
             outcome = await run_tool_loop(
                 {**job.body, "messages": messages},
-                turn=self._careful(turn, job),
+                turn=self._careful(turn(self.upstream, job.headers), job),
                 offer=job.offer,
                 governor=Governor(job.bounds),
                 results=job.results,
@@ -142,6 +146,14 @@ class Runner:
         await self._keep(job, sent, outcome)
         job.conversation.ended(outcome)
         return outcome
+
+    async def ask(self, job: Job, body: JSON, turn: MakeTurn) -> Message:
+        """One exchange with the model, whose calls are not run."""
+
+        async def nobody(_: Any) -> None:
+            pass
+
+        return await turn(self.upstream, job.headers)(body, nobody, lambda _: True)
 
     def _careful(self, turn: Turn, job: Job) -> Turn:
         probe = whole_turn(self.upstream, job.headers)
@@ -160,8 +172,8 @@ class Runner:
 
     async def _keep(self, job: Job, sent: list[Any], outcome: Outcome) -> None:
         """What the client does not see of this answer, for when it comes back."""
-        if outcome.held:
-            calls = [*outcome.message.tool_calls, *outcome.asked_for]
+        if outcome.held and outcome.message.tool_calls:
+            calls = outcome.message.tool_calls
             await mixed.hold(self.store, job.owner, calls, outcome.held, outcome.between)
         elif self.settings.replay:
             await replay.remember(self.store, job.owner, sent, outcome)

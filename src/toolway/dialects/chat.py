@@ -18,13 +18,10 @@ from toolway.offer import Offer
 from toolway.passthrough import relay
 from toolway.progress import shown
 from toolway.request import ClientGone, parse_object, read_body
-from toolway.respond import Header, relayed, send_error, send_json
+from toolway.respond import DO_NOT_RETRY, Header, relayed, send_error, send_json
 from toolway.runner import Job, Runner, known, owner_of
-from toolway.turn import Chunks, HeadArrived
+from toolway.turn import Chunks, HeadArrived, streamed_turn, whole_turn
 from toolway.types import JSON
-
-DO_NOT_RETRY: Header = (b"x-should-retry", b"false")
-"""The OpenAI SDKs repeat a 5xx twice; after a tool ran that would run its side effects again."""
 
 
 class ChatCompletions:
@@ -80,7 +77,7 @@ class ChatCompletions:
                 await live.write(envelope.write([(chunk, None)]))
 
         try:
-            outcome = await self._runner.run(job, emit, streamed=True)
+            outcome = await self._runner.run(job, emit, turn=streamed_turn)
         except Exception as raised:
             error = known(raised)
             job.conversation.failed(error)
@@ -102,7 +99,7 @@ class ChatCompletions:
                 job.conversation.note(event)
 
         try:
-            outcome = await self._runner.run(job, emit, streamed=False)
+            outcome = await self._runner.run(job, emit, turn=whole_turn)
         except Exception as raised:
             error = known(raised)
             job.conversation.failed(error)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sqlite3
 import time
@@ -14,10 +13,9 @@ from typing import Any, TypeVar
 import anyio
 import orjson
 
-from toolway.errors import ConfigError
+from toolway.errors import ConfigError, StoreError
+from toolway.stores.trouble import Trouble, too_large
 from toolway.types import JSON
-
-log = logging.getLogger("toolway.store")
 
 T = TypeVar("T")
 
@@ -31,7 +29,7 @@ CREATE INDEX IF NOT EXISTS entries_by_age ON entries (until, size, key);
 
 
 class SqliteStore:
-    """Values of at most `max_bytes` together, each for `ttl` seconds; the oldest go first.
+    """Values of at most `max_bytes` together, each for `ttl` seconds unless it has its own; the oldest go first.
 
     The one connection works in a thread, one statement at a time; WAL lets other processes read meanwhile.
     """
@@ -41,6 +39,7 @@ class SqliteStore:
         self._ttl = ttl
         self._max_bytes = max_bytes
         self._turn = anyio.CapacityLimiter(1)
+        self._trouble = Trouble()
 
     @classmethod
     @asynccontextmanager
@@ -53,10 +52,14 @@ class SqliteStore:
         with closing(connection):
             yield cls(connection, ttl=ttl, max_bytes=max_bytes)
 
-    async def put(self, key: str, value: JSON) -> None:
+    async def put(self, key: str, value: JSON, *, ttl: float | None = None) -> None:
         """Keep `value`, in place of what `key` had."""
         text = orjson.dumps(value)
-        await self._run(lambda: self._write(key, text), None)
+        if len(text) > self._max_bytes:
+            self._trouble.note(too_large(len(text), self._max_bytes))
+            await self._run(lambda: self._remove(key), otherwise=False)
+        else:
+            await self._run(lambda: self._write(key, text, ttl), None)
 
     async def get(self, key: str) -> JSON | None:
         """The value, or None when there is none (any more)."""
@@ -66,31 +69,73 @@ class SqliteStore:
         value: Any = orjson.loads(text)
         return dict(value)
 
+    async def add(self, key: str, value: JSON, *, ttl: float | None = None) -> bool:
+        """Keep `value` unless `key` has one; whether it was kept."""
+        text = orjson.dumps(value)
+        if len(text) > self._max_bytes:
+            raise StoreError(too_large(len(text), self._max_bytes))
+        return await self._surely(lambda: self._write_if_new(key, text, ttl))
+
+    async def delete(self, key: str) -> bool:
+        """Forget what `key` has; whether it had something."""
+        return await self._surely(lambda: self._remove(key))
+
     async def _run(self, work: Callable[[], T], otherwise: T) -> T:
+        """Work for which trouble is a value that is gone."""
         try:
             return await anyio.to_thread.run_sync(work, limiter=self._turn)
         except sqlite3.Error as error:
-            log.warning("the store failed: %s", error)
+            self._trouble.note(error)
             return otherwise
 
-    def _write(self, key: str, text: bytes) -> None:
-        now = time.time()
-        with _transaction(self._connection) as run:
-            run("INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?)", (key, now + self._ttl, len(text), text))
-            run("DELETE FROM entries WHERE until <= ?", (now,))
-            self._make_room(run)
+    async def _surely(self, work: Callable[[], T]) -> T:
+        try:
+            return await anyio.to_thread.run_sync(work, limiter=self._turn)
+        except sqlite3.Error as error:
+            self._trouble.note(error)
+            raise StoreError("The store that keeps what is under way cannot be used; try again.") from error
 
-    def _make_room(self, run: Callable[..., sqlite3.Cursor]) -> None:
+    def _write(self, key: str, text: bytes, ttl: float | None) -> None:
+        now = time.time()
+        until = now + (self._ttl if ttl is None else ttl)
+        with _transaction(self._connection) as run:
+            run("INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?)", (key, until, len(text), text))
+            self._make_room(run, now)
+
+    def _write_if_new(self, key: str, text: bytes, ttl: float | None) -> bool:
+        now = time.time()
+        until = now + (self._ttl if ttl is None else ttl)
+        with self._on_disk(), _transaction(self._connection) as run:
+            run("DELETE FROM entries WHERE key = ? AND until <= ?", (key, now))
+            new = run("INSERT OR IGNORE INTO entries VALUES (?, ?, ?, ?)", (key, until, len(text), text))
+            self._make_room(run, now)
+            return new.rowcount == 1
+
+    @contextmanager
+    def _on_disk(self) -> Iterator[None]:
+        """What is written here is not lost when the power fails: it may stand for something that was done."""
+        self._connection.execute("PRAGMA synchronous = FULL")
+        try:
+            yield
+        finally:
+            self._connection.execute("PRAGMA synchronous = NORMAL")
+
+    def _remove(self, key: str) -> bool:
+        entry = (key, time.time())
+        return (
+            self._connection.execute("DELETE FROM entries WHERE key = ? AND until > ?", entry).rowcount == 1
+        )
+
+    def _make_room(self, run: Callable[..., sqlite3.Cursor], now: float) -> None:
+        run("DELETE FROM entries WHERE until <= ?", (now,))
         excess = (run("SELECT sum(size) FROM entries").fetchone()[0] or 0) - self._max_bytes
-        if excess <= 0:
-            return
-        doomed = []
-        for key, size in run("SELECT key, size FROM entries ORDER BY until"):
-            doomed.append((key,))
+        # Each write, also in place of another, takes the next rowid: their order is that of the writing.
+        last = 0
+        while excess > 0:
+            query = "SELECT rowid, size FROM entries WHERE rowid > ? ORDER BY rowid LIMIT 1"
+            last, size = run(query, (last,)).fetchone()
             excess -= size
-            if excess <= 0:
-                break
-        self._connection.executemany("DELETE FROM entries WHERE key = ?", doomed)
+        run("DELETE FROM entries WHERE rowid <= ?", (last,))
 
     def _read(self, key: str) -> bytes | None:
         found = self._connection.execute(
