@@ -7,8 +7,9 @@ from hypothesis import settings
 
 from tests.support import fuzz
 from tests.support.model import model_server
+from tests.support.redis import redis, store_url
 
-__all__ = ["fuzz", "model_server"]
+__all__ = ["fuzz", "model_server", "redis", "store_url"]
 
 
 @pytest.fixture

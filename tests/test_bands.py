@@ -12,7 +12,7 @@ MODULES = sorted(path.relative_to(SOURCE).with_suffix("").as_posix() for path in
 
 BANDS = [
     {"types", "errors"},
-    {"jsonc", "variables", "server_config", "mcp_entry", "mcp_json", "endpoints", "profiles", "config"}
+    {"jsonc", "variables", "server_config", "mcp_entry", "mcp_json", "endpoints", "profiles", "store_url", "config"}
     | {"lax", "sse", "refrain", "calls", "deltas", "envelope", "content", "overflow"}
     | {"schema", "arguments", "names", "textcalls", "repair", "compiler", "definitions", "inline", "patterns", "rules"}
     | {"items"},

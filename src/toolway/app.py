@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from starlette.routing import Router
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from toolway import __version__
 from toolway.auth import Guard
@@ -17,7 +18,7 @@ from toolway.catalog import Catalog
 from toolway.config import Settings, load_settings
 from toolway.dialects.chat import ChatCompletions
 from toolway.dialects.responses import Background, Records, Responses
-from toolway.errors import NotFound, ToolwayError
+from toolway.errors import ConfigError, NotFound, ToolwayError
 from toolway.models import Models
 from toolway.passthrough import Passthrough
 from toolway.reload import reloading
@@ -58,7 +59,22 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     """The app for these settings, by default those of the environment. Raises ConfigError."""
     settings = settings or load_settings()
     routes = Routes(settings)
-    return Guard(Router(default=routes, lifespan=routes.lifespan, redirect_slashes=False), settings)
+    return Guard(Front(default=routes, lifespan=routes.lifespan, redirect_slashes=False), settings)
+
+
+class Front(Router):
+    """Tells a setting that turns out wrong at the start in its own sentence, where the base tells a traceback."""
+
+    async def lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """As the base class."""
+
+        async def tell(message: Message) -> None:
+            error = sys.exception()
+            if message["type"] == "lifespan.startup.failed" and isinstance(error, ConfigError):
+                message = {**message, "message": error.message}
+            await send(message)
+
+        await super().lifespan(scope, receive, tell)
 
 
 class Routes:

@@ -21,6 +21,7 @@ from toolway.errors import ConfigError
 from toolway.mcp_json import McpConfig, read_config
 from toolway.profiles import Profile, parse_profiles
 from toolway.server_config import ServerConfig
+from toolway.store_url import shown_store, store_secrets, store_url
 
 __all__ = ["Endpoint", "Settings", "load_settings", "reload_servers", "variable"]
 
@@ -78,13 +79,6 @@ def _origin(text: str) -> str:
     return origin
 
 
-def _store(text: str) -> str:
-    kind, _, path = text.partition(":")
-    if text == "memory:" or (kind == "sqlite" and path.startswith("///") and path != "///"):
-        return text
-    raise ValueError("write memory: or sqlite:///relative/path or sqlite:////absolute/path")
-
-
 Flag = Annotated[bool, Field(description="true or false (or 1/0, yes/no, on/off)")]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False, description="a number of seconds above 0")]
 Size = Annotated[int, Field(ge=1, description="a whole number above 0")]
@@ -98,7 +92,7 @@ SchemaProfile = Annotated[
     Literal["auto", "openai", "llama.cpp", "gemini", "strict"],
     Field(description="auto, openai, llama.cpp, gemini or strict"),
 ]
-StoreUrl = Annotated[str, AfterValidator(_store)]
+StoreUrl = Annotated[str, AfterValidator(store_url)]
 Profiles = Annotated[tuple[Profile, ...], BeforeValidator(parse_profiles)]
 Vision = Annotated[Literal["auto", "on", "off"], Field(description="auto, on or off")]
 ProgressForm = Annotated[
@@ -160,7 +154,7 @@ class Settings:
     max_similar: Size = 8
     max_seconds: Seconds = 600.0
 
-    store: StoreUrl = "memory:"
+    store: StoreUrl = field(default="memory:", repr=False)
     store_ttl: Seconds = 86_400.0
     store_max_bytes: Size = 64 * 2**20
     replay: Flag = False
@@ -177,7 +171,7 @@ class Settings:
     @property
     def secrets(self) -> tuple[str, ...]:
         """Every configured value that must never be shown."""
-        found = [self.openai_api_key, *self.api_keys]
+        found = [self.openai_api_key, *self.api_keys, *store_secrets(self.store)]
         for endpoint in self.endpoints:
             found += [endpoint.password, endpoint.token, *endpoint.headers.values()]
         for server in self.servers:
@@ -362,7 +356,8 @@ def _sentences(error: ValidationError, given: Mapping[str, Any]) -> list[str]:
         reason = (
             mistake.get("ctx", {}).get("error") or f"it must be {_legal(setting) or mistake['msg'].lower()}"
         )
-        value = "" if setting in _SECRET else f" is {masked(str(mistake['input']))!r}"
+        shown = shown_store if setting == "store" else masked
+        value = "" if setting in _SECRET else f" is {shown(str(mistake['input']))!r}"
         sentences.append(f"{name}{value}: {reason}.")
     return sentences
 

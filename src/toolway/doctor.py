@@ -15,12 +15,13 @@ from toolway.backend import Backend
 from toolway.calls import read_arguments
 from toolway.catalog import Catalog, Snapshot
 from toolway.config import Settings, load_settings
-from toolway.errors import ConfigError, UpstreamError
+from toolway.errors import ConfigError, StoreError, UpstreamError
 from toolway.offer import Offer
 from toolway.quarantine import careful_turn
 from toolway.respond import JSON_TYPE
 from toolway.serve import check_exposure
 from toolway.sources import open_sources
+from toolway.stores import open_store
 from toolway.turn import whole_turn
 from toolway.types import JSON, ToolSource, last_error
 from toolway.upstream import Header, Upstream, credential
@@ -69,7 +70,11 @@ def examine(config: str | None = None) -> list[Finding]:
     except ConfigError as error:
         return [Finding(check="configuration", ok=False, detail=error.message)]
     logging.getLogger("toolway").setLevel(logging.CRITICAL)  # the findings say it better
-    return [*_configuration(settings), *anyio.run(_try_everything, settings)]
+    return [
+        *_configuration(settings),
+        *anyio.run(_try_store, settings),
+        *anyio.run(_try_everything, settings),
+    ]
 
 
 def print_findings(findings: Sequence[Finding]) -> None:
@@ -99,6 +104,19 @@ def _configuration(settings: Settings) -> list[Finding]:
         advice = "Write an mcp.json, or set MCP_SERVER_ENDPOINTS, for example to http://127.0.0.1:8011."
         found.append(Finding(check="tool servers", ok=False, detail="none are configured", advice=advice))
     return found
+
+
+async def _try_store(settings: Settings) -> list[Finding]:
+    """Nothing to find where it is in memory."""
+    if settings.store == "memory:":
+        return []
+    try:
+        async with open_store(settings) as store:
+            await store.add("doctor", {}, ttl=1)
+            await store.delete("doctor")
+    except (ConfigError, StoreError) as error:
+        return [Finding(check="store", ok=False, detail=error.message)]
+    return [Finding(check="store", ok=True, detail=f"{settings.store.partition(':')[0]}: can be written")]
 
 
 async def _try_everything(settings: Settings) -> list[Finding]:

@@ -209,6 +209,16 @@ def test_doctor_says_that_a_tool_server_is_down(tools_url: str, tmp_path: Path):
     assert re.search(r"FAIL tool server gone.*cannot be reached", ran.stdout)
 
 
+def test_doctor_tries_the_store(tools_url: str, tmp_path: Path):
+    with model_server() as base:
+        variables = {"OPENAI_BASE_URL": base, "MCP_SERVER_ENDPOINTS": tools_url}
+        status, findings = examined(tmp_path, TOOLWAY_STORE="sqlite:///store.db", **variables)
+        assert (status, findings["store"]["ok"]) == (0, True)
+        status, findings = examined(tmp_path, TOOLWAY_STORE="redis://:hunter2@127.0.0.1:1", **variables)
+    assert (status, findings["store"]["ok"]) == (1, False)
+    assert "redis://***@127.0.0.1:1 cannot be used" in findings["store"]["detail"]
+
+
 def test_doctor_says_that_no_tools_are_configured(tmp_path: Path):
     with model_server() as base:
         status, findings = examined(tmp_path, OPENAI_BASE_URL=base)

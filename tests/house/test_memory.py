@@ -20,11 +20,6 @@ THEIRS = {"type": "function", "function": {"name": "theirs", "parameters": {"typ
 OURS = tool_call(id="ours")
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-def store(request: Any, tmp_path: Path) -> str:
-    return "memory:" if request.param == "memory" else f"sqlite:///{tmp_path / 'store.db'}"
-
-
 def sent(room: House) -> list[JSON]:
     """The messages that the model server saw last."""
     messages: list[JSON] = room.upstream.seen[-1].json["messages"]
@@ -46,16 +41,16 @@ def mixed_turn(room: House, **options: Any) -> list[JSON]:
     return [*QUESTION, message, {"role": "tool", "tool_call_id": "c", "content": "done"}]
 
 
-def test_a_mixed_turn_is_put_together_again(store: str):
-    with house(store=store) as room:
+def test_a_mixed_turn_is_put_together_again(store_url: str):
+    with house(store=store_url) as room:
         back = mixed_turn(room)
         room.upstream.replies = [whole({"content": "Fine."})]
         room.post({"model": "mock", "messages": back, "tools": [THEIRS]})
         assert [m.get("tool_call_id") for m in sent(room)] == [None, None, "ours", "c"]
 
 
-def test_another_credential_finds_nothing(store: str):
-    with house(store=store) as room:
+def test_another_credential_finds_nothing(store_url: str):
+    with house(store=store_url) as room:
         back = mixed_turn(room, headers={"authorization": "Bearer one"})
         room.upstream.replies = [whole({"content": "Fine."})]
         body = {"model": "mock", "messages": back, "tools": [THEIRS]}
@@ -65,8 +60,8 @@ def test_another_credential_finds_nothing(store: str):
         assert len(sent(room)) == len(back) + 1
 
 
-def test_the_same_request_may_come_many_times_at_once(store: str):
-    with house(store=store) as room:
+def test_the_same_request_may_come_many_times_at_once(store_url: str):
+    with house(store=store_url) as room:
         back = mixed_turn(room)
         room.upstream.replies = [whole({"content": "Fine."})]
         room.upstream.seen.clear()
