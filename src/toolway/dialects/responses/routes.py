@@ -91,8 +91,7 @@ class Responses:
         """The response as events; the 200 goes out when the model server accepted round 1, or a call begins."""
 
         async def tell(events: list[Event]) -> None:
-            for event in events:
-                await live.write(encoded(event))
+            await live.write(b"".join(map(encoded, events)))
 
         try:
             await self._making.make(draft, streamed_turn, tell, live.start)
