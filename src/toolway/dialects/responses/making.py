@@ -14,6 +14,7 @@ from toolway.catalog import Snapshot
 from toolway.dialects.responses.records import Record, Records, check_previous, new_id, with_ids
 from toolway.errors import ToolwayError
 from toolway.items.approval import needs_approval
+from toolway.items.content import texts_in
 from toolway.items.narrator import Event, Narrator
 from toolway.items.request import Asked, choice_of, read_request
 from toolway.items.transcript import Transcript, Turn, answered_before
@@ -169,6 +170,17 @@ class Making:
         )
         return await self._end(draft, outcome, tell)
 
+    async def warm_up(self, draft: Draft, tell: Tell) -> Record:
+        """A response without an answer, to go on from: what the client sent is read and kept."""
+        if draft.transcript.approved:
+            raise InvalidRequest("An approval needs a response that is generated.", param="generate")
+        events = [*draft.narrator.began(), *draft.narrator.completed_empty()]
+        record = draft.record(messages=draft.transcript.messages)
+        if draft.asked.store:
+            await self.records.save(draft.owner, record)
+        await tell(events)
+        return record
+
     async def fail(self, draft: Draft, error: ToolwayError) -> list[Event]:
         """Keep that the response failed; returns the events that say so."""
         draft.job.conversation.failed(error)
@@ -229,9 +241,7 @@ def _split_leading(history: Sequence[JSON]) -> tuple[list[JSON], list[JSON]]:
 
 def _instructions(asked: Asked, leading: Sequence[JSON]) -> list[JSON]:
     """One system message, since many templates take no second one."""
-    texts = [asked.instructions, *(message["content"] for message in leading)]
-    if not all(isinstance(text, str | None) for text in texts):
-        return list(leading)
+    texts = [asked.instructions, *(text for message in leading for text in texts_in(message["content"]))]
     said = "\n\n".join(text for text in texts if text)
     return [{"role": "system", "content": said}] if said else []
 
