@@ -12,7 +12,7 @@ from starlette.types import Scope
 from toolway import names
 from toolway.catalog import Snapshot
 from toolway.dialects.responses.records import Record, Records, check_previous, new_id, with_ids
-from toolway.errors import ToolwayError
+from toolway.errors import InvalidRequest, ToolwayError
 from toolway.items.approval import needs_approval
 from toolway.items.content import texts_in
 from toolway.items.narrator import Event, Narrator
