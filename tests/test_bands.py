@@ -14,11 +14,12 @@ BANDS = [
     {"types", "errors"},
     {"jsonc", "variables", "server_config", "mcp_entry", "mcp_json", "endpoints", "profiles", "store_url", "config"}
     | {"lax", "sse", "refrain", "calls", "deltas", "envelope", "content", "overflow"}
-    | {"schema", "arguments", "names", "textcalls", "repair", "compiler", "definitions", "inline", "patterns", "rules"},
+    | {"schema", "arguments", "names", "textcalls", "repair", "compiler", "definitions", "inline", "patterns", "rules"}
+    | {"items"},
     {"http_client", "http_connection", "upstream", "modelinfo", "backend", "catalog", "sources", "stores"},
     {"offer", "turn", "loop", "governor", "mixed", "results", "replay", "selection"}
     | {"quarantine", "culprits", "spoken"},
-    {"respond", "request", "wishes", "progress", "models"}
+    {"respond", "request", "wishes", "progress", "models", "runner"}
     | {"live", "observe", "auth", "protocol", "departure", "passthrough", "dialects"},
     {"app", "reload", "serve", "cli", "demo", "doctor", "__main__"},
 ]  # fmt: skip

@@ -17,11 +17,13 @@ from toolway.backend import Backend
 from toolway.catalog import Catalog
 from toolway.config import Settings, load_settings
 from toolway.dialects.chat import ChatCompletions
+from toolway.dialects.responses import Background, Records, Responses
 from toolway.errors import ConfigError, NotFound, ToolwayError
 from toolway.models import Models
 from toolway.passthrough import Passthrough
 from toolway.reload import reloading
 from toolway.respond import send_error, send_json
+from toolway.runner import Runner
 from toolway.sources import open_workshop
 from toolway.stores import Store, open_store
 from toolway.types import JSON
@@ -81,30 +83,53 @@ class Routes:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._exact: dict[tuple[str, str], ASGIApp] = {}
+        self._below: dict[str, ASGIApp] = {}
         self._passthrough: ASGIApp = _not_open
 
     @asynccontextmanager
     async def lifespan(self, _: Any) -> AsyncIterator[None]:
         """Open the house, put up the routes."""
         async with open_house(self._settings) as house:
+            runner = Runner(house.upstream, house.catalog, house.store, self._settings, house.backend)
             self._passthrough = Passthrough(house.upstream, self._settings)
             self._exact = {
-                ("POST", "/v1/chat/completions"): ChatCompletions(
-                    house.upstream, house.catalog, house.store, self._settings, house.backend
-                ),
+                ("POST", "/v1/chat/completions"): ChatCompletions(runner),
                 ("GET", "/healthz"): healthz,
                 ("GET", "/readyz"): Readiness(house),
                 ("GET", "/"): welcome,
             }
             if self._settings.profiles:
                 self._exact["GET", "/v1/models"] = Models(house.upstream, self._settings)
-            yield
+            async with self._responses(house, runner) as responses:
+                if responses:
+                    self._exact["POST", "/v1/responses"] = self._exact["GET", "/v1/responses"] = responses
+                    self._below["/v1/responses/"] = responses
+                yield
+
+    @asynccontextmanager
+    async def _responses(self, house: House, runner: Runner) -> AsyncIterator[ASGIApp | None]:
+        if self._settings.responses == "passthrough":
+            yield None
+            return
+        ttl = self._settings.responses_ttl
+        records = Records(house.store, ttl=ttl)
+        background = Background(
+            records,
+            house.store,
+            ttl=ttl,
+            most=self._settings.max_background,
+            keep_alive=self._settings.keepalive_interval,
+        )
+        async with background.running():
+            yield Responses(runner, records, background)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hand a request to its handler."""
         path, method = scope["path"], scope["method"]
         if handler := self._exact.get(("GET" if method == "HEAD" else method, path)):
             await handler(scope, receive, send)
+        elif below := next((app for root, app in self._below.items() if path.startswith(root)), None):
+            await below(scope, receive, send)
         elif path.startswith("/v1/"):
             await self._passthrough(scope, receive, send)
         else:

@@ -98,6 +98,7 @@ Vision = Annotated[Literal["auto", "on", "off"], Field(description="auto, on or 
 ProgressForm = Annotated[
     Literal["off", "openwebui", "reasoning"], Field(description="off, openwebui or reasoning")
 ]
+ResponsesApi = Annotated[Literal["translate", "passthrough"], Field(description="translate or passthrough")]
 ToolNames = Annotated[Literal["operation", "short"], Field(description="operation or short")]
 
 
@@ -157,6 +158,10 @@ class Settings:
     store_ttl: Seconds = 86_400.0
     store_max_bytes: Size = 64 * 2**20
     replay: Flag = False
+
+    responses: ResponsesApi = "translate"
+    responses_ttl: Seconds = 2_592_000.0
+    max_background: Size = 100
 
     servers: tuple[ServerConfig, ...] = ()
     """The tool servers of the file `config`. Not a setting."""

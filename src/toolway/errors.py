@@ -8,7 +8,8 @@ ToolwayError                      500  toolway_error          a bug, or a limit 
 │   ├── Unauthorized              401
 │   ├── Forbidden                 403
 │   ├── NotFound                  404
-│   └── TooLarge                  413
+│   ├── TooLarge                  413
+│   └── TooMany                   429
 └── UpstreamError                 502  upstream_error         the model server's fault
     ├── UpstreamTimeout           504
     └── UpstreamStatus              *  its own answer, relayed as it came
@@ -89,6 +90,12 @@ class TooLarge(InvalidRequest):
     """The body is over the configured size."""
 
     status = 413
+
+
+class TooMany(InvalidRequest):
+    """There is no room for more of this now; later there may be."""
+
+    status = 429
 
 
 class UpstreamError(ToolwayError):

@@ -63,8 +63,9 @@ class Outcome:
     """How a request ended: the last message, what was said in the rounds before it, and what it all cost.
 
     `between` holds the messages that stood between the client's conversation and the last turn: our rounds.
-    `held` is set when the client must run calls and does not see all that happened: the last assistant message with
-    all its calls and the results of ours, to be put back when the client returns with its results.
+    `held` is set when the client must run or approve calls and does not see all that happened: the last assistant
+    message with all its calls and the results of ours, to be put back when the client returns with its results.
+    `asked` is the conversation that the first turn got, `asked_for` are the calls that wait for an approval.
     """
 
     message: Message
@@ -74,6 +75,8 @@ class Outcome:
     calls: int = 0
     between: tuple[JSON, ...] = ()
     held: tuple[JSON, ...] = ()
+    asked: tuple[JSON, ...] = ()
+    asked_for: tuple[ToolCall, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +99,9 @@ class _Account:
         self.rounds += 1
         self.usage = add_usage(self.usage, message.usage)
 
-    def outcome(self, message: Message, body: JSON, held: Sequence[JSON] = ()) -> Outcome:
+    def outcome(
+        self, message: Message, body: JSON, held: Sequence[JSON] = (), asked_for: Sequence[ToolCall] = ()
+    ) -> Outcome:
         return Outcome(
             message=message,
             earlier=tuple(self.earlier),
@@ -105,6 +110,8 @@ class _Account:
             calls=self.calls,
             between=tuple(body["messages"][self.begin :]),
             held=tuple(held),
+            asked=tuple(body["messages"][: self.begin]),
+            asked_for=tuple(asked_for),
         )
 
 
@@ -117,15 +124,19 @@ async def run_tool_loop(
     results: Results,
     limits: Limits,
     emit: Emit,
+    approved: Sequence[ToolCall] = (),
 ) -> Outcome:
-    """Ask until the model answers, calls a tool of the client's, or the governor ends it.
+    """Ask until the model answers, calls a tool of the client's or one that must be approved, or the governor ends it.
 
     Calls that are not the client's are ours, known or not: an unknown one gets an error that the model reads.
     In a mixed turn ours run to the end, and the message handed back holds the client's calls alone.
+    `approved` calls of ours, whose empty results wait in `body`, run before the model is asked.
     Raises what `turn` raises.
     """
     run = _Run(offer=offer, governor=governor, results=results, limits=limits, emit=emit)
-    account = _Account(begin=len(body["messages"]))
+    if approved:
+        body = {**body, "messages": await _with_approved(body["messages"], approved, run)}
+    account = _Account(begin=len(body["messages"]), calls=len(approved))
     body = _with_reader(offer.put_into(body), offer, results)
     objection: str | None = None
     while True:
@@ -138,17 +149,37 @@ async def run_tool_loop(
         if objection or message.cut_short or not ours:
             return account.outcome(_for_client(message, offer), body, _unseen(message, account, offer))
         objection = governor.objection(account.rounds, ours)
+        asked_for: list[ToolCall] = []
         if objection:
             answers = [_refusal(call, objection) for call in ours]
         else:
+            asked_for = [call for call in ours if offer.must_ask(call.name)]
+            ours = [call for call in ours if call not in asked_for]
             answers = await run_calls(ours, run)
             account.calls += len(ours)
         replay = assistant_message(message, offer)
         if len(ours) < len(message.tool_calls):
-            return account.outcome(_for_client(message, offer), body, held=(replay, *answers))
+            return account.outcome(_for_client(message, offer), body, (replay, *answers), asked_for)
         account.earlier.append(message.said)
         body = for_next_round({**body, "messages": [*body["messages"], replay, *answers]})
         body = offer.withdraw_from(body) if objection else _with_reader(body, offer, results)
+
+
+async def _with_approved(messages: list[JSON], calls: Sequence[ToolCall], run: _Run) -> list[JSON]:
+    """The conversation with the results of these calls in the places that wait for them."""
+    answers = await run_calls(calls, run)
+    results = {answer["tool_call_id"]: answer for answer in answers if answer["role"] == "tool"}
+    filled = [
+        results[message["tool_call_id"]]
+        if message.get("role") == "tool" and message.get("tool_call_id") in results
+        else message
+        for message in messages
+    ]
+    pictures = [answer for answer in answers if answer["role"] != "tool"]
+    if pictures:
+        last = max(n for n, message in enumerate(filled) if message.get("role") == "tool")
+        filled[last + 1 : last + 1] = pictures
+    return filled
 
 
 @dataclass(frozen=True, kw_only=True)

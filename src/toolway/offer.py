@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from toolway import names
@@ -19,10 +19,17 @@ class Offer:
     a hard filter, and so is the `selection`. A client of the old `functions` gets nothing either: servers refuse
     `tools` beside them. With nothing offered every call is the client's affair.
     With `enforce_choice` a tool that `tool_choice` names is alone in round 1, for servers that would not mind it.
+    Calls of a tool that `asks` wait for somebody's approval.
     """
 
     def __init__(
-        self, body: JSON, snapshot: Snapshot, selection: Selection = (), *, enforce_choice: bool = False
+        self,
+        body: JSON,
+        snapshot: Snapshot,
+        selection: Selection = (),
+        *,
+        enforce_choice: bool = False,
+        asks: Callable[[Tool], bool] | None = None,
     ) -> None:
         self.snapshot = snapshot
         self.clients = frozenset(_names_in(body.get("tools")) | _names_in(body.get("functions")))
@@ -36,6 +43,7 @@ class Offer:
             self.tools = {n: tool for n, tool in self.tools.items() if is_selected(n, tool, selection)}
         if self.clients and self.tools:
             self.tools = {name: tool for name, tool in self.tools.items() if name not in self.clients}
+        self._asks = asks
         self._clients_tools = body.get("tools")
         self._refitted = False
         self._added: dict[str, Any] = {}
@@ -44,6 +52,13 @@ class Offer:
     def is_clients(self, name: str) -> bool:
         """Whether a call of this name goes to the client unexamined."""
         return not self.tools or name in self.clients
+
+    def must_ask(self, name: str) -> bool:
+        """Whether a call of this name, one of ours, needs an approval before it runs."""
+        if self._asks is None:
+            return False
+        tool = self.find(name)
+        return tool is not None and self._asks(tool)
 
     def find(self, name: str) -> Tool | None:
         """The tool that a model meant by `name`, if it is clear."""

@@ -13,6 +13,9 @@ from toolway.errors import ToolwayError, UpstreamStatus
 Header = tuple[bytes, bytes]
 
 JSON_TYPE = (b"content-type", b"application/json")
+DO_NOT_RETRY: Header = (b"x-should-retry", b"false")
+"""The OpenAI SDKs repeat a 5xx twice; after a tool ran that would run its side effects again."""
+
 OURS = frozenset(
     {
         b"alt-svc",

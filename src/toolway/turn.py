@@ -39,6 +39,10 @@ class Chunks:
     items: list[tuple[JSON | str, bytes | None]]
 
 
+MakeTurn = Callable[[Upstream, Sequence[Header]], Turn]
+"""One of the functions below: how the model server is asked."""
+
+
 def streamed_turn(upstream: Upstream, headers: Sequence[Header]) -> Turn:
     """A turn whose text reaches `emit` as it comes."""
 
@@ -66,6 +70,19 @@ def whole_turn(upstream: Upstream, headers: Sequence[Header]) -> Turn:
             await _refuse_failure(answer)
             await emit(HeadArrived(headers=answer.headers))
             return read_answer(_parse_answer(await answer.read(MAX_ANSWER_BYTES)))
+
+    return turn
+
+
+def told_turn(upstream: Upstream, headers: Sequence[Header]) -> Turn:
+    """A turn whose answer comes in one piece, and whose text reaches `emit` like that of a stream."""
+
+    async def turn(body: JSON, emit: Emit, theirs: Callable[[str], bool]) -> Message:
+        async with upstream.request(
+            "POST", "/chat/completions", headers=headers, body=orjson.dumps(body), repeatable=True
+        ) as answer:
+            await _refuse_failure(answer)
+            return await _read_unstreamed(answer, emit, MessageBuilder(theirs))
 
     return turn
 

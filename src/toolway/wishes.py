@@ -67,7 +67,7 @@ def read_wishes(
             selection.append([Choice(patterns=profile.patterns)])
     if body.get("tools") and (entries := [tool for tool in body["tools"] if _is_mcp(tool)]):
         body = _without_mcp(body)
-        selection.append([_choice(entry, set(servers)) for entry in entries])
+        selection.append(choices_of(entries, servers))
     return Wishes(body=body, headers=headers, selection=selection, bounds=bounds)
 
 
@@ -104,6 +104,12 @@ def _without_mcp(body: JSON) -> JSON:
     if rest:
         return {**body, "tools": rest}
     return {key: value for key, value in body.items() if key != "tools"}
+
+
+def choices_of(entries: Sequence[JSON], servers: Iterable[str]) -> list[Choice]:
+    """The tools that entries of the type mcp name. Raises InvalidRequest for a label that is none of `servers`."""
+    labels = set(servers)
+    return [_choice(entry, labels) for entry in entries]
 
 
 def _choice(entry: JSON, servers: set[str]) -> Choice:

@@ -2,157 +2,69 @@
 
 from __future__ import annotations
 
-import hashlib
-import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache, partial
 from typing import Any
 
-import anyio
 import orjson
 from starlette.types import Receive, Scope, Send
 
-from toolway import mixed, replay
-from toolway.auth import CALLER, CREDENTIALS, upstream_headers
-from toolway.backend import Backend
 from toolway.calls import call_object
-from toolway.catalog import Catalog, Snapshot
-from toolway.config import Settings
-from toolway.content import Budget
 from toolway.deltas import SPOKEN, joined
 from toolway.departure import while_client_listens
 from toolway.envelope import Envelope, failure
-from toolway.errors import InvalidRequest, ToolwayError, UpstreamError
-from toolway.governor import Bounds, Governor
+from toolway.errors import InvalidRequest, UpstreamError
 from toolway.live import Live, stream_live
-from toolway.loop import CallBegan, Limits, Outcome, run_tool_loop
-from toolway.modelinfo import ModelInfos
-from toolway.observe import Conversation
-from toolway.offer import Offer, named_tool
+from toolway.loop import CallBegan, Outcome
+from toolway.offer import Offer
 from toolway.passthrough import relay
 from toolway.progress import shown
-from toolway.quarantine import careful_turn
 from toolway.request import ClientGone, parse_object, read_body
-from toolway.respond import JSON_TYPE, Header, relayed, send_error, send_json
-from toolway.results import Results, Rules
-from toolway.spoken import listening_turn
-from toolway.stores import Store
-from toolway.turn import Chunks, HeadArrived, Turn, streamed_turn, whole_turn
-from toolway.types import JSON, Emit
-from toolway.upstream import Upstream
-from toolway.wishes import bounds_of, read_wishes
-
-log = logging.getLogger("toolway.chat")
-
-DO_NOT_RETRY: Header = (b"x-should-retry", b"false")
-"""The OpenAI SDKs repeat a 5xx twice; after a tool ran that would run its side effects again."""
-
-STARTUP_WAIT = 2.0
-"""Seconds after the start in which a request waits for tool servers that were not tried yet."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Request:
-    raw: bytes
-    body: JSON
-    offer: Offer
-    results: Results
-    bounds: Bounds
-    headers: Sequence[Header]
-    owner: str
-    conversation: Conversation
-
-    @property
-    def wants_usage(self) -> bool:
-        options = self.body.get("stream_options")
-        return isinstance(options, dict) and bool(options.get("include_usage"))
+from toolway.respond import DO_NOT_RETRY, Header, relayed, send_error, send_json
+from toolway.runner import Job, Runner, known, owner_of
+from toolway.turn import Chunks, HeadArrived, streamed_turn, whole_turn
+from toolway.types import JSON
 
 
 class ChatCompletions:
     """The endpoint as an ASGI app."""
 
-    def __init__(
-        self,
-        upstream: Upstream,
-        catalog: Catalog,
-        store: Store,
-        settings: Settings,
-        backend: Backend,
-    ) -> None:
-        self._upstream = upstream
-        self._backend = backend
-        self._catalog = catalog
-        self._store = store
-        self._settings = settings
-        self._bounds = bounds_of(settings)
-        self._infos = ModelInfos(upstream)
-        self._limits = Limits(tool_timeout=settings.tool_timeout, relays_progress=settings.progress != "off")
-        self._rules = Rules(
-            most=Budget(result=settings.max_result_chars, round=settings.max_round_chars),
-            keeps=settings.read_more,
-            sees={"on": True, "off": False}.get(settings.vision),
-            max_image_bytes=settings.max_image_bytes,
-        )
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self._settings = runner.settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, streamed or whole. Errors go out in OpenAI's envelope."""
         try:
             raw = await read_body(scope, receive, self._settings.max_body_bytes)
             body = _checked(parse_object(raw))
-            await self._catalog.settled(STARTUP_WAIT)
-            await self._backend.settled(STARTUP_WAIT)
-            with self._catalog.use() as snapshot:
-                request = await self._request(scope, raw, body, snapshot)
-                await self._serve(scope, receive, send, request)
+            async with self._runner.snapshot() as snapshot:
+                wishes = self._runner.wishes(scope, body, snapshot)
+                job = await self._runner.prepare(wishes, snapshot, owner_of(scope))
+                if body.get("n") in (None, 1):
+                    await self._serve(scope, receive, send, job)
+                else:
+                    _refuse_many(job.offer)
+                    raw = raw if job.body is body else orjson.dumps(job.body)
+                    await while_client_listens(scope, receive, lambda: self._relay(send, job, raw))
         except InvalidRequest as error:
             await send_error(send, error)
         except ClientGone:
             return
 
-    async def _request(self, scope: Scope, raw: bytes, sent: JSON, snapshot: Snapshot) -> _Request:
-        headers = upstream_headers(scope, self._settings)
-        wishes = read_wishes(
-            sent,
-            headers,
-            bounds=self._bounds,
-            profiles=self._settings.profiles,
-            servers=(source.label for source in snapshot.sources),
-        )
-        headers, body, owner = [*wishes.headers, JSON_TYPE], wishes.body, _owner(scope)
-        ask = partial(self._infos.get, body.get("model"), headers)
-        # Only a choice of one tool is worth the question before the first round.
-        enforce = bool(named_tool(body.get("tool_choice"))) and (await ask()).ignores_choice
-        offer = Offer(body, self._backend.fit(snapshot), wishes.selection, enforce_choice=enforce)
-        return _Request(
-            raw=raw if body is sent else orjson.dumps(body),
-            body=body,
-            offer=offer,
-            results=Results(rules=self._rules, store=self._store, owner=owner, ask=ask),
-            bounds=wishes.bounds,
-            headers=headers,
-            owner=owner,
-            conversation=Conversation(body, tools=len(offer.tools)),
-        )
-
-    async def _serve(self, scope: Scope, receive: Receive, send: Send, request: _Request) -> None:
-        if request.body.get("n") not in (None, 1):
-            _refuse_many(request.offer)
-            await while_client_listens(scope, receive, lambda: self._relay(send, request))
-        elif request.body.get("stream"):
+    async def _serve(self, scope: Scope, receive: Receive, send: Send, job: Job) -> None:
+        if job.body.get("stream"):
             await stream_live(
                 scope,
                 receive,
                 send,
-                lambda live: self._stream(live, request),
+                lambda live: self._stream(live, job),
                 keep_alive=self._settings.keepalive_interval,
             )
         else:
-            await while_client_listens(scope, receive, lambda: self._answer(send, request))
+            await while_client_listens(scope, receive, lambda: self._answer(send, job))
 
-    async def _stream(self, live: Live, request: _Request) -> None:
+    async def _stream(self, live: Live, job: Job) -> None:
         """The answer as server-sent events; the 200 goes out when the model server accepted round 1."""
-        envelope = Envelope(request.body.get("model"))
+        envelope = Envelope(job.body.get("model"))
 
         async def emit(event: Any) -> None:
             if type(event) is Chunks:
@@ -160,21 +72,20 @@ class ChatCompletions:
                 return
             if type(event) is HeadArrived and not live.started:
                 await live.start(relayed(event.headers))
-            request.conversation.note(event)
+            job.conversation.note(event)
             if chunk := shown(event, self._settings.progress):
                 await live.write(envelope.write([(chunk, None)]))
 
         try:
-            outcome = await self._run(request, streamed_turn(self._upstream, request.headers), emit)
+            outcome = await self._runner.run(job, emit, turn=streamed_turn)
         except Exception as raised:
-            error = _known(raised)
-            request.conversation.failed(error)
+            error = known(raised)
+            job.conversation.failed(error)
             await (live.end(failure(error)) if live.started else live.refuse(error))
             return
-        usage = outcome.usage if request.wants_usage else None
-        await live.end(envelope.end(outcome.message, usage))
+        await live.end(envelope.end(outcome.message, outcome.usage if _wants_usage(job.body) else None))
 
-    async def _answer(self, send: Send, request: _Request) -> None:
+    async def _answer(self, send: Send, job: Job) -> None:
         """The answer as one JSON object."""
         headers: list[Header] = []
         tools_ran = False
@@ -185,13 +96,13 @@ class ChatCompletions:
                 headers = headers or relayed(event.headers)
             elif type(event) is not Chunks:
                 tools_ran = tools_ran or type(event) is CallBegan
-                request.conversation.note(event)
+                job.conversation.note(event)
 
         try:
-            outcome = await self._run(request, whole_turn(self._upstream, request.headers), emit)
+            outcome = await self._runner.run(job, emit, turn=whole_turn)
         except Exception as raised:
-            error = _known(raised)
-            request.conversation.failed(error)
+            error = known(raised)
+            job.conversation.failed(error)
             if tools_ran:
                 status = 502 if isinstance(error, UpstreamError) else 500
                 await send_json(send, status, error.envelope(), [DO_NOT_RETRY])
@@ -200,61 +111,23 @@ class ChatCompletions:
             return
         await send_json(send, 200, _whole(outcome), headers)
 
-    async def _run(self, request: _Request, turn: Turn, emit: Emit) -> Outcome:
-        sent = request.body["messages"]
-        messages = await self._put_back(request, sent)
-        try:
-            outcome = await run_tool_loop(
-                {**request.body, "messages": messages},
-                turn=self._careful(turn, request),
-                offer=request.offer,
-                governor=Governor(request.bounds),
-                results=request.results,
-                limits=self._limits,
-                emit=emit,
-            )
-        except anyio.get_cancelled_exc_class():
-            request.conversation.left()
-            raise
-        await self._keep(request, sent, outcome)
-        request.conversation.ended(outcome)
-        return outcome
-
-    def _careful(self, turn: Turn, request: _Request) -> Turn:
-        probe = whole_turn(self._upstream, request.headers)
-        turn = careful_turn(turn, offer=request.offer, backend=self._backend, probe=probe)
-        return listening_turn(turn, offer=request.offer) if self._settings.text_tool_calls else turn
-
-    async def _put_back(self, request: _Request, sent: list[Any]) -> list[Any]:
-        """The client's messages, with what it never saw of earlier rounds in its places."""
-        messages = sent
-        if self._settings.replay:
-            messages = await replay.recall(self._store, request.owner, messages)
-        messages = await mixed.restore(self._store, request.owner, messages)
-        if len(messages) > len(sent):
-            request.results.adopt(messages, sent)
-        return messages
-
-    async def _keep(self, request: _Request, sent: list[Any], outcome: Outcome) -> None:
-        """What the client does not see of this answer, for when it comes back."""
-        if outcome.held:
-            calls = outcome.message.tool_calls
-            await mixed.hold(self._store, request.owner, calls, outcome.held, outcome.between)
-        elif self._settings.replay:
-            await replay.remember(self._store, request.owner, sent, outcome)
-
-    async def _relay(self, send: Send, request: _Request) -> None:
+    async def _relay(self, send: Send, job: Job, raw: bytes) -> None:
         """Several answers to one request (`n`), which only go without tools of ours: untouched."""
         started = False
         try:
-            async with self._upstream.request(
-                "POST", "/chat/completions", headers=request.headers, body=request.raw
+            async with self._runner.upstream.request(
+                "POST", "/chat/completions", headers=job.headers, body=raw
             ) as answer:
                 started = True
                 await relay(answer, send)
         except UpstreamError as error:
             if not started:  # else the missing end tells the client
                 await send_error(send, error)
+
+
+def _wants_usage(body: JSON) -> bool:
+    options = body.get("stream_options")
+    return isinstance(options, dict) and bool(options.get("include_usage"))
 
 
 def _checked(body: JSON) -> JSON:
@@ -295,22 +168,3 @@ def _whole(outcome: Outcome) -> JSON:
             del message["tool_calls"]
     choice = {**choice, "index": 0, "message": message, "finish_reason": outcome.message.finish_reason}
     return {**frame, "choices": [choice], **({"usage": outcome.usage} if outcome.usage else {})}
-
-
-def _known(error: Exception) -> ToolwayError:
-    """The error to show: ours as it is; a bug is logged and shown without its details."""
-    if isinstance(error, ToolwayError):
-        return error
-    log.error("a bug in Toolway", exc_info=error)
-    return ToolwayError("Toolway itself failed at this request; its log says why.")
-
-
-def _owner(scope: Scope) -> str:
-    """Whose conversations these are: a digest of the credentials."""
-    credentials = (value for name, value in scope["headers"] if name in CREDENTIALS)
-    return _digest(scope.get(CALLER, ""), *credentials)
-
-
-@lru_cache(maxsize=1024)
-def _digest(caller: str, *credentials: bytes) -> str:
-    return hashlib.sha256(b"\0".join([caller.encode(), *credentials])).hexdigest()

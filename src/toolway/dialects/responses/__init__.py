@@ -1,0 +1,9 @@
+"""OpenAI's Responses API, for model servers that only speak chat completions."""
+
+from __future__ import annotations
+
+from toolway.dialects.responses.background import Background
+from toolway.dialects.responses.records import Records
+from toolway.dialects.responses.routes import Responses
+
+__all__ = ["Background", "Records", "Responses"]

@@ -1,0 +1,287 @@
+"""The making of one response: its request read, its conversation put together, its events told, its record kept."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from starlette.types import Scope
+
+from toolway import names
+from toolway.catalog import Snapshot
+from toolway.dialects.responses.records import Record, Records, check_previous, new_id, with_ids
+from toolway.errors import InvalidRequest, ToolwayError
+from toolway.items.approval import needs_approval
+from toolway.items.content import texts_in
+from toolway.items.narrator import Event, Narrator
+from toolway.items.request import Asked, choice_of, read_request
+from toolway.items.transcript import Transcript, Turn, answered_before
+from toolway.loop import CallBegan, CallEnded, Outcome, RoundBegan, assistant_message
+from toolway.respond import Header, relayed
+from toolway.runner import Job, Runner, owner_of
+from toolway.selection import Choice
+from toolway.turn import Chunks, HeadArrived, MakeTurn
+from toolway.types import JSON, Tool
+from toolway.wishes import choices_of
+
+Tell = Callable[[list[Event]], Awaitable[None]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draft:
+    """A response that can be made now. `approved` tells the approval request of each call that was let run.
+
+    `front` is how many messages at the beginning are no part of the conversation that is kept (instructions).
+    """
+
+    asked: Asked
+    owner: str
+    job: Job
+    narrator: Narrator
+    transcript: Transcript
+    listing: Mapping[str, Sequence[Tool]]
+    listed: Sequence[str]
+    leading: Sequence[JSON]
+    exact: bool
+
+    @property
+    def identity(self) -> str:
+        """The response's id."""
+        return str(self.narrator.resource["id"])
+
+    def record(self, **more: Any) -> Record:
+        """What is known of the response by now."""
+        items = with_ids(self.asked.items, self.identity)
+        return Record(resource=self.narrator.resource, items=items, listed=self.listed, **more)
+
+
+class Making:
+    """Makes responses for every way that they are asked for: whole, streamed, in the background, over a socket."""
+
+    def __init__(self, runner: Runner, records: Records) -> None:
+        self.runner = runner
+        self.records = records
+
+    @asynccontextmanager
+    async def draft(self, scope: Scope, body: JSON, previous: Record | None = None) -> AsyncIterator[Draft]:
+        """Read a request. Raises InvalidRequest, also for what it names and is not here.
+
+        `previous` is the record of `previous_response_id`, for callers that know it otherwise than by the store.
+        """
+        asked = read_request(body)
+        owner = owner_of(scope)
+        if previous is None and asked.previous:
+            previous = check_previous(await self.records.find(owner, asked.previous), asked.previous)
+        items = [await self._resolved(item, owner) for item in asked.items]
+        async with self.runner.snapshot() as snapshot:
+            yield await self._drafted(scope, replace(asked, items=items), owner, snapshot, previous)
+
+    async def _drafted(
+        self, scope: Scope, asked: Asked, owner: str, snapshot: Snapshot, previous: Record | None
+    ) -> Draft:
+        transcript = _transcript(asked, snapshot, previous)
+        history = transcript.close()
+        leading, rest = _split_leading(history)
+        front = _instructions(asked, leading)
+        body, narrowed = _chosen(asked, snapshot)
+        wishes = self.runner.wishes(scope, {**body, "messages": [*front, *rest]}, snapshot)
+        selection = [*wishes.selection, *narrowed]
+        if asked.mcp:
+            selection.append(choices_of(asked.mcp, (source.label for source in snapshot.sources)))
+        bounds = wishes.bounds
+        if asked.max_tool_calls is not None:
+            bounds = replace(bounds, max_calls=min(bounds.max_calls, asked.max_tool_calls))
+        entries = {entry["server_label"]: entry for entry in asked.mcp}
+        job = await self.runner.prepare(
+            replace(wishes, selection=selection, bounds=bounds),
+            snapshot,
+            owner,
+            asks=(lambda tool: needs_approval(entries[tool.server], tool.name)) if entries else None,
+        )
+        seen = transcript.listed | set(previous.listed if previous else ())
+        listing = {label: _tools_of(job, label) for label in entries if label not in seen}
+        return Draft(
+            asked=asked,
+            owner=owner,
+            job=replace(job, body=_without_idle_options(job)),
+            narrator=Narrator(asked, new_id()),
+            transcript=transcript,
+            listing=listing,
+            listed=sorted(seen | entries.keys()),
+            leading=leading,
+            exact=previous is not None,
+        )
+
+    async def claim(self, draft: Draft) -> None:
+        """Before the approved calls run: see that nobody else runs them. Raises InvalidRequest, StoreError."""
+        for approved in draft.transcript.approved:
+            if not await self.records.claim(draft.owner, approved.request):
+                raise answered_before(approved.request)
+
+    async def make(
+        self,
+        draft: Draft,
+        turn: MakeTurn,
+        tell: Tell,
+        on_head: Callable[[list[Header]], Awaitable[None]] | None = None,
+    ) -> Record:
+        """Run the conversation, telling its events as they happen; the record is kept before the last ones are told.
+
+        `on_head` gets the model server's headers before the first event. Raises ToolwayError.
+        """
+        narrator = draft.narrator
+        requests = {approved.call.id: approved.request for approved in draft.transcript.approved}
+        begun = False
+
+        async def begin(headers: list[Header]) -> None:
+            nonlocal begun
+            begun = True
+            if on_head:
+                await on_head(headers)
+            await tell(narrator.began())
+            for label, tools in draft.listing.items():
+                await tell(narrator.listed(label, tools))
+
+        async def emit(event: Any) -> None:
+            if type(event) is Chunks:
+                await tell(narrator.said(event.items))
+                return
+            draft.job.conversation.note(event)
+            match event:
+                case HeadArrived() if not begun:
+                    await begin(relayed(event.headers))
+                case RoundBegan(number=number) if number > 1:
+                    await tell(narrator.turned())
+                case CallBegan(call=call, tool=tool):
+                    if not begun:
+                        await begin([])
+                    await tell(narrator.call_began(call, tool, requests.get(call.id)))
+                case CallEnded(call=call, result=result):
+                    await tell(narrator.call_ended(call, result))
+
+        outcome = await self.runner.run(
+            draft.job,
+            emit,
+            turn=turn,
+            exact=draft.exact,
+            approved=[approved.call for approved in draft.transcript.approved],
+        )
+        return await self._end(draft, outcome, tell)
+
+    async def warm_up(self, draft: Draft, tell: Tell) -> Record:
+        """A response without an answer, to go on from: what the client sent is read and kept."""
+        if draft.transcript.approved:
+            raise InvalidRequest("An approval needs a response that is generated.", param="generate")
+        events = [*draft.narrator.began(), *draft.narrator.completed_empty()]
+        record = draft.record(messages=draft.transcript.messages)
+        if draft.asked.store:
+            await self.records.save(draft.owner, record)
+        await tell(events)
+        return record
+
+    async def fail(self, draft: Draft, error: ToolwayError) -> list[Event]:
+        """Keep that the response failed; returns the events that say so."""
+        draft.job.conversation.failed(error)
+        events = draft.narrator.failed(error)
+        if draft.asked.store:
+            await self.records.save(draft.owner, draft.record())
+        return events
+
+    async def _end(self, draft: Draft, outcome: Outcome, tell: Tell) -> Record:
+        narrator = draft.narrator
+        events = narrator.turned()
+        asks = {}
+        for call in outcome.asked_for:
+            tool = draft.job.offer.find(call.name)
+            assert tool is not None  # noqa: S101 - the loop asked for it because it is one of ours
+            request, more = narrator.asked_for(call, tool)
+            asks[request] = call.id
+            events += more
+        events += narrator.ended(outcome.message, outcome.usage)
+        messages, turn = _conversation(draft, outcome, asks)
+        record = draft.record(messages=messages, turn=turn)
+        if draft.asked.store:
+            await self.records.save(draft.owner, record)
+        await tell(events)
+        return record
+
+    async def _resolved(self, item: JSON, owner: str) -> JSON:
+        """The item that an item_reference stands for; any other item as it is."""
+        is_reference = item.get("type") == "item_reference" or item.keys() == {"id"}
+        return await self.records.item(owner, str(item.get("id"))) if is_reference else item
+
+
+def _transcript(asked: Asked, snapshot: Snapshot, previous: Record | None) -> Transcript:
+    def expose(label: str, name: str) -> str:
+        return next(iter(_exposed(snapshot, label, name)), names.legal(name))
+
+    messages, turn = (previous.messages, previous.turn) if previous else ((), None)
+    transcript = Transcript(expose, messages, turn)
+    for number, item in enumerate(asked.items):
+        transcript.add(item, f"input[{number}]")
+    return transcript
+
+
+def _exposed(snapshot: Snapshot, label: str, name: str | None) -> list[str]:
+    """The names under which the model sees a tool of a server, or all of its tools."""
+    return [
+        known
+        for known, tool in snapshot.tools.items()
+        if tool.server == label and name in (None, known, tool.name)
+    ]
+
+
+def _split_leading(history: Sequence[JSON]) -> tuple[list[JSON], list[JSON]]:
+    """System messages at the beginning, and the rest."""
+    count = next((n for n, message in enumerate(history) if message["role"] != "system"), len(history))
+    return list(history[:count]), list(history[count:])
+
+
+def _instructions(asked: Asked, leading: Sequence[JSON]) -> list[JSON]:
+    """One system message, since many templates take no second one."""
+    texts = [asked.instructions, *(text for message in leading for text in texts_in(message["content"]))]
+    said = "\n\n".join(text for text in texts if text)
+    return [{"role": "system", "content": said}] if said else []
+
+
+def _chosen(asked: Asked, snapshot: Snapshot) -> tuple[JSON, list[list[Choice]]]:
+    """The chat body with the request's `tool_choice`, and what that narrows our tools to."""
+    choice, allowed = choice_of(asked, lambda label, name: _exposed(snapshot, label, name))
+    body = asked.chat if choice is None else {**asked.chat, "tool_choice": choice}
+    if asked.stream or asked.background:
+        body = {**body, "stream": True, "stream_options": {"include_usage": True}}
+    if allowed is None:
+        return body, []
+    if tools := [tool for tool in body.get("tools", ()) if tool["function"]["name"] in allowed]:
+        body = {**body, "tools": tools}
+    else:
+        body = {key: value for key, value in body.items() if key != "tools"}
+    return body, [[Choice(patterns=tuple(allowed))]]
+
+
+def _tools_of(job: Job, label: str) -> list[Tool]:
+    return [tool for tool in job.offer.tools.values() if tool.server == label]
+
+
+def _without_idle_options(job: Job) -> JSON:
+    """OpenAI refuses options of tools where there are none."""
+    if job.offer.tools or job.body.get("tools"):
+        return job.body
+    return {k: v for k, v in job.body.items() if k not in ("tool_choice", "parallel_tool_calls")}
+
+
+def _conversation(draft: Draft, outcome: Outcome, asks: dict[str, str]) -> tuple[list[JSON], Turn | None]:
+    """All messages up to the end of this response, and its last turn if calls of it are open."""
+    asked = list(outcome.asked)
+    before = [*draft.leading, *_split_leading(asked)[1], *outcome.between]
+    message, offer = outcome.message, draft.job.offer
+    if outcome.held:
+        results = [answer for answer in outcome.held[1:] if answer["role"] == "tool"]
+        behind = [answer for answer in outcome.held[1:] if answer["role"] != "tool"]
+        return before, Turn(assistant=outcome.held[0], results=results, behind=behind, asks=asks)
+    if message.tool_calls and not message.cut_short:
+        return before, Turn(assistant=assistant_message(message, offer))
+    said = {**message.said, "content": message.said.get("content") or ""}
+    return [*before, said], None

@@ -1,0 +1,57 @@
+"""The content of input messages and tool outputs -> the content of chat messages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from toolway.errors import InvalidRequest
+from toolway.types import JSON
+
+
+def chat_content(content: Any, where: str) -> str | list[JSON]:
+    """A text, or parts as chat completions have them. One part of text is a text: every server takes that."""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list) or not all(isinstance(part, dict) for part in content):
+        raise InvalidRequest(f"{where} must be a text or a list of parts.", param=where)
+    parts = [_part(part, f"{where}[{number}]") for number, part in enumerate(content)]
+    if len(parts) == 1 and parts[0]["type"] == "text":
+        return str(parts[0]["text"])
+    return parts
+
+
+def text_in(content: Any) -> str:
+    """All text in a content, whatever kinds its parts are; what is no text is passed over."""
+    return "".join(texts_in(content))
+
+
+def texts_in(content: Any) -> list[str]:
+    """The texts of a content, one for each part that has one."""
+    if isinstance(content, str):
+        return [content]
+    parts = content if isinstance(content, list) else ()
+    said = (part.get("text") or part.get("refusal") for part in parts if isinstance(part, dict))
+    return [text for text in said if isinstance(text, str)]
+
+
+def _part(part: JSON, where: str) -> JSON:
+    match part.get("type"):
+        case "input_text" | "output_text" | "text" if isinstance(part.get("text"), str):
+            return {"type": "text", "text": part["text"]}
+        case "input_image" if isinstance(part.get("image_url"), str):
+            detail = {"detail": part["detail"]} if part.get("detail") else {}
+            return {"type": "image_url", "image_url": {"url": part["image_url"], **detail}}
+        case "input_file" if isinstance(part.get("file_data"), str):
+            file = {name: part[name] for name in ("filename", "file_data") if part.get(name)}
+            return {"type": "file", "file": file}
+        case "input_audio" if isinstance(part.get("input_audio"), dict):
+            return {"type": "input_audio", "input_audio": part["input_audio"]}
+        case "input_image" | "input_file":
+            raise InvalidRequest(
+                "Files are not kept here: send image_url (a URL or data: URL) or file_data.", param=where
+            )
+    raise InvalidRequest(
+        f"Invalid value: {str(part.get('type'))[:50]!r}. Parts are input_text, input_image, input_file or input_audio.",
+        param=where,
+        code="invalid_value",
+    )
