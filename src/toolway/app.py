@@ -28,6 +28,7 @@ from toolway.sources import open_workshop
 from toolway.stores import Store, open_store
 from toolway.types import JSON
 from toolway.upstream import Upstream, credential
+from toolway.websocket import in_place_of_upgrade
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +79,10 @@ class Front(Router):
 
 
 class Routes:
-    """(method, path) -> handler; under /v1 the rest goes to the model server."""
+    """(method, path) -> handler; under /v1 the rest goes to the model server.
+
+    The method of a WebSocket is "WEBSOCKET"; `websocket.UPGRADED` has the paths at which there can be one.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -125,6 +129,9 @@ class Routes:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hand a request to its handler."""
+        if scope["type"] == "websocket":
+            await self._upgrade(scope, receive, send)
+            return
         path, method = scope["path"], scope["method"]
         if handler := self._exact.get(("GET" if method == "HEAD" else method, path)):
             await handler(scope, receive, send)
@@ -136,6 +143,14 @@ class Routes:
             await send_error(
                 send, NotFound(f"There is no {method} {path[:200]} here; the OpenAI API is under /v1.")
             )
+
+    async def _upgrade(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"]
+        if handler := self._exact.get(("WEBSOCKET", path)):
+            await handler(scope, receive, send)
+        else:
+            refused = NotFound(f"There is no WebSocket at {path[:200]} here; send POST requests.")
+            await send_error(in_place_of_upgrade(scope, send), refused)
 
 
 async def healthz(scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,23 +1,33 @@
-"""uvicorn's HTTP protocol, with a deadline for senders, a bounded head, and offers to upgrade declined."""
+"""uvicorn's HTTP protocol, with a deadline for senders, a bounded head, and one place to become a WebSocket."""
 
 from __future__ import annotations
 
+import re
 import sys
 from asyncio import TimerHandle, Transport
 from typing import Any, cast
 
 import orjson
-from httptools import HttpRequestParser
+from httptools import HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from toolway.departure import EXTENSION, Departure
 from toolway.errors import InvalidRequest
+from toolway.websocket import UPGRADED
+from toolway.websocket_protocol import WebSocketProtocol
 
 MIN_RATE = 16 * 1024
 """Bytes a second that a sender must bring to be given more time."""
 
 MAX_HEAD = 64 * 1024
 """Bytes of a request line and its headers; also of what follows a chunked body."""
+
+
+_BODY = frozenset({b"content-length", b"transfer-encoding"})
+_NO_HANDSHAKE = (
+    "This is no WebSocket handshake: send Sec-WebSocket-Version: 13 and a valid Sec-WebSocket-Key."
+)
+_KEY = re.compile(rb"[A-Za-z0-9+/]{22}==")
 
 
 class Protocol(HttpToolsProtocol):
@@ -27,6 +37,9 @@ class Protocol(HttpToolsProtocol):
     after its beginning. Each MIN_RATE bytes earn a second, so uploads of any size pass and dripping gains
     nothing; the clock stands while we are the ones who do not read. Answers have no deadline. Whoever makes
     one can learn from the scope when the client leaves (`departure`).
+
+    Offers to upgrade are declined: the request is answered as if they were not there. But a GET of an UPGRADED path
+    becomes a WebSocket.
     """
 
     def __init__(self, receive_timeout: float, **given: Any) -> None:
@@ -39,6 +52,7 @@ class Protocol(HttpToolsProtocol):
         self._head_size = 0
         """Bytes since the last thing that is no header."""
         self._data = b""
+        self._handed_over = False
         self._departure = Departure()
         self._extensions: Any = {EXTENSION: self._departure}
 
@@ -57,6 +71,8 @@ class Protocol(HttpToolsProtocol):
         self._head_size += len(data)
         self._data = data
         super().data_received(data)
+        if self._handed_over:
+            return
         if self._head_size > MAX_HEAD:
             self._refuse_head()
         elif self._begun or self._is_idle():
@@ -114,6 +130,36 @@ class Protocol(HttpToolsProtocol):
         lines += [name + b": " + value for name, value in self.headers if name != b"upgrade"]
         self.parser = HttpRequestParser(self)
         super().data_received(b"\r\n".join(lines) + b"\r\n\r\n" + self._data[upgrade.args[0] :])
+
+    def _should_upgrade(self) -> bool:
+        upgrade = sys.exception()
+        return (
+            super()._should_upgrade()
+            and (self.parser.get_method(), self.parser.get_http_version()) == (b"GET", "1.1")
+            and self.url.partition(b"?")[0].decode("latin-1") in UPGRADED
+            and not any(name in _BODY for name, _ in self.headers)
+            # Neither behind a request that is being answered, nor with more behind it.
+            and self._is_idle()
+            and isinstance(upgrade, HttpParserUpgrade)
+            and len(self._data) == upgrade.args[0]
+        )
+
+    def handle_websocket_upgrade(self) -> None:
+        """Hand the connection over to the WebSocket protocol, if the client means one."""
+        asked = [(name, value) for name, value in self.headers if name.startswith(b"sec-websocket-")]
+        if (b"sec-websocket-version", b"13") not in asked or len(_keys(asked)) != 1:
+            self._refuse(400, _NO_HANDSHAKE)
+            return
+        self._handed_over, self._due = True, None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self.connections.discard(self)
+        protocol = cast("type[WebSocketProtocol]", self.ws_protocol_class)(
+            config=self.config, server_state=self.server_state, app_state=self.app_state
+        )
+        protocol.take_over(self.transport, self.url, self.headers)
+        self.transport.set_protocol(protocol)
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(400, "This is not a valid HTTP/1.1 request.")
@@ -206,6 +252,10 @@ class _HeadWithBody:
 class _Nowhere(list[tuple[bytes, bytes]]):
     def append(self, header: tuple[bytes, bytes]) -> None:
         pass
+
+
+def _keys(headers: list[tuple[bytes, bytes]]) -> list[bytes]:
+    return [value for name, value in headers if name == b"sec-websocket-key" and _KEY.fullmatch(value)]
 
 
 def _refusal(status: int, message: str) -> bytes:

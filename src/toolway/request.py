@@ -12,7 +12,7 @@ from toolway.types import JSON
 
 
 class ClientGone(Exception):
-    """The client left before its request was whole; there is nobody to answer."""
+    """The client left, perhaps before its request was whole; there is nobody to answer."""
 
 
 async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
