@@ -27,7 +27,6 @@ from toolway.errors import InvalidRequest, ToolwayError, UpstreamError
 from toolway.governor import Bounds, Governor
 from toolway.live import Live, stream_live
 from toolway.loop import CallBegan, Limits, Outcome, run_tool_loop
-from toolway.modelinfo import ModelInfos
 from toolway.observe import Conversation
 from toolway.offer import Offer, named_tool
 from toolway.passthrough import relay
@@ -86,7 +85,7 @@ class ChatCompletions:
         self._store = store
         self._settings = settings
         self._bounds = bounds_of(settings)
-        self._infos = ModelInfos(upstream)
+        self._infos = backend.infos
         self._limits = Limits(tool_timeout=settings.tool_timeout, relays_progress=settings.progress != "off")
         self._rules = Rules(
             most=Budget(result=settings.max_result_chars, round=settings.max_round_chars),
