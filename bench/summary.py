@@ -85,7 +85,9 @@ class Goal:
         return {**asdict(self), "verdict": self.verdict}
 
 
-def goals(samples: Samples, idle_memory: dict[str, dict[str, float]]) -> list[Goal]:
+def goals(
+    samples: Samples, idle_memory: dict[str, dict[str, float]], held: dict[str, Any] | None
+) -> list[Goal]:
     def against_nginx(scenario: str, combine: Callable[[Sample, Sample], float]) -> float | None:
         return by_round(samples, (scenario, "toolway"), (scenario, "nginx"), combine)
 
@@ -112,6 +114,14 @@ def goals(samples: Samples, idle_memory: dict[str, dict[str, float]]) -> list[Go
             text="Resident memory after the start, no load yet (MB)",
             limit=90,
             value=idle_memory.get("toolway", {}).get("rss"),
+            digits=0,
+        ),
+        Goal(
+            text="The same at its peak, with 1,000 paced streams at once (MB)",
+            limit=150,
+            value=held["peak_mb"]
+            if held and not held["faults"] and held["held"] == held["streams"]
+            else None,
             digits=0,
         ),
         Goal(

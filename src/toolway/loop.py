@@ -370,6 +370,8 @@ async def _close(message: Message, reason: str, emit: Emit) -> Message:
 
 def _for_client(message: Message, offer: Offer) -> Message:
     """The message without our calls, and with a finish_reason that fits what is left."""
+    if message.finish_reason and not message.tool_calls:
+        return message
     theirs = tuple(call for call in message.tool_calls if offer.is_clients(call.name))
     finish = message.finish_reason
     if len(theirs) < len(message.tool_calls) and not message.cut_short:

@@ -23,7 +23,6 @@ from toolway.deltas import Message
 from toolway.errors import ToolwayError
 from toolway.governor import Bounds, Governor
 from toolway.loop import Limits, Outcome, run_tool_loop
-from toolway.modelinfo import ModelInfos
 from toolway.observe import Conversation
 from toolway.offer import Offer, named_tool
 from toolway.quarantine import careful_turn
@@ -67,7 +66,7 @@ class Runner:
         self.settings = settings
         self._backend = backend
         self._bounds = bounds_of(settings)
-        self._infos = ModelInfos(upstream)
+        self._infos = backend.infos
         self._limits = Limits(tool_timeout=settings.tool_timeout, relays_progress=settings.progress != "off")
         self._rules = Rules(
             most=Budget(result=settings.max_result_chars, round=settings.max_round_chars),
