@@ -17,7 +17,7 @@ BANDS = [
     | {"schema", "arguments", "names", "textcalls", "repair", "compiler", "definitions", "inline", "patterns", "rules"},
     {"http_client", "http_connection", "upstream", "modelinfo", "backend", "catalog", "sources", "stores"},
     {"offer", "turn", "loop", "governor", "mixed", "results", "replay", "selection"}
-    | {"quarantine", "culprits", "spoken"},
+    | {"quarantine", "culprits", "spoken", "attempt"},
     {"respond", "request", "wishes", "progress", "models"}
     | {"live", "observe", "auth", "protocol", "departure", "passthrough", "dialects"},
     {"app", "reload", "serve", "cli", "demo", "doctor", "__main__"},

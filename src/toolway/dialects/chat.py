@@ -14,6 +14,7 @@ import orjson
 from starlette.types import Receive, Scope, Send
 
 from toolway import mixed, replay
+from toolway.attempt import Attempt
 from toolway.auth import CALLER, CREDENTIALS, upstream_headers
 from toolway.backend import Backend
 from toolway.calls import call_object
@@ -26,7 +27,7 @@ from toolway.envelope import Envelope, failure
 from toolway.errors import InvalidRequest, ToolwayError, UpstreamError
 from toolway.governor import Bounds, Governor
 from toolway.live import Live, stream_live
-from toolway.loop import CallBegan, Limits, Outcome, run_tool_loop
+from toolway.loop import CallBegan, Limits, Outcome, RoundBegan, run_tool_loop
 from toolway.modelinfo import ModelInfos
 from toolway.observe import Conversation
 from toolway.offer import Offer, named_tool
@@ -176,6 +177,7 @@ class ChatCompletions:
 
     async def _answer(self, send: Send, request: _Request) -> None:
         """The answer as one JSON object."""
+        attempt = Attempt(self._store, request.owner, request.raw)
         headers: list[Header] = []
         tools_ran = False
 
@@ -185,10 +187,13 @@ class ChatCompletions:
                 headers = headers or relayed(event.headers)
             elif type(event) is not Chunks:
                 tools_ran = tools_ran or type(event) is CallBegan
+                attempt.rounds = event.between if type(event) is RoundBegan else attempt.rounds
                 request.conversation.note(event)
 
         try:
-            outcome = await self._run(request, whole_turn(self._upstream, request.headers), emit)
+            turn = whole_turn(self._upstream, request.headers)
+            async with attempt:
+                outcome = await self._run(request, turn, emit, attempt.rounds)
         except Exception as raised:
             error = _known(raised)
             request.conversation.failed(error)
@@ -200,9 +205,11 @@ class ChatCompletions:
             return
         await send_json(send, 200, _whole(outcome), headers)
 
-    async def _run(self, request: _Request, turn: Turn, emit: Emit) -> Outcome:
+    async def _run(self, request: _Request, turn: Turn, emit: Emit, resumed: Sequence[JSON] = ()) -> Outcome:
         sent = request.body["messages"]
         messages = await self._put_back(request, sent)
+        if resumed:
+            request.results.adopt(resumed, sent)
         try:
             outcome = await run_tool_loop(
                 {**request.body, "messages": messages},
@@ -212,6 +219,7 @@ class ChatCompletions:
                 results=request.results,
                 limits=self._limits,
                 emit=emit,
+                resumed=resumed,
             )
         except anyio.get_cancelled_exc_class():
             request.conversation.left()
