@@ -26,9 +26,10 @@ from toolway.types import JSON, Emit, Progress, Tool, ToolCall, ToolResult
 
 @dataclass(frozen=True, kw_only=True)
 class RoundBegan:
-    """The model is asked for the `number`th time in this request; the first is 1."""
+    """The model is asked for the `number`th time in this request; the first is 1. `between` as in Outcome."""
 
     number: int
+    between: tuple[JSON, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +96,14 @@ class _Account:
     rounds: int = 0
     calls: int = 0
 
+    @classmethod
+    def behind(cls, messages: Sequence[JSON], resumed: Sequence[JSON], *, calls: int) -> _Account:
+        said = [message for message in resumed if message["role"] == "assistant"]
+        return cls(begin=len(messages), earlier=said, rounds=len(said), calls=calls)
+
+    def between(self, body: JSON) -> tuple[JSON, ...]:
+        return tuple(body["messages"][self.begin :])
+
     def add(self, message: Message) -> None:
         self.rounds += 1
         self.usage = add_usage(self.usage, message.usage)
@@ -108,7 +117,7 @@ class _Account:
             usage=self.usage,
             rounds=self.rounds,
             calls=self.calls,
-            between=tuple(body["messages"][self.begin :]),
+            between=self.between(body),
             held=tuple(held),
             asked=tuple(body["messages"][: self.begin]),
             asked_for=tuple(asked_for),
@@ -125,22 +134,26 @@ async def run_tool_loop(
     limits: Limits,
     emit: Emit,
     approved: Sequence[ToolCall] = (),
+    resumed: Sequence[JSON] = (),
 ) -> Outcome:
     """Ask until the model answers, calls a tool of the client's or one that must be approved, or the governor ends it.
 
     Calls that are not the client's are ours, known or not: an unknown one gets an error that the model reads.
     In a mixed turn ours run to the end, and the message handed back holds the client's calls alone.
-    `approved` calls of ours, whose empty results wait in `body`, run before the model is asked.
+    `approved` calls of ours, whose empty results wait in `body`, run before the model is asked. `resumed` are the
+    messages of rounds that an attempt before this one had finished: it goes on behind them.
     Raises what `turn` raises.
     """
     run = _Run(offer=offer, governor=governor, results=results, limits=limits, emit=emit)
     if approved:
         body = {**body, "messages": await _with_approved(body["messages"], approved, run)}
-    account = _Account(begin=len(body["messages"]), calls=len(approved))
+    account = _Account.behind(body["messages"], resumed, calls=len(approved))
+    if resumed:
+        body = for_next_round({**body, "messages": [*body["messages"], *resumed]})
     body = _with_reader(offer.put_into(body), offer, results)
     objection: str | None = None
     while True:
-        await emit(RoundBegan(number=account.rounds + 1))
+        await emit(RoundBegan(number=account.rounds + 1, between=account.between(body)))
         message, body = await _ask(body, turn, run, first=not account.rounds)
         account.add(message)
         ours = [call for call in message.tool_calls if not offer.is_clients(call.name)]

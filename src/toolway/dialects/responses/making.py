@@ -126,10 +126,12 @@ class Making:
         turn: MakeTurn,
         tell: Tell,
         on_head: Callable[[list[Header]], Awaitable[None]] | None = None,
+        raw: bytes | None = None,
     ) -> Record:
         """Run the conversation, telling its events as they happen; the record is kept before the last ones are told.
 
-        `on_head` gets the model server's headers before the first event. Raises ToolwayError.
+        `on_head` gets the model server's headers before the first event. A request whose bytes are given as `raw` goes
+        on from the tool results of an earlier attempt, if no item tells of them. Raises ToolwayError.
         """
         narrator = draft.narrator
         requests = {approved.call.id: approved.request for approved in draft.transcript.approved}
@@ -161,13 +163,11 @@ class Making:
                 case CallEnded(call=call, result=result):
                     await tell(narrator.call_ended(call, result))
 
-        outcome = await self.runner.run(
-            draft.job,
-            emit,
-            turn=turn,
-            exact=draft.exact,
-            approved=[approved.call for approved in draft.transcript.approved],
-        )
+        approved = [approved.call for approved in draft.transcript.approved]
+        if raw is None or draft.asked.mcp or approved:
+            outcome = await self.runner.run(draft.job, emit, turn=turn, exact=draft.exact, approved=approved)
+        else:
+            outcome = await self.runner.run_again(draft.job, emit, raw, turn=turn, exact=draft.exact)
         return await self._end(draft, outcome, tell)
 
     async def warm_up(self, draft: Draft, tell: Tell) -> Record:

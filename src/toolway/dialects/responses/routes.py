@@ -60,7 +60,8 @@ class Responses:
             return
 
     async def _create(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = parse_object(await read_body(scope, receive, self._settings.max_body_bytes))
+        raw = await read_body(scope, receive, self._settings.max_body_bytes)
+        body = parse_object(raw)
         if body.get("background") is True:
             await self._background.create(self._making, scope, receive, send, body)
             return
@@ -75,7 +76,7 @@ class Responses:
                     keep_alive=self._settings.keepalive_interval,
                 )
             else:
-                await while_client_listens(scope, receive, lambda: self._answer(send, draft))
+                await while_client_listens(scope, receive, lambda: self._answer(send, draft, raw))
 
     async def _tell(self, scope: Scope, receive: Receive, send: Send, aside: Aside) -> None:
         body = parse_object(await read_body(scope, receive, self._settings.max_body_bytes))
@@ -104,7 +105,7 @@ class Responses:
             await tell(await self._making.fail(draft, error))
         await live.end(DONE)
 
-    async def _answer(self, send: Send, draft: Draft) -> None:
+    async def _answer(self, send: Send, draft: Draft, raw: bytes) -> None:
         """The response as one JSON object."""
         headers: list[Header] = []
 
@@ -115,7 +116,7 @@ class Responses:
             headers.extend(arrived)
 
         try:
-            await self._making.make(draft, told_turn, tell, on_head)
+            await self._making.make(draft, told_turn, tell, on_head, raw)
         except Exception as raised:
             error = known(raised)
             draft.job.conversation.failed(error)
