@@ -1,7 +1,7 @@
 /* load.c - a load generator that understands SSE and the stamps of mock.c.
  *
  *   cc -O2 -o load load.c && ./load --port 9000 --body FILE [--path /v1/chat/completions]
- *                                   [--conns 1] [--seconds 5] [--warm 1] [--stamps N] [--stream 0|1] [--once 0|1]
+ *                                   [--conns 1] [--seconds 5] [--warm 1] [--stamps N] [--repeats 1] [--stream 0|1] [--once 0|1]
  *
  * A closed loop: each connection sends its next request as soon as the answer to the last one is whole. With
  * --once each sends a single request, and the end is when all were answered, at the latest after --seconds.
@@ -12,7 +12,7 @@
  * "held" is the greatest number of answers that had begun, and were not over, at one time.
  *
  * An answer is "wrong" when it does not hold exactly N stamps, or, streamed, not exactly one [DONE], or fewer
- * events than stamps: chunks that were lost, doubled or melted together.
+ * events than stamps (each of which a right answer says `repeats` times): chunks that were lost, doubled or melted together.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -54,7 +54,7 @@ typedef struct {
 
 static const uint64_t TO_THE_END = ~0ull;
 
-static int epoll_fd, port = 9000, want_stamps = -1;
+static int epoll_fd, port = 9000, want_stamps = -1, repeats = 1;
 static bool want_stream, measuring, once;
 static int waiting, under_way, held; /* waiting: with --once, for the answers of so many connections */
 static char *request;
@@ -121,7 +121,7 @@ static void send_request(Conn *c) {
 
 static bool is_right(Conn *c) {
     if (want_stamps >= 0 && c->stamps != want_stamps) return false;
-    return !want_stream || (c->dones == 1 && c->events > c->stamps);
+    return !want_stream || (c->dones == 1 && c->events * repeats > c->stamps);
 }
 
 static void finish(Conn *c, bool whole) {
@@ -325,6 +325,7 @@ int main(int argc, char **argv) {
         else if (!strcmp(key, "--seconds")) seconds = atof(value);
         else if (!strcmp(key, "--warm")) warm = atof(value);
         else if (!strcmp(key, "--stamps")) want_stamps = atoi(value);
+        else if (!strcmp(key, "--repeats")) repeats = atoi(value);
         else if (!strcmp(key, "--stream")) want_stream = atoi(value);
         else if (!strcmp(key, "--once")) once = atoi(value);
         else return fprintf(stderr, "load: unknown option %s\n", key), 2;

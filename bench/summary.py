@@ -125,6 +125,16 @@ def goals(
             digits=0,
         ),
         Goal(
+            text="CPU time of a streamed event over the Responses API, 16 at a time: times that in chat completions",
+            limit=3,
+            value=by_round(
+                samples,
+                ("response-16", "toolway"),
+                ("stream-16", "toolway"),
+                lambda a, b: a["cpu_us"] / b["cpu_us"],
+            ),
+        ),
+        Goal(
             text="One streamed tool round over the sum of its parts (ms)",
             limit=1.0,
             value=over_the_parts(samples),
