@@ -18,7 +18,7 @@ BANDS = [
     | {"items"},
     {"http_client", "http_connection", "upstream", "modelinfo", "backend", "catalog", "sources", "stores"},
     {"offer", "turn", "loop", "governor", "mixed", "results", "replay", "selection"}
-    | {"quarantine", "culprits", "spoken", "attempt"},
+    | {"quarantine", "culprits", "spoken", "attempt", "history"},
     {"respond", "request", "wishes", "progress", "models", "runner"}
     | {"live", "observe", "auth", "protocol", "departure", "passthrough", "dialects"},
     {"app", "reload", "serve", "cli", "demo", "doctor", "__main__"},

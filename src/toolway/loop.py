@@ -7,16 +7,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import anyio
-import orjson
 from anyio.abc import TaskGroup
 
 from toolway import names
 from toolway.arguments import given, mismatch
-from toolway.calls import call_object, read_arguments
+from toolway.calls import read_arguments
 from toolway.content import tool_message
 from toolway.deltas import Message, add_usage
 from toolway.errors import UpstreamError
 from toolway.governor import Governor
+from toolway.history import assistant_message, filled
 from toolway.offer import Offer, for_next_round
 from toolway.overflow import excess_of, is_overflow
 from toolway.results import READER, Results
@@ -180,19 +180,7 @@ async def run_tool_loop(
 
 async def _with_approved(messages: list[JSON], calls: Sequence[ToolCall], run: _Run) -> list[JSON]:
     """The conversation with the results of these calls in the places that wait for them."""
-    answers = await run_calls(calls, run)
-    results = {answer["tool_call_id"]: answer for answer in answers if answer["role"] == "tool"}
-    filled = [
-        results[message["tool_call_id"]]
-        if message.get("role") == "tool" and message.get("tool_call_id") in results
-        else message
-        for message in messages
-    ]
-    pictures = [answer for answer in answers if answer["role"] != "tool"]
-    if pictures:
-        last = max(n for n, message in enumerate(filled) if message.get("role") == "tool")
-        filled[last + 1 : last + 1] = pictures
-    return filled
+    return filled(messages, await run_calls(calls, run))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -327,31 +315,6 @@ async def _result_of(
             return ToolResult(text=fault, is_error=True) if fault else await run.results.read(arguments)
         return await run.offer.snapshot.call(tool, arguments, extend)
     return ToolResult(text=f"{call.name} did not answer in time and was given up", is_error=True)
-
-
-def assistant_message(message: Message, offer: Offer) -> JSON:
-    """What the model said, as the next request repeats it to the model.
-
-    Content is never null (llama-cpp-python), names are legal (OpenAI), arguments are always a JSON object
-    (llama.cpp answers 500 to anything else), everything unknown goes back as it came (Gemini's signatures).
-    """
-    return {
-        **message.said,
-        "content": message.said.get("content") or "",
-        "tool_calls": [_replayed_call(call, offer) for call in message.tool_calls],
-    }
-
-
-def _replayed_call(call: ToolCall, offer: Offer) -> JSON:
-    arguments = _replayed_arguments(call.arguments)
-    return call_object(replace(call, name=offer.exact_name(call.name), arguments=arguments))
-
-
-def _replayed_arguments(text: str) -> str:
-    arguments = read_arguments(text)
-    if not arguments:
-        return "{}"
-    return text if text.lstrip().startswith("{") else orjson.dumps(arguments).decode()
 
 
 def _unknown(name: str, tools: Sequence[str]) -> ToolResult:

@@ -13,12 +13,13 @@ from toolway import names
 from toolway.catalog import Snapshot
 from toolway.dialects.responses.records import Record, Records, check_previous, new_id, with_ids
 from toolway.errors import InvalidRequest, ToolwayError
+from toolway.history import assistant_message
 from toolway.items.approval import needs_approval
 from toolway.items.content import texts_in
 from toolway.items.narrator import Event, Narrator
 from toolway.items.request import Asked, choice_of, read_request
 from toolway.items.transcript import Transcript, Turn, answered_before
-from toolway.loop import CallBegan, CallEnded, Outcome, RoundBegan, assistant_message
+from toolway.loop import CallBegan, CallEnded, Outcome, RoundBegan
 from toolway.respond import Header, relayed
 from toolway.runner import Job, Runner, owner_of
 from toolway.selection import Choice
