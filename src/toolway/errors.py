@@ -3,6 +3,8 @@
 ToolwayError                      500  toolway_error          a bug, or a limit of this process
 ├── ConfigError                     -  shown by the command line, never sent
 ├── SourceError                     -  a tool source could not be read; kept in its status
+├── Busy                          503  toolway_error          a limit is reached for now
+├── ConnectorError                424  external_connector_error  a tool server that the request declares failed
 ├── InvalidRequest                400  invalid_request_error  the client's fault
 │   ├── Unauthorized              401
 │   ├── Forbidden                 403
@@ -51,6 +53,19 @@ class SourceError(ToolwayError):
     def __init__(self, message: str, *, stage: str) -> None:
         super().__init__(message)
         self.stage = stage
+
+
+class Busy(ToolwayError):
+    """A limit is reached that others will free again; the same request may succeed later."""
+
+    status = 503
+
+
+class ConnectorError(ToolwayError):
+    """A tool server that the request itself declares cannot be reached, or refuses. OpenAI answers so, with 424."""
+
+    status = 424
+    type = "external_connector_error"
 
 
 class InvalidRequest(ToolwayError):
