@@ -39,6 +39,7 @@ class BadHTTP:
     with_sessions: bool = False
     sessions: set[str] = field(default_factory=set)
     token: str | None = None
+    tools: list[JSON] | None = None
     seen: list[tuple[str, JSON]] = field(default_factory=list)
     bodies: list[tuple[str, JSON]] = field(default_factory=list)
     released: asyncio.Event = field(default_factory=asyncio.Event)
@@ -94,7 +95,9 @@ def answer(server: BadHTTP, request: JSON, headers: dict[str, str]) -> bytes:
             return response(202)
         case "tools/list":
             tools = [{"name": name, "inputSchema": {"type": "object", "properties": {}}} for name in TOOLS]
-            return response(200, server.result(request, tools=tools))
+            return response(
+                200, server.result(request, tools=tools if server.tools is None else server.tools)
+            )
         case method:
             error = {"code": -32601, "message": f"no {method}"}
             return response(400, {"jsonrpc": "2.0", "id": request["id"], "error": error})
