@@ -26,7 +26,7 @@ TOOLS = [
         "bad_json",
     ),
     *("html", "empty", "accepted", "sse_big", "sse_truncated", "sse_bad_json", "json_big", "rpc_error"),
-    *("bad_result", "unknown_content", "nulls", "input"),
+    *("bad_result", "unknown_content", "nulls", "input", "flood"),
 ]
 JSON = dict[str, Any]
 
@@ -128,6 +128,9 @@ def call(server: BadHTTP, request: JSON) -> bytes | None:
             return events(server.result(request, content=[{"type": "text", "text": "x" * 1_500_000}]))
         case "sse_truncated":
             return events({"jsonrpc": "2.0", "method": "notifications/progress", "params": progress})
+        case "flood":
+            asked = [{"jsonrpc": "2.0", "id": number, "method": "ping"} for number in range(5000)]
+            return events(*asked, good)
         case "sse_bad_json":
             return events("{oops")
         case "json_big":
@@ -170,6 +173,9 @@ async def converse(server: BadHTTP, reader: asyncio.StreamReader, writer: asynci
             writer.write(response(405))
             continue
         request = json.loads(body)
+        if "method" not in request:  # an answer to a question of ours
+            writer.write(response(202))
+            continue
         server.seen.append((request["method"], headers))
         server.bodies.append((request["method"], request))
         name = request["params"].get("name") if request["method"] == "tools/call" else None
