@@ -24,7 +24,8 @@ from toolway.passthrough import Passthrough
 from toolway.reload import reloading
 from toolway.respond import send_error, send_json
 from toolway.runner import Runner
-from toolway.sources import open_workshop
+from toolway.sources import open_dynamic, open_workshop
+from toolway.sources.dynamic import DynamicServers
 from toolway.stores import Store, open_store
 from toolway.types import JSON
 from toolway.upstream import Upstream, credential
@@ -37,6 +38,7 @@ class House:
     settings: Settings
     upstream: Upstream
     catalog: Catalog
+    dynamic: DynamicServers
     store: Store
     backend: Backend
 
@@ -50,9 +52,17 @@ async def open_house(settings: Settings) -> AsyncIterator[House]:
         open_workshop(settings, upstream) as workshop,
         Catalog(workshop.sources(settings)).running() as catalog,
         reloading(settings, workshop, catalog),
+        open_dynamic(settings) as dynamic,
         Backend(settings, upstream).learning() as backend,
     ):
-        yield House(settings=settings, upstream=upstream, catalog=catalog, store=store, backend=backend)
+        yield House(
+            settings=settings,
+            upstream=upstream,
+            catalog=catalog,
+            dynamic=dynamic,
+            store=store,
+            backend=backend,
+        )
 
 
 def create_app(settings: Settings | None = None) -> ASGIApp:
@@ -169,7 +179,8 @@ class Readiness:
                 "ready" if all(state in ("ready", "stopped") for state in servers.values()) else "degraded"
             )
         body: JSON = {"status": status, "upstream": upstream, "servers": servers}
-        if barred := self._house.backend.barred:
+        # Tools of servers that requests declare are nobody else's business.
+        if barred := [tool for tool in self._house.backend.barred if tool.server in servers]:
             body["refused_by_upstream"] = {tool.name: tool.reason for tool in barred}
         await send_json(send, 503 if status == "not ready" else 200, body)
 

@@ -28,6 +28,9 @@ log = logging.getLogger("toolway.backend")
 USER_AGENT: Header = (b"user-agent", f"toolway/{__version__}".encode())
 """Tells requests that are Toolway's own from those that it makes for a client."""
 
+MAX_BARRED = 1000
+"""Definitions of refused tools that are remembered; clients that declare servers can bring new ones for ever."""
+
 PATIENCE = 5.0
 """Seconds that the model server has to say what it is."""
 _PAUSES = (1.0, 2.0, 5.0, 10.0, 30.0)
@@ -105,6 +108,8 @@ class Backend:
 
     def bar(self, name: str, tool: Tool, reason: str) -> None:
         """Leave a tool out until its definition changes."""
+        while len(self._barred) >= MAX_BARRED:
+            del self._barred[next(iter(self._barred))]
         self._barred[digest(tool)] = Barred(name=name, server=tool.server, reason=reason)
         log.warning(
             "tool %s of server %s is left out until its definition changes: the model server refuses it (%s)",

@@ -39,6 +39,22 @@ class Snapshot:
         self._fitted: dict[tuple[Profile, frozenset[Tool]], Snapshot] = {(profile, frozenset(barred)): self}
         self._define(profile, barred)
 
+    def with_sources(self, extra: Sequence[ToolSource]) -> Snapshot:
+        """These tools and behind them those of `extra`, for one request: no name of these changes for it.
+
+        Cheap where the tools of `extra` are the same objects as at the last time.
+        """
+        if not extra:
+            return self
+        joined = copy(self)
+        owners = {tool: source for source in extra for tool in source.status.tools}
+        joined.sources = (*self.sources, *extra)
+        joined._owners = {**self._owners, **owners}
+        joined.tools = {**self.tools, **names.assign(owners, taken=self.tools)}
+        joined._fitted = {(self.profile, self._barred): joined}
+        joined._define(self.profile, self._barred)
+        return joined
+
     def fitted(self, profile: Profile, barred: frozenset[Tool] = frozenset()) -> Snapshot:
         """The same tools, as one kind of model server takes them, and without those that it may not get."""
         key = (profile, barred)
@@ -49,6 +65,7 @@ class Snapshot:
         return self._fitted[key]
 
     def _define(self, profile: Profile, barred: Collection[Tool]) -> None:
+        self._barred = frozenset(barred)
         offered = {name: tool for name, tool in self.tools.items() if tool.available and tool not in barred}
         definitions = define(offered, profile)
         self.profile = profile

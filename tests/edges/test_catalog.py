@@ -9,7 +9,7 @@ import anyio
 import orjson
 
 from tests.loop.script import Shelf, echo
-from toolway.catalog import Catalog
+from toolway.catalog import Catalog, Snapshot
 from toolway.types import SourceStatus, Tool
 
 
@@ -47,6 +47,10 @@ def definitions(catalog: Catalog) -> list[str]:
     return [tool["function"]["name"] for tool in orjson.loads(orjson.dumps(catalog.snapshot.all_definitions))]
 
 
+def bytes_of(snapshot: Snapshot) -> bytes:
+    return orjson.dumps(snapshot.all_definitions)
+
+
 async def test_a_source_joins_when_it_is_ready_and_its_lost_tools_stay_listed():
     shelf = Switched("shelf", "b", "a")
     async with Catalog([shelf]).running() as catalog:
@@ -81,6 +85,38 @@ async def test_the_definitions_are_the_same_bytes_whatever_the_order_of_the_sour
         )
 
     assert made("a", "b") == made("b", "a")
+
+
+async def test_tools_of_one_request_take_no_name_away():
+    shelves = [Shelf("shelf", now=echo, then=echo), Shelf("git", log=echo)]
+    async with Catalog(shelves).running() as catalog:
+        base = catalog.snapshot.fitted("llama.cpp")
+        # "shelf__now" is what the first tool would be called if another server had a "now" as well.
+        guests = [Shelf("a", now=echo, log=echo, new=echo), Shelf("b", new=echo, shelf__now=echo)]
+        joined = base.with_sources(guests)
+        assert list(joined.tools)[:3] == list(base.tools) == ["log", "now", "then"]
+        assert all(joined.tools[name] is base.tools[name] for name in base.tools)
+        assert list(joined.tools)[3:] == ["a__log", "a__new", "a__now", "b__new", "shelf__now"]
+        assert joined.profile == "llama.cpp"
+        assert bytes_of(joined.fitted("openai")).startswith(bytes_of(catalog.snapshot)[:-1])
+        assert list(catalog.snapshot.tools) == ["log", "now", "then"]
+        assert base.with_sources([]) is base
+
+
+async def test_tools_of_one_request_cannot_take_a_name_that_was_made_by_hash():
+    crowd = [Shelf("s", **{"a" * 70: echo})]
+    base = Catalog(crowd).snapshot
+    joined = base.with_sources([Shelf("t", **{next(iter(base.tools)): echo})])
+    assert joined.tools[next(iter(base.tools))].server == "s"
+    assert len(joined.tools) == 2
+
+
+async def test_tools_that_the_model_server_refuses_stay_out_of_a_request_with_its_own():
+    base = Catalog([Shelf("s", good=echo, bad=echo)]).snapshot
+    fitted = base.fitted("openai", frozenset({base.tools["bad"]}))
+    joined = fitted.with_sources([Shelf("t", other=echo)])
+    assert list(joined.offered) == ["good", "other"]
+    assert list(joined.fitted("gemini", frozenset({base.tools["bad"]})).offered) == ["good", "other"]
 
 
 async def test_without_sources_everything_is_settled_at_once():
