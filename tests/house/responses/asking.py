@@ -9,6 +9,7 @@ import httpx2
 import pytest
 
 from tests.support.house import House
+from tests.support.responses import check_events, check_response
 from tests.support.upstream import Reply, chunk, sse, whole
 
 JSON = dict[str, Any]
@@ -57,7 +58,7 @@ def ask(room: House | str, *, streamed: bool = False, status: str = "completed",
     body = {"input": QUESTION, **more, **({"stream": True} if streamed else {})}
     answer = respond(room, body, headers=body.pop("headers", None))
     assert answer.status_code == 200, answer.text
-    response = events_of(answer.text)[-1]["response"] if streamed else answer.json()
+    response = check_events(events_of(answer.text)) if streamed else check_response(answer.json())
     assert response["status"] == status, response
     return response
 

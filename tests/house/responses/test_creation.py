@@ -1,4 +1,4 @@
-"""Creating responses with the official client and without it, streamed and whole: what comes back, and what was asked."""
+"""Responses created with the official client and without it, streamed and whole: what comes back, what was asked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tools of Toolway, declared by the client or not; who may be called, how often; turns in which both sides' tools are."""
+"""Tools of Toolway, declared by the client or not; which may be called, how often; turns with calls of both sides."""
 
 from __future__ import annotations
 
