@@ -61,7 +61,8 @@ class Draft:
     def record(self, **more: Any) -> Record:
         """What is known of the response by now."""
         items = with_ids(self.asked.items, self.identity)
-        return Record(resource=self.narrator.resource, items=items, listed=self.listed, **more)
+        own = sorted(self.job.results.own)
+        return Record(resource=self.narrator.resource, items=items, listed=self.listed, own=own, **more)
 
 
 class Making:
@@ -108,6 +109,7 @@ class Making:
             owner,
             asks=(lambda tool: needs_approval(entries[tool.server], tool.name)) if entries else None,
         )
+        job.results.adopt_calls(history, {*transcript.own, *(previous.own if previous else ())})
         seen = transcript.listed | set(previous.listed if previous else ())
         listing = {
             label: _listing(job.offer.snapshot, label, listable) for label in entries if label not in seen
