@@ -57,6 +57,8 @@ class Transcript:
         self.messages = list(messages)
         self.listed: set[str] = set()
         """Labels of servers whose tools the conversation has seen."""
+        self.own: set[str] = set()
+        """Ids of calls whose results are ours, though the client sent them."""
         self.approved: list[Approved] = []
         self._expose = expose
         self._open: JSON | None = None
@@ -152,6 +154,7 @@ class Transcript:
         call = {"id": identity, "type": "function", "function": function}
         self._begin().setdefault("tool_calls", []).append(call)
         self._results[identity] = _result(identity, item.get("output") or _failure(item.get("error")))
+        self.own.add(identity)
 
     def _output(self, identity: str, output: Any, where: str) -> None:
         if identity not in self._open_calls():

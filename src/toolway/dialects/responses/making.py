@@ -22,12 +22,20 @@ from toolway.items.transcript import Transcript, Turn, answered_before
 from toolway.loop import CallBegan, CallEnded, Outcome, RoundBegan
 from toolway.respond import Header, relayed
 from toolway.runner import Job, Runner, owner_of
-from toolway.selection import Choice
+from toolway.selection import Choice, Selection, is_selected
 from toolway.turn import Chunks, HeadArrived, MakeTurn
 from toolway.types import JSON, Tool
 from toolway.wishes import choices_of
 
 Tell = Callable[[list[Event]], Awaitable[None]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """The tools of a server that the client declared, or why there are none."""
+
+    tools: Sequence[Tool]
+    error: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +50,7 @@ class Draft:
     job: Job
     narrator: Narrator
     transcript: Transcript
-    listing: Mapping[str, Sequence[Tool]]
+    listing: Mapping[str, Listing]
     listed: Sequence[str]
     leading: Sequence[JSON]
     exact: bool
@@ -55,7 +63,8 @@ class Draft:
     def record(self, **more: Any) -> Record:
         """What is known of the response by now."""
         items = with_ids(self.asked.items, self.identity)
-        return Record(resource=self.narrator.resource, items=items, listed=self.listed, **more)
+        own = sorted(self.job.results.own)
+        return Record(resource=self.narrator.resource, items=items, listed=self.listed, own=own, **more)
 
 
 class Making:
@@ -88,9 +97,10 @@ class Making:
         front = _instructions(asked, leading)
         body, narrowed = _chosen(asked, snapshot)
         wishes = self.runner.wishes(scope, {**body, "messages": [*front, *rest]}, snapshot)
-        selection = [*wishes.selection, *narrowed]
-        if asked.mcp:
-            selection.append(choices_of(asked.mcp, (source.label for source in snapshot.sources)))
+        declared = choices_of(asked.mcp, (source.label for source in snapshot.sources))
+        # What is listed holds for a conversation, so the choice of one response does not narrow it.
+        listable = [*wishes.selection, declared]
+        selection = [*wishes.selection, *narrowed, *([declared] if declared else [])]
         bounds = wishes.bounds
         if asked.max_tool_calls is not None:
             bounds = replace(bounds, max_calls=min(bounds.max_calls, asked.max_tool_calls))
@@ -101,8 +111,11 @@ class Making:
             owner,
             asks=(lambda tool: needs_approval(entries[tool.server], tool.name)) if entries else None,
         )
+        job.results.adopt_calls(history, {*transcript.own, *(previous.own if previous else ())})
         seen = transcript.listed | set(previous.listed if previous else ())
-        listing = {label: _tools_of(job, label) for label in entries if label not in seen}
+        listing = {
+            label: _listing(job.offer.snapshot, label, listable) for label in entries if label not in seen
+        }
         return Draft(
             asked=asked,
             owner=owner,
@@ -110,7 +123,7 @@ class Making:
             narrator=Narrator(asked, new_id()),
             transcript=transcript,
             listing=listing,
-            listed=sorted(seen | entries.keys()),
+            listed=sorted(seen | {label for label in entries if label in seen or not listing[label].error}),
             leading=leading,
             exact=previous is not None,
         )
@@ -144,8 +157,8 @@ class Making:
             if on_head:
                 await on_head(headers)
             await tell(narrator.began())
-            for label, tools in draft.listing.items():
-                await tell(narrator.listed(label, tools))
+            for label, listing in draft.listing.items():
+                await tell(narrator.listed(label, listing.tools, listing.error))
 
         async def emit(event: Any) -> None:
             if type(event) is Chunks:
@@ -192,7 +205,8 @@ class Making:
 
     async def _end(self, draft: Draft, outcome: Outcome, tell: Tell) -> Record:
         narrator = draft.narrator
-        events = narrator.turned()
+        # A message that was cut must not be closed as a whole one before its end is told.
+        events = narrator.turned() if outcome.asked_for else []
         asks = {}
         for call in outcome.asked_for:
             tool = draft.job.offer.find(call.name)
@@ -262,8 +276,14 @@ def _chosen(asked: Asked, snapshot: Snapshot) -> tuple[JSON, list[list[Choice]]]
     return body, [[Choice(patterns=tuple(allowed))]]
 
 
-def _tools_of(job: Job, label: str) -> list[Tool]:
-    return [tool for tool in job.offer.tools.values() if tool.server == label]
+def _listing(snapshot: Snapshot, label: str, selection: Selection) -> Listing:
+    status = next(source.status for source in snapshot.sources if source.label == label)
+    known = [(name, tool) for name, tool in snapshot.offered.items() if tool.server == label]
+    # Its own error may hold addresses, which are the operator's affair.
+    error = (
+        None if known or status.state in ("ready", "stopped") else f"The server is not there: {status.state}."
+    )
+    return Listing(tools=[tool for name, tool in known if is_selected(name, tool, selection)], error=error)
 
 
 def _without_idle_options(job: Job) -> JSON:

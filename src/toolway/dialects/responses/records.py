@@ -18,7 +18,8 @@ PREFIX = "resp_"
 @dataclass(frozen=True, kw_only=True)
 class Record:
     """One response. `items` are its input with ids, `messages` the conversation as the model saw it, without
-    instructions; `turn` is its last turn when calls of it are open, `listed` the servers whose tools were shown.
+    instructions; `turn` is its last turn when calls of it are open, `listed` the servers whose tools were shown, and
+    `own` the ids of calls in it that were ours.
     """
 
     resource: JSON
@@ -26,6 +27,7 @@ class Record:
     messages: Sequence[JSON] = ()
     turn: Turn | None = None
     listed: Sequence[str] = ()
+    own: Sequence[str] = ()
 
 
 class Records:
