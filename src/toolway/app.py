@@ -17,7 +17,7 @@ from toolway.backend import Backend
 from toolway.catalog import Catalog
 from toolway.config import Settings, load_settings
 from toolway.dialects.chat import ChatCompletions
-from toolway.dialects.responses import Background, Records, Responses
+from toolway.dialects.responses import Background, Making, Records, Responses
 from toolway.errors import ConfigError, NotFound, ToolwayError
 from toolway.models import Models
 from toolway.passthrough import Passthrough
@@ -131,7 +131,7 @@ class Routes:
             keep_alive=self._settings.keepalive_interval,
         )
         async with background.running():
-            yield Responses(runner, records, background)
+            yield Responses(Making(runner, records, house.dynamic), background)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hand a request to its handler."""

@@ -11,7 +11,6 @@ from toolway.dialects.responses.aside import compact, count_tokens
 from toolway.dialects.responses.background import Background
 from toolway.dialects.responses.events import encoded
 from toolway.dialects.responses.making import Draft, Making
-from toolway.dialects.responses.records import Records
 from toolway.dialects.responses.stored import Stored
 from toolway.envelope import DONE
 from toolway.errors import NotFound, ToolwayError, UpstreamError
@@ -19,7 +18,7 @@ from toolway.items.narrator import Event
 from toolway.live import Live, stream_live
 from toolway.request import ClientGone, parse_object, read_body
 from toolway.respond import DO_NOT_RETRY, Header, send_error, send_json
-from toolway.runner import Runner, known
+from toolway.runner import known
 from toolway.turn import streamed_turn, told_turn
 from toolway.types import JSON
 
@@ -36,11 +35,11 @@ _ASIDES: dict[tuple[str, str], Aside] = {
 class Responses:
     """The API as an ASGI app: everything at and below /v1/responses."""
 
-    def __init__(self, runner: Runner, records: Records, background: Background) -> None:
-        self._settings = runner.settings
+    def __init__(self, making: Making, background: Background) -> None:
+        self._settings = making.runner.settings
         self._background = background
-        self._making = Making(runner, records)
-        self._stored = Stored(records, background)
+        self._making = making
+        self._stored = Stored(making.records, background)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request. Errors go out in OpenAI's envelope."""
