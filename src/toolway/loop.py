@@ -166,7 +166,10 @@ async def run_tool_loop(
         if objection:
             answers = [_refusal(call, objection) for call in ours]
         else:
-            asked_for = [call for call in ours if offer.must_ask(call.name)]
+            # Nobody can be asked about arguments that cannot be read; the model is told.
+            asked_for = [
+                c for c in ours if offer.must_ask(c.name) and read_arguments(c.arguments) is not None
+            ]
             ours = [call for call in ours if call not in asked_for]
             answers = await run_calls(ours, run)
             account.calls += len(ours)

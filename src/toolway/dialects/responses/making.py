@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from toolway import names
 from toolway.catalog import Snapshot
 from toolway.declared import read_declared
 from toolway.dialects.responses.records import Record, Records, check_previous, new_id, with_ids
-from toolway.errors import ConnectorError, InvalidRequest, ToolwayError
+from toolway.errors import ConnectorError, InvalidRequest, StoreError, ToolwayError
 from toolway.history import assistant_message
 from toolway.items.approval import needs_approval
 from toolway.items.content import texts_in
@@ -155,10 +155,24 @@ class Making:
         )
 
     async def claim(self, draft: Draft) -> None:
-        """Before the approved calls run: see that nobody else runs them. Raises InvalidRequest, StoreError."""
-        for approved in draft.transcript.approved:
-            if not await self.records.claim(draft.owner, approved.request):
-                raise answered_before(approved.request)
+        """Before the approved calls run: see that nobody answered for them. Raises InvalidRequest, StoreError.
+
+        A refusal may come again, as it does in a conversation that the client keeps, but never after a yes.
+        """
+        answers = dict.fromkeys(draft.transcript.refused, False)
+        answers |= {approved.request: True for approved in draft.transcript.approved}
+        claimed = []
+        try:
+            for request, approve in answers.items():
+                if await self.records.claim(draft.owner, request, approve=approve):
+                    claimed.append(request)
+                elif approve or not await self.records.was_refused(draft.owner, request):
+                    raise answered_before(request)
+        except ToolwayError:
+            with suppress(StoreError):
+                for request in claimed:
+                    await self.records.release(draft.owner, request)
+            raise
 
     async def make(
         self,

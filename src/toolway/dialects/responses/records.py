@@ -72,9 +72,21 @@ class Records:
                     return found
         raise NotFound(f"Item with id '{identity[:100]}' not found.", param="input")
 
-    async def claim(self, owner: str, request: str) -> bool:
-        """Whether nobody answered this approval request before; from now on somebody has."""
-        return await self._store.add(key_of("approval", owner, request), {}, ttl=self._ttl)
+    async def claim(self, owner: str, request: str, *, approve: bool) -> bool:
+        """Whether nobody answered this approval request before; from now on somebody has. Raises StoreError."""
+        return await self._store.add(self._answer(owner, request), {"approve": approve}, ttl=self._ttl)
+
+    async def was_refused(self, owner: str, request: str) -> bool:
+        """Whether this approval request was answered with a no."""
+        answer = await self._store.get(self._answer(owner, request))
+        return answer is not None and answer.get("approve") is False
+
+    async def release(self, owner: str, request: str) -> None:
+        """Take a claim back, since nothing came of it. Raises StoreError."""
+        await self._store.delete(self._answer(owner, request))
+
+    def _answer(self, owner: str, request: str) -> str:
+        return key_of("approval", owner, request)
 
     def _key(self, owner: str, identity: str) -> str:
         return key_of("response", owner, identity)
