@@ -47,7 +47,7 @@ async def open_house(settings: Settings) -> AsyncIterator[House]:
         open_workshop(settings, upstream) as workshop,
         Catalog(workshop.sources(settings)).running() as catalog,
         reloading(settings, workshop, catalog),
-        Backend(settings, upstream).learning() as backend,
+        Backend(settings, upstream, catalog.expect).learning() as backend,
     ):
         yield House(settings=settings, upstream=upstream, catalog=catalog, store=store, backend=backend)
 
