@@ -202,7 +202,7 @@ class Catalog:
         for source in self.sources:
             self._report(source)
         self._report_names(before)
-        if all(source.status.state != "starting" for source in self.sources):
+        if not any(source.status.is_untried for source in self.sources):
             self._settled.set()
         self._end_unused()
 
