@@ -53,7 +53,7 @@ async def open_house(settings: Settings) -> AsyncIterator[House]:
         Catalog(workshop.sources(settings)).running() as catalog,
         reloading(settings, workshop, catalog),
         open_dynamic(settings) as dynamic,
-        Backend(settings, upstream).learning() as backend,
+        Backend(settings, upstream, catalog.expect).learning() as backend,
     ):
         yield House(
             settings=settings,
@@ -162,7 +162,8 @@ async def welcome(scope: Scope, receive: Receive, send: Send) -> None:
 class Readiness:
     """GET /readyz: 200 when the model server answers and each tool server was tried, else 503.
 
-    A tool server that is down makes the state "degraded", still with 200: requests are served without its tools.
+    A tool server that is down, or is being restarted, makes the state "degraded", still with 200: requests are
+    served without its tools.
     """
 
     def __init__(self, house: House) -> None:
@@ -171,8 +172,9 @@ class Readiness:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Ask the model server for its models, look at the catalog."""
         upstream = await self._upstream_state()
-        servers = {source.label: source.status.state for source in self._house.catalog.sources}
-        if upstream != "ready" or "starting" in servers.values():
+        sources = self._house.catalog.sources
+        servers = {source.label: source.status.state for source in sources}
+        if upstream != "ready" or any(source.status.is_untried for source in sources):
             status = "not ready"
         else:
             status = (

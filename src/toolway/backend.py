@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from hashlib import sha256
@@ -52,12 +52,16 @@ class Barred:
 class Backend:
     """One model server, seen from here. Everything that it knows is lost with the process, and learned again."""
 
-    def __init__(self, settings: Settings, upstream: Upstream) -> None:
+    def __init__(
+        self, settings: Settings, upstream: Upstream, became: Callable[[Profile], None] | None = None
+    ) -> None:
         self._settings = settings
+        self._became = became
         self.infos = ModelInfos(upstream, self._hear)
         """What it tells about its models; the one place that asks it for them."""
         self._is_certain = settings.schema_profile != "auto"
-        self.profile: Profile = _named(settings) or "openai"
+        self.profile: Profile = "openai"
+        self._take(_named(settings) or "openai")
         self.searching = anyio.Lock()
         """Held while somebody looks for the tool that the model server refuses; the others wait for the result."""
         self._tried = anyio.Event()
@@ -141,8 +145,13 @@ class Backend:
 
     def _become(self, profile: Profile) -> None:
         if not self._is_certain and profile != self.profile:
-            self.profile = profile
+            self._take(profile)
             log.info("the model server takes schemas as %s does", profile)
+
+    def _take(self, profile: Profile) -> None:
+        self.profile = profile
+        if self._became:
+            self._became(profile)
 
 
 _digests: WeakKeyDictionary[Tool, bytes] = WeakKeyDictionary()

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import anyio
+import anyio.lowlevel
 import orjson
 
 from tests.loop.script import Shelf, echo
@@ -140,6 +141,65 @@ async def test_a_removed_source_ends_with_the_last_request_that_sees_it():
         with anyio.fail_after(20):
             await old.ended.wait()
         assert not new.ended.is_set()
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {f"p{n}": {"type": "object", "properties": {"a": {"type": "string"}}} for n in range(40)},
+}
+
+
+class Big(Switched):
+    """A switched shelf of 400 tools with schemas that take a while."""
+
+    def __init__(self, label: str) -> None:
+        super().__init__(label, *(f"{label}{n}" for n in range(400)))
+        self.full = replace(
+            self.full, tools=tuple(replace(tool, parameters=SCHEMA) for tool in self.full.tools)
+        )
+
+
+async def test_many_new_tools_are_prepared_while_others_go_on():
+    big, small = Big("big"), Switched("small", "x")
+    async with Catalog([big, small]).running() as catalog:
+        await big.runs.wait()
+        big.become(big.full)
+        assert definitions(catalog) == []
+        assert not await catalog.settled(0.0)
+        await anyio.lowlevel.checkpoint()
+        small.become(small.full)  # in the midst of it
+        before = catalog.snapshot
+        with anyio.fail_after(20):
+            assert await catalog.settled(60)
+        assert before.tools == {}
+        assert len(catalog.snapshot.offered) == 401
+        big.become(replace(big.full, error="known by now"))
+        assert len(catalog.snapshot.offered) == 401
+
+
+async def test_definitions_are_ready_for_the_model_server_that_is_expected():
+    big = Big("big")
+    async with Catalog([big]).running() as catalog:
+        await big.runs.wait()
+        catalog.expect("gemini")
+        big.become(big.full)
+        with anyio.fail_after(20):
+            assert await catalog.settled(60)
+        assert catalog.snapshot.fitted("gemini") is catalog.snapshot
+
+
+async def test_a_source_whose_tools_can_still_be_seen_is_not_ended():
+    big, gone = Big("big"), Switched("gone", "x")
+    async with Catalog([gone]).running() as catalog:
+        await gone.runs.wait()
+        gone.become(gone.full)
+        big.status = big.full
+        catalog.replace([big])
+        assert definitions(catalog) == ["x"]
+        assert not gone.ended.is_set()
+        with anyio.fail_after(20):
+            await gone.ended.wait()
+        assert len(catalog.snapshot.offered) == 400
 
 
 async def test_a_source_that_stays_is_not_started_again():

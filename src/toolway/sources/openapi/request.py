@@ -23,7 +23,6 @@ FIXED_HEADERS = {
     "User-Agent": f"toolway/{__version__}",
 }
 
-_COOKIE_SAFE = "!#$&'()*+/:<=>?@[]^`{|}"
 _PATH_SAFE = "/:@!$&'()*+,;=%"
 
 
