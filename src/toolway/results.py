@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,10 +88,15 @@ class Results:
     def adopt(self, messages: Sequence[Any], clients: Sequence[Any]) -> None:
         """Take results that were put back into the client's conversation for our own."""
         theirs = {str(m.get("tool_call_id")) for m in clients if isinstance(m, dict)}
+        ids = {str(m.get("tool_call_id")) for m in messages if isinstance(m, dict)}
+        self.adopt_calls(messages, ids - theirs)
+
+    def adopt_calls(self, messages: Sequence[Any], ids: Collection[str]) -> None:
+        """Take the results of these calls in a conversation for our own."""
         for message in messages:
             if not isinstance(message, dict) or message.get("role") != "tool":
                 continue
-            if (identity := str(message.get("tool_call_id"))) not in theirs:
+            if (identity := str(message.get("tool_call_id"))) in ids:
                 self.own.add(identity)
                 self.cut = self.cut or bool(id_in(str(message.get("content"))))
 

@@ -182,7 +182,10 @@ class Narrator:
             "status": "failed",
             "error": {"code": code, "message": error.message},
         }
-        return [*events, self._event("error", error.envelope()), self._whole("response.failed")]
+        envelope = error.envelope()
+        told = {name: envelope["error"][name] for name in ("code", "message", "param")}
+        # The documents of OpenAI have these three, its server and Open Responses an object.
+        return [*events, self._event("error", {**told, **envelope}), self._whole("response.failed")]
 
     def cancelled(self) -> None:
         """Somebody cancelled the response."""

@@ -57,7 +57,11 @@ class Transcript:
         self.messages = list(messages)
         self.listed: set[str] = set()
         """Labels of servers whose tools the conversation has seen."""
+        self.own: set[str] = set()
+        """Ids of calls whose results are ours, though the client sent them."""
         self.approved: list[Approved] = []
+        self.refused: list[str] = []
+        """Approval requests that were refused."""
         self._expose = expose
         self._open: JSON | None = None
         self._results: dict[str, JSON] = {}
@@ -146,12 +150,20 @@ class Transcript:
     def _mcp_call(self, item: JSON, where: str) -> None:
         identity = _text(item, "id", where)
         name = self._expose(_text(item, "server_label", where), _text(item, "name", where))
-        function = {"name": name, "arguments": item.get("arguments") or "{}"}
-        if self._is_answered:
-            self._flush()
-        call = {"id": identity, "type": "function", "function": function}
-        self._begin().setdefault("tool_calls", []).append(call)
+        request = item.get("approval_request_id")
+        if isinstance(request, str) and self._asks.get(request) in self._open_calls():
+            # The call stands in the turn already, since it was asked for; now it has run.
+            identity = self._asks[request]
+            self._answered.add(request)
+            self.approved = [approved for approved in self.approved if approved.request != request]
+        else:
+            if self._is_answered:
+                self._flush()
+            function = {"name": name, "arguments": item.get("arguments") or "{}"}
+            call = {"id": identity, "type": "function", "function": function}
+            self._begin().setdefault("tool_calls", []).append(call)
         self._results[identity] = _result(identity, item.get("output") or _failure(item.get("error")))
+        self.own.add(identity)
 
     def _output(self, identity: str, output: Any, where: str) -> None:
         if identity not in self._open_calls():
@@ -187,6 +199,7 @@ class Transcript:
             self.approved.append(Approved(request=request, call=approved))
             self._results[call["id"]] = {"role": "tool", "tool_call_id": call["id"], "content": ""}
         else:
+            self.refused.append(request)
             reason = item.get("reason")
             why = f", and said: {reason}" if isinstance(reason, str) and reason else ""
             self._results[call["id"]] = _result(call["id"], f"Error: not run, the user refused it{why}.")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from toolway.dialects.responses.background import Background
+from toolway.dialects.responses.making import Making
 from toolway.dialects.responses.records import Records
 from toolway.dialects.responses.routes import Responses
 
-__all__ = ["Background", "Records", "Responses"]
+__all__ = ["Background", "Making", "Records", "Responses"]

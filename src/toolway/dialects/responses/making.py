@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,17 +11,20 @@ from starlette.types import Scope
 
 from toolway import names
 from toolway.catalog import Snapshot
+from toolway.declared import read_declared
 from toolway.dialects.responses.records import Record, Records, check_previous, new_id, with_ids
-from toolway.errors import InvalidRequest, ToolwayError
+from toolway.errors import ConnectorError, InvalidRequest, StoreError, ToolwayError
+from toolway.history import assistant_message
 from toolway.items.approval import needs_approval
 from toolway.items.content import texts_in
 from toolway.items.narrator import Event, Narrator
 from toolway.items.request import Asked, choice_of, read_request
 from toolway.items.transcript import Transcript, Turn, answered_before
-from toolway.loop import CallBegan, CallEnded, Outcome, RoundBegan, assistant_message
+from toolway.loop import CallBegan, CallEnded, Outcome, RoundBegan
 from toolway.respond import Header, relayed
 from toolway.runner import Job, Runner, owner_of
-from toolway.selection import Choice
+from toolway.selection import Choice, Selection, is_selected
+from toolway.sources.dynamic import DynamicServers
 from toolway.turn import Chunks, HeadArrived, MakeTurn
 from toolway.types import JSON, Tool
 from toolway.wishes import choices_of
@@ -30,10 +33,28 @@ Tell = Callable[[list[Event]], Awaitable[None]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Draft:
-    """A response that can be made now. `approved` tells the approval request of each call that was let run.
+class Listing:
+    """The tools of a server that the client declared, or why there are none."""
 
-    `front` is how many messages at the beginning are no part of the conversation that is kept (instructions).
+    tools: Sequence[Tool]
+    error: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _AtHand:
+    """The tools of all servers, of those that the request brings along too, and which of these failed."""
+
+    snapshot: Snapshot
+    failures: Mapping[str, ConnectorError]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draft:
+    """A response that can be made now.
+
+    `listing` is what the client gets to see of the servers that it names and has not seen, `listed` the labels of
+    those that it has seen then. `leading` are the system messages at the beginning of the conversation, without
+    the instructions. `exact` says that the messages are as the model saw them.
     """
 
     asked: Asked
@@ -41,7 +62,7 @@ class Draft:
     job: Job
     narrator: Narrator
     transcript: Transcript
-    listing: Mapping[str, Sequence[Tool]]
+    listing: Mapping[str, Listing]
     listed: Sequence[str]
     leading: Sequence[JSON]
     exact: bool
@@ -54,15 +75,17 @@ class Draft:
     def record(self, **more: Any) -> Record:
         """What is known of the response by now."""
         items = with_ids(self.asked.items, self.identity)
-        return Record(resource=self.narrator.resource, items=items, listed=self.listed, **more)
+        own = sorted(self.job.results.own)
+        return Record(resource=self.narrator.resource, items=items, listed=self.listed, own=own, **more)
 
 
 class Making:
     """Makes responses for every way that they are asked for: whole, streamed, in the background, over a socket."""
 
-    def __init__(self, runner: Runner, records: Records) -> None:
+    def __init__(self, runner: Runner, records: Records, dynamic: DynamicServers) -> None:
         self.runner = runner
         self.records = records
+        self._dynamic = dynamic
 
     @asynccontextmanager
     async def draft(self, scope: Scope, body: JSON, previous: Record | None = None) -> AsyncIterator[Draft]:
@@ -75,21 +98,31 @@ class Making:
         if previous is None and asked.previous:
             previous = check_previous(await self.records.find(owner, asked.previous), asked.previous)
         items = [await self._resolved(item, owner) for item in asked.items]
+        async with self._at_hand(asked, owner) as at_hand:
+            yield await self._drafted(scope, replace(asked, items=items), owner, at_hand, previous)
+
+    @asynccontextmanager
+    async def _at_hand(self, asked: Asked, owner: str) -> AsyncIterator[_AtHand]:
         async with self.runner.snapshot() as snapshot:
-            yield await self._drafted(scope, replace(asked, items=items), owner, snapshot, previous)
+            labels = {source.label for source in snapshot.sources}
+            brought = [server for entry in asked.mcp if (server := read_declared(entry, labels))]
+            async with self._dynamic.use(brought, owner=owner) as reached:
+                yield _AtHand(snapshot=snapshot.with_sources(reached.sources), failures=reached.failures)
 
     async def _drafted(
-        self, scope: Scope, asked: Asked, owner: str, snapshot: Snapshot, previous: Record | None
+        self, scope: Scope, asked: Asked, owner: str, at_hand: _AtHand, previous: Record | None
     ) -> Draft:
+        snapshot, failures = at_hand.snapshot, at_hand.failures
         transcript = _transcript(asked, snapshot, previous)
         history = transcript.close()
         leading, rest = _split_leading(history)
         front = _instructions(asked, leading)
         body, narrowed = _chosen(asked, snapshot)
         wishes = self.runner.wishes(scope, {**body, "messages": [*front, *rest]}, snapshot)
-        selection = [*wishes.selection, *narrowed]
-        if asked.mcp:
-            selection.append(choices_of(asked.mcp, (source.label for source in snapshot.sources)))
+        declared = choices_of(asked.mcp, [*(source.label for source in snapshot.sources), *failures])
+        # What is listed holds for a conversation, so the choice of one response does not narrow it.
+        listable = [*wishes.selection, declared]
+        selection = [*wishes.selection, *narrowed, *([declared] if declared else [])]
         bounds = wishes.bounds
         if asked.max_tool_calls is not None:
             bounds = replace(bounds, max_calls=min(bounds.max_calls, asked.max_tool_calls))
@@ -100,8 +133,15 @@ class Making:
             owner,
             asks=(lambda tool: needs_approval(entries[tool.server], tool.name)) if entries else None,
         )
+        job.results.adopt_calls(history, {*transcript.own, *(previous.own if previous else ())})
         seen = transcript.listed | set(previous.listed if previous else ())
-        listing = {label: _tools_of(job, label) for label in entries if label not in seen}
+        listing = {
+            label: Listing(tools=(), error=failures[label].message)
+            if label in failures
+            else _listing(job.offer.snapshot, label, listable)
+            for label in entries
+            if label not in seen
+        }
         return Draft(
             asked=asked,
             owner=owner,
@@ -109,16 +149,30 @@ class Making:
             narrator=Narrator(asked, new_id()),
             transcript=transcript,
             listing=listing,
-            listed=sorted(seen | entries.keys()),
+            listed=sorted(seen | {label for label in entries if label in seen or not listing[label].error}),
             leading=leading,
             exact=previous is not None,
         )
 
     async def claim(self, draft: Draft) -> None:
-        """Before the approved calls run: see that nobody else runs them. Raises InvalidRequest, StoreError."""
-        for approved in draft.transcript.approved:
-            if not await self.records.claim(draft.owner, approved.request):
-                raise answered_before(approved.request)
+        """Before the approved calls run: see that nobody answered for them. Raises InvalidRequest, StoreError.
+
+        A refusal may come again, as it does in a conversation that the client keeps, but never after a yes.
+        """
+        answers = dict.fromkeys(draft.transcript.refused, False)
+        answers |= {approved.request: True for approved in draft.transcript.approved}
+        claimed = []
+        try:
+            for request, approve in answers.items():
+                if await self.records.claim(draft.owner, request, approve=approve):
+                    claimed.append(request)
+                elif approve or not await self.records.was_refused(draft.owner, request):
+                    raise answered_before(request)
+        except ToolwayError:
+            with suppress(StoreError):
+                for request in claimed:
+                    await self.records.release(draft.owner, request)
+            raise
 
     async def make(
         self,
@@ -126,10 +180,12 @@ class Making:
         turn: MakeTurn,
         tell: Tell,
         on_head: Callable[[list[Header]], Awaitable[None]] | None = None,
+        raw: bytes | None = None,
     ) -> Record:
         """Run the conversation, telling its events as they happen; the record is kept before the last ones are told.
 
-        `on_head` gets the model server's headers before the first event. Raises ToolwayError.
+        `on_head` gets the model server's headers before the first event. A request whose bytes are given as `raw` goes
+        on from the tool results of an earlier attempt, if no item tells of them. Raises ToolwayError.
         """
         narrator = draft.narrator
         requests = {approved.call.id: approved.request for approved in draft.transcript.approved}
@@ -141,8 +197,8 @@ class Making:
             if on_head:
                 await on_head(headers)
             await tell(narrator.began())
-            for label, tools in draft.listing.items():
-                await tell(narrator.listed(label, tools))
+            for label, listing in draft.listing.items():
+                await tell(narrator.listed(label, listing.tools, listing.error))
 
         async def emit(event: Any) -> None:
             if type(event) is Chunks:
@@ -161,13 +217,11 @@ class Making:
                 case CallEnded(call=call, result=result):
                     await tell(narrator.call_ended(call, result))
 
-        outcome = await self.runner.run(
-            draft.job,
-            emit,
-            turn=turn,
-            exact=draft.exact,
-            approved=[approved.call for approved in draft.transcript.approved],
-        )
+        approved = [approved.call for approved in draft.transcript.approved]
+        if raw is None or draft.asked.mcp or approved:
+            outcome = await self.runner.run(draft.job, emit, turn=turn, exact=draft.exact, approved=approved)
+        else:
+            outcome = await self.runner.run_again(draft.job, emit, raw, turn=turn, exact=draft.exact)
         return await self._end(draft, outcome, tell)
 
     async def warm_up(self, draft: Draft, tell: Tell) -> Record:
@@ -191,7 +245,8 @@ class Making:
 
     async def _end(self, draft: Draft, outcome: Outcome, tell: Tell) -> Record:
         narrator = draft.narrator
-        events = narrator.turned()
+        # A message that was cut must not be closed as a whole one before its end is told.
+        events = narrator.turned() if outcome.asked_for else []
         asks = {}
         for call in outcome.asked_for:
             tool = draft.job.offer.find(call.name)
@@ -261,8 +316,14 @@ def _chosen(asked: Asked, snapshot: Snapshot) -> tuple[JSON, list[list[Choice]]]
     return body, [[Choice(patterns=tuple(allowed))]]
 
 
-def _tools_of(job: Job, label: str) -> list[Tool]:
-    return [tool for tool in job.offer.tools.values() if tool.server == label]
+def _listing(snapshot: Snapshot, label: str, selection: Selection) -> Listing:
+    status = next(source.status for source in snapshot.sources if source.label == label)
+    known = [(name, tool) for name, tool in snapshot.offered.items() if tool.server == label]
+    # Its own error may hold addresses, which are the operator's affair.
+    error = (
+        None if known or status.state in ("ready", "stopped") else f"The server is not there: {status.state}."
+    )
+    return Listing(tools=[tool for name, tool in known if is_selected(name, tool, selection)], error=error)
 
 
 def _without_idle_options(job: Job) -> JSON:

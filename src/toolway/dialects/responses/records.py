@@ -18,7 +18,8 @@ PREFIX = "resp_"
 @dataclass(frozen=True, kw_only=True)
 class Record:
     """One response. `items` are its input with ids, `messages` the conversation as the model saw it, without
-    instructions; `turn` is its last turn when calls of it are open, `listed` the servers whose tools were shown.
+    instructions; `turn` is its last turn when calls of it are open, `listed` the servers whose tools were shown, and
+    `own` the ids of calls in it that were ours.
     """
 
     resource: JSON
@@ -26,6 +27,7 @@ class Record:
     messages: Sequence[JSON] = ()
     turn: Turn | None = None
     listed: Sequence[str] = ()
+    own: Sequence[str] = ()
 
 
 class Records:
@@ -70,9 +72,21 @@ class Records:
                     return found
         raise NotFound(f"Item with id '{identity[:100]}' not found.", param="input")
 
-    async def claim(self, owner: str, request: str) -> bool:
-        """Whether nobody answered this approval request before; from now on somebody has."""
-        return await self._store.add(key_of("approval", owner, request), {}, ttl=self._ttl)
+    async def claim(self, owner: str, request: str, *, approve: bool) -> bool:
+        """Whether nobody answered this approval request before; from now on somebody has. Raises StoreError."""
+        return await self._store.add(self._answer(owner, request), {"approve": approve}, ttl=self._ttl)
+
+    async def was_refused(self, owner: str, request: str) -> bool:
+        """Whether this approval request was answered with a no."""
+        answer = await self._store.get(self._answer(owner, request))
+        return answer is not None and answer.get("approve") is False
+
+    async def release(self, owner: str, request: str) -> None:
+        """Take a claim back, since nothing came of it. Raises StoreError."""
+        await self._store.delete(self._answer(owner, request))
+
+    def _answer(self, owner: str, request: str) -> str:
+        return key_of("approval", owner, request)
 
     def _key(self, owner: str, identity: str) -> str:
         return key_of("response", owner, identity)

@@ -1,0 +1,139 @@
+"""POST /v1/responses without any SDK, the events of its streams, and scripts that are the same streamed and whole."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx2
+import pytest
+
+from tests.support.house import House
+from tests.support.responses import check_events, check_response
+from tests.support.upstream import Reply, chunk, sse, whole
+
+JSON = dict[str, Any]
+
+QUESTION = "What is the weather in Paris?"
+USAGE = {"prompt_tokens": 10, "completion_tokens": 2, "total_tokens": 12}
+THEIRS: JSON = {"type": "function", "name": "theirs", "parameters": {"type": "object", "properties": {}}}
+
+BOTH = pytest.mark.parametrize("streamed", [True, False], ids=["streamed", "whole"])
+
+
+def turn(text: str = "", *calls: JSON, thought: str = "", finish: str | None = None, streamed: bool) -> Reply:
+    """One answer of the model server, as a stream in pieces or as a whole."""
+    finish = finish or ("tool_calls" if calls else "stop")
+    if streamed:
+        pieces = [chunk(reasoning_content=part) for part in _halves(thought)]
+        pieces += [chunk(content=part) for part in _halves(text)]
+        pieces += [chunk(tool_calls=[call]) for call in calls]
+        last = {**chunk(), "choices": [], "usage": USAGE}
+        return sse(chunk(role="assistant", content=""), *pieces, chunk(finish=finish), last)
+    message: JSON = {"content": text or None}
+    if thought:
+        message["reasoning_content"] = thought
+    if calls:
+        message["tool_calls"] = [{k: v for k, v in call.items() if k != "index"} for call in calls]
+    return whole(message, finish, usage=USAGE)
+
+
+def _halves(text: str) -> list[str]:
+    return [text[: len(text) // 2], text[len(text) // 2 :]] if text else []
+
+
+def respond(
+    room: House | str, body: JSON | bytes | None = None, *, headers: JSON | None = None, **more: Any
+) -> httpx2.Response:
+    """POST /v1/responses; `more` are fields of the body."""
+    url = room if isinstance(room, str) else room.url
+    content = (
+        body if isinstance(body, bytes) else json.dumps({"model": "mock", **(body or {}), **more}).encode()
+    )
+    return httpx2.post(f"{url}/v1/responses", content=content, headers=headers, timeout=60)
+
+
+def ask(room: House | str, *, streamed: bool = False, status: str = "completed", **more: Any) -> JSON:
+    """The response to a request that is served, by either way; a question is asked if there is no input."""
+    body = {"input": QUESTION, **more, **({"stream": True} if streamed else {})}
+    answer = respond(room, body, headers=body.pop("headers", None))
+    assert answer.status_code == 200, answer.text
+    response = check_events(events_of(answer.text)) if streamed else check_response(answer.json())
+    assert response["status"] == status, response
+    return response
+
+
+def get(room: House | str, path: str, *, key: str | None = None, **query: Any) -> httpx2.Response:
+    url = room if isinstance(room, str) else room.url
+    headers = {"authorization": f"Bearer {key}"} if key else {}
+    return httpx2.get(f"{url}/v1/responses/{path}", params=query, headers=headers, timeout=60)
+
+
+def post(room: House | str, path: str, body: JSON | None = None) -> httpx2.Response:
+    url = room if isinstance(room, str) else room.url
+    return httpx2.post(f"{url}/v1/responses/{path}", json=body or {}, timeout=60)
+
+
+def delete(room: House | str, identity: str) -> httpx2.Response:
+    url = room if isinstance(room, str) else room.url
+    return httpx2.delete(f"{url}/v1/responses/{identity}", timeout=60)
+
+
+def events_of(text: str, *, begin: int = 0) -> list[JSON]:
+    """The events of a stream that ends with one `[DONE]`, numbered from `begin`; comments are passed over."""
+    blocks = [block for block in text.split("\n\n") if block and not block.startswith(":")]
+    assert blocks[-1] == "data: [DONE]", text
+    events = [_event(block) for block in blocks[:-1]]
+    assert [event["sequence_number"] for event in events] == list(range(begin, begin + len(events)))
+    return events
+
+
+def _event(block: str) -> JSON:
+    kind, data = block.split("\n")
+    event: JSON = json.loads(data.removeprefix("data: "))
+    assert kind == f"event: {event['type']}"
+    return event
+
+
+def types(events: list[JSON]) -> list[str]:
+    return [event["type"] for event in events]
+
+
+def kinds(response: JSON) -> list[str]:
+    """The types of a response's items."""
+    return [item["type"] for item in response["output"]]
+
+
+def text_of(response: JSON) -> str:
+    messages = [item for item in response["output"] if item["type"] == "message"]
+    return "".join(part["text"] for item in messages for part in item["content"])
+
+
+def items_of(response: JSON, kind: str) -> list[JSON]:
+    return [item for item in response["output"] if item["type"] == kind]
+
+
+def sent(room: House, number: int = -1) -> list[JSON]:
+    """The messages of a request that the model server saw."""
+    messages: list[JSON] = room.upstream.seen[number].json["messages"]
+    return messages
+
+
+def label(room: House) -> str:
+    return room.settings.endpoints[0].label
+
+
+def server(room: House, **more: Any) -> JSON:
+    """The declaration of the room's tool server, whose calls run unasked."""
+    return {"type": "mcp", "server_label": label(room), "require_approval": "never", **more}
+
+
+def error_of(answer: httpx2.Response, status: int) -> JSON:
+    """The error of a refused request, in OpenAI's envelope."""
+    assert answer.status_code == status, answer.text
+    body = answer.json()
+    assert set(body) == {"error"}, body
+    assert set(body["error"]) == {"message", "type", "param", "code"}, body
+    assert body["error"]["message"], body
+    error: JSON = body["error"]
+    return error
