@@ -17,7 +17,7 @@ from toolway.backend import Backend
 from toolway.catalog import Catalog
 from toolway.config import Settings, load_settings
 from toolway.dialects.chat import ChatCompletions
-from toolway.dialects.responses import Background, Making, Records, Responses
+from toolway.dialects.responses import Background, Making, Records, Responses, Socket
 from toolway.errors import ConfigError, NotFound, ToolwayError
 from toolway.models import Models
 from toolway.passthrough import Passthrough
@@ -114,17 +114,15 @@ class Routes:
             }
             if self._settings.profiles:
                 self._exact["GET", "/v1/models"] = Models(house.upstream, self._settings)
-            async with self._responses(house, runner) as responses:
-                if responses:
-                    self._exact["POST", "/v1/responses"] = self._exact["GET", "/v1/responses"] = responses
-                    self._below["/v1/responses/"] = responses
+            if self._settings.responses == "passthrough":
+                yield
+                return
+            async with self._responses(house, runner):
                 yield
 
     @asynccontextmanager
-    async def _responses(self, house: House, runner: Runner) -> AsyncIterator[ASGIApp | None]:
-        if self._settings.responses == "passthrough":
-            yield None
-            return
+    async def _responses(self, house: House, runner: Runner) -> AsyncIterator[None]:
+        """Put up the routes of the Responses API, and make responses in the background while the block lasts."""
         ttl = self._settings.responses_ttl
         records = Records(house.store, ttl=ttl)
         background = Background(
@@ -134,8 +132,13 @@ class Routes:
             most=self._settings.max_background,
             keep_alive=self._settings.keepalive_interval,
         )
+        making = Making(runner, records, house.dynamic)
+        responses = Responses(making, background)
+        self._exact["POST", "/v1/responses"] = self._exact["GET", "/v1/responses"] = responses
+        self._exact["WEBSOCKET", "/v1/responses"] = Socket(making)
+        self._below["/v1/responses/"] = responses
         async with background.running():
-            yield Responses(Making(runner, records, house.dynamic), background)
+            yield
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hand a request to its handler."""

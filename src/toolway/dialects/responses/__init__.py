@@ -6,5 +6,6 @@ from toolway.dialects.responses.background import Background
 from toolway.dialects.responses.making import Making
 from toolway.dialects.responses.records import Records
 from toolway.dialects.responses.routes import Responses
+from toolway.dialects.responses.socket import Socket
 
-__all__ = ["Background", "Making", "Records", "Responses"]
+__all__ = ["Background", "Making", "Records", "Responses", "Socket"]
