@@ -17,7 +17,7 @@ from toolway.backend import Backend
 from toolway.catalog import Catalog
 from toolway.config import Settings, load_settings
 from toolway.dialects.chat import ChatCompletions
-from toolway.dialects.responses import Background, Records, Responses
+from toolway.dialects.responses import DEFAULT_PACE, Background, Pace, Records, Responses
 from toolway.errors import ConfigError, NotFound, ToolwayError
 from toolway.models import Models
 from toolway.passthrough import Passthrough
@@ -55,10 +55,10 @@ async def open_house(settings: Settings) -> AsyncIterator[House]:
         yield House(settings=settings, upstream=upstream, catalog=catalog, store=store, backend=backend)
 
 
-def create_app(settings: Settings | None = None) -> ASGIApp:
+def create_app(settings: Settings | None = None, *, pace: Pace = DEFAULT_PACE) -> ASGIApp:
     """The app for these settings, by default those of the environment. Raises ConfigError."""
     settings = settings or load_settings()
-    routes = Routes(settings)
+    routes = Routes(settings, pace)
     return Guard(Front(default=routes, lifespan=routes.lifespan, redirect_slashes=False), settings)
 
 
@@ -80,8 +80,9 @@ class Front(Router):
 class Routes:
     """(method, path) -> handler; under /v1 the rest goes to the model server."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, pace: Pace) -> None:
         self._settings = settings
+        self._pace = pace
         self._exact: dict[tuple[str, str], ASGIApp] = {}
         self._below: dict[str, ASGIApp] = {}
         self._passthrough: ASGIApp = _not_open
@@ -119,6 +120,7 @@ class Routes:
             ttl=ttl,
             most=self._settings.max_background,
             keep_alive=self._settings.keepalive_interval,
+            pace=self._pace,
         )
         async with background.running():
             yield Responses(runner, records, background)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from toolway.dialects.responses.background import Background
+from toolway.dialects.responses.background import DEFAULT_PACE, Background, Pace
 from toolway.dialects.responses.records import Records
 from toolway.dialects.responses.routes import Responses
 
-__all__ = ["Background", "Records", "Responses"]
+__all__ = ["DEFAULT_PACE", "Background", "Pace", "Records", "Responses"]
