@@ -5,12 +5,13 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 py
 UV := .venv/bin/uv
 SYNC := UV_PROJECT_ENVIRONMENT=.venv VIRTUAL_ENV= $(UV) sync --frozen --inexact
 
-.PHONY: help install demo test real-servers fuzz lint bench clean
+.PHONY: help install demo test real-servers clients fuzz lint bench clean
 
 help:
 	@echo "make demo     see it work: a real model, real tool servers, one question (first run: about 140 MB)"
 	@echo "make test     install what the tests need and run them"
 	@echo "make real-servers  try MCP servers of others: needs node, npm and the network"
+	@echo "make clients  try the clients of others, unchanged: needs node, npm and the network"
 	@echo "make install  give yourself .venv/bin/toolway"
 	@echo "make lint     ruff and mypy --strict"
 	@echo "make fuzz     a million random and mutated inputs into all that reads from outside (ten minutes)"
@@ -42,6 +43,18 @@ real-servers: .venv/.installed
 	@cd .real-servers && npm install --no-audit --no-fund --silent @modelcontextprotocol/server-everything @modelcontextprotocol/server-filesystem
 	@test -x .real-servers/venv/bin/mcp-server-git || { .venv/bin/python -m venv .real-servers/venv && .real-servers/venv/bin/pip install --quiet mcp-server-git; }
 	.venv/bin/python -m pytest tests/mcp/test_real_servers.py
+
+clients: .clients/.installed
+	.venv/bin/python -m pytest tests/clients
+
+.clients/.installed: .venv/.installed tests/clients/package.json tests/clients/requirements.txt
+	@echo "Installing the clients into .clients (about 190 MB)"
+	@mkdir -p .clients
+	@cp tests/clients/package.json .clients/
+	@cd .clients && npm install --no-audit --no-fund --no-package-lock --silent
+	@$(UV) venv --quiet --allow-existing .clients/venv
+	@$(UV) pip install --quiet --python .clients/venv -r tests/clients/requirements.txt
+	@touch $@
 
 bench: .venv/.installed
 	.venv/bin/python bench/run.py

@@ -1,16 +1,18 @@
 /* load.c - a load generator that understands SSE and the stamps of mock.c.
  *
  *   cc -O2 -o load load.c && ./load --port 9000 --body FILE [--path /v1/chat/completions]
- *                                   [--conns 1] [--seconds 5] [--warm 1] [--stamps N] [--stream 0|1]
+ *                                   [--conns 1] [--seconds 5] [--warm 1] [--stamps N] [--repeats 1] [--stream 0|1] [--once 0|1]
  *
- * A closed loop: each connection sends its next request as soon as the answer to the last one is whole.
+ * A closed loop: each connection sends its next request as soon as the answer to the last one is whole. With
+ * --once each sends a single request, and the end is when all were answered, at the latest after --seconds.
  * Prints "measuring" when the warm-up is over, and one JSON line at the end. Latencies are microseconds:
  *   first  from the request to the first byte of the body
  *   total  from the request to the end of the answer
  *   chunk  from the stamp (written by the mock) to its arrival here
+ * "held" is the greatest number of answers that had begun, and were not over, at one time.
  *
  * An answer is "wrong" when it does not hold exactly N stamps, or, streamed, not exactly one [DONE], or fewer
- * events than stamps: chunks that were lost, doubled or melted together.
+ * events than stamps (each of which a right answer says `repeats` times): chunks that were lost, doubled or melted together.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -52,8 +54,9 @@ typedef struct {
 
 static const uint64_t TO_THE_END = ~0ull;
 
-static int epoll_fd, port = 9000, want_stamps = -1;
-static bool want_stream, measuring;
+static int epoll_fd, port = 9000, want_stamps = -1, repeats = 1;
+static bool want_stream, measuring, once;
+static int waiting, under_way, held; /* waiting: with --once, for the answers of so many connections */
 static char *request;
 static size_t request_len;
 static Samples first, total, chunk;
@@ -118,11 +121,12 @@ static void send_request(Conn *c) {
 
 static bool is_right(Conn *c) {
     if (want_stamps >= 0 && c->stamps != want_stamps) return false;
-    return !want_stream || (c->dones == 1 && c->events > c->stamps);
+    return !want_stream || (c->dones == 1 && c->events * repeats > c->stamps);
 }
 
 static void finish(Conn *c, bool whole) {
     c->busy = false;
+    under_way -= c->got_body;
     if (!measuring) return;
     if (!whole || c->status != 200) bad++;
     else if (is_right(c)) {
@@ -184,6 +188,7 @@ static void read_stamps(Conn *c, const char *p, const char *end, uint64_t t) {
 
 static void read_body(Conn *c, const char *p, size_t n, uint64_t t) {
     if (!c->got_body && n) add(&first, t - c->started);
+    if (!c->got_body && ++under_way > held) held = under_way;
     c->got_body = true;
     if (c->status != 200 && !complaint[0])
         snprintf(complaint, sizeof complaint, "%d: %.*s", c->status, (int)(n < 200 ? n : 200), p);
@@ -242,12 +247,24 @@ static Progress feed(Conn *c, const char *p, size_t n, uint64_t t) {
     return MORE;
 }
 
+static void go_on(Conn *c, bool anew) {
+    if (once) {
+        waiting--;
+        close(c->fd);
+        return;
+    }
+    if (anew) redial(c);
+    send_request(c);
+}
+
 static void closed_by_server(Conn *c) {
     bool whole = c->busy && c->left > TO_THE_END / 2; /* an answer without a length ends like this */
     if (whole) finish(c, true);
-    else if (c->busy && measuring) reset++;
-    redial(c);
-    send_request(c);
+    else {
+        under_way -= c->got_body;
+        if (c->busy && measuring) reset++;
+    }
+    go_on(c, true);
 }
 
 static void receive(Conn *c) {
@@ -258,8 +275,7 @@ static void receive(Conn *c) {
     Progress progress = feed(c, bytes, k, now());
     if (progress == MORE) return;
     finish(c, progress == WHOLE);
-    if (progress == NONSENSE || c->close_after) redial(c);
-    send_request(c);
+    go_on(c, progress == NONSENSE || c->close_after);
 }
 
 /* ---- the run ---------------------------------------------------------------------------------------- */
@@ -286,8 +302,8 @@ static void build_request(const char *path, const char *body_file) {
 }
 
 static void report(int conns, double seconds) {
-    printf("{\"conns\":%d,\"seconds\":%.3f,\"ok\":%lu,\"bad\":%lu,\"reset\":%lu,\"wrong\":%lu,\"events\":%lu", conns,
-           seconds, ok, bad, reset, wrong, events);
+    printf("{\"conns\":%d,\"seconds\":%.3f,\"ok\":%lu,\"bad\":%lu,\"reset\":%lu,\"wrong\":%lu,\"events\":%lu,"
+           "\"held\":%d", conns, seconds, ok, bad, reset, wrong, events, held);
     print_samples("total", &total);
     print_samples("first", &first);
     print_samples("chunk", &chunk);
@@ -309,7 +325,9 @@ int main(int argc, char **argv) {
         else if (!strcmp(key, "--seconds")) seconds = atof(value);
         else if (!strcmp(key, "--warm")) warm = atof(value);
         else if (!strcmp(key, "--stamps")) want_stamps = atoi(value);
+        else if (!strcmp(key, "--repeats")) repeats = atoi(value);
         else if (!strcmp(key, "--stream")) want_stream = atoi(value);
+        else if (!strcmp(key, "--once")) once = atoi(value);
         else return fprintf(stderr, "load: unknown option %s\n", key), 2;
     }
     signal(SIGPIPE, SIG_IGN);
@@ -321,7 +339,8 @@ int main(int argc, char **argv) {
 
     uint64_t from = now() + warm * 1e9, until = from + seconds * 1e9;
     struct epoll_event ready[256];
-    for (uint64_t t; (t = now()) < until;) {
+    waiting = conns;
+    for (uint64_t t; (t = now()) < until && waiting;) {
         if (!measuring && t >= from) {
             measuring = true;
             from = t;

@@ -38,6 +38,7 @@ def load_command(target: Program, scenario: Scenario, seconds: float, warm: floa
         "seconds": seconds,
         "warm": warm,
         "stamps": scenario.stamps,
+        "repeats": scenario.repeats,
         "stream": int(scenario.stream),
     }
     return [

@@ -96,6 +96,10 @@ class Program:
         rollups = [_read(f"/proc/{pid}/smaps_rollup") for pid in _family(self.process.pid)]
         return {name.lower(): sum(_megabytes(name, text) for text in rollups) for name in ("Rss", "Pss")}
 
+    def peak_mb(self) -> float:
+        """The most RSS that the program itself ever had, in MB."""
+        return _megabytes("VmHWM", _read(f"/proc/{self.process.pid}/status"))
+
     def stop(self) -> None:
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGTERM)

@@ -32,6 +32,8 @@ def tables(result: dict[str, Any]) -> Iterator[Table]:
         if targets := result["scenarios"].get(scenario.key):
             yield scenario_table(scenario, targets)
     yield memory_table(result["memory"])
+    if held := result.get("held"):
+        yield held_table(held)
     yield goal_table(result["goals"])
 
 
@@ -64,6 +66,15 @@ def memory_table(memory: dict[str, dict[str, dict[str, float]]]) -> Table:
         for name, moments in memory.items()
     ]
     return "Memory, MB", head, rows
+
+
+def held_table(held: dict[str, Any]) -> Table:
+    head = ["", "at one time", "seconds", "CPU µs/event", "RSS before", "RSS peak"]
+    cells = [number(held["held"], 0), number(held["seconds"], 1), number(held["cpu_us"], 1)]
+    cells += [number(held["idle_mb"], 1), number(held["peak_mb"], 1)]
+    if held["faults"]:
+        cells.append(f"{held['faults']} WRONG ANSWERS: {held['complaint']}")
+    return held["title"], head, [["toolway", *cells]]
 
 
 def goal_table(goals: list[dict[str, Any]]) -> Table:

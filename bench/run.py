@@ -15,6 +15,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from held import HELD, hold
 from measure import Sample, measure
 from report import render
 from scenarios import SCENARIOS, Scenario
@@ -47,9 +48,9 @@ def options() -> argparse.Namespace:
 
 def chosen_scenarios(keys: str) -> list[Scenario]:
     wanted = split(keys)
-    if unknown := set(wanted) - {scenario.key for scenario in SCENARIOS}:
-        known = ", ".join(scenario.key for scenario in SCENARIOS)
-        sys.exit(f"No such scenario: {', '.join(unknown)}. There are: {known}")
+    known = [scenario.key for scenario in (*SCENARIOS, HELD)]
+    if unknown := set(wanted) - set(known):
+        sys.exit(f"No such scenario: {', '.join(unknown)}. There are: {', '.join(known)}")
     return [scenario for scenario in SCENARIOS if not wanted or scenario.key in wanted]
 
 
@@ -120,16 +121,28 @@ def run(chosen: argparse.Namespace) -> dict[str, Any]:
     build()
     with Targets(say, only=split(chosen.targets)) as targets:
         scenarios = chosen_scenarios(chosen.scenarios)
-        samples = collect(targets, scenarios, chosen.rounds, chosen.seconds)
-        date = datetime.datetime.now().astimezone().date().isoformat()
-        return {
-            "machine": machine(),
-            "run": {"date": date, "rounds": chosen.rounds, "seconds": chosen.seconds},
-            "scenarios": summarise(samples),
-            "memory": memory(targets),
-            "goals": [goal.record() for goal in goals(samples, dict(targets.idle_memory))],
-            "samples": samples,
-        }
+        samples = collect(targets, scenarios, chosen.rounds, chosen.seconds) if scenarios else {}
+        taken, idle = memory(targets), dict(targets.idle_memory)
+    held = held_streams(chosen)
+    date = datetime.datetime.now().astimezone().date().isoformat()
+    return {
+        "machine": machine(),
+        "run": {"date": date, "rounds": chosen.rounds, "seconds": chosen.seconds},
+        "scenarios": summarise(samples),
+        "memory": taken,
+        "held": held,
+        "goals": [goal.record() for goal in goals(samples, idle, held)],
+        "samples": samples,
+    }
+
+
+def held_streams(chosen: argparse.Namespace) -> dict[str, Any] | None:
+    """Once, when the other targets are gone: it has no rival, and its figure is no rate."""
+    scenarios, names = split(chosen.scenarios), split(chosen.targets)
+    if (scenarios and HELD.key not in scenarios) or (names and "toolway" not in names):
+        return None
+    say(HELD.title)
+    return hold()
 
 
 def main() -> None:

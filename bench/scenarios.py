@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
+RESPONSES = "/v1/responses"
 RELAYS = ("direct", "nginx", "relay", "toolway")
 TOOLWAYS = ("toolway-0", "toolway", "toolway-200")
 
@@ -35,17 +36,23 @@ class Scenario:
         """How many stamps of the mock a right answer holds: one in each text chunk or whole answer."""
         if not self.runs_tools:
             return 0
-        return self.chunks if self.stream else 1
+        return (self.chunks if self.stream else 1) * self.repeats
+
+    @property
+    def repeats(self) -> int:
+        """How often an answer says each stamp: the events at the end of a response repeat its text four times."""
+        return 5 if self.stream and self.path == RESPONSES else 1
 
     def body(self) -> bytes:
-        if self.path != "/v1/chat/completions":
+        if self.path not in ("/v1/chat/completions", RESPONSES):
             return json.dumps({"query": "foxes", "limit": 3}).encode()
         model = f"mock-c{self.chunks}-s200-d{self.pause_us}-t{self.calls}"
         messages = [
             {"role": "system", "content": "You are a helpful assistant."},
             {"role": "user", "content": "Say something about foxes and dogs, please."},
         ]
-        request = {"model": model, "messages": messages, "temperature": 0.7}
+        said = "input" if self.path == RESPONSES else "messages"
+        request = {"model": model, said: messages, "temperature": 0.7}
         return json.dumps({**request, "stream": True} if self.stream else request).encode()
 
 
@@ -58,6 +65,18 @@ def streamed(connections: int) -> Scenario:
     title = f"Streamed answers of 100 chunks of 200 bytes, {connections} at a time"
     return Scenario(
         key=f"stream-{connections}", title=title, targets=RELAYS, connections=connections, stream=True
+    )
+
+
+def response(connections: int) -> Scenario:
+    title = f"The same over the Responses API, {connections} at a time"
+    return Scenario(
+        key=f"response-{connections}",
+        title=title,
+        targets=("toolway",),
+        connections=connections,
+        stream=True,
+        path=RESPONSES,
     )
 
 
@@ -79,6 +98,8 @@ SCENARIOS = (
     whole(16),
     streamed(1),
     streamed(16),
+    response(1),
+    response(16),
     Scenario(
         key="first-byte",
         title="Time to the first byte: 10 chunks, 1 ms apart, one stream",

@@ -85,7 +85,9 @@ class Goal:
         return {**asdict(self), "verdict": self.verdict}
 
 
-def goals(samples: Samples, idle_memory: dict[str, dict[str, float]]) -> list[Goal]:
+def goals(
+    samples: Samples, idle_memory: dict[str, dict[str, float]], held: dict[str, Any] | None
+) -> list[Goal]:
     def against_nginx(scenario: str, combine: Callable[[Sample, Sample], float]) -> float | None:
         return by_round(samples, (scenario, "toolway"), (scenario, "nginx"), combine)
 
@@ -113,6 +115,24 @@ def goals(samples: Samples, idle_memory: dict[str, dict[str, float]]) -> list[Go
             limit=90,
             value=idle_memory.get("toolway", {}).get("rss"),
             digits=0,
+        ),
+        Goal(
+            text="The same at its peak, with 1,000 paced streams at once (MB)",
+            limit=150,
+            value=held["peak_mb"]
+            if held and not held["faults"] and held["held"] == held["streams"]
+            else None,
+            digits=0,
+        ),
+        Goal(
+            text="CPU time of a streamed event over the Responses API, 16 at a time: times that in chat completions",
+            limit=3,
+            value=by_round(
+                samples,
+                ("response-16", "toolway"),
+                ("stream-16", "toolway"),
+                lambda a, b: a["cpu_us"] / b["cpu_us"],
+            ),
         ),
         Goal(
             text="One streamed tool round over the sum of its parts (ms)",

@@ -13,12 +13,13 @@ MODULES = sorted(path.relative_to(SOURCE).with_suffix("").as_posix() for path in
 BANDS = [
     {"types", "errors"},
     {"jsonc", "variables", "server_config", "mcp_entry", "mcp_json", "endpoints", "profiles", "store_url", "config"}
+    | {"allowlist", "declared"}
     | {"lax", "sse", "refrain", "calls", "deltas", "envelope", "content", "overflow"}
     | {"schema", "arguments", "names", "textcalls", "repair", "compiler", "definitions", "inline", "patterns", "rules"}
     | {"items"},
-    {"http_client", "http_connection", "upstream", "modelinfo", "backend", "catalog", "sources", "stores"},
+    {"egress", "http_client", "http_connection", "upstream", "modelinfo", "backend", "catalog", "sources", "stores"},
     {"offer", "turn", "loop", "governor", "mixed", "results", "replay", "selection"}
-    | {"quarantine", "culprits", "spoken"},
+    | {"quarantine", "culprits", "spoken", "attempt", "history"},
     {"respond", "request", "wishes", "progress", "models", "runner"}
     | {"live", "observe", "auth", "protocol", "departure", "passthrough", "dialects"},
     {"app", "reload", "serve", "cli", "demo", "doctor", "__main__"},

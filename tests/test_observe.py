@@ -14,11 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.logs import logged
 from toolway.config import Endpoint, Settings
 from toolway.deltas import Message
 from toolway.errors import InvalidRequest, UpstreamError
 from toolway.loop import CallBegan, CallEnded, Outcome, RoundBegan
-from toolway.observe import Conversation, LineFormatter, Redactor, configure_logging, visible
+from toolway.observe import Conversation, LineFormatter, Redactor, also_mask, configure_logging, visible
 from toolway.types import Tool, ToolCall, ToolResult
 
 SETTINGS = Settings(
@@ -30,17 +31,8 @@ SETTINGS = Settings(
 
 @pytest.fixture
 def written() -> Iterator[io.StringIO]:
-    """A stream that the logging of this process goes to."""
-    stream = io.StringIO()
-    loggers = [logging.getLogger(name) for name in (None, "toolway", "uvicorn.error")]
-    before = [(logger, logger.level, list(logger.handlers), list(logger.filters)) for logger in loggers]
-    loggers[0].handlers.clear()
-    configure_logging(SETTINGS, stream)
-    yield stream
-    for logger, level, handlers, filters in before:
-        logger.setLevel(level)
-        logger.handlers[:] = handlers
-        logger.filters[:] = filters
+    with logged(SETTINGS) as stream:
+        yield stream
 
 
 def lines(stream: io.StringIO) -> list[str]:
@@ -188,6 +180,13 @@ def test_what_looks_like_a_secret_is_masked(text: str) -> None:
 )
 def test_plain_lines_stay_as_they_are(text: str) -> None:
     assert Redactor(["some-secret"])(text) == text
+
+
+def test_a_secret_that_comes_later_is_masked_too(written: io.StringIO) -> None:
+    log = logging.getLogger("toolway.x")
+    also_mask(["later/canary", "x7"])
+    log.warning("%s %s %s", "later/canary", quote("later/canary", safe=""), SECRETS[0])
+    assert lines(written) == ["*** *** ***"]
 
 
 @given(st.text(min_size=6), st.text(), st.text())

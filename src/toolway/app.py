@@ -17,14 +17,15 @@ from toolway.backend import Backend
 from toolway.catalog import Catalog
 from toolway.config import Settings, load_settings
 from toolway.dialects.chat import ChatCompletions
-from toolway.dialects.responses import DEFAULT_PACE, Background, Pace, Records, Responses
+from toolway.dialects.responses import DEFAULT_PACE, Background, Making, Pace, Records, Responses
 from toolway.errors import ConfigError, NotFound, ToolwayError
 from toolway.models import Models
 from toolway.passthrough import Passthrough
 from toolway.reload import reloading
 from toolway.respond import send_error, send_json
 from toolway.runner import Runner
-from toolway.sources import open_workshop
+from toolway.sources import open_dynamic, open_workshop
+from toolway.sources.dynamic import DynamicServers
 from toolway.stores import Store, open_store
 from toolway.types import JSON
 from toolway.upstream import Upstream, credential
@@ -37,6 +38,7 @@ class House:
     settings: Settings
     upstream: Upstream
     catalog: Catalog
+    dynamic: DynamicServers
     store: Store
     backend: Backend
 
@@ -50,9 +52,17 @@ async def open_house(settings: Settings) -> AsyncIterator[House]:
         open_workshop(settings, upstream) as workshop,
         Catalog(workshop.sources(settings)).running() as catalog,
         reloading(settings, workshop, catalog),
-        Backend(settings).learning(upstream) as backend,
+        open_dynamic(settings) as dynamic,
+        Backend(settings, upstream, catalog.expect).learning() as backend,
     ):
-        yield House(settings=settings, upstream=upstream, catalog=catalog, store=store, backend=backend)
+        yield House(
+            settings=settings,
+            upstream=upstream,
+            catalog=catalog,
+            dynamic=dynamic,
+            store=store,
+            backend=backend,
+        )
 
 
 def create_app(settings: Settings | None = None, *, pace: Pace = DEFAULT_PACE) -> ASGIApp:
@@ -123,7 +133,7 @@ class Routes:
             pace=self._pace,
         )
         async with background.running():
-            yield Responses(runner, records, background)
+            yield Responses(Making(runner, records, house.dynamic), background)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hand a request to its handler."""
@@ -154,7 +164,8 @@ async def welcome(scope: Scope, receive: Receive, send: Send) -> None:
 class Readiness:
     """GET /readyz: 200 when the model server answers and each tool server was tried, else 503.
 
-    A tool server that is down makes the state "degraded", still with 200: requests are served without its tools.
+    A tool server that is down, or is being restarted, makes the state "degraded", still with 200: requests are
+    served without its tools.
     """
 
     def __init__(self, house: House) -> None:
@@ -163,15 +174,17 @@ class Readiness:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Ask the model server for its models, look at the catalog."""
         upstream = await self._upstream_state()
-        servers = {source.label: source.status.state for source in self._house.catalog.sources}
-        if upstream != "ready" or "starting" in servers.values():
+        sources = self._house.catalog.sources
+        servers = {source.label: source.status.state for source in sources}
+        if upstream != "ready" or any(source.status.is_untried for source in sources):
             status = "not ready"
         else:
             status = (
                 "ready" if all(state in ("ready", "stopped") for state in servers.values()) else "degraded"
             )
         body: JSON = {"status": status, "upstream": upstream, "servers": servers}
-        if barred := self._house.backend.barred:
+        # Tools of servers that requests declare are nobody else's business.
+        if barred := [tool for tool in self._house.backend.barred if tool.server in servers]:
             body["refused_by_upstream"] = {tool.name: tool.reason for tool in barred}
         await send_json(send, 503 if status == "not ready" else 200, body)
 

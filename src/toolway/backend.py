@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from hashlib import sha256
@@ -18,7 +18,7 @@ import orjson
 from toolway import __version__
 from toolway.catalog import Snapshot
 from toolway.config import Settings
-from toolway.errors import UpstreamError
+from toolway.modelinfo import Listing, ModelInfos
 from toolway.rules import Profile
 from toolway.types import JSON, Tool
 from toolway.upstream import Header, Upstream, credential
@@ -27,6 +27,9 @@ log = logging.getLogger("toolway.backend")
 
 USER_AGENT: Header = (b"user-agent", f"toolway/{__version__}".encode())
 """Tells requests that are Toolway's own from those that it makes for a client."""
+
+MAX_BARRED = 1000
+"""Definitions of refused tools that are remembered; clients that declare servers can bring new ones for ever."""
 
 PATIENCE = 5.0
 """Seconds that the model server has to say what it is."""
@@ -49,10 +52,16 @@ class Barred:
 class Backend:
     """One model server, seen from here. Everything that it knows is lost with the process, and learned again."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(
+        self, settings: Settings, upstream: Upstream, became: Callable[[Profile], None] | None = None
+    ) -> None:
         self._settings = settings
+        self._became = became
+        self.infos = ModelInfos(upstream, self._hear)
+        """What it tells about its models; the one place that asks it for them."""
         self._is_certain = settings.schema_profile != "auto"
-        self.profile: Profile = _named(settings) or "openai"
+        self.profile: Profile = "openai"
+        self._take(_named(settings) or "openai")
         self.searching = anyio.Lock()
         """Held while somebody looks for the tool that the model server refuses; the others wait for the result."""
         self._tried = anyio.Event()
@@ -66,13 +75,13 @@ class Backend:
         return tuple(self._barred.values())
 
     @asynccontextmanager
-    async def learning(self, upstream: Upstream) -> AsyncIterator[Backend]:
+    async def learning(self) -> AsyncIterator[Backend]:
         """Find the profile while the block lasts, unless a setting or the address says it."""
         async with anyio.create_task_group() as group:
             if self._is_certain or _named(self._settings):
                 self._tried.set()
             else:
-                group.start_soon(self._learn, upstream)
+                group.start_soon(self._learn)
             yield self
             group.cancel_scope.cancel()
 
@@ -82,19 +91,11 @@ class Backend:
             with anyio.move_on_after(self._started + within - time.monotonic()):
                 await self._tried.wait()
 
-    async def learn(self, upstream: Upstream) -> bool:
+    async def learn(self) -> bool:
         """Ask the model server once for its models; whether it answered."""
         headers = [USER_AGENT, *credential(self._settings.openai_api_key)]
         with anyio.move_on_after(PATIENCE):
-            try:
-                async with upstream.request("GET", "/models", headers=headers) as answer:
-                    body = await answer.read(2**24)
-            except UpstreamError:
-                return False
-            self.notice(answer.headers)
-            if answer.status < 300 and _owners(body) & _OWNERS_WITH_GRAMMARS:
-                self._become("llama.cpp")
-            return True
+            return await self.infos.listing(headers) is not None
         return False
 
     def notice(self, headers: Iterable[Header]) -> None:
@@ -111,6 +112,8 @@ class Backend:
 
     def bar(self, name: str, tool: Tool, reason: str) -> None:
         """Leave a tool out until its definition changes."""
+        while len(self._barred) >= MAX_BARRED:
+            del self._barred[next(iter(self._barred))]
         self._barred[digest(tool)] = Barred(name=name, server=tool.server, reason=reason)
         log.warning(
             "tool %s of server %s is left out until its definition changes: the model server refuses it (%s)",
@@ -127,9 +130,14 @@ class Backend:
         """Whether a search for the cause of the same refusal has found nothing."""
         return refusal in self._hopeless.get(snapshot, ())
 
-    async def _learn(self, upstream: Upstream) -> None:
+    def _hear(self, listing: Listing) -> None:
+        self.notice(listing.headers)
+        if _owners(listing.body) & _OWNERS_WITH_GRAMMARS:
+            self._become("llama.cpp")
+
+    async def _learn(self) -> None:
         tries = 0
-        while not await self.learn(upstream):
+        while not await self.learn():
             self._tried.set()
             await anyio.sleep(_PAUSES[min(tries, len(_PAUSES) - 1)])
             tries += 1
@@ -137,8 +145,13 @@ class Backend:
 
     def _become(self, profile: Profile) -> None:
         if not self._is_certain and profile != self.profile:
-            self.profile = profile
+            self._take(profile)
             log.info("the model server takes schemas as %s does", profile)
+
+    def _take(self, profile: Profile) -> None:
+        self.profile = profile
+        if self._became:
+            self._became(profile)
 
 
 _digests: WeakKeyDictionary[Tool, bytes] = WeakKeyDictionary()
@@ -160,9 +173,8 @@ def _named(settings: Settings) -> Profile | None:
     return "gemini" if any(host == name or host.endswith(f"-{name}") for name in _GOOGLE) else None
 
 
-def _owners(body: bytes) -> set[Any]:
+def _owners(listed: JSON) -> set[Any]:
     try:
-        listed: JSON = orjson.loads(body)
         return {model["owned_by"] for model in listed["data"] if isinstance(model.get("owned_by"), str)}
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (KeyError, TypeError, AttributeError):
         return set()

@@ -14,6 +14,9 @@ from toolway.types import JSON, ToolCall
 
 _ALPHABET = string.ascii_letters + string.digits
 
+_Marks = tuple[int | None, str | None, str, Any]
+"""Index, id, name and arguments of a fragment."""
+
 
 @dataclass(kw_only=True, slots=True)
 class _Call:
@@ -43,8 +46,9 @@ class CallAssembler:
         clean = []
         for fragment in fragments if isinstance(fragments, list) else [fragments]:
             if isinstance(fragment, dict):
-                position = self._position(fragment)
-                text, extra = _add(self._calls[position], fragment)
+                marks = _marks(fragment)
+                position = self._position(marks)
+                text, extra = _add(self._calls[position], fragment, marks)
                 if named := self._clean(self._calls[position], text, extra):
                     clean.append((position, named))
         return clean
@@ -69,8 +73,8 @@ class CallAssembler:
             extra=call.extra | custom,
         )
 
-    def _position(self, fragment: JSON) -> int:
-        index, identity, name, arguments = _marks(fragment)
+    def _position(self, marks: _Marks) -> int:
+        index, identity, name, arguments = marks
         known = self._at_index.get(index) if index is not None else self._by_id(identity)
         if known is not None and not _begins_anew(self._calls[known], identity, name, arguments):
             return known
@@ -110,9 +114,9 @@ def _begins_anew(call: _Call, identity: str | None, name: str, arguments: Any) -
     return name != call.name or (arguments not in (None, "") and call.is_whole())
 
 
-def _add(call: _Call, fragment: JSON) -> tuple[str, JSON]:
+def _add(call: _Call, fragment: JSON, marks: _Marks) -> tuple[str, JSON]:
     """Put a fragment into its call; returns the text of arguments and the unknown members it brought."""
-    _, identity, name, arguments = _marks(fragment)
+    _, identity, name, arguments = marks
     call.id = call.id or identity
     call.name = call.name or name
     call.is_custom = call.is_custom or "custom" in fragment
@@ -133,8 +137,8 @@ def _add(call: _Call, fragment: JSON) -> tuple[str, JSON]:
     return text, extra
 
 
-def _marks(fragment: JSON) -> tuple[int | None, str | None, str, Any]:
-    """Index, id, name and arguments; null and empty ones mean nothing."""
+def _marks(fragment: JSON) -> _Marks:
+    """Null and empty ones mean nothing."""
     index = fragment.get("index")
     identity = fragment.get("id")
     function = fragment.get("function") or fragment.get("custom")

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from copy import copy
+from itertools import islice
 
 import anyio
 import orjson
@@ -15,12 +16,21 @@ from anyio.abc import TaskGroup
 
 from toolway import names
 from toolway.arguments import given, mismatch, wanted
-from toolway.definitions import define
+from toolway.definitions import define, defining
 from toolway.repair import repaired
 from toolway.rules import Profile
 from toolway.types import JSON, OnProgress, SourceStatus, Tool, ToolResult, ToolSource
 
 log = logging.getLogger("toolway.catalog")
+
+AT_ONCE = 20
+"""Definitions that are made as soon as tools change; more are made in the background."""
+
+SLICE = 0.004
+"""Seconds that this may take at a time: requests wait for it."""
+
+MAX_LINES = 20
+"""Renamed tools that the log names one by one."""
 
 
 class Snapshot:
@@ -39,6 +49,22 @@ class Snapshot:
         self._fitted: dict[tuple[Profile, frozenset[Tool]], Snapshot] = {(profile, frozenset(barred)): self}
         self._define(profile, barred)
 
+    def with_sources(self, extra: Sequence[ToolSource]) -> Snapshot:
+        """These tools and behind them those of `extra`, for one request: no name of these changes for it.
+
+        Cheap where the tools of `extra` are the same objects as at the last time.
+        """
+        if not extra:
+            return self
+        joined = copy(self)
+        owners = {tool: source for source in extra for tool in source.status.tools}
+        joined.sources = (*self.sources, *extra)
+        joined._owners = {**self._owners, **owners}
+        joined.tools = {**self.tools, **names.assign(owners, taken=self.tools)}
+        joined._fitted = {(self.profile, self._barred): joined}
+        joined._define(self.profile, self._barred)
+        return joined
+
     def fitted(self, profile: Profile, barred: frozenset[Tool] = frozenset()) -> Snapshot:
         """The same tools, as one kind of model server takes them, and without those that it may not get."""
         key = (profile, barred)
@@ -49,6 +75,7 @@ class Snapshot:
         return self._fitted[key]
 
     def _define(self, profile: Profile, barred: Collection[Tool]) -> None:
+        self._barred = frozenset(barred)
         offered = {name: tool for name, tool in self.tools.items() if tool.available and tool not in barred}
         definitions = define(offered, profile)
         self.profile = profile
@@ -75,11 +102,21 @@ class Snapshot:
         return await self._owners[tool].call(tool, arguments, on_progress)
 
 
+def _defining(sources: Sequence[ToolSource], profile: Profile) -> Iterator[None]:
+    """Make what a snapshot of these sources needs, a little with each step; the snapshot itself is cheap then."""
+    tools = names.assign(tool for source in sources for tool in source.status.tools)
+    yield
+    yield from defining({name: tool for name, tool in tools.items() if tool.available}, profile)
+
+
 class Catalog:
     """Runs every source side by side and keeps the newest snapshot of what they offer together."""
 
     def __init__(self, sources: Sequence[ToolSource] = ()) -> None:
         self.sources = tuple(sources)
+        self._profile: Profile = "openai"
+        self._steps: Iterator[None] = iter(())
+        self._is_preparing = False
         self.snapshot = Snapshot(self.sources)
         self._group: TaskGroup | None = None
         self._running: dict[ToolSource, anyio.CancelScope] = {}
@@ -109,7 +146,11 @@ class Catalog:
         self.sources = tuple(sources)
         self._start(source for source in sources if source not in self._running)
         self._notice()
-        self._end_unused()
+
+    def expect(self, profile: Profile) -> None:
+        """From now on snapshots have their definitions ready for this kind of model server."""
+        self._profile = profile
+        self._notice()
 
     @contextmanager
     def use(self) -> Iterator[Snapshot]:
@@ -137,7 +178,8 @@ class Catalog:
         del self._running[source]
 
     def _end_unused(self) -> None:
-        needed = {source for snapshot in self._in_use for source in snapshot.sources} | set(self.sources)
+        seen = [self.snapshot, *self._in_use]
+        needed = {source for snapshot in seen for source in snapshot.sources} | set(self.sources)
         for source, scope in self._running.items():
             if source not in needed:
                 scope.cancel()
@@ -150,15 +192,36 @@ class Catalog:
         return self._settled.is_set()
 
     def _notice(self) -> None:
-        """A source changed: build the next snapshot. Requests under way keep theirs."""
+        """A source changed: build the next snapshot, in the background if that takes long."""
+        self._steps = _defining(self.sources, self._profile)
+        if self._is_preparing:
+            return
+        if self._group is None or sum(1 for _ in islice(self._steps, AT_ONCE)) < AT_ONCE:
+            self._publish()
+        else:
+            self._is_preparing = True
+            self._group.start_soon(self._prepare)
+
+    async def _prepare(self) -> None:
+        while True:
+            end = time.perf_counter() + SLICE
+            if all(time.perf_counter() < end for _ in self._steps):
+                self._is_preparing = False
+                self._publish()
+                return
+            await anyio.sleep(SLICE / 2)
+
+    def _publish(self) -> None:
+        """Have the next snapshot. Requests under way keep theirs."""
         before = self.snapshot
         self._seen = {source: status for source, status in self._seen.items() if source in self.sources}
-        self.snapshot = Snapshot(self.sources)
+        self.snapshot = Snapshot(self.sources, profile=self._profile)
         for source in self.sources:
             self._report(source)
         self._report_names(before)
-        if all(source.status.state != "starting" for source in self.sources):
+        if not any(source.status.is_untried for source in self.sources):
             self._settled.set()
+        self._end_unused()
 
     def _report(self, source: ToolSource) -> None:
         status, seen = source.status, self._seen.get(source)
@@ -183,9 +246,13 @@ class Catalog:
                 log.warning("server %s: %s", source.label, warning)
 
     def _report_names(self, before: Snapshot) -> None:
-        for name, tool in self.snapshot.tools.items():
-            if name != tool.name and name not in before.tools:
-                log.warning("tool %s of server %s is offered as %s", tool.name, tool.server, name)
+        new = [(name, tool) for name, tool in self.snapshot.tools.items() if name not in before.tools]
+        renamed = [(name, tool) for name, tool in new if name != tool.name]
+        for name, tool in renamed[:MAX_LINES]:
+            log.warning("tool %s of server %s is offered as %s", tool.name, tool.server, name)
+        if len(renamed) > MAX_LINES:
+            more = len(renamed) - MAX_LINES
+            log.warning("%d more tools are offered under another name; toolway tools lists them", more)
         for name, reason in self.snapshot.left_out.items():
             if name not in before.left_out:
                 log.warning("tool %s is left out, its schema cannot be used: %s", name, reason)

@@ -16,6 +16,7 @@ from dotenv import dotenv_values
 from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
+from toolway.allowlist import AllowedServer, parse_allowed
 from toolway.endpoints import HOST, Endpoint, is_loopback, masked, parse_endpoints, token_key
 from toolway.errors import ConfigError
 from toolway.mcp_json import McpConfig, read_config
@@ -92,6 +93,7 @@ SchemaProfile = Annotated[
     Literal["auto", "openai", "llama.cpp", "gemini", "strict"],
     Field(description="auto, openai, llama.cpp, gemini or strict"),
 ]
+AllowedServers = Annotated[tuple[AllowedServer, ...], BeforeValidator(parse_allowed)]
 StoreUrl = Annotated[str, AfterValidator(store_url)]
 Profiles = Annotated[tuple[Profile, ...], BeforeValidator(parse_profiles)]
 Vision = Annotated[Literal["auto", "on", "off"], Field(description="auto, on or off")]
@@ -146,6 +148,8 @@ class Settings:
     max_image_bytes: Size = 5 * 2**20
     max_document_bytes: Size = 32 * 2**20
     refresh_interval: Seconds = 60.0
+    dynamic_servers: AllowedServers = ()
+    max_dynamic_servers: Size = 32
     profiles: Profiles = ()
     progress: ProgressForm = "off"
     max_rounds: Size = 20

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
@@ -34,9 +34,20 @@ def define(tools: Mapping[str, Tool], profile: Profile) -> Definitions:
     Where a kind of model server has a limit for all definitions together, all are shortened alike until they fit;
     if the shortest forms do not fit either, these are it.
     """
+    steps = defining(tools, profile)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            made: Definitions = end.value
+            return made
+
+
+def defining(tools: Mapping[str, Tool], profile: Profile) -> Generator[None, None, Definitions]:
+    """`define` in steps, one for each definition that was not known yet: they take up to some milliseconds each."""
     written: dict[str, bytes | str] = {}
     for terse in range(TERSEST + 1):
-        written = _written_within(
+        written = yield from _written_within(
             RULES[profile].ceiling if terse < TERSEST else math.inf, tools, profile, terse
         )
         if len(written) == len(tools):
@@ -51,12 +62,17 @@ def define(tools: Mapping[str, Tool], profile: Profile) -> Definitions:
 
 def _written_within(
     ceiling: float, tools: Mapping[str, Tool], profile: Profile, terse: int
-) -> dict[str, bytes | str]:
+) -> Generator[None, None, dict[str, bytes | str]]:
     """The definitions of as many tools as have room together; reasons stand where there is none."""
     written: dict[str, bytes | str] = {}
     size = 2
     for name, tool in tools.items():
-        text = _definition(name, tool, profile, terse)
+        known = _written.setdefault(tool, {})
+        key = (name, profile, terse)
+        if key not in known:
+            known[key] = _definition(name, tool, profile, terse)
+            yield
+        text = known[key]
         size += len(text) + 1 if isinstance(text, bytes) else 0
         if size > ceiling:
             break
@@ -65,14 +81,10 @@ def _written_within(
 
 
 def _definition(name: str, tool: Tool, profile: Profile, terse: int) -> bytes | str:
-    known = _written.setdefault(tool, {})
-    key = (name, profile, terse)
-    if key not in known:
-        try:
-            known[key] = orjson.dumps({"type": "function", "function": _function(name, tool, profile, terse)})
-        except (CannotCompile, TypeError) as error:
-            known[key] = str(error)
-    return known[key]
+    try:
+        return orjson.dumps({"type": "function", "function": _function(name, tool, profile, terse)})
+    except (CannotCompile, TypeError) as error:
+        return str(error)
 
 
 def _function(name: str, tool: Tool, profile: Profile, terse: int) -> JSON:

@@ -121,17 +121,17 @@ async def _try_store(settings: Settings) -> list[Finding]:
 
 async def _try_everything(settings: Settings) -> list[Finding]:
     found: list[Finding] = []
-    backend = Backend(settings)
     async with (
         Upstream.connect(settings) as upstream,
         open_sources(settings) as sources,
         Catalog(sources).running() as catalog,
     ):
+        backend = Backend(settings, upstream)
         await catalog.settled(SERVER_PATIENCE)
         models, model = await _try_models(upstream, settings)
         found.append(models)
         if models.ok:
-            await backend.learn(upstream)
+            await backend.learn()
             found += await _try_chat(upstream, settings, model, backend, catalog.snapshot)
         found += [_judge_source(source) for source in sources]
         found += _judge_names(backend.fit(catalog.snapshot))

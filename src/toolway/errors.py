@@ -4,6 +4,8 @@ ToolwayError                      500  toolway_error          a bug, or a limit 
 ├── ConfigError                     -  shown by the command line, never sent
 ├── SourceError                     -  a tool source could not be read; kept in its status
 ├── StoreError                    503  what was said to be kept or forgotten may not be
+├── Busy                          503  toolway_error          a limit is reached for now
+├── ConnectorError                424  external_connector_error  a tool server that the request declares failed
 ├── InvalidRequest                400  invalid_request_error  the client's fault
 │   ├── Unauthorized              401
 │   ├── Forbidden                 403
@@ -59,6 +61,19 @@ class StoreError(ToolwayError):
     """The store cannot say whether it did what it was told; nothing that depends on it may happen."""
 
     status = 503
+
+
+class Busy(ToolwayError):
+    """A limit is reached that others will free again; the same request may succeed later."""
+
+    status = 503
+
+
+class ConnectorError(ToolwayError):
+    """A tool server that the request itself declares cannot be reached, or refuses. OpenAI answers so, with 424."""
+
+    status = 424
+    type = "external_connector_error"
 
 
 class InvalidRequest(ToolwayError):

@@ -198,6 +198,7 @@ class Exchange:
                 if not (self._repeatable and used and isinstance(error, Unanswered)):
                     raise
             else:
+                self._request = b""  # With many tools it is large, and a stream may last for minutes.
                 return connection
 
     async def __aexit__(self, *_: object) -> None:

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
-import anyio
 from starlette.types import Receive, Scope, Send
 
 from toolway import sse
@@ -65,7 +64,7 @@ class Live:
             if silence >= self._interval:
                 await self.write(sse.KEEP_ALIVE)
                 silence = 0.0
-            await anyio.sleep(self._interval - silence)
+            await asyncio.sleep(self._interval - silence)
 
 
 async def stream_live(

@@ -7,16 +7,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import anyio
-import orjson
 from anyio.abc import TaskGroup
 
 from toolway import names
 from toolway.arguments import given, mismatch
-from toolway.calls import call_object, read_arguments
+from toolway.calls import read_arguments
 from toolway.content import tool_message
 from toolway.deltas import Message, add_usage
 from toolway.errors import UpstreamError
 from toolway.governor import Governor
+from toolway.history import assistant_message, filled
 from toolway.offer import Offer, for_next_round
 from toolway.overflow import excess_of, is_overflow
 from toolway.results import READER, Results
@@ -26,9 +26,10 @@ from toolway.types import JSON, Emit, Progress, Tool, ToolCall, ToolResult
 
 @dataclass(frozen=True, kw_only=True)
 class RoundBegan:
-    """The model is asked for the `number`th time in this request; the first is 1."""
+    """The model is asked for the `number`th time in this request; the first is 1. `between` as in Outcome."""
 
     number: int
+    between: tuple[JSON, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +96,14 @@ class _Account:
     rounds: int = 0
     calls: int = 0
 
+    @classmethod
+    def behind(cls, messages: Sequence[JSON], resumed: Sequence[JSON], *, calls: int) -> _Account:
+        said = [message for message in resumed if message["role"] == "assistant"]
+        return cls(begin=len(messages), earlier=said, rounds=len(said), calls=calls)
+
+    def between(self, body: JSON) -> tuple[JSON, ...]:
+        return tuple(body["messages"][self.begin :])
+
     def add(self, message: Message) -> None:
         self.rounds += 1
         self.usage = add_usage(self.usage, message.usage)
@@ -108,7 +117,7 @@ class _Account:
             usage=self.usage,
             rounds=self.rounds,
             calls=self.calls,
-            between=tuple(body["messages"][self.begin :]),
+            between=self.between(body),
             held=tuple(held),
             asked=tuple(body["messages"][: self.begin]),
             asked_for=tuple(asked_for),
@@ -125,22 +134,26 @@ async def run_tool_loop(
     limits: Limits,
     emit: Emit,
     approved: Sequence[ToolCall] = (),
+    resumed: Sequence[JSON] = (),
 ) -> Outcome:
     """Ask until the model answers, calls a tool of the client's or one that must be approved, or the governor ends it.
 
     Calls that are not the client's are ours, known or not: an unknown one gets an error that the model reads.
     In a mixed turn ours run to the end, and the message handed back holds the client's calls alone.
-    `approved` calls of ours, whose empty results wait in `body`, run before the model is asked.
+    `approved` calls of ours, whose empty results wait in `body`, run before the model is asked. `resumed` are the
+    messages of rounds that an attempt before this one had finished: it goes on behind them.
     Raises what `turn` raises.
     """
     run = _Run(offer=offer, governor=governor, results=results, limits=limits, emit=emit)
     if approved:
         body = {**body, "messages": await _with_approved(body["messages"], approved, run)}
-    account = _Account(begin=len(body["messages"]), calls=len(approved))
+    account = _Account.behind(body["messages"], resumed, calls=len(approved))
+    if resumed:
+        body = for_next_round({**body, "messages": [*body["messages"], *resumed]})
     body = _with_reader(offer.put_into(body), offer, results)
     objection: str | None = None
     while True:
-        await emit(RoundBegan(number=account.rounds + 1))
+        await emit(RoundBegan(number=account.rounds + 1, between=account.between(body)))
         message, body = await _ask(body, turn, run, first=not account.rounds)
         account.add(message)
         ours = [call for call in message.tool_calls if not offer.is_clients(call.name)]
@@ -170,19 +183,7 @@ async def run_tool_loop(
 
 async def _with_approved(messages: list[JSON], calls: Sequence[ToolCall], run: _Run) -> list[JSON]:
     """The conversation with the results of these calls in the places that wait for them."""
-    answers = await run_calls(calls, run)
-    results = {answer["tool_call_id"]: answer for answer in answers if answer["role"] == "tool"}
-    filled = [
-        results[message["tool_call_id"]]
-        if message.get("role") == "tool" and message.get("tool_call_id") in results
-        else message
-        for message in messages
-    ]
-    pictures = [answer for answer in answers if answer["role"] != "tool"]
-    if pictures:
-        last = max(n for n, message in enumerate(filled) if message.get("role") == "tool")
-        filled[last + 1 : last + 1] = pictures
-    return filled
+    return filled(messages, await run_calls(calls, run))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -319,31 +320,6 @@ async def _result_of(
     return ToolResult(text=f"{call.name} did not answer in time and was given up", is_error=True)
 
 
-def assistant_message(message: Message, offer: Offer) -> JSON:
-    """What the model said, as the next request repeats it to the model.
-
-    Content is never null (llama-cpp-python), names are legal (OpenAI), arguments are always a JSON object
-    (llama.cpp answers 500 to anything else), everything unknown goes back as it came (Gemini's signatures).
-    """
-    return {
-        **message.said,
-        "content": message.said.get("content") or "",
-        "tool_calls": [_replayed_call(call, offer) for call in message.tool_calls],
-    }
-
-
-def _replayed_call(call: ToolCall, offer: Offer) -> JSON:
-    arguments = _replayed_arguments(call.arguments)
-    return call_object(replace(call, name=offer.exact_name(call.name), arguments=arguments))
-
-
-def _replayed_arguments(text: str) -> str:
-    arguments = read_arguments(text)
-    if not arguments:
-        return "{}"
-    return text if text.lstrip().startswith("{") else orjson.dumps(arguments).decode()
-
-
 def _unknown(name: str, tools: Sequence[str]) -> ToolResult:
     close = names.closest(name, tools)
     hint = f"Did you mean {' or '.join(close)}?" if close else "Use only the tools you were given."
@@ -373,6 +349,8 @@ async def _close(message: Message, reason: str, emit: Emit) -> Message:
 
 def _for_client(message: Message, offer: Offer) -> Message:
     """The message without our calls, and with a finish_reason that fits what is left."""
+    if message.finish_reason and not message.tool_calls:
+        return message
     theirs = tuple(call for call in message.tool_calls if offer.is_clients(call.name))
     finish = message.finish_reason
     if len(theirs) < len(message.tool_calls) and not message.cut_short:

@@ -6,7 +6,8 @@ import difflib
 import hashlib
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from itertools import count
 
 from toolway.types import Tool
 
@@ -25,11 +26,11 @@ def legal(name: str) -> str:
     return clean if len(clean) <= MAX_LENGTH else _marked(clean, name)
 
 
-def assign(tools: Iterable[Tool]) -> dict[str, Tool]:
+def assign(tools: Iterable[Tool], taken: Collection[str] = ()) -> dict[str, Tool]:
     """One name for each tool, whatever the order they come in; the result is sorted by name.
 
-    A name that one server has stays as it is. Where several servers share one, each gets its server's prefix,
-    `weather__now`. What still clashes (after illegal characters went) is told apart by a hash.
+    A name that one server has stays as it is. Where several servers share one, or it is `taken`, each gets its
+    server's prefix, `weather__now`. What still clashes (after illegal characters went) is told apart by a hash.
     """
     steps: Sequence[Callable[[Tool], str]] = (
         lambda tool: legal(tool.name),
@@ -44,12 +45,13 @@ def assign(tools: Iterable[Tool]) -> dict[str, Tool]:
             wanted[step(tool)].append(tool)
         open_tools = []
         for name, claimants in wanted.items():
-            if len(claimants) == 1 and name not in named:
+            if len(claimants) == 1 and name not in named and name not in taken:
                 named[name] = claimants[0]
             else:
                 open_tools += claimants
-    for number, tool in enumerate(open_tools):  # the same server label and name twice: nothing else is left
-        named[_marked(legal(tool.name), f"{tool.server}\0{tool.name}\0{number}")] = tool
+    for tool in open_tools:  # the same server label and name twice: nothing else is left
+        marks = (_marked(legal(tool.name), f"{tool.server}\0{tool.name}\0{number}") for number in count())
+        named[next(name for name in marks if name not in named and name not in taken)] = tool
     return dict(sorted(named.items()))
 
 

@@ -109,13 +109,28 @@ class Conversation:
         return time.monotonic() - self._began
 
 
+def also_mask(secrets: Iterable[str]) -> None:
+    """Have the log mask these too, besides what it masks already."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, _Handler) and isinstance(handler.formatter, LineFormatter):
+            handler.formatter.redact.learn(secrets)
+
+
 class Redactor:
     """Masks the configured secrets, in the forms in which texts hold them, and whatever looks like one."""
 
     def __init__(self, known: Iterable[str]) -> None:
-        forms = {form for secret in known for form in _forms(secret)}
-        patterns = [_guarded(form) for form in sorted(forms, key=len, reverse=True)]
-        self._known = re.compile("|".join(patterns)) if patterns else None
+        self._forms: frozenset[str] = frozenset()
+        self._known: re.Pattern[str] | None = None
+        self.learn(known)
+
+    def learn(self, secrets: Iterable[str]) -> None:
+        """Mask these too. None is ever forgotten: a request under way may still use it."""
+        forms = self._forms.union(*map(_forms, secrets))
+        if forms != self._forms:
+            self._forms = forms
+            patterns = [_guarded(form) for form in sorted(forms, key=len, reverse=True)]
+            self._known = re.compile("|".join(patterns))
 
     def __call__(self, text: str) -> str:
         """The text with each secret replaced by `***`."""
@@ -134,13 +149,13 @@ class LineFormatter(logging.Formatter):
 
     def __init__(self, redact: Redactor, *, colours: bool = False) -> None:
         super().__init__()
-        self._redact = redact
+        self.redact = redact
         self._colours = colours
 
     def format(self, record: logging.LogRecord) -> str:
         when = self.formatTime(record, "%H:%M:%S" if self._colours else "%Y-%m-%d %H:%M:%S")
         where = record.name.removeprefix("toolway.")
-        line = f"{when} {record.levelname.lower():<7} {where}: {visible(self._redact(self._message(record)))}"
+        line = f"{when} {record.levelname.lower():<7} {where}: {visible(self.redact(self._message(record)))}"
         if self._colours:
             line = _painted(line, record.levelno, len(when))
         return "\n".join([line, *self._traceback(record)])
@@ -154,7 +169,7 @@ class LineFormatter(logging.Formatter):
         """A long text among a record's values, shortened; masked before, or half a secret would be left."""
         if not isinstance(value, str) or len(value) <= SHOWN:
             return value
-        return f"{self._redact(value[: 20 * SHOWN])[:SHOWN]}... ({len(value):,} characters)"
+        return f"{self.redact(value[: 20 * SHOWN])[:SHOWN]}... ({len(value):,} characters)"
 
     def _traceback(self, record: logging.LogRecord) -> Iterator[str]:
         texts = []
@@ -163,7 +178,7 @@ class LineFormatter(logging.Formatter):
         if record.stack_info:
             texts.append(record.stack_info)
         for text in texts:
-            for line in re.split(r"[\r\n]+", self._redact(text)):
+            for line in re.split(r"[\r\n]+", self.redact(text)):
                 yield "  | " + visible(line)
 
 

@@ -14,6 +14,7 @@ import anyio
 from toolway.catalog import Catalog
 from toolway.config import Settings, reload_servers
 from toolway.errors import ConfigError
+from toolway.observe import also_mask
 from toolway.sources import Workshop
 
 LOOK_EVERY = 1.0
@@ -79,6 +80,7 @@ class _Follower:
         except ConfigError as error:
             log.error("the servers stay as they were, because of mistakes:\n%s", error.message)
             return
+        also_mask(settings.secrets)
         for warning in settings.warnings:
             if warning not in self._settings.warnings:
                 log.warning("%s", warning)

@@ -14,6 +14,7 @@ import anyio
 from starlette.types import Scope
 
 from toolway import mixed, replay
+from toolway.attempt import Attempt
 from toolway.auth import CALLER, CREDENTIALS, upstream_headers
 from toolway.backend import Backend
 from toolway.catalog import Catalog, Snapshot
@@ -22,8 +23,7 @@ from toolway.content import Budget
 from toolway.deltas import Message
 from toolway.errors import ToolwayError
 from toolway.governor import Bounds, Governor
-from toolway.loop import Limits, Outcome, run_tool_loop
-from toolway.modelinfo import ModelInfos
+from toolway.loop import Limits, Outcome, RoundBegan, run_tool_loop
 from toolway.observe import Conversation
 from toolway.offer import Offer, named_tool
 from toolway.quarantine import careful_turn
@@ -67,7 +67,7 @@ class Runner:
         self.settings = settings
         self._backend = backend
         self._bounds = bounds_of(settings)
-        self._infos = ModelInfos(upstream)
+        self._infos = backend.infos
         self._limits = Limits(tool_timeout=settings.tool_timeout, relays_progress=settings.progress != "off")
         self._rules = Rules(
             most=Budget(result=settings.max_result_chars, round=settings.max_round_chars),
@@ -122,6 +122,7 @@ class Runner:
         turn: MakeTurn,
         exact: bool = False,
         approved: Sequence[ToolCall] = (),
+        resumed: Sequence[JSON] = (),
     ) -> Outcome:
         """Run a job to its end, asking by `turn`. Raises what the loop raises.
 
@@ -129,6 +130,8 @@ class Runner:
         """
         sent = job.body["messages"]
         messages = sent if exact else await self._put_back(job, sent)
+        if resumed:
+            job.results.adopt(resumed, sent)
         try:
             outcome = await run_tool_loop(
                 {**job.body, "messages": messages},
@@ -139,6 +142,7 @@ class Runner:
                 limits=self._limits,
                 emit=emit,
                 approved=approved,
+                resumed=resumed,
             )
         except anyio.get_cancelled_exc_class():
             job.conversation.left()
@@ -146,6 +150,19 @@ class Runner:
         await self._keep(job, sent, outcome)
         job.conversation.ended(outcome)
         return outcome
+
+    async def run_again(
+        self, job: Job, emit: Emit, raw: bytes, *, turn: MakeTurn, exact: bool = False
+    ) -> Outcome:
+        """The same, behind the rounds of an attempt at these bytes that came to nothing a short while ago."""
+
+        async def watch(event: Any) -> None:
+            if type(event) is RoundBegan:
+                attempt.rounds = event.between
+            await emit(event)
+
+        async with Attempt(self.store, job.owner, raw) as attempt:
+            return await self.run(job, watch, turn=turn, exact=exact, resumed=attempt.rounds)
 
     async def ask(self, job: Job, body: JSON, turn: MakeTurn) -> Message:
         """One exchange with the model, whose calls are not run."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import signal
 import socket
 import sys
@@ -156,7 +157,16 @@ def server_config(app: Any, settings: Settings, **more: Any) -> uvicorn.Config:
 
 def _build(create_app: CreateApp, settings: Settings) -> ASGIApp:
     configure_logging(settings)
-    return create_app(settings)
+    app = create_app(settings)
+    spare_collector()
+    return app
+
+
+def spare_collector() -> None:
+    """Have the garbage collector look at what requests make, not again and again at the program itself."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
 
 
 class _Server(uvicorn.Server):

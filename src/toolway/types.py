@@ -91,6 +91,11 @@ class SourceStatus:
     warnings: tuple[str, ...] = ()
     """What was left out or changed, one sentence each."""
 
+    @property
+    def is_untried(self) -> bool:
+        """Whether nobody knows yet what this source is; one that is being restarted is known."""
+        return self.state == "starting" and self.error is None
+
 
 def last_error(status: SourceStatus) -> str:
     """The newest error of a source for people: when, in which stage, what; empty when there was none."""

@@ -53,11 +53,6 @@ class Answer:
         """
         return await self._connection.receive()
 
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """The body, one `receive` after the other."""
-        while chunk := await self.receive():
-            yield chunk
-
     async def read(self, limit: int) -> bytes:
         """The whole body, decompressed. Raises UpstreamError when it is larger than `limit` bytes."""
         inflate = self.inflater()

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import anyio
+import anyio.lowlevel
 import orjson
 
 from tests.loop.script import Shelf, echo
-from toolway.catalog import Catalog
+from toolway.catalog import Catalog, Snapshot
 from toolway.types import SourceStatus, Tool
 
 
@@ -45,6 +46,10 @@ def lost(status: SourceStatus) -> SourceStatus:
 
 def definitions(catalog: Catalog) -> list[str]:
     return [tool["function"]["name"] for tool in orjson.loads(orjson.dumps(catalog.snapshot.all_definitions))]
+
+
+def bytes_of(snapshot: Snapshot) -> bytes:
+    return orjson.dumps(snapshot.all_definitions)
 
 
 async def test_a_source_joins_when_it_is_ready_and_its_lost_tools_stay_listed():
@@ -83,6 +88,38 @@ async def test_the_definitions_are_the_same_bytes_whatever_the_order_of_the_sour
     assert made("a", "b") == made("b", "a")
 
 
+async def test_tools_of_one_request_take_no_name_away():
+    shelves = [Shelf("shelf", now=echo, then=echo), Shelf("git", log=echo)]
+    async with Catalog(shelves).running() as catalog:
+        base = catalog.snapshot.fitted("llama.cpp")
+        # "shelf__now" is what the first tool would be called if another server had a "now" as well.
+        guests = [Shelf("a", now=echo, log=echo, new=echo), Shelf("b", new=echo, shelf__now=echo)]
+        joined = base.with_sources(guests)
+        assert list(joined.tools)[:3] == list(base.tools) == ["log", "now", "then"]
+        assert all(joined.tools[name] is base.tools[name] for name in base.tools)
+        assert list(joined.tools)[3:] == ["a__log", "a__new", "a__now", "b__new", "shelf__now"]
+        assert joined.profile == "llama.cpp"
+        assert bytes_of(joined.fitted("openai")).startswith(bytes_of(catalog.snapshot)[:-1])
+        assert list(catalog.snapshot.tools) == ["log", "now", "then"]
+        assert base.with_sources([]) is base
+
+
+async def test_tools_of_one_request_cannot_take_a_name_that_was_made_by_hash():
+    crowd = [Shelf("s", **{"a" * 70: echo})]
+    base = Catalog(crowd).snapshot
+    joined = base.with_sources([Shelf("t", **{next(iter(base.tools)): echo})])
+    assert joined.tools[next(iter(base.tools))].server == "s"
+    assert len(joined.tools) == 2
+
+
+async def test_tools_that_the_model_server_refuses_stay_out_of_a_request_with_its_own():
+    base = Catalog([Shelf("s", good=echo, bad=echo)]).snapshot
+    fitted = base.fitted("openai", frozenset({base.tools["bad"]}))
+    joined = fitted.with_sources([Shelf("t", other=echo)])
+    assert list(joined.offered) == ["good", "other"]
+    assert list(joined.fitted("gemini", frozenset({base.tools["bad"]})).offered) == ["good", "other"]
+
+
 async def test_without_sources_everything_is_settled_at_once():
     async with Catalog([]).running() as catalog:
         assert await catalog.settled(0.0)
@@ -104,6 +141,65 @@ async def test_a_removed_source_ends_with_the_last_request_that_sees_it():
         with anyio.fail_after(20):
             await old.ended.wait()
         assert not new.ended.is_set()
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {f"p{n}": {"type": "object", "properties": {"a": {"type": "string"}}} for n in range(40)},
+}
+
+
+class Big(Switched):
+    """A switched shelf of 400 tools with schemas that take a while."""
+
+    def __init__(self, label: str) -> None:
+        super().__init__(label, *(f"{label}{n}" for n in range(400)))
+        self.full = replace(
+            self.full, tools=tuple(replace(tool, parameters=SCHEMA) for tool in self.full.tools)
+        )
+
+
+async def test_many_new_tools_are_prepared_while_others_go_on():
+    big, small = Big("big"), Switched("small", "x")
+    async with Catalog([big, small]).running() as catalog:
+        await big.runs.wait()
+        big.become(big.full)
+        assert definitions(catalog) == []
+        assert not await catalog.settled(0.0)
+        await anyio.lowlevel.checkpoint()
+        small.become(small.full)  # in the midst of it
+        before = catalog.snapshot
+        with anyio.fail_after(20):
+            assert await catalog.settled(60)
+        assert before.tools == {}
+        assert len(catalog.snapshot.offered) == 401
+        big.become(replace(big.full, error="known by now"))
+        assert len(catalog.snapshot.offered) == 401
+
+
+async def test_definitions_are_ready_for_the_model_server_that_is_expected():
+    big = Big("big")
+    async with Catalog([big]).running() as catalog:
+        await big.runs.wait()
+        catalog.expect("gemini")
+        big.become(big.full)
+        with anyio.fail_after(20):
+            assert await catalog.settled(60)
+        assert catalog.snapshot.fitted("gemini") is catalog.snapshot
+
+
+async def test_a_source_whose_tools_can_still_be_seen_is_not_ended():
+    big, gone = Big("big"), Switched("gone", "x")
+    async with Catalog([gone]).running() as catalog:
+        await gone.runs.wait()
+        gone.become(gone.full)
+        big.status = big.full
+        catalog.replace([big])
+        assert definitions(catalog) == ["x"]
+        assert not gone.ended.is_set()
+        with anyio.fail_after(20):
+            await gone.ended.wait()
+        assert len(catalog.snapshot.offered) == 400
 
 
 async def test_a_source_that_stays_is_not_started_again():

@@ -9,6 +9,7 @@ import orjson
 import pytest
 
 from tests.support.servers import running
+from toolway.backend import Backend
 from toolway.config import load_settings
 from toolway.modelinfo import ModelInfo, ModelInfos
 from toolway.upstream import Upstream
@@ -67,6 +68,12 @@ SERVERS: dict[str, tuple[dict[str, JSON], ModelInfo]] = {
 
 @asynccontextmanager
 async def asking(answers: dict[str, JSON]):
+    async with connected(answers) as (upstream, _, asked):
+        yield ModelInfos(upstream), asked
+
+
+@asynccontextmanager
+async def connected(answers: dict[str, JSON], **more: Any):
     asked: list[tuple[str, dict[bytes, bytes]]] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -76,8 +83,9 @@ async def asking(answers: dict[str, JSON]):
         await send({"type": "http.response.body", "body": orjson.dumps(answers.get(scope["path"], {}))})
 
     with running(app, lifespan="off") as url:
-        async with Upstream.connect(load_settings({}, None, openai_base_url=f"{url}/v1")) as upstream:
-            yield ModelInfos(upstream), asked
+        settings = load_settings({}, None, openai_base_url=f"{url}/v1", **more)
+        async with Upstream.connect(settings) as upstream:
+            yield upstream, settings, asked
 
 
 @pytest.mark.parametrize("server", SERVERS)
@@ -100,3 +108,28 @@ async def test_a_server_that_is_down_tells_nothing():
     settings = load_settings({}, None, openai_base_url="http://127.0.0.1:9/v1")
     async with Upstream.connect(settings) as upstream:
         assert await ModelInfos(upstream).get("m", []) == ModelInfo()
+
+
+async def test_the_list_that_told_which_server_it_is_also_tells_of_its_models():
+    async with connected(SERVERS["llama.cpp"][0], openai_api_key="ours") as (upstream, settings, asked):
+        backend = Backend(settings, upstream)
+        assert await backend.learn()
+        assert (await backend.infos.get("m", [])).context == 4096
+    assert [path for path, _ in asked] == ["/v1/models"]
+    assert asked[0][1][b"authorization"] == b"Bearer ours"
+
+
+async def test_a_list_that_a_client_had_to_be_asked_for_tells_which_server_it_is():
+    async with connected(SERVERS["llama.cpp"][0]) as (upstream, settings, _):
+        backend = Backend(settings, upstream)
+        assert backend.profile == "openai"
+        await backend.infos.get("m", [])
+        assert backend.profile == "llama.cpp"
+
+
+async def test_a_model_that_is_not_in_the_list_is_asked_for_again():
+    async with asking(SERVERS["LM Studio"][0]) as (infos, asked):
+        await infos.get("m", [])
+        await infos.get("loaded later", [])
+        await infos.get("loaded later", [])
+    assert [path for path, _ in asked].count("/v1/models") == 2

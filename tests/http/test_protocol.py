@@ -14,7 +14,7 @@ import anyio
 import pytest
 
 from tests.support.servers import running, until
-from toolway.protocol import MAX_HEAD, Protocol, _HeadWithBody
+from toolway.protocol import MAX_GATHERED, MAX_HEAD, Protocol, _Gathering
 
 PATIENCE = 0.4
 """The receive timeout of the servers here, in seconds."""
@@ -350,28 +350,39 @@ class Written:
         self.closing = True
 
 
-async def test_a_head_goes_out_with_its_body() -> None:
+async def test_what_is_written_in_one_turn_of_the_loop_goes_out_together() -> None:
     written = Written()
-    answer = _HeadWithBody(written, asyncio.get_running_loop())
-    for piece in (b"head ", b"body", b"more"):
+    answer = _Gathering(written, asyncio.get_running_loop())
+    for piece in (b"head ", b"body ", b"more"):
         answer.write(piece)
-    assert written.writes == [b"head body", b"more"]
+    answer.flush()
+    await asyncio.sleep(0)
+    assert written.writes == [b"head body more"]
+
+
+async def test_much_does_not_wait_for_the_end_of_the_turn() -> None:
+    written = Written()
+    answer = _Gathering(written, asyncio.get_running_loop())
+    answer.write(b"head ")
+    answer.write(bytes(MAX_GATHERED))
+    assert [len(data) for data in written.writes] == [5 + MAX_GATHERED]
 
 
 async def test_a_head_does_not_wait_for_a_late_body() -> None:
     written = Written()
-    answer = _HeadWithBody(written, asyncio.get_running_loop())
+    answer = _Gathering(written, asyncio.get_running_loop())
     answer.write(b"head")
     assert written.writes == []
     await asyncio.sleep(0)
     assert written.writes == [b"head"]
     answer.write(b"body")
+    await asyncio.sleep(0)
     assert written.writes == [b"head", b"body"]
 
 
 async def test_a_head_goes_out_before_the_connection_is_closed() -> None:
     written = Written()
-    answer = _HeadWithBody(written, asyncio.get_running_loop())
+    answer = _Gathering(written, asyncio.get_running_loop())
     answer.write(b"head")
     answer.close()
     await asyncio.sleep(0)
@@ -380,7 +391,7 @@ async def test_a_head_goes_out_before_the_connection_is_closed() -> None:
 
 async def test_a_head_is_not_written_to_a_client_that_left() -> None:
     written = Written()
-    answer = _HeadWithBody(written, asyncio.get_running_loop())
+    answer = _Gathering(written, asyncio.get_running_loop())
     answer.write(b"head")
     written.close()
     await asyncio.sleep(0)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
+import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import anyio
+import anyio.from_thread
+import httpx2
 import pytest
 
 from tests.mcp.servers import good as good_server
@@ -17,6 +21,7 @@ from tests.mcp.servers.bad_http import bad_http
 from tests.mcp.support import PATIENCE, SERVERS, until
 from tests.support.answers import chunks_of, content_of
 from tests.support.house import house
+from tests.support.logs import logged
 from tests.support.servers import running as serving
 from tests.support.tools import ToolService
 from tests.support.upstream import call_stream, text_stream, tool_call
@@ -141,6 +146,51 @@ async def test_a_changed_file_changes_the_servers_and_drops_no_call(
             path.write_text('{"mcpServers": {"stays": {"comand": "x"}}}')
             await until(lambda: "it needs a" in caplog.text)
             assert (await live.call("a_pid")).text == stayed, "a broken edit changes nothing"
+
+
+async def test_a_secret_of_a_changed_file_is_masked_in_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reload_module, "LOOK_EVERY", 0.01)
+    monkeypatch.chdir(tmp_path)
+    path = write(tmp_path / "mcp.json", s=STDIO)
+    settings = settings_of(path)
+    with logged(settings) as written:
+        async with (
+            open_workshop(settings) as workshop,
+            Catalog(workshop.sources(settings)).running() as catalog,
+            reload_module.reloading(settings, workshop, catalog),
+        ):
+            await catalog.settled(PATIENCE)
+            write(path, s={**STDIO, "env": {"KEY": "canary-of-the-edit"}})
+            await until(lambda: "changed: s" in written.getvalue())
+            logging.getLogger("toolway.server.s").warning("%s", "it says canary-of-the-edit")
+    assert "it says ***" in written.getvalue()
+    assert "canary" not in written.getvalue()
+
+
+def test_a_server_that_is_being_restarted_does_not_make_toolway_unready(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    script = f'while [ -e {closed} ]; do sleep 0.01; done; exec "$0" "$@"'
+    entry = {"command": "sh", "args": ["-c", script, STDIO["command"], *STDIO["args"]]}
+    path = write(tmp_path / "mcp.json", s=entry)
+    replies = call_stream(tool_call("pid", "{}")), text_stream("done")
+    with house(*replies, endpoints="", config=str(path)) as home:
+
+        def readiness_when(state: str) -> httpx2.Response:
+            with anyio.from_thread.start_blocking_portal() as portal:
+                portal.call(until, lambda: httpx2.get(f"{home.url}/readyz").json()["servers"] == {"s": state})
+            return httpx2.get(f"{home.url}/readyz")
+
+        home.ask(stream=True)
+        (asked,) = [seen.json for seen in home.upstream.seen if b"tool_call_id" in seen.body]
+        assert readiness_when("ready").json()["status"] == "ready"
+        closed.touch()
+        os.kill(int(asked["messages"][-1]["content"]), signal.SIGKILL)
+        restarting = readiness_when("starting")
+        closed.unlink()
+        assert (restarting.status_code, restarting.json()["status"]) == (200, "degraded")
+        assert readiness_when("ready").json()["status"] == "ready"
 
 
 def test_tools_of_a_stdio_server_reach_a_chat(tmp_path: Path) -> None:

@@ -129,6 +129,12 @@ async def test_what_a_sloppy_server_meant_is_read(tool: str, said: str) -> None:
         assert (result.text, result.is_error) == (said, False)
 
 
+async def test_a_server_that_floods_with_questions_is_left_and_found_again() -> None:
+    async with talking_to_bad() as (source, _):
+        assert (await source.call("flood")).is_error
+        assert (await source.call("ok")).text == "fine"
+
+
 @pytest.mark.parametrize(("tool", "size"), [("sse_big", 1_500_000), ("json_big", 20_000_000)])
 async def test_a_large_result_arrives(tool: str, size: int) -> None:
     async with talking_to_bad() as (source, _):

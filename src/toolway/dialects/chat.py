@@ -40,7 +40,7 @@ class ChatCompletions:
                 wishes = self._runner.wishes(scope, body, snapshot)
                 job = await self._runner.prepare(wishes, snapshot, owner_of(scope))
                 if body.get("n") in (None, 1):
-                    await self._serve(scope, receive, send, job)
+                    await self._serve(scope, receive, send, job, raw)
                 else:
                     _refuse_many(job.offer)
                     raw = raw if job.body is body else orjson.dumps(job.body)
@@ -50,7 +50,7 @@ class ChatCompletions:
         except ClientGone:
             return
 
-    async def _serve(self, scope: Scope, receive: Receive, send: Send, job: Job) -> None:
+    async def _serve(self, scope: Scope, receive: Receive, send: Send, job: Job, raw: bytes) -> None:
         if job.body.get("stream"):
             await stream_live(
                 scope,
@@ -60,7 +60,7 @@ class ChatCompletions:
                 keep_alive=self._settings.keepalive_interval,
             )
         else:
-            await while_client_listens(scope, receive, lambda: self._answer(send, job))
+            await while_client_listens(scope, receive, lambda: self._answer(send, job, raw))
 
     async def _stream(self, live: Live, job: Job) -> None:
         """The answer as server-sent events; the 200 goes out when the model server accepted round 1."""
@@ -85,7 +85,7 @@ class ChatCompletions:
             return
         await live.end(envelope.end(outcome.message, outcome.usage if _wants_usage(job.body) else None))
 
-    async def _answer(self, send: Send, job: Job) -> None:
+    async def _answer(self, send: Send, job: Job, raw: bytes) -> None:
         """The answer as one JSON object."""
         headers: list[Header] = []
         tools_ran = False
@@ -99,7 +99,7 @@ class ChatCompletions:
                 job.conversation.note(event)
 
         try:
-            outcome = await self._runner.run(job, emit, turn=whole_turn)
+            outcome = await self._runner.run_again(job, emit, raw, turn=whole_turn)
         except Exception as raised:
             error = known(raised)
             job.conversation.failed(error)

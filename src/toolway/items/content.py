@@ -22,11 +22,16 @@ def chat_content(content: Any, where: str) -> str | list[JSON]:
 
 def text_in(content: Any) -> str:
     """All text in a content, whatever kinds its parts are; what is no text is passed over."""
+    return "".join(texts_in(content))
+
+
+def texts_in(content: Any) -> list[str]:
+    """The texts of a content, one for each part that has one."""
     if isinstance(content, str):
-        return content
+        return [content]
     parts = content if isinstance(content, list) else ()
     said = (part.get("text") or part.get("refusal") for part in parts if isinstance(part, dict))
-    return "".join(text for text in said if isinstance(text, str))
+    return [text for text in said if isinstance(text, str)]
 
 
 def _part(part: JSON, where: str) -> JSON:

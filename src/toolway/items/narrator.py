@@ -43,6 +43,11 @@ class Narrator:
         """How many calls of ours began, seen by the client or not."""
 
     @property
+    def started(self) -> bool:
+        """Whether any event was told."""
+        return self._number > 0
+
+    @property
     def output(self) -> list[JSON]:
         """The items so far."""
         items: list[JSON] = self.resource["output"]
@@ -162,6 +167,11 @@ class Narrator:
         if isinstance(tier := frame.get("service_tier"), str):
             self.resource["service_tier"] = tier
         return [*events, self._whole(f"response.{self.resource['status']}")]
+
+    def completed_empty(self) -> list[Event]:
+        """Nothing was generated, as the client wanted."""
+        self.resource = {**self.resource, "status": "completed", "completed_at": int(self._now())}
+        return [self._whole("response.completed")]
 
     def failed(self, error: ToolwayError) -> list[Event]:
         """The answer will never be whole."""

@@ -42,6 +42,7 @@ _OWN = frozenset(
         "access_programs",
         "background",
         "background_options",
+        "client_metadata",
         "context_management",
         "conversation",
         "generate",

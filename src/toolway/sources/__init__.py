@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -12,10 +13,14 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
+from toolway.allowlist import AllowList
 from toolway.config import Endpoint, Settings
+from toolway.declared import DeclaredServer
+from toolway.egress import Egress, Resolve, Resolver
 from toolway.server_config import ServerConfig
 from toolway.sources.asked import AskedSource
-from toolway.sources.mcp import MCPSource
+from toolway.sources.dynamic import IDLE, PATIENCE, DynamicServers
+from toolway.sources.mcp import MCPSource, Pace
 from toolway.sources.mcp.probe import speaks_mcp
 from toolway.sources.mcp.sampling import UpstreamSampler
 from toolway.sources.openapi import OpenAPISource
@@ -23,6 +28,10 @@ from toolway.sources.openapi.probe import has_document
 from toolway.sources.shaped import ShapedSource
 from toolway.types import ToolSource
 from toolway.upstream import MAX_IDLE, Upstream
+
+UNHEARD = logging.getLogger("toolway.unheard")
+UNHEARD.disabled = True
+"""What strangers' servers say, in any number of lines, is in no log; nor do they get loggers of their own."""
 
 
 class Workshop:
@@ -91,6 +100,34 @@ async def open_workshop(settings: Settings, upstream: Upstream | None = None) ->
         max_field_size=65536,
     ) as session:
         yield Workshop(session, upstream)
+
+
+@asynccontextmanager
+async def open_dynamic(
+    settings: Settings, *, resolve: Resolve | None = None, idle: float = IDLE, patience: float = PATIENCE
+) -> AsyncIterator[DynamicServers]:
+    """The connections to servers that requests declare, while the block lasts. `resolve` looks names up."""
+
+    def make(server: DeclaredServer, egress: Egress) -> ToolSource:
+        # No `auth`, no sampler: neither what the operator was granted nor his model is for strangers' servers.
+        return MCPSource(
+            ServerConfig(label=server.label, type="auto", url=server.place.url, headers=server.headers),
+            pace=Pace(connect_timeout=patience, restart_wait=5.0, settle=2.0),
+            max_result_bytes=settings.max_tool_response_bytes,
+            egress=egress,
+            logger=UNHEARD,
+        )
+
+    servers = DynamicServers(
+        make,
+        AllowList(settings.dynamic_servers),
+        resolve or Resolver(),
+        limit=settings.max_dynamic_servers,
+        idle=idle,
+        patience=patience,
+    )
+    async with servers.running():
+        yield servers
 
 
 @asynccontextmanager

@@ -26,7 +26,7 @@ TOOLS = [
         "bad_json",
     ),
     *("html", "empty", "accepted", "sse_big", "sse_truncated", "sse_bad_json", "json_big", "rpc_error"),
-    *("bad_result", "unknown_content", "nulls", "input"),
+    *("bad_result", "unknown_content", "nulls", "input", "flood"),
 ]
 JSON = dict[str, Any]
 
@@ -39,6 +39,7 @@ class BadHTTP:
     with_sessions: bool = False
     sessions: set[str] = field(default_factory=set)
     token: str | None = None
+    tools: list[JSON] | None = None
     seen: list[tuple[str, JSON]] = field(default_factory=list)
     bodies: list[tuple[str, JSON]] = field(default_factory=list)
     released: asyncio.Event = field(default_factory=asyncio.Event)
@@ -94,7 +95,9 @@ def answer(server: BadHTTP, request: JSON, headers: dict[str, str]) -> bytes:
             return response(202)
         case "tools/list":
             tools = [{"name": name, "inputSchema": {"type": "object", "properties": {}}} for name in TOOLS]
-            return response(200, server.result(request, tools=tools))
+            return response(
+                200, server.result(request, tools=tools if server.tools is None else server.tools)
+            )
         case method:
             error = {"code": -32601, "message": f"no {method}"}
             return response(400, {"jsonrpc": "2.0", "id": request["id"], "error": error})
@@ -125,6 +128,9 @@ def call(server: BadHTTP, request: JSON) -> bytes | None:
             return events(server.result(request, content=[{"type": "text", "text": "x" * 1_500_000}]))
         case "sse_truncated":
             return events({"jsonrpc": "2.0", "method": "notifications/progress", "params": progress})
+        case "flood":
+            asked = [{"jsonrpc": "2.0", "id": number, "method": "ping"} for number in range(5000)]
+            return events(*asked, good)
         case "sse_bad_json":
             return events("{oops")
         case "json_big":
@@ -167,6 +173,9 @@ async def converse(server: BadHTTP, reader: asyncio.StreamReader, writer: asynci
             writer.write(response(405))
             continue
         request = json.loads(body)
+        if "method" not in request:  # an answer to a question of ours
+            writer.write(response(202))
+            continue
         server.seen.append((request["method"], headers))
         server.bodies.append((request["method"], request))
         name = request["params"].get("name") if request["method"] == "tools/call" else None

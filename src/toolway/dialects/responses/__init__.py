@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from toolway.dialects.responses.background import DEFAULT_PACE, Background, Pace
+from toolway.dialects.responses.making import Making
 from toolway.dialects.responses.records import Records
 from toolway.dialects.responses.routes import Responses
 
-__all__ = ["DEFAULT_PACE", "Background", "Pace", "Records", "Responses"]
+__all__ = ["DEFAULT_PACE", "Background", "Making", "Pace", "Records", "Responses"]

@@ -11,16 +11,20 @@ from starlette.types import Scope
 
 from toolway import names
 from toolway.catalog import Snapshot
+from toolway.declared import read_declared
 from toolway.dialects.responses.records import Record, Records, check_previous, new_id, with_ids
-from toolway.errors import StoreError, ToolwayError
+from toolway.errors import ConnectorError, InvalidRequest, StoreError, ToolwayError
+from toolway.history import assistant_message
 from toolway.items.approval import needs_approval
+from toolway.items.content import texts_in
 from toolway.items.narrator import Event, Narrator
 from toolway.items.request import Asked, choice_of, read_request
 from toolway.items.transcript import Transcript, Turn, answered_before
-from toolway.loop import CallBegan, CallEnded, Outcome, RoundBegan, assistant_message
+from toolway.loop import CallBegan, CallEnded, Outcome, RoundBegan
 from toolway.respond import Header, relayed
 from toolway.runner import Job, Runner, owner_of
 from toolway.selection import Choice, Selection, is_selected
+from toolway.sources.dynamic import DynamicServers
 from toolway.turn import Chunks, HeadArrived, MakeTurn
 from toolway.types import JSON, Tool
 from toolway.wishes import choices_of
@@ -37,10 +41,20 @@ class Listing:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Draft:
-    """A response that can be made now. `approved` tells the approval request of each call that was let run.
+class _AtHand:
+    """The tools of all servers, of those that the request brings along too, and which of these failed."""
 
-    `front` is how many messages at the beginning are no part of the conversation that is kept (instructions).
+    snapshot: Snapshot
+    failures: Mapping[str, ConnectorError]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draft:
+    """A response that can be made now.
+
+    `listing` is what the client gets to see of the servers that it names and has not seen, `listed` the labels of
+    those that it has seen then. `leading` are the system messages at the beginning of the conversation, without
+    the instructions. `exact` says that the messages are as the model saw them.
     """
 
     asked: Asked
@@ -68,9 +82,10 @@ class Draft:
 class Making:
     """Makes responses for every way that they are asked for: whole, streamed, in the background, over a socket."""
 
-    def __init__(self, runner: Runner, records: Records) -> None:
+    def __init__(self, runner: Runner, records: Records, dynamic: DynamicServers) -> None:
         self.runner = runner
         self.records = records
+        self._dynamic = dynamic
 
     @asynccontextmanager
     async def draft(self, scope: Scope, body: JSON, previous: Record | None = None) -> AsyncIterator[Draft]:
@@ -83,19 +98,28 @@ class Making:
         if previous is None and asked.previous:
             previous = check_previous(await self.records.find(owner, asked.previous), asked.previous)
         items = [await self._resolved(item, owner) for item in asked.items]
+        async with self._at_hand(asked, owner) as at_hand:
+            yield await self._drafted(scope, replace(asked, items=items), owner, at_hand, previous)
+
+    @asynccontextmanager
+    async def _at_hand(self, asked: Asked, owner: str) -> AsyncIterator[_AtHand]:
         async with self.runner.snapshot() as snapshot:
-            yield await self._drafted(scope, replace(asked, items=items), owner, snapshot, previous)
+            labels = {source.label for source in snapshot.sources}
+            brought = [server for entry in asked.mcp if (server := read_declared(entry, labels))]
+            async with self._dynamic.use(brought, owner=owner) as reached:
+                yield _AtHand(snapshot=snapshot.with_sources(reached.sources), failures=reached.failures)
 
     async def _drafted(
-        self, scope: Scope, asked: Asked, owner: str, snapshot: Snapshot, previous: Record | None
+        self, scope: Scope, asked: Asked, owner: str, at_hand: _AtHand, previous: Record | None
     ) -> Draft:
+        snapshot, failures = at_hand.snapshot, at_hand.failures
         transcript = _transcript(asked, snapshot, previous)
         history = transcript.close()
         leading, rest = _split_leading(history)
         front = _instructions(asked, leading)
         body, narrowed = _chosen(asked, snapshot)
         wishes = self.runner.wishes(scope, {**body, "messages": [*front, *rest]}, snapshot)
-        declared = choices_of(asked.mcp, (source.label for source in snapshot.sources))
+        declared = choices_of(asked.mcp, [*(source.label for source in snapshot.sources), *failures])
         # What is listed holds for a conversation, so the choice of one response does not narrow it.
         listable = [*wishes.selection, declared]
         selection = [*wishes.selection, *narrowed, *([declared] if declared else [])]
@@ -112,7 +136,11 @@ class Making:
         job.results.adopt_calls(history, {*transcript.own, *(previous.own if previous else ())})
         seen = transcript.listed | set(previous.listed if previous else ())
         listing = {
-            label: _listing(job.offer.snapshot, label, listable) for label in entries if label not in seen
+            label: Listing(tools=(), error=failures[label].message)
+            if label in failures
+            else _listing(job.offer.snapshot, label, listable)
+            for label in entries
+            if label not in seen
         }
         return Draft(
             asked=asked,
@@ -152,10 +180,12 @@ class Making:
         turn: MakeTurn,
         tell: Tell,
         on_head: Callable[[list[Header]], Awaitable[None]] | None = None,
+        raw: bytes | None = None,
     ) -> Record:
         """Run the conversation, telling its events as they happen; the record is kept before the last ones are told.
 
-        `on_head` gets the model server's headers before the first event. Raises ToolwayError.
+        `on_head` gets the model server's headers before the first event. A request whose bytes are given as `raw` goes
+        on from the tool results of an earlier attempt, if no item tells of them. Raises ToolwayError.
         """
         narrator = draft.narrator
         requests = {approved.call.id: approved.request for approved in draft.transcript.approved}
@@ -187,14 +217,23 @@ class Making:
                 case CallEnded(call=call, result=result):
                     await tell(narrator.call_ended(call, result))
 
-        outcome = await self.runner.run(
-            draft.job,
-            emit,
-            turn=turn,
-            exact=draft.exact,
-            approved=[approved.call for approved in draft.transcript.approved],
-        )
+        approved = [approved.call for approved in draft.transcript.approved]
+        if raw is None or draft.asked.mcp or approved:
+            outcome = await self.runner.run(draft.job, emit, turn=turn, exact=draft.exact, approved=approved)
+        else:
+            outcome = await self.runner.run_again(draft.job, emit, raw, turn=turn, exact=draft.exact)
         return await self._end(draft, outcome, tell)
+
+    async def warm_up(self, draft: Draft, tell: Tell) -> Record:
+        """A response without an answer, to go on from: what the client sent is read and kept."""
+        if draft.transcript.approved:
+            raise InvalidRequest("An approval needs a response that is generated.", param="generate")
+        events = [*draft.narrator.began(), *draft.narrator.completed_empty()]
+        record = draft.record(messages=draft.transcript.messages)
+        if draft.asked.store:
+            await self.records.save(draft.owner, record)
+        await tell(events)
+        return record
 
     async def fail(self, draft: Draft, error: ToolwayError) -> list[Event]:
         """Keep that the response failed; returns the events that say so."""
@@ -257,9 +296,7 @@ def _split_leading(history: Sequence[JSON]) -> tuple[list[JSON], list[JSON]]:
 
 def _instructions(asked: Asked, leading: Sequence[JSON]) -> list[JSON]:
     """One system message, since many templates take no second one."""
-    texts = [asked.instructions, *(message["content"] for message in leading)]
-    if not all(isinstance(text, str | None) for text in texts):
-        return list(leading)
+    texts = [asked.instructions, *(text for message in leading for text in texts_in(message["content"]))]
     said = "\n\n".join(text for text in texts if text)
     return [{"role": "system", "content": said}] if said else []
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from toolway.errors import InvalidRequest, NotFound
@@ -39,7 +39,8 @@ class Records:
 
     async def save(self, owner: str, record: Record) -> None:
         """Keep a record, in place of an older one of this response."""
-        await self._store.put(self._key(owner, record.resource["id"]), asdict(record), ttl=self._ttl)
+        kept = {**vars(record), "turn": record.turn and vars(record.turn)}
+        await self._store.put(self._key(owner, record.resource["id"]), kept, ttl=self._ttl)
 
     async def find(self, owner: str, identity: str) -> Record | None:
         """The record of a response, if it is there and this owner's."""

@@ -11,7 +11,6 @@ from toolway.dialects.responses.aside import compact, count_tokens
 from toolway.dialects.responses.background import Background
 from toolway.dialects.responses.events import encoded
 from toolway.dialects.responses.making import Draft, Making
-from toolway.dialects.responses.records import Records
 from toolway.dialects.responses.stored import Stored
 from toolway.envelope import DONE
 from toolway.errors import NotFound, ToolwayError, UpstreamError
@@ -19,7 +18,7 @@ from toolway.items.narrator import Event
 from toolway.live import Live, stream_live
 from toolway.request import ClientGone, parse_object, read_body
 from toolway.respond import DO_NOT_RETRY, Header, send_error, send_json
-from toolway.runner import Runner, known
+from toolway.runner import known
 from toolway.turn import streamed_turn, told_turn
 from toolway.types import JSON
 
@@ -36,11 +35,11 @@ _ASIDES: dict[tuple[str, str], Aside] = {
 class Responses:
     """The API as an ASGI app: everything at and below /v1/responses."""
 
-    def __init__(self, runner: Runner, records: Records, background: Background) -> None:
-        self._settings = runner.settings
+    def __init__(self, making: Making, background: Background) -> None:
+        self._settings = making.runner.settings
         self._background = background
-        self._making = Making(runner, records)
-        self._stored = Stored(records, background)
+        self._making = making
+        self._stored = Stored(making.records, background)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request. Errors go out in OpenAI's envelope."""
@@ -60,7 +59,8 @@ class Responses:
             return
 
     async def _create(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = parse_object(await read_body(scope, receive, self._settings.max_body_bytes))
+        raw = await read_body(scope, receive, self._settings.max_body_bytes)
+        body = parse_object(raw)
         if body.get("background") is True:
             await self._background.create(self._making, scope, receive, send, body)
             return
@@ -75,7 +75,7 @@ class Responses:
                     keep_alive=self._settings.keepalive_interval,
                 )
             else:
-                await while_client_listens(scope, receive, lambda: self._answer(send, draft))
+                await while_client_listens(scope, receive, lambda: self._answer(send, draft, raw))
 
     async def _tell(self, scope: Scope, receive: Receive, send: Send, aside: Aside) -> None:
         body = parse_object(await read_body(scope, receive, self._settings.max_body_bytes))
@@ -91,8 +91,7 @@ class Responses:
         """The response as events; the 200 goes out when the model server accepted round 1, or a call begins."""
 
         async def tell(events: list[Event]) -> None:
-            for event in events:
-                await live.write(encoded(event))
+            await live.write(b"".join(map(encoded, events)))
 
         try:
             await self._making.make(draft, streamed_turn, tell, live.start)
@@ -105,7 +104,7 @@ class Responses:
             await tell(await self._making.fail(draft, error))
         await live.end(DONE)
 
-    async def _answer(self, send: Send, draft: Draft) -> None:
+    async def _answer(self, send: Send, draft: Draft, raw: bytes) -> None:
         """The response as one JSON object."""
         headers: list[Header] = []
 
@@ -116,7 +115,7 @@ class Responses:
             headers.extend(arrived)
 
         try:
-            await self._making.make(draft, told_turn, tell, on_head)
+            await self._making.make(draft, told_turn, tell, on_head, raw)
         except Exception as raised:
             error = known(raised)
             draft.job.conversation.failed(error)

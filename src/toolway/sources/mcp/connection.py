@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import anyio
 
+from toolway.egress import Egress
 from toolway.server_config import ServerConfig
 from toolway.sources.mcp.http import open_http, open_sse
 from toolway.sources.mcp.listing import resource_tools, tools
@@ -39,6 +40,7 @@ async def connect(
     on_stderr: Callable[[bytes], None],
     sampler: Sampler | None = None,
     auth: Any = None,
+    egress: Egress | None = None,
 ) -> AsyncIterator[Connection]:
     """A session whose messages are being read, for as long as the `async with` lasts.
 
@@ -55,7 +57,7 @@ async def connect(
             session = Session(Reading(server), Writing(server), logger=logger, sampler=sampler)
         else:
             opening = open_http if transport == "http" else open_sse
-            streams = opening(config.url, headers=config.headers, limit=limit, auth=auth)
+            streams = opening(config.url, headers=config.headers, limit=limit, auth=auth, egress=egress)
             read, write = await stack.enter_async_context(streams)
             session = Session(read, write, logger=logger, sampler=sampler)
         tasks = await stack.enter_async_context(anyio.create_task_group())

@@ -19,7 +19,9 @@ from mcp.shared._stream_protocols import ReadStream, WriteStream
 from mcp.shared.message import SessionMessage
 from mcp_types import ErrorData, JSONRPCError, JSONRPCRequest
 
+from toolway.egress import Egress
 from toolway.sources.mcp.framing import parse
+from toolway.sources.mcp.guarded import GuardedTransport
 from toolway.sources.mcp.trouble import HTTP_TROUBLE
 from toolway.types import JSON
 
@@ -42,18 +44,30 @@ def _tls() -> ssl.SSLContext:
 
 
 def http_client(
-    *, headers: Mapping[str, str], limit: int, auth: httpx2.Auth | None = None, isolate: bool = True
+    *,
+    headers: Mapping[str, str],
+    limit: int,
+    auth: httpx2.Auth | None = None,
+    egress: Egress | None = None,
+    isolate: bool = True,
 ) -> httpx2.AsyncClient:
-    """A client that waits as long as its caller does: a call's deadline is held by whoever makes the call."""
-    inner = httpx2.AsyncHTTPTransport(
-        verify=_tls(), limits=httpx2.Limits(max_connections=None, max_keepalive_connections=20)
-    )
+    """A client that waits as long as its caller does: a call's deadline is held by whoever makes the call.
+
+    With `egress` it reaches that place alone, and takes nothing from the environment.
+    """
+    inner = _open_transport() if egress is None else GuardedTransport(egress, tls=_tls(), limit=limit)
     return httpx2.AsyncClient(
         transport=Isolating(inner, limit) if isolate else inner,
         headers=dict(headers),
         auth=auth,
         timeout=httpx2.Timeout(CONNECT_TIMEOUT, read=None),
+        trust_env=egress is None,
     )
+
+
+def _open_transport() -> httpx2.AsyncBaseTransport:
+    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=20)
+    return httpx2.AsyncHTTPTransport(verify=_tls(), limits=limits)
 
 
 class Isolating(httpx2.AsyncBaseTransport):
@@ -180,11 +194,16 @@ def _name(error: Exception) -> str:
 
 @asynccontextmanager
 async def open_http(
-    url: str, *, headers: Mapping[str, str], limit: int, auth: httpx2.Auth | None = None
+    url: str,
+    *,
+    headers: Mapping[str, str],
+    limit: int,
+    auth: httpx2.Auth | None = None,
+    egress: Egress | None = None,
 ) -> AsyncIterator[Streams]:
     """Streamable HTTP, protocol 2025-03-26 and newer. `limit` is the size of the largest answer in bytes."""
     async with (
-        http_client(headers=headers, limit=limit, auth=auth) as client,
+        http_client(headers=headers, limit=limit, auth=auth, egress=egress) as client,
         streamable_http_client(url, http_client=client, max_sse_event_size=limit) as streams,
     ):
         yield streams
@@ -192,7 +211,12 @@ async def open_http(
 
 @asynccontextmanager
 async def open_sse(
-    url: str, *, headers: Mapping[str, str], limit: int, auth: httpx2.Auth | None = None
+    url: str,
+    *,
+    headers: Mapping[str, str],
+    limit: int,
+    auth: httpx2.Auth | None = None,
+    egress: Egress | None = None,
 ) -> AsyncIterator[Streams]:
     """HTTP+SSE as of protocol 2024-11-05: one stream of events, and a POST for each message.
 
@@ -204,7 +228,7 @@ async def open_sse(
     inbound, read = anyio.create_memory_object_stream[SessionMessage | Exception](256)
     write, outbound = anyio.create_memory_object_stream[SessionMessage](0)
     async with (
-        http_client(headers=headers, limit=limit, auth=auth, isolate=False) as client,
+        http_client(headers=headers, limit=limit, auth=auth, egress=egress, isolate=False) as client,
         anyio.create_task_group() as tasks,
         inbound,
         outbound,

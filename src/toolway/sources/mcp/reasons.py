@@ -30,8 +30,10 @@ def cause_of(error: Exception) -> Exception:
     return error
 
 
-def explain(error: Exception, label: str) -> str:
-    """What happened, and what to do where that is known."""
+def explain(error: Exception, label: str, *, configured: bool = True) -> str:
+    """What happened, and what the operator can do where that is known; nothing if it is no server of his."""
+    if isinstance(error, RefusedError) and error.needs_auth and not configured:
+        return f"the server wants other credentials (HTTP {error.status})"
     if isinstance(error, RefusedError) and error.needs_auth:
         return (
             f"the server wants other credentials (HTTP {error.status}): set "

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
+from toolway.egress import Egress
 from toolway.errors import SourceError
 from toolway.server_config import ServerConfig
 from toolway.sources.mcp.pace import Pace
@@ -42,7 +43,10 @@ class _IdleError(Exception):
 
 
 class MCPSource:
-    """See `types.ToolSource`. `sampler` answers `sampling/createMessage`; `auth` makes an httpx2.Auth, or None."""
+    """See `types.ToolSource`. `sampler` answers `sampling/createMessage`; `auth` makes an httpx2.Auth, or None.
+
+    With `egress` it is a server that no operator configured, and reached in that way only.
+    """
 
     kind = "mcp"
 
@@ -54,6 +58,8 @@ class MCPSource:
         max_result_bytes: int = 32 * 2**20,
         sampler: Sampler | None = None,
         auth: Callable[[], Any] | None = None,
+        egress: Egress | None = None,
+        logger: logging.Logger | None = None,
     ) -> None:
         self.label = config.label
         self.config = config
@@ -61,10 +67,11 @@ class MCPSource:
         self._limit = max_result_bytes
         self._sampler = sampler
         self._auth = auth
+        self._egress = egress
         self._status = SourceStatus()
         self._news = anyio.Event()
         self._changed: Callable[[], None] = lambda: None
-        self._logger = logging.getLogger(f"toolway.server.{config.label}")
+        self._logger = logger or logging.getLogger(f"toolway.server.{config.label}")
         self._stderr: deque[str] = deque(maxlen=STDERR_LINES)
         self._session: Session | None = None
         self._lost_by: RefusedError | None = None
@@ -155,6 +162,7 @@ class MCPSource:
             on_stderr=self._heard,
             sampler=self._sampler,
             auth=self._auth() if self._auth else None,
+            egress=self._egress,
         )
         return opened
 
@@ -262,7 +270,7 @@ class MCPSource:
         try:
             return await self._call(tool, arguments, on_progress)
         except RefusedError as refusal:
-            return _error(explain(refusal, self.label))
+            return _error(explain(refusal, self.label, configured=self._egress is None))
         except LostError as lost:
             ended = f"The server {self.label!r} ended during the call ({lost}) and is being restarted."
             return _error(f"{ended} Whether the call had an effect is unknown.{self._last_words()}")
@@ -325,7 +333,8 @@ class MCPSource:
             self._era, self._transport = self.config.era, _first_transport(self.config)
         needs_auth = isinstance(error, RefusedError) and error.needs_auth
         lost = not self._status.tools or self._useless_lives >= self._pace.patience
-        message = explain(error, self.label) + (f".{words}" if (words := self._last_words()) else "")
+        words = self._last_words()
+        message = explain(error, self.label, configured=self._egress is None) + (f".{words}" if words else "")
         if self._stage == "start" and self.config.where:
             message = f"{self.config.where}: {message}"
         self._logger.warning("%s: %s", self._stage, message)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -22,7 +23,6 @@ FIXED_HEADERS = {
     "User-Agent": f"toolway/{__version__}",
 }
 
-_COOKIE_SAFE = "!#$&'()*+/:<=>?@[]^`{|}"
 _PATH_SAFE = "/:@!$&'()*+,;=%"
 
 
@@ -118,7 +118,7 @@ def _url(operation: Operation, arguments: JSON, query: list[Pair]) -> URL:
     path = _path(operation, arguments)
     search = "&".join(f"{name}={value}" for name, value in query)
     url = URL(f"{operation.base}{path}" + (f"?{search}" if search else ""), encoded=True)
-    base = URL(operation.base, encoded=True)
+    base = _parsed(operation.base)
     if (url.scheme, url.host, url.port, url.user) != (base.scheme, base.host, base.port, None):
         raise Refused("The arguments would lead the call to another host")
     if not url.raw_path.startswith(base.raw_path.rstrip("/") + "/"):
@@ -126,13 +126,26 @@ def _url(operation: Operation, arguments: JSON, query: list[Pair]) -> URL:
     return url
 
 
+@lru_cache(maxsize=256)
+def _parsed(base: str) -> URL:
+    return URL(base, encoded=True)
+
+
 def _path(operation: Operation, arguments: JSON) -> str:
     parameters = {p.name: p for p in operation.parameters if p.location == "path"}
-    path = ""
-    for index, part in enumerate(re.split(r"\{([^{}]+)\}", operation.path)):
-        path += _path_value(parameters[part], arguments) if index % 2 else quote(part, safe=_PATH_SAFE)
+    path = "".join(
+        _path_value(parameters[part], arguments) if index % 2 else part
+        for index, part in enumerate(_template(operation.path))
+    )
     _refuse_dots(path)
     return path
+
+
+@lru_cache(maxsize=4096)
+def _template(path: str) -> tuple[str, ...]:
+    """Text that is ready for a URL and, at each odd place, the name of a parameter."""
+    parts = re.split(r"\{([^{}]+)\}", path)
+    return tuple(part if index % 2 else quote(part, safe=_PATH_SAFE) for index, part in enumerate(parts))
 
 
 def _path_value(parameter: Parameter, arguments: JSON) -> str:
