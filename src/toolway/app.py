@@ -17,7 +17,7 @@ from toolway.backend import Backend
 from toolway.catalog import Catalog
 from toolway.config import Settings, load_settings
 from toolway.dialects.chat import ChatCompletions
-from toolway.dialects.responses import Background, Making, Records, Responses, Socket
+from toolway.dialects.responses import DEFAULT_PACE, Background, Making, Pace, Records, Responses, Socket
 from toolway.errors import ConfigError, NotFound, ToolwayError
 from toolway.models import Models
 from toolway.passthrough import Passthrough
@@ -66,10 +66,10 @@ async def open_house(settings: Settings) -> AsyncIterator[House]:
         )
 
 
-def create_app(settings: Settings | None = None) -> ASGIApp:
+def create_app(settings: Settings | None = None, *, pace: Pace = DEFAULT_PACE) -> ASGIApp:
     """The app for these settings, by default those of the environment. Raises ConfigError."""
     settings = settings or load_settings()
-    routes = Routes(settings)
+    routes = Routes(settings, pace)
     return Guard(Front(default=routes, lifespan=routes.lifespan, redirect_slashes=False), settings)
 
 
@@ -94,8 +94,9 @@ class Routes:
     The method of a WebSocket is "WEBSOCKET"; `websocket.UPGRADED` has the paths at which there can be one.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, pace: Pace) -> None:
         self._settings = settings
+        self._pace = pace
         self._exact: dict[tuple[str, str], ASGIApp] = {}
         self._below: dict[str, ASGIApp] = {}
         self._passthrough: ASGIApp = _not_open
@@ -131,6 +132,7 @@ class Routes:
             ttl=ttl,
             most=self._settings.max_background,
             keep_alive=self._settings.keepalive_interval,
+            pace=self._pace,
         )
         making = Making(runner, records, house.dynamic)
         responses = Responses(making, background)

@@ -10,6 +10,9 @@ from starlette.types import Receive, Scope
 from toolway.errors import InvalidRequest, TooLarge
 from toolway.types import JSON
 
+MAX_DEPTH = 200
+"""Levels of nesting. Little more can be read than written (254), and what is kept of a request adds some."""
+
 
 class ClientGone(Exception):
     """The client left, perhaps before its request was whole; there is nobody to answer."""
@@ -46,7 +49,19 @@ def parse_object(body: bytes) -> JSON:
         raise InvalidRequest(f"The request body is not valid JSON: {error}.") from error
     if not isinstance(parsed, dict):
         raise InvalidRequest("The request body must be a JSON object.")
+    if body.count(b"{") + body.count(b"[") > MAX_DEPTH and _is_deep(parsed):
+        raise InvalidRequest(f"The request body is nested deeper than {MAX_DEPTH} levels.")
     return parsed
+
+
+def _is_deep(parsed: JSON) -> bool:
+    level: list[Any] = [parsed]
+    for _ in range(MAX_DEPTH):
+        inner = (outer.values() if type(outer) is dict else outer for outer in level)
+        level = [value for values in inner for value in values if type(value) in (dict, list)]
+        if not level:
+            return False
+    return True
 
 
 def _too_large(limit: int) -> TooLarge:

@@ -30,6 +30,8 @@ BAD_BODIES: dict[str, tuple[Any, str]] = {
     "cut": (orjson.dumps(VALID)[:-1], "not valid JSON"),
     "two objects": (orjson.dumps(VALID) * 2, "not valid JSON"),
     "too deep": (b'{"messages":' + b"[" * 5000 + b"]" * 5000 + b"}", "not valid JSON"),
+    "deep": (b'{"messages":' + b"[" * 300 + b"]" * 300 + b"}", "deeper than 200 levels"),
+    "deep on the way": (b'{"x":' + b'{"a":[' * 150 + b"]}" * 150 + b"}", "deeper than 200 levels"),
     "a list": ([VALID], "must be a JSON object"),
     "a text": (b'"hello"', "must be a JSON object"),
     "null": (b"null", "must be a JSON object"),

@@ -15,6 +15,7 @@ from tests.support.tools import ToolService
 from tests.support.upstream import Reply, ScriptedUpstream
 from toolway.app import create_app
 from toolway.config import Settings, load_settings
+from toolway.dialects.responses import DEFAULT_PACE, Pace
 from toolway.serve import server_config
 
 QUESTION = [{"role": "user", "content": "What is the weather in Paris?"}]
@@ -53,7 +54,11 @@ class House:
 
 @contextmanager
 def house(
-    *replies: Reply, tools: ToolService | None = None, endpoints: str | None = None, **settings: Any
+    *replies: Reply,
+    tools: ToolService | None = None,
+    endpoints: str | None = None,
+    pace: Pace = DEFAULT_PACE,
+    **settings: Any,
 ) -> Iterator[House]:
     """Start everything; `endpoints` in place of the one tool service, `settings` as load_settings takes them."""
     upstream = ScriptedUpstream(list(replies))
@@ -71,13 +76,13 @@ def house(
                 **settings,
             },
         )
-        url = stack.enter_context(serving(chosen))
+        url = stack.enter_context(serving(chosen, pace=pace))
         yield House(url, upstream, service, chosen)
 
 
 @contextmanager
-def serving(settings: Settings) -> Iterator[str]:
+def serving(settings: Settings, *, pace: Pace = DEFAULT_PACE) -> Iterator[str]:
     """Toolway alone, as `toolway serve` configures it; yields its URL."""
-    config = server_config(create_app(settings), settings, timeout_graceful_shutdown=1)
+    config = server_config(create_app(settings, pace=pace), settings, timeout_graceful_shutdown=1)
     with running_server(config) as url:
         yield url

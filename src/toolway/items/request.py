@@ -285,9 +285,9 @@ def _wants_logprobs(body: JSON) -> bool:
 
 def _flag(body: JSON, name: str) -> bool | None:
     value = body.get(name)
-    if value not in (None, True, False):
+    if not isinstance(value, bool | None):
         raise InvalidRequest(f"{name} must be true or false.", param=name)
-    return None if value is None else bool(value)
+    return value
 
 
 def _count(body: JSON, name: str, *, least: int = 1) -> int | None:

@@ -103,7 +103,7 @@ class Transcript:
                 self._decide(item, where)
             case "compaction":
                 self._compaction(item, where)
-            case _ if kind in _IGNORED:
+            case str() if kind in _IGNORED:
                 if isinstance(label := item.get("server_label"), str) and not item.get("error"):
                     self.listed.add(label)
             case _:

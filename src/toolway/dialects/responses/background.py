@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import anyio
+import orjson
 from anyio.abc import TaskGroup, TaskStatus
 from starlette.types import Receive, Scope, Send
 
@@ -15,7 +16,7 @@ from toolway.dialects.responses.events import EventLog, KeptEvents, encoded
 from toolway.dialects.responses.making import Draft, Making
 from toolway.dialects.responses.records import Record, Records
 from toolway.envelope import DONE
-from toolway.errors import InvalidRequest, ToolwayError, TooMany
+from toolway.errors import InvalidRequest, NotFound, ToolwayError, TooMany
 from toolway.items.narrator import Event
 from toolway.live import Live, stream_live
 from toolway.respond import send_json
@@ -26,14 +27,23 @@ from toolway.types import JSON
 
 log = logging.getLogger("toolway.responses")
 
-LEASE = 15.0
-"""Seconds after which a process that no longer says that it makes a response counts as gone."""
 
-BEAT = 0.5
-"""Seconds between two times of saying so, and of looking whether somebody cancelled."""
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """How often those who make responses and those who wait for them look at each other; all in seconds.
 
-ENDING = 3.0
-"""Seconds for keeping how a response ended when the server is stopped."""
+    `lease`: a process that did not say for so long that it makes a response counts as gone. `beat`: between two times
+    of keeping new events, and of looking whether somebody cancelled. `poll`: between two looks at what another
+    process wrote. `ending`: for keeping how a response ended when the server is stopped.
+    """
+
+    lease: float = 15.0
+    beat: float = 0.5
+    poll: float = 0.25
+    ending: float = 3.0
+
+
+DEFAULT_PACE = Pace()
 
 ONGOING = frozenset({"queued", "in_progress"})
 
@@ -55,12 +65,23 @@ class Background:
     without a word, whoever looks at its response next keeps that.
     """
 
-    def __init__(self, records: Records, store: Store, *, ttl: float, most: int, keep_alive: float) -> None:
+    def __init__(
+        self,
+        records: Records,
+        store: Store,
+        *,
+        ttl: float,
+        most: int,
+        keep_alive: float,
+        pace: Pace = DEFAULT_PACE,
+    ) -> None:
         self._records = records
         self._store = store
-        self._kept = KeptEvents(store, ttl=ttl)
+        self._kept = KeptEvents(store, ttl=ttl, poll=pace.poll)
         self._most = most
         self._keep_alive = keep_alive
+        self._pace = pace
+        self._begun = 0
         self._runs: dict[str, Run] = {}
         self._group: TaskGroup | None = None
 
@@ -79,8 +100,9 @@ class Background:
         """Begin a response and say so, or stream its events. Raises InvalidRequest, TooMany."""
         if self._group is None:
             raise ToolwayError("The server is being stopped; try again.")
-        if len(self._runs) >= self._most:
+        if self._begun >= self._most:
             raise TooMany(f"{self._most} responses are made in the background already; try again later.")
+        self._begun += 1
         run: Run = await self._group.start(self._work, making, scope, body)
         if run.draft.asked.stream:
             await self.stream(scope, receive, send, run.log.read(0))
@@ -116,7 +138,11 @@ class Background:
             )
         if run := self._own(owner, identity):
             return run.log.read(begin)
-        return self._kept.read(identity, begin, lambda: self._is_alive(identity))
+
+        async def last(number: int) -> Event | None:
+            return await self._last_event(owner, identity, number)
+
+        return self._kept.read(identity, begin, lambda: self._is_alive(identity), last)
 
     async def cancel(self, owner: str, identity: str) -> JSON:
         """End a response wherever it is made; the response as it is then. Raises NotFound, InvalidRequest."""
@@ -128,33 +154,49 @@ class Background:
             await run.ended.wait()
             return run.draft.narrator.resource
         if resource["status"] in ONGOING:
-            await self._store.put(key_of("cancel", identity), {}, ttl=LEASE)
+            await self._store.put(key_of("cancel", identity), {}, ttl=self._pace.lease)
             while resource["status"] in ONGOING:
-                await anyio.sleep(BEAT)
+                await anyio.sleep(self._pace.poll)
                 resource = await self.look(owner, identity)
         return resource
+
+    async def delete(self, owner: str, identity: str) -> None:
+        """Forget a response and its events; one that is being made is cancelled. Raises NotFound, StoreError."""
+        resource = await self.look(owner, identity)
+        if resource["background"]:
+            await self.cancel(owner, identity)
+        await self._records.delete(owner, identity)
+        if resource["background"]:
+            await self._kept.forget(identity)
 
     def _own(self, owner: str, identity: str) -> Run | None:
         run = self._runs.get(identity)
         return run if run and run.draft.owner == owner else None
 
     async def _work(self, making: Making, scope: Scope, body: JSON, *, task_status: TaskStatus[Run]) -> None:
-        async with making.draft(scope, body) as draft:
-            await making.claim(draft)
-            run = Run(draft=draft)
-            self._runs[draft.identity] = run
-            try:
-                await run.log.tell(draft.narrator.queued())
-                await self._say_alive(draft.identity)
-                await self._records.save(draft.owner, draft.record())
-                task_status.started(run)
-                await self._make(making, run)
-            except Exception as raised:  # the border: nobody waits for this task
-                known(raised)
-            finally:
-                run.log.end()
-                run.ended.set()
-                del self._runs[draft.identity]
+        try:
+            async with making.draft(scope, body) as draft:
+                await making.claim(draft)
+                run = Run(draft=draft)
+                self._runs[draft.identity] = run
+                try:
+                    await run.log.tell(draft.narrator.queued())
+                    await self._say_alive(draft.identity)
+                    await self._records.save(draft.owner, draft.record())
+                    task_status.started(run)
+                    await self._attend(making, run)
+                finally:
+                    run.log.end()
+                    run.ended.set()
+                    del self._runs[draft.identity]
+        finally:
+            self._begun -= 1
+
+    async def _attend(self, making: Making, run: Run) -> None:
+        try:
+            await self._make(making, run)
+        except Exception as raised:  # the border: nobody waits for this task
+            known(raised)
 
     async def _make(self, making: Making, run: Run) -> None:
         draft = run.draft
@@ -166,7 +208,7 @@ class Background:
                     await self._tell_all(making, run)
                 group.cancel_scope.cancel()
         except anyio.get_cancelled_exc_class():
-            with anyio.move_on_after(ENDING, shield=True):
+            with anyio.move_on_after(self._pace.ending, shield=True):
                 stopped = ToolwayError("The server was stopped before the response was complete.")
                 await run.log.tell(await making.fail(draft, stopped))
                 await keeper.finish()
@@ -179,11 +221,13 @@ class Background:
     async def _tell_all(self, making: Making, run: Run) -> None:
         draft = run.draft
 
-        async def on_head(_: object) -> None:
-            await self._records.save(draft.owner, draft.record())
+        async def tell(events: list[Event]) -> None:
+            await run.log.tell(events)
+            if events and events[-1][0] == "response.in_progress":
+                await self._records.save(draft.owner, draft.record())
 
         try:
-            await making.make(draft, streamed_turn, run.log.tell, on_head)
+            await making.make(draft, streamed_turn, tell)
         except Exception as raised:
             await run.log.tell(await making.fail(draft, known(raised)))
 
@@ -192,8 +236,8 @@ class Background:
         identity = run.draft.identity
         said = anyio.current_time()
         while True:
-            await anyio.sleep(BEAT)
-            if anyio.current_time() - said > LEASE / 3:
+            await anyio.sleep(self._pace.beat)
+            if anyio.current_time() - said > self._pace.lease / 3:
                 said = anyio.current_time()
                 await self._say_alive(identity)
             await keeper.keep()
@@ -201,10 +245,21 @@ class Background:
                 run.scope.cancel()
 
     async def _say_alive(self, identity: str) -> None:
-        await self._store.put(key_of("lease", identity), {}, ttl=LEASE)
+        await self._store.put(key_of("lease", identity), {}, ttl=self._pace.lease)
 
     async def _is_alive(self, identity: str) -> bool:
         return await self._store.get(key_of("lease", identity)) is not None
+
+    async def _last_event(self, owner: str, identity: str, number: int) -> Event | None:
+        """What tells the end of a response whose maker is gone before it could, under this number."""
+        try:
+            resource = await self.look(owner, identity)
+        except NotFound:
+            return None
+        if resource["status"] not in ("completed", "incomplete", "failed"):
+            return None
+        kind = f"response.{resource['status']}"
+        return kind, orjson.dumps({"type": kind, "response": resource, "sequence_number": number})
 
     async def _bury(self, owner: str, identity: str, record: Record) -> Record:
         newest = await self._records.get(owner, identity)
@@ -226,6 +281,11 @@ class _Keeper:
         self._turn = anyio.Lock()
 
     async def keep(self, *, over: bool = False) -> None:
+        # What is half written when the response ends would be written again with more in it, under readers' eyes.
+        with anyio.CancelScope(shield=True):
+            await self._keep(over=over)
+
+    async def _keep(self, *, over: bool) -> None:
         async with self._turn:
             events = self._run.log.events[self._done :]
             if events or over:

@@ -10,9 +10,6 @@ from toolway import sse
 from toolway.items.narrator import Event
 from toolway.stores import Store, key_of
 
-POLL = 0.25
-"""Seconds between two looks at what another process wrote."""
-
 
 class EventLog:
     """The events of one response in this process, with whom they came first."""
@@ -52,29 +49,44 @@ class EventLog:
 class KeptEvents:
     """The events of responses in a store, in parts, so that a process that does not make a response can tell them."""
 
-    def __init__(self, store: Store, *, ttl: float) -> None:
+    def __init__(self, store: Store, *, ttl: float, poll: float) -> None:
         self._store = store
         self._ttl = ttl
+        self._poll = poll
 
     async def keep(self, identity: str, part: int, events: list[Event], *, over: bool) -> None:
         """Keep a part; the first is 0, the last is `over`."""
         texts = [[kind, body.decode()] for kind, body in events]
-        await self._store.put(
-            key_of("events", identity, str(part)), {"events": texts, "over": over}, ttl=self._ttl
-        )
+        await self._store.put(_key(identity, part), {"events": texts, "over": over}, ttl=self._ttl)
+
+    async def forget(self, identity: str) -> None:
+        """Delete all parts. Raises StoreError."""
+        part = 0
+        while await self._store.delete(_key(identity, part)):
+            part += 1
 
     async def read(
-        self, identity: str, begin: int, alive: Callable[[], Awaitable[bool]]
+        self,
+        identity: str,
+        begin: int,
+        alive: Callable[[], Awaitable[bool]],
+        last: Callable[[int], Awaitable[Event | None]],
     ) -> AsyncIterator[Event]:
-        """The events from the number `begin` on; waits for more while their maker is `alive`."""
+        """The events from the number `begin` on; waits for more while their maker is `alive`.
+
+        When that is gone and there is no last part, `last(number)` is the last event.
+        """
         part = number = 0
         while True:
-            kept = await self._store.get(key_of("events", identity, str(part)))
+            kept = await self._store.get(_key(identity, part))
             if kept is None:
-                if not await alive():
-                    return
-                await anyio.sleep(POLL)
-                continue
+                if await alive():
+                    await anyio.sleep(self._poll)
+                    continue
+                # The maker may have told its own client more than it could keep.
+                if event := await last(max(number, begin)):
+                    yield event
+                return
             for kind, text in kept["events"]:
                 if number >= begin:
                     yield kind, text.encode()
@@ -82,6 +94,10 @@ class KeptEvents:
             if kept["over"]:
                 return
             part += 1
+
+
+def _key(identity: str, part: int) -> str:
+    return key_of("events", identity, str(part))
 
 
 def encoded(event: Event) -> bytes:

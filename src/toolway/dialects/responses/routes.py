@@ -57,6 +57,8 @@ class Responses:
             await send_error(send, error)
         except ClientGone:
             return
+        except Exception as raised:
+            await send_error(send, known(raised))
 
     async def _create(self, scope: Scope, receive: Receive, send: Send) -> None:
         raw = await read_body(scope, receive, self._settings.max_body_bytes)

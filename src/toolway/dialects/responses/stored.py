@@ -32,7 +32,7 @@ class Stored:
             case "GET" | "HEAD", "":
                 await self._get(scope, receive, send, owner, identity)
             case "DELETE", "":
-                await self._records.delete(owner, identity)
+                await self._background.delete(owner, identity)
                 await send_json(send, 200, {"id": identity, "object": "response", "deleted": True})
             case "POST", "cancel":
                 await send_json(send, 200, await self._background.cancel(owner, identity))
