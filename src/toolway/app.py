@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from toolway import __version__
 from toolway.auth import Guard
-from toolway.backend import Backend
+from toolway.backend import USER_AGENT, Backend
 from toolway.catalog import Catalog
 from toolway.config import Settings, load_settings
 from toolway.dialects.chat import ChatCompletions
@@ -207,7 +207,7 @@ class Readiness:
         await send_json(send, 503 if status == "not ready" else 200, body)
 
     async def _upstream_state(self) -> str:
-        headers = credential(self._house.settings.openai_api_key)
+        headers = [USER_AGENT, *credential(self._house.settings.openai_api_key)]
         try:
             async with self._house.upstream.request("GET", "/models", headers=headers) as answer:
                 await answer.read(2**24)

@@ -1,10 +1,12 @@
-"""uvicorn's HTTP protocol, with a deadline for senders, a bounded head, and one place to become a WebSocket."""
+"""uvicorn's HTTP protocol, with deadlines for slow clients, a bounded head, and one place to become a WebSocket."""
 
 from __future__ import annotations
 
+import logging
 import re
 import sys
 from asyncio import TimerHandle, Transport
+from contextlib import suppress
 from typing import Any, cast
 
 import orjson
@@ -15,6 +17,12 @@ from toolway.departure import EXTENSION, Departure
 from toolway.errors import InvalidRequest
 from toolway.websocket import UPGRADED
 from toolway.websocket_protocol import WebSocketProtocol
+
+if sys.platform != "win32":
+    import fcntl
+    import termios
+
+log = logging.getLogger("toolway.http")
 
 MIN_RATE = 16 * 1024
 """Bytes a second that a sender must bring to be given more time."""
@@ -38,16 +46,18 @@ class Protocol(HttpToolsProtocol):
 
     A request must be whole within `receive_timeout` seconds after its first byte, a new connection's first one
     after its beginning. Each MIN_RATE bytes earn a second, so uploads of any size pass and dripping gains
-    nothing; the clock stands while we are the ones who do not read. Answers have no deadline. Whoever makes
-    one can learn from the scope when the client leaves (`departure`).
+    nothing; the clock stands while we are the ones who do not read. Answers have no deadline, but a client that
+    takes nothing of one for `send_timeout` seconds, or a quarter longer, is cut off. Whoever makes an answer can
+    learn from the scope when the client leaves (`departure`).
 
     Offers to upgrade are declined: the request is answered as if they were not there. But a GET of an UPGRADED path
     becomes a WebSocket.
     """
 
-    def __init__(self, receive_timeout: float, **given: Any) -> None:
+    def __init__(self, receive_timeout: float, send_timeout: float, **given: Any) -> None:
         super().__init__(**given)
         self._patience = receive_timeout
+        self._send_patience = send_timeout
         self._due: float | None = None
         """When what we wait for must be there (loop time); None: we wait for nothing."""
         self._timer: TimerHandle | None = None
@@ -61,15 +71,28 @@ class Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._answers = _Gathering(transport, self.loop)
+        self._outflow = _Outflow(transport, self.loop, self._send_patience)
+        self._answers = _Gathering(transport, self.loop, self._outflow)
         self._await_request()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._departure.happen()
+        self._outflow.rest()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._outflow.watch()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._outflow.rest()
+
+    def timeout_keep_alive_handler(self) -> None:
+        self._close()
 
     def data_received(self, data: bytes) -> None:
         self._head_size += len(data)
@@ -226,9 +249,10 @@ class _Gathering:
     A write costs a tenth of a small request; a head and its body are two, and so are the last words and the end.
     """
 
-    def __init__(self, transport: Any, loop: Any) -> None:
+    def __init__(self, transport: Any, loop: Any, outflow: _Outflow) -> None:
         self._transport = transport
         self._loop = loop
+        self._outflow = outflow
         self._waiting = b""
         self.is_closing = transport.is_closing
 
@@ -250,6 +274,60 @@ class _Gathering:
     def close(self) -> None:
         self.flush()
         self._transport.close()
+        self._outflow.watch()  # the end of a connection waits for what is still to be sent
+
+
+class _Outflow:
+    """Aborts a connection whose client takes nothing of what is written to it for `patience` seconds.
+
+    Watched only while something waits to be taken, and looked at four times in that period.
+    """
+
+    def __init__(self, transport: Any, loop: Any, patience: float) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._patience = patience
+        self._timer: TimerHandle | None = None
+        self._left = 0
+        """Bytes that waited when we looked last."""
+        self._due = 0.0
+        """When there must be fewer (loop time)."""
+
+    def watch(self) -> None:
+        """Begin to watch, if something waits."""
+        if self._transport.get_write_buffer_size() and self._timer is None:
+            self._left = self._untaken()
+            self._due = self._loop.time() + self._patience
+            self._timer = self._loop.call_later(self._patience / 4, self._look)
+
+    def rest(self) -> None:
+        """Enough was taken."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _look(self) -> None:
+        self._timer = None
+        if not self._transport.get_write_buffer_size():
+            return
+        left, now = self._untaken(), self._loop.time()
+        if left < self._left:
+            self._due = now + self._patience
+        self._left = left
+        if now < self._due:
+            self._timer = self._loop.call_later(self._patience / 4, self._look)
+        else:
+            log.info("a client took nothing for %g s; its connection is cut", self._patience)
+            self._transport.abort()
+
+    def _untaken(self) -> int:
+        """Bytes that the client has not confirmed, if the system tells; else those that the system has not taken."""
+        waiting: int = self._transport.get_write_buffer_size()
+        if sys.platform != "win32":
+            with suppress(OSError, ValueError):
+                answer = fcntl.ioctl(self._transport.get_extra_info("socket"), termios.TIOCOUTQ, bytes(4))
+                waiting += int.from_bytes(answer, sys.byteorder)
+        return waiting
 
 
 class _Nowhere(list[tuple[bytes, bytes]]):

@@ -139,7 +139,7 @@ def base_url(host: str, listener: socket.socket) -> str:
 def server_config(app: Any, settings: Settings, **more: Any) -> uvicorn.Config:
     """uvicorn's configuration; what it would add to answers and logs by itself is off."""
     options: dict[str, Any] = {
-        "http": partial(Protocol, settings.receive_timeout),
+        "http": partial(Protocol, settings.receive_timeout, settings.send_timeout),
         "ws": WebSocketProtocol,
         "ws_max_size": settings.max_body_bytes,
         "ws_ping_interval": settings.keepalive_interval,
