@@ -21,7 +21,8 @@ BANDS = [
     {"offer", "turn", "loop", "governor", "mixed", "results", "replay", "selection"}
     | {"quarantine", "culprits", "spoken", "attempt", "history"},
     {"respond", "request", "wishes", "progress", "models", "runner"}
-    | {"live", "observe", "auth", "protocol", "departure", "passthrough", "dialects"},
+    | {"live", "observe", "auth", "protocol", "departure", "passthrough", "dialects"}
+    | {"websocket", "websocket_protocol"},
     {"app", "reload", "serve", "cli", "demo", "doctor", "__main__"},
 ]  # fmt: skip
 """From the ground up. A module that is in no band has no place yet: put it where it belongs."""

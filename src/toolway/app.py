@@ -13,11 +13,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from toolway import __version__
 from toolway.auth import Guard
-from toolway.backend import Backend
+from toolway.backend import USER_AGENT, Backend
 from toolway.catalog import Catalog
 from toolway.config import Settings, load_settings
 from toolway.dialects.chat import ChatCompletions
-from toolway.dialects.responses import DEFAULT_PACE, Background, Making, Pace, Records, Responses
+from toolway.dialects.responses import DEFAULT_PACE, Background, Making, Pace, Records, Responses, Socket
 from toolway.errors import ConfigError, NotFound, ToolwayError
 from toolway.models import Models
 from toolway.passthrough import Passthrough
@@ -29,6 +29,7 @@ from toolway.sources.dynamic import DynamicServers
 from toolway.stores import Store, open_store
 from toolway.types import JSON
 from toolway.upstream import Upstream, credential
+from toolway.websocket import in_place_of_upgrade
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +89,10 @@ class Front(Router):
 
 
 class Routes:
-    """(method, path) -> handler; under /v1 the rest goes to the model server."""
+    """(method, path) -> handler; under /v1 the rest goes to the model server.
+
+    The method of a WebSocket is "WEBSOCKET"; `websocket.UPGRADED` has the paths at which there can be one.
+    """
 
     def __init__(self, settings: Settings, pace: Pace) -> None:
         self._settings = settings
@@ -111,17 +115,15 @@ class Routes:
             }
             if self._settings.profiles:
                 self._exact["GET", "/v1/models"] = Models(house.upstream, self._settings)
-            async with self._responses(house, runner) as responses:
-                if responses:
-                    self._exact["POST", "/v1/responses"] = self._exact["GET", "/v1/responses"] = responses
-                    self._below["/v1/responses/"] = responses
+            if self._settings.responses == "passthrough":
+                yield
+                return
+            async with self._responses(house, runner):
                 yield
 
     @asynccontextmanager
-    async def _responses(self, house: House, runner: Runner) -> AsyncIterator[ASGIApp | None]:
-        if self._settings.responses == "passthrough":
-            yield None
-            return
+    async def _responses(self, house: House, runner: Runner) -> AsyncIterator[None]:
+        """Put up the routes of the Responses API, and make responses in the background while the block lasts."""
         ttl = self._settings.responses_ttl
         records = Records(house.store, ttl=ttl)
         background = Background(
@@ -132,11 +134,19 @@ class Routes:
             keep_alive=self._settings.keepalive_interval,
             pace=self._pace,
         )
+        making = Making(runner, records, house.dynamic)
+        responses = Responses(making, background)
+        self._exact["POST", "/v1/responses"] = self._exact["GET", "/v1/responses"] = responses
+        self._exact["WEBSOCKET", "/v1/responses"] = Socket(making)
+        self._below["/v1/responses/"] = responses
         async with background.running():
-            yield Responses(Making(runner, records, house.dynamic), background)
+            yield
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hand a request to its handler."""
+        if scope["type"] == "websocket":
+            await self._upgrade(scope, receive, send)
+            return
         path, method = scope["path"], scope["method"]
         if handler := self._exact.get(("GET" if method == "HEAD" else method, path)):
             await handler(scope, receive, send)
@@ -148,6 +158,14 @@ class Routes:
             await send_error(
                 send, NotFound(f"There is no {method} {path[:200]} here; the OpenAI API is under /v1.")
             )
+
+    async def _upgrade(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"]
+        if handler := self._exact.get(("WEBSOCKET", path)):
+            await handler(scope, receive, send)
+        else:
+            refused = NotFound(f"There is no WebSocket at {path[:200]} here; send POST requests.")
+            await send_error(in_place_of_upgrade(scope, send), refused)
 
 
 async def healthz(scope: Scope, receive: Receive, send: Send) -> None:
@@ -189,7 +207,7 @@ class Readiness:
         await send_json(send, 503 if status == "not ready" else 200, body)
 
     async def _upstream_state(self) -> str:
-        headers = credential(self._house.settings.openai_api_key)
+        headers = [USER_AGENT, *credential(self._house.settings.openai_api_key)]
         try:
             async with self._house.upstream.request("GET", "/models", headers=headers) as answer:
                 await answer.read(2**24)

@@ -16,6 +16,7 @@ from toolway.endpoints import is_loopback
 from toolway.errors import Forbidden, InvalidRequest, ToolwayError, Unauthorized
 from toolway.respond import Header, send_error
 from toolway.upstream import HOP_BY_HOP, credential
+from toolway.websocket import in_place_of_upgrade
 
 CALLER = "toolway.caller"
 """The scope's key for who called: a short hash of the client key, absent when no keys are configured."""
@@ -28,7 +29,8 @@ _HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9
 _HEADER_NAMES = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z, -]*")
 _LOOKED_AT = CREDENTIALS | {b"host", b"origin"}
 _METHODS = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
-_STAY_HERE = HOP_BY_HOP | {b"host", b"expect", b"origin"}
+_HANDSHAKE = {b"sec-websocket-" + name for name in (b"key", b"version", b"protocol", b"extensions")}
+_STAY_HERE = HOP_BY_HOP | _HANDSHAKE | {b"host", b"expect", b"origin"}
 _OF_THE_BODY = frozenset({b"content-length", b"content-encoding", b"accept-encoding"})
 
 
@@ -42,6 +44,8 @@ class Guard:
     - With `api_keys`, one of them must come in `Authorization: Bearer`, `api-key` or `x-api-key`, or the
       answer is 401. Its header is taken out of the request here, so that nothing behind can pass it on;
       a credential that is not ours stays and may be meant for the model server.
+
+    All of it holds for a WebSocket too, before it is one: browsers let any page open them.
     """
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
@@ -56,8 +60,7 @@ class Guard:
         elif scope["type"] == "http":
             await self._guard(scope, receive, send)
         else:
-            # No route here speaks WebSocket; closing before accepting answers 403.
-            await send({"type": "websocket.close", "code": 1008})
+            await self._guard_upgrade(scope, receive, send)
 
     async def _guard(self, scope: Scope, receive: Receive, send: Send) -> None:
         seen = [header for header in scope["headers"] if header[0] in _LOOKED_AT]
@@ -72,10 +75,20 @@ class Guard:
             elif self._keys and scope["path"] not in OPEN_ROUTES:
                 scope = self._authenticated(scope, seen)
         except ToolwayError as error:
-            challenge = [(b"www-authenticate", b"Bearer")] if isinstance(error, Unauthorized) else []
-            await send_error(send, error, challenge)
+            await send_error(send, error, _challenge(error))
         else:
             await app(scope, receive, send)
+
+    async def _guard_upgrade(self, scope: Scope, receive: Receive, send: Send) -> None:
+        seen = [header for header in scope["headers"] if header[0] in _LOOKED_AT]
+        try:
+            self._check_origin(seen, self._check_host(seen))
+            if self._keys:
+                scope = self._authenticated(scope, seen)
+        except ToolwayError as error:
+            await send_error(in_place_of_upgrade(scope, send), error, _challenge(error))
+        else:
+            await self._app(scope, receive, send)
 
     def _check_host(self, seen: Iterable[Header]) -> bytes:
         hosts = [value for name, value in seen if name == b"host"]
@@ -163,6 +176,10 @@ def upstream_headers(scope: Scope, settings: Settings, *, same_body: bool = Fals
     if not has_credential:
         kept += credential(settings.openai_api_key)
     return kept
+
+
+def _challenge(error: ToolwayError) -> list[Header]:
+    return [(b"www-authenticate", b"Bearer")] if isinstance(error, Unauthorized) else []
 
 
 def _key_in(header: Header) -> bytes:

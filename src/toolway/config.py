@@ -130,7 +130,9 @@ class Settings:
 
     max_body_bytes: Size = 64 * 2**20
     receive_timeout: Seconds = 30.0
+    send_timeout: Seconds = 300.0
     idle_timeout: Seconds = 60.0
+    websocket_idle_timeout: Seconds = 3600.0
     shutdown_grace: Seconds = 10.0
     upstream_connect_timeout: Seconds = 10.0
     upstream_silence_timeout: Seconds = 600.0

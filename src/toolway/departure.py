@@ -14,14 +14,14 @@ EXTENSION = "toolway.departure"
 
 
 class Departure:
-    """Tells those who ask to be told that the client of one connection is gone."""
+    """Tells those who ask to be told that one side of a connection leaves."""
 
     def __init__(self) -> None:
         self.happened = False
         self._told: list[Callable[[], object]] = []
 
     def tell(self, callback: Callable[[], object]) -> None:
-        """Have `callback` called when the client leaves; at once if it has left."""
+        """Have `callback` called when it happens; at once if it has."""
         self._told.append(callback)
         if self.happened:
             callback()
@@ -31,7 +31,7 @@ class Departure:
         self._told.remove(callback)
 
     def happen(self) -> None:
-        """The client is gone."""
+        """It has come to that."""
         self.happened = True
         for callback in self._told:
             callback()

@@ -236,9 +236,12 @@ def _painted(line: str, level: int, time_width: int) -> str:
     return f"\x1b[2m{line[:time_width]}\x1b[0m" + (f"\x1b[{colour}m{rest}\x1b[0m" if colour else rest)
 
 
+_MEANT = ("ASGI callable returned without", "Cancel %s running task", "Invalid UTF-8 sequence")
+
+
 def _is_news(record: logging.LogRecord) -> bool:
-    """False for what uvicorn reports although it was meant: cut connections, and tasks that a stop cancelled."""
+    """False for what uvicorn reports although it was meant, or the client's fault."""
     if record.exc_info and isinstance(record.exc_info[1], CancelledError):
         return False
     message = str(record.msg)
-    return not message.startswith(("ASGI callable returned without", "Cancel %s running task"))
+    return not message.startswith(_MEANT)

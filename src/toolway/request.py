@@ -15,7 +15,7 @@ MAX_DEPTH = 200
 
 
 class ClientGone(Exception):
-    """The client left before its request was whole; there is nobody to answer."""
+    """The client left, perhaps before its request was whole; there is nobody to answer."""
 
 
 async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:

@@ -22,6 +22,7 @@ from toolway.config import Settings
 from toolway.errors import ConfigError
 from toolway.observe import configure_logging
 from toolway.protocol import Protocol
+from toolway.websocket_protocol import PONG_SECONDS, WebSocketProtocol
 
 _BACKLOG = 2048
 _NOT_HERE = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
@@ -138,8 +139,13 @@ def base_url(host: str, listener: socket.socket) -> str:
 def server_config(app: Any, settings: Settings, **more: Any) -> uvicorn.Config:
     """uvicorn's configuration; what it would add to answers and logs by itself is off."""
     options: dict[str, Any] = {
-        "http": partial(Protocol, settings.receive_timeout),
-        "ws": "none",
+        "http": partial(Protocol, settings.receive_timeout, settings.send_timeout),
+        "ws": WebSocketProtocol,
+        "ws_max_size": settings.max_body_bytes,
+        "ws_ping_interval": settings.keepalive_interval,
+        "ws_ping_timeout": PONG_SECONDS,
+        # A small compressed message can be a huge one.
+        "ws_per_message_deflate": False,
         "interface": "asgi3",
         "lifespan": "on",
         "log_config": None,

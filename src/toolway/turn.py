@@ -39,57 +39,71 @@ class Chunks:
     items: list[tuple[JSON | str, bytes | None]]
 
 
+_Take = Callable[[Answer, Emit, Callable[[str], bool]], Awaitable[Message]]
+
 MakeTurn = Callable[[Upstream, Sequence[Header]], Turn]
 """One of the functions below: how the model server is asked."""
 
 
 def streamed_turn(upstream: Upstream, headers: Sequence[Header]) -> Turn:
     """A turn whose text reaches `emit` as it comes."""
-
-    async def turn(body: JSON, emit: Emit, theirs: Callable[[str], bool]) -> Message:
-        async with upstream.request(
-            "POST", "/chat/completions", headers=headers, body=orjson.dumps(body), repeatable=True
-        ) as answer:
-            await _refuse_failure(answer)
-            kind = answer.header(b"content-type").partition(b";")[0].strip().lower()
-            if kind in _STREAM_TYPES:
-                await emit(HeadArrived(headers=answer.headers))
-                return await _read_stream(answer, emit, MessageBuilder(theirs))
-            return await _read_unstreamed(answer, emit, MessageBuilder(theirs))
-
-    return turn
+    return _asking(upstream, headers, _take_streamed)
 
 
 def whole_turn(upstream: Upstream, headers: Sequence[Header]) -> Turn:
     """A turn whose answer comes in one piece."""
-
-    async def turn(body: JSON, emit: Emit, theirs: Callable[[str], bool]) -> Message:
-        async with upstream.request(
-            "POST", "/chat/completions", headers=headers, body=orjson.dumps(body), repeatable=True
-        ) as answer:
-            await _refuse_failure(answer)
-            await emit(HeadArrived(headers=answer.headers))
-            return read_answer(_parse_answer(await answer.read(MAX_ANSWER_BYTES)))
-
-    return turn
+    return _asking(upstream, headers, _take_whole)
 
 
 def told_turn(upstream: Upstream, headers: Sequence[Header]) -> Turn:
     """A turn whose answer comes in one piece, and whose text reaches `emit` like that of a stream."""
+    return _asking(upstream, headers, _take_unstreamed)
 
+
+def _asking(upstream: Upstream, headers: Sequence[Header], take: _Take) -> Turn:
     async def turn(body: JSON, emit: Emit, theirs: Callable[[str], bool]) -> Message:
         async with upstream.request(
             "POST", "/chat/completions", headers=headers, body=orjson.dumps(body), repeatable=True
         ) as answer:
-            await _refuse_failure(answer)
-            return await _read_unstreamed(answer, emit, MessageBuilder(theirs))
+            if not 200 <= answer.status < 300:
+                raise UpstreamStatus(answer.status, answer.headers, await answer.read(MAX_ERROR_BYTES))
+            return await take(answer, emit, theirs)
 
     return turn
 
 
-async def _refuse_failure(answer: Answer) -> None:
-    if not 200 <= answer.status < 300:
-        raise UpstreamStatus(answer.status, answer.headers, await answer.read(MAX_ERROR_BYTES))
+async def _take_whole(answer: Answer, emit: Emit, _: Callable[[str], bool]) -> Message:
+    await emit(HeadArrived(headers=answer.headers))
+    return read_answer(_parse_answer(await answer.read(MAX_ANSWER_BYTES)))
+
+
+async def _take_streamed(answer: Answer, emit: Emit, theirs: Callable[[str], bool]) -> Message:
+    kind = answer.header(b"content-type").partition(b";")[0].strip().lower()
+    if kind not in _STREAM_TYPES:
+        return await _take_unstreamed(answer, emit, theirs)
+    await emit(HeadArrived(headers=answer.headers))
+    return await _read_stream(answer, emit, MessageBuilder(theirs))
+
+
+async def _take_unstreamed(answer: Answer, emit: Emit, theirs: Callable[[str], bool]) -> Message:
+    """A 200 that is no event stream: an error, or all at once, asked for or from a server that cannot stream."""
+    builder = MessageBuilder(theirs)
+    whole = _parse_answer(await answer.read(MAX_ANSWER_BYTES))
+    message = read_answer(whole)
+    await emit(HeadArrived(headers=answer.headers))
+    choice = whole["choices"][0]
+    calls = [{**call, "index": n} for n, call in enumerate(choice["message"].get("tool_calls") or ())]
+    delta = {**message.said, **({"tool_calls": calls} if calls else {})}
+    rest = {key: value for key, value in choice.items() if key not in ("message", "index")}
+    chunk = {
+        **whole,
+        "object": "chat.completion.chunk",
+        "choices": [{**rest, "index": 0, "delta": delta, "finish_reason": message.finish_reason or "stop"}],
+    }
+    visible = builder.feed(chunk)
+    if visible is not None:
+        await emit(Chunks([(visible, None)]))
+    return builder.message()
 
 
 def _parse_answer(body: bytes) -> JSON:
@@ -178,23 +192,3 @@ def _stray_error(text: bytes) -> UpstreamError:
         return error
     start = text[:200].decode(errors="replace")
     return UpstreamError(f"The model server broke its stream off with: {start!r}")
-
-
-async def _read_unstreamed(answer: Answer, emit: Emit, builder: MessageBuilder) -> Message:
-    """A 200 that is no event stream: an error, or a server that cannot stream and sent it all at once."""
-    whole = _parse_answer(await answer.read(MAX_ANSWER_BYTES))
-    message = read_answer(whole)
-    await emit(HeadArrived(headers=answer.headers))
-    choice = whole["choices"][0]
-    calls = [{**call, "index": n} for n, call in enumerate(choice["message"].get("tool_calls") or ())]
-    delta = {**message.said, **({"tool_calls": calls} if calls else {})}
-    rest = {key: value for key, value in choice.items() if key not in ("message", "index")}
-    chunk = {
-        **whole,
-        "object": "chat.completion.chunk",
-        "choices": [{**rest, "index": 0, "delta": delta, "finish_reason": message.finish_reason or "stop"}],
-    }
-    visible = builder.feed(chunk)
-    if visible is not None:
-        await emit(Chunks([(visible, None)]))
-    return builder.message()

@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import httpx2
 import orjson
 import pytest
 
+from tests.mcp.servers.guarded import Guarded
 from tests.support.gate import Gate
 from tests.support.house import QUESTION
 from tests.support.servers import free_port, running
@@ -43,18 +44,25 @@ def tools_url():
 class Model(ScriptedUpstream):
     """A model server that lists its models and answers."""
 
-    def __init__(self, models: Reply = MODELS, answer: Reply | None = None) -> None:
+    def __init__(self, models: Reply = MODELS, answer: Reply | Callable[[Any], Reply] | None = None) -> None:
         super().__init__([])
-        self._replies = models, answer or whole({"content": "Hello"})
+        self._models = models
+        self._answer = answer or whole({"content": "Hello"})
 
     def _reply(self, body: bytes) -> Reply:
-        return self._replies[bool(body)]
+        if not body:
+            return self._models
+        return self._answer(orjson.loads(body)) if callable(self._answer) else self._answer
 
 
 @contextmanager
-def model_server(**replies: Reply) -> Iterator[str]:
-    with running(Model(**replies), lifespan="off") as url:
+def model_server(model: Model | None = None, **replies: Any) -> Iterator[str]:
+    with running(model or Model(**replies), lifespan="off") as url:
         yield f"{url}/v1"
+
+
+def tools_in(body: Any) -> list[str]:
+    return [tool["function"]["name"] for tool in body.get("tools", ())]
 
 
 def environment(**variables: str) -> dict[str, str]:
@@ -198,6 +206,25 @@ def test_doctor_says_what_is_wrong_with_the_model_server(tools_url: str, tmp_pat
     assert words in findings[check]["detail"]
 
 
+def test_doctor_names_a_tool_that_the_model_server_refuses(tools_url: str, tmp_path: Path):
+    def answer(body: Any) -> Reply:
+        if "broken" in tools_in(body):
+            return json_reply({"error": {"message": "failed to parse grammar"}}, 400)
+        return whole({"content": "Hello"})
+
+    with model_server(answer=answer) as base:
+        ran = toolway("doctor", cwd=tmp_path, OPENAI_BASE_URL=base, MCP_SERVER_ENDPOINTS=f"town={tools_url}")
+    assert ran.returncode == 1
+    said = ran.stdout.splitlines()
+    assert "ok   model mock: answers a chat request with 2 tools, their schemas as for openai" in said
+    start = "FAIL tool broken of town: the model server refuses it: "
+    (refused,) = [number for number, line in enumerate(said) if line.startswith(start)]
+    assert "failed to parse grammar" in said[refused]
+    assert said[refused + 1].strip().startswith("-> It is left out of requests. Mend its schema")
+    assert said[-1] == "1 of 5 checks failed."
+    assert "Traceback" not in ran.stderr
+
+
 def test_doctor_says_that_a_tool_server_is_down(tools_url: str, tmp_path: Path):
     down = f"http://127.0.0.1:{free_port()}"
     with model_server() as base:
@@ -315,6 +342,81 @@ def test_sigterm_ends_the_server_within_its_grace_while_a_stream_runs(tmp_path: 
         gate.open()
     assert process.returncode == 0
     assert "Traceback" not in log
+
+
+def until_said(process: subprocess.Popen[str], words: str) -> None:
+    """Read what the process writes, up to the line with these words."""
+    assert process.stderr
+    for line in process.stderr:
+        if words in line:
+            return
+    raise AssertionError(f"it ended and never said {words!r}")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of Unix")
+def test_sighup_reads_the_mcp_json_again(tools_url: str, tmp_path: Path):
+    file, model = tmp_path / "mcp.json", Model()
+
+    def write(prefix: str) -> None:
+        server = {"type": "openapi", "url": tools_url, "prefix": prefix}
+        file.write_text(orjson.dumps({"mcpServers": {"town": server}}).decode())
+
+    def offered() -> list[str]:
+        body = {"model": "mock", "messages": QUESTION}
+        httpx2.post(f"{url}/v1/chat/completions", json=body, timeout=PATIENCE).raise_for_status()
+        return tools_in(model.seen[-1].json)
+
+    write("a_")
+    before = file.stat()
+    command = [str(Path(sys.executable).with_name("toolway")), "serve", "--port", "0"]
+    with model_server(model) as base, serving(command, tmp_path, OPENAI_BASE_URL=base) as (process, url):
+        assert offered() == ["a_broken", "a_get_weather", "a_list_cities"]
+        process.send_signal(signal.SIGHUP)
+        until_said(process, "the configuration was read again; nothing has changed")
+        write("b_")
+        # So that nothing but the signal tells of the change.
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+        process.send_signal(signal.SIGHUP)
+        until_said(process, "the configuration was read again; changed: town")
+        until_said(process, "server town is ready")
+        assert offered() == ["b_broken", "b_get_weather", "b_list_cities"]
+        file.write_text("{")
+        process.send_signal(signal.SIGHUP)
+        until_said(process, "the servers stay as they were")
+        assert offered() == ["b_broken", "b_get_weather", "b_list_cities"]
+
+
+def test_login_gets_a_token_by_way_of_the_browser(tmp_path: Path):
+    guarded, tokens = Guarded(), tmp_path / "tokens.json"
+    variables = {"TOOLWAY_TOKEN_FILE": str(tokens), "BROWSER": "true"}
+    with running(guarded.app) as base:
+        server = {"type": "http", "url": f"{base}/mcp"}
+        (tmp_path / "mcp.json").write_bytes(orjson.dumps({"mcpServers": {"web": server}}))
+        ran = toolway("tools", cwd=tmp_path, **variables)
+        assert "toolway login web" in re.sub(r"\s+", " ", ran.stdout)
+        with subprocess.Popen(
+            [sys.executable, "-m", "toolway", "login", "web"],
+            cwd=tmp_path,
+            env=environment(**variables),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            try:
+                assert process.stdout
+                assert "Allow it in your browser" in process.stdout.readline()
+                page = process.stdout.readline().strip()
+                with httpx2.Client(follow_redirects=True, timeout=PATIENCE) as browser:
+                    assert "You can close this window" in browser.get(page).text
+                told, complaint = process.communicate(timeout=PATIENCE)
+            finally:
+                process.kill()
+        assert (process.returncode, complaint) == (0, "")
+        assert f"Toolway may use web now; {tokens} remembers it." in told
+        assert page.startswith(f"{base}/authorize?")
+        assert guarded.given == ["authorization_code"]
+        ran = toolway("call", "ok", cwd=tmp_path, **variables)
+        assert (ran.returncode, ran.stdout) == (0, "fine\n")
 
 
 def test_the_version_is_told(tmp_path: Path):

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import os
+import sys
+from pathlib import Path
 from typing import Any
 
 import anyio.lowlevel
+import httpx2
 import pytest
 
 from tests.loop.script import Script, Shelf, call, echo, play, says
+from tests.mcp.support import SERVERS
 from tests.support.answers import assert_one_clean_answer, chunks_of, content_of
-from tests.support.house import house
+from tests.support.gate import DEADLINE
+from tests.support.house import QUESTION, House, house
 from tests.support.upstream import call_stream, text_stream, tool_call
 from toolway.loop import CallProgressed
 from toolway.progress import shown
@@ -40,6 +47,48 @@ def test_reasoning_text_is_the_other_form():
     lines = content_of(streamed(progress="reasoning"), "reasoning_content").splitlines()
     assert lines[0] == "get_weather ..."
     assert lines[1].startswith("get_weather: done in ")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="named pipes of Unix")
+@pytest.mark.parametrize("form", ["openwebui", "reasoning"])
+def test_progress_of_an_mcp_server_is_shown_while_its_tool_runs(form: str, tmp_path: Path):
+    gates = [tmp_path / name for name in ("first", "second", "third")]
+    for gate in gates:
+        os.mkfifo(gate)
+    server = {"command": sys.executable, "args": [str(SERVERS / "staged.py")]}
+    config = tmp_path / "mcp.json"
+    config.write_text(json.dumps({"mcpServers": {"files": server}}))
+    call = tool_call("copy", json.dumps({"gates": [str(gate) for gate in gates]}))
+    replies = call_stream(call), text_stream("Done.")
+    with house(*replies, endpoints="", config=str(config), progress=form) as room:
+        room.until_servers_are(files="ready")
+        text = opened_one_by_one(gates, room)
+    chunks = chunks_of(text)
+    assert_one_clean_answer(chunks)
+    assert content_of(chunks) == "Done."
+    lines = (
+        content_of(chunks, "reasoning_content").splitlines()
+        if form == "reasoning"
+        else [chunk["event"]["data"]["description"] for chunk in chunks if "event" in chunk]
+    )
+    assert lines[:4] == ["copy ...", *(f"copy: {25 * n} %, stage {n}" for n in (1, 2, 3))]
+    assert lines[4].startswith("copy: done in ")
+    assert room.upstream.seen[1].json["messages"][-1]["content"] == "copied"
+
+
+def opened_one_by_one(gates: list[Path], room: House) -> str:
+    """The whole stream; each gate is opened when the client has heard that the tool waits there."""
+    body = {"model": "mock", "messages": QUESTION, "stream": True}
+    with (
+        httpx2.Client(timeout=DEADLINE) as client,
+        client.stream("POST", f"{room.url}/v1/chat/completions", json=body) as answer,
+    ):
+        received, text = answer.iter_text(), ""
+        for number, gate in enumerate(gates, 1):
+            while f"copy: {25 * number} %, stage {number}" not in text:
+                text += next(received)
+            gate.write_bytes(b"")
+        return text + "".join(received)
 
 
 TOOL = Tool(name="copy", server="files", description="", parameters={})

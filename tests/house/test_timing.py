@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
+import anyio.lowlevel
 import httpx2
+import orjson
 import pytest
 
 from tests.support.answers import assert_one_clean_answer, chunks_of, content_of
@@ -220,3 +223,16 @@ def test_bytes_that_arrive_three_at_a_time_make_the_same_answer():
         chunks = chunks_of(room.ask(stream=True).text)
     assert_one_clean_answer(chunks)
     assert content_of(chunks) == "Il fait 20 °C à Paris — ☁️"
+
+
+def test_a_client_that_does_not_read_is_cut_off_and_the_model_server_told():
+    (event,) = sse(chunk(role="assistant", content="x" * 9000), done=False).parts
+    flood = itertools.cycle([event, anyio.lowlevel.checkpoint])
+    body = orjson.dumps({**BODY, "stream": True})
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body)
+    with house(Reply(flood), send_timeout=0.4) as room:
+        port = int(room.url.rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            client.sendall(head + body)
+            room.upstream.departures.wait()
+    assert room.upstream.departures.names == ["/v1/chat/completions"]

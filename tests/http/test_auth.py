@@ -244,7 +244,7 @@ def test_two_keys_are_two_callers() -> None:
     assert CALLER not in (ask(Settings(), [LOCAL]).scope or {})
 
 
-def test_websockets_are_closed_before_they_open() -> None:
+def test_a_websocket_is_closed_before_it_opens_where_no_answer_can_be_given() -> None:
     sent: list[Any] = []
 
     async def send(message: Any) -> None:

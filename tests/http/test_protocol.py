@@ -14,10 +14,14 @@ import anyio
 import pytest
 
 from tests.support.servers import running, until
-from toolway.protocol import MAX_GATHERED, MAX_HEAD, Protocol, _Gathering
+from toolway.departure import while_client_listens
+from toolway.protocol import MAX_GATHERED, MAX_HEAD, Protocol, _Gathering, _Outflow
 
 PATIENCE = 0.4
 """The receive timeout of the servers here, in seconds."""
+
+MOUND = 32 * 2**20
+"""Bytes; more than all buffers between here and there take."""
 
 GET = b"GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n"
 POST = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n"
@@ -25,9 +29,13 @@ CHUNKED = POST + b"Transfer-Encoding: chunked\r\n"
 
 
 class App:
-    """Answers with what it was sent; on /stream it writes one part, waits to be told, and writes another."""
+    """Answers with what it was sent; on /stream it writes one part, waits to be told, and writes another.
+
+    /flood never ends, and /mound is much at once.
+    """
 
     def __init__(self) -> None:
+        self.cancelled = threading.Event()
         self.go_on = threading.Event()
         self.requests: list[tuple[str, bytes]] = []
         self.headers: list[tuple[bytes, bytes]] = []
@@ -37,7 +45,10 @@ class App:
             return
         if scope["path"] == "/wait":
             await anyio.to_thread.run_sync(self.go_on.wait)
-        body, more = b"", scope["path"] != "/stream"
+        if scope["path"] == "/flood":
+            await while_client_listens(scope, receive, partial(self.flood, send))
+            return
+        body, more = b"", scope["path"] not in ("/stream", "/mound")
         while more:
             event = await receive()
             if event["type"] == "http.disconnect":
@@ -50,13 +61,28 @@ class App:
         await send({"type": "http.response.body", "body": b"first " + body[:9], "more_body": True})
         if scope["path"] == "/stream":
             await anyio.to_thread.run_sync(self.go_on.wait)
+        if scope["path"] == "/mound":
+            await send({"type": "http.response.body", "body": bytes(MOUND), "more_body": True})
+            return
         await send({"type": "http.response.body", "body": b" last"})
+
+    async def flood(self, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        try:
+            while True:
+                await send({"type": "http.response.body", "body": bytes(65536), "more_body": True})
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
 
 
 @contextmanager
-def served(patience: float = PATIENCE, **config: Any) -> Iterator[tuple[App, socket.socket]]:
+def served(
+    patience: float = PATIENCE, send_patience: float = 60, **config: Any
+) -> Iterator[tuple[App, socket.socket]]:
     app = App()
-    with running(app, http=partial(Protocol, patience), lifespan="off", log_level="error", **config) as url:
+    http = partial(Protocol, patience, send_patience)
+    with running(app, http=http, lifespan="off", log_level="error", **config) as url:
         try:
             with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=20) as client:
                 yield app, client
@@ -210,6 +236,35 @@ def test_an_unused_kept_connection_is_closed_after_the_idle_time() -> None:
         assert to_end(client).endswith(b"0\r\n\r\n")
 
 
+FLOOD = GET.replace(b"/v1/models", b"/flood")
+
+
+def test_a_client_that_takes_nothing_is_cut_off_and_its_work_cancelled() -> None:
+    with served(send_patience=0.4) as (app, client):
+        client.sendall(FLOOD)
+        assert app.cancelled.wait(20)
+        assert not to_end(client).endswith(b"0\r\n\r\n")
+
+
+def test_a_client_that_takes_its_time_is_not_cut_off() -> None:
+    with served(send_patience=1) as (app, client):
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        client.sendall(FLOOD)
+        for _ in range(15):
+            assert client.recv(2**20)
+            assert not app.cancelled.wait(0.2)
+
+
+def test_a_client_that_does_not_take_the_end_of_its_answer_is_cut_off() -> None:
+    with served(send_patience=0.4) as (_, client):
+        client.sendall(GET.replace(b"/v1/models", b"/mound"))
+        until(client, b"first ")
+        with pytest.raises(ConnectionResetError):
+            for _ in range(400):  # nothing tells us, since we do not read
+                client.sendall(b"\r\n")
+                threading.Event().wait(0.05)
+
+
 @pytest.mark.parametrize("size", [MAX_HEAD + 1000, 300_000, 2_000_000])
 def test_a_huge_head_is_refused(size: int) -> None:
     with served() as (app, client):
@@ -349,10 +404,18 @@ class Written:
     def close(self) -> None:
         self.closing = True
 
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+
+def gathering(written: Written) -> _Gathering:
+    loop = asyncio.get_running_loop()
+    return _Gathering(written, loop, _Outflow(written, loop, PATIENCE))
+
 
 async def test_what_is_written_in_one_turn_of_the_loop_goes_out_together() -> None:
     written = Written()
-    answer = _Gathering(written, asyncio.get_running_loop())
+    answer = gathering(written)
     for piece in (b"head ", b"body ", b"more"):
         answer.write(piece)
     answer.flush()
@@ -362,7 +425,7 @@ async def test_what_is_written_in_one_turn_of_the_loop_goes_out_together() -> No
 
 async def test_much_does_not_wait_for_the_end_of_the_turn() -> None:
     written = Written()
-    answer = _Gathering(written, asyncio.get_running_loop())
+    answer = gathering(written)
     answer.write(b"head ")
     answer.write(bytes(MAX_GATHERED))
     assert [len(data) for data in written.writes] == [5 + MAX_GATHERED]
@@ -370,7 +433,7 @@ async def test_much_does_not_wait_for_the_end_of_the_turn() -> None:
 
 async def test_a_head_does_not_wait_for_a_late_body() -> None:
     written = Written()
-    answer = _Gathering(written, asyncio.get_running_loop())
+    answer = gathering(written)
     answer.write(b"head")
     assert written.writes == []
     await asyncio.sleep(0)
@@ -382,7 +445,7 @@ async def test_a_head_does_not_wait_for_a_late_body() -> None:
 
 async def test_a_head_goes_out_before_the_connection_is_closed() -> None:
     written = Written()
-    answer = _Gathering(written, asyncio.get_running_loop())
+    answer = gathering(written)
     answer.write(b"head")
     answer.close()
     await asyncio.sleep(0)
@@ -391,7 +454,7 @@ async def test_a_head_goes_out_before_the_connection_is_closed() -> None:
 
 async def test_a_head_is_not_written_to_a_client_that_left() -> None:
     written = Written()
-    answer = _Gathering(written, asyncio.get_running_loop())
+    answer = gathering(written)
     answer.write(b"head")
     written.close()
     await asyncio.sleep(0)

@@ -12,8 +12,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import anyio.from_thread
-import httpx2
+import anyio
 import pytest
 
 from tests.mcp.servers import good as good_server
@@ -176,21 +175,15 @@ def test_a_server_that_is_being_restarted_does_not_make_toolway_unready(tmp_path
     path = write(tmp_path / "mcp.json", s=entry)
     replies = call_stream(tool_call("pid", "{}")), text_stream("done")
     with house(*replies, endpoints="", config=str(path)) as home:
-
-        def readiness_when(state: str) -> httpx2.Response:
-            with anyio.from_thread.start_blocking_portal() as portal:
-                portal.call(until, lambda: httpx2.get(f"{home.url}/readyz").json()["servers"] == {"s": state})
-            return httpx2.get(f"{home.url}/readyz")
-
+        assert home.until_servers_are(s="ready").json()["status"] == "ready"
         home.ask(stream=True)
         (asked,) = [seen.json for seen in home.upstream.seen if b"tool_call_id" in seen.body]
-        assert readiness_when("ready").json()["status"] == "ready"
         closed.touch()
         os.kill(int(asked["messages"][-1]["content"]), signal.SIGKILL)
-        restarting = readiness_when("starting")
+        restarting = home.until_servers_are(s="starting")
         closed.unlink()
         assert (restarting.status_code, restarting.json()["status"]) == (200, "degraded")
-        assert readiness_when("ready").json()["status"] == "ready"
+        assert home.until_servers_are(s="ready").json()["status"] == "ready"
 
 
 def test_tools_of_a_stdio_server_reach_a_chat(tmp_path: Path) -> None:

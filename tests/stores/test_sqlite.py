@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import sqlite3
 import stat
 import time
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
 
-from tests.stores.test_contract import opened
+from tests.stores.test_contract import DEADLINE, opened
 from toolway.errors import ConfigError, StoreError
+from toolway.stores.sqlite import _connect
 
 
 @pytest.fixture
@@ -79,3 +82,21 @@ async def test_a_file_of_the_first_version_goes_on_in_the_order_in_which_it_was_
     async with opened(url, store_max_bytes=250) as store:
         await store.put("c", {"text": "x" * 88})
         assert [await store.get(key) is not None for key in ("a", "b", "c")] == [True, False, True]
+
+
+def open_together(path: Path, together: Barrier) -> None:
+    together.wait(DEADLINE)
+    _connect(path).close()
+
+
+def test_processes_that_begin_a_file_together_wait_for_each_other(tmp_path: Path):
+    spawn = multiprocessing.get_context("spawn")
+    for n in range(3):
+        together = spawn.Barrier(4)
+        place = (tmp_path / f"{n}.db", together)
+        openers = [spawn.Process(target=open_together, args=place) for _ in range(4)]
+        for process in openers:
+            process.start()
+        for process in openers:
+            process.join()
+        assert [process.exitcode for process in openers] == [0] * 4

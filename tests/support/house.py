@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 import httpx2
 import openai
 
+from tests.support.gate import DEADLINE
 from tests.support.servers import running, running_server
 from tests.support.tools import ToolService
 from tests.support.upstream import Reply, ScriptedUpstream
@@ -36,6 +38,13 @@ class House:
         self.upstream.seen.clear()
         self.tools.calls.clear()
         return self
+
+    def until_servers_are(self, **states: str) -> httpx2.Response:
+        """Ask /readyz until each tool server is in its state; what it answered then."""
+        end = time.monotonic() + DEADLINE
+        while (answer := httpx2.get(f"{self.url}/readyz", timeout=DEADLINE)).json()["servers"] != states:
+            assert time.monotonic() < end, answer.text
+        return answer
 
     def client(self, **options: Any) -> openai.OpenAI:
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key="test", max_retries=0, **options)

@@ -1,0 +1,93 @@
+"""GET /v1/responses as a WebSocket: one response after the other over one connection."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from functools import partial
+
+import orjson
+from starlette.types import Receive, Scope, Send
+
+from toolway.dialects.responses.making import Making
+from toolway.dialects.responses.records import Record
+from toolway.errors import InvalidRequest
+from toolway.items.narrator import Event
+from toolway.request import ClientGone, parse_object
+from toolway.runner import known
+from toolway.turn import streamed_turn
+from toolway.types import JSON
+from toolway.websocket import WebSocket, converse
+
+
+class Socket:
+    """The endpoint as an ASGI app.
+
+    Each message is a `response.create` with the fields of a request, each event a message. The last response of a
+    connection can be gone on from even if it was not stored.
+    """
+
+    def __init__(self, making: Making) -> None:
+        self._making = making
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection until its client leaves."""
+        await converse(scope, receive, send, self._making.runner.settings, partial(self._talk, scope))
+
+    async def _talk(self, scope: Scope, socket: WebSocket) -> None:
+        last: Record | None = None
+        async for text in socket:
+            last = await socket.while_open(partial(self._respond, socket, scope, text.encode(), last)) or last
+
+    async def _respond(
+        self, socket: WebSocket, scope: Scope, text: bytes, last: Record | None
+    ) -> Record | None:
+        """Make one response; its record, or None when there was an error, which the client was told."""
+        told: JSON = {}
+        try:
+            sent = parse_object(text)
+            told = {"stream_id": sent["stream_id"]} if isinstance(sent.get("stream_id"), str) else {}
+            return await self._make(socket, scope, _request(sent), last, told)
+        except Exception as raised:
+            error = known(raised)
+            event = {"type": "error", "status": error.status, **error.envelope(), **told}
+            with suppress(ClientGone):
+                await socket.send_text(orjson.dumps(event))
+            return None
+
+    async def _make(
+        self, socket: WebSocket, scope: Scope, body: JSON, last: Record | None, told: JSON
+    ) -> Record | None:
+        end = b"," + orjson.dumps(told)[1:] if told else b"}"
+
+        async def tell(events: list[Event]) -> None:
+            with suppress(ClientGone):  # `while_open` ends all of this
+                for _, event in events:
+                    await socket.send_text(event[:-1] + end)
+
+        previous = last if last and last.resource["id"] == body.get("previous_response_id") else None
+        async with self._making.draft(scope, body, previous) as draft:
+            await self._making.claim(draft)
+            try:
+                if body.get("generate") is False:
+                    return await self._making.warm_up(draft, tell)
+                return await self._making.make(draft, streamed_turn, tell)
+            except Exception as raised:
+                error = known(raised)
+                if not draft.narrator.started:
+                    draft.job.conversation.failed(error)
+                    raise error from raised
+                await tell(await self._making.fail(draft, error))
+                return None
+
+
+def _request(sent: JSON) -> JSON:
+    """The body of a request, from a message. Raises InvalidRequest."""
+    if sent.get("type") != "response.create":
+        raise InvalidRequest(
+            f"Messages of the type {str(sent.get('type'))[:50]!r} are not served here; send response.create.",
+            param="type",
+        )
+    if sent.get("background"):
+        raise InvalidRequest("background does not go over a WebSocket; POST the request.", param="background")
+    body = {key: value for key, value in sent.items() if key not in ("type", "stream_id", "background")}
+    return {**body, "stream": True}

@@ -1,0 +1,88 @@
+"""A server that speaks WebSocket as Toolway does, and what a test says to it."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from websockets.sync.client import ClientConnection, connect
+
+from tests.support.servers import running_server
+from toolway.auth import Guard
+from toolway.config import Settings, load_settings
+from toolway.serve import server_config
+from toolway.websocket import WebSocket, converse
+
+HANDSHAKE = (
+    b"GET /v1/responses HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
+
+Talk = Callable[[WebSocket], Awaitable[None]]
+
+
+class Talking:
+    """An app that talks over each WebSocket, and answers "plain" to everything else."""
+
+    def __init__(self, settings: Settings, talk: Talk) -> None:
+        self.settings, self.talk = settings, talk
+        self.scopes: list[Any] = []
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        self.scopes.append(scope)
+        if scope["type"] == "websocket":
+            await converse(scope, receive, send, self.settings, self.talk)
+        else:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"plain"})
+
+
+class Room:
+    """A running server."""
+
+    def __init__(self, app: Talking, url: str, stop: Callable[[], None]) -> None:
+        self.app = app
+        self.url = url.replace("http", "ws", 1)
+        self.port = int(url.rpartition(":")[2])
+        self.stop = stop
+
+    def connect(self, path: str = "/v1/responses", **options: Any) -> ClientConnection:
+        return connect(self.url + path, **{"compression": None, "open_timeout": 20, **options})
+
+    @contextmanager
+    def raw(self, handshake: bytes = HANDSHAKE) -> Iterator[socket.socket]:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=20) as client:
+            client.sendall(handshake)
+            yield client
+
+
+@contextmanager
+def talking(talk: Talk, *, config: dict[str, Any] | None = None, **settings: Any) -> Iterator[Room]:
+    """Toolway's own server and guard around `talk`. `stop` tells the server to stop and does not wait."""
+    chosen = load_settings({}, None, **settings)
+    app = Talking(chosen, talk)
+    options = {"lifespan": "off", **(config or {})}
+    server = running_server(server_config(Guard(app, chosen), chosen, **options))
+    url = server.__enter__()
+    stopping = threading.Thread(target=server.__exit__, args=(None, None, None))
+
+    def stop() -> None:
+        if stopping.ident is None:
+            stopping.start()
+
+    try:
+        yield Room(app, url, stop)
+    finally:
+        stop()
+        stopping.join()
+
+
+def frame(payload: bytes, opcode: int = 1, *, fin: bool = True) -> bytes:
+    """A frame as a client sends it, masked with zeros."""
+    size = len(payload)
+    assert size < 2**16
+    length = bytes([0x80 | size]) if size < 126 else bytes([0x80 | 126]) + size.to_bytes(2, "big")
+    return bytes([0x80 * fin | opcode]) + length + bytes(4) + payload
