@@ -27,7 +27,8 @@ test: .venv/.with-demo
 
 FUZZ_INPUTS ?= 1000000
 FUZZ_EXAMPLES ?= 2000
-FUZZED := $(addprefix tests/pure/test_,$(addsuffix .py,mutated sse deltas compiler repair textcalls)) tests/quirks/test_rendered.py
+FUZZED := $(addprefix tests/pure/test_,$(addsuffix .py,mutated sse deltas compiler repair textcalls)) tests/quirks/test_rendered.py \
+	tests/items/test_mutated.py tests/items/test_random.py
 
 fuzz: .venv/.installed
 	.venv/bin/python -m tests.mill --inputs $(FUZZ_INPUTS)

@@ -1,6 +1,7 @@
 """A million random and mutated inputs into all that reads from outside: `python -m tests.mill [--inputs N] [--seed N]`.
 
-The promises of `tests/pure/test_mutated.py` and `test_compiler.py`, a hundred times as fast, since nothing is shrunk.
+The promises of `test_mutated.py` in `tests/pure` and `tests/items`, and of `test_compiler.py`, a hundred times as fast,
+since nothing is shrunk.
 Each input comes from a number of its own: what fails is told with the command that repeats it.
 """
 
@@ -15,6 +16,7 @@ from typing import Any
 
 import orjson
 
+from tests.items.test_mutated import BODY, assert_body, assert_narrated
 from tests.pure.test_mutated import (
     ANSWER,
     BITS,
@@ -28,6 +30,9 @@ from tests.pure.test_mutated import (
 from tests.support.schemas import KEYWORDS, WORDS, assert_compiled
 from toolway.compiler import MAX_BYTES, TERSEST, CannotCompile, compile_schema
 from toolway.rules import PROFILES
+
+CHECKED = 0.01
+"""How many responses are held against OpenAI's types: that takes fifty times as long as to write them."""
 
 
 def mutated(random: Random, data: bytes) -> bytes:
@@ -81,7 +86,19 @@ def compile_any(random: Random) -> None:
     assert len(orjson.dumps(compiled)) <= MAX_BYTES
 
 
-TARGETS: tuple[Callable[[Random], None], ...] = (decode, build, parse, compile_any)
+def respond(random: Random) -> None:
+    """The body of a request to the Responses API, with a conversation in it."""
+    assert_body(mutated(random, BODY), is_checked=random.random() < CHECKED)
+
+
+def narrate(random: Random) -> None:
+    """The events of a response."""
+    theirs, cut = random.random() < 0.5, random.random() < 0.1
+    data = mutated(random, random.choice(SAMPLES))
+    assert_narrated(data, theirs=theirs, cut=cut, is_checked=random.random() < CHECKED)
+
+
+TARGETS: tuple[Callable[[Random], None], ...] = (decode, build, parse, compile_any, respond, narrate)
 
 
 def main() -> None:

@@ -15,14 +15,16 @@ def chat_content(content: Any, where: str) -> str | list[JSON]:
     if not isinstance(content, list) or not all(isinstance(part, dict) for part in content):
         raise InvalidRequest(f"{where} must be a text or a list of parts.", param=where)
     parts = [_part(part, f"{where}[{number}]") for number, part in enumerate(content)]
-    if len(parts) == 1 and parts[0]["type"] == "text":
-        return str(parts[0]["text"])
+    if not parts or (len(parts) == 1 and parts[0]["type"] == "text"):
+        return str(parts[0]["text"]) if parts else ""
     return parts
 
 
 def text_in(content: Any) -> str:
     """All text in a content, whatever kinds its parts are; what is no text is passed over."""
-    return "".join(texts_in(content))
+    if isinstance(content, str):
+        return content
+    return "".join(texts_in(content)) if content else ""
 
 
 def texts_in(content: Any) -> list[str]:
@@ -32,6 +34,12 @@ def texts_in(content: Any) -> list[str]:
     parts = content if isinstance(content, list) else ()
     said = (part.get("text") or part.get("refusal") for part in parts if isinstance(part, dict))
     return [text for text in said if isinstance(text, str)]
+
+
+def thought_in(content: Any) -> str:
+    """The reasoning in a content that has it as a part (Mistral)."""
+    parts = content if isinstance(content, list) else ()
+    return "".join(text_in(part.get("thinking")) for part in parts if isinstance(part, dict))
 
 
 def _part(part: JSON, where: str) -> JSON:

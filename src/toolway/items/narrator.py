@@ -11,16 +11,27 @@ import orjson
 from toolway.calls import read_arguments
 from toolway.deltas import Message
 from toolway.errors import ToolwayError
-from toolway.items.content import text_in
-from toolway.items.request import CUSTOM_INPUT, Asked
-from toolway.items.resource import new_resource, read_usage
+from toolway.items.content import text_in, thought_in
+from toolway.items.logprobs import read_logprobs
+from toolway.items.output import Event, Output
+from toolway.items.request import Asked
+from toolway.items.resource import new_resource, published, read_usage
+from toolway.items.said import Function, Speech
+from toolway.items.tools import CUSTOM_INPUT
 from toolway.items.transcript import sealed
+from toolway.lax import mended, mended_all
 from toolway.types import JSON, Tool, ToolCall, ToolResult
 
-Event = tuple[str, bytes]
-"""An event's type, and the whole event as JSON."""
-
 Items = Iterable[tuple[JSON | str, bytes | None]]
+
+_CUT = {"length": "max_output_tokens", "content_filter": "content_filter"}
+"""Why a response is incomplete, by the finish_reason."""
+
+_ANSWERS = frozenset({"message", "function_call", "custom_tool_call", "mcp_approval_request"})
+"""Items that are an answer to the client; a complete response has one."""
+
+
+__all__ = ["Event", "Narrator"]
 
 
 class Narrator:
@@ -32,43 +43,41 @@ class Narrator:
 
     def __init__(self, asked: Asked, identity: str, *, now: Callable[[], float] = time.time) -> None:
         self._now = now
-        self.resource = new_resource(asked, identity, int(now()))
+        self._out = Output(new_resource(asked, identity, int(now())))
         self._asked = asked
         self._declared = frozenset(entry["server_label"] for entry in asked.mcp)
-        self._number = 0
-        self._speech: _Speech | None = None
-        self._functions: dict[int, _Function] = {}
+        self._speech: Speech | None = None
+        self._functions: dict[int, Function] = {}
         self._mcp_calls: dict[str, int] = {}
         self.calls = 0
         """How many calls of ours began, seen by the client or not."""
 
     @property
-    def started(self) -> bool:
-        """Whether any event was told."""
-        return self._number > 0
+    def resource(self) -> JSON:
+        """The response as it is now; it does not change when more happens."""
+        return self._out.resource
 
     @property
-    def output(self) -> list[JSON]:
-        """The items so far."""
-        items: list[JSON] = self.resource["output"]
-        return items
+    def started(self) -> bool:
+        """Whether any event was told."""
+        return self._out.has_begun
 
     def queued(self) -> list[Event]:
         """The response exists, and waits for its turn."""
-        self.resource = {**self.resource, "status": "queued"}
-        return [self._whole("response.created"), self._whole("response.queued")]
+        self._out.frame["status"] = "queued"
+        return [self._out.whole("response.created"), self._out.whole("response.queued")]
 
     def began(self) -> list[Event]:
         """The model server works at the response."""
-        created = [] if self._number else [self._whole("response.created")]
-        self.resource = {**self.resource, "status": "in_progress"}
-        return [*created, self._whole("response.in_progress")]
+        created = [] if self._out.has_begun else [self._out.whole("response.created")]
+        self._out.frame["status"] = "in_progress"
+        return [*created, self._out.whole("response.in_progress")]
 
     def listed(self, label: str, tools: Sequence[Tool], error: str | None = None) -> list[Event]:
         """The tools of a server that the client declared, or why there are none."""
         item: JSON = {"type": "mcp_list_tools", "server_label": label, "tools": [], "error": None}
-        index, events = self._add("mcpl", item)
-        events.append(self._about(index, "response.mcp_list_tools.in_progress"))
+        index, events = self._out.add("mcpl", item)
+        events.append(self._out.about(index, "response.mcp_list_tools.in_progress"))
         told = [
             {
                 "name": tool.name,
@@ -78,8 +87,8 @@ class Narrator:
             }
             for tool in tools
         ]
-        events.append(self._about(index, f"response.mcp_list_tools.{'failed' if error else 'completed'}"))
-        return [*events, self._done(index, tools=told, error=error)]
+        events.append(self._out.about(index, f"response.mcp_list_tools.{'failed' if error else 'completed'}"))
+        return [*events, self._out.done(index, tools=told, error=error)]
 
     def turned(self) -> list[Event]:
         """A turn of the model is over: what it was saying is whole."""
@@ -90,7 +99,11 @@ class Narrator:
         events: list[Event] = []
         for item, _ in items:
             if isinstance(item, str):
-                events += self._speak("output_text", item)
+                speech = self._speech
+                if speech is not None and speech.kind == "output_text":
+                    events.append(speech.more(item, self._out.numbered()))  # nearly all there is
+                else:
+                    events += self._speak("output_text", item)
             elif item.get("choices"):
                 choice = item["choices"][0]
                 events += self._delta(choice["delta"], choice.get("logprobs"))
@@ -112,12 +125,13 @@ class Narrator:
             "error": None,
             "status": "in_progress",
         }
-        index, added = self._add("mcp", item)
+        index, added = self._out.add("mcp", item)
         self._mcp_calls[call.id] = index
-        events += [*added, self._about(index, "response.mcp_call.in_progress")]
-        events.append(self._about(index, "response.mcp_call_arguments.delta", delta=call.arguments))
-        events.append(self._about(index, "response.mcp_call_arguments.done", arguments=call.arguments))
-        self._set(index, arguments=call.arguments)
+        events += [*added, self._out.about(index, "response.mcp_call.in_progress")]
+        arguments = _arguments(call)
+        events.append(self._out.about(index, "response.mcp_call_arguments.delta", delta=arguments))
+        events.append(self._out.about(index, "response.mcp_call_arguments.done", arguments=arguments))
+        self._out.change(index, arguments=arguments)
         return events
 
     def call_ended(self, call: ToolCall, result: ToolResult) -> list[Event]:
@@ -125,79 +139,90 @@ class Narrator:
         index = self._mcp_calls.pop(call.id, None)
         if index is None:
             return []
+        text = mended(result.text)
         if result.is_error:
-            error = {"type": "mcp_tool_execution_error", "content": [{"type": "text", "text": result.text}]}
+            error = {"type": "mcp_tool_execution_error", "content": [{"type": "text", "text": text}]}
             return [
-                self._about(index, "response.mcp_call.failed"),
-                self._done(index, status="failed", error=error),
+                self._out.about(index, "response.mcp_call.failed"),
+                self._out.done(index, status="failed", error=error),
             ]
         return [
-            self._about(index, "response.mcp_call.completed"),
-            self._done(index, status="completed", output=result.text),
+            self._out.about(index, "response.mcp_call.completed"),
+            self._out.done(index, status="completed", output=text),
         ]
 
     def asked_for(self, call: ToolCall, tool: Tool) -> tuple[str, list[Event]]:
         """A call that waits for an approval; also returns the id of the request."""
+        events = self._close()
         item = {
             "type": "mcp_approval_request",
             "server_label": tool.server,
             "name": tool.name,
-            "arguments": call.arguments,
+            "arguments": _arguments(call),
         }
-        index, events = self._add("mcpr", item)
-        return self.output[index]["id"], [*events, self._done(index)]
+        index, added = self._out.add("mcpr", item)
+        return self._out.items[index]["id"], [*events, *added, self._out.done(index)]
 
     def ended(self, message: Message, usage: JSON | None) -> list[Event]:
         """The answer is whole."""
-        cut = {"length": "max_output_tokens", "content_filter": "content_filter"}.get(
-            message.finish_reason or ""
-        )
-        events = self._close("incomplete" if cut else "completed")
-        if not self.output:
-            events += [*self._speak("output_text", ""), *self._close()]
+        cut = _CUT.get(message.finish_reason or "")
+        status = "incomplete" if cut else "completed"
+        events = self._close(status)
+        if not cut and not any(item["type"] in _ANSWERS for item in self._out.items):
+            events += [*self._begin_speech("output_text")[1], *self._close()]
         frame = message.frame
-        self.resource = {
-            **self.resource,
-            "status": "incomplete" if cut else "completed",
+        self._out.frame |= {
+            "status": status,
             "incomplete_details": {"reason": cut} if cut else None,
-            "completed_at": None if cut else int(self._now()),
-            "model": frame.get("model") or self.resource["model"],
+            "completed_at": None if cut else self._completed_at(),
             "usage": read_usage(usage),
         }
-        if isinstance(tier := frame.get("service_tier"), str):
-            self.resource["service_tier"] = tier
-        return [*events, self._whole(f"response.{self.resource['status']}")]
+        if isinstance(model := frame.get("model"), str) and model:
+            self._out.frame["model"] = mended(model)
+        if tier := published("service_tier", frame.get("service_tier")):
+            self._out.frame["service_tier"] = tier
+        return [*events, self._out.whole(f"response.{status}")]
 
     def completed_empty(self) -> list[Event]:
         """Nothing was generated, as the client wanted."""
-        self.resource = {**self.resource, "status": "completed", "completed_at": int(self._now())}
-        return [self._whole("response.completed")]
+        self._out.frame |= {"status": "completed", "completed_at": self._completed_at()}
+        return [self._out.whole("response.completed")]
 
     def failed(self, error: ToolwayError) -> list[Event]:
         """The answer will never be whole."""
-        events = self._close("incomplete")
-        code = "rate_limit_exceeded" if error.status == 429 else "server_error"
-        self.resource = {
-            **self.resource,
+        events = self._break_off()
+        envelope = mended_all(error.envelope())
+        code, message, param = (envelope["error"][name] for name in ("code", "message", "param"))
+        told = {"code": code, "message": message, "param": param if isinstance(param, str) else None}
+        self._out.frame |= {
             "status": "failed",
-            "error": {"code": code, "message": error.message},
+            "error": {
+                "code": "rate_limit_exceeded" if error.status == 429 else "server_error",
+                "message": message,
+            },
         }
-        envelope = error.envelope()
-        told = {name: envelope["error"][name] for name in ("code", "message", "param")}
         # The documents of OpenAI have these three, its server and Open Responses an object.
-        return [*events, self._event("error", {**told, **envelope}), self._whole("response.failed")]
+        return [*events, self._out.event("error", {**told, **envelope}), self._out.whole("response.failed")]
 
     def cancelled(self) -> None:
         """Somebody cancelled the response."""
-        self._close("incomplete")
-        self.resource = {**self.resource, "status": "cancelled"}
+        self._break_off()
+        self._out.frame["status"] = "cancelled"
+
+    def _completed_at(self) -> int:
+        created_at: int = self._out.frame["created_at"]
+        return max(int(self._now()), created_at)
 
     def _delta(self, delta: JSON, logprobs: Any) -> list[Event]:
+        content = delta.get("content")
+        if len(delta) == 1 and isinstance(content, str) and content and not logprobs:
+            return self._speak("output_text", content)  # nearly all chunks are so
         events: list[Event] = []
-        if thought := text_in(delta.get("reasoning_content") or delta.get("reasoning")):
+        thought = text_in(delta.get("reasoning_content")) or text_in(delta.get("reasoning"))
+        if thought := thought or thought_in(content):
             events += self._speak("reasoning_text", thought)
-        if text := text_in(delta.get("content")):
-            events += self._speak("output_text", text, _logprobs(logprobs))
+        if text := text_in(content):
+            events += self._speak("output_text", text, read_logprobs(logprobs))
         if refusal := text_in(delta.get("refusal")):
             events += self._speak("refusal", refusal)
         for fragment in delta.get("tool_calls") or ():
@@ -205,181 +230,129 @@ class Narrator:
         return events
 
     def _speak(self, kind: str, text: str, logprobs: Sequence[JSON] = ()) -> list[Event]:
-        speech, events = self._speech, []
+        speech = self._speech
+        events: list[Event] = []
         if speech is None or speech.kind != kind:
-            events = self._begin_speech(kind)
-            speech = self._speech
-        assert speech is not None  # noqa: S101
-        speech.pieces.append(text)
-        speech.logprobs += logprobs
-        tail = b"" if kind != "output_text" else b',"logprobs":' + orjson.dumps(logprobs)
-        events.append((speech.delta, speech.head + orjson.dumps(text) + tail + self._numbered()))
+            speech, events = self._begin_speech(kind)
+        events.append(speech.more(text, self._out.numbered(), logprobs))
         return events
 
-    def _begin_speech(self, kind: str) -> list[Event]:
+    def _begin_speech(self, kind: str) -> tuple[Speech, list[Event]]:
         """A new part: in the open message when both are of one, else in a new item."""
         before = self._speech
-        joins = before is not None and "reasoning_text" not in (kind, before.kind)
-        if before is not None and joins:
+        if before is not None and "reasoning_text" not in (kind, before.kind):
             events = self._end_part(before)
-            index, part = before.index, before.part + 1
+            index, number = before.index, before.number + 1
         else:
-            events = self._close()
-            item: JSON = {"type": "message", "status": "in_progress", "role": "assistant", "content": []}
-            if kind == "reasoning_text":
-                item = {"type": "reasoning", "status": "in_progress", "summary": [], "content": []}
-            index, added = self._add("rs" if kind == "reasoning_text" else "msg", item)
-            events, part = [*events, *added], 0
-        speech = self._speech = _Speech(kind, self.output[index]["id"], index, part)
-        events.append(
-            self._about(index, "response.content_part.added", content_index=part, part=speech.whole())
-        )
-        return events
+            events = self._end_speech()
+            index, added = self._out.add(*_blank(kind))
+            events, number = [*events, *added], 0
+        speech = self._speech = Speech(kind, self._out.items[index]["id"], index, number)
+        part = speech.part()
+        events.append(self._out.about(index, "response.content_part.added", content_index=number, part=part))
+        return speech, events
 
-    def _end_part(self, speech: _Speech) -> list[Event]:
-        part = speech.whole()
+    def _end_part(self, speech: Speech) -> list[Event]:
+        events = self._speak(speech.kind, rest) if (rest := speech.said.rest()) else []
+        part, index = speech.part(), speech.index
         name = "refusal" if speech.kind == "refusal" else "text"
-        about = {"content_index": speech.part, name: part[name]}
+        about = {"content_index": speech.number, name: part[name]}
         if speech.kind == "output_text":
             about["logprobs"] = speech.logprobs
-        item = self.output[speech.index]
-        self._set(speech.index, content=[*item["content"], part])
+        self._out.change(index, content=[*self._out.items[index]["content"], part])
         return [
-            self._about(speech.index, f"response.{speech.kind}.done", **about),
-            self._about(speech.index, "response.content_part.done", content_index=speech.part, part=part),
+            *events,
+            self._out.about(index, f"response.{speech.kind}.done", **about),
+            self._out.about(index, "response.content_part.done", content_index=speech.number, part=part),
         ]
+
+    def _end_speech(self, status: str = "completed") -> list[Event]:
+        speech = self._speech
+        if speech is None:
+            return []
+        events = self._end_part(speech)
+        self._speech = None
+        changes = {"status": status}
+        if speech.kind == "reasoning_text" and "reasoning.encrypted_content" in self._asked.include:
+            changes["encrypted_content"] = sealed(speech.said.whole())
+        return [*events, self._out.done(speech.index, **changes)]
 
     def _close(self, status: str = "completed") -> list[Event]:
         """End what is open: the text first, then the client's calls in order."""
-        events: list[Event] = []
-        if speech := self._speech:
-            events += self._end_part(speech)
-            self._speech = None
-            events.append(self._done(speech.index, status=status, **self._sealed(speech)))
+        events = self._end_speech(status)
         for function in self._functions.values():
             events += self._end_function(function, status)
         self._functions = {}
         return events
 
-    def _sealed(self, speech: _Speech) -> JSON:
-        wanted = speech.kind == "reasoning_text" and "reasoning.encrypted_content" in self._asked.include
-        return {"encrypted_content": sealed("".join(speech.pieces))} if wanted else {}
+    def _break_off(self) -> list[Event]:
+        """End all that is open where it is."""
+        events = self._close("incomplete")
+        events += [self._out.done(index, status="incomplete") for index in self._mcp_calls.values()]
+        self._mcp_calls = {}
+        return events
 
     def _function_fragment(self, fragment: JSON) -> list[Event]:
         inner = fragment.get("function") or fragment.get("custom") or {}
-        text = inner.get("arguments") or inner.get("input") or ""
-        known = self._functions.get(fragment["index"])
-        if known is None:
-            return self._begin_function(fragment, inner["name"], text)
-        known.pieces.append(text)
-        if known.is_custom or not text:
-            return []
-        return [self._about(known.index, "response.function_call_arguments.delta", delta=text)]
-
-    def _begin_function(self, fragment: JSON, name: str, text: str) -> list[Event]:
+        function = self._functions.get(fragment["index"])
         events: list[Event] = []
-        if speech := self._speech:  # a message is whole when the calls begin
-            events += self._end_part(speech)
-            self._speech = None
-            events.append(self._done(speech.index, status="completed", **self._sealed(speech)))
+        if function is None:
+            function, events = self._begin_function(fragment, inner["name"])
+        if text := inner.get("arguments") or inner.get("input"):
+            events += self._write(function, text)
+        return events
+
+    def _begin_function(self, fragment: JSON, name: str) -> tuple[Function, list[Event]]:
+        events = self._end_speech()  # a message is whole when the calls begin
         is_custom = name in self._asked.custom
         item = {
             "type": "custom_tool_call" if is_custom else "function_call",
             "status": "in_progress",
-            "call_id": fragment["id"],
+            "call_id": mended(fragment["id"]),
             "name": name,
             ("input" if is_custom else "arguments"): "",
         }
-        index, added = self._add("ctc" if is_custom else "fc", item)
-        self._functions[fragment["index"]] = _Function(index, is_custom, [text])
-        events += added
-        if text and not is_custom:
-            events.append(self._about(index, "response.function_call_arguments.delta", delta=text))
-        return events
+        index, added = self._out.add("ctc" if is_custom else "fc", item)
+        function = Function(self._out.items[index]["id"], index, is_custom)
+        self._functions[fragment["index"]] = function
+        return function, [*events, *added]
 
-    def _end_function(self, function: _Function, status: str) -> list[Event]:
-        text = "".join(function.pieces)
+    def _write(self, function: Function, text: str) -> list[Event]:
+        delta = function.said.add(text)
+        return [] if function.is_custom else [(function.said.kind, delta + self._out.numbered())]
+
+    def _end_function(self, function: Function, status: str) -> list[Event]:
         index = function.index
+        events = self._write(function, rest) if (rest := function.said.rest()) else []
         if function.is_custom:
-            text = str((read_arguments(text) or {}).get(CUSTOM_INPUT, text))
+            text = _input(function.said.whole())
             return [
-                self._about(index, "response.custom_tool_call_input.delta", delta=text),
-                self._about(index, "response.custom_tool_call_input.done", input=text),
-                self._done(index, status=status, input=text),
+                self._out.about(index, "response.custom_tool_call_input.delta", delta=text),
+                self._out.about(index, "response.custom_tool_call_input.done", input=text),
+                self._out.done(index, status=status, input=text),
             ]
-        name = self.output[index]["name"]
+        if status == "completed" and not function.said.whole().strip():
+            events += self._write(function, "{}")  # clients parse it
+        text, name = function.said.whole(), self._out.items[index]["name"]
         return [
-            self._about(index, "response.function_call_arguments.done", name=name, arguments=text),
-            self._done(index, status=status, arguments=text),
+            *events,
+            self._out.about(index, "response.function_call_arguments.done", name=name, arguments=text),
+            self._out.done(index, status=status, arguments=text),
         ]
 
-    def _add(self, prefix: str, item: JSON) -> tuple[int, list[Event]]:
-        """A new item; its id tells the response that it is of, so that it can be found again."""
-        index = len(self.output)
-        item = {"id": f"{prefix}_{self.resource['id'].removeprefix('resp_')}{index:04x}", **item}
-        self.resource = {**self.resource, "output": [*self.output, item]}
-        return index, [self._event("response.output_item.added", {"output_index": index, "item": item})]
 
-    def _done(self, index: int, **changes: Any) -> Event:
-        item = self._set(index, **changes)
-        return self._event("response.output_item.done", {"output_index": index, "item": item})
-
-    def _set(self, index: int, **changes: Any) -> JSON:
-        output = list(self.output)
-        output[index] = {**output[index], **changes}
-        self.resource = {**self.resource, "output": output}
-        return output[index]
-
-    def _about(self, index: int, kind: str, **more: Any) -> Event:
-        return self._event(kind, {"item_id": self.output[index]["id"], "output_index": index, **more})
-
-    def _whole(self, kind: str) -> Event:
-        return self._event(kind, {"response": self.resource})
-
-    def _event(self, kind: str, body: JSON) -> Event:
-        return kind, orjson.dumps({"type": kind, **body})[:-1] + self._numbered()
-
-    def _numbered(self) -> bytes:
-        self._number += 1
-        return b',"sequence_number":%d}' % (self._number - 1)
+def _blank(kind: str) -> tuple[str, JSON]:
+    """The prefix of its id, and an item in which nothing was said yet."""
+    if kind == "reasoning_text":
+        return "rs", {"type": "reasoning", "status": "in_progress", "summary": [], "content": []}
+    return "msg", {"type": "message", "status": "in_progress", "role": "assistant", "content": []}
 
 
-class _Speech:
-    """A part of text that is being said."""
-
-    def __init__(self, kind: str, item: str, index: int, part: int) -> None:
-        self.kind, self.index, self.part = kind, index, part
-        self.pieces: list[str] = []
-        self.logprobs: list[JSON] = []
-        self.delta = f"response.{kind}.delta"
-        body = {"type": self.delta, "item_id": item, "output_index": index, "content_index": part}
-        self.head = orjson.dumps(body)[:-1] + b',"delta":'
-
-    def whole(self) -> JSON:
-        """The part with what was said by now."""
-        text = "".join(self.pieces)
-        if self.kind == "output_text":
-            return {"type": "output_text", "text": text, "annotations": [], "logprobs": self.logprobs}
-        return {"type": self.kind, ("refusal" if self.kind == "refusal" else "text"): text}
+def _arguments(call: ToolCall) -> str:
+    return call.arguments if call.arguments.strip() else "{}"
 
 
-class _Function:
-    """A call of the client's that is being written."""
-
-    def __init__(self, index: int, is_custom: bool, pieces: list[str]) -> None:
-        self.index, self.is_custom, self.pieces = index, is_custom, pieces
-
-
-def _logprobs(logprobs: Any) -> list[JSON]:
-    entries = logprobs.get("content") if isinstance(logprobs, dict) else None
-    return [_logprob(entry) for entry in entries or () if isinstance(entry, dict)]
-
-
-def _logprob(entry: JSON) -> JSON:
-    top = [_logprob(other) for other in entry.get("top_logprobs") or () if isinstance(other, dict)]
-    own = {
-        "token": entry.get("token", ""),
-        "logprob": entry.get("logprob", 0.0),
-        "bytes": entry.get("bytes") or [],
-    }
-    return {**own, "top_logprobs": top} if "top_logprobs" in entry else own
+def _input(arguments: str) -> str:
+    """What a custom tool is called with: the one argument of the function that stands for it."""
+    value = (read_arguments(arguments) or {}).get(CUSTOM_INPUT, arguments)
+    return value if isinstance(value, str) else orjson.dumps(value).decode()

@@ -2,40 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from toolway.errors import InvalidRequest
-from toolway.items.approval import needs_approval
+from toolway.items import fields
+from toolway.items.tools import as_function, read_tools
 from toolway.types import JSON
-
-log = logging.getLogger("toolway.responses")
-
-CUSTOM_INPUT = "input"
-"""The one argument of the function that stands for a custom tool."""
-
-HOSTED = frozenset(
-    {
-        "apply_patch",
-        "code_interpreter",
-        "computer",
-        "computer_use_preview",
-        "file_search",
-        "image_generation",
-        "local_shell",
-        "namespace",
-        "programmatic_tool_calling",
-        "shell",
-        "tool_search",
-        "web_search",
-        "web_search_2025_08_26",
-        "web_search_preview",
-        "web_search_preview_2025_03_11",
-    }
-)
-"""Tools that only OpenAI runs. Clients declare some of them always (Codex), so they are left out, not refused."""
 
 _OWN = frozenset(
     {
@@ -45,6 +19,8 @@ _OWN = frozenset(
         "client_metadata",
         "context_management",
         "conversation",
+        "function_call",
+        "functions",
         "generate",
         "image",
         "include",
@@ -52,8 +28,10 @@ _OWN = frozenset(
         "instructions",
         "max_output_tokens",
         "max_tool_calls",
+        "messages",
         "metadata",
         "moderation",
+        "n",
         "previous_response_id",
         "prompt",
         "reasoning",
@@ -68,7 +46,13 @@ _OWN = frozenset(
         "type",
     }
 )
-"""Fields that have another name, or none, in a chat completion. All others go along as they are."""
+"""Fields that have another name, or none, in a chat completion, or no place here. All others go along as they are."""
+
+_NUMBERS = ("temperature", "top_p", "presence_penalty", "frequency_penalty")
+_TEXTS = ("prompt_cache_key", "prompt_cache_retention", "safety_identifier", "service_tier", "user")
+
+CHOICES = ("auto", "none", "required")
+"""What `tool_choice` may be besides an object."""
 
 _UNSERVED = {
     "conversation": "Conversations are not kept here; use previous_response_id.",
@@ -80,13 +64,14 @@ _UNSERVED = {
 class Asked:
     """A request to create a response. `chat` is the body of a chat completion, without messages.
 
-    `given` is the body as it came, `items` is its input as a list, `custom` are the names of custom tools and `mcp`
-    the entries that name tool servers.
+    `given` is the body as it came, checked; `items` is its input as a list, `tools` are the declarations served,
+    `custom` the names of custom tools among them and `mcp` the entries that name tool servers.
     """
 
     given: JSON
     chat: JSON
     items: Sequence[JSON]
+    tools: Sequence[JSON]
     instructions: str | None
     custom: frozenset[str]
     mcp: Sequence[JSON]
@@ -103,50 +88,82 @@ def read_request(body: JSON) -> Asked:
     for name, why in _UNSERVED.items():
         if body.get(name) is not None:
             raise InvalidRequest(why, param=name, code="unsupported_parameter")
-    tools = _tools(body.get("tools"))
-    flags = {name: _flag(body, name) for name in ("stream", "store", "background", "parallel_tool_calls")}
-    store = flags["store"] is not False
-    if flags["background"] and not store:
+    _check(body)
+    tools = read_tools(body.get("tools"))
+    store, background = fields.flag(body, "store") is not False, bool(fields.flag(body, "background"))
+    if background and not store:
         raise InvalidRequest("background needs store to be true.", param="background")
     asked = Asked(
         given=body,
         chat=_chat(body, tools),
         items=_items(body),
-        instructions=_text(body, "instructions"),
+        instructions=fields.text(body, "instructions"),
+        tools=tools,
         custom=frozenset(tool["name"] for tool in tools if tool["type"] == "custom"),
         mcp=[tool for tool in tools if tool["type"] == "mcp"],
-        previous=_text(body, "previous_response_id"),
-        stream=bool(flags["stream"]),
+        previous=fields.text(body, "previous_response_id"),
+        stream=bool(fields.flag(body, "stream")),
         store=store,
-        background=bool(flags["background"]),
-        max_tool_calls=_count(body, "max_tool_calls"),
-        include=frozenset(_texts(body, "include")),
+        background=background,
+        max_tool_calls=fields.whole(body, "max_tool_calls"),
+        include=frozenset(fields.texts(body, "include")),
     )
     if not asked.items and not asked.previous and asked.instructions is None:
-        raise InvalidRequest(
-            "Missing required parameter: 'input'.", param="input", code="missing_required_parameter"
-        )
+        raise fields.missing("input")
     return asked
+
+
+def _check(body: JSON) -> None:
+    """What is only repeated or passed on: a client gets back what it sent, so it must be of the right kind."""
+    for name in _NUMBERS:
+        fields.number(body, name)
+    for name in _TEXTS:
+        fields.text(body, name)
+    fields.flag(body, "parallel_tool_calls")
+    fields.whole(body, "top_logprobs", least=0)
+    fields.one_of(body, "truncation", {"auto", "disabled"})
+    fields.named_texts(body, "metadata")
+    reasoning = fields.member(body, "reasoning")
+    fields.text(reasoning, "effort", "reasoning.")
+    fields.one_of(reasoning, "summary", {"auto", "concise", "detailed"}, "reasoning.")
+    _check_choice(body.get("tool_choice"))
+
+
+def _check_choice(choice: Any) -> None:
+    if choice is None or choice in CHOICES:
+        return
+    if not isinstance(choice, dict):
+        raise InvalidRequest("tool_choice must be auto, none, required or an object.", param="tool_choice")
+    where = "tool_choice."
+    match choice.get("type"):
+        case "function" | "custom":
+            fields.needed(choice, "name", where)
+        case "mcp":
+            fields.needed(choice, "server_label", where)
+            fields.text(choice, "name", where)
+        case "allowed_tools":
+            fields.one_of(choice, "mode", {"auto", "required"}, where)
+            listed = choice.get("tools")
+            if not isinstance(listed, list) or not all(isinstance(tool, dict) for tool in listed):
+                raise fields.wrong(f"{where}tools", "a list of tools")
 
 
 def _chat(body: JSON, tools: Sequence[JSON]) -> JSON:
     chat = {key: value for key, value in body.items() if key not in _OWN and value is not None}
-    if model := _text(body, "model"):
-        chat["model"] = model
-    if (most := _count(body, "max_output_tokens")) is not None:
+    fields.text(body, "model")
+    if (most := fields.whole(body, "max_output_tokens")) is not None:
         chat["max_tokens"] = most
-    if functions := [_function(tool) for tool in tools if tool["type"] in ("function", "custom")]:
+    if functions := [as_function(tool) for tool in tools if tool["type"] != "mcp"]:
         chat["tools"] = functions
-    if effort := _object(body, "reasoning").get("effort"):
+    if effort := fields.member(body, "reasoning").get("effort"):
         chat["reasoning_effort"] = effort
-    text = _object(body, "text")
-    if verbosity := text.get("verbosity"):
+    said = fields.member(body, "text")
+    if verbosity := fields.text(said, "verbosity", "text."):
         chat["verbosity"] = verbosity
-    if form := _response_format(text.get("format")):
+    if form := _response_format(fields.member(said, "format", "text.")):
         chat["response_format"] = form
-    if _wants_logprobs(body):
-        chat |= {"logprobs": True, "top_logprobs": _count(body, "top_logprobs", least=0) or 0}
-    _object(body, "metadata")
+    if "message.output_text.logprobs" in fields.texts(body, "include") or body.get("top_logprobs"):
+        chat |= {"logprobs": True, "top_logprobs": body.get("top_logprobs") or 0}
     return chat
 
 
@@ -158,15 +175,10 @@ def choice_of(
     `expose(label, name)` tells under which names the model sees a tool of a server, or all of its tools.
     """
     choice = asked.given.get("tool_choice")
-    if choice is None or choice in ("auto", "none", "required"):
-        return choice, None
     if not isinstance(choice, dict):
-        raise InvalidRequest("tool_choice must be auto, none, required or an object.", param="tool_choice")
+        return choice, None
     if choice.get("type") == "allowed_tools":
-        listed = choice.get("tools")
-        if not isinstance(listed, list) or not all(isinstance(tool, dict) for tool in listed):
-            raise InvalidRequest("tool_choice.tools must be a list of tools.", param="tool_choice.tools")
-        names = frozenset(name for tool in listed for name in _chosen(tool, expose))
+        names = frozenset(name for tool in choice["tools"] for name in _chosen(tool, expose))
         return choice.get("mode") or "auto", names
     names = frozenset(_chosen(choice, expose))
     if len(names) == 1:
@@ -202,119 +214,21 @@ def _items(body: JSON) -> list[JSON]:
     return given
 
 
-def _tools(given: Any) -> list[JSON]:
-    if given is None:
-        return []
-    if not isinstance(given, list):
-        raise InvalidRequest("tools must be a list.", param="tools")
-    tools = []
-    for number, tool in enumerate(given):
-        where = f"tools[{number}]"
-        kind = tool.get("type") if isinstance(tool, dict) else None
-        if kind in ("function", "custom"):
-            if not isinstance(tool.get("name"), str) or not tool["name"]:
-                raise InvalidRequest(
-                    f"Missing required parameter: '{where}.name'.",
-                    param=f"{where}.name",
-                    code="missing_required_parameter",
-                )
-        elif kind == "mcp":
-            _check_mcp(tool, where)
-        elif kind in HOSTED:
-            log.info("the client's tool of type %s is left out: only OpenAI runs it", kind)
-            continue
-        else:
+def _response_format(form: JSON) -> JSON | None:
+    match form.get("type"):
+        case "json_object":
+            return {"type": "json_object"}
+        case "json_schema":
+            fields.needed(form, "name", "text.format.")
+            fields.text(form, "description", "text.format.")
+            fields.flag(form, "strict", "text.format.")
+            fields.member(form, "schema", "text.format.")
+            if form.get("schema") is None:
+                raise fields.missing("text.format.schema")
+            schema = {key: value for key, value in form.items() if key != "type" and value is not None}
+            return {"type": "json_schema", "json_schema": schema}
+        case kind if form and kind != "text":
             raise InvalidRequest(
-                f"Invalid value: {str(kind)[:50]!r}. Tools served here: function, custom and mcp.",
-                param=f"{where}.type",
-                code="invalid_value",
+                "text.format must be of type text, json_object or json_schema.", param="text.format"
             )
-        tools.append(tool)
-    return tools
-
-
-def _check_mcp(tool: JSON, where: str) -> None:
-    if not isinstance(tool.get("server_label"), str) or not tool["server_label"]:
-        raise InvalidRequest(
-            f"Missing required parameter: '{where}.server_label'.",
-            param=f"{where}.server_label",
-            code="missing_required_parameter",
-        )
-    needs_approval(tool, "")
-    if tool.get("connector_id") is not None:
-        raise InvalidRequest("Connectors are OpenAI's own; name a server_url.", param=f"{where}.connector_id")
-    headers = tool.get("headers")
-    if headers is not None and not (
-        isinstance(headers, dict) and all(isinstance(value, str) for value in headers.values())
-    ):
-        raise InvalidRequest("headers must be an object of texts.", param=f"{where}.headers")
-    for name in ("server_url", "authorization"):
-        if not isinstance(tool.get(name), str | None):
-            raise InvalidRequest(f"{name} must be a text.", param=f"{where}.{name}")
-
-
-def _function(tool: JSON) -> JSON:
-    if tool["type"] == "custom":
-        hint = {"type": "string", "description": "The whole input of the tool, as plain text"}
-        parameters = {"type": "object", "properties": {CUSTOM_INPUT: hint}, "required": [CUSTOM_INPUT]}
-        function = {"name": tool["name"], "description": tool.get("description"), "parameters": parameters}
-    else:
-        function = {name: tool.get(name) for name in ("name", "description", "parameters", "strict")}
-    return {
-        "type": "function",
-        "function": {key: value for key, value in function.items() if value is not None},
-    }
-
-
-def _response_format(form: Any) -> JSON | None:
-    if form is None or (isinstance(form, dict) and form.get("type") == "text"):
-        return None
-    if not isinstance(form, dict) or form.get("type") not in ("json_schema", "json_object"):
-        raise InvalidRequest(
-            "text.format must be of type text, json_object or json_schema.", param="text.format"
-        )
-    if form["type"] == "json_object":
-        return {"type": "json_object"}
-    schema = {key: value for key, value in form.items() if key != "type" and value is not None}
-    return {"type": "json_schema", "json_schema": schema}
-
-
-def _wants_logprobs(body: JSON) -> bool:
-    return "message.output_text.logprobs" in _texts(body, "include") or bool(body.get("top_logprobs"))
-
-
-def _flag(body: JSON, name: str) -> bool | None:
-    value = body.get(name)
-    if not isinstance(value, bool | None):
-        raise InvalidRequest(f"{name} must be true or false.", param=name)
-    return value
-
-
-def _count(body: JSON, name: str, *, least: int = 1) -> int | None:
-    value = body.get(name)
-    if value is None:
-        return None
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise InvalidRequest(f"{name} must be a whole number from {least} on.", param=name)
-    return value
-
-
-def _text(body: JSON, name: str) -> str | None:
-    value = body.get(name)
-    if not isinstance(value, str | None):
-        raise InvalidRequest(f"{name} must be a text.", param=name)
-    return value
-
-
-def _texts(body: JSON, name: str) -> list[str]:
-    value = body.get(name) or []
-    if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
-        raise InvalidRequest(f"{name} must be a list of texts.", param=name)
-    return value
-
-
-def _object(body: JSON, name: str) -> JSON:
-    value = body.get(name)
-    if not isinstance(value, dict | None):
-        raise InvalidRequest(f"{name} must be an object.", param=name)
-    return value or {}
+    return None

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
-from toolway.items.approval import approval_of
 from toolway.items.request import Asked
+from toolway.items.tools import as_told
 from toolway.types import JSON
 
 _DEFAULTS: JSON = {
@@ -32,11 +30,23 @@ _DEFAULTS: JSON = {
 """Fields that repeat what the request said."""
 
 
+_MOST_TOKENS = 2**53
+"""More is an error of the model server's, and no JSON reader takes it."""
+
+_KNOWN = {
+    "service_tier": frozenset({"auto", "default", "flex", "scale", "priority", "fast", "ultrafast"}),
+    "prompt_cache_retention": frozenset({"in_memory", "24h"}),
+    "effort": frozenset({"none", "minimal", "low", "medium", "high", "xhigh", "max"}),
+    "verbosity": frozenset({"low", "medium", "high"}),
+}
+"""The published values of fields that model servers have values of their own for: typed clients fail at others."""
+
+
 def new_resource(asked: Asked, identity: str, created_at: int) -> JSON:
     """The object of a response that has just begun. `created_at` is Unix time in whole seconds."""
     given = asked.given
-    reasoning = given.get("reasoning") or {}
     said = {name: default if given.get(name) is None else given[name] for name, default in _DEFAULTS.items()}
+    reasoning, text = given.get("reasoning") or {}, given.get("text") or {}
     return {
         "id": identity,
         "object": "response",
@@ -49,43 +59,36 @@ def new_resource(asked: Asked, identity: str, created_at: int) -> JSON:
         "model": asked.chat.get("model") or "unknown",
         "output": [],
         **said,
-        "reasoning": {"effort": reasoning.get("effort"), "summary": reasoning.get("summary")},
+        "service_tier": published("service_tier", said["service_tier"]) or "default",
+        "prompt_cache_retention": published("prompt_cache_retention", said["prompt_cache_retention"]),
+        "tool_choice": _choice(said["tool_choice"]),
+        "reasoning": {
+            "effort": published("effort", reasoning.get("effort")),
+            "summary": reasoning.get("summary"),
+        },
         "store": asked.store,
-        "text": {"format": {"type": "text"}, **{k: v for k, v in (given.get("text") or {}).items() if v}},
-        "tools": declared_tools(asked),
+        "text": _text(text),
+        "tools": [as_told(tool) for tool in asked.tools],
         "metadata": given.get("metadata") or {},
         "usage": None,
     }
 
 
-def declared_tools(asked: Asked) -> list[JSON]:
-    """The client's own declarations that are honoured here, without the secrets in them."""
-    return [
-        _echoed(tool)
-        for tool in asked.given.get("tools") or ()
-        if tool["type"] in ("function", "custom", "mcp")
-    ]
+def published(name: str, value: Any) -> str | None:
+    """A value, if it is one of those that OpenAI has published for this field."""
+    return value if isinstance(value, str) and value in _KNOWN[name] else None
 
 
-def _echoed(tool: JSON) -> JSON:
-    if tool["type"] == "function":
-        return {"description": None, "parameters": None, "strict": None, **tool}
-    if tool["type"] == "custom":
-        return tool
-    shown: JSON = {key: value for key, value in tool.items() if key not in ("headers", "authorization")}
-    if isinstance(url := tool.get("server_url"), str):
-        shown["server_url"] = _origin(url)
-    return {"allowed_tools": None, "server_description": None, **shown, "require_approval": approval_of(tool)}
+def _choice(choice: str | JSON) -> str | JSON:
+    if isinstance(choice, dict) and choice["type"] == "allowed_tools":
+        return {**choice, "mode": choice.get("mode") or "auto"}
+    return choice
 
 
-def _origin(url: str) -> str:
-    """Paths and queries of such addresses hold keys at times."""
-    try:
-        parts = urlsplit(url)
-        host = parts.netloc.rpartition("@")[2]
-    except ValueError:
-        return "<redacted>"
-    return f"{parts.scheme}://{host}/<redacted>"
+def _text(given: JSON) -> JSON:
+    form = {name: value for name, value in (given.get("format") or {}).items() if value is not None}
+    verbosity = published("verbosity", given.get("verbosity"))
+    return {"format": form or {"type": "text"}, **({"verbosity": verbosity} if verbosity else {})}
 
 
 def read_usage(usage: JSON | None) -> JSON | None:
@@ -114,15 +117,7 @@ def _detail(usage: JSON, group: str, name: str) -> int:
 
 
 def _count(value: Any) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) else 0
-
-
-def output_text(output: Sequence[JSON]) -> str:
-    """All text that a response says."""
-    return "".join(
-        part["text"]
-        for item in output
-        if item["type"] == "message"
-        for part in item["content"]
-        if part["type"] == "output_text"
-    )
+    """A number of tokens; servers that compute in floating point write 12.0."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _MOST_TOKENS:
+        return 0
+    return int(value)

@@ -10,15 +10,16 @@ from typing import Any
 
 import orjson
 
+from toolway.content import text_of
 from toolway.errors import InvalidRequest
+from toolway.items import fields
 from toolway.items.content import chat_content, text_in
-from toolway.items.request import CUSTOM_INPUT
-from toolway.types import JSON, ToolCall
+from toolway.items.opened import OpenTurn
+from toolway.items.tools import CUSTOM_INPUT
+from toolway.types import JSON, ToolCall, ToolResult
 
 SEALED = "toolway:"
 """What begins the `encrypted_content` that is made here. It is encoded, not encrypted: it is the client's own text."""
-
-_IGNORED = frozenset({"mcp_list_tools", "compaction_trigger", "additional_tools"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,22 +60,23 @@ class Transcript:
         """Labels of servers whose tools the conversation has seen."""
         self.own: set[str] = set()
         """Ids of calls whose results are ours, though the client sent them."""
-        self.approved: list[Approved] = []
         self.refused: list[str] = []
         """Approval requests that were refused."""
         self._expose = expose
-        self._open: JSON | None = None
-        self._results: dict[str, JSON] = {}
-        self._behind: list[JSON] = []
+        self._open: OpenTurn | None = None
         self._asks: dict[str, str] = {}
         self._answered: set[str] = set()
-        self._is_answered = False
-        """Whether the client answered a call of the open turn; calls that follow are of another one."""
+        self._approved: dict[str, Approved] = {}
+        self._waiting: dict[str, JSON] = {}
+        """The empty results of approved calls, each under its request."""
         if turn is not None:
-            self._open = dict(turn.assistant)
-            self._results = {message["tool_call_id"]: message for message in turn.results}
-            self._behind = list(turn.behind)
+            self._open = OpenTurn(turn.assistant, turn.results, turn.behind)
             self._asks = dict(turn.asks)
+
+    @property
+    def approved(self) -> list[Approved]:
+        """The calls that may run now: their empty results wait in the messages."""
+        return list(self._approved.values())
 
     def add(self, item: JSON, where: str) -> None:
         """The next item; `where` names it in errors, "input[3]"."""
@@ -83,27 +85,21 @@ class Transcript:
             case "message":
                 self._message(item, where)
             case "reasoning":
-                self._reason(item)
-            case "function_call":
-                name, arguments = _text(item, "name", where), _text(item, "arguments", where)
-                self._call(_text(item, "call_id", where), name, arguments)
-            case "custom_tool_call":
-                arguments = orjson.dumps({CUSTOM_INPUT: _text(item, "input", where)}).decode()
-                self._call(_text(item, "call_id", where), _text(item, "name", where), arguments)
+                if thought := _thought(item):
+                    self._speaking().think(thought)
+            case "function_call" | "custom_tool_call":
+                self._call(item, where)
             case "function_call_output" | "custom_tool_call_output":
-                self._output(_text(item, "call_id", where), item.get("output"), where)
+                self._output(item, where)
             case "mcp_call":
                 self._mcp_call(item, where)
             case "mcp_approval_request":
-                identity = _text(item, "id", where)
-                name = self._expose(_text(item, "server_label", where), _text(item, "name", where))
-                self._call(identity, name, _text(item, "arguments", where))
-                self._asks[identity] = identity
+                self._ask(item, where)
             case "mcp_approval_response":
                 self._decide(item, where)
             case "compaction":
                 self._compaction(item, where)
-            case str() if kind in _IGNORED:
+            case "mcp_list_tools" | "compaction_trigger" | "additional_tools":
                 if isinstance(label := item.get("server_label"), str) and not item.get("error"):
                     self.listed.add(label)
             case _:
@@ -121,10 +117,9 @@ class Transcript:
     def _message(self, item: JSON, where: str) -> None:
         role, content = item.get("role"), item.get("content")
         if role == "assistant":
-            said = text_in(content)
-            if self._open is not None and (self._open["content"] or self._results):
-                self._flush()
-            self._begin()["content"] = said
+            if not isinstance(content, str | list | None):
+                raise fields.wrong(f"{where}.content", "a text or a list of parts")
+            self._speaking().say(text_in(content))
             return
         if role not in ("user", "system", "developer"):
             raise InvalidRequest(f"A message cannot have the role {str(role)[:50]!r}.", param=f"{where}.role")
@@ -133,76 +128,95 @@ class Transcript:
         spoken = "user" if role == "user" else "system"
         self.messages.append({"role": spoken, "content": chat_content(content, f"{where}.content")})
 
-    def _reason(self, item: JSON) -> None:
-        thought = _thought(item)
-        if self._open is not None and (self._open["content"] or self._open.get("tool_calls")):
-            self._flush()
-        if thought:
-            turn = self._begin()
-            turn["reasoning_content"] = turn.get("reasoning_content", "") + thought
-
-    def _call(self, identity: str, name: str, arguments: str) -> None:
-        if self._open is not None and self._answers_all():
-            self._flush()
-        call = {"id": identity, "type": "function", "function": {"name": name, "arguments": arguments}}
-        self._begin().setdefault("tool_calls", []).append(call)
-
-    def _mcp_call(self, item: JSON, where: str) -> None:
-        identity = _text(item, "id", where)
-        name = self._expose(_text(item, "server_label", where), _text(item, "name", where))
-        request = item.get("approval_request_id")
-        if isinstance(request, str) and self._asks.get(request) in self._open_calls():
-            # The call stands in the turn already, since it was asked for; now it has run.
-            identity = self._asks[request]
-            self._answered.add(request)
-            self.approved = [approved for approved in self.approved if approved.request != request]
+    def _call(self, item: JSON, where: str) -> None:
+        identity, name = (fields.needed(item, key, f"{where}.") for key in ("call_id", "name"))
+        if item["type"] == "function_call":
+            arguments = fields.needed(item, "arguments", f"{where}.", may_be_empty=True)
         else:
-            if self._is_answered:
-                self._flush()
-            function = {"name": name, "arguments": item.get("arguments") or "{}"}
-            call = {"id": identity, "type": "function", "function": function}
-            self._begin().setdefault("tool_calls", []).append(call)
-        self._results[identity] = _result(identity, item.get("output") or _failure(item.get("error")))
-        self.own.add(identity)
+            text = fields.needed(item, "input", f"{where}.", may_be_empty=True)
+            arguments = orjson.dumps({CUSTOM_INPUT: text}).decode()
+        is_cut = item.get("status") == "incomplete"
+        self._calling().call(identity, name, arguments, where=where, is_cut=is_cut)
 
-    def _output(self, identity: str, output: Any, where: str) -> None:
-        if identity not in self._open_calls():
+    def _output(self, item: JSON, where: str) -> None:
+        identity = fields.needed(item, "call_id", f"{where}.")
+        turn = self._open
+        if turn is None or identity not in turn.calls:
             raise InvalidRequest(
                 f"No tool call found for function call output with call_id {identity[:100]}.", param="input"
             )
+        if identity in turn.results:
+            raise InvalidRequest(f"There are two outputs for the call {identity[:100]}.", param=where)
+        output = item.get("output")
         parts = chat_content(output if output is not None else "", f"{where}.output")
-        if isinstance(parts, list):
-            pictures = [part for part in parts if part["type"] != "text"]
-            texts = [part["text"] for part in parts if part["type"] == "text"]
-            if pictures:  # a tool message holds text alone
-                self._behind.append({"role": "user", "content": pictures})
-                texts = texts or ["(see the images)"]
-            parts = "\n".join(texts)
-        self._results[identity] = _result(identity, parts)
-        self._is_answered = True
+        behind: list[JSON] = []
+        if isinstance(parts, list):  # a tool message holds text alone
+            shown = [part for part in parts if part["type"] != "text"]
+            behind = [{"role": "user", "content": shown}] if shown else []
+            parts = "\n".join(part["text"] for part in parts if part["type"] == "text")
+            parts = parts or "(see the images)" if shown else parts
+        turn.answer(identity, parts or "(the tool returned nothing)", behind)
+        turn.is_answered = True
+
+    def _mcp_call(self, item: JSON, where: str) -> None:
+        output, request = (fields.text(item, key, f"{where}.") for key in ("output", "approval_request_id"))
+        is_error = output is None and bool(item.get("error"))
+        result = text_of(
+            ToolResult(text=_failure(item["error"]) if is_error else output or "", is_error=is_error)
+        )
+        if request and self._has_run(request, result):
+            return
+        identity, name = fields.needed(item, "id", f"{where}."), self._exposed(item, where)
+        arguments = fields.text(item, "arguments", f"{where}.") or "{}"
+        if self._open is not None and self._open.is_answered:
+            self._flush()
+        turn = self._begin()
+        turn.call(identity, name, arguments, where=where)
+        turn.answer(identity, result)
+        self.own.add(identity)
+
+    def _has_run(self, request: str, result: str) -> bool:
+        """Give the call that a request asked for its result, where it stands; False when there is none."""
+        turn, identity = self._open, self._asks.get(request, "")
+        if waiting := self._waiting.pop(request, None):
+            waiting["content"] = result
+            identity = waiting["tool_call_id"]
+            del self._approved[request]
+        elif turn is not None and identity in turn.calls:
+            turn.answer(identity, result)
+            self._answered.add(request)
+        else:
+            return False
+        self.own.add(identity)
+        return True
+
+    def _ask(self, item: JSON, where: str) -> None:
+        identity = fields.needed(item, "id", f"{where}.")
+        arguments = fields.needed(item, "arguments", f"{where}.", may_be_empty=True)
+        self._calling().call(identity, self._exposed(item, where), arguments or "{}", where=where)
+        self._asks[identity] = identity
 
     def _decide(self, item: JSON, where: str) -> None:
-        request = _text(item, "approval_request_id", where)
+        request = fields.needed(item, "approval_request_id", f"{where}.")
         if request in self._answered:
             raise answered_before(request)
-        call = self._open_calls().get(self._asks.get(request, ""))
-        if call is None:
+        identity, turn = self._asks.get(request, ""), self._open
+        if turn is None or identity not in turn.calls:
             raise InvalidRequest(
                 f"Approval request with id {request[:100]!r} not found.", param=f"{where}.approval_request_id"
             )
         if not isinstance(item.get("approve"), bool):
-            raise InvalidRequest("approve must be true or false.", param=f"{where}.approve")
+            raise fields.wrong(f"{where}.approve", "true or false")
         self._answered.add(request)
-        if item["approve"]:
-            function = call["function"]
-            approved = ToolCall(id=call["id"], name=function["name"], arguments=function["arguments"])
-            self.approved.append(Approved(request=request, call=approved))
-            self._results[call["id"]] = {"role": "tool", "tool_call_id": call["id"], "content": ""}
-        else:
+        if not item["approve"]:
             self.refused.append(request)
-            reason = item.get("reason")
-            why = f", and said: {reason}" if isinstance(reason, str) and reason else ""
-            self._results[call["id"]] = _result(call["id"], f"Error: not run, the user refused it{why}.")
+            why = f", and said: {reason}" if (reason := fields.text(item, "reason", f"{where}.")) else ""
+            turn.answer(identity, f"Error: not run, the user refused it{why}.")
+            return
+        function = turn.calls[identity]["function"]
+        call = ToolCall(id=identity, name=function["name"], arguments=function["arguments"])
+        self._approved[request] = Approved(request=request, call=call)
+        self._waiting[request] = turn.answer(identity, "")
 
     def _compaction(self, item: JSON, where: str) -> None:
         summary = unsealed(item.get("encrypted_content"))
@@ -213,37 +227,34 @@ class Transcript:
         self._flush()
         self.messages.append({"role": "user", "content": f"Summary of the conversation so far:\n{summary}"})
 
-    def _begin(self) -> JSON:
+    def _exposed(self, item: JSON, where: str) -> str:
+        label, name = (fields.needed(item, key, f"{where}.") for key in ("server_label", "name"))
+        return self._expose(label, name)
+
+    def _speaking(self) -> OpenTurn:
+        if self._open is not None and self._open.has_spoken:
+            self._flush()
+        return self._begin()
+
+    def _calling(self) -> OpenTurn:
+        if self._open is not None and self._open.is_settled:
+            self._flush()
+        return self._begin()
+
+    def _begin(self) -> OpenTurn:
         if self._open is None:
-            self._open = {"role": "assistant", "content": ""}
+            self._open = OpenTurn()
         return self._open
 
-    def _open_calls(self) -> dict[str, JSON]:
-        calls = self._open.get("tool_calls", ()) if self._open is not None else ()
-        return {call["id"]: call for call in calls}
-
-    def _answers_all(self) -> bool:
-        """Whether each call of the open turn has a result that came as an item of its own."""
-        calls = self._open_calls()
-        return bool(calls) and calls.keys() <= self._results.keys()
-
     def _flush(self) -> None:
-        if self._open is None:
+        turn = self._open
+        if turn is None:
             return
-        calls = self._open_calls()
         for request, identity in self._asks.items():
-            if identity in calls and request not in self._answered:
-                self._results.setdefault(
-                    identity, _result(identity, "Error: not run, the user did not approve it.")
-                )
-        for identity in calls:
-            if identity not in self._results:
-                raise InvalidRequest(
-                    f"No tool output found for function call {identity[:100]}.", param="input"
-                )
-        results = [self._results[identity] for identity in calls]
-        self.messages += [self._open, *results, *self._behind]
-        self._open, self._results, self._behind, self._is_answered = None, {}, [], False
+            if identity in turn.calls and request not in self._answered and identity not in turn.results:
+                turn.answer(identity, "Error: not run, the user did not approve it.")
+        self.messages += turn.close()
+        self._open, self._asks = None, {}
 
 
 def answered_before(request: str) -> InvalidRequest:
@@ -279,19 +290,4 @@ def _failure(error: Any) -> str:
     if isinstance(error, dict):
         content = error.get("content")
         error = error.get("message") or (text_in(content) if isinstance(content, list) else content)
-    return f"Error: {error}" if error else "(the tool returned nothing)"
-
-
-def _result(identity: str, text: str) -> JSON:
-    return {"role": "tool", "tool_call_id": identity, "content": text or "(the tool returned nothing)"}
-
-
-def _text(item: JSON, name: str, where: str) -> str:
-    value = item.get(name)
-    if not isinstance(value, str) or (not value and name not in ("arguments", "input")):
-        raise InvalidRequest(
-            f"Missing required parameter: '{where}.{name}'.",
-            param=f"{where}.{name}",
-            code="missing_required_parameter",
-        )
-    return value
+    return str(error or "")
