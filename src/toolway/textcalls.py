@@ -68,8 +68,7 @@ def may_become_calls(text: str, known: Known) -> bool:
     for opener, closer in _OPENERS.items():
         if text.startswith(opener):
             closed = text.rfind(closer)
-            behind = _behind_ends(text[closed + len(closer) :]) if closed >= 0 else ""
-            return may_become_calls(behind, known) or _may_be_end(behind)
+            return closed < 0 or _may_go_on(text[closed + len(closer) :], known)
     if fence := _FENCE.match(text):
         return _may_become_fenced(text[fence.end() :].lstrip(), known)
     return _may_become_json(text, known)
@@ -85,17 +84,18 @@ def _may_become_fenced(inner: str, known: Known) -> bool:
         return within and _may_become_json(inner, known)
     except (ValueError, RecursionError):
         return False
-    return "```".startswith(behind) or (behind.startswith("```") and _may_be_end(_behind_ends(behind[3:])))
+    return "```".startswith(behind) or (behind.startswith("```") and _may_go_on(behind[3:], known))
+
+
+def _may_go_on(text: str, known: Known) -> bool:
+    """Whether what stands behind a call may still become calls, or marks of the end."""
+    text = _behind_ends(text)
+    return may_become_calls(text, known) or any(closer.startswith(text) for closer in _CLOSERS)
 
 
 def _behind_ends(text: str) -> str:
     """The text without the marks of an end that it begins with."""
     return text[_length(_ENDS.match(text)) :]
-
-
-def _may_be_end(text: str) -> bool:
-    """Whether nothing is left, or what may become one more mark of an end."""
-    return any(closer.startswith(text) for closer in _CLOSERS)
 
 
 def _may_become_json(text: str, known: Known) -> bool:

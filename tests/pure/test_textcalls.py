@@ -71,6 +71,10 @@ MARKUPS = {
     ),
     "a mark of an end between two": (f"<tool_call></tool_call><|call|>{JSON_CALL}", PARIS),
     "a fence with a mark of an end": (f"```json\n{JSON_CALL}\n```<|eot_id|>", PARIS),
+    "a fence with another call behind it": (
+        f"```json\n{JSON_CALL}\n``` <tool_call>{OTHER_CALL}",
+        PARIS + ROME,
+    ),
     "a fence in an argument": (
         '```json\n{"name": "get_weather", "arguments": {"city": "a ```sh``` b", "days": 10, "more": true}}\n```',
         [("get_weather", {"city": "a ```sh``` b", "days": 10, "more": True})],
