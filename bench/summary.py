@@ -136,9 +136,8 @@ def goals(
         ),
         Goal(
             text="One streamed tool round over the sum of its parts (ms)",
-            limit=1.0,
+            limit=2.0,
             value=over_the_parts(samples),
-            later=True,
         ),
         Goal(
             text="CPU time of a whole answer with 200 tools added, over that with none (%)",

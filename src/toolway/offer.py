@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from toolway import names
@@ -19,7 +19,8 @@ class Offer:
     a hard filter, and so is the `selection`. A client of the old `functions` gets nothing either: servers refuse
     `tools` beside them. With nothing offered every call is the client's affair.
     With `enforce_choice` a tool that `tool_choice` names is alone in round 1, for servers that would not mind it.
-    Calls of a tool that `asks` wait for somebody's approval.
+    Calls of a tool that `asks` wait for somebody's approval; `approved` names tools of calls that have it, which run
+    whether these tools are offered again or not.
     """
 
     def __init__(
@@ -30,6 +31,7 @@ class Offer:
         *,
         enforce_choice: bool = False,
         asks: Callable[[Tool], bool] | None = None,
+        approved: Collection[str] = (),
     ) -> None:
         self.snapshot = snapshot
         self.clients = frozenset(_names_in(body.get("tools")) | _names_in(body.get("functions")))
@@ -44,6 +46,7 @@ class Offer:
         if self.clients and self.tools:
             self.tools = {name: tool for name, tool in self.tools.items() if name not in self.clients}
         self._asks = asks
+        self._approved = {name: tool for name, tool in snapshot.offered.items() if name in approved}
         self._clients_tools = body.get("tools")
         self._refitted = False
         self._added: dict[str, Any] = {}
@@ -63,7 +66,7 @@ class Offer:
     def find(self, name: str) -> Tool | None:
         """The tool that a model meant by `name`, if it is clear."""
         found = names.find(name, self.tools)
-        return None if found is None else self.tools[found]
+        return self._approved.get(name) if found is None else self.tools[found]
 
     def exact_name(self, name: str) -> str:
         """`name` as the model should have written it, fit to be repeated to the model server."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -95,15 +95,21 @@ class Runner:
         )
 
     async def prepare(
-        self, wishes: Wishes, snapshot: Snapshot, owner: str, *, asks: Callable[[Tool], bool] | None = None
+        self,
+        wishes: Wishes,
+        snapshot: Snapshot,
+        owner: str,
+        *,
+        asks: Callable[[Tool], bool] | None = None,
+        approved: Collection[str] = (),
     ) -> Job:
-        """The job for these wishes; calls of a tool that `asks` wait for somebody's approval."""
+        """The job for these wishes; calls of a tool that `asks` wait for somebody's approval, as `Offer` says."""
         headers, body = [*wishes.headers, JSON_TYPE], wishes.body
         ask = partial(self._infos.get, body.get("model"), headers)
         # Only a choice of one tool is worth the question before the first round.
         enforce = bool(named_tool(body.get("tool_choice"))) and (await ask()).ignores_choice
         snapshot = self._backend.fit(snapshot)
-        offer = Offer(body, snapshot, wishes.selection, enforce_choice=enforce, asks=asks)
+        offer = Offer(body, snapshot, wishes.selection, enforce_choice=enforce, asks=asks, approved=approved)
         return Job(
             body=body,
             offer=offer,

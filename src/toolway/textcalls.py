@@ -68,12 +68,34 @@ def may_become_calls(text: str, known: Known) -> bool:
     for opener, closer in _OPENERS.items():
         if text.startswith(opener):
             closed = text.rfind(closer)
-            behind = text[closed + len(closer) :].lstrip("; \n") if closed >= 0 else ""
-            return may_become_calls(behind, known) or any(closer.startswith(behind) for closer in _CLOSERS)
+            behind = _behind_ends(text[closed + len(closer) :]) if closed >= 0 else ""
+            return may_become_calls(behind, known) or _may_be_end(behind)
     if fence := _FENCE.match(text):
-        inner, end, behind = text[fence.end() :].partition("```")
-        return not behind.strip("` \t\n") and (bool(end) or not inner or _may_become_json(inner, known))
+        return _may_become_fenced(text[fence.end() :].lstrip(), known)
     return _may_become_json(text, known)
+
+
+def _may_become_fenced(inner: str, known: Known) -> bool:
+    if "```" not in inner:
+        return not inner or _may_become_json(inner, known)
+    try:
+        behind = _value(inner)[1]
+    except json.JSONDecodeError as error:  # a fence in a text of the JSON is no end of it
+        within = error.pos > inner.rindex("```") or error.msg.startswith("Unterminated string")
+        return within and _may_become_json(inner, known)
+    except (ValueError, RecursionError):
+        return False
+    return "```".startswith(behind) or (behind.startswith("```") and _may_be_end(_behind_ends(behind[3:])))
+
+
+def _behind_ends(text: str) -> str:
+    """The text without the marks of an end that it begins with."""
+    return text[_length(_ENDS.match(text)) :]
+
+
+def _may_be_end(text: str) -> bool:
+    """Whether nothing is left, or what may become one more mark of an end."""
+    return any(closer.startswith(text) for closer in _CLOSERS)
 
 
 def _may_become_json(text: str, known: Known) -> bool:
@@ -109,7 +131,7 @@ def _all_calls(text: str) -> list[tuple[str, Any]]:
             if found is not None:
                 more, text = found
                 calls += more
-                text = text[_length(_ENDS.match(text)) :]
+                text = _behind_ends(text)
                 break
         else:
             return []

@@ -69,6 +69,12 @@ MARKUPS = {
         '<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>{"city": "Paris"}<|call|>',
         PARIS,
     ),
+    "a mark of an end between two": (f"<tool_call></tool_call><|call|>{JSON_CALL}", PARIS),
+    "a fence with a mark of an end": (f"```json\n{JSON_CALL}\n```<|eot_id|>", PARIS),
+    "a fence in an argument": (
+        '```json\n{"name": "get_weather", "arguments": {"city": "a ```sh``` b", "days": 10, "more": true}}\n```',
+        [("get_weather", {"city": "a ```sh``` b", "days": 10, "more": True})],
+    ),
 }
 TEXTS = [
     "It is cloudy.",
@@ -122,6 +128,8 @@ def test_other_text_is_text(text: str):
         ("[1, 2]", "[1"),
         ('```json\n{"city"', '```json\n{"c'),
         ("<tool_call>{}</tool_call> Well", "<tool_call>{}</tool_call> W"),
+        (f"```json\n{JSON_CALL}\n``` Well", f"```json\n{JSON_CALL}\n``` W"),
+        ('```json\n{"name": "get_weather", oops}\n``` Well', '```json\n{"name": "get_weather", oops}\n```'),
     ],
 )
 def test_text_is_let_go_as_soon_as_it_cannot_be_a_call(text: str, free_at: str):

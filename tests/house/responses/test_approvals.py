@@ -150,6 +150,16 @@ def test_a_refusal_is_told_to_the_model_with_its_reason(room: House, streamed: b
     assert "refused it, and said: too dear" in sent(room)[-1]["content"]
 
 
+@pytest.mark.parametrize("more", [{"tool_choice": "none"}, {"headers": {"X-Toolway-Tools": "list_*"}}])
+def test_an_approved_call_runs_whatever_may_be_called_after_it(room: House, more: JSON):
+    first, (request,) = begun(room)
+    body = {"tools": [asking(room)], "input": [answer(request)], "previous_response_id": first["id"]}
+    second = ask(room, **body, **more)
+    assert kinds(second) == ["mcp_call", "message"]
+    assert second["output"][0]["status"] == "completed"
+    assert len(room.tools.calls) == 1
+
+
 def test_one_of_two_calls_is_approved(room: House):
     first, (paris, rome) = begun(room, OURS, ROME)
     second = ask(

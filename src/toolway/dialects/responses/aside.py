@@ -43,7 +43,7 @@ async def count_tokens(making: Making, draft: Draft) -> JSON:
 
 
 async def compact(making: Making, draft: Draft) -> JSON:
-    """The conversation in a few items: what the user said, and a summary of all. Raises UpstreamError."""
+    """The conversation in a few items: what users and developers said, and a summary of all. Raises UpstreamError."""
     body = {key: value for key, value in draft.job.body.items() if key not in _ANSWER_OPTIONS}
     messages = [*body["messages"], {"role": "user", "content": SUMMARISE}]
     outcome = await making.runner.ask(draft.job, {**body, "messages": messages}, whole_turn)
@@ -60,11 +60,11 @@ async def compact(making: Making, draft: Draft) -> JSON:
         "id": identity,
         "object": "response.compaction",
         "created_at": int(time.time()),
-        "output": [*_said_by_user(draft, identity), item],
+        "output": [*_said_by_people(draft, identity), item],
         "usage": read_usage(outcome.usage or {"total_tokens": 0}),
     }
 
 
-def _said_by_user(draft: Draft, identity: str) -> list[JSON]:
-    spoken = [item for item in draft.asked.items if item.get("role") == "user"]
+def _said_by_people(draft: Draft, identity: str) -> list[JSON]:
+    spoken = [item for item in draft.asked.items if item.get("role") in ("user", "developer", "system")]
     return with_ids(spoken, identity)

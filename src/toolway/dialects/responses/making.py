@@ -131,7 +131,8 @@ class Making:
             replace(wishes, selection=selection, bounds=bounds),
             snapshot,
             owner,
-            asks=(lambda tool: needs_approval(entries[tool.server], tool.name)) if entries else None,
+            asks=(lambda tool: needs_approval(entries.get(tool.server, {}), tool.name)) if entries else None,
+            approved=[approved.call.name for approved in transcript.approved],
         )
         job.results.adopt_calls(history, {*transcript.own, *(previous.own if previous else ())})
         seen = transcript.listed | set(previous.listed if previous else ())
