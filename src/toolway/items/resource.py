@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from toolway.items.request import Asked
-from toolway.items.tools import as_told
+from toolway.items.tools import as_told, told_of
 from toolway.types import JSON
 
 _DEFAULTS: JSON = {
@@ -29,6 +29,15 @@ _DEFAULTS: JSON = {
 }
 """Fields that repeat what the request said."""
 
+
+_CHOICE = {
+    "function": ("name",),
+    "custom": ("name",),
+    "mcp": ("server_label", "name"),
+    "allowed_tools": ("mode", "tools"),
+}
+_FORMAT = {"json_schema": ("name", "description", "schema", "strict")}
+"""What is repeated of `tool_choice` and `text.format`, besides the type."""
 
 _MOST_TOKENS = 2**53
 """More is an error of the model server's, and no JSON reader takes it."""
@@ -80,15 +89,16 @@ def published(name: str, value: Any) -> str | None:
 
 
 def _choice(choice: str | JSON) -> str | JSON:
-    if isinstance(choice, dict) and choice["type"] == "allowed_tools":
-        return {**choice, "mode": choice.get("mode") or "auto"}
-    return choice
+    if isinstance(choice, str):
+        return choice
+    told = {"mode": "auto"} if choice["type"] == "allowed_tools" else {}
+    return told | told_of(choice, _CHOICE)
 
 
 def _text(given: JSON) -> JSON:
-    form = {name: value for name, value in (given.get("format") or {}).items() if value is not None}
+    form = given.get("format") or {"type": "text"}
     verbosity = published("verbosity", given.get("verbosity"))
-    return {"format": form or {"type": "text"}, **({"verbosity": verbosity} if verbosity else {})}
+    return {"format": told_of(form, _FORMAT), **({"verbosity": verbosity} if verbosity else {})}
 
 
 def read_usage(usage: JSON | None) -> JSON | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -39,12 +40,17 @@ _HOSTED = frozenset(
 
 _TOLD = {
     "function": ("name", "description", "parameters", "strict"),
-    "custom": ("name",),
-    "mcp": ("server_label", "server_description", "allowed_tools"),
+    "custom": ("name", "description", "format"),
+    "mcp": ("server_label", "server_description", "server_url", "allowed_tools"),
 }
-"""What the response repeats of a declaration, null where nothing was given. The rest may be secret."""
+"""What the response repeats of a declaration. The rest may be secret."""
 
-_TOLD_IF_GIVEN = {"custom": ("description", "format"), "mcp": ("server_url",)}
+_NULL = {
+    "function": ("description", "parameters", "strict"),
+    "custom": (),
+    "mcp": ("server_description", "allowed_tools"),
+}
+"""What it says also when nothing was given."""
 
 
 def read_tools(given: Any) -> list[JSON]:
@@ -73,13 +79,20 @@ def as_function(tool: JSON) -> JSON:
 def as_told(tool: JSON) -> JSON:
     """A declaration as the response repeats it, without the secrets in it."""
     kind = tool["type"]
-    told = {"type": kind, **{name: tool.get(name) for name in _TOLD[kind]}}
-    told |= {name: tool[name] for name in _TOLD_IF_GIVEN.get(kind, ()) if tool.get(name) is not None}
+    told = {"type": kind, **dict.fromkeys(_NULL[kind]), **told_of(tool, _TOLD)}
     if kind == "mcp":
         told["require_approval"] = approval_of(tool)
+    if "format" in told:
+        told["format"] = told_of(told["format"], {"grammar": ("syntax", "definition")})
     if "server_url" in told:
         told["server_url"] = _origin(told["server_url"])
     return told
+
+
+def told_of(given: JSON, known: Mapping[str, Sequence[str]]) -> JSON:
+    """The type of an object, and what is `known` of this type and given: a client that is typed fails at more."""
+    names = known.get(given["type"], ())
+    return {"type": given["type"], **{name: given[name] for name in names if given.get(name) is not None}}
 
 
 def _origin(url: str) -> str:
