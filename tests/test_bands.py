@@ -17,7 +17,8 @@ BANDS = [
     | {"lax", "sse", "refrain", "calls", "deltas", "envelope", "content", "overflow"}
     | {"schema", "arguments", "names", "textcalls", "repair", "compiler", "definitions", "inline", "patterns", "rules"}
     | {"items"},
-    {"egress", "http_client", "http_connection", "upstream", "modelinfo", "backend", "catalog", "sources", "stores"},
+    {"egress", "http_client", "http_connection", "http_fault", "upstream", "modelinfo", "backend", "catalog"}
+    | {"sources", "stores"},
     {"offer", "turn", "loop", "governor", "mixed", "results", "replay", "selection"}
     | {"quarantine", "culprits", "spoken", "attempt", "history"},
     {"respond", "request", "wishes", "progress", "models", "runner"}

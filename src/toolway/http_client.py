@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 import ssl
 import string
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import quote, urlsplit
 
 import aiohappyeyeballs
 
-from toolway.errors import UpstreamError, UpstreamTimeout
-from toolway.http_connection import Connection, Header, Unanswered
+from toolway.http_connection import Connection, Header
+from toolway.http_fault import Fault, HttpError
 
 MAX_IDLE = 4.0
 """Seconds that a connection is kept unused; most servers close it after five, and a request should not cross that."""
@@ -59,10 +61,11 @@ class HttpClient:
     """Requests to one origin. There are as many connections as requests at a time.
 
     Times are seconds: `connect` for the connection with its TLS handshake, `silence` for each wait for the
-    server. Proxy settings of the environment are not read, redirects not followed, nothing is decompressed.
+    server (for ever, if the caller has a deadline of its own). Proxy settings of the environment are not read,
+    redirects not followed, nothing is decompressed.
     """
 
-    def __init__(self, origin: Origin, *, connect: float, silence: float) -> None:
+    def __init__(self, origin: Origin, *, connect: float, silence: float = math.inf) -> None:
         self._origin = origin
         self._connect = connect
         self._silence = silence
@@ -70,6 +73,7 @@ class HttpClient:
         """The one that was used last is at the right, and is the next to be used."""
         self._sweep: asyncio.TimerHandle | None = None
         self._trust: ssl.SSLContext | None = None
+        self._is_closed = False
 
     def request(
         self,
@@ -85,7 +89,7 @@ class HttpClient:
         `target` is the whole path with its query. Names of `headers` are lower-case; those that belong to the
         connection are left out, but a content-length says how long an iterated body is; it is sent chunked
         without one. Such a body is sent while the block runs: the answer may come first. A `repeatable` request
-        with its whole body is sent again when a used connection was closed unanswered. Raises UpstreamError
+        with its whole body is sent again when a used connection was closed unanswered. Raises HttpError
         for a request that cannot be written.
         """
         if body is None or isinstance(body, bytes):
@@ -98,13 +102,14 @@ class HttpClient:
 
     def close(self) -> None:
         """Drop the idle connections; the others end with their requests."""
+        self._is_closed = True
         if self._sweep is not None:
             self._sweep.cancel()
         while self._idle:
             self._idle.pop().abort()
 
     async def take(self) -> Connection:
-        """A connection to carry one exchange. Raises UpstreamError, UpstreamTimeout."""
+        """A connection to carry one exchange. Raises HttpError."""
         while self._idle:
             connection = self._idle.pop()
             if not connection.closed:
@@ -113,17 +118,18 @@ class HttpClient:
             async with asyncio.timeout(self._connect):
                 return await self._open()
         except TimeoutError as error:
-            raise UpstreamTimeout("The model server did not accept the connection in time.") from error
-        except (OSError, UnicodeError) as error:
-            raise UpstreamError(
-                "The model server cannot be reached; check that it runs and that OPENAI_BASE_URL points at it.",
-                code="upstream_unreachable",
-            ) from error
+            raise HttpError(Fault.NOT_ACCEPTED, "the server did not accept it in time") from error
+        except (socket.gaierror, UnicodeError) as error:
+            raise HttpError(Fault.UNKNOWN_HOST, "its host name is unknown") from error
+        except ssl.SSLError as error:
+            raise HttpError(Fault.UNTRUSTED, "the TLS handshake failed") from error
+        except OSError as error:
+            raise HttpError(Fault.REFUSED, "the server refuses it") from error
 
     async def _open(self) -> Connection:
         loop, origin = asyncio.get_running_loop(), self._origin
         if origin.tls and self._trust is None:
-            self._trust = await asyncio.to_thread(_trust_of_the_system)
+            self._trust = await asyncio.to_thread(_trust, ssl.get_default_verify_paths())
         addresses = await loop.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
         connected = await aiohappyeyeballs.start_connection(
             addresses, happy_eyeballs_delay=_SECOND_ADDRESS_AFTER, interleave=1, loop=loop
@@ -138,7 +144,7 @@ class HttpClient:
 
     def release(self, connection: Connection) -> None:
         """Keep the connection for another exchange if it can carry one, else close it."""
-        if not connection.rest():
+        if not connection.rest() or self._is_closed:
             connection.abort()
             return
         loop = asyncio.get_running_loop()
@@ -159,7 +165,7 @@ class HttpClient:
 class Exchange:
     """A request and its answer. Entered, it yields the connection when the answer's head is in its `reply`.
 
-    Leaving it before the body was read closes the connection. Entering raises UpstreamError, UpstreamTimeout,
+    Leaving it before the body was read closes the connection. Entering raises HttpError,
     and what an iterated body raises.
     """
 
@@ -195,7 +201,7 @@ class Exchange:
             except BaseException as error:
                 used = connection.is_used
                 await self._end()
-                if not (self._repeatable and used and isinstance(error, Unanswered)):
+                if not (self._repeatable and used and _is_unanswered(error)):
                     raise
             else:
                 self._request = b""  # With many tools it is large, and a stream may last for minutes.
@@ -211,15 +217,20 @@ class Exchange:
             await asyncio.wait([self._upload])
 
 
-def _trust_of_the_system() -> ssl.SSLContext:
-    """Takes some ten milliseconds."""
+def _is_unanswered(error: BaseException) -> bool:
+    return isinstance(error, HttpError) and error.fault is Fault.UNANSWERED
+
+
+@lru_cache(maxsize=1)
+def _trust(_: ssl.DefaultVerifyPaths) -> ssl.SSLContext:
+    """Whom the system trusts; shared, since it takes tens of milliseconds and most of a megabyte."""
     context = ssl.create_default_context()
     context.set_alpn_protocols(["http/1.1"])
     return context
 
 
 def _head(method: str, target: bytes, authority: bytes, headers: Sequence[Header], framing: bytes) -> bytes:
-    """The request line and all headers. Raises UpstreamError when one of them would be two, or none."""
+    """The request line and all headers. Raises HttpError when one of them would be two, or none."""
     lines = [b"%b %b HTTP/1.1" % (method.encode(), target), b"host: " + authority]
     lines += [name + b": " + value for name, value in headers if name not in _WRITTEN_HERE]
     if framing:
@@ -232,9 +243,8 @@ def _head(method: str, target: bytes, authority: bytes, headers: Sequence[Header
         or b"\0" in head
         or lines[0].count(b" ") != 2
     ):
-        raise UpstreamError(
-            "The request has a line break, a NUL or a space where HTTP allows none, and was not sent.",
-            code="upstream_broken",
+        raise HttpError(
+            Fault.UNSENDABLE, "the request has a line break, a NUL or a space where HTTP allows none"
         )
     return head + b"\r\n\r\n"
 

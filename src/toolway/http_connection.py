@@ -1,14 +1,15 @@
-"""One HTTP/1.1 connection to the model server: a request out, its answer in, and nothing else."""
+"""One HTTP/1.1 connection: a request out, its answer in, and nothing else."""
 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from typing import Any
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
-from toolway.errors import UpstreamError, UpstreamTimeout
+from toolway.http_fault import Fault, HttpError
 
 Header = tuple[bytes, bytes]
 
@@ -17,15 +18,6 @@ MAX_HEAD = 64 * 1024
 
 MAX_BUFFERED = 256 * 1024
 """Bytes of a body that wait for their reader before the server is made to wait."""
-
-
-class Unanswered(UpstreamError):
-    """The server closed the connection without a byte of an answer."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            "The connection to the model server broke before it had answered.", code="upstream_broken"
-        )
 
 
 class Reply:
@@ -56,7 +48,7 @@ class Reply:
         )
 
     def feed(self, data: bytes) -> None:
-        """Take what one read brought. Raises UpstreamError when it is no answer."""
+        """Take what one read brought. Raises HttpError when it is no answer."""
         self.begun = True
         if self.complete:
             self.keeps_alive = False
@@ -76,13 +68,13 @@ class Reply:
             raise _not_http()
 
     def end(self) -> None:
-        """The server closed the connection. Raises UpstreamError if it should have sent more."""
+        """The server closed the connection. Raises HttpError if it should have sent more."""
         if not self.begun:
-            raise Unanswered
+            raise HttpError(Fault.UNANSWERED, "the server closed it before it had answered")
         if self.status and not self._is_framed:
             self.complete = True
         elif not self.complete:
-            raise _broken("the server closed it inside its answer")
+            raise _cut(self, "the server closed it inside its answer")
 
     def on_message_begin(self) -> None:
         if self.complete:
@@ -163,7 +155,7 @@ class Connection(asyncio.Protocol):
             self.fail(error)
 
     async def head(self) -> None:
-        """Wait until `reply` has a status. Raises UpstreamError, UpstreamTimeout."""
+        """Wait until `reply` has a status. Raises HttpError."""
         # An answer that is already known to be broken is no answer; one that is only cut is given as far as it came.
         while self._error is not None or not self._reply.status:
             self._raise_failure()
@@ -172,7 +164,7 @@ class Connection(asyncio.Protocol):
     async def receive(self) -> bytes:
         """What of the body came since the last time, at least a byte; nothing at its end.
 
-        Raises UpstreamError, UpstreamTimeout.
+        Raises HttpError.
         """
         reply = self._reply
         while not reply.parts:
@@ -230,7 +222,7 @@ class Connection(asyncio.Protocol):
             return
         try:
             reply.feed(data)
-        except UpstreamError as error:
+        except HttpError as error:
             self.fail(error)
             return
         self._buffered += len(data)
@@ -262,7 +254,7 @@ class Connection(asyncio.Protocol):
         async for piece in body:
             sent += len(piece)
             if length is not None and sent > length:
-                raise _broken("the request's body is longer than it says")
+                raise HttpError(Fault.WRONG_LENGTH, "the request's body is longer than it says")
             if self.closed:
                 return
             if piece:
@@ -270,7 +262,7 @@ class Connection(asyncio.Protocol):
         if length is None:
             await self._write(b"0\r\n\r\n")
         elif sent < length:
-            raise _broken("the request's body is shorter than it says")
+            raise HttpError(Fault.WRONG_LENGTH, "the request's body is shorter than it says")
         self._is_uploading = False
 
     async def _write(self, data: bytes) -> None:
@@ -282,7 +274,7 @@ class Connection(asyncio.Protocol):
     async def _wait(self) -> None:
         """Until something happens. One timer serves all waits: it looks when the last of them has to end."""
         self._due = self._loop.time() + self._silence
-        if self._timer is None:
+        if self._timer is None and self._due < math.inf:
             self._timer = self._loop.call_at(self._due, self._check_silence)
         self._waiter = self._loop.create_future()
         try:
@@ -310,27 +302,27 @@ class Connection(asyncio.Protocol):
         if self._loop.time() < self._due:
             self._timer = self._loop.call_at(self._due, self._check_silence)
         else:
-            self.fail(UpstreamTimeout("The model server was silent for too long; the request was given up."))
+            self.fail(HttpError(Fault.SILENT, "the server was silent for too long"))
 
 
 def _refuse_body(_: bytes) -> None:
     raise _not_http()
 
 
-def _loss(reply: Reply, cause: Exception | None) -> UpstreamError | None:
+def _loss(reply: Reply, cause: Exception | None) -> HttpError | None:
     """What the end of the connection means for this answer; None: it was its end."""
     try:
         if cause is not None and reply.begun and not reply.complete:
-            return _broken(type(cause).__name__)
+            return _cut(reply, type(cause).__name__)
         reply.end()
-    except UpstreamError as error:
+    except HttpError as error:
         return error
     return None
 
 
-def _broken(reason: str) -> UpstreamError:
-    return UpstreamError(f"The connection to the model server broke: {reason}.", code="upstream_broken")
+def _cut(reply: Reply, reason: str) -> HttpError:
+    return HttpError(Fault.CUT_BODY if reply.status else Fault.CUT_HEAD, reason)
 
 
-def _not_http() -> UpstreamError:
-    return _broken("what it sent is not an HTTP/1.1 answer")
+def _not_http() -> HttpError:
+    return HttpError(Fault.NOT_HTTP, "what it sent is not an HTTP/1.1 answer")

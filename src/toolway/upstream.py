@@ -11,9 +11,10 @@ from typing import Any
 import anyio
 
 from toolway.config import Settings
-from toolway.errors import UpstreamError
+from toolway.errors import UpstreamError, UpstreamTimeout
 from toolway.http_client import MAX_IDLE, Exchange, HttpClient, Origin
 from toolway.http_connection import Connection, Header
+from toolway.http_fault import Fault, HttpError
 
 __all__ = ["HOP_BY_HOP", "MAX_IDLE", "Answer", "Header", "Upstream"]
 
@@ -51,7 +52,10 @@ class Answer:
 
         Raises UpstreamError when the connection breaks, UpstreamTimeout when it is silent too long.
         """
-        return await self._connection.receive()
+        try:
+            return await self._connection.receive()
+        except HttpError as error:
+            raise _in_plain_words(error) from error
 
     async def read(self, limit: int) -> bytes:
         """The whole body, decompressed. Raises UpstreamError when it is larger than `limit` bytes."""
@@ -133,9 +137,12 @@ class Upstream:
         target = (self._root if root else self._prefix) + path.encode()
         if query:
             target += b"?" + query
-        return _Answering(
-            self._client.request(method, target, headers=headers, body=body, repeatable=repeatable)
-        )
+        try:
+            return _Answering(
+                self._client.request(method, target, headers=headers, body=body, repeatable=repeatable)
+            )
+        except HttpError as error:
+            raise _in_plain_words(error) from error
 
 
 class _Answering(AbstractAsyncContextManager[Answer]):
@@ -145,10 +152,36 @@ class _Answering(AbstractAsyncContextManager[Answer]):
         self._exchange = exchange
 
     async def __aenter__(self) -> Answer:
-        return Answer(await self._exchange.__aenter__())
+        try:
+            return Answer(await self._exchange.__aenter__())
+        except HttpError as error:
+            raise _in_plain_words(error) from error
 
     async def __aexit__(self, *_: object) -> None:
         await self._exchange.__aexit__()
+
+
+def _in_plain_words(error: HttpError) -> UpstreamError:
+    """The one place that tells a client what has happened between us and the model server."""
+    match error.fault:
+        case Fault.UNKNOWN_HOST | Fault.UNTRUSTED | Fault.REFUSED:
+            return UpstreamError(
+                "The model server cannot be reached; check that it runs and that OPENAI_BASE_URL points at it.",
+                code="upstream_unreachable",
+            )
+        case Fault.NOT_ACCEPTED:
+            return UpstreamTimeout("The model server did not accept the connection in time.")
+        case Fault.SILENT:
+            return UpstreamTimeout("The model server was silent for too long; the request was given up.")
+        case Fault.UNSENDABLE:
+            message = (
+                "The request has a line break, a NUL or a space where HTTP allows none, and was not sent."
+            )
+        case Fault.UNANSWERED:
+            message = "The connection to the model server broke before it had answered."
+        case _:
+            message = f"The connection to the model server broke: {error}."
+    return UpstreamError(message, code="upstream_broken")
 
 
 def credential(api_key: str | None) -> list[Header]:

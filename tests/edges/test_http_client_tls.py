@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from tests.support.raw import raw_server, request_head
-from toolway.errors import UpstreamError
 from toolway.http_client import HttpClient, Origin
+from toolway.http_fault import Fault, HttpError
 
 Key = ec.EllipticCurvePrivateKey
 
@@ -159,9 +159,9 @@ async def test_a_server_that_the_system_trusts_is_asked(authority: Authority, ho
 async def test_a_server_of_another_name_is_not_asked(authority: Authority):
     context = authority.server(x509.DNSName("elsewhere.example"))
     async with raw_server(Secured(), tls=context) as port, client_of(port, "localhost") as client:
-        with pytest.raises(UpstreamError) as raised:
+        with pytest.raises(HttpError) as raised:
             await post(client)
-    assert raised.value.code == "upstream_unreachable"
+    assert raised.value.fault is Fault.UNTRUSTED
 
 
 async def test_a_server_of_an_unknown_authority_is_not_asked(
@@ -171,9 +171,9 @@ async def test_a_server_of_an_unknown_authority_is_not_asked(
     monkeypatch.setenv("SSL_CERT_FILE", str(Authority(tmp_path / "other").bundle))
     context = authority.server(LOCALHOST)
     async with raw_server(Secured(), tls=context) as port, client_of(port, "localhost") as client:
-        with pytest.raises(UpstreamError) as raised:
+        with pytest.raises(HttpError) as raised:
             await post(client)
-    assert raised.value.code == "upstream_unreachable"
+    assert raised.value.fault is Fault.UNTRUSTED
 
 
 async def test_a_server_without_tls_is_not_asked(authority: Authority):
@@ -182,9 +182,9 @@ async def test_a_server_without_tls_is_not_asked(authority: Authority):
         writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
 
     async with raw_server(serve) as port, client_of(port, "localhost") as client:
-        with pytest.raises(UpstreamError) as raised:
+        with pytest.raises(HttpError) as raised:
             await post(client)
-    assert raised.value.code == "upstream_unreachable"
+    assert raised.value.fault is Fault.UNTRUSTED
 
 
 async def test_an_answer_that_is_cut_is_an_error_over_tls_too(authority: Authority):
@@ -195,6 +195,6 @@ async def test_an_answer_that_is_cut_is_an_error_over_tls_too(authority: Authori
 
     context = authority.server(LOCALHOST)
     async with raw_server(serve, tls=context) as port, client_of(port, "localhost") as client:
-        with pytest.raises(UpstreamError) as raised:
+        with pytest.raises(HttpError) as raised:
             await post(client)
-    assert raised.value.code == "upstream_broken"
+    assert raised.value.fault is Fault.CUT_BODY

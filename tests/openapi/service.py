@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
-import aiohttp
 import anyio
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -150,11 +149,10 @@ async def watched(source: ToolSource) -> AsyncIterator[Watch]:
 @asynccontextmanager
 async def reading(url: str, *, settings: Settings | None = None, **endpoint: Any) -> AsyncIterator[Watch]:
     """An OpenAPISource of `url`, running and settled."""
-    async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session:
-        label = endpoint.pop("label", "shop")
-        source = OpenAPISource(Endpoint(label=label, url=url, **endpoint), settings or Settings(), session)
-        async with watched(source) as watch:
-            yield watch
+    label = endpoint.pop("label", "shop")
+    source = OpenAPISource(Endpoint(label=label, url=url, **endpoint), settings or Settings())
+    async with watched(source) as watch:
+        yield watch
 
 
 @asynccontextmanager

@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import anyio
 import pytest
 from starlette.requests import Request
@@ -274,15 +273,14 @@ async def test_a_cancelled_source_leaves_nothing_open() -> None:
     service = Service()
     service.pages["/openapi.json"] = hang
     with running(service) as url:
-        async with aiohttp.ClientSession() as session:
-            known = OpenAPISource(Endpoint(label="x", url=url), Settings(), session)
-            with anyio.fail_after(DEADLINE):
-                async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(known.run, lambda: None)
-                    assert await anyio.to_thread.run_sync(asked.wait, 10)
-                    tasks.cancel_scope.cancel()
-            assert known.status.state == "starting"
-            over.set()
+        known = OpenAPISource(Endpoint(label="x", url=url), Settings())
+        with anyio.fail_after(DEADLINE):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(known.run, lambda: None)
+                assert await anyio.to_thread.run_sync(asked.wait, 10)
+                tasks.cancel_scope.cancel()
+        assert known.status.state == "starting"
+        over.set()
 
 
 async def test_a_fault_in_reading_does_not_end_the_source(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -371,17 +369,16 @@ async def test_a_child_that_is_no_longer_listed_goes() -> None:
 async def test_a_large_document_does_not_stop_the_loop() -> None:
     paths = {f"/p{i}": {"get": operation(f"op{i}", description="x" * 500)} for i in range(8000)}
     with running(Service(document(paths))) as url:
-        async with aiohttp.ClientSession() as session:
-            known = OpenAPISource(Endpoint(label="x", url=url), Settings(), session)
-            watch = Watch(known)
-            longest = 0.0
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(known.run, watch.changed)
-                with anyio.fail_after(DEADLINE):
-                    while known.status.state == "starting":
-                        began = time.monotonic()
-                        await anyio.lowlevel.checkpoint()
-                        longest = max(longest, time.monotonic() - began)
-                tasks.cancel_scope.cancel()
-            assert len(known.status.tools) == 8000
+        known = OpenAPISource(Endpoint(label="x", url=url), Settings())
+        watch = Watch(known)
+        longest = 0.0
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(known.run, watch.changed)
+            with anyio.fail_after(DEADLINE):
+                while known.status.state == "starting":
+                    began = time.monotonic()
+                    await anyio.lowlevel.checkpoint()
+                    longest = max(longest, time.monotonic() - began)
+            tasks.cancel_scope.cancel()
+        assert len(known.status.tools) == 8000
     assert longest < 1

@@ -17,7 +17,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import aiohttp
 import anyio
 import pytest
 from starlette.requests import Request
@@ -62,10 +61,8 @@ async def openapi() -> AsyncIterator[Case]:
     }
     with ExitStack() as server:
         url = server.enter_context(running(Service(document(paths), answer)))
-        async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session:
-            settings = Settings(refresh_interval=0.05)
-            source = OpenAPISource(Endpoint(label="the-label", url=url), settings, session)
-            yield Case(source=source, stop_server=server.close)
+        source = OpenAPISource(Endpoint(label="the-label", url=url), Settings(refresh_interval=0.05))
+        yield Case(source=source, stop_server=server.close)
 
 
 @asynccontextmanager

@@ -57,7 +57,7 @@ class Workshop:
             return self._asked(config, settings)
         inner: ToolSource
         if config.type == "openapi":
-            inner = OpenAPISource(_endpoint(config), settings, self._session)
+            inner = OpenAPISource(_endpoint(config), settings)
         else:
             inner = MCPSource(
                 config,
@@ -73,7 +73,7 @@ class Workshop:
         return UpstreamSampler(self._upstream, settings.openai_api_key, max_tokens=config.sampling_max_tokens)
 
     def _asked(self, endpoint: Endpoint, settings: Settings) -> ToolSource:
-        openapi = OpenAPISource(endpoint, settings, self._session)
+        openapi = OpenAPISource(endpoint, settings)
         if not endpoint.url.startswith(("http://", "https://")):
             return openapi
         config = _mcp(endpoint)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-import aiohttp
 import anyio
 import anyio.to_thread
 from yarl import URL
@@ -19,7 +18,7 @@ from toolway.sources.openapi.operation import Secret
 from toolway.sources.openapi.request import FIXED_HEADERS, Request
 from toolway.sources.openapi.security import BEARER, Credentials
 from toolway.sources.openapi.tools import Imported, import_document
-from toolway.sources.openapi.transport import Answer, exchange
+from toolway.sources.openapi.transport import Answer, Connections
 from toolway.types import Tool
 
 FETCH_SECONDS = 30.0
@@ -75,7 +74,7 @@ class DocumentReader:
         server: str,
         credentials: Credentials,
         settings: Settings,
-        session: aiohttp.ClientSession,
+        connections: Connections,
     ) -> None:
         self.places = tuple(places)
         self.imported: Imported | None = None
@@ -84,7 +83,7 @@ class DocumentReader:
         self._server = server
         self._credentials = credentials
         self._settings = settings
-        self._session = session
+        self._connections = connections
         self._version: _Version | None = None
 
     @property
@@ -135,8 +134,8 @@ class DocumentReader:
             headers = answer.headers
             version = _Version(
                 place=place,
-                etag=headers.get("ETag"),
-                modified=headers.get("Last-Modified"),
+                etag=headers.get("etag"),
+                modified=headers.get("last-modified"),
                 digest=_digest(answer.body),
                 url=answer.url,
             )
@@ -194,7 +193,7 @@ class DocumentReader:
             request = Request(method="GET", url=URL(place.url), headers=self._credentials.laid_over(headers))
         except ValueError as error:
             raise SourceError(f"is not a URL that can be asked: {error}", stage="connect") from error
-        return await exchange(self._session, request, max_bytes=self._settings.max_document_bytes)
+        return await self._connections.exchange(request, max_bytes=self._settings.max_document_bytes)
 
 
 def _imported(content: bytes, **options: object) -> Imported:

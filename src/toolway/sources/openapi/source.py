@@ -6,9 +6,9 @@ import logging
 import random
 import time
 from collections.abc import Callable
+from contextlib import closing
 from urllib.parse import urljoin
 
-import aiohttp
 import anyio
 
 from toolway.config import Endpoint, Settings
@@ -18,7 +18,7 @@ from toolway.sources.openapi.reading import DocumentReader, Place, places_of
 from toolway.sources.openapi.request import build_request
 from toolway.sources.openapi.results import read_result
 from toolway.sources.openapi.security import Credentials
-from toolway.sources.openapi.transport import exchange
+from toolway.sources.openapi.transport import Connections
 from toolway.types import JSON, OnProgress, SourceStatus, Tool, ToolResult
 
 FIRST_RETRY = 1.0
@@ -29,17 +29,14 @@ log = logging.getLogger(__name__)
 
 
 class OpenAPISource:
-    """One endpoint. Its document may be mcpo's list of servers, each with a document of its own.
-
-    `session` belongs to the caller; it should keep no cookies (`aiohttp.DummyCookieJar`) and read no proxy settings.
-    """
+    """One endpoint. Its document may be mcpo's list of servers, each with a document of its own."""
 
     kind = "openapi"
 
-    def __init__(self, endpoint: Endpoint, settings: Settings, session: aiohttp.ClientSession) -> None:
+    def __init__(self, endpoint: Endpoint, settings: Settings) -> None:
         self.label = endpoint.label
         self._settings = settings
-        self._session = session
+        self._connections = Connections()
         self._credentials = Credentials.of(endpoint)
         places = (
             (Place(url=endpoint.spec, base=endpoint.url or None),)
@@ -57,20 +54,26 @@ class OpenAPISource:
         return self._status
 
     async def run(self, changed: Callable[[], None]) -> None:
-        """Read the document now, again each `refresh_interval`, and with backoff while it cannot be read."""
+        """Read the document now, again each `refresh_interval`, and with backoff while it cannot be read.
+
+        At the end idle connections are closed; a call that is under way closes its own.
+        """
         failures = 0
-        while True:
-            self._wake = anyio.Event()
-            await self._refresh(changed)
-            failures = failures + 1 if self._is_broken() else 0
-            with anyio.move_on_after(self._pause(failures)):
-                await self._wake.wait()
+        with closing(self._connections):
+            while True:
+                self._wake = anyio.Event()
+                await self._refresh(changed)
+                failures = failures + 1 if self._is_broken() else 0
+                with anyio.move_on_after(self._pause(failures)):
+                    await self._wake.wait()
 
     async def call(self, tool: Tool, arguments: JSON, on_progress: OnProgress | None = None) -> ToolResult:
         """Send the tool's request; whatever the server does is a result. HTTP services report no progress."""
         try:
             request = build_request(tool.handle, arguments, self._credentials)
-            answer = await exchange(self._session, request, max_bytes=self._settings.max_tool_response_bytes)
+            answer = await self._connections.exchange(
+                request, max_bytes=self._settings.max_tool_response_bytes
+            )
         except Refused as refusal:
             return ToolResult(text=str(refusal), is_error=True)
         except SourceError as error:
@@ -123,7 +126,7 @@ class OpenAPISource:
             server=server,
             credentials=self._credentials,
             settings=self._settings,
-            session=self._session,
+            connections=self._connections,
         )
 
     def _new_status(self) -> SourceStatus:

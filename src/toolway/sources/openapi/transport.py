@@ -1,76 +1,123 @@
-"""One exchange with a server over aiohttp: same origin only, bounded in size, its failures in plain words."""
+"""Exchanges with the servers of a source: same origin only, bounded in size, its failures in plain words."""
 
 from __future__ import annotations
 
-import ssl
+import base64
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from urllib.parse import urljoin
 
-import aiohttp
 from yarl import URL
 
 from toolway.errors import SourceError
+from toolway.http_client import HttpClient, Origin
+from toolway.http_connection import Connection, Header
+from toolway.http_fault import Fault, HttpError
 from toolway.sources.openapi.request import Request
 
 CONNECT_SECONDS = 10.0
 MAX_REDIRECTS = 5
 
-_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS)
+_IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
+"""What may be sent again when it met the server closing a connection that had been used before (RFC 9110, 9.2.2)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """A complete answer; `body` is decompressed, `url` where it finally came from."""
+    """A complete answer: names of `headers` lower-case, `body` decompressed, `url` where it finally came from."""
 
     status: int
-    reason: str
     headers: Mapping[str, str] = field(repr=False)
     body: bytes = field(repr=False)
     url: str
 
     @property
     def content_type(self) -> str:
-        return self.headers.get("Content-Type", "")
+        return self.headers.get("content-type", "")
 
 
-async def exchange(session: aiohttp.ClientSession, request: Request, *, max_bytes: int) -> Answer:
-    """Send a request and read the whole answer, at most `max_bytes` of it when decompressed.
+class Connections:
+    """What one source keeps open to its servers: a client for each origin. No cookies, and no proxies."""
 
-    A redirect is followed within the same origin, and only for GET and HEAD. Raises SourceError (stage "connect" or
-    "fetch") with a message that follows the server's name and holds no URL. The caller holds the deadline.
-    """
-    try:
-        for _ in range(MAX_REDIRECTS + 1):
-            answer = await _once(session, request, max_bytes)
-            target = answer.headers.get("Location")
-            if answer.status not in (301, 302, 303, 307, 308) or target is None:
-                return answer
-            request = replace(request, url=_next_url(request, target, answer.status))
-    except (aiohttp.ClientError, OSError, ValueError) as error:
-        raise _in_plain_words(error) from error
-    raise SourceError(f"redirects more than {MAX_REDIRECTS} times", stage="fetch")
+    def __init__(self) -> None:
+        self._clients: dict[tuple[str, str | None, int | None, str | None], HttpClient] = {}
+
+    async def exchange(self, request: Request, *, max_bytes: int) -> Answer:
+        """Send a request and read the whole answer, at most `max_bytes` of it when decompressed.
+
+        A redirect is followed within the same origin, and only for GET and HEAD. Raises SourceError (stage "connect"
+        or "fetch") with a message that follows the server's name and holds no URL. The caller holds the deadline.
+        """
+        try:
+            for _ in range(MAX_REDIRECTS + 1):
+                answer = await self._once(request, max_bytes)
+                target = answer.headers.get("location")
+                if answer.status not in (301, 302, 303, 307, 308) or target is None:
+                    return answer
+                request = replace(request, url=_next_url(request, target, answer.status))
+        except HttpError as error:
+            raise _in_plain_words(error.fault) from error
+        except ValueError as error:
+            raise _in_plain_words(Fault.UNSENDABLE) from error
+        raise SourceError(f"redirects more than {MAX_REDIRECTS} times", stage="fetch")
+
+    def close(self) -> None:
+        """Close what is idle; exchanges that are under way close their connections themselves."""
+        for client in self._clients.values():
+            client.close()
+        self._clients.clear()
+
+    async def _once(self, request: Request, max_bytes: int) -> Answer:
+        headers = _lines(request)
+        async with self._client(request.url, headers).request(
+            request.method,
+            request.url.raw_path_qs.encode(),
+            headers=headers,
+            body=request.body,
+            repeatable=request.method in _IDEMPOTENT,
+        ) as connection:
+            return await _answer(connection, request.url, max_bytes)
+
+    def _client(self, url: URL, headers: list[Header]) -> HttpClient:
+        """The client of the URL's origin, under the name that a configured Host header gives it."""
+        host = next((value.decode() for name, value in headers if name == b"host"), None)
+        key = (url.scheme, url.raw_host, url.port, host)
+        client = self._clients.get(key)
+        if client is None:
+            client = self._clients[key] = HttpClient(_origin(url, host), connect=CONNECT_SECONDS)
+        return client
 
 
-async def _once(session: aiohttp.ClientSession, request: Request, max_bytes: int) -> Answer:
-    async with session.request(
-        request.method,
-        request.url,
-        headers=request.headers,
-        data=request.body,
-        skip_auto_headers=("Content-Type",),
-        allow_redirects=False,
-        auto_decompress=False,
-        timeout=_TIMEOUT,
-    ) as response:
-        return Answer(
-            status=response.status,
-            reason=response.reason or "",
-            headers=response.headers,
-            body=await _read(response, max_bytes),
-            url=str(request.url),
-        )
+def _origin(url: URL, host: str | None) -> Origin:
+    if url.scheme not in ("http", "https"):
+        raise ValueError("not an HTTP URL")
+    origin = Origin.of(str(url.origin()))
+    return replace(origin, authority=host.encode()) if host is not None else origin
+
+
+def _lines(request: Request) -> list[Header]:
+    lines = [(name.lower().encode(), _bytes(value)) for name, value in request.headers.items()]
+    if request.url.user is not None and all(name != b"authorization" for name, _ in lines):
+        pair = f"{request.url.user}:{request.url.password or ''}".encode()
+        lines.append((b"authorization", b"Basic " + base64.b64encode(pair)))
+    return lines
+
+
+def _bytes(value: str) -> bytes:
+    """The bytes of a header, also of one that a server sent and gets back (an ETag)."""
+    return value.encode(errors="surrogateescape")
+
+
+async def _answer(connection: Connection, url: URL, max_bytes: int) -> Answer:
+    reply = connection.reply
+    assert reply is not None, "the exchange has an answer"  # noqa: S101
+    headers = {
+        name.decode(errors="surrogateescape"): value.decode(errors="surrogateescape")
+        for name, value in reversed(reply.headers)
+    }  # of several headers with one name the first
+    body = await _read(connection, headers.get("content-encoding", ""), max_bytes)
+    return Answer(status=reply.status, headers=headers, body=body, url=str(url))
 
 
 def _next_url(request: Request, target: str, status: int) -> URL:
@@ -88,10 +135,10 @@ def _next_url(request: Request, target: str, status: int) -> URL:
     return url
 
 
-async def _read(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
-    inflate = _inflater(response.headers.get("Content-Encoding", ""))
+async def _read(connection: Connection, encoding: str, max_bytes: int) -> bytes:
+    inflate = _inflater(encoding)
     body = bytearray()
-    async for chunk in response.content.iter_any():
+    while chunk := await connection.receive():
         body += inflate.feed(chunk, max_bytes + 1 - len(body)) if inflate else chunk
         if len(body) > max_bytes:
             raise SourceError(f"answered more than {max_bytes:,} bytes", stage="fetch")
@@ -133,20 +180,21 @@ class _Inflater:
         return inflated
 
 
-_WORDS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str, str], ...] = (
-    (aiohttp.ClientConnectorDNSError, "connect", "cannot be found: its host name is unknown"),
-    ((aiohttp.ClientSSLError, ssl.SSLError), "connect", "cannot be trusted: the TLS connection failed"),
-    (aiohttp.ClientConnectorError, "connect", "cannot be reached: it refuses connections"),
-    (TimeoutError, "connect", f"took no connection within {CONNECT_SECONDS:.0f} s"),
-    ((aiohttp.ServerDisconnectedError, OSError), "connect", "closed the connection before it had answered"),
-    (ValueError, "connect", "cannot be asked: its URL or a header is not valid"),
-    (aiohttp.ClientPayloadError, "fetch", "broke off in the middle of its answer"),
-    (aiohttp.ClientError, "fetch", "sent something that is not HTTP"),
-)
-"""The first that fits wins; the one place that knows aiohttp's exceptions."""
+_WORDS = {
+    Fault.UNKNOWN_HOST: ("connect", "cannot be found: its host name is unknown"),
+    Fault.UNTRUSTED: ("connect", "cannot be trusted: the TLS connection failed"),
+    Fault.REFUSED: ("connect", "cannot be reached: it refuses connections"),
+    Fault.NOT_ACCEPTED: ("connect", f"took no connection within {CONNECT_SECONDS:.0f} s"),
+    Fault.UNANSWERED: ("connect", "closed the connection before it had answered"),
+    Fault.CUT_HEAD: ("connect", "closed the connection before it had answered"),
+    Fault.UNSENDABLE: ("connect", "cannot be asked: its URL or a header is not valid"),
+    Fault.CUT_BODY: ("fetch", "broke off in the middle of its answer"),
+    Fault.NOT_HTTP: ("fetch", "sent something that is not HTTP"),
+}
+"""All but what only comes with a limit on silence, or with a body that is sent piece by piece."""
 
 
-def _in_plain_words(error: Exception) -> SourceError:
+def _in_plain_words(fault: Fault) -> SourceError:
     """What a person or a model can act on. It follows the server's name and holds no URL."""
-    stage, message = next((stage, words) for kind, stage, words in _WORDS if isinstance(error, kind))
+    stage, message = _WORDS[fault]
     return SourceError(message, stage=stage)
