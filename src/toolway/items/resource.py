@@ -98,7 +98,8 @@ def _choice(choice: str | JSON) -> str | JSON:
 def _text(given: JSON) -> JSON:
     form = given.get("format") or {"type": "text"}
     verbosity = published("verbosity", given.get("verbosity"))
-    return {"format": told_of(form, _FORMAT), **({"verbosity": verbosity} if verbosity else {})}
+    unsaid = {"description": None, "strict": False} if form["type"] == "json_schema" else {}
+    return {"format": unsaid | told_of(form, _FORMAT), **({"verbosity": verbosity} if verbosity else {})}
 
 
 def read_usage(usage: JSON | None) -> JSON | None:

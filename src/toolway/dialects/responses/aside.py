@@ -6,7 +6,7 @@ import time
 
 from toolway.dialects.responses.making import Draft, Making
 from toolway.dialects.responses.records import new_id, with_ids
-from toolway.errors import UpstreamError
+from toolway.errors import InvalidRequest, UpstreamError
 from toolway.items.content import text_in
 from toolway.items.resource import read_usage
 from toolway.items.transcript import sealed
@@ -43,7 +43,14 @@ async def count_tokens(making: Making, draft: Draft) -> JSON:
 
 
 async def compact(making: Making, draft: Draft) -> JSON:
-    """The conversation in a few items: what users and developers said, and a summary of all. Raises UpstreamError."""
+    """The conversation in a few items: what users and developers said, and a summary of all.
+
+    Raises InvalidRequest without a model, which the published schema wants here, and UpstreamError.
+    """
+    if "model" not in draft.job.body:
+        raise InvalidRequest(
+            "Missing required parameter: 'model'.", param="model", code="missing_required_parameter"
+        )
     body = {key: value for key, value in draft.job.body.items() if key not in _ANSWER_OPTIONS}
     messages = [*body["messages"], {"role": "user", "content": SUMMARISE}]
     outcome = await making.runner.ask(draft.job, {**body, "messages": messages}, whole_turn)

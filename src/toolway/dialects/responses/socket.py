@@ -36,26 +36,32 @@ class Socket:
     async def _talk(self, scope: Scope, socket: WebSocket) -> None:
         last: Record | None = None
         async for text in socket:
-            last = await socket.while_open(partial(self._respond, socket, scope, text.encode(), last)) or last
+            last = await socket.while_open(partial(self._respond, socket, scope, text.encode(), last))
 
     async def _respond(
         self, socket: WebSocket, scope: Scope, text: bytes, last: Record | None
     ) -> Record | None:
-        """Make one response; its record, or None when there was an error, which the client was told."""
+        """Make one response, or tell the client of an error; returns what can be gone on from next.
+
+        That is the response. After an error it is `last`, but not if that was gone on from.
+        """
         told: JSON = {}
+        goes_on = False
         try:
             sent = parse_object(text)
             told = {"stream_id": sent["stream_id"]} if isinstance(sent.get("stream_id"), str) else {}
-            return await self._make(socket, scope, _request(sent), last, told)
+            goes_on = last is not None and last.resource["id"] == sent.get("previous_response_id")
+            record = await self._make(socket, scope, _request(sent), last if goes_on else None, told)
         except Exception as raised:
             error = known(raised)
             event = {"type": "error", "status": error.status, **error.envelope(), **told}
             with suppress(ClientGone):
                 await socket.send_text(orjson.dumps(event))
-            return None
+            record = None
+        return record or (None if goes_on else last)
 
     async def _make(
-        self, socket: WebSocket, scope: Scope, body: JSON, last: Record | None, told: JSON
+        self, socket: WebSocket, scope: Scope, body: JSON, previous: Record | None, told: JSON
     ) -> Record | None:
         end = b"," + orjson.dumps(told)[1:] if told else b"}"
 
@@ -64,7 +70,6 @@ class Socket:
                 for _, event in events:
                     await socket.send_text(event[:-1] + end)
 
-        previous = last if last and last.resource["id"] == body.get("previous_response_id") else None
         async with self._making.draft(scope, body, previous) as draft:
             await self._making.claim(draft)
             try:
