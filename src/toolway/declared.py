@@ -14,6 +14,9 @@ from toolway.allowlist import Place, read_place
 from toolway.errors import InvalidRequest
 from toolway.types import JSON
 
+HERE = "toolway:"
+"""What begins a `server_url` that stands for a configured server."""
+
 MAX_HEADERS = 64
 MAX_HEADER_BYTES = 16 * 2**10
 
@@ -64,10 +67,11 @@ class DeclaredServer:
 def read_declared(entry: JSON, configured: Collection[str]) -> DeclaredServer | None:
     """The server that a `{"type": "mcp"}` entry of `tools` declares; None when it names one of `configured`.
 
-    Raises InvalidRequest, with param "tools".
+    For clients that must send a `server_url` (AI SDK), one that begins with "toolway:" names one, too. Raises
+    InvalidRequest, with param "tools".
     """
     url, label = entry.get("server_url"), entry.get("server_label")
-    if url is None:
+    if url is None or (isinstance(url, str) and url.startswith(HERE)):
         return None
     if not isinstance(label, str) or not _LABEL.fullmatch(label):
         raise _invalid(
@@ -76,8 +80,8 @@ def read_declared(entry: JSON, configured: Collection[str]) -> DeclaredServer | 
         )
     if label in configured:
         raise _invalid(
-            f"{label!r} is a tool server of this Toolway. Leave out server_url to use it, or choose another "
-            "server_label."
+            f"{label!r} is a tool server of this Toolway. Leave out server_url to use it (or send {HERE!r} there), or "
+            "choose another server_label."
         )
     try:
         place = read_place(url if isinstance(url, str) else "")

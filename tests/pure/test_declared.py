@@ -22,6 +22,7 @@ def declared(**entry: Any) -> DeclaredServer:
 def test_an_entry_without_a_url_names_a_configured_server() -> None:
     assert read_declared({"type": "mcp", "server_label": "weather"}, {"weather"}) is None
     assert read_declared({"type": "mcp", "server_label": "weather", "server_url": None}, {"weather"}) is None
+    assert read_declared({"server_label": "weather", "server_url": "toolway:weather"}, {"weather"}) is None
 
 
 def test_authorization_becomes_a_bearer_token() -> None:

@@ -316,5 +316,5 @@ class _Item:
             ends = [] if item["status"] == "incomplete" else [item["status"]]
             assert self._stages == ["in_progress", *ends]
         elif kind == "mcp_list_tools":
-            assert self._stages == ["in_progress", "failed" if item["error"] else "completed"]
+            assert self._stages == ["in_progress", "failed" if item.get("error") else "completed"]
         self.done = item

@@ -75,7 +75,8 @@ class Narrator:
 
     def listed(self, label: str, tools: Sequence[Tool], error: str | None = None) -> list[Event]:
         """The tools of a server that the client declared, or why there are none."""
-        item: JSON = {"type": "mcp_list_tools", "server_label": label, "tools": [], "error": None}
+        # What is empty here is left out or an empty object: AI SDK takes no null.
+        item: JSON = {"type": "mcp_list_tools", "server_label": label, "tools": []}
         index, events = self._out.add("mcpl", item)
         events.append(self._out.about(index, "response.mcp_list_tools.in_progress"))
         told = [
@@ -83,12 +84,12 @@ class Narrator:
                 "name": tool.name,
                 "description": tool.description,
                 "input_schema": tool.parameters,
-                "annotations": None,
+                "annotations": {},
             }
             for tool in tools
         ]
         events.append(self._out.about(index, f"response.mcp_list_tools.{'failed' if error else 'completed'}"))
-        return [*events, self._out.done(index, tools=told, error=error)]
+        return [*events, self._out.done(index, tools=told, **({"error": error} if error else {}))]
 
     def turned(self) -> list[Event]:
         """A turn of the model is over: what it was saying is whole."""
@@ -107,6 +108,15 @@ class Narrator:
             elif item.get("choices"):
                 choice = item["choices"][0]
                 events += self._delta(choice["delta"], choice.get("logprobs"))
+        return events
+
+    def recalled(self, messages: Iterable[JSON]) -> list[Event]:
+        """What the model said in rounds of an earlier attempt at this request, which are not run again."""
+        events: list[Event] = []
+        for message in messages:
+            if message["role"] == "assistant":
+                said = {name: value for name, value in message.items() if name != "tool_calls"}
+                events += [*self._delta(said, None), *self._close()]
         return events
 
     def call_began(self, call: ToolCall, tool: Tool | None, request: str | None = None) -> list[Event]:

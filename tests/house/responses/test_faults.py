@@ -311,3 +311,15 @@ def test_a_failure_after_an_approved_call_is_not_to_be_retried(room: House, stre
         assert error_of(answer, 502)
         assert answer.headers["x-should-retry"] == "false"
     assert len(room.tools.calls) == 1
+
+
+def test_a_request_that_is_repeated_after_a_failure_tells_what_was_said_before_it():
+    with house() as room:
+        refusal = json_reply({"error": {"message": "out of memory", "type": "server_error"}}, 500)
+        said = turn("Let me look. ", OURS, thought="Where?", streamed=False)
+        room.script(said, refusal, turn("Cloudy.", streamed=False))
+        assert respond(room, input=QUESTION).status_code == 502
+        response = ask(room)
+    assert kinds(response) == ["reasoning", "message", "message"]
+    assert text_of(response) == "Let me look. Cloudy."
+    assert len(room.tools.calls) == 1

@@ -191,6 +191,7 @@ class Making:
         narrator = draft.narrator
         requests = {approved.call.id: approved.request for approved in draft.transcript.approved}
         begun = False
+        resumed: Sequence[JSON] = ()
 
         async def begin(headers: list[Header]) -> None:
             nonlocal begun
@@ -200,8 +201,11 @@ class Making:
             await tell(narrator.began())
             for label, listing in draft.listing.items():
                 await tell(narrator.listed(label, listing.tools, listing.error))
+            if resumed:
+                await tell(narrator.recalled(resumed))
 
         async def emit(event: Any) -> None:
+            nonlocal resumed
             if type(event) is Chunks:
                 await tell(narrator.said(event.items))
                 return
@@ -209,7 +213,9 @@ class Making:
             match event:
                 case HeadArrived() if not begun:
                     await begin(relayed(event.headers))
-                case RoundBegan(number=number) if number > 1:
+                case RoundBegan(between=between) if not begun:
+                    resumed = between
+                case RoundBegan():
                     await tell(narrator.turned())
                 case CallBegan(call=call, tool=tool):
                     if not begun:
