@@ -49,7 +49,7 @@ clients: .clients/.installed
 	.venv/bin/python -m pytest tests/clients
 
 .clients/.installed: .venv/.installed tests/clients/package.json tests/clients/requirements.txt
-	@echo "Installing the clients into .clients (about 190 MB)"
+	@echo "Installing the clients into .clients (about 620 MB)"
 	@mkdir -p .clients
 	@cp tests/clients/package.json .clients/
 	@cd .clients && npm install --no-audit --no-fund --no-package-lock --silent

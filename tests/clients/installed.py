@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.support.house import House
+
 PLACE = Path(os.environ.get("TOOLWAY_CLIENTS", Path(__file__).parents[2] / ".clients"))
 PYTHON = PLACE / "venv" / "bin" / "python"
 SCRIPTS = Path(__file__).parent / "scripts"
@@ -33,8 +35,11 @@ class Client:
     name: str
     script: str
     manner: str = ""
+    apis: tuple[str, ...] = ("chat",)
     modes: tuple[str, ...] = ("streamed", "whole")
     tools: tuple[str, ...] = ("none", "own")
+    another: bool = False
+    """Whether it is one before it in another manner, which is tried only where manners differ."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,23 +54,27 @@ class Asking:
     def __str__(self) -> str:
         return f"{self.client.name} {self.api} {self.mode} {self.tools}".replace(" ", "-")
 
-    def told(self, url: str) -> dict[str, Any]:
+    def told(self, room: House, *questions: str) -> dict[str, Any]:
         """Ask, and return what the user was told."""
-        with self.begun(url) as answer:
+        with self.begun(room, *questions) as answer:
             return answer.told()
 
     @contextmanager
-    def begun(self, url: str) -> Iterator[Answer]:
+    def begun(self, room: House, *questions: str) -> Iterator[Answer]:
         """Ask, for as long as the `with` lasts."""
+        declares = self.tools in ("never", "approve", "deny")
+        tools = f"{self.tools}={room.settings.endpoints[0].label}" if declares else self.tools
         script = SCRIPTS / self.client.script
         # Node looks for packages next to the script, but where it is started when it reads the script as input.
         program = ["node", "--input-type=module"] if script.suffix == ".mjs" else [str(PYTHON)]
         source = "-" if script.suffix == ".mjs" else str(script)
-        command = [*program, source, f"{url}/v1", self.api, self.mode, self.tools, self.client.manner]
+        told = [f"{room.url}/v1", self.api, self.mode, tools, self.client.manner, *questions]
         pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         with (
             script.open() as text,
-            subprocess.Popen(command, stdin=text, cwd=PLACE, env=_environment(), **pipes) as process,
+            subprocess.Popen(
+                [*program, source, *told], stdin=text, cwd=PLACE, env=_environment(), **pipes
+            ) as process,
         ):
             try:
                 yield Answer(process)

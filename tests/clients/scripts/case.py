@@ -1,9 +1,11 @@
 """What each Python script is told, and what it prints: one JSON object.
 
-    python SCRIPT BASE_URL API MODE TOOLS MANNER
+    python SCRIPT BASE_URL API MODE TOOLS MANNER [QUESTION...]
 
-API is `chat`. MODE is `streamed` or `whole`. TOOLS is `own`, when the client brings the tool `double`, or `none`.
-MANNER is the way of using the client, where it has several. The Node scripts are told and print the same.
+API is `chat` or `responses`. MODE is `streamed` or `whole`. TOOLS is `none`, or `own`, when the client brings the tool
+`double`, or `never=LABEL`, `approve=LABEL` or `deny=LABEL`, when it declares that server of Toolway's, whose calls run
+unasked, or are approved or denied by its user. MANNER is the way of using the client, where it has several. The
+questions are asked one after the other in one conversation. The Node scripts are told and print the same.
 """
 
 from __future__ import annotations
@@ -26,17 +28,31 @@ class Case:
     streamed: bool
     brings_tool: bool
     manner: str
+    server: str = ""
+    """The label of the server that the client declares, if it does."""
+    asks: bool = False
+    """Whether calls of that server wait for the user, who `approves` or not."""
+    approves: bool = False
+    questions: tuple[str, ...] = (QUESTION,)
+
+    @property
+    def declaration(self) -> dict[str, Any]:
+        """The server as it stands among a request's tools."""
+        approval = "always" if self.asks else "never"
+        return {"type": "mcp", "server_label": self.server, "require_approval": approval}
 
 
 @dataclass(kw_only=True)
 class Told:
     """What the client told its user: the text, the names of all tool calls that it showed, the error it raised.
 
-    `ran` holds the arguments with which the client ran its own tool, `usage` the total tokens of the last request.
+    `asked` holds the names of the calls that waited for an approval, `ran` the arguments with which the client ran its
+    own tool, `usage` the total tokens of the last request.
     """
 
     text: str = ""
     tools: list[str] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
     ran: list[int] = field(default_factory=list)
     usage: int | None = None
     error: dict[str, Any] | None = None
@@ -49,8 +65,19 @@ class Told:
 
 def tell(play: Callable[[Case, Told], None]) -> None:
     """Play the case of the command line and print what was told, also when the client raised."""
-    url, api, mode, tools, manner = sys.argv[1:]
-    case = Case(url=url, api=api, streamed=mode == "streamed", brings_tool=tools == "own", manner=manner)
+    url, api, mode, tools, manner, *questions = sys.argv[1:]
+    kind, _, server = tools.partition("=")
+    case = Case(
+        url=url,
+        api=api,
+        streamed=mode == "streamed",
+        brings_tool=kind == "own",
+        manner=manner,
+        server=server,
+        asks=kind in ("approve", "deny"),
+        approves=kind == "approve",
+        questions=tuple(questions) or (QUESTION,),
+    )
     told = Told()
     try:
         play(case, told)

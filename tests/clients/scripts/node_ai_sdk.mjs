@@ -1,20 +1,24 @@
 // AI SDK: generateText and streamText, with the provider for compatible servers or OpenAI's own.
-// Arguments and output are those of case.py.
+// Arguments and output are those of case.py. MANNER `unstored` is OpenAI's provider with `store: false`.
 
 import { createOpenAI } from '@ai-sdk/openai';
 import { createOpenAICompatible } from '@ai-sdk/openai-compatible';
 import { generateText, stepCountIs, streamText, tool } from 'ai';
 import { z } from 'zod';
 
-const [url, api, mode, tools, manner] = process.argv.slice(2);
-const told = { text: '', tools: [], ran: [], usage: null, error: null };
+const [url, api, mode, tools, manner, ...asked] = process.argv.slice(2);
+const [kind, serverLabel] = tools.split('=');
+const questions = asked.length ? asked : ['What is the weather in Paris?'];
+const told = { text: '', tools: [], asked: [], ran: [], usage: null, error: null };
 
+const openai = createOpenAI({ baseURL: url, apiKey: 'unused' });
 const models = {
-  compatible: {
-    chat: () =>
+  chat: {
+    compatible: () =>
       createOpenAICompatible({ name: 'toolway', baseURL: url, apiKey: 'unused', includeUsage: true }).chatModel('mock'),
+    openai: () => openai.chat('mock'),
   },
-  openai: { chat: () => createOpenAI({ baseURL: url, apiKey: 'unused' }).chat('mock') },
+  responses: { openai: () => openai('mock'), unstored: () => openai('mock') },
 };
 
 const double = tool({
@@ -25,12 +29,17 @@ const double = tool({
     return 2 * x;
   },
 });
+const server = () =>
+  openai.tools.mcp({ serverLabel, serverUrl: 'toolway:', requireApproval: kind === 'never' ? 'never' : 'always' });
 
 const request = {
-  model: models[manner][api](),
-  prompt: 'What is the weather in Paris?',
+  model: models[api][manner](),
   stopWhen: stepCountIs(5),
-  ...(tools === 'own' ? { tools: { double } } : {}),
+  ...(kind === 'own' ? { tools: { double } } : {}),
+  ...(serverLabel ? { tools: { mcp: server() } } : {}),
+  ...(manner === 'unstored'
+    ? { providerOptions: { openai: { store: false, include: ['reasoning.encrypted_content'] } } }
+    : {}),
 };
 
 function note(error) {
@@ -38,25 +47,45 @@ function note(error) {
   told.error = { type: error.constructor.name, status: cause.statusCode ?? null, message: error.message ?? String(error) };
 }
 
-async function whole() {
-  const result = await generateText(request);
-  told.text = result.steps.map((step) => step.text).join('');
-  told.tools = result.steps.flatMap((step) => step.toolCalls.map((call) => call.toolName));
-  told.usage = result.steps.at(-1).usage.totalTokens ?? null;
+async function whole(messages) {
+  const result = await generateText({ ...request, messages });
+  told.text += result.steps.map((step) => step.text).join('');
+  return result;
 }
 
-async function streamed() {
-  const result = streamText({ ...request, onError: () => {} });
+async function streamed(messages) {
+  const result = streamText({ ...request, messages, onError: () => {} });
   for await (const part of result.fullStream) {
     if (part.type === 'text-delta') told.text += part.text;
-    if (part.type === 'tool-call') told.tools.push(part.toolName);
-    if (part.type === 'finish-step') told.usage = part.usage.totalTokens ?? null;
     if (part.type === 'error') note(part.error);
+  }
+  return told.error ? null : { steps: await result.steps, response: await result.response, content: await result.content };
+}
+
+async function play() {
+  const messages = [];
+  for (const question of questions) {
+    messages.push({ role: 'user', content: question });
+    for (let waits = true; waits; ) {
+      const result = await { whole, streamed }[mode](messages);
+      if (!result) return;
+      const parts = result.steps.flatMap((step) => step.content);
+      const requests = parts.filter((part) => part.type === 'tool-approval-request');
+      told.asked.push(...requests.map((part) => part.toolCall.toolName));
+      told.tools.push(...parts.filter((part) => part.type === 'tool-result').map((part) => part.toolName));
+      told.usage = result.steps.at(-1).usage.totalTokens ?? null;
+      messages.push(...result.response.messages);
+      const approved = kind === 'approve';
+      const answer = { type: 'tool-approval-response', approved, providerExecuted: true };
+      const content = requests.map(({ approvalId }) => ({ ...answer, approvalId }));
+      if (content.length) messages.push({ role: 'tool', content });
+      waits = content.length > 0;
+    }
   }
 }
 
 try {
-  await { whole, streamed }[mode]();
+  await play();
 } catch (error) {
   note(error);
 }
