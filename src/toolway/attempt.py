@@ -40,11 +40,12 @@ class Attempt:
         return self
 
     async def __aexit__(self, raised: type[BaseException] | None, *_: object) -> None:
-        with anyio.CancelScope(shield=True):
-            if raised and len(self.rounds) > self._resumed:
-                await self._keep(self.rounds, time.time() + REPEATED_WITHIN)
-            elif self._resumed and not raised:  # the same request is a new one from now on
-                await self._keep((), 0.0)
+        if raised and len(self.rounds) > self._resumed:
+            await self._keep(self.rounds, time.time() + REPEATED_WITHIN)
+        elif self._resumed and not raised:  # the same request is a new one from now on
+            await self._keep((), 0.0)
 
     async def _keep(self, rounds: Sequence[JSON], until: float) -> None:
-        await self._store.put(self._key, {"until": until, "rounds": [*rounds]})
+        # A scope costs a tenth of a small request; most requests come without one.
+        with anyio.CancelScope(shield=True):
+            await self._store.put(self._key, {"until": until, "rounds": [*rounds]})
