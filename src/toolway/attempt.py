@@ -7,11 +7,12 @@ for too long. People do it too. Without this each repetition would run the tools
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Sequence
+from contextlib import suppress
 
 import anyio
 
+from toolway.errors import StoreError
 from toolway.stores import Store, key_of
 from toolway.types import JSON
 
@@ -33,19 +34,18 @@ class Attempt:
         self._key = key_of("attempt", owner, hashlib.sha256(raw).hexdigest())
 
     async def __aenter__(self) -> Attempt:
-        kept = await self._store.get(self._key)
-        if kept and kept["until"] > time.time():
+        if kept := await self._store.get(self._key):
             self.rounds = kept["rounds"]
             self._resumed = len(self.rounds)
         return self
 
     async def __aexit__(self, raised: type[BaseException] | None, *_: object) -> None:
-        if raised and len(self.rounds) > self._resumed:
-            await self._keep(self.rounds, time.time() + REPEATED_WITHIN)
-        elif self._resumed and not raised:  # the same request is a new one from now on
-            await self._keep((), 0.0)
-
-    async def _keep(self, rounds: Sequence[JSON], until: float) -> None:
-        # A scope costs a tenth of a small request; most requests come without one.
+        has_more = len(self.rounds) > self._resumed
+        if not (has_more if raised else self._resumed):
+            return  # as most do: a scope costs a tenth of a small request
         with anyio.CancelScope(shield=True):
-            await self._store.put(self._key, {"until": until, "rounds": [*rounds]})
+            if raised:
+                await self._store.put(self._key, {"rounds": [*self.rounds]}, ttl=REPEATED_WITHIN)
+            else:  # the same request is a new one from now on
+                with suppress(StoreError):
+                    await self._store.delete(self._key)
