@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
@@ -76,13 +75,10 @@ class Runner:
             max_image_bytes=settings.max_image_bytes,
         )
 
-    @asynccontextmanager
-    async def snapshot(self) -> AsyncIterator[Snapshot]:
-        """The tools of now, for as long as a request needs them; waits a little for servers that just start."""
+    async def settled(self) -> None:
+        """Wait a little for servers that just start."""
         await self.catalog.settled(STARTUP_WAIT)
         await self._backend.settled(STARTUP_WAIT)
-        with self.catalog.use() as snapshot:
-            yield snapshot
 
     def wishes(self, scope: Scope, body: JSON, snapshot: Snapshot) -> Wishes:
         """What the request asks of Toolway itself. Raises InvalidRequest."""

@@ -36,7 +36,8 @@ class ChatCompletions:
         try:
             raw = await read_body(scope, receive, self._settings.max_body_bytes)
             body = _checked(parse_object(raw))
-            async with self._runner.snapshot() as snapshot:
+            await self._runner.settled()
+            with self._runner.catalog.use() as snapshot:
                 wishes = self._runner.wishes(scope, body, snapshot)
                 job = await self._runner.prepare(wishes, snapshot, owner_of(scope))
                 if body.get("n") in (None, 1):

@@ -103,7 +103,8 @@ class Making:
 
     @asynccontextmanager
     async def _at_hand(self, asked: Asked, owner: str) -> AsyncIterator[_AtHand]:
-        async with self.runner.snapshot() as snapshot:
+        await self.runner.settled()
+        with self.runner.catalog.use() as snapshot:
             labels = {source.label for source in snapshot.sources}
             brought = [server for entry in asked.mcp if (server := read_declared(entry, labels))]
             async with self._dynamic.use(brought, owner=owner) as reached:
