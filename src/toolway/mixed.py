@@ -21,10 +21,15 @@ async def hold(
     `held` is the full assistant message and our results, `calls` are the client's, `before` are the messages of
     the rounds that led to it.
     """
+    value = {"before": list(before), **parts_of(held)}
+    await store.put(_key(owner, [call.id for call in calls]), value)
+
+
+def parts_of(held: Sequence[JSON]) -> dict[str, Any]:
+    """The `assistant` message of a held turn, our `results`, and what stands `behind` all results (pictures)."""
     results = [message for message in held[1:] if message["role"] == "tool"]
     behind = [message for message in held[1:] if message["role"] != "tool"]
-    value = {"before": list(before), "assistant": held[0], "results": results, "behind": behind}
-    await store.put(_key(owner, [call.id for call in calls]), value)
+    return {"assistant": held[0], "results": results, "behind": behind}
 
 
 async def restore(store: Store, owner: str, messages: list[Any]) -> list[Any]:

@@ -21,6 +21,7 @@ from toolway.items.narrator import Event, Narrator
 from toolway.items.request import Asked, choice_of, read_request
 from toolway.items.transcript import Transcript, Turn, answered_before
 from toolway.loop import CallBegan, CallEnded, Outcome, RoundBegan
+from toolway.mixed import parts_of
 from toolway.respond import Header, relayed
 from toolway.runner import Job, Runner, owner_of
 from toolway.selection import Choice, Selection, is_selected
@@ -347,9 +348,7 @@ def _conversation(draft: Draft, outcome: Outcome, asks: dict[str, str]) -> tuple
     before = [*draft.leading, *_split_leading(asked)[1], *outcome.between]
     message, offer = outcome.message, draft.job.offer
     if outcome.held:
-        results = [answer for answer in outcome.held[1:] if answer["role"] == "tool"]
-        behind = [answer for answer in outcome.held[1:] if answer["role"] != "tool"]
-        return before, Turn(assistant=outcome.held[0], results=results, behind=behind, asks=asks)
+        return before, Turn(**parts_of(outcome.held), asks=asks)
     if message.tool_calls and not message.cut_short:
         return before, Turn(assistant=assistant_message(message, offer))
     said = {**message.said, "content": message.said.get("content") or ""}
