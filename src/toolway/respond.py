@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 from starlette.types import Send
 
-from toolway.errors import ToolwayError, UpstreamStatus
+from toolway.errors import ToolwayError, UpstreamError, UpstreamStatus
 
 Header = tuple[bytes, bytes]
 
@@ -54,6 +54,15 @@ async def send_error(send: Send, error: ToolwayError, headers: Sequence[Header] 
         await send_whole(send, error.status, error.body, [*kind, *relayed(error.headers)])
     else:
         await send_json(send, error.status, error.envelope(), headers)
+
+
+async def send_failure(send: Send, error: ToolwayError, *, tools_ran: bool) -> None:
+    """The error in place of a whole answer. After a tool ran no status may make an SDK ask again by itself."""
+    if tools_ran:
+        status = 502 if isinstance(error, UpstreamError) else 500
+        await send_json(send, status, error.envelope(), [DO_NOT_RETRY])
+    else:
+        await send_error(send, error)
 
 
 def relayed(headers: Iterable[Header]) -> list[Header]:

@@ -18,7 +18,7 @@ from toolway.offer import Offer
 from toolway.passthrough import relay
 from toolway.progress import shown
 from toolway.request import ClientGone, parse_object, read_body
-from toolway.respond import DO_NOT_RETRY, Header, relayed, send_error, send_json
+from toolway.respond import Header, relayed, send_error, send_failure, send_json
 from toolway.runner import Job, Runner, known, owner_of
 from toolway.turn import Chunks, HeadArrived, streamed_turn, whole_turn
 from toolway.types import JSON
@@ -104,11 +104,7 @@ class ChatCompletions:
         except Exception as raised:
             error = known(raised)
             job.conversation.failed(error)
-            if tools_ran:
-                status = 502 if isinstance(error, UpstreamError) else 500
-                await send_json(send, status, error.envelope(), [DO_NOT_RETRY])
-            else:
-                await send_error(send, error)
+            await send_failure(send, error, tools_ran=tools_ran)
             return
         await send_json(send, 200, _whole(outcome), headers)
 

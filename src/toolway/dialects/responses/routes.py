@@ -13,11 +13,11 @@ from toolway.dialects.responses.events import encoded
 from toolway.dialects.responses.making import Draft, Making
 from toolway.dialects.responses.stored import Stored
 from toolway.envelope import DONE
-from toolway.errors import NotFound, ToolwayError, UpstreamError
+from toolway.errors import NotFound, ToolwayError
 from toolway.items.narrator import Event
 from toolway.live import Live, stream_live
 from toolway.request import ClientGone, parse_object, read_body
-from toolway.respond import DO_NOT_RETRY, Header, send_error, send_json
+from toolway.respond import Header, send_error, send_failure, send_json
 from toolway.runner import known
 from toolway.turn import streamed_turn, told_turn
 from toolway.types import JSON
@@ -121,10 +121,6 @@ class Responses:
         except Exception as raised:
             error = known(raised)
             draft.job.conversation.failed(error)
-            if draft.narrator.calls:
-                status = 502 if isinstance(error, UpstreamError) else 500
-                await send_json(send, status, error.envelope(), [DO_NOT_RETRY])
-            else:
-                await send_error(send, error)
+            await send_failure(send, error, tools_ran=draft.narrator.calls > 0)
             return
         await send_json(send, 200, draft.narrator.resource, headers)
