@@ -161,7 +161,6 @@ def _check_allowed(tool: JSON, where: str) -> None:
         fields.texts(tool, "allowed_tools", where)
         return
     fields.texts(allowed, "tool_names", f"{where}allowed_tools.")
-    if allowed.keys() - {
-        "tool_names"
-    }:  # to pass over one would let tools be called that the client ruled out
+    # To pass over another filter would let tools be called that the client ruled out.
+    if allowed.keys() - {"tool_names"}:
         raise InvalidRequest("allowed_tools goes by tool_names alone here.", param=f"{where}allowed_tools")

@@ -54,8 +54,8 @@ class Draft:
     """A response that can be made now.
 
     `listing` is what the client gets to see of the servers that it names and has not seen, `listed` the labels of
-    those that it has seen then. `leading` are the system messages at the beginning of the conversation, without
-    the instructions. `exact` says that the messages are as the model saw them.
+    those that it has seen then. `items` are those of the input, with ids. `leading` are the system messages at the
+    beginning of the conversation, without the instructions. `exact` says that the messages are as the model saw them.
     """
 
     asked: Asked
@@ -65,6 +65,7 @@ class Draft:
     transcript: Transcript
     listing: Mapping[str, Listing]
     listed: Sequence[str]
+    items: Sequence[JSON]
     leading: Sequence[JSON]
     exact: bool
 
@@ -75,9 +76,8 @@ class Draft:
 
     def record(self, **more: Any) -> Record:
         """What is known of the response by now."""
-        items = with_ids(self.asked.items, self.identity)
         own = sorted(self.job.results.own)
-        return Record(resource=self.narrator.resource, items=items, listed=self.listed, own=own, **more)
+        return Record(resource=self.narrator.resource, items=self.items, listed=self.listed, own=own, **more)
 
 
 class Making:
@@ -145,14 +145,16 @@ class Making:
             for label in entries
             if label not in seen
         }
+        identity = new_id()
         return Draft(
             asked=asked,
             owner=owner,
             job=replace(job, body=_without_idle_options(job)),
-            narrator=Narrator(asked, new_id()),
+            narrator=Narrator(asked, identity),
             transcript=transcript,
             listing=listing,
             listed=sorted(seen | {label for label in entries if label in seen or not listing[label].error}),
+            items=with_ids(asked.items, identity),
             leading=leading,
             exact=previous is not None,
         )

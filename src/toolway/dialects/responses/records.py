@@ -53,13 +53,13 @@ class Records:
         """The record of a response. Raises NotFound."""
         record = await self.find(owner, identity)
         if record is None:
-            raise NotFound(f"Response with id '{identity[:100]}' not found.")
+            raise _not_found(identity)
         return record
 
     async def delete(self, owner: str, identity: str) -> None:
         """Forget a response. Raises NotFound."""
         if not await self._store.delete(self._key(owner, identity)):
-            raise NotFound(f"Response with id '{identity[:100]}' not found.")
+            raise _not_found(identity)
 
     async def item(self, owner: str, identity: str) -> JSON:
         """An item of a stored response, by the id that it got here. Raises NotFound."""
@@ -121,6 +121,10 @@ def _listed(item: JSON, suffix: str) -> JSON:
 
 def _without_null_id(item: JSON) -> JSON:
     return item if item.get("id") else {key: value for key, value in item.items() if key != "id"}
+
+
+def _not_found(identity: str) -> NotFound:
+    return NotFound(f"Response with id '{identity[:100]}' not found.")
 
 
 def check_previous(record: Record | None, identity: str) -> Record:
