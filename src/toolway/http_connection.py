@@ -142,10 +142,14 @@ class Connection(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
 
     def send(self, method: str, request: bytes, *, uploads: bool = False) -> None:
-        """Begin an exchange with a whole request, or with the head of one whose body `upload` sends."""
+        """Begin an exchange with a whole request, or with the head of one whose body `upload` sends.
+
+        It is written when the event loop comes round, together with those of others: to wake a server costs more
+        than all else about a small request, and one that is awake takes several.
+        """
         self.reply = Reply(method)
         self._is_uploading = uploads
-        self._transport.write(request)
+        self._loop.call_soon(self._write_first, request)
 
     async def upload(self, body: AsyncIterator[bytes], length: int | None) -> None:
         """Send a body piece by piece as fast as the server takes it; chunked if its `length` is not known."""
@@ -248,6 +252,10 @@ class Connection(asyncio.Protocol):
         if self._writable is not None and not self._writable.done():
             self._writable.set_result(None)
         self._writable = None
+
+    def _write_first(self, request: bytes) -> None:
+        if not self.closed:
+            self._transport.write(request)
 
     async def _write_all(self, body: AsyncIterator[bytes], length: int | None) -> None:
         sent = 0

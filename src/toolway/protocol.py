@@ -91,6 +91,10 @@ class Protocol(HttpToolsProtocol):
         super().resume_writing()
         self._outflow.rest()
 
+    def shutdown(self) -> None:
+        self._answers.flush()
+        super().shutdown()
+
     def timeout_keep_alive_handler(self) -> None:
         self._close()
 
@@ -143,7 +147,6 @@ class Protocol(HttpToolsProtocol):
         self._due = None
 
     def on_response_complete(self) -> None:
-        self._answers.flush()
         super().on_response_complete()
         if self._begun and not self._in_body:
             self._await_request()
@@ -247,6 +250,7 @@ class _Gathering:
     """The transport for answers: what is written in one turn of the event loop goes out together, at its end.
 
     A write costs a tenth of a small request; a head and its body are two, and so are the last words and the end.
+    A whole answer waits too: it goes out beside those of other connections, and their reader is woken once.
     """
 
     def __init__(self, transport: Any, loop: Any, outflow: _Outflow) -> None:

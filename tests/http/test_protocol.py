@@ -413,6 +413,28 @@ def gathering(written: Written) -> _Gathering:
     return _Gathering(written, loop, _Outflow(written, loop, PATIENCE))
 
 
+def test_an_answer_that_ends_as_the_server_does_is_sent() -> None:
+    begun: list[Protocol] = []
+
+    class Noted(Protocol):
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            begun.append(self)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"5")]})
+        await send({"type": "http.response.body", "body": b"whole"})
+        begun[0].shutdown()
+
+    http = partial(Noted, PATIENCE, PATIENCE)
+    with (
+        running(app, http=http, lifespan="off", log_level="error") as url,
+        socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=20) as client,
+    ):
+        client.sendall(GET)
+        assert to_end(client).endswith(b"whole")
+
+
 async def test_what_is_written_in_one_turn_of_the_loop_goes_out_together() -> None:
     written = Written()
     answer = gathering(written)

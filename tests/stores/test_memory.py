@@ -33,7 +33,11 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the memory of a process is read from Linux's /proc")
+@pytest.mark.skipif(
+    not Path("/proc/self/statm").exists(), reason="the memory of a process is read from Linux's /proc"
+)
 def test_it_takes_about_the_memory_that_it_was_given():
-    pages = int(subprocess.run([sys.executable, "-c", FILL], capture_output=True, check=True, text=True).stdout)
+    pages = int(
+        subprocess.run([sys.executable, "-c", FILL], capture_output=True, check=True, text=True).stdout
+    )
     assert pages * os.sysconf("SC_PAGE_SIZE") < 1.3 * BOUND
