@@ -46,7 +46,7 @@ class Offer:
         if self.clients and self.tools:
             self.tools = {name: tool for name, tool in self.tools.items() if name not in self.clients}
         self._asks = asks
-        self._approved = {name: tool for name, tool in snapshot.offered.items() if name in approved}
+        self._approved = {name: snapshot.offered[name] for name in approved if name in snapshot.offered}
         self._clients_tools = body.get("tools")
         self._refitted = False
         self._added: dict[str, Any] = {}

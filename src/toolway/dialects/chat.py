@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
@@ -154,10 +155,8 @@ def _whole(outcome: Outcome) -> JSON:
     frame = outcome.message.frame
     choice = frame["choices"][0]
     message = {**choice["message"], **outcome.message.said}
-    for member in SPOKEN:
-        pieces = [said.get(member) for said in (*outcome.earlier, message)]
-        if said := [piece for piece in pieces if piece and isinstance(piece, str | list)]:
-            message[member] = joined(said)
+    if outcome.earlier:
+        message |= _spoken((*outcome.earlier, message))
     if message.get("tool_calls"):
         message.pop("function_call", None)  # llama-cpp-python says each call twice
         message["tool_calls"] = [call_object(call) for call in outcome.message.tool_calls]
@@ -165,3 +164,13 @@ def _whole(outcome: Outcome) -> JSON:
             del message["tool_calls"]
     choice = {**choice, "index": 0, "message": message, "finish_reason": outcome.message.finish_reason}
     return {**frame, "choices": [choice], **({"usage": outcome.usage} if outcome.usage else {})}
+
+
+def _spoken(rounds: Sequence[JSON]) -> JSON:
+    """What was said in all these messages, each kind of it in one piece."""
+    found: JSON = {}
+    for member in SPOKEN:
+        pieces = [said.get(member) for said in rounds]
+        if said := [piece for piece in pieces if piece and isinstance(piece, str | list)]:
+            found[member] = joined(said)
+    return found
