@@ -147,6 +147,8 @@ class Protocol(HttpToolsProtocol):
         self._due = None
 
     def on_response_complete(self) -> None:
+        if len(self.tasks) == 1:  # there are no others whose answers could go out with this one
+            self._answers.flush()
         super().on_response_complete()
         if self._begun and not self._in_body:
             self._await_request()
@@ -250,7 +252,8 @@ class _Gathering:
     """The transport for answers: what is written in one turn of the event loop goes out together, at its end.
 
     A write costs a tenth of a small request; a head and its body are two, and so are the last words and the end.
-    A whole answer waits too: it goes out beside those of other connections, and their reader is woken once.
+    A whole answer waits too, unless it is the only one under way: it goes out beside those of other connections,
+    and their reader is woken once.
     """
 
     def __init__(self, transport: Any, loop: Any, outflow: _Outflow) -> None:

@@ -37,6 +37,7 @@ class App:
     def __init__(self) -> None:
         self.cancelled = threading.Event()
         self.go_on = threading.Event()
+        self.waits = threading.Event()
         self.requests: list[tuple[str, bytes]] = []
         self.headers: list[tuple[bytes, bytes]] = []
 
@@ -44,6 +45,7 @@ class App:
         if scope["type"] == "lifespan":
             return
         if scope["path"] == "/wait":
+            self.waits.set()
             await anyio.to_thread.run_sync(self.go_on.wait)
         if scope["path"] == "/flood":
             await while_client_listens(scope, receive, partial(self.flood, send))
@@ -78,10 +80,15 @@ class App:
 
 @contextmanager
 def served(
-    patience: float = PATIENCE, send_patience: float = 60, **config: Any
+    patience: float = PATIENCE,
+    send_patience: float = 60,
+    *,
+    app: App | None = None,
+    protocol: type[Protocol] = Protocol,
+    **config: Any,
 ) -> Iterator[tuple[App, socket.socket]]:
-    app = App()
-    http = partial(Protocol, patience, send_patience)
+    app = app or App()
+    http = partial(protocol, patience, send_patience)
     with running(app, http=http, lifespan="off", log_level="error", **config) as url:
         try:
             with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=20) as client:
@@ -421,18 +428,21 @@ def test_an_answer_that_ends_as_the_server_does_is_sent() -> None:
             super().connection_made(transport)
             begun.append(self)
 
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"5")]})
-        await send({"type": "http.response.body", "body": b"whole"})
-        begun[0].shutdown()
+    class Ending(App):
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            if scope["path"] == "/wait":
+                await super().__call__(scope, receive, send)
+                return
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"5")]})
+            await send({"type": "http.response.body", "body": b"whole"})
+            begun[1].shutdown()
 
-    http = partial(Noted, PATIENCE, PATIENCE)
-    with (
-        running(app, http=http, lifespan="off", log_level="error") as url,
-        socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=20) as client,
-    ):
-        client.sendall(GET)
-        assert to_end(client).endswith(b"whole")
+    with served(protocol=Noted, app=Ending()) as (app, other):
+        other.sendall(GET.replace(b"/v1/models", b"/wait"))
+        assert app.waits.wait(20)
+        with socket.create_connection(other.getpeername(), timeout=20) as client:
+            client.sendall(GET)
+            assert to_end(client).endswith(b"whole")
 
 
 async def test_what_is_written_in_one_turn_of_the_loop_goes_out_together() -> None:
