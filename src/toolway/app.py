@@ -17,7 +17,16 @@ from toolway.backend import USER_AGENT, Backend
 from toolway.catalog import Catalog
 from toolway.config import Settings, load_settings
 from toolway.dialects.chat import ChatCompletions
-from toolway.dialects.responses import DEFAULT_PACE, Background, Making, Pace, Records, Responses, Socket
+from toolway.dialects.responses import (
+    DEFAULT_PACE,
+    Background,
+    Drafts,
+    Making,
+    Pace,
+    Records,
+    Responses,
+    Socket,
+)
 from toolway.errors import ConfigError, NotFound, ToolwayError
 from toolway.models import Models
 from toolway.passthrough import Passthrough
@@ -134,7 +143,7 @@ class Routes:
             keep_alive=self._settings.keepalive_interval,
             pace=self._pace,
         )
-        making = Making(runner, records, house.dynamic)
+        making = Making(runner, records, Drafts(runner, records, house.dynamic))
         responses = Responses(making, background)
         self._exact["POST", "/v1/responses"] = self._exact["GET", "/v1/responses"] = responses
         self._exact["WEBSOCKET", "/v1/responses"] = Socket(making)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import anyio
@@ -134,19 +134,23 @@ async def run_tool_loop(
     limits: Limits,
     emit: Emit,
     approved: Sequence[ToolCall] = (),
+    done: Mapping[str, ToolResult] | None = None,
     resumed: Sequence[JSON] = (),
 ) -> Outcome:
     """Ask until the model answers, calls a tool of the client's or one that must be approved, or the governor ends it.
 
     Calls that are not the client's are ours, known or not: an unknown one gets an error that the model reads.
     In a mixed turn ours run to the end, and the message handed back holds the client's calls alone.
-    `approved` calls of ours, whose empty results wait in `body`, run before the model is asked. `resumed` are the
-    messages of rounds that an attempt before this one had finished: it goes on behind them.
+    `approved` calls of ours, whose empty results wait in `body`, run before the model is asked; those that an attempt
+    before this one ran are not run again, but have the result that `done` tells under their id. `resumed` are the
+    messages of rounds that such an attempt had finished: it goes on behind them.
     Raises what `turn` raises.
     """
     run = _Run(offer=offer, governor=governor, results=results, limits=limits, emit=emit)
     if approved:
-        body = {**body, "messages": await _with_approved(body["messages"], approved, run)}
+        # What is done holds for these calls alone: some models number theirs anew in each round.
+        answers = await run_calls(approved, replace(run, done=done or {}))
+        body = {**body, "messages": filled(body["messages"], answers)}
     account = _Account.behind(body["messages"], resumed, calls=len(approved))
     if resumed:
         body = for_next_round({**body, "messages": [*body["messages"], *resumed]})
@@ -181,11 +185,6 @@ async def run_tool_loop(
         body = offer.withdraw_from(body) if objection else _with_reader(body, offer, results)
 
 
-async def _with_approved(messages: list[JSON], calls: Sequence[ToolCall], run: _Run) -> list[JSON]:
-    """The conversation with the results of these calls in the places that wait for them."""
-    return filled(messages, await run_calls(calls, run))
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Run:
     """What the rounds of one request share."""
@@ -195,6 +194,8 @@ class _Run:
     results: Results
     limits: Limits
     emit: Emit
+    done: Mapping[str, ToolResult] = field(default_factory=dict)
+    """Results of calls that need not run, by the ids of the calls."""
 
 
 async def _ask(body: JSON, turn: Turn, run: _Run, *, first: bool) -> tuple[Message, JSON]:
@@ -257,7 +258,7 @@ async def _run_call(call: ToolCall, run: _Run, group: TaskGroup | None = None) -
     relay = None
     if tool and group and run.limits.relays_progress:
         relay = _Relay(call, tool, run.emit, group)
-    result = await _result_of(call, tool, run, relay)
+    result = run.done.get(call.id) or await _result_of(call, tool, run, relay)
     if relay:
         relay.over = True
     run.governor.note(call, result)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
@@ -31,7 +31,7 @@ from toolway.results import Results, Rules
 from toolway.spoken import listening_turn
 from toolway.stores import Store
 from toolway.turn import MakeTurn, Turn, whole_turn
-from toolway.types import JSON, Emit, Tool, ToolCall
+from toolway.types import JSON, Emit, Tool, ToolCall, ToolResult
 from toolway.upstream import Upstream
 from toolway.wishes import Wishes, bounds_of, read_wishes
 
@@ -124,6 +124,7 @@ class Runner:
         turn: MakeTurn,
         exact: bool = False,
         approved: Sequence[ToolCall] = (),
+        done: Mapping[str, ToolResult] | None = None,
         resumed: Sequence[JSON] = (),
     ) -> Outcome:
         """Run a job to its end, asking by `turn`. Raises what the loop raises.
@@ -144,6 +145,7 @@ class Runner:
                 limits=self._limits,
                 emit=emit,
                 approved=approved,
+                done=done,
                 resumed=resumed,
             )
         except anyio.get_cancelled_exc_class():

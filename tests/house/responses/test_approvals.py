@@ -6,8 +6,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
+import anyio
 import httpx2
 import pytest
 
@@ -31,8 +33,12 @@ from tests.house.responses.asking import (
 from tests.support.gate import Gate
 from tests.support.house import House, house, serving
 from tests.support.tools import Raw, ToolService
-from tests.support.upstream import tool_call
+from tests.support.upstream import Reply, json_reply, tool_call
+from toolway.dialects.responses import Records
+from toolway.stores.memory import MemoryStore
+from toolway.types import Image, ToolResult
 
+BROKEN = json_reply({"error": {"message": "out of memory"}}, 500)
 OURS = tool_call(id="ours")
 ROME = tool_call(arguments='{"city":"Rome"}', id="rome", index=1)
 JSON = dict[str, Any]
@@ -322,6 +328,79 @@ def test_two_approvals_at_the_same_time_run_the_tool_once(room: House, doors: li
         refused = next(answer for answer in answers if answer.status_code == 400)
         assert "was answered before" in error_of(refused, 400)["message"]
         assert len(room.tools.calls) == 1
+
+
+@BOTH
+@pytest.mark.parametrize("stored", [True, False], ids=["stored", "without state"])
+def test_an_approval_may_come_again_when_its_response_failed(room: House, streamed: bool, stored: bool):
+    options: JSON = {"tools": [asking(room)], "store": stored}
+    first, (request,) = begun(room, streamed=streamed, **options)
+    history = [{"role": "user", "content": QUESTION}, *first["output"], answer(request)]
+    options |= (
+        {"input": [answer(request)], "previous_response_id": first["id"]} if stored else {"input": history}
+    )
+    room.script(BROKEN, BROKEN, turn("Fine.", streamed=streamed))
+    for _ in range(2):
+        answered = respond(room, stream=streamed, **options)
+        assert "out of memory" in answered.text
+        assert answered.status_code == (200 if streamed else 502)
+    response = ask(room, streamed=streamed, **options)
+    assert kinds(response) == ["mcp_call", "message"]
+    (call,) = items_of(response, "mcp_call")
+    assert (call["status"], call["approval_request_id"]) == ("completed", request["id"])
+    assert "cloudy" in call["output"]
+    assert "cloudy" in sent(room)[-1]["content"]
+    assert "was answered before" in error_of(respond(room, **options), 400)["message"]
+    assert len(room.tools.calls) == 1
+
+
+async def test_an_approval_may_come_again_when_its_client_left(room: House):
+    first, (request,) = begun(room)
+    gate = Gate()
+    room.script(Reply([gate]), turn("Fine.", streamed=False))
+    body: JSON = {
+        "model": "mock",
+        "tools": [asking(room)],
+        "input": [answer(request)],
+        "previous_response_id": first["id"],
+    }
+    async with httpx2.AsyncClient() as client, anyio.create_task_group() as group:
+        group.start_soon(partial(client.post, f"{room.url}/v1/responses", json=body, timeout=60))
+        await anyio.to_thread.run_sync(gate.wait_for_arrival)
+        group.cancel_scope.cancel()
+    await anyio.to_thread.run_sync(room.upstream.departures.wait)
+    response = await anyio.to_thread.run_sync(partial(ask, room, **body))
+    assert kinds(response) == ["mcp_call", "message"]
+    assert len(room.tools.calls) == 1
+
+
+def test_pictures_of_an_approved_call_are_there_when_the_approval_comes_again(room: House):
+    result = ToolResult(text="A map.", is_error=True, images=(Image(media_type="image/png", data="aGk="),))
+    records = Records(MemoryStore(), ttl=60)
+
+    async def keep() -> ToolResult | None:
+        await records.keep_result("me", "mcpr_1", result)
+        assert await records.result("you", "mcpr_1") is None
+        return await records.result("me", "mcpr_1")
+
+    assert anyio.run(keep) == result
+
+
+def test_what_an_approved_call_gave_is_not_what_a_later_call_of_the_same_id_gives(room: House):
+    """Some model servers number the calls anew in each round."""
+    first, (request,) = begun(room)
+    body: JSON = {"input": [answer(request)], "previous_response_id": first["id"]}
+    room.script(BROKEN)
+    assert respond(room, tools=[asking(room)], **body).status_code == 502
+    assert [arguments["city"] for _, arguments in room.tools.calls] == ["Paris"]
+    again = tool_call(arguments='{"city":"Rome"}', id="ours")
+    room.script(turn("", again, streamed=False), turn("Both.", streamed=False))
+    response = ask(room, tools=[asking(room, require_approval="never")], **body)
+    paris, rome = items_of(response, "mcp_call")
+    assert ("Paris" in paris["arguments"], "Rome" in rome["arguments"]) == (True, True)
+    assert ("Paris" in paris["output"], "Rome" in rome["output"]) == (True, True)
+    assert (paris["approval_request_id"], rome["approval_request_id"]) == (request["id"], None)
+    assert [arguments["city"] for _, arguments in room.tools.calls] == ["Rome"]
 
 
 @BOTH

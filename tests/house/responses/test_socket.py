@@ -127,6 +127,19 @@ def test_a_call_is_approved_over_the_same_connection(room: House):
     assert len(room.tools.calls) == 1
 
 
+def test_an_approval_is_not_spent_on_a_warm_up(room: House):
+    room.script(turn("", OURS, streamed=True), text_stream("Cloudy."))
+    declared = {"type": "mcp", "server_label": label(room)}
+    with line(room) as connection:
+        asked = made(connection, input=QUESTION, tools=[declared])
+        request = items_of(asked, "mcp_approval_request")[0]["id"]
+        answer = {"type": "mcp_approval_response", "approval_request_id": request, "approve": True}
+        more = {"previous_response_id": asked["id"], "tools": [declared]}
+        error = refused(create(connection, input=[answer], generate=False, **more))
+        assert (error["status"], error["param"]) == (400, "generate")
+        assert kinds(made(connection, input=[answer], **more)) == ["mcp_call", "message"]
+
+
 def test_a_stream_id_comes_back_with_each_event(room: House):
     room.script(text_stream("One."))
     with line(room) as connection:

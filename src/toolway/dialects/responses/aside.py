@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 
-from toolway.dialects.responses.making import Draft, Making
+from toolway.dialects.responses.drafting import Draft
+from toolway.dialects.responses.making import Making
 from toolway.dialects.responses.records import new_id, with_ids
 from toolway.errors import InvalidRequest, UpstreamError
 from toolway.items.content import text_in

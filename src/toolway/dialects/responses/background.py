@@ -12,8 +12,9 @@ import orjson
 from anyio.abc import TaskGroup, TaskStatus
 from starlette.types import Receive, Scope, Send
 
+from toolway.dialects.responses.drafting import Draft
 from toolway.dialects.responses.events import EventLog, KeptEvents, encoded
-from toolway.dialects.responses.making import Draft, Making
+from toolway.dialects.responses.making import Making
 from toolway.dialects.responses.records import Record, Records
 from toolway.envelope import DONE
 from toolway.errors import InvalidRequest, NotFound, ToolwayError, TooMany
@@ -175,7 +176,7 @@ class Background:
 
     async def _work(self, making: Making, scope: Scope, body: JSON, *, task_status: TaskStatus[Run]) -> None:
         try:
-            async with making.draft(scope, body) as draft:
+            async with making.drafts.open(scope, body) as draft:
                 await making.claim(draft)
                 run = Run(draft=draft)
                 self._runs[draft.identity] = run

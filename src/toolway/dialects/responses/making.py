@@ -1,168 +1,42 @@
-"""The making of one response: its request read, its conversation put together, its events told, its record kept."""
+"""The making of one response: its conversation run, its events told, its record kept."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
-from starlette.types import Scope
+import anyio
 
-from toolway import names
-from toolway.catalog import Snapshot
-from toolway.declared import read_declared
-from toolway.dialects.responses.records import Record, Records, check_previous, new_id, with_ids
-from toolway.errors import ConnectorError, InvalidRequest, StoreError, ToolwayError
+from toolway.dialects.responses.drafting import Draft, Drafts, split_leading
+from toolway.dialects.responses.records import Record, Records
+from toolway.errors import InvalidRequest, StoreError, ToolwayError
 from toolway.history import assistant_message
-from toolway.items.approval import needs_approval
-from toolway.items.content import texts_in
-from toolway.items.narrator import Event, Narrator
-from toolway.items.request import Asked, choice_of, read_request
-from toolway.items.transcript import Transcript, Turn, answered_before
+from toolway.items.narrator import Event
+from toolway.items.transcript import Turn, answered_before
 from toolway.loop import CallBegan, CallEnded, Outcome, RoundBegan
 from toolway.mixed import parts_of
 from toolway.respond import Header, relayed
-from toolway.runner import Job, Runner, owner_of
-from toolway.selection import Choice, Selection, is_selected
-from toolway.sources.dynamic import DynamicServers
+from toolway.runner import Runner
 from toolway.turn import Chunks, HeadArrived, MakeTurn
-from toolway.types import JSON, Tool
-from toolway.wishes import choices_of
+from toolway.types import JSON
 
 Tell = Callable[[list[Event]], Awaitable[None]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Listing:
-    """The tools of a server that the client declared, or why there are none."""
-
-    tools: Sequence[Tool]
-    error: str | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class _AtHand:
-    """The tools of all servers, of those that the request brings along too, and which of these failed."""
-
-    snapshot: Snapshot
-    failures: Mapping[str, ConnectorError]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Draft:
-    """A response that can be made now.
-
-    `listing` is what the client gets to see of the servers that it names and has not seen, `listed` the labels of
-    those that it has seen then. `items` are those of the input, with ids. `leading` are the system messages at the
-    beginning of the conversation, without the instructions. `exact` says that the messages are as the model saw them.
-    """
-
-    asked: Asked
-    owner: str
-    job: Job
-    narrator: Narrator
-    transcript: Transcript
-    listing: Mapping[str, Listing]
-    listed: Sequence[str]
-    items: Sequence[JSON]
-    leading: Sequence[JSON]
-    exact: bool
-
-    @property
-    def identity(self) -> str:
-        """The response's id."""
-        return str(self.narrator.resource["id"])
-
-    def record(self, **more: Any) -> Record:
-        """What is known of the response by now."""
-        own = sorted(self.job.results.own)
-        return Record(resource=self.narrator.resource, items=self.items, listed=self.listed, own=own, **more)
 
 
 class Making:
     """Makes responses for every way that they are asked for: whole, streamed, in the background, over a socket."""
 
-    def __init__(self, runner: Runner, records: Records, dynamic: DynamicServers) -> None:
+    def __init__(self, runner: Runner, records: Records, drafts: Drafts) -> None:
         self.runner = runner
         self.records = records
-        self._dynamic = dynamic
-
-    @asynccontextmanager
-    async def draft(self, scope: Scope, body: JSON, previous: Record | None = None) -> AsyncIterator[Draft]:
-        """Read a request. Raises InvalidRequest, also for what it names and is not here.
-
-        `previous` is the record of `previous_response_id`, for callers that know it otherwise than by the store.
-        """
-        asked = read_request(body)
-        owner = owner_of(scope)
-        if previous is None and asked.previous:
-            previous = check_previous(await self.records.find(owner, asked.previous), asked.previous)
-        items = [await self._resolved(item, owner) for item in asked.items]
-        async with self._at_hand(asked, owner) as at_hand:
-            yield await self._drafted(scope, replace(asked, items=items), owner, at_hand, previous)
-
-    @asynccontextmanager
-    async def _at_hand(self, asked: Asked, owner: str) -> AsyncIterator[_AtHand]:
-        await self.runner.settled()
-        with self.runner.catalog.use() as snapshot:
-            labels = {source.label for source in snapshot.sources}
-            brought = [server for entry in asked.mcp if (server := read_declared(entry, labels))]
-            async with self._dynamic.use(brought, owner=owner) as reached:
-                yield _AtHand(snapshot=snapshot.with_sources(reached.sources), failures=reached.failures)
-
-    async def _drafted(
-        self, scope: Scope, asked: Asked, owner: str, at_hand: _AtHand, previous: Record | None
-    ) -> Draft:
-        snapshot, failures = at_hand.snapshot, at_hand.failures
-        transcript = _transcript(asked, snapshot, previous)
-        history = transcript.close()
-        leading, rest = _split_leading(history)
-        front = _instructions(asked, leading)
-        body, narrowed = _chosen(asked, snapshot)
-        wishes = self.runner.wishes(scope, {**body, "messages": [*front, *rest]}, snapshot)
-        declared = choices_of(asked.mcp, [*(source.label for source in snapshot.sources), *failures])
-        # What is listed holds for a conversation, so the choice of one response does not narrow it.
-        listable = [*wishes.selection, declared]
-        selection = [*wishes.selection, *narrowed, *([declared] if declared else [])]
-        bounds = wishes.bounds
-        if asked.max_tool_calls is not None:
-            bounds = replace(bounds, max_calls=min(bounds.max_calls, asked.max_tool_calls))
-        entries = {entry["server_label"]: entry for entry in asked.mcp}
-        job = await self.runner.prepare(
-            replace(wishes, selection=selection, bounds=bounds),
-            snapshot,
-            owner,
-            asks=(lambda tool: needs_approval(entries.get(tool.server, {}), tool.name)) if entries else None,
-            approved=[approved.call.name for approved in transcript.approved],
-        )
-        job.results.adopt_calls(history, {*transcript.own, *(previous.own if previous else ())})
-        seen = transcript.listed | set(previous.listed if previous else ())
-        listing = {
-            label: Listing(tools=(), error=failures[label].message)
-            if label in failures
-            else _listing(job.offer.snapshot, label, listable)
-            for label in entries
-            if label not in seen
-        }
-        identity = new_id()
-        return Draft(
-            asked=asked,
-            owner=owner,
-            job=replace(job, body=_without_idle_options(job)),
-            narrator=Narrator(asked, identity),
-            transcript=transcript,
-            listing=listing,
-            listed=sorted(seen | {label for label in entries if label in seen or not listing[label].error}),
-            items=with_ids(asked.items, identity),
-            leading=leading,
-            exact=previous is not None,
-        )
+        self.drafts = drafts
 
     async def claim(self, draft: Draft) -> None:
         """Before the approved calls run: see that nobody answered for them. Raises InvalidRequest, StoreError.
 
-        A refusal may come again, as it does in a conversation that the client keeps, but never after a yes.
+        A refusal may come again, as it does in a conversation that the client keeps, but never after a yes. A yes may
+        come again when its call has run and the response failed: then it has that result, and does not run.
         """
         answers = dict.fromkeys(draft.transcript.refused, False)
         answers |= {approved.request: True for approved in draft.transcript.approved}
@@ -171,6 +45,8 @@ class Making:
             for request, approve in answers.items():
                 if await self.records.claim(draft.owner, request, approve=approve):
                     claimed.append(request)
+                elif approve and (result := await self.records.result(draft.owner, request)):
+                    draft.done[request] = result
                 elif approve or not await self.records.was_refused(draft.owner, request):
                     raise answered_before(request)
         except ToolwayError:
@@ -190,8 +66,30 @@ class Making:
         """Run the conversation, telling its events as they happen; the record is kept before the last ones are told.
 
         `on_head` gets the model server's headers before the first event. A request whose bytes are given as `raw` goes
-        on from the tool results of an earlier attempt, if no item tells of them. Raises ToolwayError.
+        on from the tool results of an earlier attempt, if no item tells of them. When it fails after approved calls
+        ran, their results are kept for when the approvals come again. Raises ToolwayError.
         """
+        came_again = [*draft.done]
+        try:
+            record = await self._run(draft, turn, tell, on_head, raw)
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                for request, result in draft.done.items():
+                    await self.records.keep_result(draft.owner, request, result)
+            raise
+        with suppress(StoreError):
+            for request in came_again:
+                await self.records.forget_result(draft.owner, request)
+        return record
+
+    async def _run(
+        self,
+        draft: Draft,
+        turn: MakeTurn,
+        tell: Tell,
+        on_head: Callable[[list[Header]], Awaitable[None]] | None,
+        raw: bytes | None,
+    ) -> Record:
         narrator = draft.narrator
         requests = {approved.call.id: approved.request for approved in draft.transcript.approved}
         begun = False
@@ -226,11 +124,16 @@ class Making:
                         await begin([])
                     await tell(narrator.call_began(call, tool, requests.get(call.id)))
                 case CallEnded(call=call, result=result):
+                    if request := requests.pop(call.id, None):
+                        draft.done[request] = result
                     await tell(narrator.call_ended(call, result))
 
         approved = [approved.call for approved in draft.transcript.approved]
+        done = {call: draft.done[request] for call, request in requests.items() if request in draft.done}
         if raw is None or draft.asked.mcp or approved:
-            outcome = await self.runner.run(draft.job, emit, turn=turn, exact=draft.exact, approved=approved)
+            outcome = await self.runner.run(
+                draft.job, emit, turn=turn, exact=draft.exact, approved=approved, done=done
+            )
         else:
             outcome = await self.runner.run_again(draft.job, emit, raw, turn=turn, exact=draft.exact)
         return await self._end(draft, outcome, tell)
@@ -239,6 +142,7 @@ class Making:
         """A response without an answer, to go on from: what the client sent is read and kept."""
         if draft.transcript.approved:
             raise InvalidRequest("An approval needs a response that is generated.", param="generate")
+        await self.claim(draft)
         events = [*draft.narrator.began(), *draft.narrator.completed_empty()]
         record = draft.record(messages=draft.transcript.messages)
         if draft.asked.store:
@@ -273,81 +177,11 @@ class Making:
         await tell(events)
         return record
 
-    async def _resolved(self, item: JSON, owner: str) -> JSON:
-        """The item that an item_reference stands for; any other item as it is."""
-        is_reference = item.get("type") == "item_reference" or item.keys() == {"id"}
-        return await self.records.item(owner, str(item.get("id"))) if is_reference else item
-
-
-def _transcript(asked: Asked, snapshot: Snapshot, previous: Record | None) -> Transcript:
-    def expose(label: str, name: str) -> str:
-        return next(iter(_exposed(snapshot, label, name)), names.legal(name))
-
-    messages, turn = (previous.messages, previous.turn) if previous else ((), None)
-    transcript = Transcript(expose, messages, turn)
-    for number, item in enumerate(asked.items):
-        transcript.add(item, f"input[{number}]")
-    return transcript
-
-
-def _exposed(snapshot: Snapshot, label: str, name: str | None) -> list[str]:
-    """The names under which the model sees a tool of a server, or all of its tools."""
-    return [
-        known
-        for known, tool in snapshot.tools.items()
-        if tool.server == label and name in (None, known, tool.name)
-    ]
-
-
-def _split_leading(history: Sequence[JSON]) -> tuple[list[JSON], list[JSON]]:
-    """System messages at the beginning, and the rest."""
-    count = next((n for n, message in enumerate(history) if message["role"] != "system"), len(history))
-    return list(history[:count]), list(history[count:])
-
-
-def _instructions(asked: Asked, leading: Sequence[JSON]) -> list[JSON]:
-    """One system message, since many templates take no second one."""
-    texts = [asked.instructions, *(text for message in leading for text in texts_in(message["content"]))]
-    said = "\n\n".join(text for text in texts if text)
-    return [{"role": "system", "content": said}] if said else []
-
-
-def _chosen(asked: Asked, snapshot: Snapshot) -> tuple[JSON, list[list[Choice]]]:
-    """The chat body with the request's `tool_choice`, and what that narrows our tools to."""
-    choice, allowed = choice_of(asked, lambda label, name: _exposed(snapshot, label, name))
-    body = asked.chat if choice is None else {**asked.chat, "tool_choice": choice}
-    if asked.stream or asked.background:
-        body = {**body, "stream": True, "stream_options": {"include_usage": True}}
-    if allowed is None:
-        return body, []
-    if tools := [tool for tool in body.get("tools", ()) if tool["function"]["name"] in allowed]:
-        body = {**body, "tools": tools}
-    else:
-        body = {key: value for key, value in body.items() if key != "tools"}
-    return body, [[Choice(patterns=tuple(allowed))]]
-
-
-def _listing(snapshot: Snapshot, label: str, selection: Selection) -> Listing:
-    status = next(source.status for source in snapshot.sources if source.label == label)
-    known = [(name, tool) for name, tool in snapshot.offered.items() if tool.server == label]
-    # Its own error may hold addresses, which are the operator's affair.
-    error = (
-        None if known or status.state in ("ready", "stopped") else f"The server is not there: {status.state}."
-    )
-    return Listing(tools=[tool for name, tool in known if is_selected(name, tool, selection)], error=error)
-
-
-def _without_idle_options(job: Job) -> JSON:
-    """OpenAI refuses options of tools where there are none."""
-    if job.offer.tools or job.body.get("tools"):
-        return job.body
-    return {k: v for k, v in job.body.items() if k not in ("tool_choice", "parallel_tool_calls")}
-
 
 def _conversation(draft: Draft, outcome: Outcome, asks: dict[str, str]) -> tuple[list[JSON], Turn | None]:
     """All messages up to the end of this response, and its last turn if calls of it are open."""
     asked = list(outcome.asked)
-    before = [*draft.leading, *_split_leading(asked)[1], *outcome.between]
+    before = [*draft.leading, *split_leading(asked)[1], *outcome.between]
     message, offer = outcome.message, draft.job.offer
     if outcome.held:
         return before, Turn(**parts_of(outcome.held), asks=asks)

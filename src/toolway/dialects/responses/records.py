@@ -10,7 +10,7 @@ from typing import Any
 from toolway.errors import InvalidRequest, NotFound
 from toolway.items.transcript import Turn
 from toolway.stores import Store, key_of
-from toolway.types import JSON
+from toolway.types import JSON, Image, ToolResult
 
 PREFIX = "resp_"
 
@@ -81,12 +81,31 @@ class Records:
         answer = await self._store.get(self._answer(owner, request))
         return answer is not None and answer.get("approve") is False
 
+    async def keep_result(self, owner: str, request: str, result: ToolResult) -> None:
+        """Keep what an approved call gave, since its response came to nothing and the approval may come again."""
+        kept = {**vars(result), "images": [vars(image) for image in result.images]}
+        await self._store.put(self._result(owner, request), kept, ttl=self._ttl)
+
+    async def result(self, owner: str, request: str) -> ToolResult | None:
+        """What the call gave, if that was kept."""
+        kept = await self._store.get(self._result(owner, request))
+        if kept is None:
+            return None
+        return ToolResult(**{**kept, "images": tuple(Image(**image) for image in kept["images"])})
+
+    async def forget_result(self, owner: str, request: str) -> None:
+        """From now on the approval is spent: its response is whole. Raises StoreError."""
+        await self._store.delete(self._result(owner, request))
+
     async def release(self, owner: str, request: str) -> None:
         """Take a claim back, since nothing came of it. Raises StoreError."""
         await self._store.delete(self._answer(owner, request))
 
     def _answer(self, owner: str, request: str) -> str:
         return key_of("approval", owner, request)
+
+    def _result(self, owner: str, request: str) -> str:
+        return key_of("approved result", owner, request)
 
     def _key(self, owner: str, identity: str) -> str:
         return key_of("response", owner, identity)

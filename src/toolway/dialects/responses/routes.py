@@ -9,8 +9,9 @@ from starlette.types import Receive, Scope, Send
 from toolway.departure import while_client_listens
 from toolway.dialects.responses.aside import compact, count_tokens
 from toolway.dialects.responses.background import Background
+from toolway.dialects.responses.drafting import Draft
 from toolway.dialects.responses.events import encoded
-from toolway.dialects.responses.making import Draft, Making
+from toolway.dialects.responses.making import Making
 from toolway.dialects.responses.stored import Stored
 from toolway.envelope import DONE
 from toolway.errors import NotFound, ToolwayError
@@ -66,7 +67,7 @@ class Responses:
         if body.get("background") is True:
             await self._background.create(self._making, scope, receive, send, body)
             return
-        async with self._making.draft(scope, body) as draft:
+        async with self._making.drafts.open(scope, body) as draft:
             await self._making.claim(draft)
             if draft.asked.stream:
                 await stream_live(
@@ -82,7 +83,7 @@ class Responses:
     async def _tell(self, scope: Scope, receive: Receive, send: Send, aside: Aside) -> None:
         body = parse_object(await read_body(scope, receive, self._settings.max_body_bytes))
         whole = {key: value for key, value in body.items() if key not in ("stream", "background")}
-        async with self._making.draft(scope, whole) as draft:
+        async with self._making.drafts.open(scope, whole) as draft:
 
             async def answer() -> None:
                 await send_json(send, 200, await aside(self._making, draft))

@@ -70,11 +70,11 @@ class Socket:
                 for _, event in events:
                     await socket.send_text(event[:-1] + end)
 
-        async with self._making.draft(scope, body, previous) as draft:
+        async with self._making.drafts.open(scope, body, previous) as draft:
+            if body.get("generate") is False:
+                return await self._making.warm_up(draft, tell)
             await self._making.claim(draft)
             try:
-                if body.get("generate") is False:
-                    return await self._making.warm_up(draft, tell)
                 return await self._making.make(draft, streamed_turn, tell)
             except Exception as raised:
                 error = known(raised)
