@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import gc
+import multiprocessing
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -163,9 +165,22 @@ def server_config(app: Any, settings: Settings, **more: Any) -> uvicorn.Config:
 
 def _build(create_app: CreateApp, settings: Settings) -> ASGIApp:
     configure_logging(settings)
+    _end_with_parent()
     app = create_app(settings)
     spare_collector()
     return app
+
+
+def _end_with_parent() -> None:
+    """Have a worker end, as by SIGTERM, when the process that looks after it is gone without a word."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+
+        def watch() -> None:
+            parent.join()
+            signal.raise_signal(signal.SIGTERM)
+
+        threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
 def spare_collector() -> None:

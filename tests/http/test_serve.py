@@ -122,6 +122,14 @@ def test_workers_share_the_port_and_end_together() -> None:
         assert server.ended() == (0, "")
 
 
+def test_workers_end_when_their_parent_is_killed() -> None:
+    with served(workers=2, shutdown_grace=0.2) as server, streaming(server) as client:
+        server.process.kill()
+        to_end(client)
+        # The workers hold its pipes, which end with the last of them.
+        assert server.ended()[0] == -signal.SIGKILL
+
+
 def test_workers_that_cannot_start_end_it_all() -> None:
     with served("broken", workers=2) as server:
         status, said = server.ended()
