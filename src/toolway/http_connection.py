@@ -128,6 +128,8 @@ class Connection(asyncio.Protocol):
         self.idle_since = 0.0
         self._loop = asyncio.get_running_loop()
         self._transport: Any = None
+        self._unsent = b""
+        """A request, or its head, until it is written."""
         self._error: Exception | None = None
         """Why we closed the connection."""
         self._loss: Exception | None = None
@@ -149,7 +151,8 @@ class Connection(asyncio.Protocol):
         """
         self.reply = Reply(method)
         self._is_uploading = uploads
-        self._loop.call_soon(self._write_first, request)
+        self._unsent = request
+        self._loop.call_soon(self._write_first)
 
     async def upload(self, body: AsyncIterator[bytes], length: int | None) -> None:
         """Send a body piece by piece as fast as the server takes it; chunked if its `length` is not known."""
@@ -221,7 +224,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         reply = self.reply
-        if reply is None:
+        if reply is None or self._unsent:  # nobody asked
             self.abort()
             return
         try:
@@ -253,7 +256,8 @@ class Connection(asyncio.Protocol):
             self._writable.set_result(None)
         self._writable = None
 
-    def _write_first(self, request: bytes) -> None:
+    def _write_first(self) -> None:
+        request, self._unsent = self._unsent, b""
         if not self.closed:
             self._transport.write(request)
 

@@ -6,9 +6,11 @@ import asyncio
 import gc
 import socket
 import struct
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from itertools import pairwise
+from typing import Any
 
 import anyio
 import pytest
@@ -614,6 +616,35 @@ async def test_a_server_that_ends_an_idle_connection_is_asked_on_a_new_one(last_
             await asyncio.sleep(0)
         assert (await get(client))[2] == b"hi"
     assert connections == 2
+
+
+async def test_what_comes_before_a_request_is_written_is_no_answer_to_it(anyio_backend: Any):
+    if not anyio_backend[1]["use_uvloop"]:
+        pytest.skip("asyncio itself writes before it reads")
+    is_idle, is_sent = threading.Event(), threading.Event()
+
+    def serve(listener: socket.socket) -> None:
+        for last_words in (b"HTTP/1.1 408 Timeout\r\ncontent-length: 0\r\n\r\n", b""):
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(WHOLE)
+                is_idle.wait(20)
+                connection.sendall(last_words)
+                is_sent.set()
+                connection.recv(65536)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        thread = threading.Thread(target=serve, args=[listener])
+        thread.start()
+        client = HttpClient(Origin.of(f"http://127.0.0.1:{port}"), connect=20, silence=20)
+        assert (await get(client))[2] == b"hi"
+        is_idle.set()
+        is_sent.wait(20)  # meanwhile nothing is read
+        assert (await get(client, repeatable=True))[0] == 200
+        client.close()
+        await anyio.to_thread.run_sync(thread.join)
 
 
 async def test_connections_are_kept_for_a_while_only(monkeypatch: pytest.MonkeyPatch):
