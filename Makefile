@@ -23,7 +23,7 @@ demo: .venv/.with-demo
 	@.venv/bin/toolway demo
 
 test: .venv/.with-demo
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 FUZZ_INPUTS ?= 1000000
 FUZZ_EXAMPLES ?= 2000
