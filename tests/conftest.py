@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 from hypothesis import settings
 
@@ -18,3 +20,7 @@ def anyio_backend() -> str:
 
 
 settings.load_profile("house")
+
+# A shell has what it runs in the background ignore Ctrl-C, and whatever that starts: the programs under test too.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
