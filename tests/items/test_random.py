@@ -145,7 +145,10 @@ def output_of(deltas: Iterable[JSON]) -> list[JSON]:
 thoughts = st.none() | texts
 own_calls = st.lists(st.tuples(texts, st.booleans()), max_size=2)
 rounds = st.lists(
-    st.tuples(texts, thoughts, st.lists(st.tuples(texts, st.booleans()), min_size=1, max_size=2)), max_size=2
+    st.tuples(
+        st.just("") | texts, thoughts, st.lists(st.tuples(texts, st.booleans()), min_size=1, max_size=2)
+    ),
+    max_size=2,
 )
 endings = st.one_of(st.tuples(st.just("text"), texts), st.tuples(st.just("calls"), st.integers(1, 3)))
 turns = st.lists(st.tuples(texts, rounds, thoughts, endings), min_size=1, max_size=3)

@@ -13,6 +13,7 @@ from toolway.deltas import Message
 from toolway.errors import ToolwayError
 from toolway.items.content import text_in, thought_in
 from toolway.items.logprobs import read_logprobs
+from toolway.items.opened import round_mark
 from toolway.items.output import Event, Output
 from toolway.items.request import Asked
 from toolway.items.resource import new_resource, published, read_usage
@@ -49,6 +50,7 @@ class Narrator:
         self._speech: Speech | None = None
         self._functions: dict[int, Function] = {}
         self._mcp_calls: dict[str, int] = {}
+        self._round = 0
         self.calls = 0
         """How many calls of ours began, seen by the client or not."""
 
@@ -93,6 +95,7 @@ class Narrator:
 
     def turned(self) -> list[Event]:
         """A turn of the model is over: what it was saying is whole."""
+        self._round += 1
         return self._close()
 
     def said(self, items: Items) -> list[Event]:
@@ -135,7 +138,7 @@ class Narrator:
             "error": None,
             "status": "in_progress",
         }
-        index, added = self._out.add("mcp", item)
+        index, added = self._out.add("mcp", item, made_in=round_mark(self._round))
         self._mcp_calls[call.id] = index
         events += [*added, self._out.about(index, "response.mcp_call.in_progress")]
         arguments = _arguments(call)
@@ -170,7 +173,7 @@ class Narrator:
             "name": tool.name,
             "arguments": _arguments(call),
         }
-        index, added = self._out.add("mcpr", item)
+        index, added = self._out.add("mcpr", item, made_in=round_mark(self._round))
         return self._out.items[index]["id"], [*events, *added, self._out.done(index)]
 
     def ended(self, message: Message, usage: JSON | None) -> list[Event]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from toolway.deltas import joined
 from toolway.errors import InvalidRequest
 from toolway.types import JSON
 
+_OF_A_ROUND = re.compile(r"mcpr?_([0-9a-f]+)[0-9a-f]{4}(r[0-9a-f]+)")
 _JOINED = frozenset({"role", "content", "reasoning_content", "tool_calls"})
 
 
@@ -30,8 +32,8 @@ class OpenTurn:
         self._behind = list(behind)
         self._cut: set[str] = set()
         self._open = self.calls.keys() - self.results.keys()
-        self.is_answered = False
-        """Whether the client answered one of the calls; calls of ours that follow are of another turn."""
+        self.round: str | None = None
+        """The round in which the calls of ours were made, if their ids tell it (`round_of`)."""
 
     @property
     def is_settled(self) -> bool:
@@ -84,3 +86,17 @@ class OpenTurn:
         if self.calls:
             message["tool_calls"] = list(self.calls.values())
         return [message, *(self.results[identity] for identity in self.calls), *self._behind]
+
+
+def round_mark(number: int) -> str:
+    """What stands at the end of the id of a call that was made in this round of a response."""
+    return f"r{number:02x}"
+
+
+def round_of(identity: str) -> str | None:
+    """The same text for all calls of ours that were made at once, by their ids; None for other ids.
+
+    A client that keeps the conversation itself sends them one after the other, whichever rounds they are of.
+    """
+    told = _OF_A_ROUND.fullmatch(identity)
+    return "".join(told.groups()) if told else None

@@ -30,10 +30,10 @@ class Output:
         """Whether there was an event."""
         return self._number > 0
 
-    def add(self, prefix: str, item: JSON) -> tuple[int, list[Event]]:
-        """A new item; its id tells the response that it is of, so that it can be found again."""
+    def add(self, prefix: str, item: JSON, *, made_in: str = "") -> tuple[int, list[Event]]:
+        """A new item; its id begins with that of its response, to be found again by it, and ends with `made_in`."""
         index = len(self.items)
-        item = {"id": f"{prefix}_{self.frame['id'].removeprefix('resp_')}{index:04x}", **item}
+        item = {"id": f"{prefix}_{self.frame['id'].removeprefix('resp_')}{index:04x}{made_in}", **item}
         self.items.append(item)
         return index, [self.event("response.output_item.added", {"output_index": index, "item": item})]
 

@@ -14,7 +14,7 @@ from toolway.content import text_of
 from toolway.errors import InvalidRequest
 from toolway.items import fields
 from toolway.items.content import chat_content, text_in
-from toolway.items.opened import OpenTurn
+from toolway.items.opened import OpenTurn, round_of
 from toolway.items.tools import CUSTOM_INPUT
 from toolway.types import JSON, ToolCall, ToolResult
 
@@ -156,7 +156,6 @@ class Transcript:
             parts = "\n".join(part["text"] for part in parts if part["type"] == "text")
             parts = parts or "(see the images)" if shown else parts
         turn.answer(identity, parts or "(the tool returned nothing)", behind)
-        turn.is_answered = True
 
     def _mcp_call(self, item: JSON, where: str) -> None:
         output, request = (fields.text(item, key, f"{where}.") for key in ("output", "approval_request_id"))
@@ -168,9 +167,7 @@ class Transcript:
             return
         identity, name = fields.needed(item, "id", f"{where}."), self._exposed(item, where)
         arguments = fields.text(item, "arguments", f"{where}.") or "{}"
-        if self._open is not None and self._open.is_answered:
-            self._flush()
-        turn = self._begin()
+        turn = self._made_at_once(identity)
         turn.call(identity, name, arguments, where=where)
         turn.answer(identity, result)
         self.own.add(identity)
@@ -193,7 +190,8 @@ class Transcript:
     def _ask(self, item: JSON, where: str) -> None:
         identity = fields.needed(item, "id", f"{where}.")
         arguments = fields.needed(item, "arguments", f"{where}.", may_be_empty=True)
-        self._calling().call(identity, self._exposed(item, where), arguments or "{}", where=where)
+        turn = self._made_at_once(identity)
+        turn.call(identity, self._exposed(item, where), arguments or "{}", where=where)
         self._asks[identity] = identity
 
     def _decide(self, item: JSON, where: str) -> None:
@@ -240,6 +238,15 @@ class Transcript:
         if self._open is not None and self._open.is_settled:
             self._flush()
         return self._begin()
+
+    def _made_at_once(self, identity: str) -> OpenTurn:
+        """The turn that a call of ours is of: the open one while a call in it waits, or when both are of one round."""
+        turn, made_in = self._open, round_of(identity)
+        if turn is not None and turn.is_settled and not (made_in and made_in == turn.round):
+            self._flush()
+        turn = self._begin()
+        turn.round = turn.round or made_in
+        return turn
 
     def _begin(self) -> OpenTurn:
         if self._open is None:

@@ -27,6 +27,7 @@ from tests.support.house import House, house
 from tests.support.servers import free_port
 from tests.support.tools import Raw, ToolService
 from tests.support.upstream import json_reply, tool_call
+from toolway.types import JSON
 
 PROFILES = '{"towns": ["list_*"]}'
 PARIS = {"city": "Paris", "sky": "cloudy"}
@@ -330,6 +331,30 @@ def test_a_declared_turn_of_both_sides_goes_on_without_state(room: House, stream
     calls = [call["id"] for call in messages[1]["tool_calls"]]
     assert [message["tool_call_id"] for message in messages[2:]] == calls
     assert len(room.tools.calls) == 1
+
+
+@BOTH
+def test_rounds_without_a_word_between_them_stay_rounds_without_state(room: House, streamed: bool):
+    first_round, second_round = turn("", OURS, ROME, streamed=streamed), turn("", OURS, streamed=streamed)
+    room.script(first_round, second_round, turn("Cloudy.", streamed=streamed))
+    options: JSON = {"streamed": streamed, "store": False, "tools": [server(room)]}
+    first = ask(room, **options)
+    assert kinds(first) == ["mcp_list_tools", *["mcp_call"] * 3, "message"]
+    had = sent(room)
+    back = [{"role": "user", "content": QUESTION}, *first["output"], {"role": "user", "content": "And?"}]
+    ask(room, input=back, **options)
+    assert [message["role"] for message in had] == [
+        "user",
+        *["assistant", "tool", "tool"],
+        "assistant",
+        "tool",
+    ]
+    assert shape(sent(room)[: len(had)]) == shape(had)
+
+
+def shape(messages: list[JSON]) -> list[Any]:
+    """Who said what, and how many calls were made at once."""
+    return [(one["role"], one["content"], len(one.get("tool_calls", ()))) for one in messages]
 
 
 @BOTH

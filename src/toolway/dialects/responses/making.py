@@ -160,8 +160,7 @@ class Making:
 
     async def _end(self, draft: Draft, outcome: Outcome, tell: Tell) -> Record:
         narrator = draft.narrator
-        # A message that was cut must not be closed as a whole one before its end is told.
-        events = narrator.turned() if outcome.asked_for else []
+        events: list[Event] = []
         asks = {}
         for call in outcome.asked_for:
             tool = draft.job.offer.find(call.name)
