@@ -14,7 +14,7 @@ BANDS = [
     {"types", "errors"},
     {"jsonc", "variables", "server_config", "mcp_entry", "mcp_json", "endpoints", "profiles", "store_url", "config"}
     | {"allowlist", "declared"}
-    | {"lax", "sse", "refrain", "calls", "deltas", "envelope", "content", "overflow"}
+    | {"lax", "sse", "inflate", "refrain", "calls", "deltas", "envelope", "content", "overflow"}
     | {"schema", "arguments", "names", "textcalls", "repair", "compiler", "definitions", "inline", "patterns", "rules"}
     | {"items"},
     {"egress", "http_client", "http_connection", "http_fault", "upstream", "modelinfo", "backend", "catalog"}

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
-from typing import Any
 
 import anyio
 
@@ -15,6 +13,7 @@ from toolway.errors import UpstreamError, UpstreamTimeout
 from toolway.http_client import MAX_IDLE, Exchange, HttpClient, Origin
 from toolway.http_connection import Connection, Header
 from toolway.http_fault import Fault, HttpError
+from toolway.inflate import BrokenBody, Inflate, UnknownEncoding, inflater
 
 __all__ = ["HOP_BY_HOP", "MAX_IDLE", "Answer", "Header", "Upstream"]
 
@@ -69,19 +68,18 @@ class Answer:
                 parts.append(part)
         return b"".join(parts)
 
-    def inflater(self) -> Callable[[bytes], Iterable[bytes]]:
-        """A function that decompresses this body piece by piece, each of its parts at most 1 MiB.
+    def inflater(self) -> Inflate:
+        """A function that decompresses this body piece by piece. Raises UpstreamError, as the function does.
 
         Nobody asked for compression, but some reverse proxies compress all the same.
         """
-        encoding = self.header(b"content-encoding").lower()
-        if encoding in (b"", b"identity"):
-            return lambda chunk: (chunk,)
-        if encoding in (b"gzip", b"x-gzip", b"deflate"):
-            return partial(_inflate, zlib.decompressobj(wbits=47))
-        raise UpstreamError(
-            f"The model server's answer has an unknown encoding, {encoding.decode('latin-1')}."
-        )
+        encoding = self.header(b"content-encoding")
+        if not encoding:
+            return lambda piece: (piece,)
+        try:
+            return partial(_inflated, inflater(encoding.decode("latin-1")))
+        except UnknownEncoding as error:
+            raise UpstreamError(f"The model server's answer has an unknown encoding, {error}.") from error
 
     async def drain(self, seconds: float = 0.2) -> None:
         """Read what may still come after the last event, so that the connection can be used again."""
@@ -199,10 +197,8 @@ def _end_to_end(headers: Sequence[Header]) -> list[Header]:
     return [header for header in headers if header[0] not in HOP_BY_HOP and header[0] not in named]
 
 
-def _inflate(decompressor: Any, chunk: bytes) -> Iterator[bytes]:
+def _inflated(inflate: Inflate, piece: bytes) -> Iterator[bytes]:
     try:
-        while chunk:
-            yield decompressor.decompress(chunk, 2**20)
-            chunk = decompressor.unconsumed_tail
-    except zlib.error as error:
+        yield from inflate(piece)
+    except BrokenBody as error:
         raise UpstreamError("The model server's compressed answer is broken.") from error

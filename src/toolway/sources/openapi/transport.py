@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from urllib.parse import urljoin
@@ -14,6 +13,7 @@ from toolway.errors import SourceError
 from toolway.http_client import HttpClient, Origin
 from toolway.http_connection import Connection, Header
 from toolway.http_fault import Fault, HttpError
+from toolway.inflate import BrokenBody, UnknownEncoding, inflater
 from toolway.sources.openapi.request import Request
 
 CONNECT_SECONDS = 10.0
@@ -136,48 +136,21 @@ def _next_url(request: Request, target: str, status: int) -> URL:
 
 
 async def _read(connection: Connection, encoding: str, max_bytes: int) -> bytes:
-    inflate = _inflater(encoding)
     body = bytearray()
-    while chunk := await connection.receive():
-        body += inflate.feed(chunk, max_bytes + 1 - len(body)) if inflate else chunk
-        if len(body) > max_bytes:
-            raise SourceError(f"answered more than {max_bytes:,} bytes", stage="fetch")
+    try:
+        inflate = inflater(encoding)
+        while piece := await connection.receive():
+            for part in inflate(piece):
+                body += part
+                if len(body) > max_bytes:
+                    raise SourceError(f"answered more than {max_bytes:,} bytes", stage="fetch")
+    except UnknownEncoding as error:
+        raise SourceError(
+            f"answered in an encoding that was not asked for ({error})", stage="fetch"
+        ) from error
+    except BrokenBody as error:
+        raise SourceError("sent compressed data that is broken", stage="fetch") from error
     return bytes(body)
-
-
-def _inflater(encoding: str) -> _Inflater | None:
-    names = [name.strip().lower() for name in encoding.split(",")]
-    wanted = [name for name in names if name not in ("", "identity")]
-    if not wanted:
-        return None
-    if len(wanted) > 1 or wanted[0] not in ("gzip", "x-gzip", "deflate"):
-        raise SourceError(f"answered in an encoding that was not asked for ({encoding[:40]})", stage="fetch")
-    return _Inflater()
-
-
-class _Inflater:
-    """gzip, zlib and (for servers that mean it by `deflate`) raw deflate, never more than asked for at once."""
-
-    def __init__(self) -> None:
-        self._stream = zlib.decompressobj(zlib.MAX_WBITS | 32)
-        self._begun = False
-
-    def feed(self, chunk: bytes, limit: int) -> bytes:
-        try:
-            return self._feed(chunk, limit)
-        except zlib.error as error:
-            raise SourceError("sent compressed data that is broken", stage="fetch") from error
-
-    def _feed(self, chunk: bytes, limit: int) -> bytes:
-        try:
-            inflated = self._stream.decompress(chunk, limit)
-        except zlib.error:
-            if self._begun:
-                raise
-            self._stream = zlib.decompressobj(-zlib.MAX_WBITS)
-            inflated = self._stream.decompress(chunk, limit)
-        self._begun = True
-        return inflated
 
 
 _WORDS = {
