@@ -167,7 +167,7 @@ class Transcript:
             return
         identity, name = fields.needed(item, "id", f"{where}."), self._exposed(item, where)
         arguments = fields.text(item, "arguments", f"{where}.") or "{}"
-        turn = self._made_at_once(identity)
+        turn = self._calling(round_of(identity))
         turn.call(identity, name, arguments, where=where)
         turn.answer(identity, result)
         self.own.add(identity)
@@ -190,7 +190,7 @@ class Transcript:
     def _ask(self, item: JSON, where: str) -> None:
         identity = fields.needed(item, "id", f"{where}.")
         arguments = fields.needed(item, "arguments", f"{where}.", may_be_empty=True)
-        turn = self._made_at_once(identity)
+        turn = self._calling(round_of(identity))
         turn.call(identity, self._exposed(item, where), arguments or "{}", where=where)
         self._asks[identity] = identity
 
@@ -234,14 +234,9 @@ class Transcript:
             self._flush()
         return self._begin()
 
-    def _calling(self) -> OpenTurn:
-        if self._open is not None and self._open.is_settled:
-            self._flush()
-        return self._begin()
-
-    def _made_at_once(self, identity: str) -> OpenTurn:
-        """The turn that a call of ours is of: the open one while a call in it waits, or when both are of one round."""
-        turn, made_in = self._open, round_of(identity)
+    def _calling(self, made_in: str | None = None) -> OpenTurn:
+        """The turn of the next call: the open one while a call in it waits, or when both were made in one round."""
+        turn = self._open
         if turn is not None and turn.is_settled and not (made_in and made_in == turn.round):
             self._flush()
         turn = self._begin()
