@@ -68,6 +68,7 @@ RETRYING = ("ai-sdk compatible", "ai-sdk openai")
 USAGE = {"prompt_tokens": 10, "completion_tokens": 2, "total_tokens": 12}
 OURS = tool_call("get_weather", '{"city":"Paris"}', id="call_1")
 THEIRS = tool_call("double", '{"x":21}', id="call_2", index=1)
+QUESTIONS = ("What is the weather in Paris?", "And tomorrow?")
 REFUSED = {
     "error": {"message": "no such model", "type": "invalid_request_error", "param": None, "code": None}
 }
@@ -184,32 +185,32 @@ def test_a_turn_that_calls_both_tools(room: House, asking: Asking):
 @asking(tools="never", apis=("responses",), always=True, every=True)
 def test_a_declared_server_whose_calls_run_unasked(room: House, asking: Asking):
     script(room, ("Let me look. ", OURS), ("It is cloudy.",), ("It rains.",))
-    told = asking.told(room, "What is the weather in Paris?", "And tomorrow?")
+    told = asking.told(room, *QUESTIONS)
     assert_told(told, "Let me look. It is cloudy.It rains.", tools=shown(asking, "get_weather"))
     assert told["asked"] == []
     assert room.tools.calls == [("get_weather", {"city": "Paris"})]
-    assert_goes_on(room, asking, sees_call=asking.client.name != "ai-sdk unstored")
+    assert_goes_on(room, asking, sees_call=sends_calls(asking))
 
 
 @asking(tools="approve", apis=("responses",), always=True, every=True)
 def test_a_declared_server_whose_calls_the_user_approves(room: House, asking: Asking):
     script(room, ("Let me look. ", OURS), ("It is cloudy.",), ("It rains.",))
-    told = asking.told(room, "What is the weather in Paris?", "And tomorrow?")
+    told = asking.told(room, *QUESTIONS)
     tools = shown(asking, "get_weather")
     assert_told(told, "Let me look. It is cloudy.It rains.", tools=tools)
     assert tuple(told["asked"]) == tools
     assert room.tools.calls == [("get_weather", {"city": "Paris"})]
-    assert_goes_on(room, asking, sees_call=asking.client.name != "ai-sdk unstored")
+    assert_goes_on(room, asking, sees_call=sends_calls(asking))
 
 
 @asking(tools="deny", apis=("responses",), always=True, every=True)
 def test_a_declared_server_whose_calls_the_user_denies(room: House, asking: Asking):
     script(room, ("Let me look. ", OURS), ("As you wish.",), ("It rains.",))
-    told = asking.told(room, "What is the weather in Paris?", "And tomorrow?")
+    told = asking.told(room, *QUESTIONS)
     assert_told(told, "Let me look. As you wish.It rains.")
     assert tuple(told["asked"]) == shown(asking, "get_weather")
     assert room.tools.calls == []
-    assert_goes_on(room, asking, sees_call=asking.client.name != "ai-sdk unstored")
+    assert_goes_on(room, asking, sees_call=sends_calls(asking))
 
 
 @asking(tools="none", apis=("responses",), always=True, every=True)
@@ -218,10 +219,15 @@ def test_a_second_question_goes_on_from_the_first(room: House, asking: Asking):
         return says(body, "Let me look. ", OURS, thought="Where is Paris?")
 
     script(room, first, ("It is cloudy.",), ("It rains.",))
-    told = asking.told(room, "What is the weather in Paris?", "And tomorrow?")
+    told = asking.told(room, *QUESTIONS)
     assert_told(told, "Let me look. It is cloudy.It rains.")
     assert room.tools.calls == [("get_weather", {"city": "Paris"})]
     assert_goes_on(room, asking, sees_call="previous" in asking.client.manner)
+
+
+def sends_calls(asking: Asking) -> bool:
+    """Whether the model sees calls of a declared server again."""
+    return asking.client.name != "ai-sdk unstored"
 
 
 def shown(asking: Asking, name: str) -> tuple[str, ...]:
@@ -240,7 +246,7 @@ def assert_goes_on(room: House, asking: Asking, *, sees_call: bool) -> None:
         # LangChain reads no reasoning_text from a stream, and so has nothing to send again but the sealed content.
         lost = (asking.client.name, asking.mode) == ("langchain-openai items", "streamed")
         assert last[1].get("reasoning_content") == (None if lost else before[1].get("reasoning_content"))
-    assert (last[-1]["role"], last[-1]["content"]) == ("user", "And tomorrow?")
+    assert (last[-1]["role"], last[-1]["content"]) == ("user", QUESTIONS[-1])
 
 
 def without_ids(messages: list[JSON]) -> list[JSON]:

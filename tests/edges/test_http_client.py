@@ -9,7 +9,6 @@ import struct
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
-from itertools import pairwise
 from typing import Any
 
 import anyio
@@ -17,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.raw import Serve, raw_server, request_head
+from tests.support.raw import Serve, raw_server, request_head, split
 from toolway import http_client
 from toolway.http_client import HttpClient, Origin
 from toolway.http_connection import MAX_BUFFERED, MAX_HEAD, Header, Reply
@@ -797,11 +796,6 @@ def read_all(answer: Sequence[bytes], *, closes: bool = False) -> bytes:
         reply.end()
     assert reply.complete
     return b"".join(reply.parts)
-
-
-def split(data: bytes, places: Sequence[int]) -> list[bytes]:
-    cuts = [0, *sorted(place % (len(data) + 1) for place in places), len(data)]
-    return [data[start:end] for start, end in pairwise(cuts) if start < end]
 
 
 @given(st.lists(st.binary(min_size=1, max_size=40), max_size=8), st.lists(st.integers(0, 9999), max_size=12))

@@ -10,10 +10,9 @@ import pytest
 
 from tests.support.gate import Gate
 from tests.support.house import QUESTION, House, house
-from tests.support.upstream import Reply, json_reply, tool_call, whole
+from tests.support.upstream import OUT_OF_MEMORY, Reply, tool_call, whole
 from toolway import attempt
 
-BROKEN = json_reply({"error": {"message": "out of memory"}}, 500)
 CALLS = whole({"content": "Let me look. ", "tool_calls": [tool_call()]}, finish="tool_calls")
 ANSWERS = whole({"content": "It is cloudy."})
 OWN_TOOL = {"type": "function", "function": {"name": "theirs", "parameters": {"type": "object"}}}
@@ -35,7 +34,7 @@ def script(room: House, *replies: Reply) -> None:
 
 
 def test_a_repeated_request_goes_on_from_the_results(room: House):
-    script(room, CALLS, BROKEN, ANSWERS)
+    script(room, CALLS, OUT_OF_MEMORY, ANSWERS)
     assert room.ask().status_code == 502
     assert text_of(room.ask()) == "Let me look. It is cloudy."
     assert len(room.tools.calls) == 1
@@ -44,7 +43,7 @@ def test_a_repeated_request_goes_on_from_the_results(room: House):
 
 def test_each_attempt_adds_its_rounds(room: House):
     more = whole({"tool_calls": [tool_call("list_cities", "{}", id="call_2")]}, finish="tool_calls")
-    script(room, CALLS, BROKEN, BROKEN, more, BROKEN, ANSWERS)
+    script(room, CALLS, OUT_OF_MEMORY, OUT_OF_MEMORY, more, OUT_OF_MEMORY, ANSWERS)
     failed = [room.ask() for _ in range(3)]
     assert [answer.status_code for answer in failed] == [502, 500, 502]
     assert text_of(room.ask()) == "Let me look. It is cloudy."
@@ -54,7 +53,7 @@ def test_each_attempt_adds_its_rounds(room: House):
 
 
 def test_the_results_are_used_once(room: House):
-    script(room, CALLS, BROKEN, ANSWERS, CALLS, ANSWERS)
+    script(room, CALLS, OUT_OF_MEMORY, ANSWERS, CALLS, ANSWERS)
     room.ask()
     room.ask()
     assert text_of(room.ask()) == "Let me look. It is cloudy."
@@ -83,7 +82,7 @@ async def test_a_client_that_leaves_and_asks_again_has_its_results(room: House):
     ids=["another question", "another client"],
 )
 def test_nobody_else_gets_them(room: House, other: dict[str, Any]):
-    script(room, CALLS, BROKEN, CALLS, ANSWERS)
+    script(room, CALLS, OUT_OF_MEMORY, CALLS, ANSWERS)
     room.ask()
     room.ask(**other)
     assert len(room.tools.calls) == 2
@@ -91,14 +90,14 @@ def test_nobody_else_gets_them(room: House, other: dict[str, Any]):
 
 def test_they_are_old_after_a_while(room: House, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(attempt, "REPEATED_WITHIN", 0.0)
-    script(room, CALLS, BROKEN, CALLS, ANSWERS)
+    script(room, CALLS, OUT_OF_MEMORY, CALLS, ANSWERS)
     room.ask()
     room.ask()
     assert len(room.tools.calls) == 2
 
 
 def test_failing_again_does_not_change_how_long_they_are_kept(room: House, monkeypatch: pytest.MonkeyPatch):
-    script(room, CALLS, BROKEN, BROKEN, ANSWERS)
+    script(room, CALLS, OUT_OF_MEMORY, OUT_OF_MEMORY, ANSWERS)
     room.ask()
     monkeypatch.setattr(attempt, "REPEATED_WITHIN", 0.0)
     room.ask()
@@ -107,7 +106,7 @@ def test_failing_again_does_not_change_how_long_they_are_kept(room: House, monke
 
 
 def test_a_call_that_was_forced_is_not_forced_again(room: House):
-    script(room, CALLS, BROKEN, ANSWERS)
+    script(room, CALLS, OUT_OF_MEMORY, ANSWERS)
     room.ask(tool_choice="required")
     room.ask(tool_choice="required")
     assert [request.json["tool_choice"] for request in room.upstream.seen] == ["required", "auto", "auto"]
@@ -115,7 +114,7 @@ def test_a_call_that_was_forced_is_not_forced_again(room: House):
 
 def test_a_client_whose_tool_is_called_next_gets_all_rounds_back(room: House):
     theirs = whole({"tool_calls": [tool_call("theirs", "{}", id="call_2")]}, finish="tool_calls")
-    script(room, CALLS, BROKEN, theirs, ANSWERS)
+    script(room, CALLS, OUT_OF_MEMORY, theirs, ANSWERS)
     room.ask(tools=[OWN_TOOL])
     said = room.ask(tools=[OWN_TOOL]).json()["choices"][0]["message"]
     result = {"role": "tool", "tool_call_id": "call_2", "content": "done"}
@@ -127,6 +126,6 @@ def test_a_client_whose_tool_is_called_next_gets_all_rounds_back(room: House):
 
 
 def test_a_failure_before_any_result_is_simply_asked_again(room: House):
-    script(room, BROKEN, CALLS, ANSWERS)
+    script(room, OUT_OF_MEMORY, CALLS, ANSWERS)
     assert room.ask().status_code == 500
     assert text_of(room.ask()) == "Let me look. It is cloudy."

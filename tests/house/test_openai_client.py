@@ -10,7 +10,17 @@ import pytest
 from tests.support.answers import assert_one_clean_answer, content_of
 from tests.support.house import QUESTION, House, house
 from tests.support.tools import Raw, ToolService
-from tests.support.upstream import Reply, call_stream, chunk, json_reply, sse, text_stream, tool_call, whole
+from tests.support.upstream import (
+    OUT_OF_MEMORY,
+    Reply,
+    call_stream,
+    chunk,
+    json_reply,
+    sse,
+    text_stream,
+    tool_call,
+    whole,
+)
 
 OWN_TOOL: Any = {
     "type": "function",
@@ -223,7 +233,7 @@ def test_a_refusal_of_the_model_server_is_the_clients_own_exception(room: House,
 def test_a_stream_that_fails_raises_in_the_client(room: House):
     room.upstream.replies = [
         call_stream(tool_call()),
-        json_reply({"error": {"message": "out of memory"}}, 500),
+        OUT_OF_MEMORY,
     ]
     room.upstream.seen.clear()
     with (
@@ -237,7 +247,7 @@ def test_a_stream_that_fails_raises_in_the_client(room: House):
 def test_a_whole_answer_that_fails_after_a_tool_ran_is_not_tried_again(room: House):
     room.upstream.replies = [
         calls_reply(tool_call()),
-        json_reply({"error": {"message": "out of memory"}}, 500),
+        OUT_OF_MEMORY,
     ]
     room.upstream.seen.clear()
     room.tools.calls.clear()

@@ -14,6 +14,7 @@ from tests.support.gate import Gate
 from tests.support.house import House, house
 from tests.support.servers import free_port
 from tests.support.upstream import (
+    OUT_OF_MEMORY,
     Reply,
     call_stream,
     chunk,
@@ -71,7 +72,7 @@ def test_a_compressed_refusal_can_be_read(room: House, streamed: bool):
 
 
 BROKEN_IN_ROUND_2 = {
-    "refused": json_reply({"error": {"message": "out of memory"}}, 500),
+    "refused": OUT_OF_MEMORY,
     "refused with 429": json_reply({"error": {"message": "slow down"}}, 429, [(b"retry-after", b"7")]),
     "reset": Reply(reset=True),
     "html": Reply([HTML], headers=HTML_TYPE),

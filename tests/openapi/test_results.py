@@ -20,6 +20,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
 
 from tests.openapi.service import Service, document, operation, reading, serving
+from tests.support.raw import raw_deflate
 from tests.support.servers import free_port, running
 from toolway.config import Settings
 from toolway.types import Image, Tool, ToolResult
@@ -153,11 +154,6 @@ async def test_an_answer_without_end_is_stopped_at_the_limit() -> None:
             await anyio.lowlevel.checkpoint()
 
     assert "more than 100,000 bytes" in (await result_of(StreamingResponse(forever()))).text
-
-
-def raw_deflate(data: bytes) -> bytes:
-    packer = zlib.compressobj(wbits=-15)
-    return packer.compress(data) + packer.flush()
 
 
 @pytest.mark.parametrize(

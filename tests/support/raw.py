@@ -1,11 +1,13 @@
-"""A server that says exactly the bytes it is told to."""
+"""A server that says exactly the bytes it is told to, and what bytes can look like on their way."""
 
 from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from itertools import pairwise
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -47,3 +49,15 @@ async def raw_server(serve: Serve, *, tls: ssl.SSLContext | None = None) -> Asyn
 async def request_head(reader: asyncio.StreamReader) -> bytes:
     """The next request's line and headers."""
     return await reader.readuntil(b"\r\n\r\n")
+
+
+def split(data: bytes, places: Sequence[int]) -> list[bytes]:
+    """The data cut at these places, which may be any numbers."""
+    cuts = [0, *sorted(place % (len(data) + 1) for place in places), len(data)]
+    return [data[start:end] for start, end in pairwise(cuts) if start < end]
+
+
+def raw_deflate(data: bytes) -> bytes:
+    """What some servers send as `deflate`: compressed, in no format around it."""
+    packer = zlib.compressobj(wbits=-15)
+    return packer.compress(data) + packer.flush()

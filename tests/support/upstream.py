@@ -153,6 +153,10 @@ def json_reply(body: Any, status: int = 200, headers: Sequence[tuple[bytes, byte
     return Reply([orjson.dumps(body)], status, [(b"content-type", b"application/json"), *headers])
 
 
+OUT_OF_MEMORY = json_reply({"error": {"message": "out of memory"}}, 500)
+"""What a model server says that cannot go on."""
+
+
 def chunk(finish: str | None = None, id: str = "chatcmpl-s", **delta: Any) -> JSON:
     """A chunk as OpenAI writes it."""
     return {

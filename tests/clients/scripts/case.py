@@ -41,6 +41,14 @@ class Case:
         approval = "always" if self.asks else "never"
         return {"type": "mcp", "server_label": self.server, "require_approval": approval}
 
+    def decision(self, request: str) -> dict[str, Any]:
+        """What the user says to the approval request with this id."""
+        return {
+            "type": "mcp_approval_response",
+            "approval_request_id": request,
+            "approve": self.approves,
+        }
+
 
 @dataclass(kw_only=True)
 class Told:

@@ -54,14 +54,7 @@ def answers(answer: AIMessage, tool: Any, case: Case, told: Told) -> list[Any]:
     told.asked += [block["name"] for block in requests]
     more: list[Any] = [tool.invoke(call) for call in answer.tool_calls]
     if requests:
-        decisions: Any = [
-            {
-                "type": "mcp_approval_response",
-                "approval_request_id": block["id"],
-                "approve": case.approves,
-            }
-            for block in requests
-        ]
+        decisions: Any = [case.decision(block["id"]) for block in requests]
         more.append(HumanMessage(decisions))
     return more
 

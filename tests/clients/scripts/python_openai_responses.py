@@ -55,11 +55,7 @@ def answered(item: Any, case: Case, told: Told) -> dict[str, Any] | None:
             told.tools.append(item.name)
         case "mcp_approval_request":
             told.asked.append(item.name)
-            return {
-                "type": "mcp_approval_response",
-                "approval_request_id": item.id,
-                "approve": case.approves,
-            }
+            return case.decision(item.id)
     return None
 
 

@@ -1,12 +1,15 @@
-"""POST /v1/responses without any SDK, the events of its streams, and scripts that are the same streamed and whole."""
+"""/v1/responses without any SDK: a POST, its stream, a WebSocket; and scripts that are the same streamed and whole."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import httpx2
 import pytest
+from websockets.sync.client import ClientConnection, connect
 
 from tests.support.house import House
 from tests.support.responses import check_events, check_response
@@ -17,6 +20,8 @@ JSON = dict[str, Any]
 QUESTION = "What is the weather in Paris?"
 USAGE = {"prompt_tokens": 10, "completion_tokens": 2, "total_tokens": 12}
 THEIRS: JSON = {"type": "function", "name": "theirs", "parameters": {"type": "object", "properties": {}}}
+
+LAST = ("response.completed", "response.incomplete", "response.failed")
 
 BOTH = pytest.mark.parametrize("streamed", [True, False], ids=["streamed", "whole"])
 
@@ -129,6 +134,48 @@ def label(room: House) -> str:
 def server(room: House, **more: Any) -> JSON:
     """The declaration of the room's tool server, whose calls run unasked."""
     return {"type": "mcp", "server_label": label(room), "require_approval": "never", **more}
+
+
+def asking(room: House, **more: Any) -> JSON:
+    """The declaration of the room's server whose calls wait."""
+    entry = {**server(room), **more}
+    return (
+        entry if "require_approval" in more else {k: v for k, v in entry.items() if k != "require_approval"}
+    )
+
+
+def decision(request: JSON, approve: bool = True, **more: Any) -> JSON:
+    """What the user says to an approval request."""
+    return {
+        "type": "mcp_approval_response",
+        "approval_request_id": request["id"],
+        "approve": approve,
+        **more,
+    }
+
+
+@contextmanager
+def line(room: House, **headers: str) -> Iterator[ClientConnection]:
+    """A WebSocket."""
+    url = room.url.replace("http://", "ws://") + "/v1/responses"
+    with connect(url, additional_headers=headers, open_timeout=10, close_timeout=10) as connection:
+        yield connection
+
+
+def create(connection: ClientConnection, **body: Any) -> list[JSON]:
+    """The events of one response over a WebSocket, or the error in its place."""
+    connection.send(json.dumps({"type": "response.create", "model": "mock", **body}))
+    events: list[JSON] = []
+    while not events or (events[-1]["type"] not in LAST and "status" not in events[-1]):
+        events.append(json.loads(connection.recv(timeout=20)))
+    return events
+
+
+def refused(events: list[JSON]) -> JSON:
+    """The error that is told over a WebSocket in place of a response."""
+    assert types(events) == ["error"]
+    assert set(events[0]["error"]) == {"message", "type", "param", "code"}
+    return {"status": events[0]["status"], **events[0]["error"]}
 
 
 def error_of(answer: httpx2.Response, status: int) -> JSON:

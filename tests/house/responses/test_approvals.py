@@ -18,6 +18,8 @@ from tests.house.responses.asking import (
     QUESTION,
     THEIRS,
     ask,
+    asking,
+    decision,
     error_of,
     events_of,
     items_of,
@@ -25,7 +27,6 @@ from tests.house.responses.asking import (
     label,
     respond,
     sent,
-    server,
     text_of,
     turn,
     types,
@@ -33,12 +34,11 @@ from tests.house.responses.asking import (
 from tests.support.gate import Gate
 from tests.support.house import House, house, serving
 from tests.support.tools import Raw, ToolService
-from tests.support.upstream import Reply, json_reply, tool_call
+from tests.support.upstream import OUT_OF_MEMORY, Reply, tool_call
 from toolway.dialects.responses import Records
 from toolway.stores.memory import MemoryStore
 from toolway.types import Image, ToolResult
 
-BROKEN = json_reply({"error": {"message": "out of memory"}}, 500)
 OURS = tool_call(id="ours")
 ROME = tool_call(arguments='{"city":"Rome"}', id="rome", index=1)
 JSON = dict[str, Any]
@@ -48,23 +48,6 @@ JSON = dict[str, Any]
 def room():
     with house() as opened:
         yield opened
-
-
-def asking(room: House, **more: Any) -> JSON:
-    """The declaration of the room's server whose calls wait."""
-    entry = {**server(room), **more}
-    return (
-        entry if "require_approval" in more else {k: v for k, v in entry.items() if k != "require_approval"}
-    )
-
-
-def answer(request: JSON, approve: bool = True, **more: Any) -> JSON:
-    return {
-        "type": "mcp_approval_response",
-        "approval_request_id": request["id"],
-        "approve": approve,
-        **more,
-    }
 
 
 def begun(room: House, *calls: JSON, streamed: bool = False, **more: Any) -> tuple[JSON, list[JSON]]:
@@ -90,7 +73,7 @@ def test_calls_of_a_declared_server_wait_unless_the_client_says_otherwise(room: 
         room,
         streamed=streamed,
         tools=[asking(room)],
-        input=[answer(request)],
+        input=[decision(request)],
         previous_response_id=first["id"],
     )
     assert kinds(second) == ["mcp_call", "message"]
@@ -148,7 +131,7 @@ def test_a_refusal_is_told_to_the_model_with_its_reason(room: House, streamed: b
         room,
         streamed=streamed,
         tools=[asking(room)],
-        input=[answer(request, False, reason="too dear")],
+        input=[decision(request, False, reason="too dear")],
         previous_response_id=first["id"],
     )
     assert kinds(second) == ["message"]
@@ -159,7 +142,7 @@ def test_a_refusal_is_told_to_the_model_with_its_reason(room: House, streamed: b
 @pytest.mark.parametrize("more", [{"tool_choice": "none"}, {"headers": {"X-Toolway-Tools": "list_*"}}])
 def test_an_approved_call_runs_whatever_may_be_called_after_it(room: House, more: JSON):
     first, (request,) = begun(room)
-    body = {"tools": [asking(room)], "input": [answer(request)], "previous_response_id": first["id"]}
+    body = {"tools": [asking(room)], "input": [decision(request)], "previous_response_id": first["id"]}
     second = ask(room, **body, **more)
     assert kinds(second) == ["mcp_call", "message"]
     assert second["output"][0]["status"] == "completed"
@@ -171,7 +154,7 @@ def test_one_of_two_calls_is_approved(room: House):
     second = ask(
         room,
         tools=[asking(room)],
-        input=[answer(paris, False), answer(rome)],
+        input=[decision(paris, False), decision(rome)],
         previous_response_id=first["id"],
     )
     assert room.tools.calls == [("get_weather", {"city": "Rome"})]
@@ -185,7 +168,7 @@ def test_one_of_two_calls_is_approved(room: House):
 
 def test_a_call_that_nobody_spoke_of_is_not_run(room: House):
     first, (_, rome) = begun(room, OURS, ROME)
-    ask(room, tools=[asking(room)], input=[answer(rome)], previous_response_id=first["id"])
+    ask(room, tools=[asking(room)], input=[decision(rome)], previous_response_id=first["id"])
     assert room.tools.calls == [("get_weather", {"city": "Rome"})]
     ask(room, tools=[asking(room)], input="Never mind.", previous_response_id=first["id"])
     assert [message["role"] for message in sent(room)] == ["user", "assistant", "tool", "tool", "user"]
@@ -198,7 +181,7 @@ def test_a_call_that_needs_no_approval_runs_beside_one_that_does(room: House):
     entry = asking(room, require_approval=wanted)
     first, (request,) = begun(room, OURS, cities, tools=[entry])
     assert room.tools.calls == [("list_cities", {})]
-    second = ask(room, tools=[entry], input=[answer(request)], previous_response_id=first["id"])
+    second = ask(room, tools=[entry], input=[decision(request)], previous_response_id=first["id"])
     assert kinds(second) == ["mcp_call", "message"]
     weather, listed = sent(room)[-2:]
     assert (weather["tool_call_id"], listed["tool_call_id"]) == ("ours", "cities")
@@ -210,7 +193,7 @@ def test_a_turn_with_a_call_of_the_clients_and_one_that_waits(room: House):
     tools = [THEIRS, asking(room)]
     first, (request,) = begun(room, OURS, tool_call("theirs", "{}", "c", 1), tools=tools)
     output = {"type": "function_call_output", "call_id": "c", "output": "done"}
-    back = [output, answer(request)]
+    back = [output, decision(request)]
     ask(room, tools=tools, input=back, previous_response_id=first["id"])
     messages = sent(room)
     assert [message["role"] for message in messages] == ["user", "assistant", "tool", "tool"]
@@ -220,11 +203,11 @@ def test_a_turn_with_a_call_of_the_clients_and_one_that_waits(room: House):
 def test_calls_of_later_rounds_wait_too(room: House):
     first, (request,) = begun(room)
     room.upstream.replies = [turn("", ROME, streamed=False)]
-    second = ask(room, tools=[asking(room)], input=[answer(request)], previous_response_id=first["id"])
+    second = ask(room, tools=[asking(room)], input=[decision(request)], previous_response_id=first["id"])
     assert kinds(second) == ["mcp_call", "mcp_approval_request"]
     room.upstream.replies = [turn("Both.", streamed=False)]
     request = second["output"][1]
-    third = ask(room, tools=[asking(room)], input=[answer(request)], previous_response_id=second["id"])
+    third = ask(room, tools=[asking(room)], input=[decision(request)], previous_response_id=second["id"])
     assert text_of(third) == "Both."
     assert [message["role"] for message in sent(room)] == ["user", *["assistant", "tool"] * 2]
     assert len(room.tools.calls) == 2
@@ -234,10 +217,10 @@ def test_calls_of_later_rounds_wait_too(room: House):
 def test_an_answer_that_comes_again_is_a_400_and_runs_nothing(room: House, again: bool):
     first, (request,) = begun(room)
     body = {"tools": [asking(room)], "previous_response_id": first["id"]}
-    ask(room, input=[answer(request)], **body)
-    refused = respond(room, input=[answer(request, again)], **body)
+    ask(room, input=[decision(request)], **body)
+    refused = respond(room, input=[decision(request, again)], **body)
     assert "was answered before" in error_of(refused, 400)["message"]
-    refused = respond(room, input=[answer(request, again)], stream=True, **body)
+    refused = respond(room, input=[decision(request, again)], stream=True, **body)
     assert "was answered before" in error_of(refused, 400)["message"]
     assert len(room.tools.calls) == 1
 
@@ -245,8 +228,8 @@ def test_an_answer_that_comes_again_is_a_400_and_runs_nothing(room: House, again
 def test_what_was_refused_cannot_be_approved_later(room: House):
     first, (request,) = begun(room)
     body = {"tools": [asking(room)], "previous_response_id": first["id"]}
-    ask(room, input=[answer(request, False)], **body)
-    refused = respond(room, input=[answer(request)], **body)
+    ask(room, input=[decision(request, False)], **body)
+    refused = respond(room, input=[decision(request)], **body)
     assert "was answered before" in error_of(refused, 400)["message"]
     assert room.tools.calls == []
 
@@ -256,7 +239,7 @@ def test_an_answer_twice_in_one_request_is_a_400(room: House):
     refused = respond(
         room,
         tools=[asking(room)],
-        input=[answer(request), answer(request)],
+        input=[decision(request), decision(request)],
         previous_response_id=first["id"],
     )
     assert "was answered before" in error_of(refused, 400)["message"]
@@ -266,10 +249,10 @@ def test_an_answer_twice_in_one_request_is_a_400(room: House):
 def test_of_two_answers_where_one_came_before_the_other_can_still_be_given(room: House):
     first, (paris, rome) = begun(room, OURS, ROME)
     body = {"tools": [asking(room)], "previous_response_id": first["id"]}
-    ask(room, input=[answer(paris)], **body)
-    error_of(respond(room, input=[answer(rome), answer(paris)], **body), 400)
+    ask(room, input=[decision(paris)], **body)
+    error_of(respond(room, input=[decision(rome), decision(paris)], **body), 400)
     assert len(room.tools.calls) == 1
-    ask(room, input=[answer(rome)], **body)
+    ask(room, input=[decision(rome)], **body)
     assert [arguments["city"] for _, arguments in room.tools.calls] == ["Paris", "Rome"]
 
 
@@ -277,7 +260,7 @@ def test_of_two_answers_where_one_came_before_the_other_can_still_be_given(room:
 def test_an_answer_to_nothing_is_a_400(room: House, identity: str):
     first, _ = begun(room)
     refused = respond(
-        room, tools=[asking(room)], input=[answer({"id": identity})], previous_response_id=first["id"]
+        room, tools=[asking(room)], input=[decision({"id": identity})], previous_response_id=first["id"]
     )
     error = error_of(refused, 400)
     assert error["message"] == f"Approval request with id '{identity}' not found."
@@ -319,7 +302,7 @@ def test_two_approvals_at_the_same_time_run_the_tool_once(room: House, doors: li
         room.script(turn("Fine.", streamed=streamed))
         body = {
             "tools": [asking(room)],
-            "input": [answer(request)],
+            "input": [decision(request)],
             "previous_response_id": first["id"],
             "stream": streamed,
         }
@@ -335,11 +318,11 @@ def test_two_approvals_at_the_same_time_run_the_tool_once(room: House, doors: li
 def test_an_approval_may_come_again_when_its_response_failed(room: House, streamed: bool, stored: bool):
     options: JSON = {"tools": [asking(room)], "store": stored}
     first, (request,) = begun(room, streamed=streamed, **options)
-    history = [{"role": "user", "content": QUESTION}, *first["output"], answer(request)]
+    history = [{"role": "user", "content": QUESTION}, *first["output"], decision(request)]
     options |= (
-        {"input": [answer(request)], "previous_response_id": first["id"]} if stored else {"input": history}
+        {"input": [decision(request)], "previous_response_id": first["id"]} if stored else {"input": history}
     )
-    room.script(BROKEN, BROKEN, turn("Fine.", streamed=streamed))
+    room.script(OUT_OF_MEMORY, OUT_OF_MEMORY, turn("Fine.", streamed=streamed))
     for _ in range(2):
         answered = respond(room, stream=streamed, **options)
         assert "out of memory" in answered.text
@@ -361,7 +344,7 @@ async def test_an_approval_may_come_again_when_its_client_left(room: House):
     body: JSON = {
         "model": "mock",
         "tools": [asking(room)],
-        "input": [answer(request)],
+        "input": [decision(request)],
         "previous_response_id": first["id"],
     }
     async with httpx2.AsyncClient() as client, anyio.create_task_group() as group:
@@ -389,8 +372,8 @@ def test_pictures_of_an_approved_call_are_there_when_the_approval_comes_again(ro
 def test_what_an_approved_call_gave_is_not_what_a_later_call_of_the_same_id_gives(room: House):
     """Some model servers number the calls anew in each round."""
     first, (request,) = begun(room)
-    body: JSON = {"input": [answer(request)], "previous_response_id": first["id"]}
-    room.script(BROKEN)
+    body: JSON = {"input": [decision(request)], "previous_response_id": first["id"]}
+    room.script(OUT_OF_MEMORY)
     assert respond(room, tools=[asking(room)], **body).status_code == 502
     assert [arguments["city"] for _, arguments in room.tools.calls] == ["Paris"]
     again = tool_call(arguments='{"city":"Rome"}', id="ours")
@@ -407,7 +390,7 @@ def test_what_an_approved_call_gave_is_not_what_a_later_call_of_the_same_id_give
 def test_approvals_without_state(room: House, streamed: bool):
     options: JSON = {"streamed": streamed, "store": False, "tools": [asking(room)]}
     first, (request,) = begun(room, **options)
-    history = [{"role": "user", "content": QUESTION}, *first["output"], answer(request)]
+    history = [{"role": "user", "content": QUESTION}, *first["output"], decision(request)]
     second = ask(room, input=history, **options)
     assert kinds(second) == ["mcp_call", "message"]
     assert len(room.tools.calls) == 1
@@ -428,7 +411,12 @@ def test_approvals_without_state(room: House, streamed: bool):
 def test_refusals_without_state(room: House):
     options: JSON = {"store": False, "tools": [asking(room)]}
     first, (paris, rome) = begun(room, OURS, ROME, **options)
-    history = [{"role": "user", "content": QUESTION}, *first["output"], answer(paris, False), answer(rome)]
+    history = [
+        {"role": "user", "content": QUESTION},
+        *first["output"],
+        decision(paris, False),
+        decision(rome),
+    ]
     second = ask(room, input=history, **options)
     history += [*second["output"], {"role": "user", "content": "And?"}]
     ask(room, input=history, **options)
@@ -448,7 +436,7 @@ def test_refusals_without_state(room: House):
 def test_an_approval_without_state_comes_again_as_it_was(room: House):
     options: JSON = {"store": False, "tools": [asking(room)]}
     first, (request,) = begun(room, **options)
-    history = [{"role": "user", "content": QUESTION}, *first["output"], answer(request)]
+    history = [{"role": "user", "content": QUESTION}, *first["output"], decision(request)]
     ask(room, input=history, **options)
     refused = respond(room, input=history, **options)
     assert "was answered before" in error_of(refused, 400)["message"]
@@ -462,7 +450,7 @@ def test_an_approved_tool_that_fails_is_a_failed_call(streamed: bool):
 
     with house(tools=ToolService(get_weather=broken)) as room:
         first, (request,) = begun(room, streamed=streamed)
-        body = {"tools": [asking(room)], "input": [answer(request)], "previous_response_id": first["id"]}
+        body = {"tools": [asking(room)], "input": [decision(request)], "previous_response_id": first["id"]}
         (call,) = items_of(ask(room, streamed=streamed, **body), "mcp_call")
         assert (call["status"], call["approval_request_id"]) == ("failed", request["id"])
         assert "no such city" in call["error"]["content"][0]["text"]
@@ -490,7 +478,7 @@ def test_the_stream_of_an_approved_call_begins_before_the_model_is_asked():
             "model": "mock",
             "stream": True,
             "tools": [asking(room)],
-            "input": [answer(request)],
+            "input": [decision(request)],
             "previous_response_id": first["id"],
         }
         asked = len(room.upstream.seen)

@@ -8,12 +8,13 @@ import pytest
 from tests.house.responses.asking import (
     THEIRS,
     ask,
+    asking,
+    decision,
     error_of,
     get,
     post,
     respond,
     sent,
-    server,
     turn,
 )
 from tests.support.house import House, house
@@ -52,14 +53,10 @@ def test_a_conversation_that_is_kept_is_counted_with_its_hidden_rounds(room: Hou
 
 
 def test_counting_runs_nothing_that_waits_for_an_approval(room: House):
-    entry = {key: value for key, value in server(room).items() if key != "require_approval"}
+    entry = asking(room)
     room.script(turn("", tool_call(), streamed=False), turn("Fine.", streamed=False))
     first = ask(room, tools=[entry])
-    approval = {
-        "type": "mcp_approval_response",
-        "approval_request_id": first["output"][-1]["id"],
-        "approve": True,
-    }
+    approval = decision(first["output"][-1])
     body = {"model": "mock", "tools": [entry], "input": [approval], "previous_response_id": first["id"]}
     assert post(room, "input_tokens", body).status_code == 200
     assert room.tools.calls == []

@@ -19,6 +19,8 @@ import pytest
 from tests.house.responses.asking import (
     QUESTION,
     ask,
+    asking,
+    decision,
     delete,
     error_of,
     events_of,
@@ -39,7 +41,7 @@ from tests.support.gate import DEADLINE, Gate
 from tests.support.house import House, house, serving
 from tests.support.responses import check_events, check_response
 from tests.support.tools import ToolService
-from tests.support.upstream import Reply, json_reply, tool_call
+from tests.support.upstream import OUT_OF_MEMORY, Reply, tool_call
 
 JSON = dict[str, Any]
 OURS = tool_call(id="ours")
@@ -140,14 +142,10 @@ def test_tools_run_in_the_background_too(room: House):
 
 
 def test_an_approval_is_given_in_the_background(room: House):
-    entry = {key: value for key, value in server(room).items() if key != "require_approval"}
+    entry = asking(room)
     room.script(turn("", OURS, streamed=True), turn("Fine.", streamed=True))
     first = until(room, begun(room, tools=[entry])["id"], "completed")
-    approval = {
-        "type": "mcp_approval_response",
-        "approval_request_id": first["output"][-1]["id"],
-        "approve": True,
-    }
+    approval = decision(first["output"][-1])
     body = {"tools": [entry], "input": [approval], "previous_response_id": first["id"]}
     assert kinds(until(room, begun(room, **body)["id"], "completed")) == ["mcp_call", "message"]
     assert "was answered before" in error_of(respond(room, {**BODY, **body}), 400)["message"]
@@ -308,9 +306,7 @@ def test_one_that_is_deleted_while_it_is_made_stays_away(room: House):
     assert error_of(post(room, f"{identity}/cancel"), 404)
 
 
-@pytest.mark.parametrize(
-    "refusal", [json_reply({"error": {"message": "out of memory"}}, 500), Reply(reset=True)]
-)
+@pytest.mark.parametrize("refusal", [OUT_OF_MEMORY, Reply(reset=True)])
 def test_a_model_server_that_fails_makes_it_fail(room: House, refusal: Reply):
     room.script(refusal)
     identity = begun(room)["id"]

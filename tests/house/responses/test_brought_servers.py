@@ -12,6 +12,7 @@ from tests.house.responses.asking import (
     BOTH,
     QUESTION,
     ask,
+    decision,
     error_of,
     get,
     items_of,
@@ -94,8 +95,7 @@ def test_a_call_of_it_waits_for_approval_unless_the_client_says_never(room: Hous
     first = ask(room, tools=[server])
     request = items_of(first, "mcp_approval_request")[0]
     room.script(turn("Done.", streamed=False))
-    answer = {"type": "mcp_approval_response", "approval_request_id": request["id"], "approve": True}
-    second = ask(room, previous_response_id=first["id"], input=[answer], tools=[server])
+    second = ask(room, previous_response_id=first["id"], input=[decision(request)], tools=[server])
     assert kinds(second) == ["mcp_call", "message"]
     assert items_of(second, "mcp_call")[0]["approval_request_id"] == request["id"]
 

@@ -8,17 +8,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import httpx2
 import pytest
-from websockets.sync.client import ClientConnection, connect
+from websockets.sync.client import ClientConnection
 
-from tests.house.responses.asking import ask, events_of, items_of, respond, sent, text_of, turn, types
+from tests.house.responses.asking import (
+    ask,
+    create,
+    events_of,
+    items_of,
+    line,
+    refused,
+    respond,
+    sent,
+    text_of,
+    turn,
+    types,
+)
 from tests.support.house import House, house
 from tests.support.published import (
-    ERROR,
     assert_published,
     assert_published_compaction,
     assert_published_event,
@@ -28,7 +38,6 @@ from tests.support.upstream import Reply, tool_call
 
 JSON = dict[str, Any]
 
-LAST = ("response.completed", "response.incomplete", "response.failed")
 WEATHER: JSON = {
     "type": "function",
     "name": "get_weather",  # one of Toolway's has this name, too
@@ -104,20 +113,9 @@ def assert_hidden_tool_ran(room: House) -> None:
     assert bool(room.tools.calls) == bool(room.settings.endpoints)
 
 
-@contextmanager
-def line(room: House) -> Iterator[ClientConnection]:
-    url = room.url.replace("http://", "ws://") + "/v1/responses"
-    with connect(url, open_timeout=10, close_timeout=10) as connection:
-        yield connection
-
-
 def said(connection: ClientConnection, **body: Any) -> list[JSON]:
-    """The events of one response, or the error in its place."""
-    connection.send(json.dumps({"type": "response.create", "model": "mock", "store": False, **body}))
-    events: list[JSON] = []
-    while not events or (events[-1]["type"] not in LAST and "status" not in events[-1]):
-        events.append(json.loads(connection.recv(timeout=20)))
-    return events
+    """The events of one response that need not be kept, or the error in its place."""
+    return create(connection, **{"store": False, **body})
 
 
 def heard(connection: ClientConnection, **body: Any) -> JSON:
@@ -130,10 +128,9 @@ def heard(connection: ClientConnection, **body: Any) -> JSON:
 
 def refusal(connection: ClientConnection, **body: Any) -> str:
     """The code of the error that is told in place of a response."""
-    [event] = said(connection, **body)
-    assert (event["type"], event["status"]) == ("error", 400)
-    assert event["error"].keys() == set(ERROR.split())
-    return str(event["error"]["code"])
+    error = refused(said(connection, **body))
+    assert error["status"] == 400
+    return str(error["code"])
 
 
 def test_a_text(room: House):

@@ -18,6 +18,8 @@ from tests.house.responses.asking import (
     QUESTION,
     THEIRS,
     ask,
+    asking,
+    decision,
     error_of,
     events_of,
     get,
@@ -35,12 +37,12 @@ from tests.support.house import House, house
 from tests.support.responses import check_events
 from tests.support.servers import free_port
 from tests.support.tools import ToolService
-from tests.support.upstream import Reply, chunk, json_reply, sse, tool_call
+from tests.support.upstream import OUT_OF_MEMORY, Reply, chunk, json_reply, sse, tool_call
 
 OURS = tool_call(id="ours")
 JSON_TYPE = ((b"content-type", b"application/json"),)
 BROKEN = {
-    "refused": json_reply({"error": {"message": "out of memory"}}, 500),
+    "refused": OUT_OF_MEMORY,
     "refused with 429": json_reply({"error": {"message": "slow down"}}, 429, [(b"retry-after", b"7")]),
     "reset": Reply(reset=True),
     "html": Reply([b"<html>502</html>"], headers=((b"content-type", b"text/html"),)),
@@ -293,15 +295,11 @@ def test_a_tool_that_takes_too_long_is_given_up():
 
 @BOTH
 def test_a_failure_after_an_approved_call_is_not_to_be_retried(room: House, streamed: bool):
-    """The call has run, and its answer counts once, so a second try could not succeed."""
+    """The call has run. Whether to ask again is for whoever approved it, not for an SDK by itself."""
     room.script(turn("", OURS, streamed=streamed))
-    entry = {key: value for key, value in server(room).items() if key != "require_approval"}
+    entry = asking(room)
     first = ask(room, streamed=streamed, tools=[entry])
-    approval = {
-        "type": "mcp_approval_response",
-        "approval_request_id": first["output"][-1]["id"],
-        "approve": True,
-    }
+    approval = decision(first["output"][-1])
     room.script(BROKEN["refused"])
     answer = respond(room, input=[approval], tools=[entry], previous_response_id=first["id"], stream=streamed)
     if streamed:

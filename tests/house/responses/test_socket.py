@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
 from openai.types.responses import ResponseCompletedEvent
 from websockets.exceptions import InvalidStatus
-from websockets.sync.client import ClientConnection, connect
+from websockets.sync.client import ClientConnection
 
 from tests.house.responses.asking import (
     JSON,
     QUESTION,
+    asking,
+    create,
+    decision,
     get,
     items_of,
     kinds,
-    label,
+    line,
+    refused,
     sent,
     server,
     text_of,
@@ -31,7 +33,6 @@ from tests.support.responses import check_events
 from tests.support.upstream import Reply, chunk, json_reply, sse, text_stream, tool_call
 
 OURS = tool_call(id="ours")
-LAST = ("response.completed", "response.incomplete", "response.failed")
 
 
 @pytest.fixture(scope="module")
@@ -40,34 +41,11 @@ def room():
         yield opened
 
 
-@contextmanager
-def line(room: House, **headers: str) -> Iterator[ClientConnection]:
-    url = room.url.replace("http://", "ws://") + "/v1/responses"
-    with connect(url, additional_headers=headers, open_timeout=10, close_timeout=10) as connection:
-        yield connection
-
-
-def create(connection: ClientConnection, **body: Any) -> list[JSON]:
-    """The events of one response, or the error in its place."""
-    connection.send(json.dumps({"type": "response.create", "model": "mock", **body}))
-    events: list[JSON] = []
-    while not events or (events[-1]["type"] not in LAST and "status" not in events[-1]):
-        events.append(json.loads(connection.recv(timeout=20)))
-    return events
-
-
 def made(connection: ClientConnection, **body: Any) -> JSON:
     """A response that is complete."""
     response = check_events(create(connection, **body))
     assert response["status"] == "completed", response
     return response
-
-
-def refused(events: list[JSON]) -> JSON:
-    """The error that is told in place of a response."""
-    assert types(events) == ["error"]
-    assert set(events[0]["error"]) == {"message", "type", "param", "code"}
-    return {"status": events[0]["status"], **events[0]["error"]}
 
 
 def test_one_connection_makes_one_response_after_the_other(room: House):
@@ -116,28 +94,26 @@ def test_tools_run_unseen_or_seen(room: House):
 
 def test_a_call_is_approved_over_the_same_connection(room: House):
     room.script(turn("", OURS, streamed=True), text_stream("Cloudy."))
-    declared = {"type": "mcp", "server_label": label(room)}
+    declared = asking(room)
     with line(room) as connection:
         asked = made(connection, input=QUESTION, tools=[declared], store=False)
-        request = items_of(asked, "mcp_approval_request")[0]["id"]
+        [request] = items_of(asked, "mcp_approval_request")
         assert not room.tools.calls
-        answer = {"type": "mcp_approval_response", "approval_request_id": request, "approve": True}
         more = {"previous_response_id": asked["id"], "tools": [declared], "store": False}
-        assert kinds(made(connection, input=[answer], **more)) == ["mcp_call", "message"]
+        assert kinds(made(connection, input=[decision(request)], **more)) == ["mcp_call", "message"]
     assert len(room.tools.calls) == 1
 
 
 def test_an_approval_is_not_spent_on_a_warm_up(room: House):
     room.script(turn("", OURS, streamed=True), text_stream("Cloudy."))
-    declared = {"type": "mcp", "server_label": label(room)}
+    declared = asking(room)
     with line(room) as connection:
         asked = made(connection, input=QUESTION, tools=[declared])
-        request = items_of(asked, "mcp_approval_request")[0]["id"]
-        answer = {"type": "mcp_approval_response", "approval_request_id": request, "approve": True}
+        [request] = items_of(asked, "mcp_approval_request")
         more = {"previous_response_id": asked["id"], "tools": [declared]}
-        error = refused(create(connection, input=[answer], generate=False, **more))
+        error = refused(create(connection, input=[decision(request)], generate=False, **more))
         assert (error["status"], error["param"]) == (400, "generate")
-        assert kinds(made(connection, input=[answer], **more)) == ["mcp_call", "message"]
+        assert kinds(made(connection, input=[decision(request)], **more)) == ["mcp_call", "message"]
 
 
 def test_a_stream_id_comes_back_with_each_event(room: House):
