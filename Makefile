@@ -27,11 +27,12 @@ test: .venv/.with-demo
 
 FUZZ_INPUTS ?= 1000000
 FUZZ_EXAMPLES ?= 2000
-FUZZED := $(addprefix tests/pure/test_,$(addsuffix .py,mutated sse deltas compiler repair textcalls)) tests/quirks/test_rendered.py \
-	tests/items/test_mutated.py tests/items/test_random.py
+FUZZED := $(addprefix tests/unit/,$(addsuffix .py,conversation/test_mutated wire/test_sse conversation/test_message \
+	schema/test_compile schema/test_repair conversation/test_text_call_parser api/responses/test_mutated \
+	api/responses/test_random)) tests/compat/quirks/test_rendered.py
 
 fuzz: .venv/.installed
-	.venv/bin/python -m tests.mill --inputs $(FUZZ_INPUTS)
+	.venv/bin/python -m tests.fuzz_long --inputs $(FUZZ_INPUTS)
 	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) .venv/bin/python -m pytest --timeout=0 $(FUZZED)
 
 lint: .venv/.installed
@@ -43,18 +44,18 @@ real-servers: .venv/.installed
 	@mkdir -p .real-servers
 	@cd .real-servers && npm install --no-audit --no-fund --silent @modelcontextprotocol/server-everything @modelcontextprotocol/server-filesystem
 	@test -x .real-servers/venv/bin/mcp-server-git || { .venv/bin/python -m venv .real-servers/venv && .real-servers/venv/bin/pip install --quiet mcp-server-git; }
-	.venv/bin/python -m pytest tests/mcp/test_real_servers.py
+	.venv/bin/python -m pytest tests/unit/tools/mcp/test_real_servers.py
 
 clients: .clients/.installed
-	.venv/bin/python -m pytest tests/clients
+	.venv/bin/python -m pytest tests/compat/clients
 
-.clients/.installed: .venv/.installed tests/clients/package.json tests/clients/requirements.txt
+.clients/.installed: .venv/.installed tests/compat/clients/package.json tests/compat/clients/requirements.txt
 	@echo "Installing the clients into .clients (about 620 MB)"
 	@mkdir -p .clients
-	@cp tests/clients/package.json .clients/
+	@cp tests/compat/clients/package.json .clients/
 	@cd .clients && npm install --no-audit --no-fund --no-package-lock --silent
 	@$(UV) venv --quiet --allow-existing .clients/venv
-	@$(UV) pip install --quiet --python .clients/venv -r tests/clients/requirements.txt
+	@$(UV) pip install --quiet --python .clients/venv -r tests/compat/clients/requirements.txt
 	@touch $@
 
 bench: .venv/.installed

@@ -2,7 +2,7 @@
 
 import sys
 
-from toolway.cli import main
+from toolway.app.cli import main
 
 if __name__ == "__main__":
     sys.argv[1:1] = ["serve"]

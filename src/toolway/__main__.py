@@ -1,6 +1,6 @@
 """`python -m toolway`: the command line."""
 
-from toolway.cli import main
+from toolway.app.cli import main
 
 if __name__ == "__main__":
     main()

@@ -106,7 +106,7 @@ def last_error(status: SourceStatus) -> str:
 
 
 class ToolSource(Protocol):
-    """One configured server. `tests/sources/test_contract.py` holds every kind to these promises."""
+    """One configured server. `tests/unit/tools/test_source_contract.py` holds every kind to these promises."""
 
     label: str
     """Its name in listings, logs and prefixes; unique among the configured sources."""

@@ -15,10 +15,10 @@ from tests.support.gate import DEADLINE
 from tests.support.servers import running, running_server
 from tests.support.tools import ToolService
 from tests.support.upstream import Reply, ScriptedUpstream
-from toolway.app import create_app
-from toolway.config import Settings, load_settings
-from toolway.dialects.responses import DEFAULT_PACE, Pace
-from toolway.serve import server_config
+from toolway.api.responses import DEFAULT_PACE, Pace
+from toolway.app.asgi import create_app
+from toolway.server.process import server_config
+from toolway.settings.settings import Settings, load_settings
 
 QUESTION = [{"role": "user", "content": "What is the weather in Paris?"}]
 

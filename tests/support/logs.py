@@ -7,8 +7,8 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from toolway.config import Settings
-from toolway.observe import configure_logging
+from toolway.settings.settings import Settings
+from toolway.telemetry.conversation_log import configure_logging
 
 
 @contextmanager

@@ -13,8 +13,8 @@ import orjson
 from openai.types.responses import Response, ResponseOutputItem, ResponseStreamEvent
 from pydantic import BaseModel
 
-from toolway import sse
 from toolway.types import JSON
+from toolway.wire import sse
 
 
 def _by_type(union: Any) -> dict[str, type[BaseModel]]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from toolway.rules import RULES, Profile
+from toolway.schema.targets import RULES, Profile
 
 JSON = dict[str, Any]
 

@@ -11,10 +11,10 @@ from typing import Any
 from websockets.sync.client import ClientConnection, connect
 
 from tests.support.servers import running_server
-from toolway.auth import Guard
-from toolway.config import Settings, load_settings
-from toolway.serve import server_config
-from toolway.websocket import WebSocket, converse
+from toolway.server.auth import Guard
+from toolway.server.process import server_config
+from toolway.server.websocket import WebSocket, converse
+from toolway.settings.settings import Settings, load_settings
 
 HANDSHAKE = (
     b"GET /v1/responses HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"

@@ -11,12 +11,12 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from toolway.config import Settings
 from toolway.demo import DemoError
 from toolway.demo.model import ALIAS
 from toolway.demo.screen import Screen
 from toolway.demo.stage import Stage, choose_port, write_config
 from toolway.demo.weights import SMOLLM2, cache_folder, ensure_weights
+from toolway.settings.settings import Settings
 
 WATCH_SECONDS = 1.0
 INTERRUPTED = 130

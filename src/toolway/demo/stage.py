@@ -16,12 +16,12 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
-from toolway.config import Settings
 from toolway.demo import DemoError
 from toolway.demo.child import Child, OnLine, running_child
 from toolway.demo.model import running_model
 from toolway.demo.weather import running_weather
 from toolway.demo.weights import cache_folder
+from toolway.settings.settings import Settings
 from toolway.types import JSON
 
 HOST = "127.0.0.1"

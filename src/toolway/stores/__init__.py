@@ -8,15 +8,15 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from toolway.config import Settings
 from toolway.errors import ConfigError
+from toolway.settings.settings import Settings
 from toolway.stores.memory import MemoryStore
 from toolway.stores.sqlite import SqliteStore
 from toolway.types import JSON
 
 
 class Store(Protocol):
-    """Where things wait. `tests/stores/test_contract.py` holds every kind to these promises.
+    """Where things wait. `tests/unit/stores/test_contract.py` holds every kind to these promises.
 
     A value lives for the store's own time, or for `ttl` seconds when that is given. The store is bounded in bytes
     too; what was written first goes first (Redis has its own rules). A value larger than the store is not kept.

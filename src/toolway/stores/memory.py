@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from toolway.errors import StoreError
-from toolway.stores.trouble import Trouble, too_large
+from toolway.stores.logging import Trouble, too_large
 from toolway.types import JSON
 
 

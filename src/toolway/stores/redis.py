@@ -14,9 +14,9 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from toolway.endpoints import masked
 from toolway.errors import ConfigError, StoreError
-from toolway.stores.trouble import Trouble, too_large
+from toolway.settings.env_endpoints import masked
+from toolway.stores.logging import Trouble, too_large
 from toolway.types import JSON
 
 T = TypeVar("T")

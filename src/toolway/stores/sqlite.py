@@ -14,7 +14,7 @@ import anyio
 import orjson
 
 from toolway.errors import ConfigError, StoreError
-from toolway.stores.trouble import Trouble, too_large
+from toolway.stores.logging import Trouble, too_large
 from toolway.types import JSON
 
 T = TypeVar("T")

@@ -1,0 +1,97 @@
+"""The chunks of many rounds -> one streamed answer: one id, one role, one finish_reason, one usage."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterable
+
+import orjson
+
+from toolway.conversation.message import Message
+from toolway.errors import ToolwayError
+from toolway.types import JSON
+from toolway.wire import lenient_json, sse
+
+DONE = sse.encode(sse.DONE)
+
+
+class Envelope:
+    """Writes one client's stream. `id`, `created` and `model` are those of the first chunk of round 1."""
+
+    def __init__(self, model: str | None) -> None:
+        self._model = model
+        self._same: JSON = {}
+        self._role_sent = False
+        self._fitted = False
+
+    def write(self, items: Iterable[tuple[JSON | str, bytes | None]]) -> bytes:
+        """The events for these chunks; a chunk that needs no change goes out as the bytes it came in.
+
+        A text in place of a chunk stands for one like the chunk before it, but for the text.
+        """
+        out = []
+        for item, raw in items:
+            if self._fitted and raw is not None and isinstance(item, str):
+                out.append(sse.encode(raw))
+                continue
+            chunk = orjson.loads(raw or b"{}") if isinstance(item, str) else item
+            self._fitted = raw is not None and self._fits(chunk)
+            if self._fitted and raw is not None:
+                out.append(sse.encode(raw))
+            elif (dressed := self._dress(chunk)) is not None:
+                out.append(sse.encode(lenient_json.dumps(dressed)))
+        return b"".join(out)
+
+    def end(self, message: Message, usage: JSON | None) -> bytes:
+        """The finish chunk, the usage chunk if there is something to report, and `[DONE]`."""
+        choices = message.frame.get("choices")
+        choice = {key: value for key, value in choices[0].items() if key != "message"} if choices else {}
+        frame = {key: value for key, value in message.frame.items() if key != "usage"}
+        delta = {} if self._role_sent else {"role": "assistant", "content": ""}
+        self._role_sent = True
+        choice = {**choice, "index": 0, "delta": delta, "finish_reason": message.finish_reason}
+        events = [sse.encode(lenient_json.dumps({**frame, **self._adopt(frame), "choices": [choice]}))]
+        if usage:
+            last = {**message.usage_frame, **self._same, "choices": [], "usage": usage}
+            events.append(sse.encode(lenient_json.dumps(last)))
+        return b"".join([*events, DONE])
+
+    def _fits(self, chunk: JSON) -> bool:
+        """Whether a chunk can go out unchanged."""
+        same = self._same
+        if not same or chunk.get("id") != same["id"] or chunk.get("created") != same["created"]:
+            return False
+        if chunk.get("model") != same["model"] or chunk.get("object") != "chat.completion.chunk":
+            return False
+        choices = chunk["choices"]
+        if not choices:
+            return True
+        return self._role_sent and choices[0].get("index") == 0 and "role" not in choices[0]["delta"]
+
+    def _dress(self, chunk: JSON) -> JSON | None:
+        dressed = {**chunk, **self._adopt(chunk)}
+        if not (choices := dressed.get("choices")):
+            return dressed
+        delta = {key: value for key, value in choices[0]["delta"].items() if key != "role"}
+        if not self._role_sent:
+            delta = {"role": "assistant", **delta}
+            self._role_sent = True
+        elif not any(delta.values()) and "role" in choices[0]["delta"]:
+            return None
+        return {**dressed, "choices": [{"finish_reason": None, **choices[0], "index": 0, "delta": delta}]}
+
+    def _adopt(self, chunk: JSON) -> JSON:
+        if not self._same:
+            self._same = {
+                "id": chunk.get("id") or f"chatcmpl-{secrets.token_hex(12)}",
+                "object": "chat.completion.chunk",
+                "created": chunk.get("created") or int(time.time()),
+                "model": chunk.get("model") or self._model or "unknown",
+            }
+        return self._same
+
+
+def failure(error: ToolwayError) -> bytes:
+    """The end of a stream that failed: an error without choices, so that no client takes it for an answer."""
+    return sse.encode(orjson.dumps(error.envelope())) + DONE

@@ -1,0 +1,134 @@
+"""Every route under /v1 that Toolway does not own: to the model server and back, byte for byte, as it comes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from urllib.parse import unquote_to_bytes
+
+import anyio
+from starlette.types import Message, Receive, Scope, Send
+
+from toolway.errors import InvalidRequest, NotFound, UpstreamError
+from toolway.server.auth import upstream_headers
+from toolway.server.disconnect import while_client_listens
+from toolway.server.json_response import send_error
+from toolway.server.request_body import ClientGone
+from toolway.settings.settings import Settings
+from toolway.upstream.client import Answer, Upstream
+
+log = logging.getLogger("toolway.passthrough")
+
+_PREFIX = b"/v1"
+
+
+class Passthrough:
+    """An ASGI app. Bodies of any size pass in both directions, as fast as the slower side takes them.
+
+    Hop-by-hop and CORS headers stay on their side. A client that leaves closes the upstream request; an
+    upstream that breaks off inside its answer cuts the client's connection, since a clean end would say that
+    the answer was whole.
+    """
+
+    def __init__(self, upstream: Upstream, settings: Settings) -> None:
+        self._upstream = upstream
+        self._settings = settings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass one request on. An upstream that is down or silent is a 502 or 504 in OpenAI's envelope."""
+        request = _Incoming(receive)
+        try:
+            path = _path_below(scope)
+            body = await request.body() if _has_body(scope) else None
+        except InvalidRequest as error:
+            await send_error(send, error)
+            return
+        except ClientGone:
+            return
+        await while_client_listens(
+            scope, request.receive_after_body, lambda: self._exchange(scope, path, body, send)
+        )
+
+    async def _exchange(
+        self, scope: Scope, path: str, body: bytes | AsyncIterator[bytes] | None, send: Send
+    ) -> None:
+        method: str = scope["method"]
+        started = False
+        headers = upstream_headers(scope, self._settings, same_body=True)
+        try:
+            async with self._upstream.request(
+                method, path, query=scope["query_string"], headers=headers, body=body
+            ) as answer:
+                started = True
+                log.debug("%s /v1%s: %d", method, path, answer.status)
+                await relay(answer, send)
+        except UpstreamError as error:
+            log.warning("%s /v1%s: %s", method, path, error.message)
+            if not started:
+                await send_error(send, error)
+
+
+class _Incoming:
+    """A request's body. Only one may wait for the client at a time: who reads the body, then who watches."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._read: anyio.Event | None = None
+        """Set at the end of a body that comes in pieces."""
+        self._gone = False
+
+    async def body(self) -> bytes | AsyncIterator[bytes]:
+        """The body: as bytes if it came in one piece, else its pieces when they are asked for.
+
+        Raises ClientGone if the client left before its first piece.
+        """
+        first = await self._receive()
+        if first["type"] == "http.disconnect":
+            raise ClientGone
+        if not first.get("more_body"):
+            return bytes(first.get("body", b""))
+        self._read = anyio.Event()
+        return self._pieces(first, self._read)
+
+    async def receive_after_body(self) -> Message:
+        """`receive` for who waits for the client to leave."""
+        if self._read:
+            await self._read.wait()
+        return {"type": "http.disconnect"} if self._gone else await self._receive()
+
+    async def _pieces(self, event: Message, read: anyio.Event) -> AsyncIterator[bytes]:
+        while event["type"] != "http.disconnect":
+            if part := event.get("body"):
+                yield part
+            if not event.get("more_body"):
+                read.set()
+                return
+            event = await self._receive()
+        self._gone = True
+        read.set()
+        # To return now would be to say that the body is whole; who is told of the departure ends this.
+        await anyio.sleep_forever()
+
+
+async def relay(answer: Answer, send: Send) -> None:
+    """An upstream answer to the client as it comes; what is said of CORS is ours to say."""
+    headers = [header for header in answer.headers if not header[0].startswith(b"access-control-")]
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    while data := await answer.receive():
+        await send({"type": "http.response.body", "body": data, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
+
+
+def _has_body(scope: Scope) -> bool:
+    return any(name in (b"content-length", b"transfer-encoding") for name, _ in scope["headers"])
+
+
+def _path_below(scope: Scope) -> str:
+    """The raw path behind /v1. Raises InvalidRequest for one that would lead elsewhere when it is resolved."""
+    raw: bytes = scope["raw_path"]
+    if not raw.startswith(_PREFIX + b"/"):
+        raise NotFound("The OpenAI API is under /v1, written like that.")
+    segments = unquote_to_bytes(raw).replace(b"\\", b"/").split(b"/")
+    if b".." in segments or b"." in segments:
+        raise InvalidRequest("The path may not hold the segments . and .., however they are written.")
+    return raw.removeprefix(_PREFIX).decode("ascii")

@@ -1,0 +1,298 @@
+"""Responses that are made whether somebody listens or not."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import anyio
+import orjson
+from anyio.abc import TaskGroup, TaskStatus
+from starlette.types import Receive, Scope, Send
+
+from toolway.api.chat.chunks import DONE
+from toolway.api.responses.creation import Making
+from toolway.api.responses.event_log import EventLog, KeptEvents, encoded
+from toolway.api.responses.items.event_writer import Event
+from toolway.api.responses.preparation import Draft
+from toolway.api.responses.records import Record, Records
+from toolway.engine.runner import known
+from toolway.errors import InvalidRequest, NotFound, ToolwayError, TooMany
+from toolway.server.json_response import send_json
+from toolway.server.sse_response import Live, stream_live
+from toolway.stores import Store, key_of
+from toolway.types import JSON
+from toolway.upstream.model_call import streamed_turn
+
+log = logging.getLogger("toolway.responses")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """How often those who make responses and those who wait for them look at each other; all in seconds.
+
+    `lease`: a process that did not say for so long that it makes a response counts as gone. `beat`: between two times
+    of keeping new events, and of looking whether somebody cancelled. `poll`: between two looks at what another
+    process wrote. `ending`: for keeping how a response ended when the server is stopped.
+    """
+
+    lease: float = 15.0
+    beat: float = 0.5
+    poll: float = 0.25
+    ending: float = 3.0
+
+
+DEFAULT_PACE = Pace()
+
+ONGOING = frozenset({"queued", "in_progress"})
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Run:
+    """A response that this process makes."""
+
+    draft: Draft
+    log: EventLog = field(default_factory=EventLog)
+    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    ended: anyio.Event = field(default_factory=anyio.Event)
+
+
+class Background:
+    """Makes responses in tasks of its own. What they are, and all of their events, is in the store.
+
+    A response is never left in progress: when the server stops it is kept as failed, and when a process is gone
+    without a word, whoever looks at its response next keeps that.
+    """
+
+    def __init__(
+        self,
+        records: Records,
+        store: Store,
+        *,
+        ttl: float,
+        most: int,
+        keep_alive: float,
+        pace: Pace = DEFAULT_PACE,
+    ) -> None:
+        self._records = records
+        self._store = store
+        self._kept = KeptEvents(store, ttl=ttl, poll=pace.poll)
+        self._most = most
+        self._keep_alive = keep_alive
+        self._pace = pace
+        self._begun = 0
+        self._runs: dict[str, Run] = {}
+        self._group: TaskGroup | None = None
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Background]:
+        """Make responses while the block lasts."""
+        async with anyio.create_task_group() as group:
+            self._group = group
+            try:
+                yield self
+            finally:
+                self._group = None
+                group.cancel_scope.cancel()
+
+    async def create(self, making: Making, scope: Scope, receive: Receive, send: Send, body: JSON) -> None:
+        """Begin a response and say so, or stream its events. Raises InvalidRequest, TooMany."""
+        if self._group is None:
+            raise ToolwayError("The server is being stopped; try again.")
+        if self._begun >= self._most:
+            raise TooMany(f"{self._most} responses are made in the background already; try again later.")
+        self._begun += 1
+        run: Run = await self._group.start(self._work, making, scope, body)
+        if run.draft.asked.stream:
+            await self.stream(scope, receive, send, run.log.read(0))
+        else:
+            await send_json(send, 200, run.draft.narrator.resource)
+
+    async def stream(self, scope: Scope, receive: Receive, send: Send, events: AsyncIterator[Event]) -> None:
+        """Send events as they come. The client may leave; the response goes on."""
+
+        async def produce(live: Live) -> None:
+            await live.start([])
+            async for event in events:
+                await live.write(encoded(event))
+            await live.end(DONE)
+
+        await stream_live(scope, receive, send, produce, keep_alive=self._keep_alive)
+
+    async def look(self, owner: str, identity: str) -> JSON:
+        """The response as it is now. Raises NotFound."""
+        if run := self._own(owner, identity):
+            return run.draft.narrator.resource
+        record = await self._records.get(owner, identity)
+        if record.resource["status"] in ONGOING and not await self._is_alive(identity):
+            record = await self._bury(owner, identity, record)
+        return record.resource
+
+    async def events(self, owner: str, identity: str, begin: int) -> AsyncIterator[Event]:
+        """The events of a response from the number `begin` on. Raises NotFound, InvalidRequest."""
+        resource = await self.look(owner, identity)
+        if not resource["background"]:
+            raise InvalidRequest(
+                "Only a response that was created with background=true can be streamed again."
+            )
+        if run := self._own(owner, identity):
+            return run.log.read(begin)
+
+        async def last(number: int) -> Event | None:
+            return await self._last_event(owner, identity, number)
+
+        return self._kept.read(identity, begin, lambda: self._is_alive(identity), last)
+
+    async def cancel(self, owner: str, identity: str) -> JSON:
+        """End a response wherever it is made; the response as it is then. Raises NotFound, InvalidRequest."""
+        resource = await self.look(owner, identity)
+        if not resource["background"]:
+            raise InvalidRequest("Only a response that was created with background=true can be cancelled.")
+        if run := self._own(owner, identity):
+            run.scope.cancel()
+            await run.ended.wait()
+            return run.draft.narrator.resource
+        if resource["status"] in ONGOING:
+            await self._store.put(key_of("cancel", identity), {}, ttl=self._pace.lease)
+            while resource["status"] in ONGOING:
+                await anyio.sleep(self._pace.poll)
+                resource = await self.look(owner, identity)
+        return resource
+
+    async def delete(self, owner: str, identity: str) -> None:
+        """Forget a response and its events; one that is being made is cancelled. Raises NotFound, StoreError."""
+        resource = await self.look(owner, identity)
+        if resource["background"]:
+            await self.cancel(owner, identity)
+        await self._records.delete(owner, identity)
+        if resource["background"]:
+            await self._kept.forget(identity)
+
+    def _own(self, owner: str, identity: str) -> Run | None:
+        run = self._runs.get(identity)
+        return run if run and run.draft.owner == owner else None
+
+    async def _work(self, making: Making, scope: Scope, body: JSON, *, task_status: TaskStatus[Run]) -> None:
+        try:
+            async with making.drafts.open(scope, body) as draft:
+                await making.claim(draft)
+                run = Run(draft=draft)
+                self._runs[draft.identity] = run
+                try:
+                    await run.log.tell(draft.narrator.queued())
+                    await self._say_alive(draft.identity)
+                    await self._records.save(draft.owner, draft.record())
+                    task_status.started(run)
+                    await self._attend(making, run)
+                finally:
+                    run.log.end()
+                    run.ended.set()
+                    del self._runs[draft.identity]
+        finally:
+            self._begun -= 1
+
+    async def _attend(self, making: Making, run: Run) -> None:
+        try:
+            await self._make(making, run)
+        except Exception as raised:  # the border: nobody waits for this task
+            known(raised)
+
+    async def _make(self, making: Making, run: Run) -> None:
+        draft = run.draft
+        keeper = _Keeper(run, self._kept)
+        try:
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._beat, run, keeper)
+                with run.scope:
+                    await self._tell_all(making, run)
+                group.cancel_scope.cancel()
+        except anyio.get_cancelled_exc_class():
+            with anyio.move_on_after(self._pace.ending, shield=True):
+                stopped = ToolwayError("The server was stopped before the response was complete.")
+                await run.log.tell(await making.fail(draft, stopped))
+                await keeper.finish()
+            raise
+        if run.scope.cancelled_caught:
+            draft.narrator.cancelled()
+            await self._records.save(draft.owner, draft.record())
+        await keeper.finish()
+
+    async def _tell_all(self, making: Making, run: Run) -> None:
+        draft = run.draft
+
+        async def tell(events: list[Event]) -> None:
+            await run.log.tell(events)
+            if events and events[-1][0] == "response.in_progress":
+                await self._records.save(draft.owner, draft.record())
+
+        try:
+            await making.make(draft, streamed_turn, tell)
+        except Exception as raised:
+            await run.log.tell(await making.fail(draft, known(raised)))
+
+    async def _beat(self, run: Run, keeper: _Keeper) -> None:
+        """Say that the response is being made, keep its events, see whether somebody cancelled."""
+        identity = run.draft.identity
+        said = anyio.current_time()
+        while True:
+            await anyio.sleep(self._pace.beat)
+            if anyio.current_time() - said > self._pace.lease / 3:
+                said = anyio.current_time()
+                await self._say_alive(identity)
+            await keeper.keep()
+            if await self._store.get(key_of("cancel", identity)) is not None:
+                run.scope.cancel()
+
+    async def _say_alive(self, identity: str) -> None:
+        await self._store.put(key_of("lease", identity), {}, ttl=self._pace.lease)
+
+    async def _is_alive(self, identity: str) -> bool:
+        return await self._store.get(key_of("lease", identity)) is not None
+
+    async def _last_event(self, owner: str, identity: str, number: int) -> Event | None:
+        """What tells the end of a response whose maker is gone before it could, under this number."""
+        try:
+            resource = await self.look(owner, identity)
+        except NotFound:
+            return None
+        if resource["status"] not in ("completed", "incomplete", "failed"):
+            return None
+        kind = f"response.{resource['status']}"
+        return kind, orjson.dumps({"type": kind, "response": resource, "sequence_number": number})
+
+    async def _bury(self, owner: str, identity: str, record: Record) -> Record:
+        newest = await self._records.get(owner, identity)
+        if newest.resource["status"] not in ONGOING:
+            return newest
+        error = {"code": "server_error", "message": "The process that made this response is gone."}
+        record = Record(resource={**record.resource, "status": "failed", "error": error}, items=record.items)
+        await self._records.save(owner, record)
+        return record
+
+
+class _Keeper:
+    """Hands the events of a run to the store, as many at a time as there are."""
+
+    def __init__(self, run: Run, kept: KeptEvents) -> None:
+        self._run = run
+        self._kept = kept
+        self._done = self._parts = 0
+        self._turn = anyio.Lock()
+
+    async def keep(self, *, over: bool = False) -> None:
+        # What is half written when the response ends would be written again with more in it, under readers' eyes.
+        with anyio.CancelScope(shield=True):
+            await self._keep(over=over)
+
+    async def _keep(self, *, over: bool) -> None:
+        async with self._turn:
+            events = self._run.log.events[self._done :]
+            if events or over:
+                await self._kept.keep(self._run.draft.identity, self._parts, events, over=over)
+                self._done += len(events)
+                self._parts += 1
+
+    async def finish(self) -> None:
+        await self.keep(over=True)

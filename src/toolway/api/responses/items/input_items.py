@@ -1,0 +1,295 @@
+"""Items of the Responses API -> the messages of a chat completion."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from toolway.api.responses.items import fields
+from toolway.api.responses.items.content import chat_content, text_in
+from toolway.api.responses.items.tools import CUSTOM_INPUT
+from toolway.api.responses.items.turn_builder import OpenTurn, round_of
+from toolway.engine.result_text import text_of
+from toolway.errors import InvalidRequest
+from toolway.types import JSON, ToolCall, ToolResult
+
+SEALED = "toolway:"
+"""What begins the `encrypted_content` that is made here. It is encoded, not encrypted: it is the client's own text."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """A turn of the model whose calls are not all answered: what a stored response ends with.
+
+    `results` are the messages with the results that are there, `behind` stands after all of them (pictures), and
+    `asks` tells which call each approval request is for.
+    """
+
+    assistant: JSON
+    results: Sequence[JSON] = ()
+    behind: Sequence[JSON] = ()
+    asks: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Approved:
+    """A call that may run now, and the request that was approved."""
+
+    request: str
+    call: ToolCall
+
+
+class Transcript:
+    """Takes the items of a conversation in order; `close` gives the messages.
+
+    `messages` and `turn` are what came before them. `expose(label, name)` tells how the model calls a tool of a server.
+    Items of one turn (reasoning, text, calls) become one assistant message with the results behind it. Every call
+    needs a result: what is wrong with that, or unknown, is an InvalidRequest that names the item.
+    """
+
+    def __init__(
+        self, expose: Callable[[str, str], str], messages: Iterable[JSON] = (), turn: Turn | None = None
+    ) -> None:
+        self.messages = list(messages)
+        self.listed: set[str] = set()
+        """Labels of servers whose tools the conversation has seen."""
+        self.own: set[str] = set()
+        """Ids of calls whose results are ours, though the client sent them."""
+        self.refused: list[str] = []
+        """Approval requests that were refused."""
+        self._expose = expose
+        self._open: OpenTurn | None = None
+        self._asks: dict[str, str] = {}
+        self._answered: set[str] = set()
+        self._approved: dict[str, Approved] = {}
+        self._waiting: dict[str, JSON] = {}
+        """The empty results of approved calls, each under its request."""
+        if turn is not None:
+            self._open = OpenTurn(turn.assistant, turn.results, turn.behind)
+            self._asks = dict(turn.asks)
+
+    @property
+    def approved(self) -> list[Approved]:
+        """The calls that may run now: their empty results wait in the messages."""
+        return list(self._approved.values())
+
+    def add(self, item: JSON, where: str) -> None:
+        """The next item; `where` names it in errors, "input[3]"."""
+        kind = item.get("type") or ("message" if "role" in item else None)
+        match kind:
+            case "message":
+                self._message(item, where)
+            case "reasoning":
+                if thought := _thought(item):
+                    self._speaking().think(thought)
+            case "function_call" | "custom_tool_call":
+                self._call(item, where)
+            case "function_call_output" | "custom_tool_call_output":
+                self._output(item, where)
+            case "mcp_call":
+                self._mcp_call(item, where)
+            case "mcp_approval_request":
+                self._ask(item, where)
+            case "mcp_approval_response":
+                self._decide(item, where)
+            case "compaction":
+                self._compaction(item, where)
+            case "mcp_list_tools" | "compaction_trigger" | "additional_tools":
+                if isinstance(label := item.get("server_label"), str) and not item.get("error"):
+                    self.listed.add(label)
+            case _:
+                raise InvalidRequest(
+                    f"Invalid value: {str(kind)[:50]!r}. Items of this type are not served here.",
+                    param=where,
+                    code="invalid_value",
+                )
+
+    def close(self) -> list[JSON]:
+        """The whole conversation. Raises InvalidRequest for calls without a result."""
+        self._flush()
+        return self.messages
+
+    def _message(self, item: JSON, where: str) -> None:
+        role, content = item.get("role"), item.get("content")
+        if role == "assistant":
+            if not isinstance(content, str | list | None):
+                raise fields.wrong(f"{where}.content", "a text or a list of parts")
+            self._speaking().say(text_in(content))
+            return
+        if role not in ("user", "system", "developer"):
+            raise InvalidRequest(f"A message cannot have the role {str(role)[:50]!r}.", param=f"{where}.role")
+        self._flush()
+        # Templates of open models know no developer.
+        spoken = "user" if role == "user" else "system"
+        self.messages.append({"role": spoken, "content": chat_content(content, f"{where}.content")})
+
+    def _call(self, item: JSON, where: str) -> None:
+        identity, name = (fields.needed(item, key, f"{where}.") for key in ("call_id", "name"))
+        if item["type"] == "function_call":
+            arguments = fields.needed(item, "arguments", f"{where}.", may_be_empty=True)
+        else:
+            text = fields.needed(item, "input", f"{where}.", may_be_empty=True)
+            arguments = orjson.dumps({CUSTOM_INPUT: text}).decode()
+        is_cut = item.get("status") == "incomplete"
+        self._calling().call(identity, name, arguments, where=where, is_cut=is_cut)
+
+    def _output(self, item: JSON, where: str) -> None:
+        identity = fields.needed(item, "call_id", f"{where}.")
+        turn = self._open
+        if turn is None or identity not in turn.calls:
+            raise InvalidRequest(
+                f"No tool call found for function call output with call_id {identity[:100]}.", param="input"
+            )
+        if identity in turn.results:
+            raise InvalidRequest(f"There are two outputs for the call {identity[:100]}.", param=where)
+        output = item.get("output")
+        parts = chat_content(output if output is not None else "", f"{where}.output")
+        behind: list[JSON] = []
+        if isinstance(parts, list):  # a tool message holds text alone
+            shown = [part for part in parts if part["type"] != "text"]
+            behind = [{"role": "user", "content": shown}] if shown else []
+            parts = "\n".join(part["text"] for part in parts if part["type"] == "text")
+            parts = parts or "(see the images)" if shown else parts
+        turn.answer(identity, parts or "(the tool returned nothing)", behind)
+
+    def _mcp_call(self, item: JSON, where: str) -> None:
+        output, request = (fields.text(item, key, f"{where}.") for key in ("output", "approval_request_id"))
+        is_error = output is None and bool(item.get("error"))
+        result = text_of(
+            ToolResult(text=_failure(item["error"]) if is_error else output or "", is_error=is_error)
+        )
+        if request and self._has_run(request, result):
+            return
+        identity, name = fields.needed(item, "id", f"{where}."), self._exposed(item, where)
+        arguments = fields.text(item, "arguments", f"{where}.") or "{}"
+        turn = self._calling(round_of(identity))
+        turn.call(identity, name, arguments, where=where)
+        turn.answer(identity, result)
+        self.own.add(identity)
+
+    def _has_run(self, request: str, result: str) -> bool:
+        """Give the call that a request asked for its result, where it stands; False when there is none."""
+        turn, identity = self._open, self._asks.get(request, "")
+        if waiting := self._waiting.pop(request, None):
+            waiting["content"] = result
+            identity = waiting["tool_call_id"]
+            del self._approved[request]
+        elif turn is not None and identity in turn.calls:
+            turn.answer(identity, result)
+            self._answered.add(request)
+        else:
+            return False
+        self.own.add(identity)
+        return True
+
+    def _ask(self, item: JSON, where: str) -> None:
+        identity = fields.needed(item, "id", f"{where}.")
+        arguments = fields.needed(item, "arguments", f"{where}.", may_be_empty=True)
+        turn = self._calling(round_of(identity))
+        turn.call(identity, self._exposed(item, where), arguments or "{}", where=where)
+        self._asks[identity] = identity
+
+    def _decide(self, item: JSON, where: str) -> None:
+        request = fields.needed(item, "approval_request_id", f"{where}.")
+        if request in self._answered:
+            raise answered_before(request)
+        identity, turn = self._asks.get(request, ""), self._open
+        if turn is None or identity not in turn.calls:
+            raise InvalidRequest(
+                f"Approval request with id {request[:100]!r} not found.", param=f"{where}.approval_request_id"
+            )
+        if not isinstance(item.get("approve"), bool):
+            raise fields.wrong(f"{where}.approve", "true or false")
+        self._answered.add(request)
+        if not item["approve"]:
+            self.refused.append(request)
+            why = f", and said: {reason}" if (reason := fields.text(item, "reason", f"{where}.")) else ""
+            turn.answer(identity, f"Error: not run, the user refused it{why}.")
+            return
+        function = turn.calls[identity]["function"]
+        call = ToolCall(id=identity, name=function["name"], arguments=function["arguments"])
+        self._approved[request] = Approved(request=request, call=call)
+        self._waiting[request] = turn.answer(identity, "")
+
+    def _compaction(self, item: JSON, where: str) -> None:
+        summary = unsealed(item.get("encrypted_content"))
+        if summary is None:
+            raise InvalidRequest(
+                "This compaction was not made here and cannot be read.", param=f"{where}.encrypted_content"
+            )
+        self._flush()
+        self.messages.append({"role": "user", "content": f"Summary of the conversation so far:\n{summary}"})
+
+    def _exposed(self, item: JSON, where: str) -> str:
+        label, name = (fields.needed(item, key, f"{where}.") for key in ("server_label", "name"))
+        return self._expose(label, name)
+
+    def _speaking(self) -> OpenTurn:
+        if self._open is not None and self._open.has_spoken:
+            self._flush()
+        return self._begin()
+
+    def _calling(self, made_in: str | None = None) -> OpenTurn:
+        """The turn of the next call: the open one while a call in it waits, or when both were made in one round."""
+        turn = self._open
+        if turn is not None and turn.is_settled and not (made_in and made_in == turn.round):
+            self._flush()
+        turn = self._begin()
+        turn.round = turn.round or made_in
+        return turn
+
+    def _begin(self) -> OpenTurn:
+        if self._open is None:
+            self._open = OpenTurn()
+        return self._open
+
+    def _flush(self) -> None:
+        turn = self._open
+        if turn is None:
+            return
+        for request, identity in self._asks.items():
+            if identity in turn.calls and request not in self._answered and identity not in turn.results:
+                turn.answer(identity, "Error: not run, the user did not approve it.")
+        self.messages += turn.close()
+        self._open, self._asks = None, {}
+
+
+def answered_before(request: str) -> InvalidRequest:
+    """The error for a second answer to one approval request."""
+    return InvalidRequest(f"Approval request with id {request[:100]!r} was answered before.", param="input")
+
+
+def sealed(text: str) -> str:
+    """`text` as `encrypted_content`, which clients carry unread."""
+    return SEALED + base64.urlsafe_b64encode(text.encode(errors="replace")).decode()
+
+
+def unsealed(content: Any) -> str | None:
+    """The text in what `sealed` made; None for anything else."""
+    if not isinstance(content, str) or not content.startswith(SEALED):
+        return None
+    try:
+        return base64.b64decode(content.removeprefix(SEALED), altchars=b"-_", validate=True).decode()
+    except (binascii.Error, UnicodeDecodeError, ValueError):
+        return None
+
+
+def _thought(item: JSON) -> str:
+    """What a reasoning item says, in full where it does."""
+    return (
+        text_in(item.get("content"))
+        or unsealed(item.get("encrypted_content"))
+        or text_in(item.get("summary"))
+    )
+
+
+def _failure(error: Any) -> str:
+    if isinstance(error, dict):
+        content = error.get("content")
+        error = error.get("message") or (text_in(content) if isinstance(content, list) else content)
+    return str(error or "")

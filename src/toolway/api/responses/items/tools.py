@@ -1,0 +1,166 @@
+"""The tools that a client declares: read, as functions of a chat completion, and shown again."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+from toolway.api.responses.items import fields
+from toolway.api.responses.items.approval import approval_of
+from toolway.errors import InvalidRequest
+from toolway.types import JSON
+
+log = logging.getLogger("toolway.responses")
+
+CUSTOM_INPUT = "input"
+"""The one argument of the function that stands for a custom tool."""
+
+_HOSTED = frozenset(
+    {
+        "apply_patch",
+        "code_interpreter",
+        "computer",
+        "computer_use_preview",
+        "file_search",
+        "image_generation",
+        "local_shell",
+        "namespace",
+        "programmatic_tool_calling",
+        "shell",
+        "tool_search",
+        "web_search",
+        "web_search_2025_08_26",
+        "web_search_preview",
+        "web_search_preview_2025_03_11",
+    }
+)
+"""Tools that only OpenAI runs. Clients declare some of them always (Codex), so they are left out, not refused."""
+
+_TOLD = {
+    "function": ("name", "description", "parameters", "strict"),
+    "custom": ("name", "description", "format"),
+    "mcp": ("server_label", "server_description", "server_url", "allowed_tools"),
+}
+"""What the response repeats of a declaration. The rest may be secret."""
+
+_NULL = {
+    "function": ("description", "parameters", "strict"),
+    "custom": (),
+    "mcp": ("server_description", "allowed_tools"),
+}
+"""What it says also when nothing was given."""
+
+
+def read_tools(given: Any) -> list[JSON]:
+    """The declarations that are served here. Raises InvalidRequest for what is none."""
+    if given is None:
+        return []
+    if not isinstance(given, list):
+        raise fields.wrong("tools", "a list")
+    return [tool for number, tool in enumerate(given) if _is_served(tool, f"tools[{number}]")]
+
+
+def as_function(tool: JSON) -> JSON:
+    """A function or custom tool, declared as in a chat completion."""
+    if tool["type"] == "custom":
+        hint = {"type": "string", "description": "The whole input of the tool, as plain text"}
+        parameters = {"type": "object", "properties": {CUSTOM_INPUT: hint}, "required": [CUSTOM_INPUT]}
+        function = {"name": tool["name"], "description": tool.get("description"), "parameters": parameters}
+    else:
+        function = {name: tool.get(name) for name in ("name", "description", "parameters", "strict")}
+    return {
+        "type": "function",
+        "function": {key: value for key, value in function.items() if value is not None},
+    }
+
+
+def as_told(tool: JSON) -> JSON:
+    """A declaration as the response repeats it, without the secrets in it."""
+    kind = tool["type"]
+    told = {"type": kind, **dict.fromkeys(_NULL[kind]), **told_of(tool, _TOLD)}
+    if kind == "mcp":
+        told["require_approval"] = approval_of(tool)
+    if "format" in told:
+        told["format"] = told_of(told["format"], {"grammar": ("syntax", "definition")})
+    if "server_url" in told:
+        told["server_url"] = _origin(told["server_url"])
+    return told
+
+
+def told_of(given: JSON, known: Mapping[str, Sequence[str]]) -> JSON:
+    """The type of an object, and what is `known` of this type and given: a client that is typed fails at more."""
+    names = known.get(given["type"], ())
+    return {"type": given["type"], **{name: given[name] for name in names if given.get(name) is not None}}
+
+
+def _origin(url: str) -> str:
+    """Paths and queries of such addresses hold keys at times."""
+    try:
+        parts = urlsplit(url)
+        host = parts.netloc.rpartition("@")[2]
+    except ValueError:
+        return "<redacted>"
+    return f"{parts.scheme}://{host}/<redacted>"
+
+
+def _is_served(tool: Any, where: str) -> bool:
+    if not isinstance(tool, dict):
+        raise fields.wrong(where, "an object")
+    match kind := tool.get("type"):
+        case "function" | "custom":
+            _check_function(tool, f"{where}.")
+        case "mcp":
+            _check_mcp(tool, f"{where}.")
+        case str() if kind in _HOSTED:
+            log.info("the client's tool of type %s is left out: only OpenAI runs it", kind)
+            return False
+        case _:
+            raise InvalidRequest(
+                f"Invalid value: {str(kind)[:50]!r}. Tools served here: function, custom and mcp.",
+                param=f"{where}.type",
+                code="invalid_value",
+            )
+    return True
+
+
+def _check_function(tool: JSON, where: str) -> None:
+    fields.needed(tool, "name", where)
+    fields.text(tool, "description", where)
+    if tool["type"] == "function":
+        fields.member(tool, "parameters", where)
+        fields.flag(tool, "strict", where)
+    elif tool.get("format") is not None:
+        _check_format(fields.member(tool, "format", where), f"{where}format.")
+
+
+def _check_format(form: JSON, where: str) -> None:
+    fields.needed(form, "type", where)
+    if fields.one_of(form, "type", {"text", "grammar"}, where) == "grammar":
+        fields.needed(form, "definition", where)
+        fields.needed(form, "syntax", where)
+        fields.one_of(form, "syntax", {"lark", "regex"}, where)
+
+
+def _check_mcp(tool: JSON, where: str) -> None:
+    fields.needed(tool, "server_label", where)
+    approval_of(tool, where)
+    if tool.get("connector_id") is not None:
+        raise InvalidRequest("Connectors are OpenAI's own; name a server_url.", param=f"{where}connector_id")
+    fields.named_texts(tool, "headers", where)
+    for name in ("server_url", "server_description", "authorization"):
+        fields.text(tool, name, where)
+    _check_allowed(tool, where)
+
+
+def _check_allowed(tool: JSON, where: str) -> None:
+    """The tools of a server that may be used: a list of names, or an object with one."""
+    allowed = tool.get("allowed_tools")
+    if not isinstance(allowed, dict):
+        fields.texts(tool, "allowed_tools", where)
+        return
+    fields.texts(allowed, "tool_names", f"{where}allowed_tools.")
+    # To pass over another filter would let tools be called that the client ruled out.
+    if allowed.keys() - {"tool_names"}:
+        raise InvalidRequest("allowed_tools goes by tool_names alone here.", param=f"{where}allowed_tools")

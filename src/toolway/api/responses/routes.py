@@ -1,0 +1,127 @@
+"""POST /v1/responses and what stands below it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from starlette.types import Receive, Scope, Send
+
+from toolway.api.chat.chunks import DONE
+from toolway.api.responses.background import Background
+from toolway.api.responses.compaction import compact, count_tokens
+from toolway.api.responses.creation import Making
+from toolway.api.responses.event_log import encoded
+from toolway.api.responses.items.event_writer import Event
+from toolway.api.responses.preparation import Draft
+from toolway.api.responses.stored import Stored
+from toolway.engine.runner import known
+from toolway.errors import NotFound, ToolwayError
+from toolway.server.disconnect import while_client_listens
+from toolway.server.json_response import Header, send_error, send_failure, send_json
+from toolway.server.request_body import ClientGone, parse_object, read_body
+from toolway.server.sse_response import Live, stream_live
+from toolway.types import JSON
+from toolway.upstream.model_call import streamed_turn, told_turn
+
+ROOT = "/v1/responses"
+
+Aside = Callable[[Making, Draft], Awaitable[JSON]]
+
+_ASIDES: dict[tuple[str, str], Aside] = {
+    ("POST", f"{ROOT}/input_tokens"): count_tokens,
+    ("POST", f"{ROOT}/compact"): compact,
+}
+
+
+class Responses:
+    """The API as an ASGI app: everything at and below /v1/responses."""
+
+    def __init__(self, making: Making, background: Background) -> None:
+        self._settings = making.runner.settings
+        self._background = background
+        self._making = making
+        self._stored = Stored(making.records, background)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request. Errors go out in OpenAI's envelope."""
+        try:
+            asked = scope["method"], scope["path"]
+            if asked == ("POST", ROOT):
+                await self._create(scope, receive, send)
+            elif aside := _ASIDES.get(asked):
+                await self._tell(scope, receive, send, aside)
+            elif scope["path"] != ROOT:
+                await self._stored(scope, receive, send)
+            else:
+                raise NotFound(f"There is no {scope['method']} {ROOT} here; POST creates a response.")
+        except ToolwayError as error:
+            await send_error(send, error)
+        except ClientGone:
+            return
+        except Exception as raised:
+            await send_error(send, known(raised))
+
+    async def _create(self, scope: Scope, receive: Receive, send: Send) -> None:
+        raw = await read_body(scope, receive, self._settings.max_body_bytes)
+        body = parse_object(raw)
+        if body.get("background") is True:
+            await self._background.create(self._making, scope, receive, send, body)
+            return
+        async with self._making.drafts.open(scope, body) as draft:
+            await self._making.claim(draft)
+            if draft.asked.stream:
+                await stream_live(
+                    scope,
+                    receive,
+                    send,
+                    lambda live: self._stream(live, draft),
+                    keep_alive=self._settings.keepalive_interval,
+                )
+            else:
+                await while_client_listens(scope, receive, lambda: self._answer(send, draft, raw))
+
+    async def _tell(self, scope: Scope, receive: Receive, send: Send, aside: Aside) -> None:
+        body = parse_object(await read_body(scope, receive, self._settings.max_body_bytes))
+        whole = {key: value for key, value in body.items() if key not in ("stream", "background")}
+        async with self._making.drafts.open(scope, whole) as draft:
+
+            async def answer() -> None:
+                await send_json(send, 200, await aside(self._making, draft))
+
+            await while_client_listens(scope, receive, answer)
+
+    async def _stream(self, live: Live, draft: Draft) -> None:
+        """The response as events; the 200 goes out when the model server accepted round 1, or a call begins."""
+
+        async def tell(events: list[Event]) -> None:
+            await live.write(b"".join(map(encoded, events)))
+
+        try:
+            await self._making.make(draft, streamed_turn, tell, live.start)
+        except Exception as raised:
+            error = known(raised)
+            if not live.started:
+                draft.job.conversation.failed(error)
+                await live.refuse(error)
+                return
+            await tell(await self._making.fail(draft, error))
+        await live.end(DONE)
+
+    async def _answer(self, send: Send, draft: Draft, raw: bytes) -> None:
+        """The response as one JSON object."""
+        headers: list[Header] = []
+
+        async def tell(_: list[Event]) -> None:
+            pass
+
+        async def on_head(arrived: list[Header]) -> None:
+            headers.extend(arrived)
+
+        try:
+            await self._making.make(draft, told_turn, tell, on_head, raw)
+        except Exception as raised:
+            error = known(raised)
+            draft.job.conversation.failed(error)
+            await send_failure(send, error, tools_ran=draft.narrator.calls > 0)
+            return
+        await send_json(send, 200, draft.narrator.resource, headers)

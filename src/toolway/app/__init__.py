@@ -1,0 +1,1 @@
+"""Puts it all together: the ASGI app, its state, health, reload, the command line."""

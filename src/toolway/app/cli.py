@@ -1,0 +1,311 @@
+"""The command line: serve, tools, call, doctor, demo.
+
+Each command imports what it needs by itself, so that none pays for the others.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import webbrowser
+from collections.abc import Callable, Coroutine, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
+
+import anyio
+import orjson
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from toolway import __version__
+from toolway.errors import ConfigError, SourceError
+from toolway.settings.settings import Settings, load_settings
+from toolway.tools import names
+from toolway.types import JSON, SourceStatus, Tool, ToolResult, last_error
+
+if TYPE_CHECKING:
+    from toolway.tools.catalog import Catalog
+
+T = TypeVar("T")
+
+PATIENCE = 30.0
+"""Seconds in which `tools` and `call` wait for servers that have not answered yet."""
+
+app = typer.Typer(
+    name="toolway",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Gives every OpenAI client the tools of your MCP and OpenAPI servers.",
+)
+ConfigFile = Annotated[
+    str | None, typer.Option(help="The mcp.json to read (TOOLWAY_CONFIG).", show_default=False)
+]
+Strict = Annotated[bool, typer.Option("--strict", help="Take unknown keys in the mcp.json for mistakes.")]
+AsJSON = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+
+
+def main() -> None:
+    """Run the command of sys.argv; mistakes in the configuration end with status 1 and their message."""
+    try:
+        app()
+    except ConfigError as error:
+        _fail(error.message)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"toolway {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Settings come from the environment and from .env; config.example explains each."""
+
+
+@app.command()
+def serve(  # noqa: PLR0917 - typer passes them by name
+    host: Annotated[str | None, typer.Option(help="Address to listen on (TOOLWAY_HOST).")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on (TOOLWAY_PORT).")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that serve (TOOLWAY_WORKERS).")] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Allow other addresses than 127.0.0.1 without client keys.")
+    ] = False,
+    config: ConfigFile = None,
+    strict: Strict = False,
+) -> None:
+    """Serve the OpenAI API with your tools in it."""
+    from toolway.app.asgi import create_app
+    from toolway.server.process import run
+
+    settings = load_settings(
+        host=host,
+        port=port,
+        workers=workers,
+        insecure=insecure or None,
+        config=config,
+        strict=strict or None,
+    )
+    _warn(settings)
+    run(settings, create_app, on_listening=lambda url: _announce(settings, url))
+
+
+@app.command()
+def tools(as_json: AsJSON = False, config: ConfigFile = None) -> None:
+    """List every tool with its server and state."""
+    settings = load_settings(config=config)
+    _warn(settings)
+    found, statuses = _with_catalog(settings, _list_tools)
+    if as_json:
+        _print_json([_described(name, tool) for name, tool in found.items()])
+        return
+    if not statuses:
+        _fail("No tool servers are configured: write an mcp.json, or set MCP_SERVER_ENDPOINTS.")
+    _print_tools(found)
+    _print_servers(statuses)
+
+
+@app.command()
+def call(
+    name: Annotated[str, typer.Argument(help="The tool, as `toolway tools` names it.")],
+    arguments: Annotated[
+        str, typer.Argument(help='Its arguments as a JSON object, like \'{"city": "Paris"}\'; - reads stdin.')
+    ] = "{}",
+    as_json: AsJSON = False,
+    config: ConfigFile = None,
+) -> None:
+    """Run one tool and print its result; status 1 if it failed."""
+    values = _parsed(sys.stdin.read() if arguments == "-" else arguments)
+    settings = load_settings(config=config)
+    _warn(settings)
+
+    async def run(catalog: Catalog) -> ToolResult:
+        return await _call(catalog, name, values, settings.tool_timeout)
+
+    result = _with_catalog(settings, run)
+    if as_json:
+        images = [{"media_type": image.media_type, "data": image.data} for image in result.images]
+        _print_json({"name": name, "is_error": result.is_error, "text": result.text, "images": images})
+    else:
+        (_complain if result.is_error else typer.echo)(result.text)
+    raise typer.Exit(1 if result.is_error else 0)
+
+
+@app.command()
+def doctor(as_json: AsJSON = False, config: ConfigFile = None) -> None:
+    """Check the configuration, the model server and every tool server; say what is wrong and what to do."""
+    from toolway.app.doctor import examine, print_findings
+
+    findings = examine(config)
+    if as_json:
+        healthy = all(finding.ok for finding in findings)
+        _print_json({"ok": healthy, "checks": [finding.described() for finding in findings]})
+    else:
+        print_findings(findings)
+    raise typer.Exit(0 if all(finding.ok for finding in findings) else 1)
+
+
+@app.command()
+def login(
+    server: Annotated[str, typer.Argument(help="The server, as the mcp.json names it.")],
+    config: ConfigFile = None,
+) -> None:
+    """Allow Toolway, in your browser, to use a remote MCP server in your name."""
+    settings = load_settings(config=config)
+    found = next((entry for entry in settings.servers if entry.label == server and entry.url), None)
+    if found is None:
+        names = ", ".join(entry.label for entry in settings.servers if entry.url) or "none"
+        _fail(f"There is no server {server} with a url in the mcp.json; those with one: {names}.")
+    anyio.run(_login, found.url, Path(settings.token_file).expanduser())
+    typer.echo(f"Toolway may use {server} now; {settings.token_file} remembers it.")
+
+
+async def _login(url: str, token_file: Path) -> None:
+    from toolway.tools.mcp.oauth_login import login as ask
+    from toolway.tools.mcp.oauth_tokens import TokenFile
+
+    async def show(page: str) -> None:
+        typer.echo(f"Allow it in your browser; if none opens, go to:\n{page}")
+        await anyio.to_thread.run_sync(webbrowser.open, page)
+
+    try:
+        grant = await ask(url, show)
+    except SourceError as error:
+        _fail(f"{url}: {error.message}")
+    TokenFile(token_file).keep(url, grant)
+
+
+@app.command()
+def demo(
+    port: Annotated[int | None, typer.Option(help="Port for Toolway in the demo.")] = None,
+    stay: Annotated[
+        bool | None, typer.Option("--stay/--no-stay", help="Stay up afterwards; by default on a terminal.")
+    ] = None,
+) -> None:
+    """See it work: a small real model, real tool servers, one question."""
+    from toolway.demo import run_demo
+
+    raise typer.Exit(run_demo(port=port, stay=stay))
+
+
+def _with_catalog(settings: Settings, use: Callable[[Catalog], Coroutine[Any, Any, T]]) -> T:
+    """Run `use` on a catalog whose servers have all been tried. What goes wrong is told once, not logged too."""
+    from toolway.tools.catalog import Catalog
+    from toolway.tools.factory import open_sources
+
+    logging.getLogger("toolway").setLevel(logging.CRITICAL)
+
+    async def run() -> T:
+        async with open_sources(settings) as sources, Catalog(sources).running() as catalog:
+            await catalog.settled(PATIENCE)
+            return await use(catalog)
+
+    return anyio.run(run)
+
+
+async def _list_tools(catalog: Catalog) -> tuple[Mapping[str, Tool], Mapping[str, SourceStatus]]:
+    return catalog.snapshot.tools, {source.label: source.status for source in catalog.sources}
+
+
+async def _call(catalog: Catalog, name: str, arguments: JSON, seconds: float) -> ToolResult:
+    snapshot = catalog.snapshot
+    tool = snapshot.tools.get(name)
+    if tool is None:
+        close = names.closest(name, snapshot.tools)
+        hint = f"Did you mean {' or '.join(close)}?" if close else "`toolway tools` lists them."
+        return ToolResult(text=f"There is no tool named {name}. {hint}", is_error=True)
+    with anyio.move_on_after(tool.timeout or seconds):
+        return await snapshot.call(tool, arguments)
+    return ToolResult(
+        text=f"{name} did not answer within {tool.timeout or seconds:g} seconds.", is_error=True
+    )
+
+
+def _parsed(arguments: str) -> JSON:
+    try:
+        values = orjson.loads(arguments)
+    except orjson.JSONDecodeError as error:
+        _fail(f"The arguments are not JSON: {error}")
+    if not isinstance(values, dict):
+        _fail('The arguments must be a JSON object, like \'{"city": "Paris"}\'.')
+    return values
+
+
+def _described(name: str, tool: Tool) -> JSON:
+    return {
+        "name": name,
+        "server": tool.server,
+        "description": tool.description,
+        "parameters": tool.parameters,
+        "available": tool.available,
+    }
+
+
+def _print_servers(statuses: Mapping[str, SourceStatus]) -> None:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for title in ("server", "state", "protocol", "tools"):
+        table.add_column(title, no_wrap=True)
+    table.add_column("last error", overflow="fold")
+    for label, status in statuses.items():
+        colour = {"ready": "green", "failed": "red", "needs auth": "red"}.get(status.state, "yellow")
+        table.add_row(
+            label,
+            f"[{colour}]{status.state}[/]",
+            status.protocol or "",
+            str(len(status.tools)),
+            escape(last_error(status)),
+        )
+    console = Console()
+    console.print()
+    console.print(table)
+
+
+def _print_tools(found: Mapping[str, Tool]) -> None:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("tool", no_wrap=True)
+    table.add_column("server", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    table.add_column("description", max_width=70)
+    for name, tool in found.items():
+        state = "[green]ready[/]" if tool.available else "[red]unavailable[/]"
+        description = tool.description.strip().split("\n")[0]
+        table.add_row(name, tool.server, state, escape(description))
+    Console().print(table)
+
+
+def _announce(settings: Settings, url: str) -> None:
+    console = Console(stderr=True, highlight=False)
+    console.print(
+        f"[bold]Toolway {__version__}[/] at [bold]{url}/v1[/], in front of {settings.openai_base_url}"
+    )
+    if not settings.endpoints and not settings.servers:
+        console.print(
+            "[yellow]No tool servers are configured[/]; write an mcp.json, or set MCP_SERVER_ENDPOINTS."
+        )
+
+
+def _warn(settings: Settings) -> None:
+    for warning in settings.warnings:
+        _complain(f"Warning: {warning}.")
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode())
+
+
+def _complain(message: str) -> None:
+    typer.echo(message, err=True)
+
+
+def _fail(message: str) -> NoReturn:
+    _complain(message)
+    sys.exit(1)

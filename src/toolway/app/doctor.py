@@ -1,0 +1,248 @@
+"""`toolway doctor`: try everything once and say in plain words what is wrong and what to do about it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import anyio
+import orjson
+from rich.console import Console
+from rich.markup import escape
+
+from toolway.conversation.tool_calls import read_arguments
+from toolway.engine.model_target import Backend
+from toolway.engine.rejected_tools import careful_turn
+from toolway.engine.request_tools import Offer
+from toolway.errors import ConfigError, StoreError, UpstreamError
+from toolway.server.json_response import JSON_TYPE
+from toolway.server.process import check_exposure
+from toolway.settings.settings import Settings, load_settings
+from toolway.stores import open_store
+from toolway.tools.catalog import Catalog, Snapshot
+from toolway.tools.factory import open_sources
+from toolway.types import JSON, ToolSource, last_error
+from toolway.upstream.client import Header, Upstream, credential
+from toolway.upstream.model_call import whole_turn
+
+SERVER_PATIENCE = 20.0
+MODEL_PATIENCE = 120.0
+"""Seconds; a model may have to be loaded first."""
+
+LARGE_TOOL_LIST = 90_000
+"""Bytes of tool definitions; llama.cpp refuses lists of about 97 kB, and small models drown long before."""
+
+
+_ADVICE = {
+    "connect": "Start it, or correct its address where it is configured (MCP_SERVER_ENDPOINTS or mcp.json).",
+    "fetch": "If it wants a key: TOOLWAY_SERVER_<NAME>_TOKEN, or headers in the mcp.json.",
+    "start": "Correct the command in the mcp.json, or install what it runs.",
+    "initialize": "Run its command by hand, or open its address: it does not answer as an MCP server does.",
+    "list tools": "It does not answer as an MCP server does; its log may say why.",
+    "parse": "Its address must lead to a service with an openapi.json, or to the document itself.",
+}
+"""What to do, by the stage in which a tool server failed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing that was checked. `advice` says what to do when it is not `ok`, or what would be better."""
+
+    check: str
+    ok: bool
+    detail: str
+    advice: str | None = None
+
+    def described(self) -> JSON:
+        """The finding as JSON."""
+        return {"check": self.check, "ok": self.ok, "detail": self.detail, "advice": self.advice}
+
+
+def examine(config: str | None = None) -> list[Finding]:
+    """All findings, in the order of the checks: configuration, model server, tool servers.
+
+    `config` is the mcp.json to read; an unknown key in it is a mistake here.
+    """
+    try:
+        settings = load_settings(config=config, strict=True)
+        check_exposure(settings)
+    except ConfigError as error:
+        return [Finding(check="configuration", ok=False, detail=error.message)]
+    logging.getLogger("toolway").setLevel(logging.CRITICAL)  # the findings say it better
+    return [
+        *_configuration(settings),
+        *anyio.run(_try_store, settings),
+        *anyio.run(_try_everything, settings),
+    ]
+
+
+def print_findings(findings: Sequence[Finding]) -> None:
+    """One line for each finding, advice below it."""
+    console = Console(highlight=False)
+    for finding in findings:
+        mark = "[green]ok  [/]" if finding.ok else "[red]FAIL[/]"
+        console.print(f"{mark} [bold]{escape(finding.check)}[/]: {escape(finding.detail)}", soft_wrap=True)
+        if finding.advice:
+            console.print(f"     -> {escape(finding.advice)}", soft_wrap=True)
+    failed = sum(not finding.ok for finding in findings)
+    console.print(
+        f"[red]{failed} of {len(findings)} checks failed.[/]" if failed else "[green]All is well.[/]"
+    )
+
+
+def _configuration(settings: Settings) -> list[Finding]:
+    number = len(settings.endpoints) + len(settings.servers)
+    found = [
+        Finding(
+            check="configuration",
+            ok=not settings.warnings,
+            detail="; ".join(settings.warnings) or f"read; tool servers configured: {number}",
+        )
+    ]
+    if not number:
+        advice = "Write an mcp.json, or set MCP_SERVER_ENDPOINTS, for example to http://127.0.0.1:8011."
+        found.append(Finding(check="tool servers", ok=False, detail="none are configured", advice=advice))
+    return found
+
+
+async def _try_store(settings: Settings) -> list[Finding]:
+    """Nothing to find where it is in memory."""
+    if settings.store == "memory:":
+        return []
+    try:
+        async with open_store(settings) as store:
+            await store.add("doctor", {}, ttl=1)
+            await store.delete("doctor")
+    except (ConfigError, StoreError) as error:
+        return [Finding(check="store", ok=False, detail=error.message)]
+    return [Finding(check="store", ok=True, detail=f"{settings.store.partition(':')[0]}: can be written")]
+
+
+async def _try_everything(settings: Settings) -> list[Finding]:
+    found: list[Finding] = []
+    async with (
+        Upstream.connect(settings) as upstream,
+        open_sources(settings) as sources,
+        Catalog(sources).running() as catalog,
+    ):
+        backend = Backend(settings, upstream)
+        await catalog.settled(SERVER_PATIENCE)
+        models, model = await _try_models(upstream, settings)
+        found.append(models)
+        if models.ok:
+            await backend.learn()
+            found += await _try_chat(upstream, settings, model, backend, catalog.snapshot)
+        found += [_judge_source(source) for source in sources]
+        found += _judge_names(backend.fit(catalog.snapshot))
+    return found
+
+
+async def _try_models(upstream: Upstream, settings: Settings) -> tuple[Finding, str | None]:
+    check = f"model server {settings.openai_base_url}"
+    try:
+        async with upstream.request("GET", "/models", headers=_headers(settings)) as answer:
+            body = await answer.read(2**24)
+    except UpstreamError as error:
+        advice = "Start it, or set OPENAI_BASE_URL to where it listens (LM Studio: http://localhost:1234/v1)."
+        return Finding(check=check, ok=False, detail=error.message, advice=advice), None
+    if answer.status in (401, 403):
+        advice = "Set OPENAI_API_KEY to a key that it takes."
+        return Finding(check=check, ok=False, detail=f"it answers {answer.status}", advice=advice), None
+    try:
+        ids = [model["id"] for model in orjson.loads(body)["data"]]
+    except (ValueError, KeyError, TypeError):
+        advice = "OPENAI_BASE_URL must point at an OpenAI-compatible API; most end with /v1."
+        detail = f"GET /models answers {answer.status}, not a list of models"
+        return Finding(check=check, ok=False, detail=detail, advice=advice), None
+    if not ids:
+        advice = "Load a model in it."
+        return Finding(check=check, ok=False, detail="it has no models", advice=advice), None
+    shown = ", ".join(ids[:5]) + (", ..." if len(ids) > 5 else "")
+    return Finding(check=check, ok=True, detail=f"answers; models: {shown}"), ids[0]
+
+
+async def _try_chat(
+    upstream: Upstream, settings: Settings, model: str | None, backend: Backend, snapshot: Snapshot
+) -> list[Finding]:
+    """One request with all tools in it: the question is whether the model server takes them."""
+    check = f"model {model}"
+    question = {"role": "user", "content": "Say hello."}
+    body: JSON = {"model": model, "messages": [question], "max_tokens": 32}
+    offer = Offer(body, backend.fit(snapshot))
+    whole = whole_turn(upstream, _headers(settings))
+    turn = careful_turn(whole, offer=offer, backend=backend, probe=whole)
+    with anyio.move_on_after(MODEL_PATIENCE):
+        try:
+            message = await turn(offer.put_into(body), _ignore, offer.is_clients)
+        except UpstreamError as error:
+            return [Finding(check=check, ok=False, detail=f"a chat request failed: {error.message}")]
+        calls = [call for call in message.tool_calls if read_arguments(call.arguments) is not None]
+        took = f"answers a chat request with {len(offer.tools)} tools, their schemas as for {backend.profile}"
+        took += f" (it called {calls[0].name})" if calls else ""
+        return [Finding(check=check, ok=True, detail=took), *_judge_refused(backend)]
+    detail = f"no answer to a chat request within {MODEL_PATIENCE:g} seconds"
+    return [Finding(check=check, ok=False, detail=detail)]
+
+
+def _judge_refused(backend: Backend) -> list[Finding]:
+    advice = "It is left out of requests. Mend its schema, or set TOOLWAY_SCHEMA_PROFILE."
+    return [
+        Finding(
+            check=f"tool {tool.name} of {tool.server}",
+            ok=False,
+            detail=f"the model server refuses it: {tool.reason}",
+            advice=advice,
+        )
+        for tool in backend.barred
+    ]
+
+
+async def _ignore(_: object) -> None:
+    return
+
+
+def _judge_source(source: ToolSource) -> Finding:
+    status = source.status
+    check = f"tool server {source.label}"
+    if status.state == "ready" or (status.state == "stopped" and not status.error):
+        names = [tool.name for tool in status.tools]
+        resting = "; started when it is called" if status.state == "stopped" else ""
+        count = f"{len(names)} tool{'s'[: len(names) != 1]}"
+        detail = f"{count} ({status.protocol}{resting}): {', '.join(names[:10])}"
+        advice = "; ".join(status.warnings) or None
+        return Finding(
+            check=check, ok=bool(names), detail=detail if names else "it has no tools", advice=advice
+        )
+    if status.state == "starting":
+        detail = f"no answer within {SERVER_PATIENCE:g} seconds"
+        return Finding(check=check, ok=False, detail=detail, advice="Is it the right address and port?")
+    advice = _ADVICE.get(status.error_stage or "")
+    return Finding(check=check, ok=False, detail=f"{status.state}: {last_error(status)}", advice=advice)
+
+
+def _judge_names(snapshot: Snapshot) -> list[Finding]:
+    found = []
+    renamed = [
+        f"{tool.name} of {tool.server} is {name}"
+        for name, tool in snapshot.tools.items()
+        if name != tool.name
+    ]
+    if renamed:
+        shown = "; ".join(renamed[:5]) + (f"; and {len(renamed) - 5} more" if len(renamed) > 5 else "")
+        found.append(Finding(check="names", ok=True, detail=f"changed to be legal and unique: {shown}"))
+    for name, reason in snapshot.left_out.items():
+        detail = f"its schema cannot be used: {reason}"
+        found.append(
+            Finding(check=f"tool {name}", ok=False, detail=detail, advice="It is left out of requests.")
+        )
+    size = len(orjson.dumps(snapshot.all_definitions))
+    if size > LARGE_TOOL_LIST:
+        advice = "Every request carries them; use fewer servers, or servers with fewer tools."
+        detail = f"{len(snapshot.offered)} tools take {size:,} bytes of each request"
+        found.append(Finding(check="size", ok=True, detail=detail, advice=advice))
+    return found
+
+
+def _headers(settings: Settings) -> list[Header]:
+    return [JSON_TYPE, *credential(settings.openai_api_key)]

@@ -1,0 +1,99 @@
+"""The file `config` is read again when it changes, or on SIGHUP; requests under way keep what they have."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import anyio
+
+from toolway.errors import ConfigError
+from toolway.settings.settings import Settings, reload_servers
+from toolway.telemetry.conversation_log import also_mask
+from toolway.tools.catalog import Catalog
+from toolway.tools.factory import Workshop
+
+LOOK_EVERY = 1.0
+"""Seconds between two looks at the file."""
+
+log = logging.getLogger("toolway.config")
+
+
+@asynccontextmanager
+async def reloading(settings: Settings, workshop: Workshop, catalog: Catalog) -> AsyncIterator[None]:
+    """Follow the file while the block lasts. A broken edit is reported, and the old servers stay."""
+    if settings.config is None:
+        yield
+        return
+    async with anyio.create_task_group() as tasks:
+        follower = _Follower(settings, workshop, catalog)
+        tasks.start_soon(follower.watch)
+        if threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGHUP"):
+            tasks.start_soon(follower.obey)
+        yield
+        tasks.cancel_scope.cancel()
+
+
+class _Follower:
+    def __init__(self, settings: Settings, workshop: Workshop, catalog: Catalog) -> None:
+        self._settings = settings
+        self._workshop = workshop
+        self._catalog = catalog
+        self._path = Path(settings.config or "").expanduser()
+        self._read_at = self._mark()
+
+    async def watch(self) -> None:
+        """Look at the file every second: editors replace it in ways that watchers of files miss."""
+        last = self._read_at
+        while True:
+            await anyio.sleep(LOOK_EVERY)
+            mark, before = self._mark(), last
+            last = mark
+            # A file that still changes is being written: half of it would only be a mistake to report.
+            if mark is not None and mark == before and mark != self._read_at:
+                self._read()
+
+    async def obey(self) -> None:
+        """Read the file at each SIGHUP."""
+        with (
+            suppress(NotImplementedError, RuntimeError),
+            anyio.open_signal_receiver(signal.SIGHUP) as signals,
+        ):
+            async for _ in signals:
+                self._read()
+
+    def _mark(self) -> tuple[int, int, int] | None:
+        try:
+            found = self._path.stat()
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_size, found.st_ino
+
+    def _read(self) -> None:
+        self._read_at = self._mark()
+        try:
+            settings = reload_servers(self._settings)
+        except ConfigError as error:
+            log.error("the servers stay as they were, because of mistakes:\n%s", error.message)
+            return
+        also_mask(settings.secrets)
+        for warning in settings.warnings:
+            if warning not in self._settings.warnings:
+                log.warning("%s", warning)
+        before = {server.label: server for server in self._settings.servers}
+        self._settings = settings
+        self._catalog.replace(self._workshop.sources(settings))
+        log.info("%s", _difference(before, {server.label: server for server in settings.servers}))
+
+
+def _difference(before: Mapping[str, object], after: Mapping[str, object]) -> str:
+    added = sorted(after.keys() - before.keys())
+    removed = sorted(before.keys() - after.keys())
+    changed = sorted(label for label in after.keys() & before.keys() if after[label] != before[label])
+    parts = [f"{word}: {', '.join(labels)}" for word, labels in
+             (("added", added), ("removed", removed), ("changed", changed)) if labels]  # fmt: skip
+    return f"the configuration was read again; {'; '.join(parts) or 'nothing has changed'}"

@@ -1,0 +1,1 @@
+"""One conversation in the shape of chat completions: messages, tool calls, calls written as text, events."""

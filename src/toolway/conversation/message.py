@@ -1,0 +1,240 @@
+"""Chunks, or the whole answer, of a sloppy model server -> one clean Message.
+
+What each rule is good for is in `docs/wire.md`; every one was seen on a real server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, groupby
+from typing import Any, cast
+
+from toolway.conversation.tool_calls import CallAssembler
+from toolway.errors import UpstreamError
+from toolway.types import JSON, ToolCall
+from toolway.wire.lenient_json import mended, mended_all
+
+SPOKEN = ("reasoning_content", "reasoning", "content", "refusal", "reasoning_details", "thinking_blocks")
+"""Members of deltas that make one text or list; a replayed message needs them (DeepSeek: 400 without)."""
+UNFINISHED = frozenset({"length", "content_filter"})
+"""A turn that ended so has perhaps only half a call: never run."""
+
+_ENVELOPE = frozenset(
+    {"id", "object", "created", "model", "choices", "usage", "system_fingerprint", "service_tier"}
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Message:
+    """One turn of the model, clean.
+
+    `said` is the assistant message without its calls (content, reasoning, whatever else it had, no nulls).
+    `frame` is the upstream's own object around it: the chunk with the finish_reason, or the whole answer;
+    its members that nobody here knows reach the client from there. `usage_frame` is the chunk with the usage.
+    """
+
+    said: JSON
+    tool_calls: tuple[ToolCall, ...] = ()
+    finish_reason: str | None = None
+    usage: JSON | None = None
+    frame: JSON = field(default_factory=dict)
+    usage_frame: JSON = field(default_factory=dict)
+
+    @property
+    def cut_short(self) -> bool:
+        """Whether the server stopped in the middle, so that no call in it can be trusted to be whole."""
+        return self.finish_reason in UNFINISHED
+
+
+def error_in(body: JSON) -> UpstreamError | None:
+    """The error that a server put into a 200 answer or a stream, as it named it."""
+    error = body.get("error") or (body if body.get("object") == "error" else None)
+    if not error:
+        return None
+    if not isinstance(error, dict):
+        return UpstreamError(f"The model server reported an error: {error}")
+    code = error.get("code")
+    found = UpstreamError(
+        str(error.get("message") or "The model server reported an error without a message."),
+        param=error.get("param"),
+        code=None if code is None else str(code),
+    )
+    found.type = str(error.get("type") or found.type)
+    return found
+
+
+class MessageBuilder:
+    """Takes the chunks of one streamed turn; hands back what of each the client may see at once.
+
+    A call is held until its name is known; calls that are `theirs(name)`, the client's own, are then passed on,
+    numbered from 0 among themselves. All other calls, the finish_reason and the usage stay here.
+    """
+
+    def __init__(self, theirs: Callable[[str], bool]) -> None:
+        self._theirs = theirs
+        self._said: dict[str, list[str | list[Any]]] = {}
+        self._calls = CallAssembler()
+        self._passed: dict[int, int] = {}
+        self._finish_reason: str | None = None
+        self._usage: JSON | None = None
+        self._frame: JSON = {}
+        self._usage_frame: JSON = {}
+        self.started = False
+        """Whether anything of an answer came."""
+
+    def feed(self, chunk: JSON) -> JSON | None:
+        """What the client sees of this chunk: the same object if all of it, a new one if less, None if nothing.
+
+        Raises UpstreamError for an error that the server sends in the stream.
+        """
+        choices = chunk.get("choices")
+        if "error" in chunk and (error := error_in(chunk)):
+            raise error
+        if not (isinstance(choices, list) and choices and isinstance(choices[0], dict)):
+            return self._feed_frame(chunk)
+        self.started = True
+        choice = choices[0]
+        delta = choice.get("delta")
+        if not isinstance(delta, dict):
+            choice = {**choice, "delta": (delta := {})}
+            chunk = {**chunk, "choices": [choice]}
+        for key, value in delta.items():
+            if value and key in SPOKEN and isinstance(value, str | list):
+                self._said.setdefault(key, []).append(value)
+        if chunk.get("usage"):
+            chunk = self._without_usage(chunk)
+        finish = choice.get("finish_reason")
+        if isinstance(finish, str) and finish:
+            return self._finish(chunk, choice, delta)
+        if finish is not None:  # "" until the last chunk
+            choice = {**choice, "finish_reason": None}
+            chunk = {**chunk, "choices": [choice]}
+        if "tool_calls" in delta:
+            return self._without_calls(chunk, choice, delta)
+        return chunk
+
+    def say(self, text: str) -> None:
+        """More content, from a chunk that holds nothing else new."""
+        self._said["content"].append(text)
+
+    def message(self) -> Message:
+        """The turn, once its stream is over."""
+        said: JSON = {"role": "assistant"}
+        said |= {key: joined(pieces) for key, pieces in self._said.items()}
+        return Message(
+            said=said,
+            tool_calls=self._calls.finished(),
+            finish_reason=self._finish_reason,
+            usage=self._usage,
+            frame=self._frame,
+            usage_frame=self._usage_frame,
+        )
+
+    @property
+    def finished(self) -> bool:
+        """Whether a finish_reason came."""
+        return self._finish_reason is not None
+
+    def _feed_frame(self, chunk: JSON) -> JSON | None:
+        if error := error_in(chunk):
+            raise error
+        if isinstance(usage := chunk.get("usage"), dict):
+            self._usage = usage
+            self._usage_frame = chunk
+            return None
+        unknown = any(value for key, value in chunk.items() if key not in _ENVELOPE)
+        return {**chunk, "choices": []} if unknown else None  # Azure's prompt_filter_results
+
+    def _without_usage(self, chunk: JSON) -> JSON:
+        if isinstance(chunk["usage"], dict):
+            self._usage = chunk["usage"]
+        return {key: value for key, value in chunk.items() if key != "usage"}
+
+    def _finish(self, chunk: JSON, choice: JSON, delta: JSON) -> JSON | None:
+        self._finish_reason = choice["finish_reason"]
+        self._frame = chunk
+        delta = self._pass_calls(delta) if "tool_calls" in delta else delta
+        if not any(value for key, value in delta.items() if key != "role"):
+            return None
+        return {**chunk, "choices": [{**choice, "delta": delta, "finish_reason": None}]}
+
+    def _without_calls(self, chunk: JSON, choice: JSON, delta: JSON) -> JSON | None:
+        rest = self._pass_calls(delta)
+        if not any(value for key, value in rest.items() if key != "role"):
+            return None
+        return {**chunk, "choices": [{**choice, "delta": rest}]}
+
+    def _pass_calls(self, delta: JSON) -> JSON:
+        rest = {key: value for key, value in delta.items() if key not in ("tool_calls", "function_call")}
+        passed = [
+            {**fragment, "index": self._number(position)}
+            for position, fragment in self._calls.feed(delta["tool_calls"])
+            if self._theirs(self._calls.name(position))
+        ]
+        return {**rest, "tool_calls": passed} if passed else rest
+
+    def _number(self, position: int) -> int:
+        return self._passed.setdefault(position, len(self._passed))
+
+
+def joined(pieces: Sequence[str | list[Any]]) -> str | list[Any]:
+    """Pieces of content as one text or, where some are lists of parts (Mistral), as one list of parts."""
+    if not any(isinstance(piece, list) for piece in pieces):
+        return mended("".join(cast(Sequence[str], pieces)))
+    parts: list[Any] = []
+    for is_text, group in groupby(pieces, lambda piece: isinstance(piece, str)):
+        text_or_parts = list(chain.from_iterable(group))
+        parts += [{"type": "text", "text": "".join(text_or_parts)}] if is_text else text_or_parts
+    return cast(list[Any], mended_all(parts))
+
+
+def read_answer(answer: JSON) -> Message:
+    """The message of a whole (not streamed) answer. Raises UpstreamError for an answer that is none."""
+    if error := error_in(answer):
+        raise error
+    choices = answer.get("choices")
+    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+        raise UpstreamError(
+            "The model server's answer has no choices; it may not be an OpenAI-compatible server."
+        )
+    choice = choices[0]
+    message = choice.get("message")
+    if not isinstance(message, dict):
+        raise UpstreamError("The model server's answer has no message.")
+    assembler = CallAssembler()
+    calls = message.get("tool_calls")
+    for number, call in enumerate(calls if isinstance(calls, list) else ()):
+        assembler.feed([{**call, "index": number}] if isinstance(call, dict) else [])
+    said = {
+        key: value
+        for key, value in message.items()
+        if value is not None and key != "tool_calls" and (key != "function_call" or not assembler.finished())
+    }
+    return Message(
+        said={**said, "role": "assistant"},
+        tool_calls=assembler.finished(),
+        finish_reason=finish if isinstance(finish := choice.get("finish_reason"), str) else None,
+        usage=answer.get("usage") if isinstance(answer.get("usage"), dict) else None,
+        frame=answer,
+    )
+
+
+def add_usage(total: JSON | None, more: JSON | None) -> JSON | None:
+    """The sum of two usage objects, member by member, however deep; what is no number comes from the newer."""
+    if not total or not more:
+        return more or total
+    summed = dict(total)
+    for key, value in more.items():
+        old = summed.get(key)
+        if isinstance(value, dict) and isinstance(old, dict):
+            summed[key] = add_usage(old, value)
+        elif _is_number(value) and _is_number(old):
+            summed[key] = old + value
+        elif value is not None:
+            summed[key] = value
+    return summed
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,0 +1,204 @@
+"""Tool calls: put together from fragments, their arguments read, written back as OpenAI writes them."""
+
+from __future__ import annotations
+
+import secrets
+import string
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from toolway.types import JSON, ToolCall
+from toolway.wire.lenient_json import mended
+
+_ALPHABET = string.ascii_letters + string.digits
+
+_Marks = tuple[int | None, str | None, str, Any]
+"""Index, id, name and arguments of a fragment."""
+
+
+@dataclass(kw_only=True, slots=True)
+class _Call:
+    id: str | None = None
+    name: str = ""
+    arguments: list[str] = field(default_factory=list)
+    extra: JSON = field(default_factory=dict)
+    is_custom: bool = False
+    """A call of one of OpenAI's custom tools: `custom: {name, input}` in place of `function`."""
+    public_id: str = ""
+    """The id that others see: set once, when the name is known."""
+
+    def is_whole(self) -> bool:
+        text = "".join(self.arguments)
+        return bool(text.strip()) and _is_json(text)
+
+
+class CallAssembler:
+    """Fragments of tool calls -> calls. Which call a fragment belongs to is the whole difficulty."""
+
+    def __init__(self) -> None:
+        self._calls: list[_Call] = []
+        self._at_index: dict[int, int] = {}
+
+    def feed(self, fragments: Any) -> list[tuple[int, JSON]]:
+        """(position of its call, the same fragment as OpenAI would send it) where the name is known by now."""
+        clean = []
+        for fragment in fragments if isinstance(fragments, list) else [fragments]:
+            if isinstance(fragment, dict):
+                marks = _marks(fragment)
+                position = self._position(marks)
+                text, extra = _add(self._calls[position], fragment, marks)
+                if named := self._clean(self._calls[position], text, extra):
+                    clean.append((position, named))
+        return clean
+
+    def name(self, position: int) -> str:
+        """The name of a call that `feed` returned."""
+        return self._calls[position].name
+
+    def finished(self) -> tuple[ToolCall, ...]:
+        """All calls; an id is made only where it is missing or was used before in this turn."""
+        return tuple(self._finish(call) for call in self._calls if call.name or call.arguments)
+
+    def _finish(self, call: _Call) -> ToolCall:
+        arguments = mended("".join(call.arguments))
+        custom = (
+            {"type": "custom", "custom": {"name": call.name, "input": arguments}} if call.is_custom else {}
+        )
+        return ToolCall(
+            id=call.public_id or self._unique_id(call),
+            name=call.name,
+            arguments=arguments,
+            extra=call.extra | custom,
+        )
+
+    def _position(self, marks: _Marks) -> int:
+        index, identity, name, arguments = marks
+        known = self._at_index.get(index) if index is not None else self._by_id(identity)
+        if known is not None and not _begins_anew(self._calls[known], identity, name, arguments):
+            return known
+        self._calls.append(_Call())
+        if index is not None:
+            self._at_index[index] = len(self._calls) - 1
+        return len(self._calls) - 1
+
+    def _by_id(self, identity: str | None) -> int | None:
+        """Where a fragment without an index goes on: at its id, else at the newest call."""
+        for position, call in enumerate(self._calls):
+            if identity and call.id == identity:
+                return position
+        return len(self._calls) - 1 if self._calls else None
+
+    def _clean(self, call: _Call, text: str, extra: JSON) -> JSON | None:
+        kind, member = ("custom", "input") if call.is_custom else ("function", "arguments")
+        if call.public_id:
+            return {**extra, kind: {member: text}} if text or extra else None
+        if not call.name:
+            return None
+        call.public_id = self._unique_id(call)
+        inner = {"name": call.name, member: "".join(call.arguments)}
+        return {**call.extra, "id": call.public_id, "type": kind, kind: inner}
+
+    def _unique_id(self, call: _Call) -> str:
+        taken = any(other.public_id == call.id for other in self._calls if other is not call)
+        return call.id if call.id and not taken else new_id()
+
+
+def _begins_anew(call: _Call, identity: str | None, name: str, arguments: Any) -> bool:
+    """Whether a fragment that seems to continue `call` is the first of another one."""
+    if identity and call.id:
+        return identity != call.id
+    if not (name and call.name):
+        return False
+    return name != call.name or (arguments not in (None, "") and call.is_whole())
+
+
+def _add(call: _Call, fragment: JSON, marks: _Marks) -> tuple[str, JSON]:
+    """Put a fragment into its call; returns the text of arguments and the unknown members it brought."""
+    _, identity, name, arguments = marks
+    call.id = call.id or identity
+    call.name = call.name or name
+    call.is_custom = call.is_custom or "custom" in fragment
+    if isinstance(arguments, str):
+        text = arguments
+    elif arguments is None or call.arguments:
+        text = ""
+    else:  # an object instead of its text (Ollama)
+        text = orjson.dumps(arguments).decode()
+    if text:
+        call.arguments.append(text)
+    extra = {
+        key: value
+        for key, value in fragment.items()
+        if key not in ("index", "id", "type", "function", "custom") and value is not None
+    }
+    call.extra |= extra
+    return text, extra
+
+
+def _marks(fragment: JSON) -> _Marks:
+    """Null and empty ones mean nothing."""
+    index = fragment.get("index")
+    identity = fragment.get("id")
+    function = fragment.get("function") or fragment.get("custom")
+    if not isinstance(function, dict):
+        function = {}
+    name = function.get("name")
+    return (
+        _whole_number(index),
+        str(identity) if identity not in (None, "") else None,
+        name if isinstance(name, str) else "",
+        function.get("arguments", function.get("input")),
+    )
+
+
+def _whole_number(value: Any) -> int | None:
+    """An index, also one that is written as a text or with a decimal point."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        return int(value)
+    except (ValueError, OverflowError):
+        return None
+
+
+def call_object(call: ToolCall) -> JSON:
+    """A call as it stands in the `tool_calls` of a message."""
+    if "custom" in call.extra:
+        return {**call.extra, "id": call.id}
+    function = {"name": call.name, "arguments": call.arguments}
+    return {**call.extra, "id": call.id, "type": "function", "function": function}
+
+
+def new_id() -> str:
+    """An id that every backend takes: Mistral wants exactly nine letters or digits."""
+    return "".join(secrets.choice(_ALPHABET) for _ in range(9))
+
+
+def read_arguments(text: str) -> JSON | None:
+    """The arguments object in a call's text; None when there is none in it.
+
+    Missing, empty and null arguments are `{}`; JSON inside a JSON string is decoded once more.
+    """
+    for _ in range(2):
+        if not text.strip():
+            return {}
+        try:
+            value = orjson.loads(text)
+        except orjson.JSONDecodeError:
+            return None
+        if value is None:
+            return {}
+        if not isinstance(value, str):
+            return value if isinstance(value, dict) else None
+        text = value
+    return None
+
+
+def _is_json(text: str) -> bool:
+    try:
+        orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""What the client does not see of a conversation: kept, found again, put back."""

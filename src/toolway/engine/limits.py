@@ -1,0 +1,135 @@
+"""When a loop must end: too many rounds, calls or seconds, or a model that goes in circles."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict, deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+
+import orjson
+
+from toolway.conversation.tool_calls import read_arguments
+from toolway.types import ToolCall, ToolResult
+
+ALIKE = 0.8
+"""From this similarity on (difflib's ratio) two texts are almost the same."""
+
+COMPARED = 300
+"""Characters of a text that are looked at for that."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """What one request may use; `max_repeats` and `max_similar` are counts of calls that led to nothing new."""
+
+    max_rounds: int
+    max_calls: int
+    max_seconds: float
+    max_repeats: int
+    max_similar: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Past:
+    arguments: str
+    result: str
+
+    def is_like(self, other: _Past) -> bool:
+        return _alike(self.arguments, other.arguments) and _alike(self.result, other.result)
+
+
+class Governor:
+    """Watches one request; its seconds count from the making of this object.
+
+    A call that brought the same result `max_repeats` times, or a tool that was called `max_similar` times with
+    almost the same arguments and results (pages of a list differ in their results, and so do files), is warned
+    of instead of run. A model that goes on with the same tool in that way is ended.
+    """
+
+    def __init__(self, bounds: Bounds) -> None:
+        self._bounds = bounds
+        self._started = time.monotonic()
+        self._calls = 0
+        self._past: defaultdict[str, deque[_Past]] = defaultdict(self._window)
+        self._warned: set[str] = set()
+
+    @property
+    def seconds_left(self) -> float:
+        """Time that tools may still take; never negative."""
+        return max(0.0, self._started + self._bounds.max_seconds - time.monotonic())
+
+    def objection(self, rounds: int, calls: Sequence[ToolCall]) -> str | None:
+        """Why the calls of round number `rounds` may not run, in words for the model; None: they may.
+
+        After an objection the model is asked once more, without tools.
+        """
+        bounds = self._bounds
+        if rounds > bounds.max_rounds:
+            return f"the limit of {bounds.max_rounds} rounds of tool calls for one request is reached"
+        if self._calls >= bounds.max_calls:
+            return f"the limit of {bounds.max_calls} tool calls for one request is reached"
+        if not self.seconds_left:
+            return f"the time for tool calls in one request ({bounds.max_seconds:g} s) is used up"
+        circling = next((c.name for c in calls if c.name in self._warned and self._circles(c)), None)
+        if circling:
+            return f"{circling} was called again and again without anything new"
+        return None
+
+    def admit(self, calls: Sequence[ToolCall]) -> list[str | None]:
+        """For each call, in order, why it may not run, in words for the model; None: it runs, and is counted."""
+        return [self._admit(call) for call in calls]
+
+    def note(self, call: ToolCall, result: ToolResult) -> None:
+        """A call that was admitted has this result."""
+        self._past[call.name].append(_Past(arguments=_canonical(call), result=result.text))
+
+    def _admit(self, call: ToolCall) -> str | None:
+        if self._calls >= self._bounds.max_calls:
+            return (
+                f"not run: the limit of {self._bounds.max_calls} tool calls for one request is reached. "
+                "Answer now with what you have."
+            )
+        if why := self._circles(call):
+            self._warned.add(call.name)
+            return f"not run: {why}. Use what you have, try something else, or answer."
+        self._calls += 1
+        return None
+
+    def _circles(self, call: ToolCall) -> str | None:
+        past = self._past.get(call.name)
+        if not past:
+            return None
+        arguments = _canonical(call)
+        repeats = self._bounds.max_repeats
+        same = [entry.result for entry in past if entry.arguments == arguments][-repeats:]
+        if len(same) == repeats and len(set(same)) == 1:
+            return (
+                f"{call.name} was called with exactly these arguments before, and its result does not change"
+            )
+        if len(past) < self._bounds.max_similar or not _alike(arguments, past[-1].arguments):
+            return None
+        if sum(entry.is_like(past[-1]) for entry in past) >= self._bounds.max_similar:
+            return f"{call.name} was called {len(past)} times with almost the same arguments and results"
+        return None
+
+    def _window(self) -> deque[_Past]:
+        """The newest calls of one tool: as many as both rules need, and as many between them."""
+        return deque(maxlen=2 * max(self._bounds.max_repeats, self._bounds.max_similar))
+
+
+def _canonical(call: ToolCall) -> str:
+    """The arguments as text in which the order of members and white space make no difference."""
+    arguments = read_arguments(call.arguments)
+    if arguments is None:
+        return call.arguments
+    return orjson.dumps(arguments, option=orjson.OPT_SORT_KEYS).decode()
+
+
+def _alike(one: str, other: str) -> bool:
+    one, other = one[:COMPARED], other[:COMPARED]
+    if one == other:
+        return True
+    matcher = SequenceMatcher(None, one, other, autojunk=False)
+    return matcher.real_quick_ratio() >= ALIKE and matcher.quick_ratio() >= ALIKE and matcher.ratio() >= ALIKE

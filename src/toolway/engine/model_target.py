@@ -1,0 +1,180 @@
+"""What is learned about the model server while it is used: which schemas it takes, which tools it refuses."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+from urllib.parse import urlsplit
+from weakref import WeakKeyDictionary
+
+import anyio
+import orjson
+
+from toolway import __version__
+from toolway.schema.targets import Profile
+from toolway.settings.settings import Settings
+from toolway.tools.catalog import Snapshot
+from toolway.types import JSON, Tool
+from toolway.upstream.client import Header, Upstream, credential
+from toolway.upstream.model_info import Listing, ModelInfos
+
+log = logging.getLogger("toolway.backend")
+
+USER_AGENT: Header = (b"user-agent", f"toolway/{__version__}".encode())
+"""Tells requests that are Toolway's own from those that it makes for a client."""
+
+MAX_BARRED = 1000
+"""Definitions of refused tools that are remembered; clients that declare servers can bring new ones for ever."""
+
+PATIENCE = 5.0
+"""Seconds that the model server has to say what it is."""
+_PAUSES = (1.0, 2.0, 5.0, 10.0, 30.0)
+
+_GOOGLE = ("generativelanguage.googleapis.com", "aiplatform.googleapis.com")
+_OWNERS_WITH_GRAMMARS = frozenset({"llamacpp", "llama-swap", "organization_owner"})
+"""What `owned_by` says in the model lists of llama.cpp, llama-swap and LM Studio."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Barred:
+    """A tool that the model server refuses, and in which words."""
+
+    name: str
+    server: str
+    reason: str
+
+
+class Backend:
+    """One model server, seen from here. Everything that it knows is lost with the process, and learned again."""
+
+    def __init__(
+        self, settings: Settings, upstream: Upstream, became: Callable[[Profile], None] | None = None
+    ) -> None:
+        self._settings = settings
+        self._became = became
+        self.infos = ModelInfos(upstream, self._hear)
+        """What it tells about its models; the one place that asks it for them."""
+        self._is_certain = settings.schema_profile != "auto"
+        self.profile: Profile = "openai"
+        self._take(_named(settings) or "openai")
+        self.searching = anyio.Lock()
+        """Held while somebody looks for the tool that the model server refuses; the others wait for the result."""
+        self._tried = anyio.Event()
+        self._started = time.monotonic()
+        self._barred: dict[bytes, Barred] = {}
+        self._hopeless: WeakKeyDictionary[Snapshot, set[str]] = WeakKeyDictionary()
+
+    @property
+    def barred(self) -> Sequence[Barred]:
+        """The tools that are left out because the model server refuses them, as they were defined then."""
+        return tuple(self._barred.values())
+
+    @asynccontextmanager
+    async def learning(self) -> AsyncIterator[Backend]:
+        """Find the profile while the block lasts, unless a setting or the address says it."""
+        async with anyio.create_task_group() as group:
+            if self._is_certain or _named(self._settings):
+                self._tried.set()
+            else:
+                group.start_soon(self._learn)
+            yield self
+            group.cancel_scope.cancel()
+
+    async def settled(self, within: float) -> None:
+        """Wait until the model server was asked what it is, or this is `within` seconds old."""
+        if not self._tried.is_set():
+            with anyio.move_on_after(self._started + within - time.monotonic()):
+                await self._tried.wait()
+
+    async def learn(self) -> bool:
+        """Ask the model server once for its models; whether it answered."""
+        headers = [USER_AGENT, *credential(self._settings.openai_api_key)]
+        with anyio.move_on_after(PATIENCE):
+            return await self.infos.listing(headers) is not None
+        return False
+
+    def notice(self, headers: Iterable[Header]) -> None:
+        """Learn from the head of any answer: llama.cpp names itself."""
+        if self.profile == "openai" and any(h == (b"server", b"llama.cpp") for h in headers):
+            self._become("llama.cpp")
+
+    def fit(self, snapshot: Snapshot) -> Snapshot:
+        """The tools as this model server takes them, without those that it refuses."""
+        if not self._barred:
+            return snapshot.fitted(self.profile)
+        barred = frozenset(tool for tool in snapshot.tools.values() if digest(tool) in self._barred)
+        return snapshot.fitted(self.profile, barred)
+
+    def bar(self, name: str, tool: Tool, reason: str) -> None:
+        """Leave a tool out until its definition changes."""
+        while len(self._barred) >= MAX_BARRED:
+            del self._barred[next(iter(self._barred))]
+        self._barred[digest(tool)] = Barred(name=name, server=tool.server, reason=reason)
+        log.warning(
+            "tool %s of server %s is left out until its definition changes: the model server refuses it (%s)",
+            name,
+            tool.server,
+            reason,
+        )
+
+    def give_up(self, snapshot: Snapshot, refusal: str) -> None:
+        """No tool of `snapshot` was found to be the cause of this refusal: do not search again."""
+        self._hopeless.setdefault(snapshot, set()).add(refusal)
+
+    def is_hopeless(self, snapshot: Snapshot, refusal: str) -> bool:
+        """Whether a search for the cause of the same refusal has found nothing."""
+        return refusal in self._hopeless.get(snapshot, ())
+
+    def _hear(self, listing: Listing) -> None:
+        self.notice(listing.headers)
+        if _owners(listing.body) & _OWNERS_WITH_GRAMMARS:
+            self._become("llama.cpp")
+
+    async def _learn(self) -> None:
+        tries = 0
+        while not await self.learn():
+            self._tried.set()
+            await anyio.sleep(_PAUSES[min(tries, len(_PAUSES) - 1)])
+            tries += 1
+        self._tried.set()
+
+    def _become(self, profile: Profile) -> None:
+        if not self._is_certain and profile != self.profile:
+            self._take(profile)
+            log.info("the model server takes schemas as %s does", profile)
+
+    def _take(self, profile: Profile) -> None:
+        self.profile = profile
+        if self._became:
+            self._became(profile)
+
+
+_digests: WeakKeyDictionary[Tool, bytes] = WeakKeyDictionary()
+
+
+def digest(tool: Tool) -> bytes:
+    """The same bytes for the same definition of the same tool."""
+    if tool not in _digests:
+        definition = [tool.server, tool.name, tool.description, tool.parameters]
+        _digests[tool] = sha256(orjson.dumps(definition, default=repr)).digest()
+    return _digests[tool]
+
+
+def _named(settings: Settings) -> Profile | None:
+    """The profile that a setting or the model server's address says."""
+    if settings.schema_profile != "auto":
+        return settings.schema_profile
+    host = urlsplit(settings.openai_base_url).hostname or ""
+    return "gemini" if any(host == name or host.endswith(f"-{name}") for name in _GOOGLE) else None
+
+
+def _owners(listed: JSON) -> set[Any]:
+    try:
+        return {model["owned_by"] for model in listed["data"] if isinstance(model.get("owned_by"), str)}
+    except (KeyError, TypeError, AttributeError):
+        return set()

@@ -1,0 +1,111 @@
+"""A turn whose model writes its calls as text: they become calls, and the client never sees the markup."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from toolway.conversation.message import Message
+from toolway.conversation.text_call_parser import may_become_calls, read_calls
+from toolway.conversation.tool_calls import call_object
+from toolway.engine.request_tools import Offer
+from toolway.errors import UpstreamError
+from toolway.types import JSON, Emit
+from toolway.upstream.model_call import Chunks, Turn
+
+
+def listening_turn(turn: Turn, *, offer: Offer) -> Turn:
+    """`turn`, with the calls that its text consists of made real; any other text reaches the client as it comes.
+
+    Text is held back only while it may still become calls of known tools, and only where tools are offered.
+    """
+
+    def is_known(name: str) -> bool:
+        return name in offer.clients or offer.find(name) is not None
+
+    async def listening(body: JSON, emit: Emit, theirs: Callable[[str], bool]) -> Message:
+        if "tools" not in body:
+            return await turn(body, emit, theirs)
+        holding = _Holding(emit, is_known)
+        try:
+            message = await turn(body, holding, theirs)
+        except UpstreamError:
+            await holding.release()
+            raise
+        content = message.said.get("content")
+        spoken = isinstance(content, str) and holding.may_hold_calls and not message.tool_calls
+        calls = read_calls(str(content), is_known) if spoken and not message.cut_short else ()
+        if not calls:
+            await holding.release()
+            return message
+        said = {key: value for key, value in message.said.items() if key != "content"}
+        own = [call_object(call) for call in calls if theirs(call.name)]
+        if own and not _is_whole(message):
+            await emit(Chunks([(_chunk([{**call, "index": n} for n, call in enumerate(own)]), None)]))
+        frame = _reframed(message, own) if _is_whole(message) else message.frame
+        return replace(message, said=said, tool_calls=calls, finish_reason="tool_calls", frame=frame)
+
+    return listening
+
+
+class _Holding:
+    """Keeps chunks with text back for as long as that text may become calls."""
+
+    def __init__(self, emit: Emit, is_known: Callable[[str], bool]) -> None:
+        self._emit = emit
+        self._is_known = is_known
+        self._text = ""
+        self._held: list[tuple[JSON | str, bytes | None]] = []
+        self.may_hold_calls = True
+
+    async def __call__(self, event: Any) -> None:
+        if type(event) is not Chunks or not self.may_hold_calls:
+            await self._emit(event)
+            return
+        passed: list[tuple[JSON | str, bytes | None]] = []
+        for item in event.items:
+            text = _text_of(item[0])
+            if text is None and not self._held:
+                passed.append(item)
+                continue
+            self._held.append(item)
+            if text:
+                self._text += text
+        if passed:
+            await self._emit(Chunks(passed))
+        if self._held and not may_become_calls(self._text, self._is_known):
+            self.may_hold_calls = False
+            await self.release()
+
+    async def release(self) -> None:
+        """Let everything go that was held."""
+        held, self._held = self._held, []
+        if held:
+            await self._emit(Chunks(held))
+
+
+def _text_of(chunk: JSON | str) -> str | None:
+    """The text in a chunk; None when it has none, so that it says nothing about what the text becomes."""
+    if isinstance(chunk, str):
+        return chunk
+    for choice in chunk.get("choices") or ():
+        content = choice["delta"].get("content")
+        if content and isinstance(content, str):
+            return content
+    return None
+
+
+def _is_whole(message: Message) -> bool:
+    return any("message" in choice for choice in message.frame.get("choices") or ())
+
+
+def _reframed(message: Message, own: list[JSON]) -> JSON:
+    """The whole answer with the client's calls in place of the text."""
+    choice = message.frame["choices"][0]
+    said = {**choice["message"], "content": None, **({"tool_calls": own} if own else {})}
+    return {**message.frame, "choices": [{**choice, "message": said}]}
+
+
+def _chunk(calls: list[JSON]) -> JSON:
+    return {"choices": [{"index": 0, "delta": {"tool_calls": calls}}]}

@@ -1,0 +1,218 @@
+"""The results of one request's calls: within the model's budget, whole texts kept, pictures shown or noted."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from toolway.engine.result_text import (
+    LEAST,
+    MAX_PICTURES,
+    PICTURES,
+    READ_MORE,
+    Budget,
+    id_in,
+    pictures_message,
+    shorten,
+    text_of,
+    tool_message,
+    without_pictures,
+)
+from toolway.stores import Store, key_of
+from toolway.types import JSON, Image, Tool, ToolCall, ToolResult
+from toolway.upstream.model_info import ModelInfo
+
+log = logging.getLogger("toolway.results")
+
+FLOOR = 400
+"""Characters that are left of a result when the conversation is too long for the model."""
+
+AROUND = 120
+"""Characters on each side of what was searched for."""
+
+MAX_FOUND = 20
+
+READER = Tool(
+    name=READ_MORE,
+    server="toolway",
+    description=(
+        "Reads the part of an earlier tool result that was left out. Give the id from the note in that result, and "
+        "an offset (in characters) to read from, or words to search for."
+    ),
+    parameters={
+        "type": "object",
+        "properties": {
+            "id": {"type": "string", "description": "The id from the note"},
+            "offset": {"type": "integer", "minimum": 0, "description": "Where to begin"},
+            "length": {"type": "integer", "minimum": 1, "description": "How many characters"},
+            "search": {"type": "string", "description": "Words to find instead"},
+        },
+        "required": ["id"],
+    },
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """The settings for results. `sees` None: as the model server says."""
+
+    most: Budget
+    keeps: bool
+    sees: bool | None
+    max_image_bytes: int
+
+
+class Results:
+    """Made for each request. `ask` tells about its model, and is asked only when a result is not small.
+
+    `cut` says that something was cut in this conversation, so that READER has something to read. `own` holds the
+    ids of calls whose results are ours to shorten.
+    """
+
+    def __init__(
+        self, *, rules: Rules, store: Store, owner: str, ask: Callable[[], Awaitable[ModelInfo]]
+    ) -> None:
+        self.cut = False
+        self.own: set[str] = set()
+        self._rules = rules
+        self._store = store
+        self._owner = owner
+        self._ask = ask
+
+    def adopt(self, messages: Sequence[Any], clients: Sequence[Any]) -> None:
+        """Take results that were put back into the client's conversation for our own."""
+        theirs = {str(m.get("tool_call_id")) for m in clients if isinstance(m, dict)}
+        ids = {str(m.get("tool_call_id")) for m in messages if isinstance(m, dict)}
+        self.adopt_calls(messages, ids - theirs)
+
+    def adopt_calls(self, messages: Sequence[Any], ids: Collection[str]) -> None:
+        """Take the results of these calls in a conversation for our own."""
+        for message in messages:
+            if not isinstance(message, dict) or message.get("role") != "tool":
+                continue
+            if (identity := str(message.get("tool_call_id"))) in ids:
+                self.own.add(identity)
+                self.cut = self.cut or bool(id_in(str(message.get("content"))))
+
+    async def messages(self, calls: Sequence[ToolCall], results: Sequence[ToolResult]) -> list[JSON]:
+        """One `role: tool` message for each call, in order; behind them one with the pictures, if there are some."""
+        shown, noted = await self._pictures(calls, results)
+        texts = [text_of(result) + note for result, note in zip(results, noted, strict=True)]
+        if sum(map(len, texts)) > min(LEAST, self._rules.most.result, self._rules.most.round):
+            texts = await self._shortened(texts)
+        self.own.update(call.id for call in calls)
+        answers = [tool_message(call, text) for call, text in zip(calls, texts, strict=True)]
+        return [*answers, pictures_message(shown)] if shown else answers
+
+    async def read(self, arguments: JSON) -> ToolResult:
+        """Run READER: a part of a text that was kept, or the places in it where words are found."""
+        identity = str(arguments["id"])
+        kept = await self._store.get(key_of("result", self._owner, identity))
+        if kept is None:
+            text = f"nothing is kept under the id {identity[:50]!r} (any more). Call the tool again that said it."
+            return ToolResult(text=text, is_error=True)
+        whole = str(kept["text"])
+        room = (await self._budget()).result - 200
+        if words := arguments.get("search"):
+            return ToolResult(text=_found(whole, str(words), room))
+        begin = min(int(arguments.get("offset") or 0), len(whole))
+        end = min(begin + min(int(arguments.get("length") or room), room), len(whole))
+        rest = f"\n[go on with offset {end}]" if end < len(whole) else "\n[the end]"
+        return ToolResult(
+            text=f"[characters {begin:,} to {end:,} of {len(whole):,}]\n{whole[begin:end]}{rest}"
+        )
+
+    async def shrink(self, messages: Sequence[Any], share: float) -> list[Any] | None:
+        """The conversation with about this share of it taken out of our results, the oldest first.
+
+        None when there is nothing to take.
+        """
+        excess = int(share * len(orjson.dumps(messages)))
+        shrunk = []
+        removed = 0
+        for message in messages:
+            smaller = message
+            if removed < excess and isinstance(message, dict):
+                smaller = without_pictures(message) if self.own else message
+                if message.get("role") == "tool" and message.get("tool_call_id") in self.own:
+                    text = str(message["content"])
+                    room = max(FLOOR, len(text) - (excess - removed))
+                    smaller = {**message, "content": await self._cut(text, room)}
+                removed += _size(message) - _size(smaller) if smaller is not message else 0
+            shrunk.append(smaller)
+        return shrunk if removed > 0 else None
+
+    async def _budget(self) -> Budget:
+        return self._rules.most.within((await self._ask()).context)
+
+    async def _shortened(self, texts: Sequence[str]) -> list[str]:
+        shares = (await self._budget()).shares([len(text) for text in texts])
+        return [await self._cut(text, share) for text, share in zip(texts, shares, strict=True)]
+
+    async def _cut(self, text: str, max_chars: int) -> str:
+        if len(text) <= max_chars:
+            return text
+        identity = id_in(text) if self._rules.keeps else None
+        if self._rules.keeps and identity is None:
+            # The digest as id: the same result is cut to the same bytes, and kept once.
+            identity = hashlib.sha256(text.encode()).hexdigest()[:8]
+            await self._store.put(key_of("result", self._owner, identity), {"text": text})
+        self.cut = True
+        return shorten(text, max_chars, identity)
+
+    async def _pictures(
+        self, calls: Sequence[ToolCall], results: Sequence[ToolResult]
+    ) -> tuple[list[tuple[ToolCall, Image]], list[str]]:
+        """Which pictures are shown, and for each call a note about those that are not."""
+        if not any(result.images for result in results):
+            return [], [""] * len(results)
+        sees = self._rules.sees
+        if sees is None:
+            sees = bool((await self._ask()).sees)
+        shown: list[tuple[ToolCall, Image]] = []
+        notes = []
+        for call, result in zip(calls, results, strict=True):
+            reasons = []
+            for image in result.images:
+                why = self._why_hidden(image, sees, len(shown))
+                if why:
+                    reasons.append(f"\n[an image ({image.media_type}) is not shown: {why}]")
+                else:
+                    shown.append((call, image))
+            notes.append("".join(reasons))
+        return shown, notes
+
+    def _why_hidden(self, image: Image, sees: bool, count: int) -> str | None:
+        if not sees:
+            log.info("a tool returned an image that the model cannot see; TOOLWAY_VISION=on if it can")
+            return "this model takes no images"
+        if image.media_type not in PICTURES:
+            return "models do not take this kind"
+        if len(image.data) * 3 // 4 > self._rules.max_image_bytes:
+            return "it is too large"
+        return f"{MAX_PICTURES} are the most at once" if count >= MAX_PICTURES else None
+
+
+def _found(whole: str, words: str, room: int) -> str:
+    """The places of `words` in the text, with what stands around them."""
+    places = [match.start() for match in re.finditer(re.escape(words), whole, re.IGNORECASE)]
+    if not places:
+        return f"{words[:100]!r} is nowhere in the {len(whole):,} characters of this result."
+    count = f"{len(places)} place{'s'[: len(places) != 1]}"
+    lines = [f"Found in {count} of {len(whole):,} characters:"]
+    for place in places[:MAX_FOUND]:
+        line = f"[offset {place}] {whole[max(0, place - AROUND) : place + len(words) + AROUND]}"
+        if sum(map(len, lines)) + len(line) > room:
+            break
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def _size(message: JSON) -> int:
+    return len(orjson.dumps(message))

@@ -1,0 +1,259 @@
+"""A small HTTP/1.1 client for one server: connections that are kept, and requests that go over them."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import socket
+import ssl
+import string
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from urllib.parse import quote, urlsplit
+
+import aiohappyeyeballs
+
+from toolway.net.connection import Connection, Header
+from toolway.net.errors import Fault, HttpError
+
+MAX_IDLE = 4.0
+"""Seconds that a connection is kept unused; most servers close it after five, and a request should not cross that."""
+
+_SECOND_ADDRESS_AFTER = 0.25
+"""Seconds that an address of the server may take before the next is tried beside it (RFC 8305)."""
+
+_WRITTEN_HERE = frozenset(
+    {b"host", b"content-length", b"transfer-encoding", b"connection", b"keep-alive", b"upgrade", b"expect"}
+)
+_NEED_A_LENGTH = frozenset({"POST", "PUT", "PATCH"})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Origin:
+    """Where a base URL leads: `http(s)://host[:port]/prefix`, the host a name, an IPv4 or an [IPv6] address."""
+
+    host: str
+    port: int
+    tls: bool
+    authority: bytes
+    """What the Host header says; without the scheme's own port."""
+    prefix: bytes
+    """The path, without a slash at its end; what stands in front of every request's own."""
+
+    @classmethod
+    def of(cls, url: str) -> Origin:
+        """Raises ValueError for a URL without a host, or with one that is no name."""
+        parts = urlsplit(url)
+        host = (parts.hostname or "").encode("idna").decode()
+        tls = parts.scheme == "https"
+        usual = 443 if tls else 80
+        port = parts.port or usual
+        if not host:
+            raise ValueError("the URL names no host")
+        authority = (f"[{host}]" if ":" in host else host) + (f":{port}" if port != usual else "")
+        prefix = quote(parts.path.rstrip("/"), safe=string.punctuation)
+        return cls(host=host, port=port, tls=tls, authority=authority.encode(), prefix=prefix.encode())
+
+
+class HttpClient:
+    """Requests to one origin. There are as many connections as requests at a time.
+
+    Times are seconds: `connect` for the connection with its TLS handshake, `silence` for each wait for the
+    server (for ever, if the caller has a deadline of its own). Proxy settings of the environment are not read,
+    redirects not followed, nothing is decompressed.
+    """
+
+    def __init__(self, origin: Origin, *, connect: float, silence: float = math.inf) -> None:
+        self._origin = origin
+        self._connect = connect
+        self._silence = silence
+        self._idle: deque[Connection] = deque()
+        """The one that was used last is at the right, and is the next to be used."""
+        self._sweep: asyncio.TimerHandle | None = None
+        self._trust: ssl.SSLContext | None = None
+        self._is_closed = False
+
+    def request(
+        self,
+        method: str,
+        target: bytes,
+        *,
+        headers: Sequence[Header] = (),
+        body: bytes | AsyncIterator[bytes] | None = None,
+        repeatable: bool = False,
+    ) -> Exchange:
+        """A request that is sent when the exchange is entered (`async with`).
+
+        `target` is the whole path with its query. Names of `headers` are lower-case; those that belong to the
+        connection are left out, but a content-length says how long an iterated body is; it is sent chunked
+        without one. Such a body is sent while the block runs: the answer may come first. A `repeatable` request
+        with its whole body is sent again when a used connection was closed unanswered. Raises HttpError
+        for a request that cannot be written.
+        """
+        if body is None or isinstance(body, bytes):
+            head = _head(method, target, self._origin.authority, headers, _length_line(method, body))
+            return Exchange(self, method, head + body if body else head, repeatable=repeatable)
+        length = _length_in(headers)
+        line = b"transfer-encoding: chunked" if length is None else b"content-length: %d" % length
+        head = _head(method, target, self._origin.authority, headers, line)
+        return Exchange(self, method, head, body=body, length=length)
+
+    def close(self) -> None:
+        """Drop the idle connections; the others end with their requests."""
+        self._is_closed = True
+        if self._sweep is not None:
+            self._sweep.cancel()
+        while self._idle:
+            self._idle.pop().abort()
+
+    async def take(self) -> Connection:
+        """A connection to carry one exchange. Raises HttpError."""
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.closed:
+                return connection
+        try:
+            async with asyncio.timeout(self._connect):
+                return await self._open()
+        except TimeoutError as error:
+            raise HttpError(Fault.NOT_ACCEPTED, "the server did not accept it in time") from error
+        except (socket.gaierror, UnicodeError) as error:
+            raise HttpError(Fault.UNKNOWN_HOST, "its host name is unknown") from error
+        except ssl.SSLError as error:
+            raise HttpError(Fault.UNTRUSTED, "the TLS handshake failed") from error
+        except OSError as error:
+            raise HttpError(Fault.REFUSED, "the server refuses it") from error
+
+    async def _open(self) -> Connection:
+        loop, origin = asyncio.get_running_loop(), self._origin
+        if origin.tls and self._trust is None:
+            self._trust = await asyncio.to_thread(_trust, ssl.get_default_verify_paths())
+        addresses = await loop.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
+        connected = await aiohappyeyeballs.start_connection(
+            addresses, happy_eyeballs_delay=_SECOND_ADDRESS_AFTER, interleave=1, loop=loop
+        )
+        _, connection = await loop.create_connection(
+            lambda: Connection(self._silence),
+            sock=connected,
+            ssl=self._trust,
+            server_hostname=origin.host if origin.tls else None,
+        )
+        return connection
+
+    def release(self, connection: Connection) -> None:
+        """Keep the connection for another exchange if it can carry one, else close it."""
+        if not connection.rest() or self._is_closed:
+            connection.abort()
+            return
+        loop = asyncio.get_running_loop()
+        connection.idle_since = loop.time()
+        self._idle.append(connection)
+        if self._sweep is None:
+            self._sweep = loop.call_at(connection.idle_since + MAX_IDLE, self._drop_idle)
+
+    def _drop_idle(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._idle and (self._idle[0].closed or self._idle[0].idle_since + MAX_IDLE <= loop.time()):
+            self._idle.popleft().abort()
+        self._sweep = (
+            loop.call_at(self._idle[0].idle_since + MAX_IDLE, self._drop_idle) if self._idle else None
+        )
+
+
+class Exchange:
+    """A request and its answer. Entered, it yields the connection when the answer's head is in its `reply`.
+
+    Leaving it before the body was read closes the connection. Entering raises HttpError,
+    and what an iterated body raises.
+    """
+
+    # A class, since an asynccontextmanager costs ten microseconds.
+
+    def __init__(
+        self,
+        client: HttpClient,
+        method: str,
+        request: bytes,
+        *,
+        repeatable: bool = False,
+        body: AsyncIterator[bytes] | None = None,
+        length: int | None = None,
+    ) -> None:
+        self._client = client
+        self._method = method
+        self._request = request
+        self._repeatable = repeatable
+        self._body = body
+        self._length = length
+        self._upload: asyncio.Task[None] | None = None
+        self._connection: Connection
+
+    async def __aenter__(self) -> Connection:
+        while True:
+            self._connection = connection = await self._client.take()
+            try:
+                connection.send(self._method, self._request, uploads=self._body is not None)
+                if self._body is not None:
+                    self._upload = asyncio.create_task(connection.upload(self._body, self._length))
+                await connection.head()
+            except BaseException as error:
+                used = connection.is_used
+                await self._end()
+                if not (self._repeatable and used and _is_unanswered(error)):
+                    raise
+            else:
+                self._request = b""  # With many tools it is large, and a stream may last for minutes.
+                return connection
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._end()
+
+    async def _end(self) -> None:
+        self._client.release(self._connection)
+        if self._upload is not None:
+            self._upload.cancel()
+            await asyncio.wait([self._upload])
+
+
+def _is_unanswered(error: BaseException) -> bool:
+    return isinstance(error, HttpError) and error.fault is Fault.UNANSWERED
+
+
+@lru_cache(maxsize=1)
+def _trust(_: ssl.DefaultVerifyPaths) -> ssl.SSLContext:
+    """Whom the system trusts; shared, since it takes tens of milliseconds and most of a megabyte."""
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def _head(method: str, target: bytes, authority: bytes, headers: Sequence[Header], framing: bytes) -> bytes:
+    """The request line and all headers. Raises HttpError when one of them would be two, or none."""
+    lines = [b"%b %b HTTP/1.1" % (method.encode(), target), b"host: " + authority]
+    lines += [name + b": " + value for name, value in headers if name not in _WRITTEN_HERE]
+    if framing:
+        lines.append(framing)
+    head = b"\r\n".join(lines)
+    breaks = len(lines) - 1
+    if (
+        head.count(b"\r") != breaks
+        or head.count(b"\n") != breaks
+        or b"\0" in head
+        or lines[0].count(b" ") != 2
+    ):
+        raise HttpError(
+            Fault.UNSENDABLE, "the request has a line break, a NUL or a space where HTTP allows none"
+        )
+    return head + b"\r\n\r\n"
+
+
+def _length_line(method: str, body: bytes | None) -> bytes:
+    if body is None and method not in _NEED_A_LENGTH:
+        return b""
+    return b"content-length: %d" % len(body or b"")
+
+
+def _length_in(headers: Sequence[Header]) -> int | None:
+    return next((int(value) for name, value in headers if name == b"content-length"), None)

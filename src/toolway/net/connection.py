@@ -1,0 +1,340 @@
+"""One HTTP/1.1 connection: a request out, its answer in, and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncIterator
+from typing import Any
+
+from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
+
+from toolway.net.errors import Fault, HttpError
+
+Header = tuple[bytes, bytes]
+
+MAX_HEAD = 64 * 1024
+"""Bytes of an answer's head; also of what follows a chunked body."""
+
+MAX_BUFFERED = 256 * 1024
+"""Bytes of a body that wait for their reader before the server is made to wait."""
+
+
+class Reply:
+    """The bytes of one answer -> its status, headers and pieces of body. Does no I/O.
+
+    Strict (RFC 9112), but for a line end without CR and spaces behind a chunk's size, which handwritten
+    servers send. Interim answers (1xx) are skipped, trailers ignored.
+    """
+
+    def __init__(self, method: str) -> None:
+        self.status = 0
+        """0 until the head is there."""
+        self.headers: list[Header] = []
+        """Lower-case names, values byte for byte."""
+        self.parts: list[bytes] = []
+        """What came of the body and was not taken yet."""
+        self.begun = self.complete = self.keeps_alive = False
+        self._has_body = method != "HEAD"
+        self._is_framed = False
+        self._head_size = 0
+        """Bytes of the headers so far."""
+        self._stray = 0
+        """Bytes since the last piece of body."""
+        self.on_body = self.parts.append if self._has_body else _refuse_body
+        self._parser: Any = HttpResponseParser(self)
+        self._parser.set_dangerous_leniencies(
+            lenient_optional_cr_before_lf=True, lenient_spaces_after_chunk_size=True
+        )
+
+    def feed(self, data: bytes) -> None:
+        """Take what one read brought. Raises HttpError when it is no answer."""
+        self.begun = True
+        if self.complete:
+            self.keeps_alive = False
+            return
+        self._stray += len(data)
+        try:
+            self._parser.feed_data(data)
+        except (HttpParserError, HttpParserUpgrade) as error:
+            if not self.complete:
+                raise _not_http() from error
+            self.keeps_alive = False
+        if self.complete:
+            self._parser = None  # The two would keep each other alive until the garbage collector comes.
+        elif self.parts:
+            self._stray = 0
+        elif self._stray > MAX_HEAD:
+            raise _not_http()
+
+    def end(self) -> None:
+        """The server closed the connection. Raises HttpError if it should have sent more."""
+        if not self.begun:
+            raise HttpError(Fault.UNANSWERED, "the server closed it before it had answered")
+        if self.status and not self._is_framed:
+            self.complete = True
+        elif not self.complete:
+            raise _cut(self, "the server closed it inside its answer")
+
+    def on_message_begin(self) -> None:
+        if self.complete:
+            raise _not_http()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self.status:
+            return
+        self._head_size += len(name) + len(value) + 4
+        if self._head_size > MAX_HEAD:
+            raise _not_http()
+        name = name.lower()
+        if name == b"content-length":
+            self._is_framed = True
+        elif name == b"transfer-encoding":
+            self._is_framed = True
+            if value.rstrip().lower() != b"chunked":
+                raise _not_http()
+        self.headers.append((name, value.rstrip(b" \t")))
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if 100 <= status < 200 and status != 101:
+            self.headers.clear()
+            self._is_framed = False
+            return
+        if not 200 <= status < 600:
+            raise _not_http()
+        self.status = status
+        if not self._has_body:
+            self._finish()
+
+    def on_message_complete(self) -> None:
+        if self.status and not self.complete:
+            self._finish()
+
+    def _finish(self) -> None:
+        self.complete = True
+        self.keeps_alive = self._parser.should_keep_alive()
+
+
+class Connection(asyncio.Protocol):
+    """Carries one exchange after the other. Whatever fails is raised by `head` or `receive`."""
+
+    def __init__(self, silence: float) -> None:
+        self.closed = False
+        self.reply: Reply | None = None
+        """The answer under way; None while the connection is idle."""
+        self.is_used = False
+        """Was there an exchange before this one?"""
+        self.idle_since = 0.0
+        self._loop = asyncio.get_running_loop()
+        self._transport: Any = None
+        self._unsent = b""
+        """A request, or its head, until it is written."""
+        self._error: Exception | None = None
+        """Why we closed the connection."""
+        self._loss: Exception | None = None
+        """Why its closing by the server is an error."""
+        self._buffered = 0
+        self._is_paused = self._is_uploading = False
+        self._waiter: asyncio.Future[None] | None = None
+        self._writable: asyncio.Future[None] | None = None
+        """While the server does not read: resolved when it does again."""
+        self._silence = silence
+        self._due = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def send(self, method: str, request: bytes, *, uploads: bool = False) -> None:
+        """Begin an exchange with a whole request, or with the head of one whose body `upload` sends.
+
+        It is written when the event loop comes round, together with those of others: to wake a server costs more
+        than all else about a small request, and one that is awake takes several.
+        """
+        self.reply = Reply(method)
+        self._is_uploading = uploads
+        self._unsent = request
+        self._loop.call_soon(self._write_first)
+
+    async def upload(self, body: AsyncIterator[bytes], length: int | None) -> None:
+        """Send a body piece by piece as fast as the server takes it; chunked if its `length` is not known."""
+        try:
+            await self._write_all(body, length)
+        except Exception as error:
+            self.fail(error)
+
+    async def head(self) -> None:
+        """Wait until `reply` has a status. Raises HttpError."""
+        # An answer that is already known to be broken is no answer; one that is only cut is given as far as it came.
+        while self._error is not None or not self._reply.status:
+            self._raise_failure()
+            await self._wait()
+
+    async def receive(self) -> bytes:
+        """What of the body came since the last time, at least a byte; nothing at its end.
+
+        Raises HttpError.
+        """
+        reply = self._reply
+        while not reply.parts:
+            if reply.complete:
+                return b""
+            self._raise_failure()
+            await self._wait()
+        data = b"".join(reply.parts)
+        reply.parts.clear()
+        self._buffered = 0
+        if self._is_paused and not self.closed:
+            self._is_paused = False
+            self._transport.resume_reading()
+        return data
+
+    @property
+    def is_read(self) -> bool:
+        """Was the whole body received?"""
+        return self._reply.complete and not self._reply.parts
+
+    def rest(self) -> bool:
+        """End the exchange; False if no other may follow on this connection."""
+        reply, self.reply, self.is_used = self._reply, None, True
+        return (
+            reply.complete
+            and reply.keeps_alive
+            and not (reply.parts or self._is_uploading or self.closed)
+            and not self._transport.get_write_buffer_size()
+        )
+
+    def fail(self, error: Exception) -> None:
+        """Close the connection; whoever waits for the answer gets the error."""
+        if self._error is None:
+            self._error = error
+        self.abort()
+        self._wake()
+
+    def abort(self) -> None:
+        """Close the connection at once; what was not sent yet is not sent."""
+        self.closed = True
+        self._transport.abort()
+
+    @property
+    def _reply(self) -> Reply:
+        assert self.reply is not None, "there is no exchange"  # noqa: S101
+        return self.reply
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        reply = self.reply
+        if reply is None or self._unsent:  # nobody asked
+            self.abort()
+            return
+        try:
+            reply.feed(data)
+        except HttpError as error:
+            self.fail(error)
+            return
+        self._buffered += len(data)
+        if self._buffered > MAX_BUFFERED and reply.parts and not self._is_paused:
+            self._is_paused = True
+            self._transport.pause_reading()
+        self._wake()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self.reply is not None:
+            self._loss = _loss(self.reply, exc)
+        self._wake()
+        self.resume_writing()
+
+    def pause_writing(self) -> None:
+        self._writable = self._loop.create_future()
+
+    def resume_writing(self) -> None:
+        if self._writable is not None and not self._writable.done():
+            self._writable.set_result(None)
+        self._writable = None
+
+    def _write_first(self) -> None:
+        request, self._unsent = self._unsent, b""
+        if not self.closed:
+            self._transport.write(request)
+
+    async def _write_all(self, body: AsyncIterator[bytes], length: int | None) -> None:
+        sent = 0
+        async for piece in body:
+            sent += len(piece)
+            if length is not None and sent > length:
+                raise HttpError(Fault.WRONG_LENGTH, "the request's body is longer than it says")
+            if self.closed:
+                return
+            if piece:
+                await self._write(b"%x\r\n%b\r\n" % (len(piece), piece) if length is None else piece)
+        if length is None:
+            await self._write(b"0\r\n\r\n")
+        elif sent < length:
+            raise HttpError(Fault.WRONG_LENGTH, "the request's body is shorter than it says")
+        self._is_uploading = False
+
+    async def _write(self, data: bytes) -> None:
+        self._transport.write(data)
+        self._due = self._loop.time() + self._silence
+        if self._writable is not None:
+            await self._writable
+
+    async def _wait(self) -> None:
+        """Until something happens. One timer serves all waits: it looks when the last of them has to end."""
+        self._due = self._loop.time() + self._silence
+        if self._timer is None and self._due < math.inf:
+            self._timer = self._loop.call_at(self._due, self._check_silence)
+        self._waiter = self._loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _raise_failure(self) -> None:
+        error = self._error or self._loss
+        if error is not None:
+            raise error
+
+    def _wake(self) -> None:
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def _check_silence(self) -> None:
+        self._timer = None
+        if self._waiter is None:
+            return
+        if self._is_uploading and self._writable is None:
+            # It is the client who is slow.
+            self._due = self._loop.time() + self._silence
+        if self._loop.time() < self._due:
+            self._timer = self._loop.call_at(self._due, self._check_silence)
+        else:
+            self.fail(HttpError(Fault.SILENT, "the server was silent for too long"))
+
+
+def _refuse_body(_: bytes) -> None:
+    raise _not_http()
+
+
+def _loss(reply: Reply, cause: Exception | None) -> HttpError | None:
+    """What the end of the connection means for this answer; None: it was its end."""
+    try:
+        if cause is not None and reply.begun and not reply.complete:
+            return _cut(reply, type(cause).__name__)
+        reply.end()
+    except HttpError as error:
+        return error
+    return None
+
+
+def _cut(reply: Reply, reason: str) -> HttpError:
+    return HttpError(Fault.CUT_BODY if reply.status else Fault.CUT_HEAD, reason)
+
+
+def _not_http() -> HttpError:
+    return HttpError(Fault.NOT_HTTP, "what it sent is not an HTTP/1.1 answer")

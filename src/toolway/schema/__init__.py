@@ -1,0 +1,1 @@
+"""JSON Schema for model servers: dereference, compile for a target, validate, repair."""

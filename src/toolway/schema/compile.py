@@ -1,0 +1,338 @@
+"""A tool's JSON Schema -> what one kind of model server accepts; the original still checks the arguments."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import orjson
+
+from toolway.schema.dereference import MAX_NODES, TooLarge, inline, merged
+from toolway.schema.regex import portable_pattern
+from toolway.schema.targets import NUMBERS, RULES, Profile, Rules
+from toolway.types import JSON
+
+MAX_BYTES = 24_000
+"""One compiled schema. A larger one is cut at fewer and fewer levels until it fits."""
+
+TERSEST = 3
+"""The most that `compile_schema` leaves out; see its `terse`."""
+
+_DEPTHS = (10, 7, 5, 4, 3, 2, 1)
+_DEPTH_WHEN_TERSE = (10, 5, 3, 1)
+_SHORT = 120
+"""Characters that a description keeps at `terse` 1."""
+
+_OF_TYPE: dict[str, tuple[str, ...]] = {
+    "string": ("format", "pattern", "minLength", "maxLength"),
+    "number": ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
+    "integer": ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
+    "array": ("minItems", "maxItems", "uniqueItems"),
+    "object": ("minProperties", "maxProperties", "patternProperties", "propertyNames"),
+    "boolean": (),
+    "null": (),
+}
+"""The types there are, and the keywords that each has for itself."""
+
+_PAIRS = (("minLength", "maxLength"), ("minItems", "maxItems"), ("minimum", "maximum"))
+_WORDS = ("description", "title", "default", "examples")
+_ANYTHING = ("string", "number", "boolean")
+_WRITTEN = "(a JSON object, written as a string)"
+
+
+class CannotCompile(ValueError):
+    """The schema cannot be made acceptable; the message says why."""
+
+
+def compile_schema(schema: JSON, profile: Profile, *, terse: int = 0) -> JSON:
+    """The schema of a tool's arguments for one kind of model server: deterministic, at most `MAX_BYTES` as JSON.
+
+    No `$ref` is left; the root is an object with `properties`; every array has `items`. What a profile cannot
+    say is left out: the model is told less, and its arguments are checked against the original all the same.
+    `terse` is 1 for short descriptions, 2 for none below the root's properties, 3 for names and types alone.
+    Raises CannotCompile.
+    """
+    reason = f"it has more than {MAX_BYTES:,} bytes even in its shortest form"
+    for depth in (depth for depth in _DEPTHS if depth <= _DEPTH_WHEN_TERSE[terse]):
+        try:
+            compiled = _Compiler(RULES[profile], terse).root(inline(schema, depth=depth))
+            if len(orjson.dumps(compiled)) <= MAX_BYTES:
+                return compiled
+        except TooLarge:
+            continue
+        except (TypeError, RecursionError) as error:  # orjson's word for lone surrogates and huge integers
+            reason = str(error)
+    raise CannotCompile(reason)
+
+
+class _Compiler:
+    def __init__(self, rules: Rules, terse: int) -> None:
+        self._rules = rules
+        self._terse = terse
+        self._nodes = 0
+
+    def root(self, schema: JSON) -> JSON:
+        """The arguments as a whole: no server takes alternatives here, so they become one object."""
+        properties = _mapping(schema.get("properties"))
+        for part in _alternatives(schema):
+            if isinstance(part, dict):
+                properties = {**_mapping(part.get("properties")), **properties}
+        whole = {**schema, "properties": properties}
+        return {"type": "object", **self._words(schema, 0), **self._object(whole, 0)}
+
+    def node(self, schema: Any, level: int) -> JSON:
+        """One schema below the root, `level` levels deep."""
+        self._nodes += 1
+        if self._nodes > MAX_NODES:
+            raise TooLarge
+        if not isinstance(schema, dict):
+            schema = {}
+        types, nullable = _types(schema)
+        options = _alternatives(schema)
+        if not options and len(types) > 1 and not (self._rules.type_lists and _is_plain(schema, types)):
+            options = [{**schema, "type": name} for name in types]
+        if not options:
+            return {**self._words(schema, level), **self._one(schema, types, nullable, level)}
+        parts = [self.node(_without_words(part), level) for part in options if not _is_null(part)]
+        nullable = nullable or any(_is_null(part) for part in options)
+        return self._union(_distinct(parts), nullable, self._words(schema, level))
+
+    def _union(self, parts: list[JSON], nullable: bool, words: JSON) -> JSON:
+        if not parts:
+            parts = [self._one({}, [], False, 1)]
+        if not self._rules.null_is_a_type:  # beside an anyOf nothing may stand
+            parts = [inner for part in parts for inner in part.get("anyOf", [part])]
+            first = {**words, **parts[0], **({"nullable": True} if nullable else {})}
+            return {"anyOf": [first, *parts[1:]]} if len(parts) > 1 else first
+        if len(parts) == 1 and not nullable:
+            return {**words, **parts[0]}
+        typed = {"type": _first_type(parts)} if self._rules.always_typed else {}
+        return {**words, **typed, "anyOf": [*parts, *([{"type": "null"}] if nullable else [])]}
+
+    def _one(self, schema: JSON, types: list[str], nullable: bool, level: int) -> JSON:
+        """A schema without alternatives."""
+        if not types:
+            return self._anything(schema, nullable, level)
+        if types == ["object"] and not self._rules.free_objects and not _mapping(schema.get("properties")):
+            return self._written(schema, nullable, level)
+        compiled: JSON = {"type": types[0] if len(types) == 1 else types}
+        compiled |= self._object(schema, level) if "object" in types else {}
+        if "array" in types:
+            compiled["items"] = self.node(_items(schema), level + 1)
+        compiled |= self._limits(schema, types) if self._terse < TERSEST else {}
+        compiled |= self._values(schema, types)
+        return self._or_null(compiled) if nullable else compiled
+
+    def _anything(self, schema: JSON, nullable: bool, level: int) -> JSON:
+        if not self._rules.null_is_a_type:
+            return {"type": "string"}
+        if self._rules.closed:
+            return {"type": [*_ANYTHING, "null"]}
+        values: JSON = {
+            k: v for k, v in schema.items() if k in ("enum", "const") and k in self._rules.keywords
+        }
+        if values or not self._rules.always_typed or level > 1:
+            return {**({"type": "string"} if self._rules.always_typed and level < 2 else {}), **values}
+        parts: list[JSON] = [{"type": name} for name in _ANYTHING]
+        parts += [{"type": "object", "properties": {}, "additionalProperties": True}]
+        parts += [{"type": "array", "items": {}}, {"type": "null"}]
+        return {"type": "string", "anyOf": parts}
+
+    def _written(self, schema: JSON, nullable: bool, level: int) -> JSON:
+        """An object of unknown members, for servers that have no such thing; the text is read as JSON later."""
+        told = self._words(schema, level).get("description", "")
+        compiled = {"type": "string", "description": f"{told} {_WRITTEN}".strip()}
+        return self._or_null(compiled) if nullable else compiled
+
+    def _object(self, schema: JSON, level: int) -> JSON:
+        properties = _mapping(schema.get("properties"))
+        required = [name for name in _names(schema.get("required")) if name in properties]
+        compiled: JSON = {
+            "properties": {
+                name: self._property(part, level + 1, optional=name not in required)
+                for name, part in properties.items()
+                if part is not False
+            }
+        }
+        if self._rules.closed:
+            return {**compiled, "required": list(compiled["properties"]), "additionalProperties": False}
+        if required:
+            compiled["required"] = [name for name in required if name in compiled["properties"]]
+        return {**compiled, **self._others(schema, level)}
+
+    def _property(self, schema: Any, level: int, *, optional: bool) -> JSON:
+        compiled = self.node(schema, level)
+        return self._or_null(compiled) if optional and self._rules.closed else compiled
+
+    def _others(self, schema: JSON, level: int) -> JSON:
+        """What members an object may have besides those it names. Grammars take silence for none."""
+        if "additionalProperties" not in self._rules.keywords:
+            return {}
+        others = schema.get("additionalProperties")
+        if isinstance(others, dict) and others and self._terse < TERSEST:
+            return {"additionalProperties": self.node(others, level + 2)}
+        if others is False:
+            return {"additionalProperties": False}
+        free = level > 0 and not _mapping(schema.get("properties"))
+        return {"additionalProperties": True} if others is not None or free else {}
+
+    def _limits(self, schema: JSON, types: list[str]) -> JSON:
+        """Bounds, formats and patterns, as far as they make sense together."""
+        allowed = [key for name in types for key in _OF_TYPE[name] if key in self._rules.keywords]
+        found = {key: schema[key] for key in dict.fromkeys(allowed) if self._is_usable(key, schema.get(key))}
+        for low, high in _PAIRS:
+            if found.get(low, -math.inf) > found.get(high, math.inf):
+                del found[low], found[high]
+        if not self._rules.any_regex and "pattern" in found:
+            found["pattern"] = portable_pattern(found["pattern"])
+        return {key: value for key, value in found.items() if value is not None}
+
+    def _is_usable(self, key: str, value: Any) -> bool:
+        if key == "format":
+            return isinstance(value, str) and (self._rules.formats is None or value in self._rules.formats)
+        if key in ("pattern", "uniqueItems"):
+            return isinstance(value, str if key == "pattern" else bool)
+        if key in ("patternProperties", "propertyNames"):
+            return self._terse == 0 and isinstance(value, dict)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            return False
+        if key in NUMBERS or key == "multipleOf":
+            return abs(value) <= self._rules.largest_number
+        return value == int(value) and 0 <= value <= self._rules.largest
+
+    def _values(self, schema: JSON, types: list[str]) -> JSON:
+        """The values that are legal, when they are listed."""
+        listed = schema["enum"] if isinstance(schema.get("enum"), list) else []
+        if "const" in schema:
+            if "const" in self._rules.keywords:
+                return {"const": schema["const"]}
+            listed = [schema["const"]]
+        if self._rules.null_is_a_type:
+            return {"enum": listed} if listed else {}
+        listed = [value for value in listed if isinstance(value, str) and value]
+        return {"enum": listed} if listed and types == ["string"] else {}
+
+    def _or_null(self, compiled: JSON) -> JSON:
+        rules = self._rules
+        if not rules.null_is_a_type:
+            return {**compiled, "nullable": True}
+        words = {key: compiled[key] for key in _WORDS if key in compiled}
+        bare = {key: value for key, value in compiled.items() if key not in _WORDS}
+        types = bare.get("type")
+        if isinstance(types, list) or (types and rules.type_lists and "const" not in bare):
+            names = types if isinstance(types, list) else [types]
+            listed = {"enum": _distinct([*bare["enum"], None])} if "enum" in bare else {}
+            return {**words, **bare, "type": _distinct([*names, "null"]), **listed}
+        parts = bare.get("anyOf", [bare])
+        return {**words, **({"type": types} if types else {}), "anyOf": _distinct([*parts, {"type": "null"}])}
+
+    def _words(self, schema: JSON, level: int) -> JSON:
+        """What only people and models read."""
+        words: JSON = {}
+        limit = (None, _SHORT, _SHORT if level < 2 else 0, _SHORT if level < 1 else 0)[self._terse]
+        if isinstance(text := schema.get("description"), str) and text[:limit]:
+            words["description"] = text if limit is None or len(text) <= limit else f"{text[: limit - 1]}…"
+        for key in ("title", "default", "examples"):
+            if key in schema and key in self._rules.keywords and self._terse == 0:
+                words[key] = schema[key]
+        return words
+
+
+def _types(schema: JSON) -> tuple[list[str], bool]:
+    """The types that a schema allows, said or implied, without null; and whether null is one."""
+    said = schema.get("type")
+    names = [name for name in (said if isinstance(said, list) else [said]) if name in _OF_TYPE]
+    nullable = "null" in names or schema.get("nullable") is True
+    types = _distinct([name for name in names if name != "null"])
+    if not types and names != ["null"]:
+        types = _implied(schema)
+    if "number" in types and "integer" in types:
+        types.remove("integer")
+    return types, nullable or (isinstance(schema.get("enum"), list) and None in schema["enum"])
+
+
+def _implied(schema: JSON) -> list[str]:
+    if "properties" in schema or "additionalProperties" in schema:
+        return ["object"]
+    if "items" in schema or "prefixItems" in schema:
+        return ["array"]
+    values = schema["enum"] if isinstance(schema.get("enum"), list) else []
+    values = [schema["const"]] if "const" in schema else values
+    kinds = {_kind(value) for value in values if value is not None}
+    return sorted(kinds) if len(kinds) == 1 else []
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, bool):
+        return "boolean"
+    if isinstance(value, str):
+        return "string"
+    if isinstance(value, int | float):
+        return "integer" if isinstance(value, int) else "number"
+    return "array" if isinstance(value, list) else "object"
+
+
+def _is_plain(schema: JSON, types: list[str]) -> bool:
+    """Whether several types can stand side by side, none of them having parts."""
+    return not {"array", "object"} & set(types)
+
+
+def _alternatives(schema: JSON) -> list[Any]:
+    """The parts of `anyOf` or `oneOf`, each with what the schema says for all of them."""
+    for key in ("anyOf", "oneOf"):
+        parts = schema.get(key)
+        if isinstance(parts, list) and parts:
+            return [_with_common(schema, part) for part in parts if part is not False]
+    return []
+
+
+def _with_common(schema: JSON, part: Any) -> Any:
+    if not isinstance(part, dict) or "properties" not in schema:
+        shared = {"type": schema["type"]} if isinstance(schema.get("type"), str) else {}
+        return {**shared, **part} if isinstance(part, dict) else part
+    common = {"type": "object", "properties": schema["properties"], "required": schema.get("required")}
+    return merged({**part, "allOf": [common]})
+
+
+def _without_words(schema: Any) -> Any:
+    """A part of a union keeps its description alone."""
+    if not isinstance(schema, dict):
+        return schema
+    return {key: value for key, value in schema.items() if key not in ("title", "default", "examples")}
+
+
+def _is_null(schema: Any) -> bool:
+    return isinstance(schema, dict) and (
+        schema.get("type") in ("null", ["null"]) or ("const" in schema and schema["const"] is None)
+    )
+
+
+def _items(schema: JSON) -> Any:
+    """One schema for all items; a tuple's become alternatives."""
+    listed = schema.get("prefixItems") or schema.get("items")
+    if isinstance(listed, list) and listed:
+        parts = _distinct(listed)
+        return parts[0] if len(parts) == 1 else {"anyOf": parts}
+    return schema.get("items")
+
+
+def _first_type(parts: Iterable[JSON]) -> str:
+    found = [part["type"] for part in parts if isinstance(part.get("type"), str)]
+    return found[0] if found else "string"
+
+
+def _distinct(values: Iterable[Any]) -> list[Any]:
+    kept: list[Any] = []
+    for value in values:
+        if not any(value == other and type(value) is type(other) for other in kept):
+            kept.append(value)
+    return kept
+
+
+def _mapping(value: Any) -> JSON:
+    return value if isinstance(value, dict) else {}
+
+
+def _names(value: Any) -> list[str]:
+    return _distinct(name for name in value if isinstance(name, str)) if isinstance(value, list) else []

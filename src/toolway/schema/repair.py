@@ -1,0 +1,136 @@
+"""Arguments that are slightly off -> what they can only have meant; never a guess."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from toolway.schema.dereference import TooLarge, inline
+from toolway.schema.validate import fits, takes_null
+from toolway.types import JSON, Tool
+
+_MAX_DEPTH = 12
+_TELLING = frozenset({"type", "enum", "const", "anyOf", "oneOf"})
+"""Keywords that tell values apart; without any of them a schema takes everything."""
+_INTEGER = re.compile(r"-?(?:0|[1-9][0-9]{0,17})")
+_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]{0,17})(?:\.[0-9]{1,17})?(?:[eE][+-]?[0-9]{1,3})?")
+
+
+def repaired(tool: Tool, arguments: JSON) -> JSON:
+    """`arguments` with what is certain put right, by the schema of the tool; the same object if nothing was.
+
+    A text that is a number, a boolean or JSON where only that is legal; a value where a list of such is wanted; an
+    enumerated text in another case, when one such is left; null for an optional member that cannot be null. Whether
+    the result fits is not checked.
+    """
+    try:
+        schema = inline(tool.parameters, depth=_MAX_DEPTH)
+    except (TooLarge, RecursionError):
+        return arguments
+    mended = _mend(arguments, {**schema, "type": "object"}, _MAX_DEPTH)
+    return mended if isinstance(mended, dict) else arguments
+
+
+def _mend(value: Any, schema: Any, depth: int) -> Any:
+    if not isinstance(schema, dict) or depth <= 0:
+        return value
+    for key in ("anyOf", "oneOf"):
+        if isinstance(options := schema.get(key), list):
+            return _mend_one_of(value, options, depth)
+    types = _types(schema)
+    if types and not _is_of(value, types):
+        value = _converted(value, types, schema)
+    value = _in_another_case(value, schema)
+    if isinstance(value, dict) and (not types or "object" in types):
+        return _mend_members(value, schema, depth)
+    if isinstance(value, list) and isinstance(schema.get("items"), dict):
+        mended = [_mend(item, schema["items"], depth - 1) for item in value]
+        return mended if any(new is not old for new, old in zip(mended, value, strict=True)) else value
+    return value
+
+
+def _mend_members(value: JSON, schema: JSON, depth: int) -> JSON:
+    properties = schema.get("properties") if isinstance(schema.get("properties"), dict) else {}
+    required = schema.get("required") if isinstance(schema.get("required"), list) else []
+    mended: JSON = {}
+    for name, member in value.items():
+        part = properties.get(name) if properties else None
+        needless = member is None and name not in (required or ()) and isinstance(part, dict)
+        if needless and not takes_null(part, {}):
+            continue
+        mended[name] = member if part is None else _mend(member, part, depth - 1)
+    same = len(mended) == len(value) and all(mended[name] is value[name] for name in value)
+    return value if same else mended
+
+
+def _mend_one_of(value: Any, options: list[Any], depth: int) -> Any:
+    """The only way in which `value` fits an alternative after it was mended, else `value` itself."""
+    if any(fits(value, option) for option in options):
+        return value
+    ways: list[Any] = []
+    for option in options:
+        mended = _mend(value, option, depth - 1)
+        if mended not in ways and fits(mended, option):
+            ways.append(mended)
+    return ways[0] if len(ways) == 1 else value
+
+
+def _converted(value: Any, types: set[str], schema: JSON) -> Any:
+    if isinstance(value, str):
+        read = _read(value.strip(), types)
+        if read is not None or ("null" in types and value.strip() == "null"):
+            return read
+    if "array" in types and value is not None and not isinstance(value, list):
+        items = schema.get("items")
+        mended = _mend(value, items, 2)
+        if isinstance(items, dict) and _TELLING & items.keys() and fits(mended, items):
+            return [mended]
+    return value
+
+
+def _read(text: str, types: set[str]) -> Any:
+    """What a text says in one of `types`; None when it says nothing of the kind, or null."""
+    if "integer" in types and _INTEGER.fullmatch(text):
+        return int(text)
+    if "number" in types and _NUMBER.fullmatch(text):
+        return float(text) if set(text) & set(".eE") else int(text)
+    if "boolean" in types and text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    if text[:1] in ("{", "[") and types & {"object", "array"}:
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError):
+            return None
+        return value if _is_of(value, types) else None
+    return None
+
+
+def _in_another_case(value: Any, schema: JSON) -> Any:
+    listed = schema["enum"] if isinstance(schema.get("enum"), list) else [schema.get("const")]
+    if not isinstance(value, str) or value in listed:
+        return value
+    same = [v for v in listed if isinstance(v, str) and v.casefold() == value.strip().casefold()]
+    return same[0] if len(same) == 1 else value
+
+
+def _types(schema: JSON) -> set[str]:
+    said = schema.get("type")
+    types = {name for name in (said if isinstance(said, list) else [said]) if isinstance(name, str)}
+    return types | {"null"} if types and schema.get("nullable") is True else types
+
+
+def _is_of(value: Any, types: set[str]) -> bool:
+    return bool(_names_of(value) & types)
+
+
+def _names_of(value: Any) -> set[str]:
+    """The types of JSON Schema that a value has."""
+    if value is None:
+        return {"null"}
+    if isinstance(value, bool):
+        return {"boolean"}
+    if isinstance(value, int) or (isinstance(value, float) and value.is_integer()):
+        return {"integer", "number"}
+    kinds = ((float, "number"), (str, "string"), (list, "array"), (dict, "object"))
+    return {name for kind, name in kinds if isinstance(value, kind)}

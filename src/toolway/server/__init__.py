@@ -1,0 +1,1 @@
+"""ASGI and the socket: uvicorn protocol, authentication, disconnects, server-sent events, WebSockets."""

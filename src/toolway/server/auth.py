@@ -1,0 +1,255 @@
+"""Who may use this server: Host, Origin and client keys, checked before any route; what goes upstream."""
+
+from __future__ import annotations
+
+import hmac
+import re
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
+from hashlib import sha256
+from ipaddress import ip_address
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from toolway.errors import Forbidden, InvalidRequest, ToolwayError, Unauthorized
+from toolway.server.json_response import Header, send_error
+from toolway.server.websocket import in_place_of_upgrade
+from toolway.settings.env_endpoints import is_loopback
+from toolway.settings.settings import Settings
+from toolway.upstream.client import HOP_BY_HOP, credential
+
+CALLER = "toolway.caller"
+"""The scope's key for who called: a short hash of the client key, absent when no keys are configured."""
+
+CREDENTIALS = frozenset({b"authorization", b"api-key", b"x-api-key"})
+OPEN_ROUTES = frozenset({"/healthz"})
+"""Routes that ask for no key. They say nothing about this installation."""
+
+_HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_.])?)(:[0-9]{1,5})?")
+_HEADER_NAMES = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z, -]*")
+_LOOKED_AT = CREDENTIALS | {b"host", b"origin"}
+_METHODS = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
+_HANDSHAKE = {b"sec-websocket-" + name for name in (b"key", b"version", b"protocol", b"extensions")}
+_STAY_HERE = HOP_BY_HOP | _HANDSHAKE | {b"host", b"expect", b"origin"}
+_OF_THE_BODY = frozenset({b"content-length", b"content-encoding", b"accept-encoding"})
+
+
+class Guard:
+    """ASGI middleware in front of every route. It looks at headers and `scope["path"]`, never at a URL.
+
+    - Host must be one valid name that belongs to this server, or the answer is 400 or 403. This, with the
+      next rule, stops DNS rebinding and other web pages' requests (CVE-2025-66416 and its kin).
+    - Origin, when sent, must be the server's own or in `cors_origins`, or the answer is 403. Allowed other
+      origins get CORS headers; there are never credentials in the sense of CORS, since there are no cookies.
+    - With `api_keys`, one of them must come in `Authorization: Bearer`, `api-key` or `x-api-key`, or the
+      answer is 401. Its header is taken out of the request here, so that nothing behind can pass it on;
+      a credential that is not ours stays and may be meant for the model server.
+
+    All of it holds for a WebSocket too, before it is one: browsers let any page open them.
+    """
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._app = app
+        self._keys = tuple(sha256(key.encode()).digest() for key in settings.api_keys)
+        self._origins = frozenset(origin.encode() for origin in settings.cors_origins)
+        self._is_our_host = lru_cache(maxsize=256)(_host_rule(settings))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+        elif scope["type"] == "http":
+            await self._guard(scope, receive, send)
+        else:
+            await self._guard_upgrade(scope, receive, send)
+
+    async def _guard(self, scope: Scope, receive: Receive, send: Send) -> None:
+        seen = [header for header in scope["headers"] if header[0] in _LOOKED_AT]
+        app = self._app
+        try:
+            host = self._check_host(seen)
+            origin = self._check_origin(seen, host)
+            if origin is not None:
+                send = _with_cors(send, origin)
+            if origin is not None and _is_preflight(scope):
+                app = _answer_preflight
+            elif self._keys and scope["path"] not in OPEN_ROUTES:
+                scope = self._authenticated(scope, seen)
+        except ToolwayError as error:
+            await send_error(send, error, _challenge(error))
+        else:
+            await app(scope, receive, send)
+
+    async def _guard_upgrade(self, scope: Scope, receive: Receive, send: Send) -> None:
+        seen = [header for header in scope["headers"] if header[0] in _LOOKED_AT]
+        try:
+            self._check_origin(seen, self._check_host(seen))
+            if self._keys:
+                scope = self._authenticated(scope, seen)
+        except ToolwayError as error:
+            await send_error(in_place_of_upgrade(scope, send), error, _challenge(error))
+        else:
+            await self._app(scope, receive, send)
+
+    def _check_host(self, seen: Iterable[Header]) -> bytes:
+        hosts = [value for name, value in seen if name == b"host"]
+        if len(hosts) != 1 or not _HOST.fullmatch(hosts[0]):
+            raise InvalidRequest(
+                "The request must have one Host header that names a host.", code="invalid_host"
+            )
+        if not self._is_our_host(hosts[0]):
+            raise Forbidden(
+                f"This server is not called {hosts[0].decode()}; if it should be, add that name to "
+                "TOOLWAY_ALLOWED_HOSTS.",
+                code="host_not_allowed",
+            )
+        return hosts[0]
+
+    def _check_origin(self, seen: Iterable[Header], host: bytes) -> bytes | None:
+        """The origin to name in CORS headers; None when there is none, or it is this server's own."""
+        origins = [value for name, value in seen if name == b"origin"]
+        if not origins:
+            return None
+        origin = origins[0].lower()
+        if len(origins) == 1 and origin != b"null":
+            if origin in (b"http://" + host.lower(), b"https://" + host.lower()):
+                return None
+            if origin in self._origins:
+                return origins[0]
+            if b"*" in self._origins:
+                return b"*"
+        raise Forbidden(
+            "Web pages of this origin may not use this server; if they should, add the origin to "
+            "TOOLWAY_CORS_ORIGINS.",
+            code="origin_not_allowed",
+        )
+
+    def _authenticated(self, scope: Scope, seen: Sequence[Header]) -> Scope:
+        """The scope without the headers that hold our key, and with the caller's name."""
+        ours = {}
+        for header in seen:
+            if header[0] in CREDENTIALS:
+                digest = sha256(_key_in(header)).digest()
+                if self._knows(digest):
+                    ours[header] = digest
+        if not ours:
+            raise Unauthorized(
+                "Missing or unknown API key: send a key of this server as 'Authorization: Bearer KEY'.",
+                code="invalid_api_key",
+            )
+        caller = next(iter(ours.values())).hex()[:12]
+        return {**scope, "headers": [h for h in scope["headers"] if h not in ours], CALLER: caller}
+
+    def _knows(self, digest: bytes) -> bool:
+        """Compare with every key, so that the time tells nothing about which one was close."""
+        known = False
+        for key in self._keys:
+            known |= hmac.compare_digest(key, digest)
+        return known
+
+
+def upstream_headers(scope: Scope, settings: Settings, *, same_body: bool = False) -> list[Header]:
+    """The request headers for the model server.
+
+    Left out: what belongs to this connection (also what Connection names), Host, and Origin, since CORS ends
+    here. Unless the body goes on as it came (`same_body`), also what describes it, and Accept-Encoding.
+    OPENAI_API_KEY is added when the client sent no credential of its own; `Guard` took out the key that it
+    gave to us.
+    """
+    headers: list[Header] = scope["headers"]
+    named = {
+        token.strip().lower()
+        for name, value in headers
+        if name == b"connection"
+        for token in value.split(b",")
+    }
+    kept: list[Header] = []
+    has_credential = False
+    for header in headers:
+        name = header[0]
+        if name in _STAY_HERE or name in named or (name in _OF_THE_BODY and not same_body):
+            continue
+        if name in CREDENTIALS:
+            if not _key_in(header):
+                continue
+            has_credential = True
+        kept.append(header)
+    if not has_credential:
+        kept += credential(settings.openai_api_key)
+    return kept
+
+
+def _challenge(error: ToolwayError) -> list[Header]:
+    return [(b"www-authenticate", b"Bearer")] if isinstance(error, Unauthorized) else []
+
+
+def _key_in(header: Header) -> bytes:
+    """The one reader of credentials, whatever header they come in."""
+    name, value = header
+    if name == b"authorization":
+        scheme, _, token = value.strip().partition(b" ")
+        return token.strip() if scheme.lower() == b"bearer" else value
+    return value.strip()
+
+
+def _host_rule(settings: Settings) -> Callable[[bytes], bool]:
+    """Is this Host header one of this server's names?
+
+    Loopback names and the bound host always are. On an exposed address so is any IP address: rebinding needs
+    a name. With keys, and no list of names, any name is: a page that rebinds its name holds no key.
+    """
+    listed = frozenset(settings.allowed_hosts)
+    suffixes = tuple(name[1:] for name in listed if name.startswith("*."))
+    any_name = "*" in listed or bool(settings.is_exposed and settings.api_keys and not listed)
+
+    def is_ours(header: bytes) -> bool:
+        whole = header.decode().lower()
+        name = re.sub(r":\d+$", "", whole).rstrip(".")
+        if any_name or is_loopback(name) or name.strip("[]") == settings.host.lower():
+            return True
+        if settings.is_exposed and _is_address(name):
+            return True
+        return name in listed or whole in listed or name.endswith(suffixes)
+
+    return is_ours
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ip_address(name.strip("[]"))
+    except ValueError:
+        return False
+    return True
+
+
+def _is_preflight(scope: Scope) -> bool:
+    return scope["method"] == "OPTIONS" and any(
+        name == b"access-control-request-method" for name, _ in scope["headers"]
+    )
+
+
+async def _answer_preflight(scope: Scope, receive: Receive, send: Send) -> None:
+    """Allow every method and every header that the browser asks for: Authorization, x-stainless-* and all."""
+    asked = dict(scope["headers"])
+    headers = [(b"access-control-allow-methods", _METHODS), (b"access-control-max-age", b"600")]
+    wanted = asked.get(b"access-control-request-headers", b"")
+    if wanted and _HEADER_NAMES.fullmatch(wanted):
+        headers.append((b"access-control-allow-headers", wanted))
+    if asked.get(b"access-control-request-private-network") == b"true":
+        headers.append((b"access-control-allow-private-network", b"true"))
+    await send({"type": "http.response.start", "status": 204, "headers": headers})
+    await send({"type": "http.response.body", "body": b""})
+
+
+def _with_cors(send: Send, origin: bytes) -> Send:
+    headers = [
+        (b"access-control-allow-origin", origin),
+        (b"access-control-expose-headers", b"*"),
+        (b"vary", b"Origin"),
+    ]
+
+    async def send_with_cors(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message.get("headers", ()), *headers]}
+        await send(message)
+
+    return send_with_cors

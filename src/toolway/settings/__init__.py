@@ -1,0 +1,1 @@
+"""The environment, .env and mcp.json as frozen settings."""

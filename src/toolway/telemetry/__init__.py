@@ -1,0 +1,1 @@
+"""Subscribers of what happens: the process log and the log of each conversation."""

@@ -1,0 +1,258 @@
+"""All tool sources -> one immutable snapshot of tools; the only place that knows what is available now."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from copy import copy
+from itertools import islice
+
+import anyio
+import orjson
+from anyio.abc import TaskGroup
+
+from toolway.schema.definitions import define, defining
+from toolway.schema.repair import repaired
+from toolway.schema.targets import Profile
+from toolway.schema.validate import given, mismatch, wanted
+from toolway.tools import names
+from toolway.types import JSON, OnProgress, SourceStatus, Tool, ToolResult, ToolSource
+
+log = logging.getLogger("toolway.catalog")
+
+AT_ONCE = 20
+"""Definitions that are made as soon as tools change; more are made in the background."""
+
+SLICE = 0.004
+"""Seconds that this may take at a time: requests wait for it."""
+
+MAX_LINES = 20
+"""Renamed tools that the log names one by one."""
+
+
+class Snapshot:
+    """The tools of one moment under the names that models see, sorted; it never changes.
+
+    `tools` holds the unavailable ones too; `offered` those that can be called, with definitions as the model server
+    takes them. Those are serialised once and spliced into each request.
+    """
+
+    def __init__(
+        self, sources: Sequence[ToolSource], *, profile: Profile = "openai", barred: Collection[Tool] = ()
+    ) -> None:
+        self.sources = tuple(sources)
+        self._owners = {tool: source for source in sources for tool in source.status.tools}
+        self.tools = names.assign(self._owners)
+        self._fitted: dict[tuple[Profile, frozenset[Tool]], Snapshot] = {(profile, frozenset(barred)): self}
+        self._define(profile, barred)
+
+    def with_sources(self, extra: Sequence[ToolSource]) -> Snapshot:
+        """These tools and behind them those of `extra`, for one request: no name of these changes for it.
+
+        Cheap where the tools of `extra` are the same objects as at the last time.
+        """
+        if not extra:
+            return self
+        joined = copy(self)
+        owners = {tool: source for source in extra for tool in source.status.tools}
+        joined.sources = (*self.sources, *extra)
+        joined._owners = {**self._owners, **owners}
+        joined.tools = {**self.tools, **names.assign(owners, taken=self.tools)}
+        joined._fitted = {(self.profile, self._barred): joined}
+        joined._define(self.profile, self._barred)
+        return joined
+
+    def fitted(self, profile: Profile, barred: frozenset[Tool] = frozenset()) -> Snapshot:
+        """The same tools, as one kind of model server takes them, and without those that it may not get."""
+        key = (profile, barred)
+        if key not in self._fitted:
+            fitted = copy(self)
+            fitted._define(profile, barred)
+            self._fitted[key] = fitted
+        return self._fitted[key]
+
+    def _define(self, profile: Profile, barred: Collection[Tool]) -> None:
+        self._barred = frozenset(barred)
+        offered = {name: tool for name, tool in self.tools.items() if tool.available and tool not in barred}
+        definitions = define(offered, profile)
+        self.profile = profile
+        self.offered = {name: tool for name, tool in offered.items() if name in definitions.fragments}
+        self.left_out = definitions.left_out
+        """Names of tools that no schema could be made for, and why."""
+        self._definitions = definitions.fragments
+        self.all_definitions = definitions.all
+
+    def definition(self, name: str) -> orjson.Fragment:
+        """One tool as OpenAI's `tools` list wants it, already JSON."""
+        return self._definitions[name]
+
+    async def call(self, tool: Tool, arguments: JSON, on_progress: OnProgress | None = None) -> ToolResult:
+        """Check the arguments against the tool's schema, then run it. A failure is a result, never an exception.
+
+        What is only written differently ("3" for 3) is repaired; the model reads the schema of what does not fit.
+        """
+        arguments = given(tool, arguments)
+        if mismatch(tool, arguments):
+            arguments = repaired(tool, arguments)
+            if fault := mismatch(tool, arguments):
+                return ToolResult(text=f"{fault}\n{wanted(tool, arguments)}".strip(), is_error=True)
+        return await self._owners[tool].call(tool, arguments, on_progress)
+
+
+def _defining(sources: Sequence[ToolSource], profile: Profile) -> Iterator[None]:
+    """Make what a snapshot of these sources needs, a little with each step; the snapshot itself is cheap then."""
+    tools = names.assign(tool for source in sources for tool in source.status.tools)
+    yield
+    yield from defining({name: tool for name, tool in tools.items() if tool.available}, profile)
+
+
+class Catalog:
+    """Runs every source side by side and keeps the newest snapshot of what they offer together."""
+
+    def __init__(self, sources: Sequence[ToolSource] = ()) -> None:
+        self.sources = tuple(sources)
+        self._profile: Profile = "openai"
+        self._steps: Iterator[None] = iter(())
+        self._is_preparing = False
+        self.snapshot = Snapshot(self.sources)
+        self._group: TaskGroup | None = None
+        self._running: dict[ToolSource, anyio.CancelScope] = {}
+        self._in_use: Counter[Snapshot] = Counter()
+        self._settled = anyio.Event()
+        self._started = time.monotonic()
+        self._seen: dict[ToolSource, SourceStatus] = {}
+        self._notice()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Catalog]:
+        """Run the sources while the block lasts. None of them is waited for; see `settled`."""
+        self._started = time.monotonic()
+        async with anyio.create_task_group() as group:
+            self._group = group
+            self._start(self.sources)
+            try:
+                yield self
+            finally:
+                self._group = None
+                group.cancel_scope.cancel()
+
+    def replace(self, sources: Sequence[ToolSource]) -> None:
+        """Have these sources from now on. New ones start; those that are gone end with the last request that
+        still sees their tools. Only while `running`.
+        """
+        self.sources = tuple(sources)
+        self._start(source for source in sources if source not in self._running)
+        self._notice()
+
+    def expect(self, profile: Profile) -> None:
+        """From now on snapshots have their definitions ready for this kind of model server."""
+        self._profile = profile
+        self._notice()
+
+    @contextmanager
+    def use(self) -> Iterator[Snapshot]:
+        """The newest snapshot; all its sources stay alive until the block ends."""
+        snapshot = self.snapshot
+        self._in_use[snapshot] += 1
+        try:
+            yield snapshot
+        finally:
+            self._in_use[snapshot] -= 1
+            if not self._in_use[snapshot]:
+                del self._in_use[snapshot]
+                self._end_unused()
+
+    def _start(self, sources: Iterable[ToolSource]) -> None:
+        if self._group is None:
+            raise RuntimeError("the catalog is not running")
+        for source in sources:
+            self._running[source] = anyio.CancelScope()
+            self._group.start_soon(self._run, source)
+
+    async def _run(self, source: ToolSource) -> None:
+        with self._running[source]:
+            await source.run(self._notice)
+        del self._running[source]
+
+    def _end_unused(self) -> None:
+        seen = [self.snapshot, *self._in_use]
+        needed = {source for snapshot in seen for source in snapshot.sources} | set(self.sources)
+        for source, scope in self._running.items():
+            if source not in needed:
+                scope.cancel()
+
+    async def settled(self, within: float) -> bool:
+        """Wait until each source has been tried once, or is `within` seconds old; whether all have been tried."""
+        if not self._settled.is_set():
+            with anyio.move_on_after(self._started + within - time.monotonic()):
+                await self._settled.wait()
+        return self._settled.is_set()
+
+    def _notice(self) -> None:
+        """A source changed: build the next snapshot, in the background if that takes long."""
+        self._steps = _defining(self.sources, self._profile)
+        if self._is_preparing:
+            return
+        if self._group is None or sum(1 for _ in islice(self._steps, AT_ONCE)) < AT_ONCE:
+            self._publish()
+        else:
+            self._is_preparing = True
+            self._group.start_soon(self._prepare)
+
+    async def _prepare(self) -> None:
+        while True:
+            end = time.perf_counter() + SLICE
+            if all(time.perf_counter() < end for _ in self._steps):
+                self._is_preparing = False
+                self._publish()
+                return
+            await anyio.sleep(SLICE / 2)
+
+    def _publish(self) -> None:
+        """Have the next snapshot. Requests under way keep theirs."""
+        before = self.snapshot
+        self._seen = {source: status for source, status in self._seen.items() if source in self.sources}
+        self.snapshot = Snapshot(self.sources, profile=self._profile)
+        for source in self.sources:
+            self._report(source)
+        self._report_names(before)
+        if not any(source.status.is_untried for source in self.sources):
+            self._settled.set()
+        self._end_unused()
+
+    def _report(self, source: ToolSource) -> None:
+        status, seen = source.status, self._seen.get(source)
+        self._seen[source] = status
+        if seen and (seen.state, len(seen.tools), seen.error) == (
+            status.state,
+            len(status.tools),
+            status.error,
+        ):
+            return
+        if status.state == "ready":
+            count = len(status.tools)
+            log.info(
+                "server %s is ready: %d tool%s (%s)", source.label, count, "s"[: count != 1], status.protocol
+            )
+        elif status.state == "stopped":
+            log.info("server %s is stopped", source.label)
+        elif status.state != "starting":
+            log.warning("server %s: %s (%s)", source.label, status.state, status.error)
+        for warning in status.warnings:
+            if not seen or warning not in seen.warnings:
+                log.warning("server %s: %s", source.label, warning)
+
+    def _report_names(self, before: Snapshot) -> None:
+        new = [(name, tool) for name, tool in self.snapshot.tools.items() if name not in before.tools]
+        renamed = [(name, tool) for name, tool in new if name != tool.name]
+        for name, tool in renamed[:MAX_LINES]:
+            log.warning("tool %s of server %s is offered as %s", tool.name, tool.server, name)
+        if len(renamed) > MAX_LINES:
+            more = len(renamed) - MAX_LINES
+            log.warning("%d more tools are offered under another name; toolway tools lists them", more)
+        for name, reason in self.snapshot.left_out.items():
+            if name not in before.left_out:
+                log.warning("tool %s is left out, its schema cannot be used: %s", name, reason)

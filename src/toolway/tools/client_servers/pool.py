@@ -1,0 +1,330 @@
+"""Servers that requests declare: connected when named, kept for the next request that names them, bounded."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, replace
+
+import anyio
+import orjson
+from anyio.abc import TaskGroup
+
+from toolway.errors import Busy, ConnectorError, InvalidRequest
+from toolway.net.allowlist import AllowList, read_place
+from toolway.net.ssrf import Egress, Resolve
+from toolway.tools.client_servers.declaration import DeclaredServer
+from toolway.types import JSON, OnProgress, SourceStatus, Tool, ToolResult, ToolSource
+
+IDLE = 60.0
+"""Seconds that a connection is kept for the next request."""
+
+PATIENCE = 20.0
+"""Seconds from the look-up of its name to the list of its tools."""
+
+LEEWAY = 5.0
+"""Seconds more that a request waits, for a connection that must be closed before."""
+
+MAX_AGE = 600.0
+"""Seconds after which a connection is not used again: addresses, rights and tools may have changed."""
+
+SHOWN = 500
+"""Characters of what a server says about its trouble."""
+
+MAX_TOOLS = 1000
+MAX_DEFINITIONS = 2 * 2**20
+"""Bytes of all tools of one server."""
+
+Make = Callable[[DeclaredServer, Egress], ToolSource]
+
+log = logging.getLogger("toolway.dynamic")
+
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://[^\s'\"<>)\]}]+", re.IGNORECASE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reached:
+    """What became of the declared servers: the tools of those that answer, and by label why others do not."""
+
+    sources: tuple[ToolSource, ...] = ()
+    failures: Mapping[str, ConnectorError]
+
+
+class DynamicServers:
+    """All connections to declared servers. One is shared by the requests of one owner that declare the same.
+
+    `make` makes the source of a server, which is ready or has failed within `patience` seconds; `limit` is how many
+    there may be at once, and `idle` the seconds that an unused one is kept.
+    """
+
+    def __init__(
+        self,
+        make: Make,
+        allowed: AllowList,
+        resolve: Resolve,
+        *,
+        limit: int,
+        idle: float = IDLE,
+        patience: float = PATIENCE,
+    ) -> None:
+        self._make = make
+        self._allowed = allowed
+        self._resolve = resolve
+        self._limit = limit
+        self._idle = idle
+        self._patience = patience
+        self._group: TaskGroup | None = None
+        self._by_key: dict[bytes, _Live] = {}
+        self._alive: set[_Live] = set()
+
+    @property
+    def count(self) -> int:
+        """How many connections there are, those that are being closed among them."""
+        return len(self._alive)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[DynamicServers]:
+        """Keep connections while the block lasts; with it they all end."""
+        async with anyio.create_task_group() as group:
+            self._group = group
+            try:
+                yield self
+            finally:
+                self._group = None
+                group.cancel_scope.cancel()
+
+    @asynccontextmanager
+    async def use(self, servers: Sequence[DeclaredServer], *, owner: str) -> AsyncIterator[Reached]:
+        """The tools of `servers`, for as long as the block lasts; waits until each has answered or failed.
+
+        `owner` is a digest of the client's credentials: what one client declares, no other gets.
+
+        Raises:
+            InvalidRequest: A server is not allowed (code "server_not_allowed"), or two have one label.
+            Busy: The limit of connections is reached, and all are in use.
+        """
+        self._check(servers)
+        with ExitStack() as stack:
+            lives = [stack.enter_context(self._used(server, owner)) for server in servers]
+            failures: dict[str, ConnectorError] = {}
+            for live in lives:
+                await live.settled(self._patience + LEEWAY)
+                if live.egress.refused and not live.is_ready:
+                    raise _not_allowed(live.server, "it has no address that may be used")
+                if error := live.failure():
+                    failures[live.server.label] = error
+            ready = tuple(live for live in lives if live.server.label not in failures)
+            yield Reached(sources=ready, failures=failures)
+
+    def _check(self, servers: Sequence[DeclaredServer]) -> None:
+        labels = [server.label for server in servers]
+        if len(set(labels)) < len(labels):
+            twice = next(label for label in labels if labels.count(label) > 1)
+            raise InvalidRequest(
+                f"Two servers have the server_label {twice!r}; give each its own.",
+                param="tools",
+                code="invalid_server",
+            )
+        for server in servers:
+            if reason := self._allowed.refusal(server.place):
+                raise _not_allowed(server, reason)
+        if len(servers) > self._limit:
+            raise InvalidRequest(
+                f"The request declares {len(servers)} servers; {self._limit} may be connected at once.",
+                param="tools",
+                code="too_many_servers",
+            )
+
+    @contextmanager
+    def _used(self, server: DeclaredServer, owner: str) -> Iterator[_Live]:
+        live = self._live(server, server.key(owner))
+        live.users += 1
+        live.wake()
+        try:
+            yield live
+        finally:
+            live.users -= 1
+            live.used_at = anyio.current_time()
+            if not live.is_ready and not (live.users and live.status.state == "starting"):
+                self._retire(live)
+            live.wake()
+
+    def _live(self, server: DeclaredServer, key: bytes) -> _Live:
+        """The connection for this key, a new one if there is none that can be used."""
+        known = self._by_key.get(key)
+        if known is not None and known.is_usable:
+            return known
+        if self._group is None:
+            raise RuntimeError("the servers are not running")
+        before = self._room()
+        if known is not None:
+            self._retire(known)
+        egress = Egress(server.place, self._allowed, self._resolve)
+        live = self._by_key[key] = _Live(server, egress, self._make(server, egress))
+        self._alive.add(live)
+        self._group.start_soon(self._keep, live, before)
+        return live
+
+    def _room(self) -> _Live | None:
+        """None if one more connection may be made; else the one that must have ended before, told to end."""
+        if len(self._alive) - sum(live.gives_way for live in self._alive) < self._limit:
+            return None
+        idle = [live for live in self._alive if not live.users and not live.gives_way]
+        if not idle:
+            raise Busy(
+                f"All {self._limit} connections to servers that requests declare are in use. Try again later; the "
+                "operator may allow more with TOOLWAY_MAX_DYNAMIC_SERVERS.",
+                code="too_many_servers",
+            )
+        oldest = min(idle, key=lambda live: live.used_at)
+        oldest.gives_way = True
+        self._retire(oldest)
+        return oldest
+
+    def _retire(self, live: _Live) -> None:
+        """Give it to no other request; it ends when those that have it are done."""
+        live.retired = True
+        for key in [key for key, known in self._by_key.items() if known is live]:
+            del self._by_key[key]
+        live.wake()
+
+    async def _keep(self, live: _Live, before: _Live | None) -> None:
+        """Own one connection from its first to its last moment."""
+        try:
+            if before is not None:
+                await before.ended.wait()
+            log.info("connecting to %s, declared by a request", live.server.place.host)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(live.source.run, live.wake)
+                await live.needless(self._idle)
+                self._retire(live)
+                tasks.cancel_scope.cancel()
+        finally:
+            self._retire(live)
+            self._alive.discard(live)
+            live.ended.set()
+            log.info("the connection to %s is closed", live.server.place.host)
+
+
+class _Live:
+    """One connection as a ToolSource, and who needs it. What goes out in words holds no secret of the server."""
+
+    kind = "mcp"
+
+    def __init__(self, server: DeclaredServer, egress: Egress, source: ToolSource) -> None:
+        self.label = server.label
+        self.server = server
+        self.egress = egress
+        self.source = source
+        self.users = 0
+        self.born = self.used_at = anyio.current_time()
+        self.retired = self.gives_way = False
+        self.ended = anyio.Event()
+        self._news = anyio.Event()
+        self._measured: tuple[tuple[Tool, ...], str | None] = ((), None)
+
+    @property
+    def status(self) -> SourceStatus:
+        """The newest status."""
+        return self.source.status
+
+    @property
+    def is_ready(self) -> bool:
+        return self.status.state == "ready" and self._excess() is None
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether one more request may have it: it works, or nobody knows yet."""
+        young = anyio.current_time() - self.born < MAX_AGE
+        return young and not self.retired and (self.is_ready or self.status.state == "starting")
+
+    async def run(self, changed: Callable[[], None]) -> None:
+        """Nothing: whoever keeps the connection runs it."""
+
+    async def call(self, tool: Tool, arguments: JSON, on_progress: OnProgress | None = None) -> ToolResult:
+        """Run one tool; see `ToolSource.call`."""
+        result = await self.source.call(tool, arguments, on_progress)
+        return replace(result, text=self._cleaned(result.text)) if result.is_error else result
+
+    def wake(self) -> None:
+        """Have everybody who waits for something here look again."""
+        self._news.set()
+        self._news = anyio.Event()
+
+    async def settled(self, within: float) -> None:
+        """Wait until it is ready or has failed."""
+        with anyio.move_on_after(within):
+            while self.status.state == "starting" and not self.ended.is_set():
+                await self._news.wait()
+
+    async def needless(self, after: float) -> None:
+        """Wait until nobody has used it for so long, or nobody uses it and nobody will."""
+        while self.users or not self.retired:
+            if self.users:
+                await self._news.wait()
+                continue
+            left = self.used_at + after - anyio.current_time()
+            if left <= 0:
+                return
+            with anyio.move_on_after(left):
+                await self._news.wait()
+
+    def failure(self) -> ConnectorError | None:
+        """Why its tools cannot be used; None when they can."""
+        status = self.status
+        reason = (
+            self._excess() if status.state == "ready" else self._cleaned(status.error or "no answer in time")
+        )
+        if reason is None:
+            return None
+        log.info("%s, declared by a request, cannot be used: %s", self.server.place.host, status.state)
+        code = "http_error" if status.state == "needs auth" else "connection_error"
+        message = f"The tools of the MCP server {self.label!r} cannot be listed: {reason[:SHOWN]}."
+        return ConnectorError(message, param="tools", code=code)
+
+    def _excess(self) -> str | None:
+        tools = self.status.tools
+        if self._measured[0] is not tools:
+            self._measured = (tools, _excess(tools))
+        return self._measured[1]
+
+    def _cleaned(self, text: str) -> str:
+        """Words of the server, or about it, without its secrets and without addresses behind it."""
+        for secret in self.server.secrets:
+            text = text.replace(secret, "***")
+        return _URL.sub(self._known_url, text)
+
+    def _known_url(self, match: re.Match[str]) -> str:
+        place = self.server.place
+        try:
+            same = read_place(match[0]).netloc == place.netloc
+        except ValueError:
+            same = False
+        return f"{place.scheme}://{place.netloc}" if same else "(another address)"
+
+
+def _excess(tools: Sequence[Tool]) -> str | None:
+    """What there is too much of in a list of tools."""
+    if len(tools) > MAX_TOOLS:
+        return f"it offers {len(tools)} tools, and {MAX_TOOLS} are the most"
+    if sum(map(_size, tools)) > MAX_DEFINITIONS:
+        return f"its tools are larger than {MAX_DEFINITIONS / 2**20:.0f} MiB"
+    return None
+
+
+def _size(tool: Tool) -> int:
+    try:
+        parameters = len(orjson.dumps(tool.parameters))
+    except TypeError:
+        parameters = len(repr(tool.parameters))
+    return len(tool.name) + len(tool.description) + parameters
+
+
+def _not_allowed(server: DeclaredServer, reason: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"The server {server.label!r} may not be used here: {reason}.",
+        param="tools",
+        code="server_not_allowed",
+    )

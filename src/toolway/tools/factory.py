@@ -1,0 +1,172 @@
+"""Tool sources: one module or package for each kind; here the configured ones are made."""
+
+from __future__ import annotations
+
+import base64
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from toolway.net.allowlist import AllowList
+from toolway.net.ssrf import Egress, Resolve, Resolver
+from toolway.settings.mcp_server import ServerConfig
+from toolway.settings.settings import Endpoint, Settings
+from toolway.tools.autodetect import AskedSource
+from toolway.tools.client_servers.declaration import DeclaredServer
+from toolway.tools.client_servers.pool import IDLE, PATIENCE, DynamicServers
+from toolway.tools.mcp import MCPSource, Pace
+from toolway.tools.mcp.probe import speaks_mcp
+from toolway.tools.mcp.sampling import UpstreamSampler
+from toolway.tools.openapi import OpenAPISource
+from toolway.tools.openapi.probe import has_document
+from toolway.tools.transformed import ShapedSource
+from toolway.types import ToolSource
+from toolway.upstream.client import MAX_IDLE, Upstream
+
+UNHEARD = logging.getLogger("toolway.unheard")
+UNHEARD.disabled = True
+"""What strangers' servers say, in any number of lines, is in no log; nor do they get loggers of their own."""
+
+
+class Workshop:
+    """Makes sources; one whose configuration has not changed is the same object again."""
+
+    def __init__(self, session: aiohttp.ClientSession, upstream: Upstream | None = None) -> None:
+        self._session = session
+        self._upstream = upstream
+        self._made: dict[str, tuple[Endpoint | ServerConfig, ToolSource]] = {}
+
+    def sources(self, settings: Settings) -> list[ToolSource]:
+        """A source for each configured server, in the order of the configuration."""
+        configs: list[Endpoint | ServerConfig] = [*settings.endpoints, *settings.servers]
+        made = {config.label: (config, self._source(config, settings)) for config in configs}
+        self._made = made
+        return [source for _, source in made.values()]
+
+    def _source(self, config: Endpoint | ServerConfig, settings: Settings) -> ToolSource:
+        known = self._made.get(config.label)
+        if known is not None and known[0] == config:
+            return known[1]
+        if isinstance(config, Endpoint):
+            return self._asked(config, settings)
+        inner: ToolSource
+        if config.type == "openapi":
+            inner = OpenAPISource(_endpoint(config), settings)
+        else:
+            inner = MCPSource(
+                config,
+                max_result_bytes=settings.max_tool_response_bytes,
+                sampler=self._sampler(config, settings),
+                auth=partial(_auth, config, settings.token_file),
+            )
+        return ShapedSource(inner, config)
+
+    def _sampler(self, config: ServerConfig, settings: Settings) -> UpstreamSampler | None:
+        if not config.sampling or self._upstream is None:
+            return None
+        return UpstreamSampler(self._upstream, settings.openai_api_key, max_tokens=config.sampling_max_tokens)
+
+    def _asked(self, endpoint: Endpoint, settings: Settings) -> ToolSource:
+        openapi = OpenAPISource(endpoint, settings)
+        if not endpoint.url.startswith(("http://", "https://")):
+            return openapi
+        config = _mcp(endpoint)
+        mcp = MCPSource(config, max_result_bytes=settings.max_tool_response_bytes)
+        if urlsplit(endpoint.url).path.rstrip("/").endswith(("/mcp", "/sse")):
+            return AskedSource(
+                mcp, openapi, partial(has_document, self._session, endpoint.url, config.headers)
+            )
+        return AskedSource(openapi, mcp, partial(speaks_mcp, self._session, endpoint.url, config.headers))
+
+
+@asynccontextmanager
+async def open_workshop(settings: Settings, upstream: Upstream | None = None) -> AsyncIterator[Workshop]:
+    """What makes sources, and the connections that they share while the block lasts.
+
+    Without `upstream` no server gets a model when it asks for one.
+    """
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=settings.upstream_connect_timeout)
+    async with aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=300, keepalive_timeout=MAX_IDLE),
+        timeout=timeout,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        max_line_size=65536,
+        max_field_size=65536,
+    ) as session:
+        yield Workshop(session, upstream)
+
+
+@asynccontextmanager
+async def open_dynamic(
+    settings: Settings, *, resolve: Resolve | None = None, idle: float = IDLE, patience: float = PATIENCE
+) -> AsyncIterator[DynamicServers]:
+    """The connections to servers that requests declare, while the block lasts. `resolve` looks names up."""
+
+    def make(server: DeclaredServer, egress: Egress) -> ToolSource:
+        # No `auth`, no sampler: neither what the operator was granted nor his model is for strangers' servers.
+        return MCPSource(
+            ServerConfig(label=server.label, type="auto", url=server.place.url, headers=server.headers),
+            pace=Pace(connect_timeout=patience, restart_wait=5.0, settle=2.0),
+            max_result_bytes=settings.max_tool_response_bytes,
+            egress=egress,
+            logger=UNHEARD,
+        )
+
+    servers = DynamicServers(
+        make,
+        AllowList(settings.dynamic_servers),
+        resolve or Resolver(),
+        limit=settings.max_dynamic_servers,
+        idle=idle,
+        patience=patience,
+    )
+    async with servers.running():
+        yield servers
+
+
+@asynccontextmanager
+async def open_sources(settings: Settings) -> AsyncIterator[Sequence[ToolSource]]:
+    """A source for each configured server, and what they share while the block lasts."""
+    async with open_workshop(settings) as workshop:
+        yield workshop.sources(settings)
+
+
+def _auth(config: ServerConfig, token_file: str) -> Any:
+    """What authenticates at a remote server: client credentials, or what `toolway login` was granted."""
+    from toolway.tools.mcp.oauth_tokens import Grant, TokenAuth, TokenFile  # noqa: PLC0415 - loads httpx2
+
+    if config.auth:
+        grant = Grant(
+            token_url=config.auth["token_url"],
+            client_id=config.auth["client_id"],
+            client_secret=config.auth["client_secret"],
+            scope=config.auth.get("scope"),
+            by_machine=True,
+        )
+        return TokenAuth(config.url, grant)
+    if config.type == "stdio" or "authorization" in {name.lower() for name in config.headers}:
+        return None
+    file = TokenFile(Path(token_file).expanduser())
+    granted = file.grant(config.url)
+    return TokenAuth(config.url, granted, file) if granted else None
+
+
+def _endpoint(config: ServerConfig) -> Endpoint:
+    return Endpoint(label=config.label, url=config.url, spec=config.spec, headers=config.headers)
+
+
+def _mcp(endpoint: Endpoint) -> ServerConfig:
+    """An endpoint of MCP_SERVER_ENDPOINTS as an MCP server; its credentials become a header."""
+    headers: dict[str, str] = {}
+    if endpoint.token is not None:
+        headers["Authorization"] = f"Bearer {endpoint.token}"
+    elif endpoint.username is not None:
+        pair = f"{endpoint.username}:{endpoint.password or ''}".encode()
+        headers["Authorization"] = f"Basic {base64.b64encode(pair).decode()}"
+    return ServerConfig(label=endpoint.label, type="auto", url=endpoint.url, headers=headers)

@@ -1,0 +1,306 @@
+"""Streamable HTTP and legacy SSE servers as message streams; a fault of one request stays with it."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from functools import cache, partial
+from http import HTTPStatus
+from typing import cast
+from urllib.parse import urljoin, urlsplit
+
+import anyio
+import httpx2
+import orjson
+from anyio.abc import ObjectReceiveStream, ObjectSendStream, TaskStatus
+from mcp.client.streamable_http import streamable_http_client
+from mcp.shared._stream_protocols import ReadStream, WriteStream
+from mcp.shared.message import SessionMessage
+from mcp_types import ErrorData, JSONRPCError, JSONRPCRequest
+
+from toolway.net.ssrf import Egress
+from toolway.tools.mcp.errors import HTTP_TROUBLE
+from toolway.tools.mcp.jsonlines import parse
+from toolway.tools.mcp.ssrf_transport import GuardedTransport
+from toolway.types import JSON
+
+CONNECT_TIMEOUT = 10.0
+FAREWELL_TIMEOUT = 2.0
+"""Seconds for the DELETE that ends a session."""
+
+MAX_ERROR_BODY = 64 * 2**10
+"""Bytes of an error's body that are read."""
+
+_UNSENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
+
+Streams = tuple[ReadStream[SessionMessage | Exception], WriteStream[SessionMessage]]
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    """One TLS context for all servers: each costs 70 ms of CPU and 0.8 MB."""
+    return ssl.create_default_context()
+
+
+def http_client(
+    *,
+    headers: Mapping[str, str],
+    limit: int,
+    auth: httpx2.Auth | None = None,
+    egress: Egress | None = None,
+    isolate: bool = True,
+) -> httpx2.AsyncClient:
+    """A client that waits as long as its caller does: a call's deadline is held by whoever makes the call.
+
+    With `egress` it reaches that place alone, and takes nothing from the environment.
+    """
+    inner = _open_transport() if egress is None else GuardedTransport(egress, tls=_tls(), limit=limit)
+    return httpx2.AsyncClient(
+        transport=Isolating(inner, limit) if isolate else inner,
+        headers=dict(headers),
+        auth=auth,
+        timeout=httpx2.Timeout(CONNECT_TIMEOUT, read=None),
+        trust_env=egress is None,
+    )
+
+
+def _open_transport() -> httpx2.AsyncBaseTransport:
+    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=20)
+    return httpx2.AsyncHTTPTransport(verify=_tls(), limits=limits)
+
+
+class Isolating(httpx2.AsyncBaseTransport):
+    """Turns what goes wrong with one POST into a JSON-RPC error of that POST.
+
+    The SDK ends the whole client on a dropped connection (python-sdk issues 3522 and 3560), and forgets the
+    status and headers of a refusal; here they travel in the error's `data`.
+    """
+
+    def __init__(self, inner: httpx2.AsyncBaseTransport, limit: int) -> None:
+        self._inner = inner
+        self._limit = limit
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        """Send one request; a POST has an answer whatever happens."""
+        if request.method == "DELETE":
+            request.extensions["timeout"] = dict.fromkeys(
+                ("connect", "read", "write", "pool"), FAREWELL_TIMEOUT
+            )
+        if request.method != "POST":
+            return await self._inner.handle_async_request(request)
+        try:
+            response = await self._inner.handle_async_request(request)
+        except httpx2.TransportError as error:
+            return _broken(request, error)
+        if response.status_code >= 400:
+            return await _refusal(request, response)
+        response.stream = _Body(cast(httpx2.AsyncByteStream, response.stream), self._limit)
+        return response
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._inner.aclose()
+
+
+class _Body(httpx2.AsyncByteStream):
+    """A body whose troubles are of the one kind that the SDK pins on the request: `StreamError`."""
+
+    def __init__(self, inner: httpx2.AsyncByteStream, limit: int) -> None:
+        self._inner = inner
+        self._limit = limit
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        size = 0
+        try:
+            async for data in self._inner:
+                size += len(data)
+                if size > self._limit:
+                    raise httpx2.StreamError(f"the answer is over the limit of {self._limit / 2**20:.0f} MiB")
+                yield data
+        except httpx2.TransportError as error:
+            raise httpx2.StreamError(f"the connection broke off: {_name(error)}") from None
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+
+def _broken(request: httpx2.Request, error: httpx2.TransportError) -> httpx2.Response:
+    unsent = isinstance(error, _UNSENT)
+    said = "no connection to the server" if unsent else "the connection broke off"
+    trouble = {"unsent": unsent, "down": isinstance(error, httpx2.ConnectError)}
+    return _answer(request, 502, f"{said}: {_name(error)}", trouble)
+
+
+async def _refusal(request: httpx2.Request, response: httpx2.Response) -> httpx2.Response:
+    body = await _read(response)
+    error = _jsonrpc_error(body)
+    status = response.status_code
+    trouble = {
+        "status": status,
+        "session": "mcp-session-id" in request.headers,
+        "retry_after": response.headers.get("retry-after"),
+        "authenticate": response.headers.get("www-authenticate"),
+        "data": error.get("data"),
+    }
+    message = error.get("message") or _describe(status, response.headers, body)
+    return _answer(request, status, str(message), trouble, code=error.get("code", -32000))
+
+
+async def _read(response: httpx2.Response) -> bytes:
+    body = b""
+    try:
+        async for data in response.aiter_bytes():
+            body += data
+            if len(body) > MAX_ERROR_BODY:
+                break
+    except (httpx2.TransportError, httpx2.DecodingError):
+        pass
+    await response.aclose()
+    return body
+
+
+def _jsonrpc_error(body: bytes) -> JSON:
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return {}
+    error = value.get("error") if isinstance(value, dict) else None
+    return error if isinstance(error, dict) and isinstance(error.get("code"), int) else {}
+
+
+def _describe(status: int, headers: httpx2.Headers, body: bytes) -> str:
+    phrase = HTTPStatus(status).phrase if status in HTTPStatus._value2member_map_ else ""
+    text = f"the server answered HTTP {status} {phrase}".rstrip()
+    if retry_after := headers.get("retry-after"):
+        text += f", to be tried again after {retry_after}"
+    plain = "html" not in headers.get("content-type", "")
+    said = body[:300].decode(errors="replace").strip() if plain else ""
+    return f"{text}: {said}" if said else text
+
+
+def _answer(
+    request: httpx2.Request, status: int, message: str, trouble: JSON, *, code: int = -32000
+) -> httpx2.Response:
+    error = {"code": code, "message": message, "data": {HTTP_TROUBLE: trouble}}
+    content = orjson.dumps({"jsonrpc": "2.0", "id": None, "error": error})
+    headers = {"content-type": "application/json"}
+    return httpx2.Response(status, headers=headers, content=content, request=request)
+
+
+def _name(error: Exception) -> str:
+    return f"{type(error).__name__} {error}".strip()
+
+
+@asynccontextmanager
+async def open_http(
+    url: str,
+    *,
+    headers: Mapping[str, str],
+    limit: int,
+    auth: httpx2.Auth | None = None,
+    egress: Egress | None = None,
+) -> AsyncIterator[Streams]:
+    """Streamable HTTP, protocol 2025-03-26 and newer. `limit` is the size of the largest answer in bytes."""
+    async with (
+        http_client(headers=headers, limit=limit, auth=auth, egress=egress) as client,
+        streamable_http_client(url, http_client=client, max_sse_event_size=limit) as streams,
+    ):
+        yield streams
+
+
+@asynccontextmanager
+async def open_sse(
+    url: str,
+    *,
+    headers: Mapping[str, str],
+    limit: int,
+    auth: httpx2.Auth | None = None,
+    egress: Egress | None = None,
+) -> AsyncIterator[Streams]:
+    """HTTP+SSE as of protocol 2024-11-05: one stream of events, and a POST for each message.
+
+    The SDK's client for it ends at events over 1 MiB and at the first POST that fails; this one does not.
+
+    Raises:
+        httpx2.HTTPError: The stream cannot be opened.
+    """
+    inbound, read = anyio.create_memory_object_stream[SessionMessage | Exception](256)
+    write, outbound = anyio.create_memory_object_stream[SessionMessage](0)
+    async with (
+        http_client(headers=headers, limit=limit, auth=auth, egress=egress, isolate=False) as client,
+        anyio.create_task_group() as tasks,
+        inbound,
+        outbound,
+        read,
+        write,
+    ):
+        target = await tasks.start(partial(_hear, client, url, inbound, limit))
+        tasks.start_soon(_say, client, target, outbound, inbound)
+        yield read, write
+        tasks.cancel_scope.cancel()
+
+
+async def _hear(
+    client: httpx2.AsyncClient,
+    url: str,
+    inbound: ObjectSendStream[SessionMessage | Exception],
+    limit: int,
+    *,
+    task_status: TaskStatus[str],
+) -> None:
+    """Read events into `inbound` until the stream ends; the first one says where messages are posted to."""
+    accept = {"accept": "text/event-stream", "cache-control": "no-store"}
+    async with client.stream("GET", url, headers=accept) as response, inbound:
+        response.raise_for_status()
+        told = False
+        try:
+            async for event in httpx2.EventSource(response, max_event_size=limit):
+                if event.event == "endpoint" and not told:
+                    task_status.started(_same_origin(url, event.data))
+                    told = True
+                elif event.event == "message":
+                    for message in parse(event.data.encode()):
+                        await inbound.send(SessionMessage(message))
+        except (httpx2.HTTPError, httpx2.StreamError, anyio.BrokenResourceError):
+            if not told:
+                raise
+        if not told:
+            raise httpx2.RemoteProtocolError("the event stream ended before it named an endpoint")
+
+
+def _same_origin(url: str, endpoint: str) -> str:
+    target = urljoin(url, endpoint)
+    if urlsplit(target)[:2] != urlsplit(url)[:2]:
+        raise httpx2.RemoteProtocolError(f"the server sends its messages elsewhere, to {target}")
+    return target
+
+
+async def _say(
+    client: httpx2.AsyncClient,
+    target: str,
+    outbound: ObjectReceiveStream[SessionMessage],
+    inbound: ObjectSendStream[SessionMessage | Exception],
+) -> None:
+    async for item in outbound:
+        content = item.message.model_dump_json(by_alias=True, exclude_unset=True)
+        trouble = await _post(client, target, content)
+        if trouble is not None and isinstance(item.message, JSONRPCRequest):
+            reply = JSONRPCError(jsonrpc="2.0", id=item.message.id, error=trouble)
+            await inbound.send(SessionMessage(reply))
+
+
+async def _post(client: httpx2.AsyncClient, target: str, content: str) -> ErrorData | None:
+    """What went wrong, if anything: the answer itself comes with the events."""
+    try:
+        response = await client.post(
+            target, content=content, headers={"content-type": "application/json"}, timeout=CONNECT_TIMEOUT
+        )
+    except httpx2.TransportError as error:
+        trouble: JSON = {"unsent": isinstance(error, _UNSENT), "down": isinstance(error, httpx2.ConnectError)}
+        return ErrorData(code=-32000, message=f"not sent: {_name(error)}", data={HTTP_TROUBLE: trouble})
+    if response.status_code < 400:
+        return None
+    trouble = {"status": response.status_code, "session": True}
+    message = _describe(response.status_code, response.headers, response.content)
+    return ErrorData(code=-32000, message=message, data={HTTP_TROUBLE: trouble})

@@ -1,0 +1,341 @@
+"""One connection to one MCP server, of either era: requests out as plain JSON, polite refusals in.
+
+It stands on the SDK's dispatcher and transports, but reads the results itself: `ClientSession` validates
+each against its models, so that one tool with a sloppy schema, or one content block of an unknown kind, costs
+the whole answer.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Literal
+
+import anyio
+from anyio.abc import TaskStatus
+from mcp.shared._stream_protocols import ReadStream, WriteStream
+from mcp.shared.dispatcher import CallOptions, DispatchContext, ProgressFnT
+from mcp.shared.exceptions import MCPError
+from mcp.shared.inbound import (
+    MCP_METHOD_HEADER,
+    MCP_NAME_HEADER,
+    MCP_PROTOCOL_VERSION_HEADER,
+    NAME_BEARING_METHODS,
+    encode_header_value,
+    mcp_param_headers,
+)
+from mcp.shared.jsonrpc_dispatcher import JSONRPCDispatcher
+from mcp.shared.message import SessionMessage
+from mcp.shared.transport_context import TransportContext
+from mcp_types import (
+    CLIENT_CAPABILITIES_META_KEY,
+    CLIENT_INFO_META_KEY,
+    CONNECTION_CLOSED,
+    INTERNAL_ERROR,
+    INVALID_REQUEST,
+    METHOD_NOT_FOUND,
+    PROTOCOL_VERSION_META_KEY,
+    UNSUPPORTED_PROTOCOL_VERSION,
+)
+from mcp_types.version import (
+    HANDSHAKE_PROTOCOL_VERSIONS,
+    LATEST_HANDSHAKE_VERSION,
+    LATEST_MODERN_VERSION,
+    MODERN_PROTOCOL_VERSIONS,
+)
+
+from toolway import __version__
+from toolway.errors import ToolwayError
+from toolway.tools.mcp.errors import LostError, RefusedError
+from toolway.tools.mcp.notification_filter import TOOLS_CHANGED, Door
+from toolway.tools.mcp.results import resource_list, resource_result, tool_result
+from toolway.tools.mcp.tool_list import Handle
+from toolway.types import JSON, OnProgress, Progress, ToolResult
+
+# The SDK logs whole messages, and a traceback for each fault of a server; what matters is logged here.
+logging.getLogger("mcp").setLevel(logging.CRITICAL)
+logging.getLogger("client").setLevel(logging.CRITICAL)
+
+Era = Literal["auto", "legacy", "modern"]
+"""Legacy: the `initialize` handshake, up to 2025-11-25. Modern: stateless, since 2026-07-28."""
+
+Sampler = Callable[[JSON], Awaitable[JSON]]
+"""Answers `sampling/createMessage`: its params -> its result."""
+
+CLIENT_INFO = {"name": "toolway", "version": __version__}
+PROBE_TIMEOUT = 5.0
+"""Seconds that `server/discover` may take before the server is taken for an old one."""
+
+MAX_PAGES = 200
+MAX_ITEMS = 10_000
+MAX_INPUT_ROUNDS = 3
+
+_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "notice": logging.INFO, "warning": logging.WARNING}
+
+
+class Session:
+    """Speaks with one server. `closed` is set when it has gone, `tools_changed` when its tools changed."""
+
+    def __init__(
+        self,
+        read: ReadStream[SessionMessage | Exception],
+        write: WriteStream[SessionMessage],
+        *,
+        logger: logging.Logger,
+        sampler: Sampler | None = None,
+    ) -> None:
+        self.closed = anyio.Event()
+        self.tools_changed = anyio.Event()
+        self.version: str | None = None
+        self.capabilities: JSON = {}
+        self.instructions: str | None = None
+        self._sampler = sampler
+        self._offers: JSON = {"sampling": {}} if sampler else {}
+        self._logger = logger
+        door = Door(read, changed=self._list_changed, ended=self.closed.set)
+        self._dispatcher: JSONRPCDispatcher[TransportContext] = JSONRPCDispatcher(door, write)
+
+    @property
+    def modern(self) -> bool:
+        """Whether the server speaks 2026-07-28 or newer."""
+        return self.version in MODERN_PROTOCOL_VERSIONS
+
+    async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Read what the server says until it is gone; requests in flight then end with `LostError`."""
+        try:
+            await self._dispatcher.run(self._on_request, self._on_notify, task_status=task_status)
+        finally:
+            self.closed.set()
+
+    # -- requests
+
+    async def request(
+        self,
+        method: str,
+        params: JSON | None = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        on_progress: OnProgress | None = None,
+        within: float | None = None,
+        request_id: str | None = None,
+    ) -> JSON:
+        """Send one request; its result as the server wrote it. A cancelled caller is told to the server.
+
+        Raises:
+            RefusedError: The answer is an error, or HTTP said no.
+            LostError: The connection ended before the answer.
+        """
+        if self.closed.is_set():
+            raise LostError(sent=False)
+        options: CallOptions = {}
+        if within is not None:
+            options["timeout"] = within
+        if request_id is not None:
+            options["request_id"] = request_id
+        if on_progress is not None:
+            options["on_progress"] = _progress(on_progress)
+        if method in ("initialize", "server/discover"):
+            options["cancel_on_abandon"] = False  # forbidden by the specification
+        params, options["headers"] = self._stamped(method, params or {}, headers or {})
+        try:
+            return await self._dispatcher.send_raw_request(method, params, options)
+        except MCPError as error:
+            raise self._translated(error) from None
+
+    def _translated(self, error: MCPError) -> Exception:
+        if error.code == CONNECTION_CLOSED and (self.closed.is_set() or error.message == "Connection closed"):
+            return LostError()
+        return RefusedError(error.code, error.message, error.data)
+
+    def _stamped(self, method: str, params: JSON, headers: Mapping[str, str]) -> tuple[JSON, dict[str, str]]:
+        version = LATEST_MODERN_VERSION if method == "server/discover" else self.version
+        if version is None:
+            return params, {}
+        if version not in MODERN_PROTOCOL_VERSIONS:
+            return params, {MCP_PROTOCOL_VERSION_HEADER: version}
+        meta = {
+            PROTOCOL_VERSION_META_KEY: version,
+            CLIENT_INFO_META_KEY: CLIENT_INFO,
+            CLIENT_CAPABILITIES_META_KEY: self._offers,
+        }
+        stamp = {MCP_PROTOCOL_VERSION_HEADER: version, MCP_METHOD_HEADER: method}
+        name = params.get(NAME_BEARING_METHODS.get(method, ""))
+        if isinstance(name, str):
+            stamp[MCP_NAME_HEADER] = encode_header_value(name)
+        return {**params, "_meta": {**params.get("_meta", {}), **meta}}, {**stamp, **headers}
+
+    # -- the beginning
+
+    async def negotiate(self, era: Era) -> None:
+        """Agree on a protocol version: the newest first, the handshake for whoever does not know it.
+
+        Raises:
+            RefusedError: The server speaks no version that Toolway speaks, or wants credentials.
+            LostError: The server ended; under "auto" it may be one that cannot bear the question.
+        """
+        if era == "legacy":
+            return await self._initialize()
+        try:
+            return await self._discover()
+        except RefusedError as refusal:
+            if era == "modern" or refusal.needs_auth or refusal.unsent:
+                raise
+        try:
+            return await self._initialize()
+        except RefusedError as refusal:
+            # A slow starter may take the late question as agreed, and then wants no handshake.
+            if refusal.code != UNSUPPORTED_PROTOCOL_VERSION:
+                raise
+        return await self._discover()
+
+    async def _discover(self) -> None:
+        result = await self.request("server/discover", within=PROBE_TIMEOUT)
+        offered = result.get("supportedVersions")
+        mutual = [version for version in MODERN_PROTOCOL_VERSIONS if version in (offered or ())]
+        if not mutual:
+            raise RefusedError(UNSUPPORTED_PROTOCOL_VERSION, f"the server speaks only {offered}")
+        self._agreed(mutual[-1], result)
+
+    async def _initialize(self) -> None:
+        hello = {
+            "protocolVersion": LATEST_HANDSHAKE_VERSION,
+            "capabilities": self._offers,
+            "clientInfo": CLIENT_INFO,
+        }
+        result = await self.request("initialize", hello)
+        version = result.get("protocolVersion")
+        if version not in HANDSHAKE_PROTOCOL_VERSIONS:
+            known = ", ".join((*HANDSHAKE_PROTOCOL_VERSIONS, *MODERN_PROTOCOL_VERSIONS))
+            raise RefusedError(
+                INVALID_REQUEST,
+                f"the server speaks protocol version {version!r}; Toolway speaks {known}",
+            )
+        self._agreed(version, result)
+        headers = {MCP_PROTOCOL_VERSION_HEADER: str(version)}
+        await self._dispatcher.notify("notifications/initialized", None, {"headers": headers})
+
+    def _agreed(self, version: str, result: JSON) -> None:
+        capabilities, instructions = result.get("capabilities"), result.get("instructions")
+        self.version = version
+        self.capabilities = capabilities if isinstance(capabilities, dict) else {}
+        self.instructions = instructions if isinstance(instructions, str) else None
+
+    # -- tools
+
+    async def list_all(self, method: str, key: str) -> tuple[list[Any], JSON]:
+        """Every page of a list: its items, and the last page. A cursor that comes back ends it."""
+        items: list[Any] = []
+        seen: set[str] = set()
+        page = await self.request(method)
+        while True:
+            found = page.get(key)
+            items.extend(found if isinstance(found, list) else ())
+            cursor = page.get("nextCursor")
+            if (
+                not isinstance(cursor, str)
+                or cursor in seen
+                or len(seen) >= MAX_PAGES
+                or len(items) >= MAX_ITEMS
+            ):
+                return items[:MAX_ITEMS], page
+            seen.add(cursor)
+            page = await self.request(method, {"cursor": cursor})
+
+    async def call(self, handle: Handle, arguments: JSON, on_progress: OnProgress | None) -> ToolResult:
+        """Run one tool of a listing. A server that asks back is declined.
+
+        Raises:
+            RefusedError: The answer is an error, or a request for input that cannot be given.
+            LostError: The connection ended before the answer.
+        """
+        if handle.method == "resources/list":
+            return await self._list_resources()
+        if handle.method == "resources/read":
+            return resource_result(await self.interact("resources/read", {"uri": arguments.get("uri")}))
+        headers = mcp_param_headers(handle.headers, arguments) if self.modern else {}
+        params = {"name": handle.name, "arguments": arguments}
+        raw = await self.interact("tools/call", params, headers=headers, on_progress=on_progress)
+        return tool_result(raw)
+
+    async def _list_resources(self) -> ToolResult:
+        resources, _ = await self.list_all("resources/list", "resources")
+        try:
+            templates, _ = await self.list_all("resources/templates/list", "resourceTemplates")
+        except RefusedError:
+            templates = []  # many servers know only the plain list
+        return resource_list(resources, templates)
+
+    async def interact(self, method: str, params: JSON, **options: Any) -> JSON:
+        """A request that the server may answer with questions (2026-07-28: `input_required`)."""
+        asked = params
+        for _ in range(MAX_INPUT_ROUNDS):
+            result = await self.request(method, asked, **options)
+            if result.get("resultType", "complete") != "input_required":
+                return result
+            asked = {**params, **await self._input(result)}
+        raise RefusedError(-32000, "the tool keeps asking for input that nobody here can give")
+
+    async def _input(self, result: JSON) -> JSON:
+        requests = result.get("inputRequests")
+        answers: JSON = {}
+        for key, request in (requests if isinstance(requests, dict) else {}).items():
+            try:
+                answers[key] = await self._answer(request.get("method"), request.get("params"))
+            except MCPError as error:
+                raise RefusedError(error.code, error.message) from None
+        state = {} if result.get("requestState") is None else {"requestState": result["requestState"]}
+        return {"inputResponses": answers, **state}
+
+    async def listen(self) -> None:
+        """Ask a modern server to say when its tools change; returns when it says no more."""
+        wanted = {"notifications": {"toolsListChanged": True}}
+        await self.request("subscriptions/listen", wanted, request_id="listen-1")
+
+    # -- what the server asks and tells
+
+    async def _on_request(
+        self, _: DispatchContext[TransportContext], method: str, params: Mapping[str, Any] | None
+    ) -> dict[str, Any]:
+        return await self._answer(method, params)
+
+    async def _answer(self, method: str, params: Mapping[str, Any] | None) -> JSON:
+        match method:
+            case "ping":
+                return {}
+            case "roots/list":
+                return {"roots": []}
+            case "elicitation/create":
+                return {"action": "decline"}
+            case "sampling/createMessage" if self._sampler is not None:
+                return await self._sampled(self._sampler, dict(params or {}))
+            case "sampling/createMessage":
+                raise MCPError(
+                    METHOD_NOT_FOUND, 'the server asked for a model, and its entry lacks "sampling": true'
+                )
+        raise MCPError(METHOD_NOT_FOUND, f"Toolway does not answer {method}")
+
+    async def _sampled(self, sampler: Sampler, params: JSON) -> JSON:
+        try:
+            return await sampler(params)
+        except ToolwayError as error:
+            raise MCPError(INTERNAL_ERROR, error.message) from None
+
+    async def _on_notify(
+        self, _: DispatchContext[TransportContext], method: str, params: Mapping[str, Any] | None
+    ) -> None:
+        if method == "notifications/subscriptions/acknowledged":
+            self.tools_changed.set()  # between the list and this moment nobody would have told
+        if method == "notifications/message" and params:
+            level = _LEVELS.get(str(params.get("level")), logging.ERROR)
+            self._logger.log(level, "%s", str(params.get("data"))[:2000])
+
+    def _list_changed(self, method: str) -> None:
+        if method == TOOLS_CHANGED:
+            self.tools_changed.set()
+
+
+def _progress(report: OnProgress) -> ProgressFnT:
+    async def relay(progress: float, total: float | None, message: str | None) -> None:
+        report(Progress(progress=progress, total=total, message=message))
+
+    return relay

@@ -1,0 +1,220 @@
+"""A parsed OpenAPI document -> tools, with what was left out and why."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import orjson
+
+from toolway.tools.openapi.document import version_of
+from toolway.tools.openapi.operation import Operation
+from toolway.tools.openapi.parameters import Declared, Unusable, read_inputs
+from toolway.tools.openapi.schemas import Schemas
+from toolway.tools.openapi.security import Credentials, Security
+from toolway.tools.openapi.servers import OtherHost, Servers
+from toolway.types import JSON, Tool
+
+LARGE_SCHEMA = 64 * 2**10
+"""Bytes of a tool's schema from which on a model with a small context is in trouble."""
+
+MAX_CHILDREN = 200
+
+_METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace", "query")
+
+
+LeftOut = tuple[str, str]
+"""(method and path, reason)"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Imported:
+    """The tools of one document, in its order, and what it has besides."""
+
+    protocol: str
+    tools: tuple[Tool, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+    warnings: tuple[str, ...] = ()
+    children: tuple[tuple[str, str], ...] = ()
+    """(name, path of its document) of the servers that mcpo's root document lists."""
+
+
+def import_document(
+    document: JSON,
+    *,
+    server: str,
+    url: str | None = None,
+    base: str | None = None,
+    credentials: Credentials | None = None,
+    short_names: bool = False,
+) -> Imported:
+    """All operations of a document as tools of `server`.
+
+    `url` is where it was fetched (None: read from disk), `base` where its operations live when it names no server
+    (None: the origin of `url`). Raises SourceError when it is no OpenAPI document.
+    """
+    schemas = Schemas(document)
+    left_out: list[LeftOut] = []
+    found = list(_operations(document, schemas, left_out))
+    tools, warnings = [], []
+    if found:
+        servers = Servers(document, url=url, base=base)
+        security = Security(document, credentials or Credentials())
+        context = _Context(server=server, schemas=schemas, servers=servers, security=security)
+        warnings = [servers.warning] if servers.warning else []
+        for name, operation in zip(_names(found, short=short_names), found, strict=True):
+            try:
+                tools.append(context.tool(name, operation))
+            except (Unusable, OtherHost) as reason:
+                left_out.append((operation.said, str(reason)))
+    return Imported(
+        protocol=("OpenAPI " if "openapi" in document else "Swagger ") + version_of(document),
+        tools=tuple(tools),
+        left_out=tuple(left_out),
+        warnings=(*warnings, *_summary(left_out), *_large(tools)),
+        children=() if found or left_out else _children(document),
+    )
+
+
+def _operations(document: JSON, schemas: Schemas, left_out: list[LeftOut]) -> Iterator[Declared]:
+    paths = document.get("paths")
+    for path, raw_item in paths.items() if isinstance(paths, dict) else ():
+        item = schemas.references.resolve(raw_item)
+        if not isinstance(item, dict):
+            left_out.append((path, "its path item refers to something that is not in the document"))
+            continue
+        if not path.startswith("/"):
+            continue  # an extension (x-...), or nothing that could be called
+        pointer = f"#/paths/{path.replace('~', '~0').replace('/', '~1')}"
+        for method in _METHODS:
+            if method in item:
+                raw = item[method]
+                if isinstance(raw, dict):
+                    yield Declared(
+                        method=method, path=path, raw=raw, path_item=item, pointer=f"{pointer}/{method}"
+                    )
+                else:
+                    left_out.append((f"{method.upper()} {path}", "it is not an object"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Context:
+    """What all operations of a document share."""
+
+    server: str
+    schemas: Schemas
+    servers: Servers
+    security: Security
+
+    def tool(self, name: str, declared: Declared) -> Tool:
+        """One operation under its name. Raises Unusable or OtherHost."""
+        inputs = read_inputs(declared, self.schemas, self.security)
+        operation = Operation(
+            method=declared.method.upper(),
+            base=self.servers.base(declared.raw, declared.path_item),
+            path=declared.path.partition("?")[0].partition("#")[0],
+            parameters=inputs.parameters,
+            body=inputs.body,
+            secrets=self.security.secrets(declared.raw, inputs.hidden),
+            reserved=self.security.reserved | {(s.location, s.name.lower()) for s in inputs.hidden},
+        )
+        return Tool(
+            name=name,
+            server=self.server,
+            description=_description(declared),
+            parameters=inputs.schema,
+            handle=operation,
+        )
+
+
+def _description(found: Declared) -> str:
+    for keyword in ("description", "summary"):
+        text = found.raw.get(keyword)
+        if isinstance(text, str) and text.strip():
+            return text.strip()
+    return found.said
+
+
+def _names(found: list[Declared], *, short: bool) -> list[str]:
+    """The operationIds. Those that occur twice, and those that are missing, are told apart by method and path."""
+    names = [_operation_id(operation) for operation in found]
+    if short:
+        shortened = [_short(name, operation) for name, operation in zip(names, found, strict=True)]
+        counted = Counter(shortened)
+        names = [s if counted[s] == 1 else name for s, name in zip(shortened, names, strict=True)]
+    counted = Counter(names)
+    names = [
+        name if counted[name] == 1 else f"{name}_{_from_path(operation)}"
+        for name, operation in zip(names, found, strict=True)
+    ]
+    return _numbered(names)
+
+
+def _numbered(names: list[str]) -> list[str]:
+    seen: Counter[str] = Counter()
+    numbered = []
+    for name in names:
+        seen[name] += 1
+        numbered.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
+    return numbered
+
+
+def _operation_id(found: Declared) -> str:
+    name = found.raw.get("operationId")
+    return name.strip() if isinstance(name, str) and name.strip() else _from_path(found)
+
+
+def _from_path(found: Declared) -> str:
+    """`GET /pets/{petId}` -> `get_pets_by_petId`."""
+    words = re.sub(r"\{([^{}]*)\}", r"/by_\1/", found.path)
+    return "_".join([found.method, *filter(None, re.split(r"\W+", words))])
+
+
+def _short(name: str, found: Declared) -> str:
+    """The name without what FastAPI adds to a function's: its path and method.
+
+    mcpo calls every function `tool`; there the tool's own name is the path. Source: FastAPI's generate_unique_id.
+    """
+    added = re.sub(r"\W", "_", found.path) + f"_{found.method}"
+    own = name.removesuffix(added)
+    if own in (name, ""):
+        return name
+    return found.path.rsplit("/", 1)[-1] or name if own == "tool" else own
+
+
+_LINK = re.compile(r"^\s*- \[([^\[\]\n]{1,100})\]\((/(?!/)[^()\s]{1,200})/docs\)", re.MULTILINE)
+
+
+def _children(document: JSON) -> tuple[tuple[str, str], ...]:
+    """The servers that mcpo's root document lists: `- [time](/time/docs)` lines of its description."""
+    info = document.get("info")
+    text = info.get("description") if isinstance(info, dict) else None
+    links = _LINK.findall(text) if isinstance(text, str) else []
+    return tuple((name, f"{path}/openapi.json") for name, path in dict(links[:MAX_CHILDREN]).items())
+
+
+def _summary(left_out: list[LeftOut]) -> tuple[str, ...]:
+    """One sentence for each reason, with the first operations that it struck."""
+    struck: dict[str, list[str]] = {}
+    for operation, reason in left_out:
+        struck.setdefault(reason, []).append(operation)
+    return tuple(
+        f"{_count(names, 'operation')} left out ({', '.join(names[:3])}{', …' if len(names) > 3 else ''}): {reason}"
+        for reason, names in struck.items()
+    )
+
+
+def _large(tools: list[Tool]) -> tuple[str, ...]:
+    names = [tool.name for tool in tools if len(orjson.dumps(tool.parameters)) > LARGE_SCHEMA]
+    if not names:
+        return ()
+    shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+    return (
+        f"{_count(names, 'schema')} over {LARGE_SCHEMA // 1024} KiB, a lot for a model to read ({shown})",
+    )
+
+
+def _count(items: list[str], noun: str) -> str:
+    return f"{len(items)} {noun}{'' if len(items) == 1 else 's'}"

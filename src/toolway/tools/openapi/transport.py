@@ -1,0 +1,173 @@
+"""Exchanges with the servers of a source: same origin only, bounded in size, its failures in plain words."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from urllib.parse import urljoin
+
+from yarl import URL
+
+from toolway.errors import SourceError
+from toolway.net.client import HttpClient, Origin
+from toolway.net.connection import Connection, Header
+from toolway.net.decompress import BrokenBody, UnknownEncoding, inflater
+from toolway.net.errors import Fault, HttpError
+from toolway.tools.openapi.build_request import Request
+
+CONNECT_SECONDS = 10.0
+MAX_REDIRECTS = 5
+
+_IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
+"""What may be sent again when it met the server closing a connection that had been used before (RFC 9110, 9.2.2)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """A complete answer: names of `headers` lower-case, `body` decompressed, `url` where it finally came from."""
+
+    status: int
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
+    url: str
+
+    @property
+    def content_type(self) -> str:
+        return self.headers.get("content-type", "")
+
+
+class Connections:
+    """What one source keeps open to its servers: a client for each origin. No cookies, and no proxies."""
+
+    def __init__(self) -> None:
+        self._clients: dict[tuple[str, str | None, int | None, str | None], HttpClient] = {}
+
+    async def exchange(self, request: Request, *, max_bytes: int) -> Answer:
+        """Send a request and read the whole answer, at most `max_bytes` of it when decompressed.
+
+        A redirect is followed within the same origin, and only for GET and HEAD. Raises SourceError (stage "connect"
+        or "fetch") with a message that follows the server's name and holds no URL. The caller holds the deadline.
+        """
+        try:
+            for _ in range(MAX_REDIRECTS + 1):
+                answer = await self._once(request, max_bytes)
+                target = answer.headers.get("location")
+                if answer.status not in (301, 302, 303, 307, 308) or target is None:
+                    return answer
+                request = replace(request, url=_next_url(request, target, answer.status))
+        except HttpError as error:
+            raise _in_plain_words(error.fault) from error
+        except ValueError as error:
+            raise _in_plain_words(Fault.UNSENDABLE) from error
+        raise SourceError(f"redirects more than {MAX_REDIRECTS} times", stage="fetch")
+
+    def close(self) -> None:
+        """Close what is idle; exchanges that are under way close their connections themselves."""
+        for client in self._clients.values():
+            client.close()
+        self._clients.clear()
+
+    async def _once(self, request: Request, max_bytes: int) -> Answer:
+        headers = _lines(request)
+        async with self._client(request.url, headers).request(
+            request.method,
+            request.url.raw_path_qs.encode(),
+            headers=headers,
+            body=request.body,
+            repeatable=request.method in _IDEMPOTENT,
+        ) as connection:
+            return await _answer(connection, request.url, max_bytes)
+
+    def _client(self, url: URL, headers: list[Header]) -> HttpClient:
+        """The client of the URL's origin, under the name that a configured Host header gives it."""
+        host = next((value.decode() for name, value in headers if name == b"host"), None)
+        key = (url.scheme, url.raw_host, url.port, host)
+        client = self._clients.get(key)
+        if client is None:
+            client = self._clients[key] = HttpClient(_origin(url, host), connect=CONNECT_SECONDS)
+        return client
+
+
+def _origin(url: URL, host: str | None) -> Origin:
+    if url.scheme not in ("http", "https"):
+        raise ValueError("not an HTTP URL")
+    origin = Origin.of(str(url.origin()))
+    return replace(origin, authority=host.encode()) if host is not None else origin
+
+
+def _lines(request: Request) -> list[Header]:
+    lines = [(name.lower().encode(), _bytes(value)) for name, value in request.headers.items()]
+    if request.url.user is not None and all(name != b"authorization" for name, _ in lines):
+        pair = f"{request.url.user}:{request.url.password or ''}".encode()
+        lines.append((b"authorization", b"Basic " + base64.b64encode(pair)))
+    return lines
+
+
+def _bytes(value: str) -> bytes:
+    """The bytes of a header, also of one that a server sent and gets back (an ETag)."""
+    return value.encode(errors="surrogateescape")
+
+
+async def _answer(connection: Connection, url: URL, max_bytes: int) -> Answer:
+    reply = connection.reply
+    assert reply is not None, "the exchange has an answer"  # noqa: S101
+    headers = {
+        name.decode(errors="surrogateescape"): value.decode(errors="surrogateescape")
+        for name, value in reversed(reply.headers)
+    }  # of several headers with one name the first
+    body = await _read(connection, headers.get("content-encoding", ""), max_bytes)
+    return Answer(status=reply.status, headers=headers, body=body, url=str(url))
+
+
+def _next_url(request: Request, target: str, status: int) -> URL:
+    if request.method not in ("GET", "HEAD"):
+        raise SourceError(f"answered {status}, a redirect, which is followed for GET only", stage="fetch")
+    try:
+        url = URL(urljoin(str(request.url), target)).with_fragment(None)
+        same = url.origin() == request.url.origin()
+    except ValueError as error:
+        raise SourceError(f"answered {status} with a redirect to nowhere", stage="fetch") from error
+    if not same:
+        raise SourceError(
+            f"answered {status}, a redirect to another host, which is not followed", stage="fetch"
+        )
+    return url
+
+
+async def _read(connection: Connection, encoding: str, max_bytes: int) -> bytes:
+    body = bytearray()
+    try:
+        inflate = inflater(encoding)
+        while piece := await connection.receive():
+            for part in inflate(piece):
+                body += part
+                if len(body) > max_bytes:
+                    raise SourceError(f"answered more than {max_bytes:,} bytes", stage="fetch")
+    except UnknownEncoding as error:
+        raise SourceError(
+            f"answered in an encoding that was not asked for ({error})", stage="fetch"
+        ) from error
+    except BrokenBody as error:
+        raise SourceError("sent compressed data that is broken", stage="fetch") from error
+    return bytes(body)
+
+
+_WORDS = {
+    Fault.UNKNOWN_HOST: ("connect", "cannot be found: its host name is unknown"),
+    Fault.UNTRUSTED: ("connect", "cannot be trusted: the TLS connection failed"),
+    Fault.REFUSED: ("connect", "cannot be reached: it refuses connections"),
+    Fault.NOT_ACCEPTED: ("connect", f"took no connection within {CONNECT_SECONDS:.0f} s"),
+    Fault.UNANSWERED: ("connect", "closed the connection before it had answered"),
+    Fault.CUT_HEAD: ("connect", "closed the connection before it had answered"),
+    Fault.UNSENDABLE: ("connect", "cannot be asked: its URL or a header is not valid"),
+    Fault.CUT_BODY: ("fetch", "broke off in the middle of its answer"),
+    Fault.NOT_HTTP: ("fetch", "sent something that is not HTTP"),
+}
+"""All but what only comes with a limit on silence, or with a body that is sent piece by piece."""
+
+
+def _in_plain_words(fault: Fault) -> SourceError:
+    """What a person or a model can act on. It follows the server's name and holds no URL."""
+    stage, message = _WORDS[fault]
+    return SourceError(message, stage=stage)

@@ -1,0 +1,204 @@
+"""The model server: one pool of connections, answers as they come, every failure an UpstreamError."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
+
+import anyio
+
+from toolway.errors import UpstreamError, UpstreamTimeout
+from toolway.net.client import MAX_IDLE, Exchange, HttpClient, Origin
+from toolway.net.connection import Connection, Header
+from toolway.net.decompress import BrokenBody, Inflate, UnknownEncoding, inflater
+from toolway.net.errors import Fault, HttpError
+from toolway.settings.settings import Settings
+
+__all__ = ["HOP_BY_HOP", "MAX_IDLE", "Answer", "Header", "Upstream"]
+
+HOP_BY_HOP = frozenset(
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+"""Headers that belong to one connection (RFC 9110, 7.6.1) and are never passed on."""
+
+
+class Answer:
+    """An upstream answer whose head has come. `headers` are lower-case and end-to-end."""
+
+    def __init__(self, connection: Connection) -> None:
+        reply = connection.reply
+        self.status = reply.status if reply else 0
+        self.headers = _end_to_end(reply.headers if reply else [])
+        self._connection = connection
+
+    def header(self, name: bytes) -> bytes:
+        """The first value of a header, or nothing."""
+        return next((value for key, value in self.headers if key == name), b"")
+
+    async def receive(self) -> bytes:
+        """What the next network read brings, still compressed if the server did that; nothing at the end.
+
+        Raises UpstreamError when the connection breaks, UpstreamTimeout when it is silent too long.
+        """
+        try:
+            return await self._connection.receive()
+        except HttpError as error:
+            raise _in_plain_words(error) from error
+
+    async def read(self, limit: int) -> bytes:
+        """The whole body, decompressed. Raises UpstreamError when it is larger than `limit` bytes."""
+        inflate = self.inflater()
+        parts, size = [], 0
+        while chunk := await self.receive():
+            for part in inflate(chunk):
+                size += len(part)
+                if size > limit:
+                    raise UpstreamError(f"The model server's answer is larger than {limit:,} bytes.")
+                parts.append(part)
+        return b"".join(parts)
+
+    def inflater(self) -> Inflate:
+        """A function that decompresses this body piece by piece. Raises UpstreamError, as the function does.
+
+        Nobody asked for compression, but some reverse proxies compress all the same.
+        """
+        encoding = self.header(b"content-encoding")
+        if not encoding:
+            return lambda piece: (piece,)
+        try:
+            return partial(_inflated, inflater(encoding.decode("latin-1")))
+        except UnknownEncoding as error:
+            raise UpstreamError(f"The model server's answer has an unknown encoding, {error}.") from error
+
+    async def drain(self, seconds: float = 0.2) -> None:
+        """Read what may still come after the last event, so that the connection can be used again."""
+        if self._connection.is_read:
+            return
+        with anyio.move_on_after(seconds):
+            while await self.receive():
+                pass
+
+
+class Upstream:
+    """Connections to the model server. Made by `Upstream.connect`, which also closes them."""
+
+    def __init__(self, client: HttpClient, prefix: bytes) -> None:
+        self._client = client
+        self._prefix = prefix
+        self._root = prefix.removesuffix(b"/v1")
+
+    @classmethod
+    @asynccontextmanager
+    async def connect(cls, settings: Settings) -> AsyncIterator[Upstream]:
+        """Open the pool; no connection is made before the first request."""
+        origin = Origin.of(settings.openai_base_url)
+        client = HttpClient(
+            origin,
+            connect=settings.upstream_connect_timeout,
+            silence=settings.upstream_silence_timeout,
+        )
+        try:
+            yield cls(client, origin.prefix)
+        finally:
+            client.close()
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: bytes = b"",
+        headers: Sequence[Header] = (),
+        body: bytes | AsyncIterator[bytes] | None = None,
+        repeatable: bool = False,
+        root: bool = False,
+    ) -> AbstractAsyncContextManager[Answer]:
+        """Send a request and yield the answer when its head is there, whatever its status.
+
+        `path` is raw and below the base URL, "/chat/completions"; with `root` below that URL without its /v1.
+        Leaving the block before the body was read closes the connection, so the server stops. A `repeatable`
+        request is sent again when it met the server closing a connection that had been used before: llama.cpp
+        closes some right after an answer, just when the next round is sent. Raises UpstreamError,
+        UpstreamTimeout.
+        """
+        target = (self._root if root else self._prefix) + path.encode()
+        if query:
+            target += b"?" + query
+        try:
+            return _Answering(
+                self._client.request(method, target, headers=headers, body=body, repeatable=repeatable)
+            )
+        except HttpError as error:
+            raise _in_plain_words(error) from error
+
+
+class _Answering(AbstractAsyncContextManager[Answer]):
+    """An exchange that is entered with its answer."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+
+    async def __aenter__(self) -> Answer:
+        try:
+            return Answer(await self._exchange.__aenter__())
+        except HttpError as error:
+            raise _in_plain_words(error) from error
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._exchange.__aexit__()
+
+
+def _in_plain_words(error: HttpError) -> UpstreamError:
+    """The one place that tells a client what has happened between us and the model server."""
+    match error.fault:
+        case Fault.UNKNOWN_HOST | Fault.UNTRUSTED | Fault.REFUSED:
+            return UpstreamError(
+                "The model server cannot be reached; check that it runs and that OPENAI_BASE_URL points at it.",
+                code="upstream_unreachable",
+            )
+        case Fault.NOT_ACCEPTED:
+            return UpstreamTimeout("The model server did not accept the connection in time.")
+        case Fault.SILENT:
+            return UpstreamTimeout("The model server was silent for too long; the request was given up.")
+        case Fault.UNSENDABLE:
+            message = (
+                "The request has a line break, a NUL or a space where HTTP allows none, and was not sent."
+            )
+        case Fault.UNANSWERED:
+            message = "The connection to the model server broke before it had answered."
+        case _:
+            message = f"The connection to the model server broke: {error}."
+    return UpstreamError(message, code="upstream_broken")
+
+
+def credential(api_key: str | None) -> list[Header]:
+    """The header by which Toolway itself is known to the model server; none without a key."""
+    return [(b"authorization", f"Bearer {api_key}".encode())] if api_key else []
+
+
+def _end_to_end(headers: Sequence[Header]) -> list[Header]:
+    named = {
+        token.strip().lower()
+        for name, value in headers
+        if name == b"connection"
+        for token in value.split(b",")
+    }
+    return [header for header in headers if header[0] not in HOP_BY_HOP and header[0] not in named]
+
+
+def _inflated(inflate: Inflate, piece: bytes) -> Iterator[bytes]:
+    try:
+        yield from inflate(piece)
+    except BrokenBody as error:
+        raise UpstreamError("The model server's compressed answer is broken.") from error

@@ -1,0 +1,194 @@
+"""One exchange with the model, streamed or whole: a request body in, a clean Message out."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from toolway.conversation.message import Message, MessageBuilder, error_in, read_answer
+from toolway.errors import UpstreamError, UpstreamStatus
+from toolway.types import JSON, Emit
+from toolway.upstream.chunk_template import Refrain
+from toolway.upstream.client import Answer, Header, Upstream
+from toolway.wire import lenient_json, sse
+
+MAX_ANSWER_BYTES = 256 * 2**20
+MAX_ERROR_BYTES = 2**20
+
+_STREAM_TYPES = frozenset({b"text/event-stream", b"text/plain", b"application/octet-stream", b""})
+"""What servers call an event stream."""
+
+Turn = Callable[[JSON, Emit, Callable[[str], bool]], Awaitable[Message]]
+"""`turn(body, emit, theirs)`: ask the model once; `theirs(name)` tells the client's own tools."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HeadArrived:
+    """The model server accepted the request of this turn: its answer will be a 200."""
+
+    headers: Sequence[Header]
+
+
+@dataclass(frozen=True, slots=True)
+class Chunks:
+    """What one network read brought for the client: (chunk, its bytes as they came, or None if it was changed)."""
+
+    items: list[tuple[JSON | str, bytes | None]]
+
+
+_Take = Callable[[Answer, Emit, Callable[[str], bool]], Awaitable[Message]]
+
+MakeTurn = Callable[[Upstream, Sequence[Header]], Turn]
+"""One of the functions below: how the model server is asked."""
+
+
+def streamed_turn(upstream: Upstream, headers: Sequence[Header]) -> Turn:
+    """A turn whose text reaches `emit` as it comes."""
+    return _asking(upstream, headers, _take_streamed)
+
+
+def whole_turn(upstream: Upstream, headers: Sequence[Header]) -> Turn:
+    """A turn whose answer comes in one piece."""
+    return _asking(upstream, headers, _take_whole)
+
+
+def told_turn(upstream: Upstream, headers: Sequence[Header]) -> Turn:
+    """A turn whose answer comes in one piece, and whose text reaches `emit` like that of a stream."""
+    return _asking(upstream, headers, _take_unstreamed)
+
+
+def _asking(upstream: Upstream, headers: Sequence[Header], take: _Take) -> Turn:
+    async def turn(body: JSON, emit: Emit, theirs: Callable[[str], bool]) -> Message:
+        async with upstream.request(
+            "POST", "/chat/completions", headers=headers, body=orjson.dumps(body), repeatable=True
+        ) as answer:
+            if not 200 <= answer.status < 300:
+                raise UpstreamStatus(answer.status, answer.headers, await answer.read(MAX_ERROR_BYTES))
+            return await take(answer, emit, theirs)
+
+    return turn
+
+
+async def _take_whole(answer: Answer, emit: Emit, _: Callable[[str], bool]) -> Message:
+    await emit(HeadArrived(headers=answer.headers))
+    return read_answer(_parse_answer(await answer.read(MAX_ANSWER_BYTES)))
+
+
+async def _take_streamed(answer: Answer, emit: Emit, theirs: Callable[[str], bool]) -> Message:
+    kind = answer.header(b"content-type").partition(b";")[0].strip().lower()
+    if kind not in _STREAM_TYPES:
+        return await _take_unstreamed(answer, emit, theirs)
+    await emit(HeadArrived(headers=answer.headers))
+    return await _read_stream(answer, emit, MessageBuilder(theirs))
+
+
+async def _take_unstreamed(answer: Answer, emit: Emit, theirs: Callable[[str], bool]) -> Message:
+    """A 200 that is no event stream: an error, or all at once, asked for or from a server that cannot stream."""
+    builder = MessageBuilder(theirs)
+    whole = _parse_answer(await answer.read(MAX_ANSWER_BYTES))
+    message = read_answer(whole)
+    await emit(HeadArrived(headers=answer.headers))
+    choice = whole["choices"][0]
+    calls = [{**call, "index": n} for n, call in enumerate(choice["message"].get("tool_calls") or ())]
+    delta = {**message.said, **({"tool_calls": calls} if calls else {})}
+    rest = {key: value for key, value in choice.items() if key not in ("message", "index")}
+    chunk = {
+        **whole,
+        "object": "chat.completion.chunk",
+        "choices": [{**rest, "index": 0, "delta": delta, "finish_reason": message.finish_reason or "stop"}],
+    }
+    visible = builder.feed(chunk)
+    if visible is not None:
+        await emit(Chunks([(visible, None)]))
+    return builder.message()
+
+
+def _parse_answer(body: bytes) -> JSON:
+    try:
+        parsed = lenient_json.loads_mended(body)
+    except ValueError as error:
+        start = body[:200].decode(errors="replace").strip()
+        raise UpstreamError(f"The model server's answer is not JSON; it starts with: {start!r}") from error
+    if not isinstance(parsed, dict):
+        raise UpstreamError("The model server's answer is not a JSON object.")
+    return parsed
+
+
+async def _read_stream(answer: Answer, emit: Emit, builder: MessageBuilder) -> Message:
+    decoder, refrain, inflate = sse.Decoder(), Refrain(), answer.inflater()
+    done = False
+    try:
+        while not done and (data := await answer.receive()):
+            for part in inflate(data):
+                if payloads := decoder.feed(part):
+                    done = await _feed(payloads, builder, refrain, emit)
+        if not done:
+            done = await _feed(decoder.close(), builder, refrain, emit)
+    except sse.NotAnEventStream as stray:
+        raise _stray_error(stray.text) from stray
+    if not (builder.started and (done or builder.finished)):
+        reason = "before it was complete" if builder.started else "without an answer in it"
+        raise UpstreamError(f"The model server's stream ended {reason}.", code="upstream_cut")
+    await answer.drain()
+    return builder.message()
+
+
+async def _feed(payloads: list[bytes], builder: MessageBuilder, refrain: Refrain, emit: Emit) -> bool:
+    """Take the payloads of one read; True when `[DONE]` was among them."""
+    items: list[tuple[JSON | str, bytes | None]] = []
+    done = False
+    try:
+        for payload in payloads:
+            if payload.startswith(sse.DONE):
+                done = True
+                break
+            if (text := refrain.text_in(payload)) is not None:
+                builder.say(text)
+                items.append((text, payload))
+                continue
+            chunk, raw = _parse_chunk(payload)
+            visible = builder.feed(chunk)
+            if visible is chunk and raw is not None:
+                refrain.learn(chunk, raw)
+                items.append((chunk, raw))
+            elif visible is not None:
+                items.append((visible, None))
+    finally:
+        if items:
+            await emit(Chunks(items))
+    return done
+
+
+def _parse_chunk(payload: bytes) -> tuple[JSON, bytes | None]:
+    """The chunk, and its bytes unless only lax readers take them."""
+    raw: bytes | None = payload
+    try:
+        chunk: Any = orjson.loads(payload)
+    except orjson.JSONDecodeError:
+        chunk, raw = _parse_lax_chunk(payload), None
+    if not isinstance(chunk, dict):
+        raise UpstreamError("The model server sent an event that is not a JSON object.")
+    return chunk, raw
+
+
+def _parse_lax_chunk(payload: bytes) -> Any:
+    try:
+        return lenient_json.loads(payload)
+    except ValueError as error:
+        start = payload[:200].decode(errors="replace")
+        raise UpstreamError(f"The model server sent an event that is not JSON: {start!r}") from error
+
+
+def _stray_error(text: bytes) -> UpstreamError:
+    """What a server wrote instead of events, as the error it means."""
+    try:
+        body = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        body = None
+    if isinstance(body, dict) and (error := error_in(body)):
+        return error
+    start = text[:200].decode(errors="replace")
+    return UpstreamError(f"The model server broke its stream off with: {start!r}")

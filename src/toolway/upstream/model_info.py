@@ -1,0 +1,206 @@
+"""What the model server tells about a model: how much it can read, whether it sees, whether it can be made to call."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import anyio
+import orjson
+
+from toolway.errors import UpstreamError
+from toolway.types import JSON
+from toolway.upstream.client import Header, Upstream
+
+log = logging.getLogger("toolway.upstream")
+
+PATIENCE = 3.0
+"""Seconds for all questions together; who does not answer by then says nothing."""
+
+FRESH = 300.0
+"""Seconds after which the server is asked again: a model can be loaded anew with another context."""
+
+_MAX_BYTES = 16 * 2**20
+_DEAF = frozenset({"llamacpp", "organization_owner", "library"})
+"""`owned_by` of servers that take a named tool_choice for `auto` or refuse it: llama.cpp, LM Studio, Ollama."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInfo:
+    """`context` in tokens. None is what the server does not tell."""
+
+    context: int | None = None
+    sees: bool | None = None
+    ignores_choice: bool = False
+    """Whether a tool_choice that names a tool must be enforced by other means."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """What `/v1/models` answered at `came_at` (monotonic seconds). `body` is empty when that was no JSON object."""
+
+    status: int
+    headers: Sequence[Header]
+    body: JSON
+    came_at: float
+
+    def names(self, model: str) -> bool:
+        """Whether a model of this id or alias is in the list."""
+        return any(_is_called(entry, model) for entry in _entries(self.body))
+
+
+class ModelInfos:
+    """Asks when somebody wants to know, and remembers the answer for some minutes.
+
+    Read are `/v1/models` (vLLM's `max_model_len`, llama.cpp's `meta.n_ctx`, `context_length` and the modalities
+    of others), llama.cpp's `/props` and LM Studio's `/api/v0/models`. `heard` is told of each list that comes.
+    """
+
+    def __init__(self, upstream: Upstream, heard: Callable[[Listing], None] | None = None) -> None:
+        self._upstream = upstream
+        self._heard = heard
+        self._newest: Listing | None = None
+        self._listing = anyio.Lock()
+        self._known: dict[str, tuple[float, ModelInfo]] = {}
+        self._asking = anyio.Lock()
+
+    async def get(self, model: Any, headers: Sequence[Header]) -> ModelInfo:
+        """What is known of `model`; `headers` hold the credential. Never raises for the server's trouble."""
+        name = model if isinstance(model, str) else ""
+        if (known := self._fresh(name)) is not None:
+            return known
+        async with self._asking:
+            if (known := self._fresh(name)) is not None:
+                return known
+            since, info = await self._ask(name, headers)
+            if len(self._known) > 1000:
+                self._known.clear()
+            self._known[name] = (since + FRESH, info)
+        log.debug("model %s: context %s, sees %s", name, info.context, info.sees)
+        return info
+
+    async def listing(self, headers: Sequence[Header], model: str | None = None) -> Listing | None:
+        """`/v1/models`, not older than FRESH and, if one can be had, with `model` in it. None: no answer came."""
+        async with self._listing:
+            newest = self._newest
+            if (
+                newest
+                and newest.came_at + FRESH > time.monotonic()
+                and (model is None or newest.names(model))
+            ):
+                return newest
+            listing = await self._list(headers)
+            if listing and listing.body:
+                self._newest = listing
+            if listing and self._heard:
+                self._heard(listing)
+            return listing
+
+    async def _list(self, headers: Sequence[Header]) -> Listing | None:
+        try:
+            async with self._upstream.request("GET", "/models", headers=headers) as answer:
+                body = await answer.read(_MAX_BYTES)
+        except UpstreamError:
+            return None
+        parsed = _object_in(body) if answer.status == 200 else {}
+        return Listing(status=answer.status, headers=answer.headers, body=parsed, came_at=time.monotonic())
+
+    def _fresh(self, name: str) -> ModelInfo | None:
+        until, info = self._known.get(name, (0.0, ModelInfo()))
+        return info if until > time.monotonic() else None
+
+    async def _ask(self, name: str, headers: Sequence[Header]) -> tuple[float, ModelInfo]:
+        """What is known of a model, and since when."""
+        asked = [header for header in headers if header[0] not in (b"content-type", b"content-length")]
+        since, info = time.monotonic(), ModelInfo()
+        with anyio.move_on_after(PATIENCE):
+            listing = await self.listing(asked, name)
+            if listing:
+                since, info = listing.came_at, _from_list(listing.body, name)
+            if info.context is None or info.sees is None:
+                info = _merged(info, _from_props(await self._read("/props", asked)))
+            if info.context is None or info.sees is None:
+                info = _merged(info, _from_lm_studio(await self._read("/api/v0/models", asked), name))
+        return since, info
+
+    async def _read(self, path: str, headers: Sequence[Header]) -> JSON:
+        try:
+            async with self._upstream.request("GET", path, headers=headers, root=True) as answer:
+                return _object_in(await answer.read(_MAX_BYTES)) if answer.status == 200 else {}
+        except UpstreamError:
+            return {}
+
+
+def _object_in(body: bytes) -> JSON:
+    try:
+        parsed: Any = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return {}
+    return parsed if isinstance(parsed, dict) else {}
+
+
+def _from_list(body: JSON, name: str) -> ModelInfo:
+    entry = _entry(body, name)
+    meta = entry.get("meta")
+    context = entry.get("max_model_len") or entry.get("context_length") or entry.get("max_context_length")
+    if isinstance(meta, dict) and not context:
+        context = meta.get("n_ctx")
+    architecture = entry.get("architecture")
+    modalities = architecture.get("input_modalities") if isinstance(architecture, dict) else None
+    return ModelInfo(
+        context=_count(context),
+        sees="image" in modalities if isinstance(modalities, list) else None,
+        ignores_choice=str(entry.get("owned_by")).lower() in _DEAF,
+    )
+
+
+def _from_props(body: JSON) -> ModelInfo:
+    settings, modalities = body.get("default_generation_settings"), body.get("modalities")
+    return ModelInfo(
+        context=_count(settings.get("n_ctx")) if isinstance(settings, dict) else None,
+        sees=bool(modalities.get("vision")) if isinstance(modalities, dict) else None,
+    )
+
+
+def _from_lm_studio(body: JSON, name: str) -> ModelInfo:
+    entry = _entry(body, name)
+    if not entry:
+        return ModelInfo()
+    kind = entry.get("type")
+    return ModelInfo(
+        context=_count(entry.get("loaded_context_length") or entry.get("max_context_length")),
+        sees=kind == "vlm" if isinstance(kind, str) else None,
+    )
+
+
+def _entry(body: JSON, name: str) -> JSON:
+    """The entry of a model list that has this id or alias; the only one when there is just one."""
+    entries = _entries(body)
+    return next(
+        (entry for entry in entries if _is_called(entry, name)), entries[0] if len(entries) == 1 else {}
+    )
+
+
+def _entries(body: JSON) -> list[JSON]:
+    listed = body.get("data")
+    return [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
+
+
+def _is_called(entry: JSON, name: str) -> bool:
+    aliases = entry.get("aliases")
+    return entry.get("id") == name or (isinstance(aliases, list) and name in aliases)
+
+
+def _count(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
+
+
+def _merged(info: ModelInfo, more: ModelInfo) -> ModelInfo:
+    return replace(
+        info,
+        context=more.context if info.context is None else info.context,
+        sees=more.sees if info.sees is None else info.sees,
+    )

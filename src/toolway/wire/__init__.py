@@ -1,0 +1,1 @@
+"""Bytes as they stand on the wire: server-sent events and lenient JSON."""

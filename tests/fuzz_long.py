@@ -1,0 +1,129 @@
+"""A million random and mutated inputs into all that reads from outside: `python -m tests.fuzz_long`.
+
+The promises of `test_mutated.py` in `tests/unit/conversation` and `tests/unit/api/responses`, and of `test_compile.py`,
+a hundred times as fast, since nothing is shrunk.
+Each input comes from a number of its own: what fails is told with the command that repeats it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from random import Random
+from typing import Any
+
+import orjson
+
+from tests.support.schemas import KEYWORDS, WORDS, assert_compiled
+from tests.unit.api.responses.test_mutated import BODY, assert_body, assert_narrated
+from tests.unit.conversation.test_mutated import (
+    ANSWER,
+    BITS,
+    REQUEST,
+    SAMPLES,
+    assert_answer,
+    assert_cuts_change_nothing,
+    assert_request,
+    assert_stream,
+)
+from toolway.schema.compile import MAX_BYTES, TERSEST, CannotCompile, compile_schema
+from toolway.schema.targets import PROFILES
+
+CHECKED = 0.01
+"""How many responses are held against OpenAI's types: that takes fifty times as long as to write them."""
+
+
+def mutated(random: Random, data: bytes) -> bytes:
+    """`data` with up to four places overwritten, taken out, doubled or put in."""
+    for _ in range(random.randint(0, 4)):
+        start = random.randint(0, len(data))
+        end = min(len(data), start + random.randint(0, 30))
+        bits = [random.choice(BITS), random.randbytes(random.randint(0, 4)), data[start:end] * 2]
+        data = data[:start] + random.choice(bits) + data[end:]
+    return data
+
+
+def anything(random: Random, depth: int) -> Any:
+    """A JSON value made of a schema's words."""
+    kind = random.random()
+    if depth <= 0 or kind < 0.5:
+        number = random.randint(-9, 10 ** random.randint(1, 22))
+        return random.choice([None, True, False, number, random.random() * 1e9, "\ud800", *WORDS])
+    if kind < 0.7:
+        return [anything(random, depth - 1) for _ in range(random.randint(0, 3))]
+    keys = KEYWORDS if random.random() < 0.8 else WORDS
+    return {random.choice(keys): anything(random, depth - 1) for _ in range(random.randint(0, 5))}
+
+
+def decode(random: Random) -> None:
+    """The SSE decoder."""
+    cuts = [random.randint(0, 9999) for _ in range(3)]
+    assert_cuts_change_nothing(mutated(random, random.choice(SAMPLES)), cuts)
+
+
+def build(random: Random) -> None:
+    """The builder of messages, streamed and whole, and what the client would get."""
+    assert_stream(mutated(random, random.choice(SAMPLES)))
+    assert_answer(mutated(random, ANSWER))
+
+
+def parse(random: Random) -> None:
+    """The body of a request."""
+    assert_request(mutated(random, REQUEST))
+
+
+def compile_any(random: Random) -> None:
+    """The schema compiler."""
+    schema = {random.choice(KEYWORDS): anything(random, 5) for _ in range(random.randint(0, 8))}
+    profile = random.choice(PROFILES)
+    try:
+        compiled = compile_schema(schema, profile, terse=random.randint(0, TERSEST))
+    except CannotCompile:
+        return
+    assert_compiled(compiled, profile)
+    assert len(orjson.dumps(compiled)) <= MAX_BYTES
+
+
+def respond(random: Random) -> None:
+    """The body of a request to the Responses API, with a conversation in it."""
+    assert_body(mutated(random, BODY), is_checked=random.random() < CHECKED)
+
+
+def narrate(random: Random) -> None:
+    """The events of a response."""
+    theirs, cut = random.random() < 0.5, random.random() < 0.1
+    data = mutated(random, random.choice(SAMPLES))
+    assert_narrated(data, theirs=theirs, cut=cut, is_checked=random.random() < CHECKED)
+
+
+TARGETS: tuple[Callable[[Random], None], ...] = (decode, build, parse, compile_any, respond, narrate)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description="Random and mutated inputs into all that reads from outside."
+    )
+    parser.add_argument("--inputs", type=int, default=1_000_000)
+    parser.add_argument("--seed", type=int, default=time.time_ns() % 10**9)
+    options = parser.parse_args()
+    each = max(1, options.inputs // len(TARGETS))
+    for target in TARGETS:
+        started = time.monotonic()
+        for number in range(options.seed, options.seed + each):
+            try:
+                target(Random(number))
+            except Exception:
+                print(
+                    f"{target.__name__} failed: python -m tests.fuzz_long --inputs 1 --seed {number}",
+                    file=sys.stderr,
+                )
+                raise
+        print(
+            f"{target.__name__}: {each:,} inputs in {time.monotonic() - started:.0f} s, first seed {options.seed}"
+        )
+
+
+if __name__ == "__main__":
+    main()

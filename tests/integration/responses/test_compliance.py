@@ -1,0 +1,302 @@
+"""What a public compliance suite for Open Responses servers asks for, in our words: all published fields, each time.
+
+Each case is played with tools of Toolway's in every request, of which the model calls one before it says anything, and
+without any.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx2
+import pytest
+from websockets.sync.client import ClientConnection
+
+from tests.integration.responses.asking import (
+    ask,
+    create,
+    events_of,
+    items_of,
+    line,
+    refused,
+    respond,
+    sent,
+    text_of,
+    turn,
+    types,
+)
+from tests.support.house import House, house
+from tests.support.published import (
+    assert_published,
+    assert_published_compaction,
+    assert_published_event,
+)
+from tests.support.responses import check_events
+from tests.support.upstream import Reply, tool_call
+
+JSON = dict[str, Any]
+
+WEATHER: JSON = {
+    "type": "function",
+    "name": "get_weather",  # one of Toolway's has this name, too
+    "description": "Tells the weather of a place",
+    "parameters": {
+        "type": "object",
+        "properties": {"location": {"type": "string"}},
+        "required": ["location"],
+    },
+}
+ASK_WEATHER = "How is the weather in San Francisco?"
+SCHEMA: JSON = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
+DOT = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5Er"
+    "kJggg=="
+)
+
+
+def model(body: JSON) -> Reply:
+    """Calls a tool of Toolway's first, if there is one; then the client's, if there is one; then speaks."""
+    streamed = bool(body.get("stream"))
+    last = max(n for n, message in enumerate(body["messages"]) if message["role"] == "user")
+    tools = {tool["function"]["name"]: tool["function"] for tool in body.get("tools", ())}
+    results = [message for message in body["messages"][last:] if message["role"] == "tool"]
+    if "list_cities" in tools and not results:
+        return turn("", tool_call("list_cities", "{}", id="hidden"), streamed=streamed)
+    theirs = "location" in tools.get("get_weather", {}).get("parameters", {}).get("properties", {})
+    if theirs and not any(message["tool_call_id"] == "theirs" for message in results):
+        return turn("", tool_call(arguments='{"location":"SF"}', id="theirs"), streamed=streamed)
+    if "response_format" in body:
+        return turn('{"ok":true}', streamed=streamed)
+    thought = "Let me think." if body.get("reasoning_effort") else ""
+    return turn("Here I am.", thought=thought, streamed=streamed)
+
+
+@pytest.fixture(scope="module", params=["with-tools", "without"])
+def server(request: pytest.FixtureRequest) -> Iterator[House]:
+    endpoints = None if request.param == "with-tools" else ""
+    with house(endpoints=endpoints) as opened:
+        yield opened
+
+
+@pytest.fixture
+def room(server: House) -> House:
+    server.script()
+    server.upstream.answer = model
+    return server
+
+
+def made(room: House, **body: Any) -> JSON:
+    """A whole response that is complete."""
+    response = ask(room, **body)
+    assert_published(response)
+    assert_hidden_tool_ran(room)
+    return response
+
+
+def streamed(room: House, **body: Any) -> list[JSON]:
+    """The events of a response that is complete."""
+    events = events_of(respond(room, body, stream=True).text)
+    assert_events(events)
+    assert_hidden_tool_ran(room)
+    return events
+
+
+def assert_events(events: list[JSON]) -> None:
+    for event in events:
+        assert_published_event(event)
+    assert check_events(events)["status"] == "completed"
+
+
+def assert_hidden_tool_ran(room: House) -> None:
+    assert bool(room.tools.calls) == bool(room.settings.endpoints)
+
+
+def said(connection: ClientConnection, **body: Any) -> list[JSON]:
+    """The events of one response that need not be kept, or the error in its place."""
+    return create(connection, **{"store": False, **body})
+
+
+def heard(connection: ClientConnection, **body: Any) -> JSON:
+    """A response over the connection that is complete."""
+    events = said(connection, **body)
+    assert_events(events)
+    response: JSON = events[-1]["response"]
+    return response
+
+
+def refusal(connection: ClientConnection, **body: Any) -> str:
+    """The code of the error that is told in place of a response."""
+    error = refused(said(connection, **body))
+    assert error["status"] == 400
+    return str(error["code"])
+
+
+def test_a_text(room: House):
+    response = made(room, input=[{"type": "message", "role": "user", "content": "Say hello."}])
+    assert text_of(response) == "Here I am."
+
+
+def test_a_streamed_text(room: House):
+    kinds = types(streamed(room, input=[{"type": "message", "role": "user", "content": "Count to 5."}]))
+    assert "response.output_text.delta" in kinds
+
+
+def test_a_system_message(room: House):
+    pirate = {"type": "message", "role": "system", "content": "You are a pirate."}
+    made(room, input=[pirate, {"type": "message", "role": "user", "content": "Say hello."}])
+    assert sent(room)[0] == {"role": "system", "content": "You are a pirate."}
+
+
+def test_a_call_of_the_clients(room: House):
+    response = made(room, input=ASK_WEATHER, tools=[WEATHER])
+    [call] = items_of(response, "function_call")
+    assert (call["name"], call["arguments"]) == ("get_weather", '{"location":"SF"}')
+
+
+def test_a_streamed_call_of_the_clients(room: House):
+    events = streamed(room, input=ASK_WEATHER, tools=[WEATHER])
+    added = [event["item"]["type"] for event in events if event["type"] == "response.output_item.added"]
+    assert added == ["function_call"]
+    assert "response.function_call_arguments.delta" in types(events)
+    assert "response.function_call_arguments.done" in types(events)
+
+
+def test_the_result_of_a_call_of_the_clients(room: House):
+    choice = {"type": "function", "name": "get_weather"}
+    first = made(room, input=ASK_WEATHER, tools=[WEATHER], tool_choice=choice)
+    [call] = items_of(first, "function_call")
+    output = {"type": "function_call_output", "call_id": call["call_id"], "output": "18 degrees, clear"}
+    assert text_of(made(room, input=[output], previous_response_id=first["id"])) == "Here I am."
+
+
+def test_an_image(room: House):
+    parts = [{"type": "input_text", "text": "What is this?"}, {"type": "input_image", "image_url": DOT}]
+    made(room, input=[{"type": "message", "role": "user", "content": parts}])
+    assert sent(room)[0]["content"][1] == {"type": "image_url", "image_url": {"url": DOT}}
+
+
+def test_a_file(room: House):
+    file = {
+        "type": "input_file",
+        "filename": "a.pdf",
+        "file_data": "data:application/pdf;base64,JVBERi0xLjQ=",
+    }
+    parts = [{"type": "input_text", "text": "Its title?"}, file]
+    made(room, input=[{"type": "message", "role": "user", "content": parts}])
+    assert sent(room)[0]["content"][1]["file"]["filename"] == "a.pdf"
+
+
+def test_turns_in_the_input(room: House):
+    said_before = {"type": "message", "role": "assistant", "content": "Hello Alice!"}
+    question = {"type": "message", "role": "user", "content": "Who am I?"}
+    made(
+        room,
+        input=[{"type": "message", "role": "user", "content": "My name is Alice."}, said_before, question],
+    )
+    assert [message["role"] for message in sent(room, 0)] == ["user", "assistant", "user"]
+
+
+def test_phases_of_an_answer(room: House):
+    before: list[JSON] = [
+        {"type": "message", "role": "assistant", "phase": "commentary", "content": "I know it."},
+        {"type": "message", "role": "assistant", "phase": "final_answer", "content": "Four."},
+    ]
+    made(room, input=[*before, {"type": "message", "role": "user", "content": "Say it again."}])
+    assert [message["content"] for message in sent(room, 0)] == ["I know it.", "Four.", "Say it again."]
+
+
+def test_a_previous_response(room: House):
+    first = made(room, input="The word is papaya.")
+    second = made(room, input="What is the word?", previous_response_id=first["id"])
+    assert second["previous_response_id"] == first["id"]
+    assert sent(room)[0]["content"] == "The word is papaya."
+
+
+def test_a_structured_answer(room: House):
+    form = {"type": "json_schema", "name": "answer", "schema": SCHEMA}
+    assert json.loads(text_of(made(room, input="Well?", text={"format": form}))) == {"ok": True}
+
+
+def test_reasoning(room: House):
+    assert items_of(made(room, input="Why?", reasoning={"effort": "low"}), "reasoning")
+    events = streamed(room, input="Why?", reasoning={"effort": "low"})
+    assert "response.reasoning_text.delta" in types(events)
+
+
+def test_a_compaction(room: House):
+    asked = {"model": "mock", "prompt_cache_key": "k", "input": "We start on Tuesday. Remember it."}
+    response = httpx2.post(f"{room.url}/v1/responses/compact", json=asked).json()
+    assert_published_compaction(response)
+    assert [item["type"] for item in response["output"]] == ["message", "compaction"]
+
+
+def test_a_compaction_without_a_model(room: House):
+    answer = httpx2.post(f"{room.url}/v1/responses/compact", json={"input": "Hello"})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "model")
+
+
+def test_a_websocket(room: House):
+    with line(room) as connection:
+        response = heard(connection, store=True, input="Count to 3.")
+    assert text_of(response) == "Here I am."
+    assert_hidden_tool_ran(room)
+
+
+def test_a_websocket_for_several_responses(room: House):
+    with line(room) as connection:
+        first, second = heard(connection, input="First."), heard(connection, input="Second.")
+    assert first["id"] != second["id"]
+    assert sent(room)[0]["content"] == "Second."
+
+
+def test_a_websocket_goes_on_from_what_is_not_stored(room: House):
+    with line(room) as connection:
+        first = heard(connection, input="The word is cobalt.")
+        heard(connection, input="What is the word?", previous_response_id=first["id"])
+    assert sent(room)[0]["content"] == "The word is cobalt."
+
+
+def test_another_websocket_does_not_know_what_is_not_stored(room: House):
+    with line(room) as connection:
+        first = heard(connection, input="The word is copper.")
+    with line(room) as connection:
+        code = refusal(connection, input="The word?", previous_response_id=first["id"])
+        assert code == "previous_response_not_found"
+        heard(connection, input="Then begin anew.")
+
+
+def test_a_websocket_with_an_unknown_previous_response(room: House):
+    with line(room) as connection:
+        code = refusal(connection, input="Hello", previous_response_id="resp_nobody_knows")
+    assert code == "previous_response_not_found"
+
+
+def test_a_websocket_forgets_what_could_not_be_gone_on_from(room: House):
+    stray = {"type": "function_call_output", "call_id": "call_of_nobody", "output": "Nothing."}
+    with line(room) as connection:
+        first = heard(connection, input="The word is ember.")
+        refusal(connection, input=[stray], previous_response_id=first["id"])
+        code = refusal(connection, input="The word?", previous_response_id=first["id"])
+    assert code == "previous_response_not_found"
+
+
+def test_a_websocket_is_warmed_up(room: House):
+    with line(room) as connection:
+        events = said(connection, input="Be ready.", generate=False)
+        for event in events:
+            assert_published_event(event)
+        warm = events[-1]["response"]
+        assert (warm["status"], warm["output"]) == ("completed", [])
+        heard(connection, input="Now.", previous_response_id=warm["id"])
+    assert sent(room)[0]["content"] == "Be ready."
+
+
+def test_a_websocket_goes_on_from_a_compaction(room: House):
+    asked = {"model": "mock", "input": "The word is slate."}
+    compacted = httpx2.post(f"{room.url}/v1/responses/compact", json=asked).json()
+    with line(room) as connection:
+        message = {"type": "message", "role": "user", "content": "Go on."}
+        response = heard(connection, input=[*compacted["output"], message], tools=[])
+    assert text_of(response) == "Here I am."

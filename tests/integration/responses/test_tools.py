@@ -1,0 +1,382 @@
+"""Tools of Toolway, declared by the client or not; which may be called, how often; turns with calls of both sides."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.integration.responses.asking import (
+    BOTH,
+    QUESTION,
+    THEIRS,
+    ask,
+    error_of,
+    events_of,
+    items_of,
+    kinds,
+    label,
+    respond,
+    sent,
+    server,
+    text_of,
+    turn,
+    types,
+)
+from tests.support.house import House, house
+from tests.support.servers import free_port
+from tests.support.tools import Raw, ToolService
+from tests.support.upstream import json_reply, tool_call
+from toolway.types import JSON
+
+PROFILES = '{"towns": ["list_*"]}'
+PARIS = {"city": "Paris", "sky": "cloudy"}
+OURS = tool_call(id="ours")
+ROME = tool_call(arguments='{"city":"Rome"}', id="rome", index=1)
+MIXED = [OURS, tool_call("theirs", '{"a":1}', "c", 1)]
+OUTPUT = {"type": "function_call_output", "call_id": "c", "output": "done"}
+
+
+async def broken(_: Any) -> Raw:
+    return Raw(b'{"detail": "no such city"}', status=500)
+
+
+@pytest.fixture(scope="module")
+def room():
+    with house(tools=ToolService(broken=broken), profiles=PROFILES) as opened:
+        opened.upstream.models = json_reply({"data": []})
+        yield opened
+
+
+def offered(room: House, number: int = 0) -> list[str]:
+    return [tool["function"]["name"] for tool in room.upstream.seen[number].json.get("tools", ())]
+
+
+@BOTH
+def test_tools_that_nobody_declared_run_unseen(room: House, streamed: bool):
+    room.script(turn("", OURS, streamed=streamed), turn("It is cloudy.", streamed=streamed))
+    answer = respond(room, input=QUESTION, stream=streamed)
+    response = events_of(answer.text)[-1]["response"] if streamed else answer.json()
+    assert kinds(response) == ["message"]
+    assert (text_of(response), response["tools"]) == ("It is cloudy.", [])
+    assert not any(word in answer.text for word in ("get_weather", "mcp", "function_call", "ours"))
+    assert response["usage"]["total_tokens"] == 24
+    assert room.tools.calls == [("get_weather", {"city": "Paris"})]
+    assert [message["role"] for message in sent(room)] == ["user", "assistant", "tool"]
+
+
+@BOTH
+def test_text_before_a_hidden_call_is_kept(room: House, streamed: bool):
+    room.script(turn("Let me look.", OURS, streamed=streamed), turn("Cloudy.", streamed=streamed))
+    response = ask(room, streamed=streamed)
+    assert kinds(response) == ["message", "message"]
+    assert text_of(response) == "Let me look.Cloudy."
+
+
+@BOTH
+def test_a_declared_server_shows_its_tools_and_its_calls(room: House, streamed: bool):
+    room.script(turn("Wait.", OURS, streamed=streamed), turn("Cloudy.", streamed=streamed))
+    response = ask(room, streamed=streamed, tools=[server(room, headers={"x": "secret"})])
+    assert kinds(response) == ["mcp_list_tools", "message", "mcp_call", "message"]
+    listed, _, call, _ = response["output"]
+    assert listed["server_label"] == label(room)
+    assert [tool["name"] for tool in listed["tools"]] == ["broken", "get_weather", "list_cities"]
+    assert listed["tools"][1]["input_schema"]["required"] == ["city"]
+    assert (call["name"], call["server_label"], call["arguments"]) == (
+        "get_weather",
+        label(room),
+        '{"city":"Paris"}',
+    )
+    assert (call["status"], call["error"], call["approval_request_id"]) == ("completed", None, None)
+    assert call["output"] == '{"city":"Paris","sky":"cloudy"}'
+    assert "secret" not in str(response)
+    assert "headers" not in response["tools"][0]
+
+
+def test_the_events_of_a_declared_servers_call(room: House):
+    room.script(turn("", OURS, streamed=True), turn("Cloudy.", streamed=True))
+    answer = respond(room, input=QUESTION, stream=True, tools=[server(room)])
+    told = types(events_of(answer.text))
+    assert told[:14] == [
+        "response.created",
+        "response.in_progress",
+        "response.output_item.added",
+        "response.mcp_list_tools.in_progress",
+        "response.mcp_list_tools.completed",
+        "response.output_item.done",
+        "response.output_item.added",
+        "response.mcp_call.in_progress",
+        "response.mcp_call_arguments.delta",
+        "response.mcp_call_arguments.done",
+        "response.mcp_call.completed",
+        "response.output_item.done",
+        "response.output_item.added",
+        "response.content_part.added",
+    ]
+
+
+def test_the_official_client_reads_declared_calls(room: House):
+    room.script(turn("", OURS, streamed=False), turn("Cloudy.", streamed=False))
+    with room.client() as client:
+        response = client.responses.create(model="mock", input="Hi", tools=[server(room)])  # type: ignore[list-item]
+    assert [item.type for item in response.output] == ["mcp_list_tools", "mcp_call", "message"]
+    assert response.tools[0].type == "mcp"
+
+
+@BOTH
+def test_a_tool_that_fails_is_a_failed_call(room: House, streamed: bool):
+    room.script(turn("", tool_call("broken"), streamed=streamed), turn("Sorry.", streamed=streamed))
+    response = ask(room, streamed=streamed, tools=[server(room)])
+    (call,) = items_of(response, "mcp_call")
+    assert (call["status"], call["output"]) == ("failed", None)
+    assert call["error"]["type"] == "mcp_tool_execution_error"
+    assert "no such city" in call["error"]["content"][0]["text"]
+    assert text_of(response) == "Sorry."
+    assert sent(room)[-1]["content"].startswith("Error: ")
+
+
+@BOTH
+def test_calls_at_once_are_items_in_their_order(room: House, streamed: bool):
+    room.script(turn("", OURS, ROME, streamed=streamed), turn("Both.", streamed=streamed))
+    response = ask(room, streamed=streamed, tools=[server(room)])
+    calls = items_of(response, "mcp_call")
+    assert ["Paris" in call["output"] for call in calls] == [True, False]
+    assert ["Rome" in call["output"] for call in calls] == [False, True]
+
+
+def test_a_declaration_can_name_tools(room: House):
+    for wanted in (["list_cities"], {"tool_names": ["list_cities"]}):
+        room.script(turn("Hi", streamed=False))
+        response = ask(room, tools=[server(room, allowed_tools=wanted)])
+        assert offered(room) == ["list_cities"]
+        assert [tool["name"] for tool in response["output"][0]["tools"]] == ["list_cities"]
+
+
+def test_tools_are_listed_once_in_a_conversation(room: House):
+    room.script(turn("Hi", streamed=False))
+    first = ask(room, tools=[server(room)])
+    again = ask(room, tools=[server(room)], previous_response_id=first["id"])
+    assert kinds(again) == ["message"]
+    items = [{"role": "user", "content": "Hi"}, *first["output"], {"role": "user", "content": "And?"}]
+    assert kinds(ask(room, tools=[server(room)], input=items)) == ["message"]
+
+
+def test_a_list_shows_all_tools_whatever_the_choice_is(room: House):
+    """A list is told once in a conversation; the choice holds for one response."""
+    for choice in ("none", {"type": "mcp", "server_label": label(room), "name": "list_cities"}):
+        room.script(turn("Hi", streamed=False))
+        response = ask(room, tools=[server(room)], tool_choice=choice)
+        listed = [tool["name"] for tool in response["output"][0]["tools"]]
+        assert listed == ["broken", "get_weather", "list_cities"]
+
+
+def test_a_server_that_is_down_says_why_it_has_no_tools():
+    with house(turn("Hi", streamed=False), endpoints=f"gone=http://127.0.0.1:{free_port()}") as room:
+        response = ask(room, tools=[server(room)])
+        (listed,) = items_of(response, "mcp_list_tools")
+        assert listed["tools"] == []
+        assert listed["error"] == "The server is not there: failed."
+        room.script(turn("Hi", streamed=True))
+        told = types(events_of(respond(room, input="Hi", stream=True, tools=[server(room)]).text))
+        assert "response.mcp_list_tools.failed" in told
+        # What failed is tried again.
+        again = ask(room, tools=[server(room)], previous_response_id=response["id"], streamed=True)
+        assert items_of(again, "mcp_list_tools")
+
+
+def test_what_only_openai_runs_is_left_out(room: House):
+    room.script(turn("Hi", streamed=False))
+    response = ask(room, tools=[{"type": "web_search"}, THEIRS], tool_choice="auto")
+    assert "web_search" not in str(room.upstream.seen[0].json)
+    assert [tool["type"] for tool in response["tools"]] == ["function"]
+
+
+CHOICES: dict[str, tuple[Any, Any, list[str]]] = {
+    "none": ("none", "none", ["theirs"]),
+    "required": ("required", "required", ["theirs", "broken", "get_weather", "list_cities"]),
+    "a function": (
+        {"type": "function", "name": "theirs"},
+        {"type": "function", "function": {"name": "theirs"}},
+        ["theirs", "broken", "get_weather", "list_cities"],
+    ),
+    "a server": (
+        {"type": "mcp", "server_label": "{label}"},
+        "required",
+        ["broken", "get_weather", "list_cities"],
+    ),
+    "a tool of a server": (
+        {"type": "mcp", "server_label": "{label}", "name": "get_weather"},
+        {"type": "function", "function": {"name": "get_weather"}},
+        ["theirs", "broken", "get_weather", "list_cities"],
+    ),
+    "some": (
+        {
+            "type": "allowed_tools",
+            "mode": "required",
+            "tools": [
+                {"type": "function", "name": "theirs"},
+                {"type": "mcp", "server_label": "{label}", "name": "list_cities"},
+            ],
+        },
+        "required",
+        ["theirs", "list_cities"],
+    ),
+    "some of ours": (
+        {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "mcp", "server_label": "{label}"}]},
+        "auto",
+        ["broken", "get_weather", "list_cities"],
+    ),
+    "none at all": ({"type": "allowed_tools", "mode": "auto", "tools": []}, None, []),
+}
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_a_choice_of_tools(room: House, name: str):
+    choice, asked, names = CHOICES[name]
+    if isinstance(choice, dict):
+        choice = (
+            {**choice, "tools": [_labelled(tool, room) for tool in choice["tools"]]}
+            if "tools" in choice
+            else _labelled(choice, room)
+        )
+    room.script(turn("Hi", streamed=False))
+    response = ask(room, tools=[THEIRS, server(room)], tool_choice=choice)
+    assert room.upstream.seen[0].json.get("tool_choice") == asked
+    assert offered(room) == names
+    assert response["tool_choice"] == choice
+
+
+def _labelled(tool: dict[str, Any], room: House) -> dict[str, Any]:
+    return {**tool, "server_label": label(room)} if "server_label" in tool else tool
+
+
+def test_a_forced_choice_holds_for_the_first_round(room: House):
+    room.script(turn("", OURS, streamed=False), turn("Cloudy.", streamed=False))
+    ask(room, tool_choice="required")
+    assert [seen.json["tool_choice"] for seen in room.upstream.seen] == ["required", "auto"]
+
+
+@BOTH
+def test_no_more_calls_than_max_tool_calls(room: House, streamed: bool):
+    room.script(turn("", OURS, ROME, streamed=streamed), turn("So far.", streamed=streamed))
+    response = ask(room, streamed=streamed, tools=[server(room)], max_tool_calls=1)
+    assert len(room.tools.calls) == 1
+    assert text_of(response) == "So far."
+    assert "limit of 1 tool calls" in sent(room)[-1]["content"]
+    assert response["max_tool_calls"] == 1
+
+
+def test_headers_and_profiles_choose_tools_here_too(room: House):
+    room.script(turn("Hi", streamed=False))
+    ask(room, headers={"X-Toolway-Tools": "get_*"})
+    assert offered(room) == ["get_weather"]
+    room.script(turn("Hi", streamed=False))
+    response = ask(room, model="mock@towns", tools=[server(room)])
+    assert (room.upstream.seen[0].json["model"], offered(room)) == ("mock", ["list_cities"])
+    assert [tool["name"] for tool in response["output"][0]["tools"]] == ["list_cities"]
+    answer = respond(room, input="Hi", headers={"X-Toolway-Max-Calls": "many"})
+    assert "x-toolway-max-calls" in error_of(answer, 400)["message"]
+
+
+@BOTH
+@pytest.mark.parametrize("declared", [True, False], ids=["declared", "unseen"])
+def test_a_turn_of_both_sides_goes_on_by_its_id(room: House, streamed: bool, declared: bool):
+    tools = [THEIRS, server(room)] if declared else [THEIRS]
+    room.script(turn("Both.", *MIXED, streamed=streamed), turn("Fine.", streamed=streamed))
+    first = ask(room, streamed=streamed, tools=tools)
+    shown = (
+        ["mcp_list_tools", "message", "function_call", "mcp_call"]
+        if declared
+        else ["message", "function_call"]
+    )
+    assert sorted(kinds(first)) == sorted(shown)
+    assert items_of(first, "function_call")[0]["call_id"] == "c"
+    assert len(room.tools.calls) == 1
+
+    second = ask(room, streamed=streamed, tools=tools, input=[OUTPUT], previous_response_id=first["id"])
+    assert text_of(second) == "Fine."
+    assert kinds(second) == ["message"]
+    messages = sent(room)
+    assert [message["role"] for message in messages] == ["user", "assistant", "tool", "tool"]
+    assert messages[1]["content"] == "Both."
+    assert [call["id"] for call in messages[1]["tool_calls"]] == ["ours", "c"]
+    assert [message["tool_call_id"] for message in messages[2:]] == ["ours", "c"]
+    assert "cloudy" in messages[2]["content"]
+
+
+@BOTH
+def test_a_turn_of_both_sides_goes_on_without_state(room: House, streamed: bool):
+    room.script(turn("Both.", *MIXED, streamed=streamed), turn("Fine.", streamed=streamed))
+    first = ask(room, streamed=streamed, tools=[THEIRS], store=False)
+    back = [{"role": "user", "content": QUESTION}, *first["output"], OUTPUT]
+    ask(room, streamed=streamed, tools=[THEIRS], store=False, input=back)
+    messages = sent(room)
+    assert [message["role"] for message in messages] == ["user", "assistant", "tool", "tool"]
+    assert [call["id"] for call in messages[1]["tool_calls"]] == ["ours", "c"]
+    assert "cloudy" in messages[2]["content"]
+
+
+@BOTH
+def test_a_declared_turn_of_both_sides_goes_on_without_state(room: House, streamed: bool):
+    """The client sends our call back too; the model must not read of it twice."""
+    tools = [THEIRS, server(room)]
+    room.script(turn("Both.", *MIXED, streamed=streamed), turn("Fine.", streamed=streamed))
+    first = ask(room, streamed=streamed, tools=tools, store=False)
+    back = [{"role": "user", "content": QUESTION}, *first["output"], OUTPUT]
+    ask(room, streamed=streamed, tools=tools, store=False, input=back)
+    messages = sent(room)
+    assert [message["role"] for message in messages] == ["user", "assistant", "tool", "tool"]
+    names = [call["function"]["name"] for call in messages[1]["tool_calls"]]
+    assert sorted(names) == ["get_weather", "theirs"]
+    calls = [call["id"] for call in messages[1]["tool_calls"]]
+    assert [message["tool_call_id"] for message in messages[2:]] == calls
+    assert len(room.tools.calls) == 1
+
+
+@BOTH
+def test_rounds_without_a_word_between_them_stay_rounds_without_state(room: House, streamed: bool):
+    first_round, second_round = turn("", OURS, ROME, streamed=streamed), turn("", OURS, streamed=streamed)
+    room.script(first_round, second_round, turn("Cloudy.", streamed=streamed))
+    options: JSON = {"streamed": streamed, "store": False, "tools": [server(room)]}
+    first = ask(room, **options)
+    assert kinds(first) == ["mcp_list_tools", *["mcp_call"] * 3, "message"]
+    had = sent(room)
+    back = [{"role": "user", "content": QUESTION}, *first["output"], {"role": "user", "content": "And?"}]
+    ask(room, input=back, **options)
+    assert [message["role"] for message in had] == [
+        "user",
+        *["assistant", "tool", "tool"],
+        "assistant",
+        "tool",
+    ]
+    assert shape(sent(room)[: len(had)]) == shape(had)
+
+
+def shape(messages: list[JSON]) -> list[Any]:
+    """Who said what, and how many calls were made at once."""
+    return [(one["role"], one["content"], len(one.get("tool_calls", ()))) for one in messages]
+
+
+@BOTH
+def test_the_clients_call_after_rounds_of_ours_goes_on(room: House, streamed: bool):
+    theirs = tool_call("theirs", "{}", "c")
+    room.script(
+        turn("", OURS, streamed=streamed),
+        turn("", theirs, streamed=streamed),
+        turn("Fine.", streamed=streamed),
+    )
+    first = ask(room, streamed=streamed, tools=[THEIRS])
+    assert kinds(first) == ["function_call"]
+    ask(room, streamed=streamed, tools=[THEIRS], input=[OUTPUT], previous_response_id=first["id"])
+    stateful = sent(room)
+    assert [message["role"] for message in stateful] == ["user", "assistant", "tool", "assistant", "tool"]
+
+    room.script(
+        turn("", OURS, streamed=streamed),
+        turn("", theirs, streamed=streamed),
+        turn("Fine.", streamed=streamed),
+    )
+    first = ask(room, streamed=streamed, tools=[THEIRS], store=False)
+    back = [{"role": "user", "content": QUESTION}, *first["output"], OUTPUT]
+    ask(room, streamed=streamed, tools=[THEIRS], store=False, input=back)
+    assert sent(room) == stateful

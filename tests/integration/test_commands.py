@@ -1,0 +1,425 @@
+"""The commands as people run them: subprocesses with an environment of their own, their output and exit status."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import orjson
+import pytest
+
+from tests.support.gate import Gate
+from tests.support.house import QUESTION
+from tests.support.paths import ROOT
+from tests.support.servers import free_port, running
+from tests.support.tools import Raw, ToolService
+from tests.support.upstream import Reply, ScriptedUpstream, chunk, json_reply, sse, whole
+from tests.unit.tools.mcp.servers.guarded import Guarded
+
+PATIENCE = 60
+"""Seconds; Python has to start and import everything, perhaps on a busy machine."""
+
+MODELS = json_reply({"object": "list", "data": [{"id": "mock"}]})
+
+
+async def broken(_: Any) -> Raw:
+    return Raw(b'{"detail":"no such city"}', 500)
+
+
+@pytest.fixture(scope="module")
+def tools_url():
+    with running(ToolService(broken=broken), lifespan="off") as url:
+        yield url
+
+
+class Model(ScriptedUpstream):
+    """A model server that lists its models and answers."""
+
+    def __init__(self, models: Reply = MODELS, answer: Reply | Callable[[Any], Reply] | None = None) -> None:
+        super().__init__([])
+        self._models = models
+        self._answer = answer or whole({"content": "Hello"})
+
+    def _reply(self, body: bytes) -> Reply:
+        if not body:
+            return self._models
+        return self._answer(orjson.loads(body)) if callable(self._answer) else self._answer
+
+
+@contextmanager
+def model_server(model: Model | None = None, **replies: Any) -> Iterator[str]:
+    with running(model or Model(**replies), lifespan="off") as url:
+        yield f"{url}/v1"
+
+
+def tools_in(body: Any) -> list[str]:
+    return [tool["function"]["name"] for tool in body.get("tools", ())]
+
+
+def environment(**variables: str) -> dict[str, str]:
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "SYSTEMROOT") if name in os.environ}
+    return {**kept, "NO_COLOR": "1", "COLUMNS": "200", **variables}
+
+
+def toolway(
+    *arguments: str, cwd: Path, stdin: str = "", **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Run `toolway ...` to its end, in an empty folder."""
+    return subprocess.run(
+        [sys.executable, "-m", "toolway", *arguments],
+        cwd=cwd,
+        env=environment(**variables),
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+
+
+def test_tools_lists_every_tool_with_its_server_and_state(tools_url: str, tmp_path: Path):
+    ran = toolway("tools", cwd=tmp_path, MCP_SERVER_ENDPOINTS=f"town={tools_url}")
+    assert ran.returncode == 0
+    assert re.search(r"get_weather\s+town\s+ready\s+Runs get_weather", ran.stdout)
+
+
+def test_tools_as_json_has_the_promised_members(tools_url: str, tmp_path: Path):
+    down = f"http://127.0.0.1:{free_port()}"
+    ran = toolway("tools", "--json", cwd=tmp_path, MCP_SERVER_ENDPOINTS=f"town={tools_url},gone={down}")
+    assert ran.returncode == 0
+    listed = orjson.loads(ran.stdout)
+    assert [tool["name"] for tool in listed] == ["broken", "get_weather", "list_cities"]
+    assert all(set(tool) == {"name", "server", "description", "parameters", "available"} for tool in listed)
+    assert listed[1]["parameters"]["required"] == ["city"]
+
+
+def test_tools_without_servers_says_what_to_set(tmp_path: Path):
+    ran = toolway("tools", cwd=tmp_path)
+    assert ran.returncode == 1
+    assert "MCP_SERVER_ENDPOINTS" in ran.stderr
+
+
+def test_tools_says_which_server_is_down(tmp_path: Path):
+    ran = toolway("tools", cwd=tmp_path, MCP_SERVER_ENDPOINTS=f"gone=http://127.0.0.1:{free_port()}")
+    assert "gone" in ran.stdout
+    assert "cannot be reached" in ran.stdout
+
+
+def test_call_runs_a_tool_and_prints_its_result(tools_url: str, tmp_path: Path):
+    ran = toolway("call", "get_weather", '{"city": "Paris"}', cwd=tmp_path, MCP_SERVER_ENDPOINTS=tools_url)
+    assert (ran.returncode, ran.stdout) == (0, '{"city":"Paris","sky":"cloudy"}\n')
+
+
+def test_call_reads_arguments_from_stdin_and_prints_json(tools_url: str, tmp_path: Path):
+    ran = toolway(
+        "call",
+        "get_weather",
+        "-",
+        "--json",
+        cwd=tmp_path,
+        stdin='{"city": "Rome"}',
+        MCP_SERVER_ENDPOINTS=tools_url,
+    )
+    assert ran.returncode == 0
+    result = orjson.loads(ran.stdout)
+    assert result["is_error"] is False
+    assert "Rome" in result["text"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["broken", '{"city": "x"}'], "no such city"),
+        (["get_wether"], "Did you mean get_weather"),
+        (["get_weather", "{}"], "`city` is required"),
+        (["get_weather", "{oops"], "not JSON"),
+        (["get_weather", "[]"], "must be a JSON object"),
+    ],
+)
+def test_call_fails_with_status_1_and_says_why(
+    tools_url: str, tmp_path: Path, arguments: list[str], words: str
+):
+    ran = toolway("call", *arguments, cwd=tmp_path, MCP_SERVER_ENDPOINTS=tools_url)
+    assert ran.returncode == 1
+    assert words in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+def examined(tmp_path: Path, **variables: str) -> tuple[int, dict[str, Any]]:
+    """`toolway doctor --json`: its status, and check -> finding."""
+    ran = toolway("doctor", "--json", cwd=tmp_path, **variables)
+    assert "Traceback" not in ran.stderr
+    report = orjson.loads(ran.stdout)
+    assert report["ok"] is (ran.returncode == 0)
+    return ran.returncode, {finding["check"].split()[0]: finding for finding in report["checks"]}
+
+
+def test_doctor_finds_all_well(tools_url: str, tmp_path: Path):
+    with model_server() as base:
+        ran = toolway("doctor", cwd=tmp_path, OPENAI_BASE_URL=base, MCP_SERVER_ENDPOINTS=tools_url)
+    assert ran.returncode == 0
+    assert "All is well" in ran.stdout
+    assert "3 tools" in ran.stdout
+
+
+def test_doctor_says_that_the_model_server_is_down(tools_url: str, tmp_path: Path):
+    base = f"http://127.0.0.1:{free_port()}/v1"
+    ran = toolway("doctor", cwd=tmp_path, OPENAI_BASE_URL=base, MCP_SERVER_ENDPOINTS=tools_url)
+    assert ran.returncode == 1
+    assert re.search(r"FAIL model server .*cannot be reached", ran.stdout)
+    assert "OPENAI_BASE_URL" in ran.stdout
+
+
+DOCTOR = {
+    "no models": ({"models": json_reply({"data": []})}, "model", "no models"),
+    "not an API": (
+        {"models": Reply([b"<html>"], headers=[(b"content-type", b"text/html")])},
+        "model",
+        "not a list",
+    ),
+    "wants a key": ({"models": json_reply({"error": {}}, 401)}, "model", "401"),
+    "refuses the tools": (
+        {"answer": json_reply({"error": {"message": "failed to parse grammar"}}, 400)},
+        "model",
+        "failed to parse grammar",
+    ),
+    "answers nonsense": ({"answer": Reply([b"ok"])}, "model", "failed"),
+}
+
+
+@pytest.mark.parametrize("name", DOCTOR)
+def test_doctor_says_what_is_wrong_with_the_model_server(tools_url: str, tmp_path: Path, name: str):
+    replies, check, words = DOCTOR[name]
+    with model_server(**replies) as base:
+        status, findings = examined(tmp_path, OPENAI_BASE_URL=base, MCP_SERVER_ENDPOINTS=tools_url)
+    assert status == 1
+    assert not findings[check]["ok"]
+    assert words in findings[check]["detail"]
+
+
+def test_doctor_names_a_tool_that_the_model_server_refuses(tools_url: str, tmp_path: Path):
+    def answer(body: Any) -> Reply:
+        if "broken" in tools_in(body):
+            return json_reply({"error": {"message": "failed to parse grammar"}}, 400)
+        return whole({"content": "Hello"})
+
+    with model_server(answer=answer) as base:
+        ran = toolway("doctor", cwd=tmp_path, OPENAI_BASE_URL=base, MCP_SERVER_ENDPOINTS=f"town={tools_url}")
+    assert ran.returncode == 1
+    said = ran.stdout.splitlines()
+    assert "ok   model mock: answers a chat request with 2 tools, their schemas as for openai" in said
+    start = "FAIL tool broken of town: the model server refuses it: "
+    (refused,) = [number for number, line in enumerate(said) if line.startswith(start)]
+    assert "failed to parse grammar" in said[refused]
+    assert said[refused + 1].strip().startswith("-> It is left out of requests. Mend its schema")
+    assert said[-1] == "1 of 5 checks failed."
+    assert "Traceback" not in ran.stderr
+
+
+def test_doctor_says_that_a_tool_server_is_down(tools_url: str, tmp_path: Path):
+    down = f"http://127.0.0.1:{free_port()}"
+    with model_server() as base:
+        ran = toolway(
+            "doctor", cwd=tmp_path, OPENAI_BASE_URL=base, MCP_SERVER_ENDPOINTS=f"town={tools_url},gone={down}"
+        )
+    assert ran.returncode == 1
+    assert re.search(r"ok +tool server town", ran.stdout)
+    assert re.search(r"FAIL tool server gone.*cannot be reached", ran.stdout)
+
+
+def test_doctor_tries_the_store(tools_url: str, tmp_path: Path):
+    with model_server() as base:
+        variables = {"OPENAI_BASE_URL": base, "MCP_SERVER_ENDPOINTS": tools_url}
+        status, findings = examined(tmp_path, TOOLWAY_STORE="sqlite:///store.db", **variables)
+        assert (status, findings["store"]["ok"]) == (0, True)
+        status, findings = examined(tmp_path, TOOLWAY_STORE="redis://:hunter2@127.0.0.1:1", **variables)
+    assert (status, findings["store"]["ok"]) == (1, False)
+    assert "redis://***@127.0.0.1:1 cannot be used" in findings["store"]["detail"]
+
+
+def test_doctor_says_that_no_tools_are_configured(tmp_path: Path):
+    with model_server() as base:
+        status, findings = examined(tmp_path, OPENAI_BASE_URL=base)
+    assert status == 1
+    assert "none are configured" in findings["tool"]["detail"]
+
+
+MISSPELT = {
+    "MCP_SERVER_ENDPOINTS": ("htp://localhost:8011, localhost:8012", "did you mean http://localhost:8011"),
+    "OPENAI_BASE_URL": ("localhost:1234", "must start with http"),
+    "TOOLWAY_PORT": ("eighty", "a port from 0 to 65535"),
+    "DEBUG_OUTPUT": ("maybe", "true or false"),
+}
+
+
+def test_misspelt_settings_are_all_told_at_once_in_sentences(tmp_path: Path):
+    variables = {name: value for name, (value, _) in MISSPELT.items()}
+    ran = toolway("serve", cwd=tmp_path, **variables)
+    status, findings = examined(tmp_path, **variables)
+    assert (ran.returncode, status) == (1, 1)
+    assert "Traceback" not in ran.stderr
+    for told in (ran.stderr, findings["configuration"]["detail"]):
+        assert all(name in told and words in told for name, (_, words) in MISSPELT.items())
+        assert "localhost:8012 has no scheme" in told
+
+
+def test_a_port_that_is_taken_is_told_with_status_1(tmp_path: Path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        ran = toolway("serve", "--port", port, cwd=tmp_path)
+    assert ran.returncode == 1
+    assert f"Port {port}" in ran.stderr
+    assert "TOOLWAY_PORT" in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+@contextmanager
+def serving(command: list[str], cwd: Path, **variables: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The process, once it has said where it listens, and that address."""
+    process = subprocess.Popen(
+        command,
+        cwd=cwd,
+        env=environment(PYTHONUNBUFFERED="1", **variables),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        try:
+            assert process.stderr
+            said = process.stderr.readline()
+            found = re.search(r"http://[\d.]+:\d+", said)
+            assert found, said + process.stderr.read()
+            yield process, found[0]
+        finally:
+            if process.poll() is None:
+                process.kill()
+
+
+def test_app_py_serves_with_the_settings_of_dotenv(tools_url: str, tmp_path: Path):
+    with model_server() as base:
+        lines = [
+            f"OPENAI_BASE_URL={base}",
+            f"MCP_SERVER_ENDPOINTS={tools_url}",
+            "DEBUG_OUTPUT=true",
+            "TOOLWAY_PORT=0",
+        ]
+        (tmp_path / ".env").write_text("\n".join(lines))
+        with serving([sys.executable, str(ROOT / "app.py")], tmp_path) as (process, url):
+            answer = httpx2.post(
+                f"{url}/v1/chat/completions", json={"model": "mock", "messages": QUESTION}, timeout=PATIENCE
+            )
+            process.send_signal(signal.SIGTERM)
+            _, log = process.communicate(timeout=PATIENCE)
+    assert answer.json()["choices"][0]["message"]["content"] == "Hello"
+    assert process.returncode == 0
+    assert "mock, whole, 1 message, 3 tools" in log
+    assert "Traceback" not in log
+
+
+def test_sigterm_ends_the_server_within_its_grace_while_a_stream_runs(tmp_path: Path):
+    gate = Gate()
+    first = sse(chunk(role="assistant", content="Well"), done=False).parts
+    command = [str(Path(sys.executable).with_name("toolway")), "serve", "--port", "0"]
+    body = {"model": "mock", "messages": QUESTION, "stream": True}
+    with (
+        model_server(answer=Reply([*first, gate])) as base,
+        serving(command, tmp_path, OPENAI_BASE_URL=base, TOOLWAY_SHUTDOWN_GRACE="0.5") as (process, url),
+        httpx2.Client(timeout=PATIENCE) as client,
+        client.stream("POST", f"{url}/v1/chat/completions", json=body) as answer,
+    ):
+        assert b"Well" in next(answer.iter_raw())
+        process.send_signal(signal.SIGTERM)
+        _, log = process.communicate(timeout=PATIENCE)
+        gate.open()
+    assert process.returncode == 0
+    assert "Traceback" not in log
+
+
+def until_said(process: subprocess.Popen[str], words: str) -> None:
+    """Read what the process writes, up to the line with these words."""
+    assert process.stderr
+    for line in process.stderr:
+        if words in line:
+            return
+    raise AssertionError(f"it ended and never said {words!r}")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of Unix")
+def test_sighup_reads_the_mcp_json_again(tools_url: str, tmp_path: Path):
+    file, model = tmp_path / "mcp.json", Model()
+
+    def write(prefix: str) -> None:
+        server = {"type": "openapi", "url": tools_url, "prefix": prefix}
+        file.write_text(orjson.dumps({"mcpServers": {"town": server}}).decode())
+
+    def offered() -> list[str]:
+        body = {"model": "mock", "messages": QUESTION}
+        httpx2.post(f"{url}/v1/chat/completions", json=body, timeout=PATIENCE).raise_for_status()
+        return tools_in(model.seen[-1].json)
+
+    write("a_")
+    before = file.stat()
+    command = [str(Path(sys.executable).with_name("toolway")), "serve", "--port", "0"]
+    with model_server(model) as base, serving(command, tmp_path, OPENAI_BASE_URL=base) as (process, url):
+        assert offered() == ["a_broken", "a_get_weather", "a_list_cities"]
+        process.send_signal(signal.SIGHUP)
+        until_said(process, "the configuration was read again; nothing has changed")
+        write("b_")
+        # So that nothing but the signal tells of the change.
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+        process.send_signal(signal.SIGHUP)
+        until_said(process, "the configuration was read again; changed: town")
+        until_said(process, "server town is ready")
+        assert offered() == ["b_broken", "b_get_weather", "b_list_cities"]
+        file.write_text("{")
+        process.send_signal(signal.SIGHUP)
+        until_said(process, "the servers stay as they were")
+        assert offered() == ["b_broken", "b_get_weather", "b_list_cities"]
+
+
+def test_login_gets_a_token_by_way_of_the_browser(tmp_path: Path):
+    guarded, tokens = Guarded(), tmp_path / "tokens.json"
+    variables = {"TOOLWAY_TOKEN_FILE": str(tokens), "BROWSER": "true"}
+    with running(guarded.app) as base:
+        server = {"type": "http", "url": f"{base}/mcp"}
+        (tmp_path / "mcp.json").write_bytes(orjson.dumps({"mcpServers": {"web": server}}))
+        ran = toolway("tools", cwd=tmp_path, **variables)
+        assert "toolway login web" in re.sub(r"\s+", " ", ran.stdout)
+        with subprocess.Popen(
+            [sys.executable, "-m", "toolway", "login", "web"],
+            cwd=tmp_path,
+            env=environment(**variables),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            try:
+                assert process.stdout
+                assert "Allow it in your browser" in process.stdout.readline()
+                page = process.stdout.readline().strip()
+                with httpx2.Client(follow_redirects=True, timeout=PATIENCE) as browser:
+                    assert "You can close this window" in browser.get(page).text
+                told, complaint = process.communicate(timeout=PATIENCE)
+            finally:
+                process.kill()
+        assert (process.returncode, complaint) == (0, "")
+        assert f"Toolway may use web now; {tokens} remembers it." in told
+        assert page.startswith(f"{base}/authorize?")
+        assert guarded.given == ["authorization_code"]
+        ran = toolway("call", "ok", cwd=tmp_path, **variables)
+        assert (ran.returncode, ran.stdout) == (0, "fine\n")
+
+
+def test_the_version_is_told(tmp_path: Path):
+    ran = toolway("--version", cwd=tmp_path)
+    assert ran.returncode == 0
+    assert re.fullmatch(r"toolway \d+\.\d+\.\d+\n", ran.stdout)

@@ -1,0 +1,114 @@
+"""The architecture holds: a package imports only what the table allows, and no two modules import each other."""
+
+from __future__ import annotations
+
+import ast
+
+import pytest
+
+from tests.support.paths import SOURCE
+
+MODULES = sorted(path.relative_to(SOURCE).with_suffix("").as_posix() for path in SOURCE.rglob("*.py"))
+ANY = frozenset({"types", "errors"})
+"""What every package may import: the shared nouns and the error tree."""
+
+ALLOWED = {
+    "types": set(),
+    "errors": {"types"},
+    "net": set(),
+    "wire": set(),
+    "conversation": {"wire"},
+    "schema": set(),
+    "settings": {"net"},
+    "stores": {"settings", "net"},
+    "upstream": {"net", "wire", "conversation", "settings"},
+    "telemetry": {"conversation", "settings"},
+    "tools": {"net", "wire", "conversation", "schema", "settings", "upstream"},
+    "engine": {"tools", "upstream", "stores", "schema", "conversation", "wire", "settings"},
+    "server": {"settings", "net", "wire", "telemetry", "upstream"},
+    "api": {"engine", "server", "tools", "stores", "upstream", "schema", "conversation", "wire", "settings"},
+    "demo": {"settings", "net"},
+    "app": {"api", "engine", "server", "telemetry", "tools", "upstream", "stores", "settings", "schema", "net", "demo"},
+}  # fmt: skip
+"""From the ground up: each package and what it may import besides itself. A new package gets its line here."""
+
+APART = {"api": "dialect", "tools": "kind of tool source"}
+"""Packages whose inner packages do not know each other."""
+
+
+def package_of(module: str) -> str:
+    return module.split("/", maxsplit=1)[0]
+
+
+def imports_of(module: str) -> set[str]:
+    """The modules of Toolway that one imports, anywhere in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse((SOURCE / f"{module}.py").read_text())):
+        assert not (isinstance(node, ast.ImportFrom) and node.level), f"{module} has a relative import"
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "toolway":
+            base = "/".join((node.module or "").split(".")[1:])
+            for alias in node.names:
+                inner = f"{base}/{alias.name}".strip("/")
+                found.add(inner if inner in MODULES else base)
+        elif isinstance(node, ast.Import):
+            found |= {
+                "/".join(name.name.split(".")[1:]) for name in node.names if name.name.startswith("toolway.")
+            }
+    return {f"{name}/__init__" if f"{name}/__init__" in MODULES else name for name in found if name}
+
+
+INNER = [module for module in MODULES if module not in ("__init__", "__main__")]
+
+
+@pytest.mark.parametrize("module", INNER)
+def test_a_module_imports_only_what_its_package_may(module: str):
+    package = package_of(module)
+    assert package in ALLOWED, f"the package {package} has no line in the table of allowed imports"
+    for name in imports_of(module):
+        other = package_of(name)
+        assert other in ALLOWED[package] | ANY | {package}, (
+            f"{module} imports {name}, but {package} may not import {other}: allowed are "
+            f"{', '.join(sorted(ALLOWED[package] | ANY))}. Move what is shared down, or hand it in."
+        )
+
+
+def test_the_table_points_down():
+    order = list(ALLOWED)
+    for package, allowed in ALLOWED.items():
+        assert all(order.index(other) < order.index(package) for other in allowed), package
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    graph = {module: imports_of(module) for module in MODULES}
+    done: set[str] = set()
+
+    def visit(module: str, path: tuple[str, ...]) -> None:
+        assert module not in path, " -> ".join([*path[path.index(module) :], module])
+        if module not in done:
+            for name in graph.get(module, ()):
+                visit(name, (*path, module))
+            done.add(module)
+
+    for module in MODULES:
+        visit(module, ())
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if package_of(m) in APART and m.count("/") > 1])
+def test_dialects_and_kinds_of_sources_do_not_know_each_other(module: str):
+    package, inner, *_ = module.split("/")
+    for name in imports_of(module):
+        rooms = name.split("/")
+        if rooms[0] == package and len(rooms) > 2:
+            assert rooms[1] == inner, f"{module} imports {name}: one {APART[package]} knows another"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_each_package_says_in_a_line_what_it_is_for(module: str):
+    if module.endswith("/__init__"):
+        said = ast.get_docstring(ast.parse((SOURCE / f"{module}.py").read_text()))
+        assert said, f"{module} has no docstring"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_module_passes_600_lines(module: str):
+    assert len((SOURCE / f"{module}.py").read_text().splitlines()) <= 600

@@ -1,0 +1,122 @@
+"""A model that follows a script and tools that are functions, for the loop without any HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import orjson
+
+from toolway.conversation.message import Message
+from toolway.engine.limits import Bounds, Governor
+from toolway.engine.loop import Limits, Outcome, run_tool_loop
+from toolway.engine.request_tools import Offer
+from toolway.engine.result_text import Budget
+from toolway.engine.tool_results import Results, Rules
+from toolway.stores import Store
+from toolway.stores.memory import MemoryStore
+from toolway.tools.catalog import Snapshot
+from toolway.types import JSON, Emit, OnProgress, SourceStatus, Tool, ToolCall, ToolResult
+from toolway.upstream.model_info import ModelInfo
+
+BUDGET = Budget(result=1000, round=100_000)
+UNKNOWN = ModelInfo()
+
+Behaviour = Callable[[JSON], Awaitable[ToolResult]]
+
+
+class Shelf:
+    """A tool source whose tools are Python functions."""
+
+    kind = "shelf"
+
+    def __init__(self, label: str = "shelf", /, **tools: Behaviour) -> None:
+        self.label = label
+        self._tools = tools
+        schema = {"type": "object", "properties": {"city": {"type": "string"}}}
+        self.status = SourceStatus(
+            state="ready",
+            tools=tuple(
+                Tool(name=name, server=label, description=f"does {name}", parameters=schema) for name in tools
+            ),
+        )
+
+    async def run(self, changed: Callable[[], None]) -> None:
+        changed()
+
+    async def call(self, tool: Tool, arguments: JSON, on_progress: OnProgress | None = None) -> ToolResult:
+        return await self._tools[tool.name](arguments)
+
+
+async def echo(arguments: JSON) -> ToolResult:
+    return ToolResult(text=f"echo {orjson.dumps(arguments).decode()}")
+
+
+def call(name: str = "echo", arguments: str = '{"city": "Paris"}', id: str = "call_1") -> ToolCall:
+    return ToolCall(id=id, name=name, arguments=arguments)
+
+
+def says(text: str | None = None, *calls: ToolCall, finish: str = "stop", **said: Any) -> Message:
+    content = {} if text is None else {"content": text}
+    return Message(said={"role": "assistant", **content, **said}, tool_calls=calls, finish_reason=finish)
+
+
+class Script:
+    """The turns of a model, in order; `requests` are the bodies that it was asked with."""
+
+    def __init__(self, *messages: Message, forever: bool = False) -> None:
+        self._messages = list(messages)
+        self._forever = forever
+        self.requests: list[JSON] = []
+
+    async def turn(self, body: JSON, emit: Emit, theirs: Callable[[str], bool]) -> Message:
+        self.requests.append(orjson.loads(orjson.dumps(body)))
+        return self._messages[0] if self._forever else self._messages.pop(0)
+
+
+async def play(
+    script: Script,
+    *sources: Shelf,
+    max_rounds: int = 10,
+    max_calls: int = 100,
+    max_seconds: float = 60.0,
+    max_repeats: int = 100,
+    max_similar: int = 100,
+    tool_timeout: float = 30.0,
+    relays_progress: bool = False,
+    budget: Budget = BUDGET,
+    info: ModelInfo = UNKNOWN,
+    sees: bool | None = None,
+    keeps: bool = True,
+    store: Store | None = None,
+    enforce_choice: bool = False,
+    **body: Any,
+) -> tuple[Outcome, list[Any]]:
+    """Run the loop over a script; the outcome and the events."""
+    events: list[Any] = []
+
+    async def emit(event: Any) -> None:
+        events.append(event)
+
+    async def ask() -> ModelInfo:
+        return info
+
+    bounds = Bounds(
+        max_rounds=max_rounds,
+        max_calls=max_calls,
+        max_seconds=max_seconds,
+        max_repeats=max_repeats,
+        max_similar=max_similar,
+    )
+    rules = Rules(most=budget, keeps=keeps, sees=sees, max_image_bytes=1000)
+    body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], **body}
+    outcome = await run_tool_loop(
+        body,
+        turn=script.turn,
+        offer=Offer(body, Snapshot(sources or (Shelf(echo=echo),)), enforce_choice=enforce_choice),
+        governor=Governor(bounds),
+        results=Results(rules=rules, store=store or MemoryStore(), owner="me", ask=ask),
+        limits=Limits(tool_timeout=tool_timeout, relays_progress=relays_progress),
+        emit=emit,
+    )
+    return outcome, events

@@ -1,0 +1,103 @@
+"""What is made for a client ends when the client leaves, and for no other reason."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import anyio
+import pytest
+
+from toolway.server.disconnect import EXTENSION, Departure, while_client_listens
+
+
+class Making:
+    """Something that takes for ever."""
+
+    def __init__(self) -> None:
+        self.begun = anyio.Event()
+        self.cancelled = False
+
+    async def __call__(self) -> None:
+        self.begun.set()
+        try:
+            await anyio.sleep_forever()
+        except asyncio.CancelledError:
+            self.cancelled = True
+            raise
+
+
+def scope_with(departure: Departure) -> Any:
+    return {"extensions": {EXTENSION: departure}}
+
+
+async def never() -> Any:
+    await anyio.sleep_forever()
+
+
+async def test_it_ends_when_the_server_says_so() -> None:
+    departure, making = Departure(), Making()
+    async with anyio.create_task_group() as group:
+        group.start_soon(while_client_listens, scope_with(departure), never, making)
+        await making.begun.wait()
+        departure.happen()
+    assert making.cancelled
+    await anyio.lowlevel.checkpoint()
+
+
+async def test_it_does_not_begin_for_a_client_that_has_left() -> None:
+    departure, making = Departure(), Making()
+    departure.happen()
+    await while_client_listens(scope_with(departure), never, making)
+    assert making.cancelled
+    await anyio.lowlevel.checkpoint()
+
+
+async def test_under_another_server_it_ends_at_the_disconnect() -> None:
+    making = Making()
+
+    async def receive() -> Any:
+        await making.begun.wait()
+        return {"type": "http.disconnect"}
+
+    await while_client_listens({}, receive, making)
+    assert making.cancelled
+
+
+@pytest.mark.parametrize("scope", [{}, scope_with(Departure())])
+async def test_another_cancellation_goes_its_way(scope: Any) -> None:
+    making = Making()
+    task = asyncio.get_running_loop().create_task(while_client_listens(scope, never, making))
+    await making.begun.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_a_departure_and_another_cancellation_at_once_is_a_cancellation() -> None:
+    departure, making = Departure(), Making()
+    task = asyncio.get_running_loop().create_task(while_client_listens(scope_with(departure), never, making))
+    await making.begun.wait()
+    task.cancel()
+    departure.happen()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_a_client_that_leaves_later_is_nobodys_affair() -> None:
+    departure = Departure()
+
+    async def produce() -> None:
+        pass
+
+    await while_client_listens(scope_with(departure), never, produce)
+    departure.happen()
+    await anyio.lowlevel.checkpoint()
+
+
+async def test_an_error_of_the_making_is_raised() -> None:
+    async def produce() -> None:
+        raise ValueError("a bug")
+
+    with pytest.raises(ValueError, match="a bug"):
+        await while_client_listens(scope_with(Departure()), never, produce)

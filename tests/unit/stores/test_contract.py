@@ -1,0 +1,237 @@
+"""What every kind of store promises."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from itertools import count
+
+import anyio
+import pytest
+
+from toolway.errors import ConfigError, StoreError
+from toolway.settings.settings import load_settings
+from toolway.stores import Store, open_store
+
+DEADLINE = 20
+
+
+@asynccontextmanager
+async def opened(url: str, **settings: object) -> AsyncIterator[Store]:
+    async with open_store(load_settings({}, None, store=url, **settings)) as store:
+        yield store
+
+
+async def until_gone(store: Store, key: str) -> None:
+    with anyio.fail_after(DEADLINE):
+        while await store.get(key) is not None:
+            await anyio.lowlevel.checkpoint()
+
+
+async def test_what_is_put_can_be_got_again_and_again(store_url: str):
+    async with opened(store_url) as store:
+        value = {"text": "snow \u2603", "deep": [{"a": None}]}
+        await store.put("k", value)
+        assert [await store.get("k"), await store.get("k")] == [value, value]
+        assert await store.get("another") is None
+
+
+async def test_the_newest_value_of_a_key_counts(store_url: str):
+    async with opened(store_url) as store:
+        await store.put("k", {"n": 1})
+        await store.put("k", {"n": 2})
+        assert await store.get("k") == {"n": 2}
+
+
+async def test_nobody_changes_what_another_one_reads(store_url: str):
+    async with opened(store_url) as store:
+        value = {"list": [1]}
+        await store.put("k", value)
+        value["list"].append(2)
+        got = await store.get("k")
+        assert got == {"list": [1]}
+        got["list"].append(3)
+        assert await store.get("k") == {"list": [1]}
+
+
+async def test_a_value_is_gone_after_its_time(store_url: str):
+    async with opened(store_url, store_ttl=1e-6) as store:
+        await store.put("k", {"n": 1})
+        await until_gone(store, "k")
+        assert not await store.delete("k")
+        assert await store.add("k", {"n": 2})
+
+
+async def test_a_value_can_have_a_time_of_its_own(store_url: str):
+    async with opened(store_url, store_ttl=1e-6) as store:
+        await store.put("long", {}, ttl=DEADLINE)
+        assert await store.add("long, added", {}, ttl=DEADLINE)
+        await store.put("short", {})
+        await until_gone(store, "short")
+        assert [await store.get("long"), await store.get("long, added")] == [{}, {}]
+    async with opened(store_url) as store:
+        await store.put("short", {}, ttl=1e-6)
+        assert await store.add("short, added", {}, ttl=1e-6)
+        await until_gone(store, "short")
+        await until_gone(store, "short, added")
+
+
+async def test_a_new_value_has_a_new_time(store_url: str):
+    async with opened(store_url) as store:
+        await store.put("k", {"n": 1}, ttl=1e-6)
+        await store.put("k", {"n": 2})
+        await store.put("other", {})
+        assert await store.get("k") == {"n": 2}
+
+
+async def test_a_time_may_be_as_long_as_you_like(store_url: str):
+    async with opened(store_url, store_ttl=1e300) as store:
+        await store.put("k", {"n": 1})
+        assert await store.get("k") == {"n": 1}
+
+
+async def test_only_the_first_value_is_added(store_url: str):
+    async with opened(store_url) as store:
+        assert [await store.add("k", {"n": n}) for n in range(3)] == [True, False, False]
+        assert await store.get("k") == {"n": 0}
+        await store.put("put", {"n": 1})
+        assert not await store.add("put", {"n": 2})
+        assert await store.get("put") == {"n": 1}
+
+
+async def test_what_is_deleted_is_gone_and_can_be_added_again(store_url: str):
+    async with opened(store_url) as store:
+        await store.put("k", {"n": 1})
+        assert [await store.delete("k"), await store.delete("k")] == [True, False]
+        assert await store.get("k") is None
+        assert await store.add("k", {"n": 2})
+
+
+async def test_a_value_that_is_too_large_is_not_kept_and_harms_nobody(store_url: str):
+    async with opened(store_url, store_max_bytes=250) as store:
+        await store.put("small", {})
+        await store.put("large", {"n": 1})
+        await store.put("large", {"text": "x" * 1000})
+        assert await store.get("large") is None
+        assert await store.get("small") == {}
+
+
+async def test_what_is_too_large_to_be_added_is_an_error(store_url: str):
+    async with opened(store_url, store_max_bytes=250) as store:
+        with pytest.raises(StoreError, match="TOOLWAY_STORE_MAX_BYTES"):
+            await store.add("large", {"text": "x" * 1000})
+        assert await store.get("large") is None
+
+
+async def test_many_write_at_once(store_url: str):
+    async with opened(store_url) as store:
+        async with anyio.create_task_group() as group:
+            for n in range(200):
+                group.start_soon(store.put, f"k{n % 10}", {"n": n})
+        assert [(await store.get(f"k{n}"))["n"] % 10 for n in range(10)] == list(range(10))
+
+
+async def test_exactly_one_of_many_adds_and_exactly_one_deletes(store_url: str):
+    async with opened(store_url) as store:
+        added: list[bool] = []
+        deleted: list[bool] = []
+
+        async def add(n: int) -> None:
+            added.append(await store.add("k", {"n": n}))
+
+        async def delete() -> None:
+            deleted.append(await store.delete("k"))
+
+        async with anyio.create_task_group() as group:
+            for n in range(100):
+                group.start_soon(add, n)
+        async with anyio.create_task_group() as group:
+            for _ in range(100):
+                group.start_soon(delete)
+        assert (added.count(True), len(added)) == (1, 100)
+        assert (deleted.count(True), len(deleted)) == (1, 100)
+
+
+BOUNDED = ["memory", "sqlite"]
+"""Redis has its own bound for all values together."""
+
+
+@pytest.mark.parametrize("store_url", BOUNDED, indirect=True)
+async def test_what_was_written_first_goes_first_whatever_its_time(store_url: str):
+    async with opened(store_url, store_max_bytes=250) as store:
+        ttls = count(DEADLINE * 10, -DEADLINE)
+        for key in ("a", "b", "a", "c"):
+            await store.put(key, {"text": "x" * 88}, ttl=next(ttls))
+        assert [await store.get(key) is not None for key in ("a", "b", "c")] == [True, False, True]
+
+
+@pytest.mark.parametrize("store_url", BOUNDED, indirect=True)
+async def test_what_is_over_goes_before_what_is_old(store_url: str):
+    async with opened(store_url, store_max_bytes=250) as store:
+        await store.put("old", {"text": "x" * 88})
+        await store.put("over", {"text": "x" * 88}, ttl=1e-6)
+        await until_gone(store, "over")
+        await store.add("new", {"text": "x" * 88})
+        assert [await store.get(key) is not None for key in ("old", "new")] == [True, True]
+
+
+@pytest.mark.parametrize("store_url", BOUNDED, indirect=True)
+async def test_as_much_goes_as_must(store_url: str):
+    async with opened(store_url, store_max_bytes=1000) as store:
+        for n in range(9):
+            await store.put(f"k{n}", {"text": "x" * 88})
+        await store.add("large", {"text": "x" * 588})
+        kept = [n for n in range(9) if await store.get(f"k{n}")]
+        assert kept == [5, 6, 7, 8]
+
+
+@pytest.mark.parametrize("store_url", ["memory"], indirect=True)
+async def test_a_key_that_is_written_again_and_again_takes_no_more_room(store_url: str):
+    async with opened(store_url) as store:
+        for n in range(1000):
+            await store.put("k", {"n": n})
+        assert len(store._ends) < 100
+        assert await store.get("k") == {"n": 999}
+
+
+NO_STORES = [
+    "memory",
+    "sqlite:",
+    "sqlite:///",
+    "sqlite://x",
+    "http://h",
+    "redis+sentinel://h",
+    "redis:",
+    "redis://",
+    "redis://h:x",
+    "redis://h:0",
+    "redis://h/db",
+    "redis://h/0/1",
+    "redis://h/0?nonsense=1",
+    "redis://h#1",
+    "redis://h?db=x",
+    "unix://",
+    "unix://h?ssl_ca_certs=x",
+]
+
+
+@pytest.mark.parametrize("url", NO_STORES)
+def test_a_store_that_does_not_exist_is_refused(url: str):
+    with pytest.raises(ConfigError, match="TOOLWAY_STORE"):
+        load_settings({"TOOLWAY_STORE": url}, None)
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://:hunter2@h:x", "redis://:hun/ter2@h", "rediss://u:hunter2@h/x", "redis:hunter2"]
+)
+def test_a_store_that_is_refused_is_shown_without_its_password(url: str):
+    with pytest.raises(ConfigError) as caught:
+        load_settings({"TOOLWAY_STORE": url}, None)
+    assert "ter2" not in caught.value.message
+
+
+def test_the_password_of_a_store_is_a_secret():
+    settings = load_settings({"TOOLWAY_STORE": "rediss://me:hunter%402@h:6380/3?ssl_ca_certs=/ca.pem"}, None)
+    assert {"hunter%402", "hunter@2"} <= set(settings.secrets)
+    assert "hunter" not in repr(settings)
+    assert load_settings({"TOOLWAY_STORE": "unix:///r.sock?password=hunter3"}, None).secrets == ("hunter3",)

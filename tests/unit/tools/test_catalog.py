@@ -1,0 +1,224 @@
+"""The catalog: sources come and go while requests keep what they saw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import anyio
+import anyio.lowlevel
+import orjson
+
+from tests.unit.engine.script import Shelf, echo
+from toolway.tools.catalog import Catalog, Snapshot
+from toolway.types import SourceStatus, Tool
+
+
+class Switched(Shelf):
+    """A shelf whose status the test sets; it says when it runs and when it ended."""
+
+    def __init__(self, label: str, *names: str) -> None:
+        super().__init__(label, **dict.fromkeys(names, echo))
+        self.full = self.status
+        self.status = SourceStatus()
+        self.runs, self.ended = anyio.Event(), anyio.Event()
+        self._changed: Callable[[], None] | None = None
+
+    async def run(self, changed: Callable[[], None]) -> None:
+        self._changed = changed
+        self.runs.set()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            self.ended.set()
+
+    def become(self, status: SourceStatus) -> None:
+        self.status = status
+        assert self._changed is not None
+        self._changed()
+
+
+def lost(status: SourceStatus) -> SourceStatus:
+    return replace(
+        status, state="failed", error="gone", tools=tuple(replace(t, available=False) for t in status.tools)
+    )
+
+
+def definitions(catalog: Catalog) -> list[str]:
+    return [tool["function"]["name"] for tool in orjson.loads(orjson.dumps(catalog.snapshot.all_definitions))]
+
+
+def bytes_of(snapshot: Snapshot) -> bytes:
+    return orjson.dumps(snapshot.all_definitions)
+
+
+async def test_a_source_joins_when_it_is_ready_and_its_lost_tools_stay_listed():
+    shelf = Switched("shelf", "b", "a")
+    async with Catalog([shelf]).running() as catalog:
+        await shelf.runs.wait()
+        assert definitions(catalog) == []
+        assert not await catalog.settled(0.0)
+        shelf.become(shelf.full)
+        assert definitions(catalog) == ["a", "b"]
+        assert await catalog.settled(0.0)
+        shelf.become(lost(shelf.full))
+        assert definitions(catalog) == []
+        assert [tool.available for tool in catalog.snapshot.tools.values()] == [False, False]
+    assert shelf.ended.is_set()
+
+
+async def test_a_server_that_goes_does_not_rename_the_tools_of_another():
+    one, two = Switched("one", "now"), Switched("two", "now")
+    async with Catalog([one, two]).running() as catalog:
+        await one.runs.wait()
+        await two.runs.wait()
+        one.become(one.full)
+        two.become(two.full)
+        assert definitions(catalog) == ["one__now", "two__now"]
+        one.become(lost(one.full))
+        assert definitions(catalog) == ["two__now"]
+
+
+async def test_the_definitions_are_the_same_bytes_whatever_the_order_of_the_sources():
+    def made(*labels: str) -> bytes:
+        return orjson.dumps(
+            Catalog([Shelf(label, now=echo, then=echo) for label in labels]).snapshot.all_definitions
+        )
+
+    assert made("a", "b") == made("b", "a")
+
+
+async def test_tools_of_one_request_take_no_name_away():
+    shelves = [Shelf("shelf", now=echo, then=echo), Shelf("git", log=echo)]
+    async with Catalog(shelves).running() as catalog:
+        base = catalog.snapshot.fitted("llama.cpp")
+        # "shelf__now" is what the first tool would be called if another server had a "now" as well.
+        guests = [Shelf("a", now=echo, log=echo, new=echo), Shelf("b", new=echo, shelf__now=echo)]
+        joined = base.with_sources(guests)
+        assert list(joined.tools)[:3] == list(base.tools) == ["log", "now", "then"]
+        assert all(joined.tools[name] is base.tools[name] for name in base.tools)
+        assert list(joined.tools)[3:] == ["a__log", "a__new", "a__now", "b__new", "shelf__now"]
+        assert joined.profile == "llama.cpp"
+        assert bytes_of(joined.fitted("openai")).startswith(bytes_of(catalog.snapshot)[:-1])
+        assert list(catalog.snapshot.tools) == ["log", "now", "then"]
+        assert base.with_sources([]) is base
+
+
+async def test_tools_of_one_request_cannot_take_a_name_that_was_made_by_hash():
+    crowd = [Shelf("s", **{"a" * 70: echo})]
+    base = Catalog(crowd).snapshot
+    joined = base.with_sources([Shelf("t", **{next(iter(base.tools)): echo})])
+    assert joined.tools[next(iter(base.tools))].server == "s"
+    assert len(joined.tools) == 2
+
+
+async def test_tools_that_the_model_server_refuses_stay_out_of_a_request_with_its_own():
+    base = Catalog([Shelf("s", good=echo, bad=echo)]).snapshot
+    fitted = base.fitted("openai", frozenset({base.tools["bad"]}))
+    joined = fitted.with_sources([Shelf("t", other=echo)])
+    assert list(joined.offered) == ["good", "other"]
+    assert list(joined.fitted("gemini", frozenset({base.tools["bad"]})).offered) == ["good", "other"]
+
+
+async def test_without_sources_everything_is_settled_at_once():
+    async with Catalog([]).running() as catalog:
+        assert await catalog.settled(0.0)
+        assert definitions(catalog) == []
+
+
+async def test_a_removed_source_ends_with_the_last_request_that_sees_it():
+    old, new = Switched("old", "x"), Switched("new", "y")
+    async with Catalog([old]).running() as catalog:
+        await old.runs.wait()
+        old.become(old.full)
+        with catalog.use() as snapshot:
+            catalog.replace([new])
+            await new.runs.wait()
+            new.become(new.full)
+            assert definitions(catalog) == ["y"]
+            assert not old.ended.is_set()
+            assert (await snapshot.call(snapshot.tools["x"], {})).text == "echo {}"
+        with anyio.fail_after(20):
+            await old.ended.wait()
+        assert not new.ended.is_set()
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {f"p{n}": {"type": "object", "properties": {"a": {"type": "string"}}} for n in range(40)},
+}
+
+
+class Big(Switched):
+    """A switched shelf of 400 tools with schemas that take a while."""
+
+    def __init__(self, label: str) -> None:
+        super().__init__(label, *(f"{label}{n}" for n in range(400)))
+        self.full = replace(
+            self.full, tools=tuple(replace(tool, parameters=SCHEMA) for tool in self.full.tools)
+        )
+
+
+async def test_many_new_tools_are_prepared_while_others_go_on():
+    big, small = Big("big"), Switched("small", "x")
+    async with Catalog([big, small]).running() as catalog:
+        await big.runs.wait()
+        big.become(big.full)
+        assert definitions(catalog) == []
+        assert not await catalog.settled(0.0)
+        await anyio.lowlevel.checkpoint()
+        small.become(small.full)  # in the midst of it
+        before = catalog.snapshot
+        with anyio.fail_after(20):
+            assert await catalog.settled(60)
+        assert before.tools == {}
+        assert len(catalog.snapshot.offered) == 401
+        big.become(replace(big.full, error="known by now"))
+        assert len(catalog.snapshot.offered) == 401
+
+
+async def test_definitions_are_ready_for_the_model_server_that_is_expected():
+    big = Big("big")
+    async with Catalog([big]).running() as catalog:
+        await big.runs.wait()
+        catalog.expect("gemini")
+        big.become(big.full)
+        with anyio.fail_after(20):
+            assert await catalog.settled(60)
+        assert catalog.snapshot.fitted("gemini") is catalog.snapshot
+
+
+async def test_a_source_whose_tools_can_still_be_seen_is_not_ended():
+    big, gone = Big("big"), Switched("gone", "x")
+    async with Catalog([gone]).running() as catalog:
+        await gone.runs.wait()
+        gone.become(gone.full)
+        big.status = big.full
+        catalog.replace([big])
+        assert definitions(catalog) == ["x"]
+        assert not gone.ended.is_set()
+        with anyio.fail_after(20):
+            await gone.ended.wait()
+        assert len(catalog.snapshot.offered) == 400
+
+
+async def test_a_source_that_stays_is_not_started_again():
+    stays, goes = Switched("stays", "x"), Switched("goes", "y")
+    async with Catalog([stays, goes]).running() as catalog:
+        await stays.runs.wait()
+        await goes.runs.wait()
+        stays.runs = anyio.Event()
+        catalog.replace([stays])
+        with anyio.fail_after(20):
+            await goes.ended.wait()
+        assert not stays.runs.is_set()
+        assert not stays.ended.is_set()
+
+
+async def test_a_call_that_does_not_fit_the_schema_never_reaches_the_source():
+    tool: Tool
+    async with Catalog([Shelf("shelf", echo=echo)]).running() as catalog:
+        tool = catalog.snapshot.tools["echo"]
+        refused = await catalog.snapshot.call(tool, {"city": 5})
+        assert refused.is_error
+        assert "city" in refused.text

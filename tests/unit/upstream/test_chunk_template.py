@@ -1,0 +1,76 @@
+"""The shortcut for chunks that differ in their text alone says what a parser would say, or nothing."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from toolway.upstream.chunk_template import Refrain
+
+
+def chunk(content: Any, **more: Any) -> dict[str, Any]:
+    choice = {"index": 0, "delta": {"content": content}, "finish_reason": None}
+    return {"id": "c", "choices": [{**choice, **more}]}
+
+
+def learned(content: Any = "the", *, dumps: Any = orjson.dumps, **more: Any) -> Refrain:
+    refrain = Refrain()
+    first = chunk(content, **more)
+    text = dumps(first)
+    refrain.learn(first, text if isinstance(text, bytes) else text.encode())
+    return refrain
+
+
+@given(st.text(), st.text())
+def test_a_text_that_is_recognised_is_the_text_that_a_parser_reads(first: str, second: str):
+    found = learned(first).text_in(orjson.dumps(chunk(second)))
+    assert found in (None, second)
+
+
+@pytest.mark.parametrize("text", ["word", " word", "é", "日本", "{}", "a:b,"])
+def test_plain_text_is_recognised_whatever_the_spacing_of_the_json(text: str):
+    assert learned().text_in(orjson.dumps(chunk(text))) == text
+    spaced = learned(dumps=json.dumps)
+    assert spaced.text_in(json.dumps(chunk(text), ensure_ascii=False).encode()) == text
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {**chunk("x"), "id": "d"},
+        {**chunk("x"), "usage": {"total_tokens": 1}},
+        chunk("x", finish_reason="stop"),
+        chunk("x", index=1),
+        chunk(""),
+        chunk(None),
+        {"id": "c", "choices": [{"index": 0, "delta": {"content": "x", "role": "assistant"}, "finish_reason": None}]},
+        {"id": "c", "choices": [{"index": 0, "delta": {"tool_calls": []}, "finish_reason": None}]},
+        {"error": {"message": "x"}},
+        chunk('a "quoted" word'),
+        chunk("line\n"),
+        chunk("back\\slash"),
+    ],
+)  # fmt: skip
+def test_anything_else_is_left_to_the_parser(other: dict[str, Any]):
+    assert learned().text_in(orjson.dumps(other)) is None
+
+
+@given(st.binary(max_size=40))
+def test_bytes_between_head_and_tail_that_are_no_plain_text_are_left_to_the_parser(middle: bytes):
+    whole = orjson.dumps(chunk("@"))
+    payload = whole.replace(b"@", middle)
+    found = learned().text_in(payload)
+    if found is not None:
+        assert orjson.loads(payload)["choices"][0]["delta"]["content"] == found
+
+
+def test_nothing_is_learned_from_a_chunk_with_more_than_text():
+    refrain = Refrain()
+    first = {"choices": [{"delta": {"content": "x", "reasoning_content": "y"}}]}
+    refrain.learn(first, orjson.dumps(first))
+    assert refrain.text_in(orjson.dumps(first)) is None
