@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, Protocol
 
+Header = tuple[bytes, bytes]
+"""A header of HTTP as it stands in ASGI; our own names are lower case."""
+
 JSON = dict[str, Any]
 """A JSON object from outside. It stays a dict, so that fields nobody here knows survive."""
 

@@ -19,7 +19,7 @@ from tests.support.upstream import call_stream, text_stream, tool_call
 from tests.unit.engine.script import Script, Shelf, call, echo, play, says
 from tests.unit.tools.mcp.support import SERVERS
 from toolway.api.chat.progress import shown
-from toolway.engine.loop import CallProgressed
+from toolway.conversation.events import CallProgressed
 from toolway.types import JSON, OnProgress, Progress, Tool, ToolCall, ToolResult
 
 

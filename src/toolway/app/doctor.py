@@ -22,8 +22,8 @@ from toolway.settings.settings import Settings, load_settings
 from toolway.stores import open_store
 from toolway.tools.catalog import Catalog, Snapshot
 from toolway.tools.factory import open_sources
-from toolway.types import JSON, ToolSource, last_error
-from toolway.upstream.client import Header, Upstream, credential
+from toolway.types import JSON, Header, ToolSource, last_error
+from toolway.upstream.client import Upstream, credential
 from toolway.upstream.model_call import whole_turn
 
 SERVER_PATIENCE = 20.0

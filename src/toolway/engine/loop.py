@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 import anyio
 from anyio.abc import TaskGroup
 
+from toolway.conversation.events import CallBegan, CallEnded, CallProgressed, Chunks, Outcome, RoundBegan
 from toolway.conversation.message import Message, add_usage
 from toolway.conversation.tool_calls import read_arguments
 from toolway.engine.history.messages import assistant_message, filled
@@ -21,63 +22,7 @@ from toolway.schema.validate import given, mismatch
 from toolway.tools import names
 from toolway.types import JSON, Emit, Progress, Tool, ToolCall, ToolResult
 from toolway.upstream.context_overflow import excess_of, is_overflow
-from toolway.upstream.model_call import Chunks, Turn
-
-
-@dataclass(frozen=True, kw_only=True)
-class RoundBegan:
-    """The model is asked for the `number`th time in this request; the first is 1. `between` as in Outcome."""
-
-    number: int
-    between: tuple[JSON, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class CallBegan:
-    """A call of ours is about to run; `tool` is None when nothing here has that name."""
-
-    call: ToolCall
-    tool: Tool | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class CallProgressed:
-    """A call of ours that is under way reported how far it is."""
-
-    call: ToolCall
-    tool: Tool
-    progress: Progress
-
-
-@dataclass(frozen=True, kw_only=True)
-class CallEnded:
-    """A call of ours is over, well or badly, after `seconds`."""
-
-    call: ToolCall
-    tool: Tool | None
-    result: ToolResult
-    seconds: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """How a request ended: the last message, what was said in the rounds before it, and what it all cost.
-
-    `between` holds the messages that stood between the client's conversation and the last turn: our rounds.
-    `held` is set when the client must run or approve calls and does not see all that happened: the last assistant
-    message with all its calls and the results of ours, to be put back when the client returns with its results.
-    `asked` is the conversation that the first turn got, `asked_for` are the calls that wait for an approval.
-    """
-
-    message: Message
-    earlier: tuple[JSON, ...] = ()
-    usage: JSON | None = None
-    rounds: int = 1
-    calls: int = 0
-    between: tuple[JSON, ...] = ()
-    held: tuple[JSON, ...] = ()
-    asked: tuple[JSON, ...] = ()
-    asked_for: tuple[ToolCall, ...] = ()
+from toolway.upstream.model_call import Turn
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,17 +15,17 @@ from weakref import WeakKeyDictionary
 import anyio
 import orjson
 
-from toolway import __version__
+from toolway import __version__, types
 from toolway.schema.targets import Profile
 from toolway.settings.settings import Settings
 from toolway.tools.catalog import Snapshot
 from toolway.types import JSON, Tool
-from toolway.upstream.client import Header, Upstream, credential
+from toolway.upstream.client import Upstream, credential
 from toolway.upstream.model_info import Listing, ModelInfos
 
 log = logging.getLogger("toolway.backend")
 
-USER_AGENT: Header = (b"user-agent", f"toolway/{__version__}".encode())
+USER_AGENT: types.Header = (b"user-agent", f"toolway/{__version__}".encode())
 """Tells requests that are Toolway's own from those that it makes for a client."""
 
 MAX_BARRED = 1000
@@ -98,7 +98,7 @@ class Backend:
             return await self.infos.listing(headers) is not None
         return False
 
-    def notice(self, headers: Iterable[Header]) -> None:
+    def notice(self, headers: Iterable[types.Header]) -> None:
         """Learn from the head of any answer: llama.cpp names itself."""
         if self.profile == "openai" and any(h == (b"server", b"llama.cpp") for h in headers):
             self._become("llama.cpp")

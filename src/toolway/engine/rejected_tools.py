@@ -8,13 +8,14 @@ from typing import Any
 
 import anyio
 
+from toolway.conversation.events import Chunks, HeadArrived
 from toolway.conversation.message import Message
 from toolway.engine.bisect_tools import find_culprits, is_about_tools, suspects
 from toolway.engine.model_target import Backend
 from toolway.engine.request_tools import Offer
 from toolway.errors import UpstreamError, UpstreamStatus
 from toolway.types import JSON, Emit
-from toolway.upstream.model_call import Chunks, HeadArrived, Turn
+from toolway.upstream.model_call import Turn
 
 log = logging.getLogger("toolway.backend")
 

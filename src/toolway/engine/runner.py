@@ -12,11 +12,12 @@ from typing import Any
 import anyio
 from starlette.types import Scope
 
+from toolway.conversation.events import Outcome, RoundBegan
 from toolway.conversation.message import Message
 from toolway.engine.history import hidden_rounds, split_turns
 from toolway.engine.history.resume import Attempt
 from toolway.engine.limits import Bounds, Governor
-from toolway.engine.loop import Limits, Outcome, RoundBegan, run_tool_loop
+from toolway.engine.loop import Limits, run_tool_loop
 from toolway.engine.model_target import Backend
 from toolway.engine.rejected_tools import careful_turn
 from toolway.engine.request_options import Wishes, bounds_of, read_wishes

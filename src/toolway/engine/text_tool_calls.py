@@ -6,13 +6,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from toolway.conversation.events import Chunks
 from toolway.conversation.message import Message
 from toolway.conversation.text_call_parser import may_become_calls, read_calls
 from toolway.conversation.tool_calls import call_object
 from toolway.engine.request_tools import Offer
 from toolway.errors import UpstreamError
 from toolway.types import JSON, Emit
-from toolway.upstream.model_call import Chunks, Turn
+from toolway.upstream.model_call import Turn
 
 
 def listening_turn(turn: Turn, *, offer: Offer) -> Turn:

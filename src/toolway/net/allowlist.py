@@ -10,7 +10,7 @@ from typing import Any
 
 import idna
 
-from toolway.settings.env_endpoints import masked
+from toolway.net.hosts import masked
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network

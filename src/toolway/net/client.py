@@ -15,8 +15,9 @@ from urllib.parse import quote, urlsplit
 
 import aiohappyeyeballs
 
-from toolway.net.connection import Connection, Header
+from toolway.net.connection import Connection
 from toolway.net.errors import Fault, HttpError
+from toolway.types import Header
 
 MAX_IDLE = 4.0
 """Seconds that a connection is kept unused; most servers close it after five, and a request should not cross that."""

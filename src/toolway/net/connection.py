@@ -10,8 +10,7 @@ from typing import Any
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from toolway.net.errors import Fault, HttpError
-
-Header = tuple[bytes, bytes]
+from toolway.types import Header
 
 MAX_HEAD = 64 * 1024
 """Bytes of an answer's head; also of what follows a chunked body."""

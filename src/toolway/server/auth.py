@@ -12,9 +12,9 @@ from ipaddress import ip_address
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from toolway.errors import Forbidden, InvalidRequest, ToolwayError, Unauthorized
+from toolway.net.hosts import is_loopback
 from toolway.server.json_response import Header, send_error
 from toolway.server.websocket import in_place_of_upgrade
-from toolway.settings.env_endpoints import is_loopback
 from toolway.settings.settings import Settings
 from toolway.upstream.client import HOP_BY_HOP, credential
 

@@ -7,14 +7,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
-from ipaddress import ip_address
 from pathlib import Path, PurePath
 from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
+
+from toolway.net.hosts import HOST, is_loopback, masked
 
 _BETWEEN = re.compile(r"[,\r\n]|\s+(?=(?:[\w.-]+=)?\w+://)")
 _NAMED = re.compile(r"([A-Za-z0-9][\w.-]*)\s*=\s*(.+)", re.DOTALL)
 _MANGLED_SCHEME = re.compile(r"(https?)[:/]+", re.IGNORECASE)
-HOST = re.compile(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_.])?|[0-9a-f:.]+(%[\w.-]+)?", re.IGNORECASE)
 _DOCUMENT = re.compile(r"\.(json|ya?ml)$", re.IGNORECASE)
 _SAYS_NOTHING = re.compile(
     r"(openapi|swagger|api-docs|docs|api|mcp|sse|v\d[\d.]*)(\.(json|ya?ml))?", re.IGNORECASE
@@ -81,23 +81,6 @@ def parse_endpoints(text: str, tokens: Mapping[str, str] | None = None) -> Parse
 def token_key(label: str) -> str:
     """The NAME in TOOLWAY_SERVER_<NAME>_TOKEN for a label: upper case, `_` for all but letters and digits."""
     return re.sub(r"[^A-Z0-9]", "_", label.upper())
-
-
-def is_loopback(host: str) -> bool:
-    """Is this name or address, without a port, one that only this machine can reach?"""
-    host = host.strip("[]").rstrip(".").lower()
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def masked(place: str) -> str:
-    """A URL, or what was meant to be one, for messages: no credentials, and cut."""
-    place = re.sub(r"//[^/]*@", "//***@", place) if "//" in place else re.sub(r"^[^/]*@", "***@", place)
-    return place[:200]
 
 
 def _read_entry(piece: str) -> _Entry:

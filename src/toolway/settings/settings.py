@@ -18,7 +18,8 @@ from pydantic.fields import FieldInfo
 
 from toolway.errors import ConfigError
 from toolway.net.allowlist import AllowedServer, parse_allowed
-from toolway.settings.env_endpoints import HOST, Endpoint, is_loopback, masked, parse_endpoints, token_key
+from toolway.net.hosts import HOST, is_loopback, masked
+from toolway.settings.env_endpoints import Endpoint, parse_endpoints, token_key
 from toolway.settings.mcp_json import McpConfig, read_config
 from toolway.settings.mcp_server import ServerConfig
 from toolway.settings.profiles import Profile, parse_profiles

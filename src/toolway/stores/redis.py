@@ -15,7 +15,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from toolway.errors import ConfigError, StoreError
-from toolway.settings.env_endpoints import masked
+from toolway.net.hosts import masked
 from toolway.stores.logging import Trouble, too_large
 from toolway.types import JSON
 

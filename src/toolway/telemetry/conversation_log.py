@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import orjson
 
-from toolway.engine.loop import CallBegan, CallEnded, Outcome, RoundBegan
+from toolway.conversation.events import CallBegan, CallEnded, Outcome, RoundBegan
 from toolway.errors import ToolwayError
 from toolway.settings.settings import Settings
 from toolway.types import JSON

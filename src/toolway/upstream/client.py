@@ -10,10 +10,11 @@ import anyio
 
 from toolway.errors import UpstreamError, UpstreamTimeout
 from toolway.net.client import MAX_IDLE, Exchange, HttpClient, Origin
-from toolway.net.connection import Connection, Header
+from toolway.net.connection import Connection
 from toolway.net.decompress import BrokenBody, Inflate, UnknownEncoding, inflater
 from toolway.net.errors import Fault, HttpError
 from toolway.settings.settings import Settings
+from toolway.types import Header
 
 __all__ = ["HOP_BY_HOP", "MAX_IDLE", "Answer", "Header", "Upstream"]
 

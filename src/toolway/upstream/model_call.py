@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
+from toolway.conversation.events import Chunks, HeadArrived
 from toolway.conversation.message import Message, MessageBuilder, error_in, read_answer
 from toolway.errors import UpstreamError, UpstreamStatus
-from toolway.types import JSON, Emit
+from toolway.types import JSON, Emit, Header
 from toolway.upstream.chunk_template import Refrain
-from toolway.upstream.client import Answer, Header, Upstream
+from toolway.upstream.client import Answer, Upstream
 from toolway.wire import lenient_json, sse
 
 MAX_ANSWER_BYTES = 256 * 2**20
@@ -23,20 +23,6 @@ _STREAM_TYPES = frozenset({b"text/event-stream", b"text/plain", b"application/oc
 
 Turn = Callable[[JSON, Emit, Callable[[str], bool]], Awaitable[Message]]
 """`turn(body, emit, theirs)`: ask the model once; `theirs(name)` tells the client's own tools."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class HeadArrived:
-    """The model server accepted the request of this turn: its answer will be a 200."""
-
-    headers: Sequence[Header]
-
-
-@dataclass(frozen=True, slots=True)
-class Chunks:
-    """What one network read brought for the client: (chunk, its bytes as they came, or None if it was changed)."""
-
-    items: list[tuple[JSON | str, bytes | None]]
 
 
 _Take = Callable[[Answer, Emit, Callable[[str], bool]], Awaitable[Message]]

@@ -12,8 +12,8 @@ import anyio
 import orjson
 
 from toolway.errors import UpstreamError
-from toolway.types import JSON
-from toolway.upstream.client import Header, Upstream
+from toolway.types import JSON, Header
+from toolway.upstream.client import Upstream
 
 log = logging.getLogger("toolway.upstream")
 

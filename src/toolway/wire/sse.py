@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 DONE = b"[DONE]"
+"""The payload after the last one of a stream."""
 KEEP_ALIVE = b": keep-alive\n\n"
 
 LF, CR = b"\n\r"
@@ -96,3 +97,7 @@ def encode(payload: bytes) -> bytes:
     if LF in payload:
         payload = payload.replace(b"\n", b"\ndata: ")
     return b"data: " + payload + b"\n\n"
+
+
+STREAM_END = encode(DONE)
+"""The last event of a stream of OpenAI's APIs."""

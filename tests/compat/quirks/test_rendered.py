@@ -18,10 +18,11 @@ from tests.support.servers import running
 from tests.support.tools import CITY, NOTHING, ToolService, document
 from tests.support.upstream import Reply, ScriptedUpstream
 from tests.unit.engine.script import Shelf, echo, play
+from toolway.conversation.events import Chunks
 from toolway.settings.settings import load_settings
 from toolway.types import JSON, ToolResult
 from toolway.upstream.client import Upstream
-from toolway.upstream.model_call import Chunks, streamed_turn
+from toolway.upstream.model_call import streamed_turn
 
 THREE = [
     Turn(text="a", calls=(("echo", {"city": "x"}), ("echo", {}), ("other", {"note": "y"}))),

@@ -7,9 +7,10 @@ from typing import Any
 
 import orjson
 
+from toolway.conversation.events import Outcome
 from toolway.conversation.message import Message
 from toolway.engine.limits import Bounds, Governor
-from toolway.engine.loop import Limits, Outcome, run_tool_loop
+from toolway.engine.loop import Limits, run_tool_loop
 from toolway.engine.request_tools import Offer
 from toolway.engine.result_text import Budget
 from toolway.engine.tool_results import Results, Rules

@@ -7,8 +7,8 @@ import itertools
 import pytest
 
 from tests.unit.engine.script import Script, Shelf, call, echo, play, says
+from toolway.conversation.events import CallBegan
 from toolway.engine.limits import Bounds, Governor
-from toolway.engine.loop import CallBegan
 from toolway.types import JSON, ToolCall, ToolResult
 
 

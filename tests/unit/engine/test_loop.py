@@ -6,9 +6,8 @@ import anyio
 import pytest
 
 from tests.unit.engine.script import Script, Shelf, call, echo, play, says
-from toolway.engine.loop import CallBegan, CallEnded, RoundBegan
+from toolway.conversation.events import CallBegan, CallEnded, Chunks, RoundBegan
 from toolway.types import JSON, ToolResult
-from toolway.upstream.model_call import Chunks
 
 CLIENTS_TOOL = {"type": "function", "function": {"name": "theirs", "parameters": {"type": "object"}}}
 
@@ -46,7 +45,12 @@ async def test_a_call_is_run_and_its_result_goes_back_to_the_model():
         {"role": "tool", "tool_call_id": "call_1", "content": 'echo {"city":"Paris"}'},
     ]
     assert outcome.message.said["content"] == "Cloudy."
-    assert [type(event) for event in events] == [RoundBegan, CallBegan, CallEnded, RoundBegan]
+    assert [type(event) for event in events] == [
+        RoundBegan,
+        CallBegan,
+        CallEnded,
+        RoundBegan,
+    ]
 
 
 async def test_a_missing_content_is_replayed_as_an_empty_string():

@@ -10,11 +10,11 @@ import orjson
 import pytest
 
 from tests.unit.engine.script import Behaviour, Script, Shelf, call, play, says
+from toolway.conversation.events import Chunks
 from toolway.conversation.message import Message
 from toolway.engine.result_text import Budget
 from toolway.errors import UpstreamError, UpstreamStatus
 from toolway.types import JSON, Emit, Image, ToolResult
-from toolway.upstream.model_call import Chunks
 from toolway.upstream.model_info import ModelInfo
 
 TEXT = "\n".join(f"line {n}" for n in range(1000))

@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from tests.support.raw import Serve, raw_server, request_head, split
 from toolway.net import client as http_client_module
 from toolway.net.client import HttpClient, Origin
-from toolway.net.connection import MAX_BUFFERED, MAX_HEAD, Header, Reply
+from toolway.net.connection import MAX_BUFFERED, MAX_HEAD, Reply
 from toolway.net.errors import Fault, HttpError
+from toolway.types import Header
 
 OK = b"HTTP/1.1 200 OK\r\n"
 WHOLE = OK + b"content-length: 2\r\n\r\nhi"

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from tests.support.paths import ROOT
 from toolway.errors import ConfigError
-from toolway.settings.env_endpoints import is_loopback, parse_endpoints, token_key
+from toolway.net.hosts import is_loopback
+from toolway.settings.env_endpoints import parse_endpoints, token_key
 from toolway.settings.settings import Endpoint, Settings, load_settings, variable
 
 EXAMPLE = ROOT / "config.example"

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.logs import logged
+from toolway.conversation.events import CallBegan, CallEnded, Outcome, RoundBegan
 from toolway.conversation.message import Message
-from toolway.engine.loop import CallBegan, CallEnded, Outcome, RoundBegan
 from toolway.errors import InvalidRequest, UpstreamError
 from toolway.settings.settings import Endpoint, Settings
 from toolway.telemetry.conversation_log import (

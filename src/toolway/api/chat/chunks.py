@@ -13,8 +13,6 @@ from toolway.errors import ToolwayError
 from toolway.types import JSON
 from toolway.wire import lenient_json, sse
 
-DONE = sse.encode(sse.DONE)
-
 
 class Envelope:
     """Writes one client's stream. `id`, `created` and `model` are those of the first chunk of round 1."""
@@ -55,7 +53,7 @@ class Envelope:
         if usage:
             last = {**message.usage_frame, **self._same, "choices": [], "usage": usage}
             events.append(sse.encode(lenient_json.dumps(last)))
-        return b"".join([*events, DONE])
+        return b"".join([*events, sse.STREAM_END])
 
     def _fits(self, chunk: JSON) -> bool:
         """Whether a chunk can go out unchanged."""
@@ -94,4 +92,4 @@ class Envelope:
 
 def failure(error: ToolwayError) -> bytes:
     """The end of a stream that failed: an error without choices, so that no client takes it for an answer."""
-    return sse.encode(orjson.dumps(error.envelope())) + DONE
+    return sse.encode(orjson.dumps(error.envelope())) + sse.STREAM_END

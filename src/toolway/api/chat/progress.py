@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from toolway.engine.loop import CallBegan, CallEnded, CallProgressed
+from toolway.conversation.events import CallBegan, CallEnded, CallProgressed
 from toolway.types import JSON, Progress
 
 Form = Literal["off", "openwebui", "reasoning"]

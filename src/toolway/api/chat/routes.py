@@ -11,9 +11,9 @@ from starlette.types import Receive, Scope, Send
 from toolway.api.chat.chunks import Envelope, failure
 from toolway.api.chat.progress import shown
 from toolway.api.passthrough import relay
+from toolway.conversation.events import CallBegan, Chunks, HeadArrived, Outcome
 from toolway.conversation.message import SPOKEN, joined
 from toolway.conversation.tool_calls import call_object
-from toolway.engine.loop import CallBegan, Outcome
 from toolway.engine.request_tools import Offer
 from toolway.engine.runner import Job, Runner, known, owner_of
 from toolway.errors import InvalidRequest, UpstreamError
@@ -22,7 +22,7 @@ from toolway.server.json_response import Header, relayed, send_error, send_failu
 from toolway.server.request_body import ClientGone, parse_object, read_body
 from toolway.server.sse_response import Live, stream_live
 from toolway.types import JSON
-from toolway.upstream.model_call import Chunks, HeadArrived, streamed_turn, whole_turn
+from toolway.upstream.model_call import streamed_turn, whole_turn
 
 
 class ChatCompletions:

@@ -12,7 +12,6 @@ import orjson
 from anyio.abc import TaskGroup, TaskStatus
 from starlette.types import Receive, Scope, Send
 
-from toolway.api.chat.chunks import DONE
 from toolway.api.responses.creation import Making
 from toolway.api.responses.event_log import EventLog, KeptEvents, encoded
 from toolway.api.responses.items.event_writer import Event
@@ -25,6 +24,7 @@ from toolway.server.sse_response import Live, stream_live
 from toolway.stores import Store, key_of
 from toolway.types import JSON
 from toolway.upstream.model_call import streamed_turn
+from toolway.wire.sse import STREAM_END
 
 log = logging.getLogger("toolway.responses")
 
@@ -117,7 +117,7 @@ class Background:
             await live.start([])
             async for event in events:
                 await live.write(encoded(event))
-            await live.end(DONE)
+            await live.end(STREAM_END)
 
         await stream_live(scope, receive, send, produce, keep_alive=self._keep_alive)
 

@@ -12,14 +12,14 @@ from toolway.api.responses.items.event_writer import Event
 from toolway.api.responses.items.input_items import Turn, answered_before
 from toolway.api.responses.preparation import Draft, Drafts, split_leading
 from toolway.api.responses.records import Record, Records
+from toolway.conversation.events import CallBegan, CallEnded, Chunks, HeadArrived, Outcome, RoundBegan
 from toolway.engine.history.messages import assistant_message
 from toolway.engine.history.split_turns import parts_of
-from toolway.engine.loop import CallBegan, CallEnded, Outcome, RoundBegan
 from toolway.engine.runner import Runner
 from toolway.errors import InvalidRequest, StoreError, ToolwayError
 from toolway.server.json_response import Header, relayed
 from toolway.types import JSON
-from toolway.upstream.model_call import Chunks, HeadArrived, MakeTurn
+from toolway.upstream.model_call import MakeTurn
 
 Tell = Callable[[list[Event]], Awaitable[None]]
 

@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable
 
 from starlette.types import Receive, Scope, Send
 
-from toolway.api.chat.chunks import DONE
 from toolway.api.responses.background import Background
 from toolway.api.responses.compaction import compact, count_tokens
 from toolway.api.responses.creation import Making
@@ -22,6 +21,7 @@ from toolway.server.request_body import ClientGone, parse_object, read_body
 from toolway.server.sse_response import Live, stream_live
 from toolway.types import JSON
 from toolway.upstream.model_call import streamed_turn, told_turn
+from toolway.wire.sse import STREAM_END
 
 ROOT = "/v1/responses"
 
@@ -105,7 +105,7 @@ class Responses:
                 await live.refuse(error)
                 return
             await tell(await self._making.fail(draft, error))
-        await live.end(DONE)
+        await live.end(STREAM_END)
 
     async def _answer(self, send: Send, draft: Draft, raw: bytes) -> None:
         """The response as one JSON object."""

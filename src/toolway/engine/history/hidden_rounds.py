@@ -8,8 +8,8 @@ from typing import Any
 
 import orjson
 
+from toolway.conversation.events import Outcome
 from toolway.conversation.message import SPOKEN
-from toolway.engine.loop import Outcome
 from toolway.stores import Store, key_of
 from toolway.types import JSON
 

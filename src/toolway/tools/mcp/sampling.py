@@ -7,8 +7,8 @@ from typing import Any
 import orjson
 
 from toolway.errors import UpstreamError
-from toolway.types import JSON
-from toolway.upstream.client import Header, Upstream, credential
+from toolway.types import JSON, Header
+from toolway.upstream.client import Upstream, credential
 
 MAX_ANSWER = 8 * 2**20
 _STOP = {"stop": "endTurn", "length": "maxTokens"}

@@ -11,10 +11,11 @@ from yarl import URL
 
 from toolway.errors import SourceError
 from toolway.net.client import HttpClient, Origin
-from toolway.net.connection import Connection, Header
+from toolway.net.connection import Connection
 from toolway.net.decompress import BrokenBody, UnknownEncoding, inflater
 from toolway.net.errors import Fault, HttpError
 from toolway.tools.openapi.build_request import Request
+from toolway.types import Header
 
 CONNECT_SECONDS = 10.0
 MAX_REDIRECTS = 5
