@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
+import json
 import re
+import secrets
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote, unquote_to_bytes
 
+import orjson
 from yarl import URL
 
 from toolway import __version__
-from toolway.tools.openapi.encode_body import Refused, payload
-from toolway.tools.openapi.operation import Operation, Parameter
-from toolway.tools.openapi.param_styles import Pair, encoded, in_header, in_path, in_query, to_json
+from toolway.tools.openapi.operation import Body, BodyField, Operation, Parameter
 from toolway.tools.openapi.security import Credentials
 from toolway.types import JSON
 
@@ -166,3 +170,242 @@ def _refuse_dots(path: str) -> None:
         if decoded == path:
             return
         path = decoded
+
+
+Payload = tuple[bytes | None, str | None]
+
+
+class Refused(Exception):
+    """A call that is not made; the message tells the model why."""
+
+
+def payload(operation: Operation, arguments: JSON) -> Payload:
+    """The body and its content type; (None, None) when there is nothing to send. Raises Refused."""
+    body = operation.body
+    if body is None:
+        return None, None
+    if body.argument is not None:
+        if arguments.get(body.argument) is None and not body.required:
+            return None, None
+        return _whole(body, arguments.get(body.argument))
+    members = _members(operation, body, arguments)
+    if not members and not body.required:
+        return None, None
+    return _object(body, members)
+
+
+Member = tuple[BodyField, Any]
+
+
+def _members(operation: Operation, body: Body, arguments: JSON) -> list[Member]:
+    """The body's fields that are given, then (in an open body) the arguments that nothing else claims."""
+    members = [(field, arguments[field.argument]) for field in body.fields if field.argument in arguments]
+    if body.open:
+        claimed = {p.argument for p in operation.parameters} | {field.argument for field in body.fields}
+        others = [name for name in arguments if name not in claimed]
+        members += [(BodyField(argument=name, name=name), arguments[name]) for name in others]
+    return members
+
+
+def _object(body: Body, members: list[Member]) -> Payload:
+    if body.kind == "form":
+        return _urlencoded(members), body.media_type
+    if body.kind == "multipart":
+        return _multipart(members)
+    return _json({field.name: value for field, value in members}), body.media_type
+
+
+def _whole(body: Body, value: Any) -> Payload:
+    if body.kind == "binary":
+        return read_file(body.argument or "body", value).content, body.media_type
+    if body.kind == "text":
+        return to_text(value).encode(), _with_charset(body.media_type)
+    if body.kind == "json":
+        return _json(value), body.media_type
+    if not isinstance(value, dict):
+        raise Refused(f"`{body.argument}` must be an object")
+    return _object(body, [(BodyField(argument=name, name=name), item) for name, item in value.items()])
+
+
+def _json(value: Any) -> bytes:
+    try:
+        return orjson.dumps(value)
+    except TypeError:  # integers over 64 bits
+        return to_json(value).encode()
+
+
+def _with_charset(media_type: str) -> str:
+    return media_type if "charset" in media_type.lower() else f"{media_type}; charset=utf-8"
+
+
+def _urlencoded(members: list[Member]) -> bytes:
+    pairs = []
+    for member, value in members:
+        text = to_json(value) if member.style is None and isinstance(value, dict) else value
+        if text is not None:
+            pairs += in_query(member.name, text, member.style or "form", member.explode)
+    return "&".join(f"{name}={value}" for name, value in pairs).encode()
+
+
+@dataclass(frozen=True, kw_only=True)
+class File:
+    """A file out of an argument."""
+
+    content: bytes
+    media_type: str | None = None
+    name: str | None = None
+
+
+_DATA_URI = re.compile(r"data:([^,;]*)((?:;[^,;]*)*),(.*)", re.DOTALL)
+_BASE64 = re.compile(r"[A-Za-z0-9+/_-]*={0,2}")
+
+
+def read_file(argument: str, value: Any) -> File:
+    """A file from base64 or from a data: URI (whose `name=` parameter names it). Raises Refused."""
+    if not isinstance(value, str):
+        raise Refused(f"`{argument}` must be text: the file as base64, or as a data: URI")
+    if (uri := _DATA_URI.fullmatch(value.strip())) is None:
+        return File(content=_base64(argument, value))
+    media_type, options, data = uri.groups()
+    named = re.search(r";(?:file)?name=([^;]+)", options)
+    return File(
+        content=_base64(argument, data) if options.endswith(";base64") else unquote_to_bytes(data),
+        media_type=media_type if re.fullmatch(r"[\w.+-]+/[\w.+-]+", media_type, re.ASCII) else None,
+        name=unquote_to_bytes(named[1]).decode(errors="replace") if named else None,
+    )
+
+
+def _base64(argument: str, text: str) -> bytes:
+    compact = re.sub(r"\s+", "", unquote_to_bytes(text).decode("latin-1") if "%" in text else text)
+    try:
+        if _BASE64.fullmatch(compact) is None:
+            raise ValueError
+        plain = compact.rstrip("=").translate(str.maketrans("-_", "+/"))
+        return base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
+    except (ValueError, binascii.Error):
+        raise Refused(
+            f"`{argument}` is neither base64 nor a data: URI (plain text: `data:text/plain,...`)"
+        ) from None
+
+
+def _multipart(members: list[Member]) -> Payload:
+    boundary = f"toolway-{secrets.token_hex(16)}"
+    parts = [part for field, value in members for part in _multipart_parts(field, value)]
+    content = b"".join(b"--%s\r\n%s\r\n" % (boundary.encode(), part) for part in parts)
+    return content + f"--{boundary}--\r\n".encode(), f"multipart/form-data; boundary={boundary}"
+
+
+def _multipart_parts(field: BodyField, value: Any) -> list[bytes]:
+    if value is None:
+        return []
+    items = value if isinstance(value, list) and (field.binary or not _any_nested(value)) else [value]
+    return [_part(field, item) for item in items]
+
+
+def _any_nested(value: list[Any]) -> bool:
+    return any(isinstance(item, dict | list) for item in value)
+
+
+def _part(field: BodyField, value: Any) -> bytes:
+    disposition = f'form-data; name="{_quoted(field.name)}"'
+    if field.binary:
+        file = read_file(field.argument, value)
+        disposition += f'; filename="{_quoted(file.name or field.name)}"'
+        media_type, content = file.media_type or field.media_type or "application/octet-stream", file.content
+    else:
+        media_type = field.media_type or ("application/json" if isinstance(value, dict | list) else "")
+        content = to_text(value).encode()
+    head = f"Content-Disposition: {disposition}\r\n"
+    if media_type:
+        head += f"Content-Type: {media_type}\r\n"
+    return f"{head}\r\n".encode() + content
+
+
+def _quoted(name: str) -> str:
+    """A name in a part's header, as browsers write it (WHATWG, multipart/form-data)."""
+    return name.replace("\r", "%0D").replace("\n", "%0A").replace('"', "%22")
+
+
+RESERVED = "/:?@!$'()*,;"
+"""What `allowReserved` leaves as it is; never what ends a value or the query."""
+
+_DELIMITERS = {"spaceDelimited": "%20", "pipeDelimited": "%7C", "tabDelimited": "%09"}
+
+Pair = tuple[str, str]
+
+
+def to_text(value: Any) -> str:
+    """A value as plain text: `true`, `12.5`, `Paris`; an object or array as compact JSON."""
+    if isinstance(value, str):
+        return value
+    return "" if value is None else to_json(value)
+
+
+def to_json(value: Any) -> str:
+    """A value as compact JSON. Raises ValueError for what JSON cannot say (NaN)."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+def encoded(text: str, safe: str = "") -> str:
+    """Percent-encoded but for letters, digits, `-._~` and what is in `safe`."""
+    return quote(text, safe=safe)
+
+
+def in_query(name: str, value: Any, style: str, explode: bool, *, reserved: bool = False) -> list[Pair]:
+    """Encoded (name, value) pairs for a query string or an urlencoded body."""
+    safe = RESERVED if reserved else ""
+    if style == "deepObject" and isinstance(value, dict | list):
+        return [(encoded(key), encoded(text, safe)) for key, text in _deep(name, value)]
+    if isinstance(value, dict) and explode:
+        return [(encoded(key), encoded(to_text(item), safe)) for key, item in value.items()]
+    if isinstance(value, list) and explode:
+        return [(encoded(name), encoded(to_text(item), safe)) for item in value]
+    if isinstance(value, dict | list):
+        joined = _DELIMITERS.get(style, ",").join(_parts(value, lambda text: encoded(text, safe)))
+        return [(encoded(name), joined)] if value else []
+    return [(encoded(name), encoded(to_text(value), safe))]
+
+
+def in_path(name: str, value: Any, style: str, explode: bool) -> str:
+    """The encoded text that takes the place of `{name}` in a path."""
+    parts = _parts(value, encoded, joined=explode)
+    if style == "label":
+        return "." + ("." if explode else ",").join(parts)
+    if style == "matrix":
+        return _matrix(encoded(name), value, parts, explode)
+    return ",".join(parts)
+
+
+def in_header(value: Any, explode: bool) -> str:
+    """Style `simple`: the parts of an array or object with commas between."""
+    return ",".join(_parts(value, str, joined=explode))
+
+
+def _matrix(name: str, value: Any, parts: list[str], explode: bool) -> str:
+    if isinstance(value, dict) and explode:
+        return "".join(f";{part}" for part in parts)
+    if isinstance(value, list) and explode:
+        return "".join(f";{name}={part}" for part in parts)
+    return f";{name}={','.join(parts)}"
+
+
+def _parts(value: Any, encode: Callable[[str], str], *, joined: bool = False) -> list[str]:
+    """The encoded parts of a value: an object's are `k, v, k, v`, or `k=v, k=v` when `joined`."""
+    if isinstance(value, list):
+        return [encode(to_text(item)) for item in value]
+    if not isinstance(value, dict):
+        return [encode(to_text(value))]
+    pairs = [(encode(str(key)), encode(to_text(item))) for key, item in value.items()]
+    return [f"{key}={text}" for key, text in pairs] if joined else [part for pair in pairs for part in pair]
+
+
+def _deep(name: str, value: Any) -> Iterator[Pair]:
+    """`name[key][key]=text`; plain items of an array as `name[]`, others by their index."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _deep(f"{name}[{key}]", item)
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _deep(f"{name}[{index}]" if isinstance(item, dict | list) else f"{name}[]", item)
+    else:
+        yield name, to_text(value)

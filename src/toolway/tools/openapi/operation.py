@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -68,3 +69,23 @@ class Operation:
     secrets: tuple[Secret, ...] = ()
     reserved: frozenset[tuple[str, str]] = frozenset()
     """(location, lower-case name) of what no argument may set."""
+
+
+_TEXT = re.compile(r"text/.*|.*[/+](xml|yaml|x-yaml|x-ndjson|ndjson|jsonl|graphql|javascript|csv)", re.DOTALL)
+
+
+def kind_of(media_type: str) -> BodyKind:
+    """How a media type is written. One that is none (`new` in a real document) is taken for JSON."""
+    plain = essence(media_type)
+    if plain == "application/x-www-form-urlencoded":
+        return "form"
+    if plain.startswith("multipart/"):
+        return "multipart"
+    if _TEXT.fullmatch(plain):
+        return "text"
+    return "json" if "json" in plain or plain in ("*/*", "application/*") or "/" not in plain else "binary"
+
+
+def essence(media_type: str) -> str:
+    """A media type without its parameters, lower case."""
+    return media_type.partition(";")[0].strip().lower()

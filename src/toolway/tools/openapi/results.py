@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from toolway.tools.openapi.request_body import essence, kind_of
+from toolway.tools.openapi.operation import essence, kind_of
 from toolway.tools.openapi.transport import Answer
 from toolway.types import Image, ToolResult
 

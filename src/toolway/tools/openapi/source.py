@@ -13,8 +13,7 @@ import anyio
 
 from toolway.errors import SourceError
 from toolway.settings.settings import Endpoint, Settings
-from toolway.tools.openapi.build_request import build_request
-from toolway.tools.openapi.encode_body import Refused
+from toolway.tools.openapi.build_request import Refused, build_request
 from toolway.tools.openapi.loader import DocumentReader, Place, places_of
 from toolway.tools.openapi.results import read_result
 from toolway.tools.openapi.security import Credentials

@@ -19,9 +19,8 @@ from yarl import URL
 
 from tests.support.servers import running
 from tests.unit.tools.openapi.service import Service, document, json_body, operation, reading, serving
-from toolway.tools.openapi.build_request import Request, build_request
+from toolway.tools.openapi.build_request import Refused, Request, build_request
 from toolway.tools.openapi.document import parse_document
-from toolway.tools.openapi.encode_body import Refused
 from toolway.tools.openapi.importer import import_document
 from toolway.tools.openapi.operation import Operation, Parameter
 from toolway.tools.openapi.security import Credentials
