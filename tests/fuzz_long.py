@@ -17,7 +17,7 @@ from typing import Any
 import orjson
 
 from tests.support.schemas import KEYWORDS, WORDS, assert_compiled
-from tests.unit.api.responses.test_mutated import BODY, assert_body, assert_narrated
+from tests.unit.api.responses.test_mutated import BODY, assert_body, assert_written
 from tests.unit.conversation.test_mutated import (
     ANSWER,
     BITS,
@@ -95,7 +95,7 @@ def narrate(random: Random) -> None:
     """The events of a response."""
     theirs, cut = random.random() < 0.5, random.random() < 0.1
     data = mutated(random, random.choice(SAMPLES))
-    assert_narrated(data, theirs=theirs, cut=cut, is_checked=random.random() < CHECKED)
+    assert_written(data, theirs=theirs, cut=cut, is_checked=random.random() < CHECKED)
 
 
 TARGETS: tuple[Callable[[Random], None], ...] = (decode, build, parse, compile_any, respond, narrate)

@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from toolway.api.responses.creation import Making
 from toolway.api.responses.event_log import EventLog, KeptEvents, encoded
-from toolway.api.responses.items.event_writer import Event
+from toolway.api.responses.items.response_state import Event
 from toolway.api.responses.preparation import Draft
 from toolway.api.responses.records import Record, Records
 from toolway.engine.runner import known

@@ -8,8 +8,8 @@ from typing import Any
 
 import anyio
 
-from toolway.api.responses.items.event_writer import Event
 from toolway.api.responses.items.input_items import Turn, answered_before
+from toolway.api.responses.items.response_state import Event
 from toolway.api.responses.preparation import Draft, Drafts, split_leading
 from toolway.api.responses.records import Record, Records
 from toolway.conversation.events import CallBegan, CallEnded, Chunks, HeadArrived, Outcome, RoundBegan
@@ -102,14 +102,14 @@ class Making:
                 await on_head(headers)
             await tell(narrator.began())
             for label, listing in draft.listing.items():
-                await tell(narrator.listed(label, listing.tools, listing.error))
+                await tell(narrator.tools_listed(label, listing.tools, listing.error))
             if resumed:
-                await tell(narrator.recalled(resumed))
+                await tell(narrator.rounds_resumed(resumed))
 
         async def emit(event: Any) -> None:
             nonlocal resumed
             if type(event) is Chunks:
-                await tell(narrator.said(event.items))
+                await tell(narrator.chunks(event.items))
                 return
             draft.job.conversation.note(event)
             match event:
@@ -118,7 +118,7 @@ class Making:
                 case RoundBegan(between=between) if not begun:
                     resumed = between
                 case RoundBegan():
-                    await tell(narrator.turned())
+                    await tell(narrator.turn_ended())
                 case CallBegan(call=call, tool=tool):
                     if not begun:
                         await begin([])
@@ -165,7 +165,7 @@ class Making:
         for call in outcome.asked_for:
             tool = draft.job.offer.find(call.name)
             assert tool is not None  # noqa: S101 - the loop asked for it because it is one of ours
-            request, more = narrator.asked_for(call, tool)
+            request, more = narrator.approval_requested(call, tool)
             asks[request] = call.id
             events += more
         events += narrator.ended(outcome.message, outcome.usage)

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import anyio
 
-from toolway.api.responses.items.event_writer import Event
+from toolway.api.responses.items.response_state import Event
 from toolway.stores import Store, key_of
 from toolway.wire import sse
 

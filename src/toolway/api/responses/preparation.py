@@ -9,11 +9,11 @@ from typing import Any
 
 from starlette.types import Scope
 
-from toolway.api.responses.items.approval import needs_approval
 from toolway.api.responses.items.content import texts_in
-from toolway.api.responses.items.event_writer import Narrator
-from toolway.api.responses.items.input_items import Transcript
-from toolway.api.responses.items.request import Asked, choice_of, read_request
+from toolway.api.responses.items.event_writer import EventWriter
+from toolway.api.responses.items.input_items import InputItems
+from toolway.api.responses.items.request import ResponseRequest, choice_of, read_request
+from toolway.api.responses.items.tools import needs_approval
 from toolway.api.responses.records import Record, Records, check_previous, new_id, with_ids
 from toolway.engine.request_options import choices_of
 from toolway.engine.runner import Job, Runner, owner_of
@@ -52,11 +52,11 @@ class Draft:
     `done` has the results of approved calls that ran, here or for a response that failed, by their requests.
     """
 
-    asked: Asked
+    asked: ResponseRequest
     owner: str
     job: Job
-    narrator: Narrator
-    transcript: Transcript
+    narrator: EventWriter
+    transcript: InputItems
     listing: Mapping[str, Listing]
     listed: Sequence[str]
     items: Sequence[JSON]
@@ -98,7 +98,7 @@ class Drafts:
             yield await self._drafted(scope, replace(asked, items=items), owner, at_hand, previous)
 
     @asynccontextmanager
-    async def _at_hand(self, asked: Asked, owner: str) -> AsyncIterator[_AtHand]:
+    async def _at_hand(self, asked: ResponseRequest, owner: str) -> AsyncIterator[_AtHand]:
         await self._runner.settled()
         with self._runner.catalog.use() as snapshot:
             labels = {source.label for source in snapshot.sources}
@@ -107,7 +107,7 @@ class Drafts:
                 yield _AtHand(snapshot=snapshot.with_sources(reached.sources), failures=reached.failures)
 
     async def _drafted(
-        self, scope: Scope, asked: Asked, owner: str, at_hand: _AtHand, previous: Record | None
+        self, scope: Scope, asked: ResponseRequest, owner: str, at_hand: _AtHand, previous: Record | None
     ) -> Draft:
         snapshot, failures = at_hand.snapshot, at_hand.failures
         transcript = _transcript(asked, snapshot, previous)
@@ -145,7 +145,7 @@ class Drafts:
             asked=asked,
             owner=owner,
             job=replace(job, body=_without_idle_options(job)),
-            narrator=Narrator(asked, identity),
+            narrator=EventWriter(asked, identity),
             transcript=transcript,
             listing=listing,
             listed=sorted(seen | {label for label in entries if label in seen or not listing[label].error}),
@@ -160,12 +160,12 @@ class Drafts:
         return await self._records.item(owner, str(item.get("id"))) if is_reference else item
 
 
-def _transcript(asked: Asked, snapshot: Snapshot, previous: Record | None) -> Transcript:
+def _transcript(asked: ResponseRequest, snapshot: Snapshot, previous: Record | None) -> InputItems:
     def expose(label: str, name: str) -> str:
         return next(iter(_exposed(snapshot, label, name)), names.legal(name))
 
     messages, turn = (previous.messages, previous.turn) if previous else ((), None)
-    transcript = Transcript(expose, messages, turn)
+    transcript = InputItems(expose, messages, turn)
     for number, item in enumerate(asked.items):
         transcript.add(item, f"input[{number}]")
     return transcript
@@ -186,14 +186,14 @@ def split_leading(history: Sequence[JSON]) -> tuple[list[JSON], list[JSON]]:
     return list(history[:count]), list(history[count:])
 
 
-def _instructions(asked: Asked, leading: Sequence[JSON]) -> list[JSON]:
+def _instructions(asked: ResponseRequest, leading: Sequence[JSON]) -> list[JSON]:
     """One system message, since many templates take no second one."""
     texts = [asked.instructions, *(text for message in leading for text in texts_in(message["content"]))]
     said = "\n\n".join(text for text in texts if text)
     return [{"role": "system", "content": said}] if said else []
 
 
-def _chosen(asked: Asked, snapshot: Snapshot) -> tuple[JSON, list[list[Choice]]]:
+def _chosen(asked: ResponseRequest, snapshot: Snapshot) -> tuple[JSON, list[list[Choice]]]:
     """The chat body with the request's `tool_choice`, and what that narrows our tools to."""
     choice, allowed = choice_of(asked, lambda label, name: _exposed(snapshot, label, name))
     body = asked.chat if choice is None else {**asked.chat, "tool_choice": choice}

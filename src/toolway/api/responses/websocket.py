@@ -9,7 +9,7 @@ import orjson
 from starlette.types import Receive, Scope, Send
 
 from toolway.api.responses.creation import Making
-from toolway.api.responses.items.event_writer import Event
+from toolway.api.responses.items.response_state import Event
 from toolway.api.responses.records import Record
 from toolway.engine.runner import known
 from toolway.errors import InvalidRequest

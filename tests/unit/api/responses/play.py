@@ -1,11 +1,12 @@
-"""What happens in a conversation, written down as JSON, told to a narrator."""
+"""What happens in a conversation, written down as JSON, told to a writer."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from toolway.api.responses.items.event_writer import Event, Narrator
+from toolway.api.responses.items.event_writer import EventWriter
 from toolway.api.responses.items.request import read_request
+from toolway.api.responses.items.response_state import Event
 from toolway.conversation.message import Message
 from toolway.errors import ToolwayError, TooMany, UpstreamError
 from toolway.types import JSON, Tool, ToolCall, ToolResult
@@ -18,15 +19,15 @@ TOOLS = {"add": TOOL, "look": HIDDEN}
 ERRORS: dict[str, type[ToolwayError]] = {"upstream": UpstreamError, "many": TooMany}
 
 
-def narrator_of(body: JSON) -> Narrator:
-    return Narrator(read_request(body), IDENTITY, now=lambda: 1_700_000_000.9)
+def writer_of(body: JSON) -> EventWriter:
+    return EventWriter(read_request(body), IDENTITY, now=lambda: 1_700_000_000.9)
 
 
-def play(narrator: Narrator, steps: list[list[Any]]) -> list[Event]:
+def play(writer: EventWriter, steps: list[list[Any]]) -> list[Event]:
     """The events of a list of steps, each a name and what belongs to it."""
     events: list[Event] = []
     for name, *rest in steps:
-        events += _STEPS[name](narrator, *rest)
+        events += _STEPS[name](writer, *rest)
     return events
 
 
@@ -47,47 +48,47 @@ def fragment(index: int, text: str, *begin: str) -> JSON:
     return {"index": index, "id": identity, "type": "function", "function": {"name": name, **inner}}
 
 
-def _delta(narrator: Narrator, delta: JSON, logprobs: Any = None) -> list[Event]:
-    return narrator.said([chunk(delta, logprobs)])
+def _delta(writer: EventWriter, delta: JSON, logprobs: Any = None) -> list[Event]:
+    return writer.chunks([chunk(delta, logprobs)])
 
 
-def _text(narrator: Narrator, *texts: str) -> list[Event]:
-    return narrator.said([(text, b"") for text in texts])
+def _text(writer: EventWriter, *texts: str) -> list[Event]:
+    return writer.chunks([(text, b"") for text in texts])
 
 
-def _calls(narrator: Narrator, *fragments: list[Any]) -> list[Event]:
-    return narrator.said([chunk({"tool_calls": [fragment(*one) for one in fragments]})])
+def _calls(writer: EventWriter, *fragments: list[Any]) -> list[Event]:
+    return writer.chunks([chunk({"tool_calls": [fragment(*one) for one in fragments]})])
 
 
-def _listed(narrator: Narrator, label: str, error: str | None = None) -> list[Event]:
-    return narrator.listed(label, [] if error else [TOOL], error)
+def _listed(writer: EventWriter, label: str, error: str | None = None) -> list[Event]:
+    return writer.tools_listed(label, [] if error else [TOOL], error)
 
 
-def _call_began(narrator: Narrator, made: JSON, request: str | None = None) -> list[Event]:
-    return narrator.call_began(call(**made), TOOLS.get(call(**made).name), request)
+def _call_began(writer: EventWriter, made: JSON, request: str | None = None) -> list[Event]:
+    return writer.call_began(call(**made), TOOLS.get(call(**made).name), request)
 
 
-def _call_ended(narrator: Narrator, made: JSON, text: str, is_error: bool = False) -> list[Event]:
-    return narrator.call_ended(call(**made), ToolResult(text=text, is_error=is_error))
+def _call_ended(writer: EventWriter, made: JSON, text: str, is_error: bool = False) -> list[Event]:
+    return writer.call_ended(call(**made), ToolResult(text=text, is_error=is_error))
 
 
-def _ended(narrator: Narrator, finish: str = "stop", usage: JSON | None = None, **frame: Any) -> list[Event]:
+def _ended(writer: EventWriter, finish: str = "stop", usage: JSON | None = None, **frame: Any) -> list[Event]:
     said = {"role": "assistant", "content": ""}
-    return narrator.ended(Message(said=said, finish_reason=finish, frame={"model": "m-1", **frame}), usage)
+    return writer.ended(Message(said=said, finish_reason=finish, frame={"model": "m-1", **frame}), usage)
 
 
 _STEPS: dict[str, Any] = {
-    "queued": Narrator.queued,
-    "began": Narrator.began,
+    "queued": EventWriter.queued,
+    "began": EventWriter.began,
     "listed": _listed,
     "delta": _delta,
     "text": _text,
     "calls": _calls,
-    "turned": Narrator.turned,
+    "turned": EventWriter.turn_ended,
     "call_began": _call_began,
     "call_ended": _call_ended,
-    "asked_for": lambda narrator, made: narrator.asked_for(call(**made), TOOL)[1],
+    "asked_for": lambda writer, made: writer.approval_requested(call(**made), TOOL)[1],
     "ended": _ended,
-    "completed_empty": Narrator.completed_empty,
-    "failed": lambda narrator, kind, message: narrator.failed(ERRORS[kind](message)),
+    "completed_empty": EventWriter.completed_empty,
+    "failed": lambda writer, kind, message: writer.failed(ERRORS[kind](message)),
 }

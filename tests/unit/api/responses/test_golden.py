@@ -1,4 +1,4 @@
-"""Items and messages, case by case: `python -m tests.items.test_golden` writes what comes out into the files."""
+"""Items and messages, case by case. `python -m tests.unit.api.responses.test_golden` writes what comes out anew."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 
 from tests.support.golden import Work, cases, regenerate
 from tests.support.responses import check_events, check_response
-from tests.unit.api.responses.play import narrator_of, play
-from toolway.api.responses.items.input_items import Transcript, Turn
+from tests.unit.api.responses.play import play, writer_of
+from toolway.api.responses.items.input_items import InputItems, Turn
 from toolway.api.responses.items.request import choice_of, read_request
 from toolway.errors import InvalidRequest
 from toolway.types import JSON
@@ -22,22 +22,22 @@ GOLDEN = Path(__file__).parent / "golden"
 def request(case: JSON) -> JSON:
     """`body` of a request -> the chat completion, without messages, and its items."""
     try:
-        asked = read_request(case["body"])
+        request = read_request(case["body"])
         choice, allowed = choice_of(
-            asked, lambda label, name: [f"{label}_{name}"] if name else [f"{label}_x"]
+            request, lambda label, name: [f"{label}_{name}"] if name else [f"{label}_x"]
         )
     except InvalidRequest as error:
         return {"error": error.envelope()["error"]}
-    out: JSON = {"chat": asked.chat, "items": asked.items}
+    out: JSON = {"chat": request.chat, "items": request.items}
     if choice is not None:
         out["choice"] = [choice, None if allowed is None else sorted(allowed)]
     return out
 
 
-def transcript(case: JSON) -> JSON:
+def input_items(case: JSON) -> JSON:
     """`items`, perhaps behind `before` and an open `turn` -> messages, and the calls that may run now."""
     turn = Turn(**case["turn"]) if "turn" in case else None
-    made = Transcript(lambda label, name: f"{label}__{name}", case.get("before", ()), turn)
+    made = InputItems(lambda label, name: f"{label}__{name}", case.get("before", ()), turn)
     try:
         for number, item in enumerate(case["items"]):
             made.add(item, f"input[{number}]")
@@ -64,10 +64,10 @@ def response(case: JSON) -> JSON:
     Ids, numbers and the response inside of events are left out, and so is the final output, which is the items told:
     `check_events` looks at all of that.
     """
-    narrator = narrator_of({"model": "m", "input": "Hi", **case.get("body", {})})
-    events = play(narrator, case["happens"])
+    writer = writer_of({"model": "m", "input": "Hi", **case.get("body", {})})
+    events = play(writer, case["happens"])
     final = check_events(events)
-    assert final == narrator.resource
+    assert final == writer.resource
     end = {key: final[key] for key in ("status", "incomplete_details", "error", "usage") if final[key]}
     return {"events": [_told(orjson.loads(body)) for _, body in events], "end": end}
 
@@ -83,7 +83,7 @@ def _told(event: JSON) -> list[Any]:
 def resource(case: JSON) -> JSON:
     """`body` of a request -> the response object as it begins, or how it differs from that of an empty one."""
     made, usual = (
-        check_response(narrator_of({"model": "m", "input": "Hi", **body}).resource)
+        check_response(writer_of({"model": "m", "input": "Hi", **body}).resource)
         for body in (case["body"], {})
     )
     return {"response": {key: value for key, value in made.items() if value != usual[key]} or usual}
@@ -91,7 +91,7 @@ def resource(case: JSON) -> JSON:
 
 WORKS: dict[str, tuple[Work, frozenset[str]]] = {
     "requests": (request, frozenset({"name", "body"})),
-    "transcripts": (transcript, frozenset({"name", "items", "before", "turn"})),
+    "input_items": (input_items, frozenset({"name", "items", "before", "turn"})),
     "responses": (response, frozenset({"name", "body", "happens"})),
     "resources": (resource, frozenset({"name", "body"})),
 }

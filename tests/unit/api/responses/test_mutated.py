@@ -9,12 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.responses import check_events, check_response
-from tests.unit.api.responses.play import TOOL, call, narrator_of
+from tests.unit.api.responses.play import TOOL, call, writer_of
 from tests.unit.conversation.test_mutated import SAMPLES, chunk_of, decoded, mutated
-from toolway.api.responses.items.approval import needs_approval
-from toolway.api.responses.items.event_writer import Event, Narrator
-from toolway.api.responses.items.input_items import Transcript
-from toolway.api.responses.items.request import Asked, choice_of, read_request
+from toolway.api.responses.items.event_writer import EventWriter
+from toolway.api.responses.items.input_items import InputItems
+from toolway.api.responses.items.request import ResponseRequest, choice_of, read_request
+from toolway.api.responses.items.response_state import Event
+from toolway.api.responses.items.tools import needs_approval
 from toolway.conversation.message import MessageBuilder
 from toolway.errors import InvalidRequest, ToolwayError, UpstreamError
 from toolway.server.request_body import parse_object
@@ -32,33 +33,33 @@ def test_any_body_is_a_request_or_the_clients_fault(data: bytes):
 
 @given(mutated(SAMPLES), st.booleans(), st.booleans())
 def test_any_stream_is_told_in_valid_events(data: bytes, theirs: bool, cut: bool):
-    assert_narrated(data, theirs=theirs, cut=cut, is_checked=True)
+    assert_written(data, theirs=theirs, cut=cut, is_checked=True)
 
 
 def assert_body(data: bytes, *, is_checked: bool) -> None:
     """With `is_checked` the response object is held against OpenAI's types, which takes long."""
     try:
         body = parse_object(data)
-        asked = read_request(body)
-        choice_of(asked, lambda label, name: [f"{label}_{name}"])
-        assert_messages(messages_of(asked.items))
+        request = read_request(body)
+        choice_of(request, lambda label, name: [f"{label}_{name}"])
+        assert_messages(messages_of(request.items))
     except InvalidRequest as error:
         assert error.message
         return
-    assert_served(asked, is_checked=is_checked)
+    assert_served(request, is_checked=is_checked)
 
 
-def assert_served(asked: Asked, *, is_checked: bool) -> None:
-    for entry in asked.mcp:
+def assert_served(request: ResponseRequest, *, is_checked: bool) -> None:
+    for entry in request.mcp:
         assert needs_approval(entry, "add") in (True, False)
-    resource = Narrator(asked, "resp_0").resource
-    orjson.dumps([resource, asked.chat])
+    resource = EventWriter(request, "resp_0").resource
+    orjson.dumps([resource, request.chat])
     if is_checked:
         check_response(resource)
 
 
 def messages_of(items: list[JSON]) -> list[JSON]:
-    made = Transcript(lambda label, name: name)
+    made = InputItems(lambda label, name: name)
     for number, item in enumerate(items):
         made.add(item, f"input[{number}]")
     return made.close()
@@ -79,33 +80,33 @@ def assert_messages(messages: list[JSON]) -> None:
     orjson.dumps(messages)
 
 
-def assert_narrated(data: bytes, *, theirs: bool, cut: bool, is_checked: bool) -> None:
+def assert_written(data: bytes, *, theirs: bool, cut: bool, is_checked: bool) -> None:
     """A stream of a model server, told whole; as it is, or as one that breaks off."""
-    narrator = narrator_of({"input": "Hi", **(THEIRS if theirs else KEPT)})
+    writer = writer_of({"input": "Hi", **(THEIRS if theirs else KEPT)})
     builder = MessageBuilder(lambda name: theirs and name in ("get_weather", "client_tool"))
-    events = narrator.began()
+    events = writer.began()
     failure: ToolwayError | None = UpstreamError("It broke off.") if cut else None
     try:
         for payload in decoded(data, []) or ():
             chunk = chunk_of(payload)
             if chunk is not None and (visible := builder.feed(chunk)) is not None:
-                events += narrator.said([(visible, None)])
+                events += writer.chunks([(visible, None)])
     except UpstreamError as error:
         failure = error
-    events += narrator.failed(failure) if failure else _end(narrator, builder)
+    events += writer.failed(failure) if failure else _end(writer, builder)
     for _, body in events:
         orjson.loads(body)
     if is_checked:
-        assert check_events(events) == narrator.resource
+        assert check_events(events) == writer.resource
 
 
-def _end(narrator: Narrator, builder: MessageBuilder) -> list[Event]:
+def _end(writer: EventWriter, builder: MessageBuilder) -> list[Event]:
     """The model's calls of ours run before the answer ends."""
     message, events = builder.message(), []
     for made in message.tool_calls:
-        events += narrator.call_began(made, TOOL)
+        events += writer.call_began(made, TOOL)
     for made in reversed(message.tool_calls):
-        events += narrator.call_ended(made, ToolResult(text=made.arguments, is_error=len(made.name) % 2 == 0))
+        events += writer.call_ended(made, ToolResult(text=made.arguments, is_error=len(made.name) % 2 == 0))
     if message.tool_calls and not message.cut_short:
-        events += narrator.asked_for(call(), TOOL)[1]
-    return [*events, *narrator.ended(message, message.usage)]
+        events += writer.approval_requested(call(), TOOL)[1]
+    return [*events, *writer.ended(message, message.usage)]

@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 
 from tests.support.fuzz import slow
 from tests.support.responses import check_events
-from tests.unit.api.responses.play import TOOL, chunk, fragment, narrator_of
+from tests.unit.api.responses.play import TOOL, chunk, fragment, writer_of
 from tests.unit.api.responses.test_mutated import assert_messages, assert_served, messages_of
-from toolway.api.responses.items.approval import needs_approval
 from toolway.api.responses.items.content import text_in
-from toolway.api.responses.items.event_writer import Event, Narrator
+from toolway.api.responses.items.event_writer import EventWriter
 from toolway.api.responses.items.request import choice_of, read_request
+from toolway.api.responses.items.response_state import Event
+from toolway.api.responses.items.tools import needs_approval
 from toolway.conversation.message import Message, MessageBuilder
 from toolway.errors import InvalidRequest, UpstreamError
 from toolway.types import JSON, ToolCall, ToolResult
@@ -87,17 +88,17 @@ choices = st.fixed_dictionaries(
 
 @given(st.lists(choices, max_size=12), st.booleans())
 def test_any_chunks_are_told_in_valid_events(sent: list[JSON], fails: bool):
-    builder, narrator, events = (
+    builder, writer, events = (
         MessageBuilder(CLIENTS.__contains__),
-        narrator_of({"input": "Hi", "tools": TOOLS}),
+        writer_of({"input": "Hi", "tools": TOOLS}),
         [],
     )
-    events += narrator.began()
+    events += writer.began()
     for choice in sent:
         visible = builder.feed({"model": "m", "choices": [choice]})
-        events += narrator.said([(visible, None)] if visible else [])
+        events += writer.chunks([(visible, None)] if visible else [])
     message = builder.message()
-    events += narrator.failed(UpstreamError("It broke.")) if fails else narrator.ended(message, message.usage)
+    events += writer.failed(UpstreamError("It broke.")) if fails else writer.ended(message, message.usage)
     final = check_events(events)
     for kind, member in (("output_text", "content"), ("refusal", "refusal")):
         assert unhalved(said_in(final, kind)) == unhalved(text_in(message.said.get(member)))
@@ -134,11 +135,11 @@ def test_whole_and_streamed_are_the_same(
 
 
 def output_of(deltas: Iterable[JSON]) -> list[JSON]:
-    narrator = narrator_of({"input": "Hi", "tools": TOOLS})
-    events = narrator.began()
+    writer = writer_of({"input": "Hi", "tools": TOOLS})
+    events = writer.began()
     for delta in deltas:
-        events += narrator.said([chunk(delta)])
-    output: list[JSON] = check_events([*events, *narrator.ended(Message(said={}), None)])["output"]
+        events += writer.chunks([chunk(delta)])
+    output: list[JSON] = check_events([*events, *writer.ended(Message(said={}), None)])["output"]
     return output
 
 
@@ -159,9 +160,9 @@ def test_what_was_told_is_read_back_as_it_was(conversation: list[Any]):
     """The client keeps all items and sends them back; the model sees the conversation that it had."""
     items: list[JSON] = []
     expected: list[JSON] = []
-    for number, (asked, before, thought, ending) in enumerate(conversation):
-        items.append({"role": "user", "content": asked})
-        expected.append({"role": "user", "content": asked})
+    for number, (request, before, thought, ending) in enumerate(conversation):
+        items.append({"role": "user", "content": request})
+        expected.append({"role": "user", "content": request})
         told, had, results = Answer(number).make(before, thought, ending)
         items += [*told, *results]
         expected += had
@@ -172,8 +173,8 @@ class Answer:
     """One response: its output, the messages behind it, and the client's results for its calls."""
 
     def __init__(self, number: int) -> None:
-        self._narrator = Narrator(read_request({"input": "Hi", "tools": TOOLS}), f"resp_{number}")
-        self._events: list[Event] = self._narrator.began()
+        self._writer = EventWriter(read_request({"input": "Hi", "tools": TOOLS}), f"resp_{number}")
+        self._events: list[Event] = self._writer.began()
         self._had: list[JSON] = []
 
     def make(
@@ -183,12 +184,12 @@ class Answer:
             self._round(text, idea, calls)
         kind, what = ending
         results = self._answer(thought, what) if kind == "text" else self._call(thought, what)
-        final = check_events([*self._events, *self._narrator.ended(Message(said={}), None)])
+        final = check_events([*self._events, *self._writer.ended(Message(said={}), None)])
         return final["output"], self._had, results
 
     def _say(self, thought: str | None, text: str) -> JSON:
         for delta in ({"reasoning": thought}, {"content": text}):
-            self._events += self._narrator.said([chunk(delta)])
+            self._events += self._writer.said([chunk(delta)])
         said: JSON = {"role": "assistant", "content": text}
         self._had.append({**said, "reasoning_content": thought} if thought else said)
         return self._had[-1]
@@ -197,15 +198,15 @@ class Answer:
         message = self._say(thought, text)
         made = [ToolCall(id=str(n), name="add", arguments='{"a": 1}') for n in range(len(calls))]
         for call, (result, fails) in zip(made, calls, strict=True):
-            self._events += self._narrator.call_began(call, TOOL)
-            self._events += self._narrator.call_ended(call, ToolResult(text=result, is_error=fails))
+            self._events += self._writer.call_began(call, TOOL)
+            self._events += self._writer.call_ended(call, ToolResult(text=result, is_error=fails))
         message["tool_calls"] = [function(call.id, "add", call.arguments) for call in made]
         for call, (result, fails) in zip(made, calls, strict=True):
             text = result.strip() or "(the tool returned nothing)"
             self._had.append(
                 {"role": "tool", "tool_call_id": call.id, "content": f"Error: {text}" if fails else text}
             )
-        self._events += self._narrator.turned()
+        self._events += self._writer.turned()
 
     def _answer(self, thought: str | None, text: str) -> list[JSON]:
         self._say(thought, text)
@@ -217,7 +218,7 @@ class Answer:
         arguments = '{"input":"x"}'
         for number, name in enumerate(names):
             begin = fragment(number, arguments, f"call_{number}", name)
-            self._events += self._narrator.said([chunk({"tool_calls": [begin]})])
+            self._events += self._writer.said([chunk({"tool_calls": [begin]})])
         message["tool_calls"] = [function(f"call_{n}", name, arguments) for n, name in enumerate(names)]
         self._had += [
             {"role": "tool", "tool_call_id": f"call_{n}", "content": f"result {n}"} for n in range(count)
@@ -390,7 +391,7 @@ def test_any_fields_make_a_valid_response_or_name_the_wrong_one(fields: JSON):
 
 @pytest.mark.parametrize("name", FIELDS)
 def test_null_is_the_default(name: str):
-    given, usual = (narrator_of({"input": "Hi", **body}).resource for body in ({name: None}, {}))
+    given, usual = (writer_of({"input": "Hi", **body}).resource for body in ({name: None}, {}))
     assert given == usual
 
 
@@ -402,13 +403,13 @@ def test_a_field_of_a_wrong_kind_is_named(name: str, value: Any):
 
 def assert_fields(fields: JSON) -> None:
     try:
-        asked = read_request({"input": "Hi", **fields})
-        choice_of(asked, lambda label, name: [f"{label}_{name}"])
+        request = read_request({"input": "Hi", **fields})
+        choice_of(request, lambda label, name: [f"{label}_{name}"])
     except InvalidRequest as error:
         assert error.param
         assert error.param.partition(".")[0].partition("[")[0] in fields
         return
-    assert_served(asked, is_checked=True)
+    assert_served(request, is_checked=True)
 
 
 @pytest.mark.parametrize(

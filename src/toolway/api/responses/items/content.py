@@ -1,11 +1,16 @@
-"""The content of input messages and tool outputs -> the content of chat messages."""
+"""The content of items -> the content of chat messages, and what the model said -> its text, reasoning and logprobs."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from toolway.errors import InvalidRequest
 from toolway.types import JSON
+from toolway.wire.lenient_json import mended
+
+UNLIKELY = -9999.0
+"""How OpenAI writes the logprob of a token that is too unlikely; model servers write null or infinity."""
 
 
 def chat_content(content: Any, where: str) -> str | list[JSON]:
@@ -42,6 +47,12 @@ def thought_in(content: Any) -> str:
     return "".join(text_in(part.get("thinking")) for part in parts if isinstance(part, dict))
 
 
+def read_logprobs(logprobs: Any) -> list[JSON]:
+    """Those of the content in a choice's `logprobs`; what is no entry is passed over."""
+    entries = logprobs.get("content") if isinstance(logprobs, dict) else None
+    return [{**_own(entry), "top_logprobs": _top(entry)} for entry in _objects(entries)]
+
+
 def _part(part: JSON, where: str) -> JSON:
     match part.get("type"):
         case "input_text" | "output_text" | "text" if isinstance(part.get("text"), str):
@@ -63,3 +74,26 @@ def _part(part: JSON, where: str) -> JSON:
         param=where,
         code="invalid_value",
     )
+
+
+def _top(entry: JSON) -> list[JSON]:
+    return [_own(other) for other in _objects(entry.get("top_logprobs"))]
+
+
+def _own(entry: JSON) -> JSON:
+    token, logprob = entry.get("token"), entry.get("logprob")
+    token = mended(token) if isinstance(token, str) else ""
+    if not isinstance(logprob, int | float) or not math.isfinite(logprob):
+        logprob = UNLIKELY
+    return {"token": token, "logprob": float(logprob), "bytes": _bytes(entry, token)}
+
+
+def _bytes(entry: JSON, token: str) -> list[int]:
+    given = entry.get("bytes")
+    if isinstance(given, list) and all(type(number) is int for number in given):
+        return given
+    return list(token.encode())
+
+
+def _objects(value: Any) -> list[JSON]:
+    return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []

@@ -1,4 +1,4 @@
-"""What happens in a conversation with tools -> the items and events of one response."""
+"""The Responses API's streaming events and output items, written from what happens in one conversation."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ from typing import Any
 
 import orjson
 
-from toolway.api.responses.items.content import text_in, thought_in
-from toolway.api.responses.items.delta_streams import Function, Speech
+from toolway.api.responses.items.content import read_logprobs, text_in, thought_in
 from toolway.api.responses.items.input_items import sealed
-from toolway.api.responses.items.logprobs import read_logprobs
-from toolway.api.responses.items.request import Asked
-from toolway.api.responses.items.response_object import new_resource, published, read_usage
-from toolway.api.responses.items.response_state import Event, Output
+from toolway.api.responses.items.request import ResponseRequest
+from toolway.api.responses.items.response_object import new_response, published, read_usage
+from toolway.api.responses.items.response_state import ClientCall, Event, ResponseState, TextPart
 from toolway.api.responses.items.tools import CUSTOM_INPUT
 from toolway.api.responses.items.turn_builder import round_mark
 from toolway.conversation.message import Message
@@ -32,23 +30,22 @@ _ANSWERS = frozenset({"message", "function_call", "custom_tool_call", "mcp_appro
 """Items that are an answer to the client; a complete response has one."""
 
 
-__all__ = ["Event", "Narrator"]
-
-
-class Narrator:
+class EventWriter:
     """Writes one response. Each method returns the events of what it was told; `resource` is the object so far.
 
     Every event has the next `sequence_number`. Reasoning, text and calls of the client are items as they come. A call
     of a server that the client declared is an item too; of others there is no trace. `now` gives Unix time in seconds.
     """
 
-    def __init__(self, asked: Asked, identity: str, *, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, request: ResponseRequest, identity: str, *, now: Callable[[], float] = time.time
+    ) -> None:
         self._now = now
-        self._out = Output(new_resource(asked, identity, int(now())))
-        self._asked = asked
-        self._declared = frozenset(entry["server_label"] for entry in asked.mcp)
-        self._speech: Speech | None = None
-        self._functions: dict[int, Function] = {}
+        self._state = ResponseState(new_response(request, identity, int(now())))
+        self._request = request
+        self._declared = frozenset(entry["server_label"] for entry in request.mcp)
+        self._text_part: TextPart | None = None
+        self._client_calls: dict[int, ClientCall] = {}
         self._mcp_calls: dict[str, int] = {}
         self._round = 0
         self.calls = 0
@@ -57,31 +54,31 @@ class Narrator:
     @property
     def resource(self) -> JSON:
         """The response as it is now; it does not change when more happens."""
-        return self._out.resource
+        return self._state.resource
 
     @property
     def started(self) -> bool:
         """Whether any event was told."""
-        return self._out.has_begun
+        return self._state.has_begun
 
     def queued(self) -> list[Event]:
         """The response exists, and waits for its turn."""
-        self._out.frame["status"] = "queued"
-        return [self._out.whole("response.created"), self._out.whole("response.queued")]
+        self._state.frame["status"] = "queued"
+        return [self._state.whole("response.created"), self._state.whole("response.queued")]
 
     def began(self) -> list[Event]:
         """The model server works at the response."""
-        created = [] if self._out.has_begun else [self._out.whole("response.created")]
-        self._out.frame["status"] = "in_progress"
-        return [*created, self._out.whole("response.in_progress")]
+        created = [] if self._state.has_begun else [self._state.whole("response.created")]
+        self._state.frame["status"] = "in_progress"
+        return [*created, self._state.whole("response.in_progress")]
 
-    def listed(self, label: str, tools: Sequence[Tool], error: str | None = None) -> list[Event]:
+    def tools_listed(self, label: str, tools: Sequence[Tool], error: str | None = None) -> list[Event]:
         """The tools of a server that the client declared, or why there are none."""
         # What is empty here is left out or an empty object: AI SDK takes no null.
         item: JSON = {"type": "mcp_list_tools", "server_label": label, "tools": []}
-        index, events = self._out.add("mcpl", item)
-        events.append(self._out.about(index, "response.mcp_list_tools.in_progress"))
-        told = [
+        index, events = self._state.add("mcpl", item)
+        events.append(self._state.about(index, "response.mcp_list_tools.in_progress"))
+        listed = [
             {
                 "name": tool.name,
                 "description": tool.description,
@@ -90,30 +87,32 @@ class Narrator:
             }
             for tool in tools
         ]
-        events.append(self._out.about(index, f"response.mcp_list_tools.{'failed' if error else 'completed'}"))
-        return [*events, self._out.done(index, tools=told, **({"error": error} if error else {}))]
+        events.append(
+            self._state.about(index, f"response.mcp_list_tools.{'failed' if error else 'completed'}")
+        )
+        return [*events, self._state.done(index, tools=listed, **({"error": error} if error else {}))]
 
-    def turned(self) -> list[Event]:
+    def turn_ended(self) -> list[Event]:
         """A turn of the model is over: what it was saying is whole."""
         self._round += 1
         return self._close()
 
-    def said(self, items: Items) -> list[Event]:
+    def chunks(self, items: Items) -> list[Event]:
         """What one read from the model server brought for the client (`turn.Chunks`)."""
         events: list[Event] = []
         for item, _ in items:
             if isinstance(item, str):
-                speech = self._speech
-                if speech is not None and speech.kind == "output_text":
-                    events.append(speech.more(item, self._out.numbered()))  # nearly all there is
+                text_part = self._text_part
+                if text_part is not None and text_part.kind == "output_text":
+                    events.append(text_part.delta(item, self._state.numbered()))  # nearly all there is
                 else:
-                    events += self._speak("output_text", item)
+                    events += self._text("output_text", item)
             elif item.get("choices"):
                 choice = item["choices"][0]
                 events += self._delta(choice["delta"], choice.get("logprobs"))
         return events
 
-    def recalled(self, messages: Iterable[JSON]) -> list[Event]:
+    def rounds_resumed(self, messages: Iterable[JSON]) -> list[Event]:
         """What the model said in rounds of an earlier attempt at this request, which are not run again."""
         events: list[Event] = []
         for message in messages:
@@ -138,13 +137,13 @@ class Narrator:
             "error": None,
             "status": "in_progress",
         }
-        index, added = self._out.add("mcp", item, made_in=round_mark(self._round))
+        index, added = self._state.add("mcp", item, made_in=round_mark(self._round))
         self._mcp_calls[call.id] = index
-        events += [*added, self._out.about(index, "response.mcp_call.in_progress")]
+        events += [*added, self._state.about(index, "response.mcp_call.in_progress")]
         arguments = _arguments(call)
-        events.append(self._out.about(index, "response.mcp_call_arguments.delta", delta=arguments))
-        events.append(self._out.about(index, "response.mcp_call_arguments.done", arguments=arguments))
-        self._out.change(index, arguments=arguments)
+        events.append(self._state.about(index, "response.mcp_call_arguments.delta", delta=arguments))
+        events.append(self._state.about(index, "response.mcp_call_arguments.done", arguments=arguments))
+        self._state.change(index, arguments=arguments)
         return events
 
     def call_ended(self, call: ToolCall, result: ToolResult) -> list[Event]:
@@ -156,15 +155,15 @@ class Narrator:
         if result.is_error:
             error = {"type": "mcp_tool_execution_error", "content": [{"type": "text", "text": text}]}
             return [
-                self._out.about(index, "response.mcp_call.failed"),
-                self._out.done(index, status="failed", error=error),
+                self._state.about(index, "response.mcp_call.failed"),
+                self._state.done(index, status="failed", error=error),
             ]
         return [
-            self._out.about(index, "response.mcp_call.completed"),
-            self._out.done(index, status="completed", output=text),
+            self._state.about(index, "response.mcp_call.completed"),
+            self._state.done(index, status="completed", output=text),
         ]
 
-    def asked_for(self, call: ToolCall, tool: Tool) -> tuple[str, list[Event]]:
+    def approval_requested(self, call: ToolCall, tool: Tool) -> tuple[str, list[Event]]:
         """A call that waits for an approval; also returns the id of the request."""
         events = self._close()
         item = {
@@ -173,41 +172,41 @@ class Narrator:
             "name": tool.name,
             "arguments": _arguments(call),
         }
-        index, added = self._out.add("mcpr", item, made_in=round_mark(self._round))
-        return self._out.items[index]["id"], [*events, *added, self._out.done(index)]
+        index, added = self._state.add("mcpr", item, made_in=round_mark(self._round))
+        return self._state.items[index]["id"], [*events, *added, self._state.done(index)]
 
     def ended(self, message: Message, usage: JSON | None) -> list[Event]:
         """The answer is whole."""
         cut = _CUT.get(message.finish_reason or "")
         status = "incomplete" if cut else "completed"
         events = self._close(status)
-        if not cut and not any(item["type"] in _ANSWERS for item in self._out.items):
-            events += [*self._begin_speech("output_text")[1], *self._close()]
+        if not cut and not any(item["type"] in _ANSWERS for item in self._state.items):
+            events += [*self._begin_text("output_text")[1], *self._close()]
         frame = message.frame
-        self._out.frame |= {
+        self._state.frame |= {
             "status": status,
             "incomplete_details": {"reason": cut} if cut else None,
             "completed_at": None if cut else self._completed_at(),
             "usage": read_usage(usage),
         }
         if isinstance(model := frame.get("model"), str) and model:
-            self._out.frame["model"] = mended(model)
+            self._state.frame["model"] = mended(model)
         if tier := published("service_tier", frame.get("service_tier")):
-            self._out.frame["service_tier"] = tier
-        return [*events, self._out.whole(f"response.{status}")]
+            self._state.frame["service_tier"] = tier
+        return [*events, self._state.whole(f"response.{status}")]
 
     def completed_empty(self) -> list[Event]:
         """Nothing was generated, as the client wanted."""
-        self._out.frame |= {"status": "completed", "completed_at": self._completed_at()}
-        return [self._out.whole("response.completed")]
+        self._state.frame |= {"status": "completed", "completed_at": self._completed_at()}
+        return [self._state.whole("response.completed")]
 
     def failed(self, error: ToolwayError) -> list[Event]:
         """The answer will never be whole."""
         events = self._break_off()
         envelope = mended_all(error.envelope())
         code, message, param = (envelope["error"][name] for name in ("code", "message", "param"))
-        told = {"code": code, "message": message, "param": param if isinstance(param, str) else None}
-        self._out.frame |= {
+        plain = {"code": code, "message": message, "param": param if isinstance(param, str) else None}
+        self._state.frame |= {
             "status": "failed",
             "error": {
                 "code": "rate_limit_exceeded" if error.status == 429 else "server_error",
@@ -215,109 +214,115 @@ class Narrator:
             },
         }
         # The documents of OpenAI have these three, its server and Open Responses an object.
-        return [*events, self._out.event("error", {**told, **envelope}), self._out.whole("response.failed")]
+        return [
+            *events,
+            self._state.event("error", {**plain, **envelope}),
+            self._state.whole("response.failed"),
+        ]
 
     def cancelled(self) -> None:
         """Somebody cancelled the response."""
         self._break_off()
-        self._out.frame["status"] = "cancelled"
+        self._state.frame["status"] = "cancelled"
 
     def _completed_at(self) -> int:
-        created_at: int = self._out.frame["created_at"]
+        created_at: int = self._state.frame["created_at"]
         return max(int(self._now()), created_at)
 
     def _delta(self, delta: JSON, logprobs: Any) -> list[Event]:
         content = delta.get("content")
         if len(delta) == 1 and isinstance(content, str) and content and not logprobs:
-            return self._speak("output_text", content)  # nearly all chunks are so
+            return self._text("output_text", content)  # nearly all chunks are so
         events: list[Event] = []
         thought = text_in(delta.get("reasoning_content")) or text_in(delta.get("reasoning"))
         if thought := thought or thought_in(content):
-            events += self._speak("reasoning_text", thought)
+            events += self._text("reasoning_text", thought)
         if text := text_in(content):
-            events += self._speak("output_text", text, read_logprobs(logprobs))
+            events += self._text("output_text", text, read_logprobs(logprobs))
         if refusal := text_in(delta.get("refusal")):
-            events += self._speak("refusal", refusal)
+            events += self._text("refusal", refusal)
         for fragment in delta.get("tool_calls") or ():
-            events += self._function_fragment(fragment)
+            events += self._call_fragment(fragment)
         return events
 
-    def _speak(self, kind: str, text: str, logprobs: Sequence[JSON] = ()) -> list[Event]:
-        speech = self._speech
+    def _text(self, kind: str, text: str, logprobs: Sequence[JSON] = ()) -> list[Event]:
+        text_part = self._text_part
         events: list[Event] = []
-        if speech is None or speech.kind != kind:
-            speech, events = self._begin_speech(kind)
-        events.append(speech.more(text, self._out.numbered(), logprobs))
+        if text_part is None or text_part.kind != kind:
+            text_part, events = self._begin_text(kind)
+        events.append(text_part.delta(text, self._state.numbered(), logprobs))
         return events
 
-    def _begin_speech(self, kind: str) -> tuple[Speech, list[Event]]:
+    def _begin_text(self, kind: str) -> tuple[TextPart, list[Event]]:
         """A new part: in the open message when both are of one, else in a new item."""
-        before = self._speech
+        before = self._text_part
         if before is not None and "reasoning_text" not in (kind, before.kind):
             events = self._end_part(before)
             index, number = before.index, before.number + 1
         else:
-            events = self._end_speech()
-            index, added = self._out.add(*_blank(kind))
+            events = self._end_text()
+            index, added = self._state.add(*_blank(kind))
             events, number = [*events, *added], 0
-        speech = self._speech = Speech(kind, self._out.items[index]["id"], index, number)
-        part = speech.part()
-        events.append(self._out.about(index, "response.content_part.added", content_index=number, part=part))
-        return speech, events
+        text_part = self._text_part = TextPart(kind, self._state.items[index]["id"], index, number)
+        part = text_part.as_json()
+        events.append(
+            self._state.about(index, "response.content_part.added", content_index=number, part=part)
+        )
+        return text_part, events
 
-    def _end_part(self, speech: Speech) -> list[Event]:
-        events = self._speak(speech.kind, rest) if (rest := speech.said.rest()) else []
-        part, index = speech.part(), speech.index
-        name = "refusal" if speech.kind == "refusal" else "text"
-        about = {"content_index": speech.number, name: part[name]}
-        if speech.kind == "output_text":
-            about["logprobs"] = speech.logprobs
-        self._out.change(index, content=[*self._out.items[index]["content"], part])
+    def _end_part(self, text_part: TextPart) -> list[Event]:
+        events = self._text(text_part.kind, rest) if (rest := text_part.deltas.rest()) else []
+        part, index = text_part.as_json(), text_part.index
+        name = "refusal" if text_part.kind == "refusal" else "text"
+        about = {"content_index": text_part.number, name: part[name]}
+        if text_part.kind == "output_text":
+            about["logprobs"] = text_part.logprobs
+        self._state.change(index, content=[*self._state.items[index]["content"], part])
         return [
             *events,
-            self._out.about(index, f"response.{speech.kind}.done", **about),
-            self._out.about(index, "response.content_part.done", content_index=speech.number, part=part),
+            self._state.about(index, f"response.{text_part.kind}.done", **about),
+            self._state.about(index, "response.content_part.done", content_index=text_part.number, part=part),
         ]
 
-    def _end_speech(self, status: str = "completed") -> list[Event]:
-        speech = self._speech
-        if speech is None:
+    def _end_text(self, status: str = "completed") -> list[Event]:
+        text_part = self._text_part
+        if text_part is None:
             return []
-        events = self._end_part(speech)
-        self._speech = None
+        events = self._end_part(text_part)
+        self._text_part = None
         changes = {"status": status}
-        if speech.kind == "reasoning_text" and "reasoning.encrypted_content" in self._asked.include:
-            changes["encrypted_content"] = sealed(speech.said.whole())
-        return [*events, self._out.done(speech.index, **changes)]
+        if text_part.kind == "reasoning_text" and "reasoning.encrypted_content" in self._request.include:
+            changes["encrypted_content"] = sealed(text_part.deltas.whole())
+        return [*events, self._state.done(text_part.index, **changes)]
 
     def _close(self, status: str = "completed") -> list[Event]:
         """End what is open: the text first, then the client's calls in order."""
-        events = self._end_speech(status)
-        for function in self._functions.values():
-            events += self._end_function(function, status)
-        self._functions = {}
+        events = self._end_text(status)
+        for call in self._client_calls.values():
+            events += self._end_call(call, status)
+        self._client_calls = {}
         return events
 
     def _break_off(self) -> list[Event]:
         """End all that is open where it is."""
         events = self._close("incomplete")
-        events += [self._out.done(index, status="incomplete") for index in self._mcp_calls.values()]
+        events += [self._state.done(index, status="incomplete") for index in self._mcp_calls.values()]
         self._mcp_calls = {}
         return events
 
-    def _function_fragment(self, fragment: JSON) -> list[Event]:
+    def _call_fragment(self, fragment: JSON) -> list[Event]:
         inner = fragment.get("function") or fragment.get("custom") or {}
-        function = self._functions.get(fragment["index"])
+        call = self._client_calls.get(fragment["index"])
         events: list[Event] = []
-        if function is None:
-            function, events = self._begin_function(fragment, inner["name"])
+        if call is None:
+            call, events = self._begin_call(fragment, inner["name"])
         if text := inner.get("arguments") or inner.get("input"):
-            events += self._write(function, text)
+            events += self._arguments_delta(call, text)
         return events
 
-    def _begin_function(self, fragment: JSON, name: str) -> tuple[Function, list[Event]]:
-        events = self._end_speech()  # a message is whole when the calls begin
-        is_custom = name in self._asked.custom
+    def _begin_call(self, fragment: JSON, name: str) -> tuple[ClientCall, list[Event]]:
+        events = self._end_text()  # a message is whole when the calls begin
+        is_custom = name in self._request.custom
         item = {
             "type": "custom_tool_call" if is_custom else "function_call",
             "status": "in_progress",
@@ -325,32 +330,32 @@ class Narrator:
             "name": name,
             ("input" if is_custom else "arguments"): "",
         }
-        index, added = self._out.add("ctc" if is_custom else "fc", item)
-        function = Function(self._out.items[index]["id"], index, is_custom)
-        self._functions[fragment["index"]] = function
-        return function, [*events, *added]
+        index, added = self._state.add("ctc" if is_custom else "fc", item)
+        call = ClientCall(self._state.items[index]["id"], index, is_custom)
+        self._client_calls[fragment["index"]] = call
+        return call, [*events, *added]
 
-    def _write(self, function: Function, text: str) -> list[Event]:
-        delta = function.said.add(text)
-        return [] if function.is_custom else [(function.said.kind, delta + self._out.numbered())]
+    def _arguments_delta(self, call: ClientCall, text: str) -> list[Event]:
+        delta = call.deltas.add(text)
+        return [] if call.is_custom else [(call.deltas.kind, delta + self._state.numbered())]
 
-    def _end_function(self, function: Function, status: str) -> list[Event]:
-        index = function.index
-        events = self._write(function, rest) if (rest := function.said.rest()) else []
-        if function.is_custom:
-            text = _input(function.said.whole())
+    def _end_call(self, call: ClientCall, status: str) -> list[Event]:
+        index = call.index
+        events = self._arguments_delta(call, rest) if (rest := call.deltas.rest()) else []
+        if call.is_custom:
+            text = _input(call.deltas.whole())
             return [
-                self._out.about(index, "response.custom_tool_call_input.delta", delta=text),
-                self._out.about(index, "response.custom_tool_call_input.done", input=text),
-                self._out.done(index, status=status, input=text),
+                self._state.about(index, "response.custom_tool_call_input.delta", delta=text),
+                self._state.about(index, "response.custom_tool_call_input.done", input=text),
+                self._state.done(index, status=status, input=text),
             ]
-        if status == "completed" and not function.said.whole().strip():
-            events += self._write(function, "{}")  # clients parse it
-        text, name = function.said.whole(), self._out.items[index]["name"]
+        if status == "completed" and not call.deltas.whole().strip():
+            events += self._arguments_delta(call, "{}")  # clients parse it
+        text, name = call.deltas.whole(), self._state.items[index]["name"]
         return [
             *events,
-            self._out.about(index, "response.function_call_arguments.done", name=name, arguments=text),
-            self._out.done(index, status=status, arguments=text),
+            self._state.about(index, "response.function_call_arguments.done", name=name, arguments=text),
+            self._state.done(index, status=status, arguments=text),
         ]
 
 

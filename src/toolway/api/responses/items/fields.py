@@ -50,7 +50,7 @@ def text(body: JSON, name: str, where: str = "") -> str | None:
     raise wrong(where + name, "a text")
 
 
-def needed(body: JSON, name: str, where: str = "", *, may_be_empty: bool = False) -> str:
+def required(body: JSON, name: str, where: str = "", *, may_be_empty: bool = False) -> str:
     """A text that must be there. A missing one is told as OpenAI tells it."""
     value = text(body, name, where)
     if value is None or not (value or may_be_empty):

@@ -13,7 +13,7 @@ import orjson
 from toolway.api.responses.items import fields
 from toolway.api.responses.items.content import chat_content, text_in
 from toolway.api.responses.items.tools import CUSTOM_INPUT
-from toolway.api.responses.items.turn_builder import OpenTurn, round_of
+from toolway.api.responses.items.turn_builder import TurnBuilder, round_of
 from toolway.engine.result_text import text_of
 from toolway.errors import InvalidRequest
 from toolway.types import JSON, ToolCall, ToolResult
@@ -44,7 +44,7 @@ class Approved:
     call: ToolCall
 
 
-class Transcript:
+class InputItems:
     """Takes the items of a conversation in order; `close` gives the messages.
 
     `messages` and `turn` are what came before them. `expose(label, name)` tells how the model calls a tool of a server.
@@ -63,14 +63,14 @@ class Transcript:
         self.refused: list[str] = []
         """Approval requests that were refused."""
         self._expose = expose
-        self._open: OpenTurn | None = None
+        self._open: TurnBuilder | None = None
         self._asks: dict[str, str] = {}
         self._answered: set[str] = set()
         self._approved: dict[str, Approved] = {}
         self._waiting: dict[str, JSON] = {}
         """The empty results of approved calls, each under its request."""
         if turn is not None:
-            self._open = OpenTurn(turn.assistant, turn.results, turn.behind)
+            self._open = TurnBuilder(turn.assistant, turn.results, turn.behind)
             self._asks = dict(turn.asks)
 
     @property
@@ -86,7 +86,7 @@ class Transcript:
                 self._message(item, where)
             case "reasoning":
                 if thought := _thought(item):
-                    self._speaking().think(thought)
+                    self._turn_for_text().add_reasoning(thought)
             case "function_call" | "custom_tool_call":
                 self._call(item, where)
             case "function_call_output" | "custom_tool_call_output":
@@ -119,7 +119,7 @@ class Transcript:
         if role == "assistant":
             if not isinstance(content, str | list | None):
                 raise fields.wrong(f"{where}.content", "a text or a list of parts")
-            self._speaking().say(text_in(content))
+            self._turn_for_text().add_text(text_in(content))
             return
         if role not in ("user", "system", "developer"):
             raise InvalidRequest(f"A message cannot have the role {str(role)[:50]!r}.", param=f"{where}.role")
@@ -129,17 +129,17 @@ class Transcript:
         self.messages.append({"role": spoken, "content": chat_content(content, f"{where}.content")})
 
     def _call(self, item: JSON, where: str) -> None:
-        identity, name = (fields.needed(item, key, f"{where}.") for key in ("call_id", "name"))
+        identity, name = (fields.required(item, key, f"{where}.") for key in ("call_id", "name"))
         if item["type"] == "function_call":
-            arguments = fields.needed(item, "arguments", f"{where}.", may_be_empty=True)
+            arguments = fields.required(item, "arguments", f"{where}.", may_be_empty=True)
         else:
-            text = fields.needed(item, "input", f"{where}.", may_be_empty=True)
+            text = fields.required(item, "input", f"{where}.", may_be_empty=True)
             arguments = orjson.dumps({CUSTOM_INPUT: text}).decode()
         is_cut = item.get("status") == "incomplete"
-        self._calling().call(identity, name, arguments, where=where, is_cut=is_cut)
+        self._turn_for_call().add_call(identity, name, arguments, where=where, is_cut=is_cut)
 
     def _output(self, item: JSON, where: str) -> None:
-        identity = fields.needed(item, "call_id", f"{where}.")
+        identity = fields.required(item, "call_id", f"{where}.")
         turn = self._open
         if turn is None or identity not in turn.calls:
             raise InvalidRequest(
@@ -155,7 +155,7 @@ class Transcript:
             behind = [{"role": "user", "content": shown}] if shown else []
             parts = "\n".join(part["text"] for part in parts if part["type"] == "text")
             parts = parts or "(see the images)" if shown else parts
-        turn.answer(identity, parts or "(the tool returned nothing)", behind)
+        turn.add_result(identity, parts or "(the tool returned nothing)", behind)
 
     def _mcp_call(self, item: JSON, where: str) -> None:
         output, request = (fields.text(item, key, f"{where}.") for key in ("output", "approval_request_id"))
@@ -165,11 +165,11 @@ class Transcript:
         )
         if request and self._has_run(request, result):
             return
-        identity, name = fields.needed(item, "id", f"{where}."), self._exposed(item, where)
+        identity, name = fields.required(item, "id", f"{where}."), self._exposed(item, where)
         arguments = fields.text(item, "arguments", f"{where}.") or "{}"
-        turn = self._calling(round_of(identity))
-        turn.call(identity, name, arguments, where=where)
-        turn.answer(identity, result)
+        turn = self._turn_for_call(round_of(identity))
+        turn.add_call(identity, name, arguments, where=where)
+        turn.add_result(identity, result)
         self.own.add(identity)
 
     def _has_run(self, request: str, result: str) -> bool:
@@ -180,7 +180,7 @@ class Transcript:
             identity = waiting["tool_call_id"]
             del self._approved[request]
         elif turn is not None and identity in turn.calls:
-            turn.answer(identity, result)
+            turn.add_result(identity, result)
             self._answered.add(request)
         else:
             return False
@@ -188,14 +188,14 @@ class Transcript:
         return True
 
     def _ask(self, item: JSON, where: str) -> None:
-        identity = fields.needed(item, "id", f"{where}.")
-        arguments = fields.needed(item, "arguments", f"{where}.", may_be_empty=True)
-        turn = self._calling(round_of(identity))
-        turn.call(identity, self._exposed(item, where), arguments or "{}", where=where)
+        identity = fields.required(item, "id", f"{where}.")
+        arguments = fields.required(item, "arguments", f"{where}.", may_be_empty=True)
+        turn = self._turn_for_call(round_of(identity))
+        turn.add_call(identity, self._exposed(item, where), arguments or "{}", where=where)
         self._asks[identity] = identity
 
     def _decide(self, item: JSON, where: str) -> None:
-        request = fields.needed(item, "approval_request_id", f"{where}.")
+        request = fields.required(item, "approval_request_id", f"{where}.")
         if request in self._answered:
             raise answered_before(request)
         identity, turn = self._asks.get(request, ""), self._open
@@ -209,12 +209,12 @@ class Transcript:
         if not item["approve"]:
             self.refused.append(request)
             why = f", and said: {reason}" if (reason := fields.text(item, "reason", f"{where}.")) else ""
-            turn.answer(identity, f"Error: not run, the user refused it{why}.")
+            turn.add_result(identity, f"Error: not run, the user refused it{why}.")
             return
         function = turn.calls[identity]["function"]
         call = ToolCall(id=identity, name=function["name"], arguments=function["arguments"])
         self._approved[request] = Approved(request=request, call=call)
-        self._waiting[request] = turn.answer(identity, "")
+        self._waiting[request] = turn.add_result(identity, "")
 
     def _compaction(self, item: JSON, where: str) -> None:
         summary = unsealed(item.get("encrypted_content"))
@@ -226,15 +226,15 @@ class Transcript:
         self.messages.append({"role": "user", "content": f"Summary of the conversation so far:\n{summary}"})
 
     def _exposed(self, item: JSON, where: str) -> str:
-        label, name = (fields.needed(item, key, f"{where}.") for key in ("server_label", "name"))
+        label, name = (fields.required(item, key, f"{where}.") for key in ("server_label", "name"))
         return self._expose(label, name)
 
-    def _speaking(self) -> OpenTurn:
+    def _turn_for_text(self) -> TurnBuilder:
         if self._open is not None and self._open.has_spoken:
             self._flush()
         return self._begin()
 
-    def _calling(self, made_in: str | None = None) -> OpenTurn:
+    def _turn_for_call(self, made_in: str | None = None) -> TurnBuilder:
         """The turn of the next call: the open one while a call in it waits, or when both were made in one round."""
         turn = self._open
         if turn is not None and turn.is_settled and not (made_in and made_in == turn.round):
@@ -243,9 +243,9 @@ class Transcript:
         turn.round = turn.round or made_in
         return turn
 
-    def _begin(self) -> OpenTurn:
+    def _begin(self) -> TurnBuilder:
         if self._open is None:
-            self._open = OpenTurn()
+            self._open = TurnBuilder()
         return self._open
 
     def _flush(self) -> None:
@@ -254,7 +254,7 @@ class Transcript:
             return
         for request, identity in self._asks.items():
             if identity in turn.calls and request not in self._answered and identity not in turn.results:
-                turn.answer(identity, "Error: not run, the user did not approve it.")
+                turn.add_result(identity, "Error: not run, the user did not approve it.")
         self.messages += turn.close()
         self._open, self._asks = None, {}
 

@@ -61,7 +61,7 @@ _UNSERVED = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class ResponseRequest:
     """A request to create a response. `chat` is the body of a chat completion, without messages.
 
     `given` is the body as it came, checked; `items` is its input as a list, `tools` are the declarations served,
@@ -83,7 +83,7 @@ class Asked:
     include: frozenset[str]
 
 
-def read_request(body: JSON) -> Asked:
+def read_request(body: JSON) -> ResponseRequest:
     """Raises InvalidRequest with the name of the first wrong field."""
     for name, why in _UNSERVED.items():
         if body.get(name) is not None:
@@ -93,7 +93,7 @@ def read_request(body: JSON) -> Asked:
     store, background = fields.flag(body, "store") is not False, bool(fields.flag(body, "background"))
     if background and not store:
         raise InvalidRequest("background needs store to be true.", param="background")
-    asked = Asked(
+    request = ResponseRequest(
         given=body,
         chat=_chat(body, tools),
         items=_items(body),
@@ -108,9 +108,9 @@ def read_request(body: JSON) -> Asked:
         max_tool_calls=fields.whole(body, "max_tool_calls"),
         include=frozenset(fields.texts(body, "include")),
     )
-    if not asked.items and not asked.previous and asked.instructions is None:
+    if not request.items and not request.previous and request.instructions is None:
         raise fields.missing("input")
-    return asked
+    return request
 
 
 def _check(body: JSON) -> None:
@@ -137,9 +137,9 @@ def _check_choice(choice: Any) -> None:
     where = "tool_choice."
     match choice.get("type"):
         case "function" | "custom":
-            fields.needed(choice, "name", where)
+            fields.required(choice, "name", where)
         case "mcp":
-            fields.needed(choice, "server_label", where)
+            fields.required(choice, "server_label", where)
             fields.text(choice, "name", where)
         case "allowed_tools":
             fields.one_of(choice, "mode", {"auto", "required"}, where)
@@ -168,13 +168,13 @@ def _chat(body: JSON, tools: Sequence[JSON]) -> JSON:
 
 
 def choice_of(
-    asked: Asked, expose: Callable[[str, str | None], Sequence[str]]
+    request: ResponseRequest, expose: Callable[[str, str | None], Sequence[str]]
 ) -> tuple[Any, frozenset[str] | None]:
     """The chat completion's `tool_choice`, and the names of all tools that may be used (None: no limit).
 
     `expose(label, name)` tells under which names the model sees a tool of a server, or all of its tools.
     """
-    choice = asked.given.get("tool_choice")
+    choice = request.given.get("tool_choice")
     if not isinstance(choice, dict):
         return choice, None
     if choice.get("type") == "allowed_tools":
@@ -219,7 +219,7 @@ def _response_format(form: JSON) -> JSON | None:
         case "json_object":
             return {"type": "json_object"}
         case "json_schema":
-            fields.needed(form, "name", "text.format.")
+            fields.required(form, "name", "text.format.")
             fields.text(form, "description", "text.format.")
             fields.flag(form, "strict", "text.format.")
             fields.member(form, "schema", "text.format.")

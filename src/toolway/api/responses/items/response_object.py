@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from toolway.api.responses.items.request import Asked
-from toolway.api.responses.items.tools import as_told, told_of
+from toolway.api.responses.items.request import ResponseRequest
+from toolway.api.responses.items.tools import shown_members, tool_as_shown
 from toolway.types import JSON
 
 _DEFAULTS: JSON = {
@@ -51,10 +51,12 @@ _KNOWN = {
 """The published values of fields that model servers have values of their own for: typed clients fail at others."""
 
 
-def new_resource(asked: Asked, identity: str, created_at: int) -> JSON:
+def new_response(request: ResponseRequest, identity: str, created_at: int) -> JSON:
     """The object of a response that has just begun. `created_at` is Unix time in whole seconds."""
-    given = asked.given
-    said = {name: default if given.get(name) is None else given[name] for name, default in _DEFAULTS.items()}
+    given = request.given
+    repeated = {
+        name: default if given.get(name) is None else given[name] for name, default in _DEFAULTS.items()
+    }
     reasoning, text = given.get("reasoning") or {}, given.get("text") or {}
     return {
         "id": identity,
@@ -62,22 +64,22 @@ def new_resource(asked: Asked, identity: str, created_at: int) -> JSON:
         "created_at": created_at,
         "completed_at": None,
         "status": "in_progress",
-        "background": asked.background,
+        "background": request.background,
         "error": None,
         "incomplete_details": None,
-        "model": asked.chat.get("model") or "unknown",
+        "model": request.chat.get("model") or "unknown",
         "output": [],
-        **said,
-        "service_tier": published("service_tier", said["service_tier"]) or "default",
-        "prompt_cache_retention": published("prompt_cache_retention", said["prompt_cache_retention"]),
-        "tool_choice": _choice(said["tool_choice"]),
+        **repeated,
+        "service_tier": published("service_tier", repeated["service_tier"]) or "default",
+        "prompt_cache_retention": published("prompt_cache_retention", repeated["prompt_cache_retention"]),
+        "tool_choice": _choice(repeated["tool_choice"]),
         "reasoning": {
             "effort": published("effort", reasoning.get("effort")),
             "summary": reasoning.get("summary"),
         },
-        "store": asked.store,
+        "store": request.store,
         "text": _text(text),
-        "tools": [as_told(tool) for tool in asked.tools],
+        "tools": [tool_as_shown(tool) for tool in request.tools],
         "metadata": given.get("metadata") or {},
         "usage": None,
     }
@@ -91,34 +93,37 @@ def published(name: str, value: Any) -> str | None:
 def _choice(choice: str | JSON) -> str | JSON:
     if isinstance(choice, str):
         return choice
-    told = {"mode": "auto"} if choice["type"] == "allowed_tools" else {}
-    return told | told_of(choice, _CHOICE)
+    shown = {"mode": "auto"} if choice["type"] == "allowed_tools" else {}
+    return shown | shown_members(choice, _CHOICE)
 
 
 def _text(given: JSON) -> JSON:
     form = given.get("format") or {"type": "text"}
     verbosity = published("verbosity", given.get("verbosity"))
-    unsaid = {"description": None, "strict": False} if form["type"] == "json_schema" else {}
-    return {"format": unsaid | told_of(form, _FORMAT), **({"verbosity": verbosity} if verbosity else {})}
+    defaults = {"description": None, "strict": False} if form["type"] == "json_schema" else {}
+    return {
+        "format": defaults | shown_members(form, _FORMAT),
+        **({"verbosity": verbosity} if verbosity else {}),
+    }
 
 
 def read_usage(usage: JSON | None) -> JSON | None:
     """The usage of chat completions in the names of responses."""
     if not usage:
         return None
-    asked = _count(usage.get("prompt_tokens"))
-    said = _count(usage.get("completion_tokens"))
+    input_tokens = _count(usage.get("prompt_tokens"))
+    output_tokens = _count(usage.get("completion_tokens"))
     return {
-        "input_tokens": asked,
+        "input_tokens": input_tokens,
         "input_tokens_details": {
             "cached_tokens": _detail(usage, "prompt_tokens_details", "cached_tokens"),
             "cache_write_tokens": _detail(usage, "prompt_tokens_details", "cache_write_tokens"),
         },
-        "output_tokens": said,
+        "output_tokens": output_tokens,
         "output_tokens_details": {
             "reasoning_tokens": _detail(usage, "completion_tokens_details", "reasoning_tokens")
         },
-        "total_tokens": _count(usage.get("total_tokens")) or asked + said,
+        "total_tokens": _count(usage.get("total_tokens")) or input_tokens + output_tokens,
     }
 
 

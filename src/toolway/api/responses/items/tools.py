@@ -1,4 +1,4 @@
-"""The tools that a client declares: read, as functions of a chat completion, and shown again."""
+"""The tools that a client declares: read, as functions of a chat completion, shown again; which calls need approval."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from toolway.api.responses.items import fields
-from toolway.api.responses.items.approval import approval_of
 from toolway.errors import InvalidRequest
 from toolway.types import JSON
 
@@ -38,7 +37,7 @@ _HOSTED = frozenset(
 )
 """Tools that only OpenAI runs. Clients declare some of them always (Codex), so they are left out, not refused."""
 
-_TOLD = {
+_SHOWN = {
     "function": ("name", "description", "parameters", "strict"),
     "custom": ("name", "description", "format"),
     "mcp": ("server_label", "server_description", "server_url", "allowed_tools"),
@@ -76,23 +75,54 @@ def as_function(tool: JSON) -> JSON:
     }
 
 
-def as_told(tool: JSON) -> JSON:
+def tool_as_shown(tool: JSON) -> JSON:
     """A declaration as the response repeats it, without the secrets in it."""
     kind = tool["type"]
-    told = {"type": kind, **dict.fromkeys(_NULL[kind]), **told_of(tool, _TOLD)}
+    shown = {"type": kind, **dict.fromkeys(_NULL[kind]), **shown_members(tool, _SHOWN)}
     if kind == "mcp":
-        told["require_approval"] = approval_of(tool)
-    if "format" in told:
-        told["format"] = told_of(told["format"], {"grammar": ("syntax", "definition")})
-    if "server_url" in told:
-        told["server_url"] = _origin(told["server_url"])
-    return told
+        shown["require_approval"] = approval_of(tool)
+    if "format" in shown:
+        shown["format"] = shown_members(shown["format"], {"grammar": ("syntax", "definition")})
+    if "server_url" in shown:
+        shown["server_url"] = _origin(shown["server_url"])
+    return shown
 
 
-def told_of(given: JSON, known: Mapping[str, Sequence[str]]) -> JSON:
+def shown_members(given: JSON, known: Mapping[str, Sequence[str]]) -> JSON:
     """The type of an object, and what is `known` of this type and given: a client that is typed fails at more."""
     names = known.get(given["type"], ())
     return {"type": given["type"], **{name: given[name] for name in names if given.get(name) is not None}}
+
+
+def approval_of(entry: JSON, where: str = "") -> str | JSON:
+    """`require_approval` of an mcp entry, with all that may be left out; OpenAI's default is to ask always.
+
+    It is "always", "never", or `{"always": FILTER, "never": FILTER}`; a filter is `{"tool_names": [...]}` or
+    `{"read_only": ...}`, and may come as a list of names. Raises InvalidRequest for anything else.
+    """
+    wanted, name = entry.get("require_approval"), f"{where}require_approval"
+    if wanted is None or wanted in ("always", "never"):
+        return str(wanted or "always")
+    if not isinstance(wanted, dict) or not wanted or wanted.keys() - {"always", "never"}:
+        raise InvalidRequest(f'{name} must be "always", "never" or an object of these two.', param=name)
+    return {kind: _filter(wanted[kind], f"{name}.{kind}") for kind in wanted if wanted[kind] is not None}
+
+
+def needs_approval(entry: JSON, name: str) -> bool:
+    """Whether a call of the tool with this name waits.
+
+    A tool in neither filter asks, unless the client only said which ones ask. A filter by anything else than names
+    never lets a call run unasked. Raises InvalidRequest.
+    """
+    wanted = approval_of(entry)
+    if isinstance(wanted, str):
+        return wanted == "always"
+    if (never := _names(wanted.get("never"))) is not None and name in never:
+        return False
+    if "always" not in wanted:
+        return True
+    always = _names(wanted["always"])
+    return always is None or name in always or "never" in wanted
 
 
 def _origin(url: str) -> str:
@@ -126,7 +156,7 @@ def _is_served(tool: Any, where: str) -> bool:
 
 
 def _check_function(tool: JSON, where: str) -> None:
-    fields.needed(tool, "name", where)
+    fields.required(tool, "name", where)
     fields.text(tool, "description", where)
     if tool["type"] == "function":
         fields.member(tool, "parameters", where)
@@ -136,15 +166,15 @@ def _check_function(tool: JSON, where: str) -> None:
 
 
 def _check_format(form: JSON, where: str) -> None:
-    fields.needed(form, "type", where)
+    fields.required(form, "type", where)
     if fields.one_of(form, "type", {"text", "grammar"}, where) == "grammar":
-        fields.needed(form, "definition", where)
-        fields.needed(form, "syntax", where)
+        fields.required(form, "definition", where)
+        fields.required(form, "syntax", where)
         fields.one_of(form, "syntax", {"lark", "regex"}, where)
 
 
 def _check_mcp(tool: JSON, where: str) -> None:
-    fields.needed(tool, "server_label", where)
+    fields.required(tool, "server_label", where)
     approval_of(tool, where)
     if tool.get("connector_id") is not None:
         raise InvalidRequest("Connectors are OpenAI's own; name a server_url.", param=f"{where}connector_id")
@@ -164,3 +194,18 @@ def _check_allowed(tool: JSON, where: str) -> None:
     # To pass over another filter would let tools be called that the client ruled out.
     if allowed.keys() - {"tool_names"}:
         raise InvalidRequest("allowed_tools goes by tool_names alone here.", param=f"{where}allowed_tools")
+
+
+def _filter(chosen: Any, where: str) -> JSON:
+    if isinstance(chosen, list):
+        chosen = {"tool_names": chosen}
+    if not isinstance(chosen, dict) or chosen.keys() - {"tool_names", "read_only"}:
+        raise fields.wrong(where, "an object with tool_names")
+    fields.texts(chosen, "tool_names", f"{where}.")
+    fields.flag(chosen, "read_only", f"{where}.")
+    return {name: value for name, value in chosen.items() if value is not None}
+
+
+def _names(chosen: JSON | None) -> list[str] | None:
+    """The names in a filter; None when it does not go by names alone."""
+    return chosen["tool_names"] if chosen and chosen.keys() == {"tool_names"} else None

@@ -1,4 +1,4 @@
-"""The turn of the model that a conversation has come to: what it said, its calls, and their results so far."""
+"""The assistant turn that items are assembled into: its text and reasoning, its calls, and their results so far."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ _OF_A_ROUND = re.compile(r"mcpr?_([0-9a-f]+)[0-9a-f]{4}(r[0-9a-f]+)")
 _JOINED = frozenset({"role", "content", "reasoning_content", "tool_calls"})
 
 
-class OpenTurn:
+class TurnBuilder:
     """Takes what items tell of one turn; `close` gives its messages. It can begin as one that was kept."""
 
     def __init__(
         self, assistant: JSON | None = None, results: Sequence[JSON] = (), behind: Sequence[JSON] = ()
     ) -> None:
-        said = assistant or {}
+        before = assistant or {}
         self._rest = {
-            key: value for key, value in said.items() if key not in ("role", "content", "tool_calls")
+            key: value for key, value in before.items() if key not in ("role", "content", "tool_calls")
         }
-        self._texts: list[str | list[Any]] = [said["content"]] if said.get("content") else []
-        thought = said.get("reasoning_content")
+        self._texts: list[str | list[Any]] = [before["content"]] if before.get("content") else []
+        thought = before.get("reasoning_content")
         self._thoughts: list[str | list[Any]] = [thought] if thought else []
-        self.calls: dict[str, JSON] = {call["id"]: call for call in said.get("tool_calls", ())}
+        self.calls: dict[str, JSON] = {call["id"]: call for call in before.get("tool_calls", ())}
         self.results = {message["tool_call_id"]: message for message in results}
         self._behind = list(behind)
         self._cut: set[str] = set()
@@ -45,15 +45,15 @@ class OpenTurn:
         """Whether what the model says next is of another turn."""
         return self.is_settled or (bool(self._texts) and not self.calls)
 
-    def say(self, text: str) -> None:
+    def add_text(self, text: str) -> None:
         """More of the answer."""
         self._texts.append(text)
 
-    def think(self, thought: str) -> None:
+    def add_reasoning(self, thought: str) -> None:
         """More of the reasoning."""
         self._thoughts.append(thought)
 
-    def call(self, identity: str, name: str, arguments: str, *, where: str, is_cut: bool = False) -> None:
+    def add_call(self, identity: str, name: str, arguments: str, *, where: str, is_cut: bool = False) -> None:
         """One more call; one that `is_cut` needs no result. Raises InvalidRequest for an id that is there."""
         if identity in self.calls:
             raise InvalidRequest(f"There are two calls with the id {identity[:100]!r}.", param=where)
@@ -63,7 +63,7 @@ class OpenTurn:
         if is_cut:
             self._cut.add(identity)
 
-    def answer(self, identity: str, text: str, behind: Sequence[JSON] = ()) -> JSON:
+    def add_result(self, identity: str, text: str, behind: Sequence[JSON] = ()) -> JSON:
         """The message with the result of a call; `behind` are messages that stand after all results."""
         message = {"role": "tool", "tool_call_id": identity, "content": text}
         self.results[identity] = message
@@ -98,5 +98,5 @@ def round_of(identity: str) -> str | None:
 
     A client that keeps the conversation itself sends them one after the other, whichever rounds they are of.
     """
-    told = _OF_A_ROUND.fullmatch(identity)
-    return "".join(told.groups()) if told else None
+    match = _OF_A_ROUND.fullmatch(identity)
+    return "".join(match.groups()) if match else None
