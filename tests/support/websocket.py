@@ -11,9 +11,9 @@ from typing import Any
 from websockets.sync.client import ClientConnection, connect
 
 from tests.support.servers import running_server
-from toolway.server.auth import Guard
+from toolway.server.auth import AuthMiddleware
 from toolway.server.process import server_config
-from toolway.server.websocket import WebSocket, converse
+from toolway.server.websocket import WebSocket, serve_websocket
 from toolway.settings.settings import Settings, load_settings
 
 HANDSHAKE = (
@@ -34,7 +34,7 @@ class Talking:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         self.scopes.append(scope)
         if scope["type"] == "websocket":
-            await converse(scope, receive, send, self.settings, self.talk)
+            await serve_websocket(scope, receive, send, self.settings, self.talk)
         else:
             await send({"type": "http.response.start", "status": 200, "headers": []})
             await send({"type": "http.response.body", "body": b"plain"})
@@ -65,7 +65,7 @@ def talking(talk: Talk, *, config: dict[str, Any] | None = None, **settings: Any
     chosen = load_settings({}, None, **settings)
     app = Talking(chosen, talk)
     options = {"lifespan": "off", **(config or {})}
-    server = running_server(server_config(Guard(app, chosen), chosen, **options))
+    server = running_server(server_config(AuthMiddleware(app, chosen), chosen, **options))
     url = server.__enter__()
     stopping = threading.Thread(target=server.__exit__, args=(None, None, None))
 

@@ -18,7 +18,7 @@ from toolway.upstream.client import Upstream
 _MAX_BYTES = 16 * 2**20
 
 
-class Models:
+class ModelList:
     """An ASGI app. What is no list of models is relayed as it came."""
 
     def __init__(self, upstream: Upstream, settings: Settings) -> None:
@@ -38,14 +38,14 @@ class Models:
         except UpstreamError as error:
             await send_error(send, error)
             return
-        listed = self._listed(body) if answer.status == 200 else None
+        listed = self._with_profiles(body) if answer.status == 200 else None
         if listed is not None:
             await send_json(send, 200, listed, relayed(answer.headers))
             return
         kind: list[Header] = [header for header in answer.headers if header[0] == b"content-type"]
         await send_whole(send, answer.status, body, [*kind, *relayed(answer.headers)])
 
-    def _listed(self, body: bytes) -> JSON | None:
+    def _with_profiles(self, body: bytes) -> JSON | None:
         try:
             parsed: Any = orjson.loads(body)
         except orjson.JSONDecodeError:

@@ -36,7 +36,7 @@ class Passthrough:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass one request on. An upstream that is down or silent is a 502 or 504 in OpenAI's envelope."""
-        request = _Incoming(receive)
+        request = _RequestBody(receive)
         try:
             path = _path_below(scope)
             body = await request.body() if _has_body(scope) else None
@@ -68,7 +68,7 @@ class Passthrough:
                 await send_error(send, error)
 
 
-class _Incoming:
+class _RequestBody:
     """A request's body. Only one may wait for the client at a time: who reads the body, then who watches."""
 
     def __init__(self, receive: Receive) -> None:
@@ -88,7 +88,7 @@ class _Incoming:
         if not first.get("more_body"):
             return bytes(first.get("body", b""))
         self._read = anyio.Event()
-        return self._pieces(first, self._read)
+        return self._chunks(first, self._read)
 
     async def receive_after_body(self) -> Message:
         """`receive` for who waits for the client to leave."""
@@ -96,7 +96,7 @@ class _Incoming:
             await self._read.wait()
         return {"type": "http.disconnect"} if self._gone else await self._receive()
 
-    async def _pieces(self, event: Message, read: anyio.Event) -> AsyncIterator[bytes]:
+    async def _chunks(self, event: Message, read: anyio.Event) -> AsyncIterator[bytes]:
         while event["type"] != "http.disconnect":
             if part := event.get("body"):
                 yield part

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from toolway import __version__
 from toolway.api.chat.routes import ChatCompletions
-from toolway.api.models import Models
+from toolway.api.models import ModelList
 from toolway.api.passthrough import Passthrough
 from toolway.api.responses import (
     DEFAULT_PACE,
@@ -29,7 +29,7 @@ from toolway.app.reload import reloading
 from toolway.engine.model_target import USER_AGENT, Backend
 from toolway.engine.runner import Runner
 from toolway.errors import ConfigError, NotFound, ToolwayError
-from toolway.server.auth import Guard
+from toolway.server.auth import AuthMiddleware
 from toolway.server.json_response import send_error, send_json
 from toolway.server.websocket import in_place_of_upgrade
 from toolway.settings.settings import Settings, load_settings
@@ -79,7 +79,7 @@ def create_app(settings: Settings | None = None, *, pace: Pace = DEFAULT_PACE) -
     """The app for these settings, by default those of the environment. Raises ConfigError."""
     settings = settings or load_settings()
     routes = Routes(settings, pace)
-    return Guard(Front(default=routes, lifespan=routes.lifespan, redirect_slashes=False), settings)
+    return AuthMiddleware(Front(default=routes, lifespan=routes.lifespan, redirect_slashes=False), settings)
 
 
 class Front(Router):
@@ -100,7 +100,7 @@ class Front(Router):
 class Routes:
     """(method, path) -> handler; under /v1 the rest goes to the model server.
 
-    The method of a WebSocket is "WEBSOCKET"; `websocket.UPGRADED` has the paths at which there can be one.
+    The method of a WebSocket is "WEBSOCKET"; `websocket.WEBSOCKET_PATHS` has the paths at which there can be one.
     """
 
     def __init__(self, settings: Settings, pace: Pace) -> None:
@@ -123,7 +123,7 @@ class Routes:
                 ("GET", "/"): welcome,
             }
             if self._settings.profiles:
-                self._exact["GET", "/v1/models"] = Models(house.upstream, self._settings)
+                self._exact["GET", "/v1/models"] = ModelList(house.upstream, self._settings)
             if self._settings.responses == "passthrough":
                 yield
                 return

@@ -47,7 +47,7 @@ _THIS_NETWORK = IPv4Network("0.0.0.0/8")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class Destination:
     """Where a URL leads. `host` is a name in lower case and ASCII, or an address in its one usual form."""
 
     scheme: str
@@ -73,7 +73,7 @@ class Place:
         return _address(self.host)
 
 
-def read_place(url: str) -> Place:
+def read_destination(url: str) -> Destination:
     """Where an http(s) URL leads. Raises ValueError: a sentence without its subject, "it is no http(s) URL"."""
     if len(url) > MAX_URL:
         raise ValueError(f"it is longer than {MAX_URL} characters")
@@ -87,7 +87,7 @@ def read_place(url: str) -> Place:
     if not 0 < port < 65536:
         raise ValueError("its port must be from 1 to 65535")
     path = (match["path"] or "/") + (match["query"] or "")
-    return Place(scheme=scheme, host=_host(match["host"]), port=port, path=path)
+    return Destination(scheme=scheme, host=_host(match["host"]), port=port, path=path)
 
 
 def _host(text: str) -> str:
@@ -187,7 +187,7 @@ class AllowList:
 
     entries: tuple[AllowedServer, ...] = ()
 
-    def refusal(self, place: Place) -> str | None:
+    def refusal(self, place: Destination) -> str | None:
         """Why a place is out of the question, as the end of a sentence; None: its addresses decide."""
         if not self.entries:
             return f"the operator allows no servers but the configured ones ({SETTING} is empty)"
@@ -202,7 +202,7 @@ class AllowList:
             return None
         return f"{SETTING} does not list {place.netloc}"
 
-    def admits(self, place: Place, address: Address) -> bool:
+    def admits(self, place: Destination, address: Address) -> bool:
         """Whether a place may be reached at this address of it."""
         address = unmapped(address)
         if any(address in network for network in self._networks(place)):
@@ -211,20 +211,20 @@ class AllowList:
             return not is_forbidden(address)
         return self._is_matched(place) and place.scheme == "https" and is_public(address)
 
-    def lists(self, place: Place) -> bool:
+    def lists(self, place: Destination) -> bool:
         """Whether the name of the host stands in the setting as it is."""
         return any(entry.name == place.host for entry in self._for(place))
 
-    def _is_matched(self, place: Place) -> bool:
+    def _is_matched(self, place: Destination) -> bool:
         names = {entry.name for entry in self._for(place) if entry.name.startswith("*")}
         return "*" in names or (
             place.address is None and any(place.host.endswith(name[1:]) for name in names)
         )
 
-    def _networks(self, place: Place) -> list[Network]:
+    def _networks(self, place: Destination) -> list[Network]:
         return [entry.network for entry in self._for(place) if entry.network is not None]
 
-    def _for(self, place: Place) -> Iterable[AllowedServer]:
+    def _for(self, place: Destination) -> Iterable[AllowedServer]:
         return (entry for entry in self.entries if entry.port in (None, place.port))
 
 

@@ -73,7 +73,7 @@ class HttpClient:
         self._idle: deque[Connection] = deque()
         """The one that was used last is at the right, and is the next to be used."""
         self._sweep: asyncio.TimerHandle | None = None
-        self._trust: ssl.SSLContext | None = None
+        self._tls: ssl.SSLContext | None = None
         self._is_closed = False
 
     def request(
@@ -109,7 +109,7 @@ class HttpClient:
         while self._idle:
             self._idle.pop().abort()
 
-    async def take(self) -> Connection:
+    async def acquire(self) -> Connection:
         """A connection to carry one exchange. Raises HttpError."""
         while self._idle:
             connection = self._idle.pop()
@@ -129,8 +129,8 @@ class HttpClient:
 
     async def _open(self) -> Connection:
         loop, origin = asyncio.get_running_loop(), self._origin
-        if origin.tls and self._trust is None:
-            self._trust = await asyncio.to_thread(_trust, ssl.get_default_verify_paths())
+        if origin.tls and self._tls is None:
+            self._tls = await asyncio.to_thread(_system_trust, ssl.get_default_verify_paths())
         addresses = await loop.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
         connected = await aiohappyeyeballs.start_connection(
             addresses, happy_eyeballs_delay=_SECOND_ADDRESS_AFTER, interleave=1, loop=loop
@@ -138,14 +138,14 @@ class HttpClient:
         _, connection = await loop.create_connection(
             lambda: Connection(self._silence),
             sock=connected,
-            ssl=self._trust,
+            ssl=self._tls,
             server_hostname=origin.host if origin.tls else None,
         )
         return connection
 
     def release(self, connection: Connection) -> None:
         """Keep the connection for another exchange if it can carry one, else close it."""
-        if not connection.rest() or self._is_closed:
+        if not connection.end_exchange() or self._is_closed:
             connection.abort()
             return
         loop = asyncio.get_running_loop()
@@ -193,7 +193,7 @@ class Exchange:
 
     async def __aenter__(self) -> Connection:
         while True:
-            self._connection = connection = await self._client.take()
+            self._connection = connection = await self._client.acquire()
             try:
                 connection.send(self._method, self._request, uploads=self._body is not None)
                 if self._body is not None:
@@ -223,7 +223,7 @@ def _is_unanswered(error: BaseException) -> bool:
 
 
 @lru_cache(maxsize=1)
-def _trust(_: ssl.DefaultVerifyPaths) -> ssl.SSLContext:
+def _system_trust(_: ssl.DefaultVerifyPaths) -> ssl.SSLContext:
     """Whom the system trusts; shared, since it takes tens of milliseconds and most of a megabyte."""
     context = ssl.create_default_context()
     context.set_alpn_protocols(["http/1.1"])

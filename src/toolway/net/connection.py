@@ -135,7 +135,7 @@ class Connection(asyncio.Protocol):
         """Why its closing by the server is an error."""
         self._buffered = 0
         self._is_paused = self._is_uploading = False
-        self._waiter: asyncio.Future[None] | None = None
+        self._reader: asyncio.Future[None] | None = None
         self._writable: asyncio.Future[None] | None = None
         """While the server does not read: resolved when it does again."""
         self._silence = silence
@@ -191,7 +191,7 @@ class Connection(asyncio.Protocol):
         """Was the whole body received?"""
         return self._reply.complete and not self._reply.parts
 
-    def rest(self) -> bool:
+    def end_exchange(self) -> bool:
         """End the exchange; False if no other may follow on this connection."""
         reply, self.reply, self.is_used = self._reply, None, True
         return (
@@ -206,7 +206,7 @@ class Connection(asyncio.Protocol):
         if self._error is None:
             self._error = error
         self.abort()
-        self._wake()
+        self._wake_reader()
 
     def abort(self) -> None:
         """Close the connection at once; what was not sent yet is not sent."""
@@ -235,7 +235,7 @@ class Connection(asyncio.Protocol):
         if self._buffered > MAX_BUFFERED and reply.parts and not self._is_paused:
             self._is_paused = True
             self._transport.pause_reading()
-        self._wake()
+        self._wake_reader()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
@@ -244,7 +244,7 @@ class Connection(asyncio.Protocol):
             self._timer = None
         if self.reply is not None:
             self._loss = _loss(self.reply, exc)
-        self._wake()
+        self._wake_reader()
         self.resume_writing()
 
     def pause_writing(self) -> None:
@@ -287,25 +287,25 @@ class Connection(asyncio.Protocol):
         self._due = self._loop.time() + self._silence
         if self._timer is None and self._due < math.inf:
             self._timer = self._loop.call_at(self._due, self._check_silence)
-        self._waiter = self._loop.create_future()
+        self._reader = self._loop.create_future()
         try:
-            await self._waiter
+            await self._reader
         finally:
-            self._waiter = None
+            self._reader = None
 
     def _raise_failure(self) -> None:
         error = self._error or self._loss
         if error is not None:
             raise error
 
-    def _wake(self) -> None:
-        waiter = self._waiter
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
+    def _wake_reader(self) -> None:
+        reader = self._reader
+        if reader is not None and not reader.done():
+            reader.set_result(None)
 
     def _check_silence(self) -> None:
         self._timer = None
-        if self._waiter is None:
+        if self._reader is None:
             return
         if self._is_uploading and self._writable is None:
             # It is the client who is slow.

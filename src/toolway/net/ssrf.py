@@ -10,7 +10,7 @@ from ipaddress import ip_address
 import anyio
 from anyio import to_thread
 
-from toolway.net.allowlist import AllowList, Place
+from toolway.net.allowlist import AllowList, Destination
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 """(host, port) -> addresses; raises OSError when there is none."""
@@ -32,14 +32,14 @@ class Resolver:
         return [str(info[4][0]) for info in found]
 
 
-class Egress:
+class SsrfGuard:
     """Gives out the addresses at which `place` may be reached, each time a connection is made to it.
 
     Whoever connects must use these addresses and look nothing up himself: between two looks a name may have come to
     lead elsewhere (DNS rebinding).
     """
 
-    def __init__(self, place: Place, allowed: AllowList, resolve: Resolve) -> None:
+    def __init__(self, place: Destination, allowed: AllowList, resolve: Resolve) -> None:
         self.place = place
         self.refused = False
         """Whether the newest question was answered with no."""

@@ -34,7 +34,7 @@ _STAY_HERE = HOP_BY_HOP | _HANDSHAKE | {b"host", b"expect", b"origin"}
 _OF_THE_BODY = frozenset({b"content-length", b"content-encoding", b"accept-encoding"})
 
 
-class Guard:
+class AuthMiddleware:
     """ASGI middleware in front of every route. It looks at headers and `scope["path"]`, never at a URL.
 
     - Host must be one valid name that belongs to this server, or the answer is 400 or 403. This, with the
@@ -152,7 +152,7 @@ def upstream_headers(scope: Scope, settings: Settings, *, same_body: bool = Fals
 
     Left out: what belongs to this connection (also what Connection names), Host, and Origin, since CORS ends
     here. Unless the body goes on as it came (`same_body`), also what describes it, and Accept-Encoding.
-    OPENAI_API_KEY is added when the client sent no credential of its own; `Guard` took out the key that it
+    OPENAI_API_KEY is added when the client sent no credential of its own; `AuthMiddleware` took out the key that it
     gave to us.
     """
     headers: list[Header] = scope["headers"]

@@ -10,7 +10,7 @@ import anyio
 from starlette.types import Receive, Scope
 
 EXTENSION = "toolway.departure"
-"""Where `protocol.Protocol` puts the Departure of a request's connection into `scope["extensions"]`."""
+"""Where `HttpProtocol` puts the Departure of a request's connection into `scope["extensions"]`."""
 
 
 class Departure:

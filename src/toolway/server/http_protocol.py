@@ -15,7 +15,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from toolway.errors import InvalidRequest
 from toolway.server.disconnect import EXTENSION, Departure
-from toolway.server.websocket import UPGRADED
+from toolway.server.websocket import WEBSOCKET_PATHS
 from toolway.server.websocket_protocol import WebSocketProtocol
 
 if sys.platform != "win32":
@@ -30,7 +30,7 @@ MIN_RATE = 16 * 1024
 MAX_HEAD = 64 * 1024
 """Bytes of a request line and its headers; also of what follows a chunked body."""
 
-MAX_GATHERED = 64 * 1024
+MAX_BATCH = 64 * 1024
 """Bytes of an answer that wait for the end of the event loop's turn; more go out at once."""
 
 
@@ -41,7 +41,7 @@ _NO_HANDSHAKE = (
 _KEY = re.compile(rb"[A-Za-z0-9+/]{22}==")
 
 
-class Protocol(HttpToolsProtocol):
+class HttpProtocol(HttpToolsProtocol):
     """One connection. Uvicorn alone waits for ever for the rest of a request, and takes a head of any size.
 
     A request must be whole within `receive_timeout` seconds after its first byte, a new connection's first one
@@ -50,14 +50,14 @@ class Protocol(HttpToolsProtocol):
     takes nothing of one for `send_timeout` seconds, or a quarter longer, is cut off. Whoever makes an answer can
     learn from the scope when the client leaves (`departure`).
 
-    Offers to upgrade are declined: the request is answered as if they were not there. But a GET of an UPGRADED path
-    becomes a WebSocket.
+    Offers to upgrade are declined: the request is answered as if they were not there. But a GET of one of the
+    WEBSOCKET_PATHS becomes a WebSocket.
     """
 
     def __init__(self, receive_timeout: float, send_timeout: float, **given: Any) -> None:
         super().__init__(**given)
-        self._patience = receive_timeout
-        self._send_patience = send_timeout
+        self._receive_timeout = receive_timeout
+        self._send_timeout = send_timeout
         self._due: float | None = None
         """When what we wait for must be there (loop time); None: we wait for nothing."""
         self._timer: TimerHandle | None = None
@@ -65,34 +65,34 @@ class Protocol(HttpToolsProtocol):
         self._head_size = 0
         """Bytes since the last thing that is no header."""
         self._data = b""
-        self._handed_over = False
+        self._upgraded = False
         self._departure = Departure()
         self._extensions: Any = {EXTENSION: self._departure}
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._outflow = _Outflow(transport, self.loop, self._send_patience)
-        self._answers = _Gathering(transport, self.loop, self._outflow)
+        self._send_timer = _SendTimeout(transport, self.loop, self._send_timeout)
+        self._writer = _WriteBatch(transport, self.loop, self._send_timer)
         self._await_request()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._departure.happen()
-        self._outflow.rest()
+        self._send_timer.stop()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._outflow.watch()
+        self._send_timer.watch()
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._outflow.rest()
+        self._send_timer.stop()
 
     def shutdown(self) -> None:
-        self._answers.flush()
+        self._writer.flush()
         super().shutdown()
 
     def timeout_keep_alive_handler(self) -> None:
@@ -102,7 +102,7 @@ class Protocol(HttpToolsProtocol):
         self._head_size += len(data)
         self._data = data
         super().data_received(data)
-        if self._handed_over:
+        if self._upgraded:
             return
         if self._head_size > MAX_HEAD:
             self._refuse_head()
@@ -127,10 +127,10 @@ class Protocol(HttpToolsProtocol):
         if b"://" in self.url:
             self._take_host_from_url()
         super().on_headers_complete()
-        self.cycle.transport = cast("Transport", self._answers)
+        self.cycle.transport = cast("Transport", self._writer)
         self.scope["extensions"] = self._extensions
         # A trailer must not become a header after the headers were checked (RFC 9110, 6.5.1).
-        self.headers = _Nowhere()
+        self.headers = _IgnoredTrailers()
         self._head_size = 0
         self._in_body = True
 
@@ -148,7 +148,7 @@ class Protocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         if len(self.tasks) == 1:  # there are no others whose answers could go out with this one
-            self._answers.flush()
+            self._writer.flush()
         super().on_response_complete()
         if self._begun and not self._in_body:
             self._await_request()
@@ -167,7 +167,7 @@ class Protocol(HttpToolsProtocol):
         return (
             super()._should_upgrade()
             and (self.parser.get_method(), self.parser.get_http_version()) == (b"GET", "1.1")
-            and self.url.partition(b"?")[0].decode("latin-1") in UPGRADED
+            and self.url.partition(b"?")[0].decode("latin-1") in WEBSOCKET_PATHS
             and not any(name in _BODY for name, _ in self.headers)
             # Neither behind a request that is being answered, nor with more behind it.
             and self._is_idle()
@@ -181,7 +181,7 @@ class Protocol(HttpToolsProtocol):
         if (b"sec-websocket-version", b"13") not in asked or len(_keys(asked)) != 1:
             self._refuse(400, _NO_HANDSHAKE)
             return
-        self._handed_over, self._due = True, None
+        self._upgraded, self._due = True, None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -207,7 +207,7 @@ class Protocol(HttpToolsProtocol):
         return self.cycle is None or self.cycle.response_complete
 
     def _await_request(self) -> None:
-        self._due = self.loop.time() + self._patience
+        self._due = self.loop.time() + self._receive_timeout
         if self._timer is None:
             self._timer = self.loop.call_at(self._due, self._check_due)
 
@@ -229,7 +229,7 @@ class Protocol(HttpToolsProtocol):
 
     def _refuse(self, status: int, message: str) -> None:
         if not self.transport.is_closing():
-            self._answers.flush()
+            self._writer.flush()
             if self._may_answer():
                 self.transport.write(_refusal(status, message))
             self._close()
@@ -248,7 +248,7 @@ class Protocol(HttpToolsProtocol):
             self.transport.close()
 
 
-class _Gathering:
+class _WriteBatch:
     """The transport for answers: what is written in one turn of the event loop goes out together, at its end.
 
     A write costs a tenth of a small request; a head and its body are two, and so are the last words and the end.
@@ -256,10 +256,10 @@ class _Gathering:
     and their reader is woken once.
     """
 
-    def __init__(self, transport: Any, loop: Any, outflow: _Outflow) -> None:
+    def __init__(self, transport: Any, loop: Any, send_timer: _SendTimeout) -> None:
         self._transport = transport
         self._loop = loop
-        self._outflow = outflow
+        self._send_timer = send_timer
         self._waiting = b""
         self.is_closing = transport.is_closing
 
@@ -269,7 +269,7 @@ class _Gathering:
             self._loop.call_soon(self.flush)
             return
         self._waiting += data
-        if len(self._waiting) > MAX_GATHERED:
+        if len(self._waiting) > MAX_BATCH:
             self.flush()
 
     def flush(self) -> None:
@@ -281,19 +281,19 @@ class _Gathering:
     def close(self) -> None:
         self.flush()
         self._transport.close()
-        self._outflow.watch()  # the end of a connection waits for what is still to be sent
+        self._send_timer.watch()  # the end of a connection waits for what is still to be sent
 
 
-class _Outflow:
-    """Aborts a connection whose client takes nothing of what is written to it for `patience` seconds.
+class _SendTimeout:
+    """Aborts a connection whose client takes nothing of what is written to it for `seconds`.
 
     Watched only while something waits to be taken, and looked at four times in that period.
     """
 
-    def __init__(self, transport: Any, loop: Any, patience: float) -> None:
+    def __init__(self, transport: Any, loop: Any, seconds: float) -> None:
         self._transport = transport
         self._loop = loop
-        self._patience = patience
+        self._seconds = seconds
         self._timer: TimerHandle | None = None
         self._left = 0
         """Bytes that waited when we looked last."""
@@ -304,10 +304,10 @@ class _Outflow:
         """Begin to watch, if something waits."""
         if self._transport.get_write_buffer_size() and self._timer is None:
             self._left = self._untaken()
-            self._due = self._loop.time() + self._patience
-            self._timer = self._loop.call_later(self._patience / 4, self._look)
+            self._due = self._loop.time() + self._seconds
+            self._timer = self._loop.call_later(self._seconds / 4, self._look)
 
-    def rest(self) -> None:
+    def stop(self) -> None:
         """Enough was taken."""
         if self._timer is not None:
             self._timer.cancel()
@@ -319,12 +319,12 @@ class _Outflow:
             return
         left, now = self._untaken(), self._loop.time()
         if left < self._left:
-            self._due = now + self._patience
+            self._due = now + self._seconds
         self._left = left
         if now < self._due:
-            self._timer = self._loop.call_later(self._patience / 4, self._look)
+            self._timer = self._loop.call_later(self._seconds / 4, self._look)
         else:
-            log.info("a client took nothing for %g s; its connection is cut", self._patience)
+            log.info("a client took nothing for %g s; its connection is cut", self._seconds)
             self._transport.abort()
 
     def _untaken(self) -> int:
@@ -337,7 +337,7 @@ class _Outflow:
         return waiting
 
 
-class _Nowhere(list[tuple[bytes, bytes]]):
+class _IgnoredTrailers(list[tuple[bytes, bytes]]):
     def append(self, header: tuple[bytes, bytes]) -> None:
         pass
 

@@ -16,7 +16,7 @@ JSON_TYPE = (b"content-type", b"application/json")
 DO_NOT_RETRY: Header = (b"x-should-retry", b"false")
 """The OpenAI SDKs repeat a 5xx twice; after a tool ran that would run its side effects again."""
 
-OURS = frozenset(
+NOT_RELAYED = frozenset(
     {
         b"alt-svc",
         b"content-length",
@@ -70,5 +70,5 @@ def relayed(headers: Iterable[Header]) -> list[Header]:
     return [
         (name, value)
         for name, value in headers
-        if name not in OURS and not name.startswith(b"access-control-")
+        if name not in NOT_RELAYED and not name.startswith(b"access-control-")
     ]

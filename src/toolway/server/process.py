@@ -21,7 +21,7 @@ from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
 from toolway.errors import ConfigError
-from toolway.server.http_protocol import Protocol
+from toolway.server.http_protocol import HttpProtocol
 from toolway.server.websocket_protocol import PONG_SECONDS, WebSocketProtocol
 from toolway.settings.settings import Settings
 from toolway.telemetry.conversation_log import configure_logging
@@ -141,7 +141,7 @@ def base_url(host: str, listener: socket.socket) -> str:
 def server_config(app: Any, settings: Settings, **more: Any) -> uvicorn.Config:
     """uvicorn's configuration; what it would add to answers and logs by itself is off."""
     options: dict[str, Any] = {
-        "http": partial(Protocol, settings.receive_timeout, settings.send_timeout),
+        "http": partial(HttpProtocol, settings.receive_timeout, settings.send_timeout),
         "ws": WebSocketProtocol,
         "ws_max_size": settings.max_body_bytes,
         "ws_ping_interval": settings.keepalive_interval,
@@ -165,13 +165,13 @@ def server_config(app: Any, settings: Settings, **more: Any) -> uvicorn.Config:
 
 def _build(create_app: CreateApp, settings: Settings) -> ASGIApp:
     configure_logging(settings)
-    _end_with_parent()
+    _stop_with_parent()
     app = create_app(settings)
-    spare_collector()
+    freeze_garbage_collector()
     return app
 
 
-def _end_with_parent() -> None:
+def _stop_with_parent() -> None:
     """Have a worker end, as by SIGTERM, when the process that looks after it is gone without a word."""
     parent = multiprocessing.parent_process()
     if parent is not None:
@@ -183,7 +183,7 @@ def _end_with_parent() -> None:
         threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
-def spare_collector() -> None:
+def freeze_garbage_collector() -> None:
     """Have the garbage collector look at what requests make, not again and again at the program itself."""
     gc.collect()
     gc.freeze()

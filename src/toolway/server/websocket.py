@@ -18,13 +18,13 @@ from toolway.settings.settings import Settings
 
 T = TypeVar("T")
 
-UPGRADED = frozenset({"/v1/responses"})
+WEBSOCKET_PATHS = frozenset({"/v1/responses"})
 """Where a GET may become a WebSocket. Every other offer to upgrade is declined."""
 
 SHUTDOWN = "toolway.shutdown"
 """Where our server puts, into `scope["extensions"]`, the Departure that happens when it is told to stop."""
 
-MAX_WAITING = 64
+MAX_QUEUED = 64
 """Messages that may wait while work is under way."""
 
 CLOSE_SECONDS = 5.0
@@ -47,25 +47,25 @@ class WebSocket:
     def __init__(self, scope: Scope, receive: Receive, send: Send, settings: Settings) -> None:
         self._receive = receive
         self._send = send
-        self._patience = settings.websocket_idle_timeout
-        self._room = settings.max_body_bytes
-        self._waiting: deque[str] = deque()
+        self._idle_timeout = settings.websocket_idle_timeout
+        self._max_queued = settings.max_body_bytes
+        self._queued: deque[str] = deque()
         self._over = False
         self._shutdown: Departure = (scope.get("extensions") or {}).get(SHUTDOWN) or Departure()
 
     async def accept(self, headers: Sequence[Header] = ()) -> None:
         """Answer 101, with these headers besides."""
         await self._next_of("websocket.connect")
-        await self._say({"type": "websocket.accept", "headers": list(headers)})
+        await self._send_event({"type": "websocket.accept", "headers": list(headers)})
 
     async def receive_text(self) -> str:
         """The next message. A binary one, silence for too long, or the stop of the server closes the connection."""
         reason = STOPPING
         if not self._shutdown.happened:
-            if self._waiting:
-                return self._waiting.popleft()
-            reason = f"Nothing was sent for {self._patience:g} seconds."
-            with anyio.CancelScope(deadline=anyio.current_time() + self._patience) as wait:
+            if self._queued:
+                return self._queued.popleft()
+            reason = f"Nothing was sent for {self._idle_timeout:g} seconds."
+            with anyio.CancelScope(deadline=anyio.current_time() + self._idle_timeout) as wait:
                 self._shutdown.tell(wait.cancel)
                 try:
                     return await self._next_text()
@@ -88,7 +88,7 @@ class WebSocket:
 
     async def send_text(self, text: bytes) -> None:
         """Send a message of UTF-8; waits while the client reads slowly."""
-        await self._say({"type": "websocket.send", "text": text.decode()})
+        await self._send_event({"type": "websocket.send", "text": text.decode()})
 
     async def close(self, code: int = NORMAL, reason: str = "") -> None:
         """Say goodbye, with at most 123 bytes of reason. Nothing happens when the connection is over already."""
@@ -111,7 +111,7 @@ class WebSocket:
             async def collect() -> None:
                 with suppress(ClientGone):
                     while True:
-                        await self._keep(await self._next_text())
+                        await self._enqueue(await self._next_text())
                 group.cancel_scope.cancel()
 
             group.start_soon(collect)
@@ -127,9 +127,9 @@ class WebSocket:
             raise ClientGone
         return results[0]
 
-    async def _keep(self, text: str) -> None:
-        self._waiting.append(text)
-        if len(self._waiting) > MAX_WAITING or sum(map(len, self._waiting)) > self._room:
+    async def _enqueue(self, text: str) -> None:
+        self._queued.append(text)
+        if len(self._queued) > MAX_QUEUED or sum(map(len, self._queued)) > self._max_queued:
             await self.close(POLICY, "Too many messages wait; wait for the end of a response.")
             raise ClientGone
 
@@ -149,7 +149,7 @@ class WebSocket:
             raise ClientGone
         return message
 
-    async def _say(self, message: Message) -> None:
+    async def _send_event(self, message: Message) -> None:
         if self._over:
             raise ClientGone
         try:
@@ -160,18 +160,18 @@ class WebSocket:
             raise ClientGone from None
 
 
-async def converse(
+async def serve_websocket(
     scope: Scope,
     receive: Receive,
     send: Send,
     settings: Settings,
-    talk: Callable[[WebSocket], Awaitable[None]],
+    handle: Callable[[WebSocket], Awaitable[None]],
 ) -> None:
-    """Accept the connection, run `talk`, and close: with 1000 at its end, 1011 when it failed, 1001 when cancelled."""
+    """Accept the connection, run `handle`, and close: 1000 at its end, 1011 when it failed, 1001 when cancelled."""
     socket = WebSocket(scope, receive, send, settings)
     try:
         await socket.accept()
-        await talk(socket)
+        await handle(socket)
         await socket.close()
     except ClientGone:
         return

@@ -21,7 +21,7 @@ MAX_FRAGMENTS = 16 * 1024
 
 
 class WebSocketProtocol(WebSocketsSansIOProtocol):
-    """One connection, from the moment at which `protocol.Protocol` hands it over.
+    """One connection, from the moment at which `HttpProtocol` hands it over.
 
     Uvicorn alone waits for ever for a client that does not read what is in the way of its close, answers pings into
     a buffer without end, takes a slow reader for a dead one, does not let a client hear why its message is refused,
@@ -33,7 +33,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self.close_timeout = CLOSE_SECONDS
         self._headers: list[Header] = []
         self._shutdown = Departure()
-        self._sign_of_life = False
+        self._client_is_alive = False
         self._unsent = 0
         """Bytes that waited for the client when it was pinged."""
 
@@ -48,7 +48,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     def connection_made(self, transport: BaseTransport) -> None:
         super().connection_made(transport)
-        self.transport = cast("Any", _Impatient(transport, self.loop))
+        self.transport = cast("Any", _BoundedClose(transport, self.loop))
 
     def handle_connect(self, event: Request) -> None:
         super().handle_connect(event)
@@ -56,11 +56,11 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         cast("Any", self.scope)["extensions"][SHUTDOWN] = self._shutdown
 
     def data_received(self, data: bytes) -> None:
-        self._sign_of_life = True
+        self._client_is_alive = True
         super().data_received(data)
 
     def resume_writing(self) -> None:
-        self._sign_of_life = True
+        self._client_is_alive = True
         super().resume_writing()
 
     def handle_cont(self, event: Frame) -> None:
@@ -78,13 +78,13 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             self.conn.data_to_send()
 
     def send_keepalive_ping(self) -> None:
-        self._sign_of_life = False
+        self._client_is_alive = False
         self._unsent = self.transport.get_write_buffer_size()
         super().send_keepalive_ping()
 
     def keepalive_timeout(self) -> None:
         reads = self.transport.get_write_buffer_size() < self._unsent
-        if self._sign_of_life or reads or self.read_paused:
+        if self._client_is_alive or reads or self.read_paused:
             self.pong_timer = self.pending_ping_payload = None
             self.schedule_ping()
         else:
@@ -122,7 +122,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self.transport.close()
 
 
-class _Impatient:
+class _BoundedClose:
     """A transport whose close does not wait for ever until a client has read everything."""
 
     def __init__(self, transport: Any, loop: AbstractEventLoop) -> None:

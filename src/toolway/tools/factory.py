@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from toolway.net.allowlist import AllowList
-from toolway.net.ssrf import Egress, Resolve, Resolver
+from toolway.net.ssrf import Resolve, Resolver, SsrfGuard
 from toolway.settings.mcp_server import ServerConfig
 from toolway.settings.settings import Endpoint, Settings
 from toolway.tools.autodetect import AskedSource
@@ -108,7 +108,7 @@ async def open_dynamic(
 ) -> AsyncIterator[DynamicServers]:
     """The connections to servers that requests declare, while the block lasts. `resolve` looks names up."""
 
-    def make(server: DeclaredServer, egress: Egress) -> ToolSource:
+    def make(server: DeclaredServer, egress: SsrfGuard) -> ToolSource:
         # No `auth`, no sampler: neither what the operator was granted nor his model is for strangers' servers.
         return MCPSource(
             ServerConfig(label=server.label, type="auto", url=server.place.url, headers=server.headers),

@@ -55,7 +55,7 @@ class Answer:
         try:
             return await self._connection.receive()
         except HttpError as error:
-            raise _in_plain_words(error) from error
+            raise _upstream_error(error) from error
 
     async def read(self, limit: int) -> bytes:
         """The whole body, decompressed. Raises UpstreamError when it is larger than `limit` bytes."""
@@ -78,7 +78,7 @@ class Answer:
         if not encoding:
             return lambda piece: (piece,)
         try:
-            return partial(_inflated, inflater(encoding.decode("latin-1")))
+            return partial(_decompressed, inflater(encoding.decode("latin-1")))
         except UnknownEncoding as error:
             raise UpstreamError(f"The model server's answer has an unknown encoding, {error}.") from error
 
@@ -137,14 +137,14 @@ class Upstream:
         if query:
             target += b"?" + query
         try:
-            return _Answering(
+            return _UpstreamExchange(
                 self._client.request(method, target, headers=headers, body=body, repeatable=repeatable)
             )
         except HttpError as error:
-            raise _in_plain_words(error) from error
+            raise _upstream_error(error) from error
 
 
-class _Answering(AbstractAsyncContextManager[Answer]):
+class _UpstreamExchange(AbstractAsyncContextManager[Answer]):
     """An exchange that is entered with its answer."""
 
     def __init__(self, exchange: Exchange) -> None:
@@ -154,13 +154,13 @@ class _Answering(AbstractAsyncContextManager[Answer]):
         try:
             return Answer(await self._exchange.__aenter__())
         except HttpError as error:
-            raise _in_plain_words(error) from error
+            raise _upstream_error(error) from error
 
     async def __aexit__(self, *_: object) -> None:
         await self._exchange.__aexit__()
 
 
-def _in_plain_words(error: HttpError) -> UpstreamError:
+def _upstream_error(error: HttpError) -> UpstreamError:
     """The one place that tells a client what has happened between us and the model server."""
     match error.fault:
         case Fault.UNKNOWN_HOST | Fault.UNTRUSTED | Fault.REFUSED:
@@ -198,7 +198,7 @@ def _end_to_end(headers: Sequence[Header]) -> list[Header]:
     return [header for header in headers if header[0] not in HOP_BY_HOP and header[0] not in named]
 
 
-def _inflated(inflate: Inflate, piece: bytes) -> Iterator[bytes]:
+def _decompressed(inflate: Inflate, piece: bytes) -> Iterator[bytes]:
     try:
         yield from inflate(piece)
     except BrokenBody as error:

@@ -9,7 +9,7 @@ import orjson
 
 from toolway.errors import UpstreamError, UpstreamStatus
 
-_SAYS_SO = re.compile(
+_OVERFLOW = re.compile(
     rb"exceed_context_size|context_(?:length|window)_exceeded|context the overflows|max_model_len"
     rb"|context (?:length|size|window)[^.]{0,60}exceed|exceed[^.]{0,60}context (?:length|size|window)"
     rb"|maximum context length|model's context length|(?:prompt|input) is too long"
@@ -18,7 +18,7 @@ _SAYS_SO = re.compile(
 )
 """The wordings of llama.cpp, OpenAI, vLLM, llama-cpp-python, LM Studio and Anthropic's own API."""
 
-_REFUSALS = frozenset({400, 413, 422, 500})
+_STATUSES = frozenset({400, 413, 422, 500})
 
 
 def is_overflow(error: UpstreamError) -> bool:
@@ -27,11 +27,11 @@ def is_overflow(error: UpstreamError) -> bool:
     A stream that is empty means it too: llama-cpp-python and some builds of LM Studio say no more than that.
     """
     if isinstance(error, UpstreamStatus):
-        return error.status in _REFUSALS and bool(_SAYS_SO.search(error.body))
+        return error.status in _STATUSES and bool(_OVERFLOW.search(error.body))
     if error.code == "upstream_cut":
         return "without" in error.message
     text = f"{error.type} {error.code} {error.message}"
-    return bool(_SAYS_SO.search(text.encode(errors="replace")))
+    return bool(_OVERFLOW.search(text.encode(errors="replace")))
 
 
 def excess_of(error: UpstreamError) -> float:
@@ -50,8 +50,8 @@ def _sizes(error: UpstreamError) -> tuple[float, float]:
         body: Any = orjson.loads(error.body)
     except orjson.JSONDecodeError:
         return 0, 0
-    told = body.get("error") if isinstance(body, dict) else None
-    if not isinstance(told, dict):
+    error_object = body.get("error") if isinstance(body, dict) else None
+    if not isinstance(error_object, dict):
         return 0, 0
-    prompt, context = told.get("n_prompt_tokens"), told.get("n_ctx")
+    prompt, context = error_object.get("n_prompt_tokens"), error_object.get("n_ctx")
     return (prompt, context) if isinstance(prompt, int) and isinstance(context, int) else (0, 0)

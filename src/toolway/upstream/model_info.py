@@ -17,14 +17,14 @@ from toolway.upstream.client import Upstream
 
 log = logging.getLogger("toolway.upstream")
 
-PATIENCE = 3.0
+TIMEOUT = 3.0
 """Seconds for all questions together; who does not answer by then says nothing."""
 
-FRESH = 300.0
+MAX_AGE = 300.0
 """Seconds after which the server is asked again: a model can be loaded anew with another context."""
 
 _MAX_BYTES = 16 * 2**20
-_DEAF = frozenset({"llamacpp", "organization_owner", "library"})
+_IGNORE_TOOL_CHOICE = frozenset({"llamacpp", "organization_owner", "library"})
 """`owned_by` of servers that take a named tool_choice for `auto` or refuse it: llama.cpp, LM Studio, Ollama."""
 
 
@@ -49,19 +49,19 @@ class Listing:
 
     def names(self, model: str) -> bool:
         """Whether a model of this id or alias is in the list."""
-        return any(_is_called(entry, model) for entry in _entries(self.body))
+        return any(_has_name(entry, model) for entry in _entries(self.body))
 
 
 class ModelInfos:
     """Asks when somebody wants to know, and remembers the answer for some minutes.
 
     Read are `/v1/models` (vLLM's `max_model_len`, llama.cpp's `meta.n_ctx`, `context_length` and the modalities
-    of others), llama.cpp's `/props` and LM Studio's `/api/v0/models`. `heard` is told of each list that comes.
+    of others), llama.cpp's `/props` and LM Studio's `/api/v0/models`. `on_listing` is told of each list that comes.
     """
 
-    def __init__(self, upstream: Upstream, heard: Callable[[Listing], None] | None = None) -> None:
+    def __init__(self, upstream: Upstream, on_listing: Callable[[Listing], None] | None = None) -> None:
         self._upstream = upstream
-        self._heard = heard
+        self._on_listing = on_listing
         self._newest: Listing | None = None
         self._listing = anyio.Lock()
         self._known: dict[str, tuple[float, ModelInfo]] = {}
@@ -78,25 +78,25 @@ class ModelInfos:
             since, info = await self._ask(name, headers)
             if len(self._known) > 1000:
                 self._known.clear()
-            self._known[name] = (since + FRESH, info)
+            self._known[name] = (since + MAX_AGE, info)
         log.debug("model %s: context %s, sees %s", name, info.context, info.sees)
         return info
 
     async def listing(self, headers: Sequence[Header], model: str | None = None) -> Listing | None:
-        """`/v1/models`, not older than FRESH and, if one can be had, with `model` in it. None: no answer came."""
+        """`/v1/models`, not older than MAX_AGE and, if one can be had, with `model` in it. None: no answer came."""
         async with self._listing:
             newest = self._newest
             if (
                 newest
-                and newest.came_at + FRESH > time.monotonic()
+                and newest.came_at + MAX_AGE > time.monotonic()
                 and (model is None or newest.names(model))
             ):
                 return newest
             listing = await self._list(headers)
             if listing and listing.body:
                 self._newest = listing
-            if listing and self._heard:
-                self._heard(listing)
+            if listing and self._on_listing:
+                self._on_listing(listing)
             return listing
 
     async def _list(self, headers: Sequence[Header]) -> Listing | None:
@@ -116,7 +116,7 @@ class ModelInfos:
         """What is known of a model, and since when."""
         asked = [header for header in headers if header[0] not in (b"content-type", b"content-length")]
         since, info = time.monotonic(), ModelInfo()
-        with anyio.move_on_after(PATIENCE):
+        with anyio.move_on_after(TIMEOUT):
             listing = await self.listing(asked, name)
             if listing:
                 since, info = listing.came_at, _from_list(listing.body, name)
@@ -151,16 +151,16 @@ def _from_list(body: JSON, name: str) -> ModelInfo:
     architecture = entry.get("architecture")
     modalities = architecture.get("input_modalities") if isinstance(architecture, dict) else None
     return ModelInfo(
-        context=_count(context),
+        context=_positive(context),
         sees="image" in modalities if isinstance(modalities, list) else None,
-        ignores_choice=str(entry.get("owned_by")).lower() in _DEAF,
+        ignores_choice=str(entry.get("owned_by")).lower() in _IGNORE_TOOL_CHOICE,
     )
 
 
 def _from_props(body: JSON) -> ModelInfo:
     settings, modalities = body.get("default_generation_settings"), body.get("modalities")
     return ModelInfo(
-        context=_count(settings.get("n_ctx")) if isinstance(settings, dict) else None,
+        context=_positive(settings.get("n_ctx")) if isinstance(settings, dict) else None,
         sees=bool(modalities.get("vision")) if isinstance(modalities, dict) else None,
     )
 
@@ -171,7 +171,7 @@ def _from_lm_studio(body: JSON, name: str) -> ModelInfo:
         return ModelInfo()
     kind = entry.get("type")
     return ModelInfo(
-        context=_count(entry.get("loaded_context_length") or entry.get("max_context_length")),
+        context=_positive(entry.get("loaded_context_length") or entry.get("max_context_length")),
         sees=kind == "vlm" if isinstance(kind, str) else None,
     )
 
@@ -180,21 +180,21 @@ def _entry(body: JSON, name: str) -> JSON:
     """The entry of a model list that has this id or alias; the only one when there is just one."""
     entries = _entries(body)
     return next(
-        (entry for entry in entries if _is_called(entry, name)), entries[0] if len(entries) == 1 else {}
+        (entry for entry in entries if _has_name(entry, name)), entries[0] if len(entries) == 1 else {}
     )
 
 
 def _entries(body: JSON) -> list[JSON]:
-    listed = body.get("data")
-    return [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
+    data = body.get("data")
+    return [entry for entry in data if isinstance(entry, dict)] if isinstance(data, list) else []
 
 
-def _is_called(entry: JSON, name: str) -> bool:
+def _has_name(entry: JSON, name: str) -> bool:
     aliases = entry.get("aliases")
     return entry.get("id") == name or (isinstance(aliases, list) and name in aliases)
 
 
-def _count(value: Any) -> int | None:
+def _positive(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
 
 

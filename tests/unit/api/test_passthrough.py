@@ -17,7 +17,7 @@ import pytest
 
 from tests.support.servers import free_port, running, running_server, until
 from toolway.api.passthrough import Passthrough
-from toolway.server.auth import Guard
+from toolway.server.auth import AuthMiddleware
 from toolway.server.process import server_config
 from toolway.settings.settings import Settings
 from toolway.upstream.client import Upstream
@@ -83,7 +83,7 @@ class Front:
             return
         await receive()
         async with Upstream.connect(self._settings) as upstream:
-            self._app = Guard(Passthrough(upstream, self._settings), self._settings)
+            self._app = AuthMiddleware(Passthrough(upstream, self._settings), self._settings)
             await send({"type": "lifespan.startup.complete"})
             await receive()
         await send({"type": "lifespan.shutdown.complete"})

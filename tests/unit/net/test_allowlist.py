@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from toolway.errors import ConfigError
-from toolway.net.allowlist import AllowList, is_forbidden, is_public, parse_allowed, read_place
+from toolway.net.allowlist import AllowList, is_forbidden, is_public, parse_allowed, read_destination
 from toolway.settings.settings import Settings, load_settings
 
 
 def allows(setting: str, url: str, *addresses: str) -> bool:
     """Whether a URL may be used when its name leads to these addresses."""
-    allowed, place = AllowList(parse_allowed(setting)), read_place(url)
+    allowed, place = AllowList(parse_allowed(setting)), read_destination(url)
     found = [ip_address(text) for text in addresses] or [place.address]
     return allowed.refusal(place) is None and all(a is not None and allowed.admits(place, a) for a in found)
 
@@ -58,7 +58,7 @@ def test_a_bad_entry_is_told_with_what_is_legal(entry: str, says: str) -> None:
 
 def test_nothing_is_allowed_by_default() -> None:
     assert Settings().dynamic_servers == ()
-    reason = AllowList().refusal(read_place("https://mcp.example.com/mcp"))
+    reason = AllowList().refusal(read_destination("https://mcp.example.com/mcp"))
     assert reason is not None and "TOOLWAY_DYNAMIC_SERVERS is empty" in reason
 
 
@@ -192,7 +192,7 @@ def test_what_is_not_listed_may_not(setting: str, url: str, addresses: list[str]
 )
 def test_a_url_that_parsers_may_read_differently_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match=r"it|is no|unusual") as caught:
-        read_place(url)
+        read_destination(url)
     assert "canary" not in str(caught.value)
 
 
@@ -211,15 +211,15 @@ def test_a_url_that_parsers_may_read_differently_is_refused(url: str) -> None:
     ],
 )
 def test_a_url_is_written_in_one_way(url: str, is_written: str) -> None:
-    place = read_place(url)
+    place = read_destination(url)
     assert place.url == is_written
-    assert read_place(place.url) == place
+    assert read_destination(place.url) == place
 
 
 @given(st.text(alphabet="ab.:/@[]%\\0x17fF１。-_?#\t ", max_size=30))
 def test_the_client_connects_to_the_host_that_was_judged(rest: str) -> None:
     try:
-        place = read_place(f"https://{rest}")
+        place = read_destination(f"https://{rest}")
     except ValueError:
         return
     url = httpx2.URL(place.url)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolway.server.auth import CALLER, Guard, upstream_headers
+from toolway.server.auth import CALLER, AuthMiddleware, upstream_headers
 from toolway.settings.settings import Settings
 
 Header = tuple[bytes, bytes]
@@ -56,7 +56,7 @@ def ask(
         raise AssertionError("nobody needs the body")
 
     scope = {"type": "http", "method": method, "path": path, "headers": list(headers)}
-    anyio.run(Guard(app, settings), scope, receive, send)
+    anyio.run(AuthMiddleware(app, settings), scope, receive, send)
     return heard
 
 
@@ -250,7 +250,9 @@ def test_a_websocket_is_closed_before_it_opens_where_no_answer_can_be_given() ->
     async def send(message: Any) -> None:
         sent.append(message)
 
-    anyio.run(Guard(lambda *_: pytest.fail(), Settings()), {"type": "websocket", "headers": []}, None, send)
+    anyio.run(
+        AuthMiddleware(lambda *_: pytest.fail(), Settings()), {"type": "websocket", "headers": []}, None, send
+    )
     assert sent == [{"type": "websocket.close", "code": 1008}]
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from tests.support.servers import running, until
 from toolway.server.disconnect import while_client_listens
-from toolway.server.http_protocol import MAX_GATHERED, MAX_HEAD, Protocol, _Gathering, _Outflow
+from toolway.server.http_protocol import MAX_BATCH, MAX_HEAD, HttpProtocol, _SendTimeout, _WriteBatch
 
 PATIENCE = 0.4
 """The receive timeout of the servers here, in seconds."""
@@ -84,7 +84,7 @@ def served(
     send_patience: float = 60,
     *,
     app: App | None = None,
-    protocol: type[Protocol] = Protocol,
+    protocol: type[HttpProtocol] = HttpProtocol,
     **config: Any,
 ) -> Iterator[tuple[App, socket.socket]]:
     app = app or App()
@@ -415,15 +415,15 @@ class Written:
         return 0
 
 
-def gathering(written: Written) -> _Gathering:
+def gathering(written: Written) -> _WriteBatch:
     loop = asyncio.get_running_loop()
-    return _Gathering(written, loop, _Outflow(written, loop, PATIENCE))
+    return _WriteBatch(written, loop, _SendTimeout(written, loop, PATIENCE))
 
 
 def test_an_answer_that_ends_as_the_server_does_is_sent() -> None:
-    begun: list[Protocol] = []
+    begun: list[HttpProtocol] = []
 
-    class Noted(Protocol):
+    class Noted(HttpProtocol):
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
             begun.append(self)
@@ -459,8 +459,8 @@ async def test_much_does_not_wait_for_the_end_of_the_turn() -> None:
     written = Written()
     answer = gathering(written)
     answer.write(b"head ")
-    answer.write(bytes(MAX_GATHERED))
-    assert [len(data) for data in written.writes] == [5 + MAX_GATHERED]
+    answer.write(bytes(MAX_BATCH))
+    assert [len(data) for data in written.writes] == [5 + MAX_BATCH]
 
 
 async def test_a_head_does_not_wait_for_a_late_body() -> None:

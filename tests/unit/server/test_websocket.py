@@ -21,7 +21,7 @@ from tests.support.servers import until
 from tests.support.websocket import HANDSHAKE, Room, frame, talking
 from toolway.server.auth import upstream_headers
 from toolway.server.request_body import ClientGone
-from toolway.server.websocket import MAX_WAITING, SHUTDOWN, WebSocket
+from toolway.server.websocket import MAX_QUEUED, SHUTDOWN, WebSocket
 from toolway.server.websocket_protocol import MAX_FRAGMENTS
 from toolway.settings.settings import load_settings
 
@@ -427,7 +427,7 @@ def test_messages_that_come_during_work_wait_their_turn():
     assert work.ended == ["done"] * 3
 
 
-@pytest.mark.parametrize("messages", [["x"] * (MAX_WAITING + 1), ["x" * 900, "y" * 900]])
+@pytest.mark.parametrize("messages", [["x"] * (MAX_QUEUED + 1), ["x" * 900, "y" * 900]])
 def test_too_many_messages_during_work_close(messages: list[str]):
     work = Work()
     with (

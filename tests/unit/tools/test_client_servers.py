@@ -21,7 +21,7 @@ from tests.unit.tools.mcp.servers import good as good_server
 from tests.unit.tools.mcp.servers.bad_http import BadHTTP, bad_http, response
 from tests.unit.tools.mcp.support import PATIENCE, until
 from toolway.errors import Busy, ConnectorError, InvalidRequest
-from toolway.net.allowlist import parse_allowed, read_place
+from toolway.net.allowlist import parse_allowed, read_destination
 from toolway.net.ssrf import Resolve
 from toolway.settings.settings import Settings
 from toolway.tools.catalog import Snapshot
@@ -125,7 +125,7 @@ async def listening(
 
 
 def port_of(server: BadHTTP) -> int:
-    return read_place(server.url).port
+    return read_destination(server.url).port
 
 
 # -- sharing
@@ -419,7 +419,7 @@ async def test_a_public_name_that_leads_inside_is_refused_without_a_packet(
     addresses: str | list[str],
 ) -> None:
     async with listening() as sentinel:
-        port = read_place(sentinel.url).port
+        port = read_destination(sentinel.url).port
         async with servers_for("*", book(evil_example=addresses)) as servers:
             error = await refusal(servers, at(f"https://evil.example:{port}/mcp"))
             unknown = await refusal(servers, at(f"https://unknown.example:{port}/mcp"))
@@ -498,7 +498,7 @@ async def test_the_certificate_must_be_for_the_name_that_was_declared(
     http._tls.cache_clear()
     names = book(mcp_example="127.0.0.1", other_example="127.0.0.1")
     with serving(good_server.app(), ssl_certfile=str(tmp_path / "server.pem")) as base:
-        port = read_place(base).port
+        port = read_destination(base).port
         async with servers_for("127.0.0.1", names, patience=5.0) as servers:
             assert await say(servers, at(f"https://mcp.example:{port}/mcp"), "echo") == "None"
             error = await failure(servers, at(f"https://other.example:{port}/mcp"))

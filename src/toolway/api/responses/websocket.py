@@ -14,7 +14,7 @@ from toolway.api.responses.records import Record
 from toolway.engine.runner import known
 from toolway.errors import InvalidRequest
 from toolway.server.request_body import ClientGone, parse_object
-from toolway.server.websocket import WebSocket, converse
+from toolway.server.websocket import WebSocket, serve_websocket
 from toolway.types import JSON
 from toolway.upstream.model_call import streamed_turn
 
@@ -31,7 +31,7 @@ class Socket:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection until its client leaves."""
-        await converse(scope, receive, send, self._making.runner.settings, partial(self._talk, scope))
+        await serve_websocket(scope, receive, send, self._making.runner.settings, partial(self._talk, scope))
 
     async def _talk(self, scope: Scope, socket: WebSocket) -> None:
         last: Record | None = None

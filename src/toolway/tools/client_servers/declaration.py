@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from toolway.errors import InvalidRequest
-from toolway.net.allowlist import Place, read_place
+from toolway.net.allowlist import Destination, read_destination
 from toolway.types import JSON
 
 HERE = "toolway:"
@@ -47,7 +47,7 @@ class DeclaredServer:
     """What a request says about a server of its own. `headers` hold its credentials; nothing shows them."""
 
     label: str
-    place: Place = field(repr=False)
+    place: Destination = field(repr=False)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
@@ -84,7 +84,7 @@ def read_declared(entry: JSON, configured: Collection[str]) -> DeclaredServer | 
             "choose another server_label."
         )
     try:
-        place = read_place(url if isinstance(url, str) else "")
+        place = read_destination(url if isinstance(url, str) else "")
     except ValueError as error:
         raise _invalid(f"The server_url of {label!r} cannot be used: {error}.") from None
     return DeclaredServer(label=label, place=place, headers=_headers(entry, label))

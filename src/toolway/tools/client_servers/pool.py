@@ -13,8 +13,8 @@ import orjson
 from anyio.abc import TaskGroup
 
 from toolway.errors import Busy, ConnectorError, InvalidRequest
-from toolway.net.allowlist import AllowList, read_place
-from toolway.net.ssrf import Egress, Resolve
+from toolway.net.allowlist import AllowList, read_destination
+from toolway.net.ssrf import Resolve, SsrfGuard
 from toolway.tools.client_servers.declaration import DeclaredServer
 from toolway.types import JSON, OnProgress, SourceStatus, Tool, ToolResult, ToolSource
 
@@ -37,7 +37,7 @@ MAX_TOOLS = 1000
 MAX_DEFINITIONS = 2 * 2**20
 """Bytes of all tools of one server."""
 
-Make = Callable[[DeclaredServer, Egress], ToolSource]
+Make = Callable[[DeclaredServer, SsrfGuard], ToolSource]
 
 log = logging.getLogger("toolway.dynamic")
 
@@ -161,7 +161,7 @@ class DynamicServers:
         before = self._room()
         if known is not None:
             self._retire(known)
-        egress = Egress(server.place, self._allowed, self._resolve)
+        egress = SsrfGuard(server.place, self._allowed, self._resolve)
         live = self._by_key[key] = _Live(server, egress, self._make(server, egress))
         self._alive.add(live)
         self._group.start_soon(self._keep, live, before)
@@ -213,7 +213,7 @@ class _Live:
 
     kind = "mcp"
 
-    def __init__(self, server: DeclaredServer, egress: Egress, source: ToolSource) -> None:
+    def __init__(self, server: DeclaredServer, egress: SsrfGuard, source: ToolSource) -> None:
         self.label = server.label
         self.server = server
         self.egress = egress
@@ -299,7 +299,7 @@ class _Live:
     def _known_url(self, match: re.Match[str]) -> str:
         place = self.server.place
         try:
-            same = read_place(match[0]).netloc == place.netloc
+            same = read_destination(match[0]).netloc == place.netloc
         except ValueError:
             same = False
         return f"{place.scheme}://{place.netloc}" if same else "(another address)"

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import anyio
 
-from toolway.net.ssrf import Egress
+from toolway.net.ssrf import SsrfGuard
 from toolway.settings.mcp_server import ServerConfig
 from toolway.tools.mcp.errors import RefusedError
 from toolway.tools.mcp.http import open_http, open_sse
@@ -40,7 +40,7 @@ async def connect(
     on_stderr: Callable[[bytes], None],
     sampler: Sampler | None = None,
     auth: Any = None,
-    egress: Egress | None = None,
+    egress: SsrfGuard | None = None,
 ) -> AsyncIterator[Connection]:
     """A session whose messages are being read, for as long as the `async with` lasts.
 

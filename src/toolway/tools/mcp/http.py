@@ -19,7 +19,7 @@ from mcp.shared._stream_protocols import ReadStream, WriteStream
 from mcp.shared.message import SessionMessage
 from mcp_types import ErrorData, JSONRPCError, JSONRPCRequest
 
-from toolway.net.ssrf import Egress
+from toolway.net.ssrf import SsrfGuard
 from toolway.tools.mcp.errors import HTTP_TROUBLE
 from toolway.tools.mcp.jsonlines import parse
 from toolway.tools.mcp.ssrf_transport import GuardedTransport
@@ -48,7 +48,7 @@ def http_client(
     headers: Mapping[str, str],
     limit: int,
     auth: httpx2.Auth | None = None,
-    egress: Egress | None = None,
+    egress: SsrfGuard | None = None,
     isolate: bool = True,
 ) -> httpx2.AsyncClient:
     """A client that waits as long as its caller does: a call's deadline is held by whoever makes the call.
@@ -199,7 +199,7 @@ async def open_http(
     headers: Mapping[str, str],
     limit: int,
     auth: httpx2.Auth | None = None,
-    egress: Egress | None = None,
+    egress: SsrfGuard | None = None,
 ) -> AsyncIterator[Streams]:
     """Streamable HTTP, protocol 2025-03-26 and newer. `limit` is the size of the largest answer in bytes."""
     async with (
@@ -216,7 +216,7 @@ async def open_sse(
     headers: Mapping[str, str],
     limit: int,
     auth: httpx2.Auth | None = None,
-    egress: Egress | None = None,
+    egress: SsrfGuard | None = None,
 ) -> AsyncIterator[Streams]:
     """HTTP+SSE as of protocol 2024-11-05: one stream of events, and a POST for each message.
 

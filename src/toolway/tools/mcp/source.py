@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from toolway.errors import SourceError
-from toolway.net.ssrf import Egress
+from toolway.net.ssrf import SsrfGuard
 from toolway.settings.mcp_server import ServerConfig
 from toolway.tools.mcp.errors import LostError, RefusedError
 from toolway.tools.mcp.pace import Pace
@@ -58,7 +58,7 @@ class MCPSource:
         max_result_bytes: int = 32 * 2**20,
         sampler: Sampler | None = None,
         auth: Callable[[], Any] | None = None,
-        egress: Egress | None = None,
+        egress: SsrfGuard | None = None,
         logger: logging.Logger | None = None,
     ) -> None:
         self.label = config.label

@@ -11,7 +11,7 @@ from typing import Any, cast
 import httpcore2
 import httpx2
 
-from toolway.net.ssrf import Egress
+from toolway.net.ssrf import SsrfGuard
 
 # Their lines hold URLs and headers of answers, and those hold keys.
 logging.getLogger("httpx2").setLevel(logging.WARNING)
@@ -39,7 +39,7 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
     are refused: a few kilobytes of them can stand for gigabytes.
     """
 
-    def __init__(self, egress: Egress, *, tls: ssl.SSLContext, limit: int) -> None:
+    def __init__(self, egress: SsrfGuard, *, tls: ssl.SSLContext, limit: int) -> None:
         self._limit = limit
         self._pool = httpcore2.AsyncConnectionPool(
             ssl_context=tls,
@@ -77,7 +77,7 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
 class _Network(httpcore2.AsyncNetworkBackend):
     """Opens sockets to the addresses that the egress gives out, and to nothing else."""
 
-    def __init__(self, egress: Egress) -> None:
+    def __init__(self, egress: SsrfGuard) -> None:
         self._egress = egress
         self._sockets = httpcore2.AnyIOBackend()
 
