@@ -189,7 +189,7 @@ class Answer:
 
     def _say(self, thought: str | None, text: str) -> JSON:
         for delta in ({"reasoning": thought}, {"content": text}):
-            self._events += self._writer.said([chunk(delta)])
+            self._events += self._writer.chunks([chunk(delta)])
         said: JSON = {"role": "assistant", "content": text}
         self._had.append({**said, "reasoning_content": thought} if thought else said)
         return self._had[-1]
@@ -206,7 +206,7 @@ class Answer:
             self._had.append(
                 {"role": "tool", "tool_call_id": call.id, "content": f"Error: {text}" if fails else text}
             )
-        self._events += self._writer.turned()
+        self._events += self._writer.turn_ended()
 
     def _answer(self, thought: str | None, text: str) -> list[JSON]:
         self._say(thought, text)
@@ -218,7 +218,7 @@ class Answer:
         arguments = '{"input":"x"}'
         for number, name in enumerate(names):
             begin = fragment(number, arguments, f"call_{number}", name)
-            self._events += self._writer.said([chunk({"tool_calls": [begin]})])
+            self._events += self._writer.chunks([chunk({"tool_calls": [begin]})])
         message["tool_calls"] = [function(f"call_{n}", name, arguments) for n, name in enumerate(names)]
         self._had += [
             {"role": "tool", "tool_call_id": f"call_{n}", "content": f"result {n}"} for n in range(count)
