@@ -29,7 +29,7 @@ from tests.unit.conversation.test_mutated import (
     assert_stream,
 )
 from toolway.schema.compile import MAX_BYTES, TERSEST, CannotCompile, compile_schema
-from toolway.schema.targets import PROFILES
+from toolway.schema.targets import SCHEMA_TARGETS
 
 CHECKED = 0.01
 """How many responses are held against OpenAI's types: that takes fifty times as long as to write them."""
@@ -77,12 +77,12 @@ def parse(random: Random) -> None:
 def compile_any(random: Random) -> None:
     """The schema compiler."""
     schema = {random.choice(KEYWORDS): anything(random, 5) for _ in range(random.randint(0, 8))}
-    profile = random.choice(PROFILES)
+    target = random.choice(SCHEMA_TARGETS)
     try:
-        compiled = compile_schema(schema, profile, terse=random.randint(0, TERSEST))
+        compiled = compile_schema(schema, target, terse=random.randint(0, TERSEST))
     except CannotCompile:
         return
-    assert_compiled(compiled, profile)
+    assert_compiled(compiled, target)
     assert len(orjson.dumps(compiled)) <= MAX_BYTES
 
 

@@ -6,23 +6,23 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from toolway.schema.targets import RULES, Profile
+from toolway.schema.targets import RULES, SchemaTarget
 
 JSON = dict[str, Any]
 
 _HOLDS_VALUES = {"enum", "const", "default", "examples", "required"}
 
 
-def assert_compiled(schema: JSON, profile: Profile) -> None:
-    """The promises of a profile, for the root and everything in it."""
+def assert_compiled(schema: JSON, target: SchemaTarget) -> None:
+    """The promises of a target, for the root and everything in it."""
     assert schema["type"] == "object"
     assert isinstance(schema["properties"], dict)
     assert "anyOf" not in schema
-    _assert_node(schema, profile)
+    _assert_node(schema, target)
 
 
-def _assert_node(schema: Any, profile: Profile) -> None:
-    rules = RULES[profile]
+def _assert_node(schema: Any, target: SchemaTarget) -> None:
+    rules = RULES[target]
     assert isinstance(schema, dict), schema
     unknown = set(schema) - rules.keywords - ({"additionalProperties"} if rules.closed else set())
     assert not unknown, unknown
@@ -33,20 +33,20 @@ def _assert_node(schema: Any, profile: Profile) -> None:
     if "array" in names and "anyOf" not in schema:
         assert "items" in schema
     if "object" in names and "anyOf" not in schema:
-        _assert_object(schema, profile)
+        _assert_object(schema, target)
     for low, high in (("minLength", "maxLength"), ("minItems", "maxItems"), ("minimum", "maximum")):
         assert schema.get(low, 0) <= schema.get(high, float("inf")) or low not in schema
     if not rules.null_is_a_type:
         assert "anyOf" not in schema or set(schema) == {"anyOf"}
         assert all(isinstance(value, str) for value in schema.get("enum", ()))
     for child in _children(schema):
-        _assert_node(child, profile)
+        _assert_node(child, target)
 
 
-def _assert_object(schema: JSON, profile: Profile) -> None:
+def _assert_object(schema: JSON, target: SchemaTarget) -> None:
     assert isinstance(schema["properties"], dict)
     assert set(schema.get("required", ())) <= set(schema["properties"])
-    if RULES[profile].closed:
+    if RULES[target].closed:
         assert schema["additionalProperties"] is False
         assert schema["required"] == list(schema["properties"])
 

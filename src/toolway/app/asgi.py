@@ -63,7 +63,7 @@ async def open_house(settings: Settings) -> AsyncIterator[House]:
         Catalog(workshop.sources(settings)).running() as catalog,
         reloading(settings, workshop, catalog),
         open_dynamic(settings) as dynamic,
-        Backend(settings, upstream, catalog.expect).learning() as backend,
+        Backend(settings, upstream, catalog.set_target).learning() as backend,
     ):
         yield House(
             settings=settings,

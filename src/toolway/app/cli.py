@@ -206,7 +206,7 @@ def _with_catalog(settings: Settings, use: Callable[[Catalog], Coroutine[Any, An
 
     async def run() -> T:
         async with open_sources(settings) as sources, Catalog(sources).running() as catalog:
-            await catalog.settled(PATIENCE)
+            await catalog.wait_until_tried(PATIENCE)
             return await use(catalog)
 
     return anyio.run(run)

@@ -127,7 +127,7 @@ async def _try_everything(settings: Settings) -> list[Finding]:
         Catalog(sources).running() as catalog,
     ):
         backend = Backend(settings, upstream)
-        await catalog.settled(SERVER_PATIENCE)
+        await catalog.wait_until_tried(SERVER_PATIENCE)
         models, model = await _try_models(upstream, settings)
         found.append(models)
         if models.ok:

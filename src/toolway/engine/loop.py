@@ -18,7 +18,7 @@ from toolway.engine.request_tools import Offer, for_next_round
 from toolway.engine.result_text import tool_message
 from toolway.engine.tool_results import READER, Results
 from toolway.errors import UpstreamError
-from toolway.schema.validate import given, mismatch
+from toolway.schema.validate import validation_error, without_unset_nulls
 from toolway.tools import names
 from toolway.types import JSON, Emit, Progress, Tool, ToolCall, ToolResult
 from toolway.upstream.context_overflow import excess_of, is_overflow
@@ -259,8 +259,8 @@ async def _result_of(
                 report(progress)
 
         if tool is READER:
-            arguments = given(tool, arguments)
-            fault = mismatch(tool, arguments)
+            arguments = without_unset_nulls(tool, arguments)
+            fault = validation_error(tool, arguments)
             return ToolResult(text=fault, is_error=True) if fault else await run.results.read(arguments)
         return await run.offer.snapshot.call(tool, arguments, extend)
     return ToolResult(text=f"{call.name} did not answer in time and was given up", is_error=True)

@@ -16,7 +16,7 @@ import anyio
 import orjson
 
 from toolway import __version__, types
-from toolway.schema.targets import Profile
+from toolway.schema.targets import SchemaTarget
 from toolway.settings.settings import Settings
 from toolway.tools.catalog import Snapshot
 from toolway.types import JSON, Tool
@@ -53,14 +53,14 @@ class Backend:
     """One model server, seen from here. Everything that it knows is lost with the process, and learned again."""
 
     def __init__(
-        self, settings: Settings, upstream: Upstream, became: Callable[[Profile], None] | None = None
+        self, settings: Settings, upstream: Upstream, became: Callable[[SchemaTarget], None] | None = None
     ) -> None:
         self._settings = settings
         self._became = became
         self.infos = ModelInfos(upstream, self._hear)
         """What it tells about its models; the one place that asks it for them."""
         self._is_certain = settings.schema_profile != "auto"
-        self.profile: Profile = "openai"
+        self.profile: SchemaTarget = "openai"
         self._take(_named(settings) or "openai")
         self.searching = anyio.Lock()
         """Held while somebody looks for the tool that the model server refuses; the others wait for the result."""
@@ -106,9 +106,9 @@ class Backend:
     def fit(self, snapshot: Snapshot) -> Snapshot:
         """The tools as this model server takes them, without those that it refuses."""
         if not self._barred:
-            return snapshot.fitted(self.profile)
+            return snapshot.for_target(self.profile)
         barred = frozenset(tool for tool in snapshot.tools.values() if digest(tool) in self._barred)
-        return snapshot.fitted(self.profile, barred)
+        return snapshot.for_target(self.profile, barred)
 
     def bar(self, name: str, tool: Tool, reason: str) -> None:
         """Leave a tool out until its definition changes."""
@@ -143,12 +143,12 @@ class Backend:
             tries += 1
         self._tried.set()
 
-    def _become(self, profile: Profile) -> None:
+    def _become(self, profile: SchemaTarget) -> None:
         if not self._is_certain and profile != self.profile:
             self._take(profile)
             log.info("the model server takes schemas as %s does", profile)
 
-    def _take(self, profile: Profile) -> None:
+    def _take(self, profile: SchemaTarget) -> None:
         self.profile = profile
         if self._became:
             self._became(profile)
@@ -165,7 +165,7 @@ def digest(tool: Tool) -> bytes:
     return _digests[tool]
 
 
-def _named(settings: Settings) -> Profile | None:
+def _named(settings: Settings) -> SchemaTarget | None:
     """The profile that a setting or the model server's address says."""
     if settings.schema_profile != "auto":
         return settings.schema_profile

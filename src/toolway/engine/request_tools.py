@@ -122,7 +122,7 @@ class Offer:
         """Offer one more tool, behind all others; False if that cannot be: it is there, or the name is taken."""
         if tool.name in self.tools or tool.name in self.clients or not self.tools:
             return False
-        self._added[tool.name] = define({tool.name: tool}, self.snapshot.profile).fragments[tool.name]
+        self._added[tool.name] = define({tool.name: tool}, self.snapshot.target).fragments[tool.name]
         self.tools = {**self.tools, tool.name: tool}
         return True
 

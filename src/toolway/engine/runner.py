@@ -78,7 +78,7 @@ class Runner:
 
     async def settled(self) -> None:
         """Wait a little for servers that just start."""
-        await self.catalog.settled(STARTUP_WAIT)
+        await self.catalog.wait_until_tried(STARTUP_WAIT)
         await self._backend.settled(STARTUP_WAIT)
 
     def wishes(self, scope: Scope, body: JSON, snapshot: Snapshot) -> Wishes:

@@ -8,9 +8,9 @@ from typing import Any
 
 import orjson
 
-from toolway.schema.dereference import MAX_NODES, TooLarge, inline, merged
+from toolway.schema.dereference import MAX_NODES, TooLarge, dereference, merge_all_of
 from toolway.schema.regex import portable_pattern
-from toolway.schema.targets import NUMBERS, RULES, Profile, Rules
+from toolway.schema.targets import NUMBERS, RULES, SchemaTarget, TargetRules
 from toolway.types import JSON
 
 MAX_BYTES = 24_000
@@ -36,19 +36,19 @@ _OF_TYPE: dict[str, tuple[str, ...]] = {
 """The types there are, and the keywords that each has for itself."""
 
 _PAIRS = (("minLength", "maxLength"), ("minItems", "maxItems"), ("minimum", "maximum"))
-_WORDS = ("description", "title", "default", "examples")
+_ANNOTATIONS = ("description", "title", "default", "examples")
 _ANYTHING = ("string", "number", "boolean")
-_WRITTEN = "(a JSON object, written as a string)"
+_AS_JSON_TEXT = "(a JSON object, written as a string)"
 
 
 class CannotCompile(ValueError):
     """The schema cannot be made acceptable; the message says why."""
 
 
-def compile_schema(schema: JSON, profile: Profile, *, terse: int = 0) -> JSON:
+def compile_schema(schema: JSON, target: SchemaTarget, *, terse: int = 0) -> JSON:
     """The schema of a tool's arguments for one kind of model server: deterministic, at most `MAX_BYTES` as JSON.
 
-    No `$ref` is left; the root is an object with `properties`; every array has `items`. What a profile cannot
+    No `$ref` is left; the root is an object with `properties`; every array has `items`. What a target cannot
     say is left out: the model is told less, and its arguments are checked against the original all the same.
     `terse` is 1 for short descriptions, 2 for none below the root's properties, 3 for names and types alone.
     Raises CannotCompile.
@@ -56,7 +56,7 @@ def compile_schema(schema: JSON, profile: Profile, *, terse: int = 0) -> JSON:
     reason = f"it has more than {MAX_BYTES:,} bytes even in its shortest form"
     for depth in (depth for depth in _DEPTHS if depth <= _DEPTH_WHEN_TERSE[terse]):
         try:
-            compiled = _Compiler(RULES[profile], terse).root(inline(schema, depth=depth))
+            compiled = _Compiler(RULES[target], terse).root(dereference(schema, depth=depth))
             if len(orjson.dumps(compiled)) <= MAX_BYTES:
                 return compiled
         except TooLarge:
@@ -67,7 +67,7 @@ def compile_schema(schema: JSON, profile: Profile, *, terse: int = 0) -> JSON:
 
 
 class _Compiler:
-    def __init__(self, rules: Rules, terse: int) -> None:
+    def __init__(self, rules: TargetRules, terse: int) -> None:
         self._rules = rules
         self._terse = terse
         self._nodes = 0
@@ -79,7 +79,7 @@ class _Compiler:
             if isinstance(part, dict):
                 properties = {**_mapping(part.get("properties")), **properties}
         whole = {**schema, "properties": properties}
-        return {"type": "object", **self._words(schema, 0), **self._object(whole, 0)}
+        return {"type": "object", **self._annotations(schema, 0), **self._object(whole, 0)}
 
     def node(self, schema: Any, level: int) -> JSON:
         """One schema below the root, `level` levels deep."""
@@ -93,29 +93,29 @@ class _Compiler:
         if not options and len(types) > 1 and not (self._rules.type_lists and _is_plain(schema, types)):
             options = [{**schema, "type": name} for name in types]
         if not options:
-            return {**self._words(schema, level), **self._one(schema, types, nullable, level)}
-        parts = [self.node(_without_words(part), level) for part in options if not _is_null(part)]
+            return {**self._annotations(schema, level), **self._one(schema, types, nullable, level)}
+        parts = [self.node(_without_annotations(part), level) for part in options if not _is_null(part)]
         nullable = nullable or any(_is_null(part) for part in options)
-        return self._union(_distinct(parts), nullable, self._words(schema, level))
+        return self._union(_distinct(parts), nullable, self._annotations(schema, level))
 
-    def _union(self, parts: list[JSON], nullable: bool, words: JSON) -> JSON:
+    def _union(self, parts: list[JSON], nullable: bool, annotations: JSON) -> JSON:
         if not parts:
             parts = [self._one({}, [], False, 1)]
         if not self._rules.null_is_a_type:  # beside an anyOf nothing may stand
             parts = [inner for part in parts for inner in part.get("anyOf", [part])]
-            first = {**words, **parts[0], **({"nullable": True} if nullable else {})}
+            first = {**annotations, **parts[0], **({"nullable": True} if nullable else {})}
             return {"anyOf": [first, *parts[1:]]} if len(parts) > 1 else first
         if len(parts) == 1 and not nullable:
-            return {**words, **parts[0]}
+            return {**annotations, **parts[0]}
         typed = {"type": _first_type(parts)} if self._rules.always_typed else {}
-        return {**words, **typed, "anyOf": [*parts, *([{"type": "null"}] if nullable else [])]}
+        return {**annotations, **typed, "anyOf": [*parts, *([{"type": "null"}] if nullable else [])]}
 
     def _one(self, schema: JSON, types: list[str], nullable: bool, level: int) -> JSON:
         """A schema without alternatives."""
         if not types:
             return self._anything(schema, nullable, level)
         if types == ["object"] and not self._rules.free_objects and not _mapping(schema.get("properties")):
-            return self._written(schema, nullable, level)
+            return self._json_text(schema, nullable, level)
         compiled: JSON = {"type": types[0] if len(types) == 1 else types}
         compiled |= self._object(schema, level) if "object" in types else {}
         if "array" in types:
@@ -139,10 +139,10 @@ class _Compiler:
         parts += [{"type": "array", "items": {}}, {"type": "null"}]
         return {"type": "string", "anyOf": parts}
 
-    def _written(self, schema: JSON, nullable: bool, level: int) -> JSON:
+    def _json_text(self, schema: JSON, nullable: bool, level: int) -> JSON:
         """An object of unknown members, for servers that have no such thing; the text is read as JSON later."""
-        told = self._words(schema, level).get("description", "")
-        compiled = {"type": "string", "description": f"{told} {_WRITTEN}".strip()}
+        told = self._annotations(schema, level).get("description", "")
+        compiled = {"type": "string", "description": f"{told} {_AS_JSON_TEXT}".strip()}
         return self._or_null(compiled) if nullable else compiled
 
     def _object(self, schema: JSON, level: int) -> JSON:
@@ -159,23 +159,23 @@ class _Compiler:
             return {**compiled, "required": list(compiled["properties"]), "additionalProperties": False}
         if required:
             compiled["required"] = [name for name in required if name in compiled["properties"]]
-        return {**compiled, **self._others(schema, level)}
+        return {**compiled, **self._additional_properties(schema, level)}
 
     def _property(self, schema: Any, level: int, *, optional: bool) -> JSON:
         compiled = self.node(schema, level)
         return self._or_null(compiled) if optional and self._rules.closed else compiled
 
-    def _others(self, schema: JSON, level: int) -> JSON:
+    def _additional_properties(self, schema: JSON, level: int) -> JSON:
         """What members an object may have besides those it names. Grammars take silence for none."""
         if "additionalProperties" not in self._rules.keywords:
             return {}
-        others = schema.get("additionalProperties")
-        if isinstance(others, dict) and others and self._terse < TERSEST:
-            return {"additionalProperties": self.node(others, level + 2)}
-        if others is False:
+        additional = schema.get("additionalProperties")
+        if isinstance(additional, dict) and additional and self._terse < TERSEST:
+            return {"additionalProperties": self.node(additional, level + 2)}
+        if additional is False:
             return {"additionalProperties": False}
         free = level > 0 and not _mapping(schema.get("properties"))
-        return {"additionalProperties": True} if others is not None or free else {}
+        return {"additionalProperties": True} if additional is not None or free else {}
 
     def _limits(self, schema: JSON, types: list[str]) -> JSON:
         """Bounds, formats and patterns, as far as they make sense together."""
@@ -217,42 +217,48 @@ class _Compiler:
         rules = self._rules
         if not rules.null_is_a_type:
             return {**compiled, "nullable": True}
-        words = {key: compiled[key] for key in _WORDS if key in compiled}
-        bare = {key: value for key, value in compiled.items() if key not in _WORDS}
+        annotations = {key: compiled[key] for key in _ANNOTATIONS if key in compiled}
+        bare = {key: value for key, value in compiled.items() if key not in _ANNOTATIONS}
         types = bare.get("type")
         if isinstance(types, list) or (types and rules.type_lists and "const" not in bare):
             names = types if isinstance(types, list) else [types]
             listed = {"enum": _distinct([*bare["enum"], None])} if "enum" in bare else {}
-            return {**words, **bare, "type": _distinct([*names, "null"]), **listed}
+            return {**annotations, **bare, "type": _distinct([*names, "null"]), **listed}
         parts = bare.get("anyOf", [bare])
-        return {**words, **({"type": types} if types else {}), "anyOf": _distinct([*parts, {"type": "null"}])}
+        return {
+            **annotations,
+            **({"type": types} if types else {}),
+            "anyOf": _distinct([*parts, {"type": "null"}]),
+        }
 
-    def _words(self, schema: JSON, level: int) -> JSON:
+    def _annotations(self, schema: JSON, level: int) -> JSON:
         """What only people and models read."""
-        words: JSON = {}
+        annotations: JSON = {}
         limit = (None, _SHORT, _SHORT if level < 2 else 0, _SHORT if level < 1 else 0)[self._terse]
         if isinstance(text := schema.get("description"), str) and text[:limit]:
-            words["description"] = text if limit is None or len(text) <= limit else f"{text[: limit - 1]}…"
+            annotations["description"] = (
+                text if limit is None or len(text) <= limit else f"{text[: limit - 1]}…"
+            )
         for key in ("title", "default", "examples"):
             if key in schema and key in self._rules.keywords and self._terse == 0:
-                words[key] = schema[key]
-        return words
+                annotations[key] = schema[key]
+        return annotations
 
 
 def _types(schema: JSON) -> tuple[list[str], bool]:
-    """The types that a schema allows, said or implied, without null; and whether null is one."""
-    said = schema.get("type")
-    names = [name for name in (said if isinstance(said, list) else [said]) if name in _OF_TYPE]
+    """The types that a schema allows, declared or implied, without null; and whether null is one."""
+    declared = schema.get("type")
+    names = [name for name in (declared if isinstance(declared, list) else [declared]) if name in _OF_TYPE]
     nullable = "null" in names or schema.get("nullable") is True
     types = _distinct([name for name in names if name != "null"])
     if not types and names != ["null"]:
-        types = _implied(schema)
+        types = _implied_types(schema)
     if "number" in types and "integer" in types:
         types.remove("integer")
     return types, nullable or (isinstance(schema.get("enum"), list) and None in schema["enum"])
 
 
-def _implied(schema: JSON) -> list[str]:
+def _implied_types(schema: JSON) -> list[str]:
     if "properties" in schema or "additionalProperties" in schema:
         return ["object"]
     if "items" in schema or "prefixItems" in schema:
@@ -292,10 +298,10 @@ def _with_common(schema: JSON, part: Any) -> Any:
         shared = {"type": schema["type"]} if isinstance(schema.get("type"), str) else {}
         return {**shared, **part} if isinstance(part, dict) else part
     common = {"type": "object", "properties": schema["properties"], "required": schema.get("required")}
-    return merged({**part, "allOf": [common]})
+    return merge_all_of({**part, "allOf": [common]})
 
 
-def _without_words(schema: Any) -> Any:
+def _without_annotations(schema: Any) -> Any:
     """A part of a union keeps its description alone."""
     if not isinstance(schema, dict):
         return schema

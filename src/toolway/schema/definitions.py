@@ -10,12 +10,12 @@ from weakref import WeakKeyDictionary
 import orjson
 
 from toolway.schema.compile import TERSEST, CannotCompile, compile_schema
-from toolway.schema.targets import RULES, Profile
+from toolway.schema.targets import RULES, SchemaTarget
 from toolway.types import JSON, Tool
 
-_Key = tuple[str, Profile, int]
+_Key = tuple[str, SchemaTarget, int]
 
-_written: WeakKeyDictionary[Tool, dict[_Key, bytes | str]] = WeakKeyDictionary()
+_serialised: WeakKeyDictionary[Tool, dict[_Key, bytes | str]] = WeakKeyDictionary()
 """What became of a tool under one name: its definition as JSON, or the reason why there is none."""
 
 
@@ -28,13 +28,13 @@ class Definitions:
     left_out: Mapping[str, str]
 
 
-def define(tools: Mapping[str, Tool], profile: Profile) -> Definitions:
+def define(tools: Mapping[str, Tool], target: SchemaTarget) -> Definitions:
     """The definitions of `tools`, in the same order; the same bytes for the same tools.
 
     Where a kind of model server has a limit for all definitions together, all are shortened alike until they fit;
     if the shortest forms do not fit either, these are it.
     """
-    steps = defining(tools, profile)
+    steps = define_in_steps(tools, target)
     while True:
         try:
             next(steps)
@@ -43,53 +43,53 @@ def define(tools: Mapping[str, Tool], profile: Profile) -> Definitions:
             return made
 
 
-def defining(tools: Mapping[str, Tool], profile: Profile) -> Generator[None, None, Definitions]:
+def define_in_steps(tools: Mapping[str, Tool], target: SchemaTarget) -> Generator[None, None, Definitions]:
     """`define` in steps, one for each definition that was not known yet: they take up to some milliseconds each."""
-    written: dict[str, bytes | str] = {}
+    serialised: dict[str, bytes | str] = {}
     for terse in range(TERSEST + 1):
-        written = yield from _written_within(
-            RULES[profile].ceiling if terse < TERSEST else math.inf, tools, profile, terse
+        serialised = yield from _serialised_within(
+            RULES[target].ceiling if terse < TERSEST else math.inf, tools, target, terse
         )
-        if len(written) == len(tools):
+        if len(serialised) == len(tools):
             break
-    done = {name: text for name, text in written.items() if isinstance(text, bytes)}
+    done = {name: text for name, text in serialised.items() if isinstance(text, bytes)}
     return Definitions(
         fragments={name: orjson.Fragment(text) for name, text in done.items()},
         all=orjson.Fragment(b"[" + b",".join(done.values()) + b"]"),
-        left_out={name: reason for name, reason in written.items() if isinstance(reason, str)},
+        left_out={name: reason for name, reason in serialised.items() if isinstance(reason, str)},
     )
 
 
-def _written_within(
-    ceiling: float, tools: Mapping[str, Tool], profile: Profile, terse: int
+def _serialised_within(
+    ceiling: float, tools: Mapping[str, Tool], target: SchemaTarget, terse: int
 ) -> Generator[None, None, dict[str, bytes | str]]:
     """The definitions of as many tools as have room together; reasons stand where there is none."""
-    written: dict[str, bytes | str] = {}
+    serialised: dict[str, bytes | str] = {}
     size = 2
     for name, tool in tools.items():
-        known = _written.setdefault(tool, {})
-        key = (name, profile, terse)
+        known = _serialised.setdefault(tool, {})
+        key = (name, target, terse)
         if key not in known:
-            known[key] = _definition(name, tool, profile, terse)
+            known[key] = _definition(name, tool, target, terse)
             yield
         text = known[key]
         size += len(text) + 1 if isinstance(text, bytes) else 0
         if size > ceiling:
             break
-        written[name] = text
-    return written
+        serialised[name] = text
+    return serialised
 
 
-def _definition(name: str, tool: Tool, profile: Profile, terse: int) -> bytes | str:
+def _definition(name: str, tool: Tool, target: SchemaTarget, terse: int) -> bytes | str:
     try:
-        return orjson.dumps({"type": "function", "function": _function(name, tool, profile, terse)})
+        return orjson.dumps({"type": "function", "function": _function(name, tool, target, terse)})
     except (CannotCompile, TypeError) as error:
         return str(error)
 
 
-def _function(name: str, tool: Tool, profile: Profile, terse: int) -> JSON:
-    parameters = compile_schema(tool.parameters, profile, terse=terse)
-    rules = RULES[profile]
+def _function(name: str, tool: Tool, target: SchemaTarget, terse: int) -> JSON:
+    parameters = compile_schema(tool.parameters, target, terse=terse)
+    rules = RULES[target]
     function: JSON = {"name": name}
     if tool.description:
         function["description"] = tool.description if terse < TERSEST else tool.description[:200]

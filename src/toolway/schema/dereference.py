@@ -8,7 +8,7 @@ from urllib.parse import unquote
 from toolway.types import JSON
 
 MAX_NODES = 6000
-"""Schemas within one inlined schema. Shared definitions multiply: a few kilobytes can stand for gigabytes."""
+"""Schemas within one dereferenced schema. Shared definitions multiply: a few kilobytes can stand for gigabytes."""
 
 MAPS = ("properties", "patternProperties", "dependentSchemas")
 LISTS = ("allOf", "anyOf", "oneOf", "prefixItems")
@@ -22,14 +22,14 @@ class TooLarge(ValueError):
     """The schema has more than `MAX_NODES` parts when all of them are written out."""
 
 
-def inline(schema: JSON, *, depth: int) -> JSON:
+def dereference(schema: JSON, *, depth: int) -> JSON:
     """`schema` with every local `$ref` replaced by what it leads to, and every `allOf` made one schema.
 
     What is `depth` levels below the root, or leads back into itself, keeps its type and description alone. A
     reference that leads nowhere accepts anything. Raises TooLarge.
     """
-    inlined = _Inliner(schema).node(schema, depth, ())
-    return inlined if isinstance(inlined, dict) else {}
+    dereferenced = _Inliner(schema).node(schema, depth, ())
+    return dereferenced if isinstance(dereferenced, dict) else {}
 
 
 class _Inliner:
@@ -51,7 +51,7 @@ class _Inliner:
         for key, value in schema.items():
             if key not in _DEFINITIONS:
                 flat[key] = self._member(key, value, depth, trail)
-        return merged(flat) if "allOf" in flat else flat
+        return merge_all_of(flat) if "allOf" in flat else flat
 
     def _member(self, key: str, value: Any, depth: int, trail: tuple[str, ...]) -> Any:
         if key in MAPS and isinstance(value, dict):
@@ -93,7 +93,7 @@ class _Inliner:
         return value
 
 
-def merged(schema: JSON) -> JSON:
+def merge_all_of(schema: JSON) -> JSON:
     """A schema without its `allOf`: the parts' properties and requirements together, else the first word counts."""
     whole: JSON = {key: value for key, value in schema.items() if key != "allOf"}
     parts = schema["allOf"] if isinstance(schema["allOf"], list) else []

@@ -6,18 +6,18 @@ import json
 import re
 from typing import Any
 
-from toolway.schema.dereference import TooLarge, inline
-from toolway.schema.validate import fits, takes_null
+from toolway.schema.dereference import TooLarge, dereference
+from toolway.schema.validate import accepts_null, is_valid
 from toolway.types import JSON, Tool
 
 _MAX_DEPTH = 12
-_TELLING = frozenset({"type", "enum", "const", "anyOf", "oneOf"})
+_DISTINGUISHING = frozenset({"type", "enum", "const", "anyOf", "oneOf"})
 """Keywords that tell values apart; without any of them a schema takes everything."""
 _INTEGER = re.compile(r"-?(?:0|[1-9][0-9]{0,17})")
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]{0,17})(?:\.[0-9]{1,17})?(?:[eE][+-]?[0-9]{1,3})?")
 
 
-def repaired(tool: Tool, arguments: JSON) -> JSON:
+def repair_arguments(tool: Tool, arguments: JSON) -> JSON:
     """`arguments` with what is certain put right, by the schema of the tool; the same object if nothing was.
 
     A text that is a number, a boolean or JSON where only that is legal; a value where a list of such is wanted; an
@@ -25,55 +25,55 @@ def repaired(tool: Tool, arguments: JSON) -> JSON:
     the result fits is not checked.
     """
     try:
-        schema = inline(tool.parameters, depth=_MAX_DEPTH)
+        schema = dereference(tool.parameters, depth=_MAX_DEPTH)
     except (TooLarge, RecursionError):
         return arguments
-    mended = _mend(arguments, {**schema, "type": "object"}, _MAX_DEPTH)
-    return mended if isinstance(mended, dict) else arguments
+    repaired = _repair(arguments, {**schema, "type": "object"}, _MAX_DEPTH)
+    return repaired if isinstance(repaired, dict) else arguments
 
 
-def _mend(value: Any, schema: Any, depth: int) -> Any:
+def _repair(value: Any, schema: Any, depth: int) -> Any:
     if not isinstance(schema, dict) or depth <= 0:
         return value
     for key in ("anyOf", "oneOf"):
         if isinstance(options := schema.get(key), list):
-            return _mend_one_of(value, options, depth)
+            return _repair_one_of(value, options, depth)
     types = _types(schema)
     if types and not _is_of(value, types):
         value = _converted(value, types, schema)
     value = _in_another_case(value, schema)
     if isinstance(value, dict) and (not types or "object" in types):
-        return _mend_members(value, schema, depth)
+        return _repair_members(value, schema, depth)
     if isinstance(value, list) and isinstance(schema.get("items"), dict):
-        mended = [_mend(item, schema["items"], depth - 1) for item in value]
-        return mended if any(new is not old for new, old in zip(mended, value, strict=True)) else value
+        repaired = [_repair(item, schema["items"], depth - 1) for item in value]
+        return repaired if any(new is not old for new, old in zip(repaired, value, strict=True)) else value
     return value
 
 
-def _mend_members(value: JSON, schema: JSON, depth: int) -> JSON:
+def _repair_members(value: JSON, schema: JSON, depth: int) -> JSON:
     properties = schema.get("properties") if isinstance(schema.get("properties"), dict) else {}
     required = schema.get("required") if isinstance(schema.get("required"), list) else []
-    mended: JSON = {}
+    repaired: JSON = {}
     for name, member in value.items():
         part = properties.get(name) if properties else None
         needless = member is None and name not in (required or ()) and isinstance(part, dict)
-        if needless and not takes_null(part, {}):
+        if needless and not accepts_null(part, {}):
             continue
-        mended[name] = member if part is None else _mend(member, part, depth - 1)
-    same = len(mended) == len(value) and all(mended[name] is value[name] for name in value)
-    return value if same else mended
+        repaired[name] = member if part is None else _repair(member, part, depth - 1)
+    same = len(repaired) == len(value) and all(repaired[name] is value[name] for name in value)
+    return value if same else repaired
 
 
-def _mend_one_of(value: Any, options: list[Any], depth: int) -> Any:
-    """The only way in which `value` fits an alternative after it was mended, else `value` itself."""
-    if any(fits(value, option) for option in options):
+def _repair_one_of(value: Any, options: list[Any], depth: int) -> Any:
+    """The only way in which `value` fits an alternative after it was repaired, else `value` itself."""
+    if any(is_valid(value, option) for option in options):
         return value
-    ways: list[Any] = []
+    candidates: list[Any] = []
     for option in options:
-        mended = _mend(value, option, depth - 1)
-        if mended not in ways and fits(mended, option):
-            ways.append(mended)
-    return ways[0] if len(ways) == 1 else value
+        repaired = _repair(value, option, depth - 1)
+        if repaired not in candidates and is_valid(repaired, option):
+            candidates.append(repaired)
+    return candidates[0] if len(candidates) == 1 else value
 
 
 def _converted(value: Any, types: set[str], schema: JSON) -> Any:
@@ -83,9 +83,9 @@ def _converted(value: Any, types: set[str], schema: JSON) -> Any:
             return read
     if "array" in types and value is not None and not isinstance(value, list):
         items = schema.get("items")
-        mended = _mend(value, items, 2)
-        if isinstance(items, dict) and _TELLING & items.keys() and fits(mended, items):
-            return [mended]
+        repaired = _repair(value, items, 2)
+        if isinstance(items, dict) and _DISTINGUISHING & items.keys() and is_valid(repaired, items):
+            return [repaired]
     return value
 
 

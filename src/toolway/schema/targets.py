@@ -6,12 +6,12 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-Profile = Literal["openai", "llama.cpp", "gemini", "strict"]
-PROFILES: tuple[Profile, ...] = get_args(Profile)
+SchemaTarget = Literal["openai", "llama.cpp", "gemini", "strict"]
+SCHEMA_TARGETS: tuple[SchemaTarget, ...] = get_args(SchemaTarget)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rules:
+class TargetRules:
     """What one kind of model server takes: these keywords, and some of them only in one way."""
 
     keywords: frozenset[str]
@@ -39,8 +39,8 @@ _COMMON = frozenset({"type", "description", "enum", "items", "properties", "requ
 NUMBERS = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"})
 _SIZES = frozenset({"minLength", "maxLength", "minItems", "maxItems"})
 
-RULES: dict[Profile, Rules] = {
-    "openai": Rules(
+RULES: dict[SchemaTarget, TargetRules] = {
+    "openai": TargetRules(
         keywords=_COMMON
         | NUMBERS
         | _SIZES
@@ -49,7 +49,7 @@ RULES: dict[Profile, Rules] = {
     ),
     # common/json-schema-to-grammar.cpp writes a repetition out rule by rule: a lower bound of thousands is refused,
     # and a lower bound above the upper one never ends (measured: b11549).
-    "llama.cpp": Rules(
+    "llama.cpp": TargetRules(
         keywords=_COMMON
         | NUMBERS
         | _SIZES
@@ -63,7 +63,7 @@ RULES: dict[Profile, Rules] = {
         always_typed=True,
     ),
     # ai.google.dev/api/caching#Schema is a protobuf message: one unknown member fails the whole request.
-    "gemini": Rules(
+    "gemini": TargetRules(
         keywords=_COMMON | {"nullable", "format", "minItems", "maxItems", "minimum", "maximum"},
         formats=frozenset({"date-time"}),
         largest=10_000,
@@ -75,7 +75,7 @@ RULES: dict[Profile, Rules] = {
         free_objects=False,
     ),
     # platform.openai.com/docs/guides/structured-outputs names the part of JSON Schema that strict tools may use.
-    "strict": Rules(
+    "strict": TargetRules(
         keywords=_COMMON | NUMBERS | {"minItems", "maxItems", "const", "format", "pattern", "multipleOf"},
         formats=frozenset(
             {"date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid"}

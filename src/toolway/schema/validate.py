@@ -21,7 +21,7 @@ SHOWN_OF_SCHEMA = 1500
 _validators: WeakKeyDictionary[Tool, jsonschema_rs.Validator | None] = WeakKeyDictionary()
 
 
-def given(tool: Tool, arguments: JSON) -> JSON:
+def without_unset_nulls(tool: Tool, arguments: JSON) -> JSON:
     """The arguments without the nulls that stand for "not given": optional ones where the schema wants no null.
 
     Models write `{"limit": null}` for a limit that they do not want (those that know strict mode must).
@@ -31,12 +31,12 @@ def given(tool: Tool, arguments: JSON) -> JSON:
     needless = {
         name
         for name in nulls
-        if name not in required and not takes_null(properties.get(name, True), tool.parameters)
+        if name not in required and not accepts_null(properties.get(name, True), tool.parameters)
     }
     return {k: v for k, v in arguments.items() if k not in needless} if needless else arguments
 
 
-def mismatch(tool: Tool, arguments: JSON) -> str | None:
+def validation_error(tool: Tool, arguments: JSON) -> str | None:
     """None when the arguments fit `tool.parameters`, else what the model should change, one fault a line.
 
     Formats are not asserted and nothing is ever fetched for a `$ref`. A schema that cannot be compiled is not a
@@ -52,7 +52,7 @@ def mismatch(tool: Tool, arguments: JSON) -> str | None:
     return "\n- ".join([f"The arguments do not fit the tool {tool.name}:", *lines]) if lines else None
 
 
-def fits(value: Any, schema: Any) -> bool:
+def is_valid(value: Any, schema: Any) -> bool:
     """Whether a value fits a schema without references; one that cannot be compiled takes anything."""
     if isinstance(schema, bool):
         return schema
@@ -60,7 +60,7 @@ def fits(value: Any, schema: Any) -> bool:
     return validator is None or validator.is_valid(value)
 
 
-def wanted(tool: Tool, arguments: JSON) -> str:
+def failing_schema(tool: Tool, arguments: JSON) -> str:
     """The part of the tool's schema that the arguments do not fit, as JSON, for the model; "" if there is none."""
     validator, properties = _validator(tool), _properties(tool)
     names: dict[str, None] = {}
@@ -107,7 +107,7 @@ def _compiled(schema: JSON) -> jsonschema_rs.Validator | None:
         return None
 
 
-def takes_null(schema: Any, root: JSON) -> bool:
+def accepts_null(schema: Any, root: JSON) -> bool:
     """Whether null fits a property's schema, seen with the definitions of the whole one."""
     if not isinstance(schema, dict):
         return True

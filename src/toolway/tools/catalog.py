@@ -14,10 +14,10 @@ import anyio
 import orjson
 from anyio.abc import TaskGroup
 
-from toolway.schema.definitions import define, defining
-from toolway.schema.repair import repaired
-from toolway.schema.targets import Profile
-from toolway.schema.validate import given, mismatch, wanted
+from toolway.schema.definitions import define, define_in_steps
+from toolway.schema.repair import repair_arguments
+from toolway.schema.targets import SchemaTarget
+from toolway.schema.validate import failing_schema, validation_error, without_unset_nulls
 from toolway.tools import names
 from toolway.types import JSON, OnProgress, SourceStatus, Tool, ToolResult, ToolSource
 
@@ -41,13 +41,19 @@ class Snapshot:
     """
 
     def __init__(
-        self, sources: Sequence[ToolSource], *, profile: Profile = "openai", barred: Collection[Tool] = ()
+        self,
+        sources: Sequence[ToolSource],
+        *,
+        target: SchemaTarget = "openai",
+        excluded: Collection[Tool] = (),
     ) -> None:
         self.sources = tuple(sources)
         self._owners = {tool: source for source in sources for tool in source.status.tools}
         self.tools = names.assign(self._owners)
-        self._fitted: dict[tuple[Profile, frozenset[Tool]], Snapshot] = {(profile, frozenset(barred)): self}
-        self._define(profile, barred)
+        self._by_target: dict[tuple[SchemaTarget, frozenset[Tool]], Snapshot] = {
+            (target, frozenset(excluded)): self
+        }
+        self._define(target, excluded)
 
     def with_sources(self, extra: Sequence[ToolSource]) -> Snapshot:
         """These tools and behind them those of `extra`, for one request: no name of these changes for it.
@@ -61,24 +67,24 @@ class Snapshot:
         joined.sources = (*self.sources, *extra)
         joined._owners = {**self._owners, **owners}
         joined.tools = {**self.tools, **names.assign(owners, taken=self.tools)}
-        joined._fitted = {(self.profile, self._barred): joined}
-        joined._define(self.profile, self._barred)
+        joined._by_target = {(self.target, self._excluded): joined}
+        joined._define(self.target, self._excluded)
         return joined
 
-    def fitted(self, profile: Profile, barred: frozenset[Tool] = frozenset()) -> Snapshot:
+    def for_target(self, target: SchemaTarget, excluded: frozenset[Tool] = frozenset()) -> Snapshot:
         """The same tools, as one kind of model server takes them, and without those that it may not get."""
-        key = (profile, barred)
-        if key not in self._fitted:
-            fitted = copy(self)
-            fitted._define(profile, barred)
-            self._fitted[key] = fitted
-        return self._fitted[key]
+        key = (target, excluded)
+        if key not in self._by_target:
+            adapted = copy(self)
+            adapted._define(target, excluded)
+            self._by_target[key] = adapted
+        return self._by_target[key]
 
-    def _define(self, profile: Profile, barred: Collection[Tool]) -> None:
-        self._barred = frozenset(barred)
-        offered = {name: tool for name, tool in self.tools.items() if tool.available and tool not in barred}
-        definitions = define(offered, profile)
-        self.profile = profile
+    def _define(self, target: SchemaTarget, excluded: Collection[Tool]) -> None:
+        self._excluded = frozenset(excluded)
+        offered = {name: tool for name, tool in self.tools.items() if tool.available and tool not in excluded}
+        definitions = define(offered, target)
+        self.target = target
         self.offered = {name: tool for name, tool in offered.items() if name in definitions.fragments}
         self.left_out = definitions.left_out
         """Names of tools that no schema could be made for, and why."""
@@ -94,19 +100,19 @@ class Snapshot:
 
         What is only written differently ("3" for 3) is repaired; the model reads the schema of what does not fit.
         """
-        arguments = given(tool, arguments)
-        if mismatch(tool, arguments):
-            arguments = repaired(tool, arguments)
-            if fault := mismatch(tool, arguments):
-                return ToolResult(text=f"{fault}\n{wanted(tool, arguments)}".strip(), is_error=True)
+        arguments = without_unset_nulls(tool, arguments)
+        if validation_error(tool, arguments):
+            arguments = repair_arguments(tool, arguments)
+            if fault := validation_error(tool, arguments):
+                return ToolResult(text=f"{fault}\n{failing_schema(tool, arguments)}".strip(), is_error=True)
         return await self._owners[tool].call(tool, arguments, on_progress)
 
 
-def _defining(sources: Sequence[ToolSource], profile: Profile) -> Iterator[None]:
+def _defining(sources: Sequence[ToolSource], target: SchemaTarget) -> Iterator[None]:
     """Make what a snapshot of these sources needs, a little with each step; the snapshot itself is cheap then."""
     tools = names.assign(tool for source in sources for tool in source.status.tools)
     yield
-    yield from defining({name: tool for name, tool in tools.items() if tool.available}, profile)
+    yield from define_in_steps({name: tool for name, tool in tools.items() if tool.available}, target)
 
 
 class Catalog:
@@ -114,21 +120,21 @@ class Catalog:
 
     def __init__(self, sources: Sequence[ToolSource] = ()) -> None:
         self.sources = tuple(sources)
-        self._profile: Profile = "openai"
+        self._target: SchemaTarget = "openai"
         self._steps: Iterator[None] = iter(())
         self._is_preparing = False
         self.snapshot = Snapshot(self.sources)
         self._group: TaskGroup | None = None
         self._running: dict[ToolSource, anyio.CancelScope] = {}
         self._in_use: Counter[Snapshot] = Counter()
-        self._settled = anyio.Event()
+        self._all_tried = anyio.Event()
         self._started = time.monotonic()
         self._seen: dict[ToolSource, SourceStatus] = {}
         self._notice()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Catalog]:
-        """Run the sources while the block lasts. None of them is waited for; see `settled`."""
+        """Run the sources while the block lasts. None of them is waited for; see `wait_until_tried`."""
         self._started = time.monotonic()
         async with anyio.create_task_group() as group:
             self._group = group
@@ -147,9 +153,9 @@ class Catalog:
         self._start(source for source in sources if source not in self._running)
         self._notice()
 
-    def expect(self, profile: Profile) -> None:
+    def set_target(self, target: SchemaTarget) -> None:
         """From now on snapshots have their definitions ready for this kind of model server."""
-        self._profile = profile
+        self._target = target
         self._notice()
 
     @contextmanager
@@ -184,16 +190,16 @@ class Catalog:
             if source not in needed:
                 scope.cancel()
 
-    async def settled(self, within: float) -> bool:
+    async def wait_until_tried(self, within: float) -> bool:
         """Wait until each source has been tried once, or is `within` seconds old; whether all have been tried."""
-        if not self._settled.is_set():
+        if not self._all_tried.is_set():
             with anyio.move_on_after(self._started + within - time.monotonic()):
-                await self._settled.wait()
-        return self._settled.is_set()
+                await self._all_tried.wait()
+        return self._all_tried.is_set()
 
     def _notice(self) -> None:
         """A source changed: build the next snapshot, in the background if that takes long."""
-        self._steps = _defining(self.sources, self._profile)
+        self._steps = _defining(self.sources, self._target)
         if self._is_preparing:
             return
         if self._group is None or sum(1 for _ in islice(self._steps, AT_ONCE)) < AT_ONCE:
@@ -215,12 +221,12 @@ class Catalog:
         """Have the next snapshot. Requests under way keep theirs."""
         before = self.snapshot
         self._seen = {source: status for source, status in self._seen.items() if source in self.sources}
-        self.snapshot = Snapshot(self.sources, profile=self._profile)
+        self.snapshot = Snapshot(self.sources, target=self._target)
         for source in self.sources:
             self._report(source)
         self._report_names(before)
         if not any(source.status.is_untried for source in self.sources):
-            self._settled.set()
+            self._all_tried.set()
         self._end_unused()
 
     def _report(self, source: ToolSource) -> None:

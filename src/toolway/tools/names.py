@@ -23,7 +23,7 @@ def legal(name: str) -> str:
     clean = _ILLEGAL.sub("_", name) or "_"
     if clean[0].isdigit() or clean[0] == "-":
         clean = "_" + clean
-    return clean if len(clean) <= MAX_LENGTH else _marked(clean, name)
+    return clean if len(clean) <= MAX_LENGTH else _with_hash(clean, name)
 
 
 def assign(tools: Iterable[Tool], taken: Collection[str] = ()) -> dict[str, Tool]:
@@ -35,23 +35,25 @@ def assign(tools: Iterable[Tool], taken: Collection[str] = ()) -> dict[str, Tool
     steps: Sequence[Callable[[Tool], str]] = (
         lambda tool: legal(tool.name),
         lambda tool: legal(f"{tool.server}__{tool.name}"),
-        lambda tool: _marked(legal(f"{tool.server}__{tool.name}"), f"{tool.server}\0{tool.name}"),
+        lambda tool: _with_hash(legal(f"{tool.server}__{tool.name}"), f"{tool.server}\0{tool.name}"),
     )
     named: dict[str, Tool] = {}
     open_tools = list(tools)
     for step in steps:
-        wanted: dict[str, list[Tool]] = defaultdict(list)
+        claims: dict[str, list[Tool]] = defaultdict(list)
         for tool in open_tools:
-            wanted[step(tool)].append(tool)
+            claims[step(tool)].append(tool)
         open_tools = []
-        for name, claimants in wanted.items():
+        for name, claimants in claims.items():
             if len(claimants) == 1 and name not in named and name not in taken:
                 named[name] = claimants[0]
             else:
                 open_tools += claimants
     for tool in open_tools:  # the same server label and name twice: nothing else is left
-        marks = (_marked(legal(tool.name), f"{tool.server}\0{tool.name}\0{number}") for number in count())
-        named[next(name for name in marks if name not in named and name not in taken)] = tool
+        candidates = (
+            _with_hash(legal(tool.name), f"{tool.server}\0{tool.name}\0{number}") for number in count()
+        )
+        named[next(name for name in candidates if name not in named and name not in taken)] = tool
     return dict(sorted(named.items()))
 
 
@@ -71,6 +73,6 @@ def closest(name: str, tools: Iterable[str]) -> list[str]:
     return difflib.get_close_matches(name, list(tools), n=3, cutoff=0.5)
 
 
-def _marked(name: str, whole: str) -> str:
+def _with_hash(name: str, whole: str) -> str:
     digest = hashlib.sha256(whole.encode()).hexdigest()[:8]
     return f"{name[: MAX_LENGTH - 9]}_{digest}"

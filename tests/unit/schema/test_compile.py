@@ -11,37 +11,37 @@ from hypothesis import given
 from tests.support.schemas import assert_compiled, whole_schemas
 from toolway.schema.compile import MAX_BYTES, TERSEST, CannotCompile, compile_schema
 from toolway.schema.regex import portable_pattern
-from toolway.schema.targets import PROFILES, Profile
+from toolway.schema.targets import SCHEMA_TARGETS, SchemaTarget
 
-every = pytest.mark.parametrize("profile", PROFILES)
+every = pytest.mark.parametrize("target", SCHEMA_TARGETS)
 
 
-def one(schema: Any, profile: Profile = "openai", **root: Any) -> Any:
+def one(schema: Any, target: SchemaTarget = "openai", **root: Any) -> Any:
     """What becomes of the property `x`, which is required."""
     whole = {"type": "object", "properties": {"x": schema}, "required": ["x"], **root}
-    compiled = compile_schema(whole, profile)
-    assert_compiled(compiled, profile)
+    compiled = compile_schema(whole, target)
+    assert_compiled(compiled, target)
     return compiled["properties"]["x"]
 
 
 @every
 @pytest.mark.parametrize("schema", [{}, {"type": "object"}, {"type": "string"}, {"properties": None}])
-def test_the_root_is_an_object_with_properties(schema: Any, profile: Profile):
-    compiled = compile_schema(schema, profile)
+def test_the_root_is_an_object_with_properties(schema: Any, target: SchemaTarget):
+    compiled = compile_schema(schema, target)
     assert compiled["type"] == "object"
     assert compiled["properties"] == {}
 
 
 @every
-def test_a_reference_is_put_in_its_place(profile: Profile):
+def test_a_reference_is_put_in_its_place(target: SchemaTarget):
     city = {"type": "string", "description": "A city."}
-    assert one({"$ref": "#/$defs/City"}, profile, **{"$defs": {"City": city}}) == city
+    assert one({"$ref": "#/$defs/City"}, target, **{"$defs": {"City": city}}) == city
 
 
 @every
-def test_a_schema_within_itself_is_cut(profile: Profile):
+def test_a_schema_within_itself_is_cut(target: SchemaTarget):
     node = {"type": "object", "properties": {"name": {"type": "string"}, "next": {"$ref": "#/$defs/Node"}}}
-    compiled = one({"$ref": "#/$defs/Node"}, profile, **{"$defs": {"Node": node}})
+    compiled = one({"$ref": "#/$defs/Node"}, target, **{"$defs": {"Node": node}})
     assert "name" in compiled["properties"]
     assert b"$ref" not in orjson.dumps(compiled)
 
@@ -50,8 +50,8 @@ def test_a_schema_within_itself_is_cut(profile: Profile):
 @pytest.mark.parametrize(
     "ref", ["#/$defs/Nowhere", "https://example.com/schema.json", "#/$defs/Loop", "#/%zz"]
 )
-def test_a_reference_that_leads_nowhere_takes_what_it_can(ref: str, profile: Profile):
-    one({"$ref": ref}, profile, **{"$defs": {"Loop": {"$ref": "#/$defs/Loop"}}})
+def test_a_reference_that_leads_nowhere_takes_what_it_can(ref: str, target: SchemaTarget):
+    one({"$ref": ref}, target, **{"$defs": {"Loop": {"$ref": "#/$defs/Loop"}}})
 
 
 def test_what_stands_beside_a_reference_counts():
@@ -60,31 +60,31 @@ def test_what_stands_beside_a_reference_counts():
 
 
 @every
-def test_definitions_that_multiply_are_bounded(profile: Profile):
+def test_definitions_that_multiply_are_bounded(target: SchemaTarget):
     defs = {f"L{n}": {"type": "object", "properties": {f"p{k}": {"$ref": f"#/$defs/L{n + 1}"} for k in range(9)}}
             for n in range(9)}  # fmt: skip
-    compiled = compile_schema({"$ref": "#/$defs/L0", "$defs": {**defs, "L9": {"type": "string"}}}, profile)
+    compiled = compile_schema({"$ref": "#/$defs/L0", "$defs": {**defs, "L9": {"type": "string"}}}, target)
     assert len(orjson.dumps(compiled)) <= MAX_BYTES
     assert "p0" in compiled["properties"]
 
 
 @every
-def test_the_same_schema_gives_the_same_bytes(profile: Profile):
+def test_the_same_schema_gives_the_same_bytes(target: SchemaTarget):
     schema = {"type": "object", "properties": {"b": {"enum": ["z", "a"]}, "a": {"type": ["string", "null"]}}}
-    assert orjson.dumps(compile_schema(schema, profile)) == orjson.dumps(compile_schema(schema, profile))
+    assert orjson.dumps(compile_schema(schema, target)) == orjson.dumps(compile_schema(schema, target))
 
 
 @every
-def test_what_no_shortening_makes_small_enough_cannot_be_compiled(profile: Profile):
+def test_what_no_shortening_makes_small_enough_cannot_be_compiled(target: SchemaTarget):
     huge = {"type": "object", "properties": {f"property_{n:05}": {"type": "string"} for n in range(3000)}}
     with pytest.raises(CannotCompile, match="bytes"):
-        compile_schema(huge, profile, terse=TERSEST)
+        compile_schema(huge, target, terse=TERSEST)
 
 
 @every
-def test_text_that_no_json_can_hold_cannot_be_compiled(profile: Profile):
+def test_text_that_no_json_can_hold_cannot_be_compiled(target: SchemaTarget):
     with pytest.raises(CannotCompile):
-        compile_schema({"type": "object", "properties": {"\ud800": {}}}, profile)
+        compile_schema({"type": "object", "properties": {"\ud800": {}}}, target)
 
 
 def test_alternatives_at_the_root_become_one_object():
@@ -101,7 +101,7 @@ def test_alternatives_at_the_root_become_one_object():
 
 
 @pytest.mark.parametrize(
-    ("schema", "profile", "compiled"),
+    ("schema", "target", "compiled"),
     [
         ({"$schema": "x", "$id": "y", "type": "string", "x-odd": 1}, "openai", {"type": "string"}),
         ({"type": "array"}, "openai", {"type": "array", "items": {}}),
@@ -150,8 +150,8 @@ def test_alternatives_at_the_root_become_one_object():
         ({}, "strict", {"type": ["string", "number", "boolean", "null"]}),
     ],
 )  # fmt: skip
-def test_a_schema_is_said_in_the_words_of_the_server(schema: Any, profile: Profile, compiled: Any):
-    assert one(schema, profile) == compiled
+def test_a_schema_is_said_in_the_words_of_the_server(schema: Any, target: SchemaTarget, compiled: Any):
+    assert one(schema, target) == compiled
 
 
 def test_strict_tools_require_everything_and_allow_null_for_what_is_optional():
@@ -204,10 +204,10 @@ def test_patterns_that_every_grammar_reads(pattern: Any, portable: str | None):
 
 @every
 @given(schema=whole_schemas())
-def test_whatever_comes_in_a_legal_schema_comes_out(profile: Profile, schema: Any):
+def test_whatever_comes_in_a_legal_schema_comes_out(target: SchemaTarget, schema: Any):
     try:
-        compiled = compile_schema(schema, profile)
+        compiled = compile_schema(schema, target)
     except CannotCompile:
         return
-    assert_compiled(compiled, profile)
+    assert_compiled(compiled, target)
     assert len(orjson.dumps(compiled)) <= MAX_BYTES

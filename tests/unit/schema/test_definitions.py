@@ -1,4 +1,4 @@
-"""Definitions of tools: serialised once for each profile, within what the model server can bear."""
+"""Definitions of tools: serialised once for each target, within what the model server can bear."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_tool_without_a_usable_schema_is_left_out_and_costs_the_others_nothing
 
 
 @pytest.mark.parametrize(
-    ("profile", "function"),
+    ("target", "function"),
     [
         ("openai", {"name": "t", "description": "d", "parameters": {"type": "object", "properties": {}}}),
         ("gemini", {"name": "t", "description": "d"}),
@@ -63,13 +63,13 @@ def test_a_tool_without_a_usable_schema_is_left_out_and_costs_the_others_nothing
         ),
     ],
 )
-def test_a_tool_without_arguments(profile: Any, function: Any):
-    defined = orjson.loads(orjson.dumps(define({"t": tool("t", {})}, profile).all))
+def test_a_tool_without_arguments(target: Any, function: Any):
+    defined = orjson.loads(orjson.dumps(define({"t": tool("t", {})}, target).all))
     assert defined == [{"type": "function", "function": function}]
 
 
 def test_two_hundred_tools_are_serialised_once_not_once_a_request():
     snapshot = Snapshot((Shelf(**{f"tool_{n}": echo for n in range(200)}),))
-    first = Offer({}, snapshot.fitted("llama.cpp")).put_into({})
-    assert Offer({}, snapshot.fitted("llama.cpp")).put_into({})["tools"] is first["tools"]
-    assert Offer({}, snapshot.fitted("openai")).put_into({})["tools"] is snapshot.all_definitions
+    first = Offer({}, snapshot.for_target("llama.cpp")).put_into({})
+    assert Offer({}, snapshot.for_target("llama.cpp")).put_into({})["tools"] is first["tools"]
+    assert Offer({}, snapshot.for_target("openai")).put_into({})["tools"] is snapshot.all_definitions

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.schemas import anything, whole_schemas
-from toolway.schema.repair import repaired
-from toolway.schema.validate import mismatch, wanted
+from toolway.schema.repair import repair_arguments
+from toolway.schema.validate import failing_schema, validation_error
 from toolway.types import Tool
 
 NODE = {"type": "object", "properties": {"next": {"$ref": "#/$defs/Node"}, "size": {"type": "integer"}}}
@@ -48,11 +48,11 @@ def tool(schema: Any, **root: Any) -> Tool:
 )  # fmt: skip
 def test_what_is_certain_is_repaired(schema: Any, written: Any, meant: Any):
     target = tool(schema, **{"$defs": {"Node": NODE}})
-    assert mismatch(target, {"x": written})
-    mended = repaired(target, {"x": written})
+    assert validation_error(target, {"x": written})
+    mended = repair_arguments(target, {"x": written})
     assert mended == {"x": meant}
     assert type(mended["x"]) is type(meant)
-    assert mismatch(target, mended) is None
+    assert validation_error(target, mended) is None
 
 
 @pytest.mark.parametrize(
@@ -72,17 +72,17 @@ def test_what_is_certain_is_repaired(schema: Any, written: Any, meant: Any):
     ],
 )
 def test_what_is_a_guess_is_left_as_it_is(schema: Any, written: Any):
-    assert repaired(tool(schema), {"x": written}) == {"x": written}
+    assert repair_arguments(tool(schema), {"x": written}) == {"x": written}
 
 
 def test_what_fits_is_the_same_object():
     arguments = {"x": {"a": [1, {"b": "c"}]}}
-    assert repaired(tool({"type": "object"}), arguments) is arguments
+    assert repair_arguments(tool({"type": "object"}), arguments) is arguments
 
 
 def test_the_model_reads_the_schema_of_what_does_not_fit():
     target = tool({"$ref": "#/$defs/Node"}, **{"$defs": {"Node": NODE}})
-    shown = wanted(target, {"x": 3})
+    shown = failing_schema(target, {"x": 3})
     assert '"size": {"type": "integer"}' in shown
     assert "$ref" not in shown
     assert len(shown) < 1600
@@ -91,5 +91,5 @@ def test_the_model_reads_the_schema_of_what_does_not_fit():
 @given(whole_schemas(), st.dictionaries(st.sampled_from(["a", "b", "x"]), anything, max_size=3))
 def test_nothing_that_comes_in_breaks_it(schema: Any, arguments: Any):
     target = Tool(name="t", server="s", description="", parameters=schema)
-    assert isinstance(repaired(target, arguments), dict)
-    assert isinstance(wanted(target, arguments), str)
+    assert isinstance(repair_arguments(target, arguments), dict)
+    assert isinstance(failing_schema(target, arguments), str)

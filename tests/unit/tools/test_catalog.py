@@ -57,10 +57,10 @@ async def test_a_source_joins_when_it_is_ready_and_its_lost_tools_stay_listed():
     async with Catalog([shelf]).running() as catalog:
         await shelf.runs.wait()
         assert definitions(catalog) == []
-        assert not await catalog.settled(0.0)
+        assert not await catalog.wait_until_tried(0.0)
         shelf.become(shelf.full)
         assert definitions(catalog) == ["a", "b"]
-        assert await catalog.settled(0.0)
+        assert await catalog.wait_until_tried(0.0)
         shelf.become(lost(shelf.full))
         assert definitions(catalog) == []
         assert [tool.available for tool in catalog.snapshot.tools.values()] == [False, False]
@@ -91,15 +91,15 @@ async def test_the_definitions_are_the_same_bytes_whatever_the_order_of_the_sour
 async def test_tools_of_one_request_take_no_name_away():
     shelves = [Shelf("shelf", now=echo, then=echo), Shelf("git", log=echo)]
     async with Catalog(shelves).running() as catalog:
-        base = catalog.snapshot.fitted("llama.cpp")
+        base = catalog.snapshot.for_target("llama.cpp")
         # "shelf__now" is what the first tool would be called if another server had a "now" as well.
         guests = [Shelf("a", now=echo, log=echo, new=echo), Shelf("b", new=echo, shelf__now=echo)]
         joined = base.with_sources(guests)
         assert list(joined.tools)[:3] == list(base.tools) == ["log", "now", "then"]
         assert all(joined.tools[name] is base.tools[name] for name in base.tools)
         assert list(joined.tools)[3:] == ["a__log", "a__new", "a__now", "b__new", "shelf__now"]
-        assert joined.profile == "llama.cpp"
-        assert bytes_of(joined.fitted("openai")).startswith(bytes_of(catalog.snapshot)[:-1])
+        assert joined.target == "llama.cpp"
+        assert bytes_of(joined.for_target("openai")).startswith(bytes_of(catalog.snapshot)[:-1])
         assert list(catalog.snapshot.tools) == ["log", "now", "then"]
         assert base.with_sources([]) is base
 
@@ -114,15 +114,15 @@ async def test_tools_of_one_request_cannot_take_a_name_that_was_made_by_hash():
 
 async def test_tools_that_the_model_server_refuses_stay_out_of_a_request_with_its_own():
     base = Catalog([Shelf("s", good=echo, bad=echo)]).snapshot
-    fitted = base.fitted("openai", frozenset({base.tools["bad"]}))
+    fitted = base.for_target("openai", frozenset({base.tools["bad"]}))
     joined = fitted.with_sources([Shelf("t", other=echo)])
     assert list(joined.offered) == ["good", "other"]
-    assert list(joined.fitted("gemini", frozenset({base.tools["bad"]})).offered) == ["good", "other"]
+    assert list(joined.for_target("gemini", frozenset({base.tools["bad"]})).offered) == ["good", "other"]
 
 
 async def test_without_sources_everything_is_settled_at_once():
     async with Catalog([]).running() as catalog:
-        assert await catalog.settled(0.0)
+        assert await catalog.wait_until_tried(0.0)
         assert definitions(catalog) == []
 
 
@@ -165,12 +165,12 @@ async def test_many_new_tools_are_prepared_while_others_go_on():
         await big.runs.wait()
         big.become(big.full)
         assert definitions(catalog) == []
-        assert not await catalog.settled(0.0)
+        assert not await catalog.wait_until_tried(0.0)
         await anyio.lowlevel.checkpoint()
         small.become(small.full)  # in the midst of it
         before = catalog.snapshot
         with anyio.fail_after(20):
-            assert await catalog.settled(60)
+            assert await catalog.wait_until_tried(60)
         assert before.tools == {}
         assert len(catalog.snapshot.offered) == 401
         big.become(replace(big.full, error="known by now"))
@@ -181,11 +181,11 @@ async def test_definitions_are_ready_for_the_model_server_that_is_expected():
     big = Big("big")
     async with Catalog([big]).running() as catalog:
         await big.runs.wait()
-        catalog.expect("gemini")
+        catalog.set_target("gemini")
         big.become(big.full)
         with anyio.fail_after(20):
-            assert await catalog.settled(60)
-        assert catalog.snapshot.fitted("gemini") is catalog.snapshot
+            assert await catalog.wait_until_tried(60)
+        assert catalog.snapshot.for_target("gemini") is catalog.snapshot
 
 
 async def test_a_source_whose_tools_can_still_be_seen_is_not_ended():

@@ -200,7 +200,7 @@ async def test_several_servers_of_one_request_are_reached_and_one_that_is_down_i
             assert "drop" not in joined.offered
             assert (await joined.call(joined.tools["ok"], {})).text == "echo {}"
             assert (await joined.call(joined.tools["two__ok"], {})).text == "fine"
-            fitted = joined.fitted("llama.cpp")
+            fitted = joined.for_target("llama.cpp")
             assert set(fitted.offered) == set(joined.offered)
             assert (await fitted.call(fitted.tools["one__ok"], {})).text == "fine"
         assert two.seen[-1][0] == "tools/call"

@@ -41,7 +41,7 @@ class Request:
 
 
 def build_request(operation: Operation, arguments: JSON, credentials: Credentials) -> Request:
-    """The request of one call. Raises Refused, whose message is for the model.
+    """The request of one call. Raises RequestRefused, whose message is for the model.
 
     Path values are quoted and may not move within the path (CVE-2026-32871: `../` in a path parameter); the URL is
     made by plain concatenation; credentials come last, so that no argument can take their place.
@@ -49,14 +49,14 @@ def build_request(operation: Operation, arguments: JSON, credentials: Credential
     try:
         return _build(operation, arguments, credentials)
     except UnicodeError as error:
-        raise Refused("An argument holds text that is not valid Unicode") from error
+        raise RequestRefused("An argument holds text that is not valid Unicode") from error
     except (ValueError, RecursionError) as error:
-        raise Refused(f"The arguments cannot be sent: {error}") from error
+        raise RequestRefused(f"The arguments cannot be sent: {error}") from error
 
 
 def _build(operation: Operation, arguments: JSON, credentials: Credentials) -> Request:
     query, headers, cookies = _placed(operation, arguments)
-    body, media_type = payload(operation, arguments)
+    body, media_type = encode_body(operation, arguments)
     if media_type is not None:
         headers["Content-Type"] = media_type
     headers.update(FIXED_HEADERS)
@@ -72,7 +72,7 @@ def _build(operation: Operation, arguments: JSON, credentials: Credentials) -> R
     return Request(
         method=operation.method,
         url=_url(operation, arguments, query),
-        headers=credentials.laid_over(headers),
+        headers=credentials.merge_headers(headers),
         body=body,
     )
 
@@ -108,7 +108,7 @@ def _allowed(pairs: list[Pair], location: str, operation: Operation) -> list[Pai
 
 def _header_value(name: str, text: str) -> str:
     if not text.isprintable() or not _is_latin(text):
-        raise Refused(
+        raise RequestRefused(
             f"`{name}` goes into a header: it may not hold line breaks, control characters or non-Latin text"
         )
     return text.strip()
@@ -124,9 +124,9 @@ def _url(operation: Operation, arguments: JSON, query: list[Pair]) -> URL:
     url = URL(f"{operation.base}{path}" + (f"?{search}" if search else ""), encoded=True)
     base = _parsed(operation.base)
     if (url.scheme, url.host, url.port, url.user) != (base.scheme, base.host, base.port, None):
-        raise Refused("The arguments would lead the call to another host")
+        raise RequestRefused("The arguments would lead the call to another host")
     if not url.raw_path.startswith(base.raw_path.rstrip("/") + "/"):
-        raise Refused("The arguments would lead the call out of its path")
+        raise RequestRefused("The arguments would lead the call out of its path")
     return url
 
 
@@ -156,7 +156,7 @@ def _path_value(parameter: Parameter, arguments: JSON) -> str:
     value = _value(parameter, arguments)
     text = "" if value is None else in_path(parameter.name, value, parameter.style, parameter.explode)
     if value in (None, "", [], {}) or not text:
-        raise Refused(f"`{parameter.argument}` is a part of the path and may not be empty")
+        raise RequestRefused(f"`{parameter.argument}` is a part of the path and may not be empty")
     return text
 
 
@@ -165,7 +165,7 @@ def _refuse_dots(path: str) -> None:
     while True:
         segments = re.split(r"[/\\]", path)
         if any(segment.partition(";")[0].strip() in (".", "..") for segment in segments):
-            raise Refused("A value in the path may not be `.` or `..`, or hold them between slashes")
+            raise RequestRefused("A value in the path may not be `.` or `..`, or hold them between slashes")
         decoded = unquote(path)
         if decoded == path:
             return
@@ -175,12 +175,12 @@ def _refuse_dots(path: str) -> None:
 Payload = tuple[bytes | None, str | None]
 
 
-class Refused(Exception):
+class RequestRefused(Exception):
     """A call that is not made; the message tells the model why."""
 
 
-def payload(operation: Operation, arguments: JSON) -> Payload:
-    """The body and its content type; (None, None) when there is nothing to send. Raises Refused."""
+def encode_body(operation: Operation, arguments: JSON) -> Payload:
+    """The body and its content type; (None, None) when there is nothing to send. Raises RequestRefused."""
     body = operation.body
     if body is None:
         return None, None
@@ -223,7 +223,7 @@ def _whole(body: Body, value: Any) -> Payload:
     if body.kind == "json":
         return _json(value), body.media_type
     if not isinstance(value, dict):
-        raise Refused(f"`{body.argument}` must be an object")
+        raise RequestRefused(f"`{body.argument}` must be an object")
     return _object(body, [(BodyField(argument=name, name=name), item) for name, item in value.items()])
 
 
@@ -261,9 +261,9 @@ _BASE64 = re.compile(r"[A-Za-z0-9+/_-]*={0,2}")
 
 
 def read_file(argument: str, value: Any) -> File:
-    """A file from base64 or from a data: URI (whose `name=` parameter names it). Raises Refused."""
+    """A file from base64 or from a data: URI (whose `name=` parameter names it). Raises RequestRefused."""
     if not isinstance(value, str):
-        raise Refused(f"`{argument}` must be text: the file as base64, or as a data: URI")
+        raise RequestRefused(f"`{argument}` must be text: the file as base64, or as a data: URI")
     if (uri := _DATA_URI.fullmatch(value.strip())) is None:
         return File(content=_base64(argument, value))
     media_type, options, data = uri.groups()
@@ -283,7 +283,7 @@ def _base64(argument: str, text: str) -> bytes:
         plain = compact.rstrip("=").translate(str.maketrans("-_", "+/"))
         return base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
     except (ValueError, binascii.Error):
-        raise Refused(
+        raise RequestRefused(
             f"`{argument}` is neither base64 nor a data: URI (plain text: `data:text/plain,...`)"
         ) from None
 

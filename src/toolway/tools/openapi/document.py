@@ -110,17 +110,17 @@ class _Builder:
 
     def _end(self) -> None:
         done = self._open.pop()
-        self._keep(done.anchor, done.value, self._nodes - done.before)
+        self._anchor(done.anchor, done.value, self._nodes - done.before)
         self._add(done.value)
 
     def _scalar(self, event: yaml.ScalarEvent) -> None:
         top = self._open[-1] if self._open else None
         if top is not None and top.key is None and isinstance(top.value, dict):
-            self._keep(event.anchor, event.value, 1)
+            self._anchor(event.anchor, event.value, 1)
             top.key = _MERGE if event.value == "<<" and event.implicit[0] else event.value
             return
         value = _plain(event.value) if event.implicit[0] else event.value
-        self._keep(event.anchor, value, 1)
+        self._anchor(event.anchor, value, 1)
         self._add(value)
 
     def _alias(self, anchor: str) -> None:
@@ -138,7 +138,7 @@ class _Builder:
         else:
             self._add(value)
 
-    def _keep(self, anchor: str | None, value: Any, nodes: int) -> None:
+    def _anchor(self, anchor: str | None, value: Any, nodes: int) -> None:
         if anchor is not None:
             self._anchors[anchor] = (value, nodes + 1)
 

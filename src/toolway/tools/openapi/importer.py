@@ -15,7 +15,7 @@ from yarl import URL
 from toolway.errors import SourceError
 from toolway.tools.openapi.document import version_of
 from toolway.tools.openapi.operation import Operation
-from toolway.tools.openapi.parameters import Declared, Unusable, read_inputs
+from toolway.tools.openapi.parameters import DeclaredOperation, UnusableOperation, read_inputs
 from toolway.tools.openapi.schemas import Schemas
 from toolway.tools.openapi.security import Credentials, Security
 from toolway.types import JSON, Tool
@@ -70,8 +70,8 @@ def import_document(
         for name, operation in zip(_names(found, short=short_names), found, strict=True):
             try:
                 tools.append(context.tool(name, operation))
-            except (Unusable, OtherHost) as reason:
-                left_out.append((operation.said, str(reason)))
+            except (UnusableOperation, OtherHost) as reason:
+                left_out.append((operation.title, str(reason)))
     return Imported(
         protocol=("OpenAPI " if "openapi" in document else "Swagger ") + version_of(document),
         tools=tuple(tools),
@@ -81,7 +81,7 @@ def import_document(
     )
 
 
-def _operations(document: JSON, schemas: Schemas, left_out: list[LeftOut]) -> Iterator[Declared]:
+def _operations(document: JSON, schemas: Schemas, left_out: list[LeftOut]) -> Iterator[DeclaredOperation]:
     paths = document.get("paths")
     for path, raw_item in paths.items() if isinstance(paths, dict) else ():
         item = schemas.references.resolve(raw_item)
@@ -95,7 +95,7 @@ def _operations(document: JSON, schemas: Schemas, left_out: list[LeftOut]) -> It
             if method in item:
                 raw = item[method]
                 if isinstance(raw, dict):
-                    yield Declared(
+                    yield DeclaredOperation(
                         method=method, path=path, raw=raw, path_item=item, pointer=f"{pointer}/{method}"
                     )
                 else:
@@ -111,8 +111,8 @@ class _Context:
     servers: Servers
     security: Security
 
-    def tool(self, name: str, declared: Declared) -> Tool:
-        """One operation under its name. Raises Unusable or OtherHost."""
+    def tool(self, name: str, declared: DeclaredOperation) -> Tool:
+        """One operation under its name. Raises UnusableOperation or OtherHost."""
         inputs = read_inputs(declared, self.schemas, self.security)
         operation = Operation(
             method=declared.method.upper(),
@@ -132,15 +132,15 @@ class _Context:
         )
 
 
-def _description(found: Declared) -> str:
+def _description(found: DeclaredOperation) -> str:
     for keyword in ("description", "summary"):
         text = found.raw.get(keyword)
         if isinstance(text, str) and text.strip():
             return text.strip()
-    return found.said
+    return found.title
 
 
-def _names(found: list[Declared], *, short: bool) -> list[str]:
+def _names(found: list[DeclaredOperation], *, short: bool) -> list[str]:
     """The operationIds. Those that occur twice, and those that are missing, are told apart by method and path."""
     names = [_operation_id(operation) for operation in found]
     if short:
@@ -164,18 +164,18 @@ def _numbered(names: list[str]) -> list[str]:
     return numbered
 
 
-def _operation_id(found: Declared) -> str:
+def _operation_id(found: DeclaredOperation) -> str:
     name = found.raw.get("operationId")
     return name.strip() if isinstance(name, str) and name.strip() else _from_path(found)
 
 
-def _from_path(found: Declared) -> str:
+def _from_path(found: DeclaredOperation) -> str:
     """`GET /pets/{petId}` -> `get_pets_by_petId`."""
     words = re.sub(r"\{([^{}]*)\}", r"/by_\1/", found.path)
     return "_".join([found.method, *filter(None, re.split(r"\W+", words))])
 
 
-def _short(name: str, found: Declared) -> str:
+def _short(name: str, found: DeclaredOperation) -> str:
     """The name without what FastAPI adds to a function's: its path and method.
 
     mcpo calls every function `tool`; there the tool's own name is the path. Source: FastAPI's generate_unique_id.
@@ -256,7 +256,7 @@ class Servers:
         """
         for level in levels:
             if urls := self._absolute(_server_urls(level)):
-                return self._same_origin(urls) or self._moved(urls)
+                return self._same_origin(urls) or self._at_origin(urls)
         return self._default
 
     def _document_base(self, base: str) -> str:
@@ -273,7 +273,7 @@ class Servers:
     def _same_origin(self, urls: list[str]) -> str | None:
         return next((url for url in urls if origin_of(url) == self.origin), None)
 
-    def _moved(self, urls: list[str]) -> str:
+    def _at_origin(self, urls: list[str]) -> str:
         named = {origin_of(url) for url in self._listed}
         for url in urls:
             if origin_of(url) in named:

@@ -32,7 +32,7 @@ class Place:
     base: str | None = None
 
 
-def places_of(url: str) -> tuple[Place, ...]:
+def candidate_places(url: str) -> tuple[Place, ...]:
     """Where to look for the document of an endpoint: a file, that very URL, or `/openapi.json` below it."""
     if "://" not in url:
         return (Place(url=url),)
@@ -95,23 +95,23 @@ class DocumentReader:
         """Look again. Afterwards `error` is None and `tools` are new or the same, or they are unavailable."""
         try:
             with anyio.fail_after(FETCH_SECONDS):
-                self.imported = await self._read_any()
+                self.imported = await self._read_first()
         except TimeoutError:
             silent = f"{self.places[0].url} did not answer within {FETCH_SECONDS:.0f} s"
-            self.lose(SourceError(silent, stage="fetch"))
+            self.mark_unavailable(SourceError(silent, stage="fetch"))
         except SourceError as error:
-            self.lose(error)
+            self.mark_unavailable(error)
         else:
             self.error = None
             self.tools = self.imported.tools
 
-    def lose(self, error: SourceError) -> None:
+    def mark_unavailable(self, error: SourceError) -> None:
         """Keep the last good tools, as unavailable."""
         if self.error is None:
             self.tools = tuple(replace(tool, available=False) for tool in self.tools)
         self.error = error
 
-    async def _read_any(self) -> Imported:
+    async def _read_first(self) -> Imported:
         known = [self._version.place] if self._version else []
         failures: list[SourceError] = []
         for place in dict.fromkeys([*known, *self.places]):
@@ -121,7 +121,7 @@ class DocumentReader:
                 failures.append(error)
                 if not isinstance(error, _NotHere) and error.stage != "parse":
                     break
-        raise _most_telling(failures, self.places)
+        raise _most_specific(failures, self.places)
 
     async def _read(self, place: Place) -> Imported:
         if "://" not in place.url:
@@ -178,8 +178,10 @@ class DocumentReader:
         return imported
 
     async def _fetch(self, place: Place) -> Answer:
-        answer = await self._get(place, self._credentials.unasked())
-        other = self._credentials.unasked() != (BEARER,) and self._credentials.value(BEARER) is not None
+        answer = await self._get(place, self._credentials.default_secrets())
+        other = (
+            self._credentials.default_secrets() != (BEARER,) and self._credentials.value(BEARER) is not None
+        )
         return await self._get(place, (BEARER,)) if other and answer.status in (401, 403) else answer
 
     async def _get(self, place: Place, secrets: tuple[Secret, ...]) -> Answer:
@@ -190,7 +192,9 @@ class DocumentReader:
         for secret in secrets:
             headers[secret.name] = self._credentials.value(secret) or ""
         try:
-            request = Request(method="GET", url=URL(place.url), headers=self._credentials.laid_over(headers))
+            request = Request(
+                method="GET", url=URL(place.url), headers=self._credentials.merge_headers(headers)
+            )
         except ValueError as error:
             raise SourceError(f"is not a URL that can be asked: {error}", stage="connect") from error
         return await self._connections.exchange(request, max_bytes=self._settings.max_document_bytes)
@@ -217,7 +221,7 @@ def _check(answer: Answer) -> None:
         raise SourceError("answered HTML, not an OpenAPI document; is this the right port?", stage="parse")
 
 
-def _most_telling(failures: list[SourceError], places: Sequence[Place]) -> SourceError:
+def _most_specific(failures: list[SourceError], places: Sequence[Place]) -> SourceError:
     """Of several failures the one that says most: a bad document, or else the first."""
     error = next((failure for failure in failures if failure.stage == "parse"), failures[0])
     if len(failures) == 1:

@@ -22,12 +22,12 @@ from toolway.tools.openapi.security import HEADER_NAME, RESERVED_HEADERS, Securi
 from toolway.types import JSON
 
 
-class Unusable(Exception):
+class UnusableOperation(Exception):
     """An operation cannot be offered; the message is the reason, to follow its name."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Declared:
+class DeclaredOperation:
     """One operation as it stands in the document, at `pointer`."""
 
     method: str
@@ -37,7 +37,7 @@ class Declared:
     pointer: str
 
     @property
-    def said(self) -> str:
+    def title(self) -> str:
         return f"{self.method.upper()} {self.path}"
 
 
@@ -62,8 +62,8 @@ class _Slot:
     target: Parameter | BodyField | None = None
 
 
-def read_inputs(declared: Declared, schemas: Schemas, security: Security) -> Inputs:
-    """Everything that an operation takes, but its credentials. Raises Unusable."""
+def read_inputs(declared: DeclaredOperation, schemas: Schemas, security: Security) -> Inputs:
+    """Everything that an operation takes, but its credentials. Raises UnusableOperation."""
     pointer = declared.pointer
     listed = _with_path(declared.path, list(_listed(declared, schemas)))
     hidden = [secret for raw in listed if (secret := security.hides(_location(raw), raw)) is not None]
@@ -71,7 +71,7 @@ def read_inputs(declared: Declared, schemas: Schemas, security: Security) -> Inp
         _parameter_slot(raw, pointer, schemas)
         for raw in listed
         if _location(raw) in get_args(Location)
-        and _may_be_set(raw)
+        and _is_settable(raw)
         and not security.hides(_location(raw), raw)
     ]
     body = declared_body(declared.raw, listed, pointer, schemas)
@@ -88,13 +88,13 @@ def read_inputs(declared: Declared, schemas: Schemas, security: Security) -> Inp
     )
 
 
-def argument_names(wanted: Sequence[tuple[str, str]]) -> list[str]:
+def argument_names(declared: Sequence[tuple[str, str]]) -> list[str]:
     """A name of its own for each (place, name): the first keeps it, `id` of the body becomes `body_id`."""
     taken: dict[str, int] = {}
-    for index, (_, name) in enumerate(wanted):
+    for index, (_, name) in enumerate(declared):
         taken.setdefault(name, index)
     names = []
-    for index, (place, name) in enumerate(wanted):
+    for index, (place, name) in enumerate(declared):
         free, count = name, 1
         while taken.setdefault(free, index) != index:
             free = f"{place}_{name}" if count == 1 else f"{place}_{name}_{count}"
@@ -103,7 +103,7 @@ def argument_names(wanted: Sequence[tuple[str, str]]) -> list[str]:
     return names
 
 
-def _listed(declared: Declared, schemas: Schemas) -> Iterator[JSON]:
+def _listed(declared: DeclaredOperation, schemas: Schemas) -> Iterator[JSON]:
     """The declared parameters, references followed; the operation's win over the path's (by name and place)."""
     merged: dict[tuple[str, str], JSON] = {}
     for level in (declared.path_item, declared.raw):
@@ -121,7 +121,7 @@ def _with_path(path: str, listed: list[JSON]) -> list[JSON]:
     named = dict.fromkeys(re.findall(r"\{([^{}]+)\}", path))
     known = {p["name"] for p in listed if _location(p) == "path"}
     if re.search(r"[{}]", re.sub(r"\{[^{}]+\}", "", path)):
-        raise Unusable("its path has a brace that is not closed")
+        raise UnusableOperation("its path has a brace that is not closed")
     forgotten = [
         {"name": name, "in": "path", "schema": {"type": "string"}} for name in named if name not in known
     ]
@@ -132,7 +132,7 @@ def _location(parameter: JSON) -> str:
     return "query" if (place := parameter.get("in")) == "querystring" else str(place)
 
 
-def _may_be_set(parameter: JSON) -> bool:
+def _is_settable(parameter: JSON) -> bool:
     if parameter["in"] != "header":
         return bool(parameter["name"])
     name = parameter["name"]
@@ -256,14 +256,14 @@ def object_members(schema: JSON, schemas: Schemas) -> Members | None:
         is_open &= part.get("additionalProperties") is not False
         required.update(part.get("required", ()))
         for name, member in part.get("properties", {}).items():
-            properties[name] = member if name not in properties else _both(properties[name], member)
+            properties[name] = member if name not in properties else _all_of(properties[name], member)
         waiting[:0] = part.get("allOf", ())
     if is_open and not is_listed:
         return None
     return Members(properties=properties, required=frozenset(required), open=is_open)
 
 
-def _both(first: JSON, second: JSON) -> JSON:
+def _all_of(first: JSON, second: JSON) -> JSON:
     return first if first == second else {"allOf": [first, second]}
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import aiohttp
 
-from toolway.tools.openapi.loader import places_of
+from toolway.tools.openapi.loader import candidate_places
 
 SECONDS = 5.0
 _DOCUMENT = re.compile(rb"""["']?(openapi|swagger)["']?\s*:""")
@@ -15,7 +15,7 @@ _DOCUMENT = re.compile(rb"""["']?(openapi|swagger)["']?\s*:""")
 
 async def has_document(session: aiohttp.ClientSession, url: str, headers: Mapping[str, str]) -> bool:
     """Whether one of the places where the document may be holds one."""
-    for place in places_of(url):
+    for place in candidate_places(url):
         try:
             async with session.get(
                 place.url,

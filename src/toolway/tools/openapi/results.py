@@ -72,23 +72,25 @@ def _without_data_uris(text: str) -> ToolResult:
     try:
         value = orjson.loads(text)
     except orjson.JSONDecodeError:
-        return ToolResult(text=_DATA_URI.sub(lambda match: _taken(match, images), text), images=tuple(images))
-    value = _replaced(value, images)
+        return ToolResult(
+            text=_DATA_URI.sub(lambda match: _take_image(match, images), text), images=tuple(images)
+        )
+    value = _replace_data_uris(value, images)
     shown = value if isinstance(value, str) else orjson.dumps(value).decode()
     return ToolResult(text=shown, images=tuple(images))
 
 
-def _replaced(value: Any, images: list[Image], depth: int = 0) -> Any:
+def _replace_data_uris(value: Any, images: list[Image], depth: int = 0) -> Any:
     if isinstance(value, str) and (match := _DATA_URI.fullmatch(value)) is not None:
-        return _taken(match, images)
+        return _take_image(match, images)
     if isinstance(value, list) and depth < 32:
-        return [_replaced(item, images, depth + 1) for item in value]
+        return [_replace_data_uris(item, images, depth + 1) for item in value]
     if isinstance(value, dict) and depth < 32:
-        return {key: _replaced(item, images, depth + 1) for key, item in value.items()}
+        return {key: _replace_data_uris(item, images, depth + 1) for key, item in value.items()}
     return value
 
 
-def _taken(match: re.Match[str], images: list[Image]) -> str:
+def _take_image(match: re.Match[str], images: list[Image]) -> str:
     media_type, data = match[1].lower(), "".join(match[2].split())
     size = len(data.rstrip("=")) * 3 // 4
     if media_type not in PICTURES:
@@ -98,12 +100,12 @@ def _taken(match: re.Match[str], images: list[Image]) -> str:
 
 
 def _error(answer: Answer) -> str:
-    said = ""
+    detail = ""
     if answer.body and _is_text(essence(answer.content_type), answer.body):
-        said = _said(_decoded(answer))
-    if len(said) > MAX_ERROR_CHARS:
-        said = f"{said[:MAX_ERROR_CHARS]}… ({len(said)} characters)"
-    return f"The server answered {_status(answer)}" + (f": {said}" if said else " without saying why")
+        detail = _error_detail(_decoded(answer))
+    if len(detail) > MAX_ERROR_CHARS:
+        detail = f"{detail[:MAX_ERROR_CHARS]}… ({len(detail)} characters)"
+    return f"The server answered {_status(answer)}" + (f": {detail}" if detail else " without saying why")
 
 
 def _status(answer: Answer) -> str:
@@ -113,7 +115,7 @@ def _status(answer: Answer) -> str:
         return str(answer.status)
 
 
-def _said(text: str) -> str:
+def _error_detail(text: str) -> str:
     """The part of an error that a model can use."""
     try:
         body = orjson.loads(text)
@@ -127,7 +129,7 @@ def _said(text: str) -> str:
         and detail
         and all(isinstance(item, dict) and "msg" in item for item in detail)
     ):
-        return "; ".join(_invalid(item) for item in detail)
+        return "; ".join(_validation_line(item) for item in detail)
     return detail if isinstance(detail, str) and len(body) == 1 else text.strip()
 
 
@@ -149,7 +151,7 @@ def _unescaped(text: str) -> str:
     return re.sub(r"\\(.)", lambda match: known.get(match[1], match[1]), text, flags=re.DOTALL)
 
 
-def _invalid(item: dict[str, Any]) -> str:
+def _validation_line(item: dict[str, Any]) -> str:
     """One of FastAPI's 422 entries: `body.city: Field required`."""
     place = item.get("loc")
     return (

@@ -127,7 +127,7 @@ class Schemas:
             return {}
         if isinstance(schema.get("$ref"), str) and not self._siblings_count:
             schema = {k: v for k, v in schema.items() if k in _SIBLINGS_OF_REF}
-        schema = _modern(schema)
+        schema = _upgraded(schema)
         hidden |= self._read_only(schema)
         converted: JSON = {}
         for keyword, value in schema.items():
@@ -183,11 +183,11 @@ class Schemas:
 
     def _free_name(self, pointer: str) -> str:
         last = unquote(pointer.rsplit("/", 1)[-1]).replace("~1", "/").replace("~0", "~")
-        wanted = re.sub(r"[^A-Za-z0-9_.-]+", "_", last).strip("_") or "schema"
-        name, count = wanted, 1
+        base = re.sub(r"[^A-Za-z0-9_.-]+", "_", last).strip("_") or "schema"
+        name, count = base, 1
         while name in self._pointers:
             count += 1
-            name = f"{wanted}_{count}"
+            name = f"{base}_{count}"
         return name
 
     def _read_only(self, schema: JSON) -> frozenset[str]:
@@ -232,17 +232,17 @@ def types_of(schema: JSON) -> list[str]:
     return types if isinstance(types, list) else [types]
 
 
-def _modern(schema: JSON) -> JSON:
+def _upgraded(schema: JSON) -> JSON:
     """The idioms of draft 4 in today's words: tuples, flags beside bounds, files."""
-    modern: JSON = {}
+    upgraded: JSON = {}
     if isinstance(schema.get("items"), list):
-        modern |= {"prefixItems": schema["items"], "items": None}
+        upgraded |= {"prefixItems": schema["items"], "items": None}
     for exclusive, bound in (("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum")):
         if schema.get(exclusive) is True:
-            modern |= {exclusive: schema.get(bound), bound: None}
+            upgraded |= {exclusive: schema.get(bound), bound: None}
     if schema.get("type") == "file":
-        modern |= {"type": "string", "format": "binary"}
-    return {**schema, **modern} if modern else schema
+        upgraded |= {"type": "string", "format": "binary"}
+    return {**schema, **upgraded} if upgraded else schema
 
 
 def _mapping(schema: JSON, keyword: str) -> Iterable[tuple[str, Any]]:

@@ -57,7 +57,7 @@ class Credentials:
             headers=endpoint.headers,
         )
 
-    def laid_over(self, headers: Mapping[str, str]) -> dict[str, str]:
+    def merge_headers(self, headers: Mapping[str, str]) -> dict[str, str]:
         """Headers of a request with the configured ones in place of those of the same name."""
         ours = {name.lower() for name in self.headers}
         return {name: value for name, value in headers.items() if name.lower() not in ours} | dict(
@@ -76,7 +76,7 @@ class Credentials:
             return None
         return f"Bearer {key}" if secret.kind == "bearer" else key
 
-    def unasked(self) -> tuple[Secret, ...]:
+    def default_secrets(self) -> tuple[Secret, ...]:
         """The place to use when a document names none: Bearer for a token, Basic for user and password."""
         if self.token is not None:
             return (BEARER,)
@@ -113,7 +113,7 @@ class Security:
             if places and all(self._credentials.value(secret) is not None for secret in places):
                 return places
         known = [secret for secret in hidden if self._credentials.value(secret) is not None]
-        return (*known, *self._credentials.unasked())
+        return (*known, *self._credentials.default_secrets())
 
     def hides(self, location: str, parameter: JSON) -> Secret | None:
         """The secret that a declared parameter is, if it is one: a scheme's own place, or a key by its name."""

@@ -13,8 +13,8 @@ import anyio
 
 from toolway.errors import SourceError
 from toolway.settings.settings import Endpoint, Settings
-from toolway.tools.openapi.build_request import Refused, build_request
-from toolway.tools.openapi.loader import DocumentReader, Place, places_of
+from toolway.tools.openapi.build_request import RequestRefused, build_request
+from toolway.tools.openapi.loader import DocumentReader, Place, candidate_places
 from toolway.tools.openapi.results import read_result
 from toolway.tools.openapi.security import Credentials
 from toolway.tools.openapi.transport import Connections
@@ -40,7 +40,7 @@ class OpenAPISource:
         places = (
             (Place(url=endpoint.spec, base=endpoint.url or None),)
             if endpoint.spec
-            else places_of(endpoint.url)
+            else candidate_places(endpoint.url)
         )
         self._document = self._reader(places, endpoint.label)
         self._children: dict[str, DocumentReader] = {}
@@ -73,7 +73,7 @@ class OpenAPISource:
             answer = await self._connections.exchange(
                 request, max_bytes=self._settings.max_tool_response_bytes
             )
-        except Refused as refusal:
+        except RequestRefused as refusal:
             return ToolResult(text=str(refusal), is_error=True)
         except SourceError as error:
             if error.stage == "connect" and self._status.state == "ready":
@@ -105,7 +105,7 @@ class OpenAPISource:
         """Read the servers that the document lists, side by side; when it is lost, so are they."""
         if self._document.error is not None:
             for child in self._children.values():
-                child.lose(self._document.error)
+                child.mark_unavailable(self._document.error)
             return
         root, imported, known = self._document.url or "", self._document.imported, self._children
         listed = imported.children if imported and "://" in root else ()

@@ -58,9 +58,9 @@ class Connections:
                     return answer
                 request = replace(request, url=_next_url(request, target, answer.status))
         except HttpError as error:
-            raise _in_plain_words(error.fault) from error
+            raise _source_error(error.fault) from error
         except ValueError as error:
-            raise _in_plain_words(Fault.UNSENDABLE) from error
+            raise _source_error(Fault.UNSENDABLE) from error
         raise SourceError(f"redirects more than {MAX_REDIRECTS} times", stage="fetch")
 
     def close(self) -> None:
@@ -168,7 +168,7 @@ _WORDS = {
 """All but what only comes with a limit on silence, or with a body that is sent piece by piece."""
 
 
-def _in_plain_words(fault: Fault) -> SourceError:
+def _source_error(fault: Fault) -> SourceError:
     """What a person or a model can act on. It follows the server's name and holds no URL."""
     stage, message = _WORDS[fault]
     return SourceError(message, stage=stage)

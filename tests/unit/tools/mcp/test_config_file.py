@@ -60,7 +60,7 @@ def settings_of(path: Path, **more: Any) -> Any:
 @asynccontextmanager
 async def settled(settings: Any) -> AsyncIterator[Live]:
     async with open_sources(settings) as sources, Catalog(sources).running() as catalog:
-        assert await catalog.settled(PATIENCE)
+        assert await catalog.wait_until_tried(PATIENCE)
         yield Live(catalog)
 
 
@@ -128,7 +128,7 @@ async def test_a_changed_file_changes_the_servers_and_drops_no_call(
     path = write(tmp_path / "mcp.json", stays={**STDIO, "prefix": "a_"}, goes={**STDIO, "prefix": "b_"})
     settings = settings_of(path)
     async with open_workshop(settings) as workshop, Catalog(workshop.sources(settings)).running() as catalog:
-        await catalog.settled(PATIENCE)
+        await catalog.wait_until_tried(PATIENCE)
         live = Live(catalog)
         stayed, left = (await live.call("a_pid")).text, (await live.call("b_pid")).text
         async with reload_module.reloading(settings, workshop, catalog):
@@ -160,7 +160,7 @@ async def test_a_secret_of_a_changed_file_is_masked_in_the_log(
             Catalog(workshop.sources(settings)).running() as catalog,
             reload_module.reloading(settings, workshop, catalog),
         ):
-            await catalog.settled(PATIENCE)
+            await catalog.wait_until_tried(PATIENCE)
             write(path, s={**STDIO, "env": {"KEY": "canary-of-the-edit"}})
             await until(lambda: "changed: s" in written.getvalue())
             logging.getLogger("toolway.server.s").warning("%s", "it says canary-of-the-edit")

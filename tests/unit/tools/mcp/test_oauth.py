@@ -46,7 +46,7 @@ def robot(base: str, secret: str) -> dict[str, str]:
 async def used(settings: Any, guarded: Guarded, *, expire: bool = False) -> None:
     """Call a tool, with the token taken away before that if `expire`."""
     async with open_sources(settings) as sources, Catalog(sources).running() as catalog:
-        await catalog.settled(PATIENCE)
+        await catalog.wait_until_tried(PATIENCE)
         assert sources[0].status.state == "ready", sources[0].status.error
         if expire:
             guarded.tokens.clear()
@@ -79,7 +79,7 @@ async def test_wrong_credentials_are_a_state(tmp_path: Path) -> None:
             open_sources(settings_for(tmp_path, {"url": f"{base}/mcp", "auth": auth})) as sources,
             Catalog(sources).running() as catalog,
         ):
-            await catalog.settled(PATIENCE)
+            await catalog.wait_until_tried(PATIENCE)
             assert sources[0].status.state == "needs auth"
             assert "toolway login web" in (sources[0].status.error or "")
 

@@ -17,7 +17,7 @@ import pytest
 from tests.support.paths import SHARED
 from tests.support.schemas import assert_compiled
 from toolway.schema.compile import MAX_BYTES, compile_schema
-from toolway.schema.targets import PROFILES, Profile
+from toolway.schema.targets import SCHEMA_TARGETS, SchemaTarget
 from toolway.tools.openapi.document import parse_document
 from toolway.tools.openapi.importer import Imported, import_document
 
@@ -112,11 +112,11 @@ def test_every_reference_in_a_tool_leads_to_a_definition_in_that_tool(name: str)
 
 
 @each
-@pytest.mark.parametrize("profile", PROFILES)
-def test_every_tool_compiles_for_every_kind_of_model_server(name: str, profile: Profile) -> None:
+@pytest.mark.parametrize("target", SCHEMA_TARGETS)
+def test_every_tool_compiles_for_every_kind_of_model_server(name: str, target: SchemaTarget) -> None:
     for tool in imported(name).tools:
-        compiled = compile_schema(tool.parameters, profile)
-        assert_compiled(compiled, profile)
+        compiled = compile_schema(tool.parameters, target)
+        assert_compiled(compiled, target)
         assert len(orjson.dumps(compiled)) <= MAX_BYTES
 
 

@@ -273,7 +273,7 @@ async def test_a_server_that_breaks_off_is_a_tool_error_in_plain_words(
         async with serving(known) as watch:
             for name in ("a", "b"):
                 tool = watch.tools[name]
-                moved = _moved(tool, port)
+                moved = _at_origin(tool, port)
                 with anyio.fail_after(10):
                     result = await watch.source.call(moved, {})
                 assert result.is_error
@@ -283,13 +283,13 @@ async def test_a_server_that_breaks_off_is_a_tool_error_in_plain_words(
 
 async def test_a_server_that_is_down_is_a_tool_error_in_plain_words() -> None:
     async with serving(document({"/a": {"get": operation("a")}})) as watch:
-        result = await watch.source.call(_moved(watch.tools["a"], free_port()), {})
+        result = await watch.source.call(_at_origin(watch.tools["a"], free_port()), {})
     assert result == ToolResult(
         text="The server shop cannot be reached: it refuses connections", is_error=True
     )
 
 
-def _moved(tool: Tool, port: int) -> Tool:
+def _at_origin(tool: Tool, port: int) -> Tool:
     """The tool as if its server had been replaced by what listens on `port`."""
     return replace(tool, handle=replace(tool.handle, base=f"http://127.0.0.1:{port}"))
 
