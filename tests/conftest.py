@@ -1,4 +1,4 @@
-"""Fixtures for every room of the tests."""
+"""Fixtures for all tests."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-settings.load_profile("house")
+settings.load_profile("toolway")
 
 # A shell has what it runs in the background ignore Ctrl-C, and whatever that starts: the programs under test too.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -97,9 +97,9 @@ def test_no_modules_import_each_other_in_a_circle():
 def test_dialects_and_kinds_of_sources_do_not_know_each_other(module: str):
     package, inner, *_ = module.split("/")
     for name in imports_of(module):
-        rooms = name.split("/")
-        if rooms[0] == package and len(rooms) > 2:
-            assert rooms[1] == inner, f"{module} imports {name}: one {APART[package]} knows another"
+        apps = name.split("/")
+        if apps[0] == package and len(apps) > 2:
+            assert apps[1] == inner, f"{module} imports {name}: one {APART[package]} knows another"
 
 
 @pytest.mark.parametrize("module", MODULES)

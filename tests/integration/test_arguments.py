@@ -1,4 +1,4 @@
-"""Arguments as models write them, through the whole house: repaired where it is certain, explained where it is not."""
+"""Arguments as models write them, through the whole server: repaired where it is certain, explained where it is not."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.house import House, house
+from tests.support.app_server import AppServer, app_server
 from tests.support.tools import ToolService, document
 from tests.support.upstream import call_stream, text_stream, tool_call
 
@@ -22,41 +22,41 @@ SCHEMA = {
 
 
 @pytest.fixture(scope="module")
-def room() -> Iterator[House]:
+def app() -> Iterator[AppServer]:
     async def answer(_: object) -> str:
         return "done"
 
     tools = ToolService(paint=answer)
     tools.document = document({"paint": SCHEMA})
-    with house(tools=tools, schema_profile="strict") as opened:
-        yield opened
+    with app_server(tools=tools, schema_profile="strict") as server:
+        yield server
 
 
-def play(room: House, arguments: str) -> str:
+def run_one_call(app: AppServer, arguments: str) -> str:
     """What the model reads after it called `paint` with this."""
-    room.upstream.replies = [call_stream(tool_call("paint", arguments)), text_stream("ok")]
-    room.upstream.seen.clear()
-    room.tools.calls.clear()
-    room.ask(stream=True)
-    return str(room.upstream.seen[1].json["messages"][-1]["content"])
+    app.upstream.replies = [call_stream(tool_call("paint", arguments)), text_stream("ok")]
+    app.upstream.seen.clear()
+    app.tools.calls.clear()
+    app.ask(stream=True)
+    return str(app.upstream.seen[1].json["messages"][-1]["content"])
 
 
-def test_what_is_certain_reaches_the_tool_repaired(room: House):
-    play(room, '{"count": "3", "options": "{\\"loud\\": \\"true\\"}", "tags": "red"}')
-    assert room.tools.calls == [("paint", {"count": 3, "options": {"loud": True}, "tags": ["Red"]})]
+def test_what_is_certain_reaches_the_tool_repaired(app: AppServer):
+    run_one_call(app, '{"count": "3", "options": "{\\"loud\\": \\"true\\"}", "tags": "red"}')
+    assert app.tools.calls == [("paint", {"count": 3, "options": {"loud": True}, "tags": ["Red"]})]
 
 
-def test_nulls_of_strict_mode_do_not_reach_the_tool(room: House):
-    play(room, '{"count": 1, "options": {"loud": null}, "tags": null}')
-    assert room.tools.calls == [("paint", {"count": 1, "options": {}})]
-    paint = room.upstream.seen[0].json["tools"][0]["function"]
+def test_nulls_of_strict_mode_do_not_reach_the_tool(app: AppServer):
+    run_one_call(app, '{"count": 1, "options": {"loud": null}, "tags": null}')
+    assert app.tools.calls == [("paint", {"count": 1, "options": {}})]
+    paint = app.upstream.seen[0].json["tools"][0]["function"]
     assert paint["strict"] is True
     assert paint["parameters"]["required"] == ["count", "options", "tags"]
 
 
-def test_the_rest_is_answered_with_the_schema_of_what_is_wrong(room: House):
-    read = play(room, '{"count": "many"}')
-    assert room.tools.calls == []
+def test_the_rest_is_answered_with_the_schema_of_what_is_wrong(app: AppServer):
+    read = run_one_call(app, '{"count": "many"}')
+    assert app.tools.calls == []
     assert read.startswith("Error:")
     assert '{"count": {"type": "integer", "minimum": 1}}' in read
     assert "tags" not in read

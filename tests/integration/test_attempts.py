@@ -8,8 +8,8 @@ from typing import Any
 import anyio
 import pytest
 
+from tests.support.app_server import QUESTION, AppServer, app_server
 from tests.support.gate import Gate
-from tests.support.house import QUESTION, House, house
 from tests.support.upstream import OUT_OF_MEMORY, Reply, tool_call, whole
 from toolway.engine.history import resume
 
@@ -19,9 +19,9 @@ OWN_TOOL = {"type": "function", "function": {"name": "theirs", "parameters": {"t
 
 
 @pytest.fixture
-def room():
-    with house() as opened:
-        yield opened
+def app():
+    with app_server() as server:
+        yield server
 
 
 def text_of(answer: Any) -> str:
@@ -29,51 +29,47 @@ def text_of(answer: Any) -> str:
     return str(answer.json()["choices"][0]["message"]["content"])
 
 
-def script(room: House, *replies: Reply) -> None:
-    room.script(*replies)
+def test_a_repeated_request_goes_on_from_the_results(app: AppServer):
+    app.set_replies(CALLS, OUT_OF_MEMORY, ANSWERS)
+    assert app.ask().status_code == 502
+    assert text_of(app.ask()) == "Let me look. It is cloudy."
+    assert len(app.tools.calls) == 1
+    assert app.upstream.seen[2].json == app.upstream.seen[1].json
 
 
-def test_a_repeated_request_goes_on_from_the_results(room: House):
-    script(room, CALLS, OUT_OF_MEMORY, ANSWERS)
-    assert room.ask().status_code == 502
-    assert text_of(room.ask()) == "Let me look. It is cloudy."
-    assert len(room.tools.calls) == 1
-    assert room.upstream.seen[2].json == room.upstream.seen[1].json
-
-
-def test_each_attempt_adds_its_rounds(room: House):
+def test_each_attempt_adds_its_rounds(app: AppServer):
     more = whole({"tool_calls": [tool_call("list_cities", "{}", id="call_2")]}, finish="tool_calls")
-    script(room, CALLS, OUT_OF_MEMORY, OUT_OF_MEMORY, more, OUT_OF_MEMORY, ANSWERS)
-    failed = [room.ask() for _ in range(3)]
+    app.set_replies(CALLS, OUT_OF_MEMORY, OUT_OF_MEMORY, more, OUT_OF_MEMORY, ANSWERS)
+    failed = [app.ask() for _ in range(3)]
     assert [answer.status_code for answer in failed] == [502, 500, 502]
-    assert text_of(room.ask()) == "Let me look. It is cloudy."
-    assert [name for name, _ in room.tools.calls] == ["get_weather", "list_cities"]
-    roles = [message["role"] for message in room.upstream.seen[-1].json["messages"]]
+    assert text_of(app.ask()) == "Let me look. It is cloudy."
+    assert [name for name, _ in app.tools.calls] == ["get_weather", "list_cities"]
+    roles = [message["role"] for message in app.upstream.seen[-1].json["messages"]]
     assert roles == ["user", "assistant", "tool", "assistant", "tool"]
 
 
-def test_the_results_are_used_once(room: House):
-    script(room, CALLS, OUT_OF_MEMORY, ANSWERS, CALLS, ANSWERS)
-    room.ask()
-    room.ask()
-    assert text_of(room.ask()) == "Let me look. It is cloudy."
-    assert len(room.tools.calls) == 2
+def test_the_results_are_used_once(app: AppServer):
+    app.set_replies(CALLS, OUT_OF_MEMORY, ANSWERS, CALLS, ANSWERS)
+    app.ask()
+    app.ask()
+    assert text_of(app.ask()) == "Let me look. It is cloudy."
+    assert len(app.tools.calls) == 2
 
 
-async def test_a_client_that_leaves_and_asks_again_has_its_results(room: House):
+async def test_a_client_that_leaves_and_asks_again_has_its_results(app: AppServer):
     """As the OpenAI SDKs do when they waited for too long."""
     gate = Gate()
-    script(room, CALLS, Reply([gate]), ANSWERS)
-    async with room.async_client() as client:
+    app.set_replies(CALLS, Reply([gate]), ANSWERS)
+    async with app.async_client() as client:
         ask = partial(client.chat.completions.create, model="mock", messages=QUESTION)
         async with anyio.create_task_group() as group:
             group.start_soon(ask)
             await anyio.to_thread.run_sync(gate.wait_for_arrival)
             group.cancel_scope.cancel()
-        await anyio.to_thread.run_sync(room.upstream.departures.wait)
+        await anyio.to_thread.run_sync(app.upstream.departures.wait)
         answer = await ask()
     assert answer.choices[0].message.content == "Let me look. It is cloudy."
-    assert len(room.tools.calls) == 1
+    assert len(app.tools.calls) == 1
 
 
 @pytest.mark.parametrize(
@@ -81,51 +77,53 @@ async def test_a_client_that_leaves_and_asks_again_has_its_results(room: House):
     [{"temperature": 0.5}, {"headers": {"authorization": "Bearer another"}}],
     ids=["another question", "another client"],
 )
-def test_nobody_else_gets_them(room: House, other: dict[str, Any]):
-    script(room, CALLS, OUT_OF_MEMORY, CALLS, ANSWERS)
-    room.ask()
-    room.ask(**other)
-    assert len(room.tools.calls) == 2
+def test_nobody_else_gets_them(app: AppServer, other: dict[str, Any]):
+    app.set_replies(CALLS, OUT_OF_MEMORY, CALLS, ANSWERS)
+    app.ask()
+    app.ask(**other)
+    assert len(app.tools.calls) == 2
 
 
-def test_they_are_old_after_a_while(room: House, monkeypatch: pytest.MonkeyPatch):
+def test_they_are_old_after_a_while(app: AppServer, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(resume, "REPEATED_WITHIN", 0.0)
-    script(room, CALLS, OUT_OF_MEMORY, CALLS, ANSWERS)
-    room.ask()
-    room.ask()
-    assert len(room.tools.calls) == 2
+    app.set_replies(CALLS, OUT_OF_MEMORY, CALLS, ANSWERS)
+    app.ask()
+    app.ask()
+    assert len(app.tools.calls) == 2
 
 
-def test_failing_again_does_not_change_how_long_they_are_kept(room: House, monkeypatch: pytest.MonkeyPatch):
-    script(room, CALLS, OUT_OF_MEMORY, OUT_OF_MEMORY, ANSWERS)
-    room.ask()
+def test_failing_again_does_not_change_how_long_they_are_kept(
+    app: AppServer, monkeypatch: pytest.MonkeyPatch
+):
+    app.set_replies(CALLS, OUT_OF_MEMORY, OUT_OF_MEMORY, ANSWERS)
+    app.ask()
     monkeypatch.setattr(resume, "REPEATED_WITHIN", 0.0)
-    room.ask()
-    assert text_of(room.ask()) == "Let me look. It is cloudy."
-    assert len(room.tools.calls) == 1
+    app.ask()
+    assert text_of(app.ask()) == "Let me look. It is cloudy."
+    assert len(app.tools.calls) == 1
 
 
-def test_a_call_that_was_forced_is_not_forced_again(room: House):
-    script(room, CALLS, OUT_OF_MEMORY, ANSWERS)
-    room.ask(tool_choice="required")
-    room.ask(tool_choice="required")
-    assert [request.json["tool_choice"] for request in room.upstream.seen] == ["required", "auto", "auto"]
+def test_a_call_that_was_forced_is_not_forced_again(app: AppServer):
+    app.set_replies(CALLS, OUT_OF_MEMORY, ANSWERS)
+    app.ask(tool_choice="required")
+    app.ask(tool_choice="required")
+    assert [request.json["tool_choice"] for request in app.upstream.seen] == ["required", "auto", "auto"]
 
 
-def test_a_client_whose_tool_is_called_next_gets_all_rounds_back(room: House):
+def test_a_client_whose_tool_is_called_next_gets_all_rounds_back(app: AppServer):
     theirs = whole({"tool_calls": [tool_call("theirs", "{}", id="call_2")]}, finish="tool_calls")
-    script(room, CALLS, OUT_OF_MEMORY, theirs, ANSWERS)
-    room.ask(tools=[OWN_TOOL])
-    said = room.ask(tools=[OWN_TOOL]).json()["choices"][0]["message"]
+    app.set_replies(CALLS, OUT_OF_MEMORY, theirs, ANSWERS)
+    app.ask(tools=[OWN_TOOL])
+    said = app.ask(tools=[OWN_TOOL]).json()["choices"][0]["message"]
     result = {"role": "tool", "tool_call_id": "call_2", "content": "done"}
-    question = room.upstream.seen[0].json["messages"]
-    room.ask(messages=[*question, said, result], tools=[OWN_TOOL])
-    roles = [message["role"] for message in room.upstream.seen[-1].json["messages"]]
+    question = app.upstream.seen[0].json["messages"]
+    app.ask(messages=[*question, said, result], tools=[OWN_TOOL])
+    roles = [message["role"] for message in app.upstream.seen[-1].json["messages"]]
     assert roles == ["user", "assistant", "tool", "assistant", "tool"]
-    assert len(room.tools.calls) == 1
+    assert len(app.tools.calls) == 1
 
 
-def test_a_failure_before_any_result_is_simply_asked_again(room: House):
-    script(room, OUT_OF_MEMORY, CALLS, ANSWERS)
-    assert room.ask().status_code == 500
-    assert text_of(room.ask()) == "Let me look. It is cloudy."
+def test_a_failure_before_any_result_is_simply_asked_again(app: AppServer):
+    app.set_replies(OUT_OF_MEMORY, CALLS, ANSWERS)
+    assert app.ask().status_code == 500
+    assert text_of(app.ask()) == "Let me look. It is cloudy."

@@ -9,16 +9,16 @@ import orjson
 import pytest
 
 from tests.support.answers import assert_error, chunks_of, content_of
-from tests.support.house import QUESTION, House, house
+from tests.support.app_server import QUESTION, AppServer, app_server
 from tests.support.upstream import Reply, call_stream, json_reply, sse, text_stream, tool_call, whole
 
 VALID = {"model": "mock", "messages": QUESTION}
 
 
 @pytest.fixture(scope="module")
-def room():
-    with house(whole({"content": "Hello"}), max_body_bytes=100_000) as opened:
-        yield opened
+def app():
+    with app_server(whole({"content": "Hello"}), max_body_bytes=100_000) as server:
+        yield server
 
 
 BAD_BODIES: dict[str, tuple[Any, str]] = {
@@ -48,39 +48,39 @@ BAD_BODIES: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize("name", BAD_BODIES)
-def test_a_bad_body_is_a_400_that_says_why(room: House, name: str):
+def test_a_bad_body_is_a_400_that_says_why(app: AppServer, name: str):
     body, reason = BAD_BODIES[name]
-    room.upstream.seen.clear()
-    answer = room.post(body)
+    app.upstream.seen.clear()
+    answer = app.post(body)
     assert answer.status_code == 400
     assert_error(answer.json())
     assert answer.json()["error"]["type"] == "invalid_request_error"
     assert reason in answer.json()["error"]["message"]
-    assert room.upstream.seen == []
+    assert app.upstream.seen == []
 
 
-def test_a_body_over_the_limit_is_a_413(room: House):
-    answer = room.ask(padding="x" * 100_000)
+def test_a_body_over_the_limit_is_a_413(app: AppServer):
+    answer = app.ask(padding="x" * 100_000)
     assert answer.status_code == 413
     assert_error(answer.json())
     assert "TOOLWAY_MAX_BODY_BYTES" in answer.json()["error"]["message"]
 
 
-def test_a_body_over_the_limit_that_does_not_say_its_size_is_a_413(room: House):
-    answer = room.post(b"", headers={"content-type": "application/json"})
+def test_a_body_over_the_limit_that_does_not_say_its_size_is_a_413(app: AppServer):
+    answer = app.post(b"", headers={"content-type": "application/json"})
     assert answer.status_code == 400
 
     def parts():
         for _ in range(20):
             yield b"x" * 10_000
 
-    answer = httpx2.post(f"{room.url}/v1/chat/completions", content=parts(), timeout=20)
+    answer = httpx2.post(f"{app.url}/v1/chat/completions", content=parts(), timeout=20)
     assert answer.status_code == 413
     assert_error(answer.json())
 
 
-def test_a_compressed_body_is_refused_with_words(room: House):
-    answer = room.post(b"\x1f\x8b", headers={"content-encoding": "gzip"})
+def test_a_compressed_body_is_refused_with_words(app: AppServer):
+    answer = app.post(b"\x1f\x8b", headers={"content-encoding": "gzip"})
     assert answer.status_code == 400
     assert "plain JSON" in answer.json()["error"]["message"]
 
@@ -106,15 +106,15 @@ ODD_BODIES: dict[str, Any] = {
 @pytest.mark.parametrize("streamed", [True, False], ids=["streamed", "whole"])
 @pytest.mark.parametrize("name", ODD_BODIES)
 def test_what_toolway_need_not_understand_is_the_model_servers_to_judge(
-    room: House, name: str, streamed: bool
+    app: AppServer, name: str, streamed: bool
 ):
     first = call_stream(tool_call()) if streamed else whole({"tool_calls": [tool_call()]}, "tool_calls")
-    room.upstream.replies = [first, text_stream("Fine") if streamed else whole({"content": "Fine"})]
-    room.upstream.seen.clear()
+    app.upstream.replies = [first, text_stream("Fine") if streamed else whole({"content": "Fine"})]
+    app.upstream.seen.clear()
     body = {**VALID, "stream": streamed, **ODD_BODIES[name]}
-    answer = room.post(body)
+    answer = app.post(body)
     assert answer.status_code == 200
-    sent = room.upstream.seen[0].json
+    sent = app.upstream.seen[0].json
     assert {key: sent[key] for key in body if key != "tools"} == {
         k: v for k, v in body.items() if k != "tools"
     }
@@ -125,29 +125,29 @@ def test_what_toolway_need_not_understand_is_the_model_servers_to_judge(
 
 
 @pytest.mark.parametrize("streamed", [True, False], ids=["streamed", "whole"])
-def test_several_answers_go_through_where_no_tool_is_ours(room: House, streamed: bool):
+def test_several_answers_go_through_where_no_tool_is_ours(app: AppServer, streamed: bool):
     payload = b'{"choices": [{"index":0},   {"index":1}]}'
     reply = sse(payload) if streamed else Reply([payload], headers=[(b"content-type", b"application/json")])
-    room.upstream.replies = [reply]
-    room.upstream.seen.clear()
+    app.upstream.replies = [reply]
+    app.upstream.seen.clear()
     body = orjson.dumps({**VALID, "n": 2, "tool_choice": "none", "stream": streamed})
-    answer = room.post(body, headers={"content-type": "application/json"})
+    answer = app.post(body, headers={"content-type": "application/json"})
     assert answer.status_code == 200
     assert answer.content == b"".join(part for part in reply.parts if isinstance(part, bytes))
-    assert room.upstream.seen[0].body == body
+    assert app.upstream.seen[0].body == body
 
 
-def test_several_answers_that_break_off_are_not_taken_for_whole(room: House):
-    room.upstream.replies = [Reply([b"data: {}\n\n"], cut=True)]
-    room.upstream.seen.clear()
+def test_several_answers_that_break_off_are_not_taken_for_whole(app: AppServer):
+    app.upstream.replies = [Reply([b"data: {}\n\n"], cut=True)]
+    app.upstream.seen.clear()
     with pytest.raises(httpx2.RemoteProtocolError):
-        room.ask(n=2, tool_choice="none", stream=True)
+        app.ask(n=2, tool_choice="none", stream=True)
 
 
-def test_several_answers_that_are_refused_are_refused(room: House):
-    room.upstream.replies = [json_reply({"error": {"message": "Only one completion choice is allowed"}}, 400)]
-    room.upstream.seen.clear()
-    answer = room.ask(n=2, tool_choice="none")
+def test_several_answers_that_are_refused_are_refused(app: AppServer):
+    app.upstream.replies = [json_reply({"error": {"message": "Only one completion choice is allowed"}}, 400)]
+    app.upstream.seen.clear()
+    answer = app.ask(n=2, tool_choice="none")
     assert answer.status_code == 400
     assert answer.json() == {"error": {"message": "Only one completion choice is allowed"}}
 
@@ -164,23 +164,23 @@ def test_several_answers_that_are_refused_are_refused(room: House):
         ("GET", "/%2e%2e/etc/passwd"),
     ],
 )
-def test_an_unknown_route_is_a_404_that_names_it(room: House, method: str, path: str):
-    answer = httpx2.request(method, room.url + path, timeout=20)
+def test_an_unknown_route_is_a_404_that_names_it(app: AppServer, method: str, path: str):
+    answer = httpx2.request(method, app.url + path, timeout=20)
     assert answer.status_code == 404
     assert_error(answer.json())
     assert "/v1" in answer.json()["error"]["message"]
 
 
-def test_a_route_of_the_model_server_is_the_model_servers_to_refuse(room: House):
-    room.upstream.replies = [json_reply({"detail": "Method Not Allowed"}, 405)]
-    room.upstream.seen.clear()
-    answer = httpx2.get(f"{room.url}/v1/chat/completions", timeout=20)
+def test_a_route_of_the_model_server_is_the_model_servers_to_refuse(app: AppServer):
+    app.upstream.replies = [json_reply({"detail": "Method Not Allowed"}, 405)]
+    app.upstream.seen.clear()
+    answer = httpx2.get(f"{app.url}/v1/chat/completions", timeout=20)
     assert (answer.status_code, answer.json()) == (405, {"detail": "Method Not Allowed"})
 
 
-def test_health_and_readiness_answer(room: House):
-    room.upstream.replies = [json_reply({"data": []})]
-    assert httpx2.get(f"{room.url}/healthz").json() == {"status": "ok"}
-    ready = httpx2.get(f"{room.url}/readyz")
+def test_health_and_readiness_answer(app: AppServer):
+    app.upstream.replies = [json_reply({"data": []})]
+    assert httpx2.get(f"{app.url}/healthz").json() == {"status": "ok"}
+    ready = httpx2.get(f"{app.url}/readyz")
     assert (ready.status_code, ready.json()["status"]) == (200, "ready")
-    assert httpx2.head(f"{room.url}/healthz").status_code == 200
+    assert httpx2.head(f"{app.url}/healthz").status_code == 200

@@ -13,7 +13,7 @@ import orjson
 import pytest
 
 from tests.support.answers import assert_error, assert_one_clean_answer, chunks_of, error_of
-from tests.support.house import House, house
+from tests.support.app_server import AppServer, app_server
 from tests.support.paths import SHARED
 from tests.support.tools import ToolService
 from tests.support.upstream import Reply, json_reply, text_stream, whole
@@ -47,10 +47,10 @@ async def anything(arguments: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def room():
+def app():
     names = ("get_weather", "add", "get_time", "weather_lookup", "list_files")
-    with house(tools=ToolService(**dict.fromkeys(names, anything))) as opened:
-        yield opened
+    with app_server(tools=ToolService(**dict.fromkeys(names, anything))) as server:
+        yield server
 
 
 def read_reply(path: Path) -> Reply:
@@ -77,16 +77,16 @@ def unchunked(body: bytes) -> Any:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_recorded_answer_becomes_a_clean_answer_or_a_clear_error(room: House, case: str):
+def test_a_recorded_answer_becomes_a_clean_answer_or_a_clear_error(app: AppServer, case: str):
     request = request_of(case)
     assert request
     streamed = bool(request.get("stream"))
     reply = read_reply(CAPTURES / f"{case}.response.http")
     last = text_stream("Done.") if streamed else whole({"content": "Done."})
-    room.upstream.replies = [reply, *[last] * 3, json_reply({"error": "too many rounds"}, 500)]
-    room.upstream.seen.clear()
+    app.upstream.replies = [reply, *[last] * 3, json_reply({"error": "too many rounds"}, 500)]
+    app.upstream.seen.clear()
     body = {key: value for key, value in request.items() if key != "tools"}
-    answer = room.post(body)
+    answer = app.post(body)
     recorded = b"".join(part for part in reply.parts if isinstance(part, bytes))
     if reply.status != 200:
         assert (answer.status_code, answer.content) == (reply.status, recorded)

@@ -17,8 +17,8 @@ import httpx2
 import orjson
 import pytest
 
+from tests.support.app_server import QUESTION
 from tests.support.gate import Gate
-from tests.support.house import QUESTION
 from tests.support.paths import ROOT
 from tests.support.servers import free_port, running
 from tests.support.tools import Raw, ToolService

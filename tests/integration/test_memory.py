@@ -12,7 +12,7 @@ import orjson
 import pytest
 
 from tests.support.answers import assert_one_clean_answer, chunks_of, content_of
-from tests.support.house import QUESTION, House, house, serving
+from tests.support.app_server import QUESTION, AppServer, app_server, serving
 from tests.support.tools import JSON, ToolService
 from tests.support.upstream import Reply, call_stream, chunk, json_reply, sse, text_stream, tool_call, whole
 
@@ -20,9 +20,9 @@ THEIRS = {"type": "function", "function": {"name": "theirs", "parameters": {"typ
 OURS = tool_call(id="ours")
 
 
-def sent(room: House) -> list[JSON]:
+def sent(app: AppServer) -> list[JSON]:
     """The messages that the model server saw last."""
-    messages: list[JSON] = room.upstream.seen[-1].json["messages"]
+    messages: list[JSON] = app.upstream.seen[-1].json["messages"]
     return messages
 
 
@@ -30,61 +30,63 @@ def roles(messages: list[JSON]) -> list[str]:
     return [message["role"] for message in messages]
 
 
-def mixed_turn(room: House, **options: Any) -> list[JSON]:
+def mixed_turn(app: AppServer, **options: Any) -> list[JSON]:
     """Play a mixed turn; the messages with which the client comes back."""
-    room.upstream.replies = [
+    app.upstream.replies = [
         whole({"content": "Both.", "tool_calls": [OURS, tool_call("theirs", "{}", "c", 1)]}, "tool_calls")
     ]
-    room.upstream.seen.clear()
-    message = room.ask(tools=[THEIRS], **options).json()["choices"][0]["message"]
+    app.upstream.seen.clear()
+    message = app.ask(tools=[THEIRS], **options).json()["choices"][0]["message"]
     assert [call["id"] for call in message["tool_calls"]] == ["c"]
     return [*QUESTION, message, {"role": "tool", "tool_call_id": "c", "content": "done"}]
 
 
 def test_a_mixed_turn_is_put_together_again(store_url: str):
-    with house(store=store_url) as room:
-        back = mixed_turn(room)
-        room.upstream.replies = [whole({"content": "Fine."})]
-        room.post({"model": "mock", "messages": back, "tools": [THEIRS]})
-        assert [m.get("tool_call_id") for m in sent(room)] == [None, None, "ours", "c"]
+    with app_server(store=store_url) as app:
+        back = mixed_turn(app)
+        app.upstream.replies = [whole({"content": "Fine."})]
+        app.post({"model": "mock", "messages": back, "tools": [THEIRS]})
+        assert [m.get("tool_call_id") for m in sent(app)] == [None, None, "ours", "c"]
 
 
 def test_another_credential_finds_nothing(store_url: str):
-    with house(store=store_url) as room:
-        back = mixed_turn(room, headers={"authorization": "Bearer one"})
-        room.upstream.replies = [whole({"content": "Fine."})]
+    with app_server(store=store_url) as app:
+        back = mixed_turn(app, headers={"authorization": "Bearer one"})
+        app.upstream.replies = [whole({"content": "Fine."})]
         body = {"model": "mock", "messages": back, "tools": [THEIRS]}
-        room.post(body, headers={"authorization": "Bearer two"})
-        assert sent(room) == back
-        room.post(body, headers={"authorization": "Bearer one"})
-        assert len(sent(room)) == len(back) + 1
+        app.post(body, headers={"authorization": "Bearer two"})
+        assert sent(app) == back
+        app.post(body, headers={"authorization": "Bearer one"})
+        assert len(sent(app)) == len(back) + 1
 
 
 def test_the_same_request_may_come_many_times_at_once(store_url: str):
-    with house(store=store_url) as room:
-        back = mixed_turn(room)
-        room.upstream.replies = [whole({"content": "Fine."})]
-        room.upstream.seen.clear()
+    with app_server(store=store_url) as app:
+        back = mixed_turn(app)
+        app.upstream.replies = [whole({"content": "Fine."})]
+        app.upstream.seen.clear()
         with ThreadPoolExecutor(8) as pool:
             body = {"model": "mock", "messages": back, "tools": [THEIRS]}
-            answers = list(pool.map(lambda _: room.post(body).status_code, range(16)))
+            answers = list(pool.map(lambda _: app.post(body).status_code, range(16)))
         assert answers == [200] * 16
-        assert len({seen.body for seen in room.upstream.seen}) == 1
-        assert len(room.tools.calls) == 1
+        assert len({seen.body for seen in app.upstream.seen}) == 1
+        assert len(app.tools.calls) == 1
 
 
 def test_a_file_carries_a_mixed_turn_to_another_process(tmp_path: Path):
-    with house(store=f"sqlite:///{tmp_path / 'store.db'}") as room:
-        back = mixed_turn(room)
-        room.upstream.replies = [whole({"content": "Fine."})]
-        with serving(room.settings) as url:
-            House(url, room.upstream, room.tools, room.settings).post({"model": "mock", "messages": back})
-        assert roles(sent(room)) == ["user", "assistant", "tool", "tool"]
+    with app_server(store=f"sqlite:///{tmp_path / 'store.db'}") as app:
+        back = mixed_turn(app)
+        app.upstream.replies = [whole({"content": "Fine."})]
+        with serving(app.settings) as url:
+            AppServer(url, app.upstream, app.tools, app.settings).post({"model": "mock", "messages": back})
+        assert roles(sent(app)) == ["user", "assistant", "tool", "tool"]
 
 
 def test_rounds_of_ours_before_the_clients_call_are_put_back_too():
-    with house(call_stream(OURS), call_stream(tool_call("theirs", "{}", "c")), text_stream("Fine.")) as room:
-        room.ask(stream=True, tools=[THEIRS])
+    with app_server(
+        call_stream(OURS), call_stream(tool_call("theirs", "{}", "c")), text_stream("Fine.")
+    ) as app:
+        app.ask(stream=True, tools=[THEIRS])
         message = {
             "role": "assistant",
             "content": None,
@@ -93,24 +95,24 @@ def test_rounds_of_ours_before_the_clients_call_are_put_back_too():
             ],
         }
         back = [*QUESTION, message, {"role": "tool", "tool_call_id": "c", "content": "done"}]
-        room.post({"model": "mock", "messages": back, "stream": True, "tools": [THEIRS]})
-        assert roles(sent(room)) == ["user", "assistant", "tool", "assistant", "tool"]
-        assert sent(room)[:3] == room.upstream.seen[1].json["messages"]
+        app.post({"model": "mock", "messages": back, "stream": True, "tools": [THEIRS]})
+        assert roles(sent(app)) == ["user", "assistant", "tool", "assistant", "tool"]
+        assert sent(app)[:3] == app.upstream.seen[1].json["messages"]
 
 
 @pytest.fixture
-def replaying() -> Iterator[House]:
-    with house(replay=True) as room:
-        yield room
+def replaying() -> Iterator[AppServer]:
+    with app_server(replay=True) as app:
+        yield app
 
 
-def first_answer(room: House, **more: Any) -> str:
-    room.upstream.replies = [
+def first_answer(app: AppServer, **more: Any) -> str:
+    app.upstream.replies = [
         call_stream(OURS) if "said" not in more else sse_with_text(more["said"]),
         text_stream("It is ", "cloudy."),
     ]
-    room.upstream.seen.clear()
-    chunks = chunks_of(room.ask(stream=True).text)
+    app.upstream.seen.clear()
+    chunks = chunks_of(app.ask(stream=True).text)
     assert_one_clean_answer(chunks)
     return content_of(chunks)
 
@@ -120,7 +122,7 @@ def sse_with_text(text: str) -> Reply:
 
 
 @pytest.mark.parametrize("form", ["text", "parts", "with white space"])
-def test_the_rounds_behind_an_answer_come_back_byte_for_byte(replaying: House, form: str):
+def test_the_rounds_behind_an_answer_come_back_byte_for_byte(replaying: AppServer, form: str):
     text = first_answer(replaying, said="Let me see. ")
     assert text == "Let me see. It is cloudy."
     content: Any = {"text": text, "parts": [{"type": "text", "text": text}], "with white space": f" {text}\n"}
@@ -137,7 +139,7 @@ def test_the_rounds_behind_an_answer_come_back_byte_for_byte(replaying: House, f
     assert orjson.dumps(before)[:-1] in replaying.upstream.seen[-1].body
 
 
-def test_an_answer_that_was_changed_or_belongs_elsewhere_stays_as_it_is(replaying: House):
+def test_an_answer_that_was_changed_or_belongs_elsewhere_stays_as_it_is(replaying: AppServer):
     text = first_answer(replaying)
     replaying.upstream.replies = [text_stream("Fine.")]
     for history in (
@@ -152,7 +154,7 @@ def test_an_answer_that_was_changed_or_belongs_elsewhere_stays_as_it_is(replayin
         assert sent(replaying) == history
 
 
-def test_a_system_prompt_may_change_meanwhile(replaying: House):
+def test_a_system_prompt_may_change_meanwhile(replaying: AppServer):
     text = first_answer(replaying)
     history = [
         {"role": "system", "content": "It is Monday."},
@@ -166,27 +168,27 @@ def test_a_system_prompt_may_change_meanwhile(replaying: House):
 
 
 def test_without_the_setting_nothing_is_put_back():
-    with house() as room:
-        text = first_answer(room)
+    with app_server() as app:
+        text = first_answer(app)
         history = [*QUESTION, {"role": "assistant", "content": text}, {"role": "user", "content": "?"}]
-        room.post({"model": "mock", "messages": history, "stream": True})
-        assert sent(room) == history
+        app.post({"model": "mock", "messages": history, "stream": True})
+        assert sent(app) == history
 
 
 def test_rounds_put_back_that_are_too_long_are_shortened():
     async def long(_: JSON) -> JSON:
         return {"text": "x" * 5000}
 
-    with house(replay=True, tools=ToolService(get_weather=long)) as room:
-        room.upstream.models = json_reply({"data": []})
-        text = first_answer(room)
+    with app_server(replay=True, tools=ToolService(get_weather=long)) as app:
+        app.upstream.models = json_reply({"data": []})
+        text = first_answer(app)
         refusal = json_reply({"error": {"code": "context_length_exceeded", "message": "too long"}}, 400)
-        room.upstream.seen.clear()
-        room.upstream.replies = [refusal, text_stream("Fine.")]
+        app.upstream.seen.clear()
+        app.upstream.replies = [refusal, text_stream("Fine.")]
         history = [*QUESTION, {"role": "assistant", "content": text}, {"role": "user", "content": "?"}]
-        answer = room.post({"model": "mock", "messages": history, "stream": True})
+        answer = app.post({"model": "mock", "messages": history, "stream": True})
         assert content_of(chunks_of(answer.text)) == "Fine."
-        long_before, short_after = (len(seen.body) for seen in room.upstream.seen)
+        long_before, short_after = (len(seen.body) for seen in app.upstream.seen)
         assert short_after < long_before * 0.7
 
 
@@ -205,12 +207,12 @@ def test_what_was_cut_can_be_read_in_a_later_round():
             return call_stream(tool_call("toolway_read_more", arguments, "more"))
         return text_stream(results[1])
 
-    with house(tools=ToolService(get_weather=long)) as room:
-        room.upstream.models = json_reply({"data": [{"id": "mock", "max_model_len": 2000}]})
-        room.upstream.answer = answer
-        text = content_of(chunks_of(room.ask(stream=True).text))
+    with app_server(tools=ToolService(get_weather=long)) as app:
+        app.upstream.models = json_reply({"data": [{"id": "mock", "max_model_len": 2000}]})
+        app.upstream.answer = answer
+        text = content_of(chunks_of(app.ask(stream=True).text))
         assert "line 1234, line 1235" in text
-        names = [[t["function"]["name"] for t in seen.json["tools"]] for seen in room.upstream.seen]
+        names = [[t["function"]["name"] for t in seen.json["tools"]] for seen in app.upstream.seen]
         assert names == [
             ["get_weather", "list_cities"],
             *[["get_weather", "list_cities", "toolway_read_more"]] * 2,

@@ -8,7 +8,7 @@ import openai
 import pytest
 
 from tests.support.answers import assert_one_clean_answer, content_of
-from tests.support.house import QUESTION, House, house
+from tests.support.app_server import QUESTION, AppServer, app_server
 from tests.support.tools import Raw, ToolService
 from tests.support.upstream import (
     OUT_OF_MEMORY,
@@ -38,9 +38,9 @@ async def broken(_: Any) -> Raw:
 
 
 @pytest.fixture(scope="module")
-def room():
-    with house(tools=ToolService(broken=broken)) as opened:
-        yield opened
+def app():
+    with app_server(tools=ToolService(broken=broken)) as server:
+        yield server
 
 
 def calls_reply(*calls: dict[str, Any], text: str | None = None) -> Reply:
@@ -48,7 +48,7 @@ def calls_reply(*calls: dict[str, Any], text: str | None = None) -> Reply:
     return whole({"content": text, "tool_calls": plain}, finish="tool_calls", usage=USAGE)
 
 
-def script(room: House, *rounds: Any, streamed: bool) -> None:
+def set_rounds(app: AppServer, *rounds: Any, streamed: bool) -> None:
     """Each round is a text, a call, or a tuple of an optional text and calls."""
     replies = []
     for entry in rounds:
@@ -61,14 +61,14 @@ def script(room: House, *rounds: Any, streamed: bool) -> None:
             replies.append(sse(chunk(role="assistant", content=""), *parts, *called, end, last))
         else:
             replies.append(calls_reply(*calls) if calls else whole({"content": text}, usage=USAGE))
-    room.upstream.replies = replies
-    room.upstream.seen.clear()
-    room.tools.calls.clear()
+    app.upstream.replies = replies
+    app.upstream.seen.clear()
+    app.tools.calls.clear()
 
 
-def ask(room: House, *, streamed: bool, **more: Any) -> tuple[str, str | None, Any]:
+def ask(app: AppServer, *, streamed: bool, **more: Any) -> tuple[str, str | None, Any]:
     """(text, finish_reason, usage), as the client library reads them."""
-    with room.client() as client:
+    with app.client() as client:
         if not streamed:
             answer = client.chat.completions.create(model="mock", messages=QUESTION, **more)
             assert not answer.choices[0].message.tool_calls
@@ -92,19 +92,19 @@ BOTH = pytest.mark.parametrize("streamed", [True, False], ids=["streamed", "whol
 
 
 @BOTH
-def test_a_plain_answer_passes(room: House, streamed: bool):
-    script(room, "Hello there", streamed=streamed)
-    text, finish, usage = ask(room, streamed=streamed)
+def test_a_plain_answer_passes(app: AppServer, streamed: bool):
+    set_rounds(app, "Hello there", streamed=streamed)
+    text, finish, usage = ask(app, streamed=streamed)
     assert (text, finish, dumped(usage)) == ("Hello there", "stop", USAGE)
 
 
 @BOTH
-def test_one_round_of_tools_is_run_unseen(room: House, streamed: bool):
-    script(room, (tool_call(),), "It is cloudy.", streamed=streamed)
-    text, finish, usage = ask(room, streamed=streamed)
+def test_one_round_of_tools_is_run_unseen(app: AppServer, streamed: bool):
+    set_rounds(app, (tool_call(),), "It is cloudy.", streamed=streamed)
+    text, finish, usage = ask(app, streamed=streamed)
     assert (text, finish, dumped(usage)) == ("It is cloudy.", "stop", USAGE_OF_TWO)
-    assert room.tools.calls == [("get_weather", {"city": "Paris"})]
-    messages = room.upstream.seen[1].json["messages"]
+    assert app.tools.calls == [("get_weather", {"city": "Paris"})]
+    messages = app.upstream.seen[1].json["messages"]
     assert messages[-1] == {
         "role": "tool",
         "tool_call_id": "call_1",
@@ -113,39 +113,39 @@ def test_one_round_of_tools_is_run_unseen(room: House, streamed: bool):
 
 
 @BOTH
-def test_several_rounds_add_up(room: House, streamed: bool):
+def test_several_rounds_add_up(app: AppServer, streamed: bool):
     cities = tool_call("list_cities", "{}", id="call_0")
-    script(room, (cities,), (tool_call(),), "Done.", streamed=streamed)
-    text, _, usage = ask(room, streamed=streamed)
+    set_rounds(app, (cities,), (tool_call(),), "Done.", streamed=streamed)
+    text, _, usage = ask(app, streamed=streamed)
     assert text == "Done."
     assert dumped(usage)["total_tokens"] == 36
-    assert [name for name, _ in room.tools.calls] == ["list_cities", "get_weather"]
-    roles = [message["role"] for message in room.upstream.seen[2].json["messages"]]
+    assert [name for name, _ in app.tools.calls] == ["list_cities", "get_weather"]
+    roles = [message["role"] for message in app.upstream.seen[2].json["messages"]]
     assert roles == ["user", "assistant", "tool", "assistant", "tool"]
 
 
 @BOTH
-def test_parallel_calls_answer_in_their_order(room: House, streamed: bool):
+def test_parallel_calls_answer_in_their_order(app: AppServer, streamed: bool):
     rome = tool_call(arguments='{"city":"Rome"}', id="call_2", index=1)
-    script(room, (tool_call(), rome), "Both cloudy.", streamed=streamed)
-    assert ask(room, streamed=streamed)[0] == "Both cloudy."
-    assert sorted(arguments["city"] for _, arguments in room.tools.calls) == ["Paris", "Rome"]
-    results = room.upstream.seen[1].json["messages"][2:]
+    set_rounds(app, (tool_call(), rome), "Both cloudy.", streamed=streamed)
+    assert ask(app, streamed=streamed)[0] == "Both cloudy."
+    assert sorted(arguments["city"] for _, arguments in app.tools.calls) == ["Paris", "Rome"]
+    results = app.upstream.seen[1].json["messages"][2:]
     assert [result["tool_call_id"] for result in results] == ["call_1", "call_2"]
     assert ["Paris" in results[0]["content"], "Rome" in results[1]["content"]] == [True, True]
 
 
 @BOTH
-def test_a_failing_tool_is_told_to_the_model_not_to_the_client(room: House, streamed: bool):
-    script(room, (tool_call("broken"),), "Sorry.", streamed=streamed)
-    assert ask(room, streamed=streamed)[0] == "Sorry."
-    result = room.upstream.seen[1].json["messages"][-1]["content"]
+def test_a_failing_tool_is_told_to_the_model_not_to_the_client(app: AppServer, streamed: bool):
+    set_rounds(app, (tool_call("broken"),), "Sorry.", streamed=streamed)
+    assert ask(app, streamed=streamed)[0] == "Sorry."
+    result = app.upstream.seen[1].json["messages"][-1]["content"]
     assert result == "Error: The server answered 500 Internal Server Error: no such city"
 
 
-def test_text_before_a_call_is_the_same_streamed_and_whole(room: House):
+def test_text_before_a_call_is_the_same_streamed_and_whole(app: AppServer):
     usage = {**chunk(), "choices": [], "usage": USAGE}
-    room.upstream.replies = [
+    app.upstream.replies = [
         sse(
             chunk(role="assistant", content="Let me "),
             chunk(content="look. "),
@@ -155,22 +155,22 @@ def test_text_before_a_call_is_the_same_streamed_and_whole(room: House):
         ),
         text_stream("It is cloudy.", usage=USAGE),
     ]
-    room.upstream.seen.clear()
-    streamed = ask(room, streamed=True)
-    room.upstream.replies = [
+    app.upstream.seen.clear()
+    streamed = ask(app, streamed=True)
+    app.upstream.replies = [
         calls_reply(tool_call(), text="Let me look. "),
         whole({"content": "It is cloudy."}, usage=USAGE),
     ]
-    room.upstream.seen.clear()
-    entire = ask(room, streamed=False)
+    app.upstream.seen.clear()
+    entire = ask(app, streamed=False)
     assert streamed[:2] == entire[:2] == ("Let me look. It is cloudy.", "stop")
     assert dumped(streamed[2]) == dumped(entire[2]) == USAGE_OF_TWO
 
 
 @BOTH
-def test_the_clients_own_tool_is_left_to_the_client(room: House, streamed: bool):
-    script(room, (tool_call("client_tool", '{"x":1}'),), streamed=streamed)
-    with room.client() as client:
+def test_the_clients_own_tool_is_left_to_the_client(app: AppServer, streamed: bool):
+    set_rounds(app, (tool_call("client_tool", '{"x":1}'),), streamed=streamed)
+    with app.client() as client:
         if streamed:
             with client.chat.completions.stream(model="mock", messages=QUESTION, tools=[OWN_TOOL]) as stream:
                 answer = stream.get_final_completion()
@@ -181,12 +181,12 @@ def test_the_clients_own_tool_is_left_to_the_client(room: House, streamed: bool)
     assert [(c.id, c.function.name, c.function.arguments) for c in calls] == [
         ("call_1", "client_tool", '{"x":1}')
     ]
-    assert room.tools.calls == []
+    assert app.tools.calls == []
 
 
-def test_the_stream_helper_puts_an_answer_with_our_tools_together(room: House):
-    script(room, (tool_call(),), "It is cloudy.", streamed=True)
-    with room.client() as client, client.chat.completions.stream(model="mock", messages=QUESTION) as stream:
+def test_the_stream_helper_puts_an_answer_with_our_tools_together(app: AppServer):
+    set_rounds(app, (tool_call(),), "It is cloudy.", streamed=True)
+    with app.client() as client, client.chat.completions.stream(model="mock", messages=QUESTION) as stream:
         kinds = {event.type for event in stream}
         answer = stream.get_final_completion()
     assert answer.choices[0].message.content == "It is cloudy."
@@ -194,10 +194,10 @@ def test_the_stream_helper_puts_an_answer_with_our_tools_together(room: House):
     assert not any("tool_calls" in kind for kind in kinds)
 
 
-def test_no_usage_is_sent_to_a_stream_that_did_not_ask(room: House):
-    script(room, (tool_call(),), "It is cloudy.", streamed=True)
+def test_no_usage_is_sent_to_a_stream_that_did_not_ask(app: AppServer):
+    set_rounds(app, (tool_call(),), "It is cloudy.", streamed=True)
     with (
-        room.client() as client,
+        app.client() as client,
         client.chat.completions.create(model="mock", messages=QUESTION, stream=True) as stream,
     ):
         chunks = [chunk.model_dump(exclude_unset=True) for chunk in stream]
@@ -206,9 +206,9 @@ def test_no_usage_is_sent_to_a_stream_that_did_not_ask(room: House):
 
 
 @BOTH
-async def test_the_async_client_sees_the_same(room: House, streamed: bool):
-    script(room, (tool_call(),), "It is cloudy.", streamed=streamed)
-    async with room.async_client() as client:
+async def test_the_async_client_sees_the_same(app: AppServer, streamed: bool):
+    set_rounds(app, (tool_call(),), "It is cloudy.", streamed=streamed)
+    async with app.async_client() as client:
         if streamed:
             async with client.chat.completions.stream(model="mock", messages=QUESTION) as stream:
                 answer = await stream.get_final_completion()
@@ -219,49 +219,49 @@ async def test_the_async_client_sees_the_same(room: House, streamed: bool):
 
 
 @BOTH
-def test_a_refusal_of_the_model_server_is_the_clients_own_exception(room: House, streamed: bool):
+def test_a_refusal_of_the_model_server_is_the_clients_own_exception(app: AppServer, streamed: bool):
     refusal = {"error": {"message": "slow down", "type": "rate_limit", "param": None, "code": "busy"}}
-    room.upstream.replies = [json_reply(refusal, 429, [(b"retry-after", b"7"), (b"x-request-id", b"r1")])]
-    room.upstream.seen.clear()
-    with room.client() as client, pytest.raises(openai.RateLimitError) as caught:
+    app.upstream.replies = [json_reply(refusal, 429, [(b"retry-after", b"7"), (b"x-request-id", b"r1")])]
+    app.upstream.seen.clear()
+    with app.client() as client, pytest.raises(openai.RateLimitError) as caught:
         client.chat.completions.create(model="mock", messages=QUESTION, stream=streamed)
     assert caught.value.code == "busy"
     assert caught.value.request_id == "r1"
     assert caught.value.response.headers["retry-after"] == "7"
 
 
-def test_a_stream_that_fails_raises_in_the_client(room: House):
-    room.upstream.replies = [
+def test_a_stream_that_fails_raises_in_the_client(app: AppServer):
+    app.upstream.replies = [
         call_stream(tool_call()),
         OUT_OF_MEMORY,
     ]
-    room.upstream.seen.clear()
+    app.upstream.seen.clear()
     with (
-        room.client() as client,
+        app.client() as client,
         client.chat.completions.create(model="mock", messages=QUESTION, stream=True) as stream,
         pytest.raises(openai.APIError, match="out of memory"),
     ):
         list(stream)
 
 
-def test_a_whole_answer_that_fails_after_a_tool_ran_is_not_tried_again(room: House):
-    room.upstream.replies = [
+def test_a_whole_answer_that_fails_after_a_tool_ran_is_not_tried_again(app: AppServer):
+    app.upstream.replies = [
         calls_reply(tool_call()),
         OUT_OF_MEMORY,
     ]
-    room.upstream.seen.clear()
-    room.tools.calls.clear()
-    client = openai.OpenAI(base_url=f"{room.url}/v1", api_key="test", max_retries=2)
+    app.upstream.seen.clear()
+    app.tools.calls.clear()
+    client = openai.OpenAI(base_url=f"{app.url}/v1", api_key="test", max_retries=2)
     with client, pytest.raises(openai.InternalServerError, match="out of memory"):
         client.chat.completions.create(model="mock", messages=QUESTION)
-    assert len(room.tools.calls) == 1
+    assert len(app.tools.calls) == 1
 
 
 @BOTH
-def test_a_mixed_turn_hands_over_the_clients_calls_and_is_whole_again_later(room: House, streamed: bool):
+def test_a_mixed_turn_hands_over_the_clients_calls_and_is_whole_again_later(app: AppServer, streamed: bool):
     theirs = tool_call("client_tool", '{"x":1}', id="call_2", index=1)
-    script(room, (tool_call(), theirs), "Done.", streamed=streamed)
-    with room.client() as client:
+    set_rounds(app, (tool_call(), theirs), "Done.", streamed=streamed)
+    with app.client() as client:
         ask_model = client.chat.completions
         if streamed:
             with ask_model.stream(model="mock", messages=QUESTION, tools=[OWN_TOOL]) as stream:
@@ -272,9 +272,9 @@ def test_a_mixed_turn_hands_over_the_clients_calls_and_is_whole_again_later(room
         assert [call.id for call in first.message.tool_calls or []] == ["call_2"]
         result = {"role": "tool", "tool_call_id": "call_2", "content": "one"}
         said: Any = first.message.model_dump(exclude_none=True)
-        script(room, "Done.", streamed=False)
+        set_rounds(app, "Done.", streamed=False)
         ask_model.create(model="mock", messages=[*QUESTION, said, result], tools=[OWN_TOOL])
-    sent = room.upstream.seen[0].json["messages"]
+    sent = app.upstream.seen[0].json["messages"]
     assert [call["id"] for call in sent[1]["tool_calls"]] == ["call_1", "call_2"]
     assert [(message["tool_call_id"], message["content"][:6]) for message in sent[2:]] == [
         ("call_1", '{"city'),
@@ -282,13 +282,13 @@ def test_a_mixed_turn_hands_over_the_clients_calls_and_is_whole_again_later(room
     ]
 
 
-def test_a_call_that_a_server_says_twice_is_handed_over_once(room: House):
+def test_a_call_that_a_server_says_twice_is_handed_over_once(app: AppServer):
     """llama-cpp-python repeats each call as the old `function_call`."""
     ours, theirs = tool_call(), tool_call("client_tool", '{"x":1}', id="call_2")
     said = {"content": None, "tool_calls": [ours, theirs], "function_call": ours["function"]}
-    room.upstream.replies = [whole(said, finish="tool_calls")]
-    room.upstream.seen.clear()
-    answer = room.ask(tools=[OWN_TOOL])
+    app.upstream.replies = [whole(said, finish="tool_calls")]
+    app.upstream.seen.clear()
+    answer = app.ask(tools=[OWN_TOOL])
     message = answer.json()["choices"][0]["message"]
     assert "function_call" not in message
     assert [call["function"]["name"] for call in message["tool_calls"]] == ["client_tool"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.house import House, house
+from tests.support.app_server import AppServer, app_server
 from tests.support.tools import JSON, Raw, ToolService
 from tests.support.upstream import json_reply, tool_call, whole
 
@@ -18,10 +18,10 @@ async def picture(_: JSON) -> Raw:
     return Raw(PNG, kind=b"image/png")
 
 
-def shown(room: House) -> list[JSON]:
+def shown(app: AppServer) -> list[JSON]:
     """The messages of the second round."""
-    room.ask()
-    messages: list[JSON] = room.upstream.seen[1].json["messages"]
+    app.ask()
+    messages: list[JSON] = app.upstream.seen[1].json["messages"]
     return messages
 
 
@@ -46,9 +46,9 @@ def seeing(modalities: list[str] | None) -> Any:
 )
 def test_a_picture_reaches_models_that_see(vision: str, modalities: list[str] | None, is_shown: bool):
     replies = [whole({"tool_calls": [tool_call()]}, "tool_calls"), whole({"content": "A dot."})]
-    with house(*replies, tools=ToolService(get_weather=picture), vision=vision) as room:
-        room.upstream.models = seeing(modalities)
-        *_, result, last = [{}, *shown(room)]
+    with app_server(*replies, tools=ToolService(get_weather=picture), vision=vision) as app:
+        app.upstream.models = seeing(modalities)
+        *_, result, last = [{}, *shown(app)]
     if is_shown:
         assert result["role"] == "tool"
         url = f"data:image/png;base64,{base64.b64encode(PNG).decode()}"

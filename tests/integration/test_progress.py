@@ -13,10 +13,10 @@ import httpx2
 import pytest
 
 from tests.support.answers import assert_one_clean_answer, chunks_of, content_of
+from tests.support.app_server import QUESTION, AppServer, app_server
 from tests.support.gate import DEADLINE
-from tests.support.house import QUESTION, House, house
 from tests.support.upstream import call_stream, text_stream, tool_call
-from tests.unit.engine.script import Script, Shelf, call, echo, play, says
+from tests.unit.engine.scripted_turns import InMemorySource, ScriptedModel, call, echo, run_loop, says
 from tests.unit.tools.mcp.support import SERVERS
 from toolway.api.chat.progress import shown
 from toolway.conversation.events import CallProgressed
@@ -24,8 +24,8 @@ from toolway.types import JSON, OnProgress, Progress, Tool, ToolCall, ToolResult
 
 
 def streamed(**settings: Any) -> list[JSON]:
-    with house(call_stream(tool_call()), text_stream("It is cloudy."), **settings) as room:
-        chunks = chunks_of(room.ask(stream=True).text)
+    with app_server(call_stream(tool_call()), text_stream("It is cloudy."), **settings) as app:
+        chunks = chunks_of(app.ask(stream=True).text)
     assert_one_clean_answer(chunks)
     assert content_of(chunks) == "It is cloudy."
     return chunks
@@ -60,9 +60,9 @@ def test_progress_of_an_mcp_server_is_shown_while_its_tool_runs(form: str, tmp_p
     config.write_text(json.dumps({"mcpServers": {"files": server}}))
     call = tool_call("copy", json.dumps({"gates": [str(gate) for gate in gates]}))
     replies = call_stream(call), text_stream("Done.")
-    with house(*replies, endpoints="", config=str(config), progress=form) as room:
-        room.until_servers_are(files="ready")
-        text = opened_one_by_one(gates, room)
+    with app_server(*replies, endpoints="", config=str(config), progress=form) as app:
+        app.until_servers_are(files="ready")
+        text = opened_one_by_one(gates, app)
     chunks = chunks_of(text)
     assert_one_clean_answer(chunks)
     assert content_of(chunks) == "Done."
@@ -73,15 +73,15 @@ def test_progress_of_an_mcp_server_is_shown_while_its_tool_runs(form: str, tmp_p
     )
     assert lines[:4] == ["copy ...", *(f"copy: {25 * n} %, stage {n}" for n in (1, 2, 3))]
     assert lines[4].startswith("copy: done in ")
-    assert room.upstream.seen[1].json["messages"][-1]["content"] == "copied"
+    assert app.upstream.seen[1].json["messages"][-1]["content"] == "copied"
 
 
-def opened_one_by_one(gates: list[Path], room: House) -> str:
+def opened_one_by_one(gates: list[Path], app: AppServer) -> str:
     """The whole stream; each gate is opened when the client has heard that the tool waits there."""
     body = {"model": "mock", "messages": QUESTION, "stream": True}
     with (
         httpx2.Client(timeout=DEADLINE) as client,
-        client.stream("POST", f"{room.url}/v1/chat/completions", json=body) as answer,
+        client.stream("POST", f"{app.url}/v1/chat/completions", json=body) as answer,
     ):
         received, text = answer.iter_text(), ""
         for number, gate in enumerate(gates, 1):
@@ -109,7 +109,7 @@ def test_a_tools_own_progress_is_shown(progress: Progress, text: str):
     assert chunk["event"]["data"]["description"] == text
 
 
-class Reporting(Shelf):
+class Reporting(InMemorySource):
     async def call(self, tool: Tool, arguments: JSON, on_progress: OnProgress | None = None) -> ToolResult:
         assert on_progress
         for burst in ([0, 1, 2], [3, 4]):
@@ -122,9 +122,9 @@ class Reporting(Shelf):
 
 
 async def test_reports_of_a_tool_become_events_and_a_slow_listener_gets_the_newest():
-    script = Script(says(None, call()), says("Done"))
-    shelf = Reporting(echo=echo)
-    _, events = await play(script, shelf, relays_progress=True)
-    shelf.report_late(Progress(progress=5))
+    model = ScriptedModel(says(None, call()), says("Done"))
+    source = Reporting(echo=echo)
+    _, events = await run_loop(model, source, relays_progress=True)
+    source.report_late(Progress(progress=5))
     reports = [event.progress.progress for event in events if isinstance(event, CallProgressed)]
     assert reports == [2, 4]

@@ -10,7 +10,7 @@ import httpx2
 import pytest
 
 from tests.support.answers import assert_one_clean_answer, chunks_of, content_of
-from tests.support.house import House, house
+from tests.support.app_server import AppServer, app_server
 from tests.support.tools import CITY, NOTHING, ToolService, document
 from tests.support.upstream import Reply, chunk, json_reply, sse, text_stream, whole
 
@@ -48,9 +48,9 @@ def shop(count: int = 16) -> ToolService:
     return service
 
 
-def room(answer: Answer, tools: ToolService | None = None) -> Any:
-    opened = house(tools=tools or shop(), refresh_interval=0.1)
-    inside: House = opened.__enter__()
+def app(answer: Answer, tools: ToolService | None = None) -> Any:
+    opened = app_server(tools=tools or shop(), refresh_interval=0.1)
+    inside: AppServer = opened.__enter__()
     inside.upstream.answer = answer
     return opened, inside
 
@@ -59,8 +59,8 @@ def room(answer: Answer, tools: ToolService | None = None) -> Any:
 def open_room():
     opened: list[Any] = []
 
-    def enter(answer: Answer, tools: ToolService | None = None) -> House:
-        context, inside = room(answer, tools)
+    def enter(answer: Answer, tools: ToolService | None = None) -> AppServer:
+        context, inside = app(answer, tools)
         opened.append(context)
         return inside
 

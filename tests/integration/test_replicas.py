@@ -13,7 +13,7 @@ import pytest
 
 from tests.integration.test_commands import PATIENCE, serving, toolway
 from tests.support.answers import chunks_of
-from tests.support.house import QUESTION
+from tests.support.app_server import QUESTION
 from tests.support.servers import running
 from tests.support.tools import ToolService
 from tests.support.upstream import ScriptedUpstream, call_stream, text_stream, tool_call, whole

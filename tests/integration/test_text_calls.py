@@ -1,4 +1,4 @@
-"""Calls written as text, through the whole house."""
+"""Calls written as text, through the whole server."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import json
 import pytest
 
 from tests.support.answers import assert_one_clean_answer, chunks_of, content_of
-from tests.support.house import House, house
-from tests.support.upstream import Reply, chunk, sse, text_stream, whole
+from tests.support.app_server import AppServer, app_server
+from tests.support.upstream import chunk, sse, text_stream, whole
 
 OURS = '<tool_call>{"name": "get_weather", "arguments": {"city": "Paris"}}</tool_call>'
 THEIRS = '<tool_call>{"name": "theirs", "arguments": {"x": 1}}</tool_call>'
@@ -19,28 +19,22 @@ CLIENTS = {
 
 
 @pytest.fixture(scope="module")
-def room():
-    with house(text_tool_calls=True) as opened:
-        yield opened
+def app():
+    with app_server(text_tool_calls=True) as server:
+        yield server
 
 
-def play(room: House, *replies: Reply) -> None:
-    room.upstream.replies = list(replies)
-    room.upstream.seen.clear()
-    room.tools.calls.clear()
-
-
-def test_a_call_in_a_whole_answer_is_run(room: House):
-    play(room, whole({"content": OURS}), whole({"content": "Cloudy."}))
-    answer = room.ask().json()
-    assert room.tools.calls == [("get_weather", {"city": "Paris"})]
+def test_a_call_in_a_whole_answer_is_run(app: AppServer):
+    app.set_replies(whole({"content": OURS}), whole({"content": "Cloudy."}))
+    answer = app.ask().json()
+    assert app.tools.calls == [("get_weather", {"city": "Paris"})]
     assert answer["choices"][0]["message"]["content"] == "Cloudy."
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
-def test_a_call_of_the_clients_tool_reaches_the_client_as_a_call(room: House, stream: bool):
-    play(room, text_stream(*OURS[:0], *THEIRS) if stream else whole({"content": THEIRS}))
-    answer = room.ask(stream=stream, tools=[CLIENTS])
+def test_a_call_of_the_clients_tool_reaches_the_client_as_a_call(app: AppServer, stream: bool):
+    app.set_replies(text_stream(*OURS[:0], *THEIRS) if stream else whole({"content": THEIRS}))
+    answer = app.ask(stream=stream, tools=[CLIENTS])
     if stream:
         chunks = chunks_of(answer.text)
         assert_one_clean_answer(chunks)
@@ -59,10 +53,10 @@ def test_a_call_of_the_clients_tool_reaches_the_client_as_a_call(room: House, st
     assert finish == "tool_calls"
 
 
-def test_a_mixed_turn_is_split(room: House):
-    play(room, text_stream(OURS, "\n", THEIRS))
-    chunks = chunks_of(room.ask(stream=True, tools=[CLIENTS]).text)
-    assert room.tools.calls == [("get_weather", {"city": "Paris"})]
+def test_a_mixed_turn_is_split(app: AppServer):
+    app.set_replies(text_stream(OURS, "\n", THEIRS))
+    chunks = chunks_of(app.ask(stream=True, tools=[CLIENTS]).text)
+    assert app.tools.calls == [("get_weather", {"city": "Paris"})]
     calls = [
         c for part in chunks if part["choices"] for c in part["choices"][0]["delta"].get("tool_calls", ())
     ]
@@ -78,26 +72,25 @@ def test_a_mixed_turn_is_split(room: House):
         ["<tool_call>", "never closed"],
     ],
 )
-def test_what_turns_out_to_be_text_arrives_whole(room: House, texts: list[str]):
-    play(room, text_stream(*texts))
-    chunks = chunks_of(room.ask(stream=True).text)
+def test_what_turns_out_to_be_text_arrives_whole(app: AppServer, texts: list[str]):
+    app.set_replies(text_stream(*texts))
+    chunks = chunks_of(app.ask(stream=True).text)
     assert_one_clean_answer(chunks)
     assert content_of(chunks) == "".join(texts)
 
 
-def test_what_was_held_when_the_stream_broke_reaches_the_client(room: House):
-    play(room, sse(chunk(role="assistant", content="<tool_call>{"), done=False))
-    chunks = chunks_of(room.ask(stream=True).text)
+def test_what_was_held_when_the_stream_broke_reaches_the_client(app: AppServer):
+    app.set_replies(sse(chunk(role="assistant", content="<tool_call>{"), done=False))
+    chunks = chunks_of(app.ask(stream=True).text)
     assert "error" in chunks[-1]
     assert content_of(chunks[:-1]) == "<tool_call>{"
 
 
-def test_reasoning_flows_while_nothing_is_held(room: House):
-    play(
-        room,
+def test_reasoning_flows_while_nothing_is_held(app: AppServer):
+    app.set_replies(
         sse(chunk(reasoning_content="hm"), chunk(content=OURS), chunk(finish="stop")),
         text_stream("Cloudy."),
     )
-    chunks = chunks_of(room.ask(stream=True).text)
+    chunks = chunks_of(app.ask(stream=True).text)
     assert content_of(chunks, "reasoning_content") == "hm"
     assert content_of(chunks) == "Cloudy."

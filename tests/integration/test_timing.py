@@ -15,8 +15,8 @@ import orjson
 import pytest
 
 from tests.support.answers import assert_one_clean_answer, chunks_of, content_of
+from tests.support.app_server import QUESTION, AppServer, app_server
 from tests.support.gate import DEADLINE, Gate
-from tests.support.house import QUESTION, House, house
 from tests.support.tools import ToolService
 from tests.support.upstream import Reply, call_stream, chunk, sse, text_stream, tool_call, whole
 
@@ -24,9 +24,9 @@ BODY: dict[str, Any] = {"model": "mock", "messages": QUESTION}
 
 
 @contextmanager
-def open_stream(room: House, **more: Any) -> Iterator[httpx2.Response]:
+def open_stream(app: AppServer, **more: Any) -> Iterator[httpx2.Response]:
     """A streamed request whose head has come; leaving the block leaves the server."""
-    url = f"{room.url}/v1/chat/completions"
+    url = f"{app.url}/v1/chat/completions"
     with (
         httpx2.Client(timeout=DEADLINE) as client,
         client.stream("POST", url, json={**BODY, "stream": True, **more}) as answer,
@@ -64,7 +64,7 @@ def slow_call() -> Reply:
 def test_text_reaches_the_client_while_the_round_goes_on(gate: Gate):
     first, rest = chunk(role="assistant", content="Let me look."), chunk(finish="stop")
     parts = [*sse(first, done=False).parts, gate, *sse(rest).parts]
-    with house(Reply(parts)) as room, open_stream(room) as answer:
+    with app_server(Reply(parts)) as app, open_stream(app) as answer:
         received = answer.iter_raw()
         assert b"Let me look." in read_until(received, b"Let me look.")
         gate.wait_for_arrival()
@@ -75,8 +75,8 @@ def test_text_reaches_the_client_while_the_round_goes_on(gate: Gate):
 def test_the_head_and_comments_come_while_a_tool_runs(gate: Gate):
     replies = slow_call(), text_stream("Done.")
     with (
-        house(*replies, tools=slow_tool(gate), keepalive_interval=0.05) as room,
-        open_stream(room) as answer,
+        app_server(*replies, tools=slow_tool(gate), keepalive_interval=0.05) as app,
+        open_stream(app) as answer,
     ):
         assert answer.status_code == 200
         assert answer.headers["content-type"].startswith("text/event-stream")
@@ -93,7 +93,7 @@ def test_the_head_and_comments_come_while_a_tool_runs(gate: Gate):
 
 def test_comments_come_while_the_model_server_is_silent(gate: Gate):
     parts = [*sse(chunk(role="assistant", content=""), done=False).parts, gate, *text_stream("Late.").parts]
-    with house(Reply(parts), keepalive_interval=0.05) as room, open_stream(room) as answer:
+    with app_server(Reply(parts), keepalive_interval=0.05) as app, open_stream(app) as answer:
         received = answer.iter_raw()
         early = read_until(received, b": keep-alive\n\n")
         gate.open()
@@ -111,51 +111,51 @@ def test_two_slow_tools_run_side_by_side():
         tool_call("slow", '{"city":"Paris"}', id="1"),
         tool_call("slow", '{"city":"Rome"}', id="2", index=1),
     ]
-    with house(call_stream(*calls), text_stream("Done."), tools=ToolService(slow=slow)) as room:
-        with open_stream(room) as answer:
+    with app_server(call_stream(*calls), text_stream("Done."), tools=ToolService(slow=slow)) as app:
+        with open_stream(app) as answer:
             gates["Paris"].wait_for_arrival()
             gates["Rome"].wait_for_arrival()
             gates["Rome"].open()
             gates["Paris"].open()
             answer.read()
-        results = [message["content"] for message in room.upstream.seen[1].json["messages"][2:]]
+        results = [message["content"] for message in app.upstream.seen[1].json["messages"][2:]]
     assert results == ['"Paris is fine"', '"Rome is fine"']
 
 
 @pytest.mark.parametrize("streamed", [True, False], ids=["streamed", "whole"])
 def test_a_client_that_leaves_stops_the_tool(gate: Gate, streamed: bool):
     call = slow_call() if streamed else whole({"tool_calls": [tool_call("slow")]}, finish="tool_calls")
-    with house(call, tools=slow_tool(gate)) as room:
-        leave_while(room, gate.wait_for_arrival, streamed=streamed)
-        room.tools.departures.wait()
-        assert room.tools.departures.names == ["slow"]
-        assert len(room.upstream.seen) == 1
+    with app_server(call, tools=slow_tool(gate)) as app:
+        leave_while(app, gate.wait_for_arrival, streamed=streamed)
+        app.tools.departures.wait()
+        assert app.tools.departures.names == ["slow"]
+        assert len(app.upstream.seen) == 1
 
 
 @pytest.mark.parametrize("streamed", [True, False], ids=["streamed", "whole"])
 def test_a_client_that_leaves_closes_the_model_servers_connection(gate: Gate, streamed: bool):
     first = sse(chunk(role="assistant", content="Well"), done=False).parts
-    with house(Reply([*first, gate])) as room:
-        leave_while(room, gate.wait_for_arrival, streamed=streamed)
-        room.upstream.departures.wait()
-        assert room.upstream.departures.names == ["/v1/chat/completions"]
+    with app_server(Reply([*first, gate])) as app:
+        leave_while(app, gate.wait_for_arrival, streamed=streamed)
+        app.upstream.departures.wait()
+        assert app.upstream.departures.names == ["/v1/chat/completions"]
 
 
 @pytest.mark.parametrize("streamed", [True, False], ids=["streamed", "whole"])
 def test_a_client_that_leaves_before_the_model_server_answers_closes_its_connection(
     gate: Gate, streamed: bool
 ):
-    with house(text_stream("never")) as room:
-        room.upstream.before = gate
-        leave_while(room, gate.wait_for_arrival, streamed=streamed)
-        room.upstream.departures.wait()
-        assert len(room.upstream.seen) == 1
+    with app_server(text_stream("never")) as app:
+        app.upstream.before = gate
+        leave_while(app, gate.wait_for_arrival, streamed=streamed)
+        app.upstream.departures.wait()
+        assert len(app.upstream.seen) == 1
 
 
-def leave_while(room: House, reached: Callable[[], None], *, streamed: bool) -> None:
+def leave_while(app: AppServer, reached: Callable[[], None], *, streamed: bool) -> None:
     """Send a request and hang up as soon as `reached` returns."""
-    request = httpx2.Request("POST", f"{room.url}/v1/chat/completions", json={**BODY, "stream": streamed})
-    host, port = room.url.removeprefix("http://").split(":")
+    request = httpx2.Request("POST", f"{app.url}/v1/chat/completions", json={**BODY, "stream": streamed})
+    host, port = app.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=DEADLINE) as connection:
         head = "".join(f"{name}: {value}\r\n" for name, value in request.headers.items())
         connection.sendall(f"POST /v1/chat/completions HTTP/1.1\r\n{head}\r\n".encode() + request.content)
@@ -176,14 +176,12 @@ def test_nine_conversations_at_once_do_not_mix():
         word = last["content"]
         return call_stream(tool_call("meet", f'{{"city":"{word}"}}', id=f"call_{word}"))
 
-    with house(tools=ToolService(meet=meet)) as room, ThreadPoolExecutor(9) as pool:
-        room.upstream.answer = model
+    with app_server(tools=ToolService(meet=meet)) as app, ThreadPoolExecutor(9) as pool:
+        app.upstream.answer = model
         words = [f"word{number}" for number in range(9)]
 
         def talk(word: str) -> str:
-            answer = room.post(
-                {"model": "m", "stream": True, "messages": [{"role": "user", "content": word}]}
-            )
+            answer = app.post({"model": "m", "stream": True, "messages": [{"role": "user", "content": word}]})
             chunks = chunks_of(answer.text)
             assert_one_clean_answer(chunks)
             return content_of(chunks)
@@ -200,11 +198,11 @@ def test_a_model_that_calls_for_ever_is_brought_to_an_end(streamed: bool):
     reply = (
         call_stream(tool_call()) if streamed else whole({"tool_calls": [tool_call()]}, finish="tool_calls")
     )
-    with house(reply, max_rounds=3) as room:
-        answer = room.ask(stream=streamed)
-        assert len(room.tools.calls) == 3
-        assert len(room.upstream.seen) == 5
-        assert "tools" not in room.upstream.seen[-1].json
+    with app_server(reply, max_rounds=3) as app:
+        answer = app.ask(stream=streamed)
+        assert len(app.tools.calls) == 3
+        assert len(app.upstream.seen) == 5
+        assert "tools" not in app.upstream.seen[-1].json
     if streamed:
         chunks = chunks_of(answer.text)
         assert_one_clean_answer(chunks)
@@ -219,8 +217,8 @@ def test_bytes_that_arrive_three_at_a_time_make_the_same_answer():
     streams = [call_stream(tool_call()), text_stream("Il fait 20 °C à Paris — ☁️")]
     slices = [b"".join(p for p in reply.parts if isinstance(p, bytes)) for reply in streams]
     cut = [Reply([body[i : i + 3] for i in range(0, len(body), 3)]) for body in slices]
-    with house(*cut) as room:
-        chunks = chunks_of(room.ask(stream=True).text)
+    with app_server(*cut) as app:
+        chunks = chunks_of(app.ask(stream=True).text)
     assert_one_clean_answer(chunks)
     assert content_of(chunks) == "Il fait 20 °C à Paris — ☁️"
 
@@ -230,9 +228,9 @@ def test_a_client_that_does_not_read_is_cut_off_and_the_model_server_told():
     flood = itertools.cycle([event, anyio.lowlevel.checkpoint])
     body = orjson.dumps({**BODY, "stream": True})
     head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body)
-    with house(Reply(flood), send_timeout=0.4) as room:
-        port = int(room.url.rpartition(":")[2])
+    with app_server(Reply(flood), send_timeout=0.4) as app:
+        port = int(app.url.rpartition(":")[2])
         with socket.create_connection(("127.0.0.1", port)) as client:
             client.sendall(head + body)
-            room.upstream.departures.wait()
-    assert room.upstream.departures.names == ["/v1/chat/completions"]
+            app.upstream.departures.wait()
+    assert app.upstream.departures.names == ["/v1/chat/completions"]

@@ -12,8 +12,8 @@ import orjson
 import pytest
 
 from tests.support.answers import assert_one_clean_answer, chunks_of, content_of
+from tests.support.app_server import AppServer, app_server
 from tests.support.gate import DEADLINE, Gate
-from tests.support.house import House, house
 from tests.support.servers import free_port, running
 from tests.support.tools import CITY, Raw, ToolService, document
 from tests.support.upstream import call_stream, text_stream, tool_call, whole
@@ -25,16 +25,16 @@ def names_in(request: dict[str, Any]) -> list[str]:
     return [tool["function"]["name"] for tool in request.get("tools", ())]
 
 
-def result_in(room: House) -> str:
+def result_in(app: AppServer) -> str:
     """What the model read of the last call."""
-    text: str = room.upstream.seen[-1].json["messages"][-1]["content"]
+    text: str = app.upstream.seen[-1].json["messages"][-1]["content"]
     return text
 
 
-def offered(room: House) -> list[str]:
+def offered(app: AppServer) -> list[str]:
     """The tools that a request carries now."""
-    room.ask()
-    return names_in(room.upstream.seen[-1].json)
+    app.ask()
+    return names_in(app.upstream.seen[-1].json)
 
 
 def eventually(holds: Callable[[], bool]) -> None:
@@ -58,10 +58,10 @@ def test_two_servers_with_one_name_both_get_prefixes_and_calls_reach_the_right_o
             tool_call("beta__look_up", id="1"),
             tool_call("alpha__look_up", id="2", index=1),
         ]
-        with house(call_stream(*calls), text_stream("Done."), endpoints=endpoints) as room:
-            answer = room.ask(stream=True)
-            request = room.upstream.seen[0].json
-            results = [message["content"] for message in room.upstream.seen[1].json["messages"][2:]]
+        with app_server(call_stream(*calls), text_stream("Done."), endpoints=endpoints) as app:
+            answer = app.ask(stream=True)
+            request = app.upstream.seen[0].json
+            results = [message["content"] for message in app.upstream.seen[1].json["messages"][2:]]
     assert_one_clean_answer(chunks_of(answer.text))
     assert [name for name in names_in(request) if "look_up" in name] == ["alpha__look_up", "beta__look_up"]
     assert "look_up" not in names_in(request)
@@ -71,11 +71,11 @@ def test_two_servers_with_one_name_both_get_prefixes_and_calls_reach_the_right_o
 
 def test_a_name_that_the_client_uses_is_the_clients():
     own = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}
-    with house(call_stream(tool_call())) as room:
-        chunks = chunks_of(room.ask(stream=True, tools=[own]).text)
-        assert names_in(room.upstream.seen[0].json) == ["get_weather", "list_cities"]
-        assert room.tools.calls == []
-        assert len(room.upstream.seen) == 1
+    with app_server(call_stream(tool_call())) as app:
+        chunks = chunks_of(app.ask(stream=True, tools=[own]).text)
+        assert names_in(app.upstream.seen[0].json) == ["get_weather", "list_cities"]
+        assert app.tools.calls == []
+        assert len(app.upstream.seen) == 1
     assert chunks[-1]["choices"][0]["finish_reason"] == "tool_calls"
     assert [c["choices"][0]["delta"]["tool_calls"][0]["function"]["name"] for c in chunks[1:-1]] == [
         "get_weather"
@@ -109,21 +109,21 @@ def faulty():
     async def odd(_: Any) -> Any:
         return fault["answer"]
 
-    with house(tools=ToolService(odd=odd)) as room:
-        yield room, fault
+    with app_server(tools=ToolService(odd=odd)) as app:
+        yield app, fault
 
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_what_a_tool_server_does_wrong_is_read_by_the_model(faulty: Any, name: str):
-    room, fault = faulty
+    app, fault = faulty
     fault["answer"], words = FAULTS[name]
-    room.upstream.seen.clear()
-    room.upstream.replies = [call_stream(tool_call("odd")), text_stream("I see.")]
-    chunks = chunks_of(room.ask(stream=True).text)
+    app.upstream.seen.clear()
+    app.upstream.replies = [call_stream(tool_call("odd")), text_stream("I see.")]
+    chunks = chunks_of(app.ask(stream=True).text)
     assert_one_clean_answer(chunks)
     assert content_of(chunks) == "I see."
-    assert words in result_in(room)
-    assert "127.0.0.1" not in result_in(room)
+    assert words in result_in(app)
+    assert "127.0.0.1" not in result_in(app)
 
 
 def test_a_tool_that_never_answers_is_given_up():
@@ -132,53 +132,53 @@ def test_a_tool_that_never_answers_is_given_up():
     async def mute(_: Any) -> None:
         await gate()
 
-    with house(
+    with app_server(
         call_stream(tool_call("mute")), text_stream("I see."), tools=ToolService(mute=mute), tool_timeout=0.2
-    ) as room:
-        assert content_of(chunks_of(room.ask(stream=True).text)) == "I see."
-        assert result_in(room) == "Error: mute did not answer in time and was given up"
-        room.tools.departures.wait()
+    ) as app:
+        assert content_of(chunks_of(app.ask(stream=True).text)) == "I see."
+        assert result_in(app) == "Error: mute did not answer in time and was given up"
+        app.tools.departures.wait()
         gate.open()
 
 
 def test_arguments_that_do_not_fit_are_not_sent_to_the_server():
-    with house(call_stream(tool_call(arguments='{"town":"Paris"}')), text_stream("Sorry.")) as room:
-        chunks_of(room.ask(stream=True).text)
-        assert room.tools.calls == []
-        assert "`city` is required" in result_in(room)
+    with app_server(call_stream(tool_call(arguments='{"town":"Paris"}')), text_stream("Sorry.")) as app:
+        chunks_of(app.ask(stream=True).text)
+        assert app.tools.calls == []
+        assert "`city` is required" in result_in(app)
 
 
 def test_a_server_that_is_down_costs_nobody_its_answer_and_joins_when_it_comes():
     port = free_port()
-    with house(
+    with app_server(
         whole({"content": "Hi"}), endpoints=f"late=http://127.0.0.1:{port}", refresh_interval=0.1
-    ) as room:
-        assert room.ask().status_code == 200
-        assert offered(room) == []
-        ready = httpx2.get(f"{room.url}/readyz").json()
+    ) as app:
+        assert app.ask().status_code == 200
+        assert offered(app) == []
+        ready = httpx2.get(f"{app.url}/readyz").json()
         assert ready["servers"] == {"late": "failed"}
         with running(ToolService(), port=port, lifespan="off"):
-            eventually(lambda: offered(room) == ["get_weather", "list_cities"])
-        room.upstream.seen.clear()
-        eventually(lambda: offered(room) == [])
-        assert httpx2.get(f"{room.url}/readyz").json()["servers"] == {"late": "failed"}
+            eventually(lambda: offered(app) == ["get_weather", "list_cities"])
+        app.upstream.seen.clear()
+        eventually(lambda: offered(app) == [])
+        assert httpx2.get(f"{app.url}/readyz").json()["servers"] == {"late": "failed"}
         with running(ToolService(), port=port, lifespan="off"):
-            eventually(lambda: offered(room) == ["get_weather", "list_cities"])
+            eventually(lambda: offered(app) == ["get_weather", "list_cities"])
 
 
 def test_a_call_to_a_server_that_has_gone_is_told_to_the_model():
     port = free_port()
-    with house(
+    with app_server(
         call_stream(tool_call()),
         text_stream("I see."),
         endpoints=f"http://127.0.0.1:{port}",
         refresh_interval=60.0,
-    ) as room:
+    ) as app:
         with running(ToolService(), port=port, lifespan="off"):
-            eventually(lambda: offered(room) != [])
-        room.upstream.seen.clear()
-        assert content_of(chunks_of(room.ask(stream=True).text)) == "I see."
-        assert "cannot be reached" in result_in(room)
+            eventually(lambda: offered(app) != [])
+        app.upstream.seen.clear()
+        assert content_of(chunks_of(app.ask(stream=True).text)) == "I see."
+        assert "cannot be reached" in result_in(app)
 
 
 @pytest.mark.parametrize(
@@ -202,10 +202,10 @@ def test_a_broken_document_takes_nothing_from_the_other_servers(broken: Raw):
     with (
         running(bad, lifespan="off") as bad_url,
         running(ToolService(), lifespan="off") as good_url,
-        house(whole({"content": "Hi"}), endpoints=f"bad={bad_url}, good={good_url}") as room,
+        app_server(whole({"content": "Hi"}), endpoints=f"bad={bad_url}, good={good_url}") as app,
     ):
-        assert offered(room) == ["get_weather", "list_cities"]
-        states = httpx2.get(f"{room.url}/readyz").json()["servers"]
+        assert offered(app) == ["get_weather", "list_cities"]
+        states = httpx2.get(f"{app.url}/readyz").json()["servers"]
     assert states["good"] == "ready"
 
 
@@ -218,10 +218,10 @@ def test_a_server_whose_document_never_comes_delays_nobody_for_long():
     with (
         running(mute, lifespan="off", log_level="critical") as mute_url,
         running(ToolService(), lifespan="off") as good_url,
-        house(whole({"content": "Hi"}), endpoints=f"mute={mute_url}, good={good_url}") as room,
+        app_server(whole({"content": "Hi"}), endpoints=f"mute={mute_url}, good={good_url}") as app,
     ):
-        assert offered(room) == ["get_weather", "list_cities"]
-        ready = httpx2.get(f"{room.url}/readyz")
+        assert offered(app) == ["get_weather", "list_cities"]
+        ready = httpx2.get(f"{app.url}/readyz")
         gate.open()
     assert (ready.status_code, ready.json()["servers"]["mute"]) == (503, "starting")
 
@@ -235,19 +235,19 @@ def test_a_request_keeps_the_tools_that_it_began_with():
 
     service = ToolService(slow=slow)
     calls = call_stream(tool_call("slow")), call_stream(tool_call("list_cities", "{}")), text_stream("Done.")
-    with house(*calls, tools=service, refresh_interval=0.1) as room:
+    with app_server(*calls, tools=service, refresh_interval=0.1) as app:
         answers: list[str] = []
-        talk = threading.Thread(target=lambda: answers.append(room.ask(stream=True).text))
+        talk = threading.Thread(target=lambda: answers.append(app.ask(stream=True).text))
         talk.start()
         gate.wait_for_arrival()
         service.document = document({"other": CITY})
-        room.upstream.answer = lambda request: whole({"content": "Hi"})
-        eventually(lambda: offered(room) == ["other"])
-        room.upstream.answer = lambda request: calls[sum(m["role"] == "tool" for m in request["messages"])]
+        app.upstream.answer = lambda request: whole({"content": "Hi"})
+        eventually(lambda: offered(app) == ["other"])
+        app.upstream.answer = lambda request: calls[sum(m["role"] == "tool" for m in request["messages"])]
         gate.open()
         talk.join(DEADLINE)
         assert not talk.is_alive()
     assert content_of(chunks_of(answers[0])) == "Done."
     assert [name for name, _ in service.calls] == ["slow", "list_cities"]
-    last = orjson.loads(room.upstream.seen[-1].body)
+    last = orjson.loads(app.upstream.seen[-1].body)
     assert names_in(last) == ["get_weather", "list_cities", "slow"]

@@ -10,8 +10,8 @@ import orjson
 import pytest
 
 from tests.support.answers import assert_error, assert_one_clean_answer, chunks_of, content_of, error_of
+from tests.support.app_server import AppServer, app_server
 from tests.support.gate import Gate
-from tests.support.house import House, house
 from tests.support.servers import free_port
 from tests.support.upstream import (
     OUT_OF_MEMORY,
@@ -32,9 +32,9 @@ HTML_TYPE = ((b"content-type", b"text/html"),)
 
 
 @pytest.fixture(scope="module")
-def room():
-    with house() as opened:
-        yield opened
+def app():
+    with app_server() as server:
+        yield server
 
 
 def first_round(*, streamed: bool) -> Reply:
@@ -45,7 +45,7 @@ def first_round(*, streamed: bool) -> Reply:
 
 @BOTH
 @pytest.mark.parametrize("status", [400, 401, 404, 422, 429, 500, 503])
-def test_a_refusal_in_round_1_is_relayed_byte_for_byte(room: House, status: int, streamed: bool):
+def test_a_refusal_in_round_1_is_relayed_byte_for_byte(app: AppServer, status: int, streamed: bool):
     body = b'{ "error" : {"message":"no",   "code":null, "vendor": "\\u00e9"} }\n'
     headers = [
         (b"content-type", b"application/json; vendor=1"),
@@ -53,21 +53,21 @@ def test_a_refusal_in_round_1_is_relayed_byte_for_byte(room: House, status: int,
         (b"x-request-id", b"req-1"),
         (b"x-ratelimit-remaining-requests", b"0"),
     ]
-    room.script(Reply([body], status, headers))
-    answer = room.ask(stream=streamed)
+    app.set_replies(Reply([body], status, headers))
+    answer = app.ask(stream=streamed)
     assert (answer.status_code, answer.content) == (status, body)
     assert {key.encode(): value.encode() for key, value in answer.headers.items()}.items() >= dict(
         headers
     ).items()
-    assert len(room.upstream.seen) == 1
+    assert len(app.upstream.seen) == 1
 
 
 @BOTH
-def test_a_compressed_refusal_can_be_read(room: House, streamed: bool):
+def test_a_compressed_refusal_can_be_read(app: AppServer, streamed: bool):
     body = b'{"error":{"message":"no"}}'
     headers = [(b"content-type", b"application/json"), (b"content-encoding", b"gzip")]
-    room.script(Reply([gzip.compress(body)], 400, headers))
-    answer = room.ask(stream=streamed)
+    app.set_replies(Reply([gzip.compress(body)], 400, headers))
+    answer = app.ask(stream=streamed)
     assert (answer.status_code, answer.content) == (400, body)
 
 
@@ -85,30 +85,32 @@ BROKEN_IN_ROUND_2 = {
 
 
 @pytest.mark.parametrize("name", BROKEN_IN_ROUND_2)
-def test_a_stream_that_breaks_in_round_2_ends_with_an_error(room: House, name: str):
-    room.script(first_round(streamed=True), BROKEN_IN_ROUND_2[name])
-    answer = room.ask(**STREAM)
+def test_a_stream_that_breaks_in_round_2_ends_with_an_error(app: AppServer, name: str):
+    app.set_replies(first_round(streamed=True), BROKEN_IN_ROUND_2[name])
+    answer = app.ask(**STREAM)
     assert answer.status_code == 200
     error = error_of(chunks_of(answer.text))
-    assert str(room.upstream.seen[0].header(b"host"), "ascii") not in error["message"]
-    assert len(room.tools.calls) == 1
+    assert str(app.upstream.seen[0].header(b"host"), "ascii") not in error["message"]
+    assert len(app.tools.calls) == 1
 
 
 @pytest.mark.parametrize("name", BROKEN_IN_ROUND_2)
-def test_a_whole_answer_that_breaks_in_round_2_is_not_to_be_retried(room: House, name: str):
-    room.script(first_round(streamed=False), BROKEN_IN_ROUND_2[name])
-    answer = room.ask()
+def test_a_whole_answer_that_breaks_in_round_2_is_not_to_be_retried(app: AppServer, name: str):
+    app.set_replies(first_round(streamed=False), BROKEN_IN_ROUND_2[name])
+    answer = app.ask()
     assert answer.status_code == 502
     assert answer.headers["x-should-retry"] == "false"
     assert_error(answer.json())
-    assert len(room.tools.calls) == 1
+    assert len(app.tools.calls) == 1
 
 
 @BOTH
 @pytest.mark.parametrize("name", ["reset", "html", "not json", "error in a 200", "no choices", "cut"])
-def test_what_breaks_before_a_tool_ran_is_a_502_that_may_be_retried(room: House, name: str, streamed: bool):
-    room.script(BROKEN_IN_ROUND_2[name])
-    answer = room.ask(stream=streamed)
+def test_what_breaks_before_a_tool_ran_is_a_502_that_may_be_retried(
+    app: AppServer, name: str, streamed: bool
+):
+    app.set_replies(BROKEN_IN_ROUND_2[name])
+    answer = app.ask(stream=streamed)
     assert answer.status_code == 502
     assert "x-should-retry" not in answer.headers
     assert_error(answer.json())
@@ -152,9 +154,9 @@ BROKEN_STREAMS = {
 
 
 @pytest.mark.parametrize("name", BROKEN_STREAMS)
-def test_a_broken_stream_ends_with_an_error_and_no_finish(room: House, name: str):
-    room.script(BROKEN_STREAMS[name])
-    answer = room.ask(**STREAM)
+def test_a_broken_stream_ends_with_an_error_and_no_finish(app: AppServer, name: str):
+    app.set_replies(BROKEN_STREAMS[name])
+    answer = app.ask(**STREAM)
     chunks = chunks_of(answer.text)
     error = error_of(chunks)
     if "error" in name:
@@ -163,42 +165,42 @@ def test_a_broken_stream_ends_with_an_error_and_no_finish(room: House, name: str
         assert content_of(chunks) == "Well"
 
 
-def test_a_stream_request_that_is_answered_with_an_error_object(room: House):
-    room.script(json_reply({"error": {"message": "out of memory", "type": "server_error", "code": 500}}))
-    answer = room.ask(**STREAM)
+def test_a_stream_request_that_is_answered_with_an_error_object(app: AppServer):
+    app.set_replies(json_reply({"error": {"message": "out of memory", "type": "server_error", "code": 500}}))
+    answer = app.ask(**STREAM)
     assert answer.status_code == 502
     assert answer.json()["error"]["message"] == "out of memory"
 
 
 @pytest.mark.parametrize("kind", [b"application/json", b"application/json; charset=utf-8"])
-def test_a_stream_request_that_is_answered_whole_is_streamed_all_the_same(room: House, kind: bytes):
+def test_a_stream_request_that_is_answered_whole_is_streamed_all_the_same(app: AppServer, kind: bytes):
     answer_1 = whole({"tool_calls": [tool_call()]}, finish="tool_calls")
     answer_2 = whole({"content": "It is cloudy."}, usage={"total_tokens": 3})
     for reply in (answer_1, answer_2):
         reply.headers = ((b"content-type", kind),)
-    room.script(answer_1, answer_2)
-    answer = room.ask(stream=True, stream_options={"include_usage": True})
+    app.set_replies(answer_1, answer_2)
+    answer = app.ask(stream=True, stream_options={"include_usage": True})
     chunks = chunks_of(answer.text)
     assert_one_clean_answer(chunks)
     assert content_of(chunks) == "It is cloudy."
     assert chunks[-1]["usage"] == {"total_tokens": 3}
-    assert len(room.tools.calls) == 1
+    assert len(app.tools.calls) == 1
 
 
 @pytest.mark.parametrize(
     "kind", [None, b"text/plain", b"Text/Event-Stream;charset=UTF-8", b"application/octet-stream"]
 )
-def test_a_stream_is_known_whatever_it_is_called(room: House, kind: bytes | None):
+def test_a_stream_is_known_whatever_it_is_called(app: AppServer, kind: bytes | None):
     reply = text_stream("Hello")
     reply.headers = () if kind is None else ((b"content-type", kind),)
-    room.script(reply)
-    assert content_of(chunks_of(room.ask(**STREAM).text)) == "Hello"
+    app.set_replies(reply)
+    assert content_of(chunks_of(app.ask(**STREAM).text)) == "Hello"
 
 
 @BOTH
 def test_a_model_server_that_is_down_is_a_502_that_says_so(streamed: bool):
-    with house(openai_base_url=f"http://127.0.0.1:{free_port()}/v1") as room:
-        answer = room.ask(stream=streamed)
+    with app_server(openai_base_url=f"http://127.0.0.1:{free_port()}/v1") as app:
+        answer = app.ask(stream=streamed)
     assert answer.status_code == 502
     assert_error(answer.json())
     assert answer.json()["error"]["type"] == "upstream_error"
@@ -208,9 +210,9 @@ def test_a_model_server_that_is_down_is_a_502_that_says_so(streamed: bool):
 @BOTH
 def test_a_silent_model_server_is_a_504(streamed: bool):
     gate = Gate()
-    with house(text_stream("never"), upstream_silence_timeout=0.2) as room:
-        room.upstream.before = gate
-        answer = room.ask(stream=streamed)
+    with app_server(text_stream("never"), upstream_silence_timeout=0.2) as app:
+        app.upstream.before = gate
+        answer = app.ask(stream=streamed)
         gate.open()
     assert answer.status_code == 504
     assert_error(answer.json())
@@ -220,34 +222,34 @@ def test_a_silent_model_server_is_a_504(streamed: bool):
 def test_a_stream_that_falls_silent_ends_with_an_error():
     gate = Gate()
     parts: Sequence[Any] = [*text_then().parts, gate]
-    with house(Reply(parts), upstream_silence_timeout=0.2) as room:
-        chunks = chunks_of(room.ask(**STREAM).text)
+    with app_server(Reply(parts), upstream_silence_timeout=0.2) as app:
+        chunks = chunks_of(app.ask(**STREAM).text)
         gate.open()
     assert "silent" in error_of(chunks)["message"]
     assert content_of(chunks) == "Well"
 
 
-def test_a_redirect_of_the_model_server_is_not_followed(room: House):
-    room.script(Reply([b"moved"], 302, [(b"location", b"http://127.0.0.1:1/elsewhere")]))
-    answer = room.ask()
+def test_a_redirect_of_the_model_server_is_not_followed(app: AppServer):
+    app.set_replies(Reply([b"moved"], 302, [(b"location", b"http://127.0.0.1:1/elsewhere")]))
+    answer = app.ask()
     assert answer.status_code in (302, 502)
-    assert len(room.upstream.seen) == 1
+    assert len(app.upstream.seen) == 1
 
 
 @pytest.mark.parametrize(
     "text", [r'"half \ud83d"', r'"\ud83d\ude00"', "NaN", "-Infinity"], ids=["half", "pair", "nan", "infinity"]
 )
-def test_a_chunk_that_only_lenient_readers_take_does_not_end_the_stream(room: House, text: str):
+def test_a_chunk_that_only_lenient_readers_take_does_not_end_the_stream(app: AppServer, text: str):
     odd = orjson.dumps(chunk(content="Well", odd="ODD")).replace(b'"ODD"', text.encode())
-    room.script(sse(chunk(role="assistant", content=""), odd, chunk(finish="stop")))
-    assert content_of(chunks_of(room.ask(**STREAM).text)) == "Well"
+    app.set_replies(sse(chunk(role="assistant", content=""), odd, chunk(finish="stop")))
+    assert content_of(chunks_of(app.ask(**STREAM).text)) == "Well"
 
 
-def test_a_character_split_in_two_halves_reaches_the_client_and_the_model(room: House):
+def test_a_character_split_in_two_halves_reaches_the_client_and_the_model(app: AppServer):
     halves = [orjson.dumps(chunk(content="X")).replace(b"X", half) for half in (rb"\ud83d", rb"\ude00")]
-    room.script(
+    app.set_replies(
         sse(*halves, chunk(tool_calls=[tool_call()]), chunk(finish="tool_calls")), text_stream("Done.")
     )
-    answer = room.ask(**STREAM)
+    answer = app.ask(**STREAM)
     assert r"\ud83d" in answer.text
-    assert room.upstream.seen[1].json["messages"][1]["content"] == "😀"
+    assert app.upstream.seen[1].json["messages"][1]["content"] == "😀"

@@ -8,7 +8,7 @@ import httpx2
 import openai
 import pytest
 
-from tests.support.house import House, house
+from tests.support.app_server import AppServer, app_server
 from tests.support.upstream import Reply, call_stream, json_reply, text_stream, tool_call, whole
 
 MODELS = {"object": "list", "data": [{"id": "qwen3", "object": "model", "owned_by": "llamacpp"}]}
@@ -17,26 +17,26 @@ THEIRS = {"type": "function", "function": {"name": "theirs", "parameters": {"typ
 
 
 @pytest.fixture(scope="module")
-def room():
-    with house(endpoints=None, profiles=PROFILES) as opened:
-        yield opened
+def app():
+    with app_server(endpoints=None, profiles=PROFILES) as server:
+        yield server
 
 
-def ask(room: House, *replies: Reply, headers: dict[str, str] | None = None, **body: Any) -> list[Any]:
+def ask(app: AppServer, *replies: Reply, headers: dict[str, str] | None = None, **body: Any) -> list[Any]:
     """The requests that the model server saw."""
-    room.upstream.replies = list(replies) or [whole({"content": "Hi"})]
-    room.upstream.seen.clear()
-    answer = room.ask(headers=headers, **body)
+    app.upstream.replies = list(replies) or [whole({"content": "Hi"})]
+    app.upstream.seen.clear()
+    answer = app.ask(headers=headers, **body)
     assert answer.status_code == 200, answer.text
-    return [seen for seen in room.upstream.seen if seen.method == "POST"]
+    return [seen for seen in app.upstream.seen if seen.method == "POST"]
 
 
 def names(seen: Any) -> list[str]:
     return [tool["function"]["name"] for tool in seen.json.get("tools", ())]
 
 
-def label(room: House) -> str:
-    return room.settings.endpoints[0].label
+def label(app: AppServer) -> str:
+    return app.settings.endpoints[0].label
 
 
 @pytest.mark.parametrize(
@@ -50,70 +50,70 @@ def label(room: House) -> str:
         ("other.*", []),
     ],
 )
-def test_a_header_chooses_tools(room: House, wanted: str, offered: list[str]):
-    (seen,) = ask(room, headers={"X-Toolway-Tools": wanted.format(label=label(room))})
+def test_a_header_chooses_tools(app: AppServer, wanted: str, offered: list[str]):
+    (seen,) = ask(app, headers={"X-Toolway-Tools": wanted.format(label=label(app))})
     assert names(seen) == offered
     assert seen.header(b"x-toolway-tools") is None
     assert ("tools" in seen.json) is bool(offered)
 
 
-def test_mcp_entries_choose_servers_and_tools_and_stay_here(room: House):
-    entry = {"type": "mcp", "server_label": label(room), "allowed_tools": ["list_cities"]}
-    (seen,) = ask(room, tools=[THEIRS, entry])
+def test_mcp_entries_choose_servers_and_tools_and_stay_here(app: AppServer):
+    entry = {"type": "mcp", "server_label": label(app), "allowed_tools": ["list_cities"]}
+    (seen,) = ask(app, tools=[THEIRS, entry])
     assert names(seen) == ["theirs", "list_cities"]
-    (seen,) = ask(room, tools=[{**entry, "allowed_tools": {"tool_names": ["get_weather"]}}])
+    (seen,) = ask(app, tools=[{**entry, "allowed_tools": {"tool_names": ["get_weather"]}}])
     assert names(seen) == ["get_weather"]
-    (seen,) = ask(room, tools=[{"type": "mcp", "server_label": label(room)}])
+    (seen,) = ask(app, tools=[{"type": "mcp", "server_label": label(app)}])
     assert names(seen) == ["get_weather", "list_cities"]
 
 
-def test_an_mcp_entry_of_an_unknown_server_is_refused_with_the_known_ones(room: House):
-    answer = room.ask(tools=[{"type": "mcp", "server_label": "moon"}])
+def test_an_mcp_entry_of_an_unknown_server_is_refused_with_the_known_ones(app: AppServer):
+    answer = app.ask(tools=[{"type": "mcp", "server_label": "moon"}])
     assert answer.status_code == 400
-    assert f"'moon' here; those that are: {label(room)}" in answer.json()["error"]["message"]
+    assert f"'moon' here; those that are: {label(app)}" in answer.json()["error"]["message"]
 
 
-def test_a_profile_is_taken_by_the_models_name(room: House):
-    (seen,) = ask(room, model="qwen3@towns")
+def test_a_profile_is_taken_by_the_models_name(app: AppServer):
+    (seen,) = ask(app, model="qwen3@towns")
     assert (seen.json["model"], names(seen)) == ("qwen3", ["list_cities"])
-    (seen,) = ask(room, model="qwen3@none")
+    (seen,) = ask(app, model="qwen3@none")
     assert names(seen) == []
-    (seen,) = ask(room, model="user@example")
+    (seen,) = ask(app, model="user@example")
     assert seen.json["model"] == "user@example"
 
 
-def test_all_choices_narrow_and_none_widens(room: House):
-    (seen,) = ask(room, model="qwen3@towns", headers={"X-Toolway-Tools": "get_*"})
+def test_all_choices_narrow_and_none_widens(app: AppServer):
+    (seen,) = ask(app, model="qwen3@towns", headers={"X-Toolway-Tools": "get_*"})
     assert names(seen) == []
 
 
-def test_profiles_appear_among_the_models(room: House):
-    room.upstream.replies = [json_reply(MODELS)]
-    listed = room.client().models.list()
+def test_profiles_appear_among_the_models(app: AppServer):
+    app.upstream.replies = [json_reply(MODELS)]
+    listed = app.client().models.list()
     assert [model.id for model in listed] == ["qwen3", "qwen3@towns", "qwen3@none"]
-    room.upstream.replies = [json_reply({"error": {"message": "no"}}, 401)]
+    app.upstream.replies = [json_reply({"error": {"message": "no"}}, 401)]
     with pytest.raises(openai.AuthenticationError):
-        room.client().models.list()
+        app.client().models.list()
 
 
 def test_without_profiles_the_list_is_passed_on_as_it_is():
-    with house(json_reply(MODELS)) as room:
-        assert httpx2.get(f"{room.url}/v1/models").json() == MODELS
+    with app_server(json_reply(MODELS)) as app:
+        assert httpx2.get(f"{app.url}/v1/models").json() == MODELS
 
 
 def test_headers_lower_the_limits_and_never_raise_them():
     calls = [call_stream(tool_call(id=f"c{n}", arguments=f'{{"city":"{n}"}}')) for n in range(9)]
     for limit, ran in [("1", 1), ("99", 3), ("0", 0)]:
-        with house(*calls[: ran + 1], text_stream("So far."), max_rounds=3) as room:
-            room.ask(stream=True, headers={"X-Toolway-Max-Rounds": limit})
-            assert len(room.tools.calls) == ran
-            assert "tools" not in room.upstream.seen[-1].json
-            assert room.upstream.seen[-1].header(b"x-toolway-max-rounds") is None
+        with app_server(*calls[: ran + 1], text_stream("So far."), max_rounds=3) as app:
+            app.ask(stream=True, headers={"X-Toolway-Max-Rounds": limit})
+            assert len(app.tools.calls) == ran
+            assert "tools" not in app.upstream.seen[-1].json
+            assert app.upstream.seen[-1].header(b"x-toolway-max-rounds") is None
 
 
 @pytest.mark.parametrize("value", ["", "many", "-1", "1e9", "nan"])
-def test_a_limit_that_is_no_number_is_refused(room: House, value: str):
-    answer = room.ask(headers={"X-Toolway-Max-Calls": value})
+def test_a_limit_that_is_no_number_is_refused(app: AppServer, value: str):
+    answer = app.ask(headers={"X-Toolway-Max-Calls": value})
     assert answer.status_code == 400
     assert "x-toolway-max-calls must be a number" in answer.json()["error"]["message"]
 
@@ -136,11 +136,11 @@ def test_a_named_tool_is_alone_in_round_1_where_the_server_does_not_obey(
         done = any(m["role"] == "tool" for m in body["messages"])
         return whole({"content": "Cloudy."}) if done else whole({"tool_calls": [tool_call()]}, "tool_calls")
 
-    with house() as room:
-        room.upstream.models = json_reply({"data": [{"id": "mock", "owned_by": owner}]})
-        room.upstream.answer = answer
-        room.ask(tools=[THEIRS], tool_choice=NAMED)
-        seen = [s for s in room.upstream.seen if s.method == "POST"]
+    with app_server() as app:
+        app.upstream.models = json_reply({"data": [{"id": "mock", "owned_by": owner}]})
+        app.upstream.answer = answer
+        app.ask(tools=[THEIRS], tool_choice=NAMED)
+        seen = [s for s in app.upstream.seen if s.method == "POST"]
         assert (names(seen[0]), seen[0].json["tool_choice"]) == (first, choice)
         assert (names(seen[1]), seen[1].json["tool_choice"]) == (
             ["theirs", "get_weather", "list_cities"],
@@ -149,22 +149,22 @@ def test_a_named_tool_is_alone_in_round_1_where_the_server_does_not_obey(
 
 
 def test_a_clients_named_tool_is_enforced_too():
-    with house(whole({"tool_calls": [tool_call("theirs", "{}")]}, "tool_calls")) as room:
-        room.upstream.models = json_reply({"data": [{"id": "mock", "owned_by": "llamacpp"}]})
+    with app_server(whole({"tool_calls": [tool_call("theirs", "{}")]}, "tool_calls")) as app:
+        app.upstream.models = json_reply({"data": [{"id": "mock", "owned_by": "llamacpp"}]})
         choice = {"type": "function", "function": {"name": "theirs"}}
-        answer = room.ask(tools=[THEIRS], tool_choice=choice).json()
-        (seen,) = [s for s in room.upstream.seen if s.method == "POST"]
+        answer = app.ask(tools=[THEIRS], tool_choice=choice).json()
+        (seen,) = [s for s in app.upstream.seen if s.method == "POST"]
         assert (names(seen), seen.json["tool_choice"]) == (["theirs"], "required")
         assert answer["choices"][0]["finish_reason"] == "tool_calls"
 
 
 def test_an_unknown_named_tool_is_the_model_servers_to_judge():
-    with house(whole({"content": "?"})) as room:
+    with app_server(whole({"content": "?"})) as app:
         choice = {"type": "function", "function": {"name": "nowhere"}}
-        room.ask(tool_choice=choice)
-        (seen,) = [s for s in room.upstream.seen if s.method == "POST"]
+        app.ask(tool_choice=choice)
+        (seen,) = [s for s in app.upstream.seen if s.method == "POST"]
         assert seen.json["tool_choice"] == choice
 
 
-def test_a_header_of_tools_that_says_nothing_is_refused(room: House):
-    assert room.ask(headers={"X-Toolway-Tools": ","}).status_code == 400
+def test_a_header_of_tools_that_says_nothing_is_refused(app: AppServer):
+    assert app.ask(headers={"X-Toolway-Tools": ","}).status_code == 400

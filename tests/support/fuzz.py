@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, settings
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "100"))
 
 settings.register_profile(
-    "house",
+    "toolway",
     deadline=None,
     max_examples=EXAMPLES,
     print_blob=True,
@@ -20,5 +20,5 @@ settings.register_profile(
     ],
 )
 
-slow = settings(settings.get_profile("house"), max_examples=max(40, EXAMPLES // 1000))
+slow = settings(settings.get_profile("toolway"), max_examples=max(40, EXAMPLES // 1000))
 """For examples that cost milliseconds each."""

@@ -40,7 +40,7 @@ class Talking:
             await send({"type": "http.response.body", "body": b"plain"})
 
 
-class Room:
+class WebSocketServer:
     """A running server."""
 
     def __init__(self, app: Talking, url: str, stop: Callable[[], None]) -> None:
@@ -60,7 +60,9 @@ class Room:
 
 
 @contextmanager
-def talking(talk: Talk, *, config: dict[str, Any] | None = None, **settings: Any) -> Iterator[Room]:
+def websocket_server(
+    talk: Talk, *, config: dict[str, Any] | None = None, **settings: Any
+) -> Iterator[WebSocketServer]:
     """Toolway's own server and guard around `talk`. `stop` tells the server to stop and does not wait."""
     chosen = load_settings({}, None, **settings)
     app = Talking(chosen, talk)
@@ -74,7 +76,7 @@ def talking(talk: Talk, *, config: dict[str, Any] | None = None, **settings: Any
             stopping.start()
 
     try:
-        yield Room(app, url, stop)
+        yield WebSocketServer(app, url, stop)
     finally:
         stop()
         stopping.join()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.support.house import House
+from tests.support.app_server import AppServer
 from tests.support.paths import ROOT
 
 PLACE = Path(os.environ.get("TOOLWAY_CLIENTS", ROOT / ".clients"))
@@ -44,7 +44,7 @@ class Client:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asking:
+class ClientRun:
     """A client, the API that it speaks, and what it asks for: see `scripts/case.py`."""
 
     client: Client
@@ -55,21 +55,21 @@ class Asking:
     def __str__(self) -> str:
         return f"{self.client.name} {self.api} {self.mode} {self.tools}".replace(" ", "-")
 
-    def told(self, room: House, *questions: str) -> dict[str, Any]:
+    def told(self, app: AppServer, *questions: str) -> dict[str, Any]:
         """Ask, and return what the user was told."""
-        with self.begun(room, *questions) as answer:
+        with self.begun(app, *questions) as answer:
             return answer.told()
 
     @contextmanager
-    def begun(self, room: House, *questions: str) -> Iterator[Answer]:
+    def begun(self, app: AppServer, *questions: str) -> Iterator[Answer]:
         """Ask, for as long as the `with` lasts."""
         declares = self.tools in ("never", "approve", "deny")
-        tools = f"{self.tools}={room.settings.endpoints[0].label}" if declares else self.tools
+        tools = f"{self.tools}={app.settings.endpoints[0].label}" if declares else self.tools
         script = SCRIPTS / self.client.script
         # Node looks for packages next to the script, but where it is started when it reads the script as input.
         program = ["node", "--input-type=module"] if script.suffix == ".mjs" else [str(PYTHON)]
         source = "-" if script.suffix == ".mjs" else str(script)
-        told = [f"{room.url}/v1", self.api, self.mode, tools, self.client.manner, *questions]
+        told = [f"{app.url}/v1", self.api, self.mode, tools, self.client.manner, *questions]
         pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         with (
             script.open() as text,

@@ -11,9 +11,9 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.compat.clients.installed import Asking, Client, missing
+from tests.compat.clients.installed import Client, ClientRun, missing
+from tests.support.app_server import QUESTION, AppServer, app_server
 from tests.support.gate import Gate
-from tests.support.house import QUESTION, House, house
 from tests.support.tools import ToolService
 from tests.support.upstream import JSON, Reply, chunk, json_reply, sse, tool_call, whole
 from toolway.wire.sse import KEEP_ALIVE
@@ -74,7 +74,7 @@ REFUSED = {
 }
 
 
-def asking(
+def each_client(
     *,
     tools: str,
     always: bool = False,
@@ -88,14 +88,16 @@ def asking(
     With `every`, in all of its manners.
     """
     rows = [
-        Asking(client=client, api=api, mode=mode, tools=tools if tools in client.tools else client.tools[0])
+        ClientRun(
+            client=client, api=api, mode=mode, tools=tools if tools in client.tools else client.tools[0]
+        )
         for client in CLIENTS
         for api in client.apis
         for mode in modes
         if api in apis and mode in client.modes and client.name in names
         if (every or not client.another) and (tools in client.tools or not always)
     ]
-    return pytest.mark.parametrize("asking", rows, ids=str)
+    return pytest.mark.parametrize("run", rows, ids=str)
 
 
 def says(body: JSON, text: str = "", *calls: JSON, thought: str = "") -> Reply:
@@ -123,7 +125,7 @@ def _in_pieces(call: JSON) -> Iterator[JSON]:
         yield {"index": call["index"], "function": {"arguments": piece}}
 
 
-def script(room: House, *turns: Any) -> None:
+def set_turns(app: AppServer, *turns: Any) -> None:
     """The model's turn is chosen by how many there were before it in the conversation, so a repeated request gets
     the same again. A turn is a tuple of a text and calls, a Reply, or what makes one of the request's body."""
 
@@ -133,14 +135,14 @@ def script(room: House, *turns: Any) -> None:
             return turn(body)
         return turn if isinstance(turn, Reply) else says(body, *turn)
 
-    room.script()
-    room.upstream.answer = answer
+    app.set_replies()
+    app.upstream.answer = answer
 
 
 @pytest.fixture(scope="module")
-def room():
-    with house() as opened:
-        yield opened
+def app():
+    with app_server() as server:
+        yield server
 
 
 def assert_told(told: JSON, text: str, *, tools: tuple[str, ...] = (), ran: tuple[int, ...] = ()) -> None:
@@ -148,103 +150,103 @@ def assert_told(told: JSON, text: str, *, tools: tuple[str, ...] = (), ran: tupl
     assert (told["text"], told["tools"], told["ran"]) == (text, [*tools], [*ran])
 
 
-def streams(room: House) -> set[bool]:
-    return {bool(request.json.get("stream")) for request in room.upstream.seen}
+def streams(app: AppServer) -> set[bool]:
+    return {bool(request.json.get("stream")) for request in app.upstream.seen}
 
 
-@asking(tools="none")
-def test_a_plain_answer(room: House, asking: Asking):
-    script(room, ("It is cloudy.",))
-    told = asking.told(room)
+@each_client(tools="none")
+def test_a_plain_answer(app: AppServer, run: ClientRun):
+    set_turns(app, ("It is cloudy.",))
+    told = run.told(app)
     assert_told(told, "It is cloudy.")
-    assert streams(room) == {asking.mode == "streamed"}
-    assert room.tools.calls == []
+    assert streams(app) == {run.mode == "streamed"}
+    assert app.tools.calls == []
 
 
-@asking(tools="own")
-def test_a_tool_of_toolways_is_run_unseen(room: House, asking: Asking):
-    script(room, ("Let me look. ", OURS), ("It is cloudy.",))
-    told = asking.told(room)
+@each_client(tools="own")
+def test_a_tool_of_toolways_is_run_unseen(app: AppServer, run: ClientRun):
+    set_turns(app, ("Let me look. ", OURS), ("It is cloudy.",))
+    told = run.told(app)
     assert_told(told, "Let me look. It is cloudy.")
     assert told["usage"] == 24
-    assert room.tools.calls == [("get_weather", {"city": "Paris"})]
+    assert app.tools.calls == [("get_weather", {"city": "Paris"})]
 
 
-@asking(tools="own", always=True, every=True)
-def test_a_turn_that_calls_both_tools(room: House, asking: Asking):
-    script(room, ("", OURS, THEIRS), ("", {**OURS, "id": "call_3"}), ("It is cloudy, and 42.",))
-    told = asking.told(room)
+@each_client(tools="own", always=True, every=True)
+def test_a_turn_that_calls_both_tools(app: AppServer, run: ClientRun):
+    set_turns(app, ("", OURS, THEIRS), ("", {**OURS, "id": "call_3"}), ("It is cloudy, and 42.",))
+    told = run.told(app)
     assert_told(told, "It is cloudy, and 42.", tools=("double",), ran=(21,))
-    assert [name for name, _ in room.tools.calls] == ["get_weather", "get_weather"]
-    messages = room.upstream.seen[1].json["messages"][-3:]
+    assert [name for name, _ in app.tools.calls] == ["get_weather", "get_weather"]
+    messages = app.upstream.seen[1].json["messages"][-3:]
     assert [call["id"] for call in messages[0]["tool_calls"]] == ["call_1", "call_2"]
     assert [message["tool_call_id"] for message in messages[1:]] == ["call_1", "call_2"]
     assert ("cloudy" in messages[1]["content"], "42" in messages[2]["content"]) == (True, True)
 
 
-@asking(tools="never", apis=("responses",), always=True, every=True)
-def test_a_declared_server_whose_calls_run_unasked(room: House, asking: Asking):
-    script(room, ("Let me look. ", OURS), ("It is cloudy.",), ("It rains.",))
-    told = asking.told(room, *QUESTIONS)
-    assert_told(told, "Let me look. It is cloudy.It rains.", tools=shown(asking, "get_weather"))
+@each_client(tools="never", apis=("responses",), always=True, every=True)
+def test_a_declared_server_whose_calls_run_unasked(app: AppServer, run: ClientRun):
+    set_turns(app, ("Let me look. ", OURS), ("It is cloudy.",), ("It rains.",))
+    told = run.told(app, *QUESTIONS)
+    assert_told(told, "Let me look. It is cloudy.It rains.", tools=shown(run, "get_weather"))
     assert told["asked"] == []
-    assert room.tools.calls == [("get_weather", {"city": "Paris"})]
-    assert_goes_on(room, asking, sees_call=sends_calls(asking))
+    assert app.tools.calls == [("get_weather", {"city": "Paris"})]
+    assert_goes_on(app, run, sees_call=sends_calls(run))
 
 
-@asking(tools="approve", apis=("responses",), always=True, every=True)
-def test_a_declared_server_whose_calls_the_user_approves(room: House, asking: Asking):
-    script(room, ("Let me look. ", OURS), ("It is cloudy.",), ("It rains.",))
-    told = asking.told(room, *QUESTIONS)
-    tools = shown(asking, "get_weather")
+@each_client(tools="approve", apis=("responses",), always=True, every=True)
+def test_a_declared_server_whose_calls_the_user_approves(app: AppServer, run: ClientRun):
+    set_turns(app, ("Let me look. ", OURS), ("It is cloudy.",), ("It rains.",))
+    told = run.told(app, *QUESTIONS)
+    tools = shown(run, "get_weather")
     assert_told(told, "Let me look. It is cloudy.It rains.", tools=tools)
     assert tuple(told["asked"]) == tools
-    assert room.tools.calls == [("get_weather", {"city": "Paris"})]
-    assert_goes_on(room, asking, sees_call=sends_calls(asking))
+    assert app.tools.calls == [("get_weather", {"city": "Paris"})]
+    assert_goes_on(app, run, sees_call=sends_calls(run))
 
 
-@asking(tools="deny", apis=("responses",), always=True, every=True)
-def test_a_declared_server_whose_calls_the_user_denies(room: House, asking: Asking):
-    script(room, ("Let me look. ", OURS), ("As you wish.",), ("It rains.",))
-    told = asking.told(room, *QUESTIONS)
+@each_client(tools="deny", apis=("responses",), always=True, every=True)
+def test_a_declared_server_whose_calls_the_user_denies(app: AppServer, run: ClientRun):
+    set_turns(app, ("Let me look. ", OURS), ("As you wish.",), ("It rains.",))
+    told = run.told(app, *QUESTIONS)
     assert_told(told, "Let me look. As you wish.It rains.")
-    assert tuple(told["asked"]) == shown(asking, "get_weather")
-    assert room.tools.calls == []
-    assert_goes_on(room, asking, sees_call=sends_calls(asking))
+    assert tuple(told["asked"]) == shown(run, "get_weather")
+    assert app.tools.calls == []
+    assert_goes_on(app, run, sees_call=sends_calls(run))
 
 
-@asking(tools="none", apis=("responses",), always=True, every=True)
-def test_a_second_question_goes_on_from_the_first(room: House, asking: Asking):
+@each_client(tools="none", apis=("responses",), always=True, every=True)
+def test_a_second_question_goes_on_from_the_first(app: AppServer, run: ClientRun):
     def first(body: JSON) -> Reply:
         return says(body, "Let me look. ", OURS, thought="Where is Paris?")
 
-    script(room, first, ("It is cloudy.",), ("It rains.",))
-    told = asking.told(room, *QUESTIONS)
+    set_turns(app, first, ("It is cloudy.",), ("It rains.",))
+    told = run.told(app, *QUESTIONS)
     assert_told(told, "Let me look. It is cloudy.It rains.")
-    assert room.tools.calls == [("get_weather", {"city": "Paris"})]
-    assert_goes_on(room, asking, sees_call="previous" in asking.client.manner)
+    assert app.tools.calls == [("get_weather", {"city": "Paris"})]
+    assert_goes_on(app, run, sees_call="previous" in run.client.manner)
 
 
-def sends_calls(asking: Asking) -> bool:
+def sends_calls(run: ClientRun) -> bool:
     """Whether the model sees calls of a declared server again."""
-    return asking.client.name != "ai-sdk unstored"
+    return run.client.name != "ai-sdk unstored"
 
 
-def shown(asking: Asking, name: str) -> tuple[str, ...]:
+def shown(run: ClientRun, name: str) -> tuple[str, ...]:
     """How the client calls a tool of a declared server."""
-    return (f"mcp.{name}",) if asking.client.name.startswith("ai-sdk") else (name,)
+    return (f"mcp.{name}",) if run.client.name.startswith("ai-sdk") else (name,)
 
 
-def assert_goes_on(room: House, asking: Asking, *, sees_call: bool) -> None:
+def assert_goes_on(app: AppServer, run: ClientRun, *, sees_call: bool) -> None:
     """The last question stands behind all that the model saw and said before, or all but the call."""
-    *_, before, last = (without_ids(request.json["messages"]) for request in room.upstream.seen)
+    *_, before, last = (without_ids(request.json["messages"]) for request in app.upstream.seen)
     if sees_call:
         assert last[: len(before)] == before
     else:
         assert [message["role"] for message in last] == ["user", "assistant", "assistant", "user"]
         assert last[1]["content"] == "Let me look. "
         # LangChain reads no reasoning_text from a stream, and so has nothing to send again but the sealed content.
-        lost = (asking.client.name, asking.mode) == ("langchain-openai items", "streamed")
+        lost = (run.client.name, run.mode) == ("langchain-openai items", "streamed")
         assert last[1].get("reasoning_content") == (None if lost else before[1].get("reasoning_content"))
     assert (last[-1]["role"], last[-1]["content"]) == ("user", QUESTIONS[-1])
 
@@ -260,59 +262,59 @@ def without_ids(messages: list[JSON]) -> list[JSON]:
     ]
 
 
-@asking(tools="own")
-def test_a_refusal_in_round_1(room: House, asking: Asking):
-    script(room, json_reply(REFUSED, 400))
-    told = asking.told(room)
+@each_client(tools="own")
+def test_a_refusal_in_round_1(app: AppServer, run: ClientRun):
+    set_turns(app, json_reply(REFUSED, 400))
+    told = run.told(app)
     assert told["error"]["status"] == 400, told
     assert "no such model" in told["error"]["message"]
-    assert len(room.upstream.seen) == 1
+    assert len(app.upstream.seen) == 1
 
 
-@asking(tools="own")
-def test_a_model_server_that_dies_in_round_2(asking: Asking):
-    streamed = asking.mode == "streamed"
+@each_client(tools="own")
+def test_a_model_server_that_dies_in_round_2(run: ClientRun):
+    streamed = run.mode == "streamed"
     half = sse(chunk(role="assistant", content="It is"), done=False).parts
-    with house() as room:  # of its own: several clients send the same bytes, and would share the results
-        script(room, ("Let me look. ", OURS), Reply(half if streamed else [b'{"id":'], cut=True))
-        told = asking.told(room)
+    with app_server() as app:  # of its own: several clients send the same bytes, and would share the results
+        set_turns(app, ("Let me look. ", OURS), Reply(half if streamed else [b'{"id":'], cut=True))
+        told = run.told(app)
     assert "connection to the model server broke" in told["error"]["message"]
     assert streamed or told["error"]["status"] == 502
     assert (told["text"], told["tools"]) == ("Let me look. It is" if streamed else "", [])
-    assert len(room.tools.calls) == 1
+    assert len(app.tools.calls) == 1
 
 
-@asking(tools="own", modes=("whole",), names=RETRYING)
-def test_a_client_that_asks_again_by_itself_gets_an_answer(asking: Asking):
-    with house() as room:
+@each_client(tools="own", modes=("whole",), names=RETRYING)
+def test_a_client_that_asks_again_by_itself_gets_an_answer(run: ClientRun):
+    with app_server() as app:
         first, last = says({}, "Let me look. ", OURS), says({}, "It is cloudy.")
-        room.script(first, json_reply(REFUSED, 500), last)
-        assert_told(asking.told(room), "Let me look. It is cloudy.")
-    assert len(room.tools.calls) == 1
+        app.set_replies(first, json_reply(REFUSED, 500), last)
+        assert_told(run.told(app), "Let me look. It is cloudy.")
+    assert len(app.tools.calls) == 1
 
 
-@asking(tools="own", modes=("streamed",))
-def test_a_slow_tool(asking: Asking):
+@each_client(tools="own", modes=("streamed",))
+def test_a_slow_tool(run: ClientRun):
     gate = Gate()
 
     async def slow(_: JSON) -> str:
         await gate()
         return "cloudy"
 
-    with house(tools=ToolService(get_weather=slow), keepalive_interval=0.05) as room:
-        script(room, ("", OURS), ("It is cloudy.",))
-        with asking.begun(room) as answer:
+    with app_server(tools=ToolService(get_weather=slow), keepalive_interval=0.05) as app:
+        set_turns(app, ("", OURS), ("It is cloudy.",))
+        with run.begun(app) as answer:
             gate.wait_for_arrival()
-            hear_comments(room, 20)
+            hear_comments(app, 20)
             gate.open()
             assert_told(answer.told(), "It is cloudy.")
 
 
-def hear_comments(room: House, number: int) -> None:
+def hear_comments(app: AppServer, number: int) -> None:
     """Wait with a second request at the same gate, so that the first hears about as many."""
     body = {"model": "mock", "messages": QUESTION, "stream": True}
     heard = b""
-    with httpx2.stream("POST", f"{room.url}/v1/chat/completions", json=body) as answer:
+    with httpx2.stream("POST", f"{app.url}/v1/chat/completions", json=body) as answer:
         for part in answer.iter_bytes():
             heard += part
             if heard.count(KEEP_ALIVE) >= number:

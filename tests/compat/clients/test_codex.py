@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from tests.compat.clients.installed import PATIENCE, PLACE, missing
-from tests.compat.clients.test_clients import OURS, says, script
-from tests.support.house import House, house
+from tests.compat.clients.test_clients import OURS, says, set_turns
+from tests.support.app_server import AppServer, app_server
 from tests.support.upstream import JSON, json_reply, tool_call
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
@@ -79,14 +79,14 @@ class Codex:
 
 
 @pytest.fixture(scope="module")
-def room():
-    with house() as opened:
-        yield opened
+def app():
+    with app_server() as server:
+        yield server
 
 
 @pytest.fixture(params=[False, True], ids=["stream", "websocket"])
-def codex(request: pytest.FixtureRequest, tmp_path: Path, room: House) -> Codex:
-    return Codex(tmp_path, room.url, websockets=request.param)
+def codex(request: pytest.FixtureRequest, tmp_path: Path, app: AppServer) -> Codex:
+    return Codex(tmp_path, app.url, websockets=request.param)
 
 
 def texts(items: list[JSON]) -> list[str]:
@@ -97,56 +97,56 @@ def kinds(items: list[JSON]) -> list[str]:
     return [item["type"] for item in items]
 
 
-def messages(room: House, number: int = -1) -> list[JSON]:
+def messages(app: AppServer, number: int = -1) -> list[JSON]:
     """What the model server was sent, without Codex's own instructions and environment."""
-    sent: list[JSON] = room.upstream.seen[number].json["messages"]
+    sent: list[JSON] = app.upstream.seen[number].json["messages"]
     return sent[2:]
 
 
-def test_a_plain_answer(room: House, codex: Codex):
-    script(room, ("It is cloudy.",))
+def test_a_plain_answer(app: AppServer, codex: Codex):
+    set_turns(app, ("It is cloudy.",))
     assert texts(codex.says("What is the weather in Paris?")) == ["It is cloudy."]
 
 
-def test_a_tool_of_toolways_is_run_unseen(room: House, codex: Codex):
-    script(room, ("Let me look. ", OURS), ("It is cloudy.",))
+def test_a_tool_of_toolways_is_run_unseen(app: AppServer, codex: Codex):
+    set_turns(app, ("Let me look. ", OURS), ("It is cloudy.",))
     items = codex.says("What is the weather in Paris?")
     assert kinds(items) == ["agent_message", "agent_message"]
     assert texts(items) == ["Let me look. ", "It is cloudy."]
-    assert room.tools.calls == [("get_weather", {"city": "Paris"})]
+    assert app.tools.calls == [("get_weather", {"city": "Paris"})]
 
 
-def test_a_command_of_codexs_own(room: House, codex: Codex):
-    script(room, ("", {**ECHO, "index": 0}), ("Done.",))
+def test_a_command_of_codexs_own(app: AppServer, codex: Codex):
+    set_turns(app, ("", {**ECHO, "index": 0}), ("Done.",))
     items = codex.says("Count to forty-two.")
     assert kinds(items) == ["command_execution", "agent_message"]
     assert items[0]["aggregated_output"] == "forty-2\n"
-    assert "forty-2" in messages(room)[-1]["content"]
+    assert "forty-2" in messages(app)[-1]["content"]
 
 
-def test_a_turn_that_calls_both_tools(room: House, codex: Codex):
-    script(room, ("Wait. ", OURS, ECHO), ("", {**OURS, "id": "call_3"}), ("Both.",))
+def test_a_turn_that_calls_both_tools(app: AppServer, codex: Codex):
+    set_turns(app, ("Wait. ", OURS, ECHO), ("", {**OURS, "id": "call_3"}), ("Both.",))
     items = codex.says("What is the weather in Paris, and what is forty-two?")
     assert kinds(items) == ["agent_message", "command_execution", "agent_message"]
-    assert [name for name, _ in room.tools.calls] == ["get_weather", "get_weather"]
-    turn = messages(room, 1)[1:]
+    assert [name for name, _ in app.tools.calls] == ["get_weather", "get_weather"]
+    turn = messages(app, 1)[1:]
     assert [call["id"] for call in turn[0]["tool_calls"]] == ["call_1", "call_2"]
     assert ["cloudy" in turn[1]["content"], "forty-2" in turn[2]["content"]] == [True, True]
 
 
-def test_a_session_that_is_taken_up_again(room: House, codex: Codex):
+def test_a_session_that_is_taken_up_again(app: AppServer, codex: Codex):
     def first(body: JSON) -> Any:
         return says(body, "It is cloudy.", thought="Where is Paris?")
 
-    script(room, first, ("It rains.",))
+    set_turns(app, first, ("It rains.",))
     codex.says("What is the weather in Paris?")
     assert texts(codex.says("And tomorrow?", "resume", "--last")) == ["It rains."]
-    said = [message for message in messages(room) if message["role"] == "assistant"]
+    said = [message for message in messages(app) if message["role"] == "assistant"]
     assert [message["content"] for message in said] == ["It is cloudy."]
     assert said[0]["reasoning_content"] == "Where is Paris?"
 
 
-def test_a_model_server_that_refuses(room: House, codex: Codex):
+def test_a_model_server_that_refuses(app: AppServer, codex: Codex):
     error = {"message": "no such model", "type": "invalid_request_error", "param": None, "code": None}
-    script(room, json_reply({"error": error}, 400))
+    set_turns(app, json_reply({"error": error}, 400))
     assert "no such model" in json.dumps(codex.says("What is the weather in Paris?"))

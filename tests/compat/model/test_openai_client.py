@@ -21,7 +21,7 @@ import openai
 import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tests.support.house import serving
+from tests.support.app_server import serving
 from tests.support.model import ModelServer, needs_model
 from tests.support.servers import running
 from toolway.demo.stage import write_config
@@ -73,13 +73,13 @@ class Way:
         self.seen.clear()
         return found
 
-    def asking(self, question: str, **more: Any) -> dict[str, Any]:
+    def request_body(self, question: str, **more: Any) -> dict[str, Any]:
         messages = [{"role": "user", "content": question}]
         return {"model": self.model, "messages": messages, "temperature": 0, "max_tokens": 120, **more}
 
 
 @pytest.fixture(scope="module")
-def house(model_server: ModelServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Way]:
+def app_server(model_server: ModelServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Way]:
     seen: deque[str] = deque()
     with ExitStack() as stack:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
@@ -100,9 +100,9 @@ def house(model_server: ModelServer, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture
-def way(house: Way) -> Way:
-    house.calls()
-    return house
+def way(app_server: Way) -> Way:
+    app_server.calls()
+    return app_server
 
 
 def wait_until_ready(url: str) -> None:
@@ -129,7 +129,7 @@ RAIN = "light rain"
 
 
 def test_a_whole_answer_uses_the_result(way: Way, client: openai.OpenAI):
-    answer = client.chat.completions.create(**way.asking(QUESTION))
+    answer = client.chat.completions.create(**way.request_body(QUESTION))
     assert way.calls() == ["/weather?city=Paris"]
     assert answer.object == "chat.completion"
     assert answer.model == way.model
@@ -140,7 +140,7 @@ def test_a_whole_answer_uses_the_result(way: Way, client: openai.OpenAI):
 
 
 def test_a_streamed_answer_uses_the_result_and_comes_token_by_token(way: Way, client: openai.OpenAI):
-    chunks = list(client.chat.completions.create(**way.asking(QUESTION), stream=True))
+    chunks = list(client.chat.completions.create(**way.request_body(QUESTION), stream=True))
     assert way.calls() == ["/weather?city=Paris"]
     assert len({chunk.id for chunk in chunks}) == 1
     deltas = [choice.delta for chunk in chunks for choice in chunk.choices]
@@ -154,8 +154,8 @@ def test_a_streamed_answer_uses_the_result_and_comes_token_by_token(way: Way, cl
 
 
 def test_streamed_and_whole_say_the_same(way: Way, client: openai.OpenAI):
-    whole = client.chat.completions.create(**way.asking("Add 1234 and 4321")).choices[0].message.content
-    with client.chat.completions.stream(**way.asking("Add 1234 and 4321")) as stream:
+    whole = client.chat.completions.create(**way.request_body("Add 1234 and 4321")).choices[0].message.content
+    with client.chat.completions.stream(**way.request_body("Add 1234 and 4321")) as stream:
         kinds = [event.type for event in stream]
         final = stream.get_final_completion()
     assert way.calls() == ["tools/call add a=1234 b=4321 -> The sum of 1234 and 4321 is 5555"] * 2
@@ -166,7 +166,7 @@ def test_streamed_and_whole_say_the_same(way: Way, client: openai.OpenAI):
 
 
 def test_usage_counts_both_rounds_once(way: Way, client: openai.OpenAI):
-    asked = way.asking(QUESTION)
+    asked = way.request_body(QUESTION)
     whole = client.chat.completions.create(**asked).usage
     chunks = list(
         client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True})
@@ -179,10 +179,10 @@ def test_usage_counts_both_rounds_once(way: Way, client: openai.OpenAI):
 @pytest.mark.anyio
 async def test_the_async_client_gets_the_same(way: Way):
     async with openai.AsyncOpenAI(base_url=way.base_url, **PATIENCE) as client:
-        whole = await client.chat.completions.create(**way.asking(QUESTION))
-        stream = await client.chat.completions.create(**way.asking(QUESTION), stream=True)
+        whole = await client.chat.completions.create(**way.request_body(QUESTION))
+        stream = await client.chat.completions.create(**way.request_body(QUESTION), stream=True)
         pieces = [chunk.choices[0].delta.content or "" async for chunk in stream if chunk.choices]
-        async with client.chat.completions.stream(**way.asking(QUESTION)) as events:
+        async with client.chat.completions.stream(**way.request_body(QUESTION)) as events:
             final = await events.get_final_completion()
     assert way.calls() == ["/weather?city=Paris"] * 3
     assert RAIN in whole.choices[0].message.content
@@ -190,13 +190,13 @@ async def test_the_async_client_gets_the_same(way: Way):
 
 
 def test_a_question_of_no_tool_calls_none(way: Way, client: openai.OpenAI):
-    answer = client.chat.completions.create(**way.asking("Hello!"))
+    answer = client.chat.completions.create(**way.request_body("Hello!"))
     assert way.calls() == []
     assert answer.choices[0].message.content
 
 
 def test_a_tool_that_fails_is_told_to_the_model_not_to_the_client(way: Way, client: openai.OpenAI):
-    answer = client.chat.completions.create(**way.asking("What is the weather in Boston?"))
+    answer = client.chat.completions.create(**way.request_body("What is the weather in Boston?"))
     assert way.calls() == ["/weather?city=Boston"]
     assert answer.choices[0].message.content
 
@@ -210,7 +210,9 @@ def test_the_clients_own_tool_goes_back_to_the_client(way: Way, client: openai.O
             "parameters": {"type": "object", "properties": {"percent": {"type": "number"}}},
         },
     }
-    answer = client.chat.completions.create(**way.asking("Set the volume of the radio to 40", tools=[own]))
+    answer = client.chat.completions.create(
+        **way.request_body("Set the volume of the radio to 40", tools=[own])
+    )
     assert way.calls() == []
     assert answer.choices[0].finish_reason == "tool_calls"
     assert [call.function.name for call in answer.choices[0].message.tool_calls] == ["set_volume"]

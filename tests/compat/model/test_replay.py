@@ -9,7 +9,7 @@ import httpx2
 import pytest
 
 from tests.compat.model.test_openai_client import wait_until_ready
-from tests.support.house import serving
+from tests.support.app_server import serving
 from tests.support.model import needs_model
 from tests.support.paths import ROOT
 from tests.support.servers import running

@@ -10,7 +10,7 @@ import httpx2
 import openai
 import pytest
 
-from tests.support.house import serving
+from tests.support.app_server import serving
 from tests.support.model import ModelServer, needs_model
 from tests.support.servers import running
 from tests.support.tools import CITY, ToolService, document

@@ -1,4 +1,4 @@
-"""Recorded behaviour of model servers, byte for byte, through the whole house, streamed and whole.
+"""Recorded behaviour of model servers, byte for byte, through the whole server, streamed and whole.
 
 Each `.sse` or `.json` file is the body of round 1; a request that holds a tool result is answered with text.
 EXPECT.json says what must come of it: the calls that the tool server sees, what is replayed, who gets an error.
@@ -14,7 +14,7 @@ import orjson
 import pytest
 
 from tests.support.answers import assert_one_clean_answer, chunks_of, content_of, error_of
-from tests.support.house import QUESTION, House, house
+from tests.support.app_server import QUESTION, AppServer, app_server
 from tests.support.upstream import Reply, text_stream
 
 HERE = Path(__file__).parent
@@ -35,19 +35,19 @@ def test_every_sample_has_an_expectation():
 
 
 @pytest.fixture(scope="module")
-def room():
-    with house() as opened:
-        yield opened
+def app():
+    with app_server() as server:
+        yield server
 
 
-def play(room: House, name: str, *, size: int | None = None) -> tuple[list[Any], str]:
-    """Stream the sample through the room, in parts of `size` bytes; the client's events and raw text."""
+def stream_sample(app: AppServer, name: str, *, size: int | None = None) -> tuple[list[Any], str]:
+    """Stream the sample through Toolway, in parts of `size` bytes; the client's events and raw text."""
     body = (HERE / name).read_bytes()
     parts = [body] if size is None else [body[i : i + size] for i in range(0, len(body), size)]
-    room.upstream.replies = [Reply(parts), text_stream("It is ", "cloudy.")]
-    room.upstream.seen.clear()
-    room.tools.calls.clear()
-    answer = room.ask(stream=True, stream_options={"include_usage": True}, tools=[CLIENT_TOOL])
+    app.upstream.replies = [Reply(parts), text_stream("It is ", "cloudy.")]
+    app.upstream.seen.clear()
+    app.tools.calls.clear()
+    answer = app.ask(stream=True, stream_options={"include_usage": True}, tools=[CLIENT_TOOL])
     assert answer.status_code == 200
     return chunks_of(answer.text), answer.text
 
@@ -60,14 +60,14 @@ def pick(value: Any, path: str) -> Any:
 
 @pytest.mark.parametrize("size", [None, 3], ids=["at once", "three bytes at a time"])
 @pytest.mark.parametrize("name", STREAMS)
-def test_a_streamed_quirk(room: House, name: str, size: int | None):
+def test_a_streamed_quirk(app: AppServer, name: str, size: int | None):
     expect = EXPECT[name]
-    chunks, raw = play(room, name, size=size)
+    chunks, raw = stream_sample(app, name, size=size)
     if "optin" in expect:
-        assert room.tools.calls == []
+        assert app.tools.calls == []
         assert "<tool_call>" in content_of(chunks)
         return
-    assert [list(call) for call in room.tools.calls] == expect["tool_calls"]
+    assert [list(call) for call in app.tools.calls] == expect["tool_calls"]
     if expect.get("client_error"):
         error_of(chunks)
         return
@@ -76,7 +76,7 @@ def test_a_streamed_quirk(room: House, name: str, size: int | None):
     if "finish" in expect:
         assert [c["choices"][0]["finish_reason"] for c in chunks if c["choices"]][-1] == expect["finish"]
         assert content_of(chunks).startswith(expect.get("content", ""))
-        assert len(room.upstream.seen) == 1
+        assert len(app.upstream.seen) == 1
         return
     if "client_calls" in expect:
         assert_clients_calls(chunks, expect["client_calls"])
@@ -86,7 +86,7 @@ def test_a_streamed_quirk(room: House, name: str, size: int | None):
     assert text.endswith("It is cloudy.")
     assert "tool_calls" not in raw
     assert "get_weather" not in raw
-    second = room.upstream.seen[1].json["messages"]
+    second = app.upstream.seen[1].json["messages"]
     for path, value in expect.get("replay", {}).items():
         assert pick(second[1], path) == value
     if expect.get("tool_error"):
@@ -110,36 +110,36 @@ def assert_clients_calls(chunks: list[Any], calls: list[Any]) -> None:
 
 @pytest.mark.parametrize("name", [name for name in STREAMS if "optin" in EXPECT[name]])
 def test_a_call_written_as_text_is_run_when_that_is_switched_on(name: str):
-    with house(text_tool_calls=True) as room:
-        chunks, raw = play(room, name)
-        assert [list(call) for call in room.tools.calls] == EXPECT[name]["tool_calls"]
+    with app_server(text_tool_calls=True) as app:
+        chunks, raw = stream_sample(app, name)
+        assert [list(call) for call in app.tools.calls] == EXPECT[name]["tool_calls"]
         assert_one_clean_answer(chunks)
         assert content_of(chunks) == "It is cloudy."
         assert "tool_call" not in raw
-        assert room.upstream.seen[1].json["messages"][1]["tool_calls"][0]["function"]["name"] == "get_weather"
+        assert app.upstream.seen[1].json["messages"][1]["tool_calls"][0]["function"]["name"] == "get_weather"
 
 
-def test_a_whole_quirk_answer(room: House):
+def test_a_whole_quirk_answer(app: AppServer):
     name = "i03_empty_tool_calls_array.json"
-    room.upstream.replies = [
+    app.upstream.replies = [
         Reply([b"\n\n", (HERE / name).read_bytes()], headers=[(b"content-type", b"application/json")])
     ]
-    room.upstream.seen.clear()
-    answer = room.ask().json()
+    app.upstream.seen.clear()
+    answer = app.ask().json()
     assert answer["choices"][0]["message"]["content"] == EXPECT[name]["content"]
-    assert room.upstream.seen[0].json["messages"] == QUESTION
+    assert app.upstream.seen[0].json["messages"] == QUESTION
 
 
-def test_a_mixed_turn_is_whole_again_when_the_client_returns(room: House):
-    chunks, _ = play(room, "h01_mixed_owner.sse")
+def test_a_mixed_turn_is_whole_again_when_the_client_returns(app: AppServer):
+    chunks, _ = stream_sample(app, "h01_mixed_owner.sse")
     call = next(
         fragment
         for chunk in chunks
         for fragment in chunk["choices"][0]["delta"].get("tool_calls", ())
         if fragment.get("id")
     )
-    room.upstream.replies = [text_stream("Done.")]
-    room.upstream.seen.clear()
+    app.upstream.replies = [text_stream("Done.")]
+    app.upstream.seen.clear()
     followup = [
         *QUESTION,
         {
@@ -149,8 +149,8 @@ def test_a_mixed_turn_is_whole_again_when_the_client_returns(room: House):
         },
         {"role": "tool", "tool_call_id": call["id"], "content": "the client's result"},
     ]
-    room.post({"model": "mock", "messages": followup, "stream": True, "tools": [CLIENT_TOOL]})
-    sent = room.upstream.seen[0].json["messages"]
+    app.post({"model": "mock", "messages": followup, "stream": True, "tools": [CLIENT_TOOL]})
+    sent = app.upstream.seen[0].json["messages"]
     assert [c["id"] for c in sent[1]["tool_calls"]] == ["call_p", "call_c"]
     assert [m["tool_call_id"] for m in sent[2:]] == ["call_p", "call_c"]
     assert "cloudy" in sent[2]["content"]

@@ -12,12 +12,12 @@ from hypothesis import example, given
 
 from tests.compat.quirks.rendering import Quirks, Turn, conversations, quirks, rendered, usage_of
 from tests.support.answers import assert_one_clean_answer, chunks_of, content_of
+from tests.support.app_server import AppServer, app_server
 from tests.support.fuzz import slow
-from tests.support.house import House, house
 from tests.support.servers import running
 from tests.support.tools import CITY, NOTHING, ToolService, document
 from tests.support.upstream import Reply, ScriptedUpstream
-from tests.unit.engine.script import Shelf, echo, play
+from tests.unit.engine.scripted_turns import InMemorySource, echo, run_loop
 from toolway.conversation.events import Chunks
 from toolway.settings.settings import load_settings
 from toolway.types import JSON, ToolResult
@@ -64,8 +64,9 @@ async def converse(url: str) -> tuple[Any, list[Any], list[tuple[str, JSON]]]:
         return run
 
     async with Upstream.connect(load_settings(env={}, dotenv=None, openai_base_url=url)) as upstream:
-        shelf = Shelf(echo=noting("echo"), other=noting("other"))
-        outcome, events = await play(Real(upstream), shelf, max_repeats=100, max_similar=100, stream=True)  # type: ignore[arg-type]
+        source = InMemorySource(echo=noting("echo"), other=noting("other"))
+        model: Any = Real(upstream)
+        outcome, events = await run_loop(model, source, max_repeats=100, max_similar=100, stream=True)
     return outcome, events, seen
 
 
@@ -109,25 +110,25 @@ def assert_replayed(turn: Turn, messages: list[JSON]) -> None:
 
 
 @pytest.fixture(scope="module")
-def room() -> Iterator[House]:
+def app() -> Iterator[AppServer]:
     async def answer(arguments: JSON) -> JSON:
         return arguments
 
     tools = ToolService(echo=answer, other=answer)
     anything = {**NOTHING, "properties": {"city": CITY["properties"]["city"], "note": {"type": "string"}}}
     tools.document = document({"echo": anything, "other": anything})
-    with house(tools=tools, max_repeats=100, max_similar=100) as opened:
-        yield opened
+    with app_server(tools=tools, max_repeats=100, max_similar=100) as server:
+        yield server
 
 
 @slow
 @given(conversation=conversations, how=quirks())
-def test_the_same_answer_through_the_whole_house(room: House, conversation: list[Turn], how: Quirks):
-    room.upstream.replies = [Reply(rendered(turn, how, n)) for n, turn in enumerate(conversation)]
-    room.upstream.seen.clear()
-    room.tools.calls.clear()
-    chunks = chunks_of(room.ask(stream=True, stream_options={"include_usage": True}).text)
+def test_the_same_answer_through_the_whole_house(app: AppServer, conversation: list[Turn], how: Quirks):
+    app.upstream.replies = [Reply(rendered(turn, how, n)) for n, turn in enumerate(conversation)]
+    app.upstream.seen.clear()
+    app.tools.calls.clear()
+    chunks = chunks_of(app.ask(stream=True, stream_options={"include_usage": True}).text)
     assert_one_clean_answer(chunks)
-    assert sorted_calls(room.tools.calls) == expected_calls(conversation)
+    assert sorted_calls(app.tools.calls) == expected_calls(conversation)
     assert content_of(chunks) == "".join(turn.text for turn in conversation)
     assert content_of(chunks, "reasoning_content") == "".join(turn.reasoning for turn in conversation)

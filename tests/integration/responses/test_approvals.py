@@ -13,12 +13,12 @@ import anyio
 import httpx2
 import pytest
 
-from tests.integration.responses.asking import (
+from tests.integration.responses.requests import (
     BOTH,
     QUESTION,
     THEIRS,
+    approval_tool,
     ask,
-    asking,
     decision,
     error_of,
     events_of,
@@ -31,8 +31,8 @@ from tests.integration.responses.asking import (
     turn,
     types,
 )
+from tests.support.app_server import AppServer, app_server, serving
 from tests.support.gate import Gate
-from tests.support.house import House, house, serving
 from tests.support.tools import Raw, ToolService
 from tests.support.upstream import OUT_OF_MEMORY, Reply, tool_call
 from toolway.api.responses import Records
@@ -45,34 +45,34 @@ JSON = dict[str, Any]
 
 
 @pytest.fixture
-def room():
-    with house() as opened:
-        yield opened
+def app():
+    with app_server() as server:
+        yield server
 
 
-def begun(room: House, *calls: JSON, streamed: bool = False, **more: Any) -> tuple[JSON, list[JSON]]:
+def begun(app: AppServer, *calls: JSON, streamed: bool = False, **more: Any) -> tuple[JSON, list[JSON]]:
     """A response that ends with calls that wait, and the requests in it; then the model says Fine."""
-    room.script(turn("Wait.", *(calls or [OURS]), streamed=streamed), turn("Fine.", streamed=streamed))
-    response = ask(room, streamed=streamed, **{"tools": [asking(room)], **more})
+    app.set_replies(turn("Wait.", *(calls or [OURS]), streamed=streamed), turn("Fine.", streamed=streamed))
+    response = ask(app, streamed=streamed, **{"tools": [approval_tool(app)], **more})
     return response, items_of(response, "mcp_approval_request")
 
 
 @BOTH
-def test_calls_of_a_declared_server_wait_unless_the_client_says_otherwise(room: House, streamed: bool):
-    first, (request,) = begun(room, streamed=streamed)
+def test_calls_of_a_declared_server_wait_unless_the_client_says_otherwise(app: AppServer, streamed: bool):
+    first, (request,) = begun(app, streamed=streamed)
     assert kinds(first) == ["mcp_list_tools", "message", "mcp_approval_request"]
-    assert room.tools.calls == []
+    assert app.tools.calls == []
     assert (request["name"], request["server_label"], request["arguments"]) == (
         "get_weather",
-        label(room),
+        label(app),
         '{"city":"Paris"}',
     )
     assert first["tools"][0]["require_approval"] == "always"
 
     second = ask(
-        room,
+        app,
         streamed=streamed,
-        tools=[asking(room)],
+        tools=[approval_tool(app)],
         input=[decision(request)],
         previous_response_id=first["id"],
     )
@@ -80,18 +80,18 @@ def test_calls_of_a_declared_server_wait_unless_the_client_says_otherwise(room: 
     call = second["output"][0]
     assert (call["approval_request_id"], call["status"]) == (request["id"], "completed")
     assert "cloudy" in call["output"]
-    assert room.tools.calls == [("get_weather", {"city": "Paris"})]
-    messages = sent(room)
+    assert app.tools.calls == [("get_weather", {"city": "Paris"})]
+    messages = sent(app)
     assert [message["role"] for message in messages] == ["user", "assistant", "tool"]
     assert messages[1]["content"] == "Wait."
     assert messages[2]["tool_call_id"] == messages[1]["tool_calls"][0]["id"] == "ours"
     assert "cloudy" in messages[2]["content"]
 
 
-def test_the_official_client_approves(room: House):
-    room.script(turn("", OURS, streamed=False), turn("Fine.", streamed=False))
-    tools: Any = [asking(room)]
-    with room.client() as client:
+def test_the_official_client_approves(app: AppServer):
+    app.set_replies(turn("", OURS, streamed=False), turn("Fine.", streamed=False))
+    tools: Any = [approval_tool(app)]
+    with app.client() as client:
         first = client.responses.create(model="mock", input="Hi", tools=tools)
         request = first.output[-1]
         assert request.type == "mcp_approval_request"
@@ -118,157 +118,157 @@ def test_the_official_client_approves(room: House):
         ({"never": {"read_only": True}}, True),
     ],
 )
-def test_a_declaration_says_which_calls_wait(room: House, wanted: Any, waits: bool):
-    _, requests = begun(room, tools=[asking(room, require_approval=wanted)])
+def test_a_declaration_says_which_calls_wait(app: AppServer, wanted: Any, waits: bool):
+    _, requests = begun(app, tools=[approval_tool(app, require_approval=wanted)])
     assert bool(requests) is waits
-    assert bool(room.tools.calls) is not waits
+    assert bool(app.tools.calls) is not waits
 
 
 @BOTH
-def test_a_refusal_is_told_to_the_model_with_its_reason(room: House, streamed: bool):
-    first, (request,) = begun(room, streamed=streamed)
+def test_a_refusal_is_told_to_the_model_with_its_reason(app: AppServer, streamed: bool):
+    first, (request,) = begun(app, streamed=streamed)
     second = ask(
-        room,
+        app,
         streamed=streamed,
-        tools=[asking(room)],
+        tools=[approval_tool(app)],
         input=[decision(request, False, reason="too dear")],
         previous_response_id=first["id"],
     )
     assert kinds(second) == ["message"]
-    assert room.tools.calls == []
-    assert "refused it, and said: too dear" in sent(room)[-1]["content"]
+    assert app.tools.calls == []
+    assert "refused it, and said: too dear" in sent(app)[-1]["content"]
 
 
 @pytest.mark.parametrize("more", [{"tool_choice": "none"}, {"headers": {"X-Toolway-Tools": "list_*"}}])
-def test_an_approved_call_runs_whatever_may_be_called_after_it(room: House, more: JSON):
-    first, (request,) = begun(room)
-    body = {"tools": [asking(room)], "input": [decision(request)], "previous_response_id": first["id"]}
-    second = ask(room, **body, **more)
+def test_an_approved_call_runs_whatever_may_be_called_after_it(app: AppServer, more: JSON):
+    first, (request,) = begun(app)
+    body = {"tools": [approval_tool(app)], "input": [decision(request)], "previous_response_id": first["id"]}
+    second = ask(app, **body, **more)
     assert kinds(second) == ["mcp_call", "message"]
     assert second["output"][0]["status"] == "completed"
-    assert len(room.tools.calls) == 1
+    assert len(app.tools.calls) == 1
 
 
-def test_one_of_two_calls_is_approved(room: House):
-    first, (paris, rome) = begun(room, OURS, ROME)
+def test_one_of_two_calls_is_approved(app: AppServer):
+    first, (paris, rome) = begun(app, OURS, ROME)
     second = ask(
-        room,
-        tools=[asking(room)],
+        app,
+        tools=[approval_tool(app)],
         input=[decision(paris, False), decision(rome)],
         previous_response_id=first["id"],
     )
-    assert room.tools.calls == [("get_weather", {"city": "Rome"})]
+    assert app.tools.calls == [("get_weather", {"city": "Rome"})]
     (call,) = items_of(second, "mcp_call")
     assert call["approval_request_id"] == rome["id"]
-    refused, done = sent(room)[-2:]
+    refused, done = sent(app)[-2:]
     assert (refused["tool_call_id"], done["tool_call_id"]) == ("ours", "rome")
     assert "refused" in refused["content"]
     assert "Rome" in done["content"]
 
 
-def test_a_call_that_nobody_spoke_of_is_not_run(room: House):
-    first, (_, rome) = begun(room, OURS, ROME)
-    ask(room, tools=[asking(room)], input=[decision(rome)], previous_response_id=first["id"])
-    assert room.tools.calls == [("get_weather", {"city": "Rome"})]
-    ask(room, tools=[asking(room)], input="Never mind.", previous_response_id=first["id"])
-    assert [message["role"] for message in sent(room)] == ["user", "assistant", "tool", "tool", "user"]
-    assert all("did not approve" in message["content"] for message in sent(room)[2:4])
+def test_a_call_that_nobody_spoke_of_is_not_run(app: AppServer):
+    first, (_, rome) = begun(app, OURS, ROME)
+    ask(app, tools=[approval_tool(app)], input=[decision(rome)], previous_response_id=first["id"])
+    assert app.tools.calls == [("get_weather", {"city": "Rome"})]
+    ask(app, tools=[approval_tool(app)], input="Never mind.", previous_response_id=first["id"])
+    assert [message["role"] for message in sent(app)] == ["user", "assistant", "tool", "tool", "user"]
+    assert all("did not approve" in message["content"] for message in sent(app)[2:4])
 
 
-def test_a_call_that_needs_no_approval_runs_beside_one_that_does(room: House):
+def test_a_call_that_needs_no_approval_runs_beside_one_that_does(app: AppServer):
     cities = tool_call("list_cities", "{}", "cities", 1)
     wanted = {"never": {"tool_names": ["list_cities"]}}
-    entry = asking(room, require_approval=wanted)
-    first, (request,) = begun(room, OURS, cities, tools=[entry])
-    assert room.tools.calls == [("list_cities", {})]
-    second = ask(room, tools=[entry], input=[decision(request)], previous_response_id=first["id"])
+    entry = approval_tool(app, require_approval=wanted)
+    first, (request,) = begun(app, OURS, cities, tools=[entry])
+    assert app.tools.calls == [("list_cities", {})]
+    second = ask(app, tools=[entry], input=[decision(request)], previous_response_id=first["id"])
     assert kinds(second) == ["mcp_call", "message"]
-    weather, listed = sent(room)[-2:]
+    weather, listed = sent(app)[-2:]
     assert (weather["tool_call_id"], listed["tool_call_id"]) == ("ours", "cities")
     assert ("cloudy" in weather["content"], "Rome" in listed["content"]) == (True, True)
-    assert len(room.tools.calls) == 2
+    assert len(app.tools.calls) == 2
 
 
-def test_a_turn_with_a_call_of_the_clients_and_one_that_waits(room: House):
-    tools = [THEIRS, asking(room)]
-    first, (request,) = begun(room, OURS, tool_call("theirs", "{}", "c", 1), tools=tools)
+def test_a_turn_with_a_call_of_the_clients_and_one_that_waits(app: AppServer):
+    tools = [THEIRS, approval_tool(app)]
+    first, (request,) = begun(app, OURS, tool_call("theirs", "{}", "c", 1), tools=tools)
     output = {"type": "function_call_output", "call_id": "c", "output": "done"}
     back = [output, decision(request)]
-    ask(room, tools=tools, input=back, previous_response_id=first["id"])
-    messages = sent(room)
+    ask(app, tools=tools, input=back, previous_response_id=first["id"])
+    messages = sent(app)
     assert [message["role"] for message in messages] == ["user", "assistant", "tool", "tool"]
     assert ("cloudy" in messages[2]["content"], messages[3]["content"]) == (True, "done")
 
 
-def test_calls_of_later_rounds_wait_too(room: House):
-    first, (request,) = begun(room)
-    room.upstream.replies = [turn("", ROME, streamed=False)]
-    second = ask(room, tools=[asking(room)], input=[decision(request)], previous_response_id=first["id"])
+def test_calls_of_later_rounds_wait_too(app: AppServer):
+    first, (request,) = begun(app)
+    app.upstream.replies = [turn("", ROME, streamed=False)]
+    second = ask(app, tools=[approval_tool(app)], input=[decision(request)], previous_response_id=first["id"])
     assert kinds(second) == ["mcp_call", "mcp_approval_request"]
-    room.upstream.replies = [turn("Both.", streamed=False)]
+    app.upstream.replies = [turn("Both.", streamed=False)]
     request = second["output"][1]
-    third = ask(room, tools=[asking(room)], input=[decision(request)], previous_response_id=second["id"])
+    third = ask(app, tools=[approval_tool(app)], input=[decision(request)], previous_response_id=second["id"])
     assert text_of(third) == "Both."
-    assert [message["role"] for message in sent(room)] == ["user", *["assistant", "tool"] * 2]
-    assert len(room.tools.calls) == 2
+    assert [message["role"] for message in sent(app)] == ["user", *["assistant", "tool"] * 2]
+    assert len(app.tools.calls) == 2
 
 
 @pytest.mark.parametrize("again", [True, False], ids=["approved again", "refused later"])
-def test_an_answer_that_comes_again_is_a_400_and_runs_nothing(room: House, again: bool):
-    first, (request,) = begun(room)
-    body = {"tools": [asking(room)], "previous_response_id": first["id"]}
-    ask(room, input=[decision(request)], **body)
-    refused = respond(room, input=[decision(request, again)], **body)
+def test_an_answer_that_comes_again_is_a_400_and_runs_nothing(app: AppServer, again: bool):
+    first, (request,) = begun(app)
+    body = {"tools": [approval_tool(app)], "previous_response_id": first["id"]}
+    ask(app, input=[decision(request)], **body)
+    refused = respond(app, input=[decision(request, again)], **body)
     assert "was answered before" in error_of(refused, 400)["message"]
-    refused = respond(room, input=[decision(request, again)], stream=True, **body)
+    refused = respond(app, input=[decision(request, again)], stream=True, **body)
     assert "was answered before" in error_of(refused, 400)["message"]
-    assert len(room.tools.calls) == 1
+    assert len(app.tools.calls) == 1
 
 
-def test_what_was_refused_cannot_be_approved_later(room: House):
-    first, (request,) = begun(room)
-    body = {"tools": [asking(room)], "previous_response_id": first["id"]}
-    ask(room, input=[decision(request, False)], **body)
-    refused = respond(room, input=[decision(request)], **body)
+def test_what_was_refused_cannot_be_approved_later(app: AppServer):
+    first, (request,) = begun(app)
+    body = {"tools": [approval_tool(app)], "previous_response_id": first["id"]}
+    ask(app, input=[decision(request, False)], **body)
+    refused = respond(app, input=[decision(request)], **body)
     assert "was answered before" in error_of(refused, 400)["message"]
-    assert room.tools.calls == []
+    assert app.tools.calls == []
 
 
-def test_an_answer_twice_in_one_request_is_a_400(room: House):
-    first, (request,) = begun(room)
+def test_an_answer_twice_in_one_request_is_a_400(app: AppServer):
+    first, (request,) = begun(app)
     refused = respond(
-        room,
-        tools=[asking(room)],
+        app,
+        tools=[approval_tool(app)],
         input=[decision(request), decision(request)],
         previous_response_id=first["id"],
     )
     assert "was answered before" in error_of(refused, 400)["message"]
-    assert room.tools.calls == []
+    assert app.tools.calls == []
 
 
-def test_of_two_answers_where_one_came_before_the_other_can_still_be_given(room: House):
-    first, (paris, rome) = begun(room, OURS, ROME)
-    body = {"tools": [asking(room)], "previous_response_id": first["id"]}
-    ask(room, input=[decision(paris)], **body)
-    error_of(respond(room, input=[decision(rome), decision(paris)], **body), 400)
-    assert len(room.tools.calls) == 1
-    ask(room, input=[decision(rome)], **body)
-    assert [arguments["city"] for _, arguments in room.tools.calls] == ["Paris", "Rome"]
+def test_of_two_answers_where_one_came_before_the_other_can_still_be_given(app: AppServer):
+    first, (paris, rome) = begun(app, OURS, ROME)
+    body = {"tools": [approval_tool(app)], "previous_response_id": first["id"]}
+    ask(app, input=[decision(paris)], **body)
+    error_of(respond(app, input=[decision(rome), decision(paris)], **body), 400)
+    assert len(app.tools.calls) == 1
+    ask(app, input=[decision(rome)], **body)
+    assert [arguments["city"] for _, arguments in app.tools.calls] == ["Paris", "Rome"]
 
 
 @pytest.mark.parametrize("identity", ["mcpr_gone", "ours"])
-def test_an_answer_to_nothing_is_a_400(room: House, identity: str):
-    first, _ = begun(room)
+def test_an_answer_to_nothing_is_a_400(app: AppServer, identity: str):
+    first, _ = begun(app)
     refused = respond(
-        room, tools=[asking(room)], input=[decision({"id": identity})], previous_response_id=first["id"]
+        app, tools=[approval_tool(app)], input=[decision({"id": identity})], previous_response_id=first["id"]
     )
     error = error_of(refused, 400)
     assert error["message"] == f"Approval request with id '{identity}' not found."
     assert error["param"] == "input[0].approval_request_id"
-    assert room.tools.calls == []
+    assert app.tools.calls == []
 
 
-def both_at_once(room: House, urls: list[str], body: JSON) -> list[httpx2.Response]:
+def both_at_once(app: AppServer, urls: list[str], body: JSON) -> list[httpx2.Response]:
     """The answers to the same request, sent to each of these at the same time."""
     answers: list[httpx2.Response] = []
     threads = [threading.Thread(target=lambda url=url: answers.append(respond(url, body))) for url in urls]
@@ -280,84 +280,84 @@ def both_at_once(room: House, urls: list[str], body: JSON) -> list[httpx2.Respon
 
 
 @pytest.fixture(params=["one server", "sqlite", "redis"])
-def doors(request: pytest.FixtureRequest, tmp_path: Any, room: House) -> Iterator[list[str]]:
+def doors(request: pytest.FixtureRequest, tmp_path: Any, app: AppServer) -> Iterator[list[str]]:
     """Where to send two requests to: one server, or two that share a store."""
     if request.param == "one server":
-        yield [room.url, room.url]
+        yield [app.url, app.url]
         return
     store = f"sqlite:///{tmp_path / 'store.db'}"
     if request.param == "redis":
         store = request.getfixturevalue("redis").url
     with ExitStack() as stack:
-        settings = replace(room.settings, store=store)
+        settings = replace(app.settings, store=store)
         yield [stack.enter_context(serving(settings)) for _ in range(2)]
 
 
 @BOTH
-def test_two_approvals_at_the_same_time_run_the_tool_once(room: House, doors: list[str], streamed: bool):
+def test_two_approvals_at_the_same_time_run_the_tool_once(app: AppServer, doors: list[str], streamed: bool):
     for _ in range(5):
-        room.script(turn("", OURS, streamed=streamed))
-        first = ask(doors[0], streamed=streamed, tools=[asking(room)])
+        app.set_replies(turn("", OURS, streamed=streamed))
+        first = ask(doors[0], streamed=streamed, tools=[approval_tool(app)])
         request = first["output"][-1]
-        room.script(turn("Fine.", streamed=streamed))
+        app.set_replies(turn("Fine.", streamed=streamed))
         body = {
-            "tools": [asking(room)],
+            "tools": [approval_tool(app)],
             "input": [decision(request)],
             "previous_response_id": first["id"],
             "stream": streamed,
         }
-        answers = both_at_once(room, doors, body)
+        answers = both_at_once(app, doors, body)
         assert sorted(answer.status_code for answer in answers) == [200, 400]
         refused = next(answer for answer in answers if answer.status_code == 400)
         assert "was answered before" in error_of(refused, 400)["message"]
-        assert len(room.tools.calls) == 1
+        assert len(app.tools.calls) == 1
 
 
 @BOTH
 @pytest.mark.parametrize("stored", [True, False], ids=["stored", "without state"])
-def test_an_approval_may_come_again_when_its_response_failed(room: House, streamed: bool, stored: bool):
-    options: JSON = {"tools": [asking(room)], "store": stored}
-    first, (request,) = begun(room, streamed=streamed, **options)
+def test_an_approval_may_come_again_when_its_response_failed(app: AppServer, streamed: bool, stored: bool):
+    options: JSON = {"tools": [approval_tool(app)], "store": stored}
+    first, (request,) = begun(app, streamed=streamed, **options)
     history = [{"role": "user", "content": QUESTION}, *first["output"], decision(request)]
     options |= (
         {"input": [decision(request)], "previous_response_id": first["id"]} if stored else {"input": history}
     )
-    room.script(OUT_OF_MEMORY, OUT_OF_MEMORY, turn("Fine.", streamed=streamed))
+    app.set_replies(OUT_OF_MEMORY, OUT_OF_MEMORY, turn("Fine.", streamed=streamed))
     for _ in range(2):
-        answered = respond(room, stream=streamed, **options)
+        answered = respond(app, stream=streamed, **options)
         assert "out of memory" in answered.text
         assert answered.status_code == (200 if streamed else 502)
-    response = ask(room, streamed=streamed, **options)
+    response = ask(app, streamed=streamed, **options)
     assert kinds(response) == ["mcp_call", "message"]
     (call,) = items_of(response, "mcp_call")
     assert (call["status"], call["approval_request_id"]) == ("completed", request["id"])
     assert "cloudy" in call["output"]
-    assert "cloudy" in sent(room)[-1]["content"]
-    assert "was answered before" in error_of(respond(room, **options), 400)["message"]
-    assert len(room.tools.calls) == 1
+    assert "cloudy" in sent(app)[-1]["content"]
+    assert "was answered before" in error_of(respond(app, **options), 400)["message"]
+    assert len(app.tools.calls) == 1
 
 
-async def test_an_approval_may_come_again_when_its_client_left(room: House):
-    first, (request,) = begun(room)
+async def test_an_approval_may_come_again_when_its_client_left(app: AppServer):
+    first, (request,) = begun(app)
     gate = Gate()
-    room.script(Reply([gate]), turn("Fine.", streamed=False))
+    app.set_replies(Reply([gate]), turn("Fine.", streamed=False))
     body: JSON = {
         "model": "mock",
-        "tools": [asking(room)],
+        "tools": [approval_tool(app)],
         "input": [decision(request)],
         "previous_response_id": first["id"],
     }
     async with httpx2.AsyncClient() as client, anyio.create_task_group() as group:
-        group.start_soon(partial(client.post, f"{room.url}/v1/responses", json=body, timeout=60))
+        group.start_soon(partial(client.post, f"{app.url}/v1/responses", json=body, timeout=60))
         await anyio.to_thread.run_sync(gate.wait_for_arrival)
         group.cancel_scope.cancel()
-    await anyio.to_thread.run_sync(room.upstream.departures.wait)
-    response = await anyio.to_thread.run_sync(partial(ask, room, **body))
+    await anyio.to_thread.run_sync(app.upstream.departures.wait)
+    response = await anyio.to_thread.run_sync(partial(ask, app, **body))
     assert kinds(response) == ["mcp_call", "message"]
-    assert len(room.tools.calls) == 1
+    assert len(app.tools.calls) == 1
 
 
-def test_pictures_of_an_approved_call_are_there_when_the_approval_comes_again(room: House):
+def test_pictures_of_an_approved_call_are_there_when_the_approval_comes_again(app: AppServer):
     result = ToolResult(text="A map.", is_error=True, images=(Image(media_type="image/png", data="aGk="),))
     records = Records(MemoryStore(), ttl=60)
 
@@ -369,59 +369,59 @@ def test_pictures_of_an_approved_call_are_there_when_the_approval_comes_again(ro
     assert anyio.run(keep) == result
 
 
-def test_what_an_approved_call_gave_is_not_what_a_later_call_of_the_same_id_gives(room: House):
+def test_what_an_approved_call_gave_is_not_what_a_later_call_of_the_same_id_gives(app: AppServer):
     """Some model servers number the calls anew in each round."""
-    first, (request,) = begun(room)
+    first, (request,) = begun(app)
     body: JSON = {"input": [decision(request)], "previous_response_id": first["id"]}
-    room.script(OUT_OF_MEMORY)
-    assert respond(room, tools=[asking(room)], **body).status_code == 502
-    assert [arguments["city"] for _, arguments in room.tools.calls] == ["Paris"]
+    app.set_replies(OUT_OF_MEMORY)
+    assert respond(app, tools=[approval_tool(app)], **body).status_code == 502
+    assert [arguments["city"] for _, arguments in app.tools.calls] == ["Paris"]
     again = tool_call(arguments='{"city":"Rome"}', id="ours")
-    room.script(turn("", again, streamed=False), turn("Both.", streamed=False))
-    response = ask(room, tools=[asking(room, require_approval="never")], **body)
+    app.set_replies(turn("", again, streamed=False), turn("Both.", streamed=False))
+    response = ask(app, tools=[approval_tool(app, require_approval="never")], **body)
     paris, rome = items_of(response, "mcp_call")
     assert ("Paris" in paris["arguments"], "Rome" in rome["arguments"]) == (True, True)
     assert ("Paris" in paris["output"], "Rome" in rome["output"]) == (True, True)
     assert (paris["approval_request_id"], rome["approval_request_id"]) == (request["id"], None)
-    assert [arguments["city"] for _, arguments in room.tools.calls] == ["Rome"]
+    assert [arguments["city"] for _, arguments in app.tools.calls] == ["Rome"]
 
 
 @BOTH
-def test_approvals_without_state(room: House, streamed: bool):
-    options: JSON = {"streamed": streamed, "store": False, "tools": [asking(room)]}
-    first, (request,) = begun(room, **options)
+def test_approvals_without_state(app: AppServer, streamed: bool):
+    options: JSON = {"streamed": streamed, "store": False, "tools": [approval_tool(app)]}
+    first, (request,) = begun(app, **options)
     history = [{"role": "user", "content": QUESTION}, *first["output"], decision(request)]
-    second = ask(room, input=history, **options)
+    second = ask(app, input=history, **options)
     assert kinds(second) == ["mcp_call", "message"]
-    assert len(room.tools.calls) == 1
-    assert [message["role"] for message in sent(room)] == ["user", "assistant", "tool"]
-    assert "cloudy" in sent(room)[-1]["content"]
+    assert len(app.tools.calls) == 1
+    assert [message["role"] for message in sent(app)] == ["user", "assistant", "tool"]
+    assert "cloudy" in sent(app)[-1]["content"]
 
     # The whole history comes again, with the answer and the call in it.
     history += [*second["output"], {"role": "user", "content": "And?"}]
-    third = ask(room, input=history, **options)
+    third = ask(app, input=history, **options)
     assert kinds(third) == ["message"]
-    assert len(room.tools.calls) == 1
-    messages = sent(room)
+    assert len(app.tools.calls) == 1
+    messages = sent(app)
     assert [message["role"] for message in messages] == ["user", "assistant", "tool", "assistant", "user"]
     assert "cloudy" in messages[2]["content"]
     assert messages[3]["content"] == "Fine."
 
 
-def test_refusals_without_state(room: House):
-    options: JSON = {"store": False, "tools": [asking(room)]}
-    first, (paris, rome) = begun(room, OURS, ROME, **options)
+def test_refusals_without_state(app: AppServer):
+    options: JSON = {"store": False, "tools": [approval_tool(app)]}
+    first, (paris, rome) = begun(app, OURS, ROME, **options)
     history = [
         {"role": "user", "content": QUESTION},
         *first["output"],
         decision(paris, False),
         decision(rome),
     ]
-    second = ask(room, input=history, **options)
+    second = ask(app, input=history, **options)
     history += [*second["output"], {"role": "user", "content": "And?"}]
-    ask(room, input=history, **options)
-    assert len(room.tools.calls) == 1
-    messages = sent(room)
+    ask(app, input=history, **options)
+    assert len(app.tools.calls) == 1
+    messages = sent(app)
     assert [message["role"] for message in messages] == [
         "user",
         "assistant",
@@ -433,14 +433,14 @@ def test_refusals_without_state(room: House):
     assert ("refused" in messages[2]["content"], "Rome" in messages[3]["content"]) == (True, True)
 
 
-def test_an_approval_without_state_comes_again_as_it_was(room: House):
-    options: JSON = {"store": False, "tools": [asking(room)]}
-    first, (request,) = begun(room, **options)
+def test_an_approval_without_state_comes_again_as_it_was(app: AppServer):
+    options: JSON = {"store": False, "tools": [approval_tool(app)]}
+    first, (request,) = begun(app, **options)
     history = [{"role": "user", "content": QUESTION}, *first["output"], decision(request)]
-    ask(room, input=history, **options)
-    refused = respond(room, input=history, **options)
+    ask(app, input=history, **options)
+    refused = respond(app, input=history, **options)
     assert "was answered before" in error_of(refused, 400)["message"]
-    assert len(room.tools.calls) == 1
+    assert len(app.tools.calls) == 1
 
 
 @BOTH
@@ -448,21 +448,25 @@ def test_an_approved_tool_that_fails_is_a_failed_call(streamed: bool):
     async def broken(_: Any) -> Raw:
         return Raw(b'{"detail": "no such city"}', 500)
 
-    with house(tools=ToolService(get_weather=broken)) as room:
-        first, (request,) = begun(room, streamed=streamed)
-        body = {"tools": [asking(room)], "input": [decision(request)], "previous_response_id": first["id"]}
-        (call,) = items_of(ask(room, streamed=streamed, **body), "mcp_call")
+    with app_server(tools=ToolService(get_weather=broken)) as app:
+        first, (request,) = begun(app, streamed=streamed)
+        body = {
+            "tools": [approval_tool(app)],
+            "input": [decision(request)],
+            "previous_response_id": first["id"],
+        }
+        (call,) = items_of(ask(app, streamed=streamed, **body), "mcp_call")
         assert (call["status"], call["approval_request_id"]) == ("failed", request["id"])
         assert "no such city" in call["error"]["content"][0]["text"]
 
 
 @BOTH
-def test_arguments_that_cannot_be_read_are_told_to_the_model_not_asked_about(room: House, streamed: bool):
-    first, requests = begun(room, tool_call(arguments='{"city":', id="ours"), streamed=streamed)
+def test_arguments_that_cannot_be_read_are_told_to_the_model_not_asked_about(app: AppServer, streamed: bool):
+    first, requests = begun(app, tool_call(arguments='{"city":', id="ours"), streamed=streamed)
     assert requests == []
     assert text_of(first) == "Wait.Fine."
-    assert "not a JSON object" in sent(room)[-1]["content"]
-    assert room.tools.calls == []
+    assert "not a JSON object" in sent(app)[-1]["content"]
+    assert app.tools.calls == []
 
 
 def test_the_stream_of_an_approved_call_begins_before_the_model_is_asked():
@@ -472,20 +476,20 @@ def test_the_stream_of_an_approved_call_begins_before_the_model_is_asked():
         await gate()
         return "done"
 
-    with house(tools=ToolService(get_weather=slow)) as room:
-        first, (request,) = begun(room, streamed=True)
+    with app_server(tools=ToolService(get_weather=slow)) as app:
+        first, (request,) = begun(app, streamed=True)
         body: JSON = {
             "model": "mock",
             "stream": True,
-            "tools": [asking(room)],
+            "tools": [approval_tool(app)],
             "input": [decision(request)],
             "previous_response_id": first["id"],
         }
-        asked = len(room.upstream.seen)
-        with httpx2.stream("POST", f"{room.url}/v1/responses", json=body, timeout=60) as stream:
+        asked = len(app.upstream.seen)
+        with httpx2.stream("POST", f"{app.url}/v1/responses", json=body, timeout=60) as stream:
             assert stream.status_code == 200
             gate.wait_for_arrival()
-            assert len(room.upstream.seen) == asked
+            assert len(app.upstream.seen) == asked
             gate.open()
             told = types(events_of(stream.read().decode()))
         assert told.index("response.mcp_call.in_progress") < told.index("response.output_text.delta")

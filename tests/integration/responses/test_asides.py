@@ -5,10 +5,10 @@ from __future__ import annotations
 import httpx2
 import pytest
 
-from tests.integration.responses.asking import (
+from tests.integration.responses.requests import (
     THEIRS,
+    approval_tool,
     ask,
-    asking,
     decision,
     error_of,
     get,
@@ -17,19 +17,19 @@ from tests.integration.responses.asking import (
     sent,
     turn,
 )
-from tests.support.house import House, house
+from tests.support.app_server import AppServer, app_server
 from tests.support.upstream import Reply, json_reply, tool_call, whole
 
 
 @pytest.fixture(scope="module")
-def room():
-    with house() as opened:
-        yield opened
+def app():
+    with app_server() as server:
+        yield server
 
 
-def test_the_model_server_counts_the_tokens_of_an_input(room: House):
-    room.script(turn("H", streamed=False))
-    with room.client() as client:
+def test_the_model_server_counts_the_tokens_of_an_input(app: AppServer):
+    app.set_replies(turn("H", streamed=False))
+    with app.client() as client:
         counted = client.responses.input_tokens.count(
             model="mock",
             input="Hi",
@@ -37,7 +37,7 @@ def test_the_model_server_counts_the_tokens_of_an_input(room: House):
             tools=[THEIRS],  # type: ignore[list-item]
         )
     assert (counted.object, counted.input_tokens) == ("response.input_tokens", 10)
-    asked = room.upstream.seen[0].json
+    asked = app.upstream.seen[0].json
     assert asked["max_tokens"] == 1
     assert [message["role"] for message in asked["messages"]] == ["system", "user"]
     names = [tool["function"]["name"] for tool in asked["tools"]]
@@ -45,100 +45,100 @@ def test_the_model_server_counts_the_tokens_of_an_input(room: House):
     assert "stream" not in asked
 
 
-def test_a_conversation_that_is_kept_is_counted_with_its_hidden_rounds(room: House):
-    room.script(turn("", tool_call(), streamed=False), turn("Cloudy.", streamed=False))
-    first = ask(room)
-    post(room, "input_tokens", {"model": "mock", "input": "And?", "previous_response_id": first["id"]})
-    assert [message["role"] for message in sent(room)] == ["user", "assistant", "tool", "assistant", "user"]
+def test_a_conversation_that_is_kept_is_counted_with_its_hidden_rounds(app: AppServer):
+    app.set_replies(turn("", tool_call(), streamed=False), turn("Cloudy.", streamed=False))
+    first = ask(app)
+    post(app, "input_tokens", {"model": "mock", "input": "And?", "previous_response_id": first["id"]})
+    assert [message["role"] for message in sent(app)] == ["user", "assistant", "tool", "assistant", "user"]
 
 
-def test_counting_runs_nothing_that_waits_for_an_approval(room: House):
-    entry = asking(room)
-    room.script(turn("", tool_call(), streamed=False), turn("Fine.", streamed=False))
-    first = ask(room, tools=[entry])
+def test_counting_runs_nothing_that_waits_for_an_approval(app: AppServer):
+    entry = approval_tool(app)
+    app.set_replies(turn("", tool_call(), streamed=False), turn("Fine.", streamed=False))
+    first = ask(app, tools=[entry])
     approval = decision(first["output"][-1])
     body = {"model": "mock", "tools": [entry], "input": [approval], "previous_response_id": first["id"]}
-    assert post(room, "input_tokens", body).status_code == 200
-    assert room.tools.calls == []
-    ask(room, **body)
-    assert len(room.tools.calls) == 1
+    assert post(app, "input_tokens", body).status_code == 200
+    assert app.tools.calls == []
+    ask(app, **body)
+    assert len(app.tools.calls) == 1
 
 
-def test_a_model_server_that_does_not_count_is_named(room: House):
-    room.script(whole({"content": "H"}))
-    error = error_of(post(room, "input_tokens", {"model": "mock", "input": "Hi"}), 502)
+def test_a_model_server_that_does_not_count_is_named(app: AppServer):
+    app.set_replies(whole({"content": "H"}))
+    error = error_of(post(app, "input_tokens", {"model": "mock", "input": "Hi"}), 502)
     assert "how many tokens" in error["message"]
 
 
 @pytest.mark.parametrize("path", ["input_tokens", "compact"])
-def test_a_refusal_of_the_model_server_is_relayed(room: House, path: str):
-    room.script(json_reply({"error": {"message": "no"}}, 401))
-    answer = post(room, path, {"model": "mock", "input": "Hi"})
+def test_a_refusal_of_the_model_server_is_relayed(app: AppServer, path: str):
+    app.set_replies(json_reply({"error": {"message": "no"}}, 401))
+    answer = post(app, path, {"model": "mock", "input": "Hi"})
     assert (answer.status_code, answer.json()) == (401, {"error": {"message": "no"}})
 
 
-def test_a_compacted_conversation_goes_on_from_its_summary(room: House):
-    room.script(turn("It was cloudy.", streamed=False))
+def test_a_compacted_conversation_goes_on_from_its_summary(app: AppServer):
+    app.set_replies(turn("It was cloudy.", streamed=False))
     told = [
         {"role": "user", "content": "Weather?"},
         {"role": "assistant", "content": "Cloudy, I say."},
         {"role": "user", "content": "And Rome?"},
     ]
-    with room.client() as client:
+    with app.client() as client:
         compacted = client.responses.compact(model="mock", input=told)  # type: ignore[arg-type]
         assert compacted.object == "response.compaction"
         assert [item.type for item in compacted.output] == ["message", "message", "compaction"]
         assert compacted.usage.total_tokens == 12
-        asked = room.upstream.seen[0].json
+        asked = app.upstream.seen[0].json
         assert [message["role"] for message in asked["messages"]] == ["user", "assistant", "user", "user"]
         assert "tools" not in asked
 
-        room.script(turn("Fine.", streamed=False))
+        app.set_replies(turn("Fine.", streamed=False))
         back = [item.model_dump(exclude_none=True, warnings=False) for item in compacted.output]
         answer = client.responses.create(model="mock", input=[*back, {"role": "user", "content": "Go on."}])
     assert answer.output_text == "Fine."
-    messages = sent(room)
+    messages = sent(app)
     assert [message["role"] for message in messages] == ["user"] * 4
     assert [message["content"] for message in messages[:2]] == ["Weather?", "And Rome?"]
     assert "It was cloudy." in messages[2]["content"]
     assert "Cloudy, I say." not in str(messages)
 
 
-def test_a_stored_conversation_is_compacted_too(room: House):
-    room.script(turn("", tool_call(), streamed=False), turn("Cloudy.", streamed=False))
-    first = ask(room, instructions="Be brief.")
-    room.upstream.replies = [turn("A summary.", streamed=False)]
+def test_a_stored_conversation_is_compacted_too(app: AppServer):
+    app.set_replies(turn("", tool_call(), streamed=False), turn("Cloudy.", streamed=False))
+    first = ask(app, instructions="Be brief.")
+    app.upstream.replies = [turn("A summary.", streamed=False)]
     body = {"model": "mock", "input": "And?", "previous_response_id": first["id"]}
-    compacted = post(room, "compact", body).json()
+    compacted = post(app, "compact", body).json()
     roles = ["user", "assistant", "tool", "assistant", "user", "user"]
-    assert [message["role"] for message in sent(room)] == roles
-    again = ask(room, input=[*compacted["output"], {"role": "user", "content": "Go on."}])
+    assert [message["role"] for message in sent(app)] == roles
+    again = ask(app, input=[*compacted["output"], {"role": "user", "content": "Go on."}])
     assert again["status"] == "completed"
-    assert "A summary." in str(sent(room))
+    assert "A summary." in str(sent(app))
 
 
-def test_what_developers_said_is_kept_word_for_word(room: House):
-    room.script(turn("A summary.", streamed=False))
+def test_what_developers_said_is_kept_word_for_word(app: AppServer):
+    app.set_replies(turn("A summary.", streamed=False))
     told = [{"role": "developer", "content": "Rhyme."}, {"role": "user", "content": "Hi"}]
-    compacted = post(room, "compact", {"model": "mock", "input": told}).json()
-    ask(room, input=[*compacted["output"], {"role": "user", "content": "Go on."}])
-    assert sent(room)[0] == {"role": "system", "content": "Rhyme."}
+    compacted = post(app, "compact", {"model": "mock", "input": told}).json()
+    ask(app, input=[*compacted["output"], {"role": "user", "content": "Go on."}])
+    assert sent(app)[0] == {"role": "system", "content": "Rhyme."}
 
 
-def test_a_model_that_writes_no_summary_is_a_502(room: House):
-    room.script(turn("", streamed=False))
-    error = error_of(post(room, "compact", {"model": "mock", "input": "Hi"}), 502)
+def test_a_model_that_writes_no_summary_is_a_502(app: AppServer):
+    app.set_replies(turn("", streamed=False))
+    error = error_of(post(app, "compact", {"model": "mock", "input": "Hi"}), 502)
     assert "no summary" in error["message"]
 
 
 @pytest.mark.parametrize("path", ["input_tokens", "compact"])
-def test_asides_are_not_stored_and_cannot_be_had_later(room: House, path: str):
-    room.script(turn("A summary.", streamed=False))
-    answer = post(room, path, {"model": "mock", "input": "Hi", "background": True, "stream": True})
+def test_asides_are_not_stored_and_cannot_be_had_later(app: AppServer, path: str):
+    app.set_replies(turn("A summary.", streamed=False))
+    answer = post(app, path, {"model": "mock", "input": "Hi", "background": True, "stream": True})
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "application/json"
     if path == "compact":
-        error_of(get(room, answer.json()["id"]), 404)
+        error_of(get(app, answer.json()["id"]), 404)
 
 
 RAW = b'{ "id":"resp_1",   "object":"response", "vendor": "\\u00e9" }\n'
@@ -146,8 +146,8 @@ RAW = b'{ "id":"resp_1",   "object":"response", "vendor": "\\u00e9" }\n'
 
 @pytest.fixture(scope="module")
 def passing():
-    with house(responses="passthrough") as opened:
-        yield opened
+    with app_server(responses="passthrough") as server:
+        yield server
 
 
 @pytest.mark.parametrize(
@@ -162,9 +162,11 @@ def passing():
         ("POST", "/v1/responses/input_tokens"),
     ],
 )
-def test_a_model_server_that_has_responses_gets_them_byte_for_byte(passing: House, method: str, path: str):
+def test_a_model_server_that_has_responses_gets_them_byte_for_byte(
+    passing: AppServer, method: str, path: str
+):
     headers = [(b"content-type", b"application/json; vendor=1"), (b"x-request-id", b"req-1")]
-    passing.script(Reply([RAW], 201, headers))
+    passing.set_replies(Reply([RAW], 201, headers))
     body = b'{"model" : "mock", "input":"Hi", "tools":[{"type":"web_search"}]}' if method == "POST" else b""
     answer = httpx2.request(
         method,
@@ -183,9 +185,9 @@ def test_a_model_server_that_has_responses_gets_them_byte_for_byte(passing: Hous
     assert (seen.header(b"authorization"), seen.header(b"x-own")) == (b"Bearer key", b"1")
 
 
-def test_events_of_a_model_server_that_has_responses_pass(passing: House):
+def test_events_of_a_model_server_that_has_responses_pass(passing: AppServer):
     events = b'event: response.created\ndata: {"type":"response.created"}\n\n: note\n\ndata: [DONE]\n\n'
-    passing.script(Reply([events[:20], events[20:]]))
+    passing.set_replies(Reply([events[:20], events[20:]]))
     answer = respond(passing, input="Hi", stream=True)
     assert answer.content == events
     assert passing.tools.calls == []

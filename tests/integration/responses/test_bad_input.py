@@ -8,7 +8,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.integration.responses.asking import (
+from tests.integration.responses.requests import (
     THEIRS,
     ask,
     error_of,
@@ -17,7 +17,7 @@ from tests.integration.responses.asking import (
     server,
     turn,
 )
-from tests.support.house import House, house
+from tests.support.app_server import AppServer, app_server
 from tests.support.upstream import tool_call
 
 USER = {"role": "user", "content": "Hi"}
@@ -31,9 +31,9 @@ GONE = "previous_response_not_found"
 
 
 @pytest.fixture(scope="module")
-def room():
-    with house(turn("Hello", streamed=False), max_body_bytes=100_000) as opened:
-        yield opened
+def app():
+    with app_server(turn("Hello", streamed=False), max_body_bytes=100_000) as server:
+        yield server
 
 
 BODIES: dict[str, tuple[bytes, str]] = {
@@ -50,9 +50,9 @@ BODIES: dict[str, tuple[bytes, str]] = {
 
 @pytest.mark.parametrize("path", ["", "/input_tokens", "/compact"])
 @pytest.mark.parametrize("name", BODIES)
-def test_a_body_that_cannot_be_read_is_a_400(room: House, name: str, path: str):
+def test_a_body_that_cannot_be_read_is_a_400(app: AppServer, name: str, path: str):
     body, words = BODIES[name]
-    answer = httpx2.post(f"{room.url}/v1/responses{path}", content=body, timeout=60)
+    answer = httpx2.post(f"{app.url}/v1/responses{path}", content=body, timeout=60)
     error = error_of(answer, 400)
     assert error["type"] == "invalid_request_error"
     assert words in error["message"]
@@ -141,20 +141,20 @@ REQUESTS: dict[str, tuple[dict[str, Any], str, str | None, str | None]] = {
 
 @pytest.mark.parametrize("name", REQUESTS)
 @pytest.mark.parametrize("how", ["whole", "streamed", "in the background"])
-def test_what_cannot_be_served_is_a_400_that_names_it(room: House, name: str, how: str):
+def test_what_cannot_be_served_is_a_400_that_names_it(app: AppServer, name: str, how: str):
     body, words, param, code = REQUESTS[name]
-    room.upstream.seen.clear()
+    app.upstream.seen.clear()
     extra = {"whole": {}, "streamed": {"stream": True}, "in the background": {"background": True}}[how]
-    error = error_of(respond(room, {**extra, **body}), 400)
+    error = error_of(respond(app, {**extra, **body}), 400)
     assert error["type"] == "invalid_request_error"
     assert words in error["message"]
     assert param in (None, error["param"])
     assert code in (None, error["code"])
-    assert room.upstream.seen == []
+    assert app.upstream.seen == []
 
 
-def test_a_body_over_the_limit_is_a_413(room: House):
-    answer = respond(room, input="x" * 100_000)
+def test_a_body_over_the_limit_is_a_413(app: AppServer):
+    answer = respond(app, input="x" * 100_000)
     assert "TOOLWAY_MAX_BODY_BYTES" in error_of(answer, 413)["message"]
 
 
@@ -178,16 +178,16 @@ def test_a_body_over_the_limit_is_a_413(room: House):
         ("DELETE", "resp_gone/input_items"),
     ],
 )
-def test_what_is_not_there_is_a_404(room: House, method: str, path: str):
-    answer = httpx2.request(method, f"{room.url}/v1/responses/{path}", timeout=60)
+def test_what_is_not_there_is_a_404(app: AppServer, method: str, path: str):
+    answer = httpx2.request(method, f"{app.url}/v1/responses/{path}", timeout=60)
     error = error_of(answer, 404)
     assert error["type"] == "invalid_request_error"
     assert len(error["message"]) < 500
 
 
 @pytest.mark.parametrize("after", ["x", "-1", "1.5", "9" * 30, ""])
-def test_a_place_in_a_stream_is_a_number(room: House, after: str):
-    answer = get(room, "resp_gone", stream="true", starting_after=after)
+def test_a_place_in_a_stream_is_a_number(app: AppServer, after: str):
+    answer = get(app, "resp_gone", stream="true", starting_after=after)
     assert answer.status_code in (400, 404)
     if after:
         assert error_of(answer, 400)["param"] == "starting_after"
@@ -209,9 +209,9 @@ for _ in range(300):
     ],
 )
 @pytest.mark.parametrize("how", ["whole", "streamed", "in the background"])
-def test_what_is_nested_too_deep_is_refused(room: House, more: dict[str, Any], how: str):
+def test_what_is_nested_too_deep_is_refused(app: AppServer, more: dict[str, Any], how: str):
     extra = {"whole": {}, "streamed": {"stream": True}, "in the background": {"background": True}}[how]
-    error_of(respond(room, {"input": "Hi", **extra, **more}), 400)
+    error_of(respond(app, {"input": "Hi", **extra, **more}), 400)
 
 
 STRANGE: list[Any] = [None, True, 0, -1, 1.5, "", "x", [], [[]], [None], {}, {"type": "x"}, {"a": {"b": []}}]
@@ -252,13 +252,13 @@ STRANGE: list[Any] = [None, True, 0, -1, 1.5, "", "x", [], [[]], [None], {}, {"t
         ],
     ],
 )
-def test_no_field_makes_a_500(room: House, field: str):
+def test_no_field_makes_a_500(app: AppServer, field: str):
     for value in STRANGE:
-        answer = respond(room, {"input": "Hi", field: value})
+        answer = respond(app, {"input": "Hi", field: value})
         assert answer.status_code in (200, 400), (value, answer.text)
 
 
-def test_no_item_makes_a_500(room: House):
+def test_no_item_makes_a_500(app: AppServer):
     kinds = [
         *["message", "reasoning", "function_call", "function_call_output", "custom_tool_call", "mcp_call"],
         *["custom_tool_call_output", "mcp_approval_request", "mcp_approval_response", "mcp_list_tools"],
@@ -273,32 +273,32 @@ def test_no_item_makes_a_500(room: House):
         for kind, member, value in product(kinds, members, (None, 0, "", [None], {"a": []})):
             given = {**texts, "type": kind, "role": "user", member: value}
             body = {"model": "mock", "input": [USER, given]}
-            answer = client.post(f"{room.url}/v1/responses", json=body)
+            answer = client.post(f"{app.url}/v1/responses", json=body)
             assert answer.status_code in (200, 400, 404), (kind, member, value, answer.text)
 
 
-def test_no_tool_makes_a_500(room: House):
+def test_no_tool_makes_a_500(app: AppServer):
     for kind in ("function", "custom", "mcp"):
-        base = {"type": kind, "name": "x"} if kind != "mcp" else server(room)
+        base = {"type": kind, "name": "x"} if kind != "mcp" else server(app)
         for member in ("name", "parameters", "description", "strict", "format", "allowed_tools", "headers",
                        "require_approval", "server_url", "authorization", "server_description"):  # fmt: skip
             for value in STRANGE:
-                answer = respond(room, input="Hi", tools=[{**base, member: value}])
+                answer = respond(app, input="Hi", tools=[{**base, member: value}])
                 assert answer.status_code in (200, 400), (kind, member, value, answer.text)
 
 
-def test_an_output_that_is_too_late_is_refused(room: House):
+def test_an_output_that_is_too_late_is_refused(app: AppServer):
     """The call was answered before; a second answer belongs to nothing."""
-    answer = respond(room, input=[USER, CALL, OUTPUT, USER, OUTPUT])
+    answer = respond(app, input=[USER, CALL, OUTPUT, USER, OUTPUT])
     assert "No tool call found" in error_of(answer, 400)["message"]
 
 
-def test_an_open_call_must_be_answered_when_the_conversation_goes_on(room: House):
-    room.script(turn("", tool_call("theirs", "{}", "open"), streamed=False))
-    first = ask(room, tools=[THEIRS])
-    room.script(turn("Hello", streamed=False))
-    answer = respond(room, input="And?", previous_response_id=first["id"])
+def test_an_open_call_must_be_answered_when_the_conversation_goes_on(app: AppServer):
+    app.set_replies(turn("", tool_call("theirs", "{}", "open"), streamed=False))
+    first = ask(app, tools=[THEIRS])
+    app.set_replies(turn("Hello", streamed=False))
+    answer = respond(app, input="And?", previous_response_id=first["id"])
     error = error_of(answer, 400)
     assert error["message"] == "No tool output found for function call open."
     assert (error["type"], error["param"]) == ("invalid_request_error", "input")
-    assert room.upstream.seen == []
+    assert app.upstream.seen == []

@@ -14,20 +14,20 @@ import httpx2
 import pytest
 from websockets.sync.client import ClientConnection
 
-from tests.integration.responses.asking import (
+from tests.integration.responses.requests import (
     ask,
     create,
     events_of,
     items_of,
-    line,
     refused,
     respond,
     sent,
     text_of,
     turn,
     types,
+    websocket,
 )
-from tests.support.house import House, house
+from tests.support.app_server import AppServer, app_server
 from tests.support.published import (
     assert_published,
     assert_published_compaction,
@@ -74,32 +74,32 @@ def model(body: JSON) -> Reply:
 
 
 @pytest.fixture(scope="module", params=["with-tools", "without"])
-def server(request: pytest.FixtureRequest) -> Iterator[House]:
+def server(request: pytest.FixtureRequest) -> Iterator[AppServer]:
     endpoints = None if request.param == "with-tools" else ""
-    with house(endpoints=endpoints) as opened:
-        yield opened
+    with app_server(endpoints=endpoints) as server:
+        yield server
 
 
 @pytest.fixture
-def room(server: House) -> House:
-    server.script()
+def app(server: AppServer) -> AppServer:
+    server.set_replies()
     server.upstream.answer = model
     return server
 
 
-def made(room: House, **body: Any) -> JSON:
+def made(app: AppServer, **body: Any) -> JSON:
     """A whole response that is complete."""
-    response = ask(room, **body)
+    response = ask(app, **body)
     assert_published(response)
-    assert_hidden_tool_ran(room)
+    assert_hidden_tool_ran(app)
     return response
 
 
-def streamed(room: House, **body: Any) -> list[JSON]:
+def streamed(app: AppServer, **body: Any) -> list[JSON]:
     """The events of a response that is complete."""
-    events = events_of(respond(room, body, stream=True).text)
+    events = events_of(respond(app, body, stream=True).text)
     assert_events(events)
-    assert_hidden_tool_ran(room)
+    assert_hidden_tool_ran(app)
     return events
 
 
@@ -109,8 +109,8 @@ def assert_events(events: list[JSON]) -> None:
     assert check_events(events)["status"] == "completed"
 
 
-def assert_hidden_tool_ran(room: House) -> None:
-    assert bool(room.tools.calls) == bool(room.settings.endpoints)
+def assert_hidden_tool_ran(app: AppServer) -> None:
+    assert bool(app.tools.calls) == bool(app.settings.endpoints)
 
 
 def said(connection: ClientConnection, **body: Any) -> list[JSON]:
@@ -133,170 +133,170 @@ def refusal(connection: ClientConnection, **body: Any) -> str:
     return str(error["code"])
 
 
-def test_a_text(room: House):
-    response = made(room, input=[{"type": "message", "role": "user", "content": "Say hello."}])
+def test_a_text(app: AppServer):
+    response = made(app, input=[{"type": "message", "role": "user", "content": "Say hello."}])
     assert text_of(response) == "Here I am."
 
 
-def test_a_streamed_text(room: House):
-    kinds = types(streamed(room, input=[{"type": "message", "role": "user", "content": "Count to 5."}]))
+def test_a_streamed_text(app: AppServer):
+    kinds = types(streamed(app, input=[{"type": "message", "role": "user", "content": "Count to 5."}]))
     assert "response.output_text.delta" in kinds
 
 
-def test_a_system_message(room: House):
+def test_a_system_message(app: AppServer):
     pirate = {"type": "message", "role": "system", "content": "You are a pirate."}
-    made(room, input=[pirate, {"type": "message", "role": "user", "content": "Say hello."}])
-    assert sent(room)[0] == {"role": "system", "content": "You are a pirate."}
+    made(app, input=[pirate, {"type": "message", "role": "user", "content": "Say hello."}])
+    assert sent(app)[0] == {"role": "system", "content": "You are a pirate."}
 
 
-def test_a_call_of_the_clients(room: House):
-    response = made(room, input=ASK_WEATHER, tools=[WEATHER])
+def test_a_call_of_the_clients(app: AppServer):
+    response = made(app, input=ASK_WEATHER, tools=[WEATHER])
     [call] = items_of(response, "function_call")
     assert (call["name"], call["arguments"]) == ("get_weather", '{"location":"SF"}')
 
 
-def test_a_streamed_call_of_the_clients(room: House):
-    events = streamed(room, input=ASK_WEATHER, tools=[WEATHER])
+def test_a_streamed_call_of_the_clients(app: AppServer):
+    events = streamed(app, input=ASK_WEATHER, tools=[WEATHER])
     added = [event["item"]["type"] for event in events if event["type"] == "response.output_item.added"]
     assert added == ["function_call"]
     assert "response.function_call_arguments.delta" in types(events)
     assert "response.function_call_arguments.done" in types(events)
 
 
-def test_the_result_of_a_call_of_the_clients(room: House):
+def test_the_result_of_a_call_of_the_clients(app: AppServer):
     choice = {"type": "function", "name": "get_weather"}
-    first = made(room, input=ASK_WEATHER, tools=[WEATHER], tool_choice=choice)
+    first = made(app, input=ASK_WEATHER, tools=[WEATHER], tool_choice=choice)
     [call] = items_of(first, "function_call")
     output = {"type": "function_call_output", "call_id": call["call_id"], "output": "18 degrees, clear"}
-    assert text_of(made(room, input=[output], previous_response_id=first["id"])) == "Here I am."
+    assert text_of(made(app, input=[output], previous_response_id=first["id"])) == "Here I am."
 
 
-def test_an_image(room: House):
+def test_an_image(app: AppServer):
     parts = [{"type": "input_text", "text": "What is this?"}, {"type": "input_image", "image_url": DOT}]
-    made(room, input=[{"type": "message", "role": "user", "content": parts}])
-    assert sent(room)[0]["content"][1] == {"type": "image_url", "image_url": {"url": DOT}}
+    made(app, input=[{"type": "message", "role": "user", "content": parts}])
+    assert sent(app)[0]["content"][1] == {"type": "image_url", "image_url": {"url": DOT}}
 
 
-def test_a_file(room: House):
+def test_a_file(app: AppServer):
     file = {
         "type": "input_file",
         "filename": "a.pdf",
         "file_data": "data:application/pdf;base64,JVBERi0xLjQ=",
     }
     parts = [{"type": "input_text", "text": "Its title?"}, file]
-    made(room, input=[{"type": "message", "role": "user", "content": parts}])
-    assert sent(room)[0]["content"][1]["file"]["filename"] == "a.pdf"
+    made(app, input=[{"type": "message", "role": "user", "content": parts}])
+    assert sent(app)[0]["content"][1]["file"]["filename"] == "a.pdf"
 
 
-def test_turns_in_the_input(room: House):
+def test_turns_in_the_input(app: AppServer):
     said_before = {"type": "message", "role": "assistant", "content": "Hello Alice!"}
     question = {"type": "message", "role": "user", "content": "Who am I?"}
     made(
-        room,
+        app,
         input=[{"type": "message", "role": "user", "content": "My name is Alice."}, said_before, question],
     )
-    assert [message["role"] for message in sent(room, 0)] == ["user", "assistant", "user"]
+    assert [message["role"] for message in sent(app, 0)] == ["user", "assistant", "user"]
 
 
-def test_phases_of_an_answer(room: House):
+def test_phases_of_an_answer(app: AppServer):
     before: list[JSON] = [
         {"type": "message", "role": "assistant", "phase": "commentary", "content": "I know it."},
         {"type": "message", "role": "assistant", "phase": "final_answer", "content": "Four."},
     ]
-    made(room, input=[*before, {"type": "message", "role": "user", "content": "Say it again."}])
-    assert [message["content"] for message in sent(room, 0)] == ["I know it.", "Four.", "Say it again."]
+    made(app, input=[*before, {"type": "message", "role": "user", "content": "Say it again."}])
+    assert [message["content"] for message in sent(app, 0)] == ["I know it.", "Four.", "Say it again."]
 
 
-def test_a_previous_response(room: House):
-    first = made(room, input="The word is papaya.")
-    second = made(room, input="What is the word?", previous_response_id=first["id"])
+def test_a_previous_response(app: AppServer):
+    first = made(app, input="The word is papaya.")
+    second = made(app, input="What is the word?", previous_response_id=first["id"])
     assert second["previous_response_id"] == first["id"]
-    assert sent(room)[0]["content"] == "The word is papaya."
+    assert sent(app)[0]["content"] == "The word is papaya."
 
 
-def test_a_structured_answer(room: House):
+def test_a_structured_answer(app: AppServer):
     form = {"type": "json_schema", "name": "answer", "schema": SCHEMA}
-    assert json.loads(text_of(made(room, input="Well?", text={"format": form}))) == {"ok": True}
+    assert json.loads(text_of(made(app, input="Well?", text={"format": form}))) == {"ok": True}
 
 
-def test_reasoning(room: House):
-    assert items_of(made(room, input="Why?", reasoning={"effort": "low"}), "reasoning")
-    events = streamed(room, input="Why?", reasoning={"effort": "low"})
+def test_reasoning(app: AppServer):
+    assert items_of(made(app, input="Why?", reasoning={"effort": "low"}), "reasoning")
+    events = streamed(app, input="Why?", reasoning={"effort": "low"})
     assert "response.reasoning_text.delta" in types(events)
 
 
-def test_a_compaction(room: House):
+def test_a_compaction(app: AppServer):
     asked = {"model": "mock", "prompt_cache_key": "k", "input": "We start on Tuesday. Remember it."}
-    response = httpx2.post(f"{room.url}/v1/responses/compact", json=asked).json()
+    response = httpx2.post(f"{app.url}/v1/responses/compact", json=asked).json()
     assert_published_compaction(response)
     assert [item["type"] for item in response["output"]] == ["message", "compaction"]
 
 
-def test_a_compaction_without_a_model(room: House):
-    answer = httpx2.post(f"{room.url}/v1/responses/compact", json={"input": "Hello"})
+def test_a_compaction_without_a_model(app: AppServer):
+    answer = httpx2.post(f"{app.url}/v1/responses/compact", json={"input": "Hello"})
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "model")
 
 
-def test_a_websocket(room: House):
-    with line(room) as connection:
+def test_a_websocket(app: AppServer):
+    with websocket(app) as connection:
         response = heard(connection, store=True, input="Count to 3.")
     assert text_of(response) == "Here I am."
-    assert_hidden_tool_ran(room)
+    assert_hidden_tool_ran(app)
 
 
-def test_a_websocket_for_several_responses(room: House):
-    with line(room) as connection:
+def test_a_websocket_for_several_responses(app: AppServer):
+    with websocket(app) as connection:
         first, second = heard(connection, input="First."), heard(connection, input="Second.")
     assert first["id"] != second["id"]
-    assert sent(room)[0]["content"] == "Second."
+    assert sent(app)[0]["content"] == "Second."
 
 
-def test_a_websocket_goes_on_from_what_is_not_stored(room: House):
-    with line(room) as connection:
+def test_a_websocket_goes_on_from_what_is_not_stored(app: AppServer):
+    with websocket(app) as connection:
         first = heard(connection, input="The word is cobalt.")
         heard(connection, input="What is the word?", previous_response_id=first["id"])
-    assert sent(room)[0]["content"] == "The word is cobalt."
+    assert sent(app)[0]["content"] == "The word is cobalt."
 
 
-def test_another_websocket_does_not_know_what_is_not_stored(room: House):
-    with line(room) as connection:
+def test_another_websocket_does_not_know_what_is_not_stored(app: AppServer):
+    with websocket(app) as connection:
         first = heard(connection, input="The word is copper.")
-    with line(room) as connection:
+    with websocket(app) as connection:
         code = refusal(connection, input="The word?", previous_response_id=first["id"])
         assert code == "previous_response_not_found"
         heard(connection, input="Then begin anew.")
 
 
-def test_a_websocket_with_an_unknown_previous_response(room: House):
-    with line(room) as connection:
+def test_a_websocket_with_an_unknown_previous_response(app: AppServer):
+    with websocket(app) as connection:
         code = refusal(connection, input="Hello", previous_response_id="resp_nobody_knows")
     assert code == "previous_response_not_found"
 
 
-def test_a_websocket_forgets_what_could_not_be_gone_on_from(room: House):
+def test_a_websocket_forgets_what_could_not_be_gone_on_from(app: AppServer):
     stray = {"type": "function_call_output", "call_id": "call_of_nobody", "output": "Nothing."}
-    with line(room) as connection:
+    with websocket(app) as connection:
         first = heard(connection, input="The word is ember.")
         refusal(connection, input=[stray], previous_response_id=first["id"])
         code = refusal(connection, input="The word?", previous_response_id=first["id"])
     assert code == "previous_response_not_found"
 
 
-def test_a_websocket_is_warmed_up(room: House):
-    with line(room) as connection:
+def test_a_websocket_is_warmed_up(app: AppServer):
+    with websocket(app) as connection:
         events = said(connection, input="Be ready.", generate=False)
         for event in events:
             assert_published_event(event)
         warm = events[-1]["response"]
         assert (warm["status"], warm["output"]) == ("completed", [])
         heard(connection, input="Now.", previous_response_id=warm["id"])
-    assert sent(room)[0]["content"] == "Be ready."
+    assert sent(app)[0]["content"] == "Be ready."
 
 
-def test_a_websocket_goes_on_from_a_compaction(room: House):
+def test_a_websocket_goes_on_from_a_compaction(app: AppServer):
     asked = {"model": "mock", "input": "The word is slate."}
-    compacted = httpx2.post(f"{room.url}/v1/responses/compact", json=asked).json()
-    with line(room) as connection:
+    compacted = httpx2.post(f"{app.url}/v1/responses/compact", json=asked).json()
+    with websocket(app) as connection:
         message = {"type": "message", "role": "user", "content": "Go on."}
         response = heard(connection, input=[*compacted["output"], message], tools=[])
     assert text_of(response) == "Here I am."

@@ -13,12 +13,12 @@ import httpx2
 import openai
 import pytest
 
-from tests.integration.responses.asking import (
+from tests.integration.responses.requests import (
     BOTH,
     QUESTION,
     THEIRS,
+    approval_tool,
     ask,
-    asking,
     decision,
     error_of,
     events_of,
@@ -32,8 +32,8 @@ from tests.integration.responses.asking import (
     turn,
     types,
 )
+from tests.support.app_server import AppServer, app_server
 from tests.support.gate import DEADLINE, Gate
-from tests.support.house import House, house
 from tests.support.responses import check_events
 from tests.support.servers import free_port
 from tests.support.tools import ToolService
@@ -54,15 +54,15 @@ BROKEN = {
 
 
 @pytest.fixture(scope="module")
-def room():
-    with house() as opened:
-        yield opened
+def app():
+    with app_server() as server:
+        yield server
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_stream_that_breaks_in_round_2_fails_in_words(room: House, name: str):
-    room.script(turn("Wait.", OURS, streamed=True), BROKEN[name])
-    answer = respond(room, input=QUESTION, stream=True, tools=[server(room)])
+def test_a_stream_that_breaks_in_round_2_fails_in_words(app: AppServer, name: str):
+    app.set_replies(turn("Wait.", OURS, streamed=True), BROKEN[name])
+    answer = respond(app, input=QUESTION, stream=True, tools=[server(app)])
     assert answer.status_code == 200
     events = events_of(answer.text)
     response = check_events(events)
@@ -72,35 +72,35 @@ def test_a_stream_that_breaks_in_round_2_fails_in_words(room: House, name: str):
     assert (response["status"], response["error"]["code"]) == ("failed", expected)
     assert kinds(response) == ["mcp_list_tools", "message", "mcp_call"]
     assert response["output"][2]["status"] == "completed"
-    assert str(room.upstream.seen[0].header(b"host"), "ascii") not in answer.text
-    assert len(room.tools.calls) == 1
-    assert get(room, response["id"]).json() == response
-    refused = respond(room, input="And?", previous_response_id=response["id"])
+    assert str(app.upstream.seen[0].header(b"host"), "ascii") not in answer.text
+    assert len(app.tools.calls) == 1
+    assert get(app, response["id"]).json() == response
+    refused = respond(app, input="And?", previous_response_id=response["id"])
     assert "is failed" in error_of(refused, 400)["message"]
 
 
-def test_the_official_client_raises_when_a_stream_fails(room: House):
-    room.script(turn("Wait.", OURS, streamed=True), BROKEN["refused"])
-    with room.client() as client, pytest.raises(openai.APIError, match="out of memory"):
+def test_the_official_client_raises_when_a_stream_fails(app: AppServer):
+    app.set_replies(turn("Wait.", OURS, streamed=True), BROKEN["refused"])
+    with app.client() as client, pytest.raises(openai.APIError, match="out of memory"):
         list(client.responses.create(model="mock", input="Hi", stream=True))
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_whole_response_that_breaks_in_round_2_is_not_to_be_retried(room: House, name: str):
-    room.script(turn("", OURS, streamed=False), BROKEN[name])
-    answer = respond(room, input=QUESTION)
+def test_a_whole_response_that_breaks_in_round_2_is_not_to_be_retried(app: AppServer, name: str):
+    app.set_replies(turn("", OURS, streamed=False), BROKEN[name])
+    answer = respond(app, input=QUESTION)
     assert error_of(answer, 502)["type"] == "upstream_error"
     assert answer.headers["x-should-retry"] == "false"
-    assert len(room.tools.calls) == 1
+    assert len(app.tools.calls) == 1
 
 
 @BOTH
 @pytest.mark.parametrize("status", [400, 401, 404, 429, 500])
-def test_a_refusal_in_round_1_is_relayed(room: House, status: int, streamed: bool):
+def test_a_refusal_in_round_1_is_relayed(app: AppServer, status: int, streamed: bool):
     body = b'{ "error" : {"message":"no",   "code":null} }'
     headers = [*JSON_TYPE, (b"retry-after", b"7"), (b"x-request-id", b"req-1")]
-    room.script(Reply([body], status, headers))
-    answer = respond(room, input=QUESTION, stream=streamed)
+    app.set_replies(Reply([body], status, headers))
+    answer = respond(app, input=QUESTION, stream=streamed)
     assert (answer.status_code, answer.content) == (status, body)
     assert (answer.headers["retry-after"], answer.headers["x-request-id"]) == ("7", "req-1")
     assert "x-should-retry" not in answer.headers
@@ -108,21 +108,23 @@ def test_a_refusal_in_round_1_is_relayed(room: House, status: int, streamed: boo
 
 @BOTH
 @pytest.mark.parametrize("name", ["reset", "html", "not json", "error in a 200", "no choices", "cut"])
-def test_what_breaks_before_a_tool_ran_is_a_502_that_may_be_retried(room: House, name: str, streamed: bool):
-    room.script(BROKEN[name])
-    answer = respond(room, input=QUESTION, stream=streamed)
+def test_what_breaks_before_a_tool_ran_is_a_502_that_may_be_retried(
+    app: AppServer, name: str, streamed: bool
+):
+    app.set_replies(BROKEN[name])
+    answer = respond(app, input=QUESTION, stream=streamed)
     assert error_of(answer, 502)["type"] == "upstream_error"
     assert "x-should-retry" not in answer.headers
 
 
 def test_no_model_server_at_all_is_a_502():
-    with house(openai_base_url=f"http://127.0.0.1:{free_port()}/v1") as room:
+    with app_server(openai_base_url=f"http://127.0.0.1:{free_port()}/v1") as app:
         for streamed in (True, False):
-            assert error_of(respond(room, input="Hi", stream=streamed), 502)["type"] == "upstream_error"
+            assert error_of(respond(app, input="Hi", stream=streamed), 502)["type"] == "upstream_error"
 
 
 @pytest.mark.parametrize("said", ["text", "reasoning", "a call", "nothing"])
-def test_a_stream_that_is_cut_is_a_failure(room: House, said: str):
+def test_a_stream_that_is_cut_is_a_failure(app: AppServer, said: str):
     begin = {
         "text": [chunk(role="assistant", content="It is")],
         "reasoning": [chunk(role="assistant", reasoning_content="Hm")],
@@ -132,29 +134,29 @@ def test_a_stream_that_is_cut_is_a_failure(room: House, said: str):
     for cut in (True, False):
         reply = sse(*begin, done=False)
         reply.cut = cut
-        room.script(reply)
-        answer = respond(room, input=QUESTION, stream=True, tools=[THEIRS])
+        app.set_replies(reply)
+        answer = respond(app, input=QUESTION, stream=True, tools=[THEIRS])
         response = check_events(events_of(answer.text))
         assert response["status"] == "failed"
         assert all(item["status"] == "incomplete" for item in response["output"])
 
 
-def test_an_error_in_the_middle_of_a_stream_is_a_failure(room: House):
-    room.script(sse(chunk(role="assistant", content="It is"), {"error": {"message": "out of memory"}}))
-    answer = respond(room, input=QUESTION, stream=True)
+def test_an_error_in_the_middle_of_a_stream_is_a_failure(app: AppServer):
+    app.set_replies(sse(chunk(role="assistant", content="It is"), {"error": {"message": "out of memory"}}))
+    answer = respond(app, input=QUESTION, stream=True)
     assert "out of memory" in check_events(events_of(answer.text))["error"]["message"]
 
 
-def test_a_model_server_that_is_asked_to_stream_and_does_not_is_understood(room: House):
-    room.script(turn("Hello", streamed=False))
-    response = check_events(events_of(respond(room, input=QUESTION, stream=True).text))
+def test_a_model_server_that_is_asked_to_stream_and_does_not_is_understood(app: AppServer):
+    app.set_replies(turn("Hello", streamed=False))
+    response = check_events(events_of(respond(app, input=QUESTION, stream=True).text))
     assert text_of(response) == "Hello"
 
 
 @BOTH
-def test_an_empty_answer_is_an_empty_message(room: House, streamed: bool):
-    room.script(turn("", streamed=streamed))
-    response = ask(room, streamed=streamed)
+def test_an_empty_answer_is_an_empty_message(app: AppServer, streamed: bool):
+    app.set_replies(turn("", streamed=streamed))
+    response = ask(app, streamed=streamed)
     assert kinds(response) == ["message"]
     assert text_of(response) == ""
 
@@ -164,9 +166,9 @@ def test_a_tool_server_that_died_is_a_failed_call(streamed: bool):
     async def die(_: Any) -> Any:
         raise ConnectionAbortedError("as the test wants it")
 
-    with house(tools=ToolService(get_weather=die)) as room:
-        room.script(turn("", OURS, streamed=streamed), turn("Sorry.", streamed=streamed))
-        response = ask(room, streamed=streamed, tools=[server(room)])
+    with app_server(tools=ToolService(get_weather=die)) as app:
+        app.set_replies(turn("", OURS, streamed=streamed), turn("Sorry.", streamed=streamed))
+        response = ask(app, streamed=streamed, tools=[server(app)])
         (call,) = items_of(response, "mcp_call")
         assert (call["status"], call["output"]) == ("failed", None)
         assert call["error"]["content"][0]["text"]
@@ -174,13 +176,13 @@ def test_a_tool_server_that_died_is_a_failed_call(streamed: bool):
 
 
 @BOTH
-def test_a_tool_that_nobody_has_is_told_to_the_model(room: House, streamed: bool):
-    room.script(
+def test_a_tool_that_nobody_has_is_told_to_the_model(app: AppServer, streamed: bool):
+    app.set_replies(
         turn("", tool_call("get_wether", id="ours"), streamed=streamed), turn("Sorry.", streamed=streamed)
     )
-    response = ask(room, streamed=streamed, tools=[server(room)])
+    response = ask(app, streamed=streamed, tools=[server(app)])
     assert kinds(response) == ["mcp_list_tools", "message"]
-    assert "get_weather" in sent(room)[-1]["content"]
+    assert "get_weather" in sent(app)[-1]["content"]
 
 
 @BOTH
@@ -188,11 +190,11 @@ def test_a_result_that_is_too_long_is_cut_for_the_model(streamed: bool):
     async def long(_: Any) -> str:
         return "x" * 50_000
 
-    with house(tools=ToolService(get_weather=long), max_result_chars=1000) as room:
-        room.upstream.models = json_reply({"data": []})
-        room.script(turn("", OURS, streamed=streamed), turn("Long.", streamed=streamed))
-        response = ask(room, streamed=streamed, tools=[server(room)])
-        assert len(sent(room)[-1]["content"]) < 1500
+    with app_server(tools=ToolService(get_weather=long), max_result_chars=1000) as app:
+        app.upstream.models = json_reply({"data": []})
+        app.set_replies(turn("", OURS, streamed=streamed), turn("Long.", streamed=streamed))
+        response = ask(app, streamed=streamed, tools=[server(app)])
+        assert len(sent(app)[-1]["content"]) < 1500
         assert items_of(response, "mcp_call")[0]["status"] == "completed"
 
 
@@ -201,30 +203,30 @@ def test_a_model_that_never_ends_is_ended(streamed: bool):
     def call(number: int) -> Any:
         return turn("", tool_call(arguments=f'{{"city":"{number}"}}', id=f"c{number}"), streamed=streamed)
 
-    with house(*(call(number) for number in range(9)), max_rounds=3) as room:
-        response = ask(room, streamed=streamed, tools=[server(room)])
-        assert len(items_of(response, "mcp_call")) == len(room.tools.calls) == 3
+    with app_server(*(call(number) for number in range(9)), max_rounds=3) as app:
+        response = ask(app, streamed=streamed, tools=[server(app)])
+        assert len(items_of(response, "mcp_call")) == len(app.tools.calls) == 3
         assert "limit of 3 rounds" in text_of(response)
-        assert "tools" not in room.upstream.seen[-1].json
+        assert "tools" not in app.upstream.seen[-1].json
 
 
 def test_a_client_that_leaves_ends_the_model_servers_work():
     gate = Gate()
     reply = sse(chunk(role="assistant", content="It"), done=False)
-    with house(Reply([*reply.parts, gate])) as room:
+    with app_server(Reply([*reply.parts, gate])) as app:
         body = {"model": "mock", "input": QUESTION, "stream": True}
-        with httpx2.stream("POST", f"{room.url}/v1/responses", json=body, timeout=60):
+        with httpx2.stream("POST", f"{app.url}/v1/responses", json=body, timeout=60):
             gate.wait_for_arrival()
-        room.upstream.departures.wait()
+        app.upstream.departures.wait()
         gate.open()
 
 
 @contextmanager
-def asked(room: House, body: Any) -> Iterator[None]:
+def asked(app: AppServer, body: Any) -> Iterator[None]:
     """A request whose client waits for its answer as long as the block lasts, and leaves then."""
     content = json.dumps(body).encode()
     head = f"POST /v1/responses HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(content)}\r\n\r\n"
-    place = urlsplit(room.url)
+    place = urlsplit(app.url)
     with socket.create_connection((place.hostname, place.port), DEADLINE) as client:
         client.sendall(head.encode() + content)
         yield
@@ -233,13 +235,13 @@ def asked(room: House, body: Any) -> Iterator[None]:
 @BOTH
 def test_a_client_that_leaves_before_an_answer_ends_the_model_servers_work(streamed: bool):
     gate = Gate()
-    with house() as room:
-        room.upstream.models = json_reply({"data": []})
-        room.upstream.before = gate
-        room.script(turn("Hello", streamed=streamed))
-        with asked(room, {"model": "mock", "input": "Hi", "stream": streamed}):
+    with app_server() as app:
+        app.upstream.models = json_reply({"data": []})
+        app.upstream.before = gate
+        app.set_replies(turn("Hello", streamed=streamed))
+        with asked(app, {"model": "mock", "input": "Hi", "stream": streamed}):
             gate.wait_for_arrival()
-        room.upstream.departures.wait()
+        app.upstream.departures.wait()
         gate.open()
 
 
@@ -251,13 +253,13 @@ def test_a_client_that_leaves_ends_the_tool(streamed: bool):
         await gate()
         return "late"
 
-    with house(tools=ToolService(get_weather=slow)) as room:
-        room.script(turn("", OURS, streamed=streamed))
-        with asked(room, {"model": "mock", "input": "Hi", "stream": streamed}):
+    with app_server(tools=ToolService(get_weather=slow)) as app:
+        app.set_replies(turn("", OURS, streamed=streamed))
+        with asked(app, {"model": "mock", "input": "Hi", "stream": streamed}):
             gate.wait_for_arrival()
-        room.tools.departures.wait()
+        app.tools.departures.wait()
         gate.open()
-        assert len(room.upstream.seen) == 1
+        assert len(app.upstream.seen) == 1
 
 
 def test_comments_keep_a_stream_alive_while_a_tool_works():
@@ -267,10 +269,10 @@ def test_comments_keep_a_stream_alive_while_a_tool_works():
         await gate()
         return "done"
 
-    with house(tools=ToolService(get_weather=slow), keepalive_interval=0.05) as room:
-        room.script(turn("", OURS, streamed=True), turn("Fine.", streamed=True))
-        body = {"model": "mock", "input": QUESTION, "stream": True, "tools": [server(room)]}
-        with httpx2.stream("POST", f"{room.url}/v1/responses", json=body, timeout=60) as stream:
+    with app_server(tools=ToolService(get_weather=slow), keepalive_interval=0.05) as app:
+        app.set_replies(turn("", OURS, streamed=True), turn("Fine.", streamed=True))
+        body = {"model": "mock", "input": QUESTION, "stream": True, "tools": [server(app)]}
+        with httpx2.stream("POST", f"{app.url}/v1/responses", json=body, timeout=60) as stream:
             text = ""
             for part in stream.iter_text():
                 text += part
@@ -286,38 +288,38 @@ def test_a_tool_that_takes_too_long_is_given_up():
         await gate()
         return "late"
 
-    with house(tools=ToolService(get_weather=slow), tool_timeout=0.1) as room:
-        room.script(turn("", OURS, streamed=False), turn("Sorry.", streamed=False))
-        response = ask(room, tools=[server(room)])
+    with app_server(tools=ToolService(get_weather=slow), tool_timeout=0.1) as app:
+        app.set_replies(turn("", OURS, streamed=False), turn("Sorry.", streamed=False))
+        response = ask(app, tools=[server(app)])
         gate.open()
         assert "did not answer in time" in json.dumps(items_of(response, "mcp_call")[0]["error"])
 
 
 @BOTH
-def test_a_failure_after_an_approved_call_is_not_to_be_retried(room: House, streamed: bool):
+def test_a_failure_after_an_approved_call_is_not_to_be_retried(app: AppServer, streamed: bool):
     """The call has run. Whether to ask again is for whoever approved it, not for an SDK by itself."""
-    room.script(turn("", OURS, streamed=streamed))
-    entry = asking(room)
-    first = ask(room, streamed=streamed, tools=[entry])
+    app.set_replies(turn("", OURS, streamed=streamed))
+    entry = approval_tool(app)
+    first = ask(app, streamed=streamed, tools=[entry])
     approval = decision(first["output"][-1])
-    room.script(BROKEN["refused"])
-    answer = respond(room, input=[approval], tools=[entry], previous_response_id=first["id"], stream=streamed)
+    app.set_replies(BROKEN["refused"])
+    answer = respond(app, input=[approval], tools=[entry], previous_response_id=first["id"], stream=streamed)
     if streamed:
         response = check_events(events_of(answer.text))
         assert (response["status"], kinds(response)) == ("failed", ["mcp_call"])
     else:
         assert error_of(answer, 502)
         assert answer.headers["x-should-retry"] == "false"
-    assert len(room.tools.calls) == 1
+    assert len(app.tools.calls) == 1
 
 
 def test_a_request_that_is_repeated_after_a_failure_tells_what_was_said_before_it():
-    with house() as room:
+    with app_server() as app:
         refusal = json_reply({"error": {"message": "out of memory", "type": "server_error"}}, 500)
         said = turn("Let me look. ", OURS, thought="Where?", streamed=False)
-        room.script(said, refusal, turn("Cloudy.", streamed=False))
-        assert respond(room, input=QUESTION).status_code == 502
-        response = ask(room)
+        app.set_replies(said, refusal, turn("Cloudy.", streamed=False))
+        assert respond(app, input=QUESTION).status_code == 502
+        response = ask(app)
     assert kinds(response) == ["reasoning", "message", "message"]
     assert text_of(response) == "Let me look. Cloudy."
-    assert len(room.tools.calls) == 1
+    assert len(app.tools.calls) == 1

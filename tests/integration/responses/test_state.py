@@ -12,7 +12,7 @@ from typing import Any
 import openai
 import pytest
 
-from tests.integration.responses.asking import (
+from tests.integration.responses.requests import (
     BOTH,
     QUESTION,
     THEIRS,
@@ -26,9 +26,9 @@ from tests.integration.responses.asking import (
     text_of,
     turn,
 )
+from tests.support.app_server import AppServer, app_server, serving
 from tests.support.balancer import balancing
 from tests.support.gate import DEADLINE
-from tests.support.house import House, house, serving
 from tests.support.tools import ToolService
 from tests.support.upstream import json_reply, tool_call
 
@@ -38,23 +38,23 @@ OUTPUT = {"type": "function_call_output", "call_id": "c", "output": "done"}
 
 
 @pytest.fixture(scope="module")
-def room():
-    with house() as opened:
-        yield opened
+def app():
+    with app_server() as server:
+        yield server
 
 
 @BOTH
-def test_the_model_sees_exactly_what_it_saw_before(room: House, streamed: bool):
-    room.script(
+def test_the_model_sees_exactly_what_it_saw_before(app: AppServer, streamed: bool):
+    app.set_replies(
         turn("Let me look.", OURS, thought="Hmm.", streamed=streamed),
         turn("", OURS, CALL, streamed=streamed),
         turn("Cloudy.", thought="So.", streamed=streamed),
         turn("Bye.", streamed=streamed),
     )
-    first = ask(room, streamed=streamed, tools=[THEIRS], instructions="Be brief.")
-    second = ask(room, streamed=streamed, tools=[THEIRS], input=[OUTPUT], previous_response_id=first["id"])
-    ask(room, streamed=streamed, tools=[THEIRS], input="And?", previous_response_id=second["id"])
-    seen = [sent(room, number) for number in range(4)]
+    first = ask(app, streamed=streamed, tools=[THEIRS], instructions="Be brief.")
+    second = ask(app, streamed=streamed, tools=[THEIRS], input=[OUTPUT], previous_response_id=first["id"])
+    ask(app, streamed=streamed, tools=[THEIRS], input="And?", previous_response_id=second["id"])
+    seen = [sent(app, number) for number in range(4)]
     assert seen[1][: len(seen[0])] == seen[0]
     # Instructions hold for one response alone.
     assert seen[0][0] == {"role": "system", "content": "Be brief."}
@@ -68,41 +68,41 @@ def test_the_model_sees_exactly_what_it_saw_before(room: House, streamed: bool):
     assert seen[3][-2]["reasoning_content"] == "So."
 
 
-def test_new_instructions_take_the_place_of_the_old_ones(room: House):
-    room.script(turn("Hi", streamed=False))
+def test_new_instructions_take_the_place_of_the_old_ones(app: AppServer):
+    app.set_replies(turn("Hi", streamed=False))
     first = ask(
-        room,
+        app,
         instructions="Be brief.",
         input=[{"role": "developer", "content": "Rhyme."}, {"role": "user", "content": "Hi"}],
     )
-    ask(room, instructions="Be long.", previous_response_id=first["id"])
-    assert [message["content"] for message in sent(room)] == ["Be long.\n\nRhyme.", "Hi", "Hi", QUESTION]
+    ask(app, instructions="Be long.", previous_response_id=first["id"])
+    assert [message["content"] for message in sent(app)] == ["Be long.\n\nRhyme.", "Hi", "Hi", QUESTION]
 
 
-def test_one_response_can_be_gone_on_from_twice(room: House):
-    room.script(turn("Hi", streamed=False))
-    first = ask(room)
+def test_one_response_can_be_gone_on_from_twice(app: AppServer):
+    app.set_replies(turn("Hi", streamed=False))
+    first = ask(app)
     for words in ("one", "two"):
-        ask(room, input=words, previous_response_id=first["id"])
-        assert [message["content"] for message in sent(room)] == [QUESTION, "Hi", words]
+        ask(app, input=words, previous_response_id=first["id"])
+        assert [message["content"] for message in sent(app)] == [QUESTION, "Hi", words]
 
 
 @BOTH
-def test_what_is_not_to_be_stored_is_not(room: House, streamed: bool):
-    room.script(turn("Hi", streamed=streamed))
-    response = ask(room, streamed=streamed, store=False)
+def test_what_is_not_to_be_stored_is_not(app: AppServer, streamed: bool):
+    app.set_replies(turn("Hi", streamed=streamed))
+    response = ask(app, streamed=streamed, store=False)
     assert response["store"] is False
-    assert "not found" in error_of(get(room, response["id"]), 404)["message"]
-    answer = respond(room, input="And?", previous_response_id=response["id"])
+    assert "not found" in error_of(get(app, response["id"]), 404)["message"]
+    answer = respond(app, input="And?", previous_response_id=response["id"])
     assert error_of(answer, 400)["code"] == "previous_response_not_found"
 
 
 @BOTH
-def test_a_stored_response_is_read_with_the_client_and_deleted(room: House, streamed: bool):
-    room.script(turn("Hi", streamed=streamed))
-    response = ask(room, streamed=streamed, headers={"authorization": "Bearer test"})
-    assert get(room, response["id"], key="test").json() == response
-    with room.client() as client:
+def test_a_stored_response_is_read_with_the_client_and_deleted(app: AppServer, streamed: bool):
+    app.set_replies(turn("Hi", streamed=streamed))
+    response = ask(app, streamed=streamed, headers={"authorization": "Bearer test"})
+    assert get(app, response["id"], key="test").json() == response
+    with app.client() as client:
         assert client.responses.retrieve(response["id"]).output_text == "Hi"
         client.responses.delete(response["id"])
         with pytest.raises(openai.NotFoundError):
@@ -113,16 +113,16 @@ def test_a_stored_response_is_read_with_the_client_and_deleted(room: House, stre
             client.responses.delete(response["id"])
 
 
-def test_deleting_says_so(room: House):
-    room.script(turn("Hi", streamed=False))
-    identity = ask(room)["id"]
-    assert delete(room, identity).json() == {"id": identity, "object": "response", "deleted": True}
+def test_deleting_says_so(app: AppServer):
+    app.set_replies(turn("Hi", streamed=False))
+    identity = ask(app)["id"]
+    assert delete(app, identity).json() == {"id": identity, "object": "response", "deleted": True}
 
 
-def test_input_items_come_in_pages(room: House):
-    room.script(turn("Hi", streamed=False))
+def test_input_items_come_in_pages(app: AppServer):
+    app.set_replies(turn("Hi", streamed=False))
     words = [{"role": "user", "content": str(number)} for number in range(5)]
-    with room.client() as client:
+    with app.client() as client:
         response = client.responses.create(model="mock", input=words)  # type: ignore[arg-type]
         listed = [item.content[0].text for item in client.responses.input_items.list(response.id, limit=2)]
         assert listed == ["4", "3", "2", "1", "0"]
@@ -144,99 +144,99 @@ def test_input_items_come_in_pages(room: House):
         ({"after": "msg_1"}, "after"),
     ],
 )
-def test_a_page_that_cannot_be_cut_is_refused(room: House, query: dict[str, str], param: str):
-    room.script(turn("Hi", streamed=False))
-    assert error_of(get(room, f"{ask(room)['id']}/input_items", **query), 400)["param"] == param
+def test_a_page_that_cannot_be_cut_is_refused(app: AppServer, query: dict[str, str], param: str):
+    app.set_replies(turn("Hi", streamed=False))
+    assert error_of(get(app, f"{ask(app)['id']}/input_items", **query), 400)["param"] == param
 
 
-def test_an_item_can_be_named_in_place_of_sent(room: House):
-    room.script(turn("Hi", streamed=False))
-    first = ask(room, input=[{"role": "user", "content": "one"}])
-    (given,) = get(room, f"{first['id']}/input_items").json()["data"]
+def test_an_item_can_be_named_in_place_of_sent(app: AppServer):
+    app.set_replies(turn("Hi", streamed=False))
+    first = ask(app, input=[{"role": "user", "content": "one"}])
+    (given,) = get(app, f"{first['id']}/input_items").json()["data"]
     references = [{"type": "item_reference", "id": given["id"]}, {"id": first["output"][0]["id"]}]
-    ask(room, input=[*references, {"role": "user", "content": "two"}])
-    assert [message["content"] for message in sent(room)] == ["one", "Hi", "two"]
-    answer = respond(room, input=[{"type": "item_reference", "id": "msg_gone"}])
+    ask(app, input=[*references, {"role": "user", "content": "two"}])
+    assert [message["content"] for message in sent(app)] == ["one", "Hi", "two"]
+    answer = respond(app, input=[{"type": "item_reference", "id": "msg_gone"}])
     assert error_of(answer, 404)["message"] == "Item with id 'msg_gone' not found."
 
 
-def test_a_turn_can_be_put_together_from_named_items(room: House):
+def test_a_turn_can_be_put_together_from_named_items(app: AppServer):
     call = tool_call("theirs", "{}", "named")
-    room.script(turn("Wait.", call, thought="Hmm.", streamed=False), turn("Fine.", streamed=False))
-    first = ask(room, tools=[THEIRS])
+    app.set_replies(turn("Wait.", call, thought="Hmm.", streamed=False), turn("Fine.", streamed=False))
+    first = ask(app, tools=[THEIRS])
     named = [{"type": "item_reference", "id": item["id"]} for item in first["output"]]
     output = {**OUTPUT, "call_id": "named"}
-    ask(room, tools=[THEIRS], input=[{"role": "user", "content": QUESTION}, *named, output])
-    messages = sent(room)
+    ask(app, tools=[THEIRS], input=[{"role": "user", "content": QUESTION}, *named, output])
+    messages = sent(app)
     assert [message["role"] for message in messages] == ["user", "assistant", "tool"]
     assert (messages[1]["content"], messages[1]["reasoning_content"]) == ("Wait.", "Hmm.")
 
 
-def test_what_belongs_to_somebody_else_is_not_there(room: House):
-    room.script(turn("Hi", streamed=False))
-    with room.client() as client:
+def test_what_belongs_to_somebody_else_is_not_there(app: AppServer):
+    app.set_replies(turn("Hi", streamed=False))
+    with app.client() as client:
         mine = client.responses.create(model="mock", input="Hi")
     other = {"authorization": "Bearer other"}
     item = mine.output[0].id
     for answer in (
-        get(room, mine.id, key="other"),
-        get(room, f"{mine.id}/input_items", key="other"),
-        get(room, mine.id),
-        delete(room, mine.id),
-        respond(room, input=[{"type": "item_reference", "id": item}], headers=other),
+        get(app, mine.id, key="other"),
+        get(app, f"{mine.id}/input_items", key="other"),
+        get(app, mine.id),
+        delete(app, mine.id),
+        respond(app, input=[{"type": "item_reference", "id": item}], headers=other),
     ):
         assert "not found" in error_of(answer, 404)["message"]
-    answer = respond(room, input="Hi", previous_response_id=mine.id, headers=other)
+    answer = respond(app, input="Hi", previous_response_id=mine.id, headers=other)
     assert error_of(answer, 400)["code"] == "previous_response_not_found"
-    assert get(room, mine.id, key="test").status_code == 200
+    assert get(app, mine.id, key="test").status_code == 200
 
 
 def test_a_stored_response_ends_with_its_time():
-    with house(turn("Hi", streamed=False), responses_ttl=0.5) as room:
-        identity = ask(room)["id"]
+    with app_server(turn("Hi", streamed=False), responses_ttl=0.5) as app:
+        identity = ask(app)["id"]
         deadline = time.monotonic() + DEADLINE
-        while get(room, identity).status_code == 200:
+        while get(app, identity).status_code == 200:
             assert time.monotonic() < deadline
-        assert error_of(get(room, identity), 404)
+        assert error_of(get(app, identity), 404)
 
 
 def test_what_was_cut_can_be_read_in_the_next_response():
     async def long(_: Any) -> dict[str, str]:
         return {"text": "".join(f"line {n}, " for n in range(2000))}
 
-    with house(tools=ToolService(get_weather=long)) as room:
-        room.upstream.models = json_reply({"data": [{"id": "mock", "max_model_len": 2000}]})
-        room.script(turn("", OURS, streamed=False), turn("Cloudy.", streamed=False))
-        first = ask(room)
-        found = re.search(r'\{"id": "\w+", "search"', sent(room)[-1]["content"])
+    with app_server(tools=ToolService(get_weather=long)) as app:
+        app.upstream.models = json_reply({"data": [{"id": "mock", "max_model_len": 2000}]})
+        app.set_replies(turn("", OURS, streamed=False), turn("Cloudy.", streamed=False))
+        first = ask(app)
+        found = re.search(r'\{"id": "\w+", "search"', sent(app)[-1]["content"])
         assert found
         arguments = found[0].replace('"search"', '"search": "line 1234"}')
         more = tool_call("toolway_read_more", arguments, "more")
-        room.upstream.replies += [turn("", more, streamed=False), turn("Read.", streamed=False)]
-        ask(room, previous_response_id=first["id"])
-        assert "line 1234, line 1235" in sent(room)[-1]["content"]
+        app.upstream.replies += [turn("", more, streamed=False), turn("Read.", streamed=False)]
+        ask(app, previous_response_id=first["id"])
+        assert "line 1234, line 1235" in sent(app)[-1]["content"]
 
 
 def test_rounds_of_earlier_responses_that_are_too_long_are_shortened():
     async def long(_: Any) -> dict[str, str]:
         return {"text": "x" * 5000}
 
-    with house(tools=ToolService(get_weather=long)) as room:
-        room.upstream.models = json_reply({"data": []})
-        room.script(turn("", OURS, streamed=False), turn("Cloudy.", streamed=False))
-        first = ask(room)
+    with app_server(tools=ToolService(get_weather=long)) as app:
+        app.upstream.models = json_reply({"data": []})
+        app.set_replies(turn("", OURS, streamed=False), turn("Cloudy.", streamed=False))
+        first = ask(app)
         refusal = json_reply({"error": {"code": "context_length_exceeded", "message": "too long"}}, 400)
-        room.script(refusal, turn("Fine.", streamed=False))
-        room.upstream.models = json_reply({"data": []})
-        assert text_of(ask(room, previous_response_id=first["id"])) == "Fine."
-        long_before, short_after = (len(seen.body) for seen in room.upstream.seen)
+        app.set_replies(refusal, turn("Fine.", streamed=False))
+        app.upstream.models = json_reply({"data": []})
+        assert text_of(ask(app, previous_response_id=first["id"])) == "Fine."
+        long_before, short_after = (len(seen.body) for seen in app.upstream.seen)
         assert short_after < long_before * 0.7
 
 
 @contextmanager
-def replica(room: House, store: str) -> Iterator[str]:
-    """One more Toolway like that of the room, with this store."""
-    with serving(replace(room.settings, store=store)) as url:
+def replica(app: AppServer, store: str) -> Iterator[str]:
+    """One more Toolway with the same settings and this store."""
+    with serving(replace(app.settings, store=store)) as url:
         yield url
 
 
@@ -245,29 +245,29 @@ lasting = pytest.mark.parametrize("store_url", ["sqlite", "redis"], indirect=Tru
 
 @lasting
 @BOTH
-def test_a_conversation_outlives_the_server(room: House, store_url: str, streamed: bool):
-    room.script(turn("Both.", OURS, CALL, streamed=streamed), turn("Fine.", streamed=streamed))
-    with replica(room, store_url) as url:
+def test_a_conversation_outlives_the_server(app: AppServer, store_url: str, streamed: bool):
+    app.set_replies(turn("Both.", OURS, CALL, streamed=streamed), turn("Fine.", streamed=streamed))
+    with replica(app, store_url) as url:
         first = ask(url, streamed=streamed, tools=[THEIRS])
-    with replica(room, store_url) as url:
+    with replica(app, store_url) as url:
         assert get(url, first["id"]).json() == first
         ask(url, streamed=streamed, tools=[THEIRS], input=[OUTPUT], previous_response_id=first["id"])
-    assert [message["role"] for message in sent(room)] == ["user", "assistant", "tool", "tool"]
+    assert [message["role"] for message in sent(app)] == ["user", "assistant", "tool", "tool"]
 
 
 @lasting
 @BOTH
-def test_two_replicas_behind_one_address_are_one_server(room: House, store_url: str, streamed: bool):
+def test_two_replicas_behind_one_address_are_one_server(app: AppServer, store_url: str, streamed: bool):
     with ExitStack() as stack:
-        urls = [stack.enter_context(replica(room, store_url)) for _ in range(2)]
+        urls = [stack.enter_context(replica(app, store_url)) for _ in range(2)]
         address = stack.enter_context(balancing(urls))
-        room.script(turn("Both.", OURS, CALL, streamed=streamed), turn("Fine.", streamed=streamed))
+        app.set_replies(turn("Both.", OURS, CALL, streamed=streamed), turn("Fine.", streamed=streamed))
         first = ask(address, streamed=streamed, tools=[THEIRS])
         second = ask(
             address, streamed=streamed, tools=[THEIRS], input=[OUTPUT], previous_response_id=first["id"]
         )
         assert text_of(second) == "Fine."
-        assert [message["role"] for message in sent(room)] == ["user", "assistant", "tool", "tool"]
+        assert [message["role"] for message in sent(app)] == ["user", "assistant", "tool", "tool"]
         assert get(address, second["id"]).json() == get(address, second["id"]).json() == second
         assert len(get(address, f"{first['id']}/input_items").json()["data"]) == 1
         reference = {"type": "item_reference", "id": items_of(first, "message")[0]["id"]}

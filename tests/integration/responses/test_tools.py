@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.responses.asking import (
+from tests.integration.responses.requests import (
     BOTH,
     QUESTION,
     THEIRS,
@@ -23,7 +23,7 @@ from tests.integration.responses.asking import (
     turn,
     types,
 )
-from tests.support.house import House, house
+from tests.support.app_server import AppServer, app_server
 from tests.support.servers import free_port
 from tests.support.tools import Raw, ToolService
 from tests.support.upstream import json_reply, tool_call
@@ -42,49 +42,49 @@ async def broken(_: Any) -> Raw:
 
 
 @pytest.fixture(scope="module")
-def room():
-    with house(tools=ToolService(broken=broken), profiles=PROFILES) as opened:
-        opened.upstream.models = json_reply({"data": []})
-        yield opened
+def app():
+    with app_server(tools=ToolService(broken=broken), profiles=PROFILES) as server:
+        server.upstream.models = json_reply({"data": []})
+        yield server
 
 
-def offered(room: House, number: int = 0) -> list[str]:
-    return [tool["function"]["name"] for tool in room.upstream.seen[number].json.get("tools", ())]
+def offered(app: AppServer, number: int = 0) -> list[str]:
+    return [tool["function"]["name"] for tool in app.upstream.seen[number].json.get("tools", ())]
 
 
 @BOTH
-def test_tools_that_nobody_declared_run_unseen(room: House, streamed: bool):
-    room.script(turn("", OURS, streamed=streamed), turn("It is cloudy.", streamed=streamed))
-    answer = respond(room, input=QUESTION, stream=streamed)
+def test_tools_that_nobody_declared_run_unseen(app: AppServer, streamed: bool):
+    app.set_replies(turn("", OURS, streamed=streamed), turn("It is cloudy.", streamed=streamed))
+    answer = respond(app, input=QUESTION, stream=streamed)
     response = events_of(answer.text)[-1]["response"] if streamed else answer.json()
     assert kinds(response) == ["message"]
     assert (text_of(response), response["tools"]) == ("It is cloudy.", [])
     assert not any(word in answer.text for word in ("get_weather", "mcp", "function_call", "ours"))
     assert response["usage"]["total_tokens"] == 24
-    assert room.tools.calls == [("get_weather", {"city": "Paris"})]
-    assert [message["role"] for message in sent(room)] == ["user", "assistant", "tool"]
+    assert app.tools.calls == [("get_weather", {"city": "Paris"})]
+    assert [message["role"] for message in sent(app)] == ["user", "assistant", "tool"]
 
 
 @BOTH
-def test_text_before_a_hidden_call_is_kept(room: House, streamed: bool):
-    room.script(turn("Let me look.", OURS, streamed=streamed), turn("Cloudy.", streamed=streamed))
-    response = ask(room, streamed=streamed)
+def test_text_before_a_hidden_call_is_kept(app: AppServer, streamed: bool):
+    app.set_replies(turn("Let me look.", OURS, streamed=streamed), turn("Cloudy.", streamed=streamed))
+    response = ask(app, streamed=streamed)
     assert kinds(response) == ["message", "message"]
     assert text_of(response) == "Let me look.Cloudy."
 
 
 @BOTH
-def test_a_declared_server_shows_its_tools_and_its_calls(room: House, streamed: bool):
-    room.script(turn("Wait.", OURS, streamed=streamed), turn("Cloudy.", streamed=streamed))
-    response = ask(room, streamed=streamed, tools=[server(room, headers={"x": "secret"})])
+def test_a_declared_server_shows_its_tools_and_its_calls(app: AppServer, streamed: bool):
+    app.set_replies(turn("Wait.", OURS, streamed=streamed), turn("Cloudy.", streamed=streamed))
+    response = ask(app, streamed=streamed, tools=[server(app, headers={"x": "secret"})])
     assert kinds(response) == ["mcp_list_tools", "message", "mcp_call", "message"]
     listed, _, call, _ = response["output"]
-    assert listed["server_label"] == label(room)
+    assert listed["server_label"] == label(app)
     assert [tool["name"] for tool in listed["tools"]] == ["broken", "get_weather", "list_cities"]
     assert listed["tools"][1]["input_schema"]["required"] == ["city"]
     assert (call["name"], call["server_label"], call["arguments"]) == (
         "get_weather",
-        label(room),
+        label(app),
         '{"city":"Paris"}',
     )
     assert (call["status"], call["error"], call["approval_request_id"]) == ("completed", None, None)
@@ -93,9 +93,9 @@ def test_a_declared_server_shows_its_tools_and_its_calls(room: House, streamed: 
     assert "headers" not in response["tools"][0]
 
 
-def test_the_events_of_a_declared_servers_call(room: House):
-    room.script(turn("", OURS, streamed=True), turn("Cloudy.", streamed=True))
-    answer = respond(room, input=QUESTION, stream=True, tools=[server(room)])
+def test_the_events_of_a_declared_servers_call(app: AppServer):
+    app.set_replies(turn("", OURS, streamed=True), turn("Cloudy.", streamed=True))
+    answer = respond(app, input=QUESTION, stream=True, tools=[server(app)])
     told = types(events_of(answer.text))
     assert told[:14] == [
         "response.created",
@@ -115,79 +115,79 @@ def test_the_events_of_a_declared_servers_call(room: House):
     ]
 
 
-def test_the_official_client_reads_declared_calls(room: House):
-    room.script(turn("", OURS, streamed=False), turn("Cloudy.", streamed=False))
-    with room.client() as client:
-        response = client.responses.create(model="mock", input="Hi", tools=[server(room)])  # type: ignore[list-item]
+def test_the_official_client_reads_declared_calls(app: AppServer):
+    app.set_replies(turn("", OURS, streamed=False), turn("Cloudy.", streamed=False))
+    with app.client() as client:
+        response = client.responses.create(model="mock", input="Hi", tools=[server(app)])  # type: ignore[list-item]
     assert [item.type for item in response.output] == ["mcp_list_tools", "mcp_call", "message"]
     assert response.tools[0].type == "mcp"
 
 
 @BOTH
-def test_a_tool_that_fails_is_a_failed_call(room: House, streamed: bool):
-    room.script(turn("", tool_call("broken"), streamed=streamed), turn("Sorry.", streamed=streamed))
-    response = ask(room, streamed=streamed, tools=[server(room)])
+def test_a_tool_that_fails_is_a_failed_call(app: AppServer, streamed: bool):
+    app.set_replies(turn("", tool_call("broken"), streamed=streamed), turn("Sorry.", streamed=streamed))
+    response = ask(app, streamed=streamed, tools=[server(app)])
     (call,) = items_of(response, "mcp_call")
     assert (call["status"], call["output"]) == ("failed", None)
     assert call["error"]["type"] == "mcp_tool_execution_error"
     assert "no such city" in call["error"]["content"][0]["text"]
     assert text_of(response) == "Sorry."
-    assert sent(room)[-1]["content"].startswith("Error: ")
+    assert sent(app)[-1]["content"].startswith("Error: ")
 
 
 @BOTH
-def test_calls_at_once_are_items_in_their_order(room: House, streamed: bool):
-    room.script(turn("", OURS, ROME, streamed=streamed), turn("Both.", streamed=streamed))
-    response = ask(room, streamed=streamed, tools=[server(room)])
+def test_calls_at_once_are_items_in_their_order(app: AppServer, streamed: bool):
+    app.set_replies(turn("", OURS, ROME, streamed=streamed), turn("Both.", streamed=streamed))
+    response = ask(app, streamed=streamed, tools=[server(app)])
     calls = items_of(response, "mcp_call")
     assert ["Paris" in call["output"] for call in calls] == [True, False]
     assert ["Rome" in call["output"] for call in calls] == [False, True]
 
 
-def test_a_declaration_can_name_tools(room: House):
+def test_a_declaration_can_name_tools(app: AppServer):
     for wanted in (["list_cities"], {"tool_names": ["list_cities"]}):
-        room.script(turn("Hi", streamed=False))
-        response = ask(room, tools=[server(room, allowed_tools=wanted)])
-        assert offered(room) == ["list_cities"]
+        app.set_replies(turn("Hi", streamed=False))
+        response = ask(app, tools=[server(app, allowed_tools=wanted)])
+        assert offered(app) == ["list_cities"]
         assert [tool["name"] for tool in response["output"][0]["tools"]] == ["list_cities"]
 
 
-def test_tools_are_listed_once_in_a_conversation(room: House):
-    room.script(turn("Hi", streamed=False))
-    first = ask(room, tools=[server(room)])
-    again = ask(room, tools=[server(room)], previous_response_id=first["id"])
+def test_tools_are_listed_once_in_a_conversation(app: AppServer):
+    app.set_replies(turn("Hi", streamed=False))
+    first = ask(app, tools=[server(app)])
+    again = ask(app, tools=[server(app)], previous_response_id=first["id"])
     assert kinds(again) == ["message"]
     items = [{"role": "user", "content": "Hi"}, *first["output"], {"role": "user", "content": "And?"}]
-    assert kinds(ask(room, tools=[server(room)], input=items)) == ["message"]
+    assert kinds(ask(app, tools=[server(app)], input=items)) == ["message"]
 
 
-def test_a_list_shows_all_tools_whatever_the_choice_is(room: House):
+def test_a_list_shows_all_tools_whatever_the_choice_is(app: AppServer):
     """A list is told once in a conversation; the choice holds for one response."""
-    for choice in ("none", {"type": "mcp", "server_label": label(room), "name": "list_cities"}):
-        room.script(turn("Hi", streamed=False))
-        response = ask(room, tools=[server(room)], tool_choice=choice)
+    for choice in ("none", {"type": "mcp", "server_label": label(app), "name": "list_cities"}):
+        app.set_replies(turn("Hi", streamed=False))
+        response = ask(app, tools=[server(app)], tool_choice=choice)
         listed = [tool["name"] for tool in response["output"][0]["tools"]]
         assert listed == ["broken", "get_weather", "list_cities"]
 
 
 def test_a_server_that_is_down_says_why_it_has_no_tools():
-    with house(turn("Hi", streamed=False), endpoints=f"gone=http://127.0.0.1:{free_port()}") as room:
-        response = ask(room, tools=[server(room)])
+    with app_server(turn("Hi", streamed=False), endpoints=f"gone=http://127.0.0.1:{free_port()}") as app:
+        response = ask(app, tools=[server(app)])
         (listed,) = items_of(response, "mcp_list_tools")
         assert listed["tools"] == []
         assert listed["error"] == "The server is not there: failed."
-        room.script(turn("Hi", streamed=True))
-        told = types(events_of(respond(room, input="Hi", stream=True, tools=[server(room)]).text))
+        app.set_replies(turn("Hi", streamed=True))
+        told = types(events_of(respond(app, input="Hi", stream=True, tools=[server(app)]).text))
         assert "response.mcp_list_tools.failed" in told
         # What failed is tried again.
-        again = ask(room, tools=[server(room)], previous_response_id=response["id"], streamed=True)
+        again = ask(app, tools=[server(app)], previous_response_id=response["id"], streamed=True)
         assert items_of(again, "mcp_list_tools")
 
 
-def test_what_only_openai_runs_is_left_out(room: House):
-    room.script(turn("Hi", streamed=False))
-    response = ask(room, tools=[{"type": "web_search"}, THEIRS], tool_choice="auto")
-    assert "web_search" not in str(room.upstream.seen[0].json)
+def test_what_only_openai_runs_is_left_out(app: AppServer):
+    app.set_replies(turn("Hi", streamed=False))
+    response = ask(app, tools=[{"type": "web_search"}, THEIRS], tool_choice="auto")
+    assert "web_search" not in str(app.upstream.seen[0].json)
     assert [tool["type"] for tool in response["tools"]] == ["function"]
 
 
@@ -231,59 +231,59 @@ CHOICES: dict[str, tuple[Any, Any, list[str]]] = {
 
 
 @pytest.mark.parametrize("name", CHOICES)
-def test_a_choice_of_tools(room: House, name: str):
+def test_a_choice_of_tools(app: AppServer, name: str):
     choice, asked, names = CHOICES[name]
     if isinstance(choice, dict):
         choice = (
-            {**choice, "tools": [_labelled(tool, room) for tool in choice["tools"]]}
+            {**choice, "tools": [_labelled(tool, app) for tool in choice["tools"]]}
             if "tools" in choice
-            else _labelled(choice, room)
+            else _labelled(choice, app)
         )
-    room.script(turn("Hi", streamed=False))
-    response = ask(room, tools=[THEIRS, server(room)], tool_choice=choice)
-    assert room.upstream.seen[0].json.get("tool_choice") == asked
-    assert offered(room) == names
+    app.set_replies(turn("Hi", streamed=False))
+    response = ask(app, tools=[THEIRS, server(app)], tool_choice=choice)
+    assert app.upstream.seen[0].json.get("tool_choice") == asked
+    assert offered(app) == names
     assert response["tool_choice"] == choice
 
 
-def _labelled(tool: dict[str, Any], room: House) -> dict[str, Any]:
-    return {**tool, "server_label": label(room)} if "server_label" in tool else tool
+def _labelled(tool: dict[str, Any], app: AppServer) -> dict[str, Any]:
+    return {**tool, "server_label": label(app)} if "server_label" in tool else tool
 
 
-def test_a_forced_choice_holds_for_the_first_round(room: House):
-    room.script(turn("", OURS, streamed=False), turn("Cloudy.", streamed=False))
-    ask(room, tool_choice="required")
-    assert [seen.json["tool_choice"] for seen in room.upstream.seen] == ["required", "auto"]
+def test_a_forced_choice_holds_for_the_first_round(app: AppServer):
+    app.set_replies(turn("", OURS, streamed=False), turn("Cloudy.", streamed=False))
+    ask(app, tool_choice="required")
+    assert [seen.json["tool_choice"] for seen in app.upstream.seen] == ["required", "auto"]
 
 
 @BOTH
-def test_no_more_calls_than_max_tool_calls(room: House, streamed: bool):
-    room.script(turn("", OURS, ROME, streamed=streamed), turn("So far.", streamed=streamed))
-    response = ask(room, streamed=streamed, tools=[server(room)], max_tool_calls=1)
-    assert len(room.tools.calls) == 1
+def test_no_more_calls_than_max_tool_calls(app: AppServer, streamed: bool):
+    app.set_replies(turn("", OURS, ROME, streamed=streamed), turn("So far.", streamed=streamed))
+    response = ask(app, streamed=streamed, tools=[server(app)], max_tool_calls=1)
+    assert len(app.tools.calls) == 1
     assert text_of(response) == "So far."
-    assert "limit of 1 tool calls" in sent(room)[-1]["content"]
+    assert "limit of 1 tool calls" in sent(app)[-1]["content"]
     assert response["max_tool_calls"] == 1
 
 
-def test_headers_and_profiles_choose_tools_here_too(room: House):
-    room.script(turn("Hi", streamed=False))
-    ask(room, headers={"X-Toolway-Tools": "get_*"})
-    assert offered(room) == ["get_weather"]
-    room.script(turn("Hi", streamed=False))
-    response = ask(room, model="mock@towns", tools=[server(room)])
-    assert (room.upstream.seen[0].json["model"], offered(room)) == ("mock", ["list_cities"])
+def test_headers_and_profiles_choose_tools_here_too(app: AppServer):
+    app.set_replies(turn("Hi", streamed=False))
+    ask(app, headers={"X-Toolway-Tools": "get_*"})
+    assert offered(app) == ["get_weather"]
+    app.set_replies(turn("Hi", streamed=False))
+    response = ask(app, model="mock@towns", tools=[server(app)])
+    assert (app.upstream.seen[0].json["model"], offered(app)) == ("mock", ["list_cities"])
     assert [tool["name"] for tool in response["output"][0]["tools"]] == ["list_cities"]
-    answer = respond(room, input="Hi", headers={"X-Toolway-Max-Calls": "many"})
+    answer = respond(app, input="Hi", headers={"X-Toolway-Max-Calls": "many"})
     assert "x-toolway-max-calls" in error_of(answer, 400)["message"]
 
 
 @BOTH
 @pytest.mark.parametrize("declared", [True, False], ids=["declared", "unseen"])
-def test_a_turn_of_both_sides_goes_on_by_its_id(room: House, streamed: bool, declared: bool):
-    tools = [THEIRS, server(room)] if declared else [THEIRS]
-    room.script(turn("Both.", *MIXED, streamed=streamed), turn("Fine.", streamed=streamed))
-    first = ask(room, streamed=streamed, tools=tools)
+def test_a_turn_of_both_sides_goes_on_by_its_id(app: AppServer, streamed: bool, declared: bool):
+    tools = [THEIRS, server(app)] if declared else [THEIRS]
+    app.set_replies(turn("Both.", *MIXED, streamed=streamed), turn("Fine.", streamed=streamed))
+    first = ask(app, streamed=streamed, tools=tools)
     shown = (
         ["mcp_list_tools", "message", "function_call", "mcp_call"]
         if declared
@@ -291,12 +291,12 @@ def test_a_turn_of_both_sides_goes_on_by_its_id(room: House, streamed: bool, dec
     )
     assert sorted(kinds(first)) == sorted(shown)
     assert items_of(first, "function_call")[0]["call_id"] == "c"
-    assert len(room.tools.calls) == 1
+    assert len(app.tools.calls) == 1
 
-    second = ask(room, streamed=streamed, tools=tools, input=[OUTPUT], previous_response_id=first["id"])
+    second = ask(app, streamed=streamed, tools=tools, input=[OUTPUT], previous_response_id=first["id"])
     assert text_of(second) == "Fine."
     assert kinds(second) == ["message"]
-    messages = sent(room)
+    messages = sent(app)
     assert [message["role"] for message in messages] == ["user", "assistant", "tool", "tool"]
     assert messages[1]["content"] == "Both."
     assert [call["id"] for call in messages[1]["tool_calls"]] == ["ours", "c"]
@@ -305,51 +305,51 @@ def test_a_turn_of_both_sides_goes_on_by_its_id(room: House, streamed: bool, dec
 
 
 @BOTH
-def test_a_turn_of_both_sides_goes_on_without_state(room: House, streamed: bool):
-    room.script(turn("Both.", *MIXED, streamed=streamed), turn("Fine.", streamed=streamed))
-    first = ask(room, streamed=streamed, tools=[THEIRS], store=False)
+def test_a_turn_of_both_sides_goes_on_without_state(app: AppServer, streamed: bool):
+    app.set_replies(turn("Both.", *MIXED, streamed=streamed), turn("Fine.", streamed=streamed))
+    first = ask(app, streamed=streamed, tools=[THEIRS], store=False)
     back = [{"role": "user", "content": QUESTION}, *first["output"], OUTPUT]
-    ask(room, streamed=streamed, tools=[THEIRS], store=False, input=back)
-    messages = sent(room)
+    ask(app, streamed=streamed, tools=[THEIRS], store=False, input=back)
+    messages = sent(app)
     assert [message["role"] for message in messages] == ["user", "assistant", "tool", "tool"]
     assert [call["id"] for call in messages[1]["tool_calls"]] == ["ours", "c"]
     assert "cloudy" in messages[2]["content"]
 
 
 @BOTH
-def test_a_declared_turn_of_both_sides_goes_on_without_state(room: House, streamed: bool):
+def test_a_declared_turn_of_both_sides_goes_on_without_state(app: AppServer, streamed: bool):
     """The client sends our call back too; the model must not read of it twice."""
-    tools = [THEIRS, server(room)]
-    room.script(turn("Both.", *MIXED, streamed=streamed), turn("Fine.", streamed=streamed))
-    first = ask(room, streamed=streamed, tools=tools, store=False)
+    tools = [THEIRS, server(app)]
+    app.set_replies(turn("Both.", *MIXED, streamed=streamed), turn("Fine.", streamed=streamed))
+    first = ask(app, streamed=streamed, tools=tools, store=False)
     back = [{"role": "user", "content": QUESTION}, *first["output"], OUTPUT]
-    ask(room, streamed=streamed, tools=tools, store=False, input=back)
-    messages = sent(room)
+    ask(app, streamed=streamed, tools=tools, store=False, input=back)
+    messages = sent(app)
     assert [message["role"] for message in messages] == ["user", "assistant", "tool", "tool"]
     names = [call["function"]["name"] for call in messages[1]["tool_calls"]]
     assert sorted(names) == ["get_weather", "theirs"]
     calls = [call["id"] for call in messages[1]["tool_calls"]]
     assert [message["tool_call_id"] for message in messages[2:]] == calls
-    assert len(room.tools.calls) == 1
+    assert len(app.tools.calls) == 1
 
 
 @BOTH
-def test_rounds_without_a_word_between_them_stay_rounds_without_state(room: House, streamed: bool):
+def test_rounds_without_a_word_between_them_stay_rounds_without_state(app: AppServer, streamed: bool):
     first_round, second_round = turn("", OURS, ROME, streamed=streamed), turn("", OURS, streamed=streamed)
-    room.script(first_round, second_round, turn("Cloudy.", streamed=streamed))
-    options: JSON = {"streamed": streamed, "store": False, "tools": [server(room)]}
-    first = ask(room, **options)
+    app.set_replies(first_round, second_round, turn("Cloudy.", streamed=streamed))
+    options: JSON = {"streamed": streamed, "store": False, "tools": [server(app)]}
+    first = ask(app, **options)
     assert kinds(first) == ["mcp_list_tools", *["mcp_call"] * 3, "message"]
-    had = sent(room)
+    had = sent(app)
     back = [{"role": "user", "content": QUESTION}, *first["output"], {"role": "user", "content": "And?"}]
-    ask(room, input=back, **options)
+    ask(app, input=back, **options)
     assert [message["role"] for message in had] == [
         "user",
         *["assistant", "tool", "tool"],
         "assistant",
         "tool",
     ]
-    assert shape(sent(room)[: len(had)]) == shape(had)
+    assert shape(sent(app)[: len(had)]) == shape(had)
 
 
 def shape(messages: list[JSON]) -> list[Any]:
@@ -358,25 +358,25 @@ def shape(messages: list[JSON]) -> list[Any]:
 
 
 @BOTH
-def test_the_clients_call_after_rounds_of_ours_goes_on(room: House, streamed: bool):
+def test_the_clients_call_after_rounds_of_ours_goes_on(app: AppServer, streamed: bool):
     theirs = tool_call("theirs", "{}", "c")
-    room.script(
+    app.set_replies(
         turn("", OURS, streamed=streamed),
         turn("", theirs, streamed=streamed),
         turn("Fine.", streamed=streamed),
     )
-    first = ask(room, streamed=streamed, tools=[THEIRS])
+    first = ask(app, streamed=streamed, tools=[THEIRS])
     assert kinds(first) == ["function_call"]
-    ask(room, streamed=streamed, tools=[THEIRS], input=[OUTPUT], previous_response_id=first["id"])
-    stateful = sent(room)
+    ask(app, streamed=streamed, tools=[THEIRS], input=[OUTPUT], previous_response_id=first["id"])
+    stateful = sent(app)
     assert [message["role"] for message in stateful] == ["user", "assistant", "tool", "assistant", "tool"]
 
-    room.script(
+    app.set_replies(
         turn("", OURS, streamed=streamed),
         turn("", theirs, streamed=streamed),
         turn("Fine.", streamed=streamed),
     )
-    first = ask(room, streamed=streamed, tools=[THEIRS], store=False)
+    first = ask(app, streamed=streamed, tools=[THEIRS], store=False)
     back = [{"role": "user", "content": QUESTION}, *first["output"], OUTPUT]
-    ask(room, streamed=streamed, tools=[THEIRS], store=False, input=back)
-    assert sent(room) == stateful
+    ask(app, streamed=streamed, tools=[THEIRS], store=False, input=back)
+    assert sent(app) == stateful

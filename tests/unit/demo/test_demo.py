@@ -235,11 +235,11 @@ def test_an_answer_that_leaves_the_result_out_is_none(tmp_path: Path):
 
 def test_an_error_for_the_client_ends_the_demo_with_what_it_says(tmp_path: Path):
     async def refuse(_: object) -> Response:
-        return JSONResponse({"error": {"message": "the house is full"}}, 503)
+        return JSONResponse({"error": {"message": "the server is full"}}, 503)
 
     full = Starlette(routes=[Route("/v1/chat/completions", refuse, methods=["POST"])])
     with (
         conversation_with(full, tmp_path, served=False) as conversation,
-        pytest.raises(DemoError, match="the house is full"),
+        pytest.raises(DemoError, match="the server is full"),
     ):
         conversation.ask(HOW_IS_IT)

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from tests.unit.engine.script import Script, Shelf, call, echo, play, says
+from tests.unit.engine.scripted_turns import InMemorySource, ScriptedModel, call, echo, run_loop, says
 from toolway.conversation.events import CallBegan
 from toolway.engine.limits import Bounds, Governor
 from toolway.types import JSON, ToolCall, ToolResult
@@ -79,26 +79,26 @@ async def test_beyond_the_limit_of_calls_the_model_answers():
     turns = [
         says(None, *(call(id=f"{n}{m}", arguments=f'{{"city": "{m}"}}') for m in range(3))) for n in range(3)
     ]
-    script = Script(*turns, says("So far."))
-    outcome, events = await play(script, max_calls=4)
+    model = ScriptedModel(*turns, says("So far."))
+    outcome, events = await run_loop(model, max_calls=4)
     assert outcome.message.said["content"] == "So far."
     assert sum(isinstance(event, CallBegan) for event in events) == 4
-    assert "tools" not in script.requests[-1]
-    contents = [m["content"] for m in script.requests[-1]["messages"] if m["role"] == "tool"]
+    assert "tools" not in model.requests[-1]
+    contents = [m["content"] for m in model.requests[-1]["messages"] if m["role"] == "tool"]
     assert [content.startswith("Error: not run: the limit") for content in contents] == [False] * 4 + [
         True
     ] * 5
 
 
 async def test_a_loop_over_one_call_is_told_and_then_ended_with_an_answer():
-    script = Script(*[says(None, call(id=str(n))) for n in range(5)], says("I know enough."))
-    outcome, events = await play(script, max_repeats=3)
+    model = ScriptedModel(*[says(None, call(id=str(n))) for n in range(5)], says("I know enough."))
+    outcome, events = await run_loop(model, max_repeats=3)
     assert outcome.message.said["content"] == "I know enough."
     assert sum(isinstance(event, CallBegan) for event in events) == 3
-    told = script.requests[4]["messages"][-1]["content"]
+    told = model.requests[4]["messages"][-1]["content"]
     assert "exactly these arguments" in told
-    assert "tools" in script.requests[4]
-    assert "tools" not in script.requests[5]
+    assert "tools" in model.requests[4]
+    assert "tools" not in model.requests[5]
 
 
 async def test_a_loop_with_varied_arguments_ends_too():
@@ -107,7 +107,7 @@ async def test_a_loop_with_varied_arguments_ends_too():
     async def nothing(_: JSON) -> ToolResult:
         return ToolResult(text="no results")
 
-    class Stubborn(Script):
+    class Stubborn(ScriptedModel):
         async def turn(self, body, emit, theirs):
             self.requests.append(body)
             if "tools" not in body:
@@ -116,13 +116,13 @@ async def test_a_loop_with_varied_arguments_ends_too():
                 None, call("search", f'{{"city": "try number {next(numbers)}"}}', id=str(next(numbers)))
             )
 
-    outcome, events = await play(Stubborn(), Shelf(search=nothing), max_similar=4, max_rounds=50)
+    outcome, events = await run_loop(Stubborn(), InMemorySource(search=nothing), max_similar=4, max_rounds=50)
     assert outcome.message.said["content"] == "I give up."
     assert sum(isinstance(event, CallBegan) for event in events) == 4
 
 
 @pytest.mark.parametrize("limit", [0, 1])
 async def test_a_limit_of_no_rounds_still_gives_an_answer(limit: int):
-    script = Script(*[says(None, call())] * (limit + 1), says("Done"))
-    outcome, _ = await play(script, Shelf(echo=echo), max_rounds=limit)
+    model = ScriptedModel(*[says(None, call())] * (limit + 1), says("Done"))
+    outcome, _ = await run_loop(model, InMemorySource(echo=echo), max_rounds=limit)
     assert (outcome.message.said["content"], outcome.calls) == ("Done", limit)

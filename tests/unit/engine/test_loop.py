@@ -5,7 +5,7 @@ from __future__ import annotations
 import anyio
 import pytest
 
-from tests.unit.engine.script import Script, Shelf, call, echo, play, says
+from tests.unit.engine.scripted_turns import InMemorySource, ScriptedModel, call, echo, run_loop, says
 from toolway.conversation.events import CallBegan, CallEnded, Chunks, RoundBegan
 from toolway.types import JSON, ToolResult
 
@@ -17,17 +17,17 @@ def tool_names(request: JSON) -> list[str]:
 
 
 async def test_an_answer_without_calls_ends_the_loop():
-    script = Script(says("Hello"))
-    outcome, events = await play(script)
+    model = ScriptedModel(says("Hello"))
+    outcome, events = await run_loop(model)
     assert outcome.message.said["content"] == "Hello"
     assert (outcome.rounds, outcome.calls) == (1, 0)
     assert events == [RoundBegan(number=1)]
 
 
 async def test_a_call_is_run_and_its_result_goes_back_to_the_model():
-    script = Script(says("Let me see.", call(), reasoning_content="hm"), says("Cloudy."))
-    outcome, events = await play(script)
-    _, second = script.requests
+    model = ScriptedModel(says("Let me see.", call(), reasoning_content="hm"), says("Cloudy."))
+    outcome, events = await run_loop(model)
+    _, second = model.requests
     assert second["messages"] == [
         {"role": "user", "content": "Hi"},
         {
@@ -54,9 +54,9 @@ async def test_a_call_is_run_and_its_result_goes_back_to_the_model():
 
 
 async def test_a_missing_content_is_replayed_as_an_empty_string():
-    script = Script(says(None, call()), says("Done"))
-    await play(script)
-    assert script.requests[1]["messages"][1]["content"] == ""
+    model = ScriptedModel(says(None, call()), says("Done"))
+    await run_loop(model)
+    assert model.requests[1]["messages"][1]["content"] == ""
 
 
 async def test_calls_of_one_turn_run_side_by_side_and_their_results_keep_the_order():
@@ -70,58 +70,58 @@ async def test_calls_of_one_turn_run_side_by_side_and_their_results_keep_the_ord
         second_done.set()
         return ToolResult(text="second")
 
-    script = Script(says(None, call("one", id="1"), call("two", id="2")), says("Done"))
+    model = ScriptedModel(says(None, call("one", id="1"), call("two", id="2")), says("Done"))
     with anyio.fail_after(20):
-        await play(script, Shelf(one=waits_for_the_other, two=frees_the_other))
-    assert [m["content"] for m in script.requests[1]["messages"][2:]] == ["first", "second"]
+        await run_loop(model, InMemorySource(one=waits_for_the_other, two=frees_the_other))
+    assert [m["content"] for m in model.requests[1]["messages"][2:]] == ["first", "second"]
 
 
 async def test_a_call_of_the_clients_own_tool_goes_back_to_the_client():
-    script = Script(says(None, call("theirs"), finish="tool_calls"))
-    outcome, events = await play(script, tools=[CLIENTS_TOOL])
+    model = ScriptedModel(says(None, call("theirs"), finish="tool_calls"))
+    outcome, events = await run_loop(model, tools=[CLIENTS_TOOL])
     assert [c.name for c in outcome.message.tool_calls] == ["theirs"]
     assert outcome.message.finish_reason == "tool_calls"
     assert not any(isinstance(event, CallBegan) for event in events)
 
 
 async def test_the_clients_tools_come_first_and_its_names_win():
-    script = Script(says("Hi"))
+    model = ScriptedModel(says("Hi"))
     own_echo = {"type": "function", "function": {"name": "echo"}}
-    await play(script, Shelf(echo=echo, alpha=echo), tools=[CLIENTS_TOOL, own_echo])
-    assert tool_names(script.requests[0]) == ["theirs", "echo", "alpha"]
+    await run_loop(model, InMemorySource(echo=echo, alpha=echo), tools=[CLIENTS_TOOL, own_echo])
+    assert tool_names(model.requests[0]) == ["theirs", "echo", "alpha"]
 
 
 async def test_an_unknown_tool_is_an_error_that_names_the_closest_ones():
-    script = Script(says(None, call("ecko")), says("Sorry"))
-    await play(script)
-    assert "Did you mean echo?" in script.requests[1]["messages"][-1]["content"]
+    model = ScriptedModel(says(None, call("ecko")), says("Sorry"))
+    await run_loop(model)
+    assert "Did you mean echo?" in model.requests[1]["messages"][-1]["content"]
 
 
 @pytest.mark.parametrize(
     ("written", "replayed"), [("", "{}"), ("{bad", "{}"), ('"{\\"city\\": \\"x\\"}"', '{"city":"x"}')]
 )
 async def test_arguments_are_replayed_as_an_object(written: str, replayed: str):
-    script = Script(says(None, call(arguments=written)), says("Done"))
-    await play(script)
-    assert script.requests[1]["messages"][1]["tool_calls"][0]["function"]["arguments"] == replayed
+    model = ScriptedModel(says(None, call(arguments=written)), says("Done"))
+    await run_loop(model)
+    assert model.requests[1]["messages"][1]["tool_calls"][0]["function"]["arguments"] == replayed
 
 
 async def test_broken_arguments_are_not_run():
-    script = Script(says(None, call(arguments="{bad")), says("Done"))
-    await play(script)
-    assert script.requests[1]["messages"][-1]["content"].startswith("Error: the arguments of echo")
+    model = ScriptedModel(says(None, call(arguments="{bad")), says("Done"))
+    await run_loop(model)
+    assert model.requests[1]["messages"][-1]["content"].startswith("Error: the arguments of echo")
 
 
 async def test_arguments_that_do_not_fit_the_schema_are_not_run():
-    script = Script(says(None, call(arguments='{"city": 3}')), says("Done"))
-    outcome, _ = await play(script)
-    assert "city" in script.requests[1]["messages"][-1]["content"]
+    model = ScriptedModel(says(None, call(arguments='{"city": 3}')), says("Done"))
+    outcome, _ = await run_loop(model)
+    assert "city" in model.requests[1]["messages"][-1]["content"]
     assert outcome.message.said["content"] == "Done"
 
 
 @pytest.mark.parametrize("finish", ["length", "content_filter"])
 async def test_a_turn_that_was_cut_short_runs_nothing(finish: str):
-    outcome, events = await play(Script(says("Well", call(), finish=finish)))
+    outcome, events = await run_loop(ScriptedModel(says("Well", call(), finish=finish)))
     assert outcome.message.finish_reason == finish
     assert outcome.message.tool_calls == ()
     assert not any(isinstance(event, CallBegan) for event in events)
@@ -129,7 +129,7 @@ async def test_a_turn_that_was_cut_short_runs_nothing(finish: str):
 
 @pytest.mark.parametrize("finish", ["stop", "TOOL_CALLS", "function_call"])
 async def test_a_tool_turn_is_known_by_its_calls_not_by_its_finish(finish: str):
-    outcome, _ = await play(Script(says(None, call(), finish=finish), says("Done")))
+    outcome, _ = await run_loop(ScriptedModel(says(None, call(), finish=finish), says("Done")))
     assert outcome.calls == 1
 
 
@@ -146,36 +146,36 @@ async def test_a_tool_turn_is_known_by_its_calls_not_by_its_finish(finish: str):
     ],
 )
 async def test_a_forced_call_holds_for_the_first_round_only(choice: object, later: object):
-    script = Script(says(None, call()), says("Done"))
-    await play(script, tool_choice=choice)
-    assert [request["tool_choice"] for request in script.requests] == [choice, later]
+    model = ScriptedModel(says(None, call()), says("Done"))
+    await run_loop(model, tool_choice=choice)
+    assert [request["tool_choice"] for request in model.requests] == [choice, later]
 
 
 async def test_tool_choice_none_injects_nothing_and_runs_nothing():
-    script = Script(says(None, call()))
-    outcome, events = await play(script, tool_choice="none")
-    assert "tools" not in script.requests[0]
+    model = ScriptedModel(says(None, call()))
+    outcome, events = await run_loop(model, tool_choice="none")
+    assert "tools" not in model.requests[0]
     assert len(outcome.message.tool_calls) == 1
     assert not any(isinstance(event, CallBegan) for event in events)
 
 
 async def test_a_client_of_the_old_functions_gets_no_tools_beside_them():
-    script = Script(says("Hi"))
-    await play(script, functions=[{"name": "theirs"}])
-    assert "tools" not in script.requests[0]
+    model = ScriptedModel(says("Hi"))
+    await run_loop(model, functions=[{"name": "theirs"}])
+    assert "tools" not in model.requests[0]
 
 
 async def test_allowed_tools_are_a_hard_filter():
     choice = {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [{"name": "one"}]}}
-    script = Script(says("Hi"))
-    await play(script, Shelf(one=echo, two=echo), tool_choice=choice)
-    assert tool_names(script.requests[0]) == ["one"]
+    model = ScriptedModel(says("Hi"))
+    await run_loop(model, InMemorySource(one=echo, two=echo), tool_choice=choice)
+    assert tool_names(model.requests[0]) == ["one"]
 
 
 async def test_nothing_is_added_that_the_client_did_not_send():
-    script = Script(says("Hi"))
-    await play(script, Shelf(), temperature=0.5, vendor={"x": 1})
-    assert script.requests[0] == {
+    model = ScriptedModel(says("Hi"))
+    await run_loop(model, InMemorySource(), temperature=0.5, vendor={"x": 1})
+    assert model.requests[0] == {
         "model": "m",
         "messages": [{"role": "user", "content": "Hi"}],
         "temperature": 0.5,
@@ -184,25 +184,27 @@ async def test_nothing_is_added_that_the_client_did_not_send():
 
 
 async def test_the_limit_of_rounds_ends_in_an_answer():
-    script = Script(says(None, call()), says(None, call()), says(None, call()), says("What I know so far."))
-    outcome, _ = await play(script, max_rounds=2, tool_choice="auto", parallel_tool_calls=True)
+    model = ScriptedModel(
+        says(None, call()), says(None, call()), says(None, call()), says("What I know so far.")
+    )
+    outcome, _ = await run_loop(model, max_rounds=2, tool_choice="auto", parallel_tool_calls=True)
     assert outcome.message.said["content"] == "What I know so far."
     assert outcome.calls == 2
-    last = script.requests[-1]
+    last = model.requests[-1]
     assert not {"tools", "tool_choice", "parallel_tool_calls"} & set(last)
     assert "limit of 2 rounds" in last["messages"][-1]["content"]
 
 
 async def test_withdrawing_our_tools_leaves_the_clients():
-    script = Script(says(None, call()), says(None, call()), says("Enough."))
-    await play(script, max_rounds=1, tools=[CLIENTS_TOOL])
-    assert tool_names(script.requests[-1]) == ["theirs"]
+    model = ScriptedModel(says(None, call()), says(None, call()), says("Enough."))
+    await run_loop(model, max_rounds=1, tools=[CLIENTS_TOOL])
+    assert tool_names(model.requests[-1]) == ["theirs"]
 
 
 async def test_a_model_that_calls_for_ever_still_ends():
-    script = Script(says(None, call()), forever=True)
-    outcome, events = await play(script, max_rounds=3)
-    assert len(script.requests) == 5
+    model = ScriptedModel(says(None, call()), forever=True)
+    outcome, events = await run_loop(model, max_rounds=3)
+    assert len(model.requests) == 5
     assert outcome.message.tool_calls == ()
     assert outcome.message.finish_reason == "stop"
     assert "limit of 3 rounds" in outcome.message.said["content"]
@@ -210,8 +212,8 @@ async def test_a_model_that_calls_for_ever_still_ends():
 
 
 async def test_when_the_time_is_up_no_further_call_is_run():
-    script = Script(says(None, call()), says("Done"))
-    outcome, events = await play(script, max_seconds=0.0)
+    model = ScriptedModel(says(None, call()), says("Done"))
+    outcome, events = await run_loop(model, max_seconds=0.0)
     assert outcome.message.said["content"] == "Done"
     assert not any(isinstance(event, CallBegan) for event in events)
 
@@ -221,16 +223,16 @@ async def test_a_tool_that_does_not_answer_is_given_up():
         await anyio.sleep_forever()
         raise AssertionError
 
-    script = Script(says(None, call("slow")), says("Done"))
+    model = ScriptedModel(says(None, call("slow")), says("Done"))
     with anyio.fail_after(20):
-        await play(script, Shelf(slow=never), tool_timeout=0.05)
-    assert "did not answer in time" in script.requests[1]["messages"][-1]["content"]
+        await run_loop(model, InMemorySource(slow=never), tool_timeout=0.05)
+    assert "did not answer in time" in model.requests[1]["messages"][-1]["content"]
 
 
 async def test_a_mixed_turn_runs_ours_and_hands_back_theirs():
-    script = Script(says("Both", call("echo", id="a"), call("theirs", id="b")))
-    outcome, _ = await play(script, tools=[CLIENTS_TOOL])
-    assert len(script.requests) == 1
+    model = ScriptedModel(says("Both", call("echo", id="a"), call("theirs", id="b")))
+    outcome, _ = await run_loop(model, tools=[CLIENTS_TOOL])
+    assert len(model.requests) == 1
     assert [c.id for c in outcome.message.tool_calls] == ["b"]
     assert outcome.message.finish_reason == "tool_calls"
     full, result = outcome.held
@@ -242,9 +244,9 @@ async def test_a_long_result_is_cut_and_says_so():
     async def long(_: JSON) -> ToolResult:
         return ToolResult(text="a" * 5000 + "z")
 
-    script = Script(says(None, call("long")), says("Done"))
-    await play(script, Shelf(long=long))
-    content = script.requests[1]["messages"][-1]["content"]
+    model = ScriptedModel(says(None, call("long")), says("Done"))
+    await run_loop(model, InMemorySource(long=long))
+    content = model.requests[1]["messages"][-1]["content"]
     assert content.startswith("a" * 600)
     assert content.endswith("z")
     assert "4,001 of 5,001 characters left out" in content
@@ -257,9 +259,9 @@ async def test_an_empty_result_and_a_lone_surrogate_reach_the_model_as_text():
     async def odd(_: JSON) -> ToolResult:
         return ToolResult(text="half \ud800")
 
-    script = Script(says(None, call("nothing", id="1"), call("odd", id="2")), says("Done"))
-    await play(script, Shelf(nothing=nothing, odd=odd))
-    contents = [message["content"] for message in script.requests[1]["messages"][2:]]
+    model = ScriptedModel(says(None, call("nothing", id="1"), call("odd", id="2")), says("Done"))
+    await run_loop(model, InMemorySource(nothing=nothing, odd=odd))
+    contents = [message["content"] for message in model.requests[1]["messages"][2:]]
     assert contents == ["(the tool returned nothing)", "half \ufffd"]
 
 
@@ -267,6 +269,6 @@ async def test_usage_of_all_rounds_is_summed():
     from dataclasses import replace
 
     first = replace(says(None, call()), usage={"total_tokens": 3})
-    script = Script(first, replace(says("Done"), usage={"total_tokens": 4}))
-    outcome, _ = await play(script)
+    model = ScriptedModel(first, replace(says("Done"), usage={"total_tokens": 4}))
+    outcome, _ = await run_loop(model)
     assert outcome.usage == {"total_tokens": 7}

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 import pytest
 
-from tests.unit.engine.script import Behaviour, Script, Shelf, call, play, says
+from tests.unit.engine.scripted_turns import Behaviour, InMemorySource, ScriptedModel, call, run_loop, says
 from toolway.conversation.events import Chunks
 from toolway.conversation.message import Message
 from toolway.engine.result_text import Budget
@@ -37,27 +37,29 @@ def results_in(request: JSON) -> list[str]:
 
 
 async def test_the_models_context_sets_the_budget():
-    script = Script(says(None, call("long")), says("Done"))
+    model = ScriptedModel(says(None, call("long")), says("Done"))
     budget = Budget(result=60_000, round=60_000)
-    await play(script, Shelf(long=returns("x" * 50_000)), budget=budget, info=ModelInfo(context=4096))
-    assert 3072 < len(results_in(script.requests[1])[0]) < 3072 + 250
+    await run_loop(
+        model, InMemorySource(long=returns("x" * 50_000)), budget=budget, info=ModelInfo(context=4096)
+    )
+    assert 3072 < len(results_in(model.requests[1])[0]) < 3072 + 250
 
 
 async def test_the_results_of_one_round_share_a_budget():
-    shelf = Shelf(long=returns("x" * 5000), short=returns("brief"))
-    script = Script(
+    source = InMemorySource(long=returns("x" * 5000), short=returns("brief"))
+    model = ScriptedModel(
         says(None, call("long", id="1"), call("short", id="2"), call("long", id="3")), says("Done")
     )
-    await play(script, shelf, budget=Budget(result=5000, round=2005))
-    assert [content.count("x") for content in results_in(script.requests[1])] == [1000, 0, 1000]
+    await run_loop(model, source, budget=Budget(result=5000, round=2005))
+    assert [content.count("x") for content in results_in(model.requests[1])] == [1000, 0, 1000]
 
 
 async def test_from_the_first_cut_on_the_rest_can_be_read():
-    script = Script(says(None, call("long")), says(None, call("long", id="2")), says("Done"))
-    await play(script, Shelf(long=returns(TEXT), other=returns()))
-    offered = [tool_names(request) for request in script.requests]
+    model = ScriptedModel(says(None, call("long")), says(None, call("long", id="2")), says("Done"))
+    await run_loop(model, InMemorySource(long=returns(TEXT), other=returns()))
+    offered = [tool_names(request) for request in model.requests]
     assert offered == [["long", "other"], *[["long", "other", "toolway_read_more"]] * 2]
-    first, second = results_in(script.requests[2])
+    first, second = results_in(model.requests[2])
     assert first == second, "the same result is cut to the same bytes"
 
 
@@ -65,7 +67,7 @@ async def read_on(**arguments: Any) -> str:
     """What the model reads when it asks for more of TEXT."""
     asked: list[JSON] = []
 
-    class Curious(Script):
+    class Curious(ScriptedModel):
         async def turn(self, body: JSON, emit: Emit, theirs: Callable[[str], bool]) -> Message:
             asked.append(body)
             if len(asked) == 1:
@@ -77,7 +79,7 @@ async def read_on(**arguments: Any) -> str:
                 return says(None, call("toolway_read_more", text, id="2"))
             return says("Done")
 
-    await play(Curious(), Shelf(long=returns(TEXT)))
+    await run_loop(Curious(), InMemorySource(long=returns(TEXT)))
     return results_in(asked[2])[1]
 
 
@@ -102,30 +104,30 @@ async def test_wrong_arguments_and_unknown_ids_are_errors_for_the_model():
 
 
 async def test_without_keeping_the_model_is_told_to_ask_for_less():
-    script = Script(says(None, call("long")), says("Done"))
-    await play(script, Shelf(long=returns(TEXT)), keeps=False)
-    assert "ask for less at once" in results_in(script.requests[1])[0]
-    assert "toolway_read_more" not in results_in(script.requests[1])[0]
+    model = ScriptedModel(says(None, call("long")), says("Done"))
+    await run_loop(model, InMemorySource(long=returns(TEXT)), keeps=False)
+    assert "ask for less at once" in results_in(model.requests[1])[0]
+    assert "toolway_read_more" not in results_in(model.requests[1])[0]
 
 
 async def test_a_client_that_has_a_tool_of_that_name_keeps_it():
     theirs = {"type": "function", "function": {"name": "toolway_read_more", "parameters": {}}}
-    script = Script(says(None, call("long")), says("Done"))
-    await play(script, Shelf(long=returns(TEXT)), tools=[theirs])
-    assert tool_names(script.requests[1]) == ["toolway_read_more", "long"]
+    model = ScriptedModel(says(None, call("long")), says("Done"))
+    await run_loop(model, InMemorySource(long=returns(TEXT)), tools=[theirs])
+    assert tool_names(model.requests[1]) == ["toolway_read_more", "long"]
 
 
 async def test_pictures_follow_in_a_user_message_for_a_model_that_sees():
-    script = Script(says(None, call("shoot", id="1"), call("echo", id="2")), says("Done"))
-    await play(script, Shelf(shoot=returns("Taken.", PNG), echo=returns()), sees=True)
-    assert [m["role"] for m in script.requests[1]["messages"]] == [
+    model = ScriptedModel(says(None, call("shoot", id="1"), call("echo", id="2")), says("Done"))
+    await run_loop(model, InMemorySource(shoot=returns("Taken.", PNG), echo=returns()), sees=True)
+    assert [m["role"] for m in model.requests[1]["messages"]] == [
         "user",
         "assistant",
         "tool",
         "tool",
         "user",
     ]
-    assert script.requests[1]["messages"][-1]["content"] == [
+    assert model.requests[1]["messages"][-1]["content"] == [
         {"type": "text", "text": "Images returned by shoot:"},
         {"type": "image_url", "image_url": {"url": "data:image/png;base64,aGVsbG8="}},
     ]
@@ -143,19 +145,19 @@ async def test_pictures_follow_in_a_user_message_for_a_model_that_sees():
 async def test_a_picture_that_is_not_shown_is_noted(
     image: Image, sees: bool | None, info: ModelInfo, why: str
 ):
-    script = Script(says(None, call("shoot")), says("Done"))
-    await play(script, Shelf(shoot=returns("Taken.", image)), sees=sees, info=info)
-    assert why in results_in(script.requests[1])[0]
-    assert script.requests[1]["messages"][-1]["role"] == "tool"
+    model = ScriptedModel(says(None, call("shoot")), says("Done"))
+    await run_loop(model, InMemorySource(shoot=returns("Taken.", image)), sees=sees, info=info)
+    assert why in results_in(model.requests[1])[0]
+    assert model.requests[1]["messages"][-1]["role"] == "tool"
 
 
 async def test_the_model_server_says_whether_its_model_sees():
-    script = Script(says(None, call("shoot")), says("Done"))
-    await play(script, Shelf(shoot=returns("Taken.", PNG)), info=ModelInfo(sees=True))
-    assert script.requests[1]["messages"][-1]["role"] == "user"
+    model = ScriptedModel(says(None, call("shoot")), says("Done"))
+    await run_loop(model, InMemorySource(shoot=returns("Taken.", PNG)), info=ModelInfo(sees=True))
+    assert model.requests[1]["messages"][-1]["role"] == "user"
 
 
-class Narrow(Script):
+class Narrow(ScriptedModel):
     """A model server that refuses a conversation of more than `most` characters, `speaks` before that if asked to."""
 
     most = 0
@@ -172,40 +174,44 @@ class Narrow(Script):
 
 
 async def test_a_conversation_that_is_too_long_goes_on_with_shorter_results():
-    script = Narrow(says(None, call("long")), says(None, call("long", id="2")), says("Done"))
-    script.most = 9000
-    outcome, _ = await play(script, Shelf(long=returns(TEXT)), budget=Budget(result=6000, round=6000))
+    model = Narrow(says(None, call("long")), says(None, call("long", id="2")), says("Done"))
+    model.most = 9000
+    outcome, _ = await run_loop(
+        model, InMemorySource(long=returns(TEXT)), budget=Budget(result=6000, round=6000)
+    )
     assert outcome.message.said["content"] == "Done"
-    assert script.refused == 1
-    first, second = results_in(script.requests[2])
+    assert model.refused == 1
+    first, second = results_in(model.requests[2])
     assert len(first) < 1000 < 5000 < len(second), "the oldest gives way"
     assert '{"id": "' in first, "and can still be read"
 
 
 async def test_if_that_does_not_help_the_client_gets_the_refusal():
-    script = Narrow(says(None, call("long")))
-    script.most = 100
+    model = Narrow(says(None, call("long")))
+    model.most = 100
     with pytest.raises(UpstreamStatus):
-        await play(script, Shelf(long=returns(TEXT)))
-    assert script.refused == 2, "asked once more, not again and again"
+        await run_loop(model, InMemorySource(long=returns(TEXT)))
+    assert model.refused == 2, "asked once more, not again and again"
 
 
 async def test_what_was_said_is_not_said_twice():
-    script = Narrow(says(None, call("long")))
-    script.most, script.speaks = 500, True
+    model = Narrow(says(None, call("long")))
+    model.most, model.speaks = 500, True
     with pytest.raises(UpstreamError):
-        await play(script, Shelf(long=returns(TEXT)))
-    assert script.refused == 1
+        await run_loop(model, InMemorySource(long=returns(TEXT)))
+    assert model.refused == 1
 
 
 async def test_the_clients_own_results_are_never_shortened():
-    script = Narrow(says(None, call("long")), says("Done"))
-    script.most = 8000
+    model = Narrow(says(None, call("long")), says("Done"))
+    model.most = 8000
     theirs = {"role": "tool", "tool_call_id": "c", "content": "t" * 6000}
     history = [
         {"role": "user", "content": "Hi"},
         {"role": "assistant", "content": "", "tool_calls": [{"id": "c", "type": "function"}]},
         theirs,
     ]
-    await play(script, Shelf(long=returns(TEXT)), messages=history, budget=Budget(result=4000, round=4000))
-    assert theirs in script.requests[1]["messages"]
+    await run_loop(
+        model, InMemorySource(long=returns(TEXT)), messages=history, budget=Budget(result=4000, round=4000)
+    )
+    assert theirs in model.requests[1]["messages"]

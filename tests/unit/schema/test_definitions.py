@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
-from tests.unit.engine.script import Shelf, echo
+from tests.unit.engine.scripted_turns import InMemorySource, echo
 from toolway.engine.request_tools import Offer
 from toolway.schema.definitions import define
 from toolway.tools.catalog import Snapshot
@@ -69,7 +69,7 @@ def test_a_tool_without_arguments(target: Any, function: Any):
 
 
 def test_two_hundred_tools_are_serialised_once_not_once_a_request():
-    snapshot = Snapshot((Shelf(**{f"tool_{n}": echo for n in range(200)}),))
+    snapshot = Snapshot((InMemorySource(**{f"tool_{n}": echo for n in range(200)}),))
     first = Offer({}, snapshot.for_target("llama.cpp")).put_into({})
     assert Offer({}, snapshot.for_target("llama.cpp")).put_into({})["tools"] is first["tools"]
     assert Offer({}, snapshot.for_target("openai")).put_into({})["tools"] is snapshot.all_definitions

@@ -36,7 +36,7 @@ def create_app(settings: Settings) -> Any:
 def create_broken_app(settings: Settings) -> Any:
     async def broken(scope: Any, receive: Any, send: Any) -> None:
         await receive()
-        await send({"type": "lifespan.startup.failed", "message": "no house today"})
+        await send({"type": "lifespan.startup.failed", "message": "not today"})
 
     return broken
 

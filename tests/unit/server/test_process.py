@@ -134,7 +134,7 @@ def test_workers_that_cannot_start_end_it_all() -> None:
     with served("broken", workers=2) as server:
         status, said = server.ended()
         assert status == 1
-        assert "no house today" in said
+        assert "not today" in said
         assert "Traceback" not in said
 
 
@@ -142,7 +142,7 @@ def test_an_app_that_cannot_start_says_why() -> None:
     with served("broken") as server:
         status, said = server.ended()
         assert status == 1
-        assert "no house today" in said
+        assert "not today" in said
         assert "Traceback" not in said
 
 

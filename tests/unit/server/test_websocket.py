@@ -15,10 +15,10 @@ import orjson
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from tests.support.app_server import app_server
 from tests.support.gate import DEADLINE, Gate
-from tests.support.house import house
 from tests.support.servers import until
-from tests.support.websocket import HANDSHAKE, Room, frame, talking
+from tests.support.websocket import HANDSHAKE, WebSocketServer, frame, websocket_server
 from toolway.server.auth import upstream_headers
 from toolway.server.request_body import ClientGone
 from toolway.server.websocket import MAX_QUEUED, SHUTDOWN, WebSocket
@@ -73,8 +73,8 @@ def closed(client: Any) -> tuple[int, str]:
     return caught.value.rcvd.code, caught.value.rcvd.reason
 
 
-def refusal(room: Room, **options: Any) -> tuple[int, Any]:
-    with pytest.raises(InvalidStatus) as caught, room.connect(**options):
+def refusal(server: WebSocketServer, **options: Any) -> tuple[int, Any]:
+    with pytest.raises(InvalidStatus) as caught, server.connect(**options):
         pass
     return caught.value.response.status_code, orjson.loads(caught.value.response.body)
 
@@ -94,7 +94,7 @@ def to_end(client: socket.socket) -> bytes:
 
 def test_texts_go_both_ways_in_order_and_whole():
     texts = ["hello", "", "snow \u2603", "x" * 2_000_000, *map(str, range(100))]
-    with talking(echo) as room, room.connect(max_size=None) as client:
+    with websocket_server(echo) as server, server.connect(max_size=None) as client:
         for text in texts[:4]:
             client.send(text)
             assert client.recv(DEADLINE) == text
@@ -104,21 +104,21 @@ def test_texts_go_both_ways_in_order_and_whole():
 
 
 def test_a_message_may_come_in_pieces():
-    with talking(echo) as room, room.connect() as client:
+    with websocket_server(echo) as server, server.connect() as client:
         client.send(["one ", "two ", "three"])
         assert client.recv(DEADLINE) == "one two three"
 
 
 def test_many_connections_do_not_mix():
-    with talking(echo) as room, ExitStack() as stack:
-        clients = [stack.enter_context(room.connect()) for _ in range(20)]
+    with websocket_server(echo) as server, ExitStack() as stack:
+        clients = [stack.enter_context(server.connect()) for _ in range(20)]
         for n, client in enumerate(clients):
             client.send(str(n))
         assert [client.recv(DEADLINE) for client in clients] == [str(n) for n in range(20)]
 
 
 def test_nothing_is_compressed():
-    with talking(echo) as room, room.connect(compression="deflate") as client:
+    with websocket_server(echo) as server, server.connect(compression="deflate") as client:
         assert client.response.headers.get("sec-websocket-extensions") is None
 
 
@@ -126,7 +126,7 @@ def test_the_end_of_the_talk_is_a_normal_close():
     async def talk(socket: WebSocket) -> None:
         await socket.send_text(b"bye")
 
-    with talking(talk) as room, room.connect() as client:
+    with websocket_server(talk) as server, server.connect() as client:
         assert client.recv(DEADLINE) == "bye"
         assert closed(client) == (1000, "")
 
@@ -135,7 +135,7 @@ def test_a_bug_in_the_talk_is_logged_and_told_without_its_words(caplog):
     async def talk(socket: WebSocket) -> None:
         raise ValueError("secret")
 
-    with talking(talk) as room, room.connect() as client:
+    with websocket_server(talk) as server, server.connect() as client:
         code, reason = closed(client)
     assert code == 1011
     assert "secret" not in reason
@@ -149,15 +149,15 @@ def test_a_bug_in_the_talk_is_logged_and_told_without_its_words(caplog):
     "path", ["/v1/models", "/v1/responses/", "/v1/%72esponses", "/", "/v1/chat/completions"]
 )
 def test_elsewhere_an_offer_is_declined(path: str):
-    with talking(echo) as room, pytest.raises(InvalidStatus) as caught, room.connect(path):
+    with websocket_server(echo) as server, pytest.raises(InvalidStatus) as caught, server.connect(path):
         pass
     assert caught.value.response.status_code == 200
     assert caught.value.response.body == b"plain"
 
 
 def test_a_query_may_follow_the_path():
-    with talking(echo) as room, room.connect("/v1/responses?a=b"):
-        assert room.app.scopes[0]["query_string"] == b"a=b"
+    with websocket_server(echo) as server, server.connect("/v1/responses?a=b"):
+        assert server.app.scopes[0]["query_string"] == b"a=b"
 
 
 NO_UPGRADES = {
@@ -173,7 +173,7 @@ NO_UPGRADES = {
 
 @pytest.mark.parametrize("name", NO_UPGRADES)
 def test_what_is_no_plain_offer_is_a_request_like_any(name: str):
-    with talking(echo) as room, room.raw(NO_UPGRADES[name]) as client:
+    with websocket_server(echo) as server, server.raw(NO_UPGRADES[name]) as client:
         received = until(client, b"plain")
         assert b" 200 " in received.split(b"\r\n")[0]
         assert b" 101 " not in received
@@ -190,7 +190,7 @@ BAD_HANDSHAKES = {
 
 @pytest.mark.parametrize("name", BAD_HANDSHAKES)
 def test_a_broken_handshake_is_told(name: str):
-    with talking(echo) as room, room.raw(BAD_HANDSHAKES[name]) as client:
+    with websocket_server(echo) as server, server.raw(BAD_HANDSHAKES[name]) as client:
         head, _, body = to_end(client).partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 400 ")
         assert "Sec-WebSocket-Version: 13" in orjson.loads(body)["error"]["message"]
@@ -198,18 +198,18 @@ def test_a_broken_handshake_is_told(name: str):
 
 def test_large_and_many_headers_are_none_of_its_affair():
     headers = {"authorization": "Bearer " + "x" * 20_000, **{f"x-{n}": "y" for n in range(300)}}
-    with talking(echo) as room, room.connect(additional_headers=headers):
-        seen = dict(room.app.scopes[0]["headers"])
+    with websocket_server(echo) as server, server.connect(additional_headers=headers):
+        seen = dict(server.app.scopes[0]["headers"])
     assert seen[b"authorization"] == headers["authorization"].encode()
     assert seen[b"x-299"] == b"y"
 
 
 def test_without_a_key_there_is_no_connection():
-    with talking(echo, api_keys=KEY) as room:
+    with websocket_server(echo, api_keys=KEY) as server:
         for headers in ({}, {"authorization": "Bearer wrong"}, {"cookie": f"api-key={KEY}"}):
-            status, body = refusal(room, additional_headers=headers)
+            status, body = refusal(server, additional_headers=headers)
             assert (status, body["error"]["code"]) == (401, "invalid_api_key")
-        with room.raw() as client:
+        with server.raw() as client:
             assert b"www-authenticate: bearer" in to_end(client).lower()
 
 
@@ -217,19 +217,19 @@ def test_without_a_key_there_is_no_connection():
     "headers", [{"authorization": f"Bearer {KEY}"}, {"api-key": KEY}, {"x-api-key": KEY}]
 )
 def test_a_key_opens_and_goes_no_further(headers: dict[str, str]):
-    with talking(echo, api_keys=KEY) as room, room.connect(additional_headers=headers):
-        scope = room.app.scopes[0]
+    with websocket_server(echo, api_keys=KEY) as server, server.connect(additional_headers=headers):
+        scope = server.app.scopes[0]
     assert scope["toolway.caller"]
     assert KEY.encode() not in b" ".join(value for _, value in scope["headers"])
 
 
 def test_pages_of_other_origins_are_refused():
-    with talking(echo, cors_origins="http://friend.example") as room:
+    with websocket_server(echo, cors_origins="http://friend.example") as server:
         for origin in ("http://evil.example", "null"):
-            status, body = refusal(room, origin=origin)
+            status, body = refusal(server, origin=origin)
             assert (status, body["error"]["code"]) == (403, "origin_not_allowed")
-        for origin in ("http://friend.example", f"http://127.0.0.1:{room.port}"):
-            with room.connect(origin=origin) as client:
+        for origin in ("http://friend.example", f"http://127.0.0.1:{server.port}"):
+            with server.connect(origin=origin) as client:
                 client.send("hi")
                 assert client.recv(DEADLINE) == "hi"
 
@@ -238,25 +238,25 @@ def test_pages_of_other_origins_are_refused():
     ("host", "status"), [(b"evil.example", 403), (b"a b", 400), (b"localhost\r\nHost: localhost", 400)]
 )
 def test_other_hosts_are_refused(host: bytes, status: int):
-    with talking(echo) as room, room.raw(HANDSHAKE.replace(b"localhost", host)) as client:
+    with websocket_server(echo) as server, server.raw(HANDSHAKE.replace(b"localhost", host)) as client:
         head, _, body = to_end(client).partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 %d " % status)
         assert orjson.loads(body)["error"]["type"] == "invalid_request_error"
 
 
 def test_where_nobody_talks_yet_the_answer_says_what_to_do():
-    with house(responses="passthrough") as room:
-        status, body = refusal(Room(None, room.url, None))
+    with app_server(responses="passthrough") as server:
+        status, body = refusal(WebSocketServer(None, server.url, None))
     assert status == 404
     assert "POST" in body["error"]["message"]
 
 
 def test_what_goes_upstream_has_nothing_of_the_handshake():
     settings = load_settings({}, None, openai_api_key="upstream-key")
-    with talking(echo) as room:
-        with room.connect(subprotocols=["a"], additional_headers={"x-mine": "1", "openai-beta": "b"}):
+    with websocket_server(echo) as server:
+        with server.connect(subprotocols=["a"], additional_headers={"x-mine": "1", "openai-beta": "b"}):
             pass
-        kept = upstream_headers(room.app.scopes[0], settings)
+        kept = upstream_headers(server.app.scopes[0], settings)
     kept = [header for header in kept if header[0] != b"user-agent"]
     assert kept == [(b"x-mine", b"1"), (b"openai-beta", b"b"), (b"authorization", b"Bearer upstream-key")]
 
@@ -265,9 +265,9 @@ def test_what_goes_upstream_has_nothing_of_the_handshake():
 
 
 def test_a_message_that_is_too_large_closes():
-    with talking(echo, max_body_bytes=1000) as room:
+    with websocket_server(echo, max_body_bytes=1000) as server:
         for message in ("x" * 1001, ["x" * 600, "y" * 600]):
-            with room.connect() as client:
+            with server.connect() as client:
                 client.send("x" * 1000)
                 assert client.recv(DEADLINE) == "x" * 1000
                 client.send(message)
@@ -275,50 +275,50 @@ def test_a_message_that_is_too_large_closes():
 
 
 def test_a_client_that_still_sends_hears_why_it_is_too_much():
-    with talking(echo, max_body_bytes=1000) as room:
+    with websocket_server(echo, max_body_bytes=1000) as server:
         for _ in range(10):
-            with room.connect() as client:
+            with server.connect() as client:
                 with suppress(ConnectionClosed):
                     client.send("x" * 20_000_000)
                 assert closed(client)[0] == 1009
 
 
 def test_a_binary_message_closes():
-    with talking(echo) as room, room.connect() as client:
+    with websocket_server(echo) as server, server.connect() as client:
         client.send(b"x")
         assert closed(client) == (1003, "Messages must be text, not binary.")
 
 
 def test_text_that_is_no_utf_8_closes():
-    with talking(echo) as room, room.raw() as client:
+    with websocket_server(echo) as server, server.raw() as client:
         until(client, b"\r\n\r\n")
         client.sendall(frame(b"\xff\xfe"))
         assert to_end(client)[2:4] == (1007).to_bytes(2, "big")
 
 
 def test_a_broken_frame_closes():
-    with talking(echo) as room, room.raw() as client:
+    with websocket_server(echo) as server, server.raw() as client:
         until(client, b"\r\n\r\n")
         client.sendall(b"\x01\x05hello")
         assert to_end(client)[2:4] == (1002).to_bytes(2, "big")
 
 
 def test_a_message_of_endless_empty_pieces_closes():
-    with talking(echo) as room, room.raw() as client:
+    with websocket_server(echo) as server, server.raw() as client:
         until(client, b"\r\n\r\n")
         client.sendall(frame(b"", fin=False) + frame(b"", 0, fin=False) * MAX_FRAGMENTS)
         assert to_end(client)[2:4] == (1008).to_bytes(2, "big")
 
 
 def test_a_client_that_says_nothing_for_long_is_let_go():
-    with talking(echo, websocket_idle_timeout=0.2) as room, room.connect() as client:
+    with websocket_server(echo, websocket_idle_timeout=0.2) as server, server.connect() as client:
         assert closed(client) == (1001, "Nothing was sent for 0.2 seconds.")
 
 
 def test_a_client_that_answers_pings_may_be_silent():
     pings = threading.Semaphore(0)
     short = {"receive_timeout": 0.2, "idle_timeout": 0.2}  # for requests, not for this
-    with talking(echo, keepalive_interval=0.05, **short) as room, room.connect() as client:
+    with websocket_server(echo, keepalive_interval=0.05, **short) as server, server.connect() as client:
         pong = client.protocol.recv_frame
 
         def count(arrived: Any) -> None:
@@ -336,8 +336,8 @@ def test_a_client_that_answers_no_ping_is_let_go():
     config = {"ws_ping_timeout": 0.1}
     work = Work()
     with (
-        talking(lambda s: work_for_each(s, work), config=config, keepalive_interval=0.05) as room,
-        room.raw() as client,
+        websocket_server(lambda s: work_for_each(s, work), config=config, keepalive_interval=0.05) as server,
+        server.raw() as client,
     ):
         until(client, b"\r\n\r\n")
         client.sendall(frame(b"go"))
@@ -360,7 +360,7 @@ def test_a_client_that_never_reads_is_let_go():
             raise
 
     config = {"ws_ping_timeout": 0.2}
-    with talking(talk, config=config, keepalive_interval=0.2) as room, room.raw():
+    with websocket_server(talk, config=config, keepalive_interval=0.2) as server, server.raw():
         assert gone.wait(DEADLINE * 2)
     assert len(sent) < 1000
 
@@ -374,7 +374,7 @@ def test_a_client_that_only_pings_and_never_reads_fills_no_memory():
                 await socket.send_text(b"x" * 100_000)
         await full()
 
-    with talking(talk) as room, room.raw() as client:
+    with websocket_server(talk) as server, server.raw() as client:
         full.wait_for_arrival()
         ping = frame(b"p" * 100, 9)
         for _ in range(100):
@@ -405,7 +405,7 @@ def half_close(client: socket.socket) -> None:
 @pytest.mark.parametrize("waiting", [0, 3])
 def test_work_ends_when_its_client_leaves(leave: Any, waiting: int):
     work = Work()
-    with talking(lambda s: work_for_each(s, work)) as room, room.raw() as client:
+    with websocket_server(lambda s: work_for_each(s, work)) as server, server.raw() as client:
         until(client, b"\r\n\r\n")
         client.sendall(frame(b"go"))
         work.gate.wait_for_arrival()
@@ -417,7 +417,7 @@ def test_work_ends_when_its_client_leaves(leave: Any, waiting: int):
 
 def test_messages_that_come_during_work_wait_their_turn():
     work = Work()
-    with talking(lambda s: work_for_each(s, work)) as room, room.connect() as client:
+    with websocket_server(lambda s: work_for_each(s, work)) as server, server.connect() as client:
         client.send("1")
         work.gate.wait_for_arrival()
         client.send("2")
@@ -431,8 +431,8 @@ def test_messages_that_come_during_work_wait_their_turn():
 def test_too_many_messages_during_work_close(messages: list[str]):
     work = Work()
     with (
-        talking(lambda s: work_for_each(s, work), max_body_bytes=1000) as room,
-        room.connect() as client,
+        websocket_server(lambda s: work_for_each(s, work), max_body_bytes=1000) as server,
+        server.connect() as client,
     ):
         client.send("go")
         work.gate.wait_for_arrival()
@@ -453,7 +453,7 @@ def test_a_failure_of_the_work_is_raised_as_it_is():
         except KeyError as error:
             await socket.send_text(str(error).encode())
 
-    with talking(talk) as room, room.connect() as client:
+    with websocket_server(talk) as server, server.connect() as client:
         assert client.recv(DEADLINE) == "'mine'"
 
 
@@ -469,8 +469,8 @@ def test_to_send_to_a_client_that_left_says_so():
         except ClientGone:
             gone.set()
 
-    with talking(talk) as room:
-        with room.raw() as client:
+    with websocket_server(talk) as server:
+        with server.raw() as client:
             until(client, b"\r\n\r\n")
             left.wait_for_arrival()
         left.open()
@@ -481,22 +481,22 @@ def test_to_send_to_a_client_that_left_says_so():
 
 
 def test_a_stop_says_goodbye_to_who_waits():
-    with talking(echo) as room, room.connect() as client:
+    with websocket_server(echo) as server, server.connect() as client:
         client.send("hi")
         assert client.recv(DEADLINE) == "hi"
-        room.stop()
+        server.stop()
         assert closed(client) == (1001, "The server is stopping.")
 
 
 def test_a_stop_lets_work_end_and_begins_no_other():
     work = Work()
-    with talking(lambda s: work_for_each(s, work)) as room, room.connect() as client:
+    with websocket_server(lambda s: work_for_each(s, work)) as server, server.connect() as client:
         client.send("1")
         work.gate.wait_for_arrival()
         client.send("2")
         told = threading.Event()
-        room.app.scopes[0]["extensions"][SHUTDOWN].tell(told.set)
-        room.stop()
+        server.app.scopes[0]["extensions"][SHUTDOWN].tell(told.set)
+        server.stop()
         assert told.wait(DEADLINE)
         work.gate.open()
         assert client.recv(DEADLINE) == "1"
@@ -506,10 +506,13 @@ def test_a_stop_lets_work_end_and_begins_no_other():
 
 def test_work_that_takes_longer_than_the_grace_is_cancelled(caplog):
     work = Work()
-    with talking(lambda s: work_for_each(s, work), shutdown_grace=0.2) as room, room.connect() as client:
+    with (
+        websocket_server(lambda s: work_for_each(s, work), shutdown_grace=0.2) as server,
+        server.connect() as client,
+    ):
         client.send("1")
         work.gate.wait_for_arrival()
-        room.stop()
+        server.stop()
         assert closed(client) == (1001, "The server is stopping.")
         work.wait_for_end()
     assert work.ended == ["cancelled"]
@@ -520,9 +523,9 @@ def test_work_that_takes_longer_than_the_grace_is_cancelled(caplog):
 def test_it_works_under_uvicorns_own_protocol_too():
     work = Work()
     config = {"ws": "websockets-sansio", "http": "httptools"}
-    with talking(lambda s: work_for_each(s, work), config=config) as room:
-        assert refusal(room, origin="http://evil.example")[0] == 403
-        with room.connect() as client:
+    with websocket_server(lambda s: work_for_each(s, work), config=config) as server:
+        assert refusal(server, origin="http://evil.example")[0] == 403
+        with server.connect() as client:
             client.send("go")
             work.gate.wait_for_arrival()
         work.wait_for_end()

@@ -9,13 +9,13 @@ import anyio
 import anyio.lowlevel
 import orjson
 
-from tests.unit.engine.script import Shelf, echo
+from tests.unit.engine.scripted_turns import InMemorySource, echo
 from toolway.tools.catalog import Catalog, Snapshot
 from toolway.types import SourceStatus, Tool
 
 
-class Switched(Shelf):
-    """A shelf whose status the test sets; it says when it runs and when it ended."""
+class Switched(InMemorySource):
+    """A source whose status the test sets; it says when it runs and when it ended."""
 
     def __init__(self, label: str, *names: str) -> None:
         super().__init__(label, **dict.fromkeys(names, echo))
@@ -53,18 +53,18 @@ def bytes_of(snapshot: Snapshot) -> bytes:
 
 
 async def test_a_source_joins_when_it_is_ready_and_its_lost_tools_stay_listed():
-    shelf = Switched("shelf", "b", "a")
-    async with Catalog([shelf]).running() as catalog:
-        await shelf.runs.wait()
+    source = Switched("memory", "b", "a")
+    async with Catalog([source]).running() as catalog:
+        await source.runs.wait()
         assert definitions(catalog) == []
         assert not await catalog.wait_until_tried(0.0)
-        shelf.become(shelf.full)
+        source.become(source.full)
         assert definitions(catalog) == ["a", "b"]
         assert await catalog.wait_until_tried(0.0)
-        shelf.become(lost(shelf.full))
+        source.become(lost(source.full))
         assert definitions(catalog) == []
         assert [tool.available for tool in catalog.snapshot.tools.values()] == [False, False]
-    assert shelf.ended.is_set()
+    assert source.ended.is_set()
 
 
 async def test_a_server_that_goes_does_not_rename_the_tools_of_another():
@@ -82,22 +82,25 @@ async def test_a_server_that_goes_does_not_rename_the_tools_of_another():
 async def test_the_definitions_are_the_same_bytes_whatever_the_order_of_the_sources():
     def made(*labels: str) -> bytes:
         return orjson.dumps(
-            Catalog([Shelf(label, now=echo, then=echo) for label in labels]).snapshot.all_definitions
+            Catalog([InMemorySource(label, now=echo, then=echo) for label in labels]).snapshot.all_definitions
         )
 
     assert made("a", "b") == made("b", "a")
 
 
 async def test_tools_of_one_request_take_no_name_away():
-    shelves = [Shelf("shelf", now=echo, then=echo), Shelf("git", log=echo)]
-    async with Catalog(shelves).running() as catalog:
+    sources = [InMemorySource("memory", now=echo, then=echo), InMemorySource("git", log=echo)]
+    async with Catalog(sources).running() as catalog:
         base = catalog.snapshot.for_target("llama.cpp")
-        # "shelf__now" is what the first tool would be called if another server had a "now" as well.
-        guests = [Shelf("a", now=echo, log=echo, new=echo), Shelf("b", new=echo, shelf__now=echo)]
+        # "memory__now" is what the first tool would be called if another server had a "now" as well.
+        guests = [
+            InMemorySource("a", now=echo, log=echo, new=echo),
+            InMemorySource("b", new=echo, memory__now=echo),
+        ]
         joined = base.with_sources(guests)
         assert list(joined.tools)[:3] == list(base.tools) == ["log", "now", "then"]
         assert all(joined.tools[name] is base.tools[name] for name in base.tools)
-        assert list(joined.tools)[3:] == ["a__log", "a__new", "a__now", "b__new", "shelf__now"]
+        assert list(joined.tools)[3:] == ["a__log", "a__new", "a__now", "b__new", "memory__now"]
         assert joined.target == "llama.cpp"
         assert bytes_of(joined.for_target("openai")).startswith(bytes_of(catalog.snapshot)[:-1])
         assert list(catalog.snapshot.tools) == ["log", "now", "then"]
@@ -105,17 +108,17 @@ async def test_tools_of_one_request_take_no_name_away():
 
 
 async def test_tools_of_one_request_cannot_take_a_name_that_was_made_by_hash():
-    crowd = [Shelf("s", **{"a" * 70: echo})]
+    crowd = [InMemorySource("s", **{"a" * 70: echo})]
     base = Catalog(crowd).snapshot
-    joined = base.with_sources([Shelf("t", **{next(iter(base.tools)): echo})])
+    joined = base.with_sources([InMemorySource("t", **{next(iter(base.tools)): echo})])
     assert joined.tools[next(iter(base.tools))].server == "s"
     assert len(joined.tools) == 2
 
 
 async def test_tools_that_the_model_server_refuses_stay_out_of_a_request_with_its_own():
-    base = Catalog([Shelf("s", good=echo, bad=echo)]).snapshot
+    base = Catalog([InMemorySource("s", good=echo, bad=echo)]).snapshot
     fitted = base.for_target("openai", frozenset({base.tools["bad"]}))
-    joined = fitted.with_sources([Shelf("t", other=echo)])
+    joined = fitted.with_sources([InMemorySource("t", other=echo)])
     assert list(joined.offered) == ["good", "other"]
     assert list(joined.for_target("gemini", frozenset({base.tools["bad"]})).offered) == ["good", "other"]
 
@@ -150,7 +153,7 @@ SCHEMA = {
 
 
 class Big(Switched):
-    """A switched shelf of 400 tools with schemas that take a while."""
+    """A switched source of 400 tools with schemas that take a while."""
 
     def __init__(self, label: str) -> None:
         super().__init__(label, *(f"{label}{n}" for n in range(400)))
@@ -217,7 +220,7 @@ async def test_a_source_that_stays_is_not_started_again():
 
 async def test_a_call_that_does_not_fit_the_schema_never_reaches_the_source():
     tool: Tool
-    async with Catalog([Shelf("shelf", echo=echo)]).running() as catalog:
+    async with Catalog([InMemorySource("memory", echo=echo)]).running() as catalog:
         tool = catalog.snapshot.tools["echo"]
         refused = await catalog.snapshot.call(tool, {"city": 5})
         assert refused.is_error

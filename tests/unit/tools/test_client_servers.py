@@ -15,7 +15,7 @@ import pytest
 from cryptography import x509
 
 from tests.support.servers import running as serving
-from tests.unit.engine.script import Shelf, echo
+from tests.unit.engine.scripted_turns import InMemorySource, echo
 from tests.unit.net.test_client_tls import Authority
 from tests.unit.tools.mcp.servers import good as good_server
 from tests.unit.tools.mcp.servers.bad_http import BadHTTP, bad_http, response
@@ -193,7 +193,7 @@ async def test_several_servers_of_one_request_are_reached_and_one_that_is_down_i
         async with servers.use(declared, owner="") as reached:
             assert [source.label for source in reached.sources] == ["one", "two"]
             assert list(reached.failures) == ["down"]
-            base = Snapshot([Shelf("shelf", ok=echo, slow=echo)])
+            base = Snapshot([InMemorySource("memory", ok=echo, slow=echo)])
             joined = base.with_sources(reached.sources)
             assert list(base.tools) == ["ok", "slow"]
             assert {"one__ok", "two__ok", "one__drop", "two__drop"} < set(joined.offered)

@@ -67,7 +67,7 @@ SERVERS: dict[str, tuple[dict[str, JSON], ModelInfo]] = {
 
 
 @asynccontextmanager
-async def asking(answers: dict[str, JSON]):
+async def model_infos(answers: dict[str, JSON]):
     async with connected(answers) as (upstream, _, asked):
         yield ModelInfos(upstream), asked
 
@@ -91,12 +91,12 @@ async def connected(answers: dict[str, JSON], **more: Any):
 @pytest.mark.parametrize("server", SERVERS)
 async def test_what_servers_tell_of_a_model(server: str):
     answers, expected = SERVERS[server]
-    async with asking(answers) as (infos, _):
+    async with model_infos(answers) as (infos, _):
         assert await infos.get("m", []) == expected
 
 
 async def test_the_server_is_asked_once_and_with_the_clients_credential():
-    async with asking(SERVERS["llama.cpp"][0]) as (infos, asked):
+    async with model_infos(SERVERS["llama.cpp"][0]) as (infos, asked):
         for _ in range(3):
             await infos.get("m", [(b"authorization", b"Bearer k"), (b"content-type", b"application/json")])
     assert [path for path, _ in asked] == ["/v1/models"]
@@ -128,7 +128,7 @@ async def test_a_list_that_a_client_had_to_be_asked_for_tells_which_server_it_is
 
 
 async def test_a_model_that_is_not_in_the_list_is_asked_for_again():
-    async with asking(SERVERS["LM Studio"][0]) as (infos, asked):
+    async with model_infos(SERVERS["LM Studio"][0]) as (infos, asked):
         await infos.get("m", [])
         await infos.get("loaded later", [])
         await infos.get("loaded later", [])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import orjson
 
 from tests.support.responses import check_events, check_response
-from tests.unit.api.responses.play import TOOL, call, play, writer_of
+from tests.unit.api.responses.golden_runner import TOOL, call, run_steps, writer_of
 from toolway.api.responses.items.event_writer import EventWriter
 from toolway.api.responses.items.request import read_request
 from toolway.conversation.message import Message
@@ -35,7 +35,7 @@ def test_what_was_looked_at_does_not_change():
 
 def test_a_cancelled_response_leaves_nothing_open():
     writer = writer_of({"input": "Hi", "tools": MCP})
-    play(writer, [["began"], ["text", "Hel"], ["call_began", {}], ["text", "lo"]])
+    run_steps(writer, [["began"], ["text", "Hel"], ["call_began", {}], ["text", "lo"]])
     writer.cancelled()
     response = check_response(writer.resource)
     assert response["status"] == "cancelled"

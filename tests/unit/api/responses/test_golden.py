@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.golden import Work, cases, regenerate
 from tests.support.responses import check_events, check_response
-from tests.unit.api.responses.play import play, writer_of
+from tests.unit.api.responses.golden_runner import run_steps, writer_of
 from toolway.api.responses.items.input_items import InputItems, Turn
 from toolway.api.responses.items.request import choice_of, read_request
 from toolway.errors import InvalidRequest
@@ -65,7 +65,7 @@ def response(case: JSON) -> JSON:
     `check_events` looks at all of that.
     """
     writer = writer_of({"model": "m", "input": "Hi", **case.get("body", {})})
-    events = play(writer, case["happens"])
+    events = run_steps(writer, case["happens"])
     final = check_events(events)
     assert final == writer.resource
     end = {key: final[key] for key in ("status", "incomplete_details", "error", "usage") if final[key]}

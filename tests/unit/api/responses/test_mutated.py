@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.responses import check_events, check_response
-from tests.unit.api.responses.play import TOOL, call, writer_of
+from tests.unit.api.responses.golden_runner import TOOL, call, writer_of
 from tests.unit.conversation.test_mutated import SAMPLES, chunk_of, decoded, mutated
 from toolway.api.responses.items.event_writer import EventWriter
 from toolway.api.responses.items.input_items import InputItems

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.support.fuzz import slow
 from tests.support.responses import check_events
-from tests.unit.api.responses.play import TOOL, chunk, fragment, writer_of
+from tests.unit.api.responses.golden_runner import TOOL, chunk, fragment, writer_of
 from tests.unit.api.responses.test_mutated import assert_messages, assert_served, messages_of
 from toolway.api.responses.items.content import text_in
 from toolway.api.responses.items.event_writer import EventWriter

@@ -16,7 +16,7 @@ import anyio
 import pytest
 
 from tests.support.answers import chunks_of, content_of
-from tests.support.house import house
+from tests.support.app_server import app_server
 from tests.support.logs import logged
 from tests.support.servers import running as serving
 from tests.support.tools import ToolService
@@ -174,23 +174,23 @@ def test_a_server_that_is_being_restarted_does_not_make_toolway_unready(tmp_path
     entry = {"command": "sh", "args": ["-c", script, STDIO["command"], *STDIO["args"]]}
     path = write(tmp_path / "mcp.json", s=entry)
     replies = call_stream(tool_call("pid", "{}")), text_stream("done")
-    with house(*replies, endpoints="", config=str(path)) as home:
-        assert home.until_servers_are(s="ready").json()["status"] == "ready"
-        home.ask(stream=True)
-        (asked,) = [seen.json for seen in home.upstream.seen if b"tool_call_id" in seen.body]
+    with app_server(*replies, endpoints="", config=str(path)) as app:
+        assert app.until_servers_are(s="ready").json()["status"] == "ready"
+        app.ask(stream=True)
+        (asked,) = [seen.json for seen in app.upstream.seen if b"tool_call_id" in seen.body]
         closed.touch()
         os.kill(int(asked["messages"][-1]["content"]), signal.SIGKILL)
-        restarting = home.until_servers_are(s="starting")
+        restarting = app.until_servers_are(s="starting")
         closed.unlink()
         assert (restarting.status_code, restarting.json()["status"]) == (200, "degraded")
-        assert home.until_servers_are(s="ready").json()["status"] == "ready"
+        assert app.until_servers_are(s="ready").json()["status"] == "ready"
 
 
 def test_tools_of_a_stdio_server_reach_a_chat(tmp_path: Path) -> None:
     path = write(tmp_path / "mcp.json", files=STDIO)
     call = tool_call("echo", '{"n": 1}')
-    with house(call_stream(call), text_stream("done"), endpoints="", config=str(path)) as home:
-        assert content_of(chunks_of(home.ask(stream=True).text)) == "done"
-    first, second = [seen.json for seen in home.upstream.seen if seen.path == b"/v1/chat/completions"]
+    with app_server(call_stream(call), text_stream("done"), endpoints="", config=str(path)) as app:
+        assert content_of(chunks_of(app.ask(stream=True).text)) == "done"
+    first, second = [seen.json for seen in app.upstream.seen if seen.path == b"/v1/chat/completions"]
     assert "echo" in [tool["function"]["name"] for tool in first["tools"]]
     assert json.loads(second["messages"][-1]["content"]) == {"n": 1}

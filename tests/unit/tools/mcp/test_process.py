@@ -15,7 +15,7 @@ import httpx2
 import pytest
 
 from tests.support.answers import chunks_of, content_of
-from tests.support.house import QUESTION
+from tests.support.app_server import QUESTION
 from tests.support.servers import free_port
 from tests.support.servers import running as serving
 from tests.support.upstream import ScriptedUpstream, call_stream, text_stream, tool_call

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mcp.shared.message import SessionMessage
 from mcp_types import JSONRPCNotification
 
-from toolway.tools.mcp import listing
+from toolway.tools.mcp import tool_list
 from toolway.tools.mcp.jsonlines import Lines, TooLong, parse
 from toolway.tools.mcp.notification_filter import TOOLS_CHANGED, Door
 from toolway.tools.mcp.results import resource_result, tool_result
@@ -125,7 +125,7 @@ def test_no_result_is_too_strange(value: Any) -> None:
 
 @given(st.lists(st.none() | st.integers() | ITEMS))
 def test_every_listed_tool_can_be_offered(items: list[Any]) -> None:
-    found, _ = listing.tools(items, server="s", modern=True)
+    found, _ = tool_list.tools(items, server="s", modern=True)
     for tool in found:
         assert tool.name
         assert tool.parameters["type"] == "object"
@@ -137,8 +137,8 @@ def test_every_listed_tool_can_be_offered(items: list[Any]) -> None:
 def test_a_tool_with_a_wrong_header_is_left_out_of_the_modern_era_alone() -> None:
     schema = {"type": "object", "properties": {"a": {"type": "string", "x-mcp-header": "bad header"}}}
     item = {"name": "t", "inputSchema": schema}
-    assert listing.tools([item], server="s", modern=True)[0] == ()
-    assert len(listing.tools([item], server="s", modern=False)[0]) == 1
+    assert tool_list.tools([item], server="s", modern=True)[0] == ()
+    assert len(tool_list.tools([item], server="s", modern=False)[0]) == 1
 
 
 async def test_doubled_changes_stay_outside_the_door() -> None:

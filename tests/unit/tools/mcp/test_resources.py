@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.house import house
+from tests.support.app_server import app_server
 from tests.support.upstream import call_stream, text_stream, tool_call, whole
 from tests.unit.tools.mcp.support import SERVERS, bad, good, running
 from toolway.tools.mcp.sampling import chat_body, message_result
@@ -43,9 +43,9 @@ def test_a_server_that_asks_for_a_model_gets_the_upstreams(tmp_path: Path) -> No
         whole({"content": "models are no list here"}),
         whole({"content": "from the model"}),
     ]
-    with house(*replies, text_stream("done"), endpoints="", config=str(tmp_path / "mcp.json")) as home:
-        home.ask(stream=True)
-    bodies = [seen.json for seen in home.upstream.seen if seen.path == b"/v1/chat/completions"]
+    with app_server(*replies, text_stream("done"), endpoints="", config=str(tmp_path / "mcp.json")) as app:
+        app.ask(stream=True)
+    bodies = [seen.json for seen in app.upstream.seen if seen.path == b"/v1/chat/completions"]
     assert bodies[1]["messages"] == [{"role": "user", "content": "hi"}]
     assert bodies[1]["max_tokens"] == 3
     assert "tools" not in bodies[1]

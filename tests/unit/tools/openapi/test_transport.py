@@ -47,7 +47,7 @@ class Heads:
 
 
 @asynccontextmanager
-async def asking(
+async def connections_to(
     serve: Serve, *, tls: ssl.SSLContext | None = None
 ) -> AsyncIterator[tuple[Connections, str]]:
     """Connections, and the URL of a server that runs `serve` for each of them."""
@@ -71,7 +71,7 @@ async def trouble(url: str, **headers: str) -> tuple[str, str]:
 
 async def test_a_connection_is_used_again_and_closed_at_the_end():
     serve = Heads()
-    async with asking(serve) as (connections, url):
+    async with connections_to(serve) as (connections, url):
         for _ in range(3):
             assert (await ask(connections, url)).body == b"hi"
         assert serve.connections == 1
@@ -90,7 +90,7 @@ async def test_an_exchange_that_outlives_its_source_closes_its_connection():
         assert await reader.read() == b""
         closed.set()
 
-    async with asking(serve) as (connections, url), asyncio.TaskGroup() as group:
+    async with connections_to(serve) as (connections, url), asyncio.TaskGroup() as group:
         asked = group.create_task(ask(connections, url))
         await asyncio.wait_for(arrived.wait(), 20)
         connections.close()
@@ -102,7 +102,7 @@ async def test_an_exchange_that_outlives_its_source_closes_its_connection():
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
 async def test_a_request_without_a_second_effect_is_sent_again_when_a_used_connection_closes(method: str):
     serve = Heads(each=1)
-    async with asking(serve) as (connections, url):
+    async with connections_to(serve) as (connections, url):
         for _ in range(2):
             assert (await ask(connections, url, method)).status == 200
     assert (serve.connections, len(serve.heads)) == (2, 2)
@@ -110,7 +110,7 @@ async def test_a_request_without_a_second_effect_is_sent_again_when_a_used_conne
 
 async def test_a_request_with_an_effect_is_not_sent_twice():
     serve = Heads(each=1)
-    async with asking(serve) as (connections, url):
+    async with connections_to(serve) as (connections, url):
         await ask(connections, url)
         with pytest.raises(SourceError, match="before it had answered"):
             await ask(connections, url, "POST")
@@ -119,7 +119,7 @@ async def test_a_request_with_an_effect_is_not_sent_twice():
 
 async def test_a_server_is_asked_by_the_name_in_a_configured_host_header():
     serve = Heads()
-    async with asking(serve) as (connections, url):
+    async with connections_to(serve) as (connections, url):
         await ask(connections, url, Host="shop.internal")
         await ask(connections, url)
     named, plain = (head.lower() for head in serve.heads)
@@ -130,7 +130,7 @@ async def test_a_server_is_asked_by_the_name_in_a_configured_host_header():
 
 async def test_user_and_password_of_a_url_are_sent_but_not_in_place_of_a_header():
     serve = Heads()
-    async with asking(serve) as (connections, url):
+    async with connections_to(serve) as (connections, url):
         known = url.replace("//", "//me:s%20t@")
         await ask(connections, known)
         await ask(connections, known, Authorization="Bearer k")
@@ -144,10 +144,10 @@ async def test_the_first_of_several_headers_with_one_name_counts():
         await request_head(reader)
         writer.write(b"HTTP/1.1 200 OK\r\nETag: a\xe9\r\netag: b\r\ncontent-length: 0\r\n\r\n")
 
-    async with asking(serve) as (connections, url):
+    async with connections_to(serve) as (connections, url):
         tag = (await ask(connections, url)).headers["etag"]
     again = Heads()
-    async with asking(again) as (connections, url):
+    async with connections_to(again) as (connections, url):
         await ask(connections, url, **{"If-None-Match": tag})
     assert b"if-none-match: a\xe9\r\n" in again.heads[0]
 
@@ -174,14 +174,14 @@ async def test_a_server_with_a_certificate_of_somebody_else_is_not_trusted(
     if knows_it:
         monkeypatch.setenv("SSL_CERT_FILE", str(authority.bundle))
     names = x509.DNSName("elsewhere.example") if knows_it else LOOPBACK
-    async with asking(Heads(), tls=authority.server(names)) as (_, url):
+    async with connections_to(Heads(), tls=authority.server(names)) as (_, url):
         assert await trouble(url) == ("connect", "cannot be trusted: the TLS connection failed")
 
 
 async def test_a_server_with_a_right_certificate_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     authority = Authority(tmp_path)
     monkeypatch.setenv("SSL_CERT_FILE", str(authority.bundle))
-    async with asking(Heads(), tls=authority.server(LOOPBACK)) as (connections, url):
+    async with connections_to(Heads(), tls=authority.server(LOOPBACK)) as (connections, url):
         assert (await ask(connections, url)).body == b"hi"
 
 
@@ -207,7 +207,7 @@ async def test_what_is_no_http_url_is_not_asked(url: str):
 
 @pytest.mark.parametrize("value", ["a\r\nb: c", "a\nb", "a\0b", "\ud800"])
 async def test_a_header_that_would_be_two_is_not_sent(value: str):
-    async with asking(Heads()) as (_, url):
+    async with connections_to(Heads()) as (_, url):
         assert await trouble(url, key=value) == (
             "connect",
             "cannot be asked: its URL or a header is not valid",
@@ -228,5 +228,5 @@ async def test_an_answer_that_is_none_is_told_apart(sent: bytes, stage: str, wor
         await request_head(reader)
         writer.write(sent)
 
-    async with asking(serve) as (_, url):
+    async with connections_to(serve) as (_, url):
         assert await trouble(url) == (stage, words)

@@ -11,7 +11,7 @@ import httpx2
 import pytest
 from websockets.sync.client import ClientConnection, connect
 
-from tests.support.house import House
+from tests.support.app_server import AppServer
 from tests.support.responses import check_events, check_response
 from tests.support.upstream import Reply, chunk, sse, whole
 
@@ -51,39 +51,39 @@ def _halves(text: str) -> list[str]:
 
 
 def respond(
-    room: House | str, body: JSON | bytes | None = None, *, headers: JSON | None = None, **more: Any
+    app: AppServer | str, body: JSON | bytes | None = None, *, headers: JSON | None = None, **more: Any
 ) -> httpx2.Response:
     """POST /v1/responses; `more` are fields of the body."""
-    url = room if isinstance(room, str) else room.url
+    url = app if isinstance(app, str) else app.url
     content = (
         body if isinstance(body, bytes) else json.dumps({"model": "mock", **(body or {}), **more}).encode()
     )
     return httpx2.post(f"{url}/v1/responses", content=content, headers=headers, timeout=60, verify=False)
 
 
-def ask(room: House | str, *, streamed: bool = False, status: str = "completed", **more: Any) -> JSON:
+def ask(app: AppServer | str, *, streamed: bool = False, status: str = "completed", **more: Any) -> JSON:
     """The response to a request that is served, by either way; a question is asked if there is no input."""
     body = {"input": QUESTION, **more, **({"stream": True} if streamed else {})}
-    answer = respond(room, body, headers=body.pop("headers", None))
+    answer = respond(app, body, headers=body.pop("headers", None))
     assert answer.status_code == 200, answer.text
     response = check_events(events_of(answer.text)) if streamed else check_response(answer.json())
     assert response["status"] == status, response
     return response
 
 
-def get(room: House | str, path: str, *, key: str | None = None, **query: Any) -> httpx2.Response:
-    url = room if isinstance(room, str) else room.url
+def get(app: AppServer | str, path: str, *, key: str | None = None, **query: Any) -> httpx2.Response:
+    url = app if isinstance(app, str) else app.url
     headers = {"authorization": f"Bearer {key}"} if key else {}
     return httpx2.get(f"{url}/v1/responses/{path}", params=query, headers=headers, timeout=60, verify=False)
 
 
-def post(room: House | str, path: str, body: JSON | None = None) -> httpx2.Response:
-    url = room if isinstance(room, str) else room.url
+def post(app: AppServer | str, path: str, body: JSON | None = None) -> httpx2.Response:
+    url = app if isinstance(app, str) else app.url
     return httpx2.post(f"{url}/v1/responses/{path}", json=body or {}, timeout=60, verify=False)
 
 
-def delete(room: House | str, identity: str) -> httpx2.Response:
-    url = room if isinstance(room, str) else room.url
+def delete(app: AppServer | str, identity: str) -> httpx2.Response:
+    url = app if isinstance(app, str) else app.url
     return httpx2.delete(f"{url}/v1/responses/{identity}", timeout=60, verify=False)
 
 
@@ -121,24 +121,24 @@ def items_of(response: JSON, kind: str) -> list[JSON]:
     return [item for item in response["output"] if item["type"] == kind]
 
 
-def sent(room: House, number: int = -1) -> list[JSON]:
+def sent(app: AppServer, number: int = -1) -> list[JSON]:
     """The messages of a request that the model server saw."""
-    messages: list[JSON] = room.upstream.seen[number].json["messages"]
+    messages: list[JSON] = app.upstream.seen[number].json["messages"]
     return messages
 
 
-def label(room: House) -> str:
-    return room.settings.endpoints[0].label
+def label(app: AppServer) -> str:
+    return app.settings.endpoints[0].label
 
 
-def server(room: House, **more: Any) -> JSON:
-    """The declaration of the room's tool server, whose calls run unasked."""
-    return {"type": "mcp", "server_label": label(room), "require_approval": "never", **more}
+def server(app: AppServer, **more: Any) -> JSON:
+    """The declaration of the test's tool server, whose calls run unasked."""
+    return {"type": "mcp", "server_label": label(app), "require_approval": "never", **more}
 
 
-def asking(room: House, **more: Any) -> JSON:
-    """The declaration of the room's server whose calls wait."""
-    entry = {**server(room), **more}
+def approval_tool(app: AppServer, **more: Any) -> JSON:
+    """The declaration of the test's tool server whose calls wait."""
+    entry = {**server(app), **more}
     return (
         entry if "require_approval" in more else {k: v for k, v in entry.items() if k != "require_approval"}
     )
@@ -155,9 +155,9 @@ def decision(request: JSON, approve: bool = True, **more: Any) -> JSON:
 
 
 @contextmanager
-def line(room: House, **headers: str) -> Iterator[ClientConnection]:
+def websocket(app: AppServer, **headers: str) -> Iterator[ClientConnection]:
     """A WebSocket."""
-    url = room.url.replace("http://", "ws://") + "/v1/responses"
+    url = app.url.replace("http://", "ws://") + "/v1/responses"
     with connect(url, additional_headers=headers, open_timeout=10, close_timeout=10) as connection:
         yield connection
 

@@ -1,4 +1,4 @@
-"""The whole house for a test: Toolway on a real port, a scripted model server and tool services behind it."""
+"""The whole server for a test: Toolway on a real port, a scripted model server and tool services behind it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ QUESTION = [{"role": "user", "content": "What is the weather in Paris?"}]
 
 
 @dataclass
-class House:
+class AppServer:
     """`url` is Toolway's, without /v1."""
 
     url: str
@@ -32,7 +32,7 @@ class House:
     tools: ToolService
     settings: Settings
 
-    def script(self, *replies: Reply) -> House:
+    def set_replies(self, *replies: Reply) -> AppServer:
         """Begin anew, with these answers of the model server."""
         self.upstream.replies = list(replies)
         self.upstream.seen.clear()
@@ -62,13 +62,13 @@ class House:
 
 
 @contextmanager
-def house(
+def app_server(
     *replies: Reply,
     tools: ToolService | None = None,
     endpoints: str | None = None,
     pace: Pace = DEFAULT_PACE,
     **settings: Any,
-) -> Iterator[House]:
+) -> Iterator[AppServer]:
     """Start everything; `endpoints` in place of the one tool service, `settings` as load_settings takes them."""
     upstream = ScriptedUpstream(list(replies))
     service = tools or ToolService()
@@ -86,7 +86,7 @@ def house(
             },
         )
         url = stack.enter_context(serving(chosen, pace=pace))
-        yield House(url, upstream, service, chosen)
+        yield AppServer(url, upstream, service, chosen)
 
 
 @contextmanager

@@ -23,7 +23,7 @@ def writer_of(body: JSON) -> EventWriter:
     return EventWriter(read_request(body), IDENTITY, now=lambda: 1_700_000_000.9)
 
 
-def play(writer: EventWriter, steps: list[list[Any]]) -> list[Event]:
+def run_steps(writer: EventWriter, steps: list[list[Any]]) -> list[Event]:
     """The events of a list of steps, each a name and what belongs to it."""
     events: list[Event] = []
     for name, *rest in steps:

@@ -26,12 +26,12 @@ UNKNOWN = ModelInfo()
 Behaviour = Callable[[JSON], Awaitable[ToolResult]]
 
 
-class Shelf:
+class InMemorySource:
     """A tool source whose tools are Python functions."""
 
-    kind = "shelf"
+    kind = "memory"
 
-    def __init__(self, label: str = "shelf", /, **tools: Behaviour) -> None:
+    def __init__(self, label: str = "memory", /, **tools: Behaviour) -> None:
         self.label = label
         self._tools = tools
         schema = {"type": "object", "properties": {"city": {"type": "string"}}}
@@ -62,7 +62,7 @@ def says(text: str | None = None, *calls: ToolCall, finish: str = "stop", **said
     return Message(said={"role": "assistant", **content, **said}, tool_calls=calls, finish_reason=finish)
 
 
-class Script:
+class ScriptedModel:
     """The turns of a model, in order; `requests` are the bodies that it was asked with."""
 
     def __init__(self, *messages: Message, forever: bool = False) -> None:
@@ -75,9 +75,9 @@ class Script:
         return self._messages[0] if self._forever else self._messages.pop(0)
 
 
-async def play(
-    script: Script,
-    *sources: Shelf,
+async def run_loop(
+    model: ScriptedModel,
+    *sources: InMemorySource,
     max_rounds: int = 10,
     max_calls: int = 100,
     max_seconds: float = 60.0,
@@ -113,8 +113,8 @@ async def play(
     body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], **body}
     outcome = await run_tool_loop(
         body,
-        turn=script.turn,
-        offer=Offer(body, Snapshot(sources or (Shelf(echo=echo),)), enforce_choice=enforce_choice),
+        turn=model.turn,
+        offer=Offer(body, Snapshot(sources or (InMemorySource(echo=echo),)), enforce_choice=enforce_choice),
         governor=Governor(bounds),
         results=Results(rules=rules, store=store or MemoryStore(), owner="me", ask=ask),
         limits=Limits(tool_timeout=tool_timeout, relays_progress=relays_progress),
