@@ -20,7 +20,7 @@ ALLOWED = {
     "conversation": {"wire"},
     "schema": set(),
     "settings": {"net"},
-    "stores": {"settings", "net"},
+    "stores": {"net"},
     "upstream": {"net", "wire", "conversation", "settings"},
     "telemetry": {"conversation", "settings"},
     "tools": {"net", "wire", "conversation", "schema", "settings", "upstream"},

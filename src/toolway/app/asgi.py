@@ -57,7 +57,7 @@ class House:
 async def open_house(settings: Settings) -> AsyncIterator[House]:
     """Connections and tool sources, for as long as the block lasts. Nothing is waited for."""
     async with (
-        open_store(settings) as store,
+        open_store(settings.store, ttl=settings.store_ttl, max_bytes=settings.store_max_bytes) as store,
         Upstream.connect(settings) as upstream,
         open_workshop(settings, upstream) as workshop,
         Catalog(workshop.sources(settings)).running() as catalog,

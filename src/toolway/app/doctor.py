@@ -19,7 +19,7 @@ from toolway.errors import ConfigError, StoreError, UpstreamError
 from toolway.server.json_response import JSON_TYPE
 from toolway.server.process import check_exposure
 from toolway.settings.settings import Settings, load_settings
-from toolway.stores import open_store
+from toolway.stores import key_of, open_store
 from toolway.tools.catalog import Catalog, Snapshot
 from toolway.tools.factory import open_sources
 from toolway.types import JSON, Header, ToolSource, last_error
@@ -111,9 +111,12 @@ async def _try_store(settings: Settings) -> list[Finding]:
     if settings.store == "memory:":
         return []
     try:
-        async with open_store(settings) as store:
-            await store.add("doctor", {}, ttl=1)
-            await store.delete("doctor")
+        async with open_store(
+            settings.store, ttl=settings.store_ttl, max_bytes=settings.store_max_bytes
+        ) as store:
+            key = key_of("doctor", "")
+            await store.add(key, {}, ttl=1)
+            await store.delete(key)
     except (ConfigError, StoreError) as error:
         return [Finding(check="store", ok=False, detail=error.message)]
     return [Finding(check="store", ok=True, detail=f"{settings.store.partition(':')[0]}: can be written")]

@@ -1,23 +1,20 @@
-"""The store in Redis (or Valkey): shared by processes on several machines."""
+"""Entries in Redis (or Valkey): shared by processes on several machines."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import anyio
-import orjson
 from redis import exceptions
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from toolway.errors import ConfigError, StoreError
+from toolway.errors import ConfigError
 from toolway.net.hosts import masked
-from toolway.stores.logging import Trouble, too_large
-from toolway.types import JSON
+from toolway.stores.store import EntriesError, Key
 
 T = TypeVar("T")
 
@@ -29,39 +26,34 @@ CONNECTIONS = 32
 
 CONNECT_SECONDS = 3.0
 ANSWER_SECONDS = 5.0
-REST_SECONDS = 5.0
-"""A server that did not answer in time is left alone for so long, or each look-up of each request would wait."""
 
 _FAILURES = (exceptions.RedisError, OSError)
 _LONGEST_TTL = 10**14
 """Milliseconds, three thousand years; more would not fit into Redis's clock."""
 
 
-class RedisStore:
-    """Values of at most `max_bytes` each, each for `ttl` seconds unless it has its own.
+class RedisEntries:
+    """Values of at most `max_bytes` each.
 
     How much room all have together, and what goes when it is full, is Redis's `maxmemory` and `maxmemory-policy`.
     Connections that died are opened again.
     """
 
-    def __init__(self, redis: Redis, *, ttl: float, max_bytes: int) -> None:
+    def __init__(self, redis: Redis, *, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
         self._redis = redis
-        self._ttl = ttl
-        self._max_bytes = max_bytes
-        self._trouble = Trouble()
-        self._rests_until = float("-inf")
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, url: str, *, ttl: float, max_bytes: int) -> AsyncIterator[RedisStore]:
-        """The store at `url`, as redis-py reads URLs. Raises ConfigError when the server does not answer."""
+    async def open(cls, url: str, *, max_bytes: int) -> AsyncIterator[RedisEntries]:
+        """Those at `url`, as redis-py reads URLs. Raises ConfigError when the server does not answer."""
         pool = BlockingConnectionPool.from_url(
             url,
             max_connections=CONNECTIONS,
             timeout=ANSWER_SECONDS,
             socket_connect_timeout=CONNECT_SECONDS,
             socket_timeout=ANSWER_SECONDS,
-            # Repeated here where it is harmless; a repeated `add` would find what it wrote itself.
+            # Repeated here where it is harmless; a repeated `write_new` would find what it wrote itself.
             retry=Retry(NoBackoff(), 0),
             protocol=2,
         )
@@ -70,73 +62,51 @@ class RedisStore:
                 await redis.ping()
             except _FAILURES as error:
                 raise ConfigError(_why_not(url, error)) from None
-            yield cls(redis, ttl=ttl, max_bytes=max_bytes)
+            yield cls(redis, max_bytes=max_bytes)
 
-    async def put(self, key: str, value: JSON, *, ttl: float | None = None) -> None:
-        """Keep `value`, in place of what `key` had."""
-        text = orjson.dumps(value)
-        if len(text) > self._max_bytes:
-            self._trouble.note(too_large(len(text), self._max_bytes))
-            await self._twice(lambda: self._redis.delete(PREFIX + key))
-        else:
-            await self._twice(lambda: self._redis.set(PREFIX + key, text, px=self._milliseconds(ttl)))
+    async def read(self, key: Key) -> bytes | None:
+        """What `key` has."""
+        text: Any = await self._twice(lambda: self._redis.get(PREFIX + key.digest))
+        return None if text is None else bytes(text)
 
-    async def get(self, key: str) -> JSON | None:
-        """The value, or None when there is none (any more)."""
-        text = await self._twice(lambda: self._redis.get(PREFIX + key))
-        try:
-            value: Any = None if text is None else orjson.loads(text)
-        except orjson.JSONDecodeError:
-            self._trouble.note("a value is no JSON; does something else write to these keys?")
-            return None
-        return value if isinstance(value, dict) else None
+    async def write(self, key: Key, text: bytes, ttl: float) -> None:
+        """Keep `text`, in place of what `key` had."""
+        await self._twice(lambda: self._redis.set(PREFIX + key.digest, text, px=_milliseconds(ttl)))
 
-    async def add(self, key: str, value: JSON, *, ttl: float | None = None) -> bool:
-        """Keep `value` unless `key` has one; whether it was kept."""
-        text = orjson.dumps(value)
-        if len(text) > self._max_bytes:
-            raise StoreError(too_large(len(text), self._max_bytes))
-        milliseconds = self._milliseconds(ttl)
-        return bool(await self._once(lambda: self._redis.set(PREFIX + key, text, px=milliseconds, nx=True)))
+    async def write_new(self, key: Key, text: bytes, ttl: float) -> bool:
+        """Keep `text` unless `key` has something; whether it was kept."""
+        milliseconds = _milliseconds(ttl)
+        return bool(
+            await self._once(lambda: self._redis.set(PREFIX + key.digest, text, px=milliseconds, nx=True))
+        )
 
-    async def delete(self, key: str) -> bool:
+    async def remove(self, key: Key) -> bool:
         """Forget what `key` has; whether it had something."""
-        return bool(await self._once(lambda: self._redis.delete(PREFIX + key)))
+        return bool(await self._once(lambda: self._redis.delete(PREFIX + key.digest)))
 
-    def _milliseconds(self, ttl: float | None) -> int:
-        return max(1, round(min((self._ttl if ttl is None else ttl) * 1000, _LONGEST_TTL)))
-
-    async def _twice(self, command: Callable[[], Awaitable[T]]) -> T | None:
-        """A command that may be repeated, for which trouble is a value that is gone."""
+    async def _twice(self, command: Callable[[], Awaitable[T]]) -> T:
+        """A command that may be repeated, as it is when the connection turns out to be dead."""
         try:
-            try:
-                return await self._run(command)
-            except exceptions.ConnectionError:
-                return await self._run(command)
-        except _FAILURES as error:
-            self._trouble.note(error)
-            return None
+            return await self._once(command)
+        except EntriesError as error:
+            if not isinstance(error.__cause__, exceptions.ConnectionError):
+                raise
+            return await self._once(command)
 
     async def _once(self, command: Callable[[], Awaitable[T]]) -> T:
-        try:
-            return await self._run(command)
-        except _FAILURES as error:
-            self._trouble.note(error)
-            raise StoreError(
-                "The store that keeps what is under way cannot be reached; try again."
-            ) from error
-
-    async def _run(self, command: Callable[[], Awaitable[T]]) -> T:
-        if time.monotonic() < self._rests_until:
-            raise exceptions.TimeoutError("it did not answer in time, and is left alone for a moment")
         try:
             # redis-py tidies up behind one cancellation, but anyio's come again and again.
             with anyio.CancelScope(shield=True):
                 answer = await command()
-        except exceptions.TimeoutError:
-            self._rests_until = time.monotonic() + REST_SECONDS
-            raise
+        except exceptions.TimeoutError as error:
+            raise EntriesError(error, is_slow=True) from error
+        except _FAILURES as error:
+            raise EntriesError(error) from error
         return answer
+
+
+def _milliseconds(ttl: float) -> int:
+    return max(1, round(min(ttl * 1000, _LONGEST_TTL)))
 
 
 def _why_not(url: str, error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""The store in a SQLite file: outlives the process, and several processes can share it."""
+"""Entries in a SQLite file: they outlive the process, and several processes can share them."""
 
 from __future__ import annotations
 
@@ -8,14 +8,12 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import anyio
-import orjson
 
-from toolway.errors import ConfigError, StoreError
-from toolway.stores.logging import Trouble, too_large
-from toolway.types import JSON
+from toolway.errors import ConfigError
+from toolway.stores.store import EntriesError, Key
 
 T = TypeVar("T")
 
@@ -28,83 +26,60 @@ CREATE INDEX IF NOT EXISTS entries_by_age ON entries (until, size, key);
 """
 
 
-class SqliteStore:
-    """Values of at most `max_bytes` together, each for `ttl` seconds unless it has its own; the oldest go first.
+class SqliteEntries:
+    """Values of at most `max_bytes` together; the oldest go first.
 
     The one connection works in a thread, one statement at a time; WAL lets other processes read meanwhile.
     """
 
-    def __init__(self, connection: sqlite3.Connection, *, ttl: float, max_bytes: int) -> None:
+    def __init__(self, connection: sqlite3.Connection, *, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
         self._connection = connection
-        self._ttl = ttl
-        self._max_bytes = max_bytes
         self._turn = anyio.CapacityLimiter(1)
-        self._trouble = Trouble()
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, path: Path, *, ttl: float, max_bytes: int) -> AsyncIterator[SqliteStore]:
-        """The store in the file `path`, made with mode 0600 if there is none. Raises ConfigError."""
+    async def open(cls, path: Path, *, max_bytes: int) -> AsyncIterator[SqliteEntries]:
+        """Those in the file `path`, made with mode 0600 if there is none. Raises ConfigError."""
         try:
             connection = await anyio.to_thread.run_sync(_connect, path)
         except (OSError, sqlite3.Error) as error:
             raise ConfigError(f"TOOLWAY_STORE: {path} cannot be used: {error}.") from error
         with closing(connection):
-            yield cls(connection, ttl=ttl, max_bytes=max_bytes)
+            yield cls(connection, max_bytes=max_bytes)
 
-    async def put(self, key: str, value: JSON, *, ttl: float | None = None) -> None:
-        """Keep `value`, in place of what `key` had."""
-        text = orjson.dumps(value)
-        if len(text) > self._max_bytes:
-            self._trouble.note(too_large(len(text), self._max_bytes))
-            await self._run(lambda: self._remove(key), otherwise=False)
-        else:
-            await self._run(lambda: self._write(key, text, ttl), None)
+    async def read(self, key: Key) -> bytes | None:
+        """What `key` has."""
+        return await self._run(lambda: self._read(key.digest))
 
-    async def get(self, key: str) -> JSON | None:
-        """The value, or None when there is none (any more)."""
-        text = await self._run(lambda: self._read(key), None)
-        if text is None:
-            return None
-        value: Any = orjson.loads(text)
-        return dict(value)
+    async def write(self, key: Key, text: bytes, ttl: float) -> None:
+        """Keep `text`, in place of what `key` had."""
+        await self._run(lambda: self._write(key.digest, text, ttl))
 
-    async def add(self, key: str, value: JSON, *, ttl: float | None = None) -> bool:
-        """Keep `value` unless `key` has one; whether it was kept."""
-        text = orjson.dumps(value)
-        if len(text) > self._max_bytes:
-            raise StoreError(too_large(len(text), self._max_bytes))
-        return await self._surely(lambda: self._write_if_new(key, text, ttl))
+    async def write_new(self, key: Key, text: bytes, ttl: float) -> bool:
+        """Keep `text` unless `key` has something; whether it was kept."""
+        return await self._run(lambda: self._write_new(key.digest, text, ttl))
 
-    async def delete(self, key: str) -> bool:
+    async def remove(self, key: Key) -> bool:
         """Forget what `key` has; whether it had something."""
-        return await self._surely(lambda: self._remove(key))
+        return await self._run(lambda: self._remove(key.digest))
 
-    async def _run(self, work: Callable[[], T], otherwise: T) -> T:
-        """Work for which trouble is a value that is gone."""
+    async def _run(self, work: Callable[[], T]) -> T:
         try:
             return await anyio.to_thread.run_sync(work, limiter=self._turn)
         except sqlite3.Error as error:
-            self._trouble.note(error)
-            return otherwise
+            raise EntriesError(error) from error
 
-    async def _surely(self, work: Callable[[], T]) -> T:
-        try:
-            return await anyio.to_thread.run_sync(work, limiter=self._turn)
-        except sqlite3.Error as error:
-            self._trouble.note(error)
-            raise StoreError("The store that keeps what is under way cannot be used; try again.") from error
-
-    def _write(self, key: str, text: bytes, ttl: float | None) -> None:
+    def _write(self, key: str, text: bytes, ttl: float) -> None:
         now = time.time()
-        until = now + (self._ttl if ttl is None else ttl)
+        until = now + ttl
         with _transaction(self._connection) as run:
             run("INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?)", (key, until, len(text), text))
             self._make_room(run, now)
 
-    def _write_if_new(self, key: str, text: bytes, ttl: float | None) -> bool:
+    def _write_new(self, key: str, text: bytes, ttl: float) -> bool:
         now = time.time()
-        until = now + (self._ttl if ttl is None else ttl)
+        until = now + ttl
         with self._on_disk(), _transaction(self._connection) as run:
             run("DELETE FROM entries WHERE key = ? AND until <= ?", (key, now))
             new = run("INSERT OR IGNORE INTO entries VALUES (?, ?, ?, ?)", (key, until, len(text), text))
@@ -128,7 +103,7 @@ class SqliteStore:
 
     def _make_room(self, run: Callable[..., sqlite3.Cursor], now: float) -> None:
         run("DELETE FROM entries WHERE until <= ?", (now,))
-        excess = (run("SELECT sum(size) FROM entries").fetchone()[0] or 0) - self._max_bytes
+        excess = (run("SELECT sum(size) FROM entries").fetchone()[0] or 0) - self.max_bytes
         # Each write, also in place of another, takes the next rowid: their order is that of the writing.
         last = 0
         while excess > 0:

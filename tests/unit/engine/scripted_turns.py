@@ -15,7 +15,7 @@ from toolway.engine.request_tools import Offer
 from toolway.engine.result_text import Budget
 from toolway.engine.tool_results import Results, Rules
 from toolway.stores import Store
-from toolway.stores.memory import MemoryStore
+from toolway.stores.memory import MemoryEntries
 from toolway.tools.catalog import Snapshot
 from toolway.types import JSON, Emit, OnProgress, SourceStatus, Tool, ToolCall, ToolResult
 from toolway.upstream.model_info import ModelInfo
@@ -116,7 +116,7 @@ async def run_loop(
         turn=model.turn,
         offer=Offer(body, Snapshot(sources or (InMemorySource(echo=echo),)), enforce_choice=enforce_choice),
         governor=Governor(bounds),
-        results=Results(rules=rules, store=store or MemoryStore(), owner="me", ask=ask),
+        results=Results(rules=rules, store=store or Store(MemoryEntries()), owner="me", ask=ask),
         limits=Limits(tool_timeout=tool_timeout, relays_progress=relays_progress),
         emit=emit,
     )

@@ -11,124 +11,128 @@ import pytest
 
 from toolway.errors import ConfigError, StoreError
 from toolway.settings.settings import load_settings
-from toolway.stores import Store, open_store
+from toolway.stores import Key, Store, key_of, open_store
 
 DEADLINE = 20
 
 
+def key(name: str, owner: str = "me") -> Key:
+    return key_of("test", owner, name)
+
+
 @asynccontextmanager
-async def opened(url: str, **settings: object) -> AsyncIterator[Store]:
-    async with open_store(load_settings({}, None, store=url, **settings)) as store:
+async def opened(url: str, *, ttl: float = 86_400.0, max_bytes: int = 64 * 2**20) -> AsyncIterator[Store]:
+    async with open_store(url, ttl=ttl, max_bytes=max_bytes) as store:
         yield store
 
 
-async def until_gone(store: Store, key: str) -> None:
+async def until_gone(store: Store, name: str) -> None:
     with anyio.fail_after(DEADLINE):
-        while await store.get(key) is not None:
+        while await store.get(key(name)) is not None:
             await anyio.lowlevel.checkpoint()
 
 
 async def test_what_is_put_can_be_got_again_and_again(store_url: str):
     async with opened(store_url) as store:
         value = {"text": "snow \u2603", "deep": [{"a": None}]}
-        await store.put("k", value)
-        assert [await store.get("k"), await store.get("k")] == [value, value]
-        assert await store.get("another") is None
+        await store.put(key("k"), value)
+        assert [await store.get(key("k")), await store.get(key("k"))] == [value, value]
+        assert await store.get(key("another")) is None
 
 
 async def test_the_newest_value_of_a_key_counts(store_url: str):
     async with opened(store_url) as store:
-        await store.put("k", {"n": 1})
-        await store.put("k", {"n": 2})
-        assert await store.get("k") == {"n": 2}
+        await store.put(key("k"), {"n": 1})
+        await store.put(key("k"), {"n": 2})
+        assert await store.get(key("k")) == {"n": 2}
 
 
 async def test_nobody_changes_what_another_one_reads(store_url: str):
     async with opened(store_url) as store:
         value = {"list": [1]}
-        await store.put("k", value)
+        await store.put(key("k"), value)
         value["list"].append(2)
-        got = await store.get("k")
+        got = await store.get(key("k"))
         assert got == {"list": [1]}
         got["list"].append(3)
-        assert await store.get("k") == {"list": [1]}
+        assert await store.get(key("k")) == {"list": [1]}
 
 
 async def test_a_value_is_gone_after_its_time(store_url: str):
-    async with opened(store_url, store_ttl=1e-6) as store:
-        await store.put("k", {"n": 1})
+    async with opened(store_url, ttl=1e-6) as store:
+        await store.put(key("k"), {"n": 1})
         await until_gone(store, "k")
-        assert not await store.delete("k")
-        assert await store.add("k", {"n": 2})
+        assert not await store.delete(key("k"))
+        assert await store.add(key("k"), {"n": 2})
 
 
 async def test_a_value_can_have_a_time_of_its_own(store_url: str):
-    async with opened(store_url, store_ttl=1e-6) as store:
-        await store.put("long", {}, ttl=DEADLINE)
-        assert await store.add("long, added", {}, ttl=DEADLINE)
-        await store.put("short", {})
+    async with opened(store_url, ttl=1e-6) as store:
+        await store.put(key("long"), {}, ttl=DEADLINE)
+        assert await store.add(key("long, added"), {}, ttl=DEADLINE)
+        await store.put(key("short"), {})
         await until_gone(store, "short")
-        assert [await store.get("long"), await store.get("long, added")] == [{}, {}]
+        assert [await store.get(key("long")), await store.get(key("long, added"))] == [{}, {}]
     async with opened(store_url) as store:
-        await store.put("short", {}, ttl=1e-6)
-        assert await store.add("short, added", {}, ttl=1e-6)
+        await store.put(key("short"), {}, ttl=1e-6)
+        assert await store.add(key("short, added"), {}, ttl=1e-6)
         await until_gone(store, "short")
         await until_gone(store, "short, added")
 
 
 async def test_a_new_value_has_a_new_time(store_url: str):
     async with opened(store_url) as store:
-        await store.put("k", {"n": 1}, ttl=1e-6)
-        await store.put("k", {"n": 2})
-        await store.put("other", {})
-        assert await store.get("k") == {"n": 2}
+        await store.put(key("k"), {"n": 1}, ttl=1e-6)
+        await store.put(key("k"), {"n": 2})
+        await store.put(key("other"), {})
+        assert await store.get(key("k")) == {"n": 2}
 
 
 async def test_a_time_may_be_as_long_as_you_like(store_url: str):
-    async with opened(store_url, store_ttl=1e300) as store:
-        await store.put("k", {"n": 1})
-        assert await store.get("k") == {"n": 1}
+    async with opened(store_url, ttl=1e300) as store:
+        await store.put(key("k"), {"n": 1})
+        assert await store.get(key("k")) == {"n": 1}
 
 
 async def test_only_the_first_value_is_added(store_url: str):
     async with opened(store_url) as store:
-        assert [await store.add("k", {"n": n}) for n in range(3)] == [True, False, False]
-        assert await store.get("k") == {"n": 0}
-        await store.put("put", {"n": 1})
-        assert not await store.add("put", {"n": 2})
-        assert await store.get("put") == {"n": 1}
+        assert [await store.add(key("k"), {"n": n}) for n in range(3)] == [True, False, False]
+        assert await store.get(key("k")) == {"n": 0}
+        await store.put(key("put"), {"n": 1})
+        assert not await store.add(key("put"), {"n": 2})
+        assert await store.get(key("put")) == {"n": 1}
 
 
 async def test_what_is_deleted_is_gone_and_can_be_added_again(store_url: str):
     async with opened(store_url) as store:
-        await store.put("k", {"n": 1})
-        assert [await store.delete("k"), await store.delete("k")] == [True, False]
-        assert await store.get("k") is None
-        assert await store.add("k", {"n": 2})
+        await store.put(key("k"), {"n": 1})
+        assert [await store.delete(key("k")), await store.delete(key("k"))] == [True, False]
+        assert await store.get(key("k")) is None
+        assert await store.add(key("k"), {"n": 2})
 
 
 async def test_a_value_that_is_too_large_is_not_kept_and_harms_nobody(store_url: str):
-    async with opened(store_url, store_max_bytes=250) as store:
-        await store.put("small", {})
-        await store.put("large", {"n": 1})
-        await store.put("large", {"text": "x" * 1000})
-        assert await store.get("large") is None
-        assert await store.get("small") == {}
+    async with opened(store_url, max_bytes=250) as store:
+        await store.put(key("small"), {})
+        await store.put(key("large"), {"n": 1})
+        await store.put(key("large"), {"text": "x" * 1000})
+        assert await store.get(key("large")) is None
+        assert await store.get(key("small")) == {}
 
 
 async def test_what_is_too_large_to_be_added_is_an_error(store_url: str):
-    async with opened(store_url, store_max_bytes=250) as store:
+    async with opened(store_url, max_bytes=250) as store:
         with pytest.raises(StoreError, match="TOOLWAY_STORE_MAX_BYTES"):
-            await store.add("large", {"text": "x" * 1000})
-        assert await store.get("large") is None
+            await store.add(key("large"), {"text": "x" * 1000})
+        assert await store.get(key("large")) is None
 
 
 async def test_many_write_at_once(store_url: str):
     async with opened(store_url) as store:
         async with anyio.create_task_group() as group:
             for n in range(200):
-                group.start_soon(store.put, f"k{n % 10}", {"n": n})
-        assert [(await store.get(f"k{n}"))["n"] % 10 for n in range(10)] == list(range(10))
+                group.start_soon(store.put, key(f"k{n % 10}"), {"n": n})
+        assert [(await store.get(key(f"k{n}")))["n"] % 10 for n in range(10)] == list(range(10))
 
 
 async def test_exactly_one_of_many_adds_and_exactly_one_deletes(store_url: str):
@@ -137,10 +141,10 @@ async def test_exactly_one_of_many_adds_and_exactly_one_deletes(store_url: str):
         deleted: list[bool] = []
 
         async def add(n: int) -> None:
-            added.append(await store.add("k", {"n": n}))
+            added.append(await store.add(key("k"), {"n": n}))
 
         async def delete() -> None:
-            deleted.append(await store.delete("k"))
+            deleted.append(await store.delete(key("k")))
 
         async with anyio.create_task_group() as group:
             for n in range(100):
@@ -158,30 +162,30 @@ BOUNDED = ["memory", "sqlite"]
 
 @pytest.mark.parametrize("store_url", BOUNDED, indirect=True)
 async def test_what_was_written_first_goes_first_whatever_its_time(store_url: str):
-    async with opened(store_url, store_max_bytes=250) as store:
+    async with opened(store_url, max_bytes=250) as store:
         ttls = count(DEADLINE * 10, -DEADLINE)
-        for key in ("a", "b", "a", "c"):
-            await store.put(key, {"text": "x" * 88}, ttl=next(ttls))
-        assert [await store.get(key) is not None for key in ("a", "b", "c")] == [True, False, True]
+        for name in ("a", "b", "a", "c"):
+            await store.put(key(name), {"text": "x" * 88}, ttl=next(ttls))
+        assert [await store.get(key(name)) is not None for name in ("a", "b", "c")] == [True, False, True]
 
 
 @pytest.mark.parametrize("store_url", BOUNDED, indirect=True)
 async def test_what_is_over_goes_before_what_is_old(store_url: str):
-    async with opened(store_url, store_max_bytes=250) as store:
-        await store.put("old", {"text": "x" * 88})
-        await store.put("over", {"text": "x" * 88}, ttl=1e-6)
+    async with opened(store_url, max_bytes=250) as store:
+        await store.put(key("old"), {"text": "x" * 88})
+        await store.put(key("over"), {"text": "x" * 88}, ttl=1e-6)
         await until_gone(store, "over")
-        await store.add("new", {"text": "x" * 88})
-        assert [await store.get(key) is not None for key in ("old", "new")] == [True, True]
+        await store.add(key("new"), {"text": "x" * 88})
+        assert [await store.get(key(name)) is not None for name in ("old", "new")] == [True, True]
 
 
 @pytest.mark.parametrize("store_url", BOUNDED, indirect=True)
 async def test_as_much_goes_as_must(store_url: str):
-    async with opened(store_url, store_max_bytes=1000) as store:
+    async with opened(store_url, max_bytes=1000) as store:
         for n in range(9):
-            await store.put(f"k{n}", {"text": "x" * 88})
-        await store.add("large", {"text": "x" * 588})
-        kept = [n for n in range(9) if await store.get(f"k{n}")]
+            await store.put(key(f"k{n}"), {"text": "x" * 88})
+        await store.add(key("large"), {"text": "x" * 588})
+        kept = [n for n in range(9) if await store.get(key(f"k{n}"))]
         assert kept == [5, 6, 7, 8]
 
 
@@ -189,9 +193,9 @@ async def test_as_much_goes_as_must(store_url: str):
 async def test_a_key_that_is_written_again_and_again_takes_no_more_room(store_url: str):
     async with opened(store_url) as store:
         for n in range(1000):
-            await store.put("k", {"n": n})
-        assert len(store._ends) < 100
-        assert await store.get("k") == {"n": 999}
+            await store.put(key("k"), {"n": n})
+        assert len(store._entries._ends) < 100
+        assert await store.get(key("k")) == {"n": 999}
 
 
 NO_STORES = [

@@ -13,18 +13,20 @@ BOUND = 16 * 2**20
 
 FILL = f"""
 import asyncio, pathlib
-from toolway.stores.memory import MemoryStore
+from toolway.stores import key_of
+from toolway.stores.memory import MemoryEntries
+from toolway.stores.store import Store
 
 def resident():
     return int(pathlib.Path("/proc/self/statm").read_text().split()[1])
 
 async def fill(store, round):
     for number in range(4_000):
-        await store.put(f"{{round}}-{{number}}", {{"text": "x" * (4_000 + number % 3_000)}})
+        await store.put(key_of("test", "me", f"{{round}}-{{number}}"), {{"text": "x" * (4_000 + number % 3_000)}})
 
 async def main():
     before = resident()
-    store = MemoryStore(max_bytes={BOUND})
+    store = Store(MemoryEntries(max_bytes={BOUND}))
     for round in range(4):
         await fill(store, round)
     print(resident() - before)

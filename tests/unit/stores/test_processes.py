@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 import pytest
 
-from tests.unit.stores.test_contract import DEADLINE, opened
+from tests.unit.stores.test_contract import DEADLINE, key, opened
 
 WRITERS = 3
 ROUNDS = range(40)
@@ -21,13 +21,13 @@ def work(url: str, writer: int, together: Barrier, said: Any) -> None:
     async def main() -> None:
         async with opened(url) as store:
             for n in ROUNDS:
-                await store.put(f"{writer}-{n}", {"n": n})
+                await store.put(key(f"{writer}-{n}"), {"n": n})
             await anyio.to_thread.run_sync(together.wait, DEADLINE)
-            added = [await store.add(f"one-{n}", {"by": writer}) for n in ROUNDS]
+            added = [await store.add(key(f"one-{n}"), {"by": writer}) for n in ROUNDS]
             await anyio.to_thread.run_sync(together.wait, DEADLINE)
-            owners = [(await store.get(f"one-{n}"))["by"] for n in ROUNDS]
+            owners = [(await store.get(key(f"one-{n}")))["by"] for n in ROUNDS]
             await anyio.to_thread.run_sync(together.wait, DEADLINE)
-            deleted = [await store.delete(f"one-{n}") for n in ROUNDS]
+            deleted = [await store.delete(key(f"one-{n}")) for n in ROUNDS]
             said.put((writer, added, owners, deleted))
 
     anyio.run(main)
@@ -49,5 +49,5 @@ async def test_several_processes_write_and_each_thing_is_won_by_one(store_url: s
         assert [told[n] for told in added] == [writer == owner for writer in range(WRITERS)]
         assert [told[n] for told in deleted].count(True) == 1
     async with opened(store_url) as store:
-        found = [await store.get(f"{writer}-{n}") for writer in range(WRITERS) for n in ROUNDS]
+        found = [await store.get(key(f"{writer}-{n}")) for writer in range(WRITERS) for n in ROUNDS]
     assert found == [{"n": n} for _ in range(WRITERS) for n in ROUNDS]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.stores.test_contract import DEADLINE, opened
+from tests.unit.stores.test_contract import DEADLINE, key, opened
 from toolway.errors import ConfigError, StoreError
 from toolway.stores.sqlite import _connect
 
@@ -27,11 +27,11 @@ def modes_in(folder: Path) -> dict[str, int]:
 
 async def test_a_file_outlives_its_store_and_is_for_its_owner_alone(url: str, tmp_path: Path):
     async with opened(url) as store:
-        await store.put("k", {"n": 1})
+        await store.put(key("k"), {"n": 1})
         modes = modes_in(tmp_path)
     assert modes == {"store.db": 0o600, "store.db-wal": 0o600, "store.db-shm": 0o600}
     async with opened(url) as store:
-        assert await store.get("k") == {"n": 1}
+        assert await store.get(key("k")) == {"n": 1}
 
 
 async def test_a_file_that_others_could_read_is_closed_to_them(url: str, tmp_path: Path):
@@ -49,21 +49,21 @@ async def test_a_file_that_is_no_database_is_named(url: str, tmp_path: Path):
 
 async def test_trouble_after_the_start_is_logged_once_and_looks_like_a_miss(url: str, caplog):
     async with opened(url) as store:
-        await store.put("k", {"n": 1})
-        store._connection.execute("DROP TABLE entries")
+        await store.put(key("k"), {"n": 1})
+        store._entries._connection.execute("DROP TABLE entries")
         for _ in range(20):
-            await store.put("k", {"n": 2})
-            assert await store.get("k") is None
+            await store.put(key("k"), {"n": 2})
+            assert await store.get(key("k")) is None
     assert caplog.text.count("the store failed") == 1
 
 
 async def test_in_trouble_nothing_is_certain(url: str):
     async with opened(url) as store:
-        store._connection.execute("DROP TABLE entries")
+        store._entries._connection.execute("DROP TABLE entries")
         with pytest.raises(StoreError):
-            await store.add("k", {})
+            await store.add(key("k"), {})
         with pytest.raises(StoreError):
-            await store.delete("k")
+            await store.delete(key("k"))
 
 
 async def test_a_file_of_the_first_version_goes_on_in_the_order_in_which_it_was_written(
@@ -75,13 +75,13 @@ async def test_a_file_of_the_first_version_goes_on_in_the_order_in_which_it_was_
             "CREATE INDEX entries_by_age ON entries (until, size, key);"
         )
         text = b'{"text": "%s"}' % (b"x" * 88)
-        for key in ("a", "b", "a"):
-            entry = (key, time.time() + 60, len(text), text)
+        for name in ("a", "b", "a"):
+            entry = (key(name).digest, time.time() + 60, len(text), text)
             old.execute("INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?)", entry)
     old.close()
-    async with opened(url, store_max_bytes=250) as store:
-        await store.put("c", {"text": "x" * 88})
-        assert [await store.get(key) is not None for key in ("a", "b", "c")] == [True, False, True]
+    async with opened(url, max_bytes=250) as store:
+        await store.put(key("c"), {"text": "x" * 88})
+        assert [await store.get(key(name)) is not None for name in ("a", "b", "c")] == [True, False, True]
 
 
 def open_together(path: Path, together: Barrier) -> None:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import anyio
 
 from toolway.api.responses.items.response_state import Event
-from toolway.stores import Store, key_of
+from toolway.stores import Key, Store, key_of
 from toolway.wire import sse
 
 
@@ -96,7 +96,7 @@ class KeptEvents:
             part += 1
 
 
-def _key(identity: str, part: int) -> str:
+def _key(identity: str, part: int) -> Key:
     return key_of("events", identity, str(part))
 
 

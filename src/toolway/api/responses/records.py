@@ -9,7 +9,7 @@ from typing import Any
 
 from toolway.api.responses.items.input_items import Turn
 from toolway.errors import InvalidRequest, NotFound
-from toolway.stores import Store, key_of
+from toolway.stores import Key, Store, key_of
 from toolway.types import JSON, Image, ToolResult
 
 PREFIX = "resp_"
@@ -101,13 +101,13 @@ class Records:
         """Take a claim back, since nothing came of it. Raises StoreError."""
         await self._store.delete(self._answer(owner, request))
 
-    def _answer(self, owner: str, request: str) -> str:
+    def _answer(self, owner: str, request: str) -> Key:
         return key_of("approval", owner, request)
 
-    def _result(self, owner: str, request: str) -> str:
+    def _result(self, owner: str, request: str) -> Key:
         return key_of("approved result", owner, request)
 
-    def _key(self, owner: str, identity: str) -> str:
+    def _key(self, owner: str, identity: str) -> Key:
         return key_of("response", owner, identity)
 
 

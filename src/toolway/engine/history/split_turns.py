@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from toolway.stores import Store, key_of
+from toolway.stores import Key, Store, key_of
 from toolway.types import JSON, ToolCall
 
 
@@ -75,5 +75,5 @@ def _results_behind(messages: list[Any], position: int) -> dict[str, JSON]:
     return found
 
 
-def _key(owner: str, ids: Sequence[str]) -> str:
+def _key(owner: str, ids: Sequence[str]) -> Key:
     return key_of("turn", owner, *sorted(ids))
