@@ -36,7 +36,7 @@ from toolway.settings.settings import Settings, load_settings
 from toolway.stores import Store, open_store
 from toolway.tools.catalog import Catalog
 from toolway.tools.client_servers.pool import DynamicServers
-from toolway.tools.factory import open_dynamic, open_workshop
+from toolway.tools.factory import SourceFactory, open_dynamic
 from toolway.types import JSON
 from toolway.upstream.client import Upstream, credential
 
@@ -59,20 +59,22 @@ async def open_house(settings: Settings) -> AsyncIterator[House]:
     async with (
         open_store(settings.store, ttl=settings.store_ttl, max_bytes=settings.store_max_bytes) as store,
         Upstream.connect(settings) as upstream,
-        open_workshop(settings, upstream) as workshop,
-        Catalog(workshop.sources(settings)).running() as catalog,
-        reloading(settings, workshop, catalog),
-        open_dynamic(settings) as dynamic,
-        Backend(settings, upstream, catalog.set_target).learning() as backend,
     ):
-        yield House(
-            settings=settings,
-            upstream=upstream,
-            catalog=catalog,
-            dynamic=dynamic,
-            store=store,
-            backend=backend,
-        )
+        factory = SourceFactory(upstream)
+        async with (
+            Catalog(factory.sources(settings)).running() as catalog,
+            reloading(settings, factory, catalog),
+            open_dynamic(settings) as dynamic,
+            Backend(settings, upstream, catalog.set_target).learning() as backend,
+        ):
+            yield House(
+                settings=settings,
+                upstream=upstream,
+                catalog=catalog,
+                dynamic=dynamic,
+                store=store,
+                backend=backend,
+            )
 
 
 def create_app(settings: Settings | None = None, *, pace: Pace = DEFAULT_PACE) -> ASGIApp:

@@ -15,7 +15,7 @@ from toolway.errors import ConfigError
 from toolway.settings.settings import Settings, reload_servers
 from toolway.telemetry.conversation_log import also_mask
 from toolway.tools.catalog import Catalog
-from toolway.tools.factory import Workshop
+from toolway.tools.factory import SourceFactory
 
 LOOK_EVERY = 1.0
 """Seconds between two looks at the file."""
@@ -24,13 +24,13 @@ log = logging.getLogger("toolway.config")
 
 
 @asynccontextmanager
-async def reloading(settings: Settings, workshop: Workshop, catalog: Catalog) -> AsyncIterator[None]:
+async def reloading(settings: Settings, factory: SourceFactory, catalog: Catalog) -> AsyncIterator[None]:
     """Follow the file while the block lasts. A broken edit is reported, and the old servers stay."""
     if settings.config is None:
         yield
         return
     async with anyio.create_task_group() as tasks:
-        follower = _Follower(settings, workshop, catalog)
+        follower = _Follower(settings, factory, catalog)
         tasks.start_soon(follower.watch)
         if threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGHUP"):
             tasks.start_soon(follower.obey)
@@ -39,9 +39,9 @@ async def reloading(settings: Settings, workshop: Workshop, catalog: Catalog) ->
 
 
 class _Follower:
-    def __init__(self, settings: Settings, workshop: Workshop, catalog: Catalog) -> None:
+    def __init__(self, settings: Settings, factory: SourceFactory, catalog: Catalog) -> None:
         self._settings = settings
-        self._workshop = workshop
+        self._factory = factory
         self._catalog = catalog
         self._path = Path(settings.config or "").expanduser()
         self._read_at = self._mark()
@@ -86,7 +86,7 @@ class _Follower:
                 log.warning("%s", warning)
         before = {server.label: server for server in self._settings.servers}
         self._settings = settings
-        self._catalog.replace(self._workshop.sources(settings))
+        self._catalog.replace(self._factory.sources(settings))
         log.info("%s", _difference(before, {server.label: server for server in settings.servers}))
 
 

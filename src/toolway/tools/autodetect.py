@@ -2,14 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import re
+import string
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from urllib.parse import quote, urlsplit
 
 import anyio
+import orjson
 
-from toolway.types import JSON, OnProgress, SourceStatus, Tool, ToolResult, ToolSource
+from toolway.net.client import HttpClient, Origin
+from toolway.net.connection import Connection
+from toolway.net.errors import HttpError
+from toolway.tools.openapi.loader import candidate_places
+from toolway.tools.wrapper import SourceWrapper
+from toolway.types import SourceStatus, ToolSource
+
+PROBE_SECONDS = 5.0
+LOOKED_AT = 4096
+"""Bytes of an answer that are looked at."""
+
+INITIALIZE = {
+    "jsonrpc": "2.0",
+    "id": 1,
+    "method": "initialize",
+    "params": {
+        "protocolVersion": "2025-11-25",
+        "capabilities": {},
+        "clientInfo": {"name": "toolway", "version": "0"},
+    },
+}
+"""The question of the probe, asked without the SDK, which is not loaded before somebody needs it."""
+
+_DOCUMENT = re.compile(rb"""["']?(openapi|swagger)["']?\s*:""")
 
 
-class AskedSource:
+class AutodetectSource(SourceWrapper):
     """Is `first` until that fails and the server says that it is `second`'s; `is_second` asks.
 
     A server that is not there is asked again when `first` has looked for it again.
@@ -18,24 +46,23 @@ class AskedSource:
     def __init__(
         self, first: ToolSource, second: ToolSource, is_second: Callable[[], Awaitable[bool]]
     ) -> None:
-        self.label = first.label
-        self.kind = first.kind
-        self._first = self._chosen = first
+        super().__init__(first)
+        self._first = first
         self._second = second
         self._is_second = is_second
         self._failed = anyio.Event()
-        self._settled = False
+        self._is_settled = False
 
     @property
     def status(self) -> SourceStatus:
         """The chosen source's; as long as the question is open, a failure is none."""
-        status = self._chosen.status
-        return SourceStatus() if status.state == "failed" and not self._settled else status
+        status = self.inner.status
+        return SourceStatus() if status.state == "failed" and not self._is_settled else status
 
     async def run(self, changed: Callable[[], None]) -> None:
         """Run the first source, and the second in its place if that is the right one."""
         await self._try_first(changed)
-        if self._chosen is self._second:
+        if self.inner is self._second:
             await self._second.run(changed)
 
     async def _try_first(self, changed: Callable[[], None]) -> None:
@@ -47,17 +74,74 @@ class AskedSource:
                 changed()
 
             tasks.start_soon(self._first.run, notice)
-            while self._chosen is self._first:
+            while self.inner is self._first:
                 await self._failed.wait()
                 self._failed = anyio.Event()
                 if self._first.status.tools:
                     continue  # it has been what it seems, and is only gone for now
                 if await self._is_second():
-                    self._chosen, self.kind = self._second, self._second.kind
-                self._settled = True
+                    self.inner, self.kind = self._second, self._second.kind
+                self._is_settled = True
                 changed()
             tasks.cancel_scope.cancel()
 
-    async def call(self, tool: Tool, arguments: JSON, on_progress: OnProgress | None = None) -> ToolResult:
-        """Run the tool of the chosen source."""
-        return await self._chosen.call(tool, arguments, on_progress)
+
+async def has_document(url: str, headers: Mapping[str, str]) -> bool:
+    """Whether one of the places where the OpenAPI document of an endpoint may be holds one."""
+    for place in candidate_places(url):
+        answer = await _probe("GET", place.url, headers)
+        if answer is not None and answer.status == 200 and _DOCUMENT.search(answer.start):
+            return True
+    return False
+
+
+async def speaks_mcp(url: str, headers: Mapping[str, str]) -> bool:
+    """Whether the server at `url` answers in JSON-RPC, or opens the stream of events of older servers."""
+    accept = {**headers, "Accept": "application/json, text/event-stream"}
+    posted = {**accept, "Content-Type": "application/json"}
+    answer = await _probe("POST", url, posted, orjson.dumps(INITIALIZE))
+    if answer is None:
+        return False
+    if answer.is_stream or b'"jsonrpc"' in answer.start:
+        return True
+    answer = await _probe("GET", url, accept)
+    return answer is not None and answer.is_stream
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Answer:
+    """What a probe has to go by: `start` is the beginning of the body, empty for an event stream."""
+
+    status: int
+    is_stream: bool
+    start: bytes
+
+
+async def _probe(
+    method: str, url: str, headers: Mapping[str, str], body: bytes | None = None
+) -> _Answer | None:
+    """Send one request, without following redirects; None if there is no answer in time."""
+    try:
+        client = HttpClient(Origin.of(url), connect=PROBE_SECONDS)
+    except ValueError:
+        return None
+    parts = urlsplit(url)
+    target = quote(parts.path or "/", safe=string.punctuation) + (f"?{parts.query}" if parts.query else "")
+    lines = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+    try:
+        with anyio.fail_after(PROBE_SECONDS):
+            async with client.request(method, target.encode(), headers=lines, body=body) as connection:
+                return await _read(connection)
+    except (HttpError, TimeoutError, OSError, ValueError):
+        return None
+    finally:
+        client.close()
+
+
+async def _read(connection: Connection) -> _Answer:
+    reply = connection.reply
+    assert reply is not None, "the exchange has an answer"  # noqa: S101
+    kind = next((value for name, value in reply.headers if name == b"content-type"), b"")
+    is_stream = reply.status == 200 and kind.lower().startswith(b"text/event-stream")
+    start = b"" if is_stream else (await connection.receive())[:LOOKED_AT]
+    return _Answer(status=reply.status, is_stream=is_stream, start=start)

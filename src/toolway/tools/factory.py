@@ -1,4 +1,4 @@
-"""Tool sources: one module or package for each kind; here the configured ones are made."""
+"""Makes the tool source of each configured server, and those of servers that requests declare."""
 
 from __future__ import annotations
 
@@ -11,34 +11,32 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import aiohttp
-
 from toolway.net.allowlist import AllowList
 from toolway.net.ssrf import Resolve, Resolver, SsrfGuard
 from toolway.settings.mcp_server import ServerConfig
 from toolway.settings.settings import Endpoint, Settings
-from toolway.tools.autodetect import AskedSource
+from toolway.tools.autodetect import AutodetectSource, has_document, speaks_mcp
 from toolway.tools.client_servers.declaration import DeclaredServer
 from toolway.tools.client_servers.pool import IDLE, PATIENCE, DynamicServers
-from toolway.tools.mcp import MCPSource, Pace
-from toolway.tools.mcp.probe import speaks_mcp
+from toolway.tools.mcp import ConnectOptions, MCPSource, ReconnectPolicy
 from toolway.tools.mcp.sampling import UpstreamSampler
 from toolway.tools.openapi import OpenAPISource
-from toolway.tools.openapi.probe import has_document
-from toolway.tools.transformed import ShapedSource
+from toolway.tools.transformed import TransformedSource
 from toolway.types import ToolSource
-from toolway.upstream.client import MAX_IDLE, Upstream
+from toolway.upstream.client import Upstream
 
 UNHEARD = logging.getLogger("toolway.unheard")
 UNHEARD.disabled = True
 """What strangers' servers say, in any number of lines, is in no log; nor do they get loggers of their own."""
 
 
-class Workshop:
-    """Makes sources; one whose configuration has not changed is the same object again."""
+class SourceFactory:
+    """Makes sources; one whose configuration has not changed is the same object again.
 
-    def __init__(self, session: aiohttp.ClientSession, upstream: Upstream | None = None) -> None:
-        self._session = session
+    Without `upstream` no server gets a model when it asks for one.
+    """
+
+    def __init__(self, upstream: Upstream | None = None) -> None:
         self._upstream = upstream
         self._made: dict[str, tuple[Endpoint | ServerConfig, ToolSource]] = {}
 
@@ -54,52 +52,34 @@ class Workshop:
         if known is not None and known[0] == config:
             return known[1]
         if isinstance(config, Endpoint):
-            return self._asked(config, settings)
+            return _autodetected(config, settings)
         inner: ToolSource
         if config.type == "openapi":
             inner = OpenAPISource(_endpoint(config), settings)
         else:
-            inner = MCPSource(
-                config,
+            options = ConnectOptions(
                 max_result_bytes=settings.max_tool_response_bytes,
                 sampler=self._sampler(config, settings),
                 auth=partial(_auth, config, settings.token_file),
             )
-        return ShapedSource(inner, config)
+            inner = MCPSource(config, options)
+        return TransformedSource(inner, config)
 
     def _sampler(self, config: ServerConfig, settings: Settings) -> UpstreamSampler | None:
         if not config.sampling or self._upstream is None:
             return None
         return UpstreamSampler(self._upstream, settings.openai_api_key, max_tokens=config.sampling_max_tokens)
 
-    def _asked(self, endpoint: Endpoint, settings: Settings) -> ToolSource:
-        openapi = OpenAPISource(endpoint, settings)
-        if not endpoint.url.startswith(("http://", "https://")):
-            return openapi
-        config = _mcp(endpoint)
-        mcp = MCPSource(config, max_result_bytes=settings.max_tool_response_bytes)
-        if urlsplit(endpoint.url).path.rstrip("/").endswith(("/mcp", "/sse")):
-            return AskedSource(
-                mcp, openapi, partial(has_document, self._session, endpoint.url, config.headers)
-            )
-        return AskedSource(openapi, mcp, partial(speaks_mcp, self._session, endpoint.url, config.headers))
 
-
-@asynccontextmanager
-async def open_workshop(settings: Settings, upstream: Upstream | None = None) -> AsyncIterator[Workshop]:
-    """What makes sources, and the connections that they share while the block lasts.
-
-    Without `upstream` no server gets a model when it asks for one.
-    """
-    timeout = aiohttp.ClientTimeout(total=None, sock_connect=settings.upstream_connect_timeout)
-    async with aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=300, keepalive_timeout=MAX_IDLE),
-        timeout=timeout,
-        cookie_jar=aiohttp.DummyCookieJar(),
-        max_line_size=65536,
-        max_field_size=65536,
-    ) as session:
-        yield Workshop(session, upstream)
+def _autodetected(endpoint: Endpoint, settings: Settings) -> ToolSource:
+    openapi = OpenAPISource(endpoint, settings)
+    if not endpoint.url.startswith(("http://", "https://")):
+        return openapi
+    config = _mcp(endpoint)
+    mcp = MCPSource(config, ConnectOptions(max_result_bytes=settings.max_tool_response_bytes))
+    if urlsplit(endpoint.url).path.rstrip("/").endswith(("/mcp", "/sse")):
+        return AutodetectSource(mcp, openapi, partial(has_document, endpoint.url, config.headers))
+    return AutodetectSource(openapi, mcp, partial(speaks_mcp, endpoint.url, config.headers))
 
 
 @asynccontextmanager
@@ -110,13 +90,12 @@ async def open_dynamic(
 
     def make(server: DeclaredServer, egress: SsrfGuard) -> ToolSource:
         # No `auth`, no sampler: neither what the operator was granted nor his model is for strangers' servers.
-        return MCPSource(
-            ServerConfig(label=server.label, type="auto", url=server.place.url, headers=server.headers),
-            pace=Pace(connect_timeout=patience, restart_wait=5.0, settle=2.0),
-            max_result_bytes=settings.max_tool_response_bytes,
-            egress=egress,
-            logger=UNHEARD,
+        config = ServerConfig(label=server.label, type="auto", url=server.place.url, headers=server.headers)
+        options = ConnectOptions(
+            max_result_bytes=settings.max_tool_response_bytes, egress=egress, logger=UNHEARD
         )
+        policy = ReconnectPolicy(connect_timeout=patience, restart_wait=5.0, settle=2.0)
+        return MCPSource(config, options, policy)
 
     servers = DynamicServers(
         make,
@@ -132,9 +111,8 @@ async def open_dynamic(
 
 @asynccontextmanager
 async def open_sources(settings: Settings) -> AsyncIterator[Sequence[ToolSource]]:
-    """A source for each configured server, and what they share while the block lasts."""
-    async with open_workshop(settings) as workshop:
-        yield workshop.sources(settings)
+    """A source for each configured server."""
+    yield SourceFactory().sources(settings)
 
 
 def _auth(config: ServerConfig, token_file: str) -> Any:

@@ -1,51 +1,46 @@
-"""Any source with what its entry asks for: fewer tools, other names, other descriptions, another deadline."""
+"""Tool transformation: a source with fewer tools, other names, other descriptions, another timeout."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
 from toolway.settings.mcp_server import ServerConfig
+from toolway.tools.wrapper import SourceWrapper
 from toolway.types import JSON, OnProgress, SourceStatus, Tool, ToolResult, ToolSource
 
 
-class ShapedSource:
-    """`inner`, seen through `include`, `exclude`, `rename`, `prefix`, `description` and `timeout`.
+class TransformedSource(SourceWrapper):
+    """`inner` seen through `include`, `exclude`, `rename`, `prefix`, `description` and `timeout`.
 
     All of them go by the names that the server itself gives its tools.
     """
 
     def __init__(self, inner: ToolSource, config: ServerConfig) -> None:
-        self.label = inner.label
-        self.kind = inner.kind
-        self._inner = inner
+        super().__init__(inner)
         self._config = config
-        self._seen: SourceStatus | None = None
-        self._shaped = SourceStatus()
+        self._inner_status: SourceStatus | None = None
+        self._status = SourceStatus()
 
     @property
     def status(self) -> SourceStatus:
-        """The inner status with the tools reshaped; the same objects for as long as the inner ones are the same."""
-        newest = self._inner.status
-        if newest is not self._seen:
-            self._seen, self._shaped = newest, self._reshaped(newest)
-        return self._shaped
-
-    async def run(self, changed: Callable[[], None]) -> None:
-        """Run the inner source."""
-        await self._inner.run(changed)
+        """The inner status with the tools transformed; the same objects for as long as the inner ones are the same."""
+        newest = self.inner.status
+        if newest is not self._inner_status:
+            self._inner_status, self._status = newest, self._transform(newest)
+        return self._status
 
     async def call(self, tool: Tool, arguments: JSON, on_progress: OnProgress | None = None) -> ToolResult:
         """Run the inner tool."""
-        return await self._inner.call(tool.handle, arguments, on_progress)
+        return await self.inner.call(tool.handle, arguments, on_progress)
 
-    def _reshaped(self, status: SourceStatus) -> SourceStatus:
-        tools = tuple(self._tool(tool) for tool in status.tools if self._wanted(tool.name))
-        homeless = self._homeless([tool.name for tool in status.tools]) if status.state == "ready" else ()
-        return replace(status, tools=tools, warnings=(*status.warnings, *homeless))
+    def _transform(self, status: SourceStatus) -> SourceStatus:
+        tools = tuple(self._tool(tool) for tool in status.tools if self._is_included(tool.name))
+        unmatched = self._unmatched([tool.name for tool in status.tools]) if status.state == "ready" else ()
+        return replace(status, tools=tools, warnings=(*status.warnings, *unmatched))
 
-    def _wanted(self, name: str) -> bool:
+    def _is_included(self, name: str) -> bool:
         included = not self._config.include or _matches(name, self._config.include)
         return included and not _matches(name, self._config.exclude)
 
@@ -58,7 +53,7 @@ class ShapedSource:
             handle=tool,
         )
 
-    def _homeless(self, names: list[str]) -> Iterator[str]:
+    def _unmatched(self, names: list[str]) -> Iterator[str]:
         """Sentences about what in the entry fits no tool: most of it is misspelt."""
         for key in ("include", "exclude"):
             for glob in getattr(self._config, key):

@@ -27,7 +27,7 @@ from tests.unit.tools.mcp.support import SERVERS, alive
 from tests.unit.tools.openapi.service import DEADLINE, Service, Watch, document, json_body, operation
 from toolway.settings.mcp_server import ServerConfig
 from toolway.settings.settings import Endpoint, Settings
-from toolway.tools.mcp import MCPSource, Pace
+from toolway.tools.mcp import MCPSource, ReconnectPolicy
 from toolway.tools.openapi import OpenAPISource
 from toolway.types import Tool, ToolSource
 
@@ -70,7 +70,7 @@ async def mcp() -> AsyncIterator[Case]:
     with TemporaryDirectory() as folder:
         program = Path(shutil.copy(SERVERS / "promising.py", folder))
         config = ServerConfig(label="the-label", type="stdio", command=sys.executable, args=(str(program),))
-        source = MCPSource(config, pace=Pace(first_delay=0.01, longest_delay=0.05))
+        source = MCPSource(config, policy=ReconnectPolicy(first_delay=0.01, longest_delay=0.05))
 
         def stop() -> None:
             program.unlink()

@@ -16,7 +16,8 @@ from toolway.errors import Busy, ConnectorError, InvalidRequest
 from toolway.net.allowlist import AllowList, read_destination
 from toolway.net.ssrf import Resolve, SsrfGuard
 from toolway.tools.client_servers.declaration import DeclaredServer
-from toolway.types import JSON, OnProgress, SourceStatus, Tool, ToolResult, ToolSource
+from toolway.tools.wrapper import SourceWrapper
+from toolway.types import JSON, OnProgress, Tool, ToolResult, ToolSource
 
 IDLE = 60.0
 """Seconds that a connection is kept for the next request."""
@@ -197,7 +198,7 @@ class DynamicServers:
                 await before.ended.wait()
             log.info("connecting to %s, declared by a request", live.server.place.host)
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(live.source.run, live.wake)
+                tasks.start_soon(live.inner.run, live.wake)
                 await live.needless(self._idle)
                 self._retire(live)
                 tasks.cancel_scope.cancel()
@@ -208,27 +209,19 @@ class DynamicServers:
             log.info("the connection to %s is closed", live.server.place.host)
 
 
-class _Live:
+class _Live(SourceWrapper):
     """One connection as a ToolSource, and who needs it. What goes out in words holds no secret of the server."""
 
-    kind = "mcp"
-
     def __init__(self, server: DeclaredServer, egress: SsrfGuard, source: ToolSource) -> None:
-        self.label = server.label
+        super().__init__(source)
         self.server = server
         self.egress = egress
-        self.source = source
         self.users = 0
         self.born = self.used_at = anyio.current_time()
         self.retired = self.gives_way = False
         self.ended = anyio.Event()
         self._news = anyio.Event()
         self._measured: tuple[tuple[Tool, ...], str | None] = ((), None)
-
-    @property
-    def status(self) -> SourceStatus:
-        """The newest status."""
-        return self.source.status
 
     @property
     def is_ready(self) -> bool:
@@ -245,7 +238,7 @@ class _Live:
 
     async def call(self, tool: Tool, arguments: JSON, on_progress: OnProgress | None = None) -> ToolResult:
         """Run one tool; see `ToolSource.call`."""
-        result = await self.source.call(tool, arguments, on_progress)
+        result = await super().call(tool, arguments, on_progress)
         return replace(result, text=self._cleaned(result.text)) if result.is_error else result
 
     def wake(self) -> None:

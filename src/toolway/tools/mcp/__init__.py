@@ -4,7 +4,8 @@
 connection, so that a Toolway without MCP servers does not pay for it (about 38 MB).
 """
 
-from toolway.tools.mcp.pace import Pace
+from toolway.tools.mcp.options import ConnectOptions
 from toolway.tools.mcp.source import MCPSource
+from toolway.tools.mcp.supervisor import ReconnectPolicy
 
-__all__ = ["MCPSource", "Pace"]
+__all__ = ["ConnectOptions", "MCPSource", "ReconnectPolicy"]

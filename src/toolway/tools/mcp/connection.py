@@ -6,20 +6,17 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
 
 import anyio
 
-from toolway.net.ssrf import SsrfGuard
 from toolway.settings.mcp_server import ServerConfig
 from toolway.tools.mcp.errors import RefusedError
 from toolway.tools.mcp.http import open_http, open_sse
-from toolway.tools.mcp.session import Sampler, Session
-from toolway.tools.mcp.stdio import Reading, Server, Writing, open_stdio
+from toolway.tools.mcp.options import ConnectOptions, Transport
+from toolway.tools.mcp.session import Session
+from toolway.tools.mcp.stdio import StdioServer, open_stdio
 from toolway.tools.mcp.tool_list import resource_tools, tools
 from toolway.types import Tool
-
-Transport = Literal["stdio", "http", "sse"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,20 +24,17 @@ class Connection:
     """A session, and the process behind it when it has one."""
 
     session: Session
-    server: Server | None = None
+    server: StdioServer | None = None
 
 
 @asynccontextmanager
 async def connect(
     config: ServerConfig,
     transport: Transport,
+    options: ConnectOptions,
     *,
-    limit: int,
     logger: logging.Logger,
     on_stderr: Callable[[bytes], None],
-    sampler: Sampler | None = None,
-    auth: Any = None,
-    egress: SsrfGuard | None = None,
 ) -> AsyncIterator[Connection]:
     """A session whose messages are being read, for as long as the `async with` lasts.
 
@@ -51,15 +45,13 @@ async def connect(
     server = None
     async with AsyncExitStack() as stack:
         if transport == "stdio":
-            command = [config.command, *config.args]
-            process = open_stdio(command, env=config.env, cwd=config.cwd, limit=limit, on_stderr=on_stderr)
+            process = open_stdio(config, limit=options.max_result_bytes, on_stderr=on_stderr)
             server = await stack.enter_async_context(process)
-            session = Session(Reading(server), Writing(server), logger=logger, sampler=sampler)
+            session = Session(server, server, logger=logger, sampler=options.sampler)
         else:
-            opening = open_http if transport == "http" else open_sse
-            streams = opening(config.url, headers=config.headers, limit=limit, auth=auth, egress=egress)
-            read, write = await stack.enter_async_context(streams)
-            session = Session(read, write, logger=logger, sampler=sampler)
+            open_streams = open_http if transport == "http" else open_sse
+            read, write = await stack.enter_async_context(open_streams(config, options))
+            session = Session(read, write, logger=logger, sampler=options.sampler)
         tasks = await stack.enter_async_context(anyio.create_task_group())
         await tasks.start(session.run)
         yield Connection(session=session, server=server)

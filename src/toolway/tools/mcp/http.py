@@ -15,13 +15,13 @@ import httpx2
 import orjson
 from anyio.abc import ObjectReceiveStream, ObjectSendStream, TaskStatus
 from mcp.client.streamable_http import streamable_http_client
-from mcp.shared._stream_protocols import ReadStream, WriteStream
-from mcp.shared.message import SessionMessage
 from mcp_types import ErrorData, JSONRPCError, JSONRPCRequest
 
-from toolway.net.ssrf import SsrfGuard
+from toolway.settings.mcp_server import ServerConfig
 from toolway.tools.mcp.errors import HTTP_TROUBLE
 from toolway.tools.mcp.jsonlines import parse
+from toolway.tools.mcp.options import ConnectOptions
+from toolway.tools.mcp.sdk import ReadStream, SessionMessage, WriteStream
 from toolway.tools.mcp.ssrf_transport import GuardedTransport
 from toolway.types import JSON
 
@@ -44,22 +44,18 @@ def _tls() -> ssl.SSLContext:
 
 
 def http_client(
-    *,
-    headers: Mapping[str, str],
-    limit: int,
-    auth: httpx2.Auth | None = None,
-    egress: SsrfGuard | None = None,
-    isolate: bool = True,
+    headers: Mapping[str, str], options: ConnectOptions, *, isolate: bool = True
 ) -> httpx2.AsyncClient:
     """A client that waits as long as its caller does: a call's deadline is held by whoever makes the call.
 
-    With `egress` it reaches that place alone, and takes nothing from the environment.
+    With `options.egress` it reaches that place alone, and takes nothing from the environment.
     """
+    egress, limit = options.egress, options.max_result_bytes
     inner = _open_transport() if egress is None else GuardedTransport(egress, tls=_tls(), limit=limit)
     return httpx2.AsyncClient(
         transport=Isolating(inner, limit) if isolate else inner,
         headers=dict(headers),
-        auth=auth,
+        auth=options.auth() if options.auth else None,
         timeout=httpx2.Timeout(CONNECT_TIMEOUT, read=None),
         trust_env=egress is None,
     )
@@ -193,31 +189,18 @@ def _name(error: Exception) -> str:
 
 
 @asynccontextmanager
-async def open_http(
-    url: str,
-    *,
-    headers: Mapping[str, str],
-    limit: int,
-    auth: httpx2.Auth | None = None,
-    egress: SsrfGuard | None = None,
-) -> AsyncIterator[Streams]:
-    """Streamable HTTP, protocol 2025-03-26 and newer. `limit` is the size of the largest answer in bytes."""
+async def open_http(config: ServerConfig, options: ConnectOptions) -> AsyncIterator[Streams]:
+    """Streamable HTTP, protocol 2025-03-26 and newer."""
+    limit = options.max_result_bytes
     async with (
-        http_client(headers=headers, limit=limit, auth=auth, egress=egress) as client,
-        streamable_http_client(url, http_client=client, max_sse_event_size=limit) as streams,
+        http_client(config.headers, options) as client,
+        streamable_http_client(config.url, http_client=client, max_sse_event_size=limit) as streams,
     ):
         yield streams
 
 
 @asynccontextmanager
-async def open_sse(
-    url: str,
-    *,
-    headers: Mapping[str, str],
-    limit: int,
-    auth: httpx2.Auth | None = None,
-    egress: SsrfGuard | None = None,
-) -> AsyncIterator[Streams]:
+async def open_sse(config: ServerConfig, options: ConnectOptions) -> AsyncIterator[Streams]:
     """HTTP+SSE as of protocol 2024-11-05: one stream of events, and a POST for each message.
 
     The SDK's client for it ends at events over 1 MiB and at the first POST that fails; this one does not.
@@ -228,20 +211,22 @@ async def open_sse(
     inbound, read = anyio.create_memory_object_stream[SessionMessage | Exception](256)
     write, outbound = anyio.create_memory_object_stream[SessionMessage](0)
     async with (
-        http_client(headers=headers, limit=limit, auth=auth, egress=egress, isolate=False) as client,
+        http_client(config.headers, options, isolate=False) as client,
         anyio.create_task_group() as tasks,
         inbound,
         outbound,
         read,
         write,
     ):
-        target = await tasks.start(partial(_hear, client, url, inbound, limit))
-        tasks.start_soon(_say, client, target, outbound, inbound)
+        target = await tasks.start(
+            partial(_receive_events, client, config.url, inbound, options.max_result_bytes)
+        )
+        tasks.start_soon(_send_messages, client, target, outbound, inbound)
         yield read, write
         tasks.cancel_scope.cancel()
 
 
-async def _hear(
+async def _receive_events(
     client: httpx2.AsyncClient,
     url: str,
     inbound: ObjectSendStream[SessionMessage | Exception],
@@ -276,7 +261,7 @@ def _same_origin(url: str, endpoint: str) -> str:
     return target
 
 
-async def _say(
+async def _send_messages(
     client: httpx2.AsyncClient,
     target: str,
     outbound: ObjectReceiveStream[SessionMessage],

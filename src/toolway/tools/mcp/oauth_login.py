@@ -19,8 +19,8 @@ from mcp.shared.auth import (
 from pydantic import AnyUrl
 
 from toolway.errors import SourceError
+from toolway.tools.autodetect import INITIALIZE
 from toolway.tools.mcp.oauth_tokens import Grant
-from toolway.tools.mcp.probe import QUESTION
 
 PATIENCE = 300.0
 """Seconds that a person has for the browser."""
@@ -96,7 +96,7 @@ async def login(url: str, show: Callable[[str], Awaitable[None]]) -> Grant:
     provider = OAuthClientProvider(url, wishes, memory, show, callback.wait)
     try:
         async with httpx2.AsyncClient(auth=provider, timeout=30.0) as client:
-            await client.post(url, json=QUESTION, headers={"accept": "application/json, text/event-stream"})
+            await client.post(url, json=INITIALIZE, headers={"accept": "application/json, text/event-stream"})
     except (OAuthFlowError, httpx2.HTTPError, TimeoutError) as error:
         raise SourceError(f"the login failed: {error or type(error).__name__}", stage="login") from error
     finally:

@@ -8,25 +8,12 @@ the whole answer.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import anyio
-from anyio.abc import TaskStatus
-from mcp.shared._stream_protocols import ReadStream, WriteStream
-from mcp.shared.dispatcher import CallOptions, DispatchContext, ProgressFnT
+from anyio.abc import ObjectReceiveStream, TaskStatus
 from mcp.shared.exceptions import MCPError
-from mcp.shared.inbound import (
-    MCP_METHOD_HEADER,
-    MCP_NAME_HEADER,
-    MCP_PROTOCOL_VERSION_HEADER,
-    NAME_BEARING_METHODS,
-    encode_header_value,
-    mcp_param_headers,
-)
-from mcp.shared.jsonrpc_dispatcher import JSONRPCDispatcher
-from mcp.shared.message import SessionMessage
-from mcp.shared.transport_context import TransportContext
 from mcp_types import (
     CLIENT_CAPABILITIES_META_KEY,
     CLIENT_INFO_META_KEY,
@@ -36,6 +23,8 @@ from mcp_types import (
     METHOD_NOT_FOUND,
     PROTOCOL_VERSION_META_KEY,
     UNSUPPORTED_PROTOCOL_VERSION,
+    JSONRPCNotification,
+    JSONRPCRequest,
 )
 from mcp_types.version import (
     HANDSHAKE_PROTOCOL_VERSIONS,
@@ -46,21 +35,28 @@ from mcp_types.version import (
 
 from toolway import __version__
 from toolway.errors import ToolwayError
+from toolway.settings.mcp_server import Era
 from toolway.tools.mcp.errors import LostError, RefusedError
-from toolway.tools.mcp.notification_filter import TOOLS_CHANGED, Door
+from toolway.tools.mcp.options import Sampler
 from toolway.tools.mcp.results import resource_list, resource_result, tool_result
+from toolway.tools.mcp.sdk import (
+    MCP_METHOD_HEADER,
+    MCP_NAME_HEADER,
+    MCP_PROTOCOL_VERSION_HEADER,
+    NAME_BEARING_METHODS,
+    CallOptions,
+    DispatchContext,
+    JSONRPCDispatcher,
+    ProgressFnT,
+    ReadStream,
+    SessionMessage,
+    TransportContext,
+    WriteStream,
+    encode_header_value,
+    mcp_param_headers,
+)
 from toolway.tools.mcp.tool_list import Handle
 from toolway.types import JSON, OnProgress, Progress, ToolResult
-
-# The SDK logs whole messages, and a traceback for each fault of a server; what matters is logged here.
-logging.getLogger("mcp").setLevel(logging.CRITICAL)
-logging.getLogger("client").setLevel(logging.CRITICAL)
-
-Era = Literal["auto", "legacy", "modern"]
-"""Legacy: the `initialize` handshake, up to 2025-11-25. Modern: stateless, since 2026-07-28."""
-
-Sampler = Callable[[JSON], Awaitable[JSON]]
-"""Answers `sampling/createMessage`: its params -> its result."""
 
 CLIENT_INFO = {"name": "toolway", "version": __version__}
 PROBE_TIMEOUT = 5.0
@@ -71,6 +67,68 @@ MAX_ITEMS = 10_000
 MAX_INPUT_ROUNDS = 3
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "notice": logging.INFO, "warning": logging.WARNING}
+
+Inbound = SessionMessage | Exception
+
+TOOLS_CHANGED = "notifications/tools/list_changed"
+_CHANGES = (TOOLS_CHANGED, "notifications/resources/list_changed", "notifications/prompts/list_changed")
+
+MOST_ASKED = 1000
+"""Requests of a server within a minute; each is a task that waits until the server has read its answer."""
+
+
+class NotificationFilter(ObjectReceiveStream[Inbound]):
+    """The read stream of a session, without `list_changed` notifications and floods.
+
+    A change notification is a call of `changed`, never a message: 20,000 of them in a row
+    would otherwise start 20,000 tasks in the dispatcher and starve the calls.
+    """
+
+    def __init__(
+        self, inside: ReadStream[Inbound], *, changed: Callable[[str], None], ended: Callable[[], None]
+    ) -> None:
+        self._inside = inside
+        self._changed = changed
+        self._ended = ended
+        self._asked = 0
+        self._minute = -1
+
+    async def receive(self) -> Inbound:
+        """The next message that is not a change notification.
+
+        Raises:
+            anyio.EndOfStream: The server has gone, or asks more than anybody could answer.
+        """
+        while True:
+            try:
+                item = await self._inside.receive()
+            except (anyio.EndOfStream, anyio.ClosedResourceError):
+                self._ended()
+                raise anyio.EndOfStream from None
+            if self._is_flood(item):
+                self._ended()
+                raise anyio.EndOfStream
+            if not self._is_change(item):
+                return item
+
+    def _is_flood(self, item: Inbound) -> bool:
+        if not isinstance(item, SessionMessage) or not isinstance(item.message, JSONRPCRequest):
+            return False
+        minute = int(anyio.current_time() // 60)
+        self._asked = self._asked + 1 if minute == self._minute else 1
+        self._minute = minute
+        return self._asked > MOST_ASKED
+
+    def _is_change(self, item: Inbound) -> bool:
+        message = item.message if isinstance(item, SessionMessage) else None
+        if not isinstance(message, JSONRPCNotification) or message.method not in _CHANGES:
+            return False
+        self._changed(message.method)
+        return True
+
+    async def aclose(self) -> None:
+        """Close the stream inside."""
+        await self._inside.aclose()
 
 
 class Session:
@@ -92,8 +150,8 @@ class Session:
         self._sampler = sampler
         self._offers: JSON = {"sampling": {}} if sampler else {}
         self._logger = logger
-        door = Door(read, changed=self._list_changed, ended=self.closed.set)
-        self._dispatcher: JSONRPCDispatcher[TransportContext] = JSONRPCDispatcher(door, write)
+        inbound = NotificationFilter(read, changed=self._list_changed, ended=self.closed.set)
+        self._dispatcher: JSONRPCDispatcher[TransportContext] = JSONRPCDispatcher(inbound, write)
 
     @property
     def modern(self) -> bool:
@@ -168,6 +226,8 @@ class Session:
 
     async def negotiate(self, era: Era) -> None:
         """Agree on a protocol version: the newest first, the handshake for whoever does not know it.
+
+        Legacy is the `initialize` handshake, up to 2025-11-25; modern is stateless, since 2026-07-28.
 
         Raises:
             RefusedError: The server speaks no version that Toolway speaks, or wants credentials.

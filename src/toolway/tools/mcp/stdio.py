@@ -1,24 +1,31 @@
-"""A stdio server as a pair of message streams, without a task of its own: the pipes call straight in."""
+"""A stdio server as a stream of messages, without a task of its own: the pipes call straight in.
+
+It runs under the watch of the reaper (`reaper.py`), which ends its process group however Toolway ends.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
+import sys
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from functools import cache
 from pathlib import Path
 from typing import cast
 
 import anyio
-from anyio.abc import ObjectReceiveStream, ObjectSendStream
-from mcp.shared.message import SessionMessage
+from anyio.abc import ObjectStream
 
 from toolway.errors import SourceError
-from toolway.tools.mcp import watch
+from toolway.settings.mcp_server import ServerConfig
+from toolway.tools.mcp import reaper
 from toolway.tools.mcp.jsonlines import Lines, TooLong, parse
+from toolway.tools.mcp.sdk import SessionMessage
 
 PATIENCE = 2.0
 """Seconds between closing a server's standard input, SIGTERM and SIGKILL."""
@@ -29,29 +36,16 @@ BACKLOG = 256
 STDERR_LINE = 64 * 1024
 """Bytes of one line on standard error that are looked at."""
 
-INHERITED = frozenset(
-    (
-        *(
-            "HOME",
-            "LOGNAME",
-            "PATH",
-            "SHELL",
-            "TERM",
-            "USER",
-            "LANG",
-            "LANGUAGE",
-            "TZ",
-            "TMPDIR",
-            "TEMP",
-            "TMP",
-        ),
-        *("NODE_EXTRA_CA_CERTS", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE"),
-        *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY"),
-        *("http_proxy", "https_proxy", "no_proxy", "all_proxy"),
-        *("APPDATA", "LOCALAPPDATA", "COMSPEC", "PATHEXT", "PROGRAMFILES", "SYSTEMDRIVE", "SYSTEMROOT"),
-        *("USERNAME", "USERPROFILE", "WINDIR", "HOMEDRIVE", "HOMEPATH", "PROCESSOR_ARCHITECTURE"),
-    )
-)
+_REAPER = [sys.executable, "-I", "-S", str(Path(reaper.__file__).resolve())]
+
+_INHERITED = """
+HOME LOGNAME PATH SHELL TERM USER LANG LANGUAGE TZ TMPDIR TEMP TMP
+NODE_EXTRA_CA_CERTS SSL_CERT_FILE SSL_CERT_DIR REQUESTS_CA_BUNDLE
+HTTP_PROXY HTTPS_PROXY NO_PROXY ALL_PROXY http_proxy https_proxy no_proxy all_proxy
+APPDATA LOCALAPPDATA COMSPEC PATHEXT PROGRAMFILES SYSTEMDRIVE SYSTEMROOT
+USERNAME USERPROFILE WINDIR HOMEDRIVE HOMEPATH PROCESSOR_ARCHITECTURE
+"""
+INHERITED = frozenset(_INHERITED.split())
 INHERITED_PREFIXES = ("LC_", "XDG_", "UV_", "PIP_", "NPM_CONFIG_", "npm_config_", "NVM_", "VOLTA_")
 
 
@@ -61,8 +55,8 @@ def environment(extra: Mapping[str, str]) -> dict[str, str]:
     return {**ours, **extra}
 
 
-class Server(asyncio.SubprocessProtocol):
-    """One running server: its process group, what it said, and whether it takes more."""
+class StdioServer(asyncio.SubprocessProtocol, ObjectStream[SessionMessage]):
+    """One running server as a stream of messages: its process group, what it said, and whether it takes more."""
 
     def __init__(self, *, limit: int, on_stderr: Callable[[bytes], None]) -> None:
         self.exited = anyio.Event()
@@ -105,7 +99,7 @@ class Server(asyncio.SubprocessProtocol):
         self.returncode = self._transport.get_returncode()
         self.exited.set()
         self._writable.set()
-        watch.end_group(self.pid)
+        _end_group(self.pid)
         # A process that left the group may keep the pipe: the rest of the output gets a moment, not more.
         asyncio.get_running_loop().call_later(0.5, self._end)
 
@@ -125,7 +119,7 @@ class Server(asyncio.SubprocessProtocol):
     def _pipe(self, fd: int) -> asyncio.ReadTransport:
         return cast(asyncio.ReadTransport, self._transport.get_pipe_transport(fd))
 
-    # -- called by the streams
+    # -- called by the session
 
     async def receive(self) -> SessionMessage:
         """The next message.
@@ -143,7 +137,7 @@ class Server(asyncio.SubprocessProtocol):
             self._pipe(1).resume_reading()
         return message
 
-    async def send(self, message: SessionMessage) -> None:
+    async def send(self, item: SessionMessage, /) -> None:
         """Write one message; waits while the server reads nothing.
 
         Raises:
@@ -153,7 +147,13 @@ class Server(asyncio.SubprocessProtocol):
         pipe = cast(asyncio.WriteTransport | None, self._transport.get_pipe_transport(0))
         if self._ended or self.exited.is_set() or pipe is None or pipe.is_closing():
             raise anyio.ClosedResourceError
-        pipe.write(message.message.model_dump_json(by_alias=True, exclude_unset=True).encode() + b"\n")
+        pipe.write(item.message.model_dump_json(by_alias=True, exclude_unset=True).encode() + b"\n")
+
+    async def send_eof(self) -> None:
+        """Nothing: the process owns its pipes."""
+
+    async def aclose(self) -> None:
+        """Nothing: the process owns its pipes."""
 
     async def stop(self) -> None:
         """End the process group: closed input, SIGTERM, SIGKILL, each with a moment to act on it."""
@@ -164,61 +164,28 @@ class Server(asyncio.SubprocessProtocol):
             with anyio.move_on_after(PATIENCE):
                 await self.exited.wait()
                 break
-            watch.signal_group(self.pid, number)
+            _signal_group(self.pid, number)
         await self.exited.wait()
         self._transport.close()
 
 
-class Reading(ObjectReceiveStream[SessionMessage]):
-    """What the server says."""
-
-    def __init__(self, server: Server) -> None:
-        self._server = server
-
-    async def receive(self) -> SessionMessage:
-        """See `Server.receive`."""
-        return await self._server.receive()
-
-    async def aclose(self) -> None:
-        """Nothing: the process owns its pipes."""
-
-
-class Writing(ObjectSendStream[SessionMessage]):
-    """What is said to the server."""
-
-    def __init__(self, server: Server) -> None:
-        self._server = server
-
-    async def send(self, item: SessionMessage, /) -> None:
-        """See `Server.send`."""
-        await self._server.send(item)
-
-    async def aclose(self) -> None:
-        """Nothing: the process owns its pipes."""
-
-
 @asynccontextmanager
 async def open_stdio(
-    command: list[str],
-    *,
-    env: Mapping[str, str],
-    cwd: str | None,
-    limit: int,
-    on_stderr: Callable[[bytes], None],
-) -> AsyncIterator[Server]:
-    """Run `command`, and end its whole process group when left. `limit`: the longest line in bytes.
+    config: ServerConfig, *, limit: int, on_stderr: Callable[[bytes], None]
+) -> AsyncIterator[StdioServer]:
+    """Run the server's command, and end its whole process group when left. `limit`: the longest line in bytes.
 
     Raises:
         SourceError: The command cannot be started.
     """
-    whole = environment(env)
-    program, where = _resolve(command[0], whole, cwd)
-    argv, fds = watch.watched([program, *command[1:]])
+    whole = environment(config.env)
+    program, where = _resolve(config.command, whole, config.cwd)
+    argv, fds = _under_watch([program, *config.args])
     try:
         # Shielded: a cancelled start would leave a process that nobody knows.
         with anyio.CancelScope(shield=True):
             _, server = await asyncio.get_running_loop().subprocess_exec(
-                lambda: Server(limit=limit, on_stderr=on_stderr),
+                lambda: StdioServer(limit=limit, on_stderr=on_stderr),
                 *argv,
                 env=whole,
                 cwd=where,
@@ -226,7 +193,7 @@ async def open_stdio(
                 pass_fds=fds,
             )
     except OSError as error:
-        raise SourceError(f"{command[0]!r} cannot be started: {error}", stage="start") from None
+        raise SourceError(f"{config.command!r} cannot be started: {error}", stage="start") from None
     try:
         yield server
     finally:
@@ -245,3 +212,44 @@ def _resolve(command: str, env: Mapping[str, str], cwd: str | None) -> tuple[str
             f"the command {command!r} was not found: is it installed, and in PATH?", stage="start"
         )
     return program, where
+
+
+@cache
+def _reaper_pipe() -> int:
+    """The write end of the reaper's pipe. It is never closed on purpose: its end is the signal."""
+    theirs, ours = os.pipe()
+    os.posix_spawn(
+        sys.executable,
+        [*_REAPER, "watch"],
+        {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ},
+        file_actions=[
+            (os.POSIX_SPAWN_DUP2, theirs, 0),
+            # Whoever reads Toolway's output to its end must not wait for the reaper.
+            (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0),
+        ],
+    )
+    os.close(theirs)
+    return ours
+
+
+def _under_watch(command: list[str]) -> tuple[list[str], tuple[int, ...]]:
+    """The command line that runs `command` under the reaper's watch, and the descriptors it needs."""
+    if os.name != "posix":
+        return command, ()
+    return [*_REAPER, "start", str(_reaper_pipe()), *command], (_reaper_pipe(),)
+
+
+def _end_group(group: int) -> None:
+    """Kill what is left of a process group, and take it off the reaper's list."""
+    if os.name != "posix":
+        return
+    _signal_group(group, signal.SIGKILL)
+    with contextlib.suppress(OSError):
+        os.write(_reaper_pipe(), b"-%d\n" % group)
+
+
+def _signal_group(group: int, number: signal.Signals) -> None:
+    """Send a signal to every process of a group, if there is one."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, number)

@@ -6,8 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from mcp.shared.inbound import find_invalid_x_mcp_header, x_mcp_header_map
-
+from toolway.tools.mcp.sdk import find_invalid_x_mcp_header, x_mcp_header_map
 from toolway.types import JSON, Tool
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import anyio
 
 from toolway.settings.mcp_server import ServerConfig
-from toolway.tools.mcp import MCPSource, Pace
+from toolway.tools.mcp import ConnectOptions, MCPSource, ReconnectPolicy
 from toolway.types import JSON, SourceStatus, ToolResult
 
 SERVERS = Path(__file__).parent / "servers"
@@ -51,8 +51,9 @@ class Watched:
 
 @asynccontextmanager
 async def running(config: ServerConfig, **options: Any) -> AsyncIterator[Watched]:
-    """Run a source until the `async with` is left."""
-    watched = Watched(MCPSource(config, **{"pace": Pace(first_delay=0.02, longest_delay=0.2), **options}))
+    """Run a source until the `async with` is left; `options` are those of ConnectOptions, and `policy`."""
+    policy = options.pop("policy", ReconnectPolicy(first_delay=0.02, longest_delay=0.2))
+    watched = Watched(MCPSource(config, ConnectOptions(**options), policy))
     async with anyio.create_task_group() as tasks:
         watched.stop = tasks.cancel_scope.cancel
         tasks.start_soon(watched.source.run, watched.changed)

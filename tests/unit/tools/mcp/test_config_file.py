@@ -27,7 +27,7 @@ from tests.unit.tools.mcp.support import PATIENCE, SERVERS, until
 from toolway.app import reload as reload_module
 from toolway.settings.settings import load_settings
 from toolway.tools.catalog import Catalog
-from toolway.tools.factory import open_sources, open_workshop
+from toolway.tools.factory import SourceFactory, open_sources
 from toolway.types import ToolResult
 
 STDIO = {"command": sys.executable, "args": [str(SERVERS / "bad_stdio.py")]}
@@ -127,11 +127,12 @@ async def test_a_changed_file_changes_the_servers_and_drops_no_call(
     monkeypatch.chdir(tmp_path)
     path = write(tmp_path / "mcp.json", stays={**STDIO, "prefix": "a_"}, goes={**STDIO, "prefix": "b_"})
     settings = settings_of(path)
-    async with open_workshop(settings) as workshop, Catalog(workshop.sources(settings)).running() as catalog:
+    factory = SourceFactory()
+    async with Catalog(factory.sources(settings)).running() as catalog:
         await catalog.wait_until_tried(PATIENCE)
         live = Live(catalog)
         stayed, left = (await live.call("a_pid")).text, (await live.call("b_pid")).text
-        async with reload_module.reloading(settings, workshop, catalog):
+        async with reload_module.reloading(settings, factory, catalog):
             with catalog.use() as snapshot:
                 write(path, stays={**STDIO, "prefix": "a_"}, new={**STDIO, "prefix": "c_"})
                 await until(lambda: "c_pid" in live.names())
@@ -154,11 +155,11 @@ async def test_a_secret_of_a_changed_file_is_masked_in_the_log(
     monkeypatch.chdir(tmp_path)
     path = write(tmp_path / "mcp.json", s=STDIO)
     settings = settings_of(path)
+    factory = SourceFactory()
     with logged(settings) as written:
         async with (
-            open_workshop(settings) as workshop,
-            Catalog(workshop.sources(settings)).running() as catalog,
-            reload_module.reloading(settings, workshop, catalog),
+            Catalog(factory.sources(settings)).running() as catalog,
+            reload_module.reloading(settings, factory, catalog),
         ):
             await catalog.wait_until_tried(PATIENCE)
             write(path, s={**STDIO, "env": {"KEY": "canary-of-the-edit"}})

@@ -16,7 +16,7 @@ from tests.unit.tools.mcp.servers import good as good_server
 from tests.unit.tools.mcp.servers.bad_http import bad_http
 from tests.unit.tools.mcp.support import PATIENCE, Watched, running
 from toolway.settings.mcp_server import ServerConfig
-from toolway.tools.mcp import Pace
+from toolway.tools.mcp import ConnectOptions, ReconnectPolicy
 from toolway.types import ToolResult
 
 
@@ -182,7 +182,7 @@ async def first_gone(server: Any) -> AsyncIterator[None]:
 async def test_a_server_that_is_down_fails_and_comes_back() -> None:
     async with (
         bad_http() as server,
-        running(at(server.url), pace=Pace(first_delay=0.02, longest_delay=0.1)) as source,
+        running(at(server.url), policy=ReconnectPolicy(first_delay=0.02, longest_delay=0.1)) as source,
     ):
         await source.ready()
         await server.stop()
@@ -222,10 +222,10 @@ async def test_a_token_that_expires_is_a_state_until_it_is_good_again() -> None:
 def test_clients_share_one_tls_context() -> None:
     from toolway.tools.mcp.http import http_client
 
-    http_client(headers={}, limit=1)
+    http_client({}, ConnectOptions())
     began = time.process_time()
     for _ in range(30):
-        http_client(headers={}, limit=1)
+        http_client({}, ConnectOptions())
     assert time.process_time() - began < 1, "a context of its own for each costs 70 ms"
 
 

@@ -9,13 +9,13 @@ import anyio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mcp.shared.message import SessionMessage
 from mcp_types import JSONRPCNotification
 
 from toolway.tools.mcp import tool_list
 from toolway.tools.mcp.jsonlines import Lines, TooLong, parse
-from toolway.tools.mcp.notification_filter import TOOLS_CHANGED, Door
 from toolway.tools.mcp.results import resource_result, tool_result
+from toolway.tools.mcp.sdk import SessionMessage
+from toolway.tools.mcp.session import TOOLS_CHANGED, NotificationFilter
 from toolway.types import Image
 
 PIXEL = "iVBORw0KGgo="
@@ -141,7 +141,7 @@ def test_a_tool_with_a_wrong_header_is_left_out_of_the_modern_era_alone() -> Non
     assert len(tool_list.tools([item], server="s", modern=False)[0]) == 1
 
 
-async def test_doubled_changes_stay_outside_the_door() -> None:
+async def test_doubled_change_notifications_reach_no_handler() -> None:
     send, receive = anyio.create_memory_object_stream[SessionMessage | Exception](1000)
     changed: list[str] = []
     ended: list[bool] = []
@@ -149,7 +149,9 @@ async def test_doubled_changes_stay_outside_the_door() -> None:
         send.send_nowait(SessionMessage(JSONRPCNotification(jsonrpc="2.0", method=TOOLS_CHANGED)))
     send.send_nowait(SessionMessage(JSONRPCNotification(jsonrpc="2.0", method="notifications/message")))
     send.close()
-    async with Door(receive, changed=changed.append, ended=lambda: ended.append(True)) as door:
-        assert [item.message.method async for item in door] == ["notifications/message"]
+    async with NotificationFilter(
+        receive, changed=changed.append, ended=lambda: ended.append(True)
+    ) as inbound:
+        assert [item.message.method async for item in inbound] == ["notifications/message"]
     assert len(changed) == 500
     assert ended == [True]

@@ -126,9 +126,9 @@ async def test_a_version_that_nobody_speaks_is_a_failure_that_says_so() -> None:
 
 
 async def test_a_server_that_never_answers_initialize_fails_after_its_time() -> None:
-    from toolway.tools.mcp import Pace
+    from toolway.tools.mcp import ReconnectPolicy
 
-    async with running(bad("initialize_hangs"), pace=Pace(connect_timeout=1.0)) as server:
+    async with running(bad("initialize_hangs"), policy=ReconnectPolicy(connect_timeout=1.0)) as server:
         status = await server.until(lambda status: status.state == "failed")
         assert status.error == "no answer within 1 s"
         assert status.error_stage == "initialize"

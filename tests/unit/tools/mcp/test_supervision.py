@@ -15,7 +15,7 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 
 from tests.support.paths import ROOT
 from tests.unit.tools.mcp.support import PATIENCE, Watched, alive, bad, running, until
-from toolway.tools.mcp import Pace
+from toolway.tools.mcp import ReconnectPolicy
 from toolway.types import ToolResult
 
 
@@ -111,7 +111,7 @@ async def test_calls_in_flight_end_when_the_source_is_stopped() -> None:
 
 
 async def test_a_call_while_the_server_comes_back_waits_for_it() -> None:
-    async with running(bad(), pace=Pace(first_delay=0.5)) as server:
+    async with running(bad(), policy=ReconnectPolicy(first_delay=0.5)) as server:
         await server.ready()
         assert (await server.call("exit")).is_error
         await server.until(lambda status: status.state == "starting")

@@ -1,0 +1,47 @@
+"""Names of the MCP SDK that it does not promise to keep: the only module that imports them.
+
+What else Toolway uses of it is public: models (`mcp_types`), OAuth (`mcp.client.auth`), the HTTP transport.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from mcp.shared._stream_protocols import ReadStream, WriteStream
+from mcp.shared.dispatcher import CallOptions, DispatchContext, ProgressFnT
+from mcp.shared.inbound import (
+    MCP_METHOD_HEADER,
+    MCP_NAME_HEADER,
+    MCP_PROTOCOL_VERSION_HEADER,
+    NAME_BEARING_METHODS,
+    encode_header_value,
+    find_invalid_x_mcp_header,
+    mcp_param_headers,
+    x_mcp_header_map,
+)
+from mcp.shared.jsonrpc_dispatcher import JSONRPCDispatcher
+from mcp.shared.message import SessionMessage
+from mcp.shared.transport_context import TransportContext
+
+__all__ = [
+    "MCP_METHOD_HEADER",
+    "MCP_NAME_HEADER",
+    "MCP_PROTOCOL_VERSION_HEADER",
+    "NAME_BEARING_METHODS",
+    "CallOptions",
+    "DispatchContext",
+    "JSONRPCDispatcher",
+    "ProgressFnT",
+    "ReadStream",
+    "SessionMessage",
+    "TransportContext",
+    "WriteStream",
+    "encode_header_value",
+    "find_invalid_x_mcp_header",
+    "mcp_param_headers",
+    "x_mcp_header_map",
+]
+
+# The SDK logs whole messages, and a traceback for each fault of a server; what matters is logged by Toolway.
+logging.getLogger("mcp").setLevel(logging.CRITICAL)
+logging.getLogger("client").setLevel(logging.CRITICAL)
