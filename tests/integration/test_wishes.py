@@ -36,7 +36,7 @@ def names(seen: Any) -> list[str]:
 
 
 def label(app: AppServer) -> str:
-    return app.settings.endpoints[0].label
+    return app.settings.tools.endpoints[0].label
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import httpx2
@@ -38,6 +38,10 @@ class AppServer:
         self.upstream.seen.clear()
         self.tools.calls.clear()
         return self
+
+    def settings_with_store(self, url: str) -> Settings:
+        """The settings of this Toolway for another one, that keeps its things at `url`."""
+        return replace(self.settings, store=replace(self.settings.store, url=url))
 
     def until_servers_are(self, **states: str) -> httpx2.Response:
         """Ask /readyz until each tool server is in its state; what it answered then."""
@@ -92,6 +96,6 @@ def app_server(
 @contextmanager
 def serving(settings: Settings, *, pace: Pace = DEFAULT_PACE) -> Iterator[str]:
     """Toolway alone, as `toolway serve` configures it; yields its URL."""
-    config = server_config(create_app(settings, pace=pace), settings, timeout_graceful_shutdown=1)
+    config = server_config(create_app(settings, pace=pace), settings.server, timeout_graceful_shutdown=1)
     with running_server(config) as url:
         yield url

@@ -34,7 +34,7 @@ class Talking:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         self.scopes.append(scope)
         if scope["type"] == "websocket":
-            await serve_websocket(scope, receive, send, self.settings, self.talk)
+            await serve_websocket(scope, receive, send, self.settings.server, self.talk)
         else:
             await send({"type": "http.response.start", "status": 200, "headers": []})
             await send({"type": "http.response.body", "body": b"plain"})
@@ -67,7 +67,7 @@ def websocket_server(
     chosen = load_settings({}, None, **settings)
     app = Talking(chosen, talk)
     options = {"lifespan": "off", **(config or {})}
-    server = running_server(server_config(AuthMiddleware(app, chosen), chosen, **options))
+    server = running_server(server_config(AuthMiddleware(app, chosen.server), chosen.server, **options))
     url = server.__enter__()
     stopping = threading.Thread(target=server.__exit__, args=(None, None, None))
 

@@ -30,7 +30,7 @@ class ModelList:
         await while_client_listens(scope, receive, lambda: self._answer(scope, send))
 
     async def _answer(self, scope: Scope, send: Send) -> None:
-        headers = upstream_headers(scope, self._settings)
+        headers = upstream_headers(scope, self._settings.upstream)
         query = scope["query_string"]
         try:
             async with self._upstream.request("GET", "/models", query=query, headers=headers) as answer:
@@ -57,6 +57,6 @@ class ModelList:
             {**model, "id": f"{model['id']}@{profile.name}"}
             for model in models
             if isinstance(model, dict) and isinstance(model.get("id"), str)
-            for profile in self._settings.profiles
+            for profile in self._settings.tools.profiles
         ]
         return {**parsed, "data": [*models, *more]}

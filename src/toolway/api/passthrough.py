@@ -54,7 +54,7 @@ class Passthrough:
     ) -> None:
         method: str = scope["method"]
         started = False
-        headers = upstream_headers(scope, self._settings, same_body=True)
+        headers = upstream_headers(scope, self._settings.upstream, same_body=True)
         try:
             async with self._upstream.request(
                 method, path, query=scope["query_string"], headers=headers, body=body

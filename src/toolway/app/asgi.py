@@ -57,14 +57,14 @@ class House:
 async def open_house(settings: Settings) -> AsyncIterator[House]:
     """Connections and tool sources, for as long as the block lasts. Nothing is waited for."""
     async with (
-        open_store(settings.store, ttl=settings.store_ttl, max_bytes=settings.store_max_bytes) as store,
-        Upstream.connect(settings) as upstream,
+        open_store(settings.store.url, ttl=settings.store.ttl, max_bytes=settings.store.max_bytes) as store,
+        Upstream.connect(settings.upstream) as upstream,
     ):
         factory = SourceFactory(upstream)
         async with (
             Catalog(factory.sources(settings)).running() as catalog,
             reloading(settings, factory, catalog),
-            open_dynamic(settings) as dynamic,
+            open_dynamic(settings.tools) as dynamic,
             Backend(settings, upstream, catalog.set_target).learning() as backend,
         ):
             yield House(
@@ -81,7 +81,9 @@ def create_app(settings: Settings | None = None, *, pace: Pace = DEFAULT_PACE) -
     """The app for these settings, by default those of the environment. Raises ConfigError."""
     settings = settings or load_settings()
     routes = Routes(settings, pace)
-    return AuthMiddleware(Front(default=routes, lifespan=routes.lifespan, redirect_slashes=False), settings)
+    return AuthMiddleware(
+        Front(default=routes, lifespan=routes.lifespan, redirect_slashes=False), settings.server
+    )
 
 
 class Front(Router):
@@ -124,9 +126,9 @@ class Routes:
                 ("GET", "/readyz"): Readiness(house),
                 ("GET", "/"): welcome,
             }
-            if self._settings.profiles:
+            if self._settings.tools.profiles:
                 self._exact["GET", "/v1/models"] = ModelList(house.upstream, self._settings)
-            if self._settings.responses == "passthrough":
+            if self._settings.responses.mode == "passthrough":
                 yield
                 return
             async with self._responses(house, runner):
@@ -135,14 +137,14 @@ class Routes:
     @asynccontextmanager
     async def _responses(self, house: House, runner: Runner) -> AsyncIterator[None]:
         """Put up the routes of the Responses API, and make responses in the background while the block lasts."""
-        ttl = self._settings.responses_ttl
+        ttl = self._settings.responses.ttl
         records = Records(house.store, ttl=ttl)
         background = Background(
             records,
             house.store,
             ttl=ttl,
-            most=self._settings.max_background,
-            keep_alive=self._settings.keepalive_interval,
+            most=self._settings.responses.max_background,
+            keep_alive=self._settings.server.keepalive_interval,
             pace=self._pace,
         )
         making = Making(runner, records, Drafts(runner, records, house.dynamic))
@@ -218,7 +220,7 @@ class Readiness:
         await send_json(send, 503 if status == "not ready" else 200, body)
 
     async def _upstream_state(self) -> str:
-        headers = [USER_AGENT, *credential(self._house.settings.openai_api_key)]
+        headers = [USER_AGENT, *credential(self._house.settings.upstream.api_key)]
         try:
             async with self._house.upstream.request("GET", "/models", headers=headers) as answer:
                 await answer.read(2**24)

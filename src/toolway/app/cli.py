@@ -129,7 +129,7 @@ def call(
     _warn(settings)
 
     async def run(catalog: Catalog) -> ToolResult:
-        return await _call(catalog, name, values, settings.tool_timeout)
+        return await _call(catalog, name, values, settings.loop.tool_timeout)
 
     result = _with_catalog(settings, run)
     if as_json:
@@ -161,12 +161,12 @@ def login(
 ) -> None:
     """Allow Toolway, in your browser, to use a remote MCP server in your name."""
     settings = load_settings(config=config)
-    found = next((entry for entry in settings.servers if entry.label == server and entry.url), None)
+    found = next((entry for entry in settings.tools.servers if entry.label == server and entry.url), None)
     if found is None:
-        names = ", ".join(entry.label for entry in settings.servers if entry.url) or "none"
+        names = ", ".join(entry.label for entry in settings.tools.servers if entry.url) or "none"
         _fail(f"There is no server {server} with a url in the mcp.json; those with one: {names}.")
-    anyio.run(_login, found.url, Path(settings.token_file).expanduser())
-    typer.echo(f"Toolway may use {server} now; {settings.token_file} remembers it.")
+    anyio.run(_login, found.url, Path(settings.tools.token_file).expanduser())
+    typer.echo(f"Toolway may use {server} now; {settings.tools.token_file} remembers it.")
 
 
 async def _login(url: str, token_file: Path) -> None:
@@ -285,9 +285,9 @@ def _print_tools(found: Mapping[str, Tool]) -> None:
 def _announce(settings: Settings, url: str) -> None:
     console = Console(stderr=True, highlight=False)
     console.print(
-        f"[bold]Toolway {__version__}[/] at [bold]{url}/v1[/], in front of {settings.openai_base_url}"
+        f"[bold]Toolway {__version__}[/] at [bold]{url}/v1[/], in front of {settings.upstream.base_url}"
     )
-    if not settings.endpoints and not settings.servers:
+    if not settings.tools.endpoints and not settings.tools.servers:
         console.print(
             "[yellow]No tool servers are configured[/]; write an mcp.json, or set MCP_SERVER_ENDPOINTS."
         )

@@ -66,7 +66,7 @@ def examine(config: str | None = None) -> list[Finding]:
     """
     try:
         settings = load_settings(config=config, strict=True)
-        check_exposure(settings)
+        check_exposure(settings.server)
     except ConfigError as error:
         return [Finding(check="configuration", ok=False, detail=error.message)]
     logging.getLogger("toolway").setLevel(logging.CRITICAL)  # the findings say it better
@@ -92,7 +92,7 @@ def print_findings(findings: Sequence[Finding]) -> None:
 
 
 def _configuration(settings: Settings) -> list[Finding]:
-    number = len(settings.endpoints) + len(settings.servers)
+    number = len(settings.tools.endpoints) + len(settings.tools.servers)
     found = [
         Finding(
             check="configuration",
@@ -108,24 +108,24 @@ def _configuration(settings: Settings) -> list[Finding]:
 
 async def _try_store(settings: Settings) -> list[Finding]:
     """Nothing to find where it is in memory."""
-    if settings.store == "memory:":
+    if settings.store.url == "memory:":
         return []
     try:
         async with open_store(
-            settings.store, ttl=settings.store_ttl, max_bytes=settings.store_max_bytes
+            settings.store.url, ttl=settings.store.ttl, max_bytes=settings.store.max_bytes
         ) as store:
             key = key_of("doctor", "")
             await store.add(key, {}, ttl=1)
             await store.delete(key)
     except (ConfigError, StoreError) as error:
         return [Finding(check="store", ok=False, detail=error.message)]
-    return [Finding(check="store", ok=True, detail=f"{settings.store.partition(':')[0]}: can be written")]
+    return [Finding(check="store", ok=True, detail=f"{settings.store.url.partition(':')[0]}: can be written")]
 
 
 async def _try_everything(settings: Settings) -> list[Finding]:
     found: list[Finding] = []
     async with (
-        Upstream.connect(settings) as upstream,
+        Upstream.connect(settings.upstream) as upstream,
         open_sources(settings) as sources,
         Catalog(sources).running() as catalog,
     ):
@@ -142,7 +142,7 @@ async def _try_everything(settings: Settings) -> list[Finding]:
 
 
 async def _try_models(upstream: Upstream, settings: Settings) -> tuple[Finding, str | None]:
-    check = f"model server {settings.openai_base_url}"
+    check = f"model server {settings.upstream.base_url}"
     try:
         async with upstream.request("GET", "/models", headers=_headers(settings)) as answer:
             body = await answer.read(2**24)
@@ -248,4 +248,4 @@ def _judge_names(snapshot: Snapshot) -> list[Finding]:
 
 
 def _headers(settings: Settings) -> list[Header]:
-    return [JSON_TYPE, *credential(settings.openai_api_key)]
+    return [JSON_TYPE, *credential(settings.upstream.api_key)]

@@ -26,7 +26,7 @@ log = logging.getLogger("toolway.config")
 @asynccontextmanager
 async def reloading(settings: Settings, factory: SourceFactory, catalog: Catalog) -> AsyncIterator[None]:
     """Follow the file while the block lasts. A broken edit is reported, and the old servers stay."""
-    if settings.config is None:
+    if settings.tools.config is None:
         yield
         return
     async with anyio.create_task_group() as tasks:
@@ -43,7 +43,7 @@ class _Follower:
         self._settings = settings
         self._factory = factory
         self._catalog = catalog
-        self._path = Path(settings.config or "").expanduser()
+        self._path = Path(settings.tools.config or "").expanduser()
         self._read_at = self._mark()
 
     async def watch(self) -> None:
@@ -84,10 +84,10 @@ class _Follower:
         for warning in settings.warnings:
             if warning not in self._settings.warnings:
                 log.warning("%s", warning)
-        before = {server.label: server for server in self._settings.servers}
+        before = {server.label: server for server in self._settings.tools.servers}
         self._settings = settings
         self._catalog.replace(self._factory.sources(settings))
-        log.info("%s", _difference(before, {server.label: server for server in settings.servers}))
+        log.info("%s", _difference(before, {server.label: server for server in settings.tools.servers}))
 
 
 def _difference(before: Mapping[str, object], after: Mapping[str, object]) -> str:

@@ -16,7 +16,7 @@ from toolway.demo.model import ALIAS
 from toolway.demo.screen import Screen
 from toolway.demo.stage import Stage, choose_port, write_config
 from toolway.demo.weights import SMOLLM2, cache_folder, ensure_weights
-from toolway.settings.settings import Settings
+from toolway.settings.groups import ServerSettings
 
 WATCH_SECONDS = 1.0
 INTERRUPTED = 130
@@ -108,9 +108,9 @@ class Demo:
 
     def _start_toolway(self, port: int | None, model_url: str, weather_url: str) -> str:
         chosen = choose_port(port)
-        if port is None and chosen != Settings.port:
+        if port is None and chosen != ServerSettings.port:
             self._screen.say(
-                f"  Port {Settings.port} is taken, perhaps by another Toolway: {chosen} instead."
+                f"  Port {ServerSettings.port} is taken, perhaps by another Toolway: {chosen} instead."
             )
         config = write_config(chosen, weather_url)
         self._screen.labelled("  mcp.json", "an MCP server that Toolway starts, and the service:")

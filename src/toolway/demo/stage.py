@@ -21,7 +21,7 @@ from toolway.demo.child import Child, OnLine, running_child
 from toolway.demo.model import running_model
 from toolway.demo.weather import running_weather
 from toolway.demo.weights import cache_folder
-from toolway.settings.settings import Settings
+from toolway.settings.groups import ServerSettings
 from toolway.types import JSON
 
 HOST = "127.0.0.1"
@@ -103,7 +103,7 @@ class Stage:
 
 def choose_port(wanted: int | None) -> int:
     """`wanted` if it is free; without a wish Toolway's usual port, or a free one when that is taken."""
-    port = Settings.port if wanted is None else wanted
+    port = ServerSettings.port if wanted is None else wanted
     if port and _is_free(port):
         return port
     if wanted:

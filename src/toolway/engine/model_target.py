@@ -59,7 +59,7 @@ class Backend:
         self._became = became
         self.infos = ModelInfos(upstream, self._hear)
         """What it tells about its models; the one place that asks it for them."""
-        self._is_certain = settings.schema_profile != "auto"
+        self._is_certain = settings.upstream.schema_profile != "auto"
         self.profile: SchemaTarget = "openai"
         self._take(_named(settings) or "openai")
         self.searching = anyio.Lock()
@@ -93,7 +93,7 @@ class Backend:
 
     async def learn(self) -> bool:
         """Ask the model server once for its models; whether it answered."""
-        headers = [USER_AGENT, *credential(self._settings.openai_api_key)]
+        headers = [USER_AGENT, *credential(self._settings.upstream.api_key)]
         with anyio.move_on_after(PATIENCE):
             return await self.infos.listing(headers) is not None
         return False
@@ -167,9 +167,9 @@ def digest(tool: Tool) -> bytes:
 
 def _named(settings: Settings) -> SchemaTarget | None:
     """The profile that a setting or the model server's address says."""
-    if settings.schema_profile != "auto":
-        return settings.schema_profile
-    host = urlsplit(settings.openai_base_url).hostname or ""
+    if settings.upstream.schema_profile != "auto":
+        return settings.upstream.schema_profile
+    host = urlsplit(settings.upstream.base_url).hostname or ""
     return "gemini" if any(host == name or host.endswith(f"-{name}") for name in _GOOGLE) else None
 
 

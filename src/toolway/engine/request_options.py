@@ -36,11 +36,11 @@ class Wishes:
 def bounds_of(settings: Settings) -> Bounds:
     """What a request may use that asks for no less."""
     return Bounds(
-        max_rounds=settings.max_rounds,
-        max_calls=settings.max_calls,
-        max_seconds=settings.max_seconds,
-        max_repeats=settings.max_repeats,
-        max_similar=settings.max_similar,
+        max_rounds=settings.loop.max_rounds,
+        max_calls=settings.loop.max_calls,
+        max_seconds=settings.loop.max_seconds,
+        max_repeats=settings.loop.max_repeats,
+        max_similar=settings.loop.max_similar,
     )
 
 

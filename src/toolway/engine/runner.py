@@ -68,12 +68,14 @@ class Runner:
         self._backend = backend
         self._bounds = bounds_of(settings)
         self._infos = backend.infos
-        self._limits = Limits(tool_timeout=settings.tool_timeout, relays_progress=settings.progress != "off")
+        self._limits = Limits(
+            tool_timeout=settings.loop.tool_timeout, relays_progress=settings.loop.progress != "off"
+        )
         self._rules = Rules(
-            most=Budget(result=settings.max_result_chars, round=settings.max_round_chars),
-            keeps=settings.read_more,
-            sees={"on": True, "off": False}.get(settings.vision),
-            max_image_bytes=settings.max_image_bytes,
+            most=Budget(result=settings.results.max_result_chars, round=settings.results.max_round_chars),
+            keeps=settings.results.read_more,
+            sees={"on": True, "off": False}.get(settings.results.vision),
+            max_image_bytes=settings.results.max_image_bytes,
         )
 
     async def settled(self) -> None:
@@ -85,9 +87,9 @@ class Runner:
         """What the request asks of Toolway itself. Raises InvalidRequest."""
         return read_wishes(
             body,
-            upstream_headers(scope, self.settings),
+            upstream_headers(scope, self.settings.upstream),
             bounds=self._bounds,
-            profiles=self.settings.profiles,
+            profiles=self.settings.tools.profiles,
             servers=(source.label for source in snapshot.sources),
         )
 
@@ -180,12 +182,12 @@ class Runner:
     def _careful(self, turn: Turn, job: Job) -> Turn:
         probe = whole_turn(self.upstream, job.headers)
         turn = careful_turn(turn, offer=job.offer, backend=self._backend, probe=probe)
-        return listening_turn(turn, offer=job.offer) if self.settings.text_tool_calls else turn
+        return listening_turn(turn, offer=job.offer) if self.settings.loop.text_tool_calls else turn
 
     async def _put_back(self, job: Job, sent: list[Any]) -> list[Any]:
         """The client's messages, with what it never saw of earlier rounds in its places."""
         messages = sent
-        if self.settings.replay:
+        if self.settings.loop.replay:
             messages = await hidden_rounds.recall(self.store, job.owner, messages)
         messages = await split_turns.restore(self.store, job.owner, messages)
         if len(messages) > len(sent):
@@ -197,7 +199,7 @@ class Runner:
         if outcome.held and outcome.message.tool_calls:
             calls = outcome.message.tool_calls
             await split_turns.hold(self.store, job.owner, calls, outcome.held, outcome.between)
-        elif self.settings.replay:
+        elif self.settings.loop.replay:
             await hidden_rounds.remember(self.store, job.owner, sent, outcome)
 
 

@@ -15,7 +15,7 @@ from toolway.errors import Forbidden, InvalidRequest, ToolwayError, Unauthorized
 from toolway.net.hosts import is_loopback
 from toolway.server.json_response import Header, send_error
 from toolway.server.websocket import in_place_of_upgrade
-from toolway.settings.settings import Settings
+from toolway.settings.groups import ServerSettings, UpstreamSettings
 from toolway.upstream.client import HOP_BY_HOP, credential
 
 CALLER = "toolway.caller"
@@ -48,7 +48,7 @@ class AuthMiddleware:
     All of it holds for a WebSocket too, before it is one: browsers let any page open them.
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, settings: ServerSettings) -> None:
         self._app = app
         self._keys = tuple(sha256(key.encode()).digest() for key in settings.api_keys)
         self._origins = frozenset(origin.encode() for origin in settings.cors_origins)
@@ -147,7 +147,7 @@ class AuthMiddleware:
         return known
 
 
-def upstream_headers(scope: Scope, settings: Settings, *, same_body: bool = False) -> list[Header]:
+def upstream_headers(scope: Scope, settings: UpstreamSettings, *, same_body: bool = False) -> list[Header]:
     """The request headers for the model server.
 
     Left out: what belongs to this connection (also what Connection names), Host, and Origin, since CORS ends
@@ -174,7 +174,7 @@ def upstream_headers(scope: Scope, settings: Settings, *, same_body: bool = Fals
             has_credential = True
         kept.append(header)
     if not has_credential:
-        kept += credential(settings.openai_api_key)
+        kept += credential(settings.api_key)
     return kept
 
 
@@ -191,7 +191,7 @@ def _key_in(header: Header) -> bytes:
     return value.strip()
 
 
-def _host_rule(settings: Settings) -> Callable[[bytes], bool]:
+def _host_rule(settings: ServerSettings) -> Callable[[bytes], bool]:
     """Is this Host header one of this server's names?
 
     Loopback names and the bound host always are. On an exposed address so is any IP address: rebinding needs

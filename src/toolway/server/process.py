@@ -23,7 +23,7 @@ from uvicorn.supervisors import Multiprocess
 from toolway.errors import ConfigError
 from toolway.server.http_protocol import HttpProtocol
 from toolway.server.websocket_protocol import PONG_SECONDS, WebSocketProtocol
-from toolway.settings.settings import Settings
+from toolway.settings.groups import ServerSettings, Settings
 from toolway.telemetry.conversation_log import configure_logging
 
 _BACKLOG = 2048
@@ -40,14 +40,14 @@ def run(settings: Settings, create_app: CreateApp, on_listening: Callable[[str],
     Raises ConfigError when it would be unsafe, or the address cannot be listened on; SystemExit when the app
     does not start.
     """
-    check_exposure(settings)
-    sockets = listen(settings.host, settings.port)
-    config = server_config(partial(_build, create_app, settings), settings, factory=True)
+    check_exposure(settings.server)
+    sockets = listen(settings.server.host, settings.server.port)
+    config = server_config(partial(_build, create_app, settings), settings.server, factory=True)
     try:
         if on_listening:
-            on_listening(base_url(settings.host, sockets[0]))
+            on_listening(base_url(settings.server.host, sockets[0]))
         with suppress(KeyboardInterrupt):
-            if settings.workers == 1:
+            if settings.server.workers == 1:
                 _Server(config).run(sockets)
             else:
                 _run_workers(config, sockets)
@@ -58,7 +58,7 @@ def run(settings: Settings, create_app: CreateApp, on_listening: Callable[[str],
             listener.close()
 
 
-def check_exposure(settings: Settings) -> None:
+def check_exposure(settings: ServerSettings) -> None:
     """Raise ConfigError for settings that would let strangers run tools."""
     if settings.insecure or settings.api_keys:
         return
@@ -138,7 +138,7 @@ def base_url(host: str, listener: socket.socket) -> str:
     return f"http://{name}:{listener.getsockname()[1]}"
 
 
-def server_config(app: Any, settings: Settings, **more: Any) -> uvicorn.Config:
+def server_config(app: Any, settings: ServerSettings, **more: Any) -> uvicorn.Config:
     """uvicorn's configuration; what it would add to answers and logs by itself is off."""
     options: dict[str, Any] = {
         "http": partial(HttpProtocol, settings.receive_timeout, settings.send_timeout),

@@ -14,7 +14,7 @@ from starlette.types import Message, Receive, Scope, Send
 from toolway.server.disconnect import Departure
 from toolway.server.json_response import Header
 from toolway.server.request_body import ClientGone
-from toolway.settings.settings import Settings
+from toolway.settings.groups import ServerSettings
 
 T = TypeVar("T")
 
@@ -44,7 +44,7 @@ class WebSocket:
     whether the client is alive.
     """
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, settings: Settings) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, settings: ServerSettings) -> None:
         self._receive = receive
         self._send = send
         self._idle_timeout = settings.websocket_idle_timeout
@@ -164,7 +164,7 @@ async def serve_websocket(
     scope: Scope,
     receive: Receive,
     send: Send,
-    settings: Settings,
+    settings: ServerSettings,
     handle: Callable[[WebSocket], Awaitable[None]],
 ) -> None:
     """Accept the connection, run `handle`, and close: 1000 at its end, 1011 when it failed, 1001 when cancelled."""

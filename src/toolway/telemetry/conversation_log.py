@@ -17,7 +17,7 @@ import orjson
 
 from toolway.conversation.events import CallBegan, CallEnded, Outcome, RoundBegan
 from toolway.errors import ToolwayError
-from toolway.settings.settings import Settings
+from toolway.settings.groups import Settings
 from toolway.types import JSON
 
 MASK = "***"
@@ -41,7 +41,7 @@ def configure_logging(settings: Settings, stream: TextIO | None = None) -> None:
         root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(logging.WARNING)
-    logging.getLogger("toolway").setLevel(logging.DEBUG if settings.debug_output else logging.WARNING)
+    logging.getLogger("toolway").setLevel(logging.DEBUG if settings.log.debug_output else logging.WARNING)
     server = logging.getLogger("uvicorn.error")
     # Its warnings are about broken requests, which anybody can send in any number.
     server.setLevel(logging.ERROR)

@@ -13,8 +13,9 @@ from urllib.parse import urlsplit
 
 from toolway.net.allowlist import AllowList
 from toolway.net.ssrf import Resolve, Resolver, SsrfGuard
+from toolway.settings.env_endpoints import Endpoint
+from toolway.settings.groups import Settings, ToolSettings
 from toolway.settings.mcp_server import ServerConfig
-from toolway.settings.settings import Endpoint, Settings
 from toolway.tools.autodetect import AutodetectSource, has_document, speaks_mcp
 from toolway.tools.client_servers.declaration import DeclaredServer
 from toolway.tools.client_servers.pool import IDLE, PATIENCE, DynamicServers
@@ -42,7 +43,7 @@ class SourceFactory:
 
     def sources(self, settings: Settings) -> list[ToolSource]:
         """A source for each configured server, in the order of the configuration."""
-        configs: list[Endpoint | ServerConfig] = [*settings.endpoints, *settings.servers]
+        configs: list[Endpoint | ServerConfig] = [*settings.tools.endpoints, *settings.tools.servers]
         made = {config.label: (config, self._source(config, settings)) for config in configs}
         self._made = made
         return [source for _, source in made.values()]
@@ -55,12 +56,12 @@ class SourceFactory:
             return _autodetected(config, settings)
         inner: ToolSource
         if config.type == "openapi":
-            inner = OpenAPISource(_endpoint(config), settings)
+            inner = OpenAPISource(_endpoint(config), settings.tools)
         else:
             options = ConnectOptions(
-                max_result_bytes=settings.max_tool_response_bytes,
+                max_result_bytes=settings.tools.max_tool_response_bytes,
                 sampler=self._sampler(config, settings),
-                auth=partial(_auth, config, settings.token_file),
+                auth=partial(_auth, config, settings.tools.token_file),
             )
             inner = MCPSource(config, options)
         return TransformedSource(inner, config)
@@ -68,15 +69,17 @@ class SourceFactory:
     def _sampler(self, config: ServerConfig, settings: Settings) -> UpstreamSampler | None:
         if not config.sampling or self._upstream is None:
             return None
-        return UpstreamSampler(self._upstream, settings.openai_api_key, max_tokens=config.sampling_max_tokens)
+        return UpstreamSampler(
+            self._upstream, settings.upstream.api_key, max_tokens=config.sampling_max_tokens
+        )
 
 
 def _autodetected(endpoint: Endpoint, settings: Settings) -> ToolSource:
-    openapi = OpenAPISource(endpoint, settings)
+    openapi = OpenAPISource(endpoint, settings.tools)
     if not endpoint.url.startswith(("http://", "https://")):
         return openapi
     config = _mcp(endpoint)
-    mcp = MCPSource(config, ConnectOptions(max_result_bytes=settings.max_tool_response_bytes))
+    mcp = MCPSource(config, ConnectOptions(max_result_bytes=settings.tools.max_tool_response_bytes))
     if urlsplit(endpoint.url).path.rstrip("/").endswith(("/mcp", "/sse")):
         return AutodetectSource(mcp, openapi, partial(has_document, endpoint.url, config.headers))
     return AutodetectSource(openapi, mcp, partial(speaks_mcp, endpoint.url, config.headers))
@@ -84,7 +87,7 @@ def _autodetected(endpoint: Endpoint, settings: Settings) -> ToolSource:
 
 @asynccontextmanager
 async def open_dynamic(
-    settings: Settings, *, resolve: Resolve | None = None, idle: float = IDLE, patience: float = PATIENCE
+    settings: ToolSettings, *, resolve: Resolve | None = None, idle: float = IDLE, patience: float = PATIENCE
 ) -> AsyncIterator[DynamicServers]:
     """The connections to servers that requests declare, while the block lasts. `resolve` looks names up."""
 

@@ -13,7 +13,7 @@ from toolway.net.client import MAX_IDLE, Exchange, HttpClient, Origin
 from toolway.net.connection import Connection
 from toolway.net.decompress import BrokenBody, Inflate, UnknownEncoding, inflater
 from toolway.net.errors import Fault, HttpError
-from toolway.settings.settings import Settings
+from toolway.settings.groups import UpstreamSettings
 from toolway.types import Header
 
 __all__ = ["HOP_BY_HOP", "MAX_IDLE", "Answer", "Header", "Upstream"]
@@ -101,13 +101,13 @@ class Upstream:
 
     @classmethod
     @asynccontextmanager
-    async def connect(cls, settings: Settings) -> AsyncIterator[Upstream]:
+    async def connect(cls, settings: UpstreamSettings) -> AsyncIterator[Upstream]:
         """Open the pool; no connection is made before the first request."""
-        origin = Origin.of(settings.openai_base_url)
+        origin = Origin.of(settings.base_url)
         client = HttpClient(
             origin,
-            connect=settings.upstream_connect_timeout,
-            silence=settings.upstream_silence_timeout,
+            connect=settings.connect_timeout,
+            silence=settings.silence_timeout,
         )
         try:
             yield cls(client, origin.prefix)

@@ -64,7 +64,7 @@ class ClientRun:
     def begun(self, app: AppServer, *questions: str) -> Iterator[Answer]:
         """Ask, for as long as the `with` lasts."""
         declares = self.tools in ("never", "approve", "deny")
-        tools = f"{self.tools}={app.settings.endpoints[0].label}" if declares else self.tools
+        tools = f"{self.tools}={app.settings.tools.endpoints[0].label}" if declares else self.tools
         script = SCRIPTS / self.client.script
         # Node looks for packages next to the script, but where it is started when it reads the script as input.
         program = ["node", "--input-type=module"] if script.suffix == ".mjs" else [str(PYTHON)]

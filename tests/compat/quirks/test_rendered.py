@@ -63,7 +63,7 @@ async def converse(url: str) -> tuple[Any, list[Any], list[tuple[str, JSON]]]:
 
         return run
 
-    async with Upstream.connect(load_settings(env={}, dotenv=None, openai_base_url=url)) as upstream:
+    async with Upstream.connect(load_settings(env={}, dotenv=None, openai_base_url=url).upstream) as upstream:
         source = InMemorySource(echo=noting("echo"), other=noting("other"))
         model: Any = Real(upstream)
         outcome, events = await run_loop(model, source, max_repeats=100, max_similar=100, stream=True)

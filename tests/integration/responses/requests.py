@@ -128,7 +128,7 @@ def sent(app: AppServer, number: int = -1) -> list[JSON]:
 
 
 def label(app: AppServer) -> str:
-    return app.settings.endpoints[0].label
+    return app.settings.tools.endpoints[0].label
 
 
 def server(app: AppServer, **more: Any) -> JSON:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -290,7 +289,7 @@ def doors(request: pytest.FixtureRequest, tmp_path: Any, app: AppServer) -> Iter
     if request.param == "redis":
         store = request.getfixturevalue("redis").url
     with ExitStack() as stack:
-        settings = replace(app.settings, store=store)
+        settings = app.settings_with_store(store)
         yield [stack.enter_context(serving(settings)) for _ in range(2)]
 
 

@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -360,7 +359,7 @@ def replicas(request: pytest.FixtureRequest, tmp_path: Path, app: AppServer) -> 
     store = f"sqlite:///{tmp_path / 'store.db'}"
     if request.param == "redis":
         store = request.getfixturevalue("redis").url
-    settings = replace(app.settings, store=store)
+    settings = app.settings_with_store(store)
     with serving(settings, pace=QUICK) as one, serving(settings, pace=QUICK) as other:
         yield Replicas(one, other)
 
@@ -410,7 +409,7 @@ def test_another_replica_ends_it(app: AppServer, replicas: Replicas, how: str):
 def test_a_server_that_is_stopped_keeps_that_it_failed(app: AppServer, tmp_path: Path):
     gate = Gate()
     app.set_replies(held(gate))
-    settings = replace(app.settings, store=f"sqlite:///{tmp_path / 'store.db'}")
+    settings = app.settings_with_store(f"sqlite:///{tmp_path / 'store.db'}")
     with serving(settings) as url, left_in_the_middle(url, gate) as seen:
         identity = seen[0]["response"]["id"]
     gate.open()
@@ -431,8 +430,8 @@ def test_a_process_that_ends_leaves_nothing_in_progress(
     app.set_replies(held(gate))
     store = f"sqlite:///{tmp_path / 'store.db'}"
     variables = {
-        "OPENAI_BASE_URL": app.settings.openai_base_url,
-        "MCP_SERVER_ENDPOINTS": app.settings.endpoints[0].url,
+        "OPENAI_BASE_URL": app.settings.upstream.base_url,
+        "MCP_SERVER_ENDPOINTS": app.settings.tools.endpoints[0].url,
         "DEBUG_OUTPUT": "false",
         "TOOLWAY_STORE": store,
         "TOOLWAY_PORT": "0",
@@ -446,7 +445,7 @@ def test_a_process_that_ends_leaves_nothing_in_progress(
         process.send_signal(number)
         assert process.wait(DEADLINE) == (0 if number == signal.SIGTERM else -signal.SIGKILL)
     gate.open()
-    with serving(replace(app.settings, store=store), pace=QUICK) as url:
+    with serving(app.settings_with_store(store), pace=QUICK) as url:
         after = seen[-1]["sequence_number"]
         events = streamed_again(url, identity, after)
         response = until(url, identity, "failed")

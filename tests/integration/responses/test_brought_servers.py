@@ -74,7 +74,7 @@ def test_its_secrets_are_nowhere_but_on_the_way_to_it(app: AppServer, guarded: s
     assert '"server_url":"http://127.0.0.1:' in said and '/<redacted>"' in said
     identity = json.loads(said.split("data: ")[1].split("\n")[0])["response"]["id"]
     assert TOKEN not in get(app, identity).text
-    kept = Path(app.settings.store.removeprefix("sqlite:///"))
+    kept = Path(app.settings.store.url.removeprefix("sqlite:///"))
     everything = b"".join(file.read_bytes() for file in kept.parent.iterdir())
     assert QUESTION.encode() in everything
     assert TOKEN.encode() not in everything and b"in-the-query" not in everything

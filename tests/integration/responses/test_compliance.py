@@ -110,7 +110,7 @@ def assert_events(events: list[JSON]) -> None:
 
 
 def assert_hidden_tool_ran(app: AppServer) -> None:
-    assert bool(app.tools.calls) == bool(app.settings.endpoints)
+    assert bool(app.tools.calls) == bool(app.settings.tools.endpoints)
 
 
 def said(connection: ClientConnection, **body: Any) -> list[JSON]:

@@ -6,7 +6,6 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from typing import Any
 
 import openai
@@ -236,7 +235,7 @@ def test_rounds_of_earlier_responses_that_are_too_long_are_shortened():
 @contextmanager
 def replica(app: AppServer, store: str) -> Iterator[str]:
     """One more Toolway with the same settings and this store."""
-    with serving(replace(app.settings, store=store)) as url:
+    with serving(app.settings_with_store(store)) as url:
         yield url
 
 

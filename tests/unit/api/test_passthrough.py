@@ -19,7 +19,7 @@ from tests.support.servers import free_port, running, running_server, until
 from toolway.api.passthrough import Passthrough
 from toolway.server.auth import AuthMiddleware
 from toolway.server.process import server_config
-from toolway.settings.settings import Settings
+from toolway.settings.settings import Settings, load_settings
 from toolway.upstream.client import Upstream
 
 BAD_CHUNK = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\nnonsense"
@@ -82,8 +82,8 @@ class Front:
             await self._app(scope, receive, send)
             return
         await receive()
-        async with Upstream.connect(self._settings) as upstream:
-            self._app = AuthMiddleware(Passthrough(upstream, self._settings), self._settings)
+        async with Upstream.connect(self._settings.upstream) as upstream:
+            self._app = AuthMiddleware(Passthrough(upstream, self._settings), self._settings.server)
             await send({"type": "lifespan.startup.complete"})
             await receive()
         await send({"type": "lifespan.shutdown.complete"})
@@ -91,8 +91,8 @@ class Front:
 
 @contextmanager
 def front_of(upstream_url: str, options: dict[str, Any] | None = None, **settings: Any) -> Iterator[str]:
-    chosen = Settings(openai_base_url=f"{upstream_url}/base/v1", **settings)
-    config = server_config(Front(chosen), chosen, timeout_graceful_shutdown=1, **(options or {}))
+    chosen = load_settings({}, None, openai_base_url=f"{upstream_url}/base/v1", **settings)
+    config = server_config(Front(chosen), chosen.server, timeout_graceful_shutdown=1, **(options or {}))
     with running_server(config) as url:
         yield url
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from toolway.errors import ConfigError
 from toolway.net.allowlist import AllowList, is_forbidden, is_public, parse_allowed, read_destination
-from toolway.settings.settings import Settings, load_settings
+from toolway.settings.settings import load_settings
 
 
 def allows(setting: str, url: str, *addresses: str) -> bool:
@@ -57,14 +57,14 @@ def test_a_bad_entry_is_told_with_what_is_legal(entry: str, says: str) -> None:
 
 
 def test_nothing_is_allowed_by_default() -> None:
-    assert Settings().dynamic_servers == ()
+    assert load_settings({}, None).tools.dynamic_servers == ()
     reason = AllowList().refusal(read_destination("https://mcp.example.com/mcp"))
     assert reason is not None and "TOOLWAY_DYNAMIC_SERVERS is empty" in reason
 
 
 def test_entries_may_be_separated_by_commas_and_spaces() -> None:
     text = " a.example.com,*.b.example , 10.1.0.0/16\n[::1]:9000 MÜNCHEN.example:8443,"
-    entries = load_settings({"TOOLWAY_DYNAMIC_SERVERS": text}, None).dynamic_servers
+    entries = load_settings({"TOOLWAY_DYNAMIC_SERVERS": text}, None).tools.dynamic_servers
     assert [entry.name or str(entry.network) for entry in entries] == [
         "a.example.com",
         "*.b.example",

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from toolway.server.auth import CALLER, AuthMiddleware, upstream_headers
-from toolway.settings.settings import Settings
+from toolway.settings.groups import ServerSettings, UpstreamSettings
 
 Header = tuple[bytes, bytes]
 LOCAL = (b"host", b"127.0.0.1:8484")
@@ -37,7 +37,7 @@ class Heard:
 
 
 def ask(
-    settings: Settings, headers: Sequence[Header], *, path: str = "/v1/models", method: str = "GET"
+    settings: ServerSettings, headers: Sequence[Header], *, path: str = "/v1/models", method: str = "GET"
 ) -> Heard:
     heard = Heard()
 
@@ -73,12 +73,12 @@ def ask(
     ],
 )
 def test_loopback_names_are_this_server(host: str) -> None:
-    assert ask(Settings(), [(b"host", host.encode())]).status == 200
+    assert ask(ServerSettings(), [(b"host", host.encode())]).status == 200
 
 
 @pytest.mark.parametrize("host", [b"evil.example", b"127.0.0.1.evil.example", b"192.168.1.2", b"localhosts"])
 def test_another_name_is_refused_on_loopback(host: bytes) -> None:
-    heard = ask(Settings(), [(b"host", host)])
+    heard = ask(ServerSettings(), [(b"host", host)])
     assert (heard.status, heard.code, heard.scope) == (403, "host_not_allowed", None)
 
 
@@ -100,12 +100,12 @@ def test_another_name_is_refused_on_loopback(host: bytes) -> None:
     ],
 )
 def test_a_host_that_is_none_is_a_bad_request(hosts: list[bytes]) -> None:
-    heard = ask(Settings(allowed_hosts=("*",)), [(b"host", host) for host in hosts])
+    heard = ask(ServerSettings(allowed_hosts=("*",)), [(b"host", host) for host in hosts])
     assert (heard.status, heard.code) == (400, "invalid_host")
 
 
 def test_listed_names_wildcards_and_ports() -> None:
-    settings = Settings(allowed_hosts=("toolway.example.com", "*.lan", "odd:99"))
+    settings = ServerSettings(allowed_hosts=("toolway.example.com", "*.lan", "odd:99"))
     for host in (b"toolway.example.com", b"TOOLWAY.example.com:1", b"a.lan", b"a.b.lan:2", b"odd:99"):
         assert ask(settings, [(b"host", host)]).status == 200, host
     for host in (b"example.com", b"xlan", b"lan", b"odd:98", b"a.toolway.example.com"):
@@ -113,23 +113,25 @@ def test_listed_names_wildcards_and_ports() -> None:
 
 
 def test_an_exposed_server_knows_its_addresses_and_its_own_name() -> None:
-    settings = Settings(host="0.0.0.0", insecure=True)
+    settings = ServerSettings(host="0.0.0.0", insecure=True)
     assert ask(settings, [(b"host", b"192.168.1.5:8484")]).status == 200
     assert ask(settings, [(b"host", b"[fd00::5]:8484")]).status == 200
     assert ask(settings, [(b"host", b"evil.example")]).status == 403
-    assert ask(Settings(host="box.lan", insecure=True), [(b"host", b"box.lan:8484")]).status == 200
+    assert ask(ServerSettings(host="box.lan", insecure=True), [(b"host", b"box.lan:8484")]).status == 200
 
 
 def test_with_keys_an_exposed_server_takes_any_name_until_names_are_listed() -> None:
     key = (b"x-api-key", b"k")
-    assert ask(Settings(host="0.0.0.0", api_keys=("k",)), [(b"host", b"any.example"), key]).status == 200
-    listed = Settings(host="0.0.0.0", api_keys=("k",), allowed_hosts=("one.example",))
+    assert (
+        ask(ServerSettings(host="0.0.0.0", api_keys=("k",)), [(b"host", b"any.example"), key]).status == 200
+    )
+    listed = ServerSettings(host="0.0.0.0", api_keys=("k",), allowed_hosts=("one.example",))
     assert ask(listed, [(b"host", b"any.example"), key]).status == 403
 
 
 @given(st.binary(max_size=30))
 def test_no_host_header_breaks_the_guard(host: bytes) -> None:
-    heard = ask(Settings(), [(b"host", host)])
+    heard = ask(ServerSettings(), [(b"host", host)])
     assert heard.status in {200, 400, 403}
     assert heard.status != 200 or re.match(rb"(?i)localhost|[\w.-]+\.localhost|127\.|\[", host)
 
@@ -138,18 +140,18 @@ def test_no_host_header_breaks_the_guard(host: bytes) -> None:
     "origin", [b"null", b"http://evil.example", b"http://127.0.0.1:3000", b"", b"file://"]
 )
 def test_web_pages_of_other_origins_are_refused(origin: bytes) -> None:
-    heard = ask(Settings(), [LOCAL, (b"origin", origin)], method="POST")
+    heard = ask(ServerSettings(), [LOCAL, (b"origin", origin)], method="POST")
     assert (heard.status, heard.code, heard.scope) == (403, "origin_not_allowed", None)
 
 
 def test_the_servers_own_pages_are_no_other_origin() -> None:
-    heard = ask(Settings(), [LOCAL, (b"origin", b"http://127.0.0.1:8484")])
+    heard = ask(ServerSettings(), [LOCAL, (b"origin", b"http://127.0.0.1:8484")])
     assert heard.status == 200
     assert heard.header(b"access-control-allow-origin") is None
 
 
 def test_a_listed_origin_gets_cors_headers_also_on_errors() -> None:
-    settings = Settings(cors_origins=("http://localhost:3000",), api_keys=("k",))
+    settings = ServerSettings(cors_origins=("http://localhost:3000",), api_keys=("k",))
     origin = (b"origin", b"http://localhost:3000")
     for headers, status in (([LOCAL, origin, (b"api-key", b"k")], 200), ([LOCAL, origin], 401)):
         heard = ask(settings, headers)
@@ -163,7 +165,7 @@ def test_a_listed_origin_gets_cors_headers_also_on_errors() -> None:
 
 
 def test_a_preflight_needs_no_key_and_allows_what_it_asks_for() -> None:
-    settings = Settings(cors_origins=("http://a",), api_keys=("k",))
+    settings = ServerSettings(cors_origins=("http://a",), api_keys=("k",))
     asked = b"authorization, content-type, x-stainless-retry-count"
     preflight = [
         LOCAL,
@@ -177,17 +179,18 @@ def test_a_preflight_needs_no_key_and_allows_what_it_asks_for() -> None:
     assert heard.header(b"access-control-allow-headers") == asked
     assert b"POST" in (heard.header(b"access-control-allow-methods") or b"")
     assert heard.header(b"access-control-allow-private-network") == b"true"
-    assert ask(Settings(), preflight, method="OPTIONS").status == 403
+    assert ask(ServerSettings(), preflight, method="OPTIONS").status == 403
     assert ask(settings, [LOCAL, (b"origin", b"http://a")], method="OPTIONS").status == 401
 
 
 def test_any_origin_is_answered_with_a_star() -> None:
-    heard = ask(Settings(cors_origins=("*",)), [LOCAL, (b"origin", b"https://x.example")])
+    heard = ask(ServerSettings(cors_origins=("*",)), [LOCAL, (b"origin", b"https://x.example")])
     assert heard.header(b"access-control-allow-origin") == b"*"
-    assert ask(Settings(cors_origins=("*",)), [LOCAL, (b"origin", b"null")]).status == 403
+    assert ask(ServerSettings(cors_origins=("*",)), [LOCAL, (b"origin", b"null")]).status == 403
 
 
-KEYED = Settings(api_keys=("first", "second"), openai_api_key="sk-up")
+KEYED = ServerSettings(api_keys=("first", "second"))
+UPSTREAM = UpstreamSettings(api_key="sk-up")
 
 
 @pytest.mark.parametrize(
@@ -205,7 +208,10 @@ def test_a_key_opens_in_each_of_its_headers_and_goes_no_further(header: Header) 
     assert heard.scope is not None
     assert header not in heard.scope["headers"]
     assert re.fullmatch("[0-9a-f]{12}", heard.scope[CALLER])
-    assert upstream_headers(heard.scope, KEYED) == [(b"accept", b"*/*"), (b"authorization", b"Bearer sk-up")]
+    assert upstream_headers(heard.scope, UPSTREAM) == [
+        (b"accept", b"*/*"),
+        (b"authorization", b"Bearer sk-up"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -235,13 +241,13 @@ def test_anything_else_is_unauthorized_on_every_route_but_healthz(headers: list[
 def test_our_key_in_one_header_and_the_upstreams_in_another() -> None:
     heard = ask(KEYED, [LOCAL, (b"x-api-key", b"first"), (b"authorization", b"Bearer sk-mine")])
     assert heard.scope is not None
-    assert upstream_headers(heard.scope, KEYED) == [(b"authorization", b"Bearer sk-mine")]
+    assert upstream_headers(heard.scope, UPSTREAM) == [(b"authorization", b"Bearer sk-mine")]
 
 
 def test_two_keys_are_two_callers() -> None:
     callers = {ask(KEYED, [LOCAL, (b"api-key", key)]).scope[CALLER] for key in (b"first", b"second")}  # type: ignore[index]
     assert len(callers) == 2
-    assert CALLER not in (ask(Settings(), [LOCAL]).scope or {})
+    assert CALLER not in (ask(ServerSettings(), [LOCAL]).scope or {})
 
 
 def test_a_websocket_is_closed_before_it_opens_where_no_answer_can_be_given() -> None:
@@ -251,18 +257,21 @@ def test_a_websocket_is_closed_before_it_opens_where_no_answer_can_be_given() ->
         sent.append(message)
 
     anyio.run(
-        AuthMiddleware(lambda *_: pytest.fail(), Settings()), {"type": "websocket", "headers": []}, None, send
+        AuthMiddleware(lambda *_: pytest.fail(), ServerSettings()),
+        {"type": "websocket", "headers": []},
+        None,
+        send,
     )
     assert sent == [{"type": "websocket.close", "code": 1008}]
 
 
-def up(settings: Settings, *headers: Header, same_body: bool = False) -> list[Header]:
+def up(settings: UpstreamSettings, *headers: Header, same_body: bool = False) -> list[Header]:
     return upstream_headers({"headers": list(headers)}, settings, same_body=same_body)
 
 
 def test_hop_by_hop_headers_stay_here_also_those_that_connection_names() -> None:
     kept = up(
-        Settings(),
+        UpstreamSettings(),
         LOCAL,
         (b"connection", b"Keep-Alive, X-Hop"),
         (b"connection", b"x-other"),
@@ -283,15 +292,15 @@ def test_hop_by_hop_headers_stay_here_also_those_that_connection_names() -> None
 
 def test_headers_of_the_body_go_along_only_with_the_same_body() -> None:
     body = [(b"content-length", b"2"), (b"content-encoding", b"gzip"), (b"accept-encoding", b"br")]
-    assert up(Settings(), *body, (b"content-type", b"a/b")) == [(b"content-type", b"a/b")]
-    assert up(Settings(), *body, same_body=True) == body
+    assert up(UpstreamSettings(), *body, (b"content-type", b"a/b")) == [(b"content-type", b"a/b")]
+    assert up(UpstreamSettings(), *body, same_body=True) == body
 
 
 def test_the_clients_credential_is_passed_on_and_ours_is_used_without_one() -> None:
-    settings = Settings(openai_api_key="sk-up")
+    settings = UpstreamSettings(api_key="sk-up")
     ours = (b"authorization", b"Bearer sk-up")
     assert up(settings) == [ours]
     assert up(settings, (b"authorization", b"Bearer ")) == [ours]
-    assert up(Settings(), (b"authorization", b"Bearer")) == []
+    assert up(UpstreamSettings(), (b"authorization", b"Bearer")) == []
     for theirs in ((b"authorization", b"Bearer x"), (b"api-key", b"x"), (b"authorization", b"Basic eDp5")):
         assert up(settings, theirs) == [theirs]

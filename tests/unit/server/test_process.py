@@ -16,7 +16,7 @@ import pytest
 
 from toolway.errors import ConfigError
 from toolway.server.process import base_url, check_exposure, listen, run
-from toolway.settings.settings import Settings
+from toolway.settings.groups import ServerSettings, Settings
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of Unix")
 
@@ -152,7 +152,7 @@ def test_a_taken_port_is_named_with_a_way_out() -> None:
         with pytest.raises(
             ConfigError, match=rf"Port {port} on 127\.0\.0\.1 is taken .* --port or TOOLWAY_PORT"
         ):
-            run(Settings(port=port), lambda settings: pytest.fail())
+            run(Settings(server=ServerSettings(port=port)), lambda settings: pytest.fail())
 
 
 @pytest.mark.parametrize(
@@ -179,13 +179,13 @@ def test_localhost_is_one_port_on_all_its_addresses() -> None:
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "box.example.com"])
 def test_without_keys_it_does_not_listen_where_others_can_reach_it(host: str) -> None:
     with pytest.raises(ConfigError, match="TOOLWAY_API_KEYS"):
-        run(Settings(host=host, port=0), lambda settings: pytest.fail())
-    check_exposure(Settings(host=host, api_keys=("k",)))
-    check_exposure(Settings(host=host, insecure=True))
+        run(Settings(server=ServerSettings(host=host, port=0)), lambda settings: pytest.fail())
+    check_exposure(ServerSettings(host=host, api_keys=("k",)))
+    check_exposure(ServerSettings(host=host, insecure=True))
 
 
 def test_any_origin_needs_keys() -> None:
     with pytest.raises(ConfigError, match=r"TOOLWAY_CORS_ORIGINS=\*"):
-        check_exposure(Settings(cors_origins=("*",)))
-    check_exposure(Settings(cors_origins=("*",), api_keys=("k",)))
-    check_exposure(Settings(cors_origins=("http://localhost:3000",)))
+        check_exposure(ServerSettings(cors_origins=("*",)))
+    check_exposure(ServerSettings(cors_origins=("*",), api_keys=("k",)))
+    check_exposure(ServerSettings(cors_origins=("http://localhost:3000",)))

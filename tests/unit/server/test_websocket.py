@@ -256,7 +256,7 @@ def test_what_goes_upstream_has_nothing_of_the_handshake():
     with websocket_server(echo) as server:
         with server.connect(subprotocols=["a"], additional_headers={"x-mine": "1", "openai-beta": "b"}):
             pass
-        kept = upstream_headers(server.app.scopes[0], settings)
+        kept = upstream_headers(server.app.scopes[0], settings.upstream)
     kept = [header for header in kept if header[0] != b"user-agent"]
     assert kept == [(b"x-mine", b"1"), (b"openai-beta", b"b"), (b"authorization", b"Bearer upstream-key")]
 

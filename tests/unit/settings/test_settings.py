@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import fields, replace
 from itertools import permutations
 from pathlib import Path
 
@@ -15,7 +14,8 @@ from tests.support.paths import ROOT
 from toolway.errors import ConfigError
 from toolway.net.hosts import is_loopback
 from toolway.settings.env_endpoints import parse_endpoints, token_key
-from toolway.settings.settings import Endpoint, Settings, load_settings, variable
+from toolway.settings.groups import ServerSettings
+from toolway.settings.settings import Endpoint, Settings, load_settings, setting_paths, variable
 
 EXAMPLE = ROOT / "config.example"
 
@@ -47,15 +47,15 @@ def test_the_environment_wins_over_dotenv_and_the_command_line_over_both(tmp_pat
     settings = load_settings(
         {"TOOLWAY_PORT": "3", "TOOLWAY_HOST": "::1"}, dotenv, host="localhost", workers=None
     )
-    assert (settings.port, settings.workers, settings.host) == (3, 2, "localhost")
-    assert settings.openai_api_key == "sk-file"
+    assert (settings.server.port, settings.server.workers, settings.server.host) == (3, 2, "localhost")
+    assert settings.upstream.api_key == "sk-file"
 
 
 def test_an_empty_value_means_unset(tmp_path: Path) -> None:
     dotenv = tmp_path / ".env"
     dotenv.write_text("TOOLWAY_PORT=1\nDEBUG_OUTPUT=\n")
     env = {"TOOLWAY_PORT": "", "OPENAI_API_KEY": " ", "MCP_SERVER_ENDPOINTS": ""}
-    assert load_settings(env, dotenv) == replace(Settings(), port=1)
+    assert load_settings(env, dotenv) == Settings(server=ServerSettings(port=1))
 
 
 def test_a_missing_or_unreadable_dotenv(tmp_path: Path) -> None:
@@ -67,12 +67,12 @@ def test_a_missing_or_unreadable_dotenv(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["true", "1", "YES", "On", " True "])
 def test_words_for_true(text: str) -> None:
-    assert load(DEBUG_OUTPUT=text).debug_output is True
+    assert load(DEBUG_OUTPUT=text).log.debug_output is True
 
 
 @pytest.mark.parametrize("text", ["false", "0", "no", "OFF"])
 def test_words_for_false(text: str) -> None:
-    assert load(DEBUG_OUTPUT=text).debug_output is False
+    assert load(DEBUG_OUTPUT=text).log.debug_output is False
 
 
 @pytest.mark.parametrize(
@@ -226,15 +226,15 @@ def test_a_duplicate_is_used_once_and_noted() -> None:
 
 
 def test_credentials_are_taken_out_of_the_url() -> None:
-    (endpoint,) = load(MCP_SERVER_ENDPOINTS="http://me%40x:p%3Aw@h:1/a").endpoints
+    (endpoint,) = load(MCP_SERVER_ENDPOINTS="http://me%40x:p%3Aw@h:1/a").tools.endpoints
     assert endpoint == Endpoint(label="a", url="http://h:1/a", username="me@x", password="p:w")
-    (endpoint,) = load(MCP_SERVER_ENDPOINTS="http://me@h").endpoints
+    (endpoint,) = load(MCP_SERVER_ENDPOINTS="http://me@h").tools.endpoints
     assert (endpoint.username, endpoint.password) == ("me", "")
 
 
 def test_a_token_finds_its_server_and_beats_a_password() -> None:
     settings = load(MCP_SERVER_ENDPOINTS="http://u:p@my-server.x", TOOLWAY_SERVER_MY_SERVER_TOKEN="t0k")
-    (endpoint,) = settings.endpoints
+    (endpoint,) = settings.tools.endpoints
     assert (endpoint.token, endpoint.username, endpoint.password) == ("t0k", None, None)
     assert any("the token is used" in w for w in settings.warnings)
 
@@ -279,7 +279,7 @@ def test_no_text_of_endpoints_breaks_the_parser(text: str) -> None:
     assert len({e.label for e in parsed.endpoints}) == len(parsed.endpoints) or parsed.problems
 
 
-@given(st.dictionaries(st.sampled_from([variable(f.name) for f in fields(Settings)]), st.text()))
+@given(st.dictionaries(st.sampled_from([variable(name) for name in setting_paths()]), st.text()))
 def test_any_values_give_settings_or_a_config_error(env: dict[str, str]) -> None:
     try:
         load_settings(env, None)
@@ -310,7 +310,8 @@ def test_config_example_documents_every_setting_with_its_default() -> None:
     text = EXAMPLE.read_text()
     documented = dict(re.findall(r"^#([A-Z_]+)=(.*)$", text, re.MULTILINE))
     expected = {
-        variable(f.name): f.default for f in fields(Settings) if f.name not in ("warnings", "servers")
+        variable(name): getattr(getattr(Settings(), group), key)
+        for name, (group, key) in setting_paths().items()
     }
     assert documented.keys() == {*expected, "TOOLWAY_SERVER_NAME_TOKEN", "TOOLWAY_CACHE"}
     shown = {name: value for name, value in documented.items() if expected.get(name) not in (None, ())}

@@ -18,7 +18,8 @@ from tests.support.logs import logged
 from toolway.conversation.events import CallBegan, CallEnded, Outcome, RoundBegan
 from toolway.conversation.message import Message
 from toolway.errors import InvalidRequest, UpstreamError
-from toolway.settings.settings import Endpoint, Settings
+from toolway.settings.env_endpoints import Endpoint
+from toolway.settings.groups import LogSettings, ServerSettings, Settings, ToolSettings, UpstreamSettings
 from toolway.telemetry.conversation_log import (
     Conversation,
     LineFormatter,
@@ -30,9 +31,13 @@ from toolway.telemetry.conversation_log import (
 from toolway.types import Tool, ToolCall, ToolResult
 
 SETTINGS = Settings(
-    openai_api_key="sk-canary-key",
-    api_keys=("canary one", "x7"),
-    endpoints=(Endpoint(label="a", url="http://a", username="me", password="canary/p%w", token='canary"t'),),
+    upstream=UpstreamSettings(api_key="sk-canary-key"),
+    server=ServerSettings(api_keys=("canary one", "x7")),
+    tools=ToolSettings(
+        endpoints=(
+            Endpoint(label="a", url="http://a", username="me", password="canary/p%w", token='canary"t'),
+        )
+    ),
 )
 
 
@@ -80,7 +85,7 @@ def test_a_conversation_is_readable(written: io.StringIO) -> None:
 
 
 def test_without_debug_output_only_trouble_is_told(written: io.StringIO) -> None:
-    configure_logging(Settings(debug_output=False), written)
+    configure_logging(Settings(log=LogSettings(debug_output=False)), written)
     talk()
     conversation = Conversation({"messages": []}, tools=0)
     conversation.failed(InvalidRequest("the client's affair"))

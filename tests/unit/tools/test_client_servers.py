@@ -23,7 +23,7 @@ from tests.unit.tools.mcp.support import PATIENCE, until
 from toolway.errors import Busy, ConnectorError, InvalidRequest
 from toolway.net.allowlist import parse_allowed, read_destination
 from toolway.net.ssrf import Resolve
-from toolway.settings.settings import Settings
+from toolway.settings.groups import ToolSettings
 from toolway.tools.catalog import Snapshot
 from toolway.tools.client_servers.declaration import DeclaredServer, read_declared
 from toolway.tools.client_servers.pool import DynamicServers
@@ -51,7 +51,7 @@ async def servers_for(
     allowed: str, resolve: Resolve | None = None, **options: Any
 ) -> AsyncIterator[DynamicServers]:
     settings = {name: options.pop(name) for name in ("max_dynamic_servers", "token_file") if name in options}
-    chosen = Settings(dynamic_servers=parse_allowed(allowed), **settings)
+    chosen = ToolSettings(dynamic_servers=parse_allowed(allowed), **settings)
     with anyio.fail_after(PATIENCE):
         async with open_dynamic(chosen, resolve=resolve or book(), **options) as servers:
             yield servers

@@ -25,8 +25,9 @@ from starlette.responses import JSONResponse, Response
 from tests.support.servers import running
 from tests.unit.tools.mcp.support import SERVERS, alive
 from tests.unit.tools.openapi.service import DEADLINE, Service, Watch, document, json_body, operation
+from toolway.settings.env_endpoints import Endpoint
+from toolway.settings.groups import ToolSettings
 from toolway.settings.mcp_server import ServerConfig
-from toolway.settings.settings import Endpoint, Settings
 from toolway.tools.mcp import MCPSource, ReconnectPolicy
 from toolway.tools.openapi import OpenAPISource
 from toolway.types import Tool, ToolSource
@@ -61,7 +62,7 @@ async def openapi() -> AsyncIterator[Case]:
     }
     with ExitStack() as server:
         url = server.enter_context(running(Service(document(paths), answer)))
-        source = OpenAPISource(Endpoint(label="the-label", url=url), Settings(refresh_interval=0.05))
+        source = OpenAPISource(Endpoint(label="the-label", url=url), ToolSettings(refresh_interval=0.05))
         yield Case(source=source, stop_server=server.close)
 
 

@@ -49,7 +49,7 @@ async def upstream_of(serve: Serve, **settings: Any) -> AsyncIterator[Upstream]:
 
 
 def upstream_at(url: str, **settings: Any) -> AbstractAsyncContextManager[Upstream]:
-    return Upstream.connect(load_settings({}, None, openai_base_url=url, **settings))
+    return Upstream.connect(load_settings({}, None, openai_base_url=url, **settings).upstream)
 
 
 async def post(upstream: Upstream, *, repeatable: bool) -> bytes:

@@ -84,7 +84,7 @@ async def connected(answers: dict[str, JSON], **more: Any):
 
     with running(app, lifespan="off") as url:
         settings = load_settings({}, None, openai_base_url=f"{url}/v1", **more)
-        async with Upstream.connect(settings) as upstream:
+        async with Upstream.connect(settings.upstream) as upstream:
             yield upstream, settings, asked
 
 
@@ -106,7 +106,7 @@ async def test_the_server_is_asked_once_and_with_the_clients_credential():
 
 async def test_a_server_that_is_down_tells_nothing():
     settings = load_settings({}, None, openai_base_url="http://127.0.0.1:9/v1")
-    async with Upstream.connect(settings) as upstream:
+    async with Upstream.connect(settings.upstream) as upstream:
         assert await ModelInfos(upstream).get("m", []) == ModelInfo()
 
 

@@ -35,7 +35,7 @@ class ChatCompletions:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, streamed or whole. Errors go out in OpenAI's envelope."""
         try:
-            raw = await read_body(scope, receive, self._settings.max_body_bytes)
+            raw = await read_body(scope, receive, self._settings.server.max_body_bytes)
             body = _checked(parse_object(raw))
             await self._runner.settled()
             with self._runner.catalog.use() as snapshot:
@@ -59,7 +59,7 @@ class ChatCompletions:
                 receive,
                 send,
                 lambda live: self._stream(live, job),
-                keep_alive=self._settings.keepalive_interval,
+                keep_alive=self._settings.server.keepalive_interval,
             )
         else:
             await while_client_listens(scope, receive, lambda: self._answer(send, job, raw))
@@ -75,7 +75,7 @@ class ChatCompletions:
             if type(event) is HeadArrived and not live.started:
                 await live.start(relayed(event.headers))
             job.conversation.note(event)
-            if chunk := shown(event, self._settings.progress):
+            if chunk := shown(event, self._settings.loop.progress):
                 await live.write(envelope.write([(chunk, None)]))
 
         try:

@@ -62,7 +62,7 @@ class Responses:
             await send_error(send, known(raised))
 
     async def _create(self, scope: Scope, receive: Receive, send: Send) -> None:
-        raw = await read_body(scope, receive, self._settings.max_body_bytes)
+        raw = await read_body(scope, receive, self._settings.server.max_body_bytes)
         body = parse_object(raw)
         if body.get("background") is True:
             await self._background.create(self._making, scope, receive, send, body)
@@ -75,13 +75,13 @@ class Responses:
                     receive,
                     send,
                     lambda live: self._stream(live, draft),
-                    keep_alive=self._settings.keepalive_interval,
+                    keep_alive=self._settings.server.keepalive_interval,
                 )
             else:
                 await while_client_listens(scope, receive, lambda: self._answer(send, draft, raw))
 
     async def _tell(self, scope: Scope, receive: Receive, send: Send, aside: Aside) -> None:
-        body = parse_object(await read_body(scope, receive, self._settings.max_body_bytes))
+        body = parse_object(await read_body(scope, receive, self._settings.server.max_body_bytes))
         whole = {key: value for key, value in body.items() if key not in ("stream", "background")}
         async with self._making.drafts.open(scope, whole) as draft:
 

@@ -31,7 +31,9 @@ class Socket:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection until its client leaves."""
-        await serve_websocket(scope, receive, send, self._making.runner.settings, partial(self._talk, scope))
+        await serve_websocket(
+            scope, receive, send, self._making.runner.settings.server, partial(self._talk, scope)
+        )
 
     async def _talk(self, scope: Scope, socket: WebSocket) -> None:
         last: Record | None = None

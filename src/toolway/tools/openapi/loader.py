@@ -12,7 +12,7 @@ import anyio.to_thread
 from yarl import URL
 
 from toolway.errors import SourceError
-from toolway.settings.settings import Settings
+from toolway.settings.groups import ToolSettings
 from toolway.tools.openapi.build_request import FIXED_HEADERS, Request
 from toolway.tools.openapi.document import parse_document
 from toolway.tools.openapi.importer import Imported, import_document
@@ -73,7 +73,7 @@ class DocumentReader:
         *,
         server: str,
         credentials: Credentials,
-        settings: Settings,
+        settings: ToolSettings,
         connections: Connections,
     ) -> None:
         self.places = tuple(places)

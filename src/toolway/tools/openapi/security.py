@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from toolway.settings.settings import Endpoint
+from toolway.settings.env_endpoints import Endpoint
 from toolway.tools.openapi.operation import Secret
 from toolway.tools.openapi.schemas import References
 from toolway.types import JSON

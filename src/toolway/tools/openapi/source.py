@@ -12,7 +12,8 @@ from urllib.parse import urljoin
 import anyio
 
 from toolway.errors import SourceError
-from toolway.settings.settings import Endpoint, Settings
+from toolway.settings.env_endpoints import Endpoint
+from toolway.settings.groups import ToolSettings
 from toolway.tools.openapi.build_request import RequestRefused, build_request
 from toolway.tools.openapi.loader import DocumentReader, Place, candidate_places
 from toolway.tools.openapi.results import read_result
@@ -32,7 +33,7 @@ class OpenAPISource:
 
     kind = "openapi"
 
-    def __init__(self, endpoint: Endpoint, settings: Settings) -> None:
+    def __init__(self, endpoint: Endpoint, settings: ToolSettings) -> None:
         self.label = endpoint.label
         self._settings = settings
         self._connections = Connections()

@@ -90,8 +90,8 @@ async def test_a_login_is_remembered_and_renewed(tmp_path: Path) -> None:
         settings = settings_for(tmp_path, {"type": "http", "url": f"{base}/mcp"})
         with anyio.fail_after(PATIENCE):
             grant = await login(f"{base}/mcp", browse)
-        TokenFile(Path(settings.token_file)).keep(f"{base}/mcp", grant)
-        assert stat.S_IMODE((await anyio.Path(settings.token_file).stat()).st_mode) == 0o600
+        TokenFile(Path(settings.tools.token_file)).keep(f"{base}/mcp", grant)
+        assert stat.S_IMODE((await anyio.Path(settings.tools.token_file).stat()).st_mode) == 0o600
         await used(settings, guarded)
         await used(settings, guarded, expire=True)
         await used(settings, guarded)

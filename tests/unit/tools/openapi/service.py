@@ -13,7 +13,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from tests.support.servers import running
-from toolway.settings.settings import Endpoint, Settings
+from toolway.settings.env_endpoints import Endpoint
+from toolway.settings.groups import ToolSettings
 from toolway.tools.openapi import OpenAPISource
 from toolway.types import SourceStatus, Tool, ToolResult, ToolSource
 
@@ -147,10 +148,10 @@ async def watched(source: ToolSource) -> AsyncIterator[Watch]:
 
 
 @asynccontextmanager
-async def reading(url: str, *, settings: Settings | None = None, **endpoint: Any) -> AsyncIterator[Watch]:
+async def reading(url: str, *, settings: ToolSettings | None = None, **endpoint: Any) -> AsyncIterator[Watch]:
     """An OpenAPISource of `url`, running and settled."""
     label = endpoint.pop("label", "shop")
-    source = OpenAPISource(Endpoint(label=label, url=url, **endpoint), settings or Settings())
+    source = OpenAPISource(Endpoint(label=label, url=url, **endpoint), settings or ToolSettings())
     async with watched(source) as watch:
         yield watch
 

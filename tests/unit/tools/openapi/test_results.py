@@ -22,16 +22,16 @@ from starlette.responses import JSONResponse, RedirectResponse, Response, Stream
 from tests.support.raw import raw_deflate
 from tests.support.servers import free_port, running
 from tests.unit.tools.openapi.service import Service, document, operation, reading, serving
-from toolway.settings.settings import Settings
+from toolway.settings.groups import ToolSettings
 from toolway.types import Image, Tool, ToolResult
 
 pytestmark = pytest.mark.anyio
 
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(20)).decode()
-SMALL = Settings(max_tool_response_bytes=100_000)
+SMALL = ToolSettings(max_tool_response_bytes=100_000)
 
 
-async def result_of(answer: Response, *, method: str = "get", settings: Settings = SMALL) -> ToolResult:
+async def result_of(answer: Response, *, method: str = "get", settings: ToolSettings = SMALL) -> ToolResult:
     """Call a tool whose service answers this."""
 
     async def answers(_: Request) -> Response:

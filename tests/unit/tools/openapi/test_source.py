@@ -23,15 +23,16 @@ from tests.unit.tools.openapi.service import (
     reading,
     serving,
 )
-from toolway.settings.settings import Endpoint, Settings
+from toolway.settings.env_endpoints import Endpoint
+from toolway.settings.groups import ToolSettings
 from toolway.tools.openapi import OpenAPISource, source
 
 pytestmark = pytest.mark.anyio
 
 ONE = document({"/a": {"get": operation("a")}})
 TWO = document({"/a": {"get": operation("a")}, "/b": {"get": operation("b")}})
-FAST = Settings(refresh_interval=0.02)
-NEVER = Settings(refresh_interval=3600)
+FAST = ToolSettings(refresh_interval=0.02)
+NEVER = ToolSettings(refresh_interval=3600)
 
 
 @pytest.fixture(autouse=True)
@@ -115,7 +116,7 @@ async def test_an_endpoint_without_a_document_is_failed_with_the_reason(
     service: Service, stage: str, words: str
 ) -> None:
     with running(service) as url:
-        async with reading(url, settings=Settings(max_document_bytes=5000)) as watch:
+        async with reading(url, settings=ToolSettings(max_document_bytes=5000)) as watch:
             status = watch.source.status
     assert (status.state, status.error_stage, status.tools) == ("failed", stage, ())
     assert words in (status.error or "")
@@ -273,7 +274,7 @@ async def test_a_cancelled_source_leaves_nothing_open() -> None:
     service = Service()
     service.pages["/openapi.json"] = hang
     with running(service) as url:
-        known = OpenAPISource(Endpoint(label="x", url=url), Settings())
+        known = OpenAPISource(Endpoint(label="x", url=url), ToolSettings())
         with anyio.fail_after(DEADLINE):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(known.run, lambda: None)
@@ -369,7 +370,7 @@ async def test_a_child_that_is_no_longer_listed_goes() -> None:
 async def test_a_large_document_does_not_stop_the_loop() -> None:
     paths = {f"/p{i}": {"get": operation(f"op{i}", description="x" * 500)} for i in range(8000)}
     with running(Service(document(paths))) as url:
-        known = OpenAPISource(Endpoint(label="x", url=url), Settings())
+        known = OpenAPISource(Endpoint(label="x", url=url), ToolSettings())
         watch = Watch(known)
         longest = 0.0
         async with anyio.create_task_group() as tasks:
