@@ -23,22 +23,11 @@ MAX_HEADER_BYTES = 16 * 2**10
 _LABEL = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE = re.compile(r"[!-~]([\t -~]*[!-~])?")
-_OURS = frozenset(
-    {
-        *(
-            "host",
-            "connection",
-            "keep-alive",
-            "proxy-connection",
-            "te",
-            "trailer",
-            "transfer-encoding",
-            "upgrade",
-        ),
-        *("content-length", "content-type", "content-encoding", "accept", "accept-encoding", "expect"),
-        *("proxy-authorization", "last-event-id", "via"),
-    }
-)
+_OURS = frozenset({
+    "host", "connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade",
+    "content-length", "content-type", "content-encoding", "accept", "accept-encoding", "expect",
+    "proxy-authorization", "last-event-id", "via",
+})  # fmt: skip
 """Headers that belong to the connection or to the protocol."""
 
 

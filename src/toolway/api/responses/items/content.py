@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from toolway.api.responses.items import fields
 from toolway.errors import InvalidRequest
 from toolway.types import JSON
 from toolway.wire.lenient_json import mended
@@ -69,11 +70,8 @@ def _part(part: JSON, where: str) -> JSON:
             raise InvalidRequest(
                 "Files are not kept here: send image_url (a URL or data: URL) or file_data.", param=where
             )
-    raise InvalidRequest(
-        f"Invalid value: {str(part.get('type'))[:50]!r}. Parts are input_text, input_image, input_file or input_audio.",
-        param=where,
-        code="invalid_value",
-    )
+    served = "Parts are input_text, input_image, input_file or input_audio."
+    raise fields.invalid(part.get("type"), where, served)
 
 
 def _top(entry: JSON) -> list[JSON]:

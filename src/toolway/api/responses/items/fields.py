@@ -1,99 +1,83 @@
-"""One field of a JSON object, when it is of the kind that it must be.
+"""The fields of JSON objects, checked by pydantic; what is wrong is told in OpenAI's words and with its `param`.
 
-All of these give None, or an empty list or object, for a field that is null or missing, and raise InvalidRequest with
-the field's name for one of another kind; `where` is what stands before the name, as in "tools[0].".
+Only fields that mean something here are checked, and null is as good as missing.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection
-from typing import Any
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Required, TypeVar
+
+from annotated_types import Ge, MinLen
+from pydantic import AfterValidator, AllowInfNan, GetCoreSchemaHandler, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic_core.core_schema import CoreSchema, custom_error_schema
+from typing_extensions import TypedDict
 
 from toolway.errors import InvalidRequest
 from toolway.types import JSON
 
-
-def flag(body: JSON, name: str, where: str = "") -> bool | None:
-    """True or false."""
-    value = body.get(name)
-    if value is None or isinstance(value, bool):
-        return value
-    raise wrong(where + name, "true or false")
+T = TypeVar("T")
 
 
-def whole(body: JSON, name: str, *, least: int = 1) -> int | None:
-    """A whole number that is not too small."""
-    value = body.get(name)
-    if value is None:
-        return None
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise wrong(name, f"a whole number from {least} on")
-    return value
+@dataclass(frozen=True)
+class Kind:
+    """What a field must be, in words; whatever is wrong inside of it is an error of the field."""
+
+    words: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """The type's own schema, with this one error."""
+        return custom_error_schema(handler(source), custom_error_type="kind", custom_error_message=self.words)
 
 
-def number(body: JSON, name: str) -> float | None:
-    """Any finite number."""
-    value = body.get(name)
-    if value is None:
-        return None
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-        raise wrong(name, "a number")
-    return value
-
-
-def text(body: JSON, name: str, where: str = "") -> str | None:
-    """A text."""
-    value = body.get(name)
-    if value is None or isinstance(value, str):
-        return value
-    raise wrong(where + name, "a text")
-
-
-def required(body: JSON, name: str, where: str = "", *, may_be_empty: bool = False) -> str:
-    """A text that must be there. A missing one is told as OpenAI tells it."""
-    value = text(body, name, where)
-    if value is None or not (value or may_be_empty):
-        raise missing(where + name)
-    return value
-
-
-def one_of(body: JSON, name: str, known: Collection[str], where: str = "") -> str | None:
-    """One of a few texts."""
-    value = text(body, name, where)
-    if value is None or value in known:
-        return value
-    raise InvalidRequest(
-        f"Invalid value: {value[:50]!r}. Supported values are: {', '.join(sorted(known))}.",
-        param=where + name,
-        code="invalid_value",
-    )
-
-
-def texts(body: JSON, name: str, where: str = "") -> list[str]:
-    """A list of texts."""
-    value: Any = body.get(name)
-    if value is None:
-        return []
-    if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
-        raise wrong(where + name, "a list of texts")
-    return value
-
-
-def member(body: JSON, name: str, where: str = "") -> JSON:
-    """An object."""
-    value: Any = body.get(name)
-    if value is None or isinstance(value, dict):
-        return value or {}
-    raise wrong(where + name, "an object")
-
-
-def named_texts(body: JSON, name: str, where: str = "") -> dict[str, str]:
-    """An object of texts."""
-    value = member(body, name, where)
+def _holds_texts(value: JSON) -> JSON:
     if not all(isinstance(entry, str) for entry in value.values()):
-        raise wrong(where + name, "an object of texts")
+        raise PydanticCustomError("kind", "an object of texts")
     return value
+
+
+Name = Annotated[str, MinLen(1)]
+Number = Annotated[float, AllowInfNan(False)]
+Count = Annotated[int, Ge(1), Kind("a whole number from 1 on")]
+CountOrZero = Annotated[int, Ge(0), Kind("a whole number from 0 on")]
+Texts = Annotated[list[str], Kind("a list of texts")]
+NamedTexts = Annotated[JSON, AfterValidator(_holds_texts)]
+
+_WORDS = {
+    "bool_type": "true or false",
+    "dict_type": "an object",
+    "list_type": "a list",
+    "float_type": "a number",
+    "finite_number": "a number",
+}
+"""What a value must be, by pydantic's error; otherwise it must be a text."""
+
+
+def object_of(required: Mapping[str, Any] | None = None, /, **optional: Any) -> TypeAdapter[JSON]:
+    """The type of an object with these members and any others, each by its own type."""
+    members = {name: Required[kind] for name, kind in (required or {}).items()}
+    members |= {name: kind | None for name, kind in optional.items()}
+    return TypeAdapter(TypedDict("Members", members, total=False))  # type: ignore[operator]
+
+
+def check(kind: TypeAdapter[T], value: Any, where: str = "") -> T:
+    """The value, without members that its type does not name. Raises InvalidRequest for the first one that is wrong.
+
+    `where` is what the value is, as in "tools[0]".
+    """
+    try:
+        return kind.validate_python(value, strict=True)
+    except ValidationError as error:
+        raise _in_words(error.errors(include_url=False)[0], where) from None
+
+
+def by_type(kinds: Mapping[str, T], value: JSON) -> T | None:
+    """What belongs to the `type` of an object."""
+    kind = value.get("type")
+    return kinds.get(kind) if isinstance(kind, str) else None
 
 
 def wrong(name: str, kind: str) -> InvalidRequest:
@@ -106,3 +90,23 @@ def missing(name: str) -> InvalidRequest:
     return InvalidRequest(
         f"Missing required parameter: '{name}'.", param=name, code="missing_required_parameter"
     )
+
+
+def invalid(value: Any, name: str, served: str) -> InvalidRequest:
+    """The error for a value that is none of those `served`."""
+    message = f"Invalid value: {str(value)[:50]!r}. {served}"
+    return InvalidRequest(message, param=name, code="invalid_value")
+
+
+def _in_words(error: ErrorDetails, where: str) -> InvalidRequest:
+    path = "".join(f".{key}" if isinstance(key, str) else f"[{key}]" for key in error["loc"])
+    name = (where + path).removeprefix(".")
+    kind, value = error["type"], error["input"]
+    if kind == "kind":
+        return wrong(name, error["msg"])
+    if value is None or kind in ("missing", "string_too_short"):
+        return missing(name)
+    if kind == "literal_error" and isinstance(value, str):
+        known = re.findall("'(.*?)'", error["ctx"]["expected"])
+        return invalid(value, name, f"Supported values are: {', '.join(sorted(known))}.")
+    return wrong(name, _WORDS.get(kind, "a text"))

@@ -22,6 +22,15 @@ SEALED = "toolway:"
 """What begins the `encrypted_content` that is made here. It is encoded, not encrypted: it is the client's own text."""
 
 
+_FUNCTION_CALL = fields.object_of({"call_id": fields.Name, "name": fields.Name, "arguments": str})
+_CUSTOM_TOOL_CALL = fields.object_of({"call_id": fields.Name, "name": fields.Name, "input": str})
+_CALL_OUTPUT = fields.object_of({"call_id": fields.Name})
+_MCP_CALL = fields.object_of(output=str, approval_request_id=str, arguments=str)
+_MCP_TOOL = fields.object_of(dict.fromkeys(("id", "server_label", "name"), fields.Name))
+_APPROVAL_REQUEST = fields.object_of({"arguments": str})
+_APPROVAL_RESPONSE = fields.object_of({"approval_request_id": fields.Name}, reason=str)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Turn:
     """A turn of the model whose calls are not all answered: what a stored response ends with.
@@ -103,11 +112,7 @@ class InputItems:
                 if isinstance(label := item.get("server_label"), str) and not item.get("error"):
                     self.listed.add(label)
             case _:
-                raise InvalidRequest(
-                    f"Invalid value: {str(kind)[:50]!r}. Items of this type are not served here.",
-                    param=where,
-                    code="invalid_value",
-                )
+                raise fields.invalid(kind, where, "Items of this type are not served here.")
 
     def close(self) -> list[JSON]:
         """The whole conversation. Raises InvalidRequest for calls without a result."""
@@ -129,17 +134,17 @@ class InputItems:
         self.messages.append({"role": spoken, "content": chat_content(content, f"{where}.content")})
 
     def _call(self, item: JSON, where: str) -> None:
-        identity, name = (fields.required(item, key, f"{where}.") for key in ("call_id", "name"))
         if item["type"] == "function_call":
-            arguments = fields.required(item, "arguments", f"{where}.", may_be_empty=True)
+            call = fields.check(_FUNCTION_CALL, item, where)
+            arguments = call["arguments"]
         else:
-            text = fields.required(item, "input", f"{where}.", may_be_empty=True)
-            arguments = orjson.dumps({CUSTOM_INPUT: text}).decode()
+            call = fields.check(_CUSTOM_TOOL_CALL, item, where)
+            arguments = orjson.dumps({CUSTOM_INPUT: call["input"]}).decode()
         is_cut = item.get("status") == "incomplete"
-        self._turn_for_call().add_call(identity, name, arguments, where=where, is_cut=is_cut)
+        self._turn_for_call().add_call(call["call_id"], call["name"], arguments, where=where, is_cut=is_cut)
 
     def _output(self, item: JSON, where: str) -> None:
-        identity = fields.required(item, "call_id", f"{where}.")
+        identity = fields.check(_CALL_OUTPUT, item, where)["call_id"]
         turn = self._open
         if turn is None or identity not in turn.calls:
             raise InvalidRequest(
@@ -158,17 +163,17 @@ class InputItems:
         turn.add_result(identity, parts or "(the tool returned nothing)", behind)
 
     def _mcp_call(self, item: JSON, where: str) -> None:
-        output, request = (fields.text(item, key, f"{where}.") for key in ("output", "approval_request_id"))
+        call = fields.check(_MCP_CALL, item, where)
+        output, request = call.get("output"), call.get("approval_request_id")
         is_error = output is None and bool(item.get("error"))
         result = text_of(
             ToolResult(text=_failure(item["error"]) if is_error else output or "", is_error=is_error)
         )
         if request and self._has_run(request, result):
             return
-        identity, name = fields.required(item, "id", f"{where}."), self._exposed(item, where)
-        arguments = fields.text(item, "arguments", f"{where}.") or "{}"
+        identity, name = self._tool(item, where)
         turn = self._turn_for_call(round_of(identity))
-        turn.add_call(identity, name, arguments, where=where)
+        turn.add_call(identity, name, call.get("arguments") or "{}", where=where)
         turn.add_result(identity, result)
         self.own.add(identity)
 
@@ -188,14 +193,14 @@ class InputItems:
         return True
 
     def _ask(self, item: JSON, where: str) -> None:
-        identity = fields.required(item, "id", f"{where}.")
-        arguments = fields.required(item, "arguments", f"{where}.", may_be_empty=True)
-        turn = self._turn_for_call(round_of(identity))
-        turn.add_call(identity, self._exposed(item, where), arguments or "{}", where=where)
+        identity, name = self._tool(item, where)
+        arguments = fields.check(_APPROVAL_REQUEST, item, where)["arguments"] or "{}"
+        self._turn_for_call(round_of(identity)).add_call(identity, name, arguments, where=where)
         self._asks[identity] = identity
 
     def _decide(self, item: JSON, where: str) -> None:
-        request = fields.required(item, "approval_request_id", f"{where}.")
+        answer = fields.check(_APPROVAL_RESPONSE, item, where)
+        request = answer["approval_request_id"]
         if request in self._answered:
             raise answered_before(request)
         identity, turn = self._asks.get(request, ""), self._open
@@ -208,7 +213,7 @@ class InputItems:
         self._answered.add(request)
         if not item["approve"]:
             self.refused.append(request)
-            why = f", and said: {reason}" if (reason := fields.text(item, "reason", f"{where}.")) else ""
+            why = f", and said: {reason}" if (reason := answer.get("reason")) else ""
             turn.add_result(identity, f"Error: not run, the user refused it{why}.")
             return
         function = turn.calls[identity]["function"]
@@ -225,9 +230,10 @@ class InputItems:
         self._flush()
         self.messages.append({"role": "user", "content": f"Summary of the conversation so far:\n{summary}"})
 
-    def _exposed(self, item: JSON, where: str) -> str:
-        label, name = (fields.required(item, key, f"{where}.") for key in ("server_label", "name"))
-        return self._expose(label, name)
+    def _tool(self, item: JSON, where: str) -> tuple[str, str]:
+        """The id of a call, and how the model names its tool."""
+        call = fields.check(_MCP_TOOL, item, where)
+        return call["id"], self._expose(call["server_label"], call["name"])
 
     def _turn_for_text(self) -> TurnBuilder:
         if self._open is not None and self._open.has_spoken:

@@ -4,52 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from toolway.api.responses.items import fields
 from toolway.api.responses.items.tools import as_function, read_tools
 from toolway.errors import InvalidRequest
 from toolway.types import JSON
 
-_OWN = frozenset(
-    {
-        "access_programs",
-        "background",
-        "background_options",
-        "client_metadata",
-        "context_management",
-        "conversation",
-        "function_call",
-        "functions",
-        "generate",
-        "image",
-        "include",
-        "input",
-        "instructions",
-        "max_output_tokens",
-        "max_tool_calls",
-        "messages",
-        "metadata",
-        "moderation",
-        "n",
-        "previous_response_id",
-        "prompt",
-        "reasoning",
-        "store",
-        "stream",
-        "stream_options",
-        "text",
-        "tool_choice",
-        "tools",
-        "top_logprobs",
-        "truncation",
-        "type",
-    }
-)
+_OWN = frozenset({
+    "access_programs", "background", "background_options", "client_metadata", "context_management", "conversation",
+    "function_call", "functions", "generate", "image", "include", "input", "instructions", "max_output_tokens",
+    "max_tool_calls", "messages", "metadata", "moderation", "n", "previous_response_id", "prompt", "reasoning", "store",
+    "stream", "stream_options", "text", "tool_choice", "tools", "top_logprobs", "truncation", "type",
+})  # fmt: skip
 """Fields that have another name, or none, in a chat completion, or no place here. All others go along as they are."""
-
-_NUMBERS = ("temperature", "top_p", "presence_penalty", "frequency_penalty")
-_TEXTS = ("prompt_cache_key", "prompt_cache_retention", "safety_identifier", "service_tier", "user")
 
 CHOICES = ("auto", "none", "required")
 """What `tool_choice` may be besides an object."""
@@ -57,6 +25,35 @@ CHOICES = ("auto", "none", "required")
 _UNSERVED = {
     "conversation": "Conversations are not kept here; use previous_response_id.",
     "prompt": "There are no stored prompts here; send instructions and input.",
+}
+
+
+_REQUEST = fields.object_of(
+    **dict.fromkeys(("model", "instructions", "previous_response_id"), str),
+    **dict.fromkeys(("stream", "store", "background", "parallel_tool_calls"), bool),
+    **dict.fromkeys(("max_output_tokens", "max_tool_calls"), fields.Count),
+    **dict.fromkeys(("temperature", "top_p", "presence_penalty", "frequency_penalty"), fields.Number),
+    **dict.fromkeys(("prompt_cache_key", "prompt_cache_retention", "safety_identifier", "user"), str),
+    include=fields.Texts,
+    metadata=fields.NamedTexts,
+    reasoning=JSON,
+    service_tier=str,
+    text=JSON,
+    top_logprobs=fields.CountOrZero,
+    truncation=Literal["auto", "disabled"],
+)
+"""What is acted on, and what is only repeated or passed on: a client gets back what it sent."""
+
+_REASONING = fields.object_of(effort=str, summary=Literal["auto", "concise", "detailed"])
+_TEXT = fields.object_of(verbosity=str, format=JSON)
+_JSON_SCHEMA = fields.object_of({"name": fields.Name, "schema": JSON}, description=str, strict=bool)
+_CHOICES = {
+    "function": fields.object_of({"name": fields.Name}),
+    "custom": fields.object_of({"name": fields.Name}),
+    "mcp": fields.object_of({"server_label": fields.Name}, name=str),
+    "allowed_tools": fields.object_of(
+        {"tools": Annotated[list[JSON], fields.Kind("a list of tools")]}, mode=Literal["auto", "required"]
+    ),
 }
 
 
@@ -88,45 +85,30 @@ def read_request(body: JSON) -> ResponseRequest:
     for name, why in _UNSERVED.items():
         if body.get(name) is not None:
             raise InvalidRequest(why, param=name, code="unsupported_parameter")
-    _check(body)
+    known = fields.check(_REQUEST, body)
+    _check_choice(body.get("tool_choice"))
     tools = read_tools(body.get("tools"))
-    store, background = fields.flag(body, "store") is not False, bool(fields.flag(body, "background"))
+    store, background = known.get("store") is not False, bool(known.get("background"))
     if background and not store:
         raise InvalidRequest("background needs store to be true.", param="background")
     request = ResponseRequest(
         given=body,
-        chat=_chat(body, tools),
+        chat=_chat(body, known, tools),
         items=_items(body),
-        instructions=fields.text(body, "instructions"),
+        instructions=known.get("instructions"),
         tools=tools,
         custom=frozenset(tool["name"] for tool in tools if tool["type"] == "custom"),
         mcp=[tool for tool in tools if tool["type"] == "mcp"],
-        previous=fields.text(body, "previous_response_id"),
-        stream=bool(fields.flag(body, "stream")),
+        previous=known.get("previous_response_id"),
+        stream=bool(known.get("stream")),
         store=store,
         background=background,
-        max_tool_calls=fields.whole(body, "max_tool_calls"),
-        include=frozenset(fields.texts(body, "include")),
+        max_tool_calls=known.get("max_tool_calls"),
+        include=frozenset(known.get("include") or ()),
     )
     if not request.items and not request.previous and request.instructions is None:
         raise fields.missing("input")
     return request
-
-
-def _check(body: JSON) -> None:
-    """What is only repeated or passed on: a client gets back what it sent, so it must be of the right kind."""
-    for name in _NUMBERS:
-        fields.number(body, name)
-    for name in _TEXTS:
-        fields.text(body, name)
-    fields.flag(body, "parallel_tool_calls")
-    fields.whole(body, "top_logprobs", least=0)
-    fields.one_of(body, "truncation", {"auto", "disabled"})
-    fields.named_texts(body, "metadata")
-    reasoning = fields.member(body, "reasoning")
-    fields.text(reasoning, "effort", "reasoning.")
-    fields.one_of(reasoning, "summary", {"auto", "concise", "detailed"}, "reasoning.")
-    _check_choice(body.get("tool_choice"))
 
 
 def _check_choice(choice: Any) -> None:
@@ -134,36 +116,26 @@ def _check_choice(choice: Any) -> None:
         return
     if not isinstance(choice, dict):
         raise InvalidRequest("tool_choice must be auto, none, required or an object.", param="tool_choice")
-    where = "tool_choice."
-    match choice.get("type"):
-        case "function" | "custom":
-            fields.required(choice, "name", where)
-        case "mcp":
-            fields.required(choice, "server_label", where)
-            fields.text(choice, "name", where)
-        case "allowed_tools":
-            fields.one_of(choice, "mode", {"auto", "required"}, where)
-            listed = choice.get("tools")
-            if not isinstance(listed, list) or not all(isinstance(tool, dict) for tool in listed):
-                raise fields.wrong(f"{where}tools", "a list of tools")
+    if kind := fields.by_type(_CHOICES, choice):
+        fields.check(kind, {"tools": None, **choice}, "tool_choice")
 
 
-def _chat(body: JSON, tools: Sequence[JSON]) -> JSON:
+def _chat(body: JSON, known: JSON, tools: Sequence[JSON]) -> JSON:
     chat = {key: value for key, value in body.items() if key not in _OWN and value is not None}
-    fields.text(body, "model")
-    if (most := fields.whole(body, "max_output_tokens")) is not None:
+    if most := known.get("max_output_tokens"):
         chat["max_tokens"] = most
     if functions := [as_function(tool) for tool in tools if tool["type"] != "mcp"]:
         chat["tools"] = functions
-    if effort := fields.member(body, "reasoning").get("effort"):
+    if effort := fields.check(_REASONING, known.get("reasoning") or {}, "reasoning").get("effort"):
         chat["reasoning_effort"] = effort
-    said = fields.member(body, "text")
-    if verbosity := fields.text(said, "verbosity", "text."):
+    text = fields.check(_TEXT, known.get("text") or {}, "text")
+    if verbosity := text.get("verbosity"):
         chat["verbosity"] = verbosity
-    if form := _response_format(fields.member(said, "format", "text.")):
+    if form := _response_format(text.get("format") or {}):
         chat["response_format"] = form
-    if "message.output_text.logprobs" in fields.texts(body, "include") or body.get("top_logprobs"):
-        chat |= {"logprobs": True, "top_logprobs": body.get("top_logprobs") or 0}
+    top = known.get("top_logprobs") or 0
+    if top or "message.output_text.logprobs" in (known.get("include") or ()):
+        chat |= {"logprobs": True, "top_logprobs": top}
     return chat
 
 
@@ -219,12 +191,7 @@ def _response_format(form: JSON) -> JSON | None:
         case "json_object":
             return {"type": "json_object"}
         case "json_schema":
-            fields.required(form, "name", "text.format.")
-            fields.text(form, "description", "text.format.")
-            fields.flag(form, "strict", "text.format.")
-            fields.member(form, "schema", "text.format.")
-            if form.get("schema") is None:
-                raise fields.missing("text.format.schema")
+            fields.check(_JSON_SCHEMA, form, "text.format")
             schema = {key: value for key, value in form.items() if key != "type" and value is not None}
             return {"type": "json_schema", "json_schema": schema}
         case kind if form and kind != "text":

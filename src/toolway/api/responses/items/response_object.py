@@ -18,14 +18,8 @@ _DEFAULTS: JSON = {
     "tool_choice": "auto",
     "truncation": "disabled",
     "service_tier": "default",
-    "max_output_tokens": None,
-    "max_tool_calls": None,
-    "instructions": None,
-    "previous_response_id": None,
-    "safety_identifier": None,
-    "prompt_cache_key": None,
-    "prompt_cache_retention": None,
-    "user": None,
+    **dict.fromkeys(("max_output_tokens", "max_tool_calls", "instructions", "previous_response_id")),
+    **dict.fromkeys(("safety_identifier", "prompt_cache_key", "prompt_cache_retention", "user")),
 }
 """Fields that repeat what the request said."""
 

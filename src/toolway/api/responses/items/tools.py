@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from toolway.api.responses.items import fields
@@ -16,25 +16,11 @@ log = logging.getLogger("toolway.responses")
 CUSTOM_INPUT = "input"
 """The one argument of the function that stands for a custom tool."""
 
-_HOSTED = frozenset(
-    {
-        "apply_patch",
-        "code_interpreter",
-        "computer",
-        "computer_use_preview",
-        "file_search",
-        "image_generation",
-        "local_shell",
-        "namespace",
-        "programmatic_tool_calling",
-        "shell",
-        "tool_search",
-        "web_search",
-        "web_search_2025_08_26",
-        "web_search_preview",
-        "web_search_preview_2025_03_11",
-    }
-)
+_HOSTED = frozenset({
+    "apply_patch", "code_interpreter", "computer", "computer_use_preview", "file_search", "image_generation",
+    "local_shell", "namespace", "programmatic_tool_calling", "shell", "tool_search", "web_search",
+    "web_search_2025_08_26", "web_search_preview", "web_search_preview_2025_03_11",
+})  # fmt: skip
 """Tools that only OpenAI runs. Clients declare some of them always (Codex), so they are left out, not refused."""
 
 _SHOWN = {
@@ -50,6 +36,21 @@ _NULL = {
     "mcp": ("server_description", "allowed_tools"),
 }
 """What it says also when nothing was given."""
+
+
+_DECLARATIONS = {
+    "function": fields.object_of({"name": fields.Name}, description=str, parameters=JSON, strict=bool),
+    "custom": fields.object_of({"name": fields.Name}, description=str, format=JSON),
+    "mcp": fields.object_of(
+        {"server_label": fields.Name},
+        **dict.fromkeys(("server_url", "server_description", "authorization"), str),
+        headers=fields.NamedTexts,
+        allowed_tools=Annotated[fields.Texts | JSON, fields.Kind("a list of texts")],
+    ),
+}
+_FORMAT = fields.object_of({"type": Literal["grammar", "text"]})
+_GRAMMAR = fields.object_of({"definition": fields.Name, "syntax": Literal["lark", "regex"]})
+_FILTER = fields.object_of(tool_names=fields.Texts, read_only=bool)
 
 
 def read_tools(given: Any) -> list[JSON]:
@@ -100,7 +101,7 @@ def approval_of(entry: JSON, where: str = "") -> str | JSON:
     It is "always", "never", or `{"always": FILTER, "never": FILTER}`; a filter is `{"tool_names": [...]}` or
     `{"read_only": ...}`, and may come as a list of names. Raises InvalidRequest for anything else.
     """
-    wanted, name = entry.get("require_approval"), f"{where}require_approval"
+    wanted, name = entry.get("require_approval"), f"{where}.require_approval".removeprefix(".")
     if wanted is None or wanted in ("always", "never"):
         return str(wanted or "always")
     if not isinstance(wanted, dict) or not wanted or wanted.keys() - {"always", "never"}:
@@ -138,62 +139,35 @@ def _origin(url: str) -> str:
 def _is_served(tool: Any, where: str) -> bool:
     if not isinstance(tool, dict):
         raise fields.wrong(where, "an object")
-    match kind := tool.get("type"):
-        case "function" | "custom":
-            _check_function(tool, f"{where}.")
-        case "mcp":
-            _check_mcp(tool, f"{where}.")
-        case str() if kind in _HOSTED:
-            log.info("the client's tool of type %s is left out: only OpenAI runs it", kind)
-            return False
-        case _:
-            raise InvalidRequest(
-                f"Invalid value: {str(kind)[:50]!r}. Tools served here: function, custom and mcp.",
-                param=f"{where}.type",
-                code="invalid_value",
-            )
-    return True
-
-
-def _check_function(tool: JSON, where: str) -> None:
-    fields.required(tool, "name", where)
-    fields.text(tool, "description", where)
-    if tool["type"] == "function":
-        fields.member(tool, "parameters", where)
-        fields.flag(tool, "strict", where)
-    elif tool.get("format") is not None:
-        _check_format(fields.member(tool, "format", where), f"{where}format.")
+    if declaration := fields.by_type(_DECLARATIONS, tool):
+        fields.check(declaration, tool, where)
+        if tool["type"] == "mcp":
+            _check_server(tool, where)
+        elif tool["type"] == "custom" and tool.get("format") is not None:
+            _check_format(tool["format"], f"{where}.format")
+        return True
+    if not isinstance(kind := tool.get("type"), str) or kind not in _HOSTED:
+        raise fields.invalid(kind, f"{where}.type", "Tools served here: function, custom and mcp.")
+    log.info("the client's tool of type %s is left out: only OpenAI runs it", kind)
+    return False
 
 
 def _check_format(form: JSON, where: str) -> None:
-    fields.required(form, "type", where)
-    if fields.one_of(form, "type", {"text", "grammar"}, where) == "grammar":
-        fields.required(form, "definition", where)
-        fields.required(form, "syntax", where)
-        fields.one_of(form, "syntax", {"lark", "regex"}, where)
+    if fields.check(_FORMAT, form, where)["type"] == "grammar":
+        fields.check(_GRAMMAR, form, where)
 
 
-def _check_mcp(tool: JSON, where: str) -> None:
-    fields.required(tool, "server_label", where)
+def _check_server(tool: JSON, where: str) -> None:
     approval_of(tool, where)
     if tool.get("connector_id") is not None:
-        raise InvalidRequest("Connectors are OpenAI's own; name a server_url.", param=f"{where}connector_id")
-    fields.named_texts(tool, "headers", where)
-    for name in ("server_url", "server_description", "authorization"):
-        fields.text(tool, name, where)
-    _check_allowed(tool, where)
-
-
-def _check_allowed(tool: JSON, where: str) -> None:
-    """The tools of a server that may be used: a list of names, or an object with one."""
-    allowed = tool.get("allowed_tools")
-    if not isinstance(allowed, dict):
-        fields.texts(tool, "allowed_tools", where)
-        return
-    fields.texts(allowed, "tool_names", f"{where}allowed_tools.")
-    # To pass over another filter would let tools be called that the client ruled out.
-    if allowed.keys() - {"tool_names"}:
-        raise InvalidRequest("allowed_tools goes by tool_names alone here.", param=f"{where}allowed_tools")
+        raise InvalidRequest("Connectors are OpenAI's own; name a server_url.", param=f"{where}.connector_id")
+    if isinstance(allowed := tool.get("allowed_tools"), dict):
+        fields.check(_FILTER, allowed, f"{where}.allowed_tools")
+        # To pass over another filter would let tools be called that the client ruled out.
+        if allowed.keys() - {"tool_names"}:
+            raise InvalidRequest(
+                "allowed_tools goes by tool_names alone here.", param=f"{where}.allowed_tools"
+            )
 
 
 def _filter(chosen: Any, where: str) -> JSON:
@@ -201,8 +175,7 @@ def _filter(chosen: Any, where: str) -> JSON:
         chosen = {"tool_names": chosen}
     if not isinstance(chosen, dict) or chosen.keys() - {"tool_names", "read_only"}:
         raise fields.wrong(where, "an object with tool_names")
-    fields.texts(chosen, "tool_names", f"{where}.")
-    fields.flag(chosen, "read_only", f"{where}.")
+    fields.check(_FILTER, chosen, where)
     return {name: value for name, value in chosen.items() if value is not None}
 
 
