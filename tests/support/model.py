@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from toolway.demo import DemoError
+from toolway.demo.errors import DemoError
 from toolway.demo.model import ALIAS, require_llama, running_model
 from toolway.demo.weights import ensure_weights
 

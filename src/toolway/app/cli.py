@@ -192,7 +192,7 @@ def demo(
     ] = None,
 ) -> None:
     """See it work: a small real model, real tool servers, one question."""
-    from toolway.demo import run_demo
+    from toolway.demo.walkthrough import run_demo
 
     raise typer.Exit(run_demo(port=port, stay=stay))
 

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from toolway.demo import DemoError
+from toolway.demo.errors import DemoError
 
 START_SECONDS = 120.0
 STOP_SECONDS = 5.0

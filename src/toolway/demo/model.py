@@ -12,8 +12,8 @@ from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 
-from toolway.demo import DemoError
 from toolway.demo.child import START_SECONDS, Child, OnLine, announce, running_child
+from toolway.demo.errors import DemoError
 
 ALIAS = "smollm2-135m"
 CONTEXT_TOKENS = 4096

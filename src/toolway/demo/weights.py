@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from toolway.demo import DemoError
+from toolway.demo.errors import DemoError
 
 OnProgress = Callable[[int, int], None]
 """Bytes there, bytes expected; called some times a second."""

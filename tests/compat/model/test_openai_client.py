@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from tests.support.app_server import serving
 from tests.support.model import ModelServer, needs_model
 from tests.support.servers import running
-from toolway.demo.stage import write_config
+from toolway.demo.programs import write_config
 from toolway.demo.weather import WEATHER
 from toolway.settings.settings import load_settings
 

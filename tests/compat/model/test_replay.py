@@ -13,8 +13,8 @@ from tests.support.app_server import serving
 from tests.support.model import needs_model
 from tests.support.paths import ROOT
 from tests.support.servers import running
-from toolway.demo import DemoError
 from toolway.demo.child import running_child
+from toolway.demo.errors import DemoError
 from toolway.demo.model import require_llama
 from toolway.demo.weather import WEATHER
 from toolway.demo.weights import ensure_weights

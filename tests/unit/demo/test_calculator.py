@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.support.servers import running
-from toolway.demo.stage import write_config
+from toolway.demo.programs import write_config
 from toolway.demo.weather import WEATHER
 
 

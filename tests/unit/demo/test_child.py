@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from toolway.demo import DemoError
 from toolway.demo.child import running_child
+from toolway.demo.errors import DemoError
 
 READY = """
 import sys, threading

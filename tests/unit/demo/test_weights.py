@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from toolway.demo import DemoError
+from toolway.demo.errors import DemoError
 from toolway.demo.weights import (
     Fetcher,
     Weights,

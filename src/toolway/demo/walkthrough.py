@@ -1,4 +1,4 @@
-"""The story of the demo, from the weights to the answers; everything it tells is what happened."""
+"""The steps of `toolway demo`, from the weights to the answers; everything that it prints is what happened."""
 
 from __future__ import annotations
 
@@ -9,14 +9,18 @@ import sys
 import threading
 import time
 from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
 
-from toolway.demo import DemoError
+from toolway.demo.errors import DemoError
 from toolway.demo.model import ALIAS
+from toolway.demo.programs import Programs, choose_port, write_config
 from toolway.demo.screen import Screen
-from toolway.demo.stage import Stage, choose_port, write_config
 from toolway.demo.weights import SMOLLM2, cache_folder, ensure_weights
 from toolway.settings.groups import ServerSettings
+
+EXTRA = ("openai", "xllamacpp")
+"""The modules of `toolway[demo]`."""
 
 WATCH_SECONDS = 1.0
 INTERRUPTED = 130
@@ -29,8 +33,15 @@ _SERVED = {"weather": re.compile(" -> 200 "), "calculator": re.compile("^tools/c
 """The tool servers, and what their lines hold when a call was answered."""
 
 
-def play(*, port: int | None, stay: bool | None) -> int:
-    """The whole demo; the exit status."""
+def run_demo(*, port: int | None = None, stay: bool | None = None) -> int:
+    """Run the demo and return the exit status: 0 when everything worked.
+
+    `port` is Toolway's (None: its usual one, or a free one if that is taken); `stay` keeps everything up
+    afterwards until Ctrl-C (None: on a terminal).
+    """
+    if missing := [module for module in EXTRA if find_spec(module) is None]:
+        sys.stderr.write(f"The demo needs {' and '.join(missing)}. Install: pip install 'toolway[demo]'\n")
+        return 1
     if stay is None:
         stay = sys.stdin.isatty() and sys.stdout.isatty()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
@@ -44,15 +55,15 @@ def play(*, port: int | None, stay: bool | None) -> int:
         )
         return 1
     with log:
-        return _play(Screen(log), port, stay, path)
+        return _run(Screen(log), port, stay, path)
 
 
-def _play(screen: Screen, port: int | None, stay: bool, log: Path) -> int:
+def _run(screen: Screen, port: int | None, stay: bool, log: Path) -> int:
     try:
-        with ExitStack() as house:
-            demo = Demo(screen, house)
+        with ExitStack() as stack:
+            demo = Walkthrough(screen, stack)
             try:
-                demo.tell(port, stay, log)
+                demo.run(port, stay, log)
             finally:
                 # A second Ctrl-C must not keep the programs from being ended.
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -68,16 +79,16 @@ def _play(screen: Screen, port: int | None, stay: bool, log: Path) -> int:
     return 0
 
 
-class Demo:
-    """One telling of the story; `house` ends the programs."""
+class Walkthrough:
+    """One run of the demo; `stack` ends the programs."""
 
-    def __init__(self, screen: Screen, house: ExitStack) -> None:
+    def __init__(self, screen: Screen, stack: ExitStack) -> None:
         self._screen = screen
-        self._stage = Stage(house, self.heard)
+        self._programs = Programs(stack, self.on_line)
         self._served = {name: threading.Event() for name in _SERVED}
         self.worked = False
 
-    def tell(self, port: int | None, stay: bool, log: Path) -> None:
+    def run(self, port: int | None, stay: bool, log: Path) -> None:
         """Every step in its order; raises at the first that fails."""
         self._screen.say("Toolway between a model and its tools, all of it real and on this machine.", "bold")
         self._screen.say(
@@ -94,12 +105,12 @@ class Demo:
 
     def _start(self, port: int | None) -> str:
         """Start every program; the base URL for clients."""
-        weather = self._stage.start_weather()
+        weather = self._programs.start_weather()
         with self._screen.step("Weights", f"checks or fetches {SMOLLM2.name}") as step:
             weights = ensure_weights(on_progress=step.bytes_there)
             step.outcome = f"{SMOLLM2.name}, {SMOLLM2.size / 1e6:.0f} MB, in {weights.parent}"
         with self._screen.step("Model", "llama.cpp loads the weights") as step:
-            model_url = self._stage.start_model(weights).wait_ready()
+            model_url = self._programs.start_model(weights).wait_ready()
             step.outcome = f"llama.cpp with {ALIAS} at {model_url}"
         with self._screen.step("Service", "starts") as step:
             weather_url = weather.wait_ready()
@@ -119,7 +130,7 @@ class Demo:
         with self._screen.step(
             "Toolway", "starts the MCP server and reads the service's openapi.json"
         ) as step:
-            base_url = self._stage.start_toolway(chosen, model_url, config)
+            base_url = self._programs.start_toolway(chosen, model_url, config)
             step.outcome = f"at {base_url}, started as"
         for line in (f"OPENAI_BASE_URL={model_url} \\", f"toolway serve --port {chosen} --config {config}"):
             self._screen.labelled("", line, text_style="dim")
@@ -127,7 +138,7 @@ class Demo:
 
     def _tools(self) -> None:
         with self._screen.step("Tools", "toolway tools") as step:
-            tools = self._stage.list_tools()
+            tools = self._programs.list_tools()
             step.outcome = f"{len(tools)} found"
         for tool in tools:
             self._screen.labelled("", f"{tool['name']:<13} of {tool['server']}: {tool['description']}")
@@ -145,20 +156,22 @@ class Demo:
                 for question in QUESTIONS:
                     conversation.ask(question)
             except DemoError:
-                self._stage.check()
+                self._programs.check()
                 raise
 
     def _stay(self, base_url: str, log: Path) -> None:
         """Stay up until Ctrl-C; a program that ends by itself ends the demo with its `DemoError`."""
         self._screen.say("\nEverything worked, and stays up until Ctrl-C. Talk to it:\n", "bold")
         self._screen.say(_HOW_TO_TALK.format(base_url=base_url, model=ALIAS) + "\n")
-        self._screen.labelled("Servers", f"{self._stage.config}; Toolway reads it again when you change it")
+        self._screen.labelled(
+            "Servers", f"{self._programs.config}; Toolway reads it again when you change it"
+        )
         self._screen.labelled("Log", f"{log}\n")
         while True:
-            self._stage.check()
+            self._programs.check()
             time.sleep(WATCH_SECONDS)
 
-    def heard(self, source: str, line: str) -> None:
+    def on_line(self, source: str, line: str) -> None:
         """A program printed a line: show it, and remember that a tool server was called and could answer."""
         shown = _STAMP.sub("", line)
         if source == "toolway" and (found := _OF_SERVER.match(line)):

@@ -16,8 +16,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
-from toolway.demo import DemoError
 from toolway.demo.child import Child, OnLine, running_child
+from toolway.demo.errors import DemoError
 from toolway.demo.model import running_model
 from toolway.demo.weather import running_weather
 from toolway.demo.weights import cache_folder
@@ -33,12 +33,12 @@ _direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 """A proxy set in the environment is not for this machine's own addresses."""
 
 
-class Stage:
-    """What runs, until `house` is closed. `heard` gets each line that a program prints: who, what."""
+class Programs:
+    """What runs, until `stack` is closed. `on_line` gets each line that a program prints: who, what."""
 
-    def __init__(self, house: ExitStack, heard: Callable[[str, str], None]) -> None:
-        self._house = house
-        self._heard = heard
+    def __init__(self, stack: ExitStack, on_line: Callable[[str, str], None]) -> None:
+        self._stack = stack
+        self._on_line = on_line
         self._children: list[Child] = []
         self._env: dict[str, str] = {}
         self.config = Path()
@@ -51,23 +51,28 @@ class Stage:
 
     def start_weather(self) -> Child:
         """Its `wait_ready()` gives its base URL."""
-        return self._keep(running_weather(on_line=self._ear("weather")))
+        return self._keep(running_weather(on_line=self._line_handler("weather")))
 
     def start_model(self, weights: Path) -> Child:
         """Its `wait_ready()` gives the base URL for clients."""
-        return self._keep(running_model(weights, on_line=self._ear("model")))
+        return self._keep(running_model(weights, on_line=self._line_handler("model")))
 
     def start_toolway(self, port: int, model_url: str, config: Path) -> str:
         """`toolway serve` with the servers of `config`, ready with all of them; its base URL.
 
         The folder of `config` goes when the demo ends: the addresses in the file are good for this one alone.
         """
-        self._house.callback(shutil.rmtree, config.parent, ignore_errors=True)
+        self._stack.callback(shutil.rmtree, config.parent, ignore_errors=True)
         self._env, self.config = _environment(model_url), config
         serve = ("serve", "--host", HOST, "--port", str(port), "--config", str(config))
         child = self._keep(
             running_child(
-                "Toolway", "toolway", *serve, on_line=self._ear("toolway"), env=self._env, cwd=cache_folder()
+                "Toolway",
+                "toolway",
+                *serve,
+                on_line=self._line_handler("toolway"),
+                env=self._env,
+                cwd=cache_folder(),
             )
         )
         _wait_until_ready(child, f"http://{HOST}:{port}/readyz")
@@ -93,12 +98,12 @@ class Stage:
         return tools
 
     def _keep(self, running: AbstractContextManager[Child]) -> Child:
-        child = self._house.enter_context(running)
+        child = self._stack.enter_context(running)
         self._children.append(child)
         return child
 
-    def _ear(self, source: str) -> OnLine:
-        return lambda line: self._heard(source, line)
+    def _line_handler(self, source: str) -> OnLine:
+        return lambda line: self._on_line(source, line)
 
 
 def choose_port(wanted: int | None) -> int:
