@@ -1,17 +1,15 @@
-"""The ASGI app: every route on one page, what stands in front of them, and what lives as long as they do."""
+"""The ASGI app: every route on one page, and what stands in front of them."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from starlette.routing import Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from toolway import __version__
 from toolway.api.chat.routes import ChatCompletions
 from toolway.api.models import ModelList
 from toolway.api.passthrough import Passthrough
@@ -25,56 +23,14 @@ from toolway.api.responses import (
     Responses,
     Socket,
 )
-from toolway.app.reload import reloading
-from toolway.engine.model_target import USER_AGENT, Backend
+from toolway.app.health import Readiness, healthz, welcome
+from toolway.app.state import AppState, open_state
 from toolway.engine.runner import Runner
 from toolway.errors import ConfigError, NotFound, ToolwayError
 from toolway.server.auth import AuthMiddleware
-from toolway.server.json_response import send_error, send_json
+from toolway.server.json_response import send_error
 from toolway.server.websocket import in_place_of_upgrade
 from toolway.settings.settings import Settings, load_settings
-from toolway.stores import Store, open_store
-from toolway.tools.catalog import Catalog
-from toolway.tools.client_servers.pool import DynamicServers
-from toolway.tools.factory import SourceFactory, open_dynamic
-from toolway.types import JSON
-from toolway.upstream.client import Upstream, credential
-
-
-@dataclass(frozen=True, kw_only=True)
-class House:
-    """What the routes share while the app runs."""
-
-    settings: Settings
-    upstream: Upstream
-    catalog: Catalog
-    dynamic: DynamicServers
-    store: Store
-    backend: Backend
-
-
-@asynccontextmanager
-async def open_house(settings: Settings) -> AsyncIterator[House]:
-    """Connections and tool sources, for as long as the block lasts. Nothing is waited for."""
-    async with (
-        open_store(settings.store.url, ttl=settings.store.ttl, max_bytes=settings.store.max_bytes) as store,
-        Upstream.connect(settings.upstream) as upstream,
-    ):
-        factory = SourceFactory(upstream)
-        async with (
-            Catalog(factory.sources(settings)).running() as catalog,
-            reloading(settings, factory, catalog),
-            open_dynamic(settings.tools) as dynamic,
-            Backend(settings, upstream, catalog.set_target).learning() as backend,
-        ):
-            yield House(
-                settings=settings,
-                upstream=upstream,
-                catalog=catalog,
-                dynamic=dynamic,
-                store=store,
-                backend=backend,
-            )
 
 
 def create_app(settings: Settings | None = None, *, pace: Pace = DEFAULT_PACE) -> ASGIApp:
@@ -82,23 +38,23 @@ def create_app(settings: Settings | None = None, *, pace: Pace = DEFAULT_PACE) -
     settings = settings or load_settings()
     routes = Routes(settings, pace)
     return AuthMiddleware(
-        Front(default=routes, lifespan=routes.lifespan, redirect_slashes=False), settings.server
+        LifespanRouter(default=routes, lifespan=routes.lifespan, redirect_slashes=False), settings.server
     )
 
 
-class Front(Router):
-    """Tells a setting that turns out wrong at the start in its own sentence, where the base tells a traceback."""
+class LifespanRouter(Router):
+    """Speaks ASGI's lifespan: a setting that turns out wrong at the start is told in a sentence, not a traceback."""
 
     async def lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         """As the base class."""
 
-        async def tell(message: Message) -> None:
+        async def send_readable(message: Message) -> None:
             error = sys.exception()
             if message["type"] == "lifespan.startup.failed" and isinstance(error, ConfigError):
                 message = {**message, "message": error.message}
             await send(message)
 
-        await super().lifespan(scope, receive, tell)
+        await super().lifespan(scope, receive, send_readable)
 
 
 class Routes:
@@ -116,38 +72,38 @@ class Routes:
 
     @asynccontextmanager
     async def lifespan(self, _: Any) -> AsyncIterator[None]:
-        """Open the house, put up the routes."""
-        async with open_house(self._settings) as house:
-            runner = Runner(house.upstream, house.catalog, house.store, self._settings, house.backend)
-            self._passthrough = Passthrough(house.upstream, self._settings)
+        """Open the app's state and put up the routes."""
+        async with open_state(self._settings) as state:
+            runner = Runner(state.upstream, state.catalog, state.store, self._settings, state.backend)
+            self._passthrough = Passthrough(state.upstream, self._settings)
             self._exact = {
                 ("POST", "/v1/chat/completions"): ChatCompletions(runner),
                 ("GET", "/healthz"): healthz,
-                ("GET", "/readyz"): Readiness(house),
+                ("GET", "/readyz"): Readiness(state),
                 ("GET", "/"): welcome,
             }
             if self._settings.tools.profiles:
-                self._exact["GET", "/v1/models"] = ModelList(house.upstream, self._settings)
+                self._exact["GET", "/v1/models"] = ModelList(state.upstream, self._settings)
             if self._settings.responses.mode == "passthrough":
                 yield
                 return
-            async with self._responses(house, runner):
+            async with self._responses(state, runner):
                 yield
 
     @asynccontextmanager
-    async def _responses(self, house: House, runner: Runner) -> AsyncIterator[None]:
+    async def _responses(self, state: AppState, runner: Runner) -> AsyncIterator[None]:
         """Put up the routes of the Responses API, and make responses in the background while the block lasts."""
         ttl = self._settings.responses.ttl
-        records = Records(house.store, ttl=ttl)
+        records = Records(state.store, ttl=ttl)
         background = Background(
             records,
-            house.store,
+            state.store,
             ttl=ttl,
             most=self._settings.responses.max_background,
             keep_alive=self._settings.server.keepalive_interval,
             pace=self._pace,
         )
-        making = Making(runner, records, Drafts(runner, records, house.dynamic))
+        making = Making(runner, records, Drafts(runner, records, state.dynamic))
         responses = Responses(making, background)
         self._exact["POST", "/v1/responses"] = self._exact["GET", "/v1/responses"] = responses
         self._exact["WEBSOCKET", "/v1/responses"] = Socket(making)
@@ -179,54 +135,6 @@ class Routes:
         else:
             refused = NotFound(f"There is no WebSocket at {path[:200]} here; send POST requests.")
             await send_error(in_place_of_upgrade(scope, send), refused)
-
-
-async def healthz(scope: Scope, receive: Receive, send: Send) -> None:
-    """200 as long as the process answers."""
-    await send_json(send, 200, {"status": "ok"})
-
-
-async def welcome(scope: Scope, receive: Receive, send: Send) -> None:
-    """What this is, for people who open the address in a browser."""
-    about = {"name": "toolway", "version": __version__, "openai_base_url": "/v1"}
-    await send_json(send, 200, about)
-
-
-class Readiness:
-    """GET /readyz: 200 when the model server answers and each tool server was tried, else 503.
-
-    A tool server that is down, or is being restarted, makes the state "degraded", still with 200: requests are
-    served without its tools.
-    """
-
-    def __init__(self, house: House) -> None:
-        self._house = house
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Ask the model server for its models, look at the catalog."""
-        upstream = await self._upstream_state()
-        sources = self._house.catalog.sources
-        servers = {source.label: source.status.state for source in sources}
-        if upstream != "ready" or any(source.status.is_untried for source in sources):
-            status = "not ready"
-        else:
-            status = (
-                "ready" if all(state in ("ready", "stopped") for state in servers.values()) else "degraded"
-            )
-        body: JSON = {"status": status, "upstream": upstream, "servers": servers}
-        # Tools of servers that requests declare are nobody else's business.
-        if barred := [tool for tool in self._house.backend.barred if tool.server in servers]:
-            body["refused_by_upstream"] = {tool.name: tool.reason for tool in barred}
-        await send_json(send, 503 if status == "not ready" else 200, body)
-
-    async def _upstream_state(self) -> str:
-        headers = [USER_AGENT, *credential(self._house.settings.upstream.api_key)]
-        try:
-            async with self._house.upstream.request("GET", "/models", headers=headers) as answer:
-                await answer.read(2**24)
-                return "ready" if answer.status < 500 else f"answers {answer.status}"
-        except ToolwayError:
-            return "unreachable"
 
 
 async def _not_open(scope: Scope, receive: Receive, send: Send) -> None:

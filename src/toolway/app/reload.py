@@ -17,64 +17,64 @@ from toolway.telemetry.conversation_log import also_mask
 from toolway.tools.catalog import Catalog
 from toolway.tools.factory import SourceFactory
 
-LOOK_EVERY = 1.0
+POLL_SECONDS = 1.0
 """Seconds between two looks at the file."""
 
 log = logging.getLogger("toolway.config")
 
 
 @asynccontextmanager
-async def reloading(settings: Settings, factory: SourceFactory, catalog: Catalog) -> AsyncIterator[None]:
-    """Follow the file while the block lasts. A broken edit is reported, and the old servers stay."""
+async def watch_config(settings: Settings, factory: SourceFactory, catalog: Catalog) -> AsyncIterator[None]:
+    """Watch the file while the block lasts. A broken edit is reported, and the old servers stay."""
     if settings.tools.config is None:
         yield
         return
     async with anyio.create_task_group() as tasks:
-        follower = _Follower(settings, factory, catalog)
-        tasks.start_soon(follower.watch)
+        watcher = _ConfigWatcher(settings, factory, catalog)
+        tasks.start_soon(watcher.poll)
         if threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGHUP"):
-            tasks.start_soon(follower.obey)
+            tasks.start_soon(watcher.reload_on_hangup)
         yield
         tasks.cancel_scope.cancel()
 
 
-class _Follower:
+class _ConfigWatcher:
     def __init__(self, settings: Settings, factory: SourceFactory, catalog: Catalog) -> None:
         self._settings = settings
         self._factory = factory
         self._catalog = catalog
         self._path = Path(settings.tools.config or "").expanduser()
-        self._read_at = self._mark()
+        self._read_at = self._stamp()
 
-    async def watch(self) -> None:
+    async def poll(self) -> None:
         """Look at the file every second: editors replace it in ways that watchers of files miss."""
         last = self._read_at
         while True:
-            await anyio.sleep(LOOK_EVERY)
-            mark, before = self._mark(), last
+            await anyio.sleep(POLL_SECONDS)
+            mark, before = self._stamp(), last
             last = mark
             # A file that still changes is being written: half of it would only be a mistake to report.
             if mark is not None and mark == before and mark != self._read_at:
-                self._read()
+                self._reload()
 
-    async def obey(self) -> None:
+    async def reload_on_hangup(self) -> None:
         """Read the file at each SIGHUP."""
         with (
             suppress(NotImplementedError, RuntimeError),
             anyio.open_signal_receiver(signal.SIGHUP) as signals,
         ):
             async for _ in signals:
-                self._read()
+                self._reload()
 
-    def _mark(self) -> tuple[int, int, int] | None:
+    def _stamp(self) -> tuple[int, int, int] | None:
         try:
             found = self._path.stat()
         except OSError:
             return None
         return found.st_mtime_ns, found.st_size, found.st_ino
 
-    def _read(self) -> None:
-        self._read_at = self._mark()
+    def _reload(self) -> None:
+        self._read_at = self._stamp()
         try:
             settings = reload_servers(self._settings)
         except ConfigError as error:

@@ -123,7 +123,7 @@ def mounted(app: Any, path: str) -> Any:
 async def test_a_changed_file_changes_the_servers_and_drops_no_call(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(reload_module, "LOOK_EVERY", 0.01)
+    monkeypatch.setattr(reload_module, "POLL_SECONDS", 0.01)
     monkeypatch.chdir(tmp_path)
     path = write(tmp_path / "mcp.json", stays={**STDIO, "prefix": "a_"}, goes={**STDIO, "prefix": "b_"})
     settings = settings_of(path)
@@ -132,7 +132,7 @@ async def test_a_changed_file_changes_the_servers_and_drops_no_call(
         await catalog.wait_until_tried(PATIENCE)
         live = Live(catalog)
         stayed, left = (await live.call("a_pid")).text, (await live.call("b_pid")).text
-        async with reload_module.reloading(settings, factory, catalog):
+        async with reload_module.watch_config(settings, factory, catalog):
             with catalog.use() as snapshot:
                 write(path, stays={**STDIO, "prefix": "a_"}, new={**STDIO, "prefix": "c_"})
                 await until(lambda: "c_pid" in live.names())
@@ -151,7 +151,7 @@ async def test_a_changed_file_changes_the_servers_and_drops_no_call(
 async def test_a_secret_of_a_changed_file_is_masked_in_the_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reload_module, "LOOK_EVERY", 0.01)
+    monkeypatch.setattr(reload_module, "POLL_SECONDS", 0.01)
     monkeypatch.chdir(tmp_path)
     path = write(tmp_path / "mcp.json", s=STDIO)
     settings = settings_of(path)
@@ -159,7 +159,7 @@ async def test_a_secret_of_a_changed_file_is_masked_in_the_log(
     with logged(settings) as written:
         async with (
             Catalog(factory.sources(settings)).running() as catalog,
-            reload_module.reloading(settings, factory, catalog),
+            reload_module.watch_config(settings, factory, catalog),
         ):
             await catalog.wait_until_tried(PATIENCE)
             write(path, s={**STDIO, "env": {"KEY": "canary-of-the-edit"}})
