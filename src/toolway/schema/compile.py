@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 from toolway.schema.dereference import MAX_NODES, TooLarge, dereference, merge_all_of
+from toolway.schema.keywords import OF_TYPE, distinct, members_of, names_in, parts_of, type_of, types_of
 from toolway.schema.regex import portable_pattern
 from toolway.schema.targets import NUMBERS, RULES, SchemaTarget, TargetRules
 from toolway.types import JSON
@@ -23,17 +24,6 @@ _DEPTHS = (10, 7, 5, 4, 3, 2, 1)
 _DEPTH_WHEN_TERSE = (10, 5, 3, 1)
 _SHORT = 120
 """Characters that a description keeps at `terse` 1."""
-
-_OF_TYPE: dict[str, tuple[str, ...]] = {
-    "string": ("format", "pattern", "minLength", "maxLength"),
-    "number": ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
-    "integer": ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
-    "array": ("minItems", "maxItems", "uniqueItems"),
-    "object": ("minProperties", "maxProperties", "patternProperties", "propertyNames"),
-    "boolean": (),
-    "null": (),
-}
-"""The types there are, and the keywords that each has for itself."""
 
 _PAIRS = (("minLength", "maxLength"), ("minItems", "maxItems"), ("minimum", "maximum"))
 _ANNOTATIONS = ("description", "title", "default", "examples")
@@ -74,10 +64,10 @@ class _Compiler:
 
     def root(self, schema: JSON) -> JSON:
         """The arguments as a whole: no server takes alternatives here, so they become one object."""
-        properties = _mapping(schema.get("properties"))
+        properties = members_of(schema)
         for part in _alternatives(schema):
             if isinstance(part, dict):
-                properties = {**_mapping(part.get("properties")), **properties}
+                properties = {**members_of(part), **properties}
         whole = {**schema, "properties": properties}
         return {"type": "object", **self._annotations(schema, 0), **self._object(whole, 0)}
 
@@ -96,7 +86,7 @@ class _Compiler:
             return {**self._annotations(schema, level), **self._one(schema, types, nullable, level)}
         parts = [self.node(_without_annotations(part), level) for part in options if not _is_null(part)]
         nullable = nullable or any(_is_null(part) for part in options)
-        return self._union(_distinct(parts), nullable, self._annotations(schema, level))
+        return self._union(distinct(parts), nullable, self._annotations(schema, level))
 
     def _union(self, parts: list[JSON], nullable: bool, annotations: JSON) -> JSON:
         if not parts:
@@ -114,7 +104,7 @@ class _Compiler:
         """A schema without alternatives."""
         if not types:
             return self._anything(schema, nullable, level)
-        if types == ["object"] and not self._rules.free_objects and not _mapping(schema.get("properties")):
+        if types == ["object"] and not self._rules.free_objects and not members_of(schema):
             return self._json_text(schema, nullable, level)
         compiled: JSON = {"type": types[0] if len(types) == 1 else types}
         compiled |= self._object(schema, level) if "object" in types else {}
@@ -146,8 +136,8 @@ class _Compiler:
         return self._or_null(compiled) if nullable else compiled
 
     def _object(self, schema: JSON, level: int) -> JSON:
-        properties = _mapping(schema.get("properties"))
-        required = [name for name in _names(schema.get("required")) if name in properties]
+        properties = members_of(schema)
+        required = [name for name in names_in(schema.get("required")) if name in properties]
         compiled: JSON = {
             "properties": {
                 name: self._property(part, level + 1, optional=name not in required)
@@ -174,12 +164,12 @@ class _Compiler:
             return {"additionalProperties": self.node(additional, level + 2)}
         if additional is False:
             return {"additionalProperties": False}
-        free = level > 0 and not _mapping(schema.get("properties"))
+        free = level > 0 and not members_of(schema)
         return {"additionalProperties": True} if additional is not None or free else {}
 
     def _limits(self, schema: JSON, types: list[str]) -> JSON:
         """Bounds, formats and patterns, as far as they make sense together."""
-        allowed = [key for name in types for key in _OF_TYPE[name] if key in self._rules.keywords]
+        allowed = [key for name in types for key in OF_TYPE[name] if key in self._rules.keywords]
         found = {key: schema[key] for key in dict.fromkeys(allowed) if self._is_usable(key, schema.get(key))}
         for low, high in _PAIRS:
             if found.get(low, -math.inf) > found.get(high, math.inf):
@@ -203,7 +193,7 @@ class _Compiler:
 
     def _values(self, schema: JSON, types: list[str]) -> JSON:
         """The values that are legal, when they are listed."""
-        listed = schema["enum"] if isinstance(schema.get("enum"), list) else []
+        listed = parts_of(schema, "enum")
         if "const" in schema:
             if "const" in self._rules.keywords:
                 return {"const": schema["const"]}
@@ -222,13 +212,13 @@ class _Compiler:
         types = bare.get("type")
         if isinstance(types, list) or (types and rules.type_lists and "const" not in bare):
             names = types if isinstance(types, list) else [types]
-            listed = {"enum": _distinct([*bare["enum"], None])} if "enum" in bare else {}
-            return {**annotations, **bare, "type": _distinct([*names, "null"]), **listed}
+            listed = {"enum": distinct([*bare["enum"], None])} if "enum" in bare else {}
+            return {**annotations, **bare, "type": distinct([*names, "null"]), **listed}
         parts = bare.get("anyOf", [bare])
         return {
             **annotations,
             **({"type": types} if types else {}),
-            "anyOf": _distinct([*parts, {"type": "null"}]),
+            "anyOf": distinct([*parts, {"type": "null"}]),
         }
 
     def _annotations(self, schema: JSON, level: int) -> JSON:
@@ -247,15 +237,14 @@ class _Compiler:
 
 def _types(schema: JSON) -> tuple[list[str], bool]:
     """The types that a schema allows, declared or implied, without null; and whether null is one."""
-    declared = schema.get("type")
-    names = [name for name in (declared if isinstance(declared, list) else [declared]) if name in _OF_TYPE]
+    names = [name for name in types_of(schema) if name in OF_TYPE]
     nullable = "null" in names or schema.get("nullable") is True
-    types = _distinct([name for name in names if name != "null"])
+    types = [name for name in names if name != "null"]
     if not types and names != ["null"]:
         types = _implied_types(schema)
     if "number" in types and "integer" in types:
         types.remove("integer")
-    return types, nullable or (isinstance(schema.get("enum"), list) and None in schema["enum"])
+    return types, nullable or None in parts_of(schema, "enum")
 
 
 def _implied_types(schema: JSON) -> list[str]:
@@ -263,20 +252,9 @@ def _implied_types(schema: JSON) -> list[str]:
         return ["object"]
     if "items" in schema or "prefixItems" in schema:
         return ["array"]
-    values = schema["enum"] if isinstance(schema.get("enum"), list) else []
-    values = [schema["const"]] if "const" in schema else values
-    kinds = {_kind(value) for value in values if value is not None}
+    values = [schema["const"]] if "const" in schema else parts_of(schema, "enum")
+    kinds = {type_of(value) for value in values if value is not None}
     return sorted(kinds) if len(kinds) == 1 else []
-
-
-def _kind(value: Any) -> str:
-    if isinstance(value, bool):
-        return "boolean"
-    if isinstance(value, str):
-        return "string"
-    if isinstance(value, int | float):
-        return "integer" if isinstance(value, int) else "number"
-    return "array" if isinstance(value, list) else "object"
 
 
 def _is_plain(schema: JSON, types: list[str]) -> bool:
@@ -287,8 +265,7 @@ def _is_plain(schema: JSON, types: list[str]) -> bool:
 def _alternatives(schema: JSON) -> list[Any]:
     """The parts of `anyOf` or `oneOf`, each with what the schema says for all of them."""
     for key in ("anyOf", "oneOf"):
-        parts = schema.get(key)
-        if isinstance(parts, list) and parts:
+        if parts := parts_of(schema, key):
             return [_with_common(schema, part) for part in parts if part is not False]
     return []
 
@@ -318,7 +295,7 @@ def _items(schema: JSON) -> Any:
     """One schema for all items; a tuple's become alternatives."""
     listed = schema.get("prefixItems") or schema.get("items")
     if isinstance(listed, list) and listed:
-        parts = _distinct(listed)
+        parts = distinct(listed)
         return parts[0] if len(parts) == 1 else {"anyOf": parts}
     return schema.get("items")
 
@@ -326,19 +303,3 @@ def _items(schema: JSON) -> Any:
 def _first_type(parts: Iterable[JSON]) -> str:
     found = [part["type"] for part in parts if isinstance(part.get("type"), str)]
     return found[0] if found else "string"
-
-
-def _distinct(values: Iterable[Any]) -> list[Any]:
-    kept: list[Any] = []
-    for value in values:
-        if not any(value == other and type(value) is type(other) for other in kept):
-            kept.append(value)
-    return kept
-
-
-def _mapping(value: Any) -> JSON:
-    return value if isinstance(value, dict) else {}
-
-
-def _names(value: Any) -> list[str]:
-    return _distinct(name for name in value if isinstance(name, str)) if isinstance(value, list) else []

@@ -1,25 +1,76 @@
-"""A JSON Schema with references -> the same without any: each put in its place, recursion and depth cut."""
+"""The references of a JSON document, followed; a JSON Schema with each `$ref` put in its place, recursion cut."""
 
 from __future__ import annotations
 
+import re
+from functools import partial
 from typing import Any
 from urllib.parse import unquote
 
+from toolway.schema.keywords import SUBSCHEMAS, map_subschemas, members_of, names_in, parts_of
 from toolway.types import JSON
 
 MAX_NODES = 6000
 """Schemas within one dereferenced schema. Shared definitions multiply: a few kilobytes can stand for gigabytes."""
 
-MAPS = ("properties", "patternProperties", "dependentSchemas")
-LISTS = ("allOf", "anyOf", "oneOf", "prefixItems")
-SINGLES = ("items", "additionalProperties", "not", "contains", "propertyNames", "if", "then", "else")
+MAX_HOPS = 100
+"""References that lead to one another before a schema stands there."""
 
-_DEFINITIONS = ("$defs", "definitions", "$schema", "$id", "$anchor", "$comment")
+_DEFINITIONS = frozenset("$defs definitions $schema $id $anchor $comment".split())
 _KEPT_OF_CUT = ("type", "title", "description", "enum", "nullable")
+_LOCAL = re.compile(r"#(/|$)")
+_MISSING = object()
 
 
 class TooLarge(ValueError):
     """The schema has more than `MAX_NODES` parts when all of them are written out."""
+
+
+class References:
+    """Finds things inside one document. A reference that leaves the document is never followed."""
+
+    def __init__(self, document: JSON) -> None:
+        self._document = document
+
+    def at(self, pointer: str) -> Any:
+        """What a JSON pointer (`#/a/b`; RFC 6901, percent-encoded or not) leads to; None when that is nowhere."""
+        if not _LOCAL.match(pointer):
+            return None
+        value: Any = self._document
+        for part in pointer.split("/")[1:]:
+            found = _step(value, part)
+            value = _step(value, unquote(part)) if found is _MISSING else found
+            if value is _MISSING:
+                return None
+        return value
+
+    def resolve(self, value: Any) -> Any:
+        """`value`, or what stands at the end of its chain of `$ref`s; None when that is nowhere."""
+        seen: set[str] = set()
+        while isinstance(value, dict) and isinstance(ref := value.get("$ref"), str):
+            if ref in seen or ref == "#":
+                return None
+            seen.add(ref)
+            value = self.at(ref)
+        return value
+
+    def pointer(self, ref: str, root: str) -> str | None:
+        """The pointer that `ref` means in the schema that starts at `root`; None when that is nowhere.
+
+        `#/$defs/X` in a schema that a generator pasted in whole means that schema's own definitions.
+        """
+        if not _LOCAL.match(ref):
+            return None
+        return next((p for p in (ref, root + ref[1:]) if self.at(p) is not None), None)
+
+
+def _step(value: Any, part: str) -> Any:
+    key = part.replace("~1", "/").replace("~0", "~")
+    if isinstance(value, dict):
+        return value.get(key, _MISSING)
+    if isinstance(value, list) and re.fullmatch(r"[0-9]{1,9}", key) and int(key) < len(value):
+        return value[int(key)]
+    return _MISSING
 
 
 def dereference(schema: JSON, *, depth: int) -> JSON:
@@ -28,13 +79,13 @@ def dereference(schema: JSON, *, depth: int) -> JSON:
     What is `depth` levels below the root, or leads back into itself, keeps its type and description alone. A
     reference that leads nowhere accepts anything. Raises TooLarge.
     """
-    dereferenced = _Inliner(schema).node(schema, depth, ())
+    dereferenced = _Dereferencer(schema).node(schema, depth, ())
     return dereferenced if isinstance(dereferenced, dict) else {}
 
 
-class _Inliner:
+class _Dereferencer:
     def __init__(self, root: JSON) -> None:
-        self._root = root
+        self._references = References(root)
         self._nodes = 0
 
     def node(self, schema: Any, depth: int, trail: tuple[str, ...]) -> Any:
@@ -46,24 +97,17 @@ class _Inliner:
             return schema if isinstance(schema, bool) else {}
         schema, trail, again = self._follow(schema, trail)
         if again or depth <= 0:
-            return _cut(schema)
+            return {key: schema[key] for key in _KEPT_OF_CUT if key in schema}
         flat: JSON = {}
         for key, value in schema.items():
-            if key not in _DEFINITIONS:
-                flat[key] = self._member(key, value, depth, trail)
+            if key in SUBSCHEMAS:
+                below = depth if key == "allOf" else depth - 1
+                parts = map_subschemas(key, value, partial(self.node, depth=below, trail=trail))
+                if parts is not None:
+                    flat[key] = parts
+            elif key not in _DEFINITIONS:
+                flat[key] = value
         return merge_all_of(flat) if "allOf" in flat else flat
-
-    def _member(self, key: str, value: Any, depth: int, trail: tuple[str, ...]) -> Any:
-        if key in MAPS and isinstance(value, dict):
-            return {name: self.node(part, depth - 1, trail) for name, part in value.items()}
-        if key in LISTS and isinstance(value, list):
-            below = depth if key == "allOf" else depth - 1
-            return [self.node(part, below, trail) for part in value]
-        if key == "items" and isinstance(value, list):
-            return [self.node(part, depth - 1, trail) for part in value]
-        if key in SINGLES and isinstance(value, dict):
-            return self.node(value, depth - 1, trail)
-        return value
 
     def _follow(self, schema: JSON, trail: tuple[str, ...]) -> tuple[JSON, tuple[str, ...], bool]:
         """What a chain of references leads to, with what stood beside them; whether it was passed before."""
@@ -71,45 +115,25 @@ class _Inliner:
         while isinstance(ref := schema.get("$ref"), str):
             beside = {key: value for key, value in schema.items() if key != "$ref"}
             again = again or ref in trail
-            target = None if len(trail) > 100 else self._at(ref)
+            target = None if len(trail) > MAX_HOPS else self._references.at(ref)
             schema = {**target, **beside} if isinstance(target, dict) else beside
             trail = (*trail, ref)
             if again:
                 schema.pop("$ref", None)
         return schema, trail, again
 
-    def _at(self, ref: str) -> Any:
-        if not ref.startswith("#"):
-            return None
-        value: Any = self._root
-        for part in ref[1:].split("/")[1:]:
-            key = unquote(part).replace("~1", "/").replace("~0", "~")
-            if isinstance(value, list) and key.isascii() and key.isdigit() and int(key[:9]) < len(value):
-                value = value[int(key[:9])]
-            elif isinstance(value, dict):
-                value = value.get(key)
-            else:
-                return None
-        return value
-
 
 def merge_all_of(schema: JSON) -> JSON:
     """A schema without its `allOf`: the parts' properties and requirements together, else the first word counts."""
     whole: JSON = {key: value for key, value in schema.items() if key != "allOf"}
-    parts = schema["allOf"] if isinstance(schema["allOf"], list) else []
-    for part in parts:
+    for part in parts_of(schema, "allOf"):
         if not isinstance(part, dict):
             continue
         for key, value in part.items():
-            mine = whole.get(key)
-            if key == "properties" and isinstance(value, dict) and isinstance(mine, dict):
-                whole[key] = {**value, **mine}
-            elif key == "required" and isinstance(value, list) and isinstance(mine, list):
-                whole[key] = [*mine, *(name for name in value if name not in mine)]
-            elif key not in whole:
-                whole[key] = value
+            if key == "properties" and key in whole:
+                whole[key] = {**members_of(part), **members_of(whole)}
+            elif key == "required" and key in whole:
+                whole[key] = names_in([*parts_of(whole, key), *parts_of(part, key)])
+            else:
+                whole.setdefault(key, value)
     return whole
-
-
-def _cut(schema: JSON) -> JSON:
-    return {key: schema[key] for key in _KEPT_OF_CUT if key in schema}

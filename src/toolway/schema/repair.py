@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 from toolway.schema.dereference import TooLarge, dereference
+from toolway.schema.keywords import members_of, parts_of, type_of, types_of
 from toolway.schema.validate import accepts_null, is_valid
 from toolway.types import JSON, Tool
 
@@ -28,49 +29,48 @@ def repair_arguments(tool: Tool, arguments: JSON) -> JSON:
         schema = dereference(tool.parameters, depth=_MAX_DEPTH)
     except (TooLarge, RecursionError):
         return arguments
-    repaired = _repair(arguments, {**schema, "type": "object"}, _MAX_DEPTH)
+    repaired = _repair(arguments, {**schema, "type": "object"})
     return repaired if isinstance(repaired, dict) else arguments
 
 
-def _repair(value: Any, schema: Any, depth: int) -> Any:
-    if not isinstance(schema, dict) or depth <= 0:
+def _repair(value: Any, schema: Any) -> Any:
+    if not isinstance(schema, dict):
         return value
     for key in ("anyOf", "oneOf"):
         if isinstance(options := schema.get(key), list):
-            return _repair_one_of(value, options, depth)
+            return _repair_one_of(value, options)
     types = _types(schema)
     if types and not _is_of(value, types):
         value = _converted(value, types, schema)
     value = _in_another_case(value, schema)
     if isinstance(value, dict) and (not types or "object" in types):
-        return _repair_members(value, schema, depth)
+        return _repair_members(value, schema)
     if isinstance(value, list) and isinstance(schema.get("items"), dict):
-        repaired = [_repair(item, schema["items"], depth - 1) for item in value]
+        repaired = [_repair(item, schema["items"]) for item in value]
         return repaired if any(new is not old for new, old in zip(repaired, value, strict=True)) else value
     return value
 
 
-def _repair_members(value: JSON, schema: JSON, depth: int) -> JSON:
-    properties = schema.get("properties") if isinstance(schema.get("properties"), dict) else {}
-    required = schema.get("required") if isinstance(schema.get("required"), list) else []
+def _repair_members(value: JSON, schema: JSON) -> JSON:
+    properties, required = members_of(schema), parts_of(schema, "required")
     repaired: JSON = {}
     for name, member in value.items():
-        part = properties.get(name) if properties else None
-        needless = member is None and name not in (required or ()) and isinstance(part, dict)
+        part = properties.get(name)
+        needless = member is None and name not in required and isinstance(part, dict)
         if needless and not accepts_null(part, {}):
             continue
-        repaired[name] = member if part is None else _repair(member, part, depth - 1)
+        repaired[name] = member if part is None else _repair(member, part)
     same = len(repaired) == len(value) and all(repaired[name] is value[name] for name in value)
     return value if same else repaired
 
 
-def _repair_one_of(value: Any, options: list[Any], depth: int) -> Any:
+def _repair_one_of(value: Any, options: list[Any]) -> Any:
     """The only way in which `value` fits an alternative after it was repaired, else `value` itself."""
     if any(is_valid(value, option) for option in options):
         return value
     candidates: list[Any] = []
     for option in options:
-        repaired = _repair(value, option, depth - 1)
+        repaired = _repair(value, option)
         if repaired not in candidates and is_valid(repaired, option):
             candidates.append(repaired)
     return candidates[0] if len(candidates) == 1 else value
@@ -83,7 +83,7 @@ def _converted(value: Any, types: set[str], schema: JSON) -> Any:
             return read
     if "array" in types and value is not None and not isinstance(value, list):
         items = schema.get("items")
-        repaired = _repair(value, items, 2)
+        repaired = _repair(value, items)
         if isinstance(items, dict) and _DISTINGUISHING & items.keys() and is_valid(repaired, items):
             return [repaired]
     return value
@@ -107,7 +107,7 @@ def _read(text: str, types: set[str]) -> Any:
 
 
 def _in_another_case(value: Any, schema: JSON) -> Any:
-    listed = schema["enum"] if isinstance(schema.get("enum"), list) else [schema.get("const")]
+    listed = parts_of(schema, "enum") or [schema.get("const")]
     if not isinstance(value, str) or value in listed:
         return value
     same = [v for v in listed if isinstance(v, str) and v.casefold() == value.strip().casefold()]
@@ -115,22 +115,10 @@ def _in_another_case(value: Any, schema: JSON) -> Any:
 
 
 def _types(schema: JSON) -> set[str]:
-    said = schema.get("type")
-    types = {name for name in (said if isinstance(said, list) else [said]) if isinstance(name, str)}
+    types = set(types_of(schema))
     return types | {"null"} if types and schema.get("nullable") is True else types
 
 
 def _is_of(value: Any, types: set[str]) -> bool:
-    return bool(_names_of(value) & types)
-
-
-def _names_of(value: Any) -> set[str]:
-    """The types of JSON Schema that a value has."""
-    if value is None:
-        return {"null"}
-    if isinstance(value, bool):
-        return {"boolean"}
-    if isinstance(value, int) or (isinstance(value, float) and value.is_integer()):
-        return {"integer", "number"}
-    kinds = ((float, "number"), (str, "string"), (list, "array"), (dict, "object"))
-    return {name for kind, name in kinds if isinstance(value, kind)}
+    of = {type_of(value)} | ({"integer"} if isinstance(value, float) and value.is_integer() else set())
+    return bool((of | {"number"} if "integer" in of else of) & types)

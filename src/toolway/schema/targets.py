@@ -35,26 +35,27 @@ class TargetRules:
     """Every object names and requires all its properties; what may be missing may be null instead."""
 
 
-_COMMON = frozenset({"type", "description", "enum", "items", "properties", "required", "anyOf"})
-NUMBERS = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"})
-_SIZES = frozenset({"minLength", "maxLength", "minItems", "maxItems"})
+def _words(words: str, more: frozenset[str] = frozenset()) -> frozenset[str]:
+    return more | frozenset(words.split())
+
+
+_COMMON = _words("type description enum items properties required anyOf")
+NUMBERS = _words("minimum maximum exclusiveMinimum exclusiveMaximum")
+_SIZES = _words("minLength maxLength minItems maxItems")
 
 RULES: dict[SchemaTarget, TargetRules] = {
     "openai": TargetRules(
-        keywords=_COMMON
-        | NUMBERS
-        | _SIZES
-        | {"title", "default", "examples", "const", "format", "pattern", "multipleOf", "additionalProperties"}
-        | {"minProperties", "maxProperties", "patternProperties", "propertyNames", "uniqueItems"},
+        keywords=_words(
+            "title default examples const format pattern multipleOf uniqueItems additionalProperties minProperties "
+            "maxProperties patternProperties propertyNames",
+            _COMMON | NUMBERS | _SIZES,
+        )
     ),
     # common/json-schema-to-grammar.cpp writes a repetition out rule by rule: a lower bound of thousands is refused,
     # and a lower bound above the upper one never ends (measured: b11549).
     "llama.cpp": TargetRules(
-        keywords=_COMMON
-        | NUMBERS
-        | _SIZES
-        | {"default", "const", "format", "pattern", "additionalProperties"},
-        formats=frozenset({"date", "time", "date-time", "uuid"}),
+        keywords=_words("default const format pattern additionalProperties", _COMMON | NUMBERS | _SIZES),
+        formats=_words("date time date-time uuid"),
         largest=64,
         ceiling=96_000,  # ggml-org/llama.cpp#25895
         largest_number=2**53,
@@ -64,8 +65,8 @@ RULES: dict[SchemaTarget, TargetRules] = {
     ),
     # ai.google.dev/api/caching#Schema is a protobuf message: one unknown member fails the whole request.
     "gemini": TargetRules(
-        keywords=_COMMON | {"nullable", "format", "minItems", "maxItems", "minimum", "maximum"},
-        formats=frozenset({"date-time"}),
+        keywords=_words("nullable format minItems maxItems minimum maximum", _COMMON),
+        formats=_words("date-time"),
         largest=10_000,
         largest_number=2**53,
         any_regex=False,
@@ -76,10 +77,8 @@ RULES: dict[SchemaTarget, TargetRules] = {
     ),
     # platform.openai.com/docs/guides/structured-outputs names the part of JSON Schema that strict tools may use.
     "strict": TargetRules(
-        keywords=_COMMON | NUMBERS | {"minItems", "maxItems", "const", "format", "pattern", "multipleOf"},
-        formats=frozenset(
-            {"date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid"}
-        ),
+        keywords=_words("minItems maxItems const format pattern multipleOf", _COMMON | NUMBERS),
+        formats=_words("date-time time date duration email hostname ipv4 ipv6 uuid"),
         largest=10_000,
         any_regex=False,
         free_objects=False,

@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 import jsonschema_rs
 
 from toolway.schema.compile import CannotCompile, compile_schema
+from toolway.schema.keywords import members_of, names_in
 from toolway.types import JSON, Tool
 
 SHOWN = 5
@@ -27,7 +28,7 @@ def without_unset_nulls(tool: Tool, arguments: JSON) -> JSON:
     Models write `{"limit": null}` for a limit that they do not want (those that know strict mode must).
     """
     nulls = [name for name, value in arguments.items() if value is None]
-    properties, required = _properties(tool), _required(tool)
+    properties, required = members_of(tool.parameters), names_in(tool.parameters.get("required"))
     needless = {
         name
         for name in nulls
@@ -62,7 +63,7 @@ def is_valid(value: Any, schema: Any) -> bool:
 
 def failing_schema(tool: Tool, arguments: JSON) -> str:
     """The part of the tool's schema that the arguments do not fit, as JSON, for the model; "" if there is none."""
-    validator, properties = _validator(tool), _properties(tool)
+    validator, properties = _validator(tool), members_of(tool.parameters)
     names: dict[str, None] = {}
     for fault in islice(validator.iter_errors(arguments) if validator else (), SHOWN):
         kind = fault.kind
@@ -77,19 +78,9 @@ def failing_schema(tool: Tool, arguments: JSON) -> str:
     return f"Their schema: {_cut(json.dumps(shown, ensure_ascii=False), SHOWN_OF_SCHEMA)}" if shown else ""
 
 
-def _properties(tool: Tool) -> JSON:
-    properties = tool.parameters.get("properties")
-    return properties if isinstance(properties, dict) else {}
-
-
-def _required(tool: Tool) -> list[str]:
-    required = tool.parameters.get("required")
-    return [name for name in required if isinstance(name, str)] if isinstance(required, list) else []
-
-
 def _validator(tool: Tool) -> jsonschema_rs.Validator | None:
     if tool not in _validators:
-        fallback = {"type": "object", "required": _required(tool)}
+        fallback = {"type": "object", "required": names_in(tool.parameters.get("required"))}
         _validators[tool] = _compiled(tool.parameters) or _compiled(fallback)
     return _validators[tool]
 
@@ -149,7 +140,7 @@ def _is_wrong_kind(fault: jsonschema_rs.ValidationError, level: int) -> bool:
 
 def _unexpected(names: list[str], where: str, tool: Tool | None) -> str:
     text = f"unknown {', '.join(f'`{name}`' for name in names[:SHOWN])}" + (f" in `{where}`" if where else "")
-    known = list(_properties(tool) if tool else ())
+    known = list(members_of(tool.parameters) if tool else ())
     return (
         f"{text}; the arguments are {_cut(', '.join(f'`{name}`' for name in known), 300)}" if known else text
     )

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
+from toolway.schema.keywords import types_of
 from toolway.tools.openapi.operation import (
     Body,
     BodyField,
@@ -17,7 +18,7 @@ from toolway.tools.openapi.operation import (
     essence,
     kind_of,
 )
-from toolway.tools.openapi.schemas import Schemas, types_of
+from toolway.tools.openapi.schemas import Schemas
 from toolway.tools.openapi.security import HEADER_NAME, RESERVED_HEADERS, Security, is_token_field
 from toolway.types import JSON
 

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator
-from functools import lru_cache
+from collections.abc import Callable, Iterator
+from functools import lru_cache, partial
 from typing import Any
 from urllib.parse import unquote
 
 import jsonschema_rs
 
+from toolway.schema.dereference import References
+from toolway.schema.keywords import (
+    OF_TYPE,
+    SUBSCHEMAS,
+    map_subschemas,
+    members_of,
+    names_in,
+    parts_of,
+    types_of,
+)
 from toolway.types import JSON
 
 MAX_DEPTH = 48
@@ -18,57 +28,7 @@ MAX_DEPTH = 48
 
 DEFS = "#/$defs/"
 
-_MISSING = object()
 _NOTHING_HIDDEN: frozenset[str] = frozenset()
-
-
-class References:
-    """Finds things inside one document. A reference that leaves the document is never followed."""
-
-    def __init__(self, document: JSON) -> None:
-        self._document = document
-
-    def at(self, pointer: str) -> Any:
-        """What a JSON pointer (RFC 6901, percent-encoded or not) leads to; None when that is nowhere."""
-        value: Any = self._document
-        for part in pointer.removeprefix("#").split("/")[1:]:
-            key = part.replace("~1", "/").replace("~0", "~")
-            found = _step(value, key)
-            value = (
-                _step(value, unquote(part).replace("~1", "/").replace("~0", "~"))
-                if found is _MISSING
-                else found
-            )
-            if value is _MISSING:
-                return None
-        return value
-
-    def resolve(self, value: Any) -> Any:
-        """`value`, or what stands at the end of its chain of `$ref`s; None when that is nowhere."""
-        seen: set[str] = set()
-        while isinstance(value, dict) and isinstance(ref := value.get("$ref"), str):
-            if ref in seen or not ref.startswith("#/"):
-                return None
-            seen.add(ref)
-            value = self.at(ref)
-        return value
-
-    def pointer(self, ref: str, root: str) -> str | None:
-        """The pointer that `ref` means in the schema that starts at `root`; None when that is nowhere.
-
-        `#/$defs/X` in a schema that a generator pasted in whole means that schema's own definitions.
-        """
-        if not re.match(r"#(/|$)", ref):
-            return None
-        return next((p for p in (ref, root + ref[1:]) if self.at(p) is not None), None)
-
-
-def _step(value: Any, key: str) -> Any:
-    if isinstance(value, dict):
-        return value.get(key, _MISSING)
-    if isinstance(value, list) and re.fullmatch(r"[0-9]{1,9}", key) and int(key) < len(value):
-        return value[int(key)]
-    return _MISSING
 
 
 class Schemas:
@@ -151,20 +111,16 @@ class Schemas:
         return self._subschemas(keyword, value, root, depth, hidden)
 
     def _subschemas(self, keyword: str, value: Any, root: str, depth: int, hidden: frozenset[str]) -> Any:
-        if keyword in _SCHEMAS and isinstance(value, bool):
-            return value
-        if keyword in _SCHEMAS and isinstance(value, dict):
-            return self._schema(value, root, depth + 1, _NOTHING_HIDDEN)
-        if keyword in _SCHEMA_LISTS and isinstance(value, list):
-            inherited = hidden if keyword == "allOf" else _NOTHING_HIDDEN
-            return [self._schema(item, root, depth + 1, inherited) for item in value] or None
-        if keyword in _SCHEMA_MAPS and isinstance(value, dict):
-            return {
-                key: self._schema(item, root, depth + 1, _NOTHING_HIDDEN)
-                for key, item in value.items()
-                if keyword != "patternProperties" or _is_pattern(key)
-            }
-        return None
+        if keyword not in SUBSCHEMAS:
+            return None
+        if isinstance(value, bool):
+            return value if SUBSCHEMAS[keyword] == "one" else None
+        if keyword == "patternProperties" and isinstance(value, dict):
+            value = {pattern: part for pattern, part in value.items() if _is_pattern(pattern)}
+        inherited = hidden if keyword == "allOf" else _NOTHING_HIDDEN
+        convert = partial(self._schema, root=root, depth=depth + 1, hidden=inherited)
+        parts = map_subschemas(keyword, value, convert)
+        return None if parts == [] else parts
 
     def _property(self, name: str, schema: Any, root: str, depth: int) -> JSON:
         converted = self._schema(schema, root, depth + 1, _NOTHING_HIDDEN)
@@ -199,10 +155,8 @@ class Schemas:
             part = self.references.resolve(waiting.pop())
             if isinstance(part, dict) and id(part) not in seen:
                 seen.add(id(part))
-                names.update(
-                    name for name, value in _mapping(part, "properties") if self._is_read_only(value)
-                )
-                waiting.extend(part["allOf"] if isinstance(part.get("allOf"), list) else ())
+                names.update(name for name, value in members_of(part).items() if self._is_read_only(value))
+                waiting.extend(parts_of(part, "allOf"))
         return frozenset(names)
 
     def _is_read_only(self, schema: Any) -> bool:
@@ -226,12 +180,6 @@ def references_in(schema: Any) -> Iterator[str]:
             waiting.extend(value)
 
 
-def types_of(schema: JSON) -> list[str]:
-    """The types that a converted schema names itself; empty when it names none."""
-    types = schema.get("type", [])
-    return types if isinstance(types, list) else [types]
-
-
 def _upgraded(schema: JSON) -> JSON:
     """The idioms of draft 4 in today's words: tuples, flags beside bounds, files."""
     upgraded: JSON = {}
@@ -243,11 +191,6 @@ def _upgraded(schema: JSON) -> JSON:
     if schema.get("type") == "file":
         upgraded |= {"type": "string", "format": "binary"}
     return {**schema, **upgraded} if upgraded else schema
-
-
-def _mapping(schema: JSON, keyword: str) -> Iterable[tuple[str, Any]]:
-    value = schema.get(keyword)
-    return value.items() if isinstance(value, dict) else ()
 
 
 def _or_null(schema: JSON) -> JSON:
@@ -281,9 +224,7 @@ def _flag(value: Any) -> bool | None:
 
 
 def _names(value: Any) -> list[str] | None:
-    if not isinstance(value, list):
-        return None
-    return list(dict.fromkeys(name for name in value if isinstance(name, str)))
+    return names_in(value) if isinstance(value, list) else None
 
 
 def _name_lists(value: Any) -> JSON | None:
@@ -328,21 +269,13 @@ def _is_pattern(text: str) -> bool:
     return True
 
 
-_TYPES = {name: name for name in ("string", "number", "integer", "boolean", "array", "object", "null")} | {
-    "file": "string",
-    "str": "string",
-    "text": "string",
-    "date": "string",
-    "datetime": "string",
-    "int": "integer",
-    "long": "integer",
-    "float": "number",
-    "double": "number",
-    "decimal": "number",
+_TYPES = {name: name for name in OF_TYPE} | {
+    **dict.fromkeys("file str text date datetime".split(), "string"),
+    **dict.fromkeys("int long".split(), "integer"),
+    **dict.fromkeys("float double decimal".split(), "number"),
+    **dict.fromkeys("dict map".split(), "object"),
     "bool": "boolean",
     "list": "array",
-    "dict": "object",
-    "map": "object",
 }
 
 
@@ -364,27 +297,12 @@ _SIMPLE: dict[str, Callable[[Any], Any]] = {
     "default": lambda value: value,
     "const": lambda value: value,
     "multipleOf": _positive,
-    **dict.fromkeys(("title", "description", "format", "contentEncoding", "contentMediaType"), _text),
-    **dict.fromkeys(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"), _number),
-    **dict.fromkeys(("minLength", "maxLength", "minItems", "maxItems"), _count),
-    **dict.fromkeys(("minProperties", "maxProperties", "minContains", "maxContains"), _count),
-    **dict.fromkeys(("uniqueItems", "deprecated"), _flag),
+    **dict.fromkeys("title description format contentEncoding contentMediaType".split(), _text),
+    **dict.fromkeys("minimum maximum exclusiveMinimum exclusiveMaximum".split(), _number),
+    **dict.fromkeys("minLength maxLength minItems maxItems".split(), _count),
+    **dict.fromkeys("minProperties maxProperties minContains maxContains".split(), _count),
+    **dict.fromkeys("uniqueItems deprecated".split(), _flag),
 }
 
-_REFS = frozenset({"$ref", "$recursiveRef", "$dynamicRef"})
-_SCHEMAS = frozenset(
-    {
-        "items",
-        "additionalProperties",
-        "unevaluatedItems",
-        "unevaluatedProperties",
-        "not",
-        "if",
-        "then",
-        "else",
-    }
-    | {"contains", "propertyNames"}
-)
-_SCHEMA_LISTS = frozenset({"allOf", "anyOf", "oneOf", "prefixItems"})
-_SCHEMA_MAPS = frozenset({"patternProperties", "dependentSchemas"})
-_SIBLINGS_OF_REF = _REFS | {"description", "title", "default", "nullable", "x-nullable", "deprecated"}
+_REFS = frozenset("$ref $recursiveRef $dynamicRef".split())
+_SIBLINGS_OF_REF = _REFS | set("description title default nullable x-nullable deprecated".split())

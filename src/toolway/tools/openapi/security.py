@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from toolway.schema.dereference import References
 from toolway.settings.env_endpoints import Endpoint
 from toolway.tools.openapi.operation import Secret
-from toolway.tools.openapi.schemas import References
 from toolway.types import JSON
 
 BEARER = Secret(location="header", name="Authorization", kind="bearer")
@@ -19,23 +19,14 @@ BASIC = Secret(location="header", name="Authorization", kind="basic")
 HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 RESERVED_HEADERS = frozenset(
-    {"accept", "accept-encoding", "authorization", "connection", "content-encoding", "content-length"}
-    | {"content-type", "cookie", "expect", "host", "keep-alive", "te", "trailer", "transfer-encoding"}
-    | {"proxy-authenticate", "proxy-authorization", "proxy-connection", "upgrade", "user-agent"}
+    "accept accept-encoding authorization connection content-encoding content-length content-type cookie expect host "
+    "keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer transfer-encoding upgrade "
+    "user-agent".split()
 )
 """What a request says of itself and of its sender; a document may declare these, a model may not set them."""
 
 _KEY_NAMES = frozenset(
-    (
-        "api_key",
-        "apikey",
-        "x_api_key",
-        "x_apikey",
-        "access_token",
-        "x_access_token",
-        "auth_token",
-        "x_auth_token",
-    )
+    "api_key apikey x_api_key x_apikey access_token x_access_token auth_token x_auth_token".split()
 )
 
 
