@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
+import tracemalloc
 from collections.abc import Sequence
 from typing import Any
 
+import httpx2
 import orjson
 import pytest
 
 from tests.support.answers import assert_error, assert_one_clean_answer, chunks_of, content_of, error_of
-from tests.support.app_server import AppServer, app_server
+from tests.support.app_server import QUESTION, AppServer, app_server
 from tests.support.gate import Gate
 from tests.support.servers import free_port
 from tests.support.upstream import (
@@ -69,6 +72,48 @@ def test_a_compressed_refusal_can_be_read(app: AppServer, streamed: bool):
     app.set_replies(Reply([gzip.compress(body)], 400, headers))
     answer = app.ask(stream=streamed)
     assert (answer.status_code, answer.content) == (400, body)
+
+
+def gzipped(body: bytes, kind: bytes = b"application/json") -> Reply:
+    return Reply([gzip.compress(body)], headers=[(b"content-type", kind), (b"content-encoding", b"gzip")])
+
+
+@BOTH
+def test_a_small_answer_that_grows_beyond_the_limit_is_a_502_that_names_the_setting(streamed: bool):
+    with app_server(gzipped(b'{"a":"' + b"A" * 4_000_000 + b'"}'), max_answer_bytes=1_000_000) as app:
+        answer = app.ask(stream=streamed)
+    assert answer.status_code == 502
+    assert (
+        "larger than 1,000,000 bytes (the setting TOOLWAY_MAX_ANSWER_BYTES)"
+        in answer.json()["error"]["message"]
+    )
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses"])
+@pytest.mark.parametrize(
+    "reply",
+    [
+        pytest.param(gzipped(b"x" * 8_000_000), id="no JSON"),
+        pytest.param(gzipped(b'["' + b"x" * 8_000_000 + b'"]'), id="no object"),
+        pytest.param(gzipped(b"x" * 20_000_000), id="too large"),
+        pytest.param(gzipped(b"data: " + b"x" * 20_000_000 + b"\n\n", b"text/event-stream"), id="stream"),
+    ],
+)
+def test_nothing_of_a_bad_answer_waits_for_the_garbage_collector(reply: Reply, path: str):
+    with app_server(reply) as app, httpx2.Client(base_url=app.url) as client:
+        question = {"model": "mock", "messages": QUESTION, "input": "Hello", "stream": True}
+        assert "upstream_error" in client.post(path, json=question).text
+        gc.collect()
+        gc.disable()
+        tracemalloc.start()
+        try:
+            for _ in range(4):
+                client.post(path, json=question)
+            held, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+            gc.enable()
+    assert held < 4_000_000
 
 
 BROKEN_IN_ROUND_2 = {

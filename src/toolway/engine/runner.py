@@ -206,7 +206,8 @@ class Runner:
 def known(error: Exception) -> ToolwayError:
     """The error to show: ours as it is; a bug is logged and shown without its details."""
     if isinstance(error, ToolwayError):
-        return error
+        # Who keeps it in a variable would keep each frame it came through, and what they held.
+        return error.with_traceback(None)
     log.error("a bug in Toolway", exc_info=error)
     return ToolwayError("Toolway itself failed at this request; its log says why.")
 

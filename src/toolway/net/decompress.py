@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any
 
-PART = 2**20
-"""Bytes of a decompressed part, at most."""
+PART = 256 * 2**10
+"""Bytes of a decompressed part, at most: what takes well under a millisecond."""
 
 
 class UnknownEncoding(ValueError):
@@ -18,10 +19,31 @@ class BrokenBody(ValueError):
     """What came is not compressed as it says."""
 
 
-Inflate = Callable[[bytes], Iterable[bytes]]
+class OversizedBody(ValueError):
+    """The body is larger than its reader takes; the message is the limit in bytes."""
 
 
-def inflater(encoding: str) -> Inflate:
+Decompress = Callable[[bytes], Iterable[bytes]]
+Receive = Callable[[], Awaitable[bytes]]
+"""What the next network read brings of a body; nothing at its end."""
+
+
+async def read_body(receive: Receive, encoding: str, limit: int) -> bytes:
+    """The whole body, decompressed. Raises UnknownEncoding, BrokenBody; OversizedBody beyond `limit` bytes."""
+    decompress = decompressor(encoding)
+    parts, size = [], 0
+    while piece := await receive():
+        for part in decompress(piece):
+            size += len(part)
+            if size > limit:
+                raise OversizedBody(f"{limit:,}")
+            parts.append(part)
+            if len(part) == PART:
+                await asyncio.sleep(0)  # There is more in this piece, and others want the event loop too.
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def decompressor(encoding: str) -> Decompress:
     """A function that takes the pieces of a body in order and gives each decompressed, in parts of at most PART bytes.
 
     `encoding` is the value of Content-Encoding: none, gzip, or deflate, by which some servers mean zlib's format and
@@ -33,10 +55,10 @@ def inflater(encoding: str) -> Inflate:
         return lambda piece: (piece,)
     if len(wanted) > 1 or wanted[0] not in ("gzip", "x-gzip", "deflate"):
         raise UnknownEncoding(encoding[:40])
-    return _Inflater()
+    return _Decompressor()
 
 
-class _Inflater:
+class _Decompressor:
     def __init__(self) -> None:
         self._stream: Any = None
         self._head = b""

@@ -102,6 +102,8 @@ class UpstreamSettings:
     api_key: Credential | None = field(default=None, repr=False)
     connect_timeout: Seconds = 10.0
     silence_timeout: Seconds = 600.0
+    max_answer_bytes: Size = 16 * 2**20
+    """Of one that is read whole, decompressed."""
     schema_profile: SchemaProfile = "auto"
 
 

@@ -5,13 +5,22 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
+from traceback import clear_frames
+from types import TracebackType
 
 import anyio
 
 from toolway.errors import UpstreamError, UpstreamTimeout
 from toolway.net.client import MAX_IDLE, Exchange, HttpClient, Origin
 from toolway.net.connection import Connection
-from toolway.net.decompress import BrokenBody, Inflate, UnknownEncoding, inflater
+from toolway.net.decompress import (
+    BrokenBody,
+    Decompress,
+    OversizedBody,
+    UnknownEncoding,
+    decompressor,
+    read_body,
+)
 from toolway.net.errors import Fault, HttpError
 from toolway.settings.groups import UpstreamSettings
 from toolway.types import Header
@@ -37,11 +46,12 @@ HOP_BY_HOP = frozenset(
 class Answer:
     """An upstream answer whose head has come. `headers` are lower-case and end-to-end."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, max_bytes: int) -> None:
         reply = connection.reply
         self.status = reply.status if reply else 0
         self.headers = _end_to_end(reply.headers if reply else [])
         self._connection = connection
+        self._max_bytes = max_bytes
 
     def header(self, name: bytes) -> bytes:
         """The first value of a header, or nothing."""
@@ -57,30 +67,34 @@ class Answer:
         except HttpError as error:
             raise _upstream_error(error) from error
 
-    async def read(self, limit: int) -> bytes:
-        """The whole body, decompressed. Raises UpstreamError when it is larger than `limit` bytes."""
-        inflate = self.inflater()
-        parts, size = [], 0
-        while chunk := await self.receive():
-            for part in inflate(chunk):
-                size += len(part)
-                if size > limit:
-                    raise UpstreamError(f"The model server's answer is larger than {limit:,} bytes.")
-                parts.append(part)
-        return b"".join(parts)
-
-    def inflater(self) -> Inflate:
-        """A function that decompresses this body piece by piece. Raises UpstreamError, as the function does.
+    async def read(self, limit: int | None = None) -> bytes:
+        """The whole body, decompressed. Raises UpstreamError when it is larger than `limit`, or than an answer may be.
 
         Nobody asked for compression, but some reverse proxies compress all the same.
         """
-        encoding = self.header(b"content-encoding")
+        most = self._max_bytes if limit is None else min(limit, self._max_bytes)
+        try:
+            return await read_body(self.receive, self._encoding(), most)
+        except OversizedBody as error:
+            setting = " (the setting TOOLWAY_MAX_ANSWER_BYTES)" if most == self._max_bytes else ""
+            raise UpstreamError(
+                f"The model server's answer is larger than {error} bytes{setting}."
+            ) from error
+        except (BrokenBody, UnknownEncoding) as error:
+            raise _unreadable(error) from error
+
+    def decompressor(self) -> Decompress:
+        """A function that decompresses this body piece by piece. Raises UpstreamError, as the function does."""
+        encoding = self._encoding()
         if not encoding:
             return lambda piece: (piece,)
         try:
-            return partial(_decompressed, inflater(encoding.decode("latin-1")))
+            return partial(_decompressed, decompressor(encoding))
         except UnknownEncoding as error:
-            raise UpstreamError(f"The model server's answer has an unknown encoding, {error}.") from error
+            raise _unreadable(error) from error
+
+    def _encoding(self) -> str:
+        return self.header(b"content-encoding").decode("latin-1")
 
     async def drain(self, seconds: float = 0.2) -> None:
         """Read what may still come after the last event, so that the connection can be used again."""
@@ -94,8 +108,9 @@ class Answer:
 class Upstream:
     """Connections to the model server. Made by `Upstream.connect`, which also closes them."""
 
-    def __init__(self, client: HttpClient, prefix: bytes) -> None:
+    def __init__(self, client: HttpClient, prefix: bytes, max_answer_bytes: int) -> None:
         self._client = client
+        self._max_answer_bytes = max_answer_bytes
         self._prefix = prefix
         self._root = prefix.removesuffix(b"/v1")
 
@@ -110,7 +125,7 @@ class Upstream:
             silence=settings.silence_timeout,
         )
         try:
-            yield cls(client, origin.prefix)
+            yield cls(client, origin.prefix, settings.max_answer_bytes)
         finally:
             client.close()
 
@@ -138,7 +153,8 @@ class Upstream:
             target += b"?" + query
         try:
             return _UpstreamExchange(
-                self._client.request(method, target, headers=headers, body=body, repeatable=repeatable)
+                self._client.request(method, target, headers=headers, body=body, repeatable=repeatable),
+                self._max_answer_bytes,
             )
         except HttpError as error:
             raise _upstream_error(error) from error
@@ -147,16 +163,21 @@ class Upstream:
 class _UpstreamExchange(AbstractAsyncContextManager[Answer]):
     """An exchange that is entered with its answer."""
 
-    def __init__(self, exchange: Exchange) -> None:
+    def __init__(self, exchange: Exchange, max_bytes: int) -> None:
         self._exchange = exchange
+        self._max_bytes = max_bytes
 
     async def __aenter__(self) -> Answer:
         try:
-            return Answer(await self._exchange.__aenter__())
+            return Answer(await self._exchange.__aenter__(), self._max_bytes)
         except HttpError as error:
             raise _upstream_error(error) from error
 
-    async def __aexit__(self, *_: object) -> None:
+    async def __aexit__(self, kind: object, error: object, trace: TracebackType | None) -> None:
+        if trace is not None:
+            # Whoever tells the error holds it in a circle with its frames, and a large answer must not wait in
+            # them until the garbage collector comes.
+            clear_frames(trace)
         await self._exchange.__aexit__()
 
 
@@ -198,8 +219,14 @@ def _end_to_end(headers: Sequence[Header]) -> list[Header]:
     return [header for header in headers if header[0] not in HOP_BY_HOP and header[0] not in named]
 
 
-def _decompressed(inflate: Inflate, piece: bytes) -> Iterator[bytes]:
+def _decompressed(decompress: Decompress, piece: bytes) -> Iterator[bytes]:
     try:
-        yield from inflate(piece)
+        yield from decompress(piece)
     except BrokenBody as error:
-        raise UpstreamError("The model server's compressed answer is broken.") from error
+        raise _unreadable(error) from error
+
+
+def _unreadable(error: BrokenBody | UnknownEncoding) -> UpstreamError:
+    if isinstance(error, BrokenBody):
+        return UpstreamError("The model server's compressed answer is broken.")
+    return UpstreamError(f"The model server's answer has an unknown encoding, {error}.")

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+import anyio
+import anyio.lowlevel
 import orjson
 
 from toolway.conversation.events import Chunks, HeadArrived
 from toolway.conversation.message import Message, MessageBuilder, error_in, read_answer
 from toolway.errors import UpstreamError, UpstreamStatus
+from toolway.net.decompress import PART
 from toolway.types import JSON, Emit, Header
 from toolway.upstream.chunk_template import Refrain
 from toolway.upstream.client import Answer, Upstream
 from toolway.wire import lenient_json, sse
 
-MAX_ANSWER_BYTES = 256 * 2**20
 MAX_ERROR_BYTES = 2**20
 
 _STREAM_TYPES = frozenset({b"text/event-stream", b"text/plain", b"application/octet-stream", b""})
@@ -60,7 +62,7 @@ def _asking(upstream: Upstream, headers: Sequence[Header], take: _Take) -> Turn:
 
 async def _take_whole(answer: Answer, emit: Emit, _: Callable[[str], bool]) -> Message:
     await emit(HeadArrived(headers=answer.headers))
-    return read_answer(_parse_answer(await answer.read(MAX_ANSWER_BYTES)))
+    return read_answer(_parse_answer(await answer.read()))
 
 
 async def _take_streamed(answer: Answer, emit: Emit, theirs: Callable[[str], bool]) -> Message:
@@ -74,7 +76,7 @@ async def _take_streamed(answer: Answer, emit: Emit, theirs: Callable[[str], boo
 async def _take_unstreamed(answer: Answer, emit: Emit, theirs: Callable[[str], bool]) -> Message:
     """A 200 that is no event stream: an error, or all at once, asked for or from a server that cannot stream."""
     builder = MessageBuilder(theirs)
-    whole = _parse_answer(await answer.read(MAX_ANSWER_BYTES))
+    whole = _parse_answer(await answer.read())
     message = read_answer(whole)
     await emit(HeadArrived(headers=answer.headers))
     choice = whole["choices"][0]
@@ -104,13 +106,17 @@ def _parse_answer(body: bytes) -> JSON:
 
 
 async def _read_stream(answer: Answer, emit: Emit, builder: MessageBuilder) -> Message:
-    decoder, refrain, inflate = sse.Decoder(), Refrain(), answer.inflater()
+    decoder, refrain, decompress = sse.Decoder(), Refrain(), answer.decompressor()
     done = False
     try:
         while not done and (data := await answer.receive()):
-            for part in inflate(data):
+            for part in decompress(data):
                 if payloads := decoder.feed(part):
                     done = await _feed(payloads, builder, refrain, emit)
+                if len(part) == PART:
+                    await (
+                        anyio.lowlevel.checkpoint()
+                    )  # There is more in what came, and others want the event loop too.
         if not done:
             done = await _feed(decoder.close(), builder, refrain, emit)
     except sse.NotAnEventStream as stray:

@@ -12,7 +12,7 @@ from yarl import URL
 from toolway.errors import SourceError
 from toolway.net.client import HttpClient, Origin
 from toolway.net.connection import Connection
-from toolway.net.decompress import BrokenBody, UnknownEncoding, inflater
+from toolway.net.decompress import BrokenBody, OversizedBody, UnknownEncoding, read_body
 from toolway.net.errors import Fault, HttpError
 from toolway.tools.openapi.build_request import Request
 from toolway.types import Header
@@ -137,21 +137,16 @@ def _next_url(request: Request, target: str, status: int) -> URL:
 
 
 async def _read(connection: Connection, encoding: str, max_bytes: int) -> bytes:
-    body = bytearray()
     try:
-        inflate = inflater(encoding)
-        while piece := await connection.receive():
-            for part in inflate(piece):
-                body += part
-                if len(body) > max_bytes:
-                    raise SourceError(f"answered more than {max_bytes:,} bytes", stage="fetch")
+        return await read_body(connection.receive, encoding, max_bytes)
+    except OversizedBody as error:
+        raise SourceError(f"answered more than {error} bytes", stage="fetch") from error
     except UnknownEncoding as error:
         raise SourceError(
             f"answered in an encoding that was not asked for ({error})", stage="fetch"
         ) from error
     except BrokenBody as error:
         raise SourceError("sent compressed data that is broken", stage="fetch") from error
-    return bytes(body)
 
 
 _WORDS = {
