@@ -28,9 +28,15 @@ ALLOWED = {
     "server": {"settings", "net", "wire", "telemetry", "upstream"},
     "api": {"engine", "server", "tools", "stores", "upstream", "schema", "conversation", "wire", "settings"},
     "demo": {"settings", "net"},
-    "app": {"api", "engine", "server", "telemetry", "tools", "upstream", "stores", "settings", "schema", "net", "demo"},
+    "app": {
+        "api", "engine", "server", "telemetry", "tools", "upstream", "conversation", "stores", "settings", "schema",
+        "net", "demo",
+    },
 }  # fmt: skip
 """From the ground up: each package and what it may import besides itself. A new package gets its line here."""
+
+WITHOUT_HTTP_SERVER = ("conversation", "schema", "stores", "upstream", "telemetry", "tools", "engine")
+"""Packages that know neither ASGI nor who serves it."""
 
 APART = {"api": "dialect", "tools": "kind of tool source"}
 """Packages whose inner packages do not know each other."""
@@ -70,6 +76,19 @@ def test_a_module_imports_only_what_its_package_may(module: str):
             f"{module} imports {name}, but {package} may not import {other}: allowed are "
             f"{', '.join(sorted(ALLOWED[package] | ANY))}. Move what is shared down, or hand it in."
         )
+
+
+@pytest.mark.parametrize("module", [m for m in INNER if package_of(m) in WITHOUT_HTTP_SERVER])
+def test_below_the_server_nothing_knows_of_asgi(module: str):
+    found: set[str] = set()
+    for node in ast.walk(ast.parse((SOURCE / f"{module}.py").read_text())):
+        if isinstance(node, ast.ImportFrom):
+            found.add((node.module or "").split(".")[0])
+        elif isinstance(node, ast.Import):
+            found |= {name.name.split(".")[0] for name in node.names}
+    assert not found & {"starlette", "uvicorn"}, (
+        f"{module} imports {found & {'starlette', 'uvicorn'}}: what a scope says is read in server/ or api/"
+    )
 
 
 def test_the_table_points_down():

@@ -1,4 +1,4 @@
-"""The error tree, and how an error looks to an OpenAI client.
+"""The error tree: what went wrong, whose fault it is, and the HTTP status that says so.
 
 ToolwayError                      500  toolway_error          a bug, or a limit of this process
 ├── ConfigError                     -  shown by the command line, never sent
@@ -21,11 +21,12 @@ A tool's trouble is not in the tree: it is a `ToolResult` that the model reads.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
-from toolway.types import JSON
+from toolway.types import Header
 
-Headers = Sequence[tuple[bytes, bytes]]
+log = logging.getLogger("toolway.chat")
 
 
 class ToolwayError(Exception):
@@ -39,10 +40,6 @@ class ToolwayError(Exception):
         self.message = message
         self.param = param
         self.code = code
-
-    def envelope(self) -> JSON:
-        """OpenAI's error object: `{"error": {"message", "type", "param", "code"}}`."""
-        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
 
 
 class ConfigError(ToolwayError):
@@ -129,8 +126,17 @@ class UpstreamTimeout(UpstreamError):
 class UpstreamStatus(UpstreamError):
     """The model server refused: its status, headers and body, to be relayed as they are."""
 
-    def __init__(self, status: int, headers: Headers, body: bytes) -> None:
+    def __init__(self, status: int, headers: Sequence[Header], body: bytes) -> None:
         super().__init__(f"The model server answered {status}: {body[:500].decode(errors='replace')}")
         self.status = status
         self.headers = headers
         self.body = body
+
+
+def to_public_error(error: Exception) -> ToolwayError:
+    """The error that a client may see: ours as it is; a bug is logged and shown without its details."""
+    if isinstance(error, ToolwayError):
+        # Who keeps it in a variable would keep each frame it came through, and what they held.
+        return error.with_traceback(None)
+    log.error("a bug in Toolway", exc_info=error)
+    return ToolwayError("Toolway itself failed at this request; its log says why.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, Protocol
@@ -10,10 +10,24 @@ from typing import Any, Literal, Protocol
 Header = tuple[bytes, bytes]
 """A header of HTTP as it stands in ASGI; our own names are lower case."""
 
+JSON_TYPE: Header = (b"content-type", b"application/json")
+
 JSON = dict[str, Any]
 """A JSON object from outside. It stays a dict, so that fields nobody here knows survive."""
 
 State = Literal["starting", "ready", "failed", "needs auth", "stopped"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Caller:
+    """Who sent a request. What is kept under `id` for one caller is never shown to another."""
+
+    id: str
+    """A digest of the credentials that came with the request."""
+    name: str = ""
+    """A short hash of the client key; empty when no keys are configured."""
+    headers: Sequence[Header] = ()
+    """What goes along to the model server."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -132,7 +146,3 @@ class ToolSource(Protocol):
         Any failure is a `ToolResult` with `is_error`; the only exception is cancellation, on which the
         server is told (where its protocol can) and nothing is left open.
         """
-
-
-Emit = Callable[[Any], Awaitable[None]]
-"""Where a loop pushes what happens: the events of `loop.py`."""

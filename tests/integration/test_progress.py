@@ -18,7 +18,7 @@ from tests.support.gate import DEADLINE
 from tests.support.upstream import call_stream, text_stream, tool_call
 from tests.unit.engine.scripted_turns import InMemorySource, ScriptedModel, call, echo, run_loop, says
 from tests.unit.tools.mcp.support import SERVERS
-from toolway.api.chat.progress import shown
+from toolway.api.chat.progress import progress_chunk
 from toolway.conversation.events import CallProgressed
 from toolway.types import JSON, OnProgress, Progress, Tool, ToolCall, ToolResult
 
@@ -31,7 +31,7 @@ def streamed(**settings: Any) -> list[JSON]:
     return chunks
 
 
-def test_nothing_is_shown_by_default():
+def test_nothing_is_progress_chunk_by_default():
     assert not any("event" in chunk for chunk in streamed())
 
 
@@ -51,7 +51,7 @@ def test_reasoning_text_is_the_other_form():
 
 @pytest.mark.skipif(sys.platform == "win32", reason="named pipes of Unix")
 @pytest.mark.parametrize("form", ["openwebui", "reasoning"])
-def test_progress_of_an_mcp_server_is_shown_while_its_tool_runs(form: str, tmp_path: Path):
+def test_progress_of_an_mcp_server_is_progress_chunk_while_its_tool_runs(form: str, tmp_path: Path):
     gates = [tmp_path / name for name in ("first", "second", "third")]
     for gate in gates:
         os.mkfifo(gate)
@@ -102,9 +102,9 @@ TOOL = Tool(name="copy", server="files", description="", parameters={})
         (Progress(progress=3, total=2, message="nearly"), "copy: 100 %, nearly"),
     ],
 )
-def test_a_tools_own_progress_is_shown(progress: Progress, text: str):
+def test_a_tools_own_progress_is_progress_chunk(progress: Progress, text: str):
     event = CallProgressed(call=ToolCall(id="1", name="copy", arguments="{}"), tool=TOOL, progress=progress)
-    chunk = shown(event, "openwebui")
+    chunk = progress_chunk(event, "openwebui")
     assert chunk
     assert chunk["event"]["data"]["description"] == text
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from toolway.settings.settings import Settings
-from toolway.telemetry.conversation_log import configure_logging
+from toolway.telemetry.logging import configure_logging
 
 
 @contextmanager

@@ -8,11 +8,11 @@ import orjson
 from starlette.types import Receive, Scope, Send
 
 from toolway.errors import UpstreamError
-from toolway.server.auth import upstream_headers
+from toolway.server.caller import upstream_headers
 from toolway.server.disconnect import while_client_listens
-from toolway.server.json_response import Header, relayed, send_error, send_json, send_whole
+from toolway.server.json_response import relayed, send_error, send_json, send_whole
 from toolway.settings.settings import Settings
-from toolway.types import JSON
+from toolway.types import JSON, Header
 from toolway.upstream.client import Upstream
 
 _MAX_BYTES = 16 * 2**20

@@ -10,12 +10,13 @@ import anyio
 from starlette.types import Message, Receive, Scope, Send
 
 from toolway.errors import InvalidRequest, NotFound, UpstreamError
-from toolway.server.auth import upstream_headers
+from toolway.server.caller import upstream_headers
 from toolway.server.disconnect import while_client_listens
 from toolway.server.json_response import send_error
+from toolway.server.relay import relay
 from toolway.server.request_body import ClientGone
 from toolway.settings.settings import Settings
-from toolway.upstream.client import Answer, Upstream
+from toolway.upstream.client import Upstream
 
 log = logging.getLogger("toolway.passthrough")
 
@@ -108,15 +109,6 @@ class _RequestBody:
         read.set()
         # To return now would be to say that the body is whole; who is told of the departure ends this.
         await anyio.sleep_forever()
-
-
-async def relay(answer: Answer, send: Send) -> None:
-    """An upstream answer to the client as it comes; what is said of CORS is ours to say."""
-    headers = [header for header in answer.headers if not header[0].startswith(b"access-control-")]
-    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-    while data := await answer.receive():
-        await send({"type": "http.response.body", "body": data, "more_body": True})
-    await send({"type": "http.response.body", "body": b""})
 
 
 def _has_body(scope: Scope) -> bool:

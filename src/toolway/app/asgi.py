@@ -16,21 +16,21 @@ from toolway.api.passthrough import Passthrough
 from toolway.api.responses import (
     DEFAULT_PACE,
     Background,
-    Drafts,
-    Making,
     Pace,
     Records,
+    ResponseCreator,
     Responses,
     Socket,
 )
 from toolway.app.health import Readiness, healthz, welcome
 from toolway.app.state import AppState, open_state
-from toolway.engine.runner import Runner
+from toolway.engine.engine import Engine
 from toolway.errors import ConfigError, NotFound, ToolwayError
 from toolway.server.auth import AuthMiddleware
 from toolway.server.json_response import send_error
 from toolway.server.websocket import in_place_of_upgrade
 from toolway.settings.settings import Settings, load_settings
+from toolway.telemetry.conversation_log import ConversationLog
 
 
 def create_app(settings: Settings | None = None, *, pace: Pace = DEFAULT_PACE) -> ASGIApp:
@@ -74,10 +74,18 @@ class Routes:
     async def lifespan(self, _: Any) -> AsyncIterator[None]:
         """Open the app's state and put up the routes."""
         async with open_state(self._settings) as state:
-            runner = Runner(state.upstream, state.catalog, state.store, self._settings, state.backend)
+            engine = Engine(
+                settings=self._settings,
+                upstream=state.upstream,
+                catalog=state.catalog,
+                client_servers=state.dynamic,
+                store=state.store,
+                target=state.target,
+                subscribers=[ConversationLog],
+            )
             self._passthrough = Passthrough(state.upstream, self._settings)
             self._exact = {
-                ("POST", "/v1/chat/completions"): ChatCompletions(runner),
+                ("POST", "/v1/chat/completions"): ChatCompletions(engine),
                 ("GET", "/healthz"): healthz,
                 ("GET", "/readyz"): Readiness(state),
                 ("GET", "/"): welcome,
@@ -87,11 +95,11 @@ class Routes:
             if self._settings.responses.mode == "passthrough":
                 yield
                 return
-            async with self._responses(state, runner):
+            async with self._responses(state, engine):
                 yield
 
     @asynccontextmanager
-    async def _responses(self, state: AppState, runner: Runner) -> AsyncIterator[None]:
+    async def _responses(self, state: AppState, engine: Engine) -> AsyncIterator[None]:
         """Put up the routes of the Responses API, and make responses in the background while the block lasts."""
         ttl = self._settings.responses.ttl
         records = Records(state.store, ttl=ttl)
@@ -103,10 +111,10 @@ class Routes:
             keep_alive=self._settings.server.keepalive_interval,
             pace=self._pace,
         )
-        making = Making(runner, records, Drafts(runner, records, state.dynamic))
-        responses = Responses(making, background)
+        creator = ResponseCreator(engine, records)
+        responses = Responses(creator, background)
         self._exact["POST", "/v1/responses"] = self._exact["GET", "/v1/responses"] = responses
-        self._exact["WEBSOCKET", "/v1/responses"] = Socket(making)
+        self._exact["WEBSOCKET", "/v1/responses"] = Socket(creator)
         self._below["/v1/responses/"] = responses
         async with background.running():
             yield

@@ -11,18 +11,19 @@ import orjson
 from rich.console import Console
 from rich.markup import escape
 
+from toolway.conversation.request import ChatRequest
 from toolway.conversation.tool_calls import read_arguments
-from toolway.engine.model_target import Backend
-from toolway.engine.rejected_tools import careful_turn
-from toolway.engine.request_tools import Offer
+from toolway.engine.event_stream import EventStream
+from toolway.engine.model_target import ModelTarget
+from toolway.engine.rejected_tools import without_rejected_tools
+from toolway.engine.request_tools import RequestTools
 from toolway.errors import ConfigError, StoreError, UpstreamError
-from toolway.server.json_response import JSON_TYPE
 from toolway.server.process import check_exposure
 from toolway.settings.settings import Settings, load_settings
 from toolway.stores import key_of, open_store
 from toolway.tools.catalog import Catalog, Snapshot
 from toolway.tools.factory import open_sources
-from toolway.types import JSON, Header, ToolSource, last_error
+from toolway.types import JSON, JSON_TYPE, Header, ToolSource, last_error
 from toolway.upstream.client import Upstream, credential
 from toolway.upstream.model_call import whole_turn
 
@@ -129,15 +130,15 @@ async def _try_everything(settings: Settings) -> list[Finding]:
         open_sources(settings) as sources,
         Catalog(sources).running() as catalog,
     ):
-        backend = Backend(settings, upstream)
+        target = ModelTarget(settings, upstream)
         await catalog.wait_until_tried(SERVER_PATIENCE)
         models, model = await _try_models(upstream, settings)
         found.append(models)
         if models.ok:
-            await backend.learn()
-            found += await _try_chat(upstream, settings, model, backend, catalog.snapshot)
+            await target.learn()
+            found += await _try_chat(upstream, settings, model, target, catalog.snapshot)
         found += [_judge_source(source) for source in sources]
-        found += _judge_names(backend.fit(catalog.snapshot))
+        found += _judge_names(target.fit(catalog.snapshot))
     return found
 
 
@@ -166,29 +167,31 @@ async def _try_models(upstream: Upstream, settings: Settings) -> tuple[Finding, 
 
 
 async def _try_chat(
-    upstream: Upstream, settings: Settings, model: str | None, backend: Backend, snapshot: Snapshot
+    upstream: Upstream, settings: Settings, model: str | None, target: ModelTarget, snapshot: Snapshot
 ) -> list[Finding]:
     """One request with all tools in it: the question is whether the model server takes them."""
     check = f"model {model}"
     question = {"role": "user", "content": "Say hello."}
     body: JSON = {"model": model, "messages": [question], "max_tokens": 32}
-    offer = Offer(body, backend.fit(snapshot))
+    request = ChatRequest.of(body)
+    tools = RequestTools(request, snapshot, fit=target.fit)
     whole = whole_turn(upstream, _headers(settings))
-    turn = careful_turn(whole, offer=offer, backend=backend, probe=whole)
+    events = EventStream([target])
+    turn = without_rejected_tools(whole, tools=tools, target=target, probe=whole, events=events)
     with anyio.move_on_after(MODEL_PATIENCE):
         try:
-            message = await turn(offer.put_into(body), _ignore, offer.is_clients)
+            message = await turn(tools.put_into(request), events.emit, tools.is_clients)
         except UpstreamError as error:
             return [Finding(check=check, ok=False, detail=f"a chat request failed: {error.message}")]
         calls = [call for call in message.tool_calls if read_arguments(call.arguments) is not None]
-        took = f"answers a chat request with {len(offer.tools)} tools, their schemas as for {backend.profile}"
+        took = f"answers a chat request with {len(tools.tools)} tools, their schemas as for {target.profile}"
         took += f" (it called {calls[0].name})" if calls else ""
-        return [Finding(check=check, ok=True, detail=took), *_judge_refused(backend)]
+        return [Finding(check=check, ok=True, detail=took), *_judge_refused(target)]
     detail = f"no answer to a chat request within {MODEL_PATIENCE:g} seconds"
     return [Finding(check=check, ok=False, detail=detail)]
 
 
-def _judge_refused(backend: Backend) -> list[Finding]:
+def _judge_refused(target: ModelTarget) -> list[Finding]:
     advice = "It is left out of requests. Mend its schema, or set TOOLWAY_SCHEMA_PROFILE."
     return [
         Finding(
@@ -197,12 +200,8 @@ def _judge_refused(backend: Backend) -> list[Finding]:
             detail=f"the model server refuses it: {tool.reason}",
             advice=advice,
         )
-        for tool in backend.barred
+        for tool in target.barred
     ]
-
-
-async def _ignore(_: object) -> None:
-    return
 
 
 def _judge_source(source: ToolSource) -> Finding:

@@ -47,7 +47,7 @@ class Readiness:
             )
         body: JSON = {"status": status, "upstream": upstream, "servers": servers}
         # Tools of servers that requests declare are nobody else's business.
-        if barred := [tool for tool in self._state.backend.barred if tool.server in servers]:
+        if barred := [tool for tool in self._state.target.barred if tool.server in servers]:
             body["refused_by_upstream"] = {tool.name: tool.reason for tool in barred}
         await send_json(send, 503 if status == "not ready" else 200, body)
 

@@ -13,7 +13,7 @@ import anyio
 
 from toolway.errors import ConfigError
 from toolway.settings.settings import Settings, reload_servers
-from toolway.telemetry.conversation_log import also_mask
+from toolway.telemetry.logging import also_mask
 from toolway.tools.catalog import Catalog
 from toolway.tools.factory import SourceFactory
 

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from toolway.app.reload import watch_config
-from toolway.engine.model_target import Backend
+from toolway.engine.model_target import ModelTarget
 from toolway.settings.settings import Settings
 from toolway.stores import Store, open_store
 from toolway.tools.catalog import Catalog
@@ -25,7 +25,7 @@ class AppState:
     catalog: Catalog
     dynamic: DynamicServers
     store: Store
-    backend: Backend
+    target: ModelTarget
 
 
 @asynccontextmanager
@@ -40,7 +40,7 @@ async def open_state(settings: Settings) -> AsyncIterator[AppState]:
             Catalog(factory.sources(settings)).running() as catalog,
             watch_config(settings, factory, catalog),
             open_dynamic(settings.tools) as dynamic,
-            Backend(settings, upstream, catalog.set_target).learning() as backend,
+            ModelTarget(settings, upstream, catalog.set_target).learning() as target,
         ):
             yield AppState(
                 settings=settings,
@@ -48,5 +48,5 @@ async def open_state(settings: Settings) -> AsyncIterator[AppState]:
                 catalog=catalog,
                 dynamic=dynamic,
                 store=store,
-                backend=backend,
+                target=target,
             )

@@ -1,11 +1,13 @@
-"""What happens in a request, in one stream of typed events, and the outcome that ends it."""
+"""What happens in one request: a union of typed events, and the outcome that ends it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from toolway.conversation.message import Message
+from toolway.errors import ToolwayError
 from toolway.types import JSON, Header, Progress, Tool, ToolCall, ToolResult
 
 
@@ -58,9 +60,6 @@ class CallEnded:
     seconds: float
 
 
-Event = RoundBegan | HeadArrived | Chunks | CallBegan | CallProgressed | CallEnded
-
-
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
     """How a request ended: the last message, what was said in the rounds before it, and what it all cost.
@@ -80,3 +79,53 @@ class Outcome:
     held: tuple[JSON, ...] = ()
     asked: tuple[JSON, ...] = ()
     asked_for: tuple[ToolCall, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConversationBegan:
+    """A request was read and can be run: its model, and how many messages and tools of ours are in it."""
+
+    model: Any
+    streamed: bool
+    messages: int
+    tools: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConversationEnded:
+    """The answer is whole."""
+
+    outcome: Outcome
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConversationFailed:
+    """The client gets this error instead of an answer, or at the end of its stream."""
+
+    error: ToolwayError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientLeft:
+    """The client is gone; what ran for it is stopped."""
+
+
+Event = (
+    ConversationBegan
+    | RoundBegan
+    | HeadArrived
+    | Chunks
+    | CallBegan
+    | CallProgressed
+    | CallEnded
+    | ConversationEnded
+    | ConversationFailed
+    | ClientLeft
+)
+"""Everything that a subscriber may be told. The conversation's own beginning and end go to subscribers alone."""
+
+Emit = Callable[[Event], Awaitable[None]]
+"""Where events are pushed to; the pushing waits for a client that reads slowly."""
+
+Subscriber = Callable[[Event], None]
+"""Is told every event of one request, in order, and may not wait."""

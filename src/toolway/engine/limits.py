@@ -21,7 +21,7 @@ COMPARED = 300
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bounds:
+class Limits:
     """What one request may use; `max_repeats` and `max_similar` are counts of calls that led to nothing new."""
 
     max_rounds: int
@@ -40,7 +40,7 @@ class _Past:
         return _alike(self.arguments, other.arguments) and _alike(self.result, other.result)
 
 
-class Governor:
+class LoopLimits:
     """Watches one request; its seconds count from the making of this object.
 
     A call that brought the same result `max_repeats` times, or a tool that was called `max_similar` times with
@@ -48,8 +48,8 @@ class Governor:
     of instead of run. A model that goes on with the same tool in that way is ended.
     """
 
-    def __init__(self, bounds: Bounds) -> None:
-        self._bounds = bounds
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
         self._started = time.monotonic()
         self._calls = 0
         self._past: defaultdict[str, deque[_Past]] = defaultdict(self._window)
@@ -58,20 +58,20 @@ class Governor:
     @property
     def seconds_left(self) -> float:
         """Time that tools may still take; never negative."""
-        return max(0.0, self._started + self._bounds.max_seconds - time.monotonic())
+        return max(0.0, self._started + self._limits.max_seconds - time.monotonic())
 
-    def objection(self, rounds: int, calls: Sequence[ToolCall]) -> str | None:
+    def stop_reason(self, rounds: int, calls: Sequence[ToolCall]) -> str | None:
         """Why the calls of round number `rounds` may not run, in words for the model; None: they may.
 
-        After an objection the model is asked once more, without tools.
+        After one the model is asked once more, without tools.
         """
-        bounds = self._bounds
-        if rounds > bounds.max_rounds:
-            return f"the limit of {bounds.max_rounds} rounds of tool calls for one request is reached"
-        if self._calls >= bounds.max_calls:
-            return f"the limit of {bounds.max_calls} tool calls for one request is reached"
+        limits = self._limits
+        if rounds > limits.max_rounds:
+            return f"the limit of {limits.max_rounds} rounds of tool calls for one request is reached"
+        if self._calls >= limits.max_calls:
+            return f"the limit of {limits.max_calls} tool calls for one request is reached"
         if not self.seconds_left:
-            return f"the time for tool calls in one request ({bounds.max_seconds:g} s) is used up"
+            return f"the time for tool calls in one request ({limits.max_seconds:g} s) is used up"
         circling = next((c.name for c in calls if c.name in self._warned and self._circles(c)), None)
         if circling:
             return f"{circling} was called again and again without anything new"
@@ -81,14 +81,14 @@ class Governor:
         """For each call, in order, why it may not run, in words for the model; None: it runs, and is counted."""
         return [self._admit(call) for call in calls]
 
-    def note(self, call: ToolCall, result: ToolResult) -> None:
+    def record(self, call: ToolCall, result: ToolResult) -> None:
         """A call that was admitted has this result."""
         self._past[call.name].append(_Past(arguments=_canonical(call), result=result.text))
 
     def _admit(self, call: ToolCall) -> str | None:
-        if self._calls >= self._bounds.max_calls:
+        if self._calls >= self._limits.max_calls:
             return (
-                f"not run: the limit of {self._bounds.max_calls} tool calls for one request is reached. "
+                f"not run: the limit of {self._limits.max_calls} tool calls for one request is reached. "
                 "Answer now with what you have."
             )
         if why := self._circles(call):
@@ -102,21 +102,21 @@ class Governor:
         if not past:
             return None
         arguments = _canonical(call)
-        repeats = self._bounds.max_repeats
+        repeats = self._limits.max_repeats
         same = [entry.result for entry in past if entry.arguments == arguments][-repeats:]
         if len(same) == repeats and len(set(same)) == 1:
             return (
                 f"{call.name} was called with exactly these arguments before, and its result does not change"
             )
-        if len(past) < self._bounds.max_similar or not _alike(arguments, past[-1].arguments):
+        if len(past) < self._limits.max_similar or not _alike(arguments, past[-1].arguments):
             return None
-        if sum(entry.is_like(past[-1]) for entry in past) >= self._bounds.max_similar:
+        if sum(entry.is_like(past[-1]) for entry in past) >= self._limits.max_similar:
             return f"{call.name} was called {len(past)} times with almost the same arguments and results"
         return None
 
     def _window(self) -> deque[_Past]:
         """The newest calls of one tool: as many as both rules need, and as many between them."""
-        return deque(maxlen=2 * max(self._bounds.max_repeats, self._bounds.max_similar))
+        return deque(maxlen=2 * max(self._limits.max_repeats, self._limits.max_similar))
 
 
 def _canonical(call: ToolCall) -> str:

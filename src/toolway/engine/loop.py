@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import anyio
@@ -11,30 +11,57 @@ from anyio.abc import TaskGroup
 
 from toolway.conversation.events import CallBegan, CallEnded, CallProgressed, Chunks, Outcome, RoundBegan
 from toolway.conversation.message import Message, add_usage
+from toolway.conversation.request import ChatRequest
 from toolway.conversation.tool_calls import read_arguments
-from toolway.engine.history.messages import assistant_message, filled
-from toolway.engine.limits import Governor
-from toolway.engine.request_tools import Offer, for_next_round
+from toolway.engine.event_stream import EventStream
+from toolway.engine.history.messages import assistant_message, fill_results
+from toolway.engine.limits import LoopLimits
+from toolway.engine.request_tools import RequestTools
 from toolway.engine.result_text import tool_message
-from toolway.engine.tool_results import READER, Results
+from toolway.engine.tool_results import READER, ToolResults
 from toolway.errors import UpstreamError
-from toolway.schema.validate import validation_error, without_unset_nulls
 from toolway.tools import names
-from toolway.types import JSON, Emit, Progress, Tool, ToolCall, ToolResult
+from toolway.tools.invoke import invoke
+from toolway.types import JSON, OnProgress, Progress, Tool, ToolCall, ToolResult
 from toolway.upstream.context_overflow import excess_of, is_overflow
 from toolway.upstream.model_call import Turn
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
-    """`tool_timeout` in seconds for tools that have none of their own; progress is an event only if it is relayed."""
+class Loop:
+    """What the rounds of one request share."""
 
+    tools: RequestTools
+    limits: LoopLimits
+    results: ToolResults
+    events: EventStream
     tool_timeout: float
+    """Seconds for tools that have no timeout of their own."""
     relays_progress: bool = False
+    """Progress of calls is an event only if somebody shows it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EarlierWork:
+    """What was done for a request before it is run.
+
+    `approved` calls of ours, whose empty results wait in its messages, run before the model is asked; those that an
+    attempt before this one ran are not run again, but have the result that `results` has under their id. `rounds` are
+    the messages of rounds that such an attempt had finished: the loop goes on behind them.
+    """
+
+    approved: Sequence[ToolCall] = ()
+    results: Mapping[str, ToolResult] = field(default_factory=dict)
+    rounds: Sequence[JSON] = ()
+
+
+NOTHING_EARLIER = EarlierWork()
 
 
 @dataclass(kw_only=True)
 class _Account:
+    """What the rounds so far said, cost and added to the conversation."""
+
     begin: int
     earlier: list[JSON] = field(default_factory=list)
     usage: JSON | None = None
@@ -42,19 +69,23 @@ class _Account:
     calls: int = 0
 
     @classmethod
-    def behind(cls, messages: Sequence[JSON], resumed: Sequence[JSON], *, calls: int) -> _Account:
-        said = [message for message in resumed if message["role"] == "assistant"]
-        return cls(begin=len(messages), earlier=said, rounds=len(said), calls=calls)
+    def of(cls, request: ChatRequest, done: EarlierWork) -> _Account:
+        turns = [message for message in done.rounds if message["role"] == "assistant"]
+        return cls(begin=len(request.messages), earlier=turns, rounds=len(turns), calls=len(done.approved))
 
-    def between(self, body: JSON) -> tuple[JSON, ...]:
-        return tuple(body["messages"][self.begin :])
+    def between(self, request: ChatRequest) -> tuple[JSON, ...]:
+        return tuple(request.messages[self.begin :])
 
     def add(self, message: Message) -> None:
         self.rounds += 1
         self.usage = add_usage(self.usage, message.usage)
 
     def outcome(
-        self, message: Message, body: JSON, held: Sequence[JSON] = (), asked_for: Sequence[ToolCall] = ()
+        self,
+        message: Message,
+        request: ChatRequest,
+        held: Sequence[JSON] = (),
+        asked_for: Sequence[ToolCall] = (),
     ) -> Outcome:
         return Outcome(
             message=message,
@@ -62,162 +93,158 @@ class _Account:
             usage=self.usage,
             rounds=self.rounds,
             calls=self.calls,
-            between=self.between(body),
+            between=self.between(request),
             held=tuple(held),
-            asked=tuple(body["messages"][: self.begin]),
+            asked=tuple(request.messages[: self.begin]),
             asked_for=tuple(asked_for),
         )
 
 
 async def run_tool_loop(
-    body: JSON,
-    *,
-    turn: Turn,
-    offer: Offer,
-    governor: Governor,
-    results: Results,
-    limits: Limits,
-    emit: Emit,
-    approved: Sequence[ToolCall] = (),
-    done: Mapping[str, ToolResult] | None = None,
-    resumed: Sequence[JSON] = (),
+    request: ChatRequest, *, turn: Turn, loop: Loop, done: EarlierWork = NOTHING_EARLIER
 ) -> Outcome:
-    """Ask until the model answers, calls a tool of the client's or one that must be approved, or the governor ends it.
+    """Ask until the model answers, calls a tool of the client's or one that must be approved, or a limit ends it.
 
     Calls that are not the client's are ours, known or not: an unknown one gets an error that the model reads.
     In a mixed turn ours run to the end, and the message handed back holds the client's calls alone.
-    `approved` calls of ours, whose empty results wait in `body`, run before the model is asked; those that an attempt
-    before this one ran are not run again, but have the result that `done` tells under their id. `resumed` are the
-    messages of rounds that such an attempt had finished: it goes on behind them.
     Raises what `turn` raises.
     """
-    run = _Run(offer=offer, governor=governor, results=results, limits=limits, emit=emit)
-    if approved:
+    tools = loop.tools
+    if done.approved:
         # What is done holds for these calls alone: some models number theirs anew in each round.
-        answers = await run_calls(approved, replace(run, done=done or {}))
-        body = {**body, "messages": filled(body["messages"], answers)}
-    account = _Account.behind(body["messages"], resumed, calls=len(approved))
-    if resumed:
-        body = for_next_round({**body, "messages": [*body["messages"], *resumed]})
-    body = _with_reader(offer.put_into(body), offer, results)
-    objection: str | None = None
+        answers = await run_calls(done.approved, loop, done.results)
+        request = replace(request, messages=fill_results(request.messages, answers))
+    account = _Account.of(request, done)
+    if done.rounds:
+        request = _behind(request, done.rounds)
+        tools.begin_next_round()
+    stop_reason: str | None = None
     while True:
-        await emit(RoundBegan(number=account.rounds + 1, between=account.between(body)))
-        message, body = await _ask(body, turn, run, first=not account.rounds)
+        await loop.events.emit(RoundBegan(number=account.rounds + 1, between=account.between(request)))
+        message, request = await _ask(request, turn, loop)
         account.add(message)
-        ours = [call for call in message.tool_calls if not offer.is_clients(call.name)]
-        if objection and ours:
-            message = await _close(message, objection, emit)
-        if objection or message.cut_short or not ours:
-            return account.outcome(_for_client(message, offer), body, _unseen(message, account, offer))
-        objection = governor.objection(account.rounds, ours)
-        asked_for: list[ToolCall] = []
-        if objection:
-            answers = [_refusal(call, objection) for call in ours]
+        ours = [call for call in message.tool_calls if not tools.is_clients(call.name)]
+        if stop_reason and ours:
+            message = await _close(message, stop_reason, loop.events)
+        if stop_reason or message.cut_short or not ours:
+            return account.outcome(_for_client(message, tools), request, _unseen(message, account, tools))
+        stop_reason = loop.limits.stop_reason(account.rounds, ours)
+        unapproved: list[ToolCall] = []
+        if stop_reason:
+            answers = [_refusal(call, stop_reason) for call in ours]
         else:
             # Nobody can be asked about arguments that cannot be read; the model is told.
-            asked_for = [
-                c for c in ours if offer.must_ask(c.name) and read_arguments(c.arguments) is not None
+            unapproved = [
+                c for c in ours if tools.must_ask(c.name) and read_arguments(c.arguments) is not None
             ]
-            ours = [call for call in ours if call not in asked_for]
-            answers = await run_calls(ours, run)
+            ours = [call for call in ours if call not in unapproved]
+            answers = await run_calls(ours, loop)
             account.calls += len(ours)
-        replay = assistant_message(message, offer)
+        whole_turn = assistant_message(message, tools)
         if len(ours) < len(message.tool_calls):
-            return account.outcome(_for_client(message, offer), body, (replay, *answers), asked_for)
+            return account.outcome(_for_client(message, tools), request, (whole_turn, *answers), unapproved)
         account.earlier.append(message.said)
-        body = for_next_round({**body, "messages": [*body["messages"], replay, *answers]})
-        body = offer.withdraw_from(body) if objection else _with_reader(body, offer, results)
+        request = _behind(request, [whole_turn, *answers])
+        tools.begin_next_round()
+        if stop_reason:
+            tools.withdraw()
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Run:
-    """What the rounds of one request share."""
-
-    offer: Offer
-    governor: Governor
-    results: Results
-    limits: Limits
-    emit: Emit
-    done: Mapping[str, ToolResult] = field(default_factory=dict)
-    """Results of calls that need not run, by the ids of the calls."""
+def _behind(request: ChatRequest, messages: Sequence[JSON]) -> ChatRequest:
+    return replace(request, messages=[*request.messages, *messages])
 
 
-async def _ask(body: JSON, turn: Turn, run: _Run, *, first: bool) -> tuple[Message, JSON]:
+async def _ask(request: ChatRequest, turn: Turn, loop: Loop) -> tuple[Message, ChatRequest]:
     """One turn; when the model server says that the conversation is too long, once more with shorter results.
 
-    Also returns the body that was answered.
+    Also returns the request that was answered.
     """
-    asked = run.offer.for_first_round(body) if first else body
-    if not run.results.own:
-        return await turn(asked, run.emit, run.offer.is_clients), body
-    said = False
-
-    async def listen(event: object) -> None:
-        nonlocal said
-        said = said or type(event) is Chunks
-        await run.emit(event)
-
     try:
-        return await turn(asked, listen, run.offer.is_clients), body
+        return await turn(_with_tools(request, loop), loop.events.emit, loop.tools.is_clients), request
     except UpstreamError as error:
-        if said or not is_overflow(error):
+        if not loop.results.own or loop.events.saw_text or not is_overflow(error):
             raise
-        shorter = await run.results.shrink(body["messages"], excess_of(error))
+        shorter = await loop.results.shrink(request.messages, excess_of(error))
         if shorter is None:
             raise
-    body = _with_reader({**body, "messages": shorter}, run.offer, run.results)
-    asked = run.offer.for_first_round(body) if first else body
-    return await turn(asked, run.emit, run.offer.is_clients), body
+    request = replace(request, messages=shorter)
+    return await turn(_with_tools(request, loop), loop.events.emit, loop.tools.is_clients), request
 
 
-def _with_reader(body: JSON, offer: Offer, results: Results) -> JSON:
+def _with_tools(request: ChatRequest, loop: Loop) -> ChatRequest:
     """From the first cut on, the tool that reads on is offered: last, so that the prompt keeps its beginning."""
-    if results.cut and "tools" in body and offer.add(READER):
-        return offer.put_into(body)
-    return body
+    if loop.results.cut:
+        loop.tools.add(READER)
+    return loop.tools.put_into(request)
 
 
-async def run_calls(calls: Sequence[ToolCall], run: _Run) -> list[JSON]:
-    """Run calls side by side; their messages for the model, in order. Never raises for a tool's trouble."""
-    refusals = run.governor.admit(calls)
+async def run_calls(
+    calls: Sequence[ToolCall], loop: Loop, done: Mapping[str, ToolResult] | None = None
+) -> list[JSON]:
+    """Run calls side by side; their messages for the model, in order. Never raises for a tool's trouble.
+
+    `done` has the results of calls that need not run, by the ids of the calls.
+    """
+    refusals = loop.limits.admit(calls)
     results = [ToolResult(text=why or "", is_error=True) for why in refusals]
     admitted = [position for position, why in enumerate(refusals) if why is None]
-    if len(admitted) == 1 and not run.limits.relays_progress:  # a task group costs more than all else here
-        results[admitted[0]] = await _run_call(calls[admitted[0]], run)
-        return await run.results.messages(calls, results)
+    done = done or {}
+    if len(admitted) == 1 and not loop.relays_progress:  # a task group costs more than all else here
+        call = calls[admitted[0]]
+        results[admitted[0]] = await _run_call(call, loop, done.get(call.id))
+        return await loop.results.messages(calls, results)
     async with anyio.create_task_group() as group:
 
         async def work(position: int) -> None:
-            results[position] = await _run_call(calls[position], run, group)
+            call = calls[position]
+            results[position] = await _run_call(call, loop, done.get(call.id), group)
 
         for position in admitted:
             group.start_soon(work, position)
-    return await run.results.messages(calls, results)
+    return await loop.results.messages(calls, results)
 
 
-async def _run_call(call: ToolCall, run: _Run, group: TaskGroup | None = None) -> ToolResult:
-    tool = run.offer.find(call.name)
-    await run.emit(CallBegan(call=call, tool=tool))
+async def _run_call(
+    call: ToolCall, loop: Loop, result: ToolResult | None, group: TaskGroup | None = None
+) -> ToolResult:
+    tool = loop.tools.find(call.name)
+    await loop.events.emit(CallBegan(call=call, tool=tool))
     started = time.monotonic()
     relay = None
-    if tool and group and run.limits.relays_progress:
-        relay = _Relay(call, tool, run.emit, group)
-    result = run.done.get(call.id) or await _result_of(call, tool, run, relay)
+    if tool and group and loop.relays_progress:
+        relay = _ProgressRelay(call, tool, loop.events, group)
+    result = result or await _result_of(call, tool, loop, relay)
     if relay:
         relay.over = True
-    run.governor.note(call, result)
-    await run.emit(CallEnded(call=call, tool=tool, result=result, seconds=time.monotonic() - started))
+    loop.limits.record(call, result)
+    seconds = time.monotonic() - started
+    await loop.events.emit(CallEnded(call=call, tool=tool, result=result, seconds=seconds))
     return result
 
 
-class _Relay:
+async def _result_of(
+    call: ToolCall, tool: Tool | None, loop: Loop, on_progress: OnProgress | None
+) -> ToolResult:
+    if tool is None:
+        return _unknown(call.name, [*loop.tools.tools, *loop.tools.clients])
+    run = loop.results.read if tool is READER else loop.tools.snapshot.run
+    return await invoke(
+        call,
+        tool,
+        run,
+        patience=loop.tool_timeout,
+        seconds_left=loop.limits.seconds_left,
+        on_progress=on_progress,
+    )
+
+
+class _ProgressRelay:
     """Hands a call's progress on as events; when the client is slower than the tool, only the newest."""
 
-    def __init__(self, call: ToolCall, tool: Tool, emit: Emit, group: TaskGroup) -> None:
+    def __init__(self, call: ToolCall, tool: Tool, events: EventStream, group: TaskGroup) -> None:
         self._call = call
         self._tool = tool
-        self._emit = emit
+        self._events = events
         self._group = group
         self._newest: Progress | None = None
         self._busy = False
@@ -233,41 +260,12 @@ class _Relay:
     async def _send(self) -> None:
         while (newest := self._newest) and not self.over:
             self._newest = None
-            await self._emit(CallProgressed(call=self._call, tool=self._tool, progress=newest))
+            await self._events.emit(CallProgressed(call=self._call, tool=self._tool, progress=newest))
         self._busy = False
 
 
-async def _result_of(
-    call: ToolCall, tool: Tool | None, run: _Run, report: Callable[[Progress], None] | None
-) -> ToolResult:
-    if tool is None:
-        return _unknown(call.name, [*run.offer.tools, *run.offer.clients])
-    arguments = read_arguments(call.arguments)
-    if arguments is None:
-        return ToolResult(
-            text=f"the arguments of {call.name} are not a JSON object: {call.arguments[:500]!r}. Call it again.",
-            is_error=True,
-        )
-    seconds = run.governor.seconds_left
-    patience = tool.timeout or run.limits.tool_timeout
-    latest = anyio.current_time() + seconds
-    with anyio.move_on_after(min(patience, seconds)) as scope:
-
-        def extend(progress: Progress) -> None:
-            scope.deadline = min(anyio.current_time() + patience, latest)
-            if report:
-                report(progress)
-
-        if tool is READER:
-            arguments = without_unset_nulls(tool, arguments)
-            fault = validation_error(tool, arguments)
-            return ToolResult(text=fault, is_error=True) if fault else await run.results.read(arguments)
-        return await run.offer.snapshot.call(tool, arguments, extend)
-    return ToolResult(text=f"{call.name} did not answer in time and was given up", is_error=True)
-
-
-def _unknown(name: str, tools: Sequence[str]) -> ToolResult:
-    close = names.closest(name, tools)
+def _unknown(name: str, known: Sequence[str]) -> ToolResult:
+    close = names.closest(name, known)
     hint = f"Did you mean {' or '.join(close)}?" if close else "Use only the tools you were given."
     return ToolResult(text=f"there is no tool named {name[:100]!r}. {hint}", is_error=True)
 
@@ -276,29 +274,31 @@ def _refusal(call: ToolCall, reason: str) -> JSON:
     return tool_message(call, f"Error: not run: {reason}. Answer now with what you have.")
 
 
-def _unseen(message: Message, account: _Account, offer: Offer) -> Sequence[JSON]:
+def _unseen(message: Message, account: _Account, tools: RequestTools) -> Sequence[JSON]:
     """What to hold when the client must run its calls after rounds of ours, of which it knows nothing."""
     if not message.tool_calls or not account.earlier or message.cut_short:
         return ()
-    theirs = all(offer.is_clients(call.name) for call in message.tool_calls)
-    return (assistant_message(message, offer),) if theirs else ()
+    only_clients = all(tools.is_clients(call.name) for call in message.tool_calls)
+    return (assistant_message(message, tools),) if only_clients else ()
 
 
-async def _close(message: Message, reason: str, emit: Emit) -> Message:
+async def _close(message: Message, reason: str, events: EventStream) -> Message:
     """A model that still calls tools after they were withdrawn: what it said is the answer, else the reason is."""
     if message.said.get("content"):
         return message
     text = f"(No answer: {reason}.)"
-    await emit(Chunks([({"choices": [{"index": 0, "delta": {"content": text}}]}, None)]))
+    await events.emit(Chunks([({"choices": [{"index": 0, "delta": {"content": text}}]}, None)]))
     return replace(message, said={**message.said, "content": text})
 
 
-def _for_client(message: Message, offer: Offer) -> Message:
+def _for_client(message: Message, tools: RequestTools) -> Message:
     """The message without our calls, and with a finish_reason that fits what is left."""
     if message.finish_reason and not message.tool_calls:
         return message
-    theirs = tuple(call for call in message.tool_calls if offer.is_clients(call.name))
+    remaining = tuple(call for call in message.tool_calls if tools.is_clients(call.name))
     finish = message.finish_reason
-    if len(theirs) < len(message.tool_calls) and not message.cut_short:
-        finish = "tool_calls" if theirs else "stop"
-    return replace(message, tool_calls=theirs, finish_reason=finish or ("tool_calls" if theirs else "stop"))
+    if len(remaining) < len(message.tool_calls) and not message.cut_short:
+        finish = "tool_calls" if remaining else "stop"
+    return replace(
+        message, tool_calls=remaining, finish_reason=finish or ("tool_calls" if remaining else "stop")
+    )

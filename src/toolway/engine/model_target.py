@@ -16,6 +16,7 @@ import anyio
 import orjson
 
 from toolway import __version__, types
+from toolway.conversation.events import Event, HeadArrived
 from toolway.schema.targets import SchemaTarget
 from toolway.settings.settings import Settings
 from toolway.tools.catalog import Snapshot
@@ -49,14 +50,14 @@ class Barred:
     reason: str
 
 
-class Backend:
+class ModelTarget:
     """One model server, seen from here. Everything that it knows is lost with the process, and learned again."""
 
     def __init__(
-        self, settings: Settings, upstream: Upstream, became: Callable[[SchemaTarget], None] | None = None
+        self, settings: Settings, upstream: Upstream, on_profile: Callable[[SchemaTarget], None] | None = None
     ) -> None:
         self._settings = settings
-        self._became = became
+        self._on_profile = on_profile
         self.infos = ModelInfos(upstream, self._hear)
         """What it tells about its models; the one place that asks it for them."""
         self._is_certain = settings.upstream.schema_profile != "auto"
@@ -75,7 +76,7 @@ class Backend:
         return tuple(self._barred.values())
 
     @asynccontextmanager
-    async def learning(self) -> AsyncIterator[Backend]:
+    async def learning(self) -> AsyncIterator[ModelTarget]:
         """Find the profile while the block lasts, unless a setting or the address says it."""
         async with anyio.create_task_group() as group:
             if self._is_certain or _named(self._settings):
@@ -98,7 +99,12 @@ class Backend:
             return await self.infos.listing(headers) is not None
         return False
 
-    def notice(self, headers: Iterable[types.Header]) -> None:
+    def __call__(self, event: Event) -> None:
+        """Subscribe to the events of a request: the head of any answer tells."""
+        if type(event) is HeadArrived:
+            self.learn_from(event.headers)
+
+    def learn_from(self, headers: Iterable[types.Header]) -> None:
         """Learn from the head of any answer: llama.cpp names itself."""
         if self.profile == "openai" and any(h == (b"server", b"llama.cpp") for h in headers):
             self._become("llama.cpp")
@@ -131,7 +137,7 @@ class Backend:
         return refusal in self._hopeless.get(snapshot, ())
 
     def _hear(self, listing: Listing) -> None:
-        self.notice(listing.headers)
+        self.learn_from(listing.headers)
         if _owners(listing.body) & _OWNERS_WITH_GRAMMARS:
             self._become("llama.cpp")
 
@@ -150,8 +156,8 @@ class Backend:
 
     def _take(self, profile: SchemaTarget) -> None:
         self.profile = profile
-        if self._became:
-            self._became(profile)
+        if self._on_profile:
+            self._on_profile(profile)
 
 
 _digests: WeakKeyDictionary[Tool, bytes] = WeakKeyDictionary()

@@ -1,56 +1,69 @@
-"""Which of our tools go into one request, beside the client's own, and how they get in and out of its body."""
+"""The tools of one request: ours, as its model server takes them, beside the client's own."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
+from toolway.conversation.request import ChatRequest
 from toolway.schema.definitions import define
 from toolway.tools import names
 from toolway.tools.catalog import Snapshot
 from toolway.tools.selection import Selection, is_selected
-from toolway.types import JSON, Tool
+from toolway.types import Tool
+
+Fit = Callable[[Snapshot], Snapshot]
 
 
-class Offer:
-    """Our tools in one request, from its first round to its last.
+def _unchanged(snapshot: Snapshot) -> Snapshot:
+    return snapshot
+
+
+class RequestTools:
+    """Our tools in one request, from its first round to its last, beside the client's own.
 
     A name that the client uses itself is the client's; `tool_choice: "none"` offers nothing; `allowed_tools` is
     a hard filter, and so is the `selection`. A client of the old `functions` gets nothing either: servers refuse
     `tools` beside them. With nothing offered every call is the client's affair.
-    With `enforce_choice` a tool that `tool_choice` names is alone in round 1, for servers that would not mind it.
+    `fit` makes of the tools what the model server takes. With `enforce_choice` a tool that `tool_choice` names is
+    alone in round 1, for servers that would not mind it.
     Calls of a tool that `asks` wait for somebody's approval; `approved` names tools of calls that have it, which run
     whether these tools are offered again or not.
     """
 
     def __init__(
         self,
-        body: JSON,
+        request: ChatRequest,
         snapshot: Snapshot,
         selection: Selection = (),
         *,
+        fit: Fit = _unchanged,
         enforce_choice: bool = False,
         asks: Callable[[Tool], bool] | None = None,
         approved: Collection[str] = (),
     ) -> None:
-        self.snapshot = snapshot
-        self.clients = frozenset(_names_in(body.get("tools")) | _names_in(body.get("functions")))
-        choice = body.get("tool_choice")
-        self.tools: Mapping[str, Tool] = snapshot.offered
-        if choice == "none" or body.get("functions"):
+        self.snapshot = fit(snapshot)
+        functions = request.options.get("functions")
+        self.clients = frozenset(_names_in(request.tools) | _names_in(functions))
+        self._choice = request.options.get("tool_choice")
+        offered = self.snapshot.offered
+        self.tools: Mapping[str, Tool] = offered
+        if self._choice == "none" or functions:
             self.tools = {}
-        elif (allowed := _allowed(choice)) is not None:
+        elif (allowed := _allowed(self._choice)) is not None:
             self.tools = {name: tool for name, tool in self.tools.items() if name in allowed}
         if selection:
             self.tools = {n: tool for n, tool in self.tools.items() if is_selected(n, tool, selection)}
         if self.clients and self.tools:
             self.tools = {name: tool for name, tool in self.tools.items() if name not in self.clients}
+        self._fit = fit
         self._asks = asks
-        self._approved = {name: snapshot.offered[name] for name in approved if name in snapshot.offered}
-        self._clients_tools = body.get("tools")
-        self._refitted = False
+        self._approved = {name: offered[name] for name in approved if name in offered}
+        self._clients_tools = request.tools
         self._added: dict[str, Any] = {}
-        self._enforced = named_tool(choice) if enforce_choice else None
+        self._enforced = named_tool(self._choice) if enforce_choice else None
+        self._is_withdrawn = False
 
     def is_clients(self, name: str) -> bool:
         """Whether a call of this name goes to the client unexamined."""
@@ -74,40 +87,76 @@ class Offer:
             return name
         return names.find(name, self.tools) or names.legal(name)
 
-    def put_into(self, body: JSON) -> JSON:
-        """The request with our tools behind the client's; the same body if there are none."""
-        if not self.tools:
-            return body
+    def put_into(self, request: ChatRequest) -> ChatRequest:
+        """The request with the tools, and the choice among them, of the round that comes next."""
+        if self._is_withdrawn:
+            request = self._with_clients_alone(request)
+        elif not self.tools:
+            return request
+        elif alone := self._enforced_definition():
+            request = replace(request, tools=alone)
+        else:
+            request = replace(request, tools=self._definitions())
+        choice = request.options.get("tool_choice")
+        if choice is None or choice == self._choice:
+            return request
+        return request.with_options(tool_choice=self._choice)
+
+    def _definitions(self) -> Any:
         if not self._clients_tools and not self._added and len(self.tools) == len(self.snapshot.offered):
-            return {**body, "tools": self.snapshot.all_definitions}
-        ours = [self.definition(name) for name in self.tools]
-        return {**body, "tools": [*(self._clients_tools or ()), *ours]}
+            return self.snapshot.all_definitions
+        return [*(self._clients_tools or ()), *(self.definition(name) for name in self.tools)]
 
-    def is_in(self, body: JSON) -> bool:
-        """Whether tools of ours stand in this request."""
-        return bool(self.tools) and "tools" in body and body["tools"] is not self._clients_tools
+    def _enforced_definition(self) -> list[Any]:
+        """The tool that the client's `tool_choice` names, to be alone in the request, if that must be enforced."""
+        name = self._enforced
+        if name is None:
+            return []
+        found = [tool for tool in self._clients_tools or () if _names_in([tool]) == {name}]
+        if not found and name in self.tools:
+            found = [self.definition(name)]
+        if found:
+            self._choice = "required"
+        return found
 
-    def refit(self, snapshot: Snapshot) -> bool:
-        """Go on with other definitions of the same tools, and without those that are no longer offered.
+    def _with_clients_alone(self, request: ChatRequest) -> ChatRequest:
+        if self._clients_tools:
+            return replace(request, tools=self._clients_tools)
+        return request.without("tools", "tool_choice", "parallel_tool_calls")
 
-        False when there is nothing new in `snapshot`.
+    @property
+    def are_offered(self) -> bool:
+        """Whether tools of ours stand in the request of this round."""
+        return bool(self.tools) and not self._is_withdrawn
+
+    def begin_next_round(self) -> None:
+        """A forced call holds for the first round only; after it the model may answer."""
+        self._enforced = None
+        choice = self._choice
+        if choice == "required" or (isinstance(choice, dict) and choice.get("type") != "allowed_tools"):
+            self._choice = "auto"
+        elif isinstance(choice, dict) and isinstance(allowed := choice.get("allowed_tools"), dict):
+            self._choice = {**choice, "allowed_tools": {**allowed, "mode": "auto"}}
+
+    def withdraw(self) -> None:
+        """From now on the client's tools stand alone, for the last answer."""
+        self._is_withdrawn = True
+
+    def refit(self) -> bool:
+        """Go on with the definitions that the model server takes by now, without the tools that it refuses.
+
+        False when nothing has changed.
         """
+        snapshot = self._fit(self.snapshot)
         if snapshot is self.snapshot:
             return False
         self.snapshot = snapshot
         self.tools = {
             name: tool for name, tool in self.tools.items() if name in snapshot.offered or name in self._added
         }
-        self._refitted = True
+        if not self.tools:
+            self.withdraw()
         return True
-
-    def renewed(self, body: JSON) -> JSON:
-        """The request with our tools as they are now; the same body while they are what they were."""
-        if not self._refitted or "tools" not in body or body["tools"] is self._clients_tools:
-            return body
-        renewed = self.put_into(body) if self.tools else self.withdraw_from(body)
-        narrowed = self._enforced is not None and body.get("tool_choice") == "required"
-        return self.for_first_round(renewed) if narrowed else renewed
 
     def definition(self, name: str) -> Any:
         """One of our tools as it stands in the request."""
@@ -120,37 +169,11 @@ class Offer:
 
     def add(self, tool: Tool) -> bool:
         """Offer one more tool, behind all others; False if that cannot be: it is there, or the name is taken."""
-        if tool.name in self.tools or tool.name in self.clients or not self.tools:
+        if tool.name in self.tools or tool.name in self.clients or not self.are_offered:
             return False
         self._added[tool.name] = define({tool.name: tool}, self.snapshot.target).fragments[tool.name]
         self.tools = {**self.tools, tool.name: tool}
         return True
-
-    def for_first_round(self, body: JSON) -> JSON:
-        """The request with the tool alone that the client's `tool_choice` names, if that must be enforced."""
-        if self._enforced is None:
-            return body
-        theirs = [tool for tool in self._clients_tools or () if _names_in([tool]) == {self._enforced}]
-        if not theirs and self._enforced in self.tools:
-            theirs = [self.definition(self._enforced)]
-        return {**body, "tools": theirs, "tool_choice": "required"} if theirs else body
-
-    def withdraw_from(self, body: JSON) -> JSON:
-        """The request with the client's tools alone, for the last answer."""
-        if self._clients_tools:
-            return {**body, "tools": self._clients_tools}
-        gone = ("tools", "tool_choice", "parallel_tool_calls")
-        return {key: value for key, value in body.items() if key not in gone}
-
-
-def for_next_round(body: JSON) -> JSON:
-    """A forced call holds for the first round only; after it the model may answer."""
-    choice = body.get("tool_choice")
-    if choice == "required" or (isinstance(choice, dict) and choice.get("type") != "allowed_tools"):
-        return {**body, "tool_choice": "auto"}
-    if isinstance(choice, dict) and isinstance(allowed := choice.get("allowed_tools"), dict):
-        return {**body, "tool_choice": {**choice, "allowed_tools": {**allowed, "mode": "auto"}}}
-    return body
 
 
 def named_tool(choice: Any) -> str | None:

@@ -1,56 +1,56 @@
-"""A turn whose model writes its calls as text: they become calls, and the client never sees the markup."""
+"""Tool calls that a model writes as text: they become calls, and the client never sees the markup."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
-from toolway.conversation.events import Chunks
+from toolway.conversation.events import Chunks, Emit, Event
 from toolway.conversation.message import Message
+from toolway.conversation.request import ChatRequest
 from toolway.conversation.text_call_parser import may_become_calls, read_calls
 from toolway.conversation.tool_calls import call_object
-from toolway.engine.request_tools import Offer
+from toolway.engine.request_tools import RequestTools
 from toolway.errors import UpstreamError
-from toolway.types import JSON, Emit
-from toolway.upstream.model_call import Turn
+from toolway.types import JSON
+from toolway.upstream.model_call import IsClients, Turn
 
 
-def listening_turn(turn: Turn, *, offer: Offer) -> Turn:
+def with_text_tool_calls(turn: Turn, *, tools: RequestTools) -> Turn:
     """`turn`, with the calls that its text consists of made real; any other text reaches the client as it comes.
 
     Text is held back only while it may still become calls of known tools, and only where tools are offered.
     """
 
     def is_known(name: str) -> bool:
-        return name in offer.clients or offer.find(name) is not None
+        return name in tools.clients or tools.find(name) is not None
 
-    async def listening(body: JSON, emit: Emit, theirs: Callable[[str], bool]) -> Message:
-        if "tools" not in body:
-            return await turn(body, emit, theirs)
-        holding = _Holding(emit, is_known)
+    async def ask(request: ChatRequest, emit: Emit, is_clients: IsClients) -> Message:
+        if request.tools is None:
+            return await turn(request, emit, is_clients)
+        held = _HeldText(emit, is_known)
         try:
-            message = await turn(body, holding, theirs)
+            message = await turn(request, held, is_clients)
         except UpstreamError:
-            await holding.release()
+            await held.release()
             raise
         content = message.said.get("content")
-        spoken = isinstance(content, str) and holding.may_hold_calls and not message.tool_calls
-        calls = read_calls(str(content), is_known) if spoken and not message.cut_short else ()
+        is_text = isinstance(content, str) and held.may_hold_calls and not message.tool_calls
+        calls = read_calls(str(content), is_known) if is_text and not message.cut_short else ()
         if not calls:
-            await holding.release()
+            await held.release()
             return message
         said = {key: value for key, value in message.said.items() if key != "content"}
-        own = [call_object(call) for call in calls if theirs(call.name)]
+        own = [call_object(call) for call in calls if is_clients(call.name)]
         if own and not _is_whole(message):
             await emit(Chunks([(_chunk([{**call, "index": n} for n, call in enumerate(own)]), None)]))
         frame = _reframed(message, own) if _is_whole(message) else message.frame
         return replace(message, said=said, tool_calls=calls, finish_reason="tool_calls", frame=frame)
 
-    return listening
+    return ask
 
 
-class _Holding:
+class _HeldText:
     """Keeps chunks with text back for as long as that text may become calls."""
 
     def __init__(self, emit: Emit, is_known: Callable[[str], bool]) -> None:
@@ -60,7 +60,7 @@ class _Holding:
         self._held: list[tuple[JSON | str, bytes | None]] = []
         self.may_hold_calls = True
 
-    async def __call__(self, event: Any) -> None:
+    async def __call__(self, event: Event) -> None:
         if type(event) is not Chunks or not self.may_hold_calls:
             await self._emit(event)
             return

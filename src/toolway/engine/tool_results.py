@@ -25,7 +25,7 @@ from toolway.engine.result_text import (
     without_pictures,
 )
 from toolway.stores import Store, key_of
-from toolway.types import JSON, Image, Tool, ToolCall, ToolResult
+from toolway.types import JSON, Image, OnProgress, Tool, ToolCall, ToolResult
 from toolway.upstream.model_info import ModelInfo
 
 log = logging.getLogger("toolway.results")
@@ -59,7 +59,7 @@ READER = Tool(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rules:
+class ResultRules:
     """The settings for results. `sees` None: as the model server says."""
 
     most: Budget
@@ -68,7 +68,7 @@ class Rules:
     max_image_bytes: int
 
 
-class Results:
+class ToolResults:
     """Made for each request. `ask` tells about its model, and is asked only when a result is not small.
 
     `cut` says that something was cut in this conversation, so that READER has something to read. `own` holds the
@@ -76,7 +76,7 @@ class Results:
     """
 
     def __init__(
-        self, *, rules: Rules, store: Store, owner: str, ask: Callable[[], Awaitable[ModelInfo]]
+        self, *, rules: ResultRules, store: Store, owner: str, ask: Callable[[], Awaitable[ModelInfo]]
     ) -> None:
         self.cut = False
         self.own: set[str] = set()
@@ -110,7 +110,7 @@ class Results:
         answers = [tool_message(call, text) for call, text in zip(calls, texts, strict=True)]
         return [*answers, pictures_message(shown)] if shown else answers
 
-    async def read(self, arguments: JSON) -> ToolResult:
+    async def read(self, _: Tool, arguments: JSON, on_progress: OnProgress | None = None) -> ToolResult:
         """Run READER: a part of a text that was kept, or the places in it where words are found."""
         identity = str(arguments["id"])
         kept = await self._store.get(key_of("result", self._owner, identity))

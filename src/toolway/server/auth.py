@@ -1,4 +1,4 @@
-"""Who may use this server: Host, Origin and client keys, checked before any route; what goes upstream."""
+"""Who may use this server: Host, Origin and client keys, checked before any route."""
 
 from __future__ import annotations
 
@@ -13,15 +13,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from toolway.errors import Forbidden, InvalidRequest, ToolwayError, Unauthorized
 from toolway.net.hosts import is_loopback
-from toolway.server.json_response import Header, send_error
+from toolway.server.caller import CALLER_KEY, CREDENTIALS, key_in
+from toolway.server.json_response import send_error
 from toolway.server.websocket import in_place_of_upgrade
-from toolway.settings.groups import ServerSettings, UpstreamSettings
-from toolway.upstream.client import HOP_BY_HOP, credential
+from toolway.settings.groups import ServerSettings
+from toolway.types import Header
 
-CALLER = "toolway.caller"
-"""The scope's key for who called: a short hash of the client key, absent when no keys are configured."""
-
-CREDENTIALS = frozenset({b"authorization", b"api-key", b"x-api-key"})
 OPEN_ROUTES = frozenset({"/healthz"})
 """Routes that ask for no key. They say nothing about this installation."""
 
@@ -29,9 +26,6 @@ _HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9
 _HEADER_NAMES = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z, -]*")
 _LOOKED_AT = CREDENTIALS | {b"host", b"origin"}
 _METHODS = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
-_HANDSHAKE = {b"sec-websocket-" + name for name in (b"key", b"version", b"protocol", b"extensions")}
-_STAY_HERE = HOP_BY_HOP | _HANDSHAKE | {b"host", b"expect", b"origin"}
-_OF_THE_BODY = frozenset({b"content-length", b"content-encoding", b"accept-encoding"})
 
 
 class AuthMiddleware:
@@ -128,7 +122,7 @@ class AuthMiddleware:
         ours = {}
         for header in seen:
             if header[0] in CREDENTIALS:
-                digest = sha256(_key_in(header)).digest()
+                digest = sha256(key_in(header)).digest()
                 if self._knows(digest):
                     ours[header] = digest
         if not ours:
@@ -137,7 +131,7 @@ class AuthMiddleware:
                 code="invalid_api_key",
             )
         caller = next(iter(ours.values())).hex()[:12]
-        return {**scope, "headers": [h for h in scope["headers"] if h not in ours], CALLER: caller}
+        return {**scope, "headers": [h for h in scope["headers"] if h not in ours], CALLER_KEY: caller}
 
     def _knows(self, digest: bytes) -> bool:
         """Compare with every key, so that the time tells nothing about which one was close."""
@@ -147,48 +141,8 @@ class AuthMiddleware:
         return known
 
 
-def upstream_headers(scope: Scope, settings: UpstreamSettings, *, same_body: bool = False) -> list[Header]:
-    """The request headers for the model server.
-
-    Left out: what belongs to this connection (also what Connection names), Host, and Origin, since CORS ends
-    here. Unless the body goes on as it came (`same_body`), also what describes it, and Accept-Encoding.
-    OPENAI_API_KEY is added when the client sent no credential of its own; `AuthMiddleware` took out the key that it
-    gave to us.
-    """
-    headers: list[Header] = scope["headers"]
-    named = {
-        token.strip().lower()
-        for name, value in headers
-        if name == b"connection"
-        for token in value.split(b",")
-    }
-    kept: list[Header] = []
-    has_credential = False
-    for header in headers:
-        name = header[0]
-        if name in _STAY_HERE or name in named or (name in _OF_THE_BODY and not same_body):
-            continue
-        if name in CREDENTIALS:
-            if not _key_in(header):
-                continue
-            has_credential = True
-        kept.append(header)
-    if not has_credential:
-        kept += credential(settings.api_key)
-    return kept
-
-
 def _challenge(error: ToolwayError) -> list[Header]:
     return [(b"www-authenticate", b"Bearer")] if isinstance(error, Unauthorized) else []
-
-
-def _key_in(header: Header) -> bytes:
-    """The one reader of credentials, whatever header they come in."""
-    name, value = header
-    if name == b"authorization":
-        scheme, _, token = value.strip().partition(b" ")
-        return token.strip() if scheme.lower() == b"bearer" else value
-    return value.strip()
 
 
 def _host_rule(settings: ServerSettings) -> Callable[[bytes], bool]:

@@ -15,6 +15,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from toolway.errors import InvalidRequest
 from toolway.server.disconnect import EXTENSION, Departure
+from toolway.server.error_envelope import openai_envelope
 from toolway.server.websocket import WEBSOCKET_PATHS
 from toolway.server.websocket_protocol import WebSocketProtocol
 
@@ -347,6 +348,6 @@ def _keys(headers: list[tuple[bytes, bytes]]) -> list[bytes]:
 
 
 def _refusal(status: int, message: str) -> bytes:
-    body = orjson.dumps(InvalidRequest(message).envelope())
+    body = orjson.dumps(openai_envelope(InvalidRequest(message)))
     head = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
     return STATUS_LINE[status] + head + body

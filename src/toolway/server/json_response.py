@@ -9,10 +9,9 @@ import orjson
 from starlette.types import Send
 
 from toolway.errors import ToolwayError, UpstreamError, UpstreamStatus
+from toolway.server.error_envelope import openai_envelope
+from toolway.types import JSON_TYPE, Header
 
-Header = tuple[bytes, bytes]
-
-JSON_TYPE = (b"content-type", b"application/json")
 DO_NOT_RETRY: Header = (b"x-should-retry", b"false")
 """The OpenAI SDKs repeat a 5xx twice; after a tool ran that would run its side effects again."""
 
@@ -53,14 +52,14 @@ async def send_error(send: Send, error: ToolwayError, headers: Sequence[Header] 
         kind = [header for header in error.headers if header[0] == b"content-type"]
         await send_whole(send, error.status, error.body, [*kind, *relayed(error.headers)])
     else:
-        await send_json(send, error.status, error.envelope(), headers)
+        await send_json(send, error.status, openai_envelope(error), headers)
 
 
 async def send_failure(send: Send, error: ToolwayError, *, tools_ran: bool) -> None:
     """The error in place of a whole answer. After a tool ran no status may make an SDK ask again by itself."""
     if tools_ran:
         status = 502 if isinstance(error, UpstreamError) else 500
-        await send_json(send, status, error.envelope(), [DO_NOT_RETRY])
+        await send_json(send, status, openai_envelope(error), [DO_NOT_RETRY])
     else:
         await send_error(send, error)
 

@@ -24,7 +24,7 @@ from toolway.errors import ConfigError
 from toolway.server.http_protocol import HttpProtocol
 from toolway.server.websocket_protocol import PONG_SECONDS, WebSocketProtocol
 from toolway.settings.groups import ServerSettings, Settings
-from toolway.telemetry.conversation_log import configure_logging
+from toolway.telemetry.logging import configure_logging
 
 _BACKLOG = 2048
 _NOT_HERE = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}

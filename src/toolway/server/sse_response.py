@@ -11,7 +11,8 @@ from starlette.types import Receive, Scope, Send
 
 from toolway.errors import ToolwayError
 from toolway.server.disconnect import while_client_listens
-from toolway.server.json_response import Header, send_error
+from toolway.server.json_response import send_error
+from toolway.types import Header
 from toolway.wire import sse
 
 STREAM_HEADERS: tuple[Header, ...] = (

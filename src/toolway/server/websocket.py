@@ -12,9 +12,9 @@ import anyio
 from starlette.types import Message, Receive, Scope, Send
 
 from toolway.server.disconnect import Departure
-from toolway.server.json_response import Header
 from toolway.server.request_body import ClientGone
 from toolway.settings.groups import ServerSettings
+from toolway.types import Header
 
 T = TypeVar("T")
 

@@ -10,8 +10,8 @@ from websockets.frames import Close, Frame
 from websockets.http11 import Request
 
 from toolway.server.disconnect import Departure
-from toolway.server.json_response import Header
 from toolway.server.websocket import CLOSE_SECONDS, GOING_AWAY, POLICY, SHUTDOWN, STOPPING
+from toolway.types import Header
 
 PONG_SECONDS = 30.0
 """A client that gives no sign of life for so long after a ping is gone."""

@@ -1,75 +1,54 @@
-"""Log lines for people: what happens in a conversation; secrets masked, control characters made visible."""
+"""A subscriber that writes what happens in one conversation as lines of the log."""
 
 from __future__ import annotations
 
 import logging
-import os
 import random
-import re
-import sys
 import time
-from asyncio import CancelledError
-from collections.abc import Iterable, Iterator
-from typing import TextIO
-from urllib.parse import quote
 
-import orjson
-
-from toolway.conversation.events import CallBegan, CallEnded, Outcome, RoundBegan
+from toolway.conversation.events import (
+    CallBegan,
+    CallEnded,
+    Chunks,
+    ClientLeft,
+    ConversationBegan,
+    ConversationEnded,
+    ConversationFailed,
+    Event,
+    Outcome,
+    RoundBegan,
+)
 from toolway.errors import ToolwayError
-from toolway.settings.groups import Settings
-from toolway.types import JSON
-
-MASK = "***"
-SHOWN = 200
-"""Characters of each value that a line may hold; the words around the values are our own."""
 
 log = logging.getLogger("toolway.chat")
 
 
-def configure_logging(settings: Settings, stream: TextIO | None = None) -> None:
-    """Send all log records of this process to `stream` (stderr), one line an event.
+class ConversationLog:
+    """One request as lines of the log, under an id of its own; what clients send is never that id.
 
-    With `debug_output` that is what happens in conversations; without, warnings and errors only. Calling it
-    again replaces what it did before.
-    """
-    stream = stream or sys.stderr
-    handler = _Handler(stream)
-    handler.setFormatter(LineFormatter(Redactor(settings.secrets), colours=_wants_colours(stream)))
-    root = logging.getLogger()
-    for old in [h for h in root.handlers if isinstance(h, _Handler)]:
-        root.removeHandler(old)
-    root.addHandler(handler)
-    root.setLevel(logging.WARNING)
-    logging.getLogger("toolway").setLevel(logging.DEBUG if settings.log.debug_output else logging.WARNING)
-    server = logging.getLogger("uvicorn.error")
-    # Its warnings are about broken requests, which anybody can send in any number.
-    server.setLevel(logging.ERROR)
-    server.addFilter(_is_news)
-
-
-class Conversation:
-    """One chat request as lines of the log, under an id of its own; what clients send is never that id.
-
-    `tools` is the number of our tools that go along. Costs next to nothing when nobody reads the lines.
+    Costs next to nothing when nobody reads the lines.
     """
 
-    def __init__(self, body: JSON, *, tools: int) -> None:
+    def __init__(self) -> None:
         self._on = log.isEnabledFor(logging.INFO)
         self._began = time.monotonic()
         self._id = f"{random.getrandbits(24):06x}"
-        if self._on:
-            how = "streamed" if body.get("stream") else "whole"
-            messages = _count(len(body["messages"]), "message")
-            log.info(
-                "%s > %s, %s, %s, %s", self._id, str(body.get("model")), how, messages, _count(tools, "tool")
-            )
 
-    def note(self, event: object) -> None:
-        """Something happened in the loop: one of its events; those with nothing to read are passed over."""
-        if not self._on:
+    def __call__(self, event: Event) -> None:
+        """Write the line of an event; those with nothing to read are passed over."""
+        if type(event) is Chunks:
             return
+        if type(event) is ConversationFailed:
+            self._failed(event.error)
+        elif self._on:
+            self._write(event)
+
+    def _write(self, event: Event) -> None:
         match event:
+            case ConversationBegan():
+                how = "streamed" if event.streamed else "whole"
+                messages, tools = _count(event.messages, "message"), _count(event.tools, "tool")
+                log.info("%s > %s, %s, %s, %s", self._id, str(event.model), how, messages, tools)
             case RoundBegan(number=number) if number > 1:
                 log.info("%s   round %d", self._id, number)
             case CallBegan(call=call, tool=tool):
@@ -77,9 +56,13 @@ class Conversation:
                 # Words from outside are not for a log that is kept: debug output alone.
                 log.debug("%s   call %s %s: %s", self._id, call.name, server, call.arguments)
             case CallEnded():
-                self._note_result(event)
+                self._call_ended(event)
+            case ConversationEnded(outcome=outcome):
+                self._ended(outcome)
+            case ClientLeft():
+                log.info("%s < the client left after %.2f s", self._id, self._seconds())
 
-    def _note_result(self, event: CallEnded) -> None:
+    def _call_ended(self, event: CallEnded) -> None:
         result = event.result
         how = "failed" if result.is_error else "done"
         size = _count(len(result.text), "character")
@@ -87,161 +70,20 @@ class Conversation:
         if result.is_error:
             log.debug("%s   because: %s", self._id, result.text)
 
-    def ended(self, outcome: Outcome) -> None:
-        """The answer is whole."""
-        if self._on:
-            tokens = (outcome.usage or {}).get("total_tokens")
-            counts = [_count(outcome.rounds, "round"), _count(outcome.calls, "call")]
-            counts += [] if tokens is None else [f"{tokens} tokens"]
-            reason = outcome.message.finish_reason
-            log.info("%s < %s, %s, %.2f s", self._id, reason, ", ".join(counts), self._seconds())
+    def _ended(self, outcome: Outcome) -> None:
+        tokens = (outcome.usage or {}).get("total_tokens")
+        counts = [_count(outcome.rounds, "round"), _count(outcome.calls, "call")]
+        counts += [] if tokens is None else [f"{tokens} tokens"]
+        reason = outcome.message.finish_reason
+        log.info("%s < %s, %s, %.2f s", self._id, reason, ", ".join(counts), self._seconds())
 
-    def failed(self, error: ToolwayError) -> None:
-        """The client got this error instead of an answer, or at the end of its stream."""
+    def _failed(self, error: ToolwayError) -> None:
         level = logging.WARNING if error.status >= 500 else logging.INFO
         log.log(level, "%s < %d after %.2f s: %s", self._id, error.status, self._seconds(), error.message)
-
-    def left(self) -> None:
-        """The client is gone; what ran for it is stopped."""
-        log.info("%s < the client left after %.2f s", self._id, self._seconds())
 
     def _seconds(self) -> float:
         return time.monotonic() - self._began
 
 
-def also_mask(secrets: Iterable[str]) -> None:
-    """Have the log mask these too, besides what it masks already."""
-    for handler in logging.getLogger().handlers:
-        if isinstance(handler, _Handler) and isinstance(handler.formatter, LineFormatter):
-            handler.formatter.redact.learn(secrets)
-
-
-class Redactor:
-    """Masks the configured secrets, in the forms in which texts hold them, and whatever looks like one."""
-
-    def __init__(self, known: Iterable[str]) -> None:
-        self._forms: frozenset[str] = frozenset()
-        self._known: re.Pattern[str] | None = None
-        self.learn(known)
-
-    def learn(self, secrets: Iterable[str]) -> None:
-        """Mask these too. None is ever forgotten: a request under way may still use it."""
-        forms = self._forms.union(*map(_forms, secrets))
-        if forms != self._forms:
-            self._forms = forms
-            patterns = [_guarded(form) for form in sorted(forms, key=len, reverse=True)]
-            self._known = re.compile("|".join(patterns))
-
-    def __call__(self, text: str) -> str:
-        """The text with each secret replaced by `***`."""
-        if self._known:
-            text = self._known.sub(MASK, text)
-        for pattern, replacement in _SUSPECTS:
-            text = pattern.sub(replacement, text)
-        return text
-
-
-class LineFormatter(logging.Formatter):
-    """`2026-01-01 12:00:00 info chat: message` on one line; a traceback follows, each of its lines set off by a bar.
-
-    A record can neither begin a line of its own nor steer the terminal (CWE-117, CWE-150).
-    """
-
-    def __init__(self, redact: Redactor, *, colours: bool = False) -> None:
-        super().__init__()
-        self.redact = redact
-        self._colours = colours
-
-    def format(self, record: logging.LogRecord) -> str:
-        when = self.formatTime(record, "%H:%M:%S" if self._colours else "%Y-%m-%d %H:%M:%S")
-        where = record.name.removeprefix("toolway.")
-        line = f"{when} {record.levelname.lower():<7} {where}: {visible(self.redact(self._message(record)))}"
-        if self._colours:
-            line = _painted(line, record.levelno, len(when))
-        return "\n".join([line, *self._traceback(record)])
-
-    def _message(self, record: logging.LogRecord) -> str:
-        if isinstance(record.args, tuple) and record.args:
-            return str(record.msg) % tuple(self._cut(value) for value in record.args)
-        return record.getMessage()
-
-    def _cut(self, value: object) -> object:
-        """A long text among a record's values, shortened; masked before, or half a secret would be left."""
-        if not isinstance(value, str) or len(value) <= SHOWN:
-            return value
-        return f"{self.redact(value[: 20 * SHOWN])[:SHOWN]}... ({len(value):,} characters)"
-
-    def _traceback(self, record: logging.LogRecord) -> Iterator[str]:
-        texts = []
-        if record.exc_info:
-            texts.append(self.formatException(record.exc_info))
-        if record.stack_info:
-            texts.append(record.stack_info)
-        for text in texts:
-            for line in re.split(r"[\r\n]+", self.redact(text)):
-                yield "  | " + visible(line)
-
-
-def visible(text: str) -> str:
-    """The text with all that is not printable written as escapes: line breaks, terminal codes, direction marks."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-class _Handler(logging.StreamHandler[TextIO]):
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
-        """Silent: the default prints the record's arguments, unmasked."""
-
-
-_SUSPECTS = [
-    (re.compile(r"(?i)\b(bearer|basic)(\s+|%20)[\w.~+/=-]{4,}"), rf"\1 {MASK}"),
-    (re.compile(r"\b(sk|pk|rk|xai|gsk|hf|ghp|gho|github_pat|glpat|xoxb|AKIA)[-_][\w-]{8,}"), MASK),
-    (re.compile(r"\b([A-Za-z][A-Za-z0-9+.-]*://)[^\s/?#@\"'<>]*(?:@[^\s/?#@\"'<>]*)*@"), rf"\1{MASK}@"),
-    (
-        re.compile(
-            r"(?i)([\"']?(?:authorization|proxy-authorization|x-api-key|api[-_]?key|access[-_]?token|password"
-            r"|client[-_]?secret)[\"']?\s*[:=,]\s*b?)([\"']?)(?!\*\*\*)(?!(?:bearer|basic) \*\*\*)[^\s\"',;&}\])]+"
-        ),
-        rf"\1\2{MASK}",
-    ),
-]
-
-
-def _forms(secret: str) -> set[str]:
-    return {
-        secret,
-        quote(secret, safe=""),
-        orjson.dumps(secret).decode()[1:-1],
-        repr(secret)[1:-1],
-    }
-
-
-def _guarded(secret: str) -> str:
-    """A very short secret is masked only where it stands alone, or every line would be full of masks."""
-    return re.escape(secret) if len(secret) >= 6 else rf"(?<!\w){re.escape(secret)}(?!\w)"
-
-
 def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
-def _wants_colours(stream: TextIO) -> bool:
-    return stream.isatty() and not os.environ.get("NO_COLOR")
-
-
-def _painted(line: str, level: int, time_width: int) -> str:
-    colour = "31" if level >= logging.ERROR else "33" if level >= logging.WARNING else ""
-    rest = line[time_width:]
-    return f"\x1b[2m{line[:time_width]}\x1b[0m" + (f"\x1b[{colour}m{rest}\x1b[0m" if colour else rest)
-
-
-_MEANT = ("ASGI callable returned without", "Cancel %s running task", "Invalid UTF-8 sequence")
-
-
-def _is_news(record: logging.LogRecord) -> bool:
-    """False for what uvicorn reports although it was meant, or the client's fault."""
-    if record.exc_info and isinstance(record.exc_info[1], CancelledError):
-        return False
-    message = str(record.msg)
-    return not message.startswith(_MEANT)

@@ -15,10 +15,9 @@ import orjson
 from anyio.abc import TaskGroup
 
 from toolway.schema.definitions import define, define_in_steps
-from toolway.schema.repair import repair_arguments
 from toolway.schema.targets import SchemaTarget
-from toolway.schema.validate import failing_schema, validation_error, without_unset_nulls
 from toolway.tools import names
+from toolway.tools.invoke import run_checked
 from toolway.types import JSON, OnProgress, SourceStatus, Tool, ToolResult, ToolSource
 
 log = logging.getLogger("toolway.catalog")
@@ -96,15 +95,11 @@ class Snapshot:
         return self._definitions[name]
 
     async def call(self, tool: Tool, arguments: JSON, on_progress: OnProgress | None = None) -> ToolResult:
-        """Check the arguments against the tool's schema, then run it. A failure is a result, never an exception.
+        """Check the arguments against the tool's schema, then run it. A failure is a result, never an exception."""
+        return await run_checked(tool, arguments, self.run, on_progress)
 
-        What is only written differently ("3" for 3) is repaired; the model reads the schema of what does not fit.
-        """
-        arguments = without_unset_nulls(tool, arguments)
-        if validation_error(tool, arguments):
-            arguments = repair_arguments(tool, arguments)
-            if fault := validation_error(tool, arguments):
-                return ToolResult(text=f"{fault}\n{failing_schema(tool, arguments)}".strip(), is_error=True)
+    async def run(self, tool: Tool, arguments: JSON, on_progress: OnProgress | None = None) -> ToolResult:
+        """Run a tool whose arguments were checked."""
         return await self._owners[tool].call(tool, arguments, on_progress)
 
 

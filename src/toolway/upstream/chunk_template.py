@@ -7,7 +7,7 @@ from toolway.types import JSON
 QUOTE, BACKSLASH = b'"\\'
 
 
-class Refrain:
+class ChunkTemplate:
     """What stands around the text in chunk after chunk of one stream.
 
     Parsing is most of what a chunk costs, and nearly all chunks of a stream are the same but for a word.

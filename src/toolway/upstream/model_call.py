@@ -1,4 +1,4 @@
-"""One exchange with the model, streamed or whole: a request body in, a clean Message out."""
+"""One call of the model, streamed or whole: a request in, a clean Message out."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import anyio
 import anyio.lowlevel
 import orjson
 
-from toolway.conversation.events import Chunks, HeadArrived
+from toolway.conversation.events import Chunks, Emit, HeadArrived
 from toolway.conversation.message import Message, MessageBuilder, error_in, read_answer
+from toolway.conversation.request import ChatRequest
 from toolway.errors import UpstreamError, UpstreamStatus
 from toolway.net.decompress import PART
-from toolway.types import JSON, Emit, Header
-from toolway.upstream.chunk_template import Refrain
+from toolway.types import JSON, Header
+from toolway.upstream.chunk_template import ChunkTemplate
 from toolway.upstream.client import Answer, Upstream
 from toolway.wire import lenient_json, sse
 
@@ -23,13 +24,15 @@ MAX_ERROR_BYTES = 2**20
 _STREAM_TYPES = frozenset({b"text/event-stream", b"text/plain", b"application/octet-stream", b""})
 """What servers call an event stream."""
 
-Turn = Callable[[JSON, Emit, Callable[[str], bool]], Awaitable[Message]]
-"""`turn(body, emit, theirs)`: ask the model once; `theirs(name)` tells the client's own tools."""
+IsClients = Callable[[str], bool]
+"""Whether a tool of this name is the client's own."""
 
+Turn = Callable[[ChatRequest, Emit, IsClients], Awaitable[Message]]
+"""`turn(request, emit, is_clients)`: ask the model once."""
 
-_Take = Callable[[Answer, Emit, Callable[[str], bool]], Awaitable[Message]]
+_Take = Callable[[Answer, Emit, IsClients], Awaitable[Message]]
 
-MakeTurn = Callable[[Upstream, Sequence[Header]], Turn]
+TurnFactory = Callable[[Upstream, Sequence[Header]], Turn]
 """One of the functions below: how the model server is asked."""
 
 
@@ -43,39 +46,39 @@ def whole_turn(upstream: Upstream, headers: Sequence[Header]) -> Turn:
     return _asking(upstream, headers, _take_whole)
 
 
-def told_turn(upstream: Upstream, headers: Sequence[Header]) -> Turn:
+def unstreamed_turn(upstream: Upstream, headers: Sequence[Header]) -> Turn:
     """A turn whose answer comes in one piece, and whose text reaches `emit` like that of a stream."""
     return _asking(upstream, headers, _take_unstreamed)
 
 
 def _asking(upstream: Upstream, headers: Sequence[Header], take: _Take) -> Turn:
-    async def turn(body: JSON, emit: Emit, theirs: Callable[[str], bool]) -> Message:
+    async def turn(request: ChatRequest, emit: Emit, is_clients: IsClients) -> Message:
         async with upstream.request(
-            "POST", "/chat/completions", headers=headers, body=orjson.dumps(body), repeatable=True
+            "POST", "/chat/completions", headers=headers, body=orjson.dumps(request.body()), repeatable=True
         ) as answer:
             if not 200 <= answer.status < 300:
                 raise UpstreamStatus(answer.status, answer.headers, await answer.read(MAX_ERROR_BYTES))
-            return await take(answer, emit, theirs)
+            return await take(answer, emit, is_clients)
 
     return turn
 
 
-async def _take_whole(answer: Answer, emit: Emit, _: Callable[[str], bool]) -> Message:
+async def _take_whole(answer: Answer, emit: Emit, _: IsClients) -> Message:
     await emit(HeadArrived(headers=answer.headers))
     return read_answer(_parse_answer(await answer.read()))
 
 
-async def _take_streamed(answer: Answer, emit: Emit, theirs: Callable[[str], bool]) -> Message:
+async def _take_streamed(answer: Answer, emit: Emit, is_clients: IsClients) -> Message:
     kind = answer.header(b"content-type").partition(b";")[0].strip().lower()
     if kind not in _STREAM_TYPES:
-        return await _take_unstreamed(answer, emit, theirs)
+        return await _take_unstreamed(answer, emit, is_clients)
     await emit(HeadArrived(headers=answer.headers))
-    return await _read_stream(answer, emit, MessageBuilder(theirs))
+    return await _read_stream(answer, emit, MessageBuilder(is_clients))
 
 
-async def _take_unstreamed(answer: Answer, emit: Emit, theirs: Callable[[str], bool]) -> Message:
+async def _take_unstreamed(answer: Answer, emit: Emit, is_clients: IsClients) -> Message:
     """A 200 that is no event stream: an error, or all at once, asked for or from a server that cannot stream."""
-    builder = MessageBuilder(theirs)
+    builder = MessageBuilder(is_clients)
     whole = _parse_answer(await answer.read())
     message = read_answer(whole)
     await emit(HeadArrived(headers=answer.headers))
@@ -106,19 +109,19 @@ def _parse_answer(body: bytes) -> JSON:
 
 
 async def _read_stream(answer: Answer, emit: Emit, builder: MessageBuilder) -> Message:
-    decoder, refrain, decompress = sse.Decoder(), Refrain(), answer.decompressor()
+    decoder, template, decompress = sse.Decoder(), ChunkTemplate(), answer.decompressor()
     done = False
     try:
         while not done and (data := await answer.receive()):
             for part in decompress(data):
                 if payloads := decoder.feed(part):
-                    done = await _feed(payloads, builder, refrain, emit)
+                    done = await _feed(payloads, builder, template, emit)
                 if len(part) == PART:
                     await (
                         anyio.lowlevel.checkpoint()
                     )  # There is more in what came, and others want the event loop too.
         if not done:
-            done = await _feed(decoder.close(), builder, refrain, emit)
+            done = await _feed(decoder.close(), builder, template, emit)
     except sse.NotAnEventStream as stray:
         raise _stray_error(stray.text) from stray
     if not (builder.started and (done or builder.finished)):
@@ -128,7 +131,7 @@ async def _read_stream(answer: Answer, emit: Emit, builder: MessageBuilder) -> M
     return builder.message()
 
 
-async def _feed(payloads: list[bytes], builder: MessageBuilder, refrain: Refrain, emit: Emit) -> bool:
+async def _feed(payloads: list[bytes], builder: MessageBuilder, template: ChunkTemplate, emit: Emit) -> bool:
     """Take the payloads of one read; True when `[DONE]` was among them."""
     items: list[tuple[JSON | str, bytes | None]] = []
     done = False
@@ -137,14 +140,14 @@ async def _feed(payloads: list[bytes], builder: MessageBuilder, refrain: Refrain
             if payload.startswith(sse.DONE):
                 done = True
                 break
-            if (text := refrain.text_in(payload)) is not None:
+            if (text := template.text_in(payload)) is not None:
                 builder.say(text)
                 items.append((text, payload))
                 continue
             chunk, raw = _parse_chunk(payload)
             visible = builder.feed(chunk)
             if visible is chunk and raw is not None:
-                refrain.learn(chunk, raw)
+                template.learn(chunk, raw)
                 items.append((chunk, raw))
             elif visible is not None:
                 items.append((visible, None))

@@ -7,17 +7,19 @@ from typing import Any
 
 import orjson
 
-from toolway.conversation.events import Outcome
+from toolway.conversation.events import Emit, Event, Outcome
 from toolway.conversation.message import Message
-from toolway.engine.limits import Bounds, Governor
-from toolway.engine.loop import Limits, run_tool_loop
-from toolway.engine.request_tools import Offer
+from toolway.conversation.request import ChatRequest
+from toolway.engine.event_stream import EventStream
+from toolway.engine.limits import Limits, LoopLimits
+from toolway.engine.loop import Loop, run_tool_loop
+from toolway.engine.request_tools import RequestTools
 from toolway.engine.result_text import Budget
-from toolway.engine.tool_results import Results, Rules
+from toolway.engine.tool_results import ResultRules, ToolResults
 from toolway.stores import Store
 from toolway.stores.memory import MemoryEntries
 from toolway.tools.catalog import Snapshot
-from toolway.types import JSON, Emit, OnProgress, SourceStatus, Tool, ToolCall, ToolResult
+from toolway.types import JSON, OnProgress, SourceStatus, Tool, ToolCall, ToolResult
 from toolway.upstream.model_info import ModelInfo
 
 BUDGET = Budget(result=1000, round=100_000)
@@ -70,8 +72,8 @@ class ScriptedModel:
         self._forever = forever
         self.requests: list[JSON] = []
 
-    async def turn(self, body: JSON, emit: Emit, theirs: Callable[[str], bool]) -> Message:
-        self.requests.append(orjson.loads(orjson.dumps(body)))
+    async def turn(self, request: ChatRequest, emit: Emit, is_clients: Callable[[str], bool]) -> Message:
+        self.requests.append(orjson.loads(orjson.dumps(request.body())))
         return self._messages[0] if self._forever else self._messages.pop(0)
 
 
@@ -95,29 +97,33 @@ async def run_loop(
 ) -> tuple[Outcome, list[Any]]:
     """Run the loop over a script; the outcome and the events."""
     events: list[Any] = []
+    stream = EventStream()
 
-    async def emit(event: Any) -> None:
+    async def deliver(event: Event) -> None:
         events.append(event)
+
+    stream.deliver = deliver
 
     async def ask() -> ModelInfo:
         return info
 
-    bounds = Bounds(
+    limits = Limits(
         max_rounds=max_rounds,
         max_calls=max_calls,
         max_seconds=max_seconds,
         max_repeats=max_repeats,
         max_similar=max_similar,
     )
-    rules = Rules(most=budget, keeps=keeps, sees=sees, max_image_bytes=1000)
+    rules = ResultRules(most=budget, keeps=keeps, sees=sees, max_image_bytes=1000)
     body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], **body}
-    outcome = await run_tool_loop(
-        body,
-        turn=model.turn,
-        offer=Offer(body, Snapshot(sources or (InMemorySource(echo=echo),)), enforce_choice=enforce_choice),
-        governor=Governor(bounds),
-        results=Results(rules=rules, store=store or Store(MemoryEntries()), owner="me", ask=ask),
-        limits=Limits(tool_timeout=tool_timeout, relays_progress=relays_progress),
-        emit=emit,
+    request = ChatRequest.of(body)
+    snapshot = Snapshot(sources or (InMemorySource(echo=echo),))
+    loop = Loop(
+        tools=RequestTools(request, snapshot, enforce_choice=enforce_choice),
+        limits=LoopLimits(limits),
+        results=ToolResults(rules=rules, store=store or Store(MemoryEntries()), owner="me", ask=ask),
+        events=stream,
+        tool_timeout=tool_timeout,
+        relays_progress=relays_progress,
     )
-    return outcome, events
+    return await run_tool_loop(request, turn=model.turn, loop=loop), events

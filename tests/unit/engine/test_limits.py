@@ -8,52 +8,52 @@ import pytest
 
 from tests.unit.engine.scripted_turns import InMemorySource, ScriptedModel, call, echo, run_loop, says
 from toolway.conversation.events import CallBegan
-from toolway.engine.limits import Bounds, Governor
+from toolway.engine.limits import Limits, LoopLimits
 from toolway.types import JSON, ToolCall, ToolResult
 
 
-def governor(**bounds: float) -> Governor:
+def loop_limits(**limits: float) -> LoopLimits:
     free = {"max_rounds": 99, "max_calls": 99, "max_seconds": 99, "max_repeats": 3, "max_similar": 5}
-    return Governor(Bounds(**{**free, **bounds}))
+    return LoopLimits(Limits(**{**free, **limits}))
 
 
-def lets_run(watch: Governor, one: ToolCall, result: str) -> bool:
+def lets_run(watch: LoopLimits, one: ToolCall, result: str) -> bool:
     """Play one round with one call; whether it was run."""
-    assert watch.objection(1, [one]) is None
+    assert watch.stop_reason(1, [one]) is None
     if watch.admit([one]) != [None]:
         return False
-    watch.note(one, ToolResult(text=result))
+    watch.record(one, ToolResult(text=result))
     return True
 
 
 def test_the_same_call_with_the_same_result_is_run_three_times():
-    watch = governor()
+    watch = loop_limits()
     texts = ['{"a":1,"b":2}', '{"b": 2, "a": 1}', '{"a": 1,\n"b": 2}', '{"a":1,"b":2}']
     assert [lets_run(watch, call(arguments=text), "same") for text in texts] == [True, True, True, False]
 
 
 def test_a_model_that_does_not_listen_is_ended():
-    watch = governor()
+    watch = loop_limits()
     assert [lets_run(watch, call(), "same") for _ in range(4)] == [True, True, True, False]
-    assert watch.objection(5, [call("other")]) is None
-    assert "again and again" in (watch.objection(5, [call()]) or "")
+    assert watch.stop_reason(5, [call("other")]) is None
+    assert "again and again" in (watch.stop_reason(5, [call()]) or "")
 
 
 def test_waiting_for_a_result_that_changes_is_no_circle():
-    watch = governor(max_similar=50)
+    watch = loop_limits(max_similar=50)
     assert all(lets_run(watch, call(), f"{n} of 20 files are copied") for n in range(20))
 
 
 def test_almost_the_same_calls_with_almost_the_same_results_are_a_circle():
-    watch = governor()
+    watch = loop_limits()
     asked = [call(arguments=f'{{"query": "weather in Paris {n}"}}') for n in range(6)]
     assert [lets_run(watch, one, "nothing found") for one in asked] == [True] * 5 + [False]
-    assert watch.objection(7, [call(arguments='{"query": "weather in Paris 99"}')])
-    assert watch.objection(7, [call(arguments='{"query": "a hotel by the sea"}')]) is None
+    assert watch.stop_reason(7, [call(arguments='{"query": "weather in Paris 99"}')])
+    assert watch.stop_reason(7, [call(arguments='{"query": "a hotel by the sea"}')]) is None
 
 
 def test_a_circle_with_another_tool_in_between_is_one_too():
-    watch = governor(max_similar=4)
+    watch = loop_limits(max_similar=4)
     ran = []
     for n in range(5):
         ran.append(lets_run(watch, call("search", f'{{"query": "weather in Paris {n}"}}'), "nothing found"))
@@ -62,17 +62,17 @@ def test_a_circle_with_another_tool_in_between_is_one_too():
 
 
 def test_reading_many_files_or_pages_is_no_circle():
-    watch = governor()
+    watch = loop_limits()
     for n in range(20):
         page = f"page {n}: " + " ".join(str(hash((n, m))) for m in range(30))
         assert lets_run(watch, call("read", f'{{"path": "/data/part-{n}.csv"}}'), page)
 
 
 def test_the_limit_of_calls_counts_those_that_run():
-    watch = governor(max_calls=3)
+    watch = loop_limits(max_calls=3)
     verdicts = watch.admit([call(arguments=f'{{"n": {n}}}', id=str(n)) for n in range(5)])
     assert [verdict is None for verdict in verdicts] == [True, True, True, False, False]
-    assert "limit of 3 tool calls" in (watch.objection(2, [call()]) or "")
+    assert "limit of 3 tool calls" in (watch.stop_reason(2, [call()]) or "")
 
 
 async def test_beyond_the_limit_of_calls_the_model_answers():
@@ -108,8 +108,8 @@ async def test_a_loop_with_varied_arguments_ends_too():
         return ToolResult(text="no results")
 
     class Stubborn(ScriptedModel):
-        async def turn(self, body, emit, theirs):
-            self.requests.append(body)
+        async def turn(self, request, emit, is_clients):
+            self.requests.append(body := request.body())
             if "tools" not in body:
                 return says("I give up.")
             return says(

@@ -10,11 +10,12 @@ import orjson
 import pytest
 
 from tests.unit.engine.scripted_turns import Behaviour, InMemorySource, ScriptedModel, call, run_loop, says
-from toolway.conversation.events import Chunks
+from toolway.conversation.events import Chunks, Emit
 from toolway.conversation.message import Message
+from toolway.conversation.request import ChatRequest
 from toolway.engine.result_text import Budget
 from toolway.errors import UpstreamError, UpstreamStatus
-from toolway.types import JSON, Emit, Image, ToolResult
+from toolway.types import JSON, Image, ToolResult
 from toolway.upstream.model_info import ModelInfo
 
 TEXT = "\n".join(f"line {n}" for n in range(1000))
@@ -68,8 +69,8 @@ async def read_on(**arguments: Any) -> str:
     asked: list[JSON] = []
 
     class Curious(ScriptedModel):
-        async def turn(self, body: JSON, emit: Emit, theirs: Callable[[str], bool]) -> Message:
-            asked.append(body)
+        async def turn(self, request: ChatRequest, emit: Emit, is_clients: Callable[[str], bool]) -> Message:
+            asked.append(body := request.body())
             if len(asked) == 1:
                 return says(None, call("long"))
             if len(asked) == 2:
@@ -164,13 +165,13 @@ class Narrow(ScriptedModel):
     speaks = False
     refused = 0
 
-    async def turn(self, body: JSON, emit: Emit, theirs: Callable[[str], bool]) -> Message:
-        if len(orjson.dumps(body["messages"])) > self.most:
+    async def turn(self, request: ChatRequest, emit: Emit, is_clients: Callable[[str], bool]) -> Message:
+        if len(orjson.dumps(request.messages)) > self.most:
             self.refused += 1
             if self.speaks:
-                await emit(Chunks([]))
+                await emit(Chunks([("I", None)]))
             raise UpstreamStatus(400, [], b'{"error": {"code": "context_length_exceeded"}}')
-        return await super().turn(body, emit, theirs)
+        return await super().turn(request, emit, is_clients)
 
 
 async def test_a_conversation_that_is_too_long_goes_on_with_shorter_results():

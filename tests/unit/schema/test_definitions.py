@@ -8,7 +8,8 @@ import orjson
 import pytest
 
 from tests.unit.engine.scripted_turns import InMemorySource, echo
-from toolway.engine.request_tools import Offer
+from toolway.conversation.request import ChatRequest
+from toolway.engine.request_tools import RequestTools
 from toolway.schema.definitions import define
 from toolway.tools.catalog import Snapshot
 from toolway.types import Tool
@@ -70,6 +71,10 @@ def test_a_tool_without_arguments(target: Any, function: Any):
 
 def test_two_hundred_tools_are_serialised_once_not_once_a_request():
     snapshot = Snapshot((InMemorySource(**{f"tool_{n}": echo for n in range(200)}),))
-    first = Offer({}, snapshot.for_target("llama.cpp")).put_into({})
-    assert Offer({}, snapshot.for_target("llama.cpp")).put_into({})["tools"] is first["tools"]
-    assert Offer({}, snapshot.for_target("openai")).put_into({})["tools"] is snapshot.all_definitions
+    request = ChatRequest(options={}, messages=[])
+    first = RequestTools(request, snapshot.for_target("llama.cpp")).put_into(request)
+    assert RequestTools(request, snapshot.for_target("llama.cpp")).put_into(request).tools is first.tools
+    assert (
+        RequestTools(request, snapshot.for_target("openai")).put_into(request).tools
+        is snapshot.all_definitions
+    )

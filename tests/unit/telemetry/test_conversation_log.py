@@ -15,13 +15,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.logs import logged
-from toolway.conversation.events import CallBegan, CallEnded, Outcome, RoundBegan
+from toolway.conversation.events import (
+    CallBegan,
+    CallEnded,
+    Chunks,
+    ClientLeft,
+    ConversationBegan,
+    ConversationEnded,
+    ConversationFailed,
+    HeadArrived,
+    Outcome,
+    RoundBegan,
+)
 from toolway.conversation.message import Message
 from toolway.errors import InvalidRequest, UpstreamError
 from toolway.settings.env_endpoints import Endpoint
 from toolway.settings.groups import LogSettings, ServerSettings, Settings, ToolSettings, UpstreamSettings
-from toolway.telemetry.conversation_log import (
-    Conversation,
+from toolway.telemetry.conversation_log import ConversationLog
+from toolway.telemetry.logging import (
     LineFormatter,
     Redactor,
     also_mask,
@@ -52,20 +63,21 @@ def lines(stream: io.StringIO) -> list[str]:
 
 
 def talk() -> None:
-    conversation = Conversation({"model": "m", "stream": True, "messages": [{}, {}]}, tools=3)
+    note = ConversationLog()
+    note(ConversationBegan(model="m", streamed=True, messages=2, tools=3))
     call = ToolCall(id="1", name="get_weather", arguments='{"city":"Paris"}')
     tool = Tool(name="get_weather", server="weather", description="", parameters={})
-    conversation.note(RoundBegan(number=1))
-    conversation.note(CallBegan(call=call, tool=tool))
-    conversation.note(CallEnded(call=call, tool=tool, result=ToolResult(text="sunny"), seconds=0.5))
-    conversation.note(CallBegan(call=call, tool=None))
+    note(RoundBegan(number=1))
+    note(CallBegan(call=call, tool=tool))
+    note(CallEnded(call=call, tool=tool, result=ToolResult(text="sunny"), seconds=0.5))
+    note(CallBegan(call=call, tool=None))
     failure = ToolResult(text="no such tool", is_error=True)
-    conversation.note(CallEnded(call=call, tool=None, result=failure, seconds=0))
-    conversation.note(RoundBegan(number=2))
-    conversation.note(object())
-    conversation.ended(
-        Outcome(message=Message(said={}, finish_reason="stop"), usage={"total_tokens": 9}, rounds=2, calls=2)
-    )
+    note(CallEnded(call=call, tool=None, result=failure, seconds=0))
+    note(RoundBegan(number=2))
+    note(HeadArrived(headers=[]))
+    note(Chunks([("text", b"text")]))
+    message = Message(said={}, finish_reason="stop")
+    note(ConversationEnded(outcome=Outcome(message=message, usage={"total_tokens": 9}, rounds=2, calls=2)))
 
 
 def test_a_conversation_is_readable(written: io.StringIO) -> None:
@@ -87,13 +99,13 @@ def test_a_conversation_is_readable(written: io.StringIO) -> None:
 def test_without_debug_output_only_trouble_is_told(written: io.StringIO) -> None:
     configure_logging(Settings(log=LogSettings(debug_output=False)), written)
     talk()
-    conversation = Conversation({"messages": []}, tools=0)
-    conversation.failed(InvalidRequest("the client's affair"))
-    conversation.left()
+    note = ConversationLog()
+    note(ConversationFailed(error=InvalidRequest("the client's affair")))
+    note(ClientLeft())
     logging.getLogger("uvicorn.error").warning("Invalid HTTP request received.")
     logging.getLogger("another.library").info("chatter")
     assert written.getvalue() == ""
-    conversation.failed(UpstreamError("The model server cannot be reached"))
+    note(ConversationFailed(error=UpstreamError("The model server cannot be reached")))
     assert "warning chat: " in written.getvalue()
     assert "502 after" in written.getvalue()
 
@@ -106,7 +118,9 @@ def test_configuring_twice_does_not_write_twice(written: io.StringIO) -> None:
 
 def test_long_values_are_cut(written: io.StringIO) -> None:
     call = ToolCall(id="1", name="n" * 1000, arguments="a" * 100_000)
-    Conversation({"model": "m" * 5000, "messages": []}, tools=0).note(CallBegan(call=call, tool=None))
+    note = ConversationLog()
+    note(ConversationBegan(model="m" * 5000, streamed=False, messages=0, tools=0))
+    note(CallBegan(call=call, tool=None))
     assert all(len(line) < 700 for line in lines(written))
     assert "(100,000 characters)" in written.getvalue()
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolway.upstream.chunk_template import Refrain
+from toolway.upstream.chunk_template import ChunkTemplate
 
 
 def chunk(content: Any, **more: Any) -> dict[str, Any]:
@@ -18,12 +18,12 @@ def chunk(content: Any, **more: Any) -> dict[str, Any]:
     return {"id": "c", "choices": [{**choice, **more}]}
 
 
-def learned(content: Any = "the", *, dumps: Any = orjson.dumps, **more: Any) -> Refrain:
-    refrain = Refrain()
+def learned(content: Any = "the", *, dumps: Any = orjson.dumps, **more: Any) -> ChunkTemplate:
+    template = ChunkTemplate()
     first = chunk(content, **more)
     text = dumps(first)
-    refrain.learn(first, text if isinstance(text, bytes) else text.encode())
-    return refrain
+    template.learn(first, text if isinstance(text, bytes) else text.encode())
+    return template
 
 
 @given(st.text(), st.text())
@@ -70,7 +70,7 @@ def test_bytes_between_head_and_tail_that_are_no_plain_text_are_left_to_the_pars
 
 
 def test_nothing_is_learned_from_a_chunk_with_more_than_text():
-    refrain = Refrain()
+    template = ChunkTemplate()
     first = {"choices": [{"delta": {"content": "x", "reasoning_content": "y"}}]}
-    refrain.learn(first, orjson.dumps(first))
-    assert refrain.text_in(orjson.dumps(first)) is None
+    template.learn(first, orjson.dumps(first))
+    assert template.text_in(orjson.dumps(first)) is None

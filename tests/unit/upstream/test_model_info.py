@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from tests.support.servers import running
-from toolway.engine.model_target import Backend
+from toolway.engine.model_target import ModelTarget
 from toolway.settings.settings import load_settings
 from toolway.upstream.client import Upstream
 from toolway.upstream.model_info import ModelInfo, ModelInfos
@@ -112,7 +112,7 @@ async def test_a_server_that_is_down_tells_nothing():
 
 async def test_the_list_that_told_which_server_it_is_also_tells_of_its_models():
     async with connected(SERVERS["llama.cpp"][0], openai_api_key="ours") as (upstream, settings, asked):
-        backend = Backend(settings, upstream)
+        backend = ModelTarget(settings, upstream)
         assert await backend.learn()
         assert (await backend.infos.get("m", [])).context == 4096
     assert [path for path, _ in asked] == ["/v1/models"]
@@ -121,7 +121,7 @@ async def test_the_list_that_told_which_server_it_is_also_tells_of_its_models():
 
 async def test_a_list_that_a_client_had_to_be_asked_for_tells_which_server_it_is():
     async with connected(SERVERS["llama.cpp"][0]) as (upstream, settings, _):
-        backend = Backend(settings, upstream)
+        backend = ModelTarget(settings, upstream)
         assert backend.profile == "openai"
         await backend.infos.get("m", [])
         assert backend.profile == "llama.cpp"

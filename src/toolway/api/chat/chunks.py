@@ -10,6 +10,7 @@ import orjson
 
 from toolway.conversation.message import Message
 from toolway.errors import ToolwayError
+from toolway.server.error_envelope import openai_envelope
 from toolway.types import JSON
 from toolway.wire import lenient_json, sse
 
@@ -92,4 +93,4 @@ class Envelope:
 
 def failure(error: ToolwayError) -> bytes:
     """The end of a stream that failed: an error without choices, so that no client takes it for an answer."""
-    return sse.encode(orjson.dumps(error.envelope())) + sse.STREAM_END
+    return sse.encode(orjson.dumps(openai_envelope(error))) + sse.STREAM_END

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from toolway.conversation.events import CallBegan, CallEnded, CallProgressed
+from toolway.conversation.events import CallBegan, CallEnded, CallProgressed, Event
 from toolway.types import JSON, Progress
 
 Form = Literal["off", "openwebui", "reasoning"]
@@ -13,7 +13,7 @@ MAX_MESSAGE = 200
 """Characters of a tool's own words about its progress."""
 
 
-def shown(event: object, form: Form) -> JSON | None:
+def progress_chunk(event: Event, form: Form) -> JSON | None:
     """A chunk with an empty delta and a status event, or with a line of reasoning; None: nothing to show."""
     if form == "off":
         return None

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import orjson
 from starlette.types import Receive, Scope, Send
 
 from toolway.api.chat.chunks import Envelope, failure
-from toolway.api.chat.progress import shown
-from toolway.api.passthrough import relay
-from toolway.conversation.events import CallBegan, Chunks, HeadArrived, Outcome
+from toolway.api.chat.progress import progress_chunk
+from toolway.api.option_headers import read_option_headers
+from toolway.conversation.events import Chunks, Event, HeadArrived, Outcome
 from toolway.conversation.message import SPOKEN, joined
+from toolway.conversation.request import ChatRequest
 from toolway.conversation.tool_calls import call_object
-from toolway.engine.request_tools import Offer
-from toolway.engine.runner import Job, Runner, known, owner_of
+from toolway.engine.conversation import Conversation
+from toolway.engine.engine import ConversationRequest, Engine, ToolsAtHand
+from toolway.engine.request_options import RequestOptions, choices_of
+from toolway.engine.request_tools import RequestTools
 from toolway.errors import InvalidRequest, UpstreamError
+from toolway.server.caller import caller_of
 from toolway.server.disconnect import while_client_listens
-from toolway.server.json_response import Header, relayed, send_error, send_failure, send_json
+from toolway.server.json_response import relayed, send_error, send_failure, send_json
+from toolway.server.relay import relay
 from toolway.server.request_body import ClientGone, parse_object, read_body
 from toolway.server.sse_response import Live, stream_live
 from toolway.types import JSON
@@ -28,93 +34,87 @@ from toolway.upstream.model_call import streamed_turn, whole_turn
 class ChatCompletions:
     """The endpoint as an ASGI app."""
 
-    def __init__(self, runner: Runner) -> None:
-        self._runner = runner
-        self._settings = runner.settings
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._settings = engine.settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, streamed or whole. Errors go out in OpenAI's envelope."""
         try:
             raw = await read_body(scope, receive, self._settings.server.max_body_bytes)
             body = _checked(parse_object(raw))
-            await self._runner.settled()
-            with self._runner.catalog.use() as snapshot:
-                wishes = self._runner.wishes(scope, body, snapshot)
-                job = await self._runner.prepare(wishes, snapshot, owner_of(scope))
-                if body.get("n") in (None, 1):
-                    await self._serve(scope, receive, send, job, raw)
-                else:
-                    _refuse_many(job.offer)
-                    raw = raw if job.body is body else orjson.dumps(job.body)
-                    await while_client_listens(scope, receive, lambda: self._relay(send, job, raw))
+            options = read_option_headers(scope["headers"])
+
+            def read(tools: ToolsAtHand) -> ConversationRequest:
+                return read_request(body, options, tools)
+
+            async with self._engine.open(
+                read, caller=caller_of(scope, self._settings.upstream)
+            ) as conversation:
+                await self._serve(scope, receive, send, conversation, raw)
         except InvalidRequest as error:
             await send_error(send, error)
         except ClientGone:
             return
 
-    async def _serve(self, scope: Scope, receive: Receive, send: Send, job: Job, raw: bytes) -> None:
-        if job.body.get("stream"):
+    async def _serve(
+        self, scope: Scope, receive: Receive, send: Send, conversation: Conversation, raw: bytes
+    ) -> None:
+        request = conversation.request
+        if request.options.get("n") not in (None, 1):
+            _refuse_many(conversation.tools)
+            await while_client_listens(scope, receive, lambda: self._relay(send, conversation, raw))
+        elif request.is_streamed:
             await stream_live(
                 scope,
                 receive,
                 send,
-                lambda live: self._stream(live, job),
+                lambda live: self._stream(live, conversation),
                 keep_alive=self._settings.server.keepalive_interval,
             )
         else:
-            await while_client_listens(scope, receive, lambda: self._answer(send, job, raw))
+            await while_client_listens(scope, receive, lambda: self._answer(send, conversation, raw))
 
-    async def _stream(self, live: Live, job: Job) -> None:
+    async def _stream(self, live: Live, conversation: Conversation) -> None:
         """The answer as server-sent events; the 200 goes out when the model server accepted round 1."""
-        envelope = Envelope(job.body.get("model"))
+        envelope = Envelope(conversation.request.options.get("model"))
 
-        async def emit(event: Any) -> None:
+        async def deliver(event: Event) -> None:
             if type(event) is Chunks:
                 await live.write(envelope.write(event.items))
-                return
-            if type(event) is HeadArrived and not live.started:
-                await live.start(relayed(event.headers))
-            job.conversation.note(event)
-            if chunk := shown(event, self._settings.loop.progress):
+            elif type(event) is HeadArrived:
+                if not live.started:
+                    await live.start(relayed(event.headers))
+            elif chunk := progress_chunk(event, self._settings.loop.progress):
                 await live.write(envelope.write([(chunk, None)]))
 
         try:
-            outcome = await self._runner.run(job, emit, turn=streamed_turn)
+            outcome = await conversation.run(streamed_turn, deliver)
         except Exception as raised:
-            error = known(raised)
-            job.conversation.failed(error)
+            error = conversation.failed(raised)
             await (live.end(failure(error)) if live.started else live.refuse(error))
             return
-        await live.end(envelope.end(outcome.message, outcome.usage if _wants_usage(job.body) else None))
+        usage = outcome.usage if _wants_usage(conversation.request) else None
+        await live.end(envelope.end(outcome.message, usage))
 
-    async def _answer(self, send: Send, job: Job, raw: bytes) -> None:
+    async def _answer(self, send: Send, conversation: Conversation, raw: bytes) -> None:
         """The answer as one JSON object."""
-        headers: list[Header] = []
-        tools_ran = False
-
-        async def emit(event: Any) -> None:
-            nonlocal headers, tools_ran
-            if type(event) is HeadArrived:
-                headers = headers or relayed(event.headers)
-            elif type(event) is not Chunks:
-                tools_ran = tools_ran or type(event) is CallBegan
-                job.conversation.note(event)
-
         try:
-            outcome = await self._runner.run_again(job, emit, raw, turn=whole_turn)
+            outcome = await conversation.run(whole_turn, raw=raw)
         except Exception as raised:
-            error = known(raised)
-            job.conversation.failed(error)
-            await send_failure(send, error, tools_ran=tools_ran)
+            error = conversation.failed(raised)
+            await send_failure(send, error, tools_ran=conversation.events.tools_ran)
             return
-        await send_json(send, 200, _whole(outcome), headers)
+        await send_json(send, 200, _whole(outcome), relayed(conversation.events.head or ()))
 
-    async def _relay(self, send: Send, job: Job, raw: bytes) -> None:
+    async def _relay(self, send: Send, conversation: Conversation, raw: bytes) -> None:
         """Several answers to one request (`n`), which only go without tools of ours: untouched."""
         started = False
+        body = conversation.request.body()
+        raw = raw if body == parse_object(raw) else orjson.dumps(body)
         try:
-            async with self._runner.upstream.request(
-                "POST", "/chat/completions", headers=job.headers, body=raw
+            async with self._engine.upstream.request(
+                "POST", "/chat/completions", headers=conversation.headers, body=raw
             ) as answer:
                 started = True
                 await relay(answer, send)
@@ -123,8 +123,23 @@ class ChatCompletions:
                 await send_error(send, error)
 
 
-def _wants_usage(body: JSON) -> bool:
-    options = body.get("stream_options")
+def read_request(body: JSON, options: RequestOptions, tools: ToolsAtHand) -> ConversationRequest:
+    """The conversation that a body asks for; entries of the type mcp in its tools choose among the servers here."""
+    request = ChatRequest.of(body)
+    entries = [tool for tool in request.tools or () if _is_mcp(tool)]
+    if not entries:
+        return ConversationRequest(chat=request, options=options)
+    rest = [tool for tool in request.tools if not _is_mcp(tool)]
+    chat = replace(request, tools=rest) if rest else request.without("tools")
+    return ConversationRequest(chat=chat, options=options.narrowed(choices_of(entries, tools.labels)))
+
+
+def _is_mcp(tool: Any) -> bool:
+    return isinstance(tool, dict) and tool.get("type") == "mcp"
+
+
+def _wants_usage(request: ChatRequest) -> bool:
+    options = request.options.get("stream_options")
     return isinstance(options, dict) and bool(options.get("include_usage"))
 
 
@@ -141,8 +156,8 @@ def _checked(body: JSON) -> JSON:
     return body
 
 
-def _refuse_many(offer: Offer) -> None:
-    if offer.tools:
+def _refuse_many(tools: RequestTools) -> None:
+    if tools.tools:
         raise InvalidRequest(
             "n must be 1 here: Toolway runs tools for this request, and several answers cannot share their "
             'results. Send n=1, or tool_choice="none".',

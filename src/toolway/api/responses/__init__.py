@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from toolway.api.responses.background import DEFAULT_PACE, Background, Pace
-from toolway.api.responses.creation import Making
-from toolway.api.responses.preparation import Drafts
+from toolway.api.responses.creation import ResponseCreator
 from toolway.api.responses.records import Records
 from toolway.api.responses.routes import Responses
 from toolway.api.responses.websocket import Socket
 
-__all__ = ["DEFAULT_PACE", "Background", "Drafts", "Making", "Pace", "Records", "Responses", "Socket"]
+__all__ = [
+    "DEFAULT_PACE",
+    "Background",
+    "Pace",
+    "Records",
+    "ResponseCreator",
+    "Responses",
+    "Socket",
+]

@@ -12,13 +12,12 @@ import orjson
 from anyio.abc import TaskGroup, TaskStatus
 from starlette.types import Receive, Scope, Send
 
-from toolway.api.responses.creation import Making
+from toolway.api.responses.creation import ResponseCreator
 from toolway.api.responses.event_log import EventLog, KeptEvents, encoded
 from toolway.api.responses.items.response_state import Event
 from toolway.api.responses.preparation import Draft
 from toolway.api.responses.records import Record, Records
-from toolway.engine.runner import known
-from toolway.errors import InvalidRequest, NotFound, ToolwayError, TooMany
+from toolway.errors import InvalidRequest, NotFound, ToolwayError, TooMany, to_public_error
 from toolway.server.json_response import send_json
 from toolway.server.sse_response import Live, stream_live
 from toolway.stores import Store, key_of
@@ -97,14 +96,16 @@ class Background:
                 self._group = None
                 group.cancel_scope.cancel()
 
-    async def create(self, making: Making, scope: Scope, receive: Receive, send: Send, body: JSON) -> None:
+    async def create(
+        self, creator: ResponseCreator, scope: Scope, receive: Receive, send: Send, body: JSON
+    ) -> None:
         """Begin a response and say so, or stream its events. Raises InvalidRequest, TooMany."""
         if self._group is None:
             raise ToolwayError("The server is being stopped; try again.")
         if self._begun >= self._most:
             raise TooMany(f"{self._most} responses are made in the background already; try again later.")
         self._begun += 1
-        run: Run = await self._group.start(self._work, making, scope, body)
+        run: Run = await self._group.start(self._work, creator, scope, body)
         if run.draft.asked.stream:
             await self.stream(scope, receive, send, run.log.read(0))
         else:
@@ -174,10 +175,12 @@ class Background:
         run = self._runs.get(identity)
         return run if run and run.draft.owner == owner else None
 
-    async def _work(self, making: Making, scope: Scope, body: JSON, *, task_status: TaskStatus[Run]) -> None:
+    async def _work(
+        self, creator: ResponseCreator, scope: Scope, body: JSON, *, task_status: TaskStatus[Run]
+    ) -> None:
         try:
-            async with making.drafts.open(scope, body) as draft:
-                await making.claim(draft)
+            async with creator.reader.open(scope, body) as draft:
+                await creator.claim(draft)
                 run = Run(draft=draft)
                 self._runs[draft.identity] = run
                 try:
@@ -185,7 +188,7 @@ class Background:
                     await self._say_alive(draft.identity)
                     await self._records.save(draft.owner, draft.record())
                     task_status.started(run)
-                    await self._attend(making, run)
+                    await self._attend(creator, run)
                 finally:
                     run.log.end()
                     run.ended.set()
@@ -193,25 +196,25 @@ class Background:
         finally:
             self._begun -= 1
 
-    async def _attend(self, making: Making, run: Run) -> None:
+    async def _attend(self, creator: ResponseCreator, run: Run) -> None:
         try:
-            await self._make(making, run)
+            await self._make(creator, run)
         except Exception as raised:  # the border: nobody waits for this task
-            known(raised)
+            to_public_error(raised)
 
-    async def _make(self, making: Making, run: Run) -> None:
+    async def _make(self, creator: ResponseCreator, run: Run) -> None:
         draft = run.draft
         keeper = _Keeper(run, self._kept)
         try:
             async with anyio.create_task_group() as group:
                 group.start_soon(self._beat, run, keeper)
                 with run.scope:
-                    await self._tell_all(making, run)
+                    await self._tell_all(creator, run)
                 group.cancel_scope.cancel()
         except anyio.get_cancelled_exc_class():
             with anyio.move_on_after(self._pace.ending, shield=True):
                 stopped = ToolwayError("The server was stopped before the response was complete.")
-                await run.log.tell(await making.fail(draft, stopped))
+                await run.log.tell(await creator.fail(draft, stopped))
                 await keeper.finish()
             raise
         if run.scope.cancelled_caught:
@@ -219,7 +222,7 @@ class Background:
             await self._records.save(draft.owner, draft.record())
         await keeper.finish()
 
-    async def _tell_all(self, making: Making, run: Run) -> None:
+    async def _tell_all(self, creator: ResponseCreator, run: Run) -> None:
         draft = run.draft
 
         async def tell(events: list[Event]) -> None:
@@ -228,9 +231,9 @@ class Background:
                 await self._records.save(draft.owner, draft.record())
 
         try:
-            await making.make(draft, streamed_turn, tell)
+            await creator.make(draft, streamed_turn, tell)
         except Exception as raised:
-            await run.log.tell(await making.fail(draft, known(raised)))
+            await run.log.tell(await creator.fail(draft, raised))
 
     async def _beat(self, run: Run, keeper: _Keeper) -> None:
         """Say that the response is being made, keep its events, see whether somebody cancelled."""

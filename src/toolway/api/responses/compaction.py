@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
-from toolway.api.responses.creation import Making
 from toolway.api.responses.items.content import text_in
 from toolway.api.responses.items.input_items import sealed
 from toolway.api.responses.items.response_object import read_usage
@@ -12,7 +12,6 @@ from toolway.api.responses.preparation import Draft
 from toolway.api.responses.records import new_id, with_ids
 from toolway.errors import InvalidRequest, UpstreamError
 from toolway.types import JSON
-from toolway.upstream.model_call import whole_turn
 
 SUMMARISE = (
     "Write a summary of the conversation so far, for somebody who will go on with it without having read it: what is "
@@ -30,31 +29,32 @@ _ANSWER_OPTIONS = (
 )
 
 
-async def count_tokens(making: Making, draft: Draft) -> JSON:
+async def count_tokens(draft: Draft) -> JSON:
     """How many tokens the request's input has, our tools included: the model server counts them.
 
     It is asked for an answer of one token, so it also reads the input into its cache. Raises UpstreamError.
     """
-    offered = draft.job.offer.put_into(draft.job.body)
-    outcome = await making.runner.ask(draft.job, {**offered, "max_tokens": 1}, whole_turn)
+    conversation = draft.conversation
+    request = conversation.tools.put_into(conversation.request)
+    outcome = await conversation.ask(request.with_options(max_tokens=1))
     if not outcome.usage:
         raise UpstreamError("The model server does not say how many tokens it read.")
     usage = read_usage(outcome.usage) or {}
     return {"object": "response.input_tokens", "input_tokens": usage["input_tokens"]}
 
 
-async def compact(making: Making, draft: Draft) -> JSON:
+async def compact(draft: Draft) -> JSON:
     """The conversation in a few items: what users and developers said, and a summary of all.
 
     Raises InvalidRequest without a model, which the published schema wants here, and UpstreamError.
     """
-    if "model" not in draft.job.body:
+    request = draft.conversation.request
+    if "model" not in request.options:
         raise InvalidRequest(
             "Missing required parameter: 'model'.", param="model", code="missing_required_parameter"
         )
-    body = {key: value for key, value in draft.job.body.items() if key not in _ANSWER_OPTIONS}
-    messages = [*body["messages"], {"role": "user", "content": SUMMARISE}]
-    outcome = await making.runner.ask(draft.job, {**body, "messages": messages}, whole_turn)
+    messages = [*request.messages, {"role": "user", "content": SUMMARISE}]
+    outcome = await draft.conversation.ask(replace(request.without(*_ANSWER_OPTIONS), messages=messages))
     summary = text_in(outcome.said.get("content")).strip()
     if not summary:
         raise UpstreamError("The model wrote no summary.")

@@ -2,35 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any
 
 import anyio
 
 from toolway.api.responses.items.input_items import Turn, answered_before
 from toolway.api.responses.items.response_state import Event
-from toolway.api.responses.preparation import Draft, Drafts, split_leading
+from toolway.api.responses.preparation import Draft, RequestReader, split_leading
 from toolway.api.responses.records import Record, Records
 from toolway.conversation.events import CallBegan, CallEnded, Chunks, HeadArrived, Outcome, RoundBegan
+from toolway.conversation.events import Event as ConversationEvent
+from toolway.engine.engine import Engine
 from toolway.engine.history.messages import assistant_message
 from toolway.engine.history.split_turns import parts_of
-from toolway.engine.runner import Runner
 from toolway.errors import InvalidRequest, StoreError, ToolwayError
-from toolway.server.json_response import Header, relayed
-from toolway.types import JSON
-from toolway.upstream.model_call import MakeTurn
+from toolway.server.json_response import relayed
+from toolway.types import JSON, Header
+from toolway.upstream.model_call import TurnFactory
 
 Tell = Callable[[list[Event]], Awaitable[None]]
+"""Sends events of the response to its client."""
+
+OnHead = Callable[[list[Header]], Awaitable[None]]
+"""Gets the model server's headers before the first event."""
 
 
-class Making:
+class ResponseCreator:
     """Makes responses for every way that they are asked for: whole, streamed, in the background, over a socket."""
 
-    def __init__(self, runner: Runner, records: Records, drafts: Drafts) -> None:
-        self.runner = runner
+    def __init__(self, engine: Engine, records: Records) -> None:
+        self.settings = engine.settings
         self.records = records
-        self.drafts = drafts
+        self.reader = RequestReader(engine, records)
 
     async def claim(self, draft: Draft) -> None:
         """Before the approved calls run: see that nobody answered for them. Raises InvalidRequest, StoreError.
@@ -58,9 +62,9 @@ class Making:
     async def make(
         self,
         draft: Draft,
-        turn: MakeTurn,
+        turn: TurnFactory,
         tell: Tell,
-        on_head: Callable[[list[Header]], Awaitable[None]] | None = None,
+        on_head: OnHead | None = None,
         raw: bytes | None = None,
     ) -> Record:
         """Run the conversation, telling its events as they happen; the record is kept before the last ones are told.
@@ -71,7 +75,8 @@ class Making:
         """
         came_again = [*draft.done]
         try:
-            record = await self._run(draft, turn, tell, on_head, raw)
+            outcome = await self._run(draft, turn, tell, on_head, raw)
+            record = await self._end(draft, outcome, tell)
         except BaseException:
             with anyio.CancelScope(shield=True):
                 for request, result in draft.done.items():
@@ -83,60 +88,14 @@ class Making:
         return record
 
     async def _run(
-        self,
-        draft: Draft,
-        turn: MakeTurn,
-        tell: Tell,
-        on_head: Callable[[list[Header]], Awaitable[None]] | None,
-        raw: bytes | None,
-    ) -> Record:
-        narrator = draft.narrator
-        requests = {approved.call.id: approved.request for approved in draft.transcript.approved}
-        begun = False
-        resumed: Sequence[JSON] = ()
-
-        async def begin(headers: list[Header]) -> None:
-            nonlocal begun
-            begun = True
-            if on_head:
-                await on_head(headers)
-            await tell(narrator.began())
-            for label, listing in draft.listing.items():
-                await tell(narrator.tools_listed(label, listing.tools, listing.error))
-            if resumed:
-                await tell(narrator.rounds_resumed(resumed))
-
-        async def emit(event: Any) -> None:
-            nonlocal resumed
-            if type(event) is Chunks:
-                await tell(narrator.chunks(event.items))
-                return
-            draft.job.conversation.note(event)
-            match event:
-                case HeadArrived() if not begun:
-                    await begin(relayed(event.headers))
-                case RoundBegan(between=between) if not begun:
-                    resumed = between
-                case RoundBegan():
-                    await tell(narrator.turn_ended())
-                case CallBegan(call=call, tool=tool):
-                    if not begun:
-                        await begin([])
-                    await tell(narrator.call_began(call, tool, requests.get(call.id)))
-                case CallEnded(call=call, result=result):
-                    if request := requests.pop(call.id, None):
-                        draft.done[request] = result
-                    await tell(narrator.call_ended(call, result))
-
-        approved = [approved.call for approved in draft.transcript.approved]
-        done = {call: draft.done[request] for call, request in requests.items() if request in draft.done}
-        if raw is None or draft.asked.mcp or approved:
-            outcome = await self.runner.run(
-                draft.job, emit, turn=turn, exact=draft.exact, approved=approved, done=done
-            )
-        else:
-            outcome = await self.runner.run_again(draft.job, emit, raw, turn=turn, exact=draft.exact)
-        return await self._end(draft, outcome, tell)
+        self, draft: Draft, turn: TurnFactory, tell: Tell, on_head: OnHead | None, raw: bytes | None
+    ) -> Outcome:
+        writer = _ConversationWriter(draft, tell, on_head)
+        approved = draft.transcript.approved
+        done = {each.call.id: draft.done[each.request] for each in approved if each.request in draft.done}
+        if draft.asked.mcp or approved:
+            raw = None
+        return await draft.conversation.run(turn, writer.deliver, raw=raw, done=done)
 
     async def warm_up(self, draft: Draft, tell: Tell) -> Record:
         """A response without an answer, to go on from: what the client sent is read and kept."""
@@ -150,9 +109,9 @@ class Making:
         await tell(events)
         return record
 
-    async def fail(self, draft: Draft, error: ToolwayError) -> list[Event]:
+    async def fail(self, draft: Draft, raised: Exception) -> list[Event]:
         """Keep that the response failed; returns the events that say so."""
-        draft.job.conversation.failed(error)
+        error = draft.conversation.failed(raised)
         events = draft.narrator.failed(error)
         if draft.asked.store:
             await self.records.save(draft.owner, draft.record())
@@ -163,7 +122,7 @@ class Making:
         events: list[Event] = []
         asks = {}
         for call in outcome.asked_for:
-            tool = draft.job.offer.find(call.name)
+            tool = draft.conversation.tools.find(call.name)
             assert tool is not None  # noqa: S101 - the loop asked for it because it is one of ours
             request, more = narrator.approval_requested(call, tool)
             asks[request] = call.id
@@ -177,14 +136,55 @@ class Making:
         return record
 
 
+class _ConversationWriter:
+    """Writes what happens in the conversation as events of the response, which begins when the model server accepts."""
+
+    def __init__(self, draft: Draft, tell: Tell, on_head: OnHead | None) -> None:
+        self._draft = draft
+        self._narrator = draft.narrator
+        self._tell = tell
+        self._on_head = on_head
+        self._has_begun = False
+        self._requests = {approved.call.id: approved.request for approved in draft.transcript.approved}
+
+    async def deliver(self, event: ConversationEvent) -> None:
+        """Write one event of the conversation."""
+        if type(event) is Chunks:
+            await self._tell(self._narrator.chunks(event.items))
+            return
+        match event:
+            case HeadArrived(headers=headers) if not self._has_begun:
+                await self._begin(relayed(headers))
+            case RoundBegan() if self._has_begun:
+                await self._tell(self._narrator.turn_ended())
+            case CallBegan(call=call, tool=tool):
+                if not self._has_begun:
+                    await self._begin([])
+                await self._tell(self._narrator.call_began(call, tool, self._requests.get(call.id)))
+            case CallEnded(call=call, result=result):
+                if request := self._requests.pop(call.id, None):
+                    self._draft.done[request] = result
+                await self._tell(self._narrator.call_ended(call, result))
+
+    async def _begin(self, headers: list[Header]) -> None:
+        self._has_begun = True
+        if self._on_head:
+            await self._on_head(headers)
+        await self._tell(self._narrator.began())
+        for label, listing in self._draft.listing.items():
+            await self._tell(self._narrator.tools_listed(label, listing.tools, listing.error))
+        if resumed := self._draft.conversation.events.rounds:
+            await self._tell(self._narrator.rounds_resumed(resumed))
+
+
 def _conversation(draft: Draft, outcome: Outcome, asks: dict[str, str]) -> tuple[list[JSON], Turn | None]:
     """All messages up to the end of this response, and its last turn if calls of it are open."""
     asked = list(outcome.asked)
     before = [*draft.leading, *split_leading(asked)[1], *outcome.between]
-    message, offer = outcome.message, draft.job.offer
+    message, tools = outcome.message, draft.conversation.tools
     if outcome.held:
         return before, Turn(**parts_of(outcome.held), asks=asks)
     if message.tool_calls and not message.cut_short:
-        return before, Turn(assistant=assistant_message(message, offer))
+        return before, Turn(assistant=assistant_message(message, tools))
     said = {**message.said, "content": message.said.get("content") or ""}
     return [*before, said], None

@@ -9,19 +9,20 @@ from typing import Any
 
 from starlette.types import Scope
 
+from toolway.api.option_headers import read_option_headers
 from toolway.api.responses.items.content import texts_in
 from toolway.api.responses.items.event_writer import EventWriter
 from toolway.api.responses.items.input_items import InputItems
 from toolway.api.responses.items.request import ResponseRequest, choice_of, read_request
 from toolway.api.responses.items.tools import needs_approval
 from toolway.api.responses.records import Record, Records, check_previous, new_id, with_ids
-from toolway.engine.request_options import choices_of
-from toolway.engine.runner import Job, Runner, owner_of
-from toolway.errors import ConnectorError
+from toolway.conversation.request import ChatRequest
+from toolway.engine.conversation import Conversation
+from toolway.engine.engine import ConversationRequest, Engine, ToolsAtHand
+from toolway.engine.request_options import RequestOptions, choices_of
+from toolway.server.caller import caller_of
 from toolway.tools import names
 from toolway.tools.catalog import Snapshot
-from toolway.tools.client_servers.declaration import read_declared
-from toolway.tools.client_servers.pool import DynamicServers
 from toolway.tools.selection import Choice, Selection, is_selected
 from toolway.types import JSON, Tool, ToolResult
 
@@ -35,34 +36,29 @@ class Listing:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _AtHand:
-    """The tools of all servers, of those that the request brings along too, and which of these failed."""
-
-    snapshot: Snapshot
-    failures: Mapping[str, ConnectorError]
-
-
-@dataclass(frozen=True, kw_only=True)
 class Draft:
     """A response that can be made now.
 
     `listing` is what the client gets to see of the servers that it names and has not seen, `listed` the labels of
     those that it has seen then. `items` are those of the input, with ids. `leading` are the system messages at the
-    beginning of the conversation, without the instructions. `exact` says that the messages are as the model saw them.
+    beginning of the conversation, without the instructions.
     `done` has the results of approved calls that ran, here or for a response that failed, by their requests.
     """
 
     asked: ResponseRequest
-    owner: str
-    job: Job
+    conversation: Conversation
     narrator: EventWriter
     transcript: InputItems
     listing: Mapping[str, Listing]
     listed: Sequence[str]
     items: Sequence[JSON]
     leading: Sequence[JSON]
-    exact: bool
     done: dict[str, ToolResult] = field(default_factory=dict)
+
+    @property
+    def owner(self) -> str:
+        """Whose response it is."""
+        return self.conversation.caller.id
 
     @property
     def identity(self) -> str:
@@ -71,17 +67,16 @@ class Draft:
 
     def record(self, **more: Any) -> Record:
         """What is known of the response by now."""
-        own = sorted(self.job.results.own)
+        own = sorted(self.conversation.results.own)
         return Record(resource=self.narrator.resource, items=self.items, listed=self.listed, own=own, **more)
 
 
-class Drafts:
-    """Makes drafts of requests."""
+class RequestReader:
+    """Reads requests into drafts."""
 
-    def __init__(self, runner: Runner, records: Records, dynamic: DynamicServers) -> None:
-        self._runner = runner
+    def __init__(self, engine: Engine, records: Records) -> None:
+        self._engine = engine
         self._records = records
-        self._dynamic = dynamic
 
     @asynccontextmanager
     async def open(self, scope: Scope, body: JSON, previous: Record | None = None) -> AsyncIterator[Draft]:
@@ -90,74 +85,82 @@ class Drafts:
         `previous` is the record of `previous_response_id`, for callers that know it otherwise than by the store.
         """
         asked = read_request(body)
-        owner = owner_of(scope)
+        caller = caller_of(scope, self._engine.settings.upstream)
         if previous is None and asked.previous:
-            previous = check_previous(await self._records.find(owner, asked.previous), asked.previous)
-        items = [await self._resolved(item, owner) for item in asked.items]
-        async with self._at_hand(asked, owner) as at_hand:
-            yield await self._drafted(scope, replace(asked, items=items), owner, at_hand, previous)
-
-    @asynccontextmanager
-    async def _at_hand(self, asked: ResponseRequest, owner: str) -> AsyncIterator[_AtHand]:
-        await self._runner.settled()
-        with self._runner.catalog.use() as snapshot:
-            labels = {source.label for source in snapshot.sources}
-            brought = [server for entry in asked.mcp if (server := read_declared(entry, labels))]
-            async with self._dynamic.use(brought, owner=owner) as reached:
-                yield _AtHand(snapshot=snapshot.with_sources(reached.sources), failures=reached.failures)
-
-    async def _drafted(
-        self, scope: Scope, asked: ResponseRequest, owner: str, at_hand: _AtHand, previous: Record | None
-    ) -> Draft:
-        snapshot, failures = at_hand.snapshot, at_hand.failures
-        transcript = _transcript(asked, snapshot, previous)
-        history = transcript.close()
-        leading, rest = split_leading(history)
-        front = _instructions(asked, leading)
-        body, narrowed = _chosen(asked, snapshot)
-        wishes = self._runner.wishes(scope, {**body, "messages": [*front, *rest]}, snapshot)
-        declared = choices_of(asked.mcp, [*(source.label for source in snapshot.sources), *failures])
-        # What is listed holds for a conversation, so the choice of one response does not narrow it.
-        listable = [*wishes.selection, declared]
-        selection = [*wishes.selection, *narrowed, *([declared] if declared else [])]
-        bounds = wishes.bounds
-        if asked.max_tool_calls is not None:
-            bounds = replace(bounds, max_calls=min(bounds.max_calls, asked.max_tool_calls))
-        entries = {entry["server_label"]: entry for entry in asked.mcp}
-        job = await self._runner.prepare(
-            replace(wishes, selection=selection, bounds=bounds),
-            snapshot,
-            owner,
-            asks=(lambda tool: needs_approval(entries.get(tool.server, {}), tool.name)) if entries else None,
-            approved=[approved.call.name for approved in transcript.approved],
-        )
-        job.results.adopt_calls(history, {*transcript.own, *(previous.own if previous else ())})
-        seen = transcript.listed | set(previous.listed if previous else ())
-        listing = {
-            label: Listing(tools=(), error=failures[label].message)
-            if label in failures
-            else _listing(job.offer.snapshot, label, listable)
-            for label in entries
-            if label not in seen
-        }
-        identity = new_id()
-        return Draft(
-            asked=asked,
-            owner=owner,
-            job=replace(job, body=_without_idle_options(job)),
-            narrator=EventWriter(asked, identity),
-            transcript=transcript,
-            listing=listing,
-            listed=sorted(seen | {label for label in entries if label in seen or not listing[label].error}),
-            items=with_ids(asked.items, identity),
-            leading=leading,
-            exact=previous is not None,
-        )
+            previous = check_previous(await self._records.find(caller.id, asked.previous), asked.previous)
+        items = [await self._resolved(item, caller.id) for item in asked.items]
+        reading = _Reading(replace(asked, items=items), read_option_headers(scope["headers"]), previous)
+        async with self._engine.open(reading.request, caller=caller, declared=asked.mcp) as conversation:
+            yield reading.draft(conversation)
 
     async def _resolved(self, item: JSON, owner: str) -> JSON:
         """The item that an item_reference stands for; any other item as it is."""
         is_reference = item.get("type") == "item_reference" or item.keys() == {"id"}
         return await self._records.item(owner, str(item.get("id"))) if is_reference else item
+
+
+class _Reading:
+    """One request on its way to a draft: first what it asks of the engine, then what its client gets to see."""
+
+    def __init__(self, asked: ResponseRequest, options: RequestOptions, previous: Record | None) -> None:
+        self._asked = asked
+        self._options = options
+        self._previous = previous
+        self._entries = {entry["server_label"]: entry for entry in asked.mcp}
+
+    def request(self, tools: ToolsAtHand) -> ConversationRequest:
+        """The conversation that the request goes on with. Raises InvalidRequest."""
+        asked, snapshot = self._asked, tools.snapshot
+        self._failures = tools.failures
+        self._transcript = _transcript(asked, snapshot, self._previous)
+        self._history = self._transcript.close()
+        self._leading, rest = split_leading(self._history)
+        self._declared = choices_of(asked.mcp, [*tools.labels, *tools.failures])
+        body, narrowed = _chosen(asked, snapshot)
+        messages = [*_instructions(asked, self._leading), *rest]
+        return ConversationRequest(
+            chat=ChatRequest.of({**body, "messages": messages}),
+            options=self._limited(self._options),
+            narrowed=[*narrowed, *([self._declared] if self._declared else [])],
+            asks=self._needs_approval if self._entries else None,
+            approved=[approved.call for approved in self._transcript.approved],
+            is_complete=self._previous is not None,
+        )
+
+    def draft(self, conversation: Conversation) -> Draft:
+        """The response that can be made now."""
+        previous, identity = self._previous, new_id()
+        own = {*self._transcript.own, *(previous.own if previous else ())}
+        conversation.results.adopt_calls(self._history, own)
+        conversation.request = _without_idle_options(conversation)
+        seen = self._transcript.listed | set(previous.listed if previous else ())
+        listing = {label: self._listing(label, conversation) for label in self._entries if label not in seen}
+        shown = {label for label in self._entries if label in seen or not listing[label].error}
+        return Draft(
+            asked=self._asked,
+            conversation=conversation,
+            narrator=EventWriter(self._asked, identity),
+            transcript=self._transcript,
+            listing=listing,
+            listed=sorted(seen | shown),
+            items=with_ids(self._asked.items, identity),
+            leading=self._leading,
+        )
+
+    def _limited(self, options: RequestOptions) -> RequestOptions:
+        """The options with the request's own `max_tool_calls`, if that is less."""
+        asked = [most for most in (options.max_calls, self._asked.max_tool_calls) if most is not None]
+        return replace(options, max_calls=min(asked)) if asked else options
+
+    def _needs_approval(self, tool: Tool) -> bool:
+        return needs_approval(self._entries.get(tool.server, {}), tool.name)
+
+    def _listing(self, label: str, conversation: Conversation) -> Listing:
+        if label in self._failures:
+            return Listing(tools=(), error=self._failures[label].message)
+        # What is listed holds for a conversation, so the choice of one response does not narrow it.
+        listable = [*conversation.options.selection, self._declared]
+        return _listing(conversation.tools.snapshot, label, listable)
 
 
 def _transcript(asked: ResponseRequest, snapshot: Snapshot, previous: Record | None) -> InputItems:
@@ -218,8 +221,8 @@ def _listing(snapshot: Snapshot, label: str, selection: Selection) -> Listing:
     return Listing(tools=[tool for name, tool in known if is_selected(name, tool, selection)], error=error)
 
 
-def _without_idle_options(job: Job) -> JSON:
+def _without_idle_options(conversation: Conversation) -> ChatRequest:
     """OpenAI refuses options of tools where there are none."""
-    if job.offer.tools or job.body.get("tools"):
-        return job.body
-    return {k: v for k, v in job.body.items() if k not in ("tool_choice", "parallel_tool_calls")}
+    if conversation.tools.tools or conversation.request.tools:
+        return conversation.request
+    return conversation.request.without("tool_choice", "parallel_tool_calls")

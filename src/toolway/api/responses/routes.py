@@ -8,24 +8,23 @@ from starlette.types import Receive, Scope, Send
 
 from toolway.api.responses.background import Background
 from toolway.api.responses.compaction import compact, count_tokens
-from toolway.api.responses.creation import Making
+from toolway.api.responses.creation import ResponseCreator
 from toolway.api.responses.event_log import encoded
 from toolway.api.responses.items.response_state import Event
 from toolway.api.responses.preparation import Draft
 from toolway.api.responses.stored import Stored
-from toolway.engine.runner import known
-from toolway.errors import NotFound, ToolwayError
+from toolway.errors import NotFound, ToolwayError, to_public_error
 from toolway.server.disconnect import while_client_listens
-from toolway.server.json_response import Header, send_error, send_failure, send_json
+from toolway.server.json_response import relayed, send_error, send_failure, send_json
 from toolway.server.request_body import ClientGone, parse_object, read_body
 from toolway.server.sse_response import Live, stream_live
 from toolway.types import JSON
-from toolway.upstream.model_call import streamed_turn, told_turn
+from toolway.upstream.model_call import streamed_turn, unstreamed_turn
 from toolway.wire.sse import STREAM_END
 
 ROOT = "/v1/responses"
 
-Aside = Callable[[Making, Draft], Awaitable[JSON]]
+Aside = Callable[[Draft], Awaitable[JSON]]
 
 _ASIDES: dict[tuple[str, str], Aside] = {
     ("POST", f"{ROOT}/input_tokens"): count_tokens,
@@ -36,11 +35,11 @@ _ASIDES: dict[tuple[str, str], Aside] = {
 class Responses:
     """The API as an ASGI app: everything at and below /v1/responses."""
 
-    def __init__(self, making: Making, background: Background) -> None:
-        self._settings = making.runner.settings
+    def __init__(self, creator: ResponseCreator, background: Background) -> None:
+        self._settings = creator.settings
         self._background = background
-        self._making = making
-        self._stored = Stored(making.records, background)
+        self._creator = creator
+        self._stored = Stored(creator.records, background)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request. Errors go out in OpenAI's envelope."""
@@ -59,16 +58,16 @@ class Responses:
         except ClientGone:
             return
         except Exception as raised:
-            await send_error(send, known(raised))
+            await send_error(send, to_public_error(raised))
 
     async def _create(self, scope: Scope, receive: Receive, send: Send) -> None:
         raw = await read_body(scope, receive, self._settings.server.max_body_bytes)
         body = parse_object(raw)
         if body.get("background") is True:
-            await self._background.create(self._making, scope, receive, send, body)
+            await self._background.create(self._creator, scope, receive, send, body)
             return
-        async with self._making.drafts.open(scope, body) as draft:
-            await self._making.claim(draft)
+        async with self._creator.reader.open(scope, body) as draft:
+            await self._creator.claim(draft)
             if draft.asked.stream:
                 await stream_live(
                     scope,
@@ -83,10 +82,10 @@ class Responses:
     async def _tell(self, scope: Scope, receive: Receive, send: Send, aside: Aside) -> None:
         body = parse_object(await read_body(scope, receive, self._settings.server.max_body_bytes))
         whole = {key: value for key, value in body.items() if key not in ("stream", "background")}
-        async with self._making.drafts.open(scope, whole) as draft:
+        async with self._creator.reader.open(scope, whole) as draft:
 
             async def answer() -> None:
-                await send_json(send, 200, await aside(self._making, draft))
+                await send_json(send, 200, await aside(draft))
 
             await while_client_listens(scope, receive, answer)
 
@@ -97,31 +96,24 @@ class Responses:
             await live.write(b"".join(map(encoded, events)))
 
         try:
-            await self._making.make(draft, streamed_turn, tell, live.start)
+            await self._creator.make(draft, streamed_turn, tell, live.start)
         except Exception as raised:
-            error = known(raised)
             if not live.started:
-                draft.job.conversation.failed(error)
-                await live.refuse(error)
+                await live.refuse(draft.conversation.failed(raised))
                 return
-            await tell(await self._making.fail(draft, error))
+            await tell(await self._creator.fail(draft, raised))
         await live.end(STREAM_END)
 
     async def _answer(self, send: Send, draft: Draft, raw: bytes) -> None:
         """The response as one JSON object."""
-        headers: list[Header] = []
 
         async def tell(_: list[Event]) -> None:
             pass
 
-        async def on_head(arrived: list[Header]) -> None:
-            headers.extend(arrived)
-
         try:
-            await self._making.make(draft, told_turn, tell, on_head, raw)
+            await self._creator.make(draft, unstreamed_turn, tell, raw=raw)
         except Exception as raised:
-            error = known(raised)
-            draft.job.conversation.failed(error)
-            await send_failure(send, error, tools_ran=draft.narrator.calls > 0)
+            error = draft.conversation.failed(raised)
+            await send_failure(send, error, tools_ran=draft.conversation.events.tools_ran)
             return
-        await send_json(send, 200, draft.narrator.resource, headers)
+        await send_json(send, 200, draft.narrator.resource, relayed(draft.conversation.events.head or ()))

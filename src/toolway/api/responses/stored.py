@@ -9,8 +9,8 @@ from starlette.types import Receive, Scope, Send
 
 from toolway.api.responses.background import Background
 from toolway.api.responses.records import Records
-from toolway.engine.runner import owner_of
 from toolway.errors import InvalidRequest, NotFound
+from toolway.server.caller import caller_id
 from toolway.server.json_response import send_json
 from toolway.types import JSON
 
@@ -27,7 +27,7 @@ class Stored:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Raises InvalidRequest."""
         identity, _, what = unquote(scope["path"]).removeprefix("/v1/responses/").partition("/")
-        owner, query = owner_of(scope), _query(scope)
+        owner, query = caller_id(scope), _query(scope)
         match scope["method"], what:
             case "GET" | "HEAD", "":
                 await self._get(scope, receive, send, owner, identity)

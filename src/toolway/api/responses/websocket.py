@@ -8,11 +8,11 @@ from functools import partial
 import orjson
 from starlette.types import Receive, Scope, Send
 
-from toolway.api.responses.creation import Making
+from toolway.api.responses.creation import ResponseCreator
 from toolway.api.responses.items.response_state import Event
 from toolway.api.responses.records import Record
-from toolway.engine.runner import known
-from toolway.errors import InvalidRequest
+from toolway.errors import InvalidRequest, to_public_error
+from toolway.server.error_envelope import openai_envelope
 from toolway.server.request_body import ClientGone, parse_object
 from toolway.server.websocket import WebSocket, serve_websocket
 from toolway.types import JSON
@@ -26,14 +26,12 @@ class Socket:
     connection can be gone on from even if it was not stored.
     """
 
-    def __init__(self, making: Making) -> None:
-        self._making = making
+    def __init__(self, creator: ResponseCreator) -> None:
+        self._creator = creator
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection until its client leaves."""
-        await serve_websocket(
-            scope, receive, send, self._making.runner.settings.server, partial(self._talk, scope)
-        )
+        await serve_websocket(scope, receive, send, self._creator.settings.server, partial(self._talk, scope))
 
     async def _talk(self, scope: Scope, socket: WebSocket) -> None:
         last: Record | None = None
@@ -55,8 +53,8 @@ class Socket:
             goes_on = last is not None and last.resource["id"] == sent.get("previous_response_id")
             record = await self._make(socket, scope, _request(sent), last if goes_on else None, told)
         except Exception as raised:
-            error = known(raised)
-            event = {"type": "error", "status": error.status, **error.envelope(), **told}
+            error = to_public_error(raised)
+            event = {"type": "error", "status": error.status, **openai_envelope(error), **told}
             with suppress(ClientGone):
                 await socket.send_text(orjson.dumps(event))
             record = None
@@ -72,18 +70,16 @@ class Socket:
                 for _, event in events:
                     await socket.send_text(event[:-1] + end)
 
-        async with self._making.drafts.open(scope, body, previous) as draft:
+        async with self._creator.reader.open(scope, body, previous) as draft:
             if body.get("generate") is False:
-                return await self._making.warm_up(draft, tell)
-            await self._making.claim(draft)
+                return await self._creator.warm_up(draft, tell)
+            await self._creator.claim(draft)
             try:
-                return await self._making.make(draft, streamed_turn, tell)
+                return await self._creator.make(draft, streamed_turn, tell)
             except Exception as raised:
-                error = known(raised)
                 if not draft.narrator.started:
-                    draft.job.conversation.failed(error)
-                    raise error from raised
-                await tell(await self._making.fail(draft, error))
+                    raise draft.conversation.failed(raised) from raised
+                await tell(await self._creator.fail(draft, raised))
                 return None
 
 

@@ -1,4 +1,4 @@
-"""What a conversation repeats to the model: its own turns, and the results behind them."""
+"""Messages as the next request repeats them to the model: its own turns, and the results behind them."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import orjson
 
 from toolway.conversation.message import Message
 from toolway.conversation.tool_calls import call_object, read_arguments
-from toolway.engine.request_tools import Offer
+from toolway.engine.request_tools import RequestTools
 from toolway.types import JSON, ToolCall
 
 
-def assistant_message(message: Message, offer: Offer) -> JSON:
+def assistant_message(message: Message, tools: RequestTools) -> JSON:
     """What the model said, as the next request repeats it to the model.
 
     Content is never null (llama-cpp-python), names are legal (OpenAI), arguments are always a JSON object
@@ -22,13 +22,13 @@ def assistant_message(message: Message, offer: Offer) -> JSON:
     return {
         **message.said,
         "content": message.said.get("content") or "",
-        "tool_calls": [_replayed_call(call, offer) for call in message.tool_calls],
+        "tool_calls": [_replayed_call(call, tools) for call in message.tool_calls],
     }
 
 
-def _replayed_call(call: ToolCall, offer: Offer) -> JSON:
+def _replayed_call(call: ToolCall, tools: RequestTools) -> JSON:
     arguments = _replayed_arguments(call.arguments)
-    return call_object(replace(call, name=offer.exact_name(call.name), arguments=arguments))
+    return call_object(replace(call, name=tools.exact_name(call.name), arguments=arguments))
 
 
 def _replayed_arguments(text: str) -> str:
@@ -38,7 +38,7 @@ def _replayed_arguments(text: str) -> str:
     return text if text.lstrip().startswith("{") else orjson.dumps(arguments).decode()
 
 
-def filled(messages: Sequence[JSON], answers: Sequence[JSON]) -> list[JSON]:
+def fill_results(messages: Sequence[JSON], answers: Sequence[JSON]) -> list[JSON]:
     """The conversation with these results in the places that wait for them, which are empty; pictures go behind."""
     results = {answer["tool_call_id"]: answer for answer in answers if answer["role"] == "tool"}
     whole = [results[message["tool_call_id"]] if _waits(message) else message for message in messages]

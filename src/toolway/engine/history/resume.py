@@ -1,4 +1,4 @@
-"""A request that came to nothing after tools ran, and comes again: it goes on from their results.
+"""Requests that came to nothing after tools ran, and come again: they go on from the results.
 
 Clients repeat what failed by themselves: AI SDK every 5xx, whatever the headers say, the OpenAI SDKs what they waited
 for too long. People do it too. Without this each repetition would run the tools again.
@@ -12,6 +12,7 @@ from contextlib import suppress
 
 import anyio
 
+from toolway.engine.event_stream import EventStream
 from toolway.errors import StoreError
 from toolway.stores import Store, key_of
 from toolway.types import JSON
@@ -23,29 +24,30 @@ REPEATED_WITHIN = 60.0
 class Attempt:
     """One attempt at a request; the same bytes of the same owner are the same request.
 
-    `rounds` holds the messages of all rounds that were finished: at first those of an attempt that came to nothing a
-    short while ago. When the block is left by an exception they are kept for the next one.
+    It is entered with the messages of the rounds that an attempt had finished which came to nothing a short while ago.
+    When the block is left by an exception, those that `events` tells of are kept for the next one.
     """
 
-    def __init__(self, store: Store, owner: str, raw: bytes) -> None:
-        self.rounds: Sequence[JSON] = ()
+    def __init__(self, store: Store, owner: str, raw: bytes, events: EventStream) -> None:
         self._resumed = 0
         self._store = store
+        self._events = events
         self._key = key_of("attempt", owner, hashlib.sha256(raw).hexdigest())
 
-    async def __aenter__(self) -> Attempt:
-        if kept := await self._store.get(self._key):
-            self.rounds = kept["rounds"]
-            self._resumed = len(self.rounds)
-        return self
+    async def __aenter__(self) -> Sequence[JSON]:
+        kept = await self._store.get(self._key)
+        rounds: Sequence[JSON] = kept["rounds"] if kept else ()
+        self._resumed = len(rounds)
+        return rounds
 
     async def __aexit__(self, raised: type[BaseException] | None, *_: object) -> None:
-        has_more = len(self.rounds) > self._resumed
+        rounds = self._events.rounds
+        has_more = len(rounds) > self._resumed
         if not (has_more if raised else self._resumed):
             return  # as most do: a scope costs a tenth of a small request
         with anyio.CancelScope(shield=True):
             if raised:
-                await self._store.put(self._key, {"rounds": [*self.rounds]}, ttl=REPEATED_WITHIN)
+                await self._store.put(self._key, {"rounds": [*rounds]}, ttl=REPEATED_WITHIN)
             else:  # the same request is a new one from now on
                 with suppress(StoreError):
                     await self._store.delete(self._key)

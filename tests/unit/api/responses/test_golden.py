@@ -14,6 +14,7 @@ from tests.unit.api.responses.golden_runner import run_steps, writer_of
 from toolway.api.responses.items.input_items import InputItems, Turn
 from toolway.api.responses.items.request import choice_of, read_request
 from toolway.errors import InvalidRequest
+from toolway.server.error_envelope import openai_envelope
 from toolway.types import JSON
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -27,7 +28,7 @@ def request(case: JSON) -> JSON:
             request, lambda label, name: [f"{label}_{name}"] if name else [f"{label}_x"]
         )
     except InvalidRequest as error:
-        return {"error": error.envelope()["error"]}
+        return {"error": openai_envelope(error)["error"]}
     out: JSON = {"chat": request.chat, "items": request.items}
     if choice is not None:
         out["choice"] = [choice, None if allowed is None else sorted(allowed)]
@@ -43,7 +44,7 @@ def input_items(case: JSON) -> JSON:
             made.add(item, f"input[{number}]")
         messages = made.close()
     except InvalidRequest as error:
-        return {"error": error.envelope()["error"]}
+        return {"error": openai_envelope(error)["error"]}
     out: JSON = {"messages": messages}
     if made.approved:
         out["approved"] = [

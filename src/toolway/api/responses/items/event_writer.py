@@ -18,6 +18,7 @@ from toolway.api.responses.items.turn_builder import round_mark
 from toolway.conversation.message import Message
 from toolway.conversation.tool_calls import read_arguments
 from toolway.errors import ToolwayError
+from toolway.server.error_envelope import openai_envelope
 from toolway.types import JSON, Tool, ToolCall, ToolResult
 from toolway.wire.lenient_json import mended, mended_all
 
@@ -203,7 +204,7 @@ class EventWriter:
     def failed(self, error: ToolwayError) -> list[Event]:
         """The answer will never be whole."""
         events = self._break_off()
-        envelope = mended_all(error.envelope())
+        envelope = mended_all(openai_envelope(error))
         code, message, param = (envelope["error"][name] for name in ("code", "message", "param"))
         plain = {"code": code, "message": message, "param": param if isinstance(param, str) else None}
         self._state.frame |= {

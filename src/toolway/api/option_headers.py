@@ -1,0 +1,48 @@
+"""The headers `X-Toolway-*`, by which a request of any dialect asks something of Toolway itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from toolway.engine.request_options import RequestOptions
+from toolway.errors import InvalidRequest
+from toolway.server.caller import OPTION_PREFIX
+from toolway.tools.selection import Choice
+from toolway.types import Header
+
+TOOLS = b"x-toolway-tools"
+MAX_ROUNDS = b"x-toolway-max-rounds"
+MAX_CALLS = b"x-toolway-max-calls"
+MAX_SECONDS = b"x-toolway-max-seconds"
+
+NO_OPTIONS = RequestOptions()
+
+
+def read_option_headers(headers: Iterable[Header]) -> RequestOptions:
+    """Raises InvalidRequest for a header that says nothing."""
+    found = {name: value for name, value in headers if name.startswith(OPTION_PREFIX)}
+    if not found:
+        return NO_OPTIONS
+    return RequestOptions(
+        selection=[_choices(found[TOOLS])] if TOOLS in found else [],
+        max_rounds=_number(found, MAX_ROUNDS),
+        max_calls=_number(found, MAX_CALLS),
+        max_seconds=_number(found, MAX_SECONDS),
+    )
+
+
+def _number(headers: dict[bytes, bytes], name: bytes) -> float | None:
+    if name not in headers:
+        return None
+    text = headers[name].decode("latin-1").strip()
+    if not text.isascii() or not text.replace(".", "", 1).isdigit() or len(text) > 20:
+        raise InvalidRequest(f"The header {name.decode()} must be a number from 0 on, not {text[:50]!r}.")
+    return float(text)
+
+
+def _choices(value: bytes) -> list[Choice]:
+    """`none`, or patterns separated by commas."""
+    patterns = [part.strip() for part in value.decode("latin-1").split(",") if part.strip()]
+    if not patterns:
+        raise InvalidRequest("The header x-toolway-tools must be none or patterns like weather,git.*")
+    return [] if patterns == ["none"] else [Choice(patterns=tuple(patterns))]

@@ -1,0 +1,85 @@
+"""Who calls: made of a request's scope once, at the door; nothing behind it reads credentials again."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+
+from starlette.types import Scope
+
+from toolway.settings.groups import UpstreamSettings
+from toolway.types import Caller, Header
+from toolway.upstream.client import HOP_BY_HOP, credential
+
+CALLER_KEY = "toolway.caller"
+"""The scope's key for the caller's name: a short hash of the client key, absent when no keys are configured."""
+
+OPTION_PREFIX = b"x-toolway-"
+"""What begins the names of headers that are for Toolway itself."""
+
+CREDENTIALS = frozenset({b"authorization", b"api-key", b"x-api-key"})
+
+_HANDSHAKE = {b"sec-websocket-" + name for name in (b"key", b"version", b"protocol", b"extensions")}
+_STAY_HERE = HOP_BY_HOP | _HANDSHAKE | {b"host", b"expect", b"origin"}
+_OF_THE_BODY = frozenset({b"content-length", b"content-encoding", b"accept-encoding"})
+
+
+def caller_of(scope: Scope, settings: UpstreamSettings) -> Caller:
+    """The caller of this request."""
+    headers = upstream_headers(scope, settings)
+    return Caller(
+        id=caller_id(scope),
+        name=scope.get(CALLER_KEY, ""),
+        headers=[header for header in headers if not header[0].startswith(OPTION_PREFIX)],
+    )
+
+
+def caller_id(scope: Scope) -> str:
+    """A digest of the credentials: whose conversations these are."""
+    credentials = (value for name, value in scope["headers"] if name in CREDENTIALS)
+    return _digest(scope.get(CALLER_KEY, ""), *credentials)
+
+
+@lru_cache(maxsize=1024)
+def _digest(name: str, *credentials: bytes) -> str:
+    return hashlib.sha256(b"\0".join([name.encode(), *credentials])).hexdigest()
+
+
+def upstream_headers(scope: Scope, settings: UpstreamSettings, *, same_body: bool = False) -> list[Header]:
+    """The request headers for the model server.
+
+    Left out: what belongs to this connection (also what Connection names), Host, and Origin, since CORS ends
+    here. Unless the body goes on as it came (`same_body`), also what describes it, and Accept-Encoding.
+    OPENAI_API_KEY is added when the client sent no credential of its own; `AuthMiddleware` took out the key that it
+    gave to us.
+    """
+    headers: list[Header] = scope["headers"]
+    named = {
+        token.strip().lower()
+        for name, value in headers
+        if name == b"connection"
+        for token in value.split(b",")
+    }
+    kept: list[Header] = []
+    has_credential = False
+    for header in headers:
+        name = header[0]
+        if name in _STAY_HERE or name in named or (name in _OF_THE_BODY and not same_body):
+            continue
+        if name in CREDENTIALS:
+            if not key_in(header):
+                continue
+            has_credential = True
+        kept.append(header)
+    if not has_credential:
+        kept += credential(settings.api_key)
+    return kept
+
+
+def key_in(header: Header) -> bytes:
+    """The one reader of credentials, whatever header they come in."""
+    name, value = header
+    if name == b"authorization":
+        scheme, _, token = value.strip().partition(b" ")
+        return token.strip() if scheme.lower() == b"bearer" else value
+    return value.strip()
