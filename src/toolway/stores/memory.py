@@ -4,67 +4,141 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
+from typing import Any, Generic, TypeVar
 
-from toolway.stores.store import Key
+from toolway.stores.store import EntriesError, Key, no_room
+
+T = TypeVar("T", bound=tuple[Any, ...])
+
+SHARE_BYTES = 800
+"""What CPython takes for an owner who has something, besides the entries."""
+
+
+@dataclass(slots=True, eq=False)
+class _Share:
+    """What one owner has: the end and the text of each entry, in the order in which they were written."""
+
+    entries: OrderedDict[str, tuple[float, bytes]] = field(default_factory=OrderedDict)
+    size: int = 0
 
 
 class MemoryEntries:
-    """Values of at most `max_bytes` together; the oldest go first."""
+    """Entries of at most `max_bytes` together. When that is not enough, the oldest of who has most goes first."""
+
+    overhead = 700
+    """What CPython takes for an entry besides its text: the key, the tables, the heaps."""
 
     def __init__(self, *, max_bytes: int = 64 * 2**20) -> None:
         self.max_bytes = max_bytes
-        self._entries: OrderedDict[str, tuple[float, bytes]] = OrderedDict()
-        """In the order in which they were written."""
-        self._ends: list[tuple[float, str]] = []
-        """A heap of when which key ends; holds also those that were replaced or went before."""
         self._size = 0
+        self._shares: dict[str, _Share] = {}
+        self._ends = _Heap[tuple[float, Key]](self._is_end)
+        """When which key ends."""
+        self._sizes = _Heap[tuple[int, str]](self._is_size)
+        """The size of which owner's share, less than zero: the largest comes first."""
 
     async def read(self, key: Key) -> bytes | None:
         """What `key` has."""
-        return self._entries[key.digest][1] if self._has(key) else None
+        share = self._shares.get(key.owner)
+        if share is None:
+            return None
+        until, text = share.entries.get(key.digest, (0.0, b""))
+        return text if until > time.monotonic() else None
 
     async def write(self, key: Key, text: bytes, ttl: float) -> None:
         """Keep `text`, in place of what `key` had."""
-        self._forget(key.digest)
-        self._keep(key.digest, text, ttl)
+        self._forget(key)
+        now = time.monotonic()
+        share = self._share(key.owner)
+        # A copy takes no more memory than it must: what orjson gives keeps hold of the larger buffer that it wrote.
+        share.entries[key.digest] = (now + ttl, bytes(memoryview(text)))
+        self._ends.push((now + ttl, key), self._all_ends)
+        self._grow(key.owner, share, len(text) + self.overhead)
+        self._make_room(now)
+        if key.digest not in share.entries:
+            raise EntriesError(no_room(len(text)))
 
     async def write_new(self, key: Key, text: bytes, ttl: float) -> bool:
         """Keep `text` unless `key` has something; whether it was kept."""
-        if self._has(key):
+        if await self.read(key) is not None:
             return False
         await self.write(key, text, ttl)
         return True
 
     async def remove(self, key: Key) -> bool:
         """Forget what `key` has; whether it had something."""
-        had = self._has(key)
-        self._forget(key.digest)
+        had = await self.read(key) is not None
+        self._forget(key)
         return had
 
-    def _has(self, key: Key) -> bool:
-        return self._entries.get(key.digest, (0.0, b""))[0] > time.monotonic()
+    def _share(self, owner: str) -> _Share:
+        if owner not in self._shares:
+            self._shares[owner] = _Share()
+            self._size += SHARE_BYTES
+        return self._shares[owner]
 
-    def _keep(self, key: str, text: bytes, ttl: float) -> None:
-        until = time.monotonic() + ttl
-        # A copy takes no more memory than it must: what orjson gives keeps hold of the larger buffer that it wrote.
-        self._entries[key] = (until, bytes(memoryview(text)))
-        self._size += len(text)
-        heappush(self._ends, (until, key))
-        self._forget_the_expired()
-        while self._size > self.max_bytes:
-            self._forget(next(iter(self._entries)))
-        if len(self._ends) > 2 * len(self._entries) + 64:
-            self._ends = [(until, key) for key, (until, _) in self._entries.items()]
-            heapify(self._ends)
+    def _make_room(self, now: float) -> None:
+        while (end := self._ends.first()) and end[0] <= now:
+            self._forget(end[1])
+        while self._size > self.max_bytes and (largest := self._sizes.first()):
+            owner = largest[1]
+            self._forget(Key(next(iter(self._shares[owner].entries)), owner))
 
-    def _forget_the_expired(self) -> None:
-        now = time.monotonic()
-        while self._ends and self._ends[0][0] <= now:
-            until, key = heappop(self._ends)
-            if key in self._entries and self._entries[key][0] == until:
-                self._forget(key)
+    def _forget(self, key: Key) -> None:
+        share = self._shares.get(key.owner)
+        if share is None or key.digest not in share.entries:
+            return
+        _, text = share.entries.pop(key.digest)
+        self._grow(key.owner, share, -len(text) - self.overhead)
+        if not share.entries:
+            del self._shares[key.owner]
+            self._size -= SHARE_BYTES
 
-    def _forget(self, key: str) -> None:
-        if entry := self._entries.pop(key, None):
-            self._size -= len(entry[1])
+    def _grow(self, owner: str, share: _Share, size: int) -> None:
+        share.size += size
+        self._size += size
+        if share.size:
+            self._sizes.push((-share.size, owner), self._all_sizes)
+
+    def _is_end(self, end: tuple[float, Key]) -> bool:
+        until, key = end
+        share = self._shares.get(key.owner)
+        return share is not None and share.entries.get(key.digest, (None,))[0] == until
+
+    def _all_ends(self) -> Iterable[tuple[float, Key]]:
+        for owner, share in self._shares.items():
+            for digest, (until, _) in share.entries.items():
+                yield until, Key(digest, owner)
+
+    def _is_size(self, size: tuple[int, str]) -> bool:
+        share = self._shares.get(size[1])
+        return share is not None and share.size == -size[0]
+
+    def _all_sizes(self) -> Iterable[tuple[int, str]]:
+        return ((-share.size, owner) for owner, share in self._shares.items())
+
+
+class _Heap(Generic[T]):
+    """The least of items, some of which are no longer true; those that are not go when they come up, or are many."""
+
+    def __init__(self, is_true: Callable[[T], bool]) -> None:
+        self.items: list[T] = []
+        self._is_true = is_true
+        self._room = 64
+
+    def push(self, item: T, all_true: Callable[[], Iterable[T]]) -> None:
+        """One more; `all_true` gives all that are true now."""
+        heappush(self.items, item)
+        if len(self.items) > self._room:
+            self.items = list(all_true())
+            heapify(self.items)
+            self._room = 2 * len(self.items) + 64
+
+    def first(self) -> T | None:
+        """The least that is true, which stays."""
+        while self.items and not self._is_true(self.items[0]):
+            heappop(self.items)
+        return self.items[0] if self.items else None

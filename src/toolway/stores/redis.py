@@ -14,7 +14,7 @@ from redis.backoff import NoBackoff
 
 from toolway.errors import ConfigError
 from toolway.net.hosts import masked
-from toolway.stores.store import EntriesError, Key
+from toolway.stores.store import EntriesError, Key, Rest
 
 T = TypeVar("T")
 
@@ -39,9 +39,12 @@ class RedisEntries:
     Connections that died are opened again.
     """
 
+    overhead = 0
+
     def __init__(self, redis: Redis, *, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self._redis = redis
+        self._rest = Rest()
 
     @classmethod
     @asynccontextmanager
@@ -94,12 +97,14 @@ class RedisEntries:
             return await self._once(command)
 
     async def _once(self, command: Callable[[], Awaitable[T]]) -> T:
+        self._rest.check()
         try:
             # redis-py tidies up behind one cancellation, but anyio's come again and again.
             with anyio.CancelScope(shield=True):
                 answer = await command()
         except exceptions.TimeoutError as error:
-            raise EntriesError(error, is_slow=True) from error
+            self._rest.begin()
+            raise EntriesError(error) from error
         except _FAILURES as error:
             raise EntriesError(error) from error
         return answer

@@ -6,144 +6,272 @@ import os
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, closing, contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 import anyio
 
 from toolway.errors import ConfigError
-from toolway.stores.store import EntriesError, Key
+from toolway.stores.store import EntriesError, Key, Rest, no_room
 
 T = TypeVar("T")
 
 BUSY_SECONDS = 5.0
 """How long one process waits for another's write."""
 
+PROBE_SECONDS = 0.05
+"""How long it waits once that was in vain, until it gets its turn again."""
+
+LONGEST_GAP = 3600.0
+"""Seconds of the system's clock that are believed at most, for the time in which nobody had the file open."""
+
+CLOCK_SECONDS = 60.0
+"""How old the time in the file may be."""
+
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS entries (key TEXT PRIMARY KEY, until REAL, size INTEGER, value BLOB);
-CREATE INDEX IF NOT EXISTS entries_by_age ON entries (until, size, key);
+CREATE TABLE IF NOT EXISTS entries (id INTEGER PRIMARY KEY, value BLOB);
+CREATE TABLE IF NOT EXISTS lives (
+    id INTEGER PRIMARY KEY, key TEXT UNIQUE, share INTEGER, written INTEGER, until REAL, size INTEGER
+);
+CREATE INDEX IF NOT EXISTS lives_by_end ON lives (until);
+CREATE INDEX IF NOT EXISTS lives_by_age ON lives (share, written);
+CREATE TABLE IF NOT EXISTS shares (id INTEGER PRIMARY KEY, owner TEXT UNIQUE, size INTEGER);
+CREATE INDEX IF NOT EXISTS shares_by_size ON shares (size);
+CREATE TABLE IF NOT EXISTS whole (size INTEGER, written INTEGER, now REAL, clock REAL);
+
+CREATE TRIGGER IF NOT EXISTS life_begins AFTER INSERT ON lives BEGIN
+    UPDATE shares SET size = size + new.size WHERE id = new.share;
+    UPDATE whole SET size = size + new.size;
+END;
+CREATE TRIGGER IF NOT EXISTS life_ends AFTER DELETE ON lives BEGIN
+    DELETE FROM entries WHERE id = old.id;
+    UPDATE shares SET size = size - old.size WHERE id = old.share;
+    DELETE FROM shares WHERE id = old.share AND size <= 0;
+    UPDATE whole SET size = size - old.size;
+END;
+"""
+"""What changes often stands apart from the values, which may be large: SQLite writes a row anew as a whole.
+
+`whole` has one row: the sum of all sizes, the number of the last write, and the file's time with what the system's
+clock showed then.
+"""
+
+_DELETE_ONE = """
+DELETE FROM lives WHERE id = (
+    SELECT id FROM lives WHERE share = (SELECT id FROM shares ORDER BY size DESC LIMIT 1) ORDER BY written LIMIT 1
+)
 """
 
 
 class SqliteEntries:
-    """Values of at most `max_bytes` together; the oldest go first.
+    """Entries of at most `max_bytes` together. When that is not enough, the oldest of who has most goes first.
 
-    The one connection works in a thread, one statement at a time; WAL lets other processes read meanwhile.
+    Each of two connections works in a thread, one statement at a time. WAL lets one read while the other writes, or
+    waits because another process does.
     """
 
-    def __init__(self, connection: sqlite3.Connection, *, max_bytes: int) -> None:
+    overhead = 300
+    """What an entry takes in the file besides its value, in tables and indexes."""
+
+    def __init__(self, reader: sqlite3.Connection, writer: sqlite3.Connection, *, max_bytes: int) -> None:
         self.max_bytes = max_bytes
-        self._connection = connection
-        self._turn = anyio.CapacityLimiter(1)
+        self._reader = _Lane(reader)
+        self._writer = _Lane(writer)
+        self._clock = _Clock(writer)
 
     @classmethod
     @asynccontextmanager
     async def open(cls, path: Path, *, max_bytes: int) -> AsyncIterator[SqliteEntries]:
         """Those in the file `path`, made with mode 0600 if there is none. Raises ConfigError."""
         try:
-            connection = await anyio.to_thread.run_sync(_connect, path)
+            entries = await anyio.to_thread.run_sync(lambda: cls(*_connect(path), max_bytes=max_bytes))
         except (OSError, sqlite3.Error) as error:
             raise ConfigError(f"TOOLWAY_STORE: {path} cannot be used: {error}.") from error
-        with closing(connection):
-            yield cls(connection, max_bytes=max_bytes)
+        try:
+            yield entries
+        finally:
+            entries.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._reader.close()
+        self._writer.close()
 
     async def read(self, key: Key) -> bytes | None:
         """What `key` has."""
-        return await self._run(lambda: self._read(key.digest))
+        return await self._reader.run(lambda db: self._read(db, key))
 
     async def write(self, key: Key, text: bytes, ttl: float) -> None:
         """Keep `text`, in place of what `key` had."""
-        await self._run(lambda: self._write(key.digest, text, ttl))
+        await self._writer.run(lambda db: self._write(db, key, text, ttl))
 
     async def write_new(self, key: Key, text: bytes, ttl: float) -> bool:
         """Keep `text` unless `key` has something; whether it was kept."""
-        return await self._run(lambda: self._write_new(key.digest, text, ttl))
+        return await self._writer.run(lambda db: self._write_new(db, key, text, ttl))
 
     async def remove(self, key: Key) -> bool:
         """Forget what `key` has; whether it had something."""
-        return await self._run(lambda: self._remove(key.digest))
+        return await self._writer.run(lambda db: self._remove(db, key))
 
-    async def _run(self, work: Callable[[], T]) -> T:
+    def _read(self, db: sqlite3.Connection, key: Key) -> bytes | None:
+        query = "SELECT value FROM lives JOIN entries USING (id) WHERE key = ? AND until > ?"
+        found = db.execute(query, (key.digest, self._clock.now())).fetchone()
+        return None if found is None else bytes(found[0] or b"")
+
+    def _write(self, db: sqlite3.Connection, key: Key, text: bytes, ttl: float) -> None:
+        with _transaction(db):
+            is_kept = self._keep(db, key, text, ttl)
+        if not is_kept:
+            raise EntriesError(no_room(len(text)))
+
+    def _write_new(self, db: sqlite3.Connection, key: Key, text: bytes, ttl: float) -> bool:
+        with _on_disk(db), _transaction(db):
+            if self._read(db, key) is not None:
+                return False
+            is_kept = self._keep(db, key, text, ttl)
+        if not is_kept:
+            raise EntriesError(no_room(len(text)))
+        return True
+
+    def _remove(self, db: sqlite3.Connection, key: Key) -> bool:
+        with _transaction(db):
+            had = self._read(db, key) is not None
+            db.execute("DELETE FROM lives WHERE key = ?", (key.digest,))
+        return had
+
+    def _keep(self, db: sqlite3.Connection, key: Key, text: bytes, ttl: float) -> bool:
+        now = self._clock.tick(db)
+        db.execute("DELETE FROM lives WHERE key = ?", (key.digest,))
+        db.execute("INSERT OR IGNORE INTO shares (owner, size) VALUES (?, 0)", (key.owner,))
+        db.execute("UPDATE whole SET written = written + 1")
+        life = db.execute(
+            "INSERT INTO lives (key, share, written, until, size)"
+            " SELECT ?, shares.id, whole.written, ?, ? FROM shares, whole WHERE owner = ?",
+            (key.digest, now + ttl, len(text) + self.overhead, key.owner),
+        ).lastrowid
+        db.execute("INSERT OR REPLACE INTO entries VALUES (?, ?)", (life, text))
+        self._make_room(db, now)
+        return db.execute("SELECT 1 FROM lives WHERE id = ?", (life,)).fetchone() is not None
+
+    def _make_room(self, db: sqlite3.Connection, now: float) -> None:
+        db.execute("DELETE FROM lives WHERE until <= ?", (now,))
+        while db.execute("SELECT size FROM whole").fetchone()[0] > self.max_bytes:
+            if db.execute(_DELETE_ONE).rowcount != 1:
+                return
+
+
+class _Clock:
+    """The time of a file, in seconds: it goes on while a process has the file open.
+
+    The system's clock may be set, a month ahead by mistake, and what has ended then would be lost for good. So it is
+    asked for the gap between two processes alone, and not believed for long.
+    """
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        with _transaction(connection):
+            now, clock = connection.execute("SELECT now, clock FROM whole").fetchone()
+            gap = min(max(0.0, time.time() - clock), LONGEST_GAP)
+            self._ahead: float = now + gap - time.monotonic()
+            self._save(connection, now + gap)
+
+    def now(self) -> float:
+        """The time."""
+        return time.monotonic() + self._ahead
+
+    def tick(self, db: sqlite3.Connection) -> float:
+        """The time, which is written down now and then."""
+        now = self.now()
+        if now > self._saved + CLOCK_SECONDS:
+            self._save(db, now)
+        return now
+
+    def _save(self, db: sqlite3.Connection, now: float) -> None:
+        db.execute("UPDATE whole SET now = max(now, ?), clock = ?", (now, time.time()))
+        self._saved = now
+
+
+class _Lane:
+    """A connection in a thread, for one piece of work after the other.
+
+    When another process keeps its lock for too long, all work is refused for a moment.
+    """
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._turn = anyio.CapacityLimiter(1)
+        self._rest = Rest()
+        self._is_patient = True
+
+    async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Do some work. Raises EntriesError."""
+        self._rest.check()
+        return await anyio.to_thread.run_sync(self._do, work, limiter=self._turn)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+    def _do(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        self._rest.check()  # it may have begun while this waited for its turn
         try:
-            return await anyio.to_thread.run_sync(work, limiter=self._turn)
+            done = work(self._connection)
+            if not self._is_patient:
+                self._wait(BUSY_SECONDS)
         except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                self._rest.begin()
+                self._wait(PROBE_SECONDS)
             raise EntriesError(error) from error
+        return done
 
-    def _write(self, key: str, text: bytes, ttl: float) -> None:
-        now = time.time()
-        until = now + ttl
-        with _transaction(self._connection) as run:
-            run("INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?)", (key, until, len(text), text))
-            self._make_room(run, now)
-
-    def _write_new(self, key: str, text: bytes, ttl: float) -> bool:
-        now = time.time()
-        until = now + ttl
-        with self._on_disk(), _transaction(self._connection) as run:
-            run("DELETE FROM entries WHERE key = ? AND until <= ?", (key, now))
-            new = run("INSERT OR IGNORE INTO entries VALUES (?, ?, ?, ?)", (key, until, len(text), text))
-            self._make_room(run, now)
-            return new.rowcount == 1
-
-    @contextmanager
-    def _on_disk(self) -> Iterator[None]:
-        """What is written here is not lost when the power fails: it may stand for something that was done."""
-        self._connection.execute("PRAGMA synchronous = FULL")
-        try:
-            yield
-        finally:
-            self._connection.execute("PRAGMA synchronous = NORMAL")
-
-    def _remove(self, key: str) -> bool:
-        entry = (key, time.time())
-        return (
-            self._connection.execute("DELETE FROM entries WHERE key = ? AND until > ?", entry).rowcount == 1
-        )
-
-    def _make_room(self, run: Callable[..., sqlite3.Cursor], now: float) -> None:
-        run("DELETE FROM entries WHERE until <= ?", (now,))
-        excess = (run("SELECT sum(size) FROM entries").fetchone()[0] or 0) - self.max_bytes
-        # Each write, also in place of another, takes the next rowid: their order is that of the writing.
-        last = 0
-        while excess > 0:
-            query = "SELECT rowid, size FROM entries WHERE rowid > ? ORDER BY rowid LIMIT 1"
-            last, size = run(query, (last,)).fetchone()
-            excess -= size
-        run("DELETE FROM entries WHERE rowid <= ?", (last,))
-
-    def _read(self, key: str) -> bytes | None:
-        found = self._connection.execute(
-            "SELECT value FROM entries WHERE key = ? AND until > ?", (key, time.time())
-        ).fetchone()
-        return None if found is None else bytes(found[0])
+    def _wait(self, seconds: float) -> None:
+        self._connection.execute(f"PRAGMA busy_timeout = {int(seconds * 1000)}")
+        self._is_patient = seconds == BUSY_SECONDS
 
 
 @contextmanager
-def _transaction(connection: sqlite3.Connection) -> Iterator[Callable[..., sqlite3.Cursor]]:
+def _transaction(db: sqlite3.Connection) -> Iterator[None]:
     """All or nothing, and nobody else writes meanwhile."""
-    connection.execute("BEGIN IMMEDIATE")
+    db.execute("BEGIN IMMEDIATE")
     try:
-        yield connection.execute
-        connection.execute("COMMIT")
+        yield
+        db.execute("COMMIT")
     finally:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
+        if db.in_transaction:
+            db.execute("ROLLBACK")
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+@contextmanager
+def _on_disk(db: sqlite3.Connection) -> Iterator[None]:
+    """What is written here is not lost when the power fails: it may stand for something that was done."""
+    db.execute("PRAGMA synchronous = FULL")
+    try:
+        yield
+    finally:
+        db.execute("PRAGMA synchronous = NORMAL")
+
+
+def _connect(path: Path) -> tuple[sqlite3.Connection, sqlite3.Connection]:
+    """A reading and a writing connection."""
     path = path.expanduser()
     # SQLite gives its -wal and -shm files the mode of the database; so the mode must be right before it is opened.
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     path.chmod(0o600)
-    connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    writer = _connection(path)
     try:
-        _use_wal(connection)
-        connection.execute("PRAGMA synchronous = NORMAL")
-        connection.executescript(_SCHEMA)
+        _use_wal(writer)
+        writer.execute("PRAGMA journal_size_limit = 4194304")
+        _prepare(writer)
+        return _connection(path), writer
     except sqlite3.Error:
-        connection.close()
+        writer.close()
         raise
+
+
+def _connection(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    connection.execute("PRAGMA synchronous = NORMAL")
     return connection
 
 
@@ -159,3 +287,40 @@ def _use_wal(connection: sqlite3.Connection) -> None:
             time.sleep(0.01)
         else:
             return
+
+
+def _prepare(db: sqlite3.Connection) -> None:
+    """Make the tables. What a file of the first form holds had no owner."""
+    with _transaction(db):
+        is_old = any(column[1] == "until" for column in db.execute("PRAGMA table_info(entries)"))
+        if is_old:
+            db.execute("DROP INDEX IF EXISTS entries_by_age")
+            db.execute("ALTER TABLE entries RENAME TO first_entries")
+        for statement in _statements(_SCHEMA):
+            db.execute(statement)
+        if db.execute("SELECT 1 FROM whole").fetchone() is None:
+            db.execute("INSERT INTO whole VALUES (0, 0, ?, ?)", (time.time(), time.time()))
+        if is_old:
+            _take_over(db)
+
+
+def _take_over(db: sqlite3.Connection) -> None:
+    db.execute("INSERT OR IGNORE INTO shares (owner, size) VALUES ('', 0)")
+    db.execute("INSERT INTO entries SELECT rowid, value FROM first_entries")
+    db.execute(
+        "INSERT INTO lives SELECT first_entries.rowid, key, shares.id, first_entries.rowid, until,"
+        " first_entries.size + ? FROM first_entries, shares WHERE owner = ''",
+        (SqliteEntries.overhead,),
+    )
+    db.execute("UPDATE whole SET written = coalesce((SELECT max(written) FROM lives), 0)")
+    db.execute("DROP TABLE first_entries")
+
+
+def _statements(script: str) -> Iterator[str]:
+    """The statements of a script; `executescript` would end the transaction."""
+    statement = ""
+    for line in script.splitlines():
+        statement += line + "\n"
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""

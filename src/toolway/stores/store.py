@@ -20,13 +20,12 @@ T = TypeVar("T")
 log = logging.getLogger("toolway.store")
 
 REST_SECONDS = 5.0
-"""What did not answer in time is left alone for so long, or each look-up of each request would wait."""
 
 QUIET_SECONDS = 60.0
 """A store that is down fails every request; one line for so long says it."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class Key:
     """The place of one value. It tells nothing: the digest of what it is for, whose it is, and what its maker adds."""
 
@@ -41,18 +40,36 @@ def key_of(purpose: str, owner: str, *parts: str) -> Key:
 
 
 class EntriesError(Exception):
-    """Entries could not be read or written. `is_slow` says that finding that out took its time."""
+    """Entries could not be read or written."""
 
-    def __init__(self, reason: object, *, is_slow: bool = False) -> None:
-        super().__init__(str(reason))
-        self.is_slow = is_slow
+
+class Rest:
+    """What did not answer in time is left alone for a moment, or each look-up of each request would wait."""
+
+    def __init__(self) -> None:
+        self._until = float("-inf")
+
+    def begin(self) -> None:
+        """It did not answer in time."""
+        self._until = time.monotonic() + REST_SECONDS
+
+    def check(self) -> None:
+        """Raises EntriesError while it rests."""
+        if time.monotonic() < self._until:
+            raise EntriesError("it did not answer in time, and is left alone for a moment")
+
+
+def no_room(size: int) -> str:
+    """Why a value of `size` bytes was not kept though it is not too large: others have more right to the room."""
+    return f"there is no room for a value of {size:,} bytes beside those of other clients"
 
 
 class Entries(Protocol):
     """Bytes under keys, each for `ttl` seconds. Every method may raise EntriesError."""
 
     max_bytes: int
-    """No value may be longer."""
+    overhead: int
+    """No value may be longer than `max_bytes`, with the `overhead` that each has."""
 
     async def read(self, key: Key) -> bytes | None:
         """What `key` has; None when it has nothing, or its time is over."""
@@ -82,14 +99,13 @@ class Store:
         self._entries = entries
         self._ttl = ttl
         self._trouble = _TroubleLog()
-        self._rests_until = float("-inf")
 
     async def put(self, key: Key, value: JSON, *, ttl: float | None = None) -> None:
         """Keep a JSON object for a while, in place of what `key` had."""
         text = orjson.dumps(value)
         try:
-            if len(text) > self._entries.max_bytes:
-                self._trouble.note(self._too_large(text))
+            if too_large := self._too_large(text):
+                self._trouble.note(too_large)
                 await self._run(self._entries.remove, key)
             else:
                 await self._run(self._entries.write, key, text, self._seconds(ttl))
@@ -111,8 +127,8 @@ class Store:
         object may be there or not; who then does not act is safe, at the price that perhaps nobody will.
         """
         text = orjson.dumps(value)
-        if len(text) > self._entries.max_bytes:
-            raise StoreError(self._too_large(text))
+        if too_large := self._too_large(text):
+            raise StoreError(too_large)
         return await self._run(self._entries.write_new, key, text, self._seconds(ttl))
 
     async def delete(self, key: Key) -> bool:
@@ -120,14 +136,10 @@ class Store:
         return await self._run(self._entries.remove, key)
 
     async def _run(self, work: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Raises StoreError, at once while the entries rest."""
+        """Raises StoreError."""
         try:
-            if time.monotonic() < self._rests_until:
-                raise EntriesError("it did not answer in time, and is left alone for a moment")
             return await work(*args, **kwargs)
         except EntriesError as error:
-            if error.is_slow:
-                self._rests_until = time.monotonic() + REST_SECONDS
             self._trouble.note(error)
             raise StoreError(
                 "The store that keeps what is under way cannot be reached; try again."
@@ -146,7 +158,10 @@ class Store:
     def _seconds(self, ttl: float | None) -> float:
         return self._ttl if ttl is None else ttl
 
-    def _too_large(self, text: bytes) -> str:
+    def _too_large(self, text: bytes) -> str | None:
+        """Why there can never be room for a text, if there cannot."""
+        if len(text) + self._entries.overhead <= self._entries.max_bytes:
+            return None
         bound = f"TOOLWAY_STORE_MAX_BYTES ({self._entries.max_bytes:,})"
         return f"a value of {len(text):,} bytes is over {bound} and is not kept"
 

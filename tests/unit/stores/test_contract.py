@@ -112,18 +112,18 @@ async def test_what_is_deleted_is_gone_and_can_be_added_again(store_url: str):
 
 
 async def test_a_value_that_is_too_large_is_not_kept_and_harms_nobody(store_url: str):
-    async with opened(store_url, max_bytes=250) as store:
+    async with opened(store_url, max_bytes=25_000) as store:
         await store.put(key("small"), {})
         await store.put(key("large"), {"n": 1})
-        await store.put(key("large"), {"text": "x" * 1000})
+        await store.put(key("large"), {"text": "x" * 100_000})
         assert await store.get(key("large")) is None
         assert await store.get(key("small")) == {}
 
 
 async def test_what_is_too_large_to_be_added_is_an_error(store_url: str):
-    async with opened(store_url, max_bytes=250) as store:
+    async with opened(store_url, max_bytes=25_000) as store:
         with pytest.raises(StoreError, match="TOOLWAY_STORE_MAX_BYTES"):
-            await store.add(key("large"), {"text": "x" * 1000})
+            await store.add(key("large"), {"text": "x" * 100_000})
         assert await store.get(key("large")) is None
 
 
@@ -162,31 +162,56 @@ BOUNDED = ["memory", "sqlite"]
 
 @pytest.mark.parametrize("store_url", BOUNDED, indirect=True)
 async def test_what_was_written_first_goes_first_whatever_its_time(store_url: str):
-    async with opened(store_url, max_bytes=250) as store:
+    async with opened(store_url, max_bytes=25_000) as store:
         ttls = count(DEADLINE * 10, -DEADLINE)
         for name in ("a", "b", "a", "c"):
-            await store.put(key(name), {"text": "x" * 88}, ttl=next(ttls))
+            await store.put(key(name), {"text": "x" * 10_000}, ttl=next(ttls))
         assert [await store.get(key(name)) is not None for name in ("a", "b", "c")] == [True, False, True]
 
 
 @pytest.mark.parametrize("store_url", BOUNDED, indirect=True)
 async def test_what_is_over_goes_before_what_is_old(store_url: str):
-    async with opened(store_url, max_bytes=250) as store:
-        await store.put(key("old"), {"text": "x" * 88})
-        await store.put(key("over"), {"text": "x" * 88}, ttl=1e-6)
+    async with opened(store_url, max_bytes=25_000) as store:
+        await store.put(key("old"), {"text": "x" * 10_000})
+        await store.put(key("over"), {"text": "x" * 10_000}, ttl=1e-6)
         await until_gone(store, "over")
-        await store.add(key("new"), {"text": "x" * 88})
+        await store.add(key("new"), {"text": "x" * 10_000})
         assert [await store.get(key(name)) is not None for name in ("old", "new")] == [True, True]
 
 
 @pytest.mark.parametrize("store_url", BOUNDED, indirect=True)
 async def test_as_much_goes_as_must(store_url: str):
-    async with opened(store_url, max_bytes=1000) as store:
+    async with opened(store_url, max_bytes=105_000) as store:
         for n in range(9):
-            await store.put(key(f"k{n}"), {"text": "x" * 88})
-        await store.add(key("large"), {"text": "x" * 588})
+            await store.put(key(f"k{n}"), {"text": "x" * 10_000})
+        await store.add(key("large"), {"text": "x" * 58_000})
         kept = [n for n in range(9) if await store.get(key(f"k{n}"))]
         assert kept == [5, 6, 7, 8]
+
+
+@pytest.mark.parametrize("store_url", BOUNDED, indirect=True)
+async def test_who_has_most_makes_room_for_all(store_url: str):
+    async with opened(store_url, max_bytes=100_000) as store:
+        await store.put(key("first", "alice"), {"text": "x" * 10_000})
+        for n in range(30):
+            await store.put(key(f"k{n}", "bob"), {"text": "x" * 10_000})
+        await store.put(key("second", "alice"), {"text": "x" * 10_000})
+        await store.put(key("first", "carol"), {"text": "x" * 10_000})
+        kept = [n for n in range(30) if await store.get(key(f"k{n}", "bob"))]
+        assert kept == list(range(24, 30))
+        mine = [await store.get(key(*place)) for place in (("first", "alice"), ("second", "alice"))]
+        assert None not in [*mine, await store.get(key("first", "carol"))]
+
+
+@pytest.mark.parametrize("store_url", BOUNDED, indirect=True)
+async def test_what_takes_the_room_of_others_is_not_kept(store_url: str):
+    async with opened(store_url, max_bytes=100_000) as store:
+        await store.put(key("k", "alice"), {"text": "x" * 30_000})
+        await store.put(key("k", "bob"), {"text": "x" * 90_000})
+        with pytest.raises(StoreError):
+            await store.add(key("l", "bob"), {"text": "x" * 90_000})
+        assert await store.get(key("k", "alice"))
+        assert [await store.get(key(name, "bob")) for name in "kl"] == [None, None]
 
 
 @pytest.mark.parametrize("store_url", ["memory"], indirect=True)
@@ -194,7 +219,7 @@ async def test_a_key_that_is_written_again_and_again_takes_no_more_room(store_ur
     async with opened(store_url) as store:
         for n in range(1000):
             await store.put(key("k"), {"n": n})
-        assert len(store._entries._ends) < 100
+        assert len(store._entries._ends.items) < 100
         assert await store.get(key("k")) == {"n": 999}
 
 

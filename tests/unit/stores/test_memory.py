@@ -12,23 +12,22 @@ import pytest
 BOUND = 16 * 2**20
 
 FILL = f"""
-import asyncio, pathlib
+import asyncio, pathlib, sys
 from toolway.stores import key_of
 from toolway.stores.memory import MemoryEntries
 from toolway.stores.store import Store
 
+size, owners = map(int, sys.argv[1:])
+
 def resident():
     return int(pathlib.Path("/proc/self/statm").read_text().split()[1])
-
-async def fill(store, round):
-    for number in range(4_000):
-        await store.put(key_of("test", "me", f"{{round}}-{{number}}"), {{"text": "x" * (4_000 + number % 3_000)}})
 
 async def main():
     before = resident()
     store = Store(MemoryEntries(max_bytes={BOUND}))
-    for round in range(4):
-        await fill(store, round)
+    for number in range(min(80_000, 4 * {BOUND} // size)):
+        key = key_of("test", f"{{number % owners:064}}", str(number))
+        await store.put(key, {{"text": "x" * (size + number % size)}})
     print(resident() - before)
 
 asyncio.run(main())
@@ -38,8 +37,9 @@ asyncio.run(main())
 @pytest.mark.skipif(
     not Path("/proc/self/statm").exists(), reason="the memory of a process is read from Linux's /proc"
 )
-def test_it_takes_about_the_memory_that_it_was_given():
-    pages = int(
-        subprocess.run([sys.executable, "-c", FILL], capture_output=True, check=True, text=True).stdout
-    )
+@pytest.mark.parametrize("size", [5, 4_000])
+@pytest.mark.parametrize("owners", [1, 100_000])
+def test_it_takes_about_the_memory_that_it_was_given(size: int, owners: int):
+    command = [sys.executable, "-c", FILL, str(size), str(owners)]
+    pages = int(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
     assert pages * os.sysconf("SC_PAGE_SIZE") < 1.3 * BOUND

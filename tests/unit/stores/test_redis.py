@@ -120,7 +120,7 @@ async def test_a_server_that_is_silent_is_left_alone_for_a_moment(redis: RedisSe
         with pytest.raises(StoreError) as caught:
             await store.add(key("k"), {})
         assert "left alone" in str(caught.value.__cause__)
-        monkeypatch.setattr(store, "_rests_until", 0)
+        monkeypatch.setattr(store._entries._rest, "_until", 0)
         assert await store.add(key("k"), {})
     assert caplog.text.count("the store failed") == 1
 

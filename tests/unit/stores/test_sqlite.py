@@ -6,19 +6,28 @@ import multiprocessing
 import sqlite3
 import stat
 import time
+from contextlib import closing
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
+import anyio
 import pytest
 
 from tests.unit.stores.test_contract import DEADLINE, key, opened
 from toolway.errors import ConfigError, StoreError
+from toolway.stores import sqlite as module
 from toolway.stores.sqlite import _connect
 
 
 @pytest.fixture
 def url(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path / 'store.db'}"
+
+
+def foreign(url: str, statement: str) -> None:
+    """What another program does to the file."""
+    with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection, connection:
+        connection.execute(statement)
 
 
 def modes_in(folder: Path) -> dict[str, int]:
@@ -50,7 +59,7 @@ async def test_a_file_that_is_no_database_is_named(url: str, tmp_path: Path):
 async def test_trouble_after_the_start_is_logged_once_and_looks_like_a_miss(url: str, caplog):
     async with opened(url) as store:
         await store.put(key("k"), {"n": 1})
-        store._entries._connection.execute("DROP TABLE entries")
+        foreign(url, "DROP TABLE entries")
         for _ in range(20):
             await store.put(key("k"), {"n": 2})
             assert await store.get(key("k")) is None
@@ -59,7 +68,7 @@ async def test_trouble_after_the_start_is_logged_once_and_looks_like_a_miss(url:
 
 async def test_in_trouble_nothing_is_certain(url: str):
     async with opened(url) as store:
-        store._entries._connection.execute("DROP TABLE entries")
+        foreign(url, "DROP TABLE entries")
         with pytest.raises(StoreError):
             await store.add(key("k"), {})
         with pytest.raises(StoreError):
@@ -74,19 +83,90 @@ async def test_a_file_of_the_first_version_goes_on_in_the_order_in_which_it_was_
             "CREATE TABLE entries (key TEXT PRIMARY KEY, until REAL, size INTEGER, value BLOB);"
             "CREATE INDEX entries_by_age ON entries (until, size, key);"
         )
-        text = b'{"text": "%s"}' % (b"x" * 88)
+        text = b'{"text": "%s"}' % (b"x" * 10_000)
         for name in ("a", "b", "a"):
             entry = (key(name).digest, time.time() + 60, len(text), text)
             old.execute("INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?)", entry)
     old.close()
-    async with opened(url, max_bytes=250) as store:
-        await store.put(key("c"), {"text": "x" * 88})
+    async with opened(url, max_bytes=25_000) as store:
+        await store.put(key("c"), {"text": "x" * 10_000})
         assert [await store.get(key(name)) is not None for name in ("a", "b", "c")] == [True, False, True]
+
+
+MONTH = 30 * 86_400.0
+
+
+async def test_a_clock_that_jumps_a_month_ends_nothing(url: str, monkeypatch):
+    async with opened(url) as store:
+        await store.put(key("before"), {"n": 1})
+        wall = time.time
+        monkeypatch.setattr(time, "time", lambda: wall() + MONTH)
+        await store.put(key("after"), {"n": 2})
+        assert await store.get(key("before")) == {"n": 1}
+    async with opened(url) as store:
+        assert [await store.get(key("before")), await store.get(key("after"))] == [{"n": 1}, {"n": 2}]
+        monkeypatch.setattr(time, "time", wall)
+        await store.put(key("again"), {"n": 3})
+    async with opened(url) as store:
+        assert [await store.get(key(name)) for name in ("before", "after", "again")] == [
+            *({"n": n} for n in (1, 2, 3))
+        ]
+
+
+async def test_time_goes_on_while_nobody_has_the_file_open(url: str, monkeypatch):
+    async with opened(url) as store:
+        await store.put(key("short"), {}, ttl=600)
+        await store.put(key("long"), {}, ttl=6_000)
+    wall = time.time
+    monkeypatch.setattr(time, "time", lambda: wall() + 1_200)
+    async with opened(url) as store:
+        assert [await store.get(key("short")), await store.get(key("long"))] == [None, {}]
+
+
+async def test_a_foreign_lock_delays_writes_once_and_reads_not_at_all(url: str, monkeypatch, caplog):
+    monkeypatch.setattr(module, "BUSY_SECONDS", 1.0)
+    async with opened(url) as store:
+        await store.put(key("k"), {"n": 1})
+        with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            began = time.monotonic()
+            async with anyio.create_task_group() as group:
+                for n in range(8):
+                    group.start_soon(store.put, key(f"k{n}"), {"n": n})
+                await anyio.wait_all_tasks_blocked()
+                assert await store.get(key("k")) == {"n": 1}
+                assert time.monotonic() - began < 1
+            assert time.monotonic() - began < 4
+            with pytest.raises(StoreError) as caught:
+                await store.add(key("k8"), {})
+            assert "left alone" in str(caught.value.__cause__)
+            assert await store.get(key("k")) == {"n": 1}
+        store._entries._writer._rest._until = 0
+        assert await store.add(key("k8"), {})
+    assert caplog.text.count("the store failed") == 1
+
+
+async def test_a_write_costs_the_same_however_many_entries_there_are(url: str):
+    async with opened(url, max_bytes=200_000) as store:
+        steps: list[int] = []
+        connection = store._entries._writer._connection
+        for n in range(1_000):
+            count = 0
+
+            def step() -> None:
+                nonlocal count
+                count += 1
+
+            connection.set_progress_handler(step, 1)
+            await store.put(key(f"k{n}"), {"n": n})
+            steps.append(count)
+    assert steps[-1] < 3 * steps[10]
 
 
 def open_together(path: Path, together: Barrier) -> None:
     together.wait(DEADLINE)
-    _connect(path).close()
+    for connection in _connect(path):
+        connection.close()
 
 
 def test_processes_that_begin_a_file_together_wait_for_each_other(tmp_path: Path):
