@@ -12,7 +12,7 @@ from typing import Annotated, Any, Required, TypeVar
 
 from annotated_types import Ge, MinLen
 from pydantic import AfterValidator, AllowInfNan, GetCoreSchemaHandler, TypeAdapter, ValidationError
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic_core import ErrorDetails, PydanticCustomError, SchemaValidator
 from pydantic_core.core_schema import CoreSchema, custom_error_schema
 from typing_extensions import TypedDict
 
@@ -56,22 +56,25 @@ _WORDS = {
 """What a value must be, by pydantic's error; otherwise it must be a text."""
 
 
-def object_of(required: Mapping[str, Any] | None = None, /, **optional: Any) -> TypeAdapter[JSON]:
+def object_of(required: Mapping[str, Any] | None = None, /, **optional: Any) -> SchemaValidator:
     """The type of an object with these members and any others, each by its own type."""
     members = {name: Required[kind] for name, kind in (required or {}).items()}
     members |= {name: kind | None for name, kind in optional.items()}
-    return TypeAdapter(TypedDict("Members", members, total=False))  # type: ignore[operator]
+    kind = TypedDict("Members", members, total=False)  # type: ignore[misc]
+    # The adapter's own `validate_python` costs a microsecond more, twenty times a request.
+    return SchemaValidator(TypeAdapter(kind).core_schema)
 
 
-def check(kind: TypeAdapter[T], value: Any, where: str = "") -> T:
+def check(kind: SchemaValidator, value: JSON, where: str = "") -> JSON:
     """The value, without members that its type does not name. Raises InvalidRequest for the first one that is wrong.
 
     `where` is what the value is, as in "tools[0]".
     """
     try:
-        return kind.validate_python(value, strict=True)
+        checked: JSON = kind.validate_python(value, strict=True)
     except ValidationError as error:
         raise _in_words(error.errors(include_url=False)[0], where) from None
+    return checked
 
 
 def by_type(kinds: Mapping[str, T], value: JSON) -> T | None:
