@@ -9,7 +9,7 @@ from starlette.types import Receive, Scope, Send
 
 from toolway.errors import UpstreamError
 from toolway.server.caller import upstream_headers
-from toolway.server.disconnect import while_client_listens
+from toolway.server.disconnect import cancel_on_disconnect
 from toolway.server.json_response import relayed, send_error, send_json, send_whole
 from toolway.settings.settings import Settings
 from toolway.types import JSON, Header
@@ -27,7 +27,7 @@ class ModelList:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer with the longer list."""
-        await while_client_listens(scope, receive, lambda: self._answer(scope, send))
+        await cancel_on_disconnect(scope, receive, lambda: self._answer(scope, send))
 
     async def _answer(self, scope: Scope, send: Send) -> None:
         headers = upstream_headers(scope, self._settings.upstream)

@@ -11,7 +11,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from toolway.errors import InvalidRequest, NotFound, UpstreamError
 from toolway.server.caller import upstream_headers
-from toolway.server.disconnect import while_client_listens
+from toolway.server.disconnect import cancel_on_disconnect
 from toolway.server.json_response import send_error
 from toolway.server.relay import relay
 from toolway.server.request_body import ClientGone
@@ -46,7 +46,7 @@ class Passthrough:
             return
         except ClientGone:
             return
-        await while_client_listens(
+        await cancel_on_disconnect(
             scope, request.receive_after_body, lambda: self._exchange(scope, path, body, send)
         )
 
@@ -107,7 +107,7 @@ class _RequestBody:
             event = await self._receive()
         self._gone = True
         read.set()
-        # To return now would be to say that the body is whole; who is told of the departure ends this.
+        # To return now would be to say that the body is whole; who is told of the disconnect ends this.
         await anyio.sleep_forever()
 
 

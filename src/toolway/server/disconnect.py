@@ -1,4 +1,4 @@
-"""A client that leaves ends what is made for it."""
+"""Client disconnect: it cancels the work that is done for the client."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ from typing import cast
 import anyio
 from starlette.types import Receive, Scope
 
-EXTENSION = "toolway.departure"
-"""Where `HttpProtocol` puts the Departure of a request's connection into `scope["extensions"]`."""
+EXTENSION = "toolway.disconnect"
+"""Where `HttpProtocol` puts the DisconnectSignal of a request's connection into `scope["extensions"]`."""
 
 
-class Departure:
-    """Tells those who ask to be told that one side of a connection leaves."""
+class DisconnectSignal:
+    """Set once, when one side of a connection disconnects; calls whoever wants to know."""
 
     def __init__(self) -> None:
-        self.happened = False
-        self._told: list[Callable[[], object]] = []
+        self.is_set = False
+        self._callbacks: list[Callable[[], object]] = []
 
-    def tell(self, callback: Callable[[], object]) -> None:
+    def add_callback(self, callback: Callable[[], object]) -> None:
         """Have `callback` called when it happens; at once if it has."""
-        self._told.append(callback)
-        if self.happened:
+        self._callbacks.append(callback)
+        if self.is_set:
             callback()
 
-    def forget(self, callback: Callable[[], object]) -> None:
-        """Undo `tell`."""
-        self._told.remove(callback)
+    def remove_callback(self, callback: Callable[[], object]) -> None:
+        """Undo `add_callback`."""
+        self._callbacks.remove(callback)
 
-    def happen(self) -> None:
-        """It has come to that."""
-        self.happened = True
-        for callback in self._told:
+    def set(self) -> None:
+        """Say that it happened."""
+        self.is_set = True
+        for callback in self._callbacks:
             callback()
 
 
-async def while_client_listens(
+async def cancel_on_disconnect(
     scope: Scope, receive: Receive, produce: Callable[[], Awaitable[None]]
 ) -> None:
     """Run `produce`; cancel it when the client is gone. Call it when nobody else waits on `receive`.
@@ -45,19 +45,19 @@ async def while_client_listens(
     Our own server says when a client leaves, which costs a list entry. Under another one a task has to wait
     on `receive`, and that with its task group costs a fifth of a small request.
     """
-    departure = scope.get("extensions", {}).get(EXTENSION)
-    if departure is None:
+    disconnect = scope.get("extensions", {}).get(EXTENSION)
+    if disconnect is None:
         await _while_watched(receive, produce)
         return
     task = cast("asyncio.Task[None]", asyncio.current_task())
-    departure.tell(task.cancel)
+    disconnect.add_callback(task.cancel)
     try:
         await produce()
     except asyncio.CancelledError:
-        if not departure.happened or task.uncancel():
+        if not disconnect.is_set or task.uncancel():
             raise
     finally:
-        departure.forget(task.cancel)
+        disconnect.remove_callback(task.cancel)
 
 
 async def _while_watched(receive: Receive, produce: Callable[[], Awaitable[None]]) -> None:

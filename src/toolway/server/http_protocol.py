@@ -14,7 +14,7 @@ from httptools import HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from toolway.errors import InvalidRequest
-from toolway.server.disconnect import EXTENSION, Departure
+from toolway.server.disconnect import EXTENSION, DisconnectSignal
 from toolway.server.error_envelope import openai_envelope
 from toolway.server.websocket import WEBSOCKET_PATHS
 from toolway.server.websocket_protocol import WebSocketProtocol
@@ -49,7 +49,7 @@ class HttpProtocol(HttpToolsProtocol):
     after its beginning. Each MIN_RATE bytes earn a second, so uploads of any size pass and dripping gains
     nothing; the clock stands while we are the ones who do not read. Answers have no deadline, but a client that
     takes nothing of one for `send_timeout` seconds, or a quarter longer, is cut off. Whoever makes an answer can
-    learn from the scope when the client leaves (`departure`).
+    learn from the scope when the client leaves (`disconnect`).
 
     Offers to upgrade are declined: the request is answered as if they were not there. But a GET of one of the
     WEBSOCKET_PATHS becomes a WebSocket.
@@ -67,8 +67,8 @@ class HttpProtocol(HttpToolsProtocol):
         """Bytes since the last thing that is no header."""
         self._data = b""
         self._upgraded = False
-        self._departure = Departure()
-        self._extensions: Any = {EXTENSION: self._departure}
+        self._disconnect = DisconnectSignal()
+        self._extensions: Any = {EXTENSION: self._disconnect}
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -78,7 +78,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        self._departure.happen()
+        self._disconnect.set()
         self._send_timer.stop()
         if self._timer is not None:
             self._timer.cancel()

@@ -1,4 +1,4 @@
-"""A response that is produced while the client listens; a client that leaves cancels its making."""
+"""Server-sent events as a response, with keep-alive comments; a disconnect of the client cancels it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from starlette.types import Receive, Scope, Send
 
 from toolway.errors import ToolwayError
-from toolway.server.disconnect import while_client_listens
+from toolway.server.disconnect import cancel_on_disconnect
 from toolway.server.json_response import send_error
 from toolway.types import Header
 from toolway.wire import sse
@@ -22,7 +22,7 @@ STREAM_HEADERS: tuple[Header, ...] = (
 )
 
 
-class Live:
+class EventStreamResponse:
     """The client's side of one event stream. Each write is whole events, so comments may stand between."""
 
     def __init__(self, send: Send, keep_alive: float) -> None:
@@ -68,22 +68,22 @@ class Live:
             await asyncio.sleep(self._interval - silence)
 
 
-async def stream_live(
+async def stream_events(
     scope: Scope,
     receive: Receive,
     send: Send,
-    produce: Callable[[Live], Coroutine[Any, Any, None]],
+    produce: Callable[[EventStreamResponse], Coroutine[Any, Any, None]],
     *,
     keep_alive: float,
 ) -> None:
-    """Run `produce(live)` with keep-alive comments while the client listens."""
-    live = Live(send, keep_alive)
+    """Run `produce(stream)` with keep-alive comments while the client listens."""
+    stream = EventStreamResponse(send, keep_alive)
 
     async def run() -> None:
         # anyio's task group would cost each stream 0.1 ms more.
         async with asyncio.TaskGroup() as group:
-            comments = group.create_task(live.keep_alive())
-            await produce(live)
+            comments = group.create_task(stream.keep_alive())
+            await produce(stream)
             comments.cancel()
 
-    await while_client_listens(scope, receive, run)
+    await cancel_on_disconnect(scope, receive, run)

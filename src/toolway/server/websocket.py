@@ -11,7 +11,7 @@ from typing import TypeVar
 import anyio
 from starlette.types import Message, Receive, Scope, Send
 
-from toolway.server.disconnect import Departure
+from toolway.server.disconnect import DisconnectSignal
 from toolway.server.request_body import ClientGone
 from toolway.settings.groups import ServerSettings
 from toolway.types import Header
@@ -22,7 +22,7 @@ WEBSOCKET_PATHS = frozenset({"/v1/responses"})
 """Where a GET may become a WebSocket. Every other offer to upgrade is declined."""
 
 SHUTDOWN = "toolway.shutdown"
-"""Where our server puts, into `scope["extensions"]`, the Departure that happens when it is told to stop."""
+"""Where our server puts, into `scope["extensions"]`, the DisconnectSignal that happens when it is told to stop."""
 
 MAX_QUEUED = 64
 """Messages that may wait while work is under way."""
@@ -51,7 +51,7 @@ class WebSocket:
         self._max_queued = settings.max_body_bytes
         self._queued: deque[str] = deque()
         self._over = False
-        self._shutdown: Departure = (scope.get("extensions") or {}).get(SHUTDOWN) or Departure()
+        self._shutdown: DisconnectSignal = (scope.get("extensions") or {}).get(SHUTDOWN) or DisconnectSignal()
 
     async def accept(self, headers: Sequence[Header] = ()) -> None:
         """Answer 101, with these headers besides."""
@@ -61,17 +61,17 @@ class WebSocket:
     async def receive_text(self) -> str:
         """The next message. A binary one, silence for too long, or the stop of the server closes the connection."""
         reason = STOPPING
-        if not self._shutdown.happened:
+        if not self._shutdown.is_set:
             if self._queued:
                 return self._queued.popleft()
             reason = f"Nothing was sent for {self._idle_timeout:g} seconds."
             with anyio.CancelScope(deadline=anyio.current_time() + self._idle_timeout) as wait:
-                self._shutdown.tell(wait.cancel)
+                self._shutdown.add_callback(wait.cancel)
                 try:
                     return await self._next_text()
                 finally:
-                    self._shutdown.forget(wait.cancel)
-        if self._shutdown.happened:
+                    self._shutdown.remove_callback(wait.cancel)
+        if self._shutdown.is_set:
             reason = STOPPING
         await self.close(GOING_AWAY, reason)
         raise ClientGone

@@ -9,7 +9,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.frames import Close, Frame
 from websockets.http11 import Request
 
-from toolway.server.disconnect import Departure
+from toolway.server.disconnect import DisconnectSignal
 from toolway.server.websocket import CLOSE_SECONDS, GOING_AWAY, POLICY, SHUTDOWN, STOPPING
 from toolway.types import Header
 
@@ -32,7 +32,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         super().__init__(**given)
         self.close_timeout = CLOSE_SECONDS
         self._headers: list[Header] = []
-        self._shutdown = Departure()
+        self._shutdown = DisconnectSignal()
         self._client_is_alive = False
         self._unsent = 0
         """Bytes that waited for the client when it was pinged."""
@@ -107,7 +107,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         if not self.handshake_complete or self.close_sent:
             super().shutdown()
             return
-        self._shutdown.happen()
+        self._shutdown.set()
         if grace := self.config.timeout_graceful_shutdown:
             # A little earlier than uvicorn, which would cancel the task and leave no time to say goodbye.
             self.loop.call_later(grace - min(0.5, grace / 2), self._go_away)

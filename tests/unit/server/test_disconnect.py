@@ -8,7 +8,7 @@ from typing import Any
 import anyio
 import pytest
 
-from toolway.server.disconnect import EXTENSION, Departure, while_client_listens
+from toolway.server.disconnect import EXTENSION, DisconnectSignal, cancel_on_disconnect
 
 
 class Making:
@@ -27,8 +27,8 @@ class Making:
             raise
 
 
-def scope_with(departure: Departure) -> Any:
-    return {"extensions": {EXTENSION: departure}}
+def scope_with(disconnect: DisconnectSignal) -> Any:
+    return {"extensions": {EXTENSION: disconnect}}
 
 
 async def never() -> Any:
@@ -36,19 +36,19 @@ async def never() -> Any:
 
 
 async def test_it_ends_when_the_server_says_so() -> None:
-    departure, making = Departure(), Making()
+    disconnect, making = DisconnectSignal(), Making()
     async with anyio.create_task_group() as group:
-        group.start_soon(while_client_listens, scope_with(departure), never, making)
+        group.start_soon(cancel_on_disconnect, scope_with(disconnect), never, making)
         await making.begun.wait()
-        departure.happen()
+        disconnect.set()
     assert making.cancelled
     await anyio.lowlevel.checkpoint()
 
 
 async def test_it_does_not_begin_for_a_client_that_has_left() -> None:
-    departure, making = Departure(), Making()
-    departure.happen()
-    await while_client_listens(scope_with(departure), never, making)
+    disconnect, making = DisconnectSignal(), Making()
+    disconnect.set()
+    await cancel_on_disconnect(scope_with(disconnect), never, making)
     assert making.cancelled
     await anyio.lowlevel.checkpoint()
 
@@ -60,14 +60,14 @@ async def test_under_another_server_it_ends_at_the_disconnect() -> None:
         await making.begun.wait()
         return {"type": "http.disconnect"}
 
-    await while_client_listens({}, receive, making)
+    await cancel_on_disconnect({}, receive, making)
     assert making.cancelled
 
 
-@pytest.mark.parametrize("scope", [{}, scope_with(Departure())])
+@pytest.mark.parametrize("scope", [{}, scope_with(DisconnectSignal())])
 async def test_another_cancellation_goes_its_way(scope: Any) -> None:
     making = Making()
-    task = asyncio.get_running_loop().create_task(while_client_listens(scope, never, making))
+    task = asyncio.get_running_loop().create_task(cancel_on_disconnect(scope, never, making))
     await making.begun.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -75,23 +75,23 @@ async def test_another_cancellation_goes_its_way(scope: Any) -> None:
 
 
 async def test_a_departure_and_another_cancellation_at_once_is_a_cancellation() -> None:
-    departure, making = Departure(), Making()
-    task = asyncio.get_running_loop().create_task(while_client_listens(scope_with(departure), never, making))
+    disconnect, making = DisconnectSignal(), Making()
+    task = asyncio.get_running_loop().create_task(cancel_on_disconnect(scope_with(disconnect), never, making))
     await making.begun.wait()
     task.cancel()
-    departure.happen()
+    disconnect.set()
     with pytest.raises(asyncio.CancelledError):
         await task
 
 
 async def test_a_client_that_leaves_later_is_nobodys_affair() -> None:
-    departure = Departure()
+    disconnect = DisconnectSignal()
 
     async def produce() -> None:
         pass
 
-    await while_client_listens(scope_with(departure), never, produce)
-    departure.happen()
+    await cancel_on_disconnect(scope_with(disconnect), never, produce)
+    disconnect.set()
     await anyio.lowlevel.checkpoint()
 
 
@@ -100,4 +100,4 @@ async def test_an_error_of_the_making_is_raised() -> None:
         raise ValueError("a bug")
 
     with pytest.raises(ValueError, match="a bug"):
-        await while_client_listens(scope_with(Departure()), never, produce)
+        await cancel_on_disconnect(scope_with(DisconnectSignal()), never, produce)

@@ -14,7 +14,7 @@ import anyio
 import pytest
 
 from tests.support.servers import running, until
-from toolway.server.disconnect import while_client_listens
+from toolway.server.disconnect import cancel_on_disconnect
 from toolway.server.http_protocol import MAX_BATCH, MAX_HEAD, HttpProtocol, _SendTimeout, _WriteBatch
 
 PATIENCE = 0.4
@@ -48,7 +48,7 @@ class App:
             self.waits.set()
             await anyio.to_thread.run_sync(self.go_on.wait)
         if scope["path"] == "/flood":
-            await while_client_listens(scope, receive, partial(self.flood, send))
+            await cancel_on_disconnect(scope, receive, partial(self.flood, send))
             return
         body, more = b"", scope["path"] not in ("/stream", "/mound")
         while more:

@@ -495,7 +495,7 @@ def test_a_stop_lets_work_end_and_begins_no_other():
         work.gate.wait_for_arrival()
         client.send("2")
         told = threading.Event()
-        server.app.scopes[0]["extensions"][SHUTDOWN].tell(told.set)
+        server.app.scopes[0]["extensions"][SHUTDOWN].add_callback(told.set)
         server.stop()
         assert told.wait(DEADLINE)
         work.gate.open()

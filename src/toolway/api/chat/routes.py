@@ -22,11 +22,11 @@ from toolway.engine.request_options import RequestOptions, choices_of
 from toolway.engine.request_tools import RequestTools
 from toolway.errors import InvalidRequest, UpstreamError
 from toolway.server.caller import caller_of
-from toolway.server.disconnect import while_client_listens
+from toolway.server.disconnect import cancel_on_disconnect
 from toolway.server.json_response import relayed, send_error, send_failure, send_json
 from toolway.server.relay import relay
 from toolway.server.request_body import ClientGone, parse_object, read_body
-from toolway.server.sse_response import Live, stream_live
+from toolway.server.sse_response import EventStreamResponse, stream_events
 from toolway.types import JSON
 from toolway.upstream.model_call import streamed_turn, whole_turn
 
@@ -63,39 +63,39 @@ class ChatCompletions:
         request = conversation.request
         if request.options.get("n") not in (None, 1):
             _refuse_many(conversation.tools)
-            await while_client_listens(scope, receive, lambda: self._relay(send, conversation, raw))
+            await cancel_on_disconnect(scope, receive, lambda: self._relay(send, conversation, raw))
         elif request.is_streamed:
-            await stream_live(
+            await stream_events(
                 scope,
                 receive,
                 send,
-                lambda live: self._stream(live, conversation),
+                lambda stream: self._stream(stream, conversation),
                 keep_alive=self._settings.server.keepalive_interval,
             )
         else:
-            await while_client_listens(scope, receive, lambda: self._answer(send, conversation, raw))
+            await cancel_on_disconnect(scope, receive, lambda: self._answer(send, conversation, raw))
 
-    async def _stream(self, live: Live, conversation: Conversation) -> None:
+    async def _stream(self, stream: EventStreamResponse, conversation: Conversation) -> None:
         """The answer as server-sent events; the 200 goes out when the model server accepted round 1."""
         envelope = Envelope(conversation.request.options.get("model"))
 
         async def deliver(event: Event) -> None:
             if type(event) is Chunks:
-                await live.write(envelope.write(event.items))
+                await stream.write(envelope.write(event.items))
             elif type(event) is HeadArrived:
-                if not live.started:
-                    await live.start(relayed(event.headers))
+                if not stream.started:
+                    await stream.start(relayed(event.headers))
             elif chunk := progress_chunk(event, self._settings.loop.progress):
-                await live.write(envelope.write([(chunk, None)]))
+                await stream.write(envelope.write([(chunk, None)]))
 
         try:
             outcome = await conversation.run(streamed_turn, deliver)
         except Exception as raised:
             error = conversation.failed(raised)
-            await (live.end(failure(error)) if live.started else live.refuse(error))
+            await (stream.end(failure(error)) if stream.started else stream.refuse(error))
             return
         usage = outcome.usage if _wants_usage(conversation.request) else None
-        await live.end(envelope.end(outcome.message, usage))
+        await stream.end(envelope.end(outcome.message, usage))
 
     async def _answer(self, send: Send, conversation: Conversation, raw: bytes) -> None:
         """The answer as one JSON object."""

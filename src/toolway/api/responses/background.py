@@ -19,7 +19,7 @@ from toolway.api.responses.preparation import Draft
 from toolway.api.responses.records import Record, Records
 from toolway.errors import InvalidRequest, NotFound, ToolwayError, TooMany, to_public_error
 from toolway.server.json_response import send_json
-from toolway.server.sse_response import Live, stream_live
+from toolway.server.sse_response import EventStreamResponse, stream_events
 from toolway.stores import Store, key_of
 from toolway.types import JSON
 from toolway.upstream.model_call import streamed_turn
@@ -114,13 +114,13 @@ class Background:
     async def stream(self, scope: Scope, receive: Receive, send: Send, events: AsyncIterator[Event]) -> None:
         """Send events as they come. The client may leave; the response goes on."""
 
-        async def produce(live: Live) -> None:
-            await live.start([])
+        async def produce(stream: EventStreamResponse) -> None:
+            await stream.start([])
             async for event in events:
-                await live.write(encoded(event))
-            await live.end(STREAM_END)
+                await stream.write(encoded(event))
+            await stream.end(STREAM_END)
 
-        await stream_live(scope, receive, send, produce, keep_alive=self._keep_alive)
+        await stream_events(scope, receive, send, produce, keep_alive=self._keep_alive)
 
     async def look(self, owner: str, identity: str) -> JSON:
         """The response as it is now. Raises NotFound."""

@@ -14,10 +14,10 @@ from toolway.api.responses.items.response_state import Event
 from toolway.api.responses.preparation import Draft
 from toolway.api.responses.stored import Stored
 from toolway.errors import NotFound, ToolwayError, to_public_error
-from toolway.server.disconnect import while_client_listens
+from toolway.server.disconnect import cancel_on_disconnect
 from toolway.server.json_response import relayed, send_error, send_failure, send_json
 from toolway.server.request_body import ClientGone, parse_object, read_body
-from toolway.server.sse_response import Live, stream_live
+from toolway.server.sse_response import EventStreamResponse, stream_events
 from toolway.types import JSON
 from toolway.upstream.model_call import streamed_turn, unstreamed_turn
 from toolway.wire.sse import STREAM_END
@@ -69,15 +69,15 @@ class Responses:
         async with self._creator.reader.open(scope, body) as draft:
             await self._creator.claim(draft)
             if draft.asked.stream:
-                await stream_live(
+                await stream_events(
                     scope,
                     receive,
                     send,
-                    lambda live: self._stream(live, draft),
+                    lambda stream: self._stream(stream, draft),
                     keep_alive=self._settings.server.keepalive_interval,
                 )
             else:
-                await while_client_listens(scope, receive, lambda: self._answer(send, draft, raw))
+                await cancel_on_disconnect(scope, receive, lambda: self._answer(send, draft, raw))
 
     async def _tell(self, scope: Scope, receive: Receive, send: Send, aside: Aside) -> None:
         body = parse_object(await read_body(scope, receive, self._settings.server.max_body_bytes))
@@ -87,22 +87,22 @@ class Responses:
             async def answer() -> None:
                 await send_json(send, 200, await aside(draft))
 
-            await while_client_listens(scope, receive, answer)
+            await cancel_on_disconnect(scope, receive, answer)
 
-    async def _stream(self, live: Live, draft: Draft) -> None:
+    async def _stream(self, stream: EventStreamResponse, draft: Draft) -> None:
         """The response as events; the 200 goes out when the model server accepted round 1, or a call begins."""
 
         async def tell(events: list[Event]) -> None:
-            await live.write(b"".join(map(encoded, events)))
+            await stream.write(b"".join(map(encoded, events)))
 
         try:
-            await self._creator.make(draft, streamed_turn, tell, live.start)
+            await self._creator.make(draft, streamed_turn, tell, stream.start)
         except Exception as raised:
-            if not live.started:
-                await live.refuse(draft.conversation.failed(raised))
+            if not stream.started:
+                await stream.refuse(draft.conversation.failed(raised))
                 return
             await tell(await self._creator.fail(draft, raised))
-        await live.end(STREAM_END)
+        await stream.end(STREAM_END)
 
     async def _answer(self, send: Send, draft: Draft, raw: bytes) -> None:
         """The response as one JSON object."""
