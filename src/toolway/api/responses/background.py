@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from toolway.api.responses.creation import ResponseCreator
 from toolway.api.responses.event_log import EventLog, KeptEvents, encoded
-from toolway.api.responses.items.response_state import Event
+from toolway.api.responses.items.response_object import Event
 from toolway.api.responses.preparation import Draft
 from toolway.api.responses.records import Record, Records
 from toolway.errors import InvalidRequest, NotFound, ToolwayError, TooMany, to_public_error

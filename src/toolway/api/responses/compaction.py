@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-from toolway.api.responses.items.content import text_in
+from toolway.api.responses.items.fields import text_in
 from toolway.api.responses.items.input_items import sealed
 from toolway.api.responses.items.response_object import read_usage
 from toolway.api.responses.preparation import Draft

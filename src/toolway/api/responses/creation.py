@@ -8,7 +8,7 @@ from contextlib import suppress
 import anyio
 
 from toolway.api.responses.items.input_items import Turn, answered_before
-from toolway.api.responses.items.response_state import Event
+from toolway.api.responses.items.response_object import Event
 from toolway.api.responses.preparation import Draft, RequestReader, split_leading
 from toolway.api.responses.records import Record, Records
 from toolway.conversation.events import CallBegan, CallEnded, Chunks, HeadArrived, Outcome, RoundBegan

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import anyio
 
-from toolway.api.responses.items.response_state import Event
+from toolway.api.responses.items.response_object import Event
 from toolway.stores import Key, Store, key_of
 from toolway.wire import sse
 

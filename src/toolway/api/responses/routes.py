@@ -10,7 +10,7 @@ from toolway.api.responses.background import Background
 from toolway.api.responses.compaction import compact, count_tokens
 from toolway.api.responses.creation import ResponseCreator
 from toolway.api.responses.event_log import encoded
-from toolway.api.responses.items.response_state import Event
+from toolway.api.responses.items.response_object import Event
 from toolway.api.responses.preparation import Draft
 from toolway.api.responses.stored import Stored
 from toolway.errors import NotFound, ToolwayError, to_public_error

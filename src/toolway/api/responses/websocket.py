@@ -9,7 +9,7 @@ import orjson
 from starlette.types import Receive, Scope, Send
 
 from toolway.api.responses.creation import ResponseCreator
-from toolway.api.responses.items.response_state import Event
+from toolway.api.responses.items.response_object import Event
 from toolway.api.responses.records import Record
 from toolway.errors import InvalidRequest, to_public_error
 from toolway.server.error_envelope import openai_envelope

@@ -6,7 +6,7 @@ from typing import Any
 
 from toolway.api.responses.items.event_writer import EventWriter
 from toolway.api.responses.items.request import read_request
-from toolway.api.responses.items.response_state import Event
+from toolway.api.responses.items.response_object import Event
 from toolway.conversation.message import Message
 from toolway.errors import ToolwayError, TooMany, UpstreamError
 from toolway.types import JSON, Tool, ToolCall, ToolResult

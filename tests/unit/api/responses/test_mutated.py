@@ -13,9 +13,8 @@ from tests.unit.api.responses.golden_runner import TOOL, call, writer_of
 from tests.unit.conversation.test_mutated import SAMPLES, chunk_of, decoded, mutated
 from toolway.api.responses.items.event_writer import EventWriter
 from toolway.api.responses.items.input_items import InputItems
-from toolway.api.responses.items.request import ResponseRequest, choice_of, read_request
-from toolway.api.responses.items.response_state import Event
-from toolway.api.responses.items.tools import needs_approval
+from toolway.api.responses.items.request import ResponseRequest, choice_of, needs_approval, read_request
+from toolway.api.responses.items.response_object import Event
 from toolway.conversation.message import MessageBuilder
 from toolway.errors import InvalidRequest, ToolwayError, UpstreamError
 from toolway.server.request_body import parse_object

@@ -8,13 +8,18 @@ from typing import Any
 
 import orjson
 
-from toolway.api.responses.items.content import read_logprobs, text_in, thought_in
-from toolway.api.responses.items.input_items import sealed
-from toolway.api.responses.items.request import ResponseRequest
-from toolway.api.responses.items.response_object import new_response, published, read_usage
-from toolway.api.responses.items.response_state import ClientCall, Event, ResponseState, TextPart
-from toolway.api.responses.items.tools import CUSTOM_INPUT
-from toolway.api.responses.items.turn_builder import round_mark
+from toolway.api.responses.items.fields import read_logprobs, text_in, thought_in
+from toolway.api.responses.items.input_items import round_mark, sealed
+from toolway.api.responses.items.request import CUSTOM_INPUT, ResponseRequest
+from toolway.api.responses.items.response_object import (
+    ClientCall,
+    Event,
+    ResponseState,
+    TextPart,
+    new_response,
+    published,
+    read_usage,
+)
 from toolway.conversation.message import Message
 from toolway.conversation.tool_calls import read_arguments
 from toolway.errors import ToolwayError
