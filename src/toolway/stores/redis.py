@@ -32,18 +32,71 @@ _LONGEST_TTL = 10**14
 """Milliseconds, three thousand years; more would not fit into Redis's clock."""
 
 
+_SHARES = """
+local entry, sizes, ages, ends = unpack(KEYS)
+local prefix, digest = ARGV[1], ARGV[2]
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+
+local function forget(gone)
+    local size = tonumber(redis.call('HGET', sizes, gone) or 0)
+    redis.call('HDEL', sizes, gone)
+    redis.call('ZREM', ages, gone)
+    redis.call('ZREM', ends, gone)
+    if size > 0 then redis.call('HINCRBY', sizes, 'all', -size) end
+end
+
+local function last(key, milliseconds)
+    if redis.call('PTTL', key) < milliseconds then redis.call('PEXPIRE', key, milliseconds) end
+end
+
+local function keep(size, milliseconds)
+    redis.call('ZADD', ages, time[1] * 1000000 + time[2], digest)
+    redis.call('ZADD', ends, now + milliseconds, digest)
+    redis.call('HSET', sizes, digest, size)
+    redis.call('HINCRBY', sizes, 'all', size)
+    for _, key in ipairs({sizes, ages, ends}) do last(key, milliseconds) end
+end
+"""
+"""An owner's share beside the entries themselves: how large which is, when it was written, when it ends."""
+
+_WRITE = (
+    _SHARES
+    + """
+local text, milliseconds, room, overhead, is_new = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6], ARGV[7]
+if is_new == '1' and redis.call('EXISTS', entry) == 1 then return 0 end
+redis.call('SET', entry, text, 'PX', milliseconds) -- first: a full Redis refuses it only as the first write
+forget(digest)
+keep(#text + overhead, milliseconds)
+for _, ended in ipairs(redis.call('ZRANGEBYSCORE', ends, '-inf', now, 'LIMIT', 0, 100)) do forget(ended) end
+while tonumber(redis.call('HGET', sizes, 'all')) > room do
+    local oldest = redis.call('ZRANGE', ages, 0, 0)[1]
+    if not oldest or oldest == digest then break end
+    forget(oldest)
+    redis.call('DEL', prefix .. oldest)
+end
+return 1
+"""
+)
+
+_REMOVE = _SHARES + "forget(digest) return redis.call('DEL', entry)"
+
+
 class RedisEntries:
-    """Values of at most `max_bytes` each.
+    """Entries of at most `max_bytes` for each owner; the oldest go first.
 
     How much room all have together, and what goes when it is full, is Redis's `maxmemory` and `maxmemory-policy`.
     Connections that died are opened again.
     """
 
-    overhead = 0
+    overhead = 400
+    """What an entry takes besides its value: its key, its place in its owner's share."""
 
     def __init__(self, redis: Redis, *, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self._redis = redis
+        self._write = redis.register_script(_WRITE)
+        self._remove = redis.register_script(_REMOVE)
         self._rest = Rest()
 
     @classmethod
@@ -74,18 +127,20 @@ class RedisEntries:
 
     async def write(self, key: Key, text: bytes, ttl: float) -> None:
         """Keep `text`, in place of what `key` had."""
-        await self._twice(lambda: self._redis.set(PREFIX + key.digest, text, px=_milliseconds(ttl)))
+        await self._twice(lambda: self._keep(key, text, ttl, is_new=False))
 
     async def write_new(self, key: Key, text: bytes, ttl: float) -> bool:
         """Keep `text` unless `key` has something; whether it was kept."""
-        milliseconds = _milliseconds(ttl)
-        return bool(
-            await self._once(lambda: self._redis.set(PREFIX + key.digest, text, px=milliseconds, nx=True))
-        )
+        return bool(await self._once(lambda: self._keep(key, text, ttl, is_new=True)))
 
     async def remove(self, key: Key) -> bool:
         """Forget what `key` has; whether it had something."""
-        return bool(await self._once(lambda: self._redis.delete(PREFIX + key.digest)))
+        return bool(await self._once(lambda: self._remove(_keys(key), [PREFIX, key.digest])))
+
+    def _keep(self, key: Key, text: bytes, ttl: float, *, is_new: bool) -> Awaitable[Any]:
+        milliseconds = max(1, round(min(ttl * 1000, _LONGEST_TTL)))
+        args: list[Any] = [PREFIX, key.digest, text, milliseconds, self.max_bytes, self.overhead, int(is_new)]
+        return self._write(_keys(key), args)
 
     async def _twice(self, command: Callable[[], Awaitable[T]]) -> T:
         """A command that may be repeated, as it is when the connection turns out to be dead."""
@@ -110,8 +165,9 @@ class RedisEntries:
         return answer
 
 
-def _milliseconds(ttl: float) -> int:
-    return max(1, round(min(ttl * 1000, _LONGEST_TTL)))
+def _keys(key: Key) -> list[str]:
+    """The entry, and its owner's share."""
+    return [PREFIX + key.digest, *(f"{PREFIX}{key.owner}:{part}" for part in ("sizes", "ages", "ends"))]
 
 
 def _why_not(url: str, error: Exception) -> str:

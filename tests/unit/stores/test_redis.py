@@ -27,9 +27,28 @@ async def test_keys_have_a_name_of_their_own_and_an_end(redis: RedisServer):
     async with opened(redis.url, ttl=500) as store, Redis.from_url(redis.url) as raw:
         await store.put(key("a"), {})
         await store.add(key("b"), {}, ttl=5000)
-        assert set(await raw.keys()) == {place("a").encode(), place("b").encode()}
+        shares = {f"toolway:me:{part}" for part in ("sizes", "ages", "ends")}
+        assert {name.decode() for name in await raw.keys()} == {place("a"), place("b"), *shares}
+        for name in shares:
+            assert 4900 < await raw.ttl(name) <= 5000
         assert 400 < await raw.ttl(place("a")) <= 500
         assert 4900 < await raw.ttl(place("b")) <= 5000
+
+
+async def test_each_owner_has_a_share_in_which_the_oldest_go_first(redis: RedisServer):
+    async with opened(redis.url, max_bytes=50_000) as store, Redis.from_url(redis.url) as raw:
+        await store.put(key("first", "alice"), {"text": "x" * 10_000})
+        await store.put(key("over"), {"text": "x" * 10_000}, ttl=0.001)
+        for n in (*range(9), 3):
+            await store.put(key(f"k{n}"), {"text": "x" * 10_000})
+        kept = [n for n in range(9) if await store.get(key(f"k{n}"))]
+        assert kept == [3, 6, 7, 8]
+        assert await store.get(key("first", "alice"))
+        await store.delete(key("k6"))
+        await store.put(key("k7"), {})
+        sizes = {name.decode(): int(size) for name, size in (await raw.hgetall("toolway:me:sizes")).items()}
+        assert sizes.pop("all") == sum(sizes.values())
+        assert set(sizes) == {key(f"k{n}").digest for n in (3, 7, 8)}
 
 
 async def test_each_database_is_a_store_of_its_own(redis: RedisServer):
