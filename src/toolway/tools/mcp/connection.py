@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
@@ -13,6 +12,7 @@ from toolway.settings.mcp_server import ServerConfig
 from toolway.tools.mcp.errors import RefusedError
 from toolway.tools.mcp.http import open_http, open_sse
 from toolway.tools.mcp.options import ConnectOptions, Transport
+from toolway.tools.mcp.server_log import ServerLog
 from toolway.tools.mcp.session import Session
 from toolway.tools.mcp.stdio import StdioServer, open_stdio
 from toolway.tools.mcp.tool_list import resource_tools, tools
@@ -32,9 +32,7 @@ async def connect(
     config: ServerConfig,
     transport: Transport,
     options: ConnectOptions,
-    *,
-    logger: logging.Logger,
-    on_stderr: Callable[[bytes], None],
+    log: ServerLog,
 ) -> AsyncIterator[Connection]:
     """A session whose messages are being read, for as long as the `async with` lasts.
 
@@ -45,13 +43,13 @@ async def connect(
     server = None
     async with AsyncExitStack() as stack:
         if transport == "stdio":
-            process = open_stdio(config, limit=options.max_result_bytes, on_stderr=on_stderr)
+            process = open_stdio(config, limit=options.max_result_bytes, log=log)
             server = await stack.enter_async_context(process)
-            session = Session(server, server, logger=logger, sampler=options.sampler)
+            session = Session(server, server, log=log, sampler=options.sampler)
         else:
             open_streams = open_http if transport == "http" else open_sse
             read, write = await stack.enter_async_context(open_streams(config, options))
-            session = Session(read, write, logger=logger, sampler=options.sampler)
+            session = Session(read, write, log=log, sampler=options.sampler, is_shared=transport == "sse")
         tasks = await stack.enter_async_context(anyio.create_task_group())
         await tasks.start(session.run)
         yield Connection(session=session, server=server)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import cache, partial
 from http import HTTPStatus
@@ -14,14 +14,20 @@ import anyio
 import httpx2
 import orjson
 from anyio.abc import ObjectReceiveStream, ObjectSendStream, TaskStatus
-from mcp.client.streamable_http import streamable_http_client
 from mcp_types import ErrorData, JSONRPCError, JSONRPCRequest
 
 from toolway.settings.mcp_server import ServerConfig
 from toolway.tools.mcp.errors import HTTP_TROUBLE
-from toolway.tools.mcp.jsonlines import parse
+from toolway.tools.mcp.messages import Answer, RequestId, correlated, error, parse, parse_answer
 from toolway.tools.mcp.options import ConnectOptions
-from toolway.tools.mcp.sdk import ReadStream, SessionMessage, WriteStream
+from toolway.tools.mcp.sdk import (
+    ContextSendStream,
+    ReadStream,
+    SessionMessage,
+    StreamableHTTPTransport,
+    WriteStream,
+    create_context_streams,
+)
 from toolway.tools.mcp.ssrf_transport import GuardedTransport
 from toolway.types import JSON
 
@@ -34,6 +40,7 @@ MAX_ERROR_BODY = 64 * 2**10
 
 _UNSENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
 
+Sink = ContextSendStream[SessionMessage | Exception]
 Streams = tuple[ReadStream[SessionMessage | Exception], WriteStream[SessionMessage]]
 
 
@@ -92,6 +99,8 @@ class Isolating(httpx2.AsyncBaseTransport):
         if response.status_code >= 400:
             return await _refusal(request, response)
         response.stream = _Body(cast(httpx2.AsyncByteStream, response.stream), self._limit)
+        if not response.headers.get("content-type", "").lower().startswith("text/event-stream"):
+            response.headers["content-type"] = "application/json"  # whatever it is called, it is read as that
         return response
 
     async def aclose(self) -> None:
@@ -188,15 +197,71 @@ def _name(error: Exception) -> str:
     return f"{type(error).__name__} {error}".strip()
 
 
+class HttpTransport(StreamableHTTPTransport):
+    """The SDK's streamable HTTP, reading answers as every other transport here does.
+
+    The SDK's own reading loses an answer under another id (its call waits for ever), and shows pages of its
+    validator's text.
+    """
+
+    async def _handle_json_response(
+        self, response: httpx2.Response, read_stream_writer: Sink, *, request_id: RequestId
+    ) -> None:
+        try:
+            messages = parse_answer(await response.aread(), request_id)
+        except httpx2.StreamError as fault:
+            messages = [error(request_id, str(fault))]
+        for message in messages:
+            await read_stream_writer.send(SessionMessage(message))
+
+    async def _handle_sse_event(
+        self,
+        sse: httpx2.ServerSentEvent,
+        read_stream_writer: Sink,
+        original_request_id: RequestId | None = None,
+        resumption_callback: Callable[[str], Awaitable[None]] | None = None,
+    ) -> bool:
+        """Pass the messages of one event on; True when the request is answered."""
+        if sse.event != "message" or not sse.data:
+            return False
+        data = sse.data.encode()
+        messages = parse(data)
+        if original_request_id is not None:
+            messages = [
+                correlated(message, original_request_id) if isinstance(message, Answer) else message
+                for message in messages
+            ]
+            if not messages and data.lstrip().startswith((b"{", b"[")):
+                messages = parse_answer(data, original_request_id)
+        for message in messages:
+            await read_stream_writer.send(SessionMessage(message))
+        return any(isinstance(message, Answer) for message in messages)
+
+
 @asynccontextmanager
 async def open_http(config: ServerConfig, options: ConnectOptions) -> AsyncIterator[Streams]:
     """Streamable HTTP, protocol 2025-03-26 and newer."""
-    limit = options.max_result_bytes
+    transport = HttpTransport(config.url, max_sse_event_size=options.max_result_bytes)
+    inbound, read = create_context_streams[SessionMessage | Exception](0)
+    write, outbound = create_context_streams[SessionMessage](0)
     async with (
         http_client(config.headers, options) as client,
-        streamable_http_client(config.url, http_client=client, max_sse_event_size=limit) as streams,
+        inbound,
+        read,
+        write,
+        outbound,
+        anyio.create_task_group() as tasks,
     ):
-        yield streams
+
+        def listen() -> None:
+            tasks.start_soon(transport.handle_get_stream, client, inbound)
+
+        tasks.start_soon(transport.post_writer, client, outbound, inbound, write, listen, tasks)
+        try:
+            yield read, write
+        finally:
+            await transport.terminate_session(client)
+            tasks.cancel_scope.cancel()
 
 
 @asynccontextmanager

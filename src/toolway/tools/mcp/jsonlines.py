@@ -1,20 +1,11 @@
-"""Bytes of a stdio server -> JSON-RPC messages: newline framing in linear time, noise left out."""
+"""Bytes of a stdio server -> lines that may hold JSON-RPC messages: newline framing in linear time, noise left out."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-from typing import Any
-
-import orjson
-from mcp_types import INTERNAL_ERROR, ErrorData, JSONRPCError, JSONRPCMessage
-from mcp_types.jsonrpc import jsonrpc_message_adapter
-from pydantic import ValidationError
 
 EDGE = 512
 """Bytes kept of each end of a line that is too long: an id is near one of them."""
-
-_ID = re.compile(rb'"id"\s*:\s*(\d+)')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,58 +64,50 @@ class Lines:
         return line
 
 
-def parse(line: bytes | TooLong) -> list[JSONRPCMessage]:
-    """The messages of one line: none for noise, several for a batch (protocol 2025-03-26).
+class MessageLines:
+    """The lines of a server that look like messages. `noise` counts the bytes of all others until it is reset.
 
-    An answer that cannot be used becomes an error under its own id, so that its call ends.
+    A message that is printed over several lines, from a line "{" to a line "}", counts as one.
     """
-    if isinstance(line, TooLong):
-        return _too_long(line)
-    line = line.strip()
-    if not line.startswith((b"{", b"[")):
-        return []
-    try:
-        return [jsonrpc_message_adapter.validate_json(line, by_name=False)]
-    except ValidationError:
-        return _mend(line)
 
+    def __init__(self, limit: int) -> None:
+        self.noise = 0
+        self._limit = limit
+        self._lines = Lines(limit)
+        self._indented: list[bytes] = []
+        self._size = 0
 
-def _too_long(line: TooLong) -> list[JSONRPCMessage]:
-    found = _ID.search(line.head) or _ID.search(line.tail)
-    if found is None:
-        return []
-    return [_error(int(found[1]), f"the answer of {line.size / 2**20:.0f} MiB is over the limit")]
+    def feed(self, data: bytes) -> list[bytes | TooLong]:
+        """What `data` completes."""
+        return [found for line in self._lines.feed(data) if (found := self._take(line)) is not None]
 
+    def _take(self, line: bytes | TooLong) -> bytes | TooLong | None:
+        if isinstance(line, TooLong):
+            return line
+        if self._indented and not line.startswith((b'{"', b"[")):
+            return self._continue(line)
+        self._discard()
+        text = line.strip()
+        if text == b"{":
+            self._indented, self._size = [line], len(line)
+            return None
+        if text.startswith((b"{", b"[")):
+            return text
+        self.noise += len(line) + 1
+        return None
 
-def _mend(line: bytes) -> list[JSONRPCMessage]:
-    try:
-        value = orjson.loads(line.decode(errors="replace"))
-    except orjson.JSONDecodeError:
-        return []
-    items = value if isinstance(value, list) else [value]
-    return [message for item in items for message in _mend_one(item)]
+    def _continue(self, line: bytes) -> bytes | None:
+        self._indented.append(line)
+        self._size += len(line)
+        if line.rstrip() == b"}":
+            whole = b"\n".join(self._indented)
+            self._indented = []
+            return whole
+        if self._size > self._limit:
+            self._discard()
+        return None
 
-
-def _mend_one(item: Any) -> list[JSONRPCMessage]:
-    if not isinstance(item, dict):
-        return []
-    try:
-        return [jsonrpc_message_adapter.validate_python({"jsonrpc": "2.0", **item}, by_name=False)]
-    except ValidationError:
-        pass
-    if isinstance(item.get("id"), int) and "method" not in item and ("result" in item or "error" in item):
-        return [_error(item["id"], _complaint(item))]
-    return []
-
-
-def _complaint(item: dict[str, Any]) -> str:
-    error = item.get("error")
-    if isinstance(error, dict) and isinstance(error.get("message"), str):
-        return str(error["message"])
-    return str(error)[:500] if isinstance(error, str) else "the server's answer is not valid JSON-RPC"
-
-
-def _error(request_id: int, message: str) -> JSONRPCError:
-    return JSONRPCError(
-        jsonrpc="2.0", id=request_id, error=ErrorData(code=INTERNAL_ERROR, message=message, data=None)
-    )
+    def _discard(self) -> None:
+        if self._indented:
+            self.noise += self._size
+            self._indented = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -44,8 +45,15 @@ def _line(item: JSON, key: str) -> str:
 
 
 def dump(value: Any) -> str:
-    """JSON text of a value that came as JSON."""
-    return orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS, default=str).decode()
+    """JSON text of a value that came as JSON, however large its numbers; a note, where it is nested too deeply."""
+    try:
+        return orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS, default=str).decode()
+    except TypeError:
+        pass
+    try:
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
+    except (RecursionError, ValueError):
+        return "[a value that is nested too deeply to be shown]"
 
 
 def _blocks(content: Any) -> tuple[list[str], list[Image]]:

@@ -1,12 +1,14 @@
 """Names of the MCP SDK that it does not promise to keep: the only module that imports them.
 
-What else Toolway uses of it is public: models (`mcp_types`), OAuth (`mcp.client.auth`), the HTTP transport.
+What else Toolway uses of it is public: models (`mcp_types`) and OAuth (`mcp.client.auth`).
 """
 
 from __future__ import annotations
 
 import logging
 
+from mcp.client.streamable_http import StreamableHTTPTransport
+from mcp.shared._context_streams import ContextSendStream, create_context_streams
 from mcp.shared._stream_protocols import ReadStream, WriteStream
 from mcp.shared.dispatcher import CallOptions, DispatchContext, ProgressFnT
 from mcp.shared.inbound import (
@@ -29,13 +31,16 @@ __all__ = [
     "MCP_PROTOCOL_VERSION_HEADER",
     "NAME_BEARING_METHODS",
     "CallOptions",
+    "ContextSendStream",
     "DispatchContext",
     "JSONRPCDispatcher",
     "ProgressFnT",
     "ReadStream",
     "SessionMessage",
+    "StreamableHTTPTransport",
     "TransportContext",
     "WriteStream",
+    "create_context_streams",
     "encode_header_value",
     "find_invalid_x_mcp_header",
     "mcp_param_headers",

@@ -8,10 +8,13 @@ the whole answer.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 from anyio.abc import ObjectReceiveStream, TaskStatus
 from mcp.shared.exceptions import MCPError
 from mcp_types import (
@@ -25,6 +28,7 @@ from mcp_types import (
     UNSUPPORTED_PROTOCOL_VERSION,
     JSONRPCNotification,
     JSONRPCRequest,
+    JSONRPCResponse,
 )
 from mcp_types.version import (
     HANDSHAKE_PROTOCOL_VERSIONS,
@@ -36,7 +40,9 @@ from mcp_types.version import (
 from toolway import __version__
 from toolway.errors import ToolwayError
 from toolway.settings.mcp_server import Era
+from toolway.tools.mcp.budget import Budget
 from toolway.tools.mcp.errors import LostError, RefusedError
+from toolway.tools.mcp.messages import Answer, correlated
 from toolway.tools.mcp.options import Sampler
 from toolway.tools.mcp.results import resource_list, resource_result, tool_result
 from toolway.tools.mcp.sdk import (
@@ -55,6 +61,7 @@ from toolway.tools.mcp.sdk import (
     encode_header_value,
     mcp_param_headers,
 )
+from toolway.tools.mcp.server_log import ServerLog
 from toolway.tools.mcp.tool_list import Handle
 from toolway.types import JSON, OnProgress, Progress, ToolResult
 
@@ -62,6 +69,7 @@ CLIENT_INFO = {"name": "toolway", "version": __version__}
 PROBE_TIMEOUT = 5.0
 """Seconds that `server/discover` may take before the server is taken for an old one."""
 
+LISTEN_ID = "listen-1"
 MAX_PAGES = 200
 MAX_ITEMS = 10_000
 MAX_INPUT_ROUNDS = 3
@@ -73,58 +81,74 @@ Inbound = SessionMessage | Exception
 TOOLS_CHANGED = "notifications/tools/list_changed"
 _CHANGES = (TOOLS_CHANGED, "notifications/resources/list_changed", "notifications/prompts/list_changed")
 
-MOST_ASKED = 1000
+MOST_REQUESTS = 1000
 """Requests of a server within a minute; each is a task that waits until the server has read its answer."""
 
+UNASKED_RATE, UNASKED_BURST = 200.0, 1000.0
+"""Notifications of a server a second, and at once; each is a task, and perhaps a line of the log."""
+DROP_PAUSE = 0.002
+"""Seconds after each one above that: what is not read costs nothing, and slows down only who sends it."""
 
-class NotificationFilter(ObjectReceiveStream[Inbound]):
+
+class InboundFilter(ObjectReceiveStream[Inbound]):
     """The read stream of a session, without `list_changed` notifications and floods.
 
-    A change notification is a call of `changed`, never a message: 20,000 of them in a row
-    would otherwise start 20,000 tasks in the dispatcher and starve the calls.
+    A change notification is a call of `changed`, never a message: 20,000 of them in a row would otherwise start
+    20,000 tasks in the dispatcher and starve the calls. What comes unasked beyond a budget is given to `dropped`, and
+    read slowly. `answered` names the request that an answer ends.
     """
 
     def __init__(
-        self, inside: ReadStream[Inbound], *, changed: Callable[[str], None], ended: Callable[[], None]
+        self,
+        inside: ReadStream[Inbound],
+        *,
+        changed: Callable[[str], None],
+        ended: Callable[[], None],
+        dropped: Callable[[], None] = lambda: None,
+        answered: Callable[[Answer], Answer] = lambda answer: answer,
     ) -> None:
         self._inside = inside
         self._changed = changed
         self._ended = ended
-        self._asked = 0
-        self._minute = -1
+        self._dropped = dropped
+        self._answered = answered
+        self._requests = Budget(rate=MOST_REQUESTS / 60, burst=MOST_REQUESTS)
+        self._unasked = Budget(rate=UNASKED_RATE, burst=UNASKED_BURST)
+        self._since_checkpoint = 0
 
     async def receive(self) -> Inbound:
-        """The next message that is not a change notification.
+        """The next message that somebody waits for.
 
         Raises:
             anyio.EndOfStream: The server has gone, or asks more than anybody could answer.
         """
         while True:
+            await self._let_others_run()
             try:
                 item = await self._inside.receive()
             except (anyio.EndOfStream, anyio.ClosedResourceError):
                 self._ended()
                 raise anyio.EndOfStream from None
-            if self._is_flood(item):
+            message = item.message if isinstance(item, SessionMessage) else None
+            if isinstance(message, Answer):
+                return SessionMessage(self._answered(message))
+            if isinstance(message, JSONRPCRequest) and not self._requests.spend():
                 self._ended()
                 raise anyio.EndOfStream
-            if not self._is_change(item):
+            if isinstance(message, JSONRPCNotification) and message.method in _CHANGES:
+                self._changed(message.method)
+            elif not isinstance(message, JSONRPCNotification) or self._unasked.spend():
                 return item
+            else:
+                self._dropped()
+                await anyio.sleep(DROP_PAUSE)
 
-    def _is_flood(self, item: Inbound) -> bool:
-        if not isinstance(item, SessionMessage) or not isinstance(item.message, JSONRPCRequest):
-            return False
-        minute = int(anyio.current_time() // 60)
-        self._asked = self._asked + 1 if minute == self._minute else 1
-        self._minute = minute
-        return self._asked > MOST_ASKED
-
-    def _is_change(self, item: Inbound) -> bool:
-        message = item.message if isinstance(item, SessionMessage) else None
-        if not isinstance(message, JSONRPCNotification) or message.method not in _CHANGES:
-            return False
-        self._changed(message.method)
-        return True
+    async def _let_others_run(self) -> None:
+        """A stream with a full inbox never waits by itself."""
+        self._since_checkpoint += 1
+        if self._since_checkpoint >= 50:
+            self._since_checkpoint = 0
+            await anyio.lowlevel.checkpoint()
 
     async def aclose(self) -> None:
         """Close the stream inside."""
@@ -132,15 +156,19 @@ class NotificationFilter(ObjectReceiveStream[Inbound]):
 
 
 class Session:
-    """Speaks with one server. `closed` is set when it has gone, `tools_changed` when its tools changed."""
+    """Speaks with one server. `closed` is set when it has gone, `tools_changed` when its tools changed.
+
+    `is_shared`: all answers come on one stream, so that only their ids say which request they end.
+    """
 
     def __init__(
         self,
         read: ReadStream[SessionMessage | Exception],
         write: WriteStream[SessionMessage],
         *,
-        logger: logging.Logger,
+        log: ServerLog,
         sampler: Sampler | None = None,
+        is_shared: bool = True,
     ) -> None:
         self.closed = anyio.Event()
         self.tools_changed = anyio.Event()
@@ -149,8 +177,16 @@ class Session:
         self.instructions: str | None = None
         self._sampler = sampler
         self._offers: JSON = {"sampling": {}} if sampler else {}
-        self._logger = logger
-        inbound = NotificationFilter(read, changed=self._list_changed, ended=self.closed.set)
+        self._log = log
+        self._open: dict[int, str] = {}
+        self._next_id = 0
+        inbound = InboundFilter(
+            read,
+            changed=self._list_changed,
+            ended=self.closed.set,
+            dropped=partial(log.drop, 0),
+            answered=self._correlated if is_shared else lambda answer: answer,
+        )
         self._dispatcher: JSONRPCDispatcher[TransportContext] = JSONRPCDispatcher(inbound, write)
 
     @property
@@ -195,10 +231,43 @@ class Session:
         if method in ("initialize", "server/discover"):
             options["cancel_on_abandon"] = False  # forbidden by the specification
         params, options["headers"] = self._stamped(method, params or {}, headers or {})
+        with self._numbered(method, options):
+            try:
+                return await self._dispatcher.send_raw_request(method, params, options)
+            except MCPError as error:
+                raise self._translated(error) from None
+
+    @contextmanager
+    def _numbered(self, method: str, options: CallOptions) -> Iterator[None]:
+        """Give the request its id, unless it has one, and know for as long as it is open what it is."""
+        if "request_id" in options:
+            yield
+            return
+        self._next_id += 1
+        options["request_id"] = number = self._next_id
+        self._open[number] = method
         try:
-            return await self._dispatcher.send_raw_request(method, params, options)
-        except MCPError as error:
-            raise self._translated(error) from None
+            yield
+        finally:
+            del self._open[number]
+
+    def _correlated(self, answer: Answer) -> Answer:
+        """The answer under the id of the one open request, when it has none that was ever given out.
+
+        A server that could not read a request cannot name it: its error ends the one that is open. A result under a
+        foreign id is nobody's, but the end of a call all the same.
+        """
+        was_given = (
+            isinstance(answer.id, int | str)
+            and str(answer.id).isdecimal()
+            and int(answer.id) <= self._next_id
+        )
+        if was_given or answer.id == LISTEN_ID or len(self._open) != 1:
+            return answer
+        ((number, method),) = self._open.items()
+        if isinstance(answer, JSONRPCResponse) and method != "tools/call":
+            return answer  # noise at the start
+        return correlated(answer, number)
 
     def _translated(self, error: MCPError) -> Exception:
         if error.code == CONNECTION_CLOSED and (self.closed.is_set() or error.message == "Connection closed"):
@@ -235,10 +304,12 @@ class Session:
         """
         if era == "legacy":
             return await self._initialize()
+        if era == "modern":
+            return await self._discover(within=None)
         try:
             return await self._discover()
         except RefusedError as refusal:
-            if era == "modern" or refusal.needs_auth or refusal.unsent:
+            if refusal.needs_auth or refusal.unsent:
                 raise
         try:
             return await self._initialize()
@@ -248,8 +319,8 @@ class Session:
                 raise
         return await self._discover()
 
-    async def _discover(self) -> None:
-        result = await self.request("server/discover", within=PROBE_TIMEOUT)
+    async def _discover(self, within: float | None = PROBE_TIMEOUT) -> None:
+        result = await self.request("server/discover", within=within)
         offered = result.get("supportedVersions")
         mutual = [version for version in MODERN_PROTOCOL_VERSIONS if version in (offered or ())]
         if not mutual:
@@ -349,7 +420,7 @@ class Session:
     async def listen(self) -> None:
         """Ask a modern server to say when its tools change; returns when it says no more."""
         wanted = {"notifications": {"toolsListChanged": True}}
-        await self.request("subscriptions/listen", wanted, request_id="listen-1")
+        await self.request("subscriptions/listen", wanted, request_id=LISTEN_ID)
 
     # -- what the server asks and tells
 
@@ -387,7 +458,7 @@ class Session:
             self.tools_changed.set()  # between the list and this moment nobody would have told
         if method == "notifications/message" and params:
             level = _LEVELS.get(str(params.get("level")), logging.ERROR)
-            self._logger.log(level, "%s", str(params.get("data"))[:2000])
+            self._log.add(level, str(params.get("data"))[:2000])
 
     def _list_changed(self, method: str) -> None:
         if method == TOOLS_CHANGED:

@@ -12,7 +12,7 @@ import shutil
 import signal
 import sys
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import cache
 from pathlib import Path
@@ -24,14 +24,20 @@ from anyio.abc import ObjectStream
 from toolway.errors import SourceError
 from toolway.settings.mcp_server import ServerConfig
 from toolway.tools.mcp import reaper
-from toolway.tools.mcp.jsonlines import Lines, TooLong, parse
+from toolway.tools.mcp.budget import Budget
+from toolway.tools.mcp.jsonlines import Lines, MessageLines, TooLong
+from toolway.tools.mcp.messages import parse
 from toolway.tools.mcp.sdk import SessionMessage
+from toolway.tools.mcp.server_log import ServerLog
 
 PATIENCE = 2.0
 """Seconds between closing a server's standard input, SIGTERM and SIGKILL."""
 
 BACKLOG = 256
 """Messages waiting to be read at which the server's output is no longer read."""
+
+NOISE_RATE, NOISE_BURST = 256 * 1024, 16 * 2**20
+"""Bytes of standard error, and of output that is no message, that are read in a second, and at once."""
 
 STDERR_LINE = 64 * 1024
 """Bytes of one line on standard error that are looked at."""
@@ -58,13 +64,15 @@ def environment(extra: Mapping[str, str]) -> dict[str, str]:
 class StdioServer(asyncio.SubprocessProtocol, ObjectStream[SessionMessage]):
     """One running server as a stream of messages: its process group, what it said, and whether it takes more."""
 
-    def __init__(self, *, limit: int, on_stderr: Callable[[bytes], None]) -> None:
+    def __init__(self, *, limit: int, log: ServerLog) -> None:
         self.exited = anyio.Event()
         self.returncode: int | None = None
-        self._lines = Lines(limit)
+        self._lines = MessageLines(limit)
         self._stderr = Lines(STDERR_LINE)
-        self._on_stderr = on_stderr
-        self._inbox: deque[SessionMessage] = deque()
+        self._log = log
+        self._noise = Budget(rate=NOISE_RATE, burst=NOISE_BURST)
+        self._inbox: deque[bytes | TooLong] = deque()
+        self._parsed: deque[SessionMessage] = deque()
         self._news = asyncio.Event()
         self._ended = False
         self._writable = asyncio.Event()
@@ -81,13 +89,28 @@ class StdioServer(asyncio.SubprocessProtocol, ObjectStream[SessionMessage]):
         """The server wrote to standard output (1) or standard error (2)."""
         if fd == 2:
             for line in self._stderr.feed(cast(bytes, data)):
-                self._on_stderr(line.head if isinstance(line, TooLong) else line)
+                self._log.add_stderr(line.head if isinstance(line, TooLong) else line)
+            self._slow_down(2, len(data))
             return
-        for line in self._lines.feed(cast(bytes, data)):
-            self._inbox.extend(map(SessionMessage, parse(line)))
+        self._inbox.extend(self._lines.feed(cast(bytes, data)))
         self._news.set()
         if len(self._inbox) > BACKLOG:
             self._pipe(1).pause_reading()
+        else:
+            self._slow_down(1, self._lines.noise)
+        self._lines.noise = 0
+
+    def _slow_down(self, fd: int, noise: int) -> None:
+        """Do not read a pipe for a while on which more noise comes than anybody wants: it blocks its server alone."""
+        pause = self._noise.overdraw(noise) if noise else 0.0
+        if pause:
+            self._pipe(fd).pause_reading()
+            asyncio.get_running_loop().call_later(pause, self._resume, fd)
+
+    def _resume(self, fd: int) -> None:
+        pipe = self._transport.get_pipe_transport(fd)
+        if pipe is not None and not pipe.is_closing() and (fd == 2 or len(self._inbox) <= BACKLOG):
+            cast(asyncio.ReadTransport, pipe).resume_reading()
 
     def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
         """The server closed a pipe; without its standard output it has nothing more to say."""
@@ -127,15 +150,20 @@ class StdioServer(asyncio.SubprocessProtocol, ObjectStream[SessionMessage]):
         Raises:
             anyio.EndOfStream: There will be none.
         """
+        while not self._parsed:
+            self._parsed.extend(map(SessionMessage, parse(await self._line())))
+        return self._parsed.popleft()
+
+    async def _line(self) -> bytes | TooLong:
         while not self._inbox:
             if self._ended:
                 raise anyio.EndOfStream
             self._news.clear()
             await self._news.wait()
-        message = self._inbox.popleft()
+        line = self._inbox.popleft()
         if len(self._inbox) == BACKLOG // 2 and not self._ended:
             self._pipe(1).resume_reading()
-        return message
+        return line
 
     async def send(self, item: SessionMessage, /) -> None:
         """Write one message; waits while the server reads nothing.
@@ -170,9 +198,7 @@ class StdioServer(asyncio.SubprocessProtocol, ObjectStream[SessionMessage]):
 
 
 @asynccontextmanager
-async def open_stdio(
-    config: ServerConfig, *, limit: int, on_stderr: Callable[[bytes], None]
-) -> AsyncIterator[StdioServer]:
+async def open_stdio(config: ServerConfig, *, limit: int, log: ServerLog) -> AsyncIterator[StdioServer]:
     """Run the server's command, and end its whole process group when left. `limit`: the longest line in bytes.
 
     Raises:
@@ -185,7 +211,7 @@ async def open_stdio(
         # Shielded: a cancelled start would leave a process that nobody knows.
         with anyio.CancelScope(shield=True):
             _, server = await asyncio.get_running_loop().subprocess_exec(
-                lambda: StdioServer(limit=limit, on_stderr=on_stderr),
+                lambda: StdioServer(limit=limit, log=log),
                 *argv,
                 env=whole,
                 cwd=where,

@@ -207,7 +207,7 @@ class Supervisor:
 
     def _connect(self, sdk: ModuleType) -> contextlib.AbstractAsyncContextManager[Connection]:
         opened: contextlib.AbstractAsyncContextManager[Connection] = sdk.connect(
-            self._config, self._transport, self._options, logger=self.log.logger, on_stderr=self.log.add
+            self._config, self._transport, self._options, self.log
         )
         return opened
 
@@ -279,7 +279,7 @@ class Supervisor:
                 try:
                     ttl = await self._list(sdk, session)
                 except (RefusedError, LostError) as error:
-                    self.log.logger.warning("the changed tool list cannot be read: %s", error)
+                    self.log.warning("the changed tool list cannot be read: %s", error)
 
     async def _listen(self, session: Session) -> None:
         delay = 1.0
@@ -312,7 +312,7 @@ class Supervisor:
             message += f".{words}"
         if self._stage == "start" and self._config.where:
             message = f"{self._config.where}: {message}"
-        self.log.logger.warning("%s: %s", self._stage, message)
+        self.log.warning("%s: %s", self._stage, message)
         self._publish(
             state="needs auth" if needs_auth else "failed" if lost else "starting",
             tools=_unavailable(self.status.tools) if needs_auth or lost else self.status.tools,

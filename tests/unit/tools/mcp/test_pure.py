@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from mcp_types import JSONRPCNotification
 
 from toolway.tools.mcp import tool_list
-from toolway.tools.mcp.jsonlines import Lines, TooLong, parse
+from toolway.tools.mcp.jsonlines import Lines, TooLong
+from toolway.tools.mcp.messages import parse
 from toolway.tools.mcp.results import resource_result, tool_result
 from toolway.tools.mcp.sdk import SessionMessage
-from toolway.tools.mcp.session import TOOLS_CHANGED, NotificationFilter
+from toolway.tools.mcp.session import TOOLS_CHANGED, InboundFilter
 from toolway.types import Image
 
 PIXEL = "iVBORw0KGgo="
@@ -149,9 +150,7 @@ async def test_doubled_change_notifications_reach_no_handler() -> None:
         send.send_nowait(SessionMessage(JSONRPCNotification(jsonrpc="2.0", method=TOOLS_CHANGED)))
     send.send_nowait(SessionMessage(JSONRPCNotification(jsonrpc="2.0", method="notifications/message")))
     send.close()
-    async with NotificationFilter(
-        receive, changed=changed.append, ended=lambda: ended.append(True)
-    ) as inbound:
+    async with InboundFilter(receive, changed=changed.append, ended=lambda: ended.append(True)) as inbound:
         assert [item.message.method async for item in inbound] == ["notifications/message"]
     assert len(changed) == 500
     assert ended == [True]

@@ -10,6 +10,7 @@ import anyio
 import pytest
 
 from tests.unit.tools.mcp.support import PATIENCE, bad, good, running
+from toolway.tools.mcp import server_log, stdio
 from toolway.types import Progress
 
 
@@ -302,3 +303,71 @@ async def test_standard_error_goes_to_the_log_under_the_servers_name(
     async with running(good()) as server:
         await server.ready()
     assert ("toolway.server.good", "ready to serve") in [(r.name, r.getMessage()) for r in caplog.records]
+
+
+@pytest.mark.parametrize(
+    ("tool", "said"),
+    [
+        ("deep", "nested too deeply"),
+        ("digits", "too many digits"),
+        ("bad_json", "not valid JSON"),
+        ("null_id", "no idea who asked"),
+        ("foreign_error", "no idea who asked"),
+        ("foreign_result", "under another id"),
+    ],
+)
+async def test_an_answer_that_cannot_be_used_ends_its_call_at_once(tool: str, said: str) -> None:
+    async with running(bad()) as server:
+        await server.ready()
+        result = await server.call(tool)
+        assert result.is_error
+        assert said in result.text
+        assert (await server.call("ok")).text == "fine"
+
+
+async def test_half_a_character_is_replaced_and_the_rest_read() -> None:
+    async with running(bad()) as server:
+        await server.ready()
+        assert (await server.call("surrogate")).text == "a\ufffdb"
+        assert (await server.call("pretty")).text == "fine"
+
+
+async def test_half_a_character_in_a_description_costs_no_server() -> None:
+    async with running(bad("surrogate_tool")) as server:
+        tools = (await server.ready()).tools
+        assert [tool.description for tool in tools] == ["a\ufffdb", ""]
+
+
+async def test_an_unmatched_error_while_two_calls_are_open_ends_neither() -> None:
+    async with running(bad()) as server:
+        await server.ready()
+        with anyio.move_on_after(2) as patience:
+            async with anyio.create_task_group() as tasks:
+                held = anyio.Event()
+
+                async def hold() -> None:
+                    await server.call("hold", on_progress=lambda _: held.set())
+
+                tasks.start_soon(hold)
+                await held.wait()
+                await server.call("null_id")
+        assert patience.cancelled_caught
+        assert (await server.call("ok")).text == "fine"
+
+
+@pytest.mark.parametrize("of", ["stderr", "output", "log"])
+async def test_a_server_that_floods_is_read_slowly_and_costs_little(
+    of: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stdio, "NOISE_BURST", 2**20)
+    monkeypatch.setattr(server_log, "REPORT_EVERY", 0.5)
+    caplog.set_level("INFO", "toolway.server.bad")
+    async with running(bad()) as server:
+        await server.ready()
+        assert (await server.call("flood", {"of": of})).text == "fine"
+        began = time.process_time()
+        await anyio.sleep(3)
+        assert time.process_time() - began < 1.0
+    lines = [record.getMessage() for record in caplog.records if record.name == "toolway.server.bad"]
+    assert len(lines) < server_log.BURST + 3 * server_log.RATE + 50
+    assert of == "output" or any("were left out" in line for line in lines)

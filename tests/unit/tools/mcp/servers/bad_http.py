@@ -26,7 +26,17 @@ TOOLS = [
         "bad_json",
     ),
     *("html", "empty", "accepted", "sse_big", "sse_truncated", "sse_bad_json", "json_big", "rpc_error"),
-    *("bad_result", "unknown_content", "nulls", "input", "flood"),
+    *(
+        "bad_result",
+        "unknown_content",
+        "nulls",
+        "input",
+        "flood",
+        "null_id",
+        "foreign_error",
+        "foreign_result",
+    ),
+    *("plain", "no_type", "array", "unannounced", "surrogate", "deep"),
 ]
 JSON = dict[str, Any]
 
@@ -131,6 +141,28 @@ def call(server: BadHTTP, request: JSON) -> bytes | None:
         case "flood":
             asked = [{"jsonrpc": "2.0", "id": number, "method": "ping"} for number in range(5000)]
             return events(*asked, good)
+        case "null_id":
+            return response(
+                200, {"jsonrpc": "2.0", "id": None, "error": {"code": -32001, "message": "no session"}}
+            )
+        case "foreign_error":
+            return response(
+                200, {"jsonrpc": "2.0", "id": "x", "error": {"code": -32001, "message": "no session"}}
+            )
+        case "foreign_result":
+            return response(200, {**good, "id": 987654})
+        case "plain":
+            return response(200, good, "text/plain")
+        case "no_type":
+            return response(200, good).replace(b"content-type: application/json\r\n", b"")
+        case "array":
+            return response(200, [good])
+        case "unannounced":
+            return response(200, f"data: {json.dumps(good)}\n\n".encode(), "text/plain")
+        case "surrogate":
+            return response(200, json.dumps(good).replace("fine", "a\\ud83cb").encode())
+        case "deep":
+            return response(200, json.dumps(good).replace('"fine"', "[" * 3000 + "]" * 3000).encode())
         case "sse_bad_json":
             return events("{oops")
         case "json_big":

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -25,6 +26,17 @@ TOOLS = [
     ),
     *("sampling", "elicitation", "roots", "double", "crlf", "batch", "hold", "malformed", "child", "echo"),
     *("cancelled", "grow", "progress", "env", "nameless_error", "close_output", "listed", "gate"),
+    *(
+        "deep",
+        "digits",
+        "surrogate",
+        "bad_json",
+        "null_id",
+        "foreign_error",
+        "foreign_result",
+        "pretty",
+        "flood",
+    ),
 ]
 CANCELLED = []
 LISTED = []
@@ -41,6 +53,19 @@ def notify(method, **params):
 
 def answer(request, result):
     send({"jsonrpc": "2.0", "id": request["id"], "result": result})
+
+
+def raw(request, result):
+    OUT.write(b'{"jsonrpc":"2.0","id":%d,"result":%s}\n' % (request["id"], result))
+    OUT.flush()
+
+
+def flood(stream, line):
+    while True:
+        try:
+            os.write(stream, line * 100)
+        except BlockingIOError:
+            time.sleep(0.001)
 
 
 def text(said):
@@ -133,6 +158,31 @@ def call(request):
         case "double":
             send(good)
             send(good)
+        case "deep":
+            raw(request, b'{"structuredContent":%s}' % (b'{"a":' * 3000 + b"1" + b"}" * 3000))
+        case "digits":
+            raw(request, b'{"structuredContent":{"n":%s}}' % (b"9" * 5000))
+        case "surrogate":
+            raw(request, b'{"content":[{"type":"text","text":"a\\ud83cb"}]}')
+        case "bad_json":
+            raw(request, b"{oops")
+        case "null_id":
+            send({"jsonrpc": "2.0", "id": None, "error": {"code": -32603, "message": "no idea who asked"}})
+        case "foreign_error":
+            send({"jsonrpc": "2.0", "id": "x9", "error": {"code": -32603, "message": "no idea who asked"}})
+        case "foreign_result":
+            send({**good, "id": 987654})
+        case "pretty":
+            OUT.write(json.dumps(good, indent=2).encode() + b"\n")
+            OUT.flush()
+        case "flood":
+            send(good)
+            log = json.dumps(
+                {"jsonrpc": "2.0", "method": "notifications/message", "params": {"data": "x" * 50}}
+            )
+            line = {"stderr": b"e" * 60, "output": b"blah", "log": log.encode()}[arguments["of"]] + b"\n"
+            stream = 2 if arguments["of"] == "stderr" else 1
+            threading.Thread(target=flood, args=(stream, line), daemon=True).start()
         case "gate":
             folder = Path(arguments["folder"])
             folder.joinpath("started.tmp").write_text(str(os.getpid()))
@@ -187,6 +237,9 @@ def handle(message):
             version = "1999-01-01" if FAULT == "bad_version" else "2025-06-18"
             result = {"protocolVersion": version, "capabilities": {"tools": {"listChanged": True}}}
             answer(message, result if FAULT == "no_info" else {**result, "serverInfo": info})
+        case "tools/list" if FAULT == "surrogate_tool":
+            whole = json.dumps({"tools": [tool("ok", description="a\ud83cb"), tool("echo")]})
+            raw(message, whole.encode())
         case "tools/list":
             LISTED.append(1)
             answer(message, list_tools(message))

@@ -1,0 +1,132 @@
+"""Bytes -> JSON-RPC messages, for every transport: what cannot be used is an error of the request that it answers."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from mcp_types import INTERNAL_ERROR, PARSE_ERROR, ErrorData, JSONRPCError, JSONRPCMessage, JSONRPCResponse
+from mcp_types.jsonrpc import jsonrpc_message_adapter
+from pydantic import ValidationError
+
+from toolway.tools.mcp.jsonlines import EDGE, TooLong
+from toolway.wire import sse
+from toolway.wire.lenient_json import loads_mended
+
+RequestId = int | str
+Answer = JSONRPCResponse | JSONRPCError
+
+SHOWN = 200
+"""Characters of an answer that is no message which an error shows."""
+
+_SCALAR = rb'(?:"[^"\\]*"|[\d.]+|null|true|false)'
+_ID = rb'"id"\s*:\s*"?(\d+)"?\s*'
+_MEMBERS = rb'\s*\{(?:\s*"[^"\\]*"\s*:\s*' + _SCALAR + rb"\s*,)*?\s*"
+_METHOD = re.compile(_MEMBERS + rb'"method"')
+_ID_AT_START = re.compile(_MEMBERS + _ID)
+_ID_AT_END = re.compile(rb",\s*" + _ID + rb'(?:,\s*"jsonrpc"\s*:\s*"[^"]*"\s*)?\}\s*$')
+
+
+def parse(data: bytes | TooLong) -> list[JSONRPCMessage]:
+    """The messages of a line or an event: none for noise, several for a batch (protocol 2025-03-26).
+
+    An answer that cannot be used becomes an error under its own id, so that its call ends. Half a surrogate pair
+    becomes U+FFFD.
+    """
+    if isinstance(data, TooLong):
+        return _unreadable(
+            data.head, data.tail, f"the answer of {data.size / 2**20:.0f} MiB is over the limit"
+        )
+    if data.lstrip()[:1] not in (b"{", b"["):
+        return []
+    try:
+        return [jsonrpc_message_adapter.validate_json(data, by_name=False)]
+    except ValidationError:
+        return _mend(data)
+
+
+def parse_answer(data: bytes, request_id: RequestId) -> list[JSONRPCMessage]:
+    """The messages of an HTTP body that answers one request: it ends with the one answer, whatever came."""
+    messages = [message for payload in _payloads(data) for message in parse(payload)]
+    others: list[JSONRPCMessage] = [message for message in messages if not isinstance(message, Answer)]
+    answers = (correlated(message, request_id) for message in messages if isinstance(message, Answer))
+    return [*others, next(answers, None) or error(request_id, _describe(data), PARSE_ERROR)]
+
+
+def correlated(answer: Answer, request_id: RequestId) -> Answer:
+    """The answer that an exchange brought, under the id of its request; a result that names another is an error."""
+    if isinstance(answer, JSONRPCError):
+        return JSONRPCError(jsonrpc="2.0", id=request_id, error=answer.error)
+    if str(answer.id) != str(request_id):
+        return error(request_id, f"the server answered under another id: {str(answer.id)[:50]!r}")
+    return JSONRPCResponse(jsonrpc="2.0", id=request_id, result=answer.result)
+
+
+def error(request_id: RequestId, message: str, code: int = INTERNAL_ERROR) -> JSONRPCError:
+    """An answer that says why there is none."""
+    return JSONRPCError(jsonrpc="2.0", id=request_id, error=ErrorData(code=code, message=message, data=None))
+
+
+def _payloads(data: bytes) -> list[bytes]:
+    """The body, or its events where a server forgot to say that it streams."""
+    if not data.startswith((b"event:", b"data:", b":", b"id:")):
+        return [data]
+    decoder = sse.Decoder()
+    try:
+        return [*decoder.feed(data), *decoder.close()]
+    except sse.NotAnEventStream:
+        return [data]
+
+
+def _describe(data: bytes) -> str:
+    text = data[: SHOWN * 4].decode(errors="replace").strip()
+    if not text:
+        return "the server's answer is empty"
+    if text.startswith("<"):
+        return "the server answered with a web page, not with JSON-RPC"
+    return f"the server's answer is not JSON-RPC: {text[:SHOWN]}"
+
+
+def _unreadable(head: bytes, tail: bytes, message: str) -> list[JSONRPCMessage]:
+    """An error under the id of an answer of which only the ends are looked at; nothing for other messages."""
+    found = _ID_AT_START.match(head) or _ID_AT_END.search(tail)
+    return [error(int(found[1]), message)] if found and not _METHOD.match(head) else []
+
+
+def _mend(data: bytes) -> list[JSONRPCMessage]:
+    try:
+        value = loads_mended(data.decode(errors="replace").encode())
+    except (ValueError, RecursionError) as fault:
+        return _unreadable(data[:EDGE], data[-EDGE:], f"the server's answer cannot be read: {_reason(fault)}")
+    items = value if isinstance(value, list) else [value]
+    return [message for item in items for message in _mend_one(item)]
+
+
+def _reason(fault: Exception) -> str:
+    if "digits" in str(fault):
+        return "it holds a number of too many digits"
+    if isinstance(fault, RecursionError) or "nested" in str(fault):
+        return "it is nested too deeply"
+    return "it is not valid JSON"
+
+
+def _mend_one(item: Any) -> list[JSONRPCMessage]:
+    if not isinstance(item, dict):
+        return []
+    try:
+        return [jsonrpc_message_adapter.validate_python({"jsonrpc": "2.0", **item}, by_name=False)]
+    except ValidationError:
+        pass
+    if "method" in item or not ("result" in item or "error" in item):
+        return []
+    request_id = item.get("id")
+    if isinstance(request_id, int | str):
+        return [error(request_id, _complaint(item))]
+    return [JSONRPCError(jsonrpc="2.0", id=None, error=error(0, _complaint(item)).error)]
+
+
+def _complaint(item: dict[str, Any]) -> str:
+    fault = item.get("error")
+    if isinstance(fault, dict) and isinstance(fault.get("message"), str):
+        return str(fault["message"])
+    return str(fault)[:500] if isinstance(fault, str) else "the server's answer is not valid JSON-RPC"
