@@ -19,12 +19,6 @@ OWN_TOOL = {
 BOTH = pytest.mark.parametrize("streamed", [True, False], ids=["streamed", "whole"])
 
 
-@pytest.fixture(scope="module")
-def app():
-    with app_server() as server:
-        yield server
-
-
 def two_rounds(app: AppServer, *, streamed: bool) -> None:
     if streamed:
         app.set_replies(call_stream(tool_call()), text_stream("Done."))

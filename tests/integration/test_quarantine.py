@@ -48,7 +48,7 @@ def shop(count: int = 16) -> ToolService:
     return service
 
 
-def app(answer: Answer, tools: ToolService | None = None) -> Any:
+def start(answer: Answer, tools: ToolService | None = None) -> Any:
     opened = app_server(tools=tools or shop(), refresh_interval=0.1)
     inside: AppServer = opened.__enter__()
     inside.upstream.answer = answer
@@ -56,11 +56,11 @@ def app(answer: Answer, tools: ToolService | None = None) -> Any:
 
 
 @pytest.fixture
-def open_room():
+def open_app():
     opened: list[Any] = []
 
     def enter(answer: Answer, tools: ToolService | None = None) -> AppServer:
-        context, inside = app(answer, tools)
+        context, inside = start(answer, tools)
         opened.append(context)
         return inside
 
@@ -72,8 +72,8 @@ def open_room():
 @pytest.mark.parametrize("in_stream", [False, True], ids=["as a status", "in the stream"])
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 @pytest.mark.parametrize("bad", [["tool_00"], ["tool_15"], ["tool_03", "tool_09"]], ids=",".join)
-def test_a_refused_tool_is_found_and_left_out(open_room, bad: list[str], stream: bool, in_stream: bool):
-    inside = open_room(refusing(*bad, in_stream=in_stream))
+def test_a_refused_tool_is_found_and_left_out(open_app, bad: list[str], stream: bool, in_stream: bool):
+    inside = open_app(refusing(*bad, in_stream=in_stream))
     answer = inside.ask(stream=stream)
     assert answer.status_code == 200
     if stream:
@@ -90,22 +90,22 @@ def test_a_refused_tool_is_found_and_left_out(open_room, bad: list[str], stream:
     assert left == {f"tool_{n:02}" for n in range(16)} - set(bad) | {"list_cities"}
 
 
-def test_the_operator_sees_what_is_left_out(open_room):
-    inside = open_room(refusing("tool_07"))
+def test_the_operator_sees_what_is_left_out(open_app):
+    inside = open_app(refusing("tool_07"))
     inside.ask()
     state = httpx2.get(f"{inside.url}/readyz").json()
     assert list(state["refused_by_upstream"]) == ["tool_07"]
     assert "grammar" in state["refused_by_upstream"]["tool_07"]
 
 
-def test_a_tool_that_the_server_names_is_tried_first(open_room):
-    inside = open_room(refusing("tool_11", message="Invalid schema for function 'tool_11': no"))
+def test_a_tool_that_the_server_names_is_tried_first(open_app):
+    inside = open_app(refusing("tool_11", message="Invalid schema for function 'tool_11': no"))
     assert inside.ask().status_code == 200
     assert len(inside.upstream.seen) <= 5
 
 
-def test_many_requests_at_once_share_one_search(open_room):
-    inside = open_room(refusing("tool_05"))
+def test_many_requests_at_once_share_one_search(open_app):
+    inside = open_app(refusing("tool_05"))
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: inside.ask(stream=True).status_code, range(8)))
     assert answers == [200] * 8
@@ -126,16 +126,16 @@ def test_many_requests_at_once_share_one_search(open_room):
         (503, "schema service overloaded"),
     ],
 )
-def test_other_errors_are_relayed_without_a_search(open_room, status: int, message: str):
-    inside = open_room(refusing("tool_05", status=status, message=message))
+def test_other_errors_are_relayed_without_a_search(open_app, status: int, message: str):
+    inside = open_app(refusing("tool_05", status=status, message=message))
     answer = inside.ask()
     assert answer.status_code == status
     assert answer.json()["error"]["message"] == message
     assert len(inside.upstream.seen) == 1
 
 
-def test_a_fault_of_the_clients_own_tools_is_relayed(open_room):
-    inside = open_room(refusing("theirs"))
+def test_a_fault_of_the_clients_own_tools_is_relayed(open_app):
+    inside = open_app(refusing("theirs"))
     answer = inside.ask(tools=[CLIENTS])
     assert answer.status_code == 400
     assert answer.json()["error"]["message"] == GRAMMAR
@@ -143,7 +143,7 @@ def test_a_fault_of_the_clients_own_tools_is_relayed(open_room):
     assert "refused_by_upstream" not in httpx2.get(f"{inside.url}/readyz").json()
 
 
-def test_tools_that_are_refused_only_together_are_not_searched_twice(open_room):
+def test_tools_that_are_refused_only_together_are_not_searched_twice(open_app):
     def answer(body: JSON) -> Reply:
         return (
             json_reply({"error": {"message": GRAMMAR}}, 400)
@@ -151,16 +151,16 @@ def test_tools_that_are_refused_only_together_are_not_searched_twice(open_room):
             else whole({"content": "Hi"})
         )
 
-    inside = open_room(answer)
+    inside = open_app(answer)
     assert inside.ask().status_code == 400
     asked = len(inside.upstream.seen)
     assert inside.ask().status_code == 400
     assert len(inside.upstream.seen) == asked + 1
 
 
-def test_a_changed_definition_gets_another_chance(open_room):
+def test_a_changed_definition_gets_another_chance(open_app):
     tools = shop(3)
-    inside = open_room(refusing("tool_01"), tools)
+    inside = open_app(refusing("tool_01"), tools)
     inside.ask()
     assert "tool_01" not in names_in(inside.upstream.seen[-1].json)
     inside.upstream.answer = refusing()
@@ -172,7 +172,7 @@ def test_a_changed_definition_gets_another_chance(open_room):
     pytest.fail("the changed tool never came back")
 
 
-def test_a_server_that_names_itself_gets_its_own_schemas(open_room):
+def test_a_server_that_names_itself_gets_its_own_schemas(open_app):
     tools = ToolService()
     tools.document = document(
         {"dated": {"type": "object", "properties": {"day": {"type": "string", "pattern": "^(?!0)\\d+$"}}}}
@@ -183,6 +183,6 @@ def test_a_server_that_names_itself_gets_its_own_schemas(open_room):
         reply = json_reply({"error": {"message": GRAMMAR}}, 400) if pattern else whole({"content": "Hi"})
         return Reply(reply.parts, reply.status, [*reply.headers, (b"server", b"llama.cpp")])
 
-    inside = open_room(answer, tools)
+    inside = open_app(answer, tools)
     assert inside.ask().status_code == 200
     assert len(inside.upstream.seen) == 2

@@ -34,12 +34,6 @@ HTML = b"<html><body><h1>502 Bad Gateway</h1></body></html>"
 HTML_TYPE = ((b"content-type", b"text/html"),)
 
 
-@pytest.fixture(scope="module")
-def app():
-    with app_server() as server:
-        yield server
-
-
 def first_round(*, streamed: bool) -> Reply:
     if streamed:
         return call_stream(tool_call())

@@ -12,13 +12,13 @@ import pytest
 from websockets.sync.client import ClientConnection, connect
 
 from tests.support.app_server import AppServer
+from tests.support.model_turns import ModelTurn
 from tests.support.responses import check_events, check_response
-from tests.support.upstream import Reply, chunk, sse, whole
+from tests.support.upstream import Reply
 
 JSON = dict[str, Any]
 
 QUESTION = "What is the weather in Paris?"
-USAGE = {"prompt_tokens": 10, "completion_tokens": 2, "total_tokens": 12}
 THEIRS: JSON = {"type": "function", "name": "theirs", "parameters": {"type": "object", "properties": {}}}
 
 LAST = ("response.completed", "response.incomplete", "response.failed")
@@ -27,24 +27,8 @@ BOTH = pytest.mark.parametrize("streamed", [True, False], ids=["streamed", "whol
 
 
 def turn(text: str = "", *calls: JSON, thought: str = "", finish: str | None = None, streamed: bool) -> Reply:
-    """One answer of the model server, as a stream in pieces or as a whole."""
-    finish = finish or ("tool_calls" if calls else "stop")
-    if streamed:
-        pieces = [chunk(reasoning_content=part) for part in _halves(thought)]
-        pieces += [chunk(content=part) for part in _halves(text)]
-        pieces += [chunk(tool_calls=[call]) for call in calls]
-        last = {**chunk(), "choices": [], "usage": USAGE}
-        return sse(chunk(role="assistant", content=""), *pieces, chunk(finish=finish), last)
-    message: JSON = {"content": text or None}
-    if thought:
-        message["reasoning_content"] = thought
-    if calls:
-        message["tool_calls"] = [{k: v for k, v in call.items() if k != "index"} for call in calls]
-    return whole(message, finish, usage=USAGE)
-
-
-def _halves(text: str) -> list[str]:
-    return [text[: len(text) // 2], text[len(text) // 2 :]] if text else []
+    """One answer of the model server."""
+    return ModelTurn(text=text, calls=calls, thought=thought, finish=finish).reply(streamed=streamed)
 
 
 # verify=False: without it each request reads all certificates of the machine.

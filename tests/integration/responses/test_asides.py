@@ -21,12 +21,6 @@ from tests.support.app_server import AppServer, app_server
 from tests.support.upstream import Reply, json_reply, tool_call, whole
 
 
-@pytest.fixture(scope="module")
-def app():
-    with app_server() as server:
-        yield server
-
-
 def test_the_model_server_counts_the_tokens_of_an_input(app: AppServer):
     app.set_replies(turn("H", streamed=False))
     with app.client() as client:

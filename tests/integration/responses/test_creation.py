@@ -7,7 +7,6 @@ import json
 from typing import Any
 
 import httpx2
-import pytest
 from pydantic import BaseModel
 
 from tests.integration.responses.requests import (
@@ -21,7 +20,7 @@ from tests.integration.responses.requests import (
     text_of,
     turn,
 )
-from tests.support.app_server import AppServer, app_server
+from tests.support.app_server import AppServer
 from tests.support.upstream import tool_call
 
 PIXEL = "data:image/png;base64," + base64.b64encode(b"\x89PNG").decode()
@@ -30,12 +29,6 @@ PIXEL = "data:image/png;base64," + base64.b64encode(b"\x89PNG").decode()
 class Weather(BaseModel):
     city: str
     degrees: int
-
-
-@pytest.fixture(scope="module")
-def app():
-    with app_server() as server:
-        yield server
 
 
 @BOTH

@@ -53,12 +53,6 @@ BROKEN = {
 }
 
 
-@pytest.fixture(scope="module")
-def app():
-    with app_server() as server:
-        yield server
-
-
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_stream_that_breaks_in_round_2_fails_in_words(app: AppServer, name: str):
     app.set_replies(turn("Wait.", OURS, streamed=True), BROKEN[name])

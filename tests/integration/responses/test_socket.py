@@ -35,12 +35,6 @@ from tests.support.upstream import Reply, chunk, json_reply, sse, text_stream, t
 OURS = tool_call(id="ours")
 
 
-@pytest.fixture(scope="module")
-def app():
-    with app_server() as server:
-        yield server
-
-
 def made(connection: ClientConnection, **body: Any) -> JSON:
     """A response that is complete."""
     response = check_events(create(connection, **body))

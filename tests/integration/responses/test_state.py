@@ -36,12 +36,6 @@ CALL = tool_call("theirs", "{}", "c", 1)
 OUTPUT = {"type": "function_call_output", "call_id": "c", "output": "done"}
 
 
-@pytest.fixture(scope="module")
-def app():
-    with app_server() as server:
-        yield server
-
-
 @BOTH
 def test_the_model_sees_exactly_what_it_saw_before(app: AppServer, streamed: bool):
     app.set_replies(

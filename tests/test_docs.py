@@ -1,0 +1,44 @@
+"""The documents are true: what they link to and name is there, and what is there is named."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.support.paths import ROOT
+
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "tests" / "README.md"], key=str)
+HISTORY = {"CHANGELOG.md"}
+"""What was true when it was written."""
+
+LINK = re.compile(r"\]\((?!https?://|#)([^)#\s]+)")
+PATH = re.compile(r"`((?:src|tests|docs|bench)/[\w./-]+)`")
+SUPPORT = sorted(
+    path.relative_to(ROOT / "tests").as_posix()
+    for path in ROOT.glob("tests/**/*.py")
+    if not path.name.startswith(("test_", "__"))
+)
+APART = ("compat/clients/scripts/", "unit/tools/mcp/servers/")
+"""Programs that are told of by their folder."""
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_what_a_document_links_to_is_there(document):
+    for target in LINK.findall(document.read_text()):
+        assert (document.parent / target).exists(), f"{document.name} links to {target}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_the_paths_that_a_document_names_are_there(document):
+    for path in PATH.findall(document.read_text()) if document.name not in HISTORY else ():
+        assert (ROOT / path).exists() or "/." in path, f"{document.name} names {path}"
+
+
+@pytest.mark.parametrize("module", [name for name in SUPPORT if not name.startswith(APART)])
+def test_each_module_that_tests_share_is_in_the_index(module: str):
+    index = (ROOT / "tests" / "README.md").read_text()
+    if module in ("conftest.py", "fuzz_long.py"):
+        return
+    name = module.removeprefix("support/")
+    assert f"`{name}`" in index, f"tests/README.md does not tell what {module} is for"
