@@ -18,7 +18,7 @@ from tests.support.gate import DEADLINE
 from tests.support.upstream import call_stream, text_stream, tool_call
 from tests.unit.engine.scripted_turns import InMemorySource, ScriptedModel, call, echo, run_loop, says
 from tests.unit.tools.mcp.support import SERVERS
-from toolway.api.chat.progress import progress_chunk
+from toolway.api.chat.chunks import progress_chunk
 from toolway.conversation.events import CallProgressed
 from toolway.types import JSON, OnProgress, Progress, Tool, ToolCall, ToolResult
 

@@ -11,8 +11,7 @@ from starlette.routing import Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from toolway.api.chat.routes import ChatCompletions
-from toolway.api.models import ModelList
-from toolway.api.passthrough import Passthrough
+from toolway.api.passthrough import ModelList, Passthrough
 from toolway.api.responses import (
     DEFAULT_PACE,
     Background,

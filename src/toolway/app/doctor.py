@@ -11,9 +11,9 @@ import orjson
 from rich.console import Console
 from rich.markup import escape
 
-from toolway.conversation.request import ChatRequest
+from toolway.conversation.events import EventStream
+from toolway.conversation.message import ChatRequest
 from toolway.conversation.tool_calls import read_arguments
-from toolway.engine.event_stream import EventStream
 from toolway.engine.model_target import ModelTarget
 from toolway.engine.rejected_tools import without_rejected_tools
 from toolway.engine.request_tools import RequestTools

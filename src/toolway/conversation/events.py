@@ -1,4 +1,4 @@
-"""What happens in one request: a union of typed events, and the outcome that ends it."""
+"""What happens in one request: a union of typed events, the stream that tells them, and the outcome that ends it."""
 
 from __future__ import annotations
 
@@ -31,6 +31,11 @@ class Chunks:
     """What one network read brought for the client: (chunk, its bytes as they came, or None if it was changed)."""
 
     items: list[tuple[JSON | str, bytes | None]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextBegan:
+    """The client sees the first words of this turn; subscribers are told this in place of all the chunks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +120,7 @@ Event = (
     | RoundBegan
     | HeadArrived
     | Chunks
+    | TextBegan
     | CallBegan
     | CallProgressed
     | CallEnded
@@ -122,10 +128,64 @@ Event = (
     | ConversationFailed
     | ClientLeft
 )
-"""Everything that a subscriber may be told. The conversation's own beginning and end go to subscribers alone."""
+"""Everything that happens. The conversation's own beginning and end, and TextBegan, go to subscribers alone."""
 
 Emit = Callable[[Event], Awaitable[None]]
 """Where events are pushed to; the pushing waits for a client that reads slowly."""
 
 Subscriber = Callable[[Event], None]
-"""Is told every event of one request, in order, and may not wait."""
+"""Is told every event of one request but its chunks, in order, and may not wait."""
+
+
+Subscribe = Callable[[], Subscriber]
+"""Makes a subscriber for one request."""
+
+
+class EventStream:
+    """Tells each event to the subscribers, then to the client's side, which may wait; and remembers what matters."""
+
+    def __init__(self, subscribers: Sequence[Subscriber] = ()) -> None:
+        self.deliver: Emit | None = None
+        """The client's side: writes what the client may see."""
+        self.saw_text = False
+        """Whether the client has seen more of the turn under way than its beginning."""
+        self.tools_ran = False
+        """Whether any call of ours began."""
+        self.head: Sequence[Header] | None = None
+        """The headers of the model server's first answer."""
+        self.rounds: Sequence[JSON] = ()
+        """The messages of all rounds of ours that are finished."""
+        self._subscribers = subscribers
+
+    async def emit(self, event: Event) -> None:
+        """Something happened in the loop."""
+        if type(event) is not Chunks:
+            self._remember(event)
+            self.tell(event)
+        elif not self.saw_text and any(_says_something(chunk) for chunk, _ in event.items):
+            self.saw_text = True
+            self.tell(TextBegan())
+        if self.deliver is not None:
+            await self.deliver(event)
+
+    def tell(self, event: Event) -> None:
+        """Something happened that is for subscribers alone."""
+        for subscriber in self._subscribers:
+            subscriber(event)
+
+    def _remember(self, event: Event) -> None:
+        match event:
+            case RoundBegan(between=rounds):
+                self.saw_text = False
+                self.rounds = rounds
+            case HeadArrived(headers=headers) if self.head is None:
+                self.head = headers
+            case CallBegan():
+                self.tools_ran = True
+
+
+def _says_something(chunk: JSON | str) -> bool:
+    if isinstance(chunk, str):
+        return True
+    choices: Any = chunk.get("choices") or ()
+    return any(value for choice in choices for key, value in choice["delta"].items() if key != "role")

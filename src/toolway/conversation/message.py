@@ -1,4 +1,4 @@
-"""Chunks, or the whole answer, of a sloppy model server -> one clean Message.
+"""One request to the model, and its answer: chunks, or a whole, of a sloppy model server -> one clean Message.
 
 What each rule is good for is in `docs/wire.md`; every one was seen on a real server.
 """
@@ -6,7 +6,7 @@ What each rule is good for is in `docs/wire.md`; every one was seen on a real se
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, groupby
 from typing import Any, cast
 
@@ -238,3 +238,41 @@ def add_usage(total: JSON | None, more: JSON | None) -> JSON | None:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatRequest:
+    """One request for the model server, its body made by `body` when it is sent.
+
+    `options` are the members that the client sent, in its order; its `messages` and `tools` stand there for their
+    places alone. `tools` None: as in the options.
+    """
+
+    options: JSON
+    messages: Sequence[Any]
+    tools: Any = None
+
+    @classmethod
+    def of(cls, body: JSON) -> ChatRequest:
+        """The request that a client's body asks for."""
+        return cls(options=body, messages=body["messages"], tools=body.get("tools"))
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether the client wants its answer as a stream."""
+        return bool(self.options.get("stream"))
+
+    def with_options(self, **options: Any) -> ChatRequest:
+        """The request with these members in place of its own."""
+        return replace(self, options={**self.options, **options})
+
+    def without(self, *names: str) -> ChatRequest:
+        """The request without these members."""
+        kept = {name: value for name, value in self.options.items() if name not in names}
+        return replace(self, options=kept, tools=None if "tools" in names else self.tools)
+
+    def body(self) -> JSON:
+        """The JSON object as it goes to the model server."""
+        if self.tools is None:
+            return {**self.options, "messages": self.messages}
+        return {**self.options, "messages": self.messages, "tools": self.tools}

@@ -1,30 +1,163 @@
-"""The engine: opens a conversation with the model, our tools in it, whatever API its client speaks."""
+"""The engine: opens a conversation with the model, our tools in it, whatever API its client speaks, and runs it."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
-from toolway.conversation.events import ConversationBegan
-from toolway.conversation.request import ChatRequest
-from toolway.engine.conversation import Conversation, Resources
-from toolway.engine.event_stream import EventStream, Subscribe
+import anyio
+
+from toolway.conversation.events import (
+    ClientLeft,
+    ConversationBegan,
+    ConversationEnded,
+    ConversationFailed,
+    Emit,
+    Event,
+    EventStream,
+    Outcome,
+    Subscribe,
+)
+from toolway.conversation.message import ChatRequest, Message
+from toolway.engine.history import hidden_rounds, split_turns
+from toolway.engine.history.resume import Attempt
+from toolway.engine.limits import Limits, LoopLimits
+from toolway.engine.loop import EarlierWork, Loop, run_tool_loop
 from toolway.engine.model_target import ModelTarget
+from toolway.engine.rejected_tools import without_rejected_tools
 from toolway.engine.request_options import RequestOptions, limits_of, read_profile
 from toolway.engine.request_tools import RequestTools, named_tool
-from toolway.engine.result_text import Budget
-from toolway.engine.tool_results import ResultRules, ToolResults
-from toolway.errors import ConnectorError
+from toolway.engine.text_tool_calls import with_text_tool_calls
+from toolway.engine.tool_results import Budget, ResultRules, ToolResults
+from toolway.errors import ConnectorError, ToolwayError, to_public_error
 from toolway.settings.settings import Settings
 from toolway.stores import Store
 from toolway.tools.catalog import Catalog, Snapshot
 from toolway.tools.client_servers.declaration import read_declared
 from toolway.tools.client_servers.pool import DynamicServers
 from toolway.tools.selection import Selection
-from toolway.types import JSON, JSON_TYPE, Caller, Tool, ToolCall
+from toolway.types import JSON, JSON_TYPE, Caller, Header, Tool, ToolCall, ToolResult
 from toolway.upstream.client import Upstream
+from toolway.upstream.model_call import Turn, TurnFactory, whole_turn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What all conversations share."""
+
+    upstream: Upstream
+    store: Store
+    settings: Settings
+    target: ModelTarget
+
+
+@dataclass(kw_only=True)
+class Conversation:
+    """One request, ready to be run once; made by `Engine.open`. Its messages are as the client sent them."""
+
+    resources: Resources
+    request: ChatRequest
+    options: RequestOptions
+    limits: Limits
+    tools: RequestTools
+    results: ToolResults
+    caller: Caller
+    headers: Sequence[Header]
+    events: EventStream
+    approved: Sequence[ToolCall] = ()
+    is_complete: bool = False
+
+    async def run(
+        self,
+        turn: TurnFactory,
+        deliver: Emit | None = None,
+        *,
+        raw: bytes | None = None,
+        done: Mapping[str, ToolResult] | None = None,
+    ) -> Outcome:
+        """Run to the end, asking by `turn`; `deliver` writes what the client may see. Raises what the loop raises.
+
+        A request whose bytes are given as `raw` goes on behind the rounds of an attempt at the same bytes that came
+        to nothing a short while ago. `done` has the results of approved calls that need not run again.
+        """
+        self.events.deliver = deliver
+        if raw is None:
+            return await self._run(turn, EarlierWork(approved=self.approved, results=done or {}))
+        async with Attempt(self.resources.store, self.caller.id, raw, self.events) as rounds:
+            return await self._run(turn, EarlierWork(rounds=rounds))
+
+    async def ask(self, request: ChatRequest) -> Message:
+        """One exchange with the model, whose calls are not run."""
+        turn = whole_turn(self.resources.upstream, self.headers)
+        return await turn(request, _to_nobody, lambda _: True)
+
+    def failed(self, raised: Exception) -> ToolwayError:
+        """The error that the client gets in place of an answer; subscribers are told."""
+        error = to_public_error(raised)
+        self.events.tell(ConversationFailed(error=error))
+        return error
+
+    async def _run(self, turn: TurnFactory, done: EarlierWork) -> Outcome:
+        sent, settings = self.request.messages, self.resources.settings
+        messages = sent if self.is_complete else await self._with_hidden(sent)
+        if done.rounds:
+            self.results.adopt(done.rounds, sent)
+        loop = Loop(
+            tools=self.tools,
+            limits=LoopLimits(self.limits),
+            results=self.results,
+            events=self.events,
+            tool_timeout=settings.loop.tool_timeout,
+            relays_progress=settings.loop.progress != "off",
+        )
+        request = replace(self.request, messages=messages)
+        try:
+            outcome = await run_tool_loop(request, turn=self._turn(turn), loop=loop, done=done)
+        except anyio.get_cancelled_exc_class():
+            self.events.tell(ClientLeft())
+            raise
+        await self._keep(sent, outcome)
+        self.events.tell(ConversationEnded(outcome=outcome))
+        return outcome
+
+    def _turn(self, factory: TurnFactory) -> Turn:
+        """How the model is asked in this conversation: from the inside out."""
+        turn = factory(self.resources.upstream, self.headers)
+        if self.resources.settings.loop.text_tool_calls:
+            turn = with_text_tool_calls(turn, tools=self.tools)
+        return without_rejected_tools(
+            turn,
+            tools=self.tools,
+            target=self.resources.target,
+            probe=whole_turn(self.resources.upstream, self.headers),
+            events=self.events,
+        )
+
+    async def _with_hidden(self, sent: Sequence[object]) -> Sequence[object]:
+        """The client's messages, with what it never saw of earlier rounds in its places."""
+        store, owner = self.resources.store, self.caller.id
+        messages = list(sent)
+        if self.resources.settings.loop.replay:
+            messages = await hidden_rounds.recall(store, owner, messages)
+        messages = await split_turns.restore(store, owner, messages)
+        if len(messages) > len(sent):
+            self.results.adopt(messages, sent)
+        return messages
+
+    async def _keep(self, sent: Sequence[object], outcome: Outcome) -> None:
+        """What the client does not see of this answer, for when it comes back."""
+        store, owner = self.resources.store, self.caller.id
+        if outcome.held and outcome.message.tool_calls:
+            await split_turns.hold(store, owner, outcome.message.tool_calls, outcome.held, outcome.between)
+        elif self.resources.settings.loop.replay:
+            await hidden_rounds.remember(store, owner, sent, outcome)
+
+
+async def _to_nobody(_: Event) -> None:
+    return
+
 
 STARTUP_WAIT = 2.0
 """Seconds after the start in which a request waits for tool servers that were not tried yet."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from toolway.conversation.request import ChatRequest
+from toolway.conversation.message import ChatRequest
 from toolway.engine.limits import Limits
 from toolway.errors import InvalidRequest
 from toolway.settings.profiles import Profile, split_model

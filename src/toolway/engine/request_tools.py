@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
-from toolway.conversation.request import ChatRequest
+from toolway.conversation.message import ChatRequest
 from toolway.schema.definitions import define
 from toolway.tools import names
 from toolway.tools.catalog import Snapshot

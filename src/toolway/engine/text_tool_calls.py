@@ -6,8 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from toolway.conversation.events import Chunks, Emit, Event
-from toolway.conversation.message import Message
-from toolway.conversation.request import ChatRequest
+from toolway.conversation.message import ChatRequest, Message
 from toolway.conversation.text_call_parser import may_become_calls, read_calls
 from toolway.conversation.tool_calls import call_object
 from toolway.engine.request_tools import RequestTools

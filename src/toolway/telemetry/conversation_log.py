@@ -9,7 +9,6 @@ import time
 from toolway.conversation.events import (
     CallBegan,
     CallEnded,
-    Chunks,
     ClientLeft,
     ConversationBegan,
     ConversationEnded,
@@ -36,8 +35,6 @@ class ConversationLog:
 
     def __call__(self, event: Event) -> None:
         """Write the line of an event; those with nothing to read are passed over."""
-        if type(event) is Chunks:
-            return
         if type(event) is ConversationFailed:
             self._failed(event.error)
         elif self._on:

@@ -7,15 +7,12 @@ from typing import Any
 
 import orjson
 
-from toolway.conversation.events import Emit, Event, Outcome
-from toolway.conversation.message import Message
-from toolway.conversation.request import ChatRequest
-from toolway.engine.event_stream import EventStream
+from toolway.conversation.events import Emit, Event, EventStream, Outcome
+from toolway.conversation.message import ChatRequest, Message
 from toolway.engine.limits import Limits, LoopLimits
 from toolway.engine.loop import Loop, run_tool_loop
 from toolway.engine.request_tools import RequestTools
-from toolway.engine.result_text import Budget
-from toolway.engine.tool_results import ResultRules, ToolResults
+from toolway.engine.tool_results import Budget, ResultRules, ToolResults
 from toolway.stores import Store
 from toolway.stores.memory import MemoryEntries
 from toolway.tools.catalog import Snapshot

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolway.engine.result_text import Budget, id_in, shorten
+from toolway.engine.tool_results import Budget, id_in, shorten
 from toolway.errors import UpstreamError, UpstreamStatus
 from toolway.upstream.context_overflow import excess_of, is_overflow
 

@@ -11,9 +11,8 @@ import pytest
 
 from tests.unit.engine.scripted_turns import Behaviour, InMemorySource, ScriptedModel, call, run_loop, says
 from toolway.conversation.events import Chunks, Emit
-from toolway.conversation.message import Message
-from toolway.conversation.request import ChatRequest
-from toolway.engine.result_text import Budget
+from toolway.conversation.message import ChatRequest, Message
+from toolway.engine.tool_results import Budget
 from toolway.errors import UpstreamError, UpstreamStatus
 from toolway.types import JSON, Image, ToolResult
 from toolway.upstream.model_info import ModelInfo

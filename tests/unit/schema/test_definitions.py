@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from tests.unit.engine.scripted_turns import InMemorySource, echo
-from toolway.conversation.request import ChatRequest
+from toolway.conversation.message import ChatRequest
 from toolway.engine.request_tools import RequestTools
 from toolway.schema.definitions import define
 from toolway.tools.catalog import Snapshot

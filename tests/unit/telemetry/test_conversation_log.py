@@ -18,7 +18,6 @@ from tests.support.logs import logged
 from toolway.conversation.events import (
     CallBegan,
     CallEnded,
-    Chunks,
     ClientLeft,
     ConversationBegan,
     ConversationEnded,
@@ -26,6 +25,7 @@ from toolway.conversation.events import (
     HeadArrived,
     Outcome,
     RoundBegan,
+    TextBegan,
 )
 from toolway.conversation.message import Message
 from toolway.errors import InvalidRequest, UpstreamError
@@ -75,7 +75,7 @@ def talk() -> None:
     note(CallEnded(call=call, tool=None, result=failure, seconds=0))
     note(RoundBegan(number=2))
     note(HeadArrived(headers=[]))
-    note(Chunks([("text", b"text")]))
+    note(TextBegan())
     message = Message(said={}, finish_reason="stop")
     note(ConversationEnded(outcome=Outcome(message=message, usage={"total_tokens": 9}, rounds=2, calls=2)))
 

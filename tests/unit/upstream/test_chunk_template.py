@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolway.upstream.chunk_template import ChunkTemplate
+from toolway.upstream.model_call import ChunkTemplate
 
 
 def chunk(content: Any, **more: Any) -> dict[str, Any]:

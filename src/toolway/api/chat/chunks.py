@@ -1,17 +1,19 @@
-"""The chunks of many rounds -> one streamed answer: one id, one role, one finish_reason, one usage."""
+"""The chunks of many rounds, and the progress of calls, -> one streamed answer: one id, one role, one finish_reason."""
 
 from __future__ import annotations
 
 import secrets
 import time
 from collections.abc import Iterable
+from typing import Literal
 
 import orjson
 
+from toolway.conversation.events import CallBegan, CallEnded, CallProgressed, Event
 from toolway.conversation.message import Message
 from toolway.errors import ToolwayError
 from toolway.server.error_envelope import openai_envelope
-from toolway.types import JSON
+from toolway.types import JSON, Progress
 from toolway.wire import lenient_json, sse
 
 
@@ -94,3 +96,37 @@ class Envelope:
 def failure(error: ToolwayError) -> bytes:
     """The end of a stream that failed: an error without choices, so that no client takes it for an answer."""
     return sse.encode(orjson.dumps(openai_envelope(error))) + sse.STREAM_END
+
+
+Form = Literal["off", "openwebui", "reasoning"]
+
+MAX_MESSAGE = 200
+"""Characters of a tool's own words about its progress."""
+
+
+def progress_chunk(event: Event, form: Form) -> JSON | None:
+    """A chunk with an empty delta and a status event, or with a line of reasoning; None: nothing to show."""
+    if form == "off":
+        return None
+    match event:
+        case CallBegan(call=call):
+            text, done = f"{call.name} ...", False
+        case CallProgressed(call=call, progress=progress):
+            text, done = f"{call.name}: {_how_far(progress)}", False
+        case CallEnded(call=call, result=result, seconds=seconds):
+            text, done = f"{call.name}: {'failed' if result.is_error else 'done'} in {seconds:.1f} s", True
+        case _:
+            return None
+    delta = {"reasoning_content": text + "\n"} if form == "reasoning" else {}
+    chunk: JSON = {"choices": [{"index": 0, "delta": delta, "finish_reason": None}]}
+    if form == "openwebui":
+        chunk["event"] = {"type": "status", "data": {"description": text, "done": done}}
+    return chunk
+
+
+def _how_far(progress: Progress) -> str:
+    if progress.total:
+        share = f"{min(100, round(100 * progress.progress / progress.total))} %"
+    else:
+        share = f"{progress.progress:g}"
+    return f"{share}, {progress.message[:MAX_MESSAGE]}" if progress.message else share

@@ -9,15 +9,12 @@ from typing import Any
 import orjson
 from starlette.types import Receive, Scope, Send
 
-from toolway.api.chat.chunks import Envelope, failure
-from toolway.api.chat.progress import progress_chunk
+from toolway.api.chat.chunks import Envelope, failure, progress_chunk
 from toolway.api.option_headers import read_option_headers
 from toolway.conversation.events import Chunks, Event, HeadArrived, Outcome
-from toolway.conversation.message import SPOKEN, joined
-from toolway.conversation.request import ChatRequest
+from toolway.conversation.message import SPOKEN, ChatRequest, joined
 from toolway.conversation.tool_calls import call_object
-from toolway.engine.conversation import Conversation
-from toolway.engine.engine import ConversationRequest, Engine, ToolsAtHand
+from toolway.engine.engine import Conversation, ConversationRequest, Engine, ToolsAtHand
 from toolway.engine.request_options import RequestOptions, choices_of
 from toolway.engine.request_tools import RequestTools
 from toolway.errors import InvalidRequest, UpstreamError

@@ -5,8 +5,7 @@ from __future__ import annotations
 from toolway.api.responses.background import DEFAULT_PACE, Background, Pace
 from toolway.api.responses.creation import ResponseCreator
 from toolway.api.responses.records import Records
-from toolway.api.responses.routes import Responses
-from toolway.api.responses.websocket import Socket
+from toolway.api.responses.routes import Responses, Socket
 
 __all__ = [
     "DEFAULT_PACE",

@@ -1,9 +1,9 @@
-"""Responses that are made whether somebody listens or not."""
+"""Responses that are made whether somebody listens or not, and the log of their events for readers of any process."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -13,17 +13,113 @@ from anyio.abc import TaskGroup, TaskStatus
 from starlette.types import Receive, Scope, Send
 
 from toolway.api.responses.creation import ResponseCreator
-from toolway.api.responses.event_log import EventLog, KeptEvents, encoded
 from toolway.api.responses.items.response_object import Event
 from toolway.api.responses.preparation import Draft
 from toolway.api.responses.records import Record, Records
 from toolway.errors import InvalidRequest, NotFound, ToolwayError, TooMany, to_public_error
 from toolway.server.json_response import send_json
 from toolway.server.sse_response import EventStreamResponse, stream_events
-from toolway.stores import Store, key_of
+from toolway.stores import Key, Store, key_of
 from toolway.types import JSON
 from toolway.upstream.model_call import streamed_turn
+from toolway.wire import sse
 from toolway.wire.sse import STREAM_END
+
+
+class EventLog:
+    """The events of one response in this process, with whom they came first."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.over = False
+        self._news = anyio.Event()
+
+    async def tell(self, events: list[Event]) -> None:
+        """More events."""
+        self.events += events
+        self._wake()
+
+    def end(self) -> None:
+        """There will be no more."""
+        self.over = True
+        self._wake()
+
+    async def read(self, begin: int) -> AsyncIterator[Event]:
+        """The events from the number `begin` on, as they come, to the last."""
+        while True:
+            news = self._news
+            for event in self.events[begin:]:
+                begin += 1
+                yield event
+            if self.over and begin >= len(self.events):
+                return
+            if begin >= len(self.events):
+                await news.wait()
+
+    def _wake(self) -> None:
+        news, self._news = self._news, anyio.Event()
+        news.set()
+
+
+class KeptEvents:
+    """The events of responses in a store, in parts, so that a process that does not make a response can tell them."""
+
+    def __init__(self, store: Store, *, ttl: float, poll: float) -> None:
+        self._store = store
+        self._ttl = ttl
+        self._poll = poll
+
+    async def keep(self, identity: str, part: int, events: list[Event], *, over: bool) -> None:
+        """Keep a part; the first is 0, the last is `over`."""
+        texts = [[kind, body.decode()] for kind, body in events]
+        await self._store.put(_key(identity, part), {"events": texts, "over": over}, ttl=self._ttl)
+
+    async def forget(self, identity: str) -> None:
+        """Delete all parts. Raises StoreError."""
+        part = 0
+        while await self._store.delete(_key(identity, part)):
+            part += 1
+
+    async def read(
+        self,
+        identity: str,
+        begin: int,
+        alive: Callable[[], Awaitable[bool]],
+        last: Callable[[int], Awaitable[Event | None]],
+    ) -> AsyncIterator[Event]:
+        """The events from the number `begin` on; waits for more while their maker is `alive`.
+
+        When that is gone and there is no last part, `last(number)` is the last event.
+        """
+        part = number = 0
+        while True:
+            kept = await self._store.get(_key(identity, part))
+            if kept is None:
+                if await alive():
+                    await anyio.sleep(self._poll)
+                    continue
+                # The maker may have told its own client more than it could keep.
+                if event := await last(max(number, begin)):
+                    yield event
+                return
+            for kind, text in kept["events"]:
+                if number >= begin:
+                    yield kind, text.encode()
+                number += 1
+            if kept["over"]:
+                return
+            part += 1
+
+
+def _key(identity: str, part: int) -> Key:
+    return key_of("events", identity, str(part))
+
+
+def encoded(event: Event) -> bytes:
+    """An event as it stands in a stream."""
+    kind, body = event
+    return b"event: " + kind.encode() + b"\n" + sse.encode(body)
+
 
 log = logging.getLogger("toolway.responses")
 

@@ -15,9 +15,8 @@ from toolway.api.responses.items.fields import texts_in
 from toolway.api.responses.items.input_items import InputItems
 from toolway.api.responses.items.request import ResponseRequest, choice_of, needs_approval, read_request
 from toolway.api.responses.records import Record, Records, check_previous, new_id, with_ids
-from toolway.conversation.request import ChatRequest
-from toolway.engine.conversation import Conversation
-from toolway.engine.engine import ConversationRequest, Engine, ToolsAtHand
+from toolway.conversation.message import ChatRequest
+from toolway.engine.engine import Conversation, ConversationRequest, Engine, ToolsAtHand
 from toolway.engine.request_options import RequestOptions, choices_of
 from toolway.server.caller import caller_of
 from toolway.tools import names

@@ -1,23 +1,28 @@
-"""POST /v1/responses and what stands below it."""
+"""The routes of the Responses API: POST and WebSocket /v1/responses, and what stands below it."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from functools import partial
+from urllib.parse import parse_qs, unquote
 
+import orjson
 from starlette.types import Receive, Scope, Send
 
-from toolway.api.responses.background import Background
-from toolway.api.responses.compaction import compact, count_tokens
-from toolway.api.responses.creation import ResponseCreator
-from toolway.api.responses.event_log import encoded
+from toolway.api.responses.background import Background, encoded
+from toolway.api.responses.creation import ResponseCreator, compact, count_tokens
 from toolway.api.responses.items.response_object import Event
 from toolway.api.responses.preparation import Draft
-from toolway.api.responses.stored import Stored
-from toolway.errors import NotFound, ToolwayError, to_public_error
+from toolway.api.responses.records import Record, Records
+from toolway.errors import InvalidRequest, NotFound, ToolwayError, to_public_error
+from toolway.server.caller import caller_id
 from toolway.server.disconnect import cancel_on_disconnect
+from toolway.server.error_envelope import openai_envelope
 from toolway.server.json_response import relayed, send_error, send_failure, send_json
 from toolway.server.request_body import ClientGone, parse_object, read_body
 from toolway.server.sse_response import EventStreamResponse, stream_events
+from toolway.server.websocket import WebSocket, serve_websocket
 from toolway.types import JSON
 from toolway.upstream.model_call import streamed_turn, unstreamed_turn
 from toolway.wire.sse import STREAM_END
@@ -117,3 +122,155 @@ class Responses:
             await send_failure(send, error, tools_ran=draft.conversation.events.tools_ran)
             return
         await send_json(send, 200, draft.narrator.resource, relayed(draft.conversation.events.head or ()))
+
+
+MAX_LIMIT = 100
+
+
+class Stored:
+    """An ASGI app for the routes of one response."""
+
+    def __init__(self, records: Records, background: Background) -> None:
+        self._records = records
+        self._background = background
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Raises InvalidRequest."""
+        identity, _, what = unquote(scope["path"]).removeprefix("/v1/responses/").partition("/")
+        owner, query = caller_id(scope), _query(scope)
+        match scope["method"], what:
+            case "GET" | "HEAD", "":
+                await self._get(scope, receive, send, owner, identity)
+            case "DELETE", "":
+                await self._background.delete(owner, identity)
+                await send_json(send, 200, {"id": identity, "object": "response", "deleted": True})
+            case "POST", "cancel":
+                await send_json(send, 200, await self._background.cancel(owner, identity))
+            case "GET" | "HEAD", "input_items":
+                record = await self._records.get(owner, identity)
+                await send_json(send, 200, _page(list(record.items), query))
+            case method, _:
+                raise NotFound(f"There is no {method} {scope['path'][:200]} here.")
+
+    async def _get(self, scope: Scope, receive: Receive, send: Send, owner: str, identity: str) -> None:
+        query = _query(scope)
+        if query.get("stream", "").lower() not in ("true", "1"):
+            await send_json(send, 200, await self._background.look(owner, identity))
+            return
+        after = _number(query, "starting_after", -1)
+        events = await self._background.events(owner, identity, after + 1)
+        await self._background.stream(scope, receive, send, events)
+
+
+def _page(items: list[JSON], query: Mapping[str, str]) -> JSON:
+    """One page of a list, as OpenAI cuts it: newest first unless `order` is asc, `limit` of them behind `after`."""
+    order = query.get("order", "desc")
+    if order not in ("asc", "desc"):
+        raise InvalidRequest("order must be asc or desc.", param="order")
+    limit = _number(query, "limit", 20)
+    if not 1 <= limit <= MAX_LIMIT:
+        raise InvalidRequest(f"limit must be a whole number from 1 to {MAX_LIMIT}.", param="limit")
+    listed = items if order == "asc" else items[::-1]
+    if after := query.get("after"):
+        known = [item["id"] for item in listed]
+        if after not in known:
+            raise InvalidRequest(f"There is no item with the id {after[:100]!r} in this list.", param="after")
+        listed = listed[known.index(after) + 1 :]
+    page = listed[:limit]
+    return {
+        "object": "list",
+        "data": page,
+        "first_id": page[0]["id"] if page else None,
+        "last_id": page[-1]["id"] if page else None,
+        "has_more": len(listed) > limit,
+    }
+
+
+def _query(scope: Scope) -> dict[str, str]:
+    return {name: values[-1] for name, values in parse_qs(scope["query_string"].decode("latin-1")).items()}
+
+
+def _number(query: Mapping[str, str], name: str, default: int) -> int:
+    text = query.get(name)
+    if text is None:
+        return default
+    if not text.isascii() or not text.isdigit() or len(text) > 9:
+        raise InvalidRequest(f"{name} must be a whole number from 0 on.", param=name)
+    return int(text)
+
+
+class Socket:
+    """The endpoint as an ASGI app.
+
+    Each message is a `response.create` with the fields of a request, each event a message. The last response of a
+    connection can be gone on from even if it was not stored.
+    """
+
+    def __init__(self, creator: ResponseCreator) -> None:
+        self._creator = creator
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection until its client leaves."""
+        await serve_websocket(scope, receive, send, self._creator.settings.server, partial(self._talk, scope))
+
+    async def _talk(self, scope: Scope, socket: WebSocket) -> None:
+        last: Record | None = None
+        async for text in socket:
+            last = await socket.while_open(partial(self._respond, socket, scope, text.encode(), last))
+
+    async def _respond(
+        self, socket: WebSocket, scope: Scope, text: bytes, last: Record | None
+    ) -> Record | None:
+        """Make one response, or tell the client of an error; returns what can be gone on from next.
+
+        That is the response. After an error it is `last`, but not if that was gone on from.
+        """
+        told: JSON = {}
+        goes_on = False
+        try:
+            sent = parse_object(text)
+            told = {"stream_id": sent["stream_id"]} if isinstance(sent.get("stream_id"), str) else {}
+            goes_on = last is not None and last.resource["id"] == sent.get("previous_response_id")
+            record = await self._make(socket, scope, _request(sent), last if goes_on else None, told)
+        except Exception as raised:
+            error = to_public_error(raised)
+            event = {"type": "error", "status": error.status, **openai_envelope(error), **told}
+            with suppress(ClientGone):
+                await socket.send_text(orjson.dumps(event))
+            record = None
+        return record or (None if goes_on else last)
+
+    async def _make(
+        self, socket: WebSocket, scope: Scope, body: JSON, previous: Record | None, told: JSON
+    ) -> Record | None:
+        end = b"," + orjson.dumps(told)[1:] if told else b"}"
+
+        async def tell(events: list[Event]) -> None:
+            with suppress(ClientGone):  # `while_open` ends all of this
+                for _, event in events:
+                    await socket.send_text(event[:-1] + end)
+
+        async with self._creator.reader.open(scope, body, previous) as draft:
+            if body.get("generate") is False:
+                return await self._creator.warm_up(draft, tell)
+            await self._creator.claim(draft)
+            try:
+                return await self._creator.make(draft, streamed_turn, tell)
+            except Exception as raised:
+                if not draft.narrator.started:
+                    raise draft.conversation.failed(raised) from raised
+                await tell(await self._creator.fail(draft, raised))
+                return None
+
+
+def _request(sent: JSON) -> JSON:
+    """The body of a request, from a message. Raises InvalidRequest."""
+    if sent.get("type") != "response.create":
+        raise InvalidRequest(
+            f"Messages of the type {str(sent.get('type'))[:50]!r} are not served here; send response.create.",
+            param="type",
+        )
+    if sent.get("background"):
+        raise InvalidRequest("background does not go over a WebSocket; POST the request.", param="background")
+    body = {key: value for key, value in sent.items() if key not in ("type", "stream_id", "background")}
+    return {**body, "stream": True}

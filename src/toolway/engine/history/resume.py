@@ -12,7 +12,7 @@ from contextlib import suppress
 
 import anyio
 
-from toolway.engine.event_stream import EventStream
+from toolway.conversation.events import EventStream
 from toolway.errors import StoreError
 from toolway.stores import Store, key_of
 from toolway.types import JSON

@@ -15,7 +15,7 @@ from toolway.api.responses.items import fields
 from toolway.api.responses.items.fields import chat_content, text_in
 from toolway.api.responses.items.request import CUSTOM_INPUT
 from toolway.conversation.message import joined
-from toolway.engine.result_text import text_of
+from toolway.engine.tool_results import text_of
 from toolway.errors import InvalidRequest
 from toolway.types import JSON, ToolCall, ToolResult
 
