@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import http.client
+from collections.abc import Callable
 from typing import Any
 
 import httpx2
 import orjson
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.support.answers import assert_error, chunks_of, content_of
 from tests.support.app_server import QUESTION, AppServer, app_server
@@ -156,7 +160,7 @@ def test_several_answers_that_are_refused_are_refused(app: AppServer):
     ("method", "path"),
     [
         ("GET", "/nothing"),
-        ("POST", "/chat/completions"),
+        ("POST", "/chat"),
         ("POST", "/healthz"),
         ("GET", "/v1"),
         ("GET", "/v2/models"),
@@ -169,6 +173,72 @@ def test_an_unknown_route_is_a_404_that_names_it(app: AppServer, method: str, pa
     assert answer.status_code == 404
     assert_error(answer.json())
     assert "/v1" in answer.json()["error"]["message"]
+
+
+SPELLINGS: dict[str, Callable[[str], str]] = {
+    "slash at the end": lambda path: path + "/",
+    "doubled slashes": lambda path: path.replace("/", "//"),
+    "doubled slash": lambda path: path.replace("/v1/", "/v1//"),
+    "doubled /v1": lambda path: "/v1" + path,
+    "no /v1": lambda path: path.removeprefix("/v1"),
+    "capitals": str.upper,
+    "title": str.title,
+    "encoded letters": lambda path: path.replace("c", "%63").replace("r", "%72"),
+    "encoded slashes": lambda path: "/v1/" + path.removeprefix("/v1/").replace("/", "%2F"),
+    "encoded twice": lambda path: path.replace("o", "%256f"),
+    "backslashes": lambda path: "/v1" + path.removeprefix("/v1").replace("/", "\\"),
+    "spaces": lambda path: path + "%20",
+    "a dot": lambda path: path.replace("/v1/", "/v1/./"),
+    "two dots": lambda path: path.replace("/v1/", "/v1/x/../"),
+    "encoded dots": lambda path: path.replace("/v1/", "/v1/%2e/"),
+    "query": lambda path: path + "/?api-version=1",
+}
+
+
+def post_raw(app: AppServer, path: str) -> tuple[int, bytes]:
+    """POST a question to a path as it stands, which no client library changes."""
+    connection = http.client.HTTPConnection(app.url.removeprefix("http://"), timeout=20)
+    try:
+        question = orjson.dumps({**VALID, "input": "Hello"})
+        connection.request("POST", path, question, {"content-type": "application/json"})
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    finally:
+        connection.close()
+
+
+@pytest.mark.parametrize("route", ["/v1/chat/completions", "/v1/responses"])
+@given(names=st.lists(st.sampled_from(sorted(SPELLINGS)), max_size=3, unique=True))
+@settings(max_examples=60, deadline=None)
+def test_no_spelling_of_a_route_of_ours_reaches_the_model_server_without_tools(
+    app: AppServer, route: str, names: list[str]
+):
+    path = route
+    for name in sorted(names, key=list(SPELLINGS).index):
+        path = SPELLINGS[name](path)
+    app.set_replies(whole({"content": "Hello"}))
+    status, body = post_raw(app, path)
+    if status == 200:
+        (request,) = app.upstream.seen
+        assert "get_weather" in str(orjson.loads(request.body)["tools"])
+    else:
+        assert status in (400, 404)
+        assert_error(orjson.loads(body))
+        assert app.upstream.seen == []
+
+
+@pytest.mark.parametrize("route", ["/v1/chat/completions", "/v1/responses"])
+@pytest.mark.parametrize("name", sorted(SPELLINGS.keys() - {"a dot", "two dots", "encoded dots"}))
+def test_a_route_is_found_however_clients_spell_it(app: AppServer, route: str, name: str):
+    app.set_replies(whole({"content": "Hello"}))
+    assert post_raw(app, SPELLINGS[name](route))[0] == 200
+
+
+def test_a_stored_response_is_found_with_another_spelling_of_its_path(app: AppServer):
+    app.set_replies(whole({"content": "Hello"}))
+    made = httpx2.post(f"{app.url}/v1/responses", json={**VALID, "input": "Hello"}).json()
+    for path in ("/V1/Responses/", "/responses/", "/v1//responses/"):
+        assert httpx2.get(f"{app.url}{path}{made['id']}/").json()["id"] == made["id"]
 
 
 def test_a_route_of_the_model_server_is_the_model_servers_to_refuse(app: AppServer):

@@ -6,6 +6,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import unquote
 
 from starlette.routing import Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -54,6 +55,10 @@ class LifespanRouter(Router):
             await send(message)
 
         await super().lifespan(scope, receive, send_readable)
+
+
+_WITHOUT_V1 = frozenset({"chat", "responses"})
+"""Routes of the API that clients ask for without /v1 when their base URL lacks it."""
 
 
 class Routes:
@@ -124,16 +129,33 @@ class Routes:
             await self._upgrade(scope, receive, send)
             return
         path, method = scope["path"], scope["method"]
-        if handler := self._exact.get(("GET" if method == "HEAD" else method, path)):
+        if handler := self._handler(method, path):
             await handler(scope, receive, send)
-        elif below := next((app for root, app in self._below.items() if path.startswith(root)), None):
-            await below(scope, receive, send)
+        elif other := self._spelled_otherwise(method, path):
+            handler, path = other
+            await handler({**scope, "path": path}, receive, send)
         elif path.startswith("/v1/"):
             await self._passthrough(scope, receive, send)
         else:
             await send_error(
                 send, NotFound(f"There is no {method} {path[:200]} here; the OpenAI API is under /v1.")
             )
+
+    def _handler(self, method: str, path: str) -> ASGIApp | None:
+        return self._exact.get(("GET" if method == "HEAD" else method, path))
+
+    def _spelled_otherwise(self, method: str, path: str) -> tuple[ASGIApp, str] | None:
+        """The handler of a path that is not written as the routes are, and the path as it is meant.
+
+        Model servers take many spellings too. One that is ours in a single spelling is ours in all of them: what is
+        passed on is answered without tools, and nobody sees why.
+        """
+        plain = plain_path(path)
+        name = plain.lower()
+        if handler := self._handler(method, name):
+            return handler, name
+        roots = (root for root in self._below if name.startswith(root))
+        return next(((self._below[root], root + plain[len(root) :]) for root in roots), None)
 
     async def _upgrade(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
@@ -142,6 +164,19 @@ class Routes:
         else:
             refused = NotFound(f"There is no WebSocket at {path[:200]} here; send POST requests.")
             await send_error(in_place_of_upgrade(scope, send), refused)
+
+
+def plain_path(path: str) -> str:
+    """How a path is meant that clients spell otherwise: `/v1//chat/completions/`, `/v1/v1/...`, `/chat/completions`.
+
+    Single slashes, none at the end, one `/v1` in front of the API's routes, nothing percent-encoded.
+    """
+    segments = [part.strip() for part in unquote(path).replace("\\", "/").split("/") if part.strip()]
+    while [part.lower() for part in segments[:2]] == ["v1", "v1"]:
+        del segments[0]
+    if segments and segments[0].lower() in _WITHOUT_V1:
+        segments.insert(0, "v1")
+    return "/" + "/".join(segments)
 
 
 async def _not_open(scope: Scope, receive: Receive, send: Send) -> None:
