@@ -293,3 +293,13 @@ def test_a_call_that_a_server_says_twice_is_handed_over_once(app: AppServer):
     assert "function_call" not in message
     assert [call["function"]["name"] for call in message["tool_calls"]] == ["client_tool"]
     assert "get_weather" not in answer.text
+
+
+@pytest.mark.parametrize("streamed", [True, False], ids=["streamed", "whole"])
+def test_each_header_reaches_the_model_server_once(app: AppServer, streamed: bool):
+    set_rounds(app, "Hello", streamed=streamed)
+    answer = app.client().chat.completions.create(model="mock", messages=QUESTION, stream=streamed)
+    list(answer)
+    names = [name for name, _ in app.upstream.seen[0].headers]
+    assert sorted(names) == sorted(set(names))
+    assert app.upstream.seen[0].header(b"content-type") == b"application/json"

@@ -28,6 +28,12 @@ _SECOND_ADDRESS_AFTER = 0.25
 _WRITTEN_HERE = frozenset(
     {b"host", b"content-length", b"transfer-encoding", b"connection", b"keep-alive", b"upgrade", b"expect"}
 )
+_ONCE = frozenset(
+    b"api-key authorization content-location content-range content-type cookie date from idempotency-key"
+    b" if-modified-since if-range if-unmodified-since max-forwards openai-organization openai-project origin"
+    b" proxy-authorization range referer traceparent user-agent x-api-key".split()
+)
+"""Headers of a request whose value is no list (RFC 9110, 5.3): two of one name contradict each other."""
 _NEED_A_LENGTH = frozenset({"POST", "PUT", "PATCH"})
 
 
@@ -233,6 +239,9 @@ def _system_trust(_: ssl.DefaultVerifyPaths) -> ssl.SSLContext:
 def _head(method: str, target: bytes, authority: bytes, headers: Sequence[Header], framing: bytes) -> bytes:
     """The request line and all headers. Raises HttpError when one of them would be two, or none."""
     lines = [b"%b %b HTTP/1.1" % (method.encode(), target), b"host: " + authority]
+    once = [name for name, _ in headers if name in _ONCE]
+    if len(once) != len(set(once)):
+        headers = _last_of_each(headers)
     lines += [name + b": " + value for name, value in headers if name not in _WRITTEN_HERE]
     if framing:
         lines.append(framing)
@@ -248,6 +257,14 @@ def _head(method: str, target: bytes, authority: bytes, headers: Sequence[Header
             Fault.UNSENDABLE, "the request has a line break, a NUL or a space where HTTP allows none"
         )
     return head + b"\r\n\r\n"
+
+
+def _last_of_each(headers: Sequence[Header]) -> list[Header]:
+    """The headers without those that a later one of their name replaces."""
+    last = {name: place for place, (name, _) in enumerate(headers)}
+    return [
+        header for place, header in enumerate(headers) if header[0] not in _ONCE or last[header[0]] == place
+    ]
 
 
 def _length_line(method: str, body: bytes | None) -> bytes:

@@ -308,6 +308,24 @@ async def test_the_length_of_a_body_is_told(method: str, body: bytes | None, lin
     assert lines == ([] if line is None else [line])
 
 
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([*sorted(http_client_module._ONCE), b"x-vendor", b"accept", b"openai-beta"]),
+            st.sampled_from([b"one", b"two", b"application/json"]),
+        ),
+        max_size=12,
+    )
+)
+def test_a_header_that_a_request_may_have_once_is_sent_once(headers: list[Header]):
+    head = http_client_module._head("POST", b"/v1/x", b"host", headers, b"content-length: 0")
+    sent = [tuple(line.split(b": ", 1)) for line in head.removesuffix(b"\r\n\r\n").split(b"\r\n")[2:-1]]
+    lists = [header for header in headers if header[0] not in http_client_module._ONCE]
+    assert [header for header in sent if header in lists] == lists
+    assert dict(sent) == dict(headers)
+    assert len(sent) - len(lists) == len({name for name, _ in headers} & http_client_module._ONCE)
+
+
 @pytest.mark.parametrize("bad", [b"a\rb", b"a\nb", b"a\r\nb: c", b"a\0b"])
 async def test_line_breaks_and_nul_are_refused(bad: bytes):
     serve = Answers(WHOLE)
