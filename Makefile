@@ -5,7 +5,7 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 py
 UV := .venv/bin/uv
 SYNC := UV_PROJECT_ENVIRONMENT=.venv VIRTUAL_ENV= $(UV) sync --frozen --inexact
 
-.PHONY: help install demo test real-servers clients fuzz lint bench clean
+.PHONY: help install demo test real-servers clients fuzz lint schema bench clean
 
 help:
 	@echo "make demo     see it work: a real model, real tool servers, one question (first run: about 140 MB)"
@@ -15,6 +15,7 @@ help:
 	@echo "make install  give yourself .venv/bin/toolway"
 	@echo "make lint     ruff and mypy --strict"
 	@echo "make fuzz     a million random and mutated inputs into all that reads from outside (ten minutes)"
+	@echo "make schema   write docs/mcp.schema.json anew from the models of the settings"
 	@echo "make bench    measure against nginx, side by side"
 
 install: .venv/.installed
@@ -39,6 +40,9 @@ lint: .venv/.installed
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
+
+schema: .venv/.installed
+	.venv/bin/python -m toolway.settings.mcp_schema > docs/mcp.schema.json
 
 real-servers: .venv/.installed
 	@mkdir -p .real-servers

@@ -161,11 +161,11 @@ def login(
 ) -> None:
     """Allow Toolway, in your browser, to use a remote MCP server in your name."""
     settings = load_settings(config=config)
-    found = next((entry for entry in settings.tools.servers if entry.label == server and entry.url), None)
-    if found is None:
-        names = ", ".join(entry.label for entry in settings.tools.servers if entry.url) or "none"
+    urls = {entry.label: entry.url for entry in settings.tools.servers if entry.type != "stdio" and entry.url}
+    if server not in urls:
+        names = ", ".join(urls) or "none"
         _fail(f"There is no server {server} with a url in the mcp.json; those with one: {names}.")
-    anyio.run(_login, found.url, Path(settings.tools.token_file).expanduser())
+    anyio.run(_login, urls[server], Path(settings.tools.token_file).expanduser())
     typer.echo(f"Toolway may use {server} now; {settings.tools.token_file} remembers it.")
 
 

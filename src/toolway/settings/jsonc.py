@@ -155,3 +155,5 @@ def _scalar(token: _Token) -> Any:
         return json.loads(token.text)
     except json.JSONDecodeError as error:
         raise MistakeError(error.msg, token.line) from None
+    except ValueError:
+        raise MistakeError("a number has too many digits", token.line) from None

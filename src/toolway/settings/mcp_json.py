@@ -1,17 +1,57 @@
-"""An `mcp.json` as people already have it -> frozen ServerConfigs; each mistake is one clear message."""
+"""An `mcp.json` as people already have it -> its servers; each mistake is one clear message with its line."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
+from typing import Any, get_type_hints
+
+from pydantic import AliasChoices, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
 
 from toolway.errors import ConfigError
 from toolway.settings.jsonc import MistakeError, Node, parse
-from toolway.settings.mcp_entry import KEYS, Entry, Report, nearest
-from toolway.settings.mcp_server import ServerConfig
+from toolway.settings.mcp_server import (
+    ClientCredentials,
+    OpenApiServerConfig,
+    RemoteServerConfig,
+    ServerConfig,
+    StdioServerConfig,
+)
 
-__all__ = ["McpConfig", "ServerConfig", "parse_config", "read_config"]
+__all__ = ["McpConfig", "ServerConfig", "keys_of", "parse_config", "read_config"]
+
+TYPES = {
+    "stdio": "stdio",
+    "http": "http",
+    "streamable-http": "http",
+    "streamable_http": "http",
+    "streamableHttp": "http",
+    "streamablehttp": "http",
+    "sse": "sse",
+    "openapi": "openapi",
+}
+"""What `type` may be, in the spellings of other hosts too."""
+TYPE_KEYS = ("type", "transport", "transportType")
+MODELS: Mapping[str, type[Any]] = {
+    "stdio": StdioServerConfig,
+    "http": RemoteServerConfig,
+    "sse": RemoteServerConfig,
+    "auto": RemoteServerConfig,
+    "openapi": OpenApiServerConfig,
+}
+IGNORED = frozenset(
+    "autoApprove alwaysAllow allow trust tools name title note notes comment icon iconUrl gallery version id provider "
+    "tags metadata $schema dev initTimeout initializationTimeout startupTimeout networkTimeout oauth "
+    "disabledInDashboard sandbox sandboxEnabled fromGalleryId registryUrl isActive watch watchPaths debug".split()
+)
+"""Keys that other hosts read and that change nothing here."""
+_ROOTS = ("mcpServers", "servers")
+_ROOT_IGNORED = frozenset(("inputs", "$schema", "globalShortcut", "preferences", "mcp", "sandbox", "version"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,8 +62,21 @@ class McpConfig:
     warnings: tuple[str, ...] = ()
 
 
-_ROOTS = ("mcpServers", "servers")
-_ROOT_IGNORED = frozenset(("inputs", "$schema", "globalShortcut", "preferences", "mcp", "sandbox", "version"))
+class Report:
+    """Collects sentences: `problems` forbid the file, `warnings` do not."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.problems: list[str] = []
+        self.warnings: list[str] = []
+
+    def problem(self, line: int, key: str, message: str) -> None:
+        """The file cannot be used as it is."""
+        self.problems.append(f"{self.path}:{line}: {key}: {message}.")
+
+    def warning(self, line: int, key: str, message: str) -> None:
+        """Something in the file is not used."""
+        self.warnings.append(f"{self.path}:{line}: {key}: {message}.")
 
 
 def read_config(path: Path, env: Mapping[str, str], *, strict: bool = False) -> McpConfig:
@@ -84,22 +137,139 @@ def _entries(root: Node, report: Report) -> dict[str, Node]:
         report.problem(root.line, "mcpServers", "the file has no such key, and no servers")
     for key, node in root.value.items():
         if key not in (*_ROOTS, *_ROOT_IGNORED):
-            report.warning(node.line, key, "this key is not read" + nearest(key, _ROOTS))
+            report.warning(node.line, key, "this key is not read" + _nearest(key, _ROOTS))
     return found
 
 
 def _server(label: str, node: Node, report: Report, env: Mapping[str, str]) -> ServerConfig | None:
+    """The server of an entry; None when it is disabled, or wrong, which is then in the report."""
     if not label.strip():
         report.problem(node.line, "mcpServers", "a server has an empty name")
         return None
     if not isinstance(node.value, dict):
         report.problem(node.line, label, 'it must be an object like {"command": "npx", "args": [...]}')
         return None
-    entry = Entry(label, node, report, env)
-    if entry.flag("disabled") or not entry.flag("enabled", True):
+    entry = {key: child.plain() for key, child in node.value.items() if child.value is not None}
+    if entry.get("disabled") is True or entry.get("enabled") is False:
         return None
-    kind = entry.kind()
+    kind = _kind(label, node, entry, report)
     if kind is None:
         return None
-    entry.check_keys(KEYS[kind if kind in KEYS else "remote"])
-    return ServerConfig(label=label, type=kind, where=f"{report.path}:{node.line}", **entry.fields(kind))
+    _warn_of_unknown_keys(label, node, kind, report)
+    entry |= {"type": kind, "label": label, "where": f"{report.path}:{node.line}"}
+    try:
+        server = _adapter(kind).validate_python(entry, context=env)
+    except ValidationError as error:
+        for mistake in error.errors(include_url=False):
+            report.problem(*_told(label, node, mistake))
+        return None
+    if isinstance(server, OpenApiServerConfig) and not server.url and not server.spec:
+        report.problem(
+            node.line, label, 'an OpenAPI service needs its "url", or the "spec" that describes it'
+        )
+    return _in_seconds(server, node, report)
+
+
+def _kind(label: str, node: Node, entry: Mapping[str, Any], report: Report) -> str | None:
+    """What the entry says it is, or what its keys make it."""
+    for key in TYPE_KEYS:
+        if key in entry:
+            said = entry[key]
+            kind = TYPES.get(said) if isinstance(said, str) else None
+            if kind is None:
+                legal = ", ".join(dict.fromkeys(TYPES.values()))
+                report.problem(node.value[key].line, f"{label}.type", f"{said!r} is none of {legal}")
+            return kind
+    if "command" in entry:
+        return "stdio"
+    if "httpUrl" in entry:
+        return "http"
+    if "url" in entry or "serverUrl" in entry:
+        return "auto"
+    report.problem(node.line, label, 'it needs a "command" to run or a "url" to call')
+    return None
+
+
+def _warn_of_unknown_keys(label: str, node: Node, kind: str, report: Report) -> None:
+    known = keys_of(kind)
+    for key, child in node.value.items():
+        if key in known or key in TYPE_KEYS or key in IGNORED:
+            continue
+        elsewhere = any(key in keys_of(other) for other in MODELS)
+        said = "this key is not for a server of this kind" if elsewhere else "this key is not known"
+        report.warning(child.line, f"{label}.{key}", said + _nearest(key, ("type", *known.values())))
+
+
+def _in_seconds(server: ServerConfig, node: Node, report: Report) -> ServerConfig:
+    if server.timeout is None or server.timeout < 1000:
+        return server
+    seconds = server.timeout / 1000
+    said = f"{server.timeout:g} is taken for milliseconds; write {seconds:g}"
+    report.warning(node.value["timeout"].line, f"{server.label}.timeout", said)
+    return replace(server, timeout=seconds)
+
+
+_SENTENCES = {
+    "bool_type": "{input!r} is neither true nor false",
+    "float_type": "{input!r} is no number above 0",
+    "finite_number": "{input!r} is no number above 0",
+    "int_type": "{input!r} is no whole number above 0",
+    "greater_than": "{input!r} is no number above 0",
+    "string_pattern_mismatch": "it is empty",
+    "tuple_type": "it must be a list of strings",
+    "dict_type": "it must be an object with strings as values",
+    "dataclass_type": "it must be an object with strings as values",
+}
+"""What is said for pydantic's errors. Those of our own validators are sentences already."""
+
+
+def _told(label: str, node: Node, mistake: Mapping[str, Any]) -> tuple[int, str, str]:
+    """Line, key and sentence for an error of pydantic."""
+    path: Sequence[str | int] = mistake["loc"]
+    match mistake["type"]:
+        case "missing":
+            *path, name = path
+            sentence = f'it needs a "{name}"'
+        case "unexpected_keyword_argument":
+            *path, name = path
+            sentence = (
+                f"{name!r} is not known{_nearest(str(name), [f.name for f in fields(ClientCredentials)])}"
+            )
+        case "literal_error":
+            legal = re.findall(r"'([^']*)'", mistake["ctx"]["expected"])
+            sentence = f"{mistake['input']!r} is none of {', '.join(legal)}"
+            sentence += _nearest(str(mistake["input"]), legal)
+        case "value_error":
+            sentence = str(mistake["ctx"]["error"])
+        case kind:
+            sentence = _SENTENCES.get(kind, mistake["msg"]).format(input=mistake["input"])
+    key, line = label, node.line
+    for step in path:
+        node = node.value[step]
+        line = node.line
+        key += f"[{step}]" if isinstance(step, int) else f".{step}"
+    return line, key, sentence
+
+
+@cache
+def keys_of(kind: str) -> Mapping[str, str]:
+    """Each key that an entry of this kind may have -> the field that it sets; several keys may be names of one."""
+    hints = get_type_hints(MODELS[kind], include_extras=True)
+    keys: dict[str, str] = {}
+    for name in (f.name for f in fields(MODELS[kind]) if f.name not in ("label", "where", "type")):
+        notes = getattr(hints[name], "__metadata__", ())
+        aliases = [note.validation_alias for note in notes if isinstance(note, FieldInfo)]
+        choices = [key for alias in aliases if isinstance(alias, AliasChoices) for key in alias.choices]
+        keys |= {str(key): name for key in choices or [name]}
+    return keys
+
+
+@cache
+def _adapter(kind: str) -> TypeAdapter[ServerConfig]:
+    return TypeAdapter(MODELS[kind])
+
+
+def _nearest(key: str, known: Iterable[str]) -> str:
+    """ "; did you mean ...", when one of the known names is near."""
+    close = get_close_matches(key, dict.fromkeys(known), 1, 0.7)
+    return f"; did you mean {close[0]!r}" if close else ""

@@ -1,59 +1,234 @@
-"""One tool server as a configuration file describes it; what every kind of source is made from."""
+"""One tool server of `mcp.json`: a model for each kind, which checks an entry and is what its source is made from."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BeforeValidator,
+    Field,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WithJsonSchema,
+    WrapValidator,
+)
+from pydantic.config import ConfigDict
+from pydantic.json_schema import SkipJsonSchema
+
+from toolway.settings.interpolation import expand
 
 LONG = 20
 """Characters from which on any value of an environment is taken for a key."""
 
 _SECRET = re.compile(r"key|token|secret|pass|pwd|auth|cred|private|cookie|session", re.IGNORECASE)
 
-Kind = Literal["stdio", "http", "sse", "auto", "openapi"]
+
+def _text(value: Any, info: ValidationInfo) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} must be a string")
+    return expand(value, info.context or {})
+
+
+def _scalar(value: Any, info: ValidationInfo) -> str:
+    if isinstance(value, dict | list) or value is None:
+        raise ValueError("it must be a string")
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return expand(str(value), info.context or {})
+
+
+def _without_null(value: Any) -> Any:
+    return {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else value
+
+
+def _by_tool(value: Any) -> Any:
+    # Other hosts describe the server with it; here it says tool by tool what the model shall read.
+    return {} if isinstance(value, str) else _without_null(value)
+
+
+def _url(value: Any, check: ValidatorFunctionWrapHandler) -> str:
+    text: str = check(value)
+    try:
+        url = urlsplit(text)
+        legal = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+    except ValueError:
+        legal = False
+    if not legal or any(c.isspace() for c in text):
+        # As it is written: what a variable holds may be a secret.
+        raise ValueError(f"{value!r} is no URL like http://localhost:8000/mcp")
+    return text
+
+
+def _headers(headers: Mapping[str, str]) -> Mapping[str, str]:
+    for name, value in headers.items():
+        if not name or not value.isprintable() or not name.isascii() or any(c in name for c in " :"):
+            raise ValueError(f"{name!r} is no header, or holds what a header cannot hold")
+    return headers
+
+
+def _client_credentials(value: Any) -> Any:
+    if isinstance(value, dict) and value.get("type") != "client_credentials":
+        raise ValueError('its "type" must be "client_credentials"; for a login: toolway login SERVER')
+    return _without_null(value)
+
+
+_SCALAR = {"type": ["string", "number", "boolean"]}
+_SCALAR_OR_NULL = {"type": ["string", "number", "boolean", "null"]}
+_BY_TOOL = {"anyOf": [{"type": "string"}, {"type": "object", "additionalProperties": {"type": "string"}}]}
+
+Flag = Annotated[bool, Field(strict=True)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
+Count = Annotated[int, Field(gt=0, strict=True)]
+Text = Annotated[str, BeforeValidator(_text)]
+NonEmpty = Annotated[str, Field(pattern=r"\S"), BeforeValidator(_text)]
+Url = Annotated[
+    NonEmpty, WrapValidator(_url), Field(validation_alias=AliasChoices("url", "serverUrl", "httpUrl"))
+]
+Name = Annotated[str, BeforeValidator(_scalar)]
+Argument = Annotated[Name, WithJsonSchema(_SCALAR)]
+Value = Annotated[Name, WithJsonSchema(_SCALAR_OR_NULL)]
+Values = Annotated[Mapping[str, Value], BeforeValidator(_without_null)]
+Headers = Annotated[Values, AfterValidator(_headers)]
+Names = Annotated[Mapping[str, Name], BeforeValidator(_without_null)]
+Descriptions = Annotated[Mapping[str, Name], BeforeValidator(_by_tool), WithJsonSchema(_BY_TOOL)]
+Included = Annotated[
+    tuple[Name, ...], Field(validation_alias=AliasChoices("include", "includeTools", "enabledTools"))
+]
+Excluded = Annotated[
+    tuple[Name, ...], Field(validation_alias=AliasChoices("exclude", "excludeTools", "disabledTools"))
+]
 Era = Literal["auto", "legacy", "modern"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServerConfig:
-    """One server of the file. Times are seconds; what another kind of server uses is empty."""
+class _Common:
+    """What servers of every kind have. Times are seconds. The sentences about the fields stand in the schema."""
 
-    label: str
-    type: Kind
-    """"auto": a URL that is asked whether it speaks streamable HTTP or, as servers before 2025 do, SSE."""
-    where: str = field(default="", compare=False)
+    __pydantic_config__ = ConfigDict(extra="ignore", use_attribute_docstrings=True)
+
+    label: SkipJsonSchema[str]
+    where: SkipJsonSchema[str] = field(default="", compare=False)
     """File and line, for messages."""
 
-    command: str = ""
-    args: tuple[str, ...] = ()
-    env: Mapping[str, str] = field(default_factory=dict, repr=False)
-    cwd: str | None = None
-
-    url: str = ""
-    spec: str = ""
-    """OpenAPI only: URL or path of the document, when it is not below `url`."""
-    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    auth: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """OAuth client credentials: type, token_url, client_id, client_secret, scope."""
-
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
-    prefix: str = ""
-    rename: Mapping[str, str] = field(default_factory=dict)
-    description: Mapping[str, str] = field(default_factory=dict)
-    timeout: float | None = None
-    lazy: bool = False
-    idle_timeout: float = 300.0
-    era: Era = "auto"
-    resources: bool = False
-    sampling: bool = False
-    sampling_max_tokens: int = 1024
+    disabled: Flag = False
+    """Leave this server out."""
+    enabled: Flag = True
+    """The opposite of disabled."""
+    include: Included = ()
+    """Patterns (*, ?, [abc]) of tools to offer; by default all."""
+    exclude: Excluded = ()
+    """Patterns of tools to leave out."""
+    prefix: Text = ""
+    """Put in front of each tool's name."""
+    rename: Names = field(default_factory=dict)
+    """The server's name of a tool -> its name here."""
+    description: Descriptions = field(default_factory=dict)
+    """The server's name of a tool -> what the model reads about it. Plain text describes the server; it is not used."""
+    timeout: Seconds | None = None
+    """Seconds that one call may take."""
+    lazy: Flag = False
+    """Start at the first call only."""
+    idle_timeout: Seconds = 300.0
+    """Seconds without a call after which a lazy server is ended."""
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """Values that must never be shown: all headers, and of the environment what looks like a key."""
-        env = [value for name, value in self.env.items() if _SECRET.search(name) or len(value) >= LONG]
-        values = (*env, *self.headers.values(), self.auth.get("client_secret"))
-        return tuple(value for value in values if value)
+        """Values that must never be shown."""
+        return ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _CommonMcp(_Common):
+    """What the MCP servers have."""
+
+    era: Annotated[Era, BeforeValidator(_text)] = "auto"
+    """Protocol: legacy is 2025-11-25 and older, modern 2026-07-28 and newer."""
+    resources: Flag = False
+    """Offer two tools that list and read the server's resources."""
+    sampling: Flag = False
+    """Answer with the model behind Toolway when the server asks for one."""
+    sampling_max_tokens: Count = 1024
+    """Most tokens of one such answer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StdioServerConfig(_CommonMcp):
+    """An MCP server that is a program."""
+
+    type: Literal["stdio"] = "stdio"
+    command: NonEmpty
+    """Program that speaks MCP on its standard input and output."""
+    args: tuple[Argument, ...] = ()
+    """Arguments of the command."""
+    env: Values = field(default_factory=dict, repr=False)
+    """Environment variables of the command, added to PATH, HOME, locale and proxies."""
+    cwd: Text | None = None
+    """Directory to start the command in."""
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Of the environment, what looks like a key."""
+        return tuple(v for name, v in self.env.items() if v and (_SECRET.search(name) or len(v) >= LONG))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientCredentials:
+    """OAuth client credentials: where tokens are given out, and to whom."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    type: Literal["client_credentials"] = "client_credentials"
+    token_url: NonEmpty
+    client_id: NonEmpty
+    client_secret: NonEmpty = field(repr=False)
+    scope: Text | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoteServerConfig(_CommonMcp):
+    """An MCP server that is reached by its URL."""
+
+    type: Literal["http", "sse", "auto"] = "auto"
+    """"auto": a URL that is asked whether it speaks streamable HTTP or, as servers before 2025 do, SSE."""
+    url: Url
+    """URL of an MCP server or OpenAPI service."""
+    headers: Headers = field(default_factory=dict, repr=False)
+    """HTTP headers sent with every request."""
+    auth: Annotated[ClientCredentials | None, BeforeValidator(_client_credentials)] = field(
+        default=None, repr=False
+    )
+    """OAuth client credentials of a remote server."""
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """All headers, and the client's secret."""
+        secret = self.auth.client_secret if self.auth else ""
+        return tuple(filter(None, (*self.headers.values(), secret)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenApiServerConfig(_Common):
+    """A service with an OpenAPI document."""
+
+    type: Literal["openapi"] = "openapi"
+    url: Url = ""
+    """URL of an MCP server or OpenAPI service."""
+    spec: Text = ""
+    """URL or path of an OpenAPI document, when it is not found by the url."""
+    headers: Headers = field(default_factory=dict, repr=False)
+    """HTTP headers sent with every request."""
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """All headers."""
+        return tuple(filter(None, self.headers.values()))
+
+
+McpServerConfig = StdioServerConfig | RemoteServerConfig
+ServerConfig = McpServerConfig | OpenApiServerConfig

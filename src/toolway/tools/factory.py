@@ -15,7 +15,13 @@ from toolway.net.allowlist import AllowList
 from toolway.net.ssrf import Resolve, Resolver, SsrfGuard
 from toolway.settings.env_endpoints import Endpoint
 from toolway.settings.groups import Settings, ToolSettings
-from toolway.settings.mcp_server import ServerConfig
+from toolway.settings.mcp_server import (
+    McpServerConfig,
+    OpenApiServerConfig,
+    RemoteServerConfig,
+    ServerConfig,
+    StdioServerConfig,
+)
 from toolway.tools.autodetect import AutodetectSource, has_document, speaks_mcp
 from toolway.tools.client_servers.declaration import DeclaredServer
 from toolway.tools.client_servers.pool import IDLE, PATIENCE, DynamicServers
@@ -55,7 +61,7 @@ class SourceFactory:
         if isinstance(config, Endpoint):
             return _autodetected(config, settings)
         inner: ToolSource
-        if config.type == "openapi":
+        if isinstance(config, OpenApiServerConfig):
             inner = OpenAPISource(_endpoint(config), settings.tools)
         else:
             options = ConnectOptions(
@@ -66,7 +72,7 @@ class SourceFactory:
             inner = MCPSource(config, options)
         return TransformedSource(inner, config)
 
-    def _sampler(self, config: ServerConfig, settings: Settings) -> UpstreamSampler | None:
+    def _sampler(self, config: McpServerConfig, settings: Settings) -> UpstreamSampler | None:
         if not config.sampling or self._upstream is None:
             return None
         return UpstreamSampler(
@@ -93,7 +99,7 @@ async def open_dynamic(
 
     def make(server: DeclaredServer, egress: SsrfGuard) -> ToolSource:
         # No `auth`, no sampler: neither what the operator was granted nor his model is for strangers' servers.
-        config = ServerConfig(label=server.label, type="auto", url=server.place.url, headers=server.headers)
+        config = RemoteServerConfig(label=server.label, url=server.place.url, headers=server.headers)
         options = ConnectOptions(
             max_result_bytes=settings.max_tool_response_bytes, egress=egress, logger=UNHEARD
         )
@@ -118,31 +124,33 @@ async def open_sources(settings: Settings) -> AsyncIterator[Sequence[ToolSource]
     yield SourceFactory().sources(settings)
 
 
-def _auth(config: ServerConfig, token_file: str) -> Any:
+def _auth(config: McpServerConfig, token_file: str) -> Any:
     """What authenticates at a remote server: client credentials, or what `toolway login` was granted."""
     from toolway.tools.mcp.oauth_tokens import Grant, TokenAuth, TokenFile  # noqa: PLC0415 - loads httpx2
 
+    if isinstance(config, StdioServerConfig):
+        return None
     if config.auth:
         grant = Grant(
-            token_url=config.auth["token_url"],
-            client_id=config.auth["client_id"],
-            client_secret=config.auth["client_secret"],
-            scope=config.auth.get("scope"),
+            token_url=config.auth.token_url,
+            client_id=config.auth.client_id,
+            client_secret=config.auth.client_secret,
+            scope=config.auth.scope,
             by_machine=True,
         )
         return TokenAuth(config.url, grant)
-    if config.type == "stdio" or "authorization" in {name.lower() for name in config.headers}:
+    if "authorization" in {name.lower() for name in config.headers}:
         return None
     file = TokenFile(Path(token_file).expanduser())
     granted = file.grant(config.url)
     return TokenAuth(config.url, granted, file) if granted else None
 
 
-def _endpoint(config: ServerConfig) -> Endpoint:
+def _endpoint(config: OpenApiServerConfig) -> Endpoint:
     return Endpoint(label=config.label, url=config.url, spec=config.spec, headers=config.headers)
 
 
-def _mcp(endpoint: Endpoint) -> ServerConfig:
+def _mcp(endpoint: Endpoint) -> RemoteServerConfig:
     """An endpoint of MCP_SERVER_ENDPOINTS as an MCP server; its credentials become a header."""
     headers: dict[str, str] = {}
     if endpoint.token is not None:
@@ -150,4 +158,4 @@ def _mcp(endpoint: Endpoint) -> ServerConfig:
     elif endpoint.username is not None:
         pair = f"{endpoint.username}:{endpoint.password or ''}".encode()
         headers["Authorization"] = f"Basic {base64.b64encode(pair).decode()}"
-    return ServerConfig(label=endpoint.label, type="auto", url=endpoint.url, headers=headers)
+    return RemoteServerConfig(label=endpoint.label, url=endpoint.url, headers=headers)

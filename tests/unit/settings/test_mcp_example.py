@@ -12,12 +12,12 @@ import pytest
 from tests.support.paths import ROOT
 from tests.unit.settings.test_mcp_json import CLAUDE, CLINE, CURSOR, GEMINI, LM_STUDIO, MCPO, VS_CODE
 from toolway.settings import jsonc
-from toolway.settings.mcp_entry import KEYS
-from toolway.settings.mcp_json import parse_config
+from toolway.settings.mcp_json import MODELS, keys_of, parse_config
+from toolway.settings.mcp_schema import json_schema
 
 EXAMPLE = (ROOT / "mcp.example.json").read_text()
 SCHEMA = json.loads((ROOT / "docs" / "mcp.schema.json").read_text())
-KNOWN = {key for keys in KEYS.values() for key in keys}
+KNOWN = {"type"} | {field for kind in MODELS for field in keys_of(kind).values()}
 ENV = {"HOME": "/home/me", "TOKEN": "t", "SEARCH_TOKEN": "s"}
 
 
@@ -35,6 +35,10 @@ def test_the_example_shows_every_key() -> None:
 
 def test_the_schema_knows_every_key() -> None:
     assert SCHEMA["$defs"]["server"]["properties"].keys() == KNOWN
+
+
+def test_the_published_schema_is_what_the_models_say() -> None:
+    assert json_schema() == SCHEMA, "make schema"
 
 
 @pytest.mark.parametrize("text", [EXAMPLE, CLAUDE, CLINE, CURSOR, GEMINI, LM_STUDIO, MCPO, VS_CODE])

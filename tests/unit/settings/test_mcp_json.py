@@ -14,7 +14,7 @@ from toolway.errors import ConfigError
 from toolway.settings import jsonc
 from toolway.settings.interpolation import expand
 from toolway.settings.mcp_json import McpConfig, parse_config, read_config
-from toolway.settings.mcp_server import ServerConfig
+from toolway.settings.mcp_server import ServerConfig, StdioServerConfig
 
 ENV = {"HOME": "/home/me", "TOKEN": "t0ken", "EMPTY": ""}
 
@@ -138,8 +138,8 @@ def test_every_field_is_read() -> None:
             "resources": True, "sampling": True, "sampling_max_tokens": 50,
         }
     )  # fmt: skip
-    assert server == ServerConfig(
-        label="s", type="stdio", command="run", args=("a", "1"), env={"A": "1", "B": "2", "C": "true"}, cwd="~/x",
+    assert server == StdioServerConfig(
+        label="s", command="run", args=("a", "1"), env={"A": "1", "B": "2", "C": "true"}, cwd="~/x",
         include=("get_*",), exclude=("*_all",), prefix="p_", rename={"a": "b"}, description={"a": "says"},
         timeout=5.0, lazy=True, idle_timeout=9.0, era="legacy", resources=True, sampling=True, sampling_max_tokens=50,
     )  # fmt: skip
@@ -147,7 +147,7 @@ def test_every_field_is_read() -> None:
 
 
 def test_an_openapi_service_is_a_server_too() -> None:
-    server = one(
+    server: Any = one(
         {"type": "openapi", "url": "http://h:1", "spec": "./x.yaml", "headers": {"X-Key": "${TOKEN}"}}
     )
     assert (server.type, server.url, server.spec, server.headers) == (
@@ -194,6 +194,7 @@ def test_expansion_never_breaks_and_never_expands_twice(text: str, env: dict[str
         ('{"mcpServers\n": {}}', "1: a string is not closed"),
         ("{} /* x", "1: a comment is not closed"),
         ("[" * 1000, "1: this is nested too deeply"),
+        ("9" * 5000, "1: a number has too many digits"),
         ('{"mcpServers": {\n"a": {},\n"a": {}}}', "3: 'a' is here twice; the first is in line 2"),
         ("[]", "1: mcpServers: the file must hold an object with this key"),
         ("{}", "1: mcpServers: the file has no such key, and no servers"),

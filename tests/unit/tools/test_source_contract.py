@@ -27,7 +27,7 @@ from tests.unit.tools.mcp.support import SERVERS, alive
 from tests.unit.tools.openapi.service import DEADLINE, Service, Watch, document, json_body, operation
 from toolway.settings.env_endpoints import Endpoint
 from toolway.settings.groups import ToolSettings
-from toolway.settings.mcp_server import ServerConfig
+from toolway.settings.mcp_server import StdioServerConfig
 from toolway.tools.mcp import MCPSource, ReconnectPolicy
 from toolway.tools.openapi import OpenAPISource
 from toolway.types import Tool, ToolSource
@@ -70,7 +70,9 @@ async def openapi() -> AsyncIterator[Case]:
 async def mcp() -> AsyncIterator[Case]:
     with TemporaryDirectory() as folder:
         program = Path(shutil.copy(SERVERS / "promising.py", folder))
-        config = ServerConfig(label="the-label", type="stdio", command=sys.executable, args=(str(program),))
+        config = StdioServerConfig(
+            label="the-label", type="stdio", command=sys.executable, args=(str(program),)
+        )
         source = MCPSource(config, policy=ReconnectPolicy(first_delay=0.01, longest_delay=0.05))
 
         def stop() -> None:

@@ -1,4 +1,4 @@
-"""Opens the connection that a ServerConfig describes; what imports the `mcp` SDK is behind this module."""
+"""Opens the connection that a McpServerConfig describes; what imports the `mcp` SDK is behind this module."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import anyio
 
-from toolway.settings.mcp_server import ServerConfig
+from toolway.settings.mcp_server import McpServerConfig, StdioServerConfig
 from toolway.tools.mcp.errors import RefusedError
 from toolway.tools.mcp.http import open_http, open_sse
 from toolway.tools.mcp.options import ConnectOptions, Transport
@@ -29,7 +29,7 @@ class Connection:
 
 @asynccontextmanager
 async def connect(
-    config: ServerConfig,
+    config: McpServerConfig,
     transport: Transport,
     options: ConnectOptions,
     log: ServerLog,
@@ -42,7 +42,7 @@ async def connect(
     """
     server = None
     async with AsyncExitStack() as stack:
-        if transport == "stdio":
+        if isinstance(config, StdioServerConfig):
             process = open_stdio(config, limit=options.max_result_bytes, log=log)
             server = await stack.enter_async_context(process)
             session = Session(server, server, log=log, sampler=options.sampler)
@@ -57,7 +57,7 @@ async def connect(
 
 
 async def list_tools(
-    session: Session, config: ServerConfig
+    session: Session, config: McpServerConfig
 ) -> tuple[tuple[Tool, ...], tuple[str, ...], float | None]:
     """The tools of a server, what was mended about them, and how many seconds they may be kept (2026-07-28).
 

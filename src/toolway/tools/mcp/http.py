@@ -16,7 +16,7 @@ import orjson
 from anyio.abc import ObjectReceiveStream, ObjectSendStream, TaskStatus
 from mcp_types import ErrorData, JSONRPCError, JSONRPCRequest
 
-from toolway.settings.mcp_server import ServerConfig
+from toolway.settings.mcp_server import RemoteServerConfig
 from toolway.tools.mcp.errors import HTTP_TROUBLE
 from toolway.tools.mcp.messages import Answer, RequestId, correlated, error, parse, parse_answer
 from toolway.tools.mcp.options import ConnectOptions
@@ -239,7 +239,7 @@ class HttpTransport(StreamableHTTPTransport):
 
 
 @asynccontextmanager
-async def open_http(config: ServerConfig, options: ConnectOptions) -> AsyncIterator[Streams]:
+async def open_http(config: RemoteServerConfig, options: ConnectOptions) -> AsyncIterator[Streams]:
     """Streamable HTTP, protocol 2025-03-26 and newer."""
     transport = HttpTransport(config.url, max_sse_event_size=options.max_result_bytes)
     inbound, read = create_context_streams[SessionMessage | Exception](0)
@@ -265,7 +265,7 @@ async def open_http(config: ServerConfig, options: ConnectOptions) -> AsyncItera
 
 
 @asynccontextmanager
-async def open_sse(config: ServerConfig, options: ConnectOptions) -> AsyncIterator[Streams]:
+async def open_sse(config: RemoteServerConfig, options: ConnectOptions) -> AsyncIterator[Streams]:
     """HTTP+SSE as of protocol 2024-11-05: one stream of events, and a POST for each message.
 
     The SDK's client for it ends at events over 1 MiB and at the first POST that fails; this one does not.

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 
 from toolway.errors import SourceError
-from toolway.settings.mcp_server import ServerConfig
+from toolway.settings.mcp_server import McpServerConfig
 from toolway.tools.mcp.errors import LostError, RefusedError, explain
 from toolway.tools.mcp.options import ConnectOptions
 from toolway.tools.mcp.supervisor import ReconnectPolicy, Supervisor
@@ -22,7 +22,7 @@ class MCPSource:
 
     def __init__(
         self,
-        config: ServerConfig,
+        config: McpServerConfig,
         options: ConnectOptions | None = None,
         policy: ReconnectPolicy | None = None,
     ) -> None:

@@ -22,7 +22,7 @@ import anyio
 from anyio.abc import ObjectStream
 
 from toolway.errors import SourceError
-from toolway.settings.mcp_server import ServerConfig
+from toolway.settings.mcp_server import StdioServerConfig
 from toolway.tools.mcp import reaper
 from toolway.tools.mcp.budget import Budget
 from toolway.tools.mcp.jsonlines import Lines, MessageLines, TooLong
@@ -198,7 +198,7 @@ class StdioServer(asyncio.SubprocessProtocol, ObjectStream[SessionMessage]):
 
 
 @asynccontextmanager
-async def open_stdio(config: ServerConfig, *, limit: int, log: ServerLog) -> AsyncIterator[StdioServer]:
+async def open_stdio(config: StdioServerConfig, *, limit: int, log: ServerLog) -> AsyncIterator[StdioServer]:
     """Run the server's command, and end its whole process group when left. `limit`: the longest line in bytes.
 
     Raises:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from toolway.errors import SourceError
-from toolway.settings.mcp_server import Era, ServerConfig
+from toolway.settings.mcp_server import Era, McpServerConfig
 from toolway.tools.mcp.errors import LostError, RefusedError, cause_of, exit_reason, explain
 from toolway.tools.mcp.options import ConnectOptions, Transport
 from toolway.tools.mcp.server_log import ServerLog
@@ -94,7 +94,11 @@ class Supervisor:
     """Owns the connection to one server, and says in `status` how it fares."""
 
     def __init__(
-        self, config: ServerConfig, options: ConnectOptions, policy: ReconnectPolicy, logger: logging.Logger
+        self,
+        config: McpServerConfig,
+        options: ConnectOptions,
+        policy: ReconnectPolicy,
+        logger: logging.Logger,
     ) -> None:
         self.status = SourceStatus()
         self.activity = Activity()
@@ -334,7 +338,7 @@ class Supervisor:
         self._changed()
 
 
-def _first_transport(config: ServerConfig) -> Transport:
+def _first_transport(config: McpServerConfig) -> Transport:
     if config.type == "stdio":
         return "stdio"
     by_name = config.type == "auto" and config.url.partition("?")[0].rstrip("/").endswith("/sse")

@@ -11,7 +11,7 @@ from typing import Any
 
 import anyio
 
-from toolway.settings.mcp_server import ServerConfig
+from toolway.settings.mcp_server import McpServerConfig, StdioServerConfig
 from toolway.tools.mcp import ConnectOptions, MCPSource, ReconnectPolicy
 from toolway.types import JSON, SourceStatus, ToolResult
 
@@ -50,7 +50,7 @@ class Watched:
 
 
 @asynccontextmanager
-async def running(config: ServerConfig, **options: Any) -> AsyncIterator[Watched]:
+async def running(config: McpServerConfig, **options: Any) -> AsyncIterator[Watched]:
     """Run a source until the `async with` is left; `options` are those of ConnectOptions, and `policy`."""
     policy = options.pop("policy", ReconnectPolicy(first_delay=0.02, longest_delay=0.2))
     watched = Watched(MCPSource(config, ConnectOptions(**options), policy))
@@ -61,14 +61,18 @@ async def running(config: ServerConfig, **options: Any) -> AsyncIterator[Watched
         watched.stop()
 
 
-def bad(fault: str = "", **more: Any) -> ServerConfig:
+def bad(fault: str = "", **more: Any) -> StdioServerConfig:
     args = (str(SERVERS / "bad_stdio.py"), fault)
-    return ServerConfig(**{"label": "bad", "type": "stdio", "command": sys.executable, "args": args, **more})
+    return StdioServerConfig(
+        **{"label": "bad", "type": "stdio", "command": sys.executable, "args": args, **more}
+    )
 
 
-def good(**more: Any) -> ServerConfig:
+def good(**more: Any) -> StdioServerConfig:
     args = (str(SERVERS / "good.py"),)
-    return ServerConfig(**{"label": "good", "type": "stdio", "command": sys.executable, "args": args, **more})
+    return StdioServerConfig(
+        **{"label": "good", "type": "stdio", "command": sys.executable, "args": args, **more}
+    )
 
 
 def alive(pid: int) -> bool:

@@ -15,13 +15,13 @@ from tests.support.servers import running as serving
 from tests.unit.tools.mcp.servers import good as good_server
 from tests.unit.tools.mcp.servers.bad_http import bad_http
 from tests.unit.tools.mcp.support import PATIENCE, Watched, running
-from toolway.settings.mcp_server import ServerConfig
+from toolway.settings.mcp_server import RemoteServerConfig
 from toolway.tools.mcp import ConnectOptions, ReconnectPolicy
 from toolway.types import ToolResult
 
 
-def at(url: str, **more: Any) -> ServerConfig:
-    return ServerConfig(**{"label": "web", "type": "http", "url": url, **more})
+def at(url: str, **more: Any) -> RemoteServerConfig:
+    return RemoteServerConfig(**{"label": "web", "type": "http", "url": url, **more})
 
 
 @asynccontextmanager

@@ -17,7 +17,7 @@ import pytest
 from tests.support.paths import ROOT
 from tests.support.servers import free_port
 from tests.unit.tools.mcp.support import PATIENCE, running, until
-from toolway.settings.mcp_server import ServerConfig
+from toolway.settings.mcp_server import StdioServerConfig
 from toolway.settings.settings import load_settings
 from toolway.tools.catalog import Catalog
 from toolway.tools.factory import open_sources
@@ -86,7 +86,7 @@ async def test_five_servers_from_one_file(repository: Path) -> None:
 
 
 async def test_the_everything_server_shows_everything() -> None:
-    config = ServerConfig(
+    config = StdioServerConfig(
         label="e", type="stdio", command=str(NODE / "mcp-server-everything"), args=("stdio",)
     )
     async with running(config) as server:

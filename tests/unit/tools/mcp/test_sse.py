@@ -7,13 +7,13 @@ import pytest
 from tests.support.servers import running as serving
 from tests.unit.tools.mcp.servers import good as good_server
 from tests.unit.tools.mcp.support import running
-from toolway.settings.mcp_server import ServerConfig
+from toolway.settings.mcp_server import RemoteServerConfig
 
 
 @pytest.mark.parametrize("kind", ["sse", "auto"])
 async def test_a_good_server_answers(kind: str) -> None:
     with serving(good_server.sse_app()) as base:
-        async with running(ServerConfig(label="old", type=kind, url=f"{base}/sse")) as server:
+        async with running(RemoteServerConfig(label="old", type=kind, url=f"{base}/sse")) as server:
             await server.ready()
             assert (await server.call("echo", {"value": {"a": 1}})).text == "{'a': 1}"
             assert len((await server.call("big")).text) == 3_000_000, "the SDK's client takes 1 MiB"
@@ -21,7 +21,7 @@ async def test_a_good_server_answers(kind: str) -> None:
 
 async def test_a_server_that_was_restarted_is_found_again() -> None:
     with serving(good_server.sse_app()) as base:
-        config = ServerConfig(label="old", type="sse", url=f"{base}/sse")
+        config = RemoteServerConfig(label="old", type="sse", url=f"{base}/sse")
         async with running(config) as server:
             await server.ready()
             await server.call("hang_up")
@@ -30,6 +30,6 @@ async def test_a_server_that_was_restarted_is_found_again() -> None:
 
 async def test_a_url_without_a_type_is_asked_what_it_speaks() -> None:
     with serving(good_server.sse_app(path="/events")) as base:
-        async with running(ServerConfig(label="old", type="auto", url=f"{base}/events")) as server:
+        async with running(RemoteServerConfig(label="old", type="auto", url=f"{base}/events")) as server:
             await server.ready()
             assert (await server.call("echo", {"value": 1})).text == "1"
