@@ -42,7 +42,7 @@ lint: .venv/.installed
 	.venv/bin/mypy
 
 schema: .venv/.installed
-	.venv/bin/python -m toolway.settings.mcp_schema > docs/mcp.schema.json
+	.venv/bin/python -m toolway.settings.mcp_json > docs/mcp.schema.json
 
 real-servers: .venv/.installed
 	@mkdir -p .real-servers

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from toolway.conversation.message import ChatRequest
 from toolway.engine.limits import Limits
 from toolway.errors import InvalidRequest
-from toolway.settings.profiles import Profile, split_model
+from toolway.settings.groups import Profile, split_model
 from toolway.settings.settings import Settings
 from toolway.tools.selection import Choice, Selection
 from toolway.types import JSON

@@ -1,25 +1,35 @@
-"""The settings, frozen and in groups: each part of the program gets the group it needs."""
+"""The settings, frozen and in groups, and what each value may be; a part of the program gets the group it needs."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
-from urllib.parse import urlsplit
+from typing import Annotated, Any, Literal
+from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
+import orjson
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from toolway.net.allowlist import AllowedServer, parse_allowed
 from toolway.net.hosts import HOST, is_loopback
 from toolway.settings.env_endpoints import Endpoint
 from toolway.settings.mcp_server import ServerConfig
-from toolway.settings.profiles import Profile, parse_profiles
-from toolway.settings.store_url import store_secrets, store_url
 
 _ALLOWED_HOST = re.compile(
     r"\*|(\*\.)?[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?(:\d{1,5})?|\[[0-9a-f:.]+\](:\d{1,5})?"
 )
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9_.-]+|\[[0-9a-f:.]+\])(:\d{1,5})?")
+_PROFILE_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_STORE_FORMS = (
+    "memory:, sqlite:///relative/path, sqlite:////absolute/path or redis://user:password@host:6379/0"
+)
+_REDIS_TLS_OPTIONS = {"ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname"}
+_STORE_OPTIONS = {
+    "redis": {"db"},
+    "rediss": {"db"} | _REDIS_TLS_OPTIONS,
+    "unix": {"db", "username", "password"},
+}
 
 
 def _base_url(text: str) -> str:
@@ -68,6 +78,102 @@ def _origin(text: str) -> str:
     if origin != "*" and not _ORIGIN.fullmatch(origin):
         raise ValueError("write an origin like http://localhost:3000, without a path, or *")
     return origin
+
+
+def store_url(text: str) -> str:
+    """The URL of a store as it was given. Raises ValueError with words that show no password."""
+    kind, _, path = text.partition(":")
+    if text == "memory:" or (kind == "sqlite" and path.startswith("///") and path != "///"):
+        return text
+    if kind not in _STORE_OPTIONS or not path.startswith("//"):
+        raise ValueError(f"write {_STORE_FORMS}")
+    try:
+        _check_redis(urlsplit(text))
+    except ValueError as error:
+        raise ValueError(
+            f"{error}; write {kind}://user:password@host:6379/0, and in the password %2F for /, %40 for @"
+            if kind != "unix"
+            else f"{error}; write unix:///path/to/redis.sock?db=0"
+        ) from None
+    return text
+
+
+def store_secrets(url: str) -> tuple[str, ...]:
+    """The password in the URL of a store, in the forms in which texts may hold it."""
+    parts = urlsplit(url)
+    written = parts.password or ""
+    return tuple({written, unquote(written), *parse_qs(parts.query).get("password", ())} - {""})
+
+
+def shown_store(text: str) -> str:
+    """What a message may show of something that was meant to be the URL of a store."""
+    return text if re.match(r"sqlite|memory", text) else text.partition(":")[0][:20] + ":..."
+
+
+def _check_redis(url: SplitResult) -> None:
+    try:
+        port = url.port
+    except ValueError:
+        raise ValueError("its port is no number up to 65535") from None
+    if url.scheme == "unix":
+        if len(url.path) < 2:
+            raise ValueError("it names no socket")
+    elif not url.hostname:
+        raise ValueError("it names no host")
+    elif port == 0:
+        raise ValueError("its port is 0")
+    elif not re.fullmatch(r"/?|/\d{1,9}", url.path):
+        raise ValueError("what stands behind the host must be the number of a database")
+    if url.fragment:
+        raise ValueError("it holds a #")
+    given = parse_qs(url.query, keep_blank_values=True)
+    if unknown := given.keys() - _STORE_OPTIONS[url.scheme]:
+        legal = ", ".join(sorted(_STORE_OPTIONS[url.scheme]))
+        raise ValueError(f"it has no option {min(unknown)[:40]!r} (there are {legal})")
+    if not all(number.isdecimal() for number in given.get("db", ())):
+        raise ValueError("db must be a number")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """The tools that match one of `patterns`: names as models see them, or `server.tool`, with `*` and `?`."""
+
+    name: str
+    patterns: tuple[str, ...]
+
+
+def parse_profiles(value: Any) -> tuple[Profile, ...]:
+    """Profiles from `{"name": ["pattern", ...]}`, as an object or as its JSON text.
+
+    Profiles that are already parsed stay. Raises ValueError that names the first mistake.
+    """
+    if isinstance(value, tuple) and all(isinstance(entry, Profile) for entry in value):
+        return value
+    if isinstance(value, str):
+        try:
+            value = orjson.loads(value)
+        except orjson.JSONDecodeError as error:
+            raise ValueError(f"it is not JSON: {error}") from None
+    if not isinstance(value, Mapping):
+        raise ValueError('write a JSON object like {"research": ["search.*", "fetch"]}')
+    return tuple(_profile(name, patterns) for name, patterns in value.items())
+
+
+def split_model(model: Any, profiles: Iterable[Profile]) -> tuple[Any, Profile | None]:
+    """`qwen3@research` -> `qwen3` and that profile; a name without the suffix of a known profile stays whole."""
+    if not isinstance(model, str):
+        return model, None
+    bare, _, suffix = model.rpartition("@")
+    found = next((profile for profile in profiles if bare and profile.name == suffix), None)
+    return (bare, found) if found else (model, None)
+
+
+def _profile(name: Any, patterns: Any) -> Profile:
+    if not isinstance(name, str) or not _PROFILE_NAME.fullmatch(name):
+        raise ValueError(f"{str(name)[:100]!r} is no name for a profile; use letters, digits, _ and -")
+    if not isinstance(patterns, list | tuple) or not all(isinstance(p, str) and p for p in patterns):
+        raise ValueError(f"the profile {name} must be a list of patterns like search.*")
+    return Profile(name=name, patterns=tuple(patterns))
 
 
 Flag = Annotated[bool, Field(description="true or false (or 1/0, yes/no, on/off)")]

@@ -1,10 +1,14 @@
-"""An `mcp.json` as people already have it -> its servers; each mistake is one clear message with its line."""
+"""An `mcp.json` as people already have it -> its servers; each mistake is one clear message with its line.
+
+Run as a program it prints the JSON Schema of such a file, made from the models: `make schema`.
+"""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
@@ -12,6 +16,7 @@ from typing import Any, get_type_hints
 
 from pydantic import AliasChoices, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
+from pydantic.json_schema import GenerateJsonSchema
 
 from toolway.errors import ConfigError
 from toolway.settings.jsonc import MistakeError, Node, parse
@@ -273,3 +278,53 @@ def _nearest(key: str, known: Iterable[str]) -> str:
     """ "; did you mean ...", when one of the known names is near."""
     close = get_close_matches(key, dict.fromkeys(known), 1, 0.7)
     return f"; did you mean {close[0]!r}" if close else ""
+
+
+class _Short(GenerateJsonSchema):
+    """Without titles that repeat each name, and without null and defaults where they mean that a key is left out."""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        return False
+
+    def nullable_schema(self, schema: Any) -> Any:
+        return self.generate_inner(schema["schema"])
+
+    def default_schema(self, schema: Any) -> Any:
+        shown = super().default_schema(schema)
+        return self.generate_inner(schema["schema"]) if shown.get("default") in (None, "", []) else shown
+
+
+def json_schema() -> dict[str, Any]:
+    """What editors check a file with. A server of any kind may have the keys of each."""
+    properties: dict[str, Any] = {}
+    definitions: dict[str, Any] = {}
+    for model in (base for kind in MODELS.values() for base in reversed(kind.__mro__) if is_dataclass(base)):
+        schema = TypeAdapter(model).json_schema(schema_generator=_Short)
+        definitions |= schema.get("$defs", {})
+        # A class knows the sentences about its own fields only, not of those that it inherits.
+        properties |= {key: field for key, field in schema["properties"].items() if "description" in field}
+    properties["type"] = {
+        "description": "What the server is. Default: stdio with a command; with a url it is asked.",
+        "enum": list(TYPES),
+    }
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Tool servers of Toolway (mcp.json)",
+        "type": "object",
+        "anyOf": [{"required": [key]} for key in ("mcpServers", "servers", "mcp")],
+        "properties": {key: {"$ref": "#/$defs/servers"} for key in ("mcpServers", "servers")},
+        "$defs": {
+            "servers": {
+                "description": "A server's name -> its entry.",
+                "type": "object",
+                "propertyNames": {"minLength": 1},
+                "additionalProperties": {"$ref": "#/$defs/server"},
+            },
+            "server": {"type": "object", "properties": properties},
+            **definitions,
+        },
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(json_schema(), indent=2))  # noqa: T201

@@ -19,9 +19,8 @@ from pydantic.fields import FieldInfo
 from toolway.errors import ConfigError
 from toolway.net.hosts import masked
 from toolway.settings.env_endpoints import Endpoint, parse_endpoints, token_key
-from toolway.settings.groups import Settings, legal_credential
+from toolway.settings.groups import Settings, legal_credential, shown_store
 from toolway.settings.mcp_json import McpConfig, read_config
-from toolway.settings.store_url import shown_store
 
 __all__ = ["Endpoint", "Settings", "load_settings", "reload_servers", "setting_paths", "variable"]
 

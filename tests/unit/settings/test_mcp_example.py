@@ -12,8 +12,7 @@ import pytest
 from tests.support.paths import ROOT
 from tests.unit.settings.test_mcp_json import CLAUDE, CLINE, CURSOR, GEMINI, LM_STUDIO, MCPO, VS_CODE
 from toolway.settings import jsonc
-from toolway.settings.mcp_json import MODELS, keys_of, parse_config
-from toolway.settings.mcp_schema import json_schema
+from toolway.settings.mcp_json import MODELS, json_schema, keys_of, parse_config
 
 EXAMPLE = (ROOT / "mcp.example.json").read_text()
 SCHEMA = json.loads((ROOT / "docs" / "mcp.schema.json").read_text())

@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 
 from toolway.errors import ConfigError
 from toolway.settings import jsonc
-from toolway.settings.interpolation import expand
 from toolway.settings.mcp_json import McpConfig, parse_config, read_config
-from toolway.settings.mcp_server import ServerConfig, StdioServerConfig
+from toolway.settings.mcp_server import ServerConfig, StdioServerConfig, expand
 
 ENV = {"HOME": "/home/me", "TOKEN": "t0ken", "EMPTY": ""}
 
