@@ -170,8 +170,8 @@ def login(
 
 
 async def _login(url: str, token_file: Path) -> None:
-    from toolway.tools.mcp.oauth_login import login as ask
-    from toolway.tools.mcp.oauth_tokens import TokenFile
+    from toolway.tools.mcp.oauth import TokenFile
+    from toolway.tools.mcp.oauth import login as ask
 
     async def show(page: str) -> None:
         typer.echo(f"Allow it in your browser; if none opens, go to:\n{page}")

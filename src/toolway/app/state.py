@@ -11,7 +11,7 @@ from toolway.engine.model_target import ModelTarget
 from toolway.settings.settings import Settings
 from toolway.stores import Store, open_store
 from toolway.tools.catalog import Catalog
-from toolway.tools.client_servers.pool import DynamicServers
+from toolway.tools.client_servers import DynamicServers
 from toolway.tools.factory import SourceFactory, open_dynamic
 from toolway.upstream.client import Upstream
 

@@ -35,8 +35,7 @@ from toolway.errors import ConnectorError, ToolwayError, to_public_error
 from toolway.settings.settings import Settings
 from toolway.stores import Store
 from toolway.tools.catalog import Catalog, Snapshot
-from toolway.tools.client_servers.declaration import read_declared
-from toolway.tools.client_servers.pool import DynamicServers
+from toolway.tools.client_servers import DynamicServers, read_declared
 from toolway.tools.selection import Selection
 from toolway.types import JSON, JSON_TYPE, Caller, Header, Tool, ToolCall, ToolResult
 from toolway.upstream.client import Upstream

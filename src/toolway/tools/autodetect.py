@@ -15,7 +15,7 @@ from toolway.net.client import HttpClient, Origin
 from toolway.net.connection import Connection
 from toolway.net.errors import HttpError
 from toolway.tools.openapi.loader import candidate_places
-from toolway.tools.wrapper import SourceWrapper
+from toolway.tools.transformed import SourceWrapper
 from toolway.types import SourceStatus, ToolSource
 
 PROBE_SECONDS = 5.0

@@ -23,8 +23,7 @@ from toolway.settings.mcp_server import (
     StdioServerConfig,
 )
 from toolway.tools.autodetect import AutodetectSource, has_document, speaks_mcp
-from toolway.tools.client_servers.declaration import DeclaredServer
-from toolway.tools.client_servers.pool import IDLE, PATIENCE, DynamicServers
+from toolway.tools.client_servers import IDLE, PATIENCE, DeclaredServer, DynamicServers
 from toolway.tools.mcp import ConnectOptions, MCPSource, ReconnectPolicy
 from toolway.tools.mcp.sampling import UpstreamSampler
 from toolway.tools.openapi import OpenAPISource
@@ -126,7 +125,7 @@ async def open_sources(settings: Settings) -> AsyncIterator[Sequence[ToolSource]
 
 def _auth(config: McpServerConfig, token_file: str) -> Any:
     """What authenticates at a remote server: client credentials, or what `toolway login` was granted."""
-    from toolway.tools.mcp.oauth_tokens import Grant, TokenAuth, TokenFile  # noqa: PLC0415 - loads httpx2
+    from toolway.tools.mcp.oauth import Grant, TokenAuth, TokenFile  # noqa: PLC0415 - loads httpx2
 
     if isinstance(config, StdioServerConfig):
         return None

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from toolway.errors import InvalidRequest
-from toolway.tools.client_servers.declaration import DeclaredServer, read_declared
+from toolway.tools.client_servers import DeclaredServer, read_declared
 
 URL = "https://mcp.example.com/mcp"
 

@@ -25,11 +25,10 @@ from toolway.net.allowlist import parse_allowed, read_destination
 from toolway.net.ssrf import Resolve
 from toolway.settings.groups import ToolSettings
 from toolway.tools.catalog import Snapshot
-from toolway.tools.client_servers.declaration import DeclaredServer, read_declared
-from toolway.tools.client_servers.pool import DynamicServers
+from toolway.tools.client_servers import DeclaredServer, DynamicServers, read_declared
 from toolway.tools.factory import open_dynamic
 from toolway.tools.mcp import http
-from toolway.tools.mcp.oauth_tokens import Grant, TokenFile
+from toolway.tools.mcp.oauth import Grant, TokenFile
 
 Answer = Callable[[bytes], bytes | None]
 

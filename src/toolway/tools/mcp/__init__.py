@@ -5,7 +5,6 @@ connection, so that a Toolway without MCP servers does not pay for it (about 38 
 """
 
 from toolway.tools.mcp.options import ConnectOptions
-from toolway.tools.mcp.source import MCPSource
-from toolway.tools.mcp.supervisor import ReconnectPolicy
+from toolway.tools.mcp.source import MCPSource, ReconnectPolicy
 
 __all__ = ["ConnectOptions", "MCPSource", "ReconnectPolicy"]

@@ -1,16 +1,366 @@
-"""One MCP server as a ToolSource: its status, and calls that outlive a restart of the server."""
+"""One MCP server as a ToolSource: kept connected by the one task that owns it, with calls that outlive a restart."""
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import logging
-from collections.abc import Callable
+import math
+import random
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import anyio
 
 from toolway.errors import SourceError
-from toolway.settings.mcp_server import McpServerConfig
-from toolway.tools.mcp.errors import LostError, RefusedError, explain
-from toolway.tools.mcp.options import ConnectOptions
-from toolway.tools.mcp.supervisor import ReconnectPolicy, Supervisor
+from toolway.settings.mcp_server import Era, McpServerConfig
+from toolway.tools.mcp.errors import LostError, RefusedError, cause_of, exit_reason, explain
+from toolway.tools.mcp.options import ConnectOptions, ServerLog, Transport
 from toolway.types import JSON, OnProgress, SourceStatus, Tool, ToolResult
+
+if TYPE_CHECKING:
+    from toolway.tools.mcp.session import Connection, Session
+
+SDK = "toolway.tools.mcp.session"
+"""Imported at the first connection, because the `mcp` SDK comes with it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReconnectPolicy:
+    """Timeouts and back-off of a connection. All times are seconds."""
+
+    connect_timeout: float = 180.0
+    """From start to the list of tools: `npx` and `uvx` download on the first run."""
+    restart_wait: float = 15.0
+    """How long a call waits for a server that is being restarted."""
+    first_delay: float = 0.1
+    longest_delay: float = 30.0
+    steady_after: float = 10.0
+    """A life this long, or one in which a call was answered, makes the next restart an immediate one."""
+    patience: int = 5
+    """Lives in a row that came to nothing until the server counts as failed; restarts go on, slowly."""
+    settle: float = 0.05
+    """Between the first word of changed tools and the new list: a storm becomes one list."""
+
+
+class _RetryError(Exception):
+    """The same server is to be tried in another way, at once."""
+
+
+class _IdleError(Exception):
+    """A lazy server was ended because nobody needs it now."""
+
+
+class Activity:
+    """Which calls are under way, and since when there is none."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self._last_call: float | None = None
+        self._called = anyio.Event()
+
+    @contextlib.contextmanager
+    def call(self) -> Iterator[None]:
+        """A call is under way while the block lasts."""
+        self.calls += 1
+        self._called.set()
+        try:
+            yield
+        finally:
+            self.calls -= 1
+            self._last_call = anyio.current_time()
+
+    async def wait_for_call(self) -> None:
+        """Wait until there is a call."""
+        if not self.calls:
+            self._called = anyio.Event()
+            await self._called.wait()
+
+    async def wait_until_idle(self, timeout: float) -> None:  # noqa: ASYNC109 - not of this wait
+        """Wait until the last call is `timeout` seconds ago; not at all if there was never one."""
+        while self.calls or self._last_call is not None:
+            left = 0.2 if self.calls else (self._last_call or 0.0) + timeout - anyio.current_time()
+            if left <= 0:
+                return
+            await anyio.sleep(left)
+
+
+class Supervisor:
+    """Owns the connection to one server, and says in `status` how it fares."""
+
+    def __init__(
+        self,
+        config: McpServerConfig,
+        options: ConnectOptions,
+        policy: ReconnectPolicy,
+        logger: logging.Logger,
+    ) -> None:
+        self.status = SourceStatus()
+        self.activity = Activity()
+        self.log = ServerLog(logger)
+        self._config = config
+        self._options = options
+        self._policy = policy
+        self._session: Session | None = None
+        self._lost_by: RefusedError | None = None
+        self._era: Era = config.era
+        self._transport: Transport = _first_transport(config)
+        self._stage = "start"
+        self._useless_lives = 0
+        self._is_useful = False
+        self._news = anyio.Event()
+        self._changed: Callable[[], None] = lambda: None
+
+    # -- for calls
+
+    async def current_session(self) -> Session:
+        """The session, once there is one; a server that is being restarted gets a moment.
+
+        Raises:
+            SourceError: There is none, and none to be expected.
+        """
+        lazy = self._config.lazy
+        patience = self._policy.connect_timeout if lazy else self._policy.restart_wait
+        waiting = ("starting", "ready", "stopped") if lazy else ("starting", "ready")
+        with anyio.move_on_after(patience):
+            while self._session is None and self.status.state in waiting:
+                await self._news.wait()
+        if self._session is None:
+            raise SourceError(self.status.error or "it is being started", stage="call")
+        return self._session
+
+    def call_succeeded(self) -> None:
+        """This life of the server was good for something."""
+        self._is_useful = True
+
+    async def relist(self, session: Session, tool: Tool) -> Tool:
+        """List the tools anew; the one that now has the name of `tool`."""
+        await self._list(importlib.import_module(SDK), session)
+        return next((new for new in self.status.tools if new.name == tool.name), tool)
+
+    def drop(self, session: Session, reason: RefusedError | None) -> None:
+        """Have the owner make a new connection."""
+        if session is self._session:
+            self._session = None
+            self._lost_by = reason
+        session.closed.set()
+
+    # -- the owner
+
+    async def run(self, changed: Callable[[], None]) -> None:
+        """Keep the connection alive until cancelled; see `ToolSource.run`."""
+        self._changed = changed
+        sdk = await anyio.to_thread.run_sync(importlib.import_module, SDK)
+        try:
+            while True:
+                delay = await self._life(sdk)
+                if delay is None:
+                    await self.activity.wait_for_call()
+                else:
+                    await anyio.sleep(delay)
+        finally:
+            self._publish(state="stopped", tools=_unavailable(self.status.tools))
+
+    async def _life(self, sdk: ModuleType) -> float | None:
+        """From one start of the server to its end. How many seconds to wait before the next; None: for a call."""
+        self._is_useful = False
+        self.log.clear()
+        began = anyio.current_time()
+        try:
+            await self._connected(sdk)
+        except Exception as error:  # the border of this task: whatever it is, it ends this life and no other
+            self._session = None
+            if isinstance(cause := cause_of(error), _RetryError):
+                return 0.0
+            if isinstance(cause, _IdleError):
+                self._publish(state="stopped")
+                return None
+            lived = anyio.current_time() - began if self.status.state == "ready" else 0.0
+            useless = not self._is_useful and lived < self._policy.steady_after
+            self._useless_lives = self._useless_lives + 1 if useless else 0
+            self._failed(cause)
+        return self._delay()
+
+    async def _connected(self, sdk: ModuleType) -> None:
+        """Connect, list, and watch until the connection is lost. Always raises, but when cancelled."""
+        deadline = anyio.current_time() + self._policy.connect_timeout
+        server = None
+        self._lost_by = None
+        self._stage = "start" if self._transport == "stdio" else "connect"
+        with anyio.CancelScope(deadline=deadline) as starting:
+            async with self._connect(sdk) as connection:
+                session, server = connection.session, connection.server
+                await self._negotiate(session, server)
+                await self._list(sdk, session)
+                starting.deadline = math.inf
+                self._ready(session)
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(self._follow, sdk, session)
+                    if self._config.lazy:
+                        tasks.start_soon(self._end_when_idle)
+                    await session.closed.wait()
+                    tasks.cancel_scope.cancel()
+        if starting.cancelled_caught:
+            raise SourceError(f"no answer within {self._policy.connect_timeout:g} s", stage=self._stage)
+        raise self._lost_by or LostError(exit_reason(server))
+
+    def _connect(self, sdk: ModuleType) -> contextlib.AbstractAsyncContextManager[Connection]:
+        opened: contextlib.AbstractAsyncContextManager[Connection] = sdk.connect(
+            self._config, self._transport, self._options, self.log
+        )
+        return opened
+
+    async def _negotiate(self, session: Session, server: Any) -> None:
+        self._stage = "initialize"
+        try:
+            await session.negotiate(self._era)
+        except LostError:
+            if server is None:
+                raise
+            with anyio.move_on_after(1):
+                await server.exited.wait()
+            if self._era == "auto":
+                self._era = "legacy"  # some servers end at a question that they do not know
+                raise _RetryError from None
+            raise LostError(exit_reason(server)) from None
+        except RefusedError as refusal:
+            if (
+                self._config.type == "auto"
+                and self._transport == "http"
+                and refusal.status in (400, 404, 405)
+            ):
+                self._transport = "sse"
+                raise _RetryError from None
+            raise
+
+    async def _list(self, sdk: ModuleType, session: Session) -> float | None:
+        self._stage = "list tools"
+        tools, warnings, ttl = await sdk.list_tools(session, self._config)
+        if not _same(tools, self.status.tools) or self.status.warnings != warnings:
+            tools = tuple(replace(tool, timeout=self._config.timeout) for tool in tools)
+            self.status = replace(self.status, tools=tools, warnings=warnings)
+            if self.status.state == "ready":
+                self._publish()
+        seconds: float | None = ttl
+        return seconds
+
+    def _ready(self, session: Session) -> None:
+        self._session = session
+        self._era = "modern" if session.modern else "legacy"
+        self._stage = "running"
+        self._publish(
+            state="ready",
+            tools=_available(self.status.tools),
+            protocol=f"MCP {session.version}",
+            error=None,
+            error_at=None,
+            error_stage=None,
+        )
+
+    async def _end_when_idle(self) -> None:
+        """Raise when a lazy server has had no call for its time, or was started only to see its tools."""
+        await self.activity.wait_until_idle(self._config.idle_timeout)
+        self._session = None
+        raise _IdleError
+
+    async def _follow(self, sdk: ModuleType, session: Session) -> None:
+        """List the tools again whenever they may have changed."""
+        announces = _announces_changes(session)
+        async with anyio.create_task_group() as tasks:
+            if session.modern and announces:
+                tasks.start_soon(self._listen, session)
+            ttl: float | None = None
+            while not session.closed.is_set():
+                with anyio.move_on_after(None if announces or ttl is None else max(ttl, 60.0)):
+                    await session.tools_changed.wait()
+                await anyio.sleep(self._policy.settle)
+                session.tools_changed = anyio.Event()
+                try:
+                    ttl = await self._list(sdk, session)
+                except (RefusedError, LostError) as error:
+                    self.log.warning("the changed tool list cannot be read: %s", error)
+
+    async def _listen(self, session: Session) -> None:
+        delay = 1.0
+        while not session.closed.is_set():
+            try:
+                await session.listen()
+                delay = 1.0
+            except RefusedError as refusal:
+                if refusal.session_lost:
+                    return self.drop(session, refusal)
+                if not refusal.http and refusal.code == -32601:
+                    return None
+            except LostError:
+                return None
+            await anyio.sleep(delay)
+            delay = min(delay * 2, 60.0)
+            session.tools_changed.set()  # nobody told what changed meanwhile
+        return None
+
+    # -- status
+
+    def _failed(self, error: Exception) -> None:
+        """Publish what ended this life, and what it means for the tools."""
+        if self.status.state != "ready":
+            self._era, self._transport = self._config.era, _first_transport(self._config)
+        needs_auth = isinstance(error, RefusedError) and error.needs_auth
+        lost = not self.status.tools or self._useless_lives >= self._policy.patience
+        message = explain(error, self._config.label, configured=self._options.egress is None)
+        if words := self.log.last_words():
+            message += f".{words}"
+        if self._stage == "start" and self._config.where:
+            message = f"{self._config.where}: {message}"
+        self.log.warning("%s: %s", self._stage, message)
+        self._publish(
+            state="needs auth" if needs_auth else "failed" if lost else "starting",
+            tools=_unavailable(self.status.tools) if needs_auth or lost else self.status.tools,
+            error=message,
+            error_at=time.time(),
+            error_stage=error.stage if isinstance(error, SourceError) else self._stage,
+        )
+
+    def _delay(self) -> float:
+        if self.status.state == "needs auth":
+            return self._policy.longest_delay
+        delay = self._policy.first_delay * 2.0 ** min(self._useless_lives, 20)
+        return min(delay, self._policy.longest_delay) * random.uniform(0.8, 1.2)
+
+    def _publish(self, **changes: Any) -> None:
+        self.status = replace(self.status, **changes)
+        self._news.set()
+        self._news = anyio.Event()
+        self._changed()
+
+
+def _first_transport(config: McpServerConfig) -> Transport:
+    if config.type == "stdio":
+        return "stdio"
+    by_name = config.type == "auto" and config.url.partition("?")[0].rstrip("/").endswith("/sse")
+    return "sse" if config.type == "sse" or by_name else "http"
+
+
+def _announces_changes(session: Session) -> bool:
+    tools = session.capabilities.get("tools")
+    return isinstance(tools, dict) and tools.get("listChanged") is True
+
+
+def _same(new: tuple[Tool, ...], old: tuple[Tool, ...]) -> bool:
+    return [(t.name, t.description, t.parameters, t.handle) for t in new] == [
+        (t.name, t.description, t.parameters, t.handle) for t in old
+    ]
+
+
+def _available(tools: tuple[Tool, ...]) -> tuple[Tool, ...]:
+    return tuple(tool if tool.available else replace(tool, available=True) for tool in tools)
+
+
+def _unavailable(tools: tuple[Tool, ...]) -> tuple[Tool, ...]:
+    return tuple(replace(tool, available=False) for tool in tools)
+
 
 HEADER_MISMATCH = -32020
 

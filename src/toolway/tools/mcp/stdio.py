@@ -24,11 +24,9 @@ from anyio.abc import ObjectStream
 from toolway.errors import SourceError
 from toolway.settings.mcp_server import StdioServerConfig
 from toolway.tools.mcp import reaper
-from toolway.tools.mcp.budget import Budget
-from toolway.tools.mcp.jsonlines import Lines, MessageLines, TooLong
-from toolway.tools.mcp.messages import parse
+from toolway.tools.mcp.messages import Lines, MessageLines, TooLong, parse
+from toolway.tools.mcp.options import Budget, ServerLog
 from toolway.tools.mcp.sdk import SessionMessage
-from toolway.tools.mcp.server_log import ServerLog
 
 PATIENCE = 2.0
 """Seconds between closing a server's standard input, SIGTERM and SIGKILL."""

@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mcp_types import JSONRPCError, JSONRPCResponse
 
-from toolway.tools.mcp.jsonlines import MessageLines
-from toolway.tools.mcp.messages import parse, parse_answer
+from toolway.tools.mcp.messages import MessageLines, parse, parse_answer
 from toolway.tools.mcp.results import tool_result
 
 DEEP = b'{"a":' * 3000 + b"1" + b"}" * 3000

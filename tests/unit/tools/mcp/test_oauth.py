@@ -18,8 +18,7 @@ from toolway.errors import SourceError
 from toolway.settings.settings import load_settings
 from toolway.tools.catalog import Catalog
 from toolway.tools.factory import open_sources
-from toolway.tools.mcp.oauth_login import login
-from toolway.tools.mcp.oauth_tokens import TokenFile
+from toolway.tools.mcp.oauth import TokenFile, login
 
 
 async def browse(page: str) -> None:

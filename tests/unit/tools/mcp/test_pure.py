@@ -11,9 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mcp_types import JSONRPCNotification
 
-from toolway.tools.mcp import tool_list
-from toolway.tools.mcp.jsonlines import Lines, TooLong
-from toolway.tools.mcp.messages import parse
+from toolway.tools.mcp import results
+from toolway.tools.mcp.messages import Lines, TooLong, parse
 from toolway.tools.mcp.results import resource_result, tool_result
 from toolway.tools.mcp.sdk import SessionMessage
 from toolway.tools.mcp.session import TOOLS_CHANGED, InboundFilter
@@ -126,7 +125,7 @@ def test_no_result_is_too_strange(value: Any) -> None:
 
 @given(st.lists(st.none() | st.integers() | ITEMS))
 def test_every_listed_tool_can_be_offered(items: list[Any]) -> None:
-    found, _ = tool_list.tools(items, server="s", modern=True)
+    found, _ = results.tools(items, server="s", modern=True)
     for tool in found:
         assert tool.name
         assert tool.parameters["type"] == "object"
@@ -138,8 +137,8 @@ def test_every_listed_tool_can_be_offered(items: list[Any]) -> None:
 def test_a_tool_with_a_wrong_header_is_left_out_of_the_modern_era_alone() -> None:
     schema = {"type": "object", "properties": {"a": {"type": "string", "x-mcp-header": "bad header"}}}
     item = {"name": "t", "inputSchema": schema}
-    assert tool_list.tools([item], server="s", modern=True)[0] == ()
-    assert len(tool_list.tools([item], server="s", modern=False)[0]) == 1
+    assert results.tools([item], server="s", modern=True)[0] == ()
+    assert len(results.tools([item], server="s", modern=False)[0]) == 1
 
 
 async def test_doubled_change_notifications_reach_no_handler() -> None:

@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from tests.unit.tools.mcp.support import PATIENCE, bad, good, running
-from toolway.tools.mcp import server_log, stdio
+from toolway.tools.mcp import options, stdio
 from toolway.types import Progress
 
 
@@ -360,7 +360,7 @@ async def test_a_server_that_floods_is_read_slowly_and_costs_little(
     of: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stdio, "NOISE_BURST", 2**20)
-    monkeypatch.setattr(server_log, "REPORT_EVERY", 0.5)
+    monkeypatch.setattr(options, "REPORT_EVERY", 0.5)
     caplog.set_level("INFO", "toolway.server.bad")
     async with running(bad()) as server:
         await server.ready()
@@ -369,5 +369,5 @@ async def test_a_server_that_floods_is_read_slowly_and_costs_little(
         await anyio.sleep(3)
         assert time.process_time() - began < 1.0
     lines = [record.getMessage() for record in caplog.records if record.name == "toolway.server.bad"]
-    assert len(lines) < server_log.BURST + 3 * server_log.RATE + 50
+    assert len(lines) < options.BURST + 3 * options.RATE + 50
     assert of == "output" or any("were left out" in line for line in lines)

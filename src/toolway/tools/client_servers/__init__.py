@@ -1,1 +1,0 @@
-"""Tool servers that a request brings along: declared, reached under guard, kept for a while."""
