@@ -204,7 +204,7 @@ def test_phases_of_an_answer(app: AppServer):
         {"type": "message", "role": "assistant", "phase": "final_answer", "content": "Four."},
     ]
     made(app, input=[*before, {"type": "message", "role": "user", "content": "Say it again."}])
-    assert [message["content"] for message in sent(app, 0)] == ["I know it.", "Four.", "Say it again."]
+    assert [message["content"] for message in sent(app, 0)] == ["I know it.\n\nFour.", "Say it again."]
 
 
 def test_a_previous_response(app: AppServer):

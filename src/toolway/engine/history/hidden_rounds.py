@@ -55,13 +55,13 @@ def _marks(messages: Sequence[Any]) -> Iterator[tuple[int, str]]:
 
 
 def _essence(message: JSON) -> list[Any]:
-    """What clients do not change when they send a message again."""
+    """What clients do not change when they send a message again: white space they do, where they join texts."""
     calls = message.get("tool_calls")
     ids = [call.get("id") for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
     content = message.get("content")
     if isinstance(content, list) and not all(isinstance(p, dict) and "text" in p for p in content):
         return [message.get("role"), content, ids]
-    return [message.get("role"), _text(content).strip(), ids]
+    return [message.get("role"), "".join(_text(content).split()), ids]
 
 
 def _text(content: Any) -> str:

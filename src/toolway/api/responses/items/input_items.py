@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import binascii
+import logging
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,8 @@ from toolway.conversation.message import joined
 from toolway.engine.tool_results import text_of
 from toolway.errors import InvalidRequest
 from toolway.types import JSON, ToolCall, ToolResult
+
+log = logging.getLogger("toolway.responses")
 
 SEALED = "toolway:"
 """What begins the `encrypted_content` that is made here. It is encoded, not encrypted: it is the client's own text."""
@@ -60,8 +63,9 @@ class InputItems:
     """Takes the items of a conversation in order; `close` gives the messages.
 
     `messages` and `turn` are what came before them. `expose(label, name)` tells how the model calls a tool of a server.
-    Items of one turn (reasoning, text, calls) become one assistant message with the results behind it. Every call
-    needs a result: what is wrong with that, or unknown, is an InvalidRequest that names the item.
+    Items of one turn (reasoning, texts, calls) become one assistant message with the results behind it, wherever in
+    the conversation these are given. Every call needs a result: what is wrong with that is an InvalidRequest that names
+    the item. Items of a type that is not served here are left out.
     """
 
     def __init__(
@@ -75,15 +79,23 @@ class InputItems:
         self.refused: list[str] = []
         """Approval requests that were refused."""
         self._expose = expose
+        self._parts: list[JSON | TurnBuilder] = []
+        """The messages behind `messages`, and the turns that are messages only when all is read."""
+        self._unserved: InvalidRequest | None = None
+        """The error for the first item that was left out."""
         self._open: TurnBuilder | None = None
+        self._unanswered: dict[str, list[TurnBuilder]] = {}
+        """The turns with a call of the client's that has no result yet, by the id of the call."""
         self._asks: dict[str, str] = {}
         self._answered: set[str] = set()
         self._approved: dict[str, Approved] = {}
         self._waiting: dict[str, JSON] = {}
         """The empty results of approved calls, each under its request."""
         if turn is not None:
-            self._open = TurnBuilder(turn.assistant, turn.results, turn.behind)
+            kept = self._begin(TurnBuilder(turn.assistant, turn.results, turn.behind))
             self._asks = dict(turn.asks)
+            for identity in kept.unanswered - set(self._asks.values()):
+                self._unanswered[identity] = [kept]
 
     @property
     def approved(self) -> list[Approved]:
@@ -93,33 +105,22 @@ class InputItems:
     def add(self, item: JSON, where: str) -> None:
         """The next item; `where` names it in errors, "input[3]"."""
         kind = item.get("type") or ("message" if "role" in item else None)
-        match kind:
-            case "message":
-                self._message(item, where)
-            case "reasoning":
-                if thought := _thought(item):
-                    self._turn_for_text().add_reasoning(thought)
-            case "function_call" | "custom_tool_call":
-                self._call(item, where)
-            case "function_call_output" | "custom_tool_call_output":
-                self._output(item, where)
-            case "mcp_call":
-                self._mcp_call(item, where)
-            case "mcp_approval_request":
-                self._ask(item, where)
-            case "mcp_approval_response":
-                self._decide(item, where)
-            case "compaction":
-                self._compaction(item, where)
-            case "mcp_list_tools" | "compaction_trigger" | "additional_tools":
-                if isinstance(label := item.get("server_label"), str) and not item.get("error"):
-                    self.listed.add(label)
-            case _:
-                raise fields.invalid(kind, where, "Items of this type are not served here.")
+        if isinstance(kind, str) and (read := _READERS.get(kind)):
+            read(self, item, where)
+            return
+        unserved = fields.invalid(kind, where, "Items of this type are not served here.")
+        if not isinstance(kind, str):
+            raise unserved
+        self._unserved = self._unserved or unserved
+        log.info("an item of type %s is left out of the conversation", kind[:50])
 
     def close(self) -> list[JSON]:
-        """The whole conversation. Raises InvalidRequest for calls without a result."""
-        self._flush()
+        """The whole conversation. Raises InvalidRequest for calls without a result, and when nothing is left of it."""
+        self._end_turn()
+        for part in self._parts:
+            self.messages += part.close() if isinstance(part, TurnBuilder) else [part]
+        if self._unserved and not self.messages:
+            raise self._unserved
         return self.messages
 
     def _message(self, item: JSON, where: str) -> None:
@@ -131,10 +132,18 @@ class InputItems:
             return
         if role not in ("user", "system", "developer"):
             raise InvalidRequest(f"A message cannot have the role {str(role)[:50]!r}.", param=f"{where}.role")
-        self._flush()
+        self._end_turn()
         # Templates of open models know no developer.
         spoken = "user" if role == "user" else "system"
-        self.messages.append({"role": spoken, "content": chat_content(content, f"{where}.content")})
+        self._parts.append({"role": spoken, "content": chat_content(content, f"{where}.content")})
+
+    def _reasoning(self, item: JSON, where: str) -> None:
+        if thought := _thought(item):
+            self._turn_for_text().add_reasoning(thought)
+
+    def _list_tools(self, item: JSON, where: str) -> None:
+        if isinstance(label := item.get("server_label"), str) and not item.get("error"):
+            self.listed.add(label)
 
     def _call(self, item: JSON, where: str) -> None:
         if item["type"] == "function_call":
@@ -143,18 +152,21 @@ class InputItems:
         else:
             call = fields.check(_CUSTOM_TOOL_CALL, item, where)
             arguments = orjson.dumps({CUSTOM_INPUT: call["input"]}).decode()
-        is_cut = item.get("status") == "incomplete"
-        self._turn_for_call().add_call(call["call_id"], call["name"], arguments, where=where, is_cut=is_cut)
+        turn, identity = self._turn_for_call(), call["call_id"]
+        turn.add_call(
+            identity, call["name"], arguments, where=where, is_cut=item.get("status") == "incomplete"
+        )
+        self._unanswered.setdefault(identity, []).append(turn)
 
     def _output(self, item: JSON, where: str) -> None:
         identity = fields.check(_CALL_OUTPUT, item, where)["call_id"]
-        turn = self._open
-        if turn is None or identity not in turn.calls:
+        turns = self._unanswered.get(identity)
+        if not turns and self._open is not None and identity in self._open.results:
+            raise InvalidRequest(f"There are two outputs for the call {identity[:100]}.", param=where)
+        if not turns:
             raise InvalidRequest(
                 f"No tool call found for function call output with call_id {identity[:100]}.", param="input"
             )
-        if identity in turn.results:
-            raise InvalidRequest(f"There are two outputs for the call {identity[:100]}.", param=where)
         output = item.get("output")
         parts = chat_content(output if output is not None else "", f"{where}.output")
         behind: list[JSON] = []
@@ -163,7 +175,7 @@ class InputItems:
             behind = [{"role": "user", "content": shown}] if shown else []
             parts = "\n".join(part["text"] for part in parts if part["type"] == "text")
             parts = parts or "(see the images)" if shown else parts
-        turn.add_result(identity, parts or "(the tool returned nothing)", behind)
+        turns.pop(0).add_result(identity, parts or "(the tool returned nothing)", behind)
 
     def _mcp_call(self, item: JSON, where: str) -> None:
         call = fields.check(_MCP_CALL, item, where)
@@ -230,8 +242,8 @@ class InputItems:
             raise InvalidRequest(
                 "This compaction was not made here and cannot be read.", param=f"{where}.encrypted_content"
             )
-        self._flush()
-        self.messages.append({"role": "user", "content": f"Summary of the conversation so far:\n{summary}"})
+        self._end_turn()
+        self._parts.append({"role": "user", "content": f"Summary of the conversation so far:\n{summary}"})
 
     def _tool(self, item: JSON, where: str) -> tuple[str, str]:
         """The id of a call, and how the model names its tool."""
@@ -239,33 +251,49 @@ class InputItems:
         return call["id"], self._expose(call["server_label"], call["name"])
 
     def _turn_for_text(self) -> TurnBuilder:
-        if self._open is not None and self._open.has_spoken:
-            self._flush()
-        return self._begin()
+        if self._open is not None and self._open.is_settled:
+            self._end_turn()
+        return self._open or self._begin(TurnBuilder())
 
     def _turn_for_call(self, made_in: str | None = None) -> TurnBuilder:
         """The turn of the next call: the open one while a call in it waits, or when both were made in one round."""
         turn = self._open
         if turn is not None and turn.is_settled and not (made_in and made_in == turn.round):
-            self._flush()
-        turn = self._begin()
+            self._end_turn()
+        turn = self._open or self._begin(TurnBuilder())
         turn.round = turn.round or made_in
         return turn
 
-    def _begin(self) -> TurnBuilder:
-        if self._open is None:
-            self._open = TurnBuilder()
-        return self._open
+    def _begin(self, turn: TurnBuilder) -> TurnBuilder:
+        self._open = turn
+        self._parts.append(turn)
+        return turn
 
-    def _flush(self) -> None:
+    def _end_turn(self) -> None:
+        """What comes next is not of the open turn; only outputs for it may."""
         turn = self._open
         if turn is None:
             return
         for request, identity in self._asks.items():
             if identity in turn.calls and request not in self._answered and identity not in turn.results:
                 turn.add_result(identity, "Error: not run, the user did not approve it.")
-        self.messages += turn.close()
         self._open, self._asks = None, {}
+
+
+_READERS: Mapping[str, Callable[[InputItems, JSON, str], None]] = {
+    "message": InputItems._message,
+    "reasoning": InputItems._reasoning,
+    "function_call": InputItems._call,
+    "custom_tool_call": InputItems._call,
+    "function_call_output": InputItems._output,
+    "custom_tool_call_output": InputItems._output,
+    "mcp_list_tools": InputItems._list_tools,
+    "mcp_call": InputItems._mcp_call,
+    "mcp_approval_request": InputItems._ask,
+    "mcp_approval_response": InputItems._decide,
+    "compaction": InputItems._compaction,
+}
+"""How an item is read, by its type; those of other types are left out, as tools that only OpenAI runs are."""
 
 
 def answered_before(request: str) -> InvalidRequest:
@@ -321,27 +349,23 @@ class TurnBuilder:
         self.results = {message["tool_call_id"]: message for message in results}
         self._behind = list(behind)
         self._cut: set[str] = set()
-        self._open = self.calls.keys() - self.results.keys()
+        self.unanswered = self.calls.keys() - self.results.keys()
+        """The ids of the calls without a result."""
         self.round: str | None = None
         """The round in which the calls of ours were made, if their ids tell it (`round_of`)."""
 
     @property
     def is_settled(self) -> bool:
         """Whether each call has its result, so that calls of the client's that follow are of another turn."""
-        return bool(self.calls) and not self._open
-
-    @property
-    def has_spoken(self) -> bool:
-        """Whether what the model says next is of another turn."""
-        return self.is_settled or (bool(self._texts) and not self.calls)
+        return bool(self.calls) and not self.unanswered
 
     def add_text(self, text: str) -> None:
-        """More of the answer."""
-        self._texts.append(text)
+        """More of the answer, which may have come as several items."""
+        self._texts.append(text if self.calls else _set_off(text, self._texts))
 
     def add_reasoning(self, thought: str) -> None:
         """More of the reasoning."""
-        self._thoughts.append(thought)
+        self._thoughts.append(_set_off(thought, self._thoughts))
 
     def add_call(self, identity: str, name: str, arguments: str, *, where: str, is_cut: bool = False) -> None:
         """One more call; one that `is_cut` needs no result. Raises InvalidRequest for an id that is there."""
@@ -349,7 +373,7 @@ class TurnBuilder:
             raise InvalidRequest(f"There are two calls with the id {identity[:100]!r}.", param=where)
         function = {"name": name, "arguments": arguments}
         self.calls[identity] = {"id": identity, "type": "function", "function": function}
-        self._open.add(identity)
+        self.unanswered.add(identity)
         if is_cut:
             self._cut.add(identity)
 
@@ -357,13 +381,13 @@ class TurnBuilder:
         """The message with the result of a call; `behind` are messages that stand after all results."""
         message = {"role": "tool", "tool_call_id": identity, "content": text}
         self.results[identity] = message
-        self._open.discard(identity)
+        self.unanswered.discard(identity)
         self._behind += behind
         return message
 
     def close(self) -> list[JSON]:
         """The whole turn. Raises InvalidRequest for a call without a result."""
-        for identity in self._open & self._cut:
+        for identity in self.unanswered & self._cut:
             del self.calls[identity]
         for identity in self.calls:
             if identity not in self.results:
@@ -376,6 +400,13 @@ class TurnBuilder:
         if self.calls:
             message["tool_calls"] = list(self.calls.values())
         return [message, *(self.results[identity] for identity in self.calls), *self._behind]
+
+
+def _set_off(text: str, before: Sequence[str | list[Any]]) -> str:
+    """The text, parted from the one before it unless one of them has white space there."""
+    last = before[-1] if before else ""
+    is_parted = not last or not text or not isinstance(last, str) or last[-1].isspace() or text[0].isspace()
+    return text if is_parted else f"\n\n{text}"
 
 
 def round_mark(number: int) -> str:

@@ -1,0 +1,125 @@
+"""Conversations that the client keeps itself and sends back as items: the model reads each round once, as it was."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.integration.responses.requests import BOTH, THEIRS, ask, items_of, kinds, sent, turn
+from tests.support.app_server import AppServer, app_server
+from tests.support.upstream import tool_call
+from toolway.types import JSON
+
+USER: JSON = {"role": "user", "content": "What is the weather in Paris?"}
+MORE: JSON = {"role": "user", "content": "And tomorrow?"}
+
+
+@pytest.fixture(scope="module")
+def app():
+    with app_server(replay=True) as server:
+        yield server
+
+
+def told(response: JSON) -> list[JSON]:
+    """The output as Codex and the Agents SDK send it back: without ids and what is null."""
+    return [{k: v for k, v in item.items() if k != "id" and v is not None} for item in response["output"]]
+
+
+def outputs(response: JSON) -> list[JSON]:
+    calls = items_of(response, "function_call")
+    return [{"type": "function_call_output", "call_id": call["call_id"], "output": "done"} for call in calls]
+
+
+def the_rounds(app: AppServer, streamed: bool, *last: JSON) -> JSON:
+    """A response of three rounds, of which two are ours: each thinks, speaks and calls."""
+    app.set_replies(
+        turn("I look.", tool_call(id="one"), thought="First.", streamed=streamed),
+        turn("Once more.", tool_call(id="two"), thought="Second.", streamed=streamed),
+        turn("Now.", *last, thought="Third.", streamed=streamed),
+    )
+    return ask(app, streamed=streamed, input=[USER], tools=[THEIRS], store=False)
+
+
+@BOTH
+def test_hidden_rounds_before_a_call_of_the_clients_come_back_once(app: AppServer, streamed: bool):
+    response = the_rounds(app, streamed, tool_call("theirs", "{}", "c"))
+    assert kinds(response) == ["reasoning", "message"] * 3 + ["function_call"]
+    before = sent(app)
+    app.set_replies(turn("Cloudy.", streamed=streamed))
+    ask(
+        app, streamed=streamed, input=[USER, *told(response), *outputs(response)], tools=[THEIRS], store=False
+    )
+    messages = sent(app)
+    assert messages[: len(before)] == before
+    assert [message["role"] for message in before] == ["user", *["assistant", "tool"] * 2]
+    assert messages[len(before)]["content"] == "Now."
+    assert messages[len(before)]["reasoning_content"] == "Third."
+    assert [message["role"] for message in messages[len(before) :]] == ["assistant", "tool"]
+
+
+@BOTH
+@pytest.mark.parametrize("joined", ["\n\n", " ", ""])
+def test_an_answer_of_several_texts_is_known_however_the_client_joins_them(
+    app: AppServer, streamed: bool, joined: str
+):
+    response = the_rounds(app, streamed)
+    before = sent(app)
+    texts = [item["content"][0]["text"] for item in items_of(response, "message")]
+    for answer in (told(response), [{"role": "assistant", "content": joined.join(texts)}]):
+        app.set_replies(turn("Rain.", streamed=streamed))
+        ask(app, streamed=streamed, input=[USER, *answer, MORE], tools=[THEIRS], store=False)
+        messages = sent(app)
+        assert messages[: len(before)] == before
+        assert [message["role"] for message in messages[len(before) :]] == ["assistant", "user"]
+        assert messages[len(before)]["content"] == "Now."
+
+
+def test_an_answer_that_is_not_known_is_one_message(app: AppServer):
+    app.set_replies(turn("Rain.", streamed=False))
+    answer = [{"role": "assistant", "content": "It was"}, {"role": "assistant", "content": "long ago."}]
+    ask(app, input=[USER, *answer, MORE])
+    assert sent(app) == [USER, {"role": "assistant", "content": "It was\n\nlong ago."}, MORE]
+
+
+FOREIGN = [
+    *[
+        "web_search_call",
+        "image_generation_call",
+        "local_shell_call",
+        "local_shell_call_output",
+        "shell_call",
+    ],
+    *[
+        "computer_call",
+        "context_compaction",
+        "ghost_snapshot",
+        "tool_search_call",
+        "agent_message",
+        "moon_call",
+    ],
+]
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_an_item_that_only_another_server_knows_is_left_out(app: AppServer, kind: str):
+    app.set_replies(turn("Rain.", streamed=False))
+    foreign = {"type": kind, "id": "x", "call_id": "y", "status": "completed", "action": {"type": "search"}}
+    ask(app, input=[USER, foreign, {"role": "assistant", "content": "Cloudy."}, foreign, MORE])
+    assert sent(app) == [USER, {"role": "assistant", "content": "Cloudy."}, MORE]
+
+
+def test_an_output_is_paired_with_its_call_wherever_it_stands(app: AppServer):
+    app.set_replies(turn("Rain.", streamed=False))
+    call: JSON = {"type": "function_call", "call_id": "c", "name": "theirs", "arguments": "{}"}
+    output: JSON = {"type": "function_call_output", "call_id": "c", "output": "done"}
+    ask(
+        app,
+        input=[USER, call, {**call, "call_id": "d"}, {**output, "call_id": "d"}, MORE, output],
+        tools=[THEIRS],
+    )
+    assert [message.get("tool_call_id", message["role"]) for message in sent(app)] == [
+        "user",
+        "assistant",
+        "c",
+        "d",
+        "user",
+    ]
