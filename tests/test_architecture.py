@@ -3,37 +3,20 @@
 from __future__ import annotations
 
 import ast
+import re
 
 import pytest
 
-from tests.support.paths import SOURCE
+from tests.support.paths import ROOT, SOURCE
 
 MODULES = sorted(path.relative_to(SOURCE).with_suffix("").as_posix() for path in SOURCE.rglob("*.py"))
 ANY = frozenset({"types", "errors"})
 """What every package may import: the shared nouns and the error tree."""
 
-ALLOWED = {
-    "types": set(),
-    "errors": {"types"},
-    "net": set(),
-    "wire": set(),
-    "conversation": {"wire"},
-    "schema": set(),
-    "settings": {"net"},
-    "stores": {"net"},
-    "upstream": {"net", "wire", "conversation", "settings"},
-    "telemetry": {"conversation", "settings"},
-    "tools": {"net", "wire", "conversation", "schema", "settings", "upstream"},
-    "engine": {"tools", "upstream", "stores", "schema", "conversation", "wire", "settings"},
-    "server": {"settings", "net", "wire", "telemetry", "upstream"},
-    "api": {"engine", "server", "tools", "stores", "upstream", "schema", "conversation", "wire", "settings"},
-    "demo": {"settings", "net"},
-    "app": {
-        "api", "engine", "server", "telemetry", "tools", "upstream", "conversation", "stores", "settings", "schema",
-        "net", "demo",
-    },
-}  # fmt: skip
-"""From the ground up: each package and what it may import besides itself. A new package gets its line here."""
+ROW = re.compile(r"^\| \[`(\w+)(?:/|\.py)`\]\(\S+\) \| (.+?) \| (.*?) ?\|$", re.MULTILINE)
+ROWS = ROW.findall((ROOT / "docs" / "architecture.md").read_text())
+ALLOWED = {name: frozenset(re.findall(r"`(\w+)`", allowed)) for name, _, allowed in ROWS}
+"""From the ground up: each package and what it may import besides itself, as docs/architecture.md declares it."""
 
 WITHOUT_HTTP_SERVER = ("conversation", "schema", "stores", "upstream", "telemetry", "tools", "engine")
 """Packages that know neither ASGI nor who serves it."""
@@ -69,12 +52,13 @@ INNER = [module for module in MODULES if module not in ("__init__", "__main__")]
 @pytest.mark.parametrize("module", INNER)
 def test_a_module_imports_only_what_its_package_may(module: str):
     package = package_of(module)
-    assert package in ALLOWED, f"the package {package} has no line in the table of allowed imports"
+    assert package in ALLOWED, f"the package {package} has no line in the table of docs/architecture.md"
     for name in imports_of(module):
         other = package_of(name)
         assert other in ALLOWED[package] | ANY | {package}, (
             f"{module} imports {name}, but {package} may not import {other}: allowed are "
-            f"{', '.join(sorted(ALLOWED[package] | ANY))}. Move what is shared down, or hand it in."
+            f"{', '.join(sorted(ALLOWED[package] | ANY))} (docs/architecture.md). "
+            "Move what is shared down, or hand it in."
         )
 
 
@@ -116,16 +100,32 @@ def test_no_modules_import_each_other_in_a_circle():
 def test_dialects_and_kinds_of_sources_do_not_know_each_other(module: str):
     package, inner, *_ = module.split("/")
     for name in imports_of(module):
-        apps = name.split("/")
-        if apps[0] == package and len(apps) > 2:
-            assert apps[1] == inner, f"{module} imports {name}: one {APART[package]} knows another"
+        parts = name.split("/")
+        if parts[0] == package and len(parts) > 2:
+            assert parts[1] == inner, f"{module} imports {name}: one {APART[package]} knows another"
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_each_package_says_in_a_line_what_it_is_for(module: str):
     if module.endswith("/__init__"):
-        said = ast.get_docstring(ast.parse((SOURCE / f"{module}.py").read_text()))
-        assert said, f"{module} has no docstring"
+        assert first_line(module), f"{module} has no docstring"
+
+
+@pytest.mark.parametrize(("package", "purpose", "_"), ROWS)
+def test_the_table_repeats_the_purposes_of_the_packages(package: str, purpose: str, _: str):
+    module = package if package in MODULES else f"{package}/__init__"
+    assert first_line(module) == purpose
+
+
+def test_each_entry_of_the_source_has_its_row_and_they_fit_on_a_page():
+    entries = {package_of(module) for module in MODULES} - {"__init__", "__main__"}
+    assert entries == set(ALLOWED)
+    assert len(entries) <= 18
+
+
+def first_line(module: str) -> str:
+    said = ast.get_docstring(ast.parse((SOURCE / f"{module}.py").read_text()))
+    return said.partition("\n")[0] if said else ""
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -14,6 +14,8 @@ HISTORY = {"CHANGELOG.md"}
 
 LINK = re.compile(r"\]\((?!https?://|#)([^)#\s]+)")
 PATH = re.compile(r"`((?:src|tests|docs|bench)/[\w./-]+)`")
+MODULE = re.compile(r"`([\w/]+\.py)`")
+FILES = [path.as_posix() for path in (*ROOT.glob("*.py"), *ROOT.glob("[a-z]*/**/*.py"))]
 SUPPORT = sorted(
     path.relative_to(ROOT / "tests").as_posix()
     for path in ROOT.glob("tests/**/*.py")
@@ -33,6 +35,12 @@ def test_what_a_document_links_to_is_there(document):
 def test_the_paths_that_a_document_names_are_there(document):
     for path in PATH.findall(document.read_text()) if document.name not in HISTORY else ():
         assert (ROOT / path).exists() or "/." in path, f"{document.name} names {path}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_the_modules_that_a_document_names_are_there(document):
+    for name in MODULE.findall(document.read_text()) if document.name not in HISTORY else ():
+        assert any(path.endswith(f"/{name}") for path in FILES), f"{document.name} names {name}"
 
 
 @pytest.mark.parametrize("module", [name for name in SUPPORT if not name.startswith(APART)])
