@@ -12,11 +12,9 @@ import orjson
 from starlette.types import Message, Receive, Scope, Send
 
 from toolway.errors import InvalidRequest, NotFound, UpstreamError
+from toolway.server.asgi import ClientGone, relay, relayed, send_error, send_json, send_whole
 from toolway.server.caller import upstream_headers
 from toolway.server.disconnect import cancel_on_disconnect
-from toolway.server.json_response import relayed, send_error, send_json, send_whole
-from toolway.server.relay import relay
-from toolway.server.request_body import ClientGone
 from toolway.settings.settings import Settings
 from toolway.types import JSON, Header
 from toolway.upstream.client import Upstream

@@ -26,8 +26,8 @@ from toolway.app.health import Readiness, healthz, welcome
 from toolway.app.state import AppState, open_state
 from toolway.engine.engine import Engine
 from toolway.errors import ConfigError, NotFound, ToolwayError
+from toolway.server.asgi import send_error
 from toolway.server.auth import AuthMiddleware
-from toolway.server.json_response import send_error
 from toolway.server.websocket import in_place_of_upgrade
 from toolway.settings.settings import Settings, load_settings
 from toolway.telemetry.conversation_log import ConversationLog

@@ -8,7 +8,7 @@ from toolway import __version__
 from toolway.app.state import AppState
 from toolway.engine.model_target import USER_AGENT
 from toolway.errors import ToolwayError
-from toolway.server.json_response import send_json
+from toolway.server.asgi import send_json
 from toolway.types import JSON
 from toolway.upstream.client import credential
 

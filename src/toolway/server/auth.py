@@ -13,8 +13,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from toolway.errors import Forbidden, InvalidRequest, ToolwayError, Unauthorized
 from toolway.net.hosts import is_loopback
+from toolway.server.asgi import send_error
 from toolway.server.caller import CALLER_KEY, CREDENTIALS, key_in
-from toolway.server.json_response import send_error
 from toolway.server.websocket import in_place_of_upgrade
 from toolway.settings.groups import ServerSettings
 from toolway.types import Header

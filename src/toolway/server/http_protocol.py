@@ -14,10 +14,9 @@ from httptools import HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from toolway.errors import InvalidRequest
+from toolway.server.asgi import openai_envelope
 from toolway.server.disconnect import EXTENSION, DisconnectSignal
-from toolway.server.error_envelope import openai_envelope
-from toolway.server.websocket import WEBSOCKET_PATHS
-from toolway.server.websocket_protocol import WebSocketProtocol
+from toolway.server.websocket import WEBSOCKET_PATHS, WebSocketProtocol
 
 if sys.platform != "win32":
     import fcntl

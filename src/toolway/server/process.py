@@ -22,7 +22,7 @@ from uvicorn.supervisors import Multiprocess
 
 from toolway.errors import ConfigError
 from toolway.server.http_protocol import HttpProtocol
-from toolway.server.websocket_protocol import PONG_SECONDS, WebSocketProtocol
+from toolway.server.websocket import PONG_SECONDS, WebSocketProtocol
 from toolway.settings.groups import ServerSettings, Settings
 from toolway.telemetry.logging import configure_logging
 

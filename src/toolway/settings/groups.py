@@ -11,8 +11,8 @@ from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 import orjson
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from toolway.net.allowlist import AllowedServer, parse_allowed
 from toolway.net.hosts import HOST, is_loopback
+from toolway.net.ssrf import AllowedServer, parse_allowed
 from toolway.settings.env_endpoints import Endpoint
 from toolway.settings.mcp_server import ServerConfig
 

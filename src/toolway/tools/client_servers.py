@@ -15,8 +15,7 @@ import orjson
 from anyio.abc import TaskGroup
 
 from toolway.errors import Busy, ConnectorError, InvalidRequest
-from toolway.net.allowlist import AllowList, Destination, read_destination
-from toolway.net.ssrf import Resolve, SsrfGuard
+from toolway.net.ssrf import AllowList, Destination, Resolve, SsrfGuard, read_destination
 from toolway.tools.transformed import SourceWrapper
 from toolway.types import JSON, OnProgress, Tool, ToolResult, ToolSource
 

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from toolway.net.allowlist import AllowList
-from toolway.net.ssrf import Resolve, Resolver, SsrfGuard
+from toolway.net.ssrf import AllowList, Resolve, Resolver, SsrfGuard
 from toolway.settings.env_endpoints import Endpoint
 from toolway.settings.groups import Settings, ToolSettings
 from toolway.settings.mcp_server import (

@@ -13,7 +13,7 @@ from tests.support.paths import QUIRKS
 from toolway.api.chat.chunks import Envelope
 from toolway.conversation.message import Message, MessageBuilder, read_answer
 from toolway.errors import InvalidRequest, UpstreamError
-from toolway.server.request_body import parse_object
+from toolway.server.asgi import parse_object
 from toolway.wire import lenient_json, sse
 
 SAMPLES = [path.read_bytes() for path in sorted(QUIRKS.glob("*.sse"))]

@@ -19,10 +19,9 @@ from tests.support.app_server import app_server
 from tests.support.gate import DEADLINE, Gate
 from tests.support.servers import until
 from tests.support.websocket import HANDSHAKE, WebSocketServer, frame, websocket_server
+from toolway.server.asgi import ClientGone
 from toolway.server.caller import upstream_headers
-from toolway.server.request_body import ClientGone
-from toolway.server.websocket import MAX_QUEUED, SHUTDOWN, WebSocket
-from toolway.server.websocket_protocol import MAX_FRAGMENTS
+from toolway.server.websocket import MAX_FRAGMENTS, MAX_QUEUED, SHUTDOWN, WebSocket
 from toolway.settings.settings import load_settings
 
 KEY = "a-client-key"

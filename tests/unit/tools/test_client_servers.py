@@ -21,8 +21,7 @@ from tests.unit.tools.mcp.servers import good as good_server
 from tests.unit.tools.mcp.servers.bad_http import BadHTTP, bad_http, response
 from tests.unit.tools.mcp.support import PATIENCE, until
 from toolway.errors import Busy, ConnectorError, InvalidRequest
-from toolway.net.allowlist import parse_allowed, read_destination
-from toolway.net.ssrf import Resolve
+from toolway.net.ssrf import Resolve, parse_allowed, read_destination
 from toolway.settings.groups import ToolSettings
 from toolway.tools.catalog import Snapshot
 from toolway.tools.client_servers import DeclaredServer, DynamicServers, read_declared

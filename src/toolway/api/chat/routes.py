@@ -18,12 +18,20 @@ from toolway.engine.engine import Conversation, ConversationRequest, Engine, Too
 from toolway.engine.request_options import RequestOptions, choices_of
 from toolway.engine.request_tools import RequestTools
 from toolway.errors import InvalidRequest, UpstreamError
+from toolway.server.asgi import (
+    ClientGone,
+    EventStreamResponse,
+    parse_object,
+    read_body,
+    relay,
+    relayed,
+    send_error,
+    send_failure,
+    send_json,
+    stream_events,
+)
 from toolway.server.caller import caller_of
 from toolway.server.disconnect import cancel_on_disconnect
-from toolway.server.json_response import relayed, send_error, send_failure, send_json
-from toolway.server.relay import relay
-from toolway.server.request_body import ClientGone, parse_object, read_body
-from toolway.server.sse_response import EventStreamResponse, stream_events
 from toolway.types import JSON
 from toolway.upstream.model_call import streamed_turn, whole_turn
 

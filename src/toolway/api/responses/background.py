@@ -17,8 +17,7 @@ from toolway.api.responses.items.response_object import Event
 from toolway.api.responses.preparation import Draft
 from toolway.api.responses.records import Record, Records
 from toolway.errors import InvalidRequest, NotFound, ToolwayError, TooMany, to_public_error
-from toolway.server.json_response import send_json
-from toolway.server.sse_response import EventStreamResponse, stream_events
+from toolway.server.asgi import EventStreamResponse, send_json, stream_events
 from toolway.stores import Key, Store, key_of
 from toolway.types import JSON
 from toolway.upstream.model_call import streamed_turn

@@ -20,7 +20,7 @@ from toolway.engine.engine import Engine
 from toolway.engine.history.split_turns import parts_of
 from toolway.engine.loop import assistant_message
 from toolway.errors import InvalidRequest, StoreError, ToolwayError, UpstreamError
-from toolway.server.json_response import relayed
+from toolway.server.asgi import relayed
 from toolway.types import JSON, Header
 from toolway.upstream.model_call import TurnFactory
 

@@ -16,12 +16,20 @@ from toolway.api.responses.items.response_object import Event
 from toolway.api.responses.preparation import Draft
 from toolway.api.responses.records import Record, Records
 from toolway.errors import InvalidRequest, NotFound, ToolwayError, to_public_error
+from toolway.server.asgi import (
+    ClientGone,
+    EventStreamResponse,
+    openai_envelope,
+    parse_object,
+    read_body,
+    relayed,
+    send_error,
+    send_failure,
+    send_json,
+    stream_events,
+)
 from toolway.server.caller import caller_id
 from toolway.server.disconnect import cancel_on_disconnect
-from toolway.server.error_envelope import openai_envelope
-from toolway.server.json_response import relayed, send_error, send_failure, send_json
-from toolway.server.request_body import ClientGone, parse_object, read_body
-from toolway.server.sse_response import EventStreamResponse, stream_events
 from toolway.server.websocket import WebSocket, serve_websocket
 from toolway.types import JSON
 from toolway.upstream.model_call import streamed_turn, unstreamed_turn

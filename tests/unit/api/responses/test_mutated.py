@@ -17,7 +17,7 @@ from toolway.api.responses.items.request import ResponseRequest, choice_of, need
 from toolway.api.responses.items.response_object import Event
 from toolway.conversation.message import MessageBuilder
 from toolway.errors import InvalidRequest, ToolwayError, UpstreamError
-from toolway.server.request_body import parse_object
+from toolway.server.asgi import parse_object
 from toolway.types import JSON, ToolResult
 
 BODY = orjson.dumps(orjson.loads((Path(__file__).parent / "body.json").read_bytes()))

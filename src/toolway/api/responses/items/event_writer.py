@@ -23,7 +23,7 @@ from toolway.api.responses.items.response_object import (
 from toolway.conversation.message import Message
 from toolway.conversation.tool_calls import read_arguments
 from toolway.errors import ToolwayError
-from toolway.server.error_envelope import openai_envelope
+from toolway.server.asgi import openai_envelope
 from toolway.types import JSON, Tool, ToolCall, ToolResult
 from toolway.wire.lenient_json import mended, mended_all
 

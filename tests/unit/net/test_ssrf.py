@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from toolway.errors import ConfigError
-from toolway.net.allowlist import AllowList, is_forbidden, is_public, parse_allowed, read_destination
+from toolway.net.ssrf import AllowList, is_forbidden, is_public, parse_allowed, read_destination
 from toolway.settings.settings import load_settings
 
 

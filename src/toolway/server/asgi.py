@@ -1,0 +1,224 @@
+"""ASGI requests and responses: bodies in; JSON, errors in the envelope, event streams and relayed answers out."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import Any
+
+import orjson
+from starlette.types import Receive, Scope, Send
+
+from toolway.errors import InvalidRequest, TooLarge, ToolwayError, UpstreamError, UpstreamStatus
+from toolway.server.disconnect import cancel_on_disconnect
+from toolway.types import JSON, JSON_TYPE, Header
+from toolway.upstream.client import Answer
+from toolway.wire import sse
+
+
+def openai_envelope(error: ToolwayError) -> JSON:
+    """OpenAI's error object: `{"error": {"message", "type", "param", "code"}}`."""
+    return {"error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code}}
+
+
+MAX_DEPTH = 200
+"""Levels of nesting. Little more can be read than written (254), and what is kept of a request adds some."""
+
+
+class ClientGone(Exception):
+    """The client left, perhaps before its request was whole; there is nobody to answer."""
+
+
+async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
+    """The whole body. Raises TooLarge over `limit` bytes, before buffering more than that; ClientGone."""
+    for name, value in scope["headers"]:
+        if name == b"content-length" and value.isdigit() and int(value) > limit:
+            raise _too_large(limit)
+        if name == b"content-encoding" and value.lower() != b"identity":
+            raise InvalidRequest("Compressed request bodies are not accepted here; send plain JSON.")
+    parts, size = [], 0
+    while True:
+        event = await receive()
+        if event["type"] == "http.disconnect":
+            raise ClientGone
+        part = event.get("body", b"")
+        size += len(part)
+        if size > limit:
+            raise _too_large(limit)
+        parts.append(part)
+        if not event.get("more_body"):
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def parse_object(body: bytes) -> JSON:
+    """The JSON object in a body. Raises InvalidRequest: no JSON, another kind of value, too deep."""
+    if not body:
+        raise InvalidRequest("The request has no body; send a JSON object.")
+    try:
+        parsed: Any = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise InvalidRequest(f"The request body is not valid JSON: {error}.") from error
+    if not isinstance(parsed, dict):
+        raise InvalidRequest("The request body must be a JSON object.")
+    if body.count(b"{") + body.count(b"[") > MAX_DEPTH and _is_deep(parsed):
+        raise InvalidRequest(f"The request body is nested deeper than {MAX_DEPTH} levels.")
+    return parsed
+
+
+def _is_deep(parsed: JSON) -> bool:
+    level: list[Any] = [parsed]
+    for _ in range(MAX_DEPTH):
+        inner = (outer.values() if type(outer) is dict else outer for outer in level)
+        level = [value for values in inner for value in values if type(value) in (dict, list)]
+        if not level:
+            return False
+    return True
+
+
+def _too_large(limit: int) -> TooLarge:
+    return TooLarge(f"The request body is larger than {limit:,} bytes (the setting TOOLWAY_MAX_BODY_BYTES).")
+
+
+DO_NOT_RETRY: Header = (b"x-should-retry", b"false")
+"""The OpenAI SDKs repeat a 5xx twice; after a tool ran that would run its side effects again."""
+
+NOT_RELAYED = frozenset(
+    {
+        b"alt-svc",
+        b"content-length",
+        b"content-type",
+        b"content-encoding",
+        b"cache-control",
+        b"date",
+        b"server",
+        b"set-cookie",
+        b"location",
+        b"strict-transport-security",
+        b"vary",
+        b"x-accel-buffering",
+    }
+)
+"""Headers of an upstream answer that do not hold for the answer that Toolway makes of it."""
+
+
+async def send_whole(send: Send, status: int, body: bytes, headers: Sequence[Header] = (JSON_TYPE,)) -> None:
+    """A complete response."""
+    length = (b"content-length", str(len(body)).encode())
+    await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def send_json(send: Send, status: int, body: Any, headers: Sequence[Header] = ()) -> None:
+    """`body` as JSON."""
+    await send_whole(send, status, orjson.dumps(body), [JSON_TYPE, *headers])
+
+
+async def send_error(send: Send, error: ToolwayError, headers: Sequence[Header] = ()) -> None:
+    """The error in OpenAI's envelope; an upstream's own refusal is relayed as it came."""
+    if isinstance(error, UpstreamStatus):
+        kind = [header for header in error.headers if header[0] == b"content-type"]
+        await send_whole(send, error.status, error.body, [*kind, *relayed(error.headers)])
+    else:
+        await send_json(send, error.status, openai_envelope(error), headers)
+
+
+async def send_failure(send: Send, error: ToolwayError, *, tools_ran: bool) -> None:
+    """The error in place of a whole answer. After a tool ran no status may make an SDK ask again by itself."""
+    if tools_ran:
+        status = 502 if isinstance(error, UpstreamError) else 500
+        await send_json(send, status, openai_envelope(error), [DO_NOT_RETRY])
+    else:
+        await send_error(send, error)
+
+
+def relayed(headers: Iterable[Header]) -> list[Header]:
+    """The upstream headers that a client may use: request ids, rate limits, retry-after, vendor ones."""
+    return [
+        (name, value)
+        for name, value in headers
+        if name not in NOT_RELAYED and not name.startswith(b"access-control-")
+    ]
+
+
+STREAM_HEADERS: tuple[Header, ...] = (
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+)
+
+
+class EventStreamResponse:
+    """The client's side of one event stream. Each write is whole events, so comments may stand between."""
+
+    def __init__(self, send: Send, keep_alive: float) -> None:
+        self.started = self._ended = False
+        self._send = send
+        self._interval = keep_alive
+        self._written = 0.0
+        self._opened = asyncio.Event()
+
+    async def start(self, headers: Sequence[Header]) -> None:
+        """Send the 200 and its headers now."""
+        self.started = True
+        self._written = time.monotonic()
+        await self._send(
+            {"type": "http.response.start", "status": 200, "headers": [*STREAM_HEADERS, *headers]}
+        )
+        await self._send({"type": "http.response.body", "body": b"", "more_body": True})
+        self._opened.set()
+
+    async def write(self, events: bytes) -> None:
+        """Send events; waits when the client reads slowly."""
+        if events:
+            self._written = time.monotonic()
+            await self._send({"type": "http.response.body", "body": events, "more_body": True})
+
+    async def end(self, events: bytes) -> None:
+        """Send the last events. No comment may follow them, however long a slow client takes."""
+        self._ended = True
+        await self._send({"type": "http.response.body", "body": events})
+
+    async def refuse(self, error: ToolwayError) -> None:
+        """Answer with an error status; only before `start`."""
+        await send_error(self._send, error)
+
+    async def keep_alive(self) -> None:
+        """Write a comment whenever nothing else was written for the interval; runs until cancelled."""
+        await self._opened.wait()
+        while not self._ended:
+            silence = time.monotonic() - self._written
+            if silence >= self._interval:
+                await self.write(sse.KEEP_ALIVE)
+                silence = 0.0
+            await asyncio.sleep(self._interval - silence)
+
+
+async def stream_events(
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    produce: Callable[[EventStreamResponse], Coroutine[Any, Any, None]],
+    *,
+    keep_alive: float,
+) -> None:
+    """Run `produce(stream)` with keep-alive comments while the client listens."""
+    stream = EventStreamResponse(send, keep_alive)
+
+    async def run() -> None:
+        # anyio's task group would cost each stream 0.1 ms more.
+        async with asyncio.TaskGroup() as group:
+            comments = group.create_task(stream.keep_alive())
+            await produce(stream)
+            comments.cancel()
+
+    await cancel_on_disconnect(scope, receive, run)
+
+
+async def relay(answer: Answer, send: Send) -> None:
+    """An upstream answer to the client as it comes; what is said of CORS is ours to say."""
+    headers = [header for header in answer.headers if not header[0].startswith(b"access-control-")]
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    while data := await answer.receive():
+        await send({"type": "http.response.body", "body": data, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
