@@ -4,6 +4,7 @@ ToolwayError                      500  toolway_error          a bug, or a limit 
 ├── ConfigError                     -  shown by the command line, never sent
 ├── SourceError                     -  a tool source could not be read; kept in its status
 ├── StoreError                    503  what was said to be kept or forgotten may not be
+│   └── NoRoomInStore             503  it is too large, or others have more right to the room
 ├── Busy                          503  toolway_error          a limit is reached for now
 ├── ConnectorError                424  external_connector_error  a tool server that the request declares failed
 ├── InvalidRequest                400  invalid_request_error  the client's fault
@@ -58,6 +59,10 @@ class StoreError(ToolwayError):
     """The store cannot say whether it did what it was told; nothing that depends on it may happen."""
 
     status = 503
+
+
+class NoRoomInStore(StoreError):
+    """The store does not take this value: it is too large, or others have more right to the room."""
 
 
 class Busy(ToolwayError):

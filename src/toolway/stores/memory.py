@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 from typing import Any, Generic, TypeVar
 
-from toolway.stores.store import EntriesError, Key, no_room
+from toolway.stores.store import AnyKey, NoRoomError
 
 T = TypeVar("T", bound=tuple[Any, ...])
 
@@ -35,44 +35,63 @@ class MemoryEntries:
         self.max_bytes = max_bytes
         self._size = 0
         self._shares: dict[str, _Share] = {}
-        self._ends = _Heap[tuple[float, Key]](self._is_end)
-        """When which key ends."""
+        self._ends = _Heap[tuple[float, str, str]](self._is_end)
+        """When which entry of which owner ends."""
         self._sizes = _Heap[tuple[int, str]](self._is_size)
         """The size of which owner's share, less than zero: the largest comes first."""
 
-    async def read(self, key: Key) -> bytes | None:
-        """What `key` has."""
+    async def read(self, *keys: AnyKey) -> list[bytes | None]:
+        """What each key has."""
+        return [self._read(key) for key in keys]
+
+    def _read(self, key: AnyKey) -> bytes | None:
         share = self._shares.get(key.owner)
         if share is None:
             return None
         until, text = share.entries.get(key.digest, (0.0, b""))
         return text if until > time.monotonic() else None
 
-    async def write(self, key: Key, text: bytes, ttl: float) -> None:
+    async def write(self, key: AnyKey, text: bytes, ttl: float) -> None:
         """Keep `text`, in place of what `key` had."""
-        self._forget(key)
+        self._forget(key.owner, key.digest)
         now = time.monotonic()
         share = self._share(key.owner)
         # A copy takes no more memory than it must: what orjson gives keeps hold of the larger buffer that it wrote.
         share.entries[key.digest] = (now + ttl, bytes(memoryview(text)))
-        self._ends.push((now + ttl, key), self._all_ends)
+        self._ends.push((now + ttl, key.owner, key.digest), self._all_ends)
         self._grow(key.owner, share, len(text) + self.overhead)
         self._make_room(now)
         if key.digest not in share.entries:
-            raise EntriesError(no_room(len(text)))
+            raise NoRoomError(len(text))
 
-    async def write_new(self, key: Key, text: bytes, ttl: float) -> bool:
+    async def write_new(self, key: AnyKey, text: bytes, ttl: float) -> bool:
         """Keep `text` unless `key` has something; whether it was kept."""
-        if await self.read(key) is not None:
+        if self._read(key) is not None:
             return False
         await self.write(key, text, ttl)
         return True
 
-    async def remove(self, key: Key) -> bool:
+    async def remove(self, key: AnyKey) -> bool:
         """Forget what `key` has; whether it had something."""
-        had = await self.read(key) is not None
-        self._forget(key)
+        had = self._read(key) is not None
+        self._forget(key.owner, key.digest)
         return had
+
+    async def renew(self, keys: Sequence[AnyKey], ttl: float) -> bool:
+        """Let these live as if they were written now."""
+        until = time.monotonic() + ttl
+        for key in keys:
+            text = self._read(key)
+            if text is None:
+                return False
+            entries = self._shares[key.owner].entries
+            entries[key.digest] = (until, text)
+            entries.move_to_end(key.digest)
+            self._ends.push((until, key.owner, key.digest), self._all_ends)
+        return True
+
+    async def check(self) -> None:
+        """Nothing can be wrong with them."""
 
     def _share(self, owner: str) -> _Share:
         if owner not in self._shares:
@@ -82,19 +101,19 @@ class MemoryEntries:
 
     def _make_room(self, now: float) -> None:
         while (end := self._ends.first()) and end[0] <= now:
-            self._forget(end[1])
+            self._forget(*end[1:])
         while self._size > self.max_bytes and (largest := self._sizes.first()):
             owner = largest[1]
-            self._forget(Key(next(iter(self._shares[owner].entries)), owner))
+            self._forget(owner, next(iter(self._shares[owner].entries)))
 
-    def _forget(self, key: Key) -> None:
-        share = self._shares.get(key.owner)
-        if share is None or key.digest not in share.entries:
+    def _forget(self, owner: str, digest: str) -> None:
+        share = self._shares.get(owner)
+        if share is None or digest not in share.entries:
             return
-        _, text = share.entries.pop(key.digest)
-        self._grow(key.owner, share, -len(text) - self.overhead)
+        _, text = share.entries.pop(digest)
+        self._grow(owner, share, -len(text) - self.overhead)
         if not share.entries:
-            del self._shares[key.owner]
+            del self._shares[owner]
             self._size -= SHARE_BYTES
 
     def _grow(self, owner: str, share: _Share, size: int) -> None:
@@ -103,15 +122,15 @@ class MemoryEntries:
         if share.size:
             self._sizes.push((-share.size, owner), self._all_sizes)
 
-    def _is_end(self, end: tuple[float, Key]) -> bool:
-        until, key = end
-        share = self._shares.get(key.owner)
-        return share is not None and share.entries.get(key.digest, (None,))[0] == until
+    def _is_end(self, end: tuple[float, str, str]) -> bool:
+        until, owner, digest = end
+        share = self._shares.get(owner)
+        return share is not None and share.entries.get(digest, (None,))[0] == until
 
-    def _all_ends(self) -> Iterable[tuple[float, Key]]:
+    def _all_ends(self) -> Iterable[tuple[float, str, str]]:
         for owner, share in self._shares.items():
             for digest, (until, _) in share.entries.items():
-                yield until, Key(digest, owner)
+                yield until, owner, digest
 
     def _is_size(self, size: tuple[int, str]) -> bool:
         share = self._shares.get(size[1])

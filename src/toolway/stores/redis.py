@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -14,7 +14,7 @@ from redis.backoff import NoBackoff
 
 from toolway.errors import ConfigError
 from toolway.net.hosts import masked
-from toolway.stores.store import EntriesError, Key, Rest
+from toolway.stores.store import AnyKey, EntriesError, Rest
 
 T = TypeVar("T")
 
@@ -82,6 +82,21 @@ return 1
 _REMOVE = _SHARES + "forget(digest) return redis.call('DEL', entry)"
 
 
+_RENEW = (
+    _SHARES
+    + """
+local milliseconds = tonumber(ARGV[3])
+for number = 4, #ARGV do
+    if redis.call('PEXPIRE', prefix .. ARGV[number], milliseconds) == 0 then return 0 end
+    redis.call('ZADD', ages, time[1] * 1000000 + time[2] + number - 4, ARGV[number])
+    redis.call('ZADD', ends, now + milliseconds, ARGV[number])
+end
+for _, key in ipairs({sizes, ages, ends}) do last(key, milliseconds) end
+return 1
+"""
+)
+
+
 class RedisEntries:
     """Entries of at most `max_bytes` for each owner; the oldest go first.
 
@@ -96,6 +111,7 @@ class RedisEntries:
         self.max_bytes = max_bytes
         self._redis = redis
         self._write = redis.register_script(_WRITE)
+        self._renew = redis.register_script(_RENEW)
         self._remove = redis.register_script(_REMOVE)
         self._rest = Rest()
 
@@ -120,26 +136,44 @@ class RedisEntries:
                 raise ConfigError(_why_not(url, error)) from None
             yield cls(redis, max_bytes=max_bytes)
 
-    async def read(self, key: Key) -> bytes | None:
-        """What `key` has."""
-        text: Any = await self._twice(lambda: self._redis.get(PREFIX + key.digest))
-        return None if text is None else bytes(text)
+    async def read(self, *keys: AnyKey) -> list[bytes | None]:
+        """What each key has."""
+        names = [PREFIX + key.digest for key in keys]
+        texts: list[Any] = await self._twice(lambda: self._redis.mget(names))
+        return texts
 
-    async def write(self, key: Key, text: bytes, ttl: float) -> None:
+    async def write(self, key: AnyKey, text: bytes, ttl: float) -> None:
         """Keep `text`, in place of what `key` had."""
         await self._twice(lambda: self._keep(key, text, ttl, is_new=False))
 
-    async def write_new(self, key: Key, text: bytes, ttl: float) -> bool:
+    async def write_new(self, key: AnyKey, text: bytes, ttl: float) -> bool:
         """Keep `text` unless `key` has something; whether it was kept."""
         return bool(await self._once(lambda: self._keep(key, text, ttl, is_new=True)))
 
-    async def remove(self, key: Key) -> bool:
+    async def remove(self, key: AnyKey) -> bool:
         """Forget what `key` has; whether it had something."""
         return bool(await self._once(lambda: self._remove(_keys(key), [PREFIX, key.digest])))
 
-    def _keep(self, key: Key, text: bytes, ttl: float, *, is_new: bool) -> Awaitable[Any]:
-        milliseconds = max(1, round(min(ttl * 1000, _LONGEST_TTL)))
-        args: list[Any] = [PREFIX, key.digest, text, milliseconds, self.max_bytes, self.overhead, int(is_new)]
+    async def renew(self, keys: Sequence[AnyKey], ttl: float) -> bool:
+        """Let these live as if they were written now."""
+        places = [*_keys(keys[0]), *(PREFIX + key.digest for key in keys[1:])]
+        args: list[Any] = [PREFIX, keys[0].digest, _milliseconds(ttl), *(key.digest for key in keys)]
+        return bool(await self._twice(lambda: self._renew(places, args)))
+
+    async def check(self) -> None:
+        """See whether Redis answers."""
+        await self._twice(self._redis.ping)
+
+    def _keep(self, key: AnyKey, text: bytes, ttl: float, *, is_new: bool) -> Awaitable[Any]:
+        args: list[Any] = [
+            PREFIX,
+            key.digest,
+            text,
+            _milliseconds(ttl),
+            self.max_bytes,
+            self.overhead,
+            int(is_new),
+        ]
         return self._write(_keys(key), args)
 
     async def _twice(self, command: Callable[[], Awaitable[T]]) -> T:
@@ -165,7 +199,11 @@ class RedisEntries:
         return answer
 
 
-def _keys(key: Key) -> list[str]:
+def _milliseconds(ttl: float) -> int:
+    return max(1, round(min(ttl * 1000, _LONGEST_TTL)))
+
+
+def _keys(key: AnyKey) -> list[str]:
     """The entry, and its owner's share."""
     return [PREFIX + key.digest, *(f"{PREFIX}{key.owner}:{part}" for part in ("sizes", "ages", "ends"))]
 

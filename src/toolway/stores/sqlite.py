@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -13,7 +13,7 @@ from typing import TypeVar
 import anyio
 
 from toolway.errors import ConfigError
-from toolway.stores.store import EntriesError, Key, Rest, no_room
+from toolway.stores.store import AnyKey, EntriesError, NoRoomError, Rest
 
 T = TypeVar("T")
 
@@ -98,49 +98,73 @@ class SqliteEntries:
         self._reader.close()
         self._writer.close()
 
-    async def read(self, key: Key) -> bytes | None:
-        """What `key` has."""
-        return await self._reader.run(lambda db: self._read(db, key))
+    async def read(self, *keys: AnyKey) -> list[bytes | None]:
+        """What each key has."""
+        return await self._reader.run(lambda db: [self._read(db, key) for key in keys])
 
-    async def write(self, key: Key, text: bytes, ttl: float) -> None:
+    async def write(self, key: AnyKey, text: bytes, ttl: float) -> None:
         """Keep `text`, in place of what `key` had."""
         await self._writer.run(lambda db: self._write(db, key, text, ttl))
 
-    async def write_new(self, key: Key, text: bytes, ttl: float) -> bool:
+    async def write_new(self, key: AnyKey, text: bytes, ttl: float) -> bool:
         """Keep `text` unless `key` has something; whether it was kept."""
         return await self._writer.run(lambda db: self._write_new(db, key, text, ttl))
 
-    async def remove(self, key: Key) -> bool:
+    async def renew(self, keys: Sequence[AnyKey], ttl: float) -> bool:
+        """Let these live as if they were written now."""
+        return await self._writer.run(lambda db: self._renew(db, keys, ttl))
+
+    async def check(self) -> None:
+        """See whether the file can be read, and no lock of another program was in the way of writing just now."""
+        self._writer.check()
+        await self._reader.run(
+            lambda db: db.execute("SELECT size FROM whole JOIN entries LIMIT 1").fetchone()
+        )
+
+    async def remove(self, key: AnyKey) -> bool:
         """Forget what `key` has; whether it had something."""
         return await self._writer.run(lambda db: self._remove(db, key))
 
-    def _read(self, db: sqlite3.Connection, key: Key) -> bytes | None:
-        query = "SELECT value FROM lives JOIN entries USING (id) WHERE key = ? AND until > ?"
+    def _read(self, db: sqlite3.Connection, key: AnyKey) -> bytes | None:
+        query = "SELECT CAST(value AS BLOB) FROM lives JOIN entries USING (id) WHERE key = ? AND until > ?"
         found = db.execute(query, (key.digest, self._clock.now())).fetchone()
         return None if found is None else bytes(found[0] or b"")
 
-    def _write(self, db: sqlite3.Connection, key: Key, text: bytes, ttl: float) -> None:
+    def _write(self, db: sqlite3.Connection, key: AnyKey, text: bytes, ttl: float) -> None:
         with _transaction(db):
             is_kept = self._keep(db, key, text, ttl)
         if not is_kept:
-            raise EntriesError(no_room(len(text)))
+            raise NoRoomError(len(text))
 
-    def _write_new(self, db: sqlite3.Connection, key: Key, text: bytes, ttl: float) -> bool:
+    def _write_new(self, db: sqlite3.Connection, key: AnyKey, text: bytes, ttl: float) -> bool:
         with _on_disk(db), _transaction(db):
             if self._read(db, key) is not None:
                 return False
             is_kept = self._keep(db, key, text, ttl)
         if not is_kept:
-            raise EntriesError(no_room(len(text)))
+            raise NoRoomError(len(text))
         return True
 
-    def _remove(self, db: sqlite3.Connection, key: Key) -> bool:
+    def _remove(self, db: sqlite3.Connection, key: AnyKey) -> bool:
         with _transaction(db):
             had = self._read(db, key) is not None
             db.execute("DELETE FROM lives WHERE key = ?", (key.digest,))
         return had
 
-    def _keep(self, db: sqlite3.Connection, key: Key, text: bytes, ttl: float) -> bool:
+    def _renew(self, db: sqlite3.Connection, keys: Sequence[AnyKey], ttl: float) -> bool:
+        with _transaction(db):
+            now = self._clock.tick(db)
+            for key in keys:
+                db.execute("UPDATE whole SET written = written + 1")
+                renewed = db.execute(
+                    "UPDATE lives SET until = ?, written = (SELECT written FROM whole) WHERE key = ? AND until > ?",
+                    (now + ttl, key.digest, now),
+                )
+                if renewed.rowcount != 1:
+                    return False
+        return True
+
+    def _keep(self, db: sqlite3.Connection, key: AnyKey, text: bytes, ttl: float) -> bool:
         now = self._clock.tick(db)
         db.execute("DELETE FROM lives WHERE key = ?", (key.digest,))
         db.execute("INSERT OR IGNORE INTO shares (owner, size) VALUES (?, 0)", (key.owner,))
@@ -207,6 +231,10 @@ class _Lane:
         """Do some work. Raises EntriesError."""
         self._rest.check()
         return await anyio.to_thread.run_sync(self._do, work, limiter=self._turn)
+
+    def check(self) -> None:
+        """Raises EntriesError while all work is refused."""
+        self._rest.check()
 
     def close(self) -> None:
         """Close the connection."""
@@ -290,30 +318,14 @@ def _use_wal(connection: sqlite3.Connection) -> None:
 
 
 def _prepare(db: sqlite3.Connection) -> None:
-    """Make the tables. What a file of the first form holds had no owner."""
+    """Make the tables. What a file of the first form holds cannot be read any more."""
     with _transaction(db):
-        is_old = any(column[1] == "until" for column in db.execute("PRAGMA table_info(entries)"))
-        if is_old:
-            db.execute("DROP INDEX IF EXISTS entries_by_age")
-            db.execute("ALTER TABLE entries RENAME TO first_entries")
+        if any(column[1] == "until" for column in db.execute("PRAGMA table_info(entries)")):
+            db.execute("DROP TABLE entries")
         for statement in _statements(_SCHEMA):
             db.execute(statement)
         if db.execute("SELECT 1 FROM whole").fetchone() is None:
             db.execute("INSERT INTO whole VALUES (0, 0, ?, ?)", (time.time(), time.time()))
-        if is_old:
-            _take_over(db)
-
-
-def _take_over(db: sqlite3.Connection) -> None:
-    db.execute("INSERT OR IGNORE INTO shares (owner, size) VALUES ('', 0)")
-    db.execute("INSERT INTO entries SELECT rowid, value FROM first_entries")
-    db.execute(
-        "INSERT INTO lives SELECT first_entries.rowid, key, shares.id, first_entries.rowid, until,"
-        " first_entries.size + ? FROM first_entries, shares WHERE owner = ''",
-        (SqliteEntries.overhead,),
-    )
-    db.execute("UPDATE whole SET written = coalesce((SELECT max(written) FROM lives), 0)")
-    db.execute("DROP TABLE first_entries")
 
 
 def _statements(script: str) -> Iterator[str]:

@@ -5,17 +5,22 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Any, ParamSpec, Protocol, TypeVar
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar
+from zlib import crc32
 
 import orjson
+from pydantic import TypeAdapter
 
-from toolway.errors import StoreError
+from toolway.errors import NoRoomInStore, StoreError
 from toolway.types import JSON
 
 P = ParamSpec("P")
+R = TypeVar("R")
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 log = logging.getLogger("toolway.store")
 
@@ -25,22 +30,58 @@ QUIET_SECONDS = 60.0
 """A store that is down fails every request; one line for so long says it."""
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Key:
-    """The place of one value. It tells nothing: the digest of what it is for, whose it is, and what its maker adds."""
+class Kind(Generic[T_co]):
+    """One kind of value: its name, the type that it has in Python, and the version of its form.
+
+    What the store gives back has this type. A value in another version, or damaged, counts as gone.
+    """
+
+    def __init__(self, name: str, form: type[T_co], *, version: int = 1) -> None:
+        self.name = name
+        self.version = version
+        self._form = form
+
+    def key(self, owner: str, *parts: str) -> Key[T_co]:
+        """The key of what `owner` keeps of this kind under these parts."""
+        text = "\0".join((self.name, owner, *parts))
+        digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+        return Key(digest=digest, owner=owner, kind=self)
+
+    @cached_property
+    def adapter(self) -> TypeAdapter[T_co]:
+        """Checks a value, and makes it what it is in Python. It is made when it is needed, which takes a while."""
+        return TypeAdapter(self._form)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Key(Generic[T_co]):
+    """The place of one value. It tells nothing: the digest of its kind, whose it is, and what its maker adds."""
 
     digest: str
     owner: str
+    kind: Kind[T_co] = field(compare=False, repr=False)
 
 
-def key_of(purpose: str, owner: str, *parts: str) -> Key:
-    """The key of what `owner` keeps for `purpose` under these parts."""
-    text = "\0".join((purpose, owner, *parts))
-    return Key(hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest(), owner)
+ANYTHING: Kind[JSON] = Kind("", dict[str, Any])
+
+
+def key_of(purpose: str, owner: str, *parts: str) -> Key[JSON]:
+    """The key of a JSON object of no certain form."""
+    return Key(digest=ANYTHING.key(purpose, owner, *parts).digest, owner=owner, kind=ANYTHING)
+
+
+AnyKey = Key[Any]
 
 
 class EntriesError(Exception):
     """Entries could not be read or written."""
+
+
+class NoRoomError(EntriesError):
+    """Entries of a size that others have more right to were not kept."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(f"there is no room for a value of {size:,} bytes beside those of other clients")
 
 
 class Rest:
@@ -59,11 +100,6 @@ class Rest:
             raise EntriesError("it did not answer in time, and is left alone for a moment")
 
 
-def no_room(size: int) -> str:
-    """Why a value of `size` bytes was not kept though it is not too large: others have more right to the room."""
-    return f"there is no room for a value of {size:,} bytes beside those of other clients"
-
-
 class Entries(Protocol):
     """Bytes under keys, each for `ttl` seconds. Every method may raise EntriesError."""
 
@@ -71,28 +107,35 @@ class Entries(Protocol):
     overhead: int
     """No value may be longer than `max_bytes`, with the `overhead` that each has."""
 
-    async def read(self, key: Key) -> bytes | None:
-        """What `key` has; None when it has nothing, or its time is over."""
+    async def read(self, *keys: AnyKey) -> list[bytes | None]:
+        """What each key has; None when it has nothing, or its time is over."""
 
-    async def write(self, key: Key, text: bytes, ttl: float) -> None:
+    async def write(self, key: AnyKey, text: bytes, ttl: float) -> None:
         """Keep `text`, in place of what `key` had."""
 
-    async def write_new(self, key: Key, text: bytes, ttl: float) -> bool:
+    async def write_new(self, key: AnyKey, text: bytes, ttl: float) -> bool:
         """Keep `text` unless `key` has something; True for one of all who try, in all processes."""
 
-    async def remove(self, key: Key) -> bool:
+    async def renew(self, keys: Sequence[AnyKey], ttl: float) -> bool:
+        """Let these live as if they were written now, in this order. False, and no more, when one is gone."""
+
+    async def remove(self, key: AnyKey) -> bool:
         """Forget what `key` has; True for one of all who try, when it had something."""
+
+    async def check(self) -> None:
+        """See whether these entries can be read and written."""
 
 
 class Store:
     """Where things wait. `tests/unit/stores/test_contract.py` holds it to these promises, with every kind of entries.
 
     A value lives for the store's own time, or for `ttl` seconds when that is given. The store is bounded in bytes
-    too; what was written first goes first (Redis has its own rules). A value larger than the store is not kept.
+    too: the oldest values of the owner who has most go first (Redis has its own rules). A value larger than the store
+    is not kept.
 
-    Trouble in `put` and `get` is logged and looks like a value that is gone, since no answer may fail for it.
-    `add` and `delete` say what is certain, and raise StoreError when nothing is. Reading takes nothing away, so
-    the same request may come twice.
+    Trouble in `put` and `get` is logged and looks like a value that is gone, since most answers are only better for
+    it; with `certain` it is a StoreError, for those that would be wrong. All others say what is certain, and raise
+    StoreError when nothing is. Reading takes nothing away, so the same request may come twice.
     """
 
     def __init__(self, entries: Entries, *, ttl: float = 86_400.0) -> None:
@@ -100,70 +143,113 @@ class Store:
         self._ttl = ttl
         self._trouble = _TroubleLog()
 
-    async def put(self, key: Key, value: JSON, *, ttl: float | None = None) -> None:
-        """Keep a JSON object for a while, in place of what `key` had."""
-        text = orjson.dumps(value)
+    async def put(self, key: Key[T], value: T, *, ttl: float | None = None, certain: bool = False) -> None:
+        """Keep a value for a while, in place of what `key` had."""
         try:
-            if too_large := self._too_large(text):
-                self._trouble.note(too_large)
+            try:
+                text = self._encoded(key, value)
+            except NoRoomInStore:
                 await self._run(self._entries.remove, key)
-            else:
-                await self._run(self._entries.write, key, text, self._seconds(ttl))
+                raise
+            await self._run(self._entries.write, key, text, self._seconds(ttl))
         except StoreError:
-            return
+            if certain:
+                raise
 
-    async def get(self, key: Key) -> JSON | None:
-        """The object, or None when it was never there or is gone."""
+    async def get(self, key: Key[T], *, certain: bool = False) -> T | None:
+        """The value, or None when it was never there or is gone."""
         try:
-            text = await self._run(self._entries.read, key)
+            (text,) = await self._run(self._entries.read, key)
         except StoreError:
+            if certain:
+                raise
             return None
-        return None if text is None else self._decoded(text)
+        return None if text is None else self._decoded(key, text)
 
-    async def add(self, key: Key, value: JSON, *, ttl: float | None = None) -> bool:
-        """Keep a JSON object unless `key` has one; True for exactly one of all who try, in all processes.
+    async def get_all(self, keys: Sequence[Key[T]]) -> list[T | None]:
+        """Several values at once. Raises StoreError."""
+        if not keys:
+            return []
+        texts = await self._run(self._entries.read, *keys)
+        return [
+            None if text is None else self._decoded(key, text) for key, text in zip(keys, texts, strict=True)
+        ]
+
+    async def add(self, key: Key[T], value: T, *, ttl: float | None = None) -> bool:
+        """Keep a value unless `key` has one; True for exactly one of all who try, in all processes.
 
         Made for what must not happen twice: add first, then act if it was True. When StoreError is raised the
-        object may be there or not; who then does not act is safe, at the price that perhaps nobody will.
+        value may be there or not; who then does not act is safe, at the price that perhaps nobody will.
         """
-        text = orjson.dumps(value)
-        if too_large := self._too_large(text):
-            raise StoreError(too_large)
-        return await self._run(self._entries.write_new, key, text, self._seconds(ttl))
+        return await self._run(self._entries.write_new, key, self._encoded(key, value), self._seconds(ttl))
 
-    async def delete(self, key: Key) -> bool:
+    async def renew(self, keys: Sequence[AnyKey], *, ttl: float | None = None) -> bool:
+        """Let values live as if they were put now; False when one of them is gone. Raises StoreError."""
+        return not keys or await self._run(self._entries.renew, keys, self._seconds(ttl))
+
+    async def delete(self, key: AnyKey) -> bool:
         """Forget what `key` has; whether it had something. True for one of several who try. Raises StoreError."""
         return await self._run(self._entries.remove, key)
 
-    async def _run(self, work: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def is_ready(self) -> bool:
+        """Whether the store can be read and written now."""
+        try:
+            await self._run(self._entries.check)
+        except StoreError:
+            return False
+        return True
+
+    async def _run(self, work: Callable[P, Awaitable[R]], *args: P.args, **kwargs: P.kwargs) -> R:
         """Raises StoreError."""
         try:
             return await work(*args, **kwargs)
+        except NoRoomError as error:
+            self._trouble.note(error)
+            raise NoRoomInStore(f"The store does not keep this: {error}.") from error
         except EntriesError as error:
             self._trouble.note(error)
             raise StoreError(
                 "The store that keeps what is under way cannot be reached; try again."
             ) from error
 
-    def _decoded(self, text: bytes) -> JSON | None:
+    def _encoded(self, key: Key[T], value: T) -> bytes:
+        """The version of the kind, a sum by which damage shows, and JSON. Raises NoRoomInStore."""
         try:
-            value: Any = orjson.loads(text)
-        except orjson.JSONDecodeError:
-            value = None
-        if isinstance(value, dict):
-            return value
-        self._trouble.note("a value is no JSON object; does something else write to these keys?")
+            text = orjson.dumps(value)
+        except TypeError as error:
+            self._trouble.note(f"a value of the kind {key.kind.name!r} cannot be written: {error}")
+            raise NoRoomInStore(
+                "The store does not keep this: it is nested too deeply, or is no text."
+            ) from None
+        text = b"%d %08x %b" % (key.kind.version, _sum(key, text), text)
+        size, most = len(text), self._entries.max_bytes
+        if size + self._entries.overhead > most:
+            reason = f"a value of {size:,} bytes is over TOOLWAY_STORE_MAX_BYTES ({most:,}) and is not kept"
+            self._trouble.note(reason)
+            raise NoRoomInStore(reason)
+        return text
+
+    def _decoded(self, key: Key[T], text: bytes) -> T | None:
+        """What `_encoded` wrote; None for anything else: damage, another version, what somebody else wrote."""
+        version, _, rest = text.partition(b" ")
+        checksum, _, value = rest.partition(b" ")
+        try:
+            if int(version) != key.kind.version:
+                self._trouble.note(f"a value of the kind {key.kind.name!r} is in another version")
+                return None
+            if int(checksum, 16) == _sum(key, value):
+                return key.kind.adapter.validate_python(orjson.loads(value))
+        except ValueError:
+            pass
+        self._trouble.note("a value is damaged, or something else wrote it")
         return None
 
     def _seconds(self, ttl: float | None) -> float:
         return self._ttl if ttl is None else ttl
 
-    def _too_large(self, text: bytes) -> str | None:
-        """Why there can never be room for a text, if there cannot."""
-        if len(text) + self._entries.overhead <= self._entries.max_bytes:
-            return None
-        bound = f"TOOLWAY_STORE_MAX_BYTES ({self._entries.max_bytes:,})"
-        return f"a value of {len(text):,} bytes is over {bound} and is not kept"
+
+def _sum(key: AnyKey, text: bytes) -> int:
+    return crc32(text, crc32(key.digest.encode()))
 
 
 class _TroubleLog:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import reduce
 from itertools import count
+from typing import Any
 
 import anyio
 import pytest
+from hypothesis import given
+from hypothesis.strategies import DataObject, binary, data, integers
 
 from toolway.errors import ConfigError, StoreError
 from toolway.settings.settings import load_settings
-from toolway.stores import Key, Store, key_of, open_store
+from toolway.stores import Key, Kind, Store, key_of, open_store
+from toolway.types import JSON
 
 DEADLINE = 20
 
 
-def key(name: str, owner: str = "me") -> Key:
+def key(name: str, owner: str = "me") -> Key[JSON]:
     return key_of("test", owner, name)
 
 
@@ -154,6 +160,111 @@ async def test_exactly_one_of_many_adds_and_exactly_one_deletes(store_url: str):
                 group.start_soon(delete)
         assert (added.count(True), len(added)) == (1, 100)
         assert (deleted.count(True), len(deleted)) == (1, 100)
+
+
+async def test_several_values_are_got_at_once(store_url: str):
+    async with opened(store_url) as store:
+        await store.put(key("a"), {"n": 1})
+        await store.put(key("b", "you"), {"n": 2})
+        keys = [key("a"), key("none"), key("b", "you")]
+        assert await store.get_all(keys) == [{"n": 1}, None, {"n": 2}]
+        assert await store.get_all([]) == []
+
+
+async def test_what_is_renewed_lives_as_if_it_were_new(store_url: str):
+    async with opened(store_url) as store:
+        for name in ("a", "b"):
+            await store.put(key(name), {"n": 1}, ttl=DEADLINE)
+        assert await store.renew([key("a")], ttl=1e-6)
+        await until_gone(store, "a")
+        assert not await store.renew([key("b"), key("a")])
+        assert await store.renew([])
+        assert await store.renew([key("b")])
+        assert await store.get(key("b")) == {"n": 1}
+
+
+async def test_what_is_renewed_goes_last(store_url: str):
+    async with opened(store_url, max_bytes=50_000) as store:
+        for name in ("a", "b", "c", "d"):
+            await store.put(key(name), {"text": "x" * 10_000})
+        assert await store.renew([key("b"), key("a")])
+        await store.put(key("e"), {"text": "x" * 30_000})
+        assert [await store.get(key(name)) is not None for name in "abcd"] == [True, False, False, False]
+
+
+async def test_a_store_that_can_be_used_says_so(store_url: str):
+    async with opened(store_url) as store:
+        assert await store.is_ready()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    x: int
+    tags: Sequence[str] = ()
+
+
+POINT = Kind("point", Point)
+
+
+async def test_a_value_has_the_type_of_its_kind(store_url: str):
+    async with opened(store_url) as store:
+        await store.put(POINT.key("me", "k"), Point(x=1, tags=("a",)))
+        assert await store.get(POINT.key("me", "k")) == Point(x=1, tags=["a"])
+
+
+@pytest.mark.parametrize("version", [0, 2])
+async def test_a_value_in_another_version_counts_as_gone(store_url: str, version: int, caplog):
+    other = Kind("point", Point, version=version)
+    async with opened(store_url) as store:
+        await store.put(other.key("me", "k"), Point(x=1))
+        assert await store.get(POINT.key("me", "k")) is None
+        assert not await store.add(POINT.key("me", "k"), Point(x=2))
+    assert "in another version" in caplog.text
+
+
+async def test_a_value_of_another_form_counts_as_gone(store_url: str, caplog):
+    async with opened(store_url) as store:
+        await store.put(Kind("point", dict).key("me", "k"), {"y": 1})
+        assert await store.get(POINT.key("me", "k"), certain=True) is None
+    assert "damaged" in caplog.text
+
+
+@given(data())
+def test_a_value_that_is_damaged_counts_as_gone(draw: DataObject):
+    async def damage() -> None:
+        async with opened("memory:") as store:
+            mine, other = POINT.key("me", "k"), POINT.key("me", "l")
+            await store.put(mine, Point(x=1, tags=("a", "b")))
+            (text,) = await store._entries.read(mine)
+            assert text
+            begin = draw.draw(integers(0, len(text)))
+            end = draw.draw(integers(begin, len(text)))
+            damaged = text[:begin] + draw.draw(binary(max_size=8)) + text[end:]
+            await store._entries.write(mine, damaged, 60)
+            assert (await store.get(mine) is None) == (damaged != text)
+            await store._entries.write(other, text, 60)
+            assert await store.get(other) is None
+
+    anyio.run(damage)
+
+
+HOSTILE: dict[str, Any] = {
+    "half a surrogate pair": "\ud800",
+    "a number beyond 64 bits": 10**30,
+    "nested": reduce(lambda deep, _: [deep], range(500), []),
+}
+
+
+@pytest.mark.parametrize("value", HOSTILE.values(), ids=HOSTILE)
+async def test_what_cannot_be_written_is_not_kept(store_url: str, value: Any):
+    async with opened(store_url) as store:
+        await store.put(key("k"), {"n": 1})
+        await store.put(key("k"), {"n": value})
+        assert await store.get(key("k")) is None
+        with pytest.raises(StoreError):
+            await store.put(key("k"), {"n": value}, certain=True)
+        with pytest.raises(StoreError):
+            await store.add(key("k"), {"n": value})
 
 
 BOUNDED = ["memory", "sqlite"]

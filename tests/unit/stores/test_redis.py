@@ -126,6 +126,11 @@ async def test_a_server_that_is_gone_is_a_miss_logged_once_and_nothing_is_certai
             await store.add(key("k"), {})
         with pytest.raises(StoreError):
             await store.delete(key("k"))
+        with pytest.raises(StoreError):
+            await store.get(key("k"), certain=True)
+        with pytest.raises(StoreError):
+            await store.put(key("k"), {}, certain=True)
+        assert not await store.is_ready()
     assert caplog.text.count("the store failed") == 1
 
 

@@ -110,7 +110,7 @@ class KeptEvents:
             part += 1
 
 
-def _key(identity: str, part: int) -> Key:
+def _key(identity: str, part: int) -> Key[JSON]:
     return key_of("events", identity, str(part))
 
 

@@ -101,13 +101,13 @@ class Records:
         """Take a claim back, since nothing came of it. Raises StoreError."""
         await self._store.delete(self._answer(owner, request))
 
-    def _answer(self, owner: str, request: str) -> Key:
+    def _answer(self, owner: str, request: str) -> Key[JSON]:
         return key_of("approval", owner, request)
 
-    def _result(self, owner: str, request: str) -> Key:
+    def _result(self, owner: str, request: str) -> Key[JSON]:
         return key_of("approved result", owner, request)
 
-    def _key(self, owner: str, identity: str) -> Key:
+    def _key(self, owner: str, identity: str) -> Key[JSON]:
         return key_of("response", owner, identity)
 
 

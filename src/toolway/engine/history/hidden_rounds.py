@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
 from toolway.conversation.events import Outcome
 from toolway.conversation.message import SPOKEN
-from toolway.stores import Store, key_of
+from toolway.stores import Kind, Store
 from toolway.types import JSON
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Answer:
+    """What an answer in words leaves out: the rounds before it, and what its last turn itself `said`."""
+
+    between: list[JSON]
+    said: JSON
+
+
+ANSWER = Kind("answer", _Answer)
 
 
 async def remember(store: Store, owner: str, messages: Sequence[Any], outcome: Outcome) -> None:
@@ -22,7 +34,7 @@ async def remember(store: Store, owner: str, messages: Sequence[Any], outcome: O
     answer = {"role": "assistant", "content": "".join(_text(part.get("content")) for part in said)}
     *_, (_, key) = _marks([*messages, answer])
     last = {name: outcome.message.said.get(name) or "" for name in SPOKEN if name in outcome.message.said}
-    await store.put(key_of("answer", owner, key), {"between": list(outcome.between), "said": last})
+    await store.put(ANSWER.key(owner, key), _Answer(between=list(outcome.between), said=last))
 
 
 async def recall(store: Store, owner: str, messages: list[Any]) -> list[Any]:
@@ -34,10 +46,12 @@ async def recall(store: Store, owner: str, messages: list[Any]) -> list[Any]:
     recalled: list[Any] = []
     marks = dict(_marks(messages))
     for position, message in enumerate(messages):
-        known = await store.get(key_of("answer", owner, marks[position])) if position in marks else None
-        if known:
-            own = {name: text for name, text in known["said"].items() if name in message}
-            recalled += [*known["between"], {**message, **own}]
+        known = None
+        if position in marks:
+            known = await store.get(ANSWER.key(owner, marks[position]))
+        if known is not None:
+            own = {name: text for name, text in known.said.items() if name in message}
+            recalled += [*known.between, {**message, **own}]
         else:
             recalled.append(message)
     return recalled

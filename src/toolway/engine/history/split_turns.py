@@ -7,10 +7,24 @@ the rounds before, waits in a store under the ids of its calls, and is put back 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from toolway.stores import Key, Store, key_of
+from toolway.stores import Key, Kind, Store
 from toolway.types import JSON, ToolCall
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Held:
+    """A turn that the client sees only a part of, and the messages of the rounds that led to it."""
+
+    before: list[JSON]
+    assistant: JSON
+    results: list[JSON]
+    behind: list[JSON]
+
+
+HELD = Kind("turn", _Held)
 
 
 async def hold(
@@ -21,8 +35,8 @@ async def hold(
     `held` is the full assistant message and our results, `calls` are the client's, `before` are the messages of
     the rounds that led to it.
     """
-    value = {"before": list(before), **parts_of(held)}
-    await store.put(_key(owner, [call.id for call in calls]), value)
+    turn = _Held(before=list(before), **parts_of(held))
+    await store.put(_key(owner, [call.id for call in calls]), turn)
 
 
 def parts_of(held: Sequence[JSON]) -> dict[str, Any]:
@@ -44,10 +58,10 @@ async def restore(store: Store, owner: str, messages: list[Any]) -> list[Any]:
         turn = await store.get(_key(owner, ids)) if ids else None
         theirs = _results_behind(messages, position) if turn else {}
         if turn and set(ids) <= set(theirs):
-            ours = {result["tool_call_id"]: result for result in turn["results"]}
-            calls = turn["assistant"]["tool_calls"]
+            ours = {result["tool_call_id"]: result for result in turn.results}
+            calls = turn.assistant["tool_calls"]
             results = [{**ours, **theirs}[call["id"]] for call in calls]
-            restored += [*turn["before"], turn["assistant"], *results, *turn["behind"]]
+            restored += [*turn.before, turn.assistant, *results, *turn.behind]
             position += len(theirs)
         else:
             restored.append(messages[position])
@@ -75,5 +89,5 @@ def _results_behind(messages: list[Any], position: int) -> dict[str, JSON]:
     return found
 
 
-def _key(owner: str, ids: Sequence[str]) -> Key:
-    return key_of("turn", owner, *sorted(ids))
+def _key(owner: str, ids: Sequence[str]) -> Key[_Held]:
+    return HELD.key(owner, *sorted(ids))
