@@ -154,7 +154,8 @@ class Routes:
         name = plain.lower()
         if handler := self._handler(method, name):
             return handler, name
-        roots = (root for root in self._below if name.startswith(root))
+        below = f"{name}/" if path.endswith("/") else name
+        roots = (root for root in self._below if below.startswith(root))
         return next(((self._below[root], root + plain[len(root) :]) for root in roots), None)
 
     async def _upgrade(self, scope: Scope, receive: Receive, send: Send) -> None:
