@@ -23,7 +23,7 @@ def legal(name: str) -> str:
     clean = _ILLEGAL.sub("_", name) or "_"
     if clean[0].isdigit() or clean[0] == "-":
         clean = "_" + clean
-    return clean if len(clean) <= MAX_LENGTH else _with_hash(clean, name)
+    return clean if len(clean) <= MAX_LENGTH else with_hash(clean, name)
 
 
 def assign(tools: Iterable[Tool], taken: Collection[str] = ()) -> dict[str, Tool]:
@@ -35,7 +35,7 @@ def assign(tools: Iterable[Tool], taken: Collection[str] = ()) -> dict[str, Tool
     steps: Sequence[Callable[[Tool], str]] = (
         lambda tool: legal(tool.name),
         lambda tool: legal(f"{tool.server}__{tool.name}"),
-        lambda tool: _with_hash(legal(f"{tool.server}__{tool.name}"), f"{tool.server}\0{tool.name}"),
+        lambda tool: with_hash(legal(f"{tool.server}__{tool.name}"), f"{tool.server}\0{tool.name}"),
     )
     named: dict[str, Tool] = {}
     open_tools = list(tools)
@@ -51,7 +51,7 @@ def assign(tools: Iterable[Tool], taken: Collection[str] = ()) -> dict[str, Tool
                 open_tools += claimants
     for tool in open_tools:  # the same server label and name twice: nothing else is left
         candidates = (
-            _with_hash(legal(tool.name), f"{tool.server}\0{tool.name}\0{number}") for number in count()
+            with_hash(legal(tool.name), f"{tool.server}\0{tool.name}\0{number}") for number in count()
         )
         named[next(name for name in candidates if name not in named and name not in taken)] = tool
     return dict(sorted(named.items()))
@@ -73,6 +73,6 @@ def closest(name: str, tools: Iterable[str]) -> list[str]:
     return difflib.get_close_matches(name, list(tools), n=3, cutoff=0.5)
 
 
-def _with_hash(name: str, whole: str) -> str:
+def with_hash(name: str, whole: str) -> str:
     digest = hashlib.sha256(whole.encode()).hexdigest()[:8]
     return f"{name[: MAX_LENGTH - 9]}_{digest}"

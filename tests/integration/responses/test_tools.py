@@ -380,3 +380,40 @@ def test_the_clients_call_after_rounds_of_ours_goes_on(app: AppServer, streamed:
     back = [{"role": "user", "content": QUESTION}, *first["output"], OUTPUT]
     ask(app, streamed=streamed, tools=[THEIRS], store=False, input=back)
     assert sent(app) == stateful
+
+
+MAILS: JSON = {"type": "namespace", "name": "mail", "description": "Mails", "tools": [THEIRS]}
+CALENDARS: JSON = {"type": "namespace", "name": "calendar", "tools": [THEIRS, {"type": "web_search"}]}
+
+
+@BOTH
+@pytest.mark.parametrize("by_id", [True, False], ids=["stored", "sent back"])
+def test_tools_in_namespaces_stay_the_clients(app: AppServer, streamed: bool, by_id: bool):
+    calls = [tool_call("calendar__theirs", "{}", "c"), tool_call("mail__theirs", "{}", "m", 1)]
+    app.set_replies(
+        turn("", *calls, OURS | {"index": 2}, streamed=streamed), turn("Both done.", streamed=streamed)
+    )
+    tools = [MAILS, CALENDARS]
+    first = ask(app, streamed=streamed, tools=tools)
+    assert {"mail__theirs", "calendar__theirs"} < set(offered(app))
+    made = items_of(first, "function_call")
+    assert [(item["namespace"], item["name"]) for item in made] == [
+        ("calendar", "theirs"),
+        ("mail", "theirs"),
+    ]
+    outputs = [{**OUTPUT, "call_id": item["call_id"]} for item in made]
+    back: JSON = {"input": outputs, "previous_response_id": first["id"]}
+    if not by_id:
+        back = {"input": [{"role": "user", "content": QUESTION}, *first["output"], *outputs]}
+    last = ask(app, streamed=streamed, tools=tools, **back)
+    assert text_of(last) == "Both done."
+    (message,) = [message for message in sent(app) if message["role"] == "assistant"]
+    asked = [call["function"]["name"] for call in message["tool_calls"]]
+    assert asked == ["calendar__theirs", "mail__theirs", "get_weather"]
+
+
+def test_a_tool_that_an_item_of_the_input_adds_is_the_clients(app: AppServer):
+    app.set_replies(turn("", tool_call("theirs", "{}", "c"), streamed=False))
+    added = {"type": "additional_tools", "role": "developer", "tools": [THEIRS]}
+    response = ask(app, input=[added, {"role": "user", "content": QUESTION}])
+    assert kinds(response) == ["function_call"]

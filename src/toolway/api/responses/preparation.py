@@ -166,7 +166,7 @@ def _transcript(asked: ResponseRequest, snapshot: Snapshot, previous: Record | N
         return next(iter(_exposed(snapshot, label, name)), names.legal(name))
 
     messages, turn = (previous.messages, previous.turn) if previous else ((), None)
-    transcript = InputItems(expose, messages, turn)
+    transcript = InputItems(expose, messages, turn, client_name=asked.model_name)
     for number, item in enumerate(asked.items):
         transcript.add(item, f"input[{number}]")
     return transcript

@@ -355,7 +355,7 @@ FIELDS: dict[str, Any] = {
     "include": st.lists(st.sampled_from(["reasoning.encrypted_content", "message.output_text.logprobs"])),
     "tools": st.lists(
         st.fixed_dictionaries(
-            {"type": st.sampled_from(["function", "custom", "mcp", "web_search"])},
+            {"type": st.sampled_from(["function", "custom", "mcp", "web_search", "namespace"])},
             optional={
                 "name": words | odd,
                 "server_label": words | odd,
@@ -363,6 +363,8 @@ FIELDS: dict[str, Any] = {
                 "strict": odd,
                 "description": odd,
                 "defer_loading": odd,
+                "tools": odd
+                | st.lists(st.sampled_from([{"type": "function", "name": "f"}, {"type": "web_search"}, {}])),
                 "format": odd | st.fixed_dictionaries({"type": words, "syntax": words, "definition": words}),
                 "server_url": words | odd,
                 "headers": odd,

@@ -10,7 +10,7 @@ import orjson
 
 from toolway.api.responses.items.fields import read_logprobs, text_in, thought_in
 from toolway.api.responses.items.input_items import round_mark, sealed
-from toolway.api.responses.items.request import CUSTOM_INPUT, ResponseRequest
+from toolway.api.responses.items.request import CUSTOM_INPUT, ClientTool, ResponseRequest
 from toolway.api.responses.items.response_object import (
     ClientCall,
     Event,
@@ -328,12 +328,14 @@ class EventWriter:
 
     def _begin_call(self, fragment: JSON, name: str) -> tuple[ClientCall, list[Event]]:
         events = self._end_text()  # a message is whole when the calls begin
-        is_custom = name in self._request.custom
+        tool = self._request.client_tools.get(name) or ClientTool(name=name)
+        is_custom = tool.is_custom
         item = {
             "type": "custom_tool_call" if is_custom else "function_call",
             "status": "in_progress",
             "call_id": mended(fragment["id"]),
-            "name": name,
+            "name": tool.name,
+            **({"namespace": tool.namespace} if tool.namespace else {}),
             ("input" if is_custom else "arguments"): "",
         }
         index, added = self._state.add("ctc" if is_custom else "fc", item)

@@ -62,14 +62,20 @@ class Approved:
 class InputItems:
     """Takes the items of a conversation in order; `close` gives the messages.
 
-    `messages` and `turn` are what came before them. `expose(label, name)` tells how the model calls a tool of a server.
+    `messages` and `turn` are what came before them. `expose(label, name)` tells how the model calls a tool of a server,
+    `client_name(name, namespace)` how it calls one of the client's.
     Items of one turn (reasoning, texts, calls) become one assistant message with the results behind it, wherever in
     the conversation these are given. Every call needs a result: what is wrong with that is an InvalidRequest that names
     the item. Items of a type that is not served here are left out.
     """
 
     def __init__(
-        self, expose: Callable[[str, str], str], messages: Iterable[JSON] = (), turn: Turn | None = None
+        self,
+        expose: Callable[[str, str], str],
+        messages: Iterable[JSON] = (),
+        turn: Turn | None = None,
+        *,
+        client_name: Callable[[str, Any], str] = lambda name, _: name,
     ) -> None:
         self.messages = list(messages)
         self.listed: set[str] = set()
@@ -79,6 +85,7 @@ class InputItems:
         self.refused: list[str] = []
         """Approval requests that were refused."""
         self._expose = expose
+        self._client_name = client_name
         self._parts: list[JSON | TurnBuilder] = []
         """The messages behind `messages`, and the turns that are messages only when all is read."""
         self._unserved: InvalidRequest | None = None
@@ -141,6 +148,9 @@ class InputItems:
         if thought := _thought(item):
             self._turn_for_text().add_reasoning(thought)
 
+    def _nothing(self, item: JSON, where: str) -> None:
+        """It is about the request, not of the conversation."""
+
     def _list_tools(self, item: JSON, where: str) -> None:
         if isinstance(label := item.get("server_label"), str) and not item.get("error"):
             self.listed.add(label)
@@ -153,9 +163,11 @@ class InputItems:
             call = fields.check(_CUSTOM_TOOL_CALL, item, where)
             arguments = orjson.dumps({CUSTOM_INPUT: call["input"]}).decode()
         turn, identity = self._turn_for_call(), call["call_id"]
-        turn.add_call(
-            identity, call["name"], arguments, where=where, is_cut=item.get("status") == "incomplete"
+        name, is_cut = (
+            self._client_name(call["name"], item.get("namespace")),
+            item.get("status") == "incomplete",
         )
+        turn.add_call(identity, name, arguments, where=where, is_cut=is_cut)
         self._unanswered.setdefault(identity, []).append(turn)
 
     def _output(self, item: JSON, where: str) -> None:
@@ -292,6 +304,7 @@ _READERS: Mapping[str, Callable[[InputItems, JSON, str], None]] = {
     "mcp_approval_request": InputItems._ask,
     "mcp_approval_response": InputItems._decide,
     "compaction": InputItems._compaction,
+    **dict.fromkeys(("additional_tools", "compaction_trigger"), InputItems._nothing),
 }
 """How an item is read, by its type; those of other types are left out, as tools that only OpenAI runs are."""
 

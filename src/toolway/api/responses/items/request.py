@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from toolway.api.responses.items import fields
 from toolway.errors import InvalidRequest
+from toolway.tools import names
 from toolway.types import JSON
 
 log = logging.getLogger("toolway.responses")
+
+_SERVED = "Tools served here: function, custom and mcp."
+_IN_A_NAMESPACE = "A namespace holds function and custom tools."
 
 CUSTOM_INPUT = "input"
 """The one argument of the function that stands for a custom tool."""
 
 _HOSTED = frozenset({
     "apply_patch", "code_interpreter", "computer", "computer_use_preview", "file_search", "image_generation",
-    "local_shell", "namespace", "programmatic_tool_calling", "shell", "tool_search", "web_search",
+    "local_shell", "programmatic_tool_calling", "shell", "tool_search", "web_search",
     "web_search_2025_08_26", "web_search_preview", "web_search_preview_2025_03_11",
 })  # fmt: skip
 """Tools that only OpenAI runs. Clients declare some of them always (Codex), so they are left out, not refused."""
@@ -49,6 +54,9 @@ _DECLARATIONS = {
         allowed_tools=Annotated[fields.Texts | JSON, fields.Kind("a list of texts")],
     ),
 }
+_DECLARATIONS["namespace"] = fields.object_of(
+    {"name": fields.Name, "tools": Annotated[list[JSON], fields.Kind("a list of tools")]}, description=str
+)
 _FORMAT = fields.object_of({"type": Literal["grammar", "text"]})
 _GRAMMAR = fields.object_of({"definition": fields.Name, "syntax": Literal["lark", "regex"]})
 _FILTER = fields.object_of(tool_names=fields.Texts, read_only=bool)
@@ -100,11 +108,21 @@ _CHOICES = {
 
 
 @dataclass(frozen=True, kw_only=True)
+class ClientTool:
+    """A function or custom tool of the client's, under the name that the client gave it."""
+
+    name: str
+    namespace: str | None = None
+    is_custom: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class ResponseRequest:
     """A request to create a response. `chat` is the body of a chat completion, without messages.
 
     `given` is the body as it came, checked; `items` is its input as a list, `tools` are the declarations served,
-    `custom` the names of custom tools among them and `mcp` the entries that name tool servers.
+    `client_tools` the client's own among them by the names that the model calls them by, and `mcp` the entries that
+    name tool servers.
     """
 
     given: JSON
@@ -112,7 +130,7 @@ class ResponseRequest:
     items: Sequence[JSON]
     tools: Sequence[JSON]
     instructions: str | None
-    custom: frozenset[str]
+    client_tools: Mapping[str, ClientTool]
     mcp: Sequence[JSON]
     previous: str | None
     stream: bool
@@ -120,6 +138,16 @@ class ResponseRequest:
     background: bool
     max_tool_calls: int | None
     include: frozenset[str]
+
+    def model_name(self, name: str, namespace: Any = None) -> str:
+        """The name by which the model calls a tool of the client's, declared or not."""
+        if not isinstance(namespace, str):
+            return name
+        return self._model_names.get((namespace, name)) or names.legal(_joined(namespace, name))
+
+    @cached_property
+    def _model_names(self) -> Mapping[tuple[str | None, str], str]:
+        return {(tool.namespace, tool.name): name for name, tool in self.client_tools.items()}
 
 
 def read_request(body: JSON) -> ResponseRequest:
@@ -129,17 +157,22 @@ def read_request(body: JSON) -> ResponseRequest:
             raise InvalidRequest(why, param=name, code="unsupported_parameter")
     known = fields.check(_REQUEST, body)
     _check_choice(body.get("tool_choice"))
-    tools = read_tools(body.get("tools"))
+    items = _items(body)
+    tools = read_tools(body.get("tools"), "tools")
+    for number, item in enumerate(items):
+        if item.get("type") in ("additional_tools", "tool_search_output"):
+            tools += read_tools(item.get("tools"), f"input[{number}].tools")
+    declared = _client_tools(tools)
     store, background = known.get("store") is not False, bool(known.get("background"))
     if background and not store:
         raise InvalidRequest("background needs store to be true.", param="background")
     request = ResponseRequest(
         given=body,
-        chat=_chat(body, known, tools),
-        items=_items(body),
+        chat=_chat(body, known, [as_function(tool, name) for name, (_, tool) in declared.items()]),
+        items=items,
         instructions=known.get("instructions"),
         tools=tools,
-        custom=frozenset(tool["name"] for tool in tools if tool["type"] == "custom"),
+        client_tools={name: tool for name, (tool, _) in declared.items()},
         mcp=[tool for tool in tools if tool["type"] == "mcp"],
         previous=known.get("previous_response_id"),
         stream=bool(known.get("stream")),
@@ -162,11 +195,11 @@ def _check_choice(choice: Any) -> None:
         fields.check(kind, {"tools": None, **choice}, "tool_choice")
 
 
-def _chat(body: JSON, known: JSON, tools: Sequence[JSON]) -> JSON:
+def _chat(body: JSON, known: JSON, functions: Sequence[JSON]) -> JSON:
     chat = {key: value for key, value in body.items() if key not in _OWN and value is not None}
     if most := known.get("max_output_tokens"):
         chat["max_tokens"] = most
-    if functions := [as_function(tool) for tool in tools if tool["type"] != "mcp"]:
+    if functions:
         chat["tools"] = functions
     if effort := fields.check(_REASONING, known.get("reasoning") or {}, "reasoning").get("effort"):
         chat["reasoning_effort"] = effort
@@ -192,29 +225,37 @@ def choice_of(
     if not isinstance(choice, dict):
         return choice, None
     if choice.get("type") == "allowed_tools":
-        names = frozenset(name for tool in choice["tools"] for name in _chosen(tool, expose))
-        return choice.get("mode") or "auto", names
-    names = frozenset(_chosen(choice, expose))
-    if len(names) == 1:
-        return {"type": "function", "function": {"name": next(iter(names))}}, None
-    return "required", names
+        allowed = frozenset(name for tool in choice["tools"] for name in _chosen(tool, request, expose))
+        return choice.get("mode") or "auto", allowed
+    chosen = frozenset(_chosen(choice, request, expose))
+    if len(chosen) == 1:
+        return {"type": "function", "function": {"name": next(iter(chosen))}}, None
+    return "required", chosen
 
 
-def _chosen(tool: JSON, expose: Callable[[str, str | None], Sequence[str]]) -> Sequence[str]:
+def _chosen(
+    tool: JSON, request: ResponseRequest, expose: Callable[[str, str | None], Sequence[str]]
+) -> Sequence[str]:
     name = tool.get("name")
     match tool.get("type"):
         case "function" | "custom" if isinstance(name, str):
-            return [name]
+            return [request.model_name(name, tool.get("namespace"))]
+        case "namespace" if isinstance(name, str):
+            found = [key for key, own in request.client_tools.items() if own.namespace == name]
+            return _any_of(found, f"the namespace {name[:100]!r}")
         case "mcp" if isinstance(label := tool.get("server_label"), str):
-            found = expose(label, name if isinstance(name, str) else None)
-            if found:
-                return found
-            raise InvalidRequest(
-                f"tool_choice names no tool of the server {label[:100]!r}.", param="tool_choice"
+            return _any_of(
+                expose(label, name if isinstance(name, str) else None), f"the server {label[:100]!r}"
             )
     raise InvalidRequest(
         f"tool_choice of the type {str(tool.get('type'))[:50]!r} is not served here.", param="tool_choice"
     )
+
+
+def _any_of(found: Sequence[str], where: str) -> Sequence[str]:
+    if found:
+        return found
+    raise InvalidRequest(f"tool_choice names no tool of {where}.", param="tool_choice")
 
 
 def _items(body: JSON) -> list[JSON]:
@@ -243,23 +284,46 @@ def _response_format(form: JSON) -> JSON | None:
     return None
 
 
-def read_tools(given: Any) -> list[JSON]:
+def read_tools(given: Any, where: str) -> list[JSON]:
     """The declarations that are served here. Raises InvalidRequest for what is none."""
     if given is None:
         return []
     if not isinstance(given, list):
-        raise fields.wrong("tools", "a list")
-    return [tool for number, tool in enumerate(given) if _is_served(tool, f"tools[{number}]")]
+        raise fields.wrong(where, "a list")
+    return [read for number, tool in enumerate(given) if (read := _read_tool(tool, f"{where}[{number}]"))]
 
 
-def as_function(tool: JSON) -> JSON:
-    """A function or custom tool, declared as in a chat completion."""
+def _client_tools(tools: Sequence[JSON]) -> dict[str, tuple[ClientTool, JSON]]:
+    """The client's own tools, each with its declaration, by the names that the model calls them by.
+
+    A tool in a namespace has that in its name: a chat completion knows no namespaces, and two may hold the same name.
+    """
+    declared: dict[str, tuple[ClientTool, JSON]] = {}
+    for tool in tools:
+        if tool["type"] in ("function", "custom"):
+            own = ClientTool(name=tool["name"], is_custom=tool["type"] == "custom")
+            declared.setdefault(tool["name"], (own, tool))
+    for space in tools:
+        for tool in space["tools"] if space["type"] == "namespace" else ():
+            own = ClientTool(name=tool["name"], namespace=space["name"], is_custom=tool["type"] == "custom")
+            name = names.legal(_joined(space["name"], tool["name"]))
+            if name in declared and declared[name][0] != own:
+                name = names.with_hash(name, f"{space['name']}\0{tool['name']}")
+            declared.setdefault(name, (own, tool))
+    return declared
+
+
+def _joined(namespace: str, name: str) -> str:
+    return f"{namespace.rstrip('_')}__{name.lstrip('_')}"
+
+
+def as_function(tool: JSON, name: str) -> JSON:
+    """A function or custom tool, declared as in a chat completion under this name."""
+    function = {"name": name, **{key: tool.get(key) for key in ("description", "parameters", "strict")}}
     if tool["type"] == "custom":
         hint = {"type": "string", "description": "The whole input of the tool, as plain text"}
         parameters = {"type": "object", "properties": {CUSTOM_INPUT: hint}, "required": [CUSTOM_INPUT]}
-        function = {"name": tool["name"], "description": tool.get("description"), "parameters": parameters}
-    else:
-        function = {name: tool.get(name) for name in ("name", "description", "parameters", "strict")}
+        function |= {"parameters": parameters, "strict": None}
     return {
         "type": "function",
         "function": {key: value for key, value in function.items() if value is not None},
@@ -269,6 +333,14 @@ def as_function(tool: JSON) -> JSON:
 def tool_as_shown(tool: JSON) -> JSON:
     """A declaration as the response repeats it, without the secrets in it."""
     kind = tool["type"]
+    if kind == "namespace":
+        inner = [tool_as_shown(each) for each in tool["tools"]]
+        return {
+            "type": kind,
+            "name": tool["name"],
+            "description": tool.get("description") or "",
+            "tools": inner,
+        }
     shown = {"type": kind, **dict.fromkeys(_NULL[kind]), **shown_members(tool, _SHOWN)}
     if kind == "mcp":
         shown["require_approval"] = approval_of(tool)
@@ -326,20 +398,28 @@ def _origin(url: str) -> str:
     return f"{parts.scheme}://{host}/<redacted>"
 
 
-def _is_served(tool: Any, where: str) -> bool:
+def _read_tool(tool: Any, where: str, served: Collection[str] = _DECLARATIONS) -> JSON | None:
+    """The declaration, without what in it is not served; None when nothing of it is. Raises InvalidRequest."""
     if not isinstance(tool, dict):
         raise fields.wrong(where, "an object")
-    if declaration := fields.by_type(_DECLARATIONS, tool):
-        fields.check(declaration, tool, where)
-        if tool["type"] == "mcp":
-            _check_server(tool, where)
-        elif tool["type"] == "custom" and tool.get("format") is not None:
-            _check_format(tool["format"], f"{where}.format")
-        return True
-    if not isinstance(kind := tool.get("type"), str) or kind not in _HOSTED:
-        raise fields.invalid(kind, f"{where}.type", "Tools served here: function, custom and mcp.")
-    log.info("the client's tool of type %s is left out: only OpenAI runs it", kind)
-    return False
+    kind = tool.get("type")
+    if not isinstance(kind, str) or kind not in _HOSTED.union(served):
+        raise fields.invalid(kind, f"{where}.type", _SERVED if served is _DECLARATIONS else _IN_A_NAMESPACE)
+    if kind not in served:
+        log.info("the client's tool of type %s is left out: only OpenAI runs it", kind)
+        return None
+    fields.check(_DECLARATIONS[kind], tool, where)
+    if kind == "mcp":
+        _check_server(tool, where)
+    elif kind == "custom" and tool.get("format") is not None:
+        _check_format(tool["format"], f"{where}.format")
+    elif kind == "namespace":
+        inner = [
+            _read_tool(each, f"{where}.tools[{number}]", ("function", "custom"))
+            for number, each in enumerate(tool["tools"])
+        ]
+        return {**tool, "tools": [each for each in inner if each]}
+    return tool
 
 
 def _check_format(form: JSON, where: str) -> None:
