@@ -8,6 +8,7 @@ Each input comes from a number of its own: what fails is told with the command t
 from __future__ import annotations
 
 import argparse
+import asyncio
 import sys
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from typing import Any
 
 import orjson
 
+from tests.support.hostile import hostile
 from tests.support.schemas import KEYWORDS, WORDS, assert_compiled
 from tests.unit.api.responses.test_mutated import BODY, assert_body, assert_written
 from tests.unit.conversation.test_mutated import (
@@ -28,8 +30,11 @@ from tests.unit.conversation.test_mutated import (
     assert_request,
     assert_stream,
 )
+from tests.unit.tools.test_invoke import assert_result
 from toolway.schema.compile import MAX_BYTES, TERSEST, CannotCompile, compile_schema
 from toolway.schema.targets import SCHEMA_TARGETS
+
+LOOP = asyncio.new_event_loop()
 
 CHECKED = 0.01
 """How many responses are held against OpenAI's types: that takes fifty times as long as to write them."""
@@ -98,7 +103,13 @@ def narrate(random: Random) -> None:
     assert_written(data, theirs=theirs, cut=cut, is_checked=random.random() < CHECKED)
 
 
-TARGETS: tuple[Callable[[Random], None], ...] = (decode, build, parse, compile_any, respond, narrate)
+def call(random: Random) -> None:
+    """The call of a tool: hostile arguments, schema, result."""
+    schema = {random.choice(KEYWORDS): hostile(random) for _ in range(random.randint(0, 3))}
+    LOOP.run_until_complete(assert_result(hostile(random), schema, random.choice(["", "\ud800", "\x00"])))
+
+
+TARGETS: tuple[Callable[[Random], None], ...] = (decode, build, parse, compile_any, respond, narrate, call)
 
 
 def main() -> None:

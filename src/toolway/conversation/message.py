@@ -13,7 +13,7 @@ from typing import Any, cast
 from toolway.conversation.tool_calls import CallAssembler
 from toolway.errors import UpstreamError
 from toolway.types import JSON, ToolCall
-from toolway.wire.lenient_json import mended, mended_all
+from toolway.wire.lenient_json import fix_surrogates, harmless
 
 SPOKEN = ("reasoning_content", "reasoning", "content", "refusal", "reasoning_details", "thinking_blocks")
 """Members of deltas that make one text or list; a replayed message needs them (DeepSeek: 400 without)."""
@@ -181,12 +181,12 @@ class MessageBuilder:
 def joined(pieces: Sequence[str | list[Any]]) -> str | list[Any]:
     """Pieces of content as one text or, where some are lists of parts (Mistral), as one list of parts."""
     if not any(isinstance(piece, list) for piece in pieces):
-        return mended("".join(cast(Sequence[str], pieces)))
+        return fix_surrogates("".join(cast(Sequence[str], pieces)))
     parts: list[Any] = []
     for is_text, group in groupby(pieces, lambda piece: isinstance(piece, str)):
         text_or_parts = list(chain.from_iterable(group))
         parts += [{"type": "text", "text": "".join(text_or_parts)}] if is_text else text_or_parts
-    return cast(list[Any], mended_all(parts))
+    return cast(list[Any], harmless(parts))
 
 
 def read_answer(answer: JSON) -> Message:

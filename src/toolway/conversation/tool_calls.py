@@ -10,7 +10,9 @@ from typing import Any
 import orjson
 
 from toolway.types import JSON, ToolCall
-from toolway.wire.lenient_json import mended
+from toolway.wire.lenient_json import dumps_text, fix_surrogates, loads_exact
+
+NOT_AN_OBJECT = "it is not a JSON object"
 
 _ALPHABET = string.ascii_letters + string.digits
 
@@ -62,7 +64,7 @@ class CallAssembler:
         return tuple(self._finish(call) for call in self._calls if call.name or call.arguments)
 
     def _finish(self, call: _Call) -> ToolCall:
-        arguments = mended("".join(call.arguments))
+        arguments = fix_surrogates("".join(call.arguments))
         custom = (
             {"type": "custom", "custom": {"name": call.name, "input": arguments}} if call.is_custom else {}
         )
@@ -125,7 +127,7 @@ def _add(call: _Call, fragment: JSON, marks: _Marks) -> tuple[str, JSON]:
     elif arguments is None or call.arguments:
         text = ""
     else:  # an object instead of its text (Ollama)
-        text = orjson.dumps(arguments).decode()
+        text = dumps_text(arguments)
     if text:
         call.arguments.append(text)
     extra = {
@@ -177,23 +179,28 @@ def new_id() -> str:
 
 
 def read_arguments(text: str) -> JSON | None:
-    """The arguments object in a call's text; None when there is none in it.
+    """The arguments object in a call's text; None when `parse_arguments` finds none."""
+    try:
+        return parse_arguments(text)
+    except ValueError:
+        return None
+
+
+def parse_arguments(text: str) -> JSON:
+    """The arguments object in a call's text, its integers exact. Raises ValueError, in words, when there is none.
 
     Missing, empty and null arguments are `{}`; JSON inside a JSON string is decoded once more.
     """
     for _ in range(2):
-        if not text.strip():
-            return {}
-        try:
-            value = orjson.loads(text)
-        except orjson.JSONDecodeError:
-            return None
+        value = loads_exact(text) if text.strip() else None
         if value is None:
             return {}
+        if isinstance(value, dict):
+            return value
         if not isinstance(value, str):
-            return value if isinstance(value, dict) else None
+            break
         text = value
-    return None
+    raise ValueError(NOT_AN_OBJECT)
 
 
 def _is_json(text: str) -> bool:

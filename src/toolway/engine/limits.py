@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 
-import orjson
-
 from toolway.conversation.tool_calls import read_arguments
 from toolway.types import ToolCall, ToolResult
+from toolway.wire.lenient_json import dumps
 
 ALIKE = 0.8
 """From this similarity on (difflib's ratio) two texts are almost the same."""
@@ -124,7 +123,7 @@ def _canonical(call: ToolCall) -> str:
     arguments = read_arguments(call.arguments)
     if arguments is None:
         return call.arguments
-    return orjson.dumps(arguments, option=orjson.OPT_SORT_KEYS).decode()
+    return dumps(arguments, sort_keys=True).decode()
 
 
 def _alike(one: str, other: str) -> bool:

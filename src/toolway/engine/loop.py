@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import anyio
-import orjson
 from anyio.abc import TaskGroup
 
 from toolway.conversation.events import (
@@ -30,6 +29,7 @@ from toolway.tools.invoke import invoke
 from toolway.types import JSON, OnProgress, Progress, Tool, ToolCall, ToolResult
 from toolway.upstream.context_overflow import excess_of, is_overflow
 from toolway.upstream.model_call import Turn
+from toolway.wire.lenient_json import dumps_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -331,7 +331,7 @@ def _replayed_arguments(text: str) -> str:
     arguments = read_arguments(text)
     if not arguments:
         return "{}"
-    return text if text.lstrip().startswith("{") else orjson.dumps(arguments).decode()
+    return text if text.lstrip().startswith("{") else dumps_text(arguments)
 
 
 def fill_results(messages: Sequence[JSON], answers: Sequence[JSON]) -> list[JSON]:

@@ -9,12 +9,10 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
-
 from toolway.stores import Store, key_of
 from toolway.types import JSON, Image, OnProgress, Tool, ToolCall, ToolResult
 from toolway.upstream.model_info import ModelInfo
-from toolway.wire.lenient_json import mended
+from toolway.wire.lenient_json import dumps, fix_surrogates
 
 PICTURES = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp"})
 """The kinds that models take."""
@@ -73,7 +71,7 @@ def text_of(result: ToolResult) -> str:
     text = result.text.strip() or "(the tool returned nothing)"
     if result.is_error and not text.lower().startswith("error"):
         text = f"Error: {text}"
-    return mended(text)
+    return fix_surrogates(text)
 
 
 def shorten(text: str, max_chars: int, kept_as: str | None = None) -> str:
@@ -227,7 +225,7 @@ class ToolResults:
 
         None when there is nothing to take.
         """
-        excess = int(share * len(orjson.dumps(messages)))
+        excess = int(share * len(dumps(messages)))
         shrunk = []
         removed = 0
         for message in messages:
@@ -309,4 +307,4 @@ def _found(whole: str, words: str, room: int) -> str:
 
 
 def _size(message: JSON) -> int:
-    return len(orjson.dumps(message))
+    return len(dumps(message))

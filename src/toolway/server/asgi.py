@@ -15,6 +15,7 @@ from toolway.server.disconnect import cancel_on_disconnect
 from toolway.types import JSON, JSON_TYPE, Header
 from toolway.upstream.client import Answer
 from toolway.wire import sse
+from toolway.wire.lenient_json import dumps
 
 
 def openai_envelope(error: ToolwayError) -> JSON:
@@ -111,7 +112,7 @@ async def send_whole(send: Send, status: int, body: bytes, headers: Sequence[Hea
 
 async def send_json(send: Send, status: int, body: Any, headers: Sequence[Header] = ()) -> None:
     """`body` as JSON."""
-    await send_whole(send, status, orjson.dumps(body), [JSON_TYPE, *headers])
+    await send_whole(send, status, dumps(body), [JSON_TYPE, *headers])
 
 
 async def send_error(send: Send, error: ToolwayError, headers: Sequence[Header] = ()) -> None:

@@ -1,16 +1,26 @@
-"""The one place where a tool is invoked: its arguments read, checked and repaired, its deadline held."""
+"""The one place where a tool is invoked: arguments read, checked and repaired, its deadline held, its result bounded.
+
+Nothing that a model writes and nothing that a tool source raises or returns gets past this module as a fault.
+"""
 
 from __future__ import annotations
 
+import json
+import logging
 import math
+import re
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import anyio
 
-from toolway.conversation.tool_calls import read_arguments
+from toolway.conversation.tool_calls import NOT_AN_OBJECT, parse_arguments
 from toolway.schema.repair import repair_arguments
 from toolway.schema.validate import failing_schema, validation_error, without_unset_nulls
 from toolway.types import JSON, OnProgress, Progress, Tool, ToolCall, ToolResult
+from toolway.wire.lenient_json import fix_surrogates
+
+log = logging.getLogger("toolway.tools")
 
 RunTool = Callable[[Tool, JSON, OnProgress | None], Awaitable[ToolResult]]
 """What runs a tool whose arguments fit: `ToolSource.call`, or a tool of our own."""
@@ -30,11 +40,10 @@ async def invoke(
     A tool without a timeout of its own has `patience` seconds; each report of progress begins them anew, but all
     together it has no more than `seconds_left`.
     """
-    arguments = read_arguments(call.arguments)
-    if arguments is None:
-        return _failure(
-            f"the arguments of {call.name} are not a JSON object: {call.arguments[:500]!r}. Call it again."
-        )
+    try:
+        arguments = parse_arguments(call.arguments)
+    except ValueError as error:
+        return _failure(_unreadable(call, error))
     patience = tool.timeout or patience
     latest = anyio.current_time() + seconds_left
     with anyio.move_on_after(min(patience, seconds_left)) as scope:
@@ -42,7 +51,7 @@ async def invoke(
         def extend(progress: Progress) -> None:
             scope.deadline = min(anyio.current_time() + patience, latest)
             if on_progress:
-                on_progress(progress)
+                on_progress(_harmless_progress(progress))
 
         return await run_checked(tool, arguments, run, extend)
     return _failure(f"{call.name} did not answer in time and was given up")
@@ -55,13 +64,43 @@ async def run_checked(
 
     What is only written differently ("3" for 3) is repaired; the model reads the schema of what does not fit.
     """
-    arguments = without_unset_nulls(tool, arguments)
-    if validation_error(tool, arguments):
-        arguments = repair_arguments(tool, arguments)
-        if fault := validation_error(tool, arguments):
-            return _failure(f"{fault}\n{failing_schema(tool, arguments)}".strip())
-    return await run(tool, arguments, on_progress)
+    try:
+        arguments = without_unset_nulls(tool, arguments)
+        if validation_error(tool, arguments):
+            arguments = repair_arguments(tool, arguments)
+            if fault := validation_error(tool, arguments):
+                return _harmless_result(_failure(f"{fault}\n{failing_schema(tool, arguments)}".strip()))
+        return _harmless_result(await run(tool, arguments, on_progress))
+    except Exception as error:  # the border: what a source promised not to raise is the call's trouble alone
+        log.exception("tool %s of server %s failed", tool.name, tool.server)
+        return _failure(
+            f"{tool.name} failed inside Toolway ({type(error).__name__}); it is not known whether it ran"
+        )
 
 
 def _failure(text: str) -> ToolResult:
     return ToolResult(text=text, is_error=True)
+
+
+def _unreadable(call: ToolCall, error: ValueError) -> str:
+    """What the model reads of arguments that are none."""
+    if isinstance(error, json.JSONDecodeError) or str(error) == NOT_AN_OBJECT:
+        reason = f"are not a JSON object: {call.arguments[:500]!r}"
+    else:
+        reason = f"cannot be used: {error}"
+    return f"the arguments of {call.name} {reason}. Call it again."
+
+
+_LINK_OF_PYDANTIC = re.compile(r"\n\s*For further information visit https?://\S+")
+
+
+def _harmless_result(result: ToolResult) -> ToolResult:
+    """The result with text that every JSON writer takes, and errors without a validation library's links."""
+    text = fix_surrogates(result.text)
+    if result.is_error and "For further information visit" in text:
+        text = _LINK_OF_PYDANTIC.sub("", text)
+    return result if text is result.text else replace(result, text=text)
+
+
+def _harmless_progress(progress: Progress) -> Progress:
+    return replace(progress, message=fix_surrogates(progress.message)) if progress.message else progress

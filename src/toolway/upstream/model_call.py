@@ -91,7 +91,11 @@ def unstreamed_turn(upstream: Upstream, headers: Sequence[Header]) -> Turn:
 def _asking(upstream: Upstream, headers: Sequence[Header], take: _Take) -> Turn:
     async def turn(request: ChatRequest, emit: Emit, is_clients: IsClients) -> Message:
         async with upstream.request(
-            "POST", "/chat/completions", headers=headers, body=orjson.dumps(request.body()), repeatable=True
+            "POST",
+            "/chat/completions",
+            headers=headers,
+            body=lenient_json.dumps(request.body()),
+            repeatable=True,
         ) as answer:
             if not 200 <= answer.status < 300:
                 raise UpstreamStatus(answer.status, answer.headers, await answer.read(MAX_ERROR_BYTES))
@@ -136,7 +140,7 @@ async def _take_unstreamed(answer: Answer, emit: Emit, is_clients: IsClients) ->
 
 def _parse_answer(body: bytes) -> JSON:
     try:
-        parsed = lenient_json.loads_mended(body)
+        parsed = lenient_json.loads_harmless(body)
     except ValueError as error:
         start = body[:200].decode(errors="replace").strip()
         raise UpstreamError(f"The model server's answer is not JSON; it starts with: {start!r}") from error

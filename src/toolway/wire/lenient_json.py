@@ -1,11 +1,33 @@
-"""JSON as lax servers write it: with NaN, or with a character cut into the halves of a surrogate pair."""
+"""JSON from and for strangers: lax syntax is read, and no value is too deep, too large or too broken to be written.
+
+What comes from a model server, a client or a tool may be nested thousands of levels, hold numbers of thousands of
+digits, or half a surrogate pair. Each edge reads and writes through this module, so that none of it is ever a fault
+of ours.
+"""
 
 from __future__ import annotations
 
 import json
+import math
+import re
 from typing import Any
 
 import orjson
+
+MAX_DEPTH = 128
+"""Levels of a value that are kept. orjson writes 254, and what is kept stands within messages and events."""
+
+MAX_DIGITS = 4000
+"""Digits of an integer that is read exactly; CPython itself reads and writes 4,300."""
+
+MAX_PARTS = 200_000
+"""Values within one that is made harmless piece by piece; what is more is left out."""
+
+LEFT_OUT = "…"
+"""Stands in the place of what is too deep or too much."""
+
+_LEVELS_OF_ORJSON = 254
+_LONG_NUMBER = re.compile(r"[0-9]{19}")
 
 
 def loads(text: bytes) -> Any:
@@ -19,23 +41,177 @@ def loads(text: bytes) -> Any:
             raise ValueError("nested too deeply") from error
 
 
-def loads_mended(text: bytes) -> Any:
-    """The value, with every text in it whole. orjson takes no halves, so what it reads needs no mending."""
+def loads_harmless(text: bytes, *, max_parts: int = MAX_PARTS) -> Any:
+    """The value as `harmless` makes it. What orjson reads has no halves and no large integers, but may be deep."""
     try:
-        return orjson.loads(text)
+        value = orjson.loads(text)
     except orjson.JSONDecodeError:
-        return mended_all(loads(text))
+        value = loads(text)
+    else:
+        if text.count(b"{") + text.count(b"[") <= MAX_DEPTH:
+            return value
+    return harmless(value, max_parts=max_parts)
 
 
-def dumps(value: Any) -> bytes:
-    """JSON in which halves of characters stay halves, so that the other one may follow later."""
+def loads_exact(text: str) -> Any:
+    """The value with every integer as it is written. Raises ValueError, in words, for what cannot be kept so."""
+    if _LONG_NUMBER.search(text):
+        value = _loads_digits(text)
+    else:
+        try:
+            return _bounded(orjson.loads(text), text)
+        except orjson.JSONDecodeError:
+            value = _loads_digits(text)
+    return fix_surrogates_in(_bounded(value, text))
+
+
+def _bounded(value: Any, text: str) -> Any:
+    if text.count("{") + text.count("[") > MAX_DEPTH and is_too_deep(value):
+        raise ValueError(f"it is nested deeper than {MAX_DEPTH} levels")
+    return value
+
+
+def _loads_digits(text: str) -> Any:
     try:
-        return orjson.dumps(value)
+        return json.loads(text, parse_constant=_refuse, parse_int=_exact_integer, parse_float=_finite)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def _exact_integer(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise ValueError(f"it holds a number of {len(digits):,} digits")
+    return int(digits)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"it holds a number that is too large ({text[:40]})")
+    return number
+
+
+def _refuse(word: str) -> Any:
+    raise ValueError(f"it holds {word}, which is not JSON")
+
+
+def dumps(value: Any, *, sort_keys: bool = False) -> bytes:
+    """JSON of any value. Integers stay exact; halves of characters stay halves, so that the other may follow later."""
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS if sort_keys else None)
     except TypeError:
-        return json.dumps(value, separators=(",", ":")).encode()
+        return _dumps_slowly(value, sort_keys=sort_keys, ascii_only=True).encode()
 
 
-def mended(text: str) -> str:
+def dumps_text(value: Any) -> str:
+    """JSON of any value as text for people and models: integers stay exact, halves of characters become U+FFFD."""
+    try:
+        return orjson.dumps(value).decode()
+    except TypeError:
+        return fix_surrogates(_dumps_slowly(value, sort_keys=False, ascii_only=False))
+
+
+def _dumps_slowly(value: Any, *, sort_keys: bool, ascii_only: bool) -> str:
+    try:
+        return json.dumps(
+            value,
+            ensure_ascii=ascii_only,
+            separators=(",", ":"),
+            sort_keys=sort_keys,
+            allow_nan=False,
+            default=_plain,
+        )
+    except (ValueError, TypeError, RecursionError):
+        return json.dumps(harmless(value), separators=(",", ":"), sort_keys=sort_keys)
+
+
+def harmless(value: Any, *, max_parts: int = MAX_PARTS) -> Any:
+    """A value like `value` that every JSON reader and writer takes; the same object if it is harmless already.
+
+    Halves of characters become U+FFFD, integers beyond 64 bits the nearest float, what is no number null; what is
+    deeper than MAX_DEPTH or more than `max_parts` is left out.
+    """
+    return value if _is_harmless(value) else _Copy(max_parts).of(value, MAX_DEPTH)
+
+
+def is_too_deep(value: Any) -> bool:
+    """Whether a value has more than MAX_DEPTH levels."""
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [part for outer in level for part in _parts_of(outer) if isinstance(part, dict | list)]
+    return bool(level)
+
+
+def _parts_of(value: Any) -> Any:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+
+
+def _is_harmless(value: Any) -> bool:
+    """Asked of orjson: it refuses halves, large integers and depth, here beneath as many levels as are too many."""
+    for _ in range(_LEVELS_OF_ORJSON - MAX_DEPTH):
+        value = [value]
+    try:
+        orjson.dumps(value)
+    except TypeError:
+        return False
+    return True
+
+
+class _Copy:
+    """Copies a value without what is harmful in it; counts the parts."""
+
+    def __init__(self, max_parts: int) -> None:
+        self._parts = 0
+        self._max_parts = max_parts
+
+    def of(self, value: Any, depth: int) -> Any:
+        self._parts += 1
+        if isinstance(value, str):
+            return fix_surrogates(value)
+        if isinstance(value, dict | list):
+            if depth <= 0:
+                return LEFT_OUT
+            return (
+                self._object(value, depth - 1) if isinstance(value, dict) else self._array(value, depth - 1)
+            )
+        if isinstance(value, int) and not isinstance(value, bool):
+            return _narrow(value)
+        if isinstance(value, float):
+            return value if math.isfinite(value) else None
+        return value if value is None or isinstance(value, bool) else _plain(value)
+
+    def _array(self, value: list[Any], depth: int) -> list[Any]:
+        copy: list[Any] = []
+        for item in value:
+            if self._parts >= self._max_parts:
+                return [*copy, LEFT_OUT]
+            copy.append(self.of(item, depth))
+        return copy
+
+    def _object(self, value: dict[Any, Any], depth: int) -> dict[str, Any]:
+        copy: dict[str, Any] = {}
+        for key, item in value.items():
+            if self._parts >= self._max_parts:
+                break
+            copy[fix_surrogates(str(key))] = self.of(item, depth)
+        return copy
+
+
+def _narrow(number: int) -> int | float | None:
+    if -(2**63) <= number < 2**64:
+        return number
+    try:
+        return float(number)
+    except OverflowError:
+        return None
+
+
+def _plain(value: Any) -> Any:
+    """What is no JSON value as one: JSON that is written already is read again."""
+    return orjson.loads(orjson.dumps(value)) if isinstance(value, orjson.Fragment) else str(value)
+
+
+def fix_surrogates(text: str) -> str:
     """`text` with its halves put together; one that is alone becomes U+FFFD, since no JSON writer takes it."""
     try:
         text.encode()
@@ -44,12 +220,12 @@ def mended(text: str) -> str:
     return text
 
 
-def mended_all(value: Any) -> Any:
-    """The same for every text in a JSON value."""
+def fix_surrogates_in(value: Any) -> Any:
+    """The same for every text in a JSON value; its numbers stay as they are. Not for values that are deep."""
     if isinstance(value, str):
-        return mended(value)
+        return fix_surrogates(value)
     if isinstance(value, list):
-        return [mended_all(item) for item in value]
+        return [fix_surrogates_in(item) for item in value]
     if isinstance(value, dict):
-        return {mended(key): mended_all(item) for key, item in value.items()}
+        return {fix_surrogates(key): fix_surrogates_in(item) for key, item in value.items()}
     return value

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import orjson
 from starlette.types import Receive, Scope, Send
 
 from toolway.api.chat.chunks import Envelope, failure, progress_chunk
@@ -34,6 +33,7 @@ from toolway.server.caller import caller_of
 from toolway.server.disconnect import cancel_on_disconnect
 from toolway.types import JSON
 from toolway.upstream.model_call import streamed_turn, whole_turn
+from toolway.wire.lenient_json import dumps
 
 
 class ChatCompletions:
@@ -116,7 +116,7 @@ class ChatCompletions:
         """Several answers to one request (`n`), which only go without tools of ours: untouched."""
         started = False
         body = conversation.request.body()
-        raw = raw if body == parse_object(raw) else orjson.dumps(body)
+        raw = raw if body == parse_object(raw) else dumps(body)
         try:
             async with self._engine.upstream.request(
                 "POST", "/chat/completions", headers=conversation.headers, body=raw

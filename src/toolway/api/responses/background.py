@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import anyio
-import orjson
 from anyio.abc import TaskGroup, TaskStatus
 from starlette.types import Receive, Scope, Send
 
@@ -22,6 +21,7 @@ from toolway.stores import Key, Store, key_of
 from toolway.types import JSON
 from toolway.upstream.model_call import streamed_turn
 from toolway.wire import sse
+from toolway.wire.lenient_json import dumps
 from toolway.wire.sse import STREAM_END
 
 
@@ -358,7 +358,7 @@ class Background:
         if resource["status"] not in ("completed", "incomplete", "failed"):
             return None
         kind = f"response.{resource['status']}"
-        return kind, orjson.dumps({"type": kind, "response": resource, "sequence_number": number})
+        return kind, dumps({"type": kind, "response": resource, "sequence_number": number})
 
     async def _bury(self, owner: str, identity: str, record: Record) -> Record:
         newest = await self._records.get(owner, identity)

@@ -7,7 +7,6 @@ from contextlib import suppress
 from functools import partial
 from urllib.parse import parse_qs, unquote
 
-import orjson
 from starlette.types import Receive, Scope, Send
 
 from toolway.api.responses.background import Background, encoded
@@ -33,6 +32,7 @@ from toolway.server.disconnect import cancel_on_disconnect
 from toolway.server.websocket import WebSocket, serve_websocket
 from toolway.types import JSON
 from toolway.upstream.model_call import streamed_turn, unstreamed_turn
+from toolway.wire.lenient_json import dumps
 from toolway.wire.sse import STREAM_END
 
 ROOT = "/v1/responses"
@@ -244,14 +244,14 @@ class Socket:
             error = to_public_error(raised)
             event = {"type": "error", "status": error.status, **openai_envelope(error), **told}
             with suppress(ClientGone):
-                await socket.send_text(orjson.dumps(event))
+                await socket.send_text(dumps(event))
             record = None
         return record or (None if goes_on else last)
 
     async def _make(
         self, socket: WebSocket, scope: Scope, body: JSON, previous: Record | None, told: JSON
     ) -> Record | None:
-        end = b"," + orjson.dumps(told)[1:] if told else b"}"
+        end = b"," + dumps(told)[1:] if told else b"}"
 
         async def tell(events: list[Event]) -> None:
             with suppress(ClientGone):  # `while_open` ends all of this

@@ -7,12 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
-
 from toolway.conversation.events import Outcome
 from toolway.conversation.message import SPOKEN
 from toolway.stores import Kind, Store
 from toolway.types import JSON
+from toolway.wire.lenient_json import dumps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +62,7 @@ def _marks(messages: Sequence[Any]) -> Iterator[tuple[int, str]]:
     for position, message in enumerate(messages):
         if not isinstance(message, dict) or message.get("role") in ("system", "developer"):
             continue
-        digest.update(orjson.dumps(_essence(message)))
+        digest.update(dumps(_essence(message)))
         if message.get("role") == "assistant" and not message.get("tool_calls"):
             yield position, digest.hexdigest()
 

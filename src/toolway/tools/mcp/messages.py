@@ -14,7 +14,7 @@ from mcp_types.jsonrpc import jsonrpc_message_adapter
 from pydantic import ValidationError
 
 from toolway.wire import sse
-from toolway.wire.lenient_json import loads_mended
+from toolway.wire.lenient_json import fix_surrogates_in, loads
 
 EDGE = 512
 """Bytes kept of each end of a line that is too long: an id is near one of them."""
@@ -207,7 +207,7 @@ def _unreadable(head: bytes, tail: bytes, message: str) -> list[JSONRPCMessage]:
 
 def _mend(data: bytes) -> list[JSONRPCMessage]:
     try:
-        value = loads_mended(data.decode(errors="replace").encode())
+        value = fix_surrogates_in(loads(data.decode(errors="replace").encode()))
     except (ValueError, RecursionError) as fault:
         return _unreadable(data[:EDGE], data[-EDGE:], f"the server's answer cannot be read: {_reason(fault)}")
     items = value if isinstance(value, list) else [value]

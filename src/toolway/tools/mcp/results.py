@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -13,6 +12,7 @@ import orjson
 
 from toolway.tools.mcp.sdk import find_invalid_x_mcp_header, x_mcp_header_map
 from toolway.types import JSON, Image, Tool, ToolResult
+from toolway.wire.lenient_json import dumps_text, harmless
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,8 @@ def tools(items: Sequence[Any], *, server: str, modern: bool) -> tuple[tuple[Too
     """The tools of a list in the server's order, and one sentence for each that was left out or changed."""
     found: dict[str, Tool] = {}
     warnings: list[str] = []
-    for number, item in enumerate(items):
+    for number, listed in enumerate(items):
+        item = harmless(listed)
         name = item.get("name") if isinstance(item, dict) else None
         if not isinstance(name, str) or not name:
             warnings.append(f"item {number} of the tool list has no name and was left out")
@@ -135,15 +136,8 @@ def _line(item: JSON, key: str) -> str:
 
 
 def dump(value: Any) -> str:
-    """JSON text of a value that came as JSON, however large its numbers; a note, where it is nested too deeply."""
-    try:
-        return orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS, default=str).decode()
-    except TypeError:
-        pass
-    try:
-        return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
-    except (RecursionError, ValueError):
-        return "[a value that is nested too deeply to be shown]"
+    """JSON text of a value that came as JSON, its integers exact; what is nested too deeply is cut."""
+    return dumps_text(value)
 
 
 def _blocks(content: Any) -> tuple[list[str], list[Image]]:

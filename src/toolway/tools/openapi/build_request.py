@@ -230,7 +230,7 @@ def _whole(body: Body, value: Any) -> Payload:
 def _json(value: Any) -> bytes:
     try:
         return orjson.dumps(value)
-    except TypeError:  # integers over 64 bits
+    except TypeError:  # integers beyond 64 bits
         return to_json(value).encode()
 
 

@@ -7,11 +7,11 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-import orjson
 import yaml
 
 from toolway.errors import SourceError
 from toolway.types import JSON
+from toolway.wire.lenient_json import loads_harmless
 
 MAX_DEPTH = 200
 MAX_NODES = 2_000_000
@@ -51,8 +51,8 @@ def version_of(document: Any) -> str:
 
 def _parse_json(content: bytes) -> Any:
     try:
-        return orjson.loads(content)
-    except orjson.JSONDecodeError as error:
+        return loads_harmless(content, max_parts=MAX_NODES)
+    except ValueError as error:
         try:
             return _parse_yaml(content)  # flow-style YAML starts like JSON
         except SourceError:

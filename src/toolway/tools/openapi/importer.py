@@ -19,6 +19,7 @@ from toolway.tools.openapi.parameters import DeclaredOperation, UnusableOperatio
 from toolway.tools.openapi.schemas import Schemas
 from toolway.tools.openapi.security import Credentials, Security
 from toolway.types import JSON, Tool
+from toolway.wire.lenient_json import harmless
 
 LARGE_SCHEMA = 64 * 2**10
 """Bytes of a tool's schema from which on a model with a small context is in trouble."""
@@ -127,7 +128,7 @@ class _Context:
             name=name,
             server=self.server,
             description=_description(declared),
-            parameters=inputs.schema,
+            parameters=harmless(inputs.schema),
             handle=operation,
         )
 

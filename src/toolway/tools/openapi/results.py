@@ -12,6 +12,7 @@ import orjson
 from toolway.tools.openapi.operation import essence, kind_of
 from toolway.tools.openapi.transport import Answer
 from toolway.types import Image, ToolResult
+from toolway.wire.lenient_json import dumps_text, loads_exact
 
 MAX_ERROR_CHARS = 4000
 
@@ -70,13 +71,13 @@ def _without_data_uris(text: str) -> ToolResult:
     """JSON text whose data: URIs (mcpo's way to hand over pictures) became notes, with the pictures apart."""
     images: list[Image] = []
     try:
-        value = orjson.loads(text)
-    except orjson.JSONDecodeError:
+        value = loads_exact(text)
+    except ValueError:
         return ToolResult(
             text=_DATA_URI.sub(lambda match: _take_image(match, images), text), images=tuple(images)
         )
     value = _replace_data_uris(value, images)
-    shown = value if isinstance(value, str) else orjson.dumps(value).decode()
+    shown = value if isinstance(value, str) else dumps_text(value)
     return ToolResult(text=shown, images=tuple(images))
 
 

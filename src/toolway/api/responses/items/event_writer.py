@@ -6,8 +6,6 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import orjson
-
 from toolway.api.responses.items.fields import read_logprobs, text_in, thought_in
 from toolway.api.responses.items.input_items import round_mark, sealed
 from toolway.api.responses.items.request import CUSTOM_INPUT, ClientTool, ResponseRequest
@@ -25,7 +23,7 @@ from toolway.conversation.tool_calls import read_arguments
 from toolway.errors import ToolwayError
 from toolway.server.asgi import openai_envelope
 from toolway.types import JSON, Tool, ToolCall, ToolResult
-from toolway.wire.lenient_json import mended, mended_all
+from toolway.wire.lenient_json import dumps_text, fix_surrogates, harmless
 
 Items = Iterable[tuple[JSON | str, bytes | None]]
 
@@ -157,7 +155,7 @@ class EventWriter:
         index = self._mcp_calls.pop(call.id, None)
         if index is None:
             return []
-        text = mended(result.text)
+        text = fix_surrogates(result.text)
         if result.is_error:
             error = {"type": "mcp_tool_execution_error", "content": [{"type": "text", "text": text}]}
             return [
@@ -196,7 +194,7 @@ class EventWriter:
             "usage": read_usage(usage),
         }
         if isinstance(model := frame.get("model"), str) and model:
-            self._state.frame["model"] = mended(model)
+            self._state.frame["model"] = fix_surrogates(model)
         if tier := published("service_tier", frame.get("service_tier")):
             self._state.frame["service_tier"] = tier
         return [*events, self._state.whole(f"response.{status}")]
@@ -209,7 +207,7 @@ class EventWriter:
     def failed(self, error: ToolwayError) -> list[Event]:
         """The answer will never be whole."""
         events = self._break_off()
-        envelope = mended_all(openai_envelope(error))
+        envelope = harmless(openai_envelope(error))
         code, message, param = (envelope["error"][name] for name in ("code", "message", "param"))
         plain = {"code": code, "message": message, "param": param if isinstance(param, str) else None}
         self._state.frame |= {
@@ -333,7 +331,7 @@ class EventWriter:
         item = {
             "type": "custom_tool_call" if is_custom else "function_call",
             "status": "in_progress",
-            "call_id": mended(fragment["id"]),
+            "call_id": fix_surrogates(fragment["id"]),
             "name": tool.name,
             **({"namespace": tool.namespace} if tool.namespace else {}),
             ("input" if is_custom else "arguments"): "",
@@ -381,4 +379,4 @@ def _arguments(call: ToolCall) -> str:
 def _input(arguments: str) -> str:
     """What a custom tool is called with: the one argument of the function that stands for it."""
     value = (read_arguments(arguments) or {}).get(CUSTOM_INPUT, arguments)
-    return value if isinstance(value, str) else orjson.dumps(value).decode()
+    return value if isinstance(value, str) else dumps_text(value)

@@ -19,7 +19,7 @@ from typing_extensions import TypedDict
 
 from toolway.errors import InvalidRequest
 from toolway.types import JSON
-from toolway.wire.lenient_json import mended
+from toolway.wire.lenient_json import fix_surrogates
 
 T = TypeVar("T")
 
@@ -186,7 +186,7 @@ def _top(entry: JSON) -> list[JSON]:
 
 def _own(entry: JSON) -> JSON:
     token, logprob = entry.get("token"), entry.get("logprob")
-    token = mended(token) if isinstance(token, str) else ""
+    token = fix_surrogates(token) if isinstance(token, str) else ""
     if not isinstance(logprob, int | float) or not math.isfinite(logprob):
         logprob = UNLIKELY
     return {"token": token, "logprob": float(logprob), "bytes": _bytes(entry, token)}

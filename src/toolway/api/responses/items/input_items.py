@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import orjson
-
 from toolway.api.responses.items import fields
 from toolway.api.responses.items.fields import chat_content, text_in
 from toolway.api.responses.items.request import CUSTOM_INPUT
@@ -19,6 +17,7 @@ from toolway.conversation.message import joined
 from toolway.engine.tool_results import text_of
 from toolway.errors import InvalidRequest
 from toolway.types import JSON, ToolCall, ToolResult
+from toolway.wire.lenient_json import dumps_text
 
 log = logging.getLogger("toolway.responses")
 
@@ -161,7 +160,7 @@ class InputItems:
             arguments = call["arguments"]
         else:
             call = fields.check(_CUSTOM_TOOL_CALL, item, where)
-            arguments = orjson.dumps({CUSTOM_INPUT: call["input"]}).decode()
+            arguments = dumps_text({CUSTOM_INPUT: call["input"]})
         turn, identity = self._turn_for_call(), call["call_id"]
         name, is_cut = (
             self._client_name(call["name"], item.get("namespace")),

@@ -9,7 +9,7 @@ import orjson
 
 from toolway.api.responses.items.request import ResponseRequest, shown_members, tool_as_shown
 from toolway.types import JSON
-from toolway.wire.lenient_json import mended
+from toolway.wire.lenient_json import dumps, fix_surrogates
 
 Event = tuple[str, bytes]
 """An event's type, and the whole event as JSON."""
@@ -187,7 +187,7 @@ class ResponseState:
 
     def event(self, kind: str, body: JSON) -> Event:
         """Any event."""
-        return kind, orjson.dumps({"type": kind, **body})[:-1] + self.numbered()
+        return kind, dumps({"type": kind, **body})[:-1] + self.numbered()
 
     def numbered(self) -> bytes:
         """The end of the next event, for those who write its beginning themselves."""
@@ -200,7 +200,7 @@ class DeltaStream:
 
     def __init__(self, kind: str, about: JSON) -> None:
         self.kind = kind
-        self._head = orjson.dumps({"type": kind, **about})[:-1] + b',"delta":'
+        self._head = dumps({"type": kind, **about})[:-1] + b',"delta":'
         self._pieces: list[str] = []
         self._half = ""
 
@@ -213,7 +213,7 @@ class DeltaStream:
         except TypeError:
             if _HALF[0] <= text[-1] <= _HALF[1]:
                 text, self._half = text[:-1], text[-1]
-            text = mended(text)
+            text = fix_surrogates(text)
             quoted = orjson.dumps(text)
         self._pieces.append(text)
         return self._head + quoted
@@ -221,7 +221,7 @@ class DeltaStream:
     def rest(self) -> str:
         """What is still to be told when no more comes: a sign for a half that stayed alone."""
         half, self._half = self._half, ""
-        return mended(half)
+        return fix_surrogates(half)
 
     def whole(self) -> str:
         """All that was told."""
@@ -243,7 +243,7 @@ class TextPart:
         tail = self._tail
         if logprobs:
             self.logprobs += logprobs
-            tail = b',"logprobs":' + orjson.dumps(logprobs)
+            tail = b',"logprobs":' + dumps(logprobs)
         return self.deltas.kind, self.deltas.add(text) + tail + end
 
     def as_json(self) -> JSON:
