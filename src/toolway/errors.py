@@ -6,6 +6,7 @@ ToolwayError                      500  toolway_error          a bug, or a limit 
 ├── StoreError                    503  what was said to be kept or forgotten may not be
 │   └── NoRoomInStore             503  it is too large, or others have more right to the room
 ├── Busy                          503  toolway_error          a limit is reached for now
+├── Stopping                    503  toolway_error          this process ends
 ├── ConnectorError                424  external_connector_error  a tool server that the request declares failed
 ├── InvalidRequest                400  invalid_request_error  the client's fault
 │   ├── Unauthorized              401
@@ -67,6 +68,12 @@ class NoRoomInStore(StoreError):
 
 class Busy(ToolwayError):
     """A limit is reached that others will free again; the same request may succeed later."""
+
+    status = 503
+
+
+class Stopping(ToolwayError):
+    """This process was told to stop, and has no more time for the request; another one may serve it."""
 
     status = 503
 

@@ -234,3 +234,51 @@ def test_a_client_that_does_not_read_is_cut_off_and_the_model_server_told():
             client.sendall(head + body)
             app.upstream.departures.wait()
     assert app.upstream.departures.names == ["/v1/chat/completions"]
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses"])
+@pytest.mark.parametrize("streamed", [True, False], ids=["streamed", "whole"])
+def test_a_server_that_can_wait_no_longer_tells_so_before_it_stops(gate: Gate, path: str, streamed: bool):
+    call = slow_call() if streamed else whole({"tool_calls": [tool_call("slow")]}, finish="tool_calls")
+    with ThreadPoolExecutor() as threads:
+        with app_server(call, tools=slow_tool(gate)) as app:
+            question = {**BODY, "input": "Hello", "stream": streamed}
+            asked = threads.submit(httpx2.post, f"{app.url}{path}", json=question, timeout=DEADLINE)
+            gate.wait_for_arrival()
+        answer = asked.result()
+    assert "Toolway is being stopped" in answer.text
+    if streamed:
+        assert answer.text.endswith("data: [DONE]\n\n")
+    else:
+        assert (answer.status_code, answer.headers["x-should-retry"]) == (503, "false")
+        assert answer.json()["error"]["code"] == "server_stopping"
+
+
+def test_what_is_passed_on_and_has_no_answer_when_the_server_stops_is_a_503(gate: Gate):
+    with ThreadPoolExecutor() as threads:
+        with app_server(text_stream("never")) as app:
+            app.upstream.before = gate
+            asked = threads.submit(httpx2.post, f"{app.url}/v1/embeddings", json={}, timeout=DEADLINE)
+            gate.wait_for_arrival()
+        answer = asked.result()
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "server_stopping")
+
+
+@pytest.mark.parametrize("streamed", [True, False], ids=["streamed", "whole"])
+def test_a_client_of_http_1_0_gets_a_body_without_chunks(streamed: bool):
+    reply = text_stream("Hello") if streamed else whole({"content": "Hello"})
+    body = orjson.dumps({**BODY, "stream": streamed})
+    with app_server(reply) as app:
+        host, port = app.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=DEADLINE) as client:
+            head = (
+                b"POST /v1/chat/completions HTTP/1.0\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n"
+                % len(body)
+            )
+            client.sendall(head + body)
+            received = b"".join(iter(lambda: client.recv(65536), b""))
+    head, _, answer = received.partition(b"\r\n\r\n")
+    assert b"transfer-encoding" not in head
+    assert b"connection: close" in head
+    assert answer.endswith(b"data: [DONE]\n\n" if streamed else b"}")
+    assert answer.startswith(b"data: {" if streamed else b"{")

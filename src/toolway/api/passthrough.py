@@ -11,10 +11,10 @@ import anyio
 import orjson
 from starlette.types import Message, Receive, Scope, Send
 
-from toolway.errors import InvalidRequest, NotFound, UpstreamError
+from toolway.errors import InvalidRequest, NotFound, Stopping, UpstreamError
 from toolway.server.asgi import ClientGone, relay, relayed, send_error, send_json, send_whole
 from toolway.server.caller import upstream_headers
-from toolway.server.disconnect import cancel_on_disconnect
+from toolway.server.disconnect import cancel_on_disconnect, error_at_stop
 from toolway.settings.settings import Settings
 from toolway.types import JSON, Header
 from toolway.upstream.client import Upstream
@@ -58,13 +58,14 @@ class Passthrough:
         started = False
         headers = upstream_headers(scope, self._settings.upstream, same_body=True)
         try:
-            async with self._upstream.request(
-                method, path, query=scope["query_string"], headers=headers, body=body
-            ) as answer:
-                started = True
-                log.debug("%s /v1%s: %d", method, path, answer.status)
-                await relay(answer, send)
-        except UpstreamError as error:
+            with error_at_stop(scope):
+                async with self._upstream.request(
+                    method, path, query=scope["query_string"], headers=headers, body=body
+                ) as answer:
+                    started = True
+                    log.debug("%s /v1%s: %d", method, path, answer.status)
+                    await relay(answer, send)
+        except (UpstreamError, Stopping) as error:
             log.warning("%s /v1%s: %s", method, path, error.message)
             if not started:
                 await send_error(send, error)
@@ -145,9 +146,10 @@ class ModelList:
         headers = upstream_headers(scope, self._settings.upstream)
         query = scope["query_string"]
         try:
-            async with self._upstream.request("GET", "/models", query=query, headers=headers) as answer:
-                body = await answer.read(_MAX_BYTES)
-        except UpstreamError as error:
+            with error_at_stop(scope):
+                async with self._upstream.request("GET", "/models", query=query, headers=headers) as answer:
+                    body = await answer.read(_MAX_BYTES)
+        except (UpstreamError, Stopping) as error:
             await send_error(send, error)
             return
         listed = self._with_profiles(body) if answer.status == 200 else None

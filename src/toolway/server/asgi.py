@@ -127,7 +127,7 @@ async def send_error(send: Send, error: ToolwayError, headers: Sequence[Header] 
 async def send_failure(send: Send, error: ToolwayError, *, tools_ran: bool) -> None:
     """The error in place of a whole answer. After a tool ran no status may make an SDK ask again by itself."""
     if tools_ran:
-        status = 502 if isinstance(error, UpstreamError) else 500
+        status = 502 if isinstance(error, UpstreamError) else max(error.status, 500)
         await send_json(send, status, openai_envelope(error), [DO_NOT_RETRY])
     else:
         await send_error(send, error)

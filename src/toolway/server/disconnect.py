@@ -1,20 +1,27 @@
-"""Client disconnect: it cancels the work that is done for the client."""
+"""Why work for a client ends early: it disconnected, or this server was told to stop and its grace is over."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import cast
 
 import anyio
 from starlette.types import Receive, Scope
 
+from toolway.errors import Stopping
+
 EXTENSION = "toolway.disconnect"
 """Where `HttpProtocol` puts the DisconnectSignal of a request's connection into `scope["extensions"]`."""
 
 
+STOP = "toolway.stop"
+"""Where it puts the signal that is set when the server stops and leaves requests no more time."""
+
+
 class DisconnectSignal:
-    """Set once, when one side of a connection disconnects; calls whoever wants to know."""
+    """Set once, when one side of a connection disconnects, or has to; calls whoever wants to know."""
 
     def __init__(self) -> None:
         self.is_set = False
@@ -71,3 +78,27 @@ async def _while_watched(receive: Receive, produce: Callable[[], Awaitable[None]
         group.start_soon(watch)
         await produce()
         group.cancel_scope.cancel()
+
+
+def stopping() -> Stopping:
+    """What a client is told whose request has no more time."""
+    return Stopping("Toolway is being stopped; ask again when it runs.", code="server_stopping")
+
+
+@contextmanager
+def error_at_stop(scope: Scope) -> Iterator[None]:
+    """Raise Stopping from the block when the server has to end before it: in time to tell the client."""
+    stop = scope.get("extensions", {}).get(STOP)
+    if stop is None:
+        yield
+        return
+    task = cast("asyncio.Task[None]", asyncio.current_task())
+    stop.add_callback(task.cancel)
+    try:
+        yield
+    except asyncio.CancelledError:
+        if not stop.is_set or task.uncancel():
+            raise
+        raise stopping() from None
+    finally:
+        stop.remove_callback(task.cancel)

@@ -11,11 +11,11 @@ from typing import Any, cast
 
 import orjson
 from httptools import HttpParserUpgrade, HttpRequestParser
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from toolway.errors import InvalidRequest
-from toolway.server.asgi import openai_envelope
-from toolway.server.disconnect import EXTENSION, DisconnectSignal
+from toolway.errors import InvalidRequest, ToolwayError
+from toolway.server.asgi import DO_NOT_RETRY, openai_envelope, send_error
+from toolway.server.disconnect import EXTENSION, STOP, DisconnectSignal, stopping
 from toolway.server.websocket import WEBSOCKET_PATHS, WebSocketProtocol
 
 if sys.platform != "win32":
@@ -66,8 +66,8 @@ class HttpProtocol(HttpToolsProtocol):
         """Bytes since the last thing that is no header."""
         self._data = b""
         self._upgraded = False
-        self._disconnect = DisconnectSignal()
-        self._extensions: Any = {EXTENSION: self._disconnect}
+        self._disconnect, self._stop = DisconnectSignal(), DisconnectSignal()
+        self._extensions: Any = {EXTENSION: self._disconnect, STOP: self._stop}
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -94,6 +94,9 @@ class HttpProtocol(HttpToolsProtocol):
     def shutdown(self) -> None:
         self._writer.flush()
         super().shutdown()
+        if grace := self.config.timeout_graceful_shutdown:
+            # A little earlier than uvicorn, which would cancel the task and leave no time for last words.
+            self.loop.call_later(grace - min(0.5, grace / 2), self._stop.set)
 
     def timeout_keep_alive_handler(self) -> None:
         self._close()
@@ -128,6 +131,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._take_host_from_url()
         super().on_headers_complete()
         self.cycle.transport = cast("Transport", self._writer)
+        cast("Any", self.cycle).__class__ = _OldCycle if self.scope["http_version"] == "1.0" else _Cycle
         self.scope["extensions"] = self._extensions
         # A trailer must not become a header after the headers were checked (RFC 9110, 6.5.1).
         self.headers = _IgnoredTrailers()
@@ -246,6 +250,30 @@ class HttpProtocol(HttpToolsProtocol):
             self.transport.abort()
         else:
             self.transport.close()
+
+
+class _Cycle(RequestResponseCycle):
+    """uvicorn's side of one request; what it says when the app said nothing is in the envelope too."""
+
+    async def send_500_response(self) -> None:
+        error = ToolwayError("Toolway itself failed at this request; its log says why.")
+        if cast("Any", self.scope)["extensions"][STOP].is_set:
+            error = stopping()
+        await send_error(cast("Any", self.send), error, [DO_NOT_RETRY])
+
+
+class _OldCycle(_Cycle):
+    """For HTTP/1.0, which knows no chunks: a body without a length ends with the connection (RFC 9112, 6.3)."""
+
+    _ends_with_connection = False
+
+    async def send(self, message: Any) -> None:
+        if message["type"] == "http.response.start":
+            if not any(name == b"content-length" for name, _ in message.get("headers", ())):
+                self._ends_with_connection, self.chunked_encoding = True, False
+        elif self._ends_with_connection:
+            self.expected_content_length = len(message.get("body", b""))
+        await super().send(message)
 
 
 class _WriteBatch:

@@ -491,3 +491,35 @@ async def test_a_head_is_not_written_to_a_client_that_left() -> None:
     written.close()
     await asyncio.sleep(0)
     assert written.writes == []
+
+
+class Failing(App):
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        raise ValueError("a bug")
+
+
+def test_an_app_that_fails_is_told_in_the_envelope_and_not_to_be_repeated():
+    with served(app=Failing()) as (_, client):
+        client.sendall(b"GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+        answer = to_end(client)
+    assert answer.startswith(b"HTTP/1.1 500 ")
+    assert b"x-should-retry: false" in answer
+    assert b'"type":"toolway_error"' in answer
+
+
+class InPieces(App):
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for piece in (b"one ", b"", b"two ", b"three"):
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+
+@pytest.mark.parametrize(
+    ("version", "body"),
+    [("1.0", b"one two three"), ("1.1", b"4\r\none \r\n4\r\ntwo \r\n5\r\nthree\r\n0\r\n\r\n")],
+)
+def test_a_body_without_a_length_is_framed_as_the_clients_version_knows(version: str, body: bytes):
+    with served(app=InPieces()) as (_, client):
+        client.sendall(f"GET / HTTP/{version}\r\nhost: localhost\r\nconnection: close\r\n\r\n".encode())
+        assert to_end(client).partition(b"\r\n\r\n")[2] == body

@@ -16,7 +16,7 @@ from toolway.conversation.tool_calls import call_object
 from toolway.engine.engine import Conversation, ConversationRequest, Engine, ToolsAtHand
 from toolway.engine.request_options import RequestOptions, choices_of
 from toolway.engine.request_tools import RequestTools
-from toolway.errors import InvalidRequest, UpstreamError
+from toolway.errors import InvalidRequest, Stopping, UpstreamError
 from toolway.server.asgi import (
     ClientGone,
     EventStreamResponse,
@@ -30,7 +30,7 @@ from toolway.server.asgi import (
     stream_events,
 )
 from toolway.server.caller import caller_of
-from toolway.server.disconnect import cancel_on_disconnect
+from toolway.server.disconnect import cancel_on_disconnect, error_at_stop
 from toolway.types import JSON
 from toolway.upstream.model_call import streamed_turn, whole_turn
 from toolway.wire.lenient_json import dumps
@@ -68,19 +68,19 @@ class ChatCompletions:
         request = conversation.request
         if request.options.get("n") not in (None, 1):
             _refuse_many(conversation.tools)
-            await cancel_on_disconnect(scope, receive, lambda: self._relay(send, conversation, raw))
+            await cancel_on_disconnect(scope, receive, lambda: self._relay(scope, send, conversation, raw))
         elif request.is_streamed:
             await stream_events(
                 scope,
                 receive,
                 send,
-                lambda stream: self._stream(stream, conversation),
+                lambda stream: self._stream(scope, stream, conversation),
                 keep_alive=self._settings.server.keepalive_interval,
             )
         else:
-            await cancel_on_disconnect(scope, receive, lambda: self._answer(send, conversation, raw))
+            await cancel_on_disconnect(scope, receive, lambda: self._answer(scope, send, conversation, raw))
 
-    async def _stream(self, stream: EventStreamResponse, conversation: Conversation) -> None:
+    async def _stream(self, scope: Scope, stream: EventStreamResponse, conversation: Conversation) -> None:
         """The answer as server-sent events; the 200 goes out when the model server accepted round 1."""
         envelope = Envelope(conversation.request.options.get("model"))
 
@@ -94,7 +94,8 @@ class ChatCompletions:
                 await stream.write(envelope.write([(chunk, None)]))
 
         try:
-            outcome = await conversation.run(streamed_turn, deliver)
+            with error_at_stop(scope):
+                outcome = await conversation.run(streamed_turn, deliver)
         except Exception as raised:
             error = conversation.failed(raised)
             await (stream.end(failure(error)) if stream.started else stream.refuse(error))
@@ -102,28 +103,30 @@ class ChatCompletions:
         usage = outcome.usage if _wants_usage(conversation.request) else None
         await stream.end(envelope.end(outcome.message, usage))
 
-    async def _answer(self, send: Send, conversation: Conversation, raw: bytes) -> None:
+    async def _answer(self, scope: Scope, send: Send, conversation: Conversation, raw: bytes) -> None:
         """The answer as one JSON object."""
         try:
-            outcome = await conversation.run(whole_turn, raw=raw)
+            with error_at_stop(scope):
+                outcome = await conversation.run(whole_turn, raw=raw)
         except Exception as raised:
             error = conversation.failed(raised)
             await send_failure(send, error, tools_ran=conversation.events.tools_ran)
             return
         await send_json(send, 200, _whole(outcome), relayed(conversation.events.head or ()))
 
-    async def _relay(self, send: Send, conversation: Conversation, raw: bytes) -> None:
+    async def _relay(self, scope: Scope, send: Send, conversation: Conversation, raw: bytes) -> None:
         """Several answers to one request (`n`), which only go without tools of ours: untouched."""
         started = False
         body = conversation.request.body()
         raw = raw if body == parse_object(raw) else dumps(body)
         try:
-            async with self._engine.upstream.request(
-                "POST", "/chat/completions", headers=conversation.headers, body=raw
-            ) as answer:
-                started = True
-                await relay(answer, send)
-        except UpstreamError as error:
+            with error_at_stop(scope):
+                async with self._engine.upstream.request(
+                    "POST", "/chat/completions", headers=conversation.headers, body=raw
+                ) as answer:
+                    started = True
+                    await relay(answer, send)
+        except (UpstreamError, Stopping) as error:
             if not started:  # else the missing end tells the client
                 await send_error(send, error)
 

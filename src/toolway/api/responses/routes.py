@@ -28,7 +28,7 @@ from toolway.server.asgi import (
     stream_events,
 )
 from toolway.server.caller import caller_id
-from toolway.server.disconnect import cancel_on_disconnect
+from toolway.server.disconnect import cancel_on_disconnect, error_at_stop
 from toolway.server.websocket import WebSocket, serve_websocket
 from toolway.types import JSON
 from toolway.upstream.model_call import streamed_turn, unstreamed_turn
@@ -86,11 +86,11 @@ class Responses:
                     scope,
                     receive,
                     send,
-                    lambda stream: self._stream(stream, draft),
+                    lambda stream: self._stream(scope, stream, draft),
                     keep_alive=self._settings.server.keepalive_interval,
                 )
             else:
-                await cancel_on_disconnect(scope, receive, lambda: self._answer(send, draft, raw))
+                await cancel_on_disconnect(scope, receive, lambda: self._answer(scope, send, draft, raw))
 
     async def _tell(self, scope: Scope, receive: Receive, send: Send, aside: Aside) -> None:
         body = parse_object(await read_body(scope, receive, self._settings.server.max_body_bytes))
@@ -98,18 +98,21 @@ class Responses:
         async with self._creator.reader.open(scope, whole) as draft:
 
             async def answer() -> None:
-                await send_json(send, 200, await aside(draft))
+                with error_at_stop(scope):
+                    told = await aside(draft)
+                await send_json(send, 200, told)
 
             await cancel_on_disconnect(scope, receive, answer)
 
-    async def _stream(self, stream: EventStreamResponse, draft: Draft) -> None:
+    async def _stream(self, scope: Scope, stream: EventStreamResponse, draft: Draft) -> None:
         """The response as events; the 200 goes out when the model server accepted round 1, or a call begins."""
 
         async def tell(events: list[Event]) -> None:
             await stream.write(b"".join(map(encoded, events)))
 
         try:
-            await self._creator.make(draft, streamed_turn, tell, stream.start)
+            with error_at_stop(scope):
+                await self._creator.make(draft, streamed_turn, tell, stream.start)
         except Exception as raised:
             if not stream.started:
                 await stream.refuse(draft.conversation.failed(raised))
@@ -117,14 +120,15 @@ class Responses:
             await tell(await self._creator.fail(draft, raised))
         await stream.end(STREAM_END)
 
-    async def _answer(self, send: Send, draft: Draft, raw: bytes) -> None:
+    async def _answer(self, scope: Scope, send: Send, draft: Draft, raw: bytes) -> None:
         """The response as one JSON object."""
 
         async def tell(_: list[Event]) -> None:
             pass
 
         try:
-            await self._creator.make(draft, unstreamed_turn, tell, raw=raw)
+            with error_at_stop(scope):
+                await self._creator.make(draft, unstreamed_turn, tell, raw=raw)
         except Exception as raised:
             error = draft.conversation.failed(raised)
             await send_failure(send, error, tools_ran=draft.conversation.events.tools_ran)
