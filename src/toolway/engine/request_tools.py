@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from toolway.conversation.message import ChatRequest
-from toolway.schema.definitions import define
+from toolway.schema.compile import define
 from toolway.tools import names
 from toolway.tools.catalog import Snapshot
 from toolway.tools.selection import Selection, is_selected

@@ -14,7 +14,7 @@ import anyio
 import orjson
 from anyio.abc import TaskGroup
 
-from toolway.schema.definitions import define, define_in_steps
+from toolway.schema.compile import define, define_in_steps
 from toolway.schema.targets import SchemaTarget
 from toolway.tools import names
 from toolway.tools.invoke import run_checked

@@ -15,8 +15,7 @@ from dataclasses import replace
 import anyio
 
 from toolway.conversation.tool_calls import NOT_AN_OBJECT, parse_arguments
-from toolway.schema.repair import repair_arguments
-from toolway.schema.validate import failing_schema, validation_error, without_unset_nulls
+from toolway.schema.arguments import failing_schema, repair_arguments, validation_error, without_unset_nulls
 from toolway.types import JSON, OnProgress, Progress, Tool, ToolCall, ToolResult
 from toolway.wire.lenient_json import fix_surrogates
 

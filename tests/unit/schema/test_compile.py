@@ -10,8 +10,7 @@ from hypothesis import given
 
 from tests.support.schemas import assert_compiled, whole_schemas
 from toolway.schema.compile import MAX_BYTES, TERSEST, CannotCompile, compile_schema
-from toolway.schema.regex import portable_pattern
-from toolway.schema.targets import SCHEMA_TARGETS, SchemaTarget
+from toolway.schema.targets import SCHEMA_TARGETS, SchemaTarget, portable_pattern
 
 every = pytest.mark.parametrize("target", SCHEMA_TARGETS)
 

@@ -10,7 +10,7 @@ import pytest
 from tests.unit.engine.scripted_turns import InMemorySource, echo
 from toolway.conversation.message import ChatRequest
 from toolway.engine.request_tools import RequestTools
-from toolway.schema.definitions import define
+from toolway.schema.compile import define
 from toolway.tools.catalog import Snapshot
 from toolway.types import Tool
 

@@ -17,8 +17,7 @@ import orjson
 from yarl import URL
 
 from toolway import __version__
-from toolway.tools.openapi.operation import Body, BodyField, Operation, Parameter
-from toolway.tools.openapi.security import Credentials
+from toolway.tools.openapi.operation import Body, BodyField, Credentials, Operation, Parameter
 from toolway.types import JSON
 
 FIXED_HEADERS = {

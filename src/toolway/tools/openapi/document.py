@@ -1,17 +1,237 @@
-"""The bytes of an OpenAPI document -> a JSON object, bounded in depth and size, or a SourceError that says why not."""
+"""One OpenAPI document: where it is, read again only when it changed, parsed within bounds, and the tools in it."""
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
+import anyio
+import anyio.to_thread
 import yaml
+from yarl import URL
 
 from toolway.errors import SourceError
-from toolway.types import JSON
+from toolway.settings.groups import ToolSettings
+from toolway.tools.openapi.build_request import FIXED_HEADERS, Request
+from toolway.tools.openapi.importer import Imported, import_document
+from toolway.tools.openapi.operation import BEARER, Credentials, Secret
+from toolway.tools.openapi.transport import Answer, Connections
+from toolway.types import JSON, Tool
 from toolway.wire.lenient_json import loads_harmless
+
+FETCH_SECONDS = 30.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a document may be. `base` is where its operations live when it names no server."""
+
+    url: str
+    base: str | None = None
+
+
+def candidate_places(url: str) -> tuple[Place, ...]:
+    """Where to look for the document of an endpoint: a file, that very URL, or `/openapi.json` below it."""
+    if "://" not in url:
+        return (Place(url=url),)
+    try:
+        parsed = URL(url).with_fragment(None)
+    except ValueError:
+        return (Place(url=url),)  # refused when it is asked for
+    if parsed.path.endswith((".json", ".yaml", ".yml")):
+        return (Place(url=str(parsed)),)
+    base = parsed.with_query(None)
+    below = base.joinpath("openapi.json") if base.path != "/" else base.with_path("/openapi.json")
+    itself = Place(url=str(parsed))
+    listed = Place(url=str(below.with_query(parsed.query)), base=str(base).rstrip("/"))
+    return (itself, listed) if parsed.query else (listed, itself)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Version:
+    """What is known of a document as it was read last."""
+
+    place: Place
+    etag: str | None
+    modified: str | None
+    digest: bytes
+    url: str
+
+
+class _NotHere(SourceError):
+    """Somebody answers there, but has nothing there; the document may be elsewhere."""
+
+
+class DocumentReader:
+    """Reads one document; the tools stay the same objects for as long as its bytes stay the same."""
+
+    def __init__(
+        self,
+        places: Sequence[Place],
+        *,
+        server: str,
+        credentials: Credentials,
+        settings: ToolSettings,
+        connections: Connections,
+    ) -> None:
+        self.places = tuple(places)
+        self.imported: Imported | None = None
+        self.error: SourceError | None = None
+        self.tools: tuple[Tool, ...] = ()
+        self._server = server
+        self._credentials = credentials
+        self._settings = settings
+        self._connections = connections
+        self._version: _Version | None = None
+
+    @property
+    def url(self) -> str | None:
+        """Where the document was read; None before that."""
+        return self._version.url if self._version else None
+
+    async def read(self) -> None:
+        """Look again. Afterwards `error` is None and `tools` are new or the same, or they are unavailable."""
+        try:
+            with anyio.fail_after(FETCH_SECONDS):
+                self.imported = await self._read_first()
+        except TimeoutError:
+            silent = f"{self.places[0].url} did not answer within {FETCH_SECONDS:.0f} s"
+            self.mark_unavailable(SourceError(silent, stage="fetch"))
+        except SourceError as error:
+            self.mark_unavailable(error)
+        else:
+            self.error = None
+            self.tools = self.imported.tools
+
+    def mark_unavailable(self, error: SourceError) -> None:
+        """Keep the last good tools, as unavailable."""
+        if self.error is None:
+            self.tools = tuple(replace(tool, available=False) for tool in self.tools)
+        self.error = error
+
+    async def _read_first(self) -> Imported:
+        known = [self._version.place] if self._version else []
+        failures: list[SourceError] = []
+        for place in dict.fromkeys([*known, *self.places]):
+            try:
+                return await self._read(place)
+            except SourceError as error:
+                failures.append(error)
+                if not isinstance(error, _NotHere) and error.stage != "parse":
+                    break
+        raise _most_specific(failures, self.places)
+
+    async def _read(self, place: Place) -> Imported:
+        if "://" not in place.url:
+            return await self._read_file(place)
+        try:
+            answer = await self._fetch(place)
+            if answer.status == 304 and self.imported is not None:
+                return self.imported
+            _check(answer)
+            headers = answer.headers
+            version = _Version(
+                place=place,
+                etag=headers.get("etag"),
+                modified=headers.get("last-modified"),
+                digest=_digest(answer.body),
+                url=answer.url,
+            )
+            return await self._import(answer.body, version)
+        except SourceError as error:
+            raise type(error)(f"{place.url} {error.message}", stage=error.stage) from error
+
+    async def _read_file(self, place: Place) -> Imported:
+        path = await anyio.Path(place.url).expanduser()
+        try:
+            size = (await path.stat()).st_size
+            if size > self._settings.max_document_bytes:
+                raise SourceError(
+                    f"{path} is larger than {self._settings.max_document_bytes:,} bytes", stage="fetch"
+                )
+            content = await path.read_bytes()
+        except OSError as error:
+            raise SourceError(f"{path} cannot be read: {error.strerror}", stage="fetch") from error
+        version = _Version(place=place, etag=None, modified=None, digest=_digest(content), url=place.url)
+        try:
+            return await self._import(content, version)
+        except SourceError as error:
+            raise SourceError(f"{path} {error.message}", stage=error.stage) from error
+
+    async def _import(self, content: bytes, version: _Version) -> Imported:
+        if self._version and self.imported and self._version.digest == version.digest:
+            self._version = version
+            return self.imported
+        work = partial(
+            _imported,
+            content,
+            server=self._server,
+            url=version.url if "://" in version.url else None,
+            base=version.place.base,
+            credentials=self._credentials,
+            short_names=self._settings.tool_names == "short",
+        )
+        imported = await anyio.to_thread.run_sync(work, abandon_on_cancel=True)
+        self._version = version
+        return imported
+
+    async def _fetch(self, place: Place) -> Answer:
+        answer = await self._get(place, self._credentials.default_secrets())
+        other = (
+            self._credentials.default_secrets() != (BEARER,) and self._credentials.value(BEARER) is not None
+        )
+        return await self._get(place, (BEARER,)) if other and answer.status in (401, 403) else answer
+
+    async def _get(self, place: Place, secrets: tuple[Secret, ...]) -> Answer:
+        headers = {**FIXED_HEADERS, "Accept": "application/json, application/yaml;q=0.9, */*;q=0.8"}
+        if (known := self._version) and known.place == place and self.imported is not None:
+            headers |= {"If-None-Match": known.etag} if known.etag else {}
+            headers |= {"If-Modified-Since": known.modified} if known.modified else {}
+        for secret in secrets:
+            headers[secret.name] = self._credentials.value(secret) or ""
+        try:
+            request = Request(
+                method="GET", url=URL(place.url), headers=self._credentials.merge_headers(headers)
+            )
+        except ValueError as error:
+            raise SourceError(f"is not a URL that can be asked: {error}", stage="connect") from error
+        return await self._connections.exchange(request, max_bytes=self._settings.max_document_bytes)
+
+
+def _imported(content: bytes, **options: object) -> Imported:
+    return import_document(parse_document(content), **options)  # type: ignore[arg-type]
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=16).digest()
+
+
+def _check(answer: Answer) -> None:
+    """Raises SourceError unless the answer can hold a document."""
+    if answer.status in (404, 405, 410):
+        raise _NotHere(f"answered {answer.status}, not an OpenAPI document", stage="fetch")
+    if answer.status in (401, 403):
+        how = "user:key@ in its URL, or a token"
+        raise SourceError(f"answered {answer.status}: it wants a key, or another one ({how})", stage="fetch")
+    if not 200 <= answer.status < 300:
+        raise SourceError(f"answered {answer.status}, not an OpenAPI document", stage="fetch")
+    if "html" in answer.content_type.lower():
+        raise SourceError("answered HTML, not an OpenAPI document; is this the right port?", stage="parse")
+
+
+def _most_specific(failures: list[SourceError], places: Sequence[Place]) -> SourceError:
+    """Of several failures the one that says most: a bad document, or else the first."""
+    error = next((failure for failure in failures if failure.stage == "parse"), failures[0])
+    if len(failures) == 1:
+        return error
+    tried = ", ".join(URL(place.url).path for place in places)
+    return SourceError(f"{error.message} (tried {tried})", stage=error.stage)
+
 
 MAX_DEPTH = 200
 MAX_NODES = 2_000_000

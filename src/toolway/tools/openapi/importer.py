@@ -14,10 +14,9 @@ from yarl import URL
 
 from toolway.errors import SourceError
 from toolway.tools.openapi.document import version_of
-from toolway.tools.openapi.operation import Operation
+from toolway.tools.openapi.operation import Credentials, Operation, Security
 from toolway.tools.openapi.parameters import DeclaredOperation, UnusableOperation, read_inputs
 from toolway.tools.openapi.schemas import Schemas
-from toolway.tools.openapi.security import Credentials, Security
 from toolway.types import JSON, Tool
 from toolway.wire.lenient_json import harmless
 

@@ -9,17 +9,20 @@ from typing import Any, get_args
 
 from toolway.schema.keywords import types_of
 from toolway.tools.openapi.operation import (
+    HEADER_NAME,
+    RESERVED_HEADERS,
     Body,
     BodyField,
     BodyKind,
     Location,
     Parameter,
     Secret,
+    Security,
     essence,
+    is_token_field,
     kind_of,
 )
 from toolway.tools.openapi.schemas import Schemas
-from toolway.tools.openapi.security import HEADER_NAME, RESERVED_HEADERS, Security, is_token_field
 from toolway.types import JSON
 
 

@@ -22,8 +22,7 @@ from tests.unit.tools.openapi.service import Service, document, json_body, opera
 from toolway.tools.openapi.build_request import Request, RequestRefused, build_request
 from toolway.tools.openapi.document import parse_document
 from toolway.tools.openapi.importer import import_document
-from toolway.tools.openapi.operation import Operation, Parameter
-from toolway.tools.openapi.security import Credentials
+from toolway.tools.openapi.operation import Credentials, Operation, Parameter
 
 pytestmark = pytest.mark.anyio
 

@@ -17,7 +17,7 @@ from toolway.errors import SourceError
 from toolway.settings.settings import Endpoint
 from toolway.tools.openapi.document import parse_document
 from toolway.tools.openapi.importer import Imported, import_document
-from toolway.tools.openapi.security import Credentials
+from toolway.tools.openapi.operation import Credentials
 from toolway.types import Tool
 
 SAMPLES = Path(__file__).parent / "samples"

@@ -9,7 +9,7 @@ from hypothesis import given as when
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from toolway.schema.validate import validation_error, without_unset_nulls
+from toolway.schema.arguments import validation_error, without_unset_nulls
 from toolway.types import Tool
 
 

@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.schemas import anything, whole_schemas
-from toolway.schema.repair import repair_arguments
-from toolway.schema.validate import failing_schema, validation_error
+from toolway.schema.arguments import failing_schema, repair_arguments, validation_error
 from toolway.types import Tool
 
 NODE = {"type": "object", "properties": {"next": {"$ref": "#/$defs/Node"}, "size": {"type": "integer"}}}
