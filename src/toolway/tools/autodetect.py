@@ -14,7 +14,7 @@ import orjson
 from toolway.net.client import HttpClient, Origin
 from toolway.net.connection import Connection
 from toolway.net.errors import HttpError
-from toolway.tools.openapi.document import candidate_places
+from toolway.tools.openapi.source import candidate_places
 from toolway.tools.transformed import SourceWrapper
 from toolway.types import SourceStatus, ToolSource
 

@@ -1,30 +1,33 @@
-"""A service with an OpenAPI document as a tool source: it stays listed, fresh and callable, or says why not."""
+"""A service with an OpenAPI document as a tool source: it stays listed, fresh and callable, or says why not.
+
+Its document is read again only when it has changed.
+"""
 
 from __future__ import annotations
 
-import base64
+import hashlib
 import logging
 import random
-import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
-from http import HTTPStatus
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import partial
 from urllib.parse import urljoin
 
 import anyio
-import orjson
+import anyio.to_thread
+from yarl import URL
 
 from toolway.errors import SourceError
 from toolway.settings.env_endpoints import Endpoint
 from toolway.settings.groups import ToolSettings
-from toolway.tools.openapi.build_request import RequestRefused, build_request
-from toolway.tools.openapi.document import DocumentReader, Place, candidate_places
-from toolway.tools.openapi.operation import Credentials, essence, kind_of
-from toolway.tools.openapi.transport import Answer, Connections
-from toolway.types import JSON, Image, OnProgress, SourceStatus, Tool, ToolResult
-from toolway.wire.lenient_json import dumps_text, loads_exact
+from toolway.tools.openapi.build_request import FIXED_HEADERS, Request, RequestRefused, build_request
+from toolway.tools.openapi.document import parse_document
+from toolway.tools.openapi.importer import Imported, import_document
+from toolway.tools.openapi.operation import BEARER, Credentials, Secret
+from toolway.tools.openapi.transport import Answer, Connections, read_result
+from toolway.types import JSON, OnProgress, SourceStatus, Tool, ToolResult
 
 FIRST_RETRY = 1.0
 LAST_RETRY = 60.0
@@ -169,149 +172,210 @@ class OpenAPISource:
         return tuple(tool for reader in readers for tool in reader.tools)
 
 
-MAX_ERROR_CHARS = 4000
-
-PICTURES = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp"})
-"""The kinds that models take."""
-
-_DATA_URI = re.compile(r"data:([\w.+-]+/[\w.+-]+)(?:;[^,;]*)*;base64,([A-Za-z0-9+/_=\s-]*)", re.ASCII)
+FETCH_SECONDS = 30.0
 
 
-def read_result(answer: Answer) -> ToolResult:
-    """The result of a call. Anything but a 2xx is an error with its status and what the server said."""
-    if not 200 <= answer.status < 300:
-        return ToolResult(text=_error(answer), is_error=True)
-    if not answer.body.strip():
-        return ToolResult(text=f"Done: the server answered {_status(answer)} without content.")
-    media_type = essence(answer.content_type)
-    if media_type in PICTURES:
-        image = Image(media_type=media_type, data=base64.b64encode(answer.body).decode())
-        return ToolResult(text=_note(media_type, len(answer.body), "attached"), images=(image,))
-    if not _is_text(media_type, answer.body):
-        return ToolResult(text=_note(media_type or "data", len(answer.body), "not shown"))
-    text = _decoded(answer)
-    return _without_data_uris(text) if "data:" in text and ";base64," in text else ToolResult(text=text)
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a document may be. `base` is where its operations live when it names no server."""
+
+    url: str
+    base: str | None = None
 
 
-def _is_text(media_type: str, body: bytes) -> bool:
-    if media_type == "image/svg+xml" or (media_type and kind_of(media_type) in ("json", "form", "text")):
-        return True
+def candidate_places(url: str) -> tuple[Place, ...]:
+    """Where to look for the document of an endpoint: a file, that very URL, or `/openapi.json` below it."""
+    if "://" not in url:
+        return (Place(url=url),)
     try:
-        text = body.decode()
-    except UnicodeDecodeError:
-        return False
-    return not re.search(r"[\x00-\x08\x0e-\x1a\x1c-\x1f]", text)
-
-
-def _decoded(answer: Answer) -> str:
-    match = re.search(r"charset=\"?([\w.:-]+)", answer.content_type, re.IGNORECASE)
-    try:
-        text = answer.body.decode(match[1] if match else "utf-8", errors="replace")
-    except LookupError:
-        text = answer.body.decode(errors="replace")
-    return text.removeprefix("\ufeff")
-
-
-def _note(media_type: str, size: int, what: str) -> str:
-    return f"[{media_type}, {_size(size)}: {what}]"
-
-
-def _size(count: int) -> str:
-    if count < 1024:
-        return f"{count} bytes"
-    return f"{count / 1024:.1f} KiB" if count < 2**20 else f"{count / 2**20:.1f} MiB"
-
-
-def _without_data_uris(text: str) -> ToolResult:
-    """JSON text whose data: URIs (mcpo's way to hand over pictures) became notes, with the pictures apart."""
-    images: list[Image] = []
-    try:
-        value = loads_exact(text)
+        parsed = URL(url).with_fragment(None)
     except ValueError:
-        return ToolResult(
-            text=_DATA_URI.sub(lambda match: _take_image(match, images), text), images=tuple(images)
+        return (Place(url=url),)  # refused when it is asked for
+    if parsed.path.endswith((".json", ".yaml", ".yml")):
+        return (Place(url=str(parsed)),)
+    base = parsed.with_query(None)
+    below = base.joinpath("openapi.json") if base.path != "/" else base.with_path("/openapi.json")
+    itself = Place(url=str(parsed))
+    listed = Place(url=str(below.with_query(parsed.query)), base=str(base).rstrip("/"))
+    return (itself, listed) if parsed.query else (listed, itself)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Version:
+    """What is known of a document as it was read last."""
+
+    place: Place
+    etag: str | None
+    modified: str | None
+    digest: bytes
+    url: str
+
+
+class _NotHere(SourceError):
+    """Somebody answers there, but has nothing there; the document may be elsewhere."""
+
+
+class DocumentReader:
+    """Reads one document; the tools stay the same objects for as long as its bytes stay the same."""
+
+    def __init__(
+        self,
+        places: Sequence[Place],
+        *,
+        server: str,
+        credentials: Credentials,
+        settings: ToolSettings,
+        connections: Connections,
+    ) -> None:
+        self.places = tuple(places)
+        self.imported: Imported | None = None
+        self.error: SourceError | None = None
+        self.tools: tuple[Tool, ...] = ()
+        self._server = server
+        self._credentials = credentials
+        self._settings = settings
+        self._connections = connections
+        self._version: _Version | None = None
+
+    @property
+    def url(self) -> str | None:
+        """Where the document was read; None before that."""
+        return self._version.url if self._version else None
+
+    async def read(self) -> None:
+        """Look again. Afterwards `error` is None and `tools` are new or the same, or they are unavailable."""
+        try:
+            with anyio.fail_after(FETCH_SECONDS):
+                self.imported = await self._read_first()
+        except TimeoutError:
+            silent = f"{self.places[0].url} did not answer within {FETCH_SECONDS:.0f} s"
+            self.mark_unavailable(SourceError(silent, stage="fetch"))
+        except SourceError as error:
+            self.mark_unavailable(error)
+        else:
+            self.error = None
+            self.tools = self.imported.tools
+
+    def mark_unavailable(self, error: SourceError) -> None:
+        """Keep the last good tools, as unavailable."""
+        if self.error is None:
+            self.tools = tuple(replace(tool, available=False) for tool in self.tools)
+        self.error = error
+
+    async def _read_first(self) -> Imported:
+        known = [self._version.place] if self._version else []
+        failures: list[SourceError] = []
+        for place in dict.fromkeys([*known, *self.places]):
+            try:
+                return await self._read(place)
+            except SourceError as error:
+                failures.append(error)
+                if not isinstance(error, _NotHere) and error.stage != "parse":
+                    break
+        raise _most_specific(failures, self.places)
+
+    async def _read(self, place: Place) -> Imported:
+        if "://" not in place.url:
+            return await self._read_file(place)
+        try:
+            answer = await self._fetch(place)
+            if answer.status == 304 and self.imported is not None:
+                return self.imported
+            _check(answer)
+            headers = answer.headers
+            version = _Version(
+                place=place,
+                etag=headers.get("etag"),
+                modified=headers.get("last-modified"),
+                digest=_digest(answer.body),
+                url=answer.url,
+            )
+            return await self._import(answer.body, version)
+        except SourceError as error:
+            raise type(error)(f"{place.url} {error.message}", stage=error.stage) from error
+
+    async def _read_file(self, place: Place) -> Imported:
+        path = await anyio.Path(place.url).expanduser()
+        try:
+            size = (await path.stat()).st_size
+            if size > self._settings.max_document_bytes:
+                raise SourceError(
+                    f"{path} is larger than {self._settings.max_document_bytes:,} bytes", stage="fetch"
+                )
+            content = await path.read_bytes()
+        except OSError as error:
+            raise SourceError(f"{path} cannot be read: {error.strerror}", stage="fetch") from error
+        version = _Version(place=place, etag=None, modified=None, digest=_digest(content), url=place.url)
+        try:
+            return await self._import(content, version)
+        except SourceError as error:
+            raise SourceError(f"{path} {error.message}", stage=error.stage) from error
+
+    async def _import(self, content: bytes, version: _Version) -> Imported:
+        if self._version and self.imported and self._version.digest == version.digest:
+            self._version = version
+            return self.imported
+        work = partial(
+            _imported,
+            content,
+            server=self._server,
+            url=version.url if "://" in version.url else None,
+            base=version.place.base,
+            credentials=self._credentials,
+            short_names=self._settings.tool_names == "short",
         )
-    value = _replace_data_uris(value, images)
-    shown = value if isinstance(value, str) else dumps_text(value)
-    return ToolResult(text=shown, images=tuple(images))
+        imported = await anyio.to_thread.run_sync(work, abandon_on_cancel=True)
+        self._version = version
+        return imported
+
+    async def _fetch(self, place: Place) -> Answer:
+        answer = await self._get(place, self._credentials.default_secrets())
+        other = (
+            self._credentials.default_secrets() != (BEARER,) and self._credentials.value(BEARER) is not None
+        )
+        return await self._get(place, (BEARER,)) if other and answer.status in (401, 403) else answer
+
+    async def _get(self, place: Place, secrets: tuple[Secret, ...]) -> Answer:
+        headers = {**FIXED_HEADERS, "Accept": "application/json, application/yaml;q=0.9, */*;q=0.8"}
+        if (known := self._version) and known.place == place and self.imported is not None:
+            headers |= {"If-None-Match": known.etag} if known.etag else {}
+            headers |= {"If-Modified-Since": known.modified} if known.modified else {}
+        for secret in secrets:
+            headers[secret.name] = self._credentials.value(secret) or ""
+        try:
+            request = Request(
+                method="GET", url=URL(place.url), headers=self._credentials.merge_headers(headers)
+            )
+        except ValueError as error:
+            raise SourceError(f"is not a URL that can be asked: {error}", stage="connect") from error
+        return await self._connections.exchange(request, max_bytes=self._settings.max_document_bytes)
 
 
-def _replace_data_uris(value: Any, images: list[Image], depth: int = 0) -> Any:
-    if isinstance(value, str) and (match := _DATA_URI.fullmatch(value)) is not None:
-        return _take_image(match, images)
-    if isinstance(value, list) and depth < 32:
-        return [_replace_data_uris(item, images, depth + 1) for item in value]
-    if isinstance(value, dict) and depth < 32:
-        return {key: _replace_data_uris(item, images, depth + 1) for key, item in value.items()}
-    return value
+def _imported(content: bytes, **options: object) -> Imported:
+    return import_document(parse_document(content), **options)  # type: ignore[arg-type]
 
 
-def _take_image(match: re.Match[str], images: list[Image]) -> str:
-    media_type, data = match[1].lower(), "".join(match[2].split())
-    size = len(data.rstrip("=")) * 3 // 4
-    if media_type not in PICTURES:
-        return _note(media_type, size, "not shown")
-    images.append(Image(media_type=media_type, data=data))
-    return _note(media_type, size, f"attached as image {len(images)}")
+def _digest(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=16).digest()
 
 
-def _error(answer: Answer) -> str:
-    detail = ""
-    if answer.body and _is_text(essence(answer.content_type), answer.body):
-        detail = _error_detail(_decoded(answer))
-    if len(detail) > MAX_ERROR_CHARS:
-        detail = f"{detail[:MAX_ERROR_CHARS]}… ({len(detail)} characters)"
-    return f"The server answered {_status(answer)}" + (f": {detail}" if detail else " without saying why")
+def _check(answer: Answer) -> None:
+    """Raises SourceError unless the answer can hold a document."""
+    if answer.status in (404, 405, 410):
+        raise _NotHere(f"answered {answer.status}, not an OpenAPI document", stage="fetch")
+    if answer.status in (401, 403):
+        how = "user:key@ in its URL, or a token"
+        raise SourceError(f"answered {answer.status}: it wants a key, or another one ({how})", stage="fetch")
+    if not 200 <= answer.status < 300:
+        raise SourceError(f"answered {answer.status}, not an OpenAPI document", stage="fetch")
+    if "html" in answer.content_type.lower():
+        raise SourceError("answered HTML, not an OpenAPI document; is this the right port?", stage="parse")
 
 
-def _status(answer: Answer) -> str:
-    try:
-        return f"{answer.status} {HTTPStatus(answer.status).phrase}"
-    except ValueError:
-        return str(answer.status)
-
-
-def _error_detail(text: str) -> str:
-    """The part of an error that a model can use."""
-    try:
-        body = orjson.loads(text)
-    except orjson.JSONDecodeError:
-        return text.strip()
-    detail = body.get("detail") if isinstance(body, dict) else None
-    if isinstance(detail, dict) and isinstance(detail.get("message"), str):
-        return _mcpo(detail)
-    if (
-        isinstance(detail, list)
-        and detail
-        and all(isinstance(item, dict) and "msg" in item for item in detail)
-    ):
-        return "; ".join(_validation_line(item) for item in detail)
-    return detail if isinstance(detail, str) and len(body) == 1 else text.strip()
-
-
-_WRAPPED = re.compile(r"^\d{3}: \{'message': (?P<quote>['\"])(?P<message>.*)(?P=quote)\}$", re.DOTALL)
-
-
-def _mcpo(detail: dict[str, Any]) -> str:
-    """mcpo says `{"message": "Unexpected error", "error": "500: {'message': '...'}"}` when a tool reports an error."""
-    error = detail.get("error")
-    if not isinstance(error, str):
-        return str(detail["message"])
-    wrapped = _WRAPPED.match(error)
-    return _unescaped(wrapped["message"]) if wrapped else f"{detail['message']}: {error}"
-
-
-def _unescaped(text: str) -> str:
-    """Python's repr of a text, read back as far as it matters."""
-    known = {"n": "\n", "t": "\t", "r": "\r"}
-    return re.sub(r"\\(.)", lambda match: known.get(match[1], match[1]), text, flags=re.DOTALL)
-
-
-def _validation_line(item: dict[str, Any]) -> str:
-    """One of FastAPI's 422 entries: `body.city: Field required`."""
-    place = item.get("loc")
-    return (
-        f"{'.'.join(map(str, place))}: {item['msg']}"
-        if isinstance(place, list) and place
-        else str(item["msg"])
-    )
+def _most_specific(failures: list[SourceError], places: Sequence[Place]) -> SourceError:
+    """Of several failures the one that says most: a bad document, or else the first."""
+    error = next((failure for failure in failures if failure.stage == "parse"), failures[0])
+    if len(failures) == 1:
+        return error
+    tried = ", ".join(URL(place.url).path for place in places)
+    return SourceError(f"{error.message} (tried {tried})", stage=error.stage)
