@@ -21,6 +21,7 @@ from rich.table import Table
 
 from toolway import __version__
 from toolway.errors import ConfigError, SourceError
+from toolway.settings.mcp_server import RemoteServerConfig
 from toolway.settings.settings import Settings, load_settings
 from toolway.tools import names
 from toolway.types import JSON, SourceStatus, Tool, ToolResult, last_error
@@ -101,17 +102,22 @@ def serve(  # noqa: PLR0917 - typer passes them by name
 
 @app.command()
 def tools(as_json: AsJSON = False, config: ConfigFile = None) -> None:
-    """List every tool with its server and state."""
+    """List every tool with its server and state; status 1 if no server is well."""
     settings = load_settings(config=config)
     _warn(settings)
     found, statuses = _with_catalog(settings, _list_tools)
     if as_json:
         _print_json([_described(name, tool) for name, tool in found.items()])
-        return
-    if not statuses:
+        for label, status in statuses.items():
+            if status.error:
+                _complain(f"{label}: {status.state} ({last_error(status)})")
+    elif not statuses:
         _fail("No tool servers are configured: write an mcp.json, or set MCP_SERVER_ENDPOINTS.")
-    _print_tools(found)
-    _print_servers(statuses)
+    else:
+        _print_tools(found)
+        _print_servers(statuses)
+    if statuses and all(status.error for status in statuses.values()):
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -161,15 +167,15 @@ def login(
 ) -> None:
     """Allow Toolway, in your browser, to use a remote MCP server in your name."""
     settings = load_settings(config=config)
-    urls = {entry.label: entry.url for entry in settings.tools.servers if entry.type != "stdio" and entry.url}
-    if server not in urls:
-        names = ", ".join(urls) or "none"
+    remote = {entry.label: entry for entry in settings.tools.servers if isinstance(entry, RemoteServerConfig)}
+    if server not in remote:
+        names = ", ".join(remote) or "none"
         _fail(f"There is no server {server} with a url in the mcp.json; those with one: {names}.")
-    anyio.run(_login, urls[server], Path(settings.tools.token_file).expanduser())
+    anyio.run(_login, remote[server], Path(settings.tools.token_file).expanduser())
     typer.echo(f"Toolway may use {server} now; {settings.tools.token_file} remembers it.")
 
 
-async def _login(url: str, token_file: Path) -> None:
+async def _login(server: RemoteServerConfig, token_file: Path) -> None:
     from toolway.tools.mcp.oauth import TokenFile
     from toolway.tools.mcp.oauth import login as ask
 
@@ -178,10 +184,9 @@ async def _login(url: str, token_file: Path) -> None:
         await anyio.to_thread.run_sync(webbrowser.open, page)
 
     try:
-        grant = await ask(url, show)
+        await ask(server, show, TokenFile(token_file))
     except SourceError as error:
-        _fail(f"{url}: {error.message}")
-    TokenFile(token_file).keep(url, grant)
+        _fail(f"{server.url}: {error.message}")
 
 
 @app.command()

@@ -26,7 +26,7 @@ from toolway.tools.client_servers import IDLE, PATIENCE, DeclaredServer, Dynamic
 from toolway.tools.mcp import ConnectOptions, MCPSource, ReconnectPolicy
 from toolway.tools.mcp.sampling import UpstreamSampler
 from toolway.tools.openapi import OpenAPISource
-from toolway.tools.transformed import TransformedSource
+from toolway.tools.transformed import Mask, MaskedSource, TransformedSource
 from toolway.types import ToolSource
 from toolway.upstream.client import Upstream
 
@@ -59,16 +59,17 @@ class SourceFactory:
         if isinstance(config, Endpoint):
             return _autodetected(config, settings)
         inner: ToolSource
+        mask = _mask(config)
         if isinstance(config, OpenApiServerConfig):
             inner = OpenAPISource(_endpoint(config), settings.tools)
         else:
             options = ConnectOptions(
                 max_result_bytes=settings.tools.max_tool_response_bytes,
                 sampler=self._sampler(config, settings),
-                auth=partial(_auth, config, settings.tools.token_file),
+                auth=partial(_auth, config, settings.tools.token_file, mask),
             )
             inner = MCPSource(config, options)
-        return TransformedSource(inner, config)
+        return TransformedSource(MaskedSource(inner, mask), config)
 
     def _sampler(self, config: McpServerConfig, settings: Settings) -> UpstreamSampler | None:
         if not config.sampling or self._upstream is None:
@@ -78,12 +79,24 @@ class SourceFactory:
         )
 
 
+def _mask(config: ServerConfig) -> Mask:
+    """Hides what is sent to this server from what it answers."""
+    if isinstance(config, StdioServerConfig):
+        return Mask.of(env=config.env)
+    mask = Mask.of(url=config.url, headers=config.headers)
+    if isinstance(config, RemoteServerConfig) and config.auth:
+        mask.add(config.auth.client_secret)
+    return mask
+
+
 def _autodetected(endpoint: Endpoint, settings: Settings) -> ToolSource:
-    openapi = OpenAPISource(endpoint, settings.tools)
+    config = _mcp(endpoint)
+    mask = Mask.of(url=endpoint.url, headers={**endpoint.headers, **config.headers})
+    openapi = MaskedSource(OpenAPISource(endpoint, settings.tools), mask)
     if not endpoint.url.startswith(("http://", "https://")):
         return openapi
-    config = _mcp(endpoint)
-    mcp = MCPSource(config, ConnectOptions(max_result_bytes=settings.tools.max_tool_response_bytes))
+    options = ConnectOptions(max_result_bytes=settings.tools.max_tool_response_bytes)
+    mcp = MaskedSource(MCPSource(config, options), mask)
     if urlsplit(endpoint.url).path.rstrip("/").endswith(("/mcp", "/sse")):
         return AutodetectSource(mcp, openapi, partial(has_document, endpoint.url, config.headers))
     return AutodetectSource(openapi, mcp, partial(speaks_mcp, endpoint.url, config.headers))
@@ -102,7 +115,7 @@ async def open_dynamic(
             max_result_bytes=settings.max_tool_response_bytes, egress=egress, logger=UNHEARD
         )
         policy = ReconnectPolicy(connect_timeout=patience, restart_wait=5.0, settle=2.0)
-        return MCPSource(config, options, policy)
+        return MaskedSource(MCPSource(config, options, policy), _mask(config))
 
     servers = DynamicServers(
         make,
@@ -122,7 +135,7 @@ async def open_sources(settings: Settings) -> AsyncIterator[Sequence[ToolSource]
     yield SourceFactory().sources(settings)
 
 
-def _auth(config: McpServerConfig, token_file: str) -> Any:
+def _auth(config: McpServerConfig, token_file: str, mask: Mask) -> Any:
     """What authenticates at a remote server: client credentials, or what `toolway login` was granted."""
     from toolway.tools.mcp.oauth import Grant, TokenAuth, TokenFile  # noqa: PLC0415 - loads httpx2
 
@@ -136,12 +149,11 @@ def _auth(config: McpServerConfig, token_file: str) -> Any:
             scope=config.auth.scope,
             by_machine=True,
         )
-        return TokenAuth(config.url, grant)
+        return TokenAuth(config.url, grant, learned=mask.add)
     if "authorization" in {name.lower() for name in config.headers}:
         return None
     file = TokenFile(Path(token_file).expanduser())
-    granted = file.grant(config.url)
-    return TokenAuth(config.url, granted, file) if granted else None
+    return TokenAuth(config.url, file.grant(config.url), file, mask.add)
 
 
 def _endpoint(config: OpenApiServerConfig) -> Endpoint:

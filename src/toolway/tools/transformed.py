@@ -1,16 +1,23 @@
-"""Sources that stand before another one: the base of them all, and tool transformation.
+"""Sources that stand before another one: the base of them all, masked secrets, and tool transformation.
 
 A TransformedSource has fewer tools, other names, other descriptions, another timeout.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import base64
+import binascii
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from urllib.parse import parse_qsl, quote, urlsplit
+
+import orjson
 
 from toolway.settings.mcp_server import ServerConfig
-from toolway.types import JSON, OnProgress, SourceStatus, Tool, ToolResult, ToolSource
+from toolway.types import JSON, OnProgress, Progress, SourceStatus, Tool, ToolResult, ToolSource
 
 
 class SourceWrapper:
@@ -33,6 +40,116 @@ class SourceWrapper:
     async def call(self, tool: Tool, arguments: JSON, on_progress: OnProgress | None = None) -> ToolResult:
         """Run the tool of the inner source."""
         return await self.inner.call(tool, arguments, on_progress)
+
+
+class Mask:
+    """Replaces what Toolway sends to a server to prove who it is, wherever it comes back in a text."""
+
+    def __init__(self, secrets: Iterable[str] = ()) -> None:
+        self._forms: tuple[str, ...] = ()
+        for secret in secrets:
+            self.add(secret)
+
+    @classmethod
+    def of(cls, *, url: str = "", headers: Mapping[str, str] = {}, env: Mapping[str, str] = {}) -> Mask:
+        """For what is sent to one server: its URL's credentials, its headers, its environment."""
+        parts = urlsplit(url)
+        pairs = [*parse_qsl(parts.query), ("password", parts.password or "")]
+        sent = [value for name, value in (*pairs, *headers.items()) if _is_secret(name, value)]
+        return cls([*sent, *(value for name, value in env.items() if _is_key(name, value))])
+
+    def add(self, secret: str) -> None:
+        """Mask this too: it, its parts, and how it is written in JSON and in URLs."""
+        bare = secret.rpartition(" ")[2]
+        texts = {secret, bare, *_basic(secret)}
+        forms = {
+            form
+            for text in texts
+            for form in (text, json.dumps(text)[1:-1], quote(text, safe="", errors="replace"))
+        }
+        kept = {form for form in forms if len(form) >= SHORTEST_SECRET} | set(self._forms)
+        self._forms = tuple(sorted(kept, key=len, reverse=True))
+
+    def __call__(self, text: str) -> str:
+        for form in self._forms:
+            if form in text:
+                text = text.replace(form, "***")
+        return text
+
+
+SHORTEST_SECRET = 6
+"""Characters of what is masked: anything shorter is a part of ordinary words."""
+
+_SECRET_NAME = re.compile(
+    r"key|token|secret|pass|pwd|auth|cred|private|cookie|session|signature", re.IGNORECASE
+)
+_KEY = re.compile(r"(?=.*\d)(?=.*[A-Za-z])[\w.~+/=-]{20,}", re.ASCII)
+
+
+def _is_secret(name: str, value: str) -> bool:
+    return bool(_SECRET_NAME.search(name) or _KEY.fullmatch(value))
+
+
+def _is_key(name: str, value: str) -> bool:
+    """For variables of a program, many of which are named like secrets and hold words: "AUTH_MODE=disabled"."""
+    return bool(_SECRET_NAME.search(name)) and not value.isalpha() and "/" not in value
+
+
+def _basic(header: str) -> Iterator[str]:
+    scheme, _, encoded = header.partition(" ")
+    if scheme.lower() == "basic":
+        try:
+            pair = base64.b64decode(encoded).decode()
+        except (binascii.Error, UnicodeDecodeError):
+            return
+        yield pair
+        yield pair.partition(":")[2]
+
+
+class MaskedSource(SourceWrapper):
+    """`inner`, of which no text holds a secret of the operator's: results, errors, progress and definitions."""
+
+    def __init__(self, inner: ToolSource, mask: Mask) -> None:
+        super().__init__(inner)
+        self._mask = mask
+        self._inner_status: SourceStatus | None = None
+        self._status = SourceStatus()
+
+    @property
+    def status(self) -> SourceStatus:
+        """The inner status, masked; tools that need no mask are the same objects."""
+        newest = self.inner.status
+        if newest is not self._inner_status:
+            self._inner_status = newest
+            self._status = replace(
+                newest,
+                tools=tuple(map(self._tool, newest.tools)),
+                error=newest.error and self._mask(newest.error),
+                warnings=tuple(map(self._mask, newest.warnings)),
+            )
+        return self._status
+
+    async def call(self, tool: Tool, arguments: JSON, on_progress: OnProgress | None = None) -> ToolResult:
+        """Run the inner tool, and mask what it says."""
+
+        def report(progress: Progress) -> None:
+            if on_progress:
+                message = progress.message
+                on_progress(replace(progress, message=message and self._mask(message)))
+
+        result = await self.inner.call(tool, arguments, on_progress and report)
+        text = self._mask(result.text)
+        return result if text is result.text else replace(result, text=text)
+
+    def _tool(self, tool: Tool) -> Tool:
+        try:
+            text = orjson.dumps([tool.description, tool.parameters]).decode()
+        except TypeError:
+            return tool  # nested too deeply, or with numbers that are too large: it is not offered as it is
+        if (masked := self._mask(text)) is text:
+            return tool
+        description, parameters = orjson.loads(masked)
+        return replace(tool, description=description, parameters=parameters)
 
 
 class TransformedSource(SourceWrapper):

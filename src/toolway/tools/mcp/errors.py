@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from typing import Any
 
@@ -32,6 +33,15 @@ class RefusedError(Exception):
     def needs_auth(self) -> bool:
         """Whether the server wants other credentials."""
         return self.status in (401, 403)
+
+    @property
+    def missing_scope(self) -> str | None:
+        """What the server wants to be allowed besides (RFC 6750, 3.1); empty if it does not say which."""
+        challenge = str(self.http.get("authenticate") or "")
+        if self.status != 403 or "insufficient_scope" not in challenge:
+            return None
+        found = re.search(r'(?<![\w-])scope="([^"]*)"', challenge)
+        return found[1] if found else ""
 
     @property
     def session_lost(self) -> bool:
@@ -78,6 +88,9 @@ def explain(error: Exception, label: str, *, configured: bool = True) -> str:
     """What happened, and what the operator can do where that is known; nothing if it is no server of his."""
     if isinstance(error, RefusedError) and error.needs_auth and not configured:
         return f"the server wants other credentials (HTTP {error.status})"
+    if isinstance(error, RefusedError) and error.missing_scope is not None:
+        scope = f"the scope {error.missing_scope!r}" if error.missing_scope else "a scope"
+        return f"the server wants {scope}, which was not granted (HTTP 403): run: toolway login {label}"
     if isinstance(error, RefusedError) and error.needs_auth:
         return (
             f"the server wants other credentials (HTTP {error.status}): set "

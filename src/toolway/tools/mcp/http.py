@@ -32,7 +32,7 @@ from mcp_types import ErrorData, JSONRPCError, JSONRPCRequest
 
 from toolway.net.ssrf import SsrfGuard
 from toolway.settings.mcp_server import RemoteServerConfig
-from toolway.tools.mcp.errors import HTTP_TROUBLE
+from toolway.tools.mcp.errors import HTTP_TROUBLE, RefusedError
 from toolway.tools.mcp.messages import Answer, RequestId, correlated, error, parse, parse_answer
 from toolway.tools.mcp.options import ConnectOptions
 from toolway.tools.mcp.sdk import (
@@ -106,10 +106,13 @@ class Isolating(httpx2.AsyncBaseTransport):
             )
         if request.method != "POST":
             return await self._inner.handle_async_request(request)
+        is_message = "text/event-stream" in request.headers.get("accept", "")
         try:
             response = await self._inner.handle_async_request(request)
         except httpx2.TransportError as error:
-            return _broken(request, error)
+            return _broken(request, error) if is_message else httpx2.Response(503, text=_name(error))
+        if not is_message:
+            return response  # of an authorization server
         if response.status_code >= 400:
             return await _refusal(request, response)
         response.stream = _Body(cast(httpx2.AsyncByteStream, response.stream), self._limit)
@@ -155,15 +158,19 @@ async def _refusal(request: httpx2.Request, response: httpx2.Response) -> httpx2
     body = await _read(response)
     error = _jsonrpc_error(body)
     status = response.status_code
-    trouble = {
-        "status": status,
+    trouble = {**_seen(request, response), "data": error.get("data")}
+    message = error.get("message") or _describe(status, response.headers, body)
+    return _answer(request, status, str(message), trouble, code=error.get("code", -32000))
+
+
+def _seen(request: httpx2.Request, response: httpx2.Response) -> JSON:
+    """What the HTTP layer knows of a refusal."""
+    return {
+        "status": response.status_code,
         "session": "mcp-session-id" in request.headers,
         "retry_after": response.headers.get("retry-after"),
         "authenticate": response.headers.get("www-authenticate"),
-        "data": error.get("data"),
     }
-    message = error.get("message") or _describe(status, response.headers, body)
-    return _answer(request, status, str(message), trouble, code=error.get("code", -32000))
 
 
 async def _read(response: httpx2.Response) -> bytes:
@@ -204,6 +211,8 @@ def _answer(
     error = {"code": code, "message": message, "data": {HTTP_TROUBLE: trouble}}
     content = orjson.dumps({"jsonrpc": "2.0", "id": None, "error": error})
     headers = {"content-type": "application/json"}
+    if challenge := trouble.get("authenticate"):
+        headers["www-authenticate"] = challenge
     return httpx2.Response(status, headers=headers, content=content, request=request)
 
 
@@ -316,7 +325,9 @@ async def _receive_events(
     """Read events into `inbound` until the stream ends; the first one says where messages are posted to."""
     accept = {"accept": "text/event-stream", "cache-control": "no-store"}
     async with client.stream("GET", url, headers=accept) as response, inbound:
-        response.raise_for_status()
+        if response.status_code >= 400:
+            words = _describe(response.status_code, response.headers, await _read(response))
+            raise RefusedError(-32000, words, {HTTP_TROUBLE: _seen(response.request, response)})
         told = False
         try:
             async for event in httpx2.EventSource(response, max_event_size=limit):

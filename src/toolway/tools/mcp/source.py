@@ -106,6 +106,7 @@ class Supervisor:
         self._policy = policy
         self._session: Session | None = None
         self._lost_by: RefusedError | None = None
+        self._refused_as_http: RefusedError | None = None
         self._era: Era = config.era
         self._transport: Transport = _first_transport(config)
         self._stage = "start"
@@ -178,6 +179,12 @@ class Supervisor:
             if isinstance(cause, _IdleError):
                 self._publish(state="stopped")
                 return None
+            if self._stage == "connect" and self._refused_as_http is not None and not _wants_login(cause):
+                cause, self._stage = (
+                    self._refused_as_http,
+                    "initialize",
+                )  # what came of the second guess tells less
+            self._refused_as_http = None
             lived = anyio.current_time() - began if self.status.state == "ready" else 0.0
             useless = not self._is_useful and lived < self._policy.steady_after
             self._useless_lives = self._useless_lives + 1 if useless else 0
@@ -307,7 +314,7 @@ class Supervisor:
         """Publish what ended this life, and what it means for the tools."""
         if self.status.state != "ready":
             self._era, self._transport = self._config.era, _first_transport(self._config)
-        needs_auth = isinstance(error, RefusedError) and error.needs_auth
+        needs_auth = _wants_login(error)
         lost = not self.status.tools or self._useless_lives >= self._policy.patience
         message = explain(error, self._config.label, configured=self._options.egress is None)
         if words := self.log.last_words():
@@ -334,6 +341,10 @@ class Supervisor:
         self._news.set()
         self._news = anyio.Event()
         self._changed()
+
+
+def _wants_login(error: Exception) -> bool:
+    return isinstance(error, RefusedError) and error.needs_auth
 
 
 def _first_transport(config: McpServerConfig) -> Transport:

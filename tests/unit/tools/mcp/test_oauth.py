@@ -18,7 +18,7 @@ from toolway.errors import SourceError
 from toolway.settings.settings import load_settings
 from toolway.tools.catalog import Catalog
 from toolway.tools.factory import open_sources
-from toolway.tools.mcp.oauth import TokenFile, login
+from toolway.tools.mcp.oauth import Grant, Registration, TokenAuth, TokenFile, login
 
 
 async def browse(page: str) -> None:
@@ -50,7 +50,9 @@ async def used(settings: Any, guarded: Guarded, *, expire: bool = False) -> None
         if expire:
             guarded.tokens.clear()
         with anyio.fail_after(PATIENCE):
-            assert (await catalog.snapshot.call(catalog.snapshot.tools["ok"], {})).text == "fine"
+            assert (said := (await catalog.snapshot.call(catalog.snapshot.tools["ok"], {})).text) == "fine", (
+                said
+            )
 
 
 async def test_client_credentials_are_exchanged_and_renewed(tmp_path: Path) -> None:
@@ -83,13 +85,18 @@ async def test_wrong_credentials_are_a_state(tmp_path: Path) -> None:
             assert "toolway login web" in (sources[0].status.error or "")
 
 
+async def logged_in(settings: Any, **registered: Any) -> Grant:
+    """What `toolway login web` does."""
+    file = TokenFile(Path(settings.tools.token_file))
+    with anyio.fail_after(PATIENCE):
+        return await login(settings.tools.servers[0], browse, file, Registration(**registered))
+
+
 async def test_a_login_is_remembered_and_renewed(tmp_path: Path) -> None:
     guarded = Guarded()
     with serving(guarded.app) as base:
         settings = settings_for(tmp_path, {"type": "http", "url": f"{base}/mcp"})
-        with anyio.fail_after(PATIENCE):
-            grant = await login(f"{base}/mcp", browse)
-        TokenFile(Path(settings.tools.token_file)).keep(f"{base}/mcp", grant)
+        await logged_in(settings)
         assert stat.S_IMODE((await anyio.Path(settings.tools.token_file).stat()).st_mode) == 0o600
         await used(settings, guarded)
         await used(settings, guarded, expire=True)
@@ -97,8 +104,128 @@ async def test_a_login_is_remembered_and_renewed(tmp_path: Path) -> None:
     assert guarded.given == ["authorization_code", "refresh_token"]
 
 
-async def test_a_server_that_asks_for_no_login_is_no_success() -> None:
+async def test_a_server_that_asks_for_no_login_is_no_success(tmp_path: Path) -> None:
     guarded = Guarded()
     guarded.tokens.add("")
     with serving(guarded.app) as base, pytest.raises(SourceError, match="asks for no login"):
-        await login(f"{base}/mcp", browse)
+        await logged_in(settings_for(tmp_path, {"type": "http", "url": f"{base}/mcp"}))
+
+
+async def refusal(settings: Any) -> str:
+    """What a call is told that is not allowed."""
+    async with open_sources(settings) as sources, Catalog(sources).running() as catalog:
+        await catalog.wait_until_tried(PATIENCE)
+        result = await catalog.snapshot.call(catalog.snapshot.tools["ok"], {})
+        assert result.is_error
+        return result.text
+
+
+async def test_many_processes_renew_one_grant_once(tmp_path: Path) -> None:
+    guarded = Guarded()
+    with serving(guarded.app) as base:
+        settings = settings_for(tmp_path, {"type": "http", "url": f"{base}/mcp"})
+        await logged_in(settings)
+        guarded.tokens.clear()
+        async with anyio.create_task_group() as tasks:
+            for _ in range(6):
+                tasks.start_soon(used, settings, guarded)
+        await used(settings, guarded)
+    assert guarded.given == ["authorization_code", "refresh_token"]
+    assert guarded.refused == []
+
+
+async def test_a_refused_renewal_takes_what_another_machine_was_given(tmp_path: Path) -> None:
+    guarded = Guarded()
+    with serving(guarded.app) as base:
+        settings = settings_for(tmp_path, {"type": "http", "url": f"{base}/mcp"})
+        first = await logged_in(settings)
+        file = TokenFile(Path(settings.tools.token_file))
+        renewed = first.renewed({"access_token": "t2", "refresh_token": "r2"})
+        guarded.given.append("refresh_token")
+        guarded.tokens = {"t2"}
+        auth = TokenAuth(f"{base}/mcp", first, file)
+
+        async def meanwhile(request: httpx2.Request) -> None:
+            if request.url.path == "/token":
+                file.keep(f"{base}/mcp", renewed)
+
+        ping = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
+        async with httpx2.AsyncClient(auth=auth, event_hooks={"request": [meanwhile]}) as client:
+            assert (await client.post(f"{base}/mcp", json=ping)).status_code == 200
+    assert guarded.refused == ["refresh_token"]
+    assert file.grant(f"{base}/mcp") == renewed
+
+
+async def test_a_grant_that_ended_needs_a_login_and_is_not_tried_again(tmp_path: Path) -> None:
+    guarded = Guarded()
+    with serving(guarded.app) as base:
+        settings = settings_for(tmp_path, {"url": f"{base}/mcp"})
+        await logged_in(settings)
+        guarded.tokens.clear()
+        guarded.ended = True
+        for _ in range(2):
+            async with open_sources(settings) as sources, Catalog(sources).running() as catalog:
+                await catalog.wait_until_tried(PATIENCE)
+                assert sources[0].status.state == "needs auth"
+                assert "toolway login web" in (sources[0].status.error or "")
+    assert guarded.refused == ["refresh_token"]
+
+
+async def test_an_old_server_without_metadata_can_be_logged_in_to(tmp_path: Path) -> None:
+    guarded = Guarded(metadata=False)
+    with serving(guarded.app) as base:
+        settings = settings_for(tmp_path, {"type": "http", "url": f"{base}/mcp"})
+        grant = await logged_in(settings)
+        assert grant.token_url == f"{base}/token"
+        await used(settings, guarded)
+        await used(settings, guarded, expire=True)
+    assert guarded.given == ["authorization_code", "refresh_token"]
+
+
+@pytest.mark.parametrize("method", ["tools/list", "tools/call"])
+async def test_a_server_that_wants_a_login_later_can_be_logged_in_to(tmp_path: Path, method: str) -> None:
+    guarded = Guarded(free={"initialize", "notifications/initialized", "tools/list"} - {method})
+    with serving(guarded.app) as base:
+        settings = settings_for(tmp_path, {"type": "http", "url": f"{base}/mcp", "era": "legacy"})
+        if method == "tools/call":
+            assert "toolway login web" in (await refusal(settings))
+        await logged_in(settings)
+        await used(settings, guarded)
+    assert guarded.given == ["authorization_code"]
+
+
+async def test_a_scope_that_a_call_wants_is_shown_and_asked_for_by_the_next_login(tmp_path: Path) -> None:
+    guarded = Guarded(scopes={"tools/call": "files:write"})
+    with serving(guarded.app) as base:
+        settings = settings_for(tmp_path, {"type": "http", "url": f"{base}/mcp"})
+        await logged_in(settings)
+        said = await refusal(settings)
+        assert "the scope 'files:write'" in said
+        assert "toolway login web" in said
+        await logged_in(settings)
+        assert guarded.asked_scopes[-1] == "files:write"
+        await used(settings, guarded)
+    assert TokenFile(Path(settings.tools.token_file)).demand(f"{base}/mcp") is None
+
+
+async def test_a_client_that_is_registered_by_hand_is_used(tmp_path: Path) -> None:
+    guarded = Guarded(registers=False)
+    with serving(guarded.app) as base:
+        settings = settings_for(tmp_path, {"type": "http", "url": f"{base}/mcp"})
+        with pytest.raises(SourceError, match=r"the login failed: .*Registration"):
+            await logged_in(settings)
+        await logged_in(settings, client_id="by-hand", scope="files:read")
+        await used(settings, guarded)
+    assert guarded.clients == ["by-hand"]
+    assert guarded.asked_scopes == ["files:read"]
+
+
+async def test_what_was_granted_is_masked_in_what_comes_back(tmp_path: Path) -> None:
+    guarded = Guarded(echo=True)
+    with serving(guarded.app) as base:
+        settings = settings_for(tmp_path, {"type": "http", "url": f"{base}/mcp"})
+        await logged_in(settings)
+        async with open_sources(settings) as sources, Catalog(sources).running() as catalog:
+            await catalog.wait_until_tried(PATIENCE)
+            said = (await catalog.snapshot.call(catalog.snapshot.tools["ok"], {})).text
+    assert said == "you sent Bearer *** and ***"

@@ -147,6 +147,20 @@ async def test_a_restart_loop_ends_as_failed_with_the_last_words() -> None:
         assert "my database is gone" in result.text
 
 
+async def test_a_server_that_crashed_too_often_comes_back_by_itself() -> None:
+    async with running(bad()) as server:
+        await server.ready()
+        while server.source.status.state != "failed":
+            assert (await server.call("exit")).is_error
+            await server.until(lambda status: status.state != "ready")
+            if server.source.status.state == "starting":
+                await server.until(lambda status: status.state in ("ready", "failed"))
+        assert not any(tool.available for tool in server.source.status.tools)
+        status = await server.ready()
+        assert all(tool.available for tool in status.tools)
+        assert (await server.call("ok")).text == "fine"
+
+
 async def test_servers_start_side_by_side(tmp_path: Path) -> None:
     number = 6
     servers = [bad(f"meet:{tmp_path}:{number}", label=f"s{n}") for n in range(number)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Collection, Mapping
 from typing import Any
 from urllib.parse import urlencode
 
@@ -16,30 +17,60 @@ from tests.unit.tools.mcp.servers.bad_http import BadHTTP, answer, call
 
 
 class Guarded:
-    """`tokens` are good; `given` counts what kind of grant each was given for."""
+    """`tokens` are good; `given` counts what kind of grant each was given for, `refused` those that were not.
 
-    def __init__(self) -> None:
+    Without `metadata` it is a server of before 2025-06; without `registers` clients are registered by hand. Methods of
+    `scopes` want that scope; a method that is `free` wants no token.
+    """
+
+    def __init__(
+        self,
+        *,
+        metadata: bool = True,
+        registers: bool = True,
+        scopes: Mapping[str, str] = {},
+        free: Collection[str] = (),
+        echo: bool = False,
+    ) -> None:
         self.tokens: set[str] = set()
         self.given: list[str] = []
+        self.refused: list[str] = []
+        self.asked_scopes: list[str] = []
+        self.clients: list[str] = []
         self.codes: dict[str, str] = {}
+        self.ended = False
+        self._has_metadata = metadata
+        self._scopes = scopes
+        self._free = free
+        self._echo = echo
         routes = [
             Route("/mcp", self.mcp, methods=["POST"]),
-            Route("/.well-known/oauth-protected-resource/mcp", self.resource),
-            Route("/.well-known/oauth-authorization-server", self.metadata),
-            Route("/register", self.register, methods=["POST"]),
             Route("/authorize", self.authorize),
             Route("/token", self.token, methods=["POST"]),
         ]
+        if metadata:
+            routes.append(Route("/.well-known/oauth-protected-resource/mcp", self.resource))
+            routes.append(Route("/.well-known/oauth-authorization-server", self.metadata))
+        if registers:
+            routes.append(Route("/register", self.register, methods=["POST"]))
         self.app = Starlette(routes=routes)
 
     async def mcp(self, request: Request) -> Response:
         token = request.headers.get("authorization", "").removeprefix("Bearer ")
-        if token not in self.tokens:
-            where = f"{base(request)}/.well-known/oauth-protected-resource/mcp"
-            return Response(
-                status_code=401, headers={"www-authenticate": f'Bearer resource_metadata="{where}"'}
-            )
         said = await request.json()
+        where = f'Bearer resource_metadata="{base(request)}/.well-known/oauth-protected-resource/mcp"'
+        if token not in self.tokens and said["method"] not in self._free:
+            return Response(
+                status_code=401, headers={"www-authenticate": where if self._has_metadata else "Bearer"}
+            )
+        wanted = self._scopes.get(said["method"])
+        if wanted and wanted not in " ".join(self.asked_scopes[-1:]).split():
+            challenge = f'{where}, error="insufficient_scope", scope="{wanted}"'
+            return Response(status_code=403, headers={"www-authenticate": challenge})
+        if self._echo and said["method"] == "tools/call":
+            sent = request.headers["authorization"]
+            text = {"type": "text", "text": f"you sent {sent} and {sent.removeprefix('Bearer ')}"}
+            return JSONResponse({"jsonrpc": "2.0", "id": said["id"], "result": {"content": [text]}})
         server = BadHTTP()
         raw = call(server, said) if said["method"] == "tools/call" else answer(server, said, {})
         head, _, body = (raw or b"").partition(b"\r\n\r\n")
@@ -65,6 +96,8 @@ class Guarded:
     async def authorize(self, request: Request) -> Response:
         asked = request.query_params
         self.codes["code1"] = asked["code_challenge"]
+        self.asked_scopes.append(asked.get("scope", ""))
+        self.clients.append(asked["client_id"])
         back = urlencode({"code": "code1", "state": asked["state"]})
         return RedirectResponse(f"{asked['redirect_uri']}?{back}")
 
@@ -78,12 +111,17 @@ class Guarded:
             expected = f"Basic {base64.b64encode(b'robot:s3cret').decode()}"
             if request.headers.get("authorization") != expected:
                 return JSONResponse({"error": "invalid_client"}, 401)
-        if kind == "refresh_token" and form["refresh_token"] != f"r{len(self.given)}":
+        if kind == "refresh_token" and (self.ended or form["refresh_token"] != f"r{len(self.given)}"):
+            self.refused.append(kind)
             return JSONResponse({"error": "invalid_grant"}, 400)
         self.given.append(kind)
         number = len(self.given)
-        self.tokens = {f"t{number}"}
-        answer: dict[str, Any] = {"access_token": f"t{number}", "token_type": "Bearer", "expires_in": 3600}
+        self.tokens = {f"t{number}-of-the-server"}
+        answer: dict[str, Any] = {
+            "access_token": f"t{number}-of-the-server",
+            "token_type": "Bearer",
+            "expires_in": 3600,
+        }
         return JSONResponse(
             answer if kind == "client_credentials" else {**answer, "refresh_token": f"r{number}"}
         )
