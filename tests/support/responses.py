@@ -73,6 +73,9 @@ _NULLABLE: dict[str, type] = {
 }
 """What must be there, but may be null."""
 
+_CODES = {"context_length_exceeded", "insufficient_quota"}
+"""Codes of failed responses that OpenAI's server sends and its types do not have."""
+
 _TERMINAL = {"response.completed", "response.incomplete", "response.failed"}
 _TEXTS = {"output_text": "text", "reasoning_text": "text", "refusal": "refusal"}
 _ARGUMENTS = {
@@ -105,7 +108,7 @@ def check_events(events: Iterable[JSON | tuple[str, bytes]]) -> JSON:
 
 def check_response(response: JSON) -> JSON:
     """The same object, when it is one that OpenAI's client and the Open Responses schema take."""
-    _fits(Response, {**response, "output": []})
+    _fits(Response, _published(response))
     for item in response["output"]:
         check_item(item)
     identities = [item["id"] for item in response["output"]]
@@ -123,6 +126,13 @@ def check_response(response: JSON) -> JSON:
         assert response["completed_at"] >= response["created_at"]
         assert {item.get("status", "completed") for item in response["output"]} <= {"completed", "failed"}
     return response
+
+
+def _published(response: JSON) -> JSON:
+    """The response without its items, and with a published code of failure where OpenAI's server has one of its own."""
+    if (response["error"] or {}).get("code") in _CODES:
+        return {**response, "output": [], "error": {**response["error"], "code": "server_error"}}
+    return {**response, "output": []}
 
 
 def check_item(item: JSON) -> JSON:
@@ -174,7 +184,7 @@ class _Stream:
         assert not _TERMINAL.intersection(self._kinds), f"{kind} behind the end"
         assert kind in _EVENTS, f"no event of the type {kind}"
         whole = event.get("response")
-        _fits(_EVENTS[kind], event if whole is None else {**event, "response": {**whole, "output": []}})
+        _fits(_EVENTS[kind], event if whole is None else {**event, "response": _published(whole)})
         assert event["sequence_number"] == self._number
         self._number += 1
         if whole is not None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 
+from toolway.conversation.message import error_in
 from toolway.errors import UpstreamError, UpstreamStatus
 
 _OVERFLOW = re.compile(
@@ -32,6 +33,25 @@ def is_overflow(error: UpstreamError) -> bool:
         return "without" in error.message
     text = f"{error.type} {error.code} {error.message}"
     return bool(_OVERFLOW.search(text.encode(errors="replace")))
+
+
+def refusal_code(error: UpstreamError) -> str | None:
+    """The code by which clients know an error: its own word, or OpenAI's where it has a number or none."""
+    told = (_told(error) or error) if isinstance(error, UpstreamStatus) else error
+    if told.code and not told.code.isdigit():
+        return told.code
+    if is_overflow(error):
+        return "context_length_exceeded"
+    return "rate_limit_exceeded" if error.status == 429 or "rate_limit" in told.type else told.code
+
+
+def _told(error: UpstreamStatus) -> UpstreamError | None:
+    """The error that the body of a refusal holds."""
+    try:
+        body: Any = orjson.loads(error.body)
+    except orjson.JSONDecodeError:
+        return None
+    return error_in(body) if isinstance(body, dict) else None
 
 
 def excess_of(error: UpstreamError) -> float:

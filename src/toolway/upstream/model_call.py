@@ -15,6 +15,7 @@ from toolway.errors import UpstreamError, UpstreamStatus
 from toolway.net.decompress import PART
 from toolway.types import JSON, Header
 from toolway.upstream.client import Answer, Upstream
+from toolway.upstream.context_overflow import refusal_code
 from toolway.wire import lenient_json, sse
 
 QUOTE, BACKSLASH = b'"\\'
@@ -90,16 +91,20 @@ def unstreamed_turn(upstream: Upstream, headers: Sequence[Header]) -> Turn:
 
 def _asking(upstream: Upstream, headers: Sequence[Header], take: _Take) -> Turn:
     async def turn(request: ChatRequest, emit: Emit, is_clients: IsClients) -> Message:
-        async with upstream.request(
-            "POST",
-            "/chat/completions",
-            headers=headers,
-            body=lenient_json.dumps(request.body()),
-            repeatable=True,
-        ) as answer:
-            if not 200 <= answer.status < 300:
-                raise UpstreamStatus(answer.status, answer.headers, await answer.read(MAX_ERROR_BYTES))
-            return await take(answer, emit, is_clients)
+        try:
+            async with upstream.request(
+                "POST",
+                "/chat/completions",
+                headers=headers,
+                body=lenient_json.dumps(request.body()),
+                repeatable=True,
+            ) as answer:
+                if not 200 <= answer.status < 300:
+                    raise UpstreamStatus(answer.status, answer.headers, await answer.read(MAX_ERROR_BYTES))
+                return await take(answer, emit, is_clients)
+        except UpstreamError as error:
+            error.code = refusal_code(error)
+            raise
 
     return turn
 

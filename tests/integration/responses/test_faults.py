@@ -73,6 +73,29 @@ def test_a_stream_that_breaks_in_round_2_fails_in_words(app: AppServer, name: st
     assert "is failed" in error_of(refused, 400)["message"]
 
 
+TOO_LONG = "context_length_exceeded"
+REFUSALS = {
+    "llama.cpp's": (400, {"code": 400, "message": "too long", "type": "exceed_context_size_error"}, TOO_LONG),
+    "OpenAI's": (400, {"code": TOO_LONG, "message": "too long"}, TOO_LONG),
+    "no quota": (429, {"code": "insufficient_quota", "message": "pay"}, "insufficient_quota"),
+    "too fast": (429, {"code": None, "message": "slow down"}, "rate_limit_exceeded"),
+    "a code of its own": (400, {"code": "moon_phase", "message": "not now"}, "moon_phase"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_the_code_of_a_refusal_survives_in_later_rounds(app: AppServer, name: str):
+    status, error, code = REFUSALS[name]
+    refusal = json_reply({"error": error}, status)
+    app.set_replies(turn("", OURS, streamed=True), refusal, refusal)
+    events = events_of(respond(app, input=QUESTION, stream=True).text)
+    published = "server_error" if code == "moon_phase" else code
+    assert (events[-2]["error"]["code"], events[-1]["response"]["error"]["code"]) == (code, published)
+    check_events(events)
+    app.set_replies(turn("", OURS, streamed=False), refusal, refusal)
+    assert error_of(respond(app, input=QUESTION), 502)["code"] == code
+
+
 def test_the_official_client_raises_when_a_stream_fails(app: AppServer):
     app.set_replies(turn("Wait.", OURS, streamed=True), BROKEN["refused"])
     with app.client() as client, pytest.raises(openai.APIError, match="out of memory"):

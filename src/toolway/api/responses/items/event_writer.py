@@ -30,6 +30,11 @@ Items = Iterable[tuple[JSON | str, bytes | None]]
 _CUT = {"length": "max_output_tokens", "content_filter": "content_filter"}
 """Why a response is incomplete, by the finish_reason."""
 
+_FAILURES = frozenset({
+    "context_length_exceeded", "insufficient_quota", "invalid_prompt", "rate_limit_exceeded", "server_is_overloaded",
+})  # fmt: skip
+"""Why a response failed, in codes that clients act on; the documents of OpenAI do not name them all."""
+
 _ANSWERS = frozenset({"message", "function_call", "custom_tool_call", "mcp_approval_request"})
 """Items that are an answer to the client; a complete response has one."""
 
@@ -209,13 +214,11 @@ class EventWriter:
         events = self._break_off()
         envelope = harmless(openai_envelope(error))
         code, message, param = (envelope["error"][name] for name in ("code", "message", "param"))
+        fallback = "rate_limit_exceeded" if error.status == 429 else "server_error"
         plain = {"code": code, "message": message, "param": param if isinstance(param, str) else None}
         self._state.frame |= {
             "status": "failed",
-            "error": {
-                "code": "rate_limit_exceeded" if error.status == 429 else "server_error",
-                "message": message,
-            },
+            "error": {"code": code if code in _FAILURES else fallback, "message": message},
         }
         # The documents of OpenAI have these three, its server and Open Responses an object.
         return [
