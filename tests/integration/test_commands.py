@@ -253,6 +253,37 @@ def test_doctor_says_that_no_tools_are_configured(tmp_path: Path):
     assert "none are configured" in findings["tool"]["detail"]
 
 
+def test_an_example_in_which_all_is_disabled_is_told_so(tmp_path: Path):
+    (tmp_path / "mcp.json").write_text((ROOT / "mcp.example.json").read_text())
+    said = 'Each of the 3 servers in mcp.json is disabled (files, search, weather): take "disabled": true out'
+    ran = toolway("tools", cwd=tmp_path)
+    assert ran.returncode == 1
+    assert said in ran.stderr
+    with model_server() as base:
+        _, findings = examined(tmp_path, OPENAI_BASE_URL=base)
+    assert said in findings["tool"]["detail"]
+
+
+def test_an_entry_with_a_mistake_is_a_server_that_failed_and_the_others_run(tools_url: str, tmp_path: Path):
+    town = {"type": "openapi", "url": tools_url}
+    bad = {"command": "npx", "env": {"K": "${input:api-token}"}}
+    (tmp_path / "mcp.json").write_bytes(orjson.dumps({"servers": {"bad": bad, "town": town}}))
+    said = "mcp.json:1: bad.env.K: ${input:api-token} is asked for by another program; here set the variable API_TOKEN."
+    ran = toolway("tools", cwd=tmp_path, COLUMNS="250")
+    assert "get_weather" in ran.stdout
+    assert f"configuration: {said}" in ran.stdout
+    with model_server() as base:
+        checks = orjson.loads(toolway("doctor", "--json", cwd=tmp_path, OPENAI_BASE_URL=base).stdout)[
+            "checks"
+        ]
+        judged = {check["check"]: (check["ok"], check["detail"]) for check in checks}
+        assert judged["tool server bad"] == (False, f"failed: configuration: {said}")
+        assert judged["tool server town"][0]
+        command = [sys.executable, "-m", "toolway", "serve", "--port", "0"]
+        with serving(command, tmp_path, OPENAI_BASE_URL=base) as (process, _):
+            until_said(process, f"server bad: failed ({said})")
+
+
 MISSPELT = {
     "MCP_SERVER_ENDPOINTS": ("htp://localhost:8011, localhost:8012", "did you mean http://localhost:8011"),
     "OPENAI_BASE_URL": ("localhost:1234", "must start with http"),

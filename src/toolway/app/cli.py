@@ -112,7 +112,8 @@ def tools(as_json: AsJSON = False, config: ConfigFile = None) -> None:
             if status.error:
                 _complain(f"{label}: {status.state} ({last_error(status)})")
     elif not statuses:
-        _fail("No tool servers are configured: write an mcp.json, or set MCP_SERVER_ENDPOINTS.")
+        none = "No tool servers are configured: write an mcp.json, or set MCP_SERVER_ENDPOINTS."
+        _fail(settings.tools.all_disabled or none)
     else:
         _print_tools(found)
         _print_servers(statuses)
@@ -292,7 +293,9 @@ def _announce(settings: Settings, url: str) -> None:
     console.print(
         f"[bold]Toolway {__version__}[/] at [bold]{url}/v1[/], in front of {settings.upstream.base_url}"
     )
-    if not settings.tools.endpoints and not settings.tools.servers:
+    if settings.tools.all_disabled:
+        console.print(f"[yellow]{escape(settings.tools.all_disabled)}[/]")
+    elif not settings.tools.endpoints and not settings.tools.servers:
         console.print(
             "[yellow]No tool servers are configured[/]; write an mcp.json, or set MCP_SERVER_ENDPOINTS."
         )

@@ -63,10 +63,10 @@ class Finding:
 def examine(config: str | None = None) -> list[Finding]:
     """All findings, in the order of the checks: configuration, model server, tool servers.
 
-    `config` is the mcp.json to read; an unknown key in it is a mistake here.
+    `config` is the mcp.json to read; what is only suspicious in it is a mistake here.
     """
     try:
-        settings = load_settings(config=config, strict=True)
+        settings = load_settings(config=config)
         check_exposure(settings.server)
     except ConfigError as error:
         return [Finding(check="configuration", ok=False, detail=error.message)]
@@ -102,8 +102,11 @@ def _configuration(settings: Settings) -> list[Finding]:
         )
     ]
     if not number:
-        advice = "Write an mcp.json, or set MCP_SERVER_ENDPOINTS, for example to http://127.0.0.1:8011."
-        found.append(Finding(check="tool servers", ok=False, detail="none are configured", advice=advice))
+        if disabled := settings.tools.all_disabled:
+            found.append(Finding(check="tool servers", ok=False, detail=disabled))
+        else:
+            advice = "Write an mcp.json, or set MCP_SERVER_ENDPOINTS, for example to http://127.0.0.1:8011."
+            found.append(Finding(check="tool servers", ok=False, detail="none are configured", advice=advice))
     return found
 
 

@@ -7,11 +7,14 @@ import signal
 import threading
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
 
 from toolway.errors import ConfigError
+from toolway.settings.groups import ToolSettings
+from toolway.settings.mcp_server import ConfiguredServer, UnusableServerConfig
 from toolway.settings.settings import Settings, reload_servers
 from toolway.telemetry.logging import also_mask
 from toolway.tools.catalog import Catalog
@@ -85,9 +88,24 @@ class _ConfigWatcher:
             if warning not in self._settings.warnings:
                 log.warning("%s", warning)
         before = {server.label: server for server in self._settings.tools.servers}
-        self._settings = settings
-        self._catalog.replace(self._factory.sources(settings))
-        log.info("%s", _difference(before, {server.label: server for server in settings.tools.servers}))
+        self._settings = replace(settings, tools=_without_broken_edits(settings.tools, before))
+        self._catalog.replace(self._factory.sources(self._settings))
+        after = {server.label: server for server in self._settings.tools.servers}
+        log.info("%s", _difference(before, after))
+
+
+def _without_broken_edits(tools: ToolSettings, before: Mapping[str, ConfiguredServer]) -> ToolSettings:
+    """A server whose entry was good, and is so no longer, stays as it was."""
+    servers = []
+    for server in tools.servers:
+        known = before.get(server.label)
+        if known and isinstance(server, UnusableServerConfig):
+            mistakes = "\n".join(server.mistakes)
+            log.error("the server %s stays as it was, because of mistakes:\n%s", server.label, mistakes)
+            servers.append(known)
+        else:
+            servers.append(server)
+    return replace(tools, servers=tuple(servers))
 
 
 def _difference(before: Mapping[str, object], after: Mapping[str, object]) -> str:

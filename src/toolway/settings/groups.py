@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from toolway.net.hosts import HOST, is_loopback
 from toolway.net.ssrf import AllowedServer, parse_allowed
 from toolway.settings.env_endpoints import Endpoint
-from toolway.settings.mcp_server import ServerConfig
+from toolway.settings.mcp_server import ConfiguredServer
 
 _ALLOWED_HOST = re.compile(
     r"\*|(\*\.)?[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?(:\d{1,5})?|\[[0-9a-f:.]+\](:\d{1,5})?"
@@ -255,8 +255,21 @@ class ToolSettings:
     max_dynamic_servers: Size = 32
     profiles: Profiles = ()
 
-    servers: tuple[ServerConfig, ...] = ()
+    servers: tuple[ConfiguredServer, ...] = ()
     """The tool servers of the file `config`. Not a setting."""
+    disabled: tuple[str, ...] = ()
+    """The names of those that the file says are disabled. Not a setting."""
+
+    @property
+    def all_disabled(self) -> str:
+        """What to do when there is no server because the file disables each; empty otherwise."""
+        if self.endpoints or self.servers or not self.disabled:
+            return ""
+        which = "The only server" if len(self.disabled) == 1 else f"Each of the {len(self.disabled)} servers"
+        labels = ", ".join(self.disabled)
+        return (
+            f'{which} in {self.config} is disabled ({labels}): take "disabled": true out where you want one.'
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -57,6 +58,31 @@ def parse(text: str) -> Node:
     node = parser.value()
     parser.expect("")
     return node
+
+
+def parse_toml(text: str, table: str) -> Node:
+    """The same for TOML, where only the lines of the tables below `table` are known. Raises MistakeError."""
+    try:
+        found = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        line = re.search(r"at line (\d+)", str(error))
+        raise MistakeError(f"this is not TOML: {error}", int(line[1]) if line else 1) from None
+    heads = re.finditer(rf"""^\s*\[{re.escape(table)}\.["']?([^]."']+)["']?\]""", text, re.MULTILINE)
+    lines = {head[1]: text.count("\n", 0, head.start(1)) + 1 for head in heads}
+    root = _node(found, 1)
+    entries = root.value.get(table)
+    if entries and isinstance(entries.value, dict):
+        placed = {label: _node(entry.plain(), lines.get(label, 1)) for label, entry in entries.value.items()}
+        root.value[table] = Node(value=placed, line=1)
+    return root
+
+
+def _node(value: Any, line: int) -> Node:
+    if isinstance(value, dict):
+        value = {key: _node(child, line) for key, child in value.items()}
+    elif isinstance(value, list):
+        value = [_node(child, line) for child in value]
+    return Node(value=value, line=line)
 
 
 @dataclass(frozen=True)

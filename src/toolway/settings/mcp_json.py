@@ -6,38 +6,46 @@ Run as a program it prints the JSON Schema of such a file, made from the models:
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from difflib import get_close_matches
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
+from shutil import which
 from typing import Any, get_type_hints
 
+from dotenv import dotenv_values
 from pydantic import AliasChoices, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic.json_schema import GenerateJsonSchema
 
 from toolway.errors import ConfigError
-from toolway.settings.jsonc import MistakeError, Node, parse
+from toolway.settings.jsonc import MistakeError, Node, parse, parse_toml
 from toolway.settings.mcp_server import (
     ClientCredentials,
+    ConfiguredServer,
     OpenApiServerConfig,
     RemoteServerConfig,
     ServerConfig,
     StdioServerConfig,
+    UnusableServerConfig,
+    expand,
 )
 
 __all__ = ["McpConfig", "ServerConfig", "keys_of", "parse_config", "read_config"]
 
 TYPES = {
     "stdio": "stdio",
+    "local": "stdio",
     "http": "http",
     "streamable-http": "http",
     "streamable_http": "http",
     "streamableHttp": "http",
     "streamablehttp": "http",
     "sse": "sse",
+    "remote": "auto",
     "openapi": "openapi",
 }
 """What `type` may be, in the spellings of other hosts too."""
@@ -51,24 +59,27 @@ MODELS: Mapping[str, type[Any]] = {
 }
 IGNORED = frozenset(
     "autoApprove alwaysAllow allow trust tools name title note notes comment icon iconUrl gallery version id provider "
-    "tags metadata $schema dev initTimeout initializationTimeout startupTimeout networkTimeout oauth "
-    "disabledInDashboard sandbox sandboxEnabled fromGalleryId registryUrl isActive watch watchPaths debug".split()
+    "tags metadata $schema dev initTimeout initializationTimeout startupTimeout networkTimeout "
+    "disabledInDashboard sandbox sandboxEnabled fromGalleryId registryUrl watch watchPaths debug source "
+    "settings authProviderType targetAudience targetServiceAccount startup_timeout_sec headersHelper required".split()
 )
 """Keys that other hosts read and that change nothing here."""
-_ROOTS = ("mcpServers", "servers")
-_ROOT_IGNORED = frozenset(("inputs", "$schema", "globalShortcut", "preferences", "mcp", "sandbox", "version"))
+_ROOTS = ("mcpServers", "servers", "context_servers", "mcp_servers")
+"""Where a file keeps its servers: most programs, VS Code, Zed, Codex. opencode does it under "mcp" itself."""
+_SWITCHES = ("enabled", "isActive", "active")
 
 
 @dataclass(frozen=True, kw_only=True)
 class McpConfig:
-    """What a file holds. `warnings` are sentences about what is ignored."""
+    """What a file holds. `warnings` are sentences about what is ignored; `disabled` are the servers left out."""
 
-    servers: tuple[ServerConfig, ...] = ()
+    servers: tuple[ConfiguredServer, ...] = ()
+    disabled: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
 
 class Report:
-    """Collects sentences: `problems` forbid the file, `warnings` do not."""
+    """Collects sentences: `problems` forbid the file or the entry, `warnings` do not."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -76,11 +87,11 @@ class Report:
         self.warnings: list[str] = []
 
     def problem(self, line: int, key: str, message: str) -> None:
-        """The file cannot be used as it is."""
+        """It cannot be used as it is."""
         self.problems.append(f"{self.path}:{line}: {key}: {message}.")
 
     def warning(self, line: int, key: str, message: str) -> None:
-        """Something in the file is not used."""
+        """Something in it is not used."""
         self.warnings.append(f"{self.path}:{line}: {key}: {message}.")
 
 
@@ -98,24 +109,43 @@ def read_config(path: Path, env: Mapping[str, str], *, strict: bool = False) -> 
 def parse_config(
     text: str, env: Mapping[str, str], *, path: str = "mcp.json", strict: bool = False
 ) -> McpConfig:
-    """The servers of a file's text that are not disabled, in its order.
+    """The servers of a file's text, in its order; one with mistakes is an UnusableServerConfig.
 
     Raises:
-        ConfigError: One line for each mistake, with file, line and key; under `strict` warnings are mistakes.
+        ConfigError: No servers can be found in the file, one line for each mistake. Under `strict` the mistakes of
+            the entries, and all warnings, are such too.
     """
     report = Report(path)
     try:
-        root = parse(text)
+        root = parse_toml(text, _ROOTS[-1]) if path.endswith(".toml") else parse(text)
     except MistakeError as mistake:
         raise ConfigError(f"{path}:{mistake.line}: {mistake}.") from None
     entries = _entries(root, report)
-    servers = [_server(label, node, report, env) for label, node in entries.items()]
-    problems = report.problems + (report.warnings if strict else [])
+    disabled = tuple(label for label, node in entries.items() if _is_disabled(node))
+    expanded = partial(expand, env=env, predefined=_predefined(Path(path)))
+    usable = [label for label in entries if label not in disabled]
+    servers = [_server(label, entries[label], report, expanded) for label in usable]
+    problems = list(report.problems)
+    if strict:
+        unusable = [server for server in servers if isinstance(server, UnusableServerConfig)]
+        problems += [mistake for server in unusable for mistake in server.mistakes] + report.warnings
     if problems:
         raise ConfigError("\n".join(problems))
-    return McpConfig(
-        servers=tuple(server for server in servers if server is not None), warnings=tuple(report.warnings)
-    )
+    return McpConfig(servers=tuple(servers), disabled=disabled, warnings=tuple(report.warnings))
+
+
+def _predefined(path: Path) -> Mapping[str, str]:
+    """What editors replace by themselves. A file in `.vscode`, `.cursor` and their like is about the folder above."""
+    folder = path.expanduser().absolute().parent
+    folder = folder.parent if folder.name.startswith(".") else folder
+    return {
+        "workspaceFolder": str(folder),
+        "workspaceRoot": str(folder),
+        "workspaceFolderBasename": folder.name,
+        "userHome": str(Path.home()),
+        "pathSeparator": os.sep,
+        "/": os.sep,
+    }
 
 
 def _entries(root: Node, report: Report) -> dict[str, Node]:
@@ -127,43 +157,61 @@ def _entries(root: Node, report: Report) -> dict[str, Node]:
     nested = root.value.get("mcp")
     holders = [root.value, nested.value if nested and isinstance(nested.value, dict) else {}]
     keys = [(key, holder[key]) for holder in holders for key in _ROOTS if key in holder]
+    if not keys and nested and isinstance(nested.value, dict):
+        keys = [("mcp", nested)]
     for key, node in keys:
         if not isinstance(node.value, dict):
             report.problem(node.line, key, "it must be an object: a server's name -> its entry")
             continue
         for label, entry in node.value.items():
-            if label in found:
+            if not label.strip():
+                report.warning(entry.line, key, "a server has an empty name")
+            elif label in found:
                 first = found[label].line
-                report.problem(
+                report.warning(
                     entry.line, label, f"this server is also in line {first}; each needs a name of its own"
                 )
-            found[label] = entry
+            else:
+                found[label] = entry
     if not keys:
         report.problem(root.line, "mcpServers", "the file has no such key, and no servers")
     for key, node in root.value.items():
-        if key not in (*_ROOTS, *_ROOT_IGNORED):
-            report.warning(node.line, key, "this key is not read" + _nearest(key, _ROOTS))
+        # Keys unlike ours are other settings of the program whose file this is.
+        if key not in _ROOTS and (hint := _nearest(key, _ROOTS)):
+            report.warning(node.line, key, "this key is not read" + hint)
     return found
 
 
-def _server(label: str, node: Node, report: Report, env: Mapping[str, str]) -> ServerConfig | None:
-    """The server of an entry; None when it is disabled, or wrong, which is then in the report."""
-    if not label.strip():
-        report.problem(node.line, "mcpServers", "a server has an empty name")
-        return None
+def _is_disabled(node: Node) -> bool:
+    entry = node.plain() if isinstance(node.value, dict) else {}
+    return entry.get("disabled") is True or any(entry.get(key) is False for key in _SWITCHES)
+
+
+def _server(label: str, node: Node, report: Report, expanded: Callable[[str], str]) -> ConfiguredServer:
+    """The server of an entry. What is wrong with one costs that one alone."""
+    own = Report(report.path)
+    server = _checked(label, node, own, expanded)
+    report.warnings += own.warnings
+    if own.problems or server is None:
+        where = f"{report.path}:{node.line}"
+        return UnusableServerConfig(label=label, where=where, mistakes=tuple(own.problems))
+    return server
+
+
+def _checked(label: str, node: Node, report: Report, expanded: Callable[[str], str]) -> ServerConfig | None:
+    """The server of an entry, unless the report has a problem."""
     if not isinstance(node.value, dict):
         report.problem(node.line, label, 'it must be an object like {"command": "npx", "args": [...]}')
         return None
-    entry = {key: child.plain() for key, child in node.value.items() if child.value is not None}
-    if entry.get("disabled") is True or entry.get("enabled") is False:
-        return None
+    node = _in_our_shape(node)
+    entry = {key: child.plain() for key, child in node.value.items()}
     kind = _kind(label, node, entry, report)
     if kind is None:
         return None
     _warn_of_unknown_keys(label, node, kind, report)
     entry |= {"type": kind, "label": label, "where": f"{report.path}:{node.line}"}
     try:
-        server = _adapter(kind).validate_python(entry, context=env)
+        server = _adapter(kind).validate_python(entry, context=expanded)
     except ValidationError as error:
         for mistake in error.errors(include_url=False):
             report.problem(*_told(label, node, mistake))
@@ -172,7 +220,64 @@ def _server(label: str, node: Node, report: Report, env: Mapping[str, str]) -> S
         report.problem(
             node.line, label, 'an OpenAPI service needs its "url", or the "spec" that describes it'
         )
+    if isinstance(server, StdioServerConfig):
+        server = _with_env_file(server)
+        if hint := _split_command(server, node.value["command"].value):
+            report.problem(node.value["command"].line, f"{label}.command", hint)
     return _in_seconds(server, node, report)
+
+
+def _in_our_shape(node: Node) -> Node:
+    """An entry without null, and with what other programs say in shapes of their own said in ours."""
+    entry = {key: child for key, child in node.value.items() if child.value is not None}
+
+    def add(key: str, members: Mapping[str, Node]) -> None:
+        there = entry.get(key, Node(value={}, line=node.line))
+        if isinstance(there.value, dict):
+            entry[key] = Node(value={**members, **there.value}, line=there.line)
+
+    command = entry.get("command")
+    if command and isinstance(command.value, dict):  # Zed
+        renamed = {"command" if key == "path" else key: child for key, child in command.value.items()}
+        entry = {**{key: child for key, child in entry.items() if key != "command"}, **renamed}
+    elif command and isinstance(command.value, list) and command.value:  # opencode
+        rest = entry.get("args", Node(value=[], line=command.line))
+        entry["command"] = command.value[0]
+        if isinstance(rest.value, list):
+            entry["args"] = Node(value=[*command.value[1:], *rest.value], line=command.line)
+    if (headers := entry.pop("http_headers", None)) and isinstance(headers.value, dict):  # Codex
+        add("headers", headers.value)
+    if token := entry.pop("bearer_token_env_var", None):
+        add("headers", {"Authorization": replace(token, value=f"Bearer ${{{token.value}}}")})
+    if (named := entry.pop("env_http_headers", None)) and isinstance(named.value, dict):
+        add(
+            "headers",
+            {key: replace(child, value=f"${{{child.value}}}") for key, child in named.value.items()},
+        )
+    auth = entry.get("auth")
+    if (
+        auth and isinstance(auth.value, dict) and "type" not in auth.value and "CLIENT_ID" in auth.value
+    ):  # Cursor
+        add("oauth", entry.pop("auth").value)
+    if isinstance((oauth := entry.get("oauth", node)).value, bool):  # opencode: whether to log in by itself
+        entry = {key: child for key, child in entry.items() if child is not oauth}
+    return Node(value=entry, line=node.line)
+
+
+def _with_env_file(server: StdioServerConfig) -> StdioServerConfig:
+    if server.env_file is None:
+        return server
+    read = {name: value for name, value in dotenv_values(server.env_file).items() if value is not None}
+    return replace(server, env={**read, **server.env})
+
+
+def _split_command(server: StdioServerConfig, written: str) -> str:
+    """What to write in place of a command that holds its arguments; empty if it holds none."""
+    program, *arguments = written.split()
+    whole = Path(server.command).expanduser()
+    if not arguments or which(whole) or Path(server.cwd or "").expanduser().joinpath(whole).exists():
+        return ""
+    return f'it holds arguments; write "command": {json.dumps(program)}, "args": {json.dumps(arguments)}'
 
 
 def _kind(label: str, node: Node, entry: Mapping[str, Any], report: Report) -> str | None:
@@ -182,7 +287,7 @@ def _kind(label: str, node: Node, entry: Mapping[str, Any], report: Report) -> s
             said = entry[key]
             kind = TYPES.get(said) if isinstance(said, str) else None
             if kind is None:
-                legal = ", ".join(dict.fromkeys(TYPES.values()))
+                legal = ", ".join(dict.fromkeys(kind for kind in TYPES.values() if kind != "auto"))
                 report.problem(node.value[key].line, f"{label}.type", f"{said!r} is none of {legal}")
             return kind
     if "command" in entry:
@@ -191,14 +296,16 @@ def _kind(label: str, node: Node, entry: Mapping[str, Any], report: Report) -> s
         return "http"
     if "url" in entry or "serverUrl" in entry:
         return "auto"
-    report.problem(node.line, label, 'it needs a "command" to run or a "url" to call')
+    meant = [(key, _nearest(key, ("command", "url"))) for key in entry]
+    hint = next((f"{said} for {key!r}" for key, said in meant if said), "")
+    report.problem(node.line, label, f'it needs a "command" to run or a "url" to call{hint}')
     return None
 
 
 def _warn_of_unknown_keys(label: str, node: Node, kind: str, report: Report) -> None:
     known = keys_of(kind)
     for key, child in node.value.items():
-        if key in known or key in TYPE_KEYS or key in IGNORED:
+        if key in known or key in TYPE_KEYS or key in _SWITCHES or key in IGNORED:
             continue
         elsewhere = any(key in keys_of(other) for other in MODELS)
         said = "this key is not for a server of this kind" if elsewhere else "this key is not known"
@@ -210,7 +317,8 @@ def _in_seconds(server: ServerConfig, node: Node, report: Report) -> ServerConfi
         return server
     seconds = server.timeout / 1000
     said = f"{server.timeout:g} is taken for milliseconds; write {seconds:g}"
-    report.warning(node.value["timeout"].line, f"{server.label}.timeout", said)
+    key = next(key for key, field in keys_of(server.type).items() if field == "timeout" and key in node.value)
+    report.warning(node.value[key].line, f"{server.label}.{key}", said)
     return replace(server, timeout=seconds)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -25,39 +27,53 @@ LONG = 20
 """Characters from which on any value of an environment is taken for a key."""
 
 _SECRET = re.compile(r"key|token|secret|pass|pwd|auth|cred|private|cookie|session", re.IGNORECASE)
-_REFERENCE = re.compile(r"\$\$\{|\$\{([^{}]*)\}")
+_REFERENCE = re.compile(r"\$\$\{|\$\{([^{}]*)\}|\{(env:[A-Za-z_][A-Za-z0-9_]*)\}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_OF_EVERY_PROCESS = frozenset("HOME LANG LOGNAME PATH PORT PWD SHELL TERM TMPDIR USER USERNAME".split())
+"""Variables that are set without anybody having meant an input of this name."""
 
 
-def expand(text: str, env: Mapping[str, str]) -> str:
-    """`${VAR}`, `${env:VAR}` and either with `:-default` replaced; `$${` is a plain `${`.
+def expand(text: str, env: Mapping[str, str], predefined: Mapping[str, str] = MappingProxyType({})) -> str:
+    """`${VAR}`, `${env:VAR}` and either with `:-default` replaced, also `{env:VAR}`; `$${` is a plain `${`.
+
+    `predefined` are names that editors know by themselves, like `workspaceFolder`. What an editor would ask its user
+    for, `${input:my-key}`, is the variable MY_KEY.
 
     Raises:
         ValueError: A variable is not set (or empty) and has no default; the message says what to do.
     """
 
     def value(match: re.Match[str]) -> str:
-        if match[1] is None:
+        reference = match[1] if match[2] is None else match[2]
+        if reference is None:
             return "${"
-        name, separator, default = match[1].removeprefix("env:").partition(":-")
-        if name.startswith("input:"):
-            wanted = name[6:].upper().replace("-", "_")
-            raise ValueError(f"${{{name}}} is asked for by another program; write ${{{wanted}}} and set that")
-        if not _VARIABLE.fullmatch(name):
-            raise ValueError(f"${{{match[1]}}} names no variable; for a plain ${{ write $${{")
-        if found := env.get(name):
+        name, separator, default = reference.removeprefix("env:").partition(":-")
+        if name in predefined:
+            return predefined[name]
+        is_input = name.startswith("input:")
+        variable = _input_variable(name) if is_input else name
+        if not _VARIABLE.fullmatch(variable):
+            raise ValueError(f"${{{reference}}} names no variable; for a plain ${{ write $${{")
+        if found := env.get(variable):
             return found
-        if not separator:
-            raise ValueError(f"the variable {name} is not set; set it, or write ${{{name}:-default}}")
-        return default
+        if separator:
+            return default
+        if is_input:
+            raise ValueError(f"${{{name}}} is asked for by another program; here set the variable {variable}")
+        raise ValueError(f"the variable {name} is not set; set it, or write ${{{name}:-default}}")
 
     return _REFERENCE.sub(value, text)
+
+
+def _input_variable(name: str) -> str:
+    variable = re.sub(r"\W", "_", name.removeprefix("input:")).upper()
+    return f"INPUT_{variable}" if variable in _OF_EVERY_PROCESS or variable[:1].isdecimal() else variable
 
 
 def _text(value: Any, info: ValidationInfo) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{value!r} must be a string")
-    return expand(value, info.context or {})
+    return info.context(value) if info.context else value
 
 
 def _scalar(value: Any, info: ValidationInfo) -> str:
@@ -65,7 +81,7 @@ def _scalar(value: Any, info: ValidationInfo) -> str:
         raise ValueError("it must be a string")
     if isinstance(value, bool):
         return "true" if value else "false"
-    return expand(str(value), info.context or {})
+    return info.context(str(value)) if info.context else str(value)
 
 
 def _without_null(value: Any) -> Any:
@@ -103,6 +119,16 @@ def _client_credentials(value: Any) -> Any:
     return _without_null(value)
 
 
+def _file(path: str) -> str:
+    if not Path(path).expanduser().is_file():
+        raise ValueError(f"there is no file {path}")
+    return str(Path(path).expanduser())
+
+
+def _joined(value: Any) -> Any:
+    return " ".join(map(str, value)) if isinstance(value, list) else value
+
+
 _SCALAR = {"type": ["string", "number", "boolean"]}
 _SCALAR_OR_NULL = {"type": ["string", "number", "boolean", "null"]}
 _BY_TOOL = {"anyOf": [{"type": "string"}, {"type": "object", "additionalProperties": {"type": "string"}}]}
@@ -122,12 +148,17 @@ Values = Annotated[Mapping[str, Value], BeforeValidator(_without_null)]
 Headers = Annotated[Values, AfterValidator(_headers)]
 Names = Annotated[Mapping[str, Name], BeforeValidator(_without_null)]
 Descriptions = Annotated[Mapping[str, Name], BeforeValidator(_by_tool), WithJsonSchema(_BY_TOOL)]
+File = Annotated[NonEmpty, AfterValidator(_file)]
 Included = Annotated[
-    tuple[Name, ...], Field(validation_alias=AliasChoices("include", "includeTools", "enabledTools"))
+    tuple[Name, ...],
+    Field(validation_alias=AliasChoices("include", "includeTools", "enabledTools", "enabled_tools")),
 ]
 Excluded = Annotated[
-    tuple[Name, ...], Field(validation_alias=AliasChoices("exclude", "excludeTools", "disabledTools"))
+    tuple[Name, ...],
+    Field(validation_alias=AliasChoices("exclude", "excludeTools", "disabledTools", "disabled_tools")),
 ]
+Environment = Annotated[Values, Field(validation_alias=AliasChoices("env", "environment"))]
+Timeout = Annotated[Seconds | None, Field(validation_alias=AliasChoices("timeout", "tool_timeout_sec"))]
 Era = Literal["auto", "legacy", "modern"]
 
 
@@ -155,7 +186,7 @@ class _Common:
     """The server's name of a tool -> its name here."""
     description: Descriptions = field(default_factory=dict)
     """The server's name of a tool -> what the model reads about it. Plain text describes the server; it is not used."""
-    timeout: Seconds | None = None
+    timeout: Timeout = None
     """Seconds that one call may take."""
     lazy: Flag = False
     """Start at the first call only."""
@@ -191,8 +222,10 @@ class StdioServerConfig(_CommonMcp):
     """Program that speaks MCP on its standard input and output."""
     args: tuple[Argument, ...] = ()
     """Arguments of the command."""
-    env: Values = field(default_factory=dict, repr=False)
+    env: Environment = field(default_factory=dict, repr=False)
     """Environment variables of the command, added to PATH, HOME, locale and proxies."""
+    env_file: Annotated[File | None, Field(validation_alias=AliasChoices("env_file", "envFile"))] = None
+    """File with more of them, a line NAME=value each."""
     cwd: Text | None = None
     """Directory to start the command in."""
 
@@ -216,6 +249,37 @@ class ClientCredentials:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OAuthClient:
+    """Who Toolway is when `toolway login` asks a server, where clients do not register themselves."""
+
+    __pydantic_config__ = ConfigDict(extra="ignore", use_attribute_docstrings=True)
+
+    client_id: Annotated[
+        NonEmpty | None, Field(validation_alias=AliasChoices("client_id", "clientId", "CLIENT_ID"))
+    ] = None
+    """The id of a client that was registered by hand."""
+    client_secret: Annotated[
+        NonEmpty | None,
+        Field(validation_alias=AliasChoices("client_secret", "clientSecret", "CLIENT_SECRET")),
+    ] = field(default=None, repr=False)
+    """Its secret, if it has one."""
+    scope: Annotated[
+        Text | None, BeforeValidator(_joined), Field(validation_alias=AliasChoices("scope", "scopes"))
+    ] = None
+    """What to ask for, separated by spaces."""
+    authorization_url: Annotated[
+        Text | None, Field(validation_alias=AliasChoices("authorization_url", "authorizationUrl"))
+    ] = None
+    """Where the login begins, when the server's metadata does not say it."""
+    token_url: Annotated[Text | None, Field(validation_alias=AliasChoices("token_url", "tokenUrl"))] = None
+    """Where tokens are given out, when the server's metadata does not say it."""
+    callback_port: Annotated[
+        Count | None, Field(validation_alias=AliasChoices("callback_port", "callbackPort"))
+    ] = None
+    """The port of http://localhost:PORT/callback that was registered for the client."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class RemoteServerConfig(_CommonMcp):
     """An MCP server that is reached by its URL."""
 
@@ -229,12 +293,18 @@ class RemoteServerConfig(_CommonMcp):
         default=None, repr=False
     )
     """OAuth client credentials of a remote server."""
+    oauth: OAuthClient | None = None
+    """The client for `toolway login`, where a server does not let clients register themselves."""
+    client_cert: File | None = None
+    """PEM file with the client certificate that the server asks for, and perhaps its key."""
+    client_key: File | None = None
+    """PEM file with the key of the client certificate."""
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """All headers, and the client's secret."""
-        secret = self.auth.client_secret if self.auth else ""
-        return tuple(filter(None, (*self.headers.values(), secret)))
+        """All headers, and the client's secrets."""
+        found = [client.client_secret for client in (self.auth, self.oauth) if client]
+        return tuple(secret for secret in (*self.headers.values(), *found) if secret)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,6 +318,10 @@ class OpenApiServerConfig(_Common):
     """URL or path of an OpenAPI document, when it is not found by the url."""
     headers: Headers = field(default_factory=dict, repr=False)
     """HTTP headers sent with every request."""
+    client_cert: File | None = None
+    """PEM file with the client certificate that the server asks for, and perhaps its key."""
+    client_key: File | None = None
+    """PEM file with the key of the client certificate."""
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -255,5 +329,18 @@ class OpenApiServerConfig(_Common):
         return tuple(filter(None, self.headers.values()))
 
 
+@dataclass(frozen=True, kw_only=True)
+class UnusableServerConfig:
+    """An entry that nothing can be made of. It costs no other entry, and is listed with its mistakes."""
+
+    type: Literal["unusable"] = "unusable"
+    label: str
+    where: str = field(default="", compare=False)
+    mistakes: tuple[str, ...]
+    """Whole sentences with file, line and key."""
+    secrets: tuple[str, ...] = ()
+
+
 McpServerConfig = StdioServerConfig | RemoteServerConfig
 ServerConfig = McpServerConfig | OpenApiServerConfig
+ConfiguredServer = ServerConfig | UnusableServerConfig

@@ -36,7 +36,7 @@ _NAMES = {
     ("responses", "ttl"): "responses_ttl",
 }
 """Settings that people know by another name than that of the field. The others have the field's."""
-_NO_SETTINGS = {"servers", "warnings"}
+_NO_SETTINGS = {"servers", "disabled", "warnings"}
 _VARIABLES = {
     "openai_base_url": "OPENAI_BASE_URL",
     "openai_api_key": "OPENAI_API_KEY",
@@ -125,7 +125,9 @@ def _with_servers(settings: Settings, texts: Mapping[str, str]) -> Settings:
         )
     warnings = tuple(warning.removesuffix(".") for warning in found.warnings)
     return replace(
-        settings, tools=replace(tools, servers=found.servers), warnings=(*settings.warnings, *warnings)
+        settings,
+        tools=replace(tools, servers=found.servers, disabled=found.disabled),
+        warnings=(*settings.warnings, *warnings),
     )
 
 

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import base64
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import anyio
+
 from toolway.net.ssrf import AllowList, Resolve, Resolver, SsrfGuard
 from toolway.settings.env_endpoints import Endpoint
 from toolway.settings.groups import Settings, ToolSettings
 from toolway.settings.mcp_server import (
+    ConfiguredServer,
     McpServerConfig,
     OpenApiServerConfig,
     RemoteServerConfig,
-    ServerConfig,
     StdioServerConfig,
+    UnusableServerConfig,
 )
 from toolway.tools.autodetect import AutodetectSource, has_document, speaks_mcp
 from toolway.tools.client_servers import IDLE, PATIENCE, DeclaredServer, DynamicServers
@@ -27,12 +30,33 @@ from toolway.tools.mcp import ConnectOptions, MCPSource, ReconnectPolicy
 from toolway.tools.mcp.sampling import UpstreamSampler
 from toolway.tools.openapi import OpenAPISource
 from toolway.tools.transformed import Mask, MaskedSource, TransformedSource
-from toolway.types import ToolSource
+from toolway.types import JSON, OnProgress, SourceStatus, Tool, ToolResult, ToolSource
 from toolway.upstream.client import Upstream
 
 UNHEARD = logging.getLogger("toolway.unheard")
 UNHEARD.disabled = True
 """What strangers' servers say, in any number of lines, is in no log; nor do they get loggers of their own."""
+
+
+class UnusableSource:
+    """See `types.ToolSource`. An entry of `mcp.json` of which no server can be made; it says why, and has no tools."""
+
+    kind = "mcp.json"
+
+    def __init__(self, config: UnusableServerConfig) -> None:
+        self.label = config.label
+        self.status = SourceStatus(
+            state="failed", error=" ".join(config.mistakes), error_stage="configuration"
+        )
+
+    async def run(self, changed: Callable[[], None]) -> None:
+        """Be of no use; only another file can mend it."""
+        changed()
+        await anyio.sleep_forever()
+
+    async def call(self, tool: Tool, arguments: JSON, on_progress: OnProgress | None = None) -> ToolResult:
+        """Nobody can: there is no tool."""
+        return ToolResult(text=str(self.status.error), is_error=True)
 
 
 class SourceFactory:
@@ -43,21 +67,23 @@ class SourceFactory:
 
     def __init__(self, upstream: Upstream | None = None) -> None:
         self._upstream = upstream
-        self._made: dict[str, tuple[Endpoint | ServerConfig, ToolSource]] = {}
+        self._made: dict[str, tuple[Endpoint | ConfiguredServer, ToolSource]] = {}
 
     def sources(self, settings: Settings) -> list[ToolSource]:
         """A source for each configured server, in the order of the configuration."""
-        configs: list[Endpoint | ServerConfig] = [*settings.tools.endpoints, *settings.tools.servers]
+        configs: list[Endpoint | ConfiguredServer] = [*settings.tools.endpoints, *settings.tools.servers]
         made = {config.label: (config, self._source(config, settings)) for config in configs}
         self._made = made
         return [source for _, source in made.values()]
 
-    def _source(self, config: Endpoint | ServerConfig, settings: Settings) -> ToolSource:
+    def _source(self, config: Endpoint | ConfiguredServer, settings: Settings) -> ToolSource:
         known = self._made.get(config.label)
         if known is not None and known[0] == config:
             return known[1]
         if isinstance(config, Endpoint):
             return _autodetected(config, settings)
+        if isinstance(config, UnusableServerConfig):
+            return UnusableSource(config)
         inner: ToolSource
         mask = _mask(config)
         if isinstance(config, OpenApiServerConfig):
@@ -79,7 +105,7 @@ class SourceFactory:
         )
 
 
-def _mask(config: ServerConfig) -> Mask:
+def _mask(config: McpServerConfig | OpenApiServerConfig) -> Mask:
     """Hides what is sent to this server from what it answers."""
     if isinstance(config, StdioServerConfig):
         return Mask.of(env=config.env)

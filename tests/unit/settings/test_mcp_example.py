@@ -17,6 +17,7 @@ from toolway.settings.mcp_json import MODELS, json_schema, keys_of, parse_config
 EXAMPLE = (ROOT / "mcp.example.json").read_text()
 SCHEMA = json.loads((ROOT / "docs" / "mcp.schema.json").read_text())
 KNOWN = {"type"} | {field for kind in MODELS for field in keys_of(kind).values()}
+IN_COMMENTS = {"enabled", "auth", "oauth", "client_cert", "client_key", "env_file"}
 ENV = {"HOME": "/home/me", "TOKEN": "t", "SEARCH_TOKEN": "s"}
 
 
@@ -29,7 +30,8 @@ def test_the_example_is_read_without_a_warning() -> None:
 
 def test_the_example_shows_every_key() -> None:
     shown = set(re.findall(r'^      "(\w+)":', EXAMPLE, re.MULTILINE))
-    assert shown == KNOWN - {"enabled", "auth"}
+    assert shown == KNOWN - IN_COMMENTS
+    assert all(f'"{key}"' in EXAMPLE for key in IN_COMMENTS)
 
 
 def test_the_schema_knows_every_key() -> None:

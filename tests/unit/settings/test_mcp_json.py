@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,15 @@ from hypothesis import strategies as st
 
 from toolway.errors import ConfigError
 from toolway.settings import jsonc
-from toolway.settings.mcp_json import McpConfig, parse_config, read_config
-from toolway.settings.mcp_server import ServerConfig, StdioServerConfig, expand
+from toolway.settings.mcp_json import MODELS, McpConfig, keys_of, parse_config, read_config
+from toolway.settings.mcp_server import (
+    RemoteServerConfig,
+    StdioServerConfig,
+    UnusableServerConfig,
+    expand,
+)
 
+KEYS = {key for kind in MODELS for key in keys_of(kind)}
 ENV = {"HOME": "/home/me", "TOKEN": "t0ken", "EMPTY": ""}
 
 
@@ -22,13 +29,13 @@ def read(text: str | dict[str, Any], **options: Any) -> McpConfig:
     return parse_config(text if isinstance(text, str) else json.dumps(text), ENV, **options)
 
 
-def one(entry: dict[str, Any]) -> ServerConfig:
+def one(entry: dict[str, Any]) -> Any:
     return read({"mcpServers": {"s": entry}}).servers[0]
 
 
 def mistakes(text: str | dict[str, Any], **options: Any) -> list[str]:
     with pytest.raises(ConfigError) as caught:
-        read(text, **options)
+        read(text, strict=True, **options)
     return caught.value.message.splitlines()
 
 
@@ -125,7 +132,7 @@ def test_a_misspelt_key_is_a_mistake_when_strict() -> None:
 
 
 def mistakes_of(text: str) -> tuple[str, ...]:
-    return tuple(mistakes(text, strict=True))
+    return tuple(mistakes(text))
 
 
 def test_every_field_is_read() -> None:
@@ -250,7 +257,7 @@ def test_each_mistake_in_an_entry_is_one_message_with_its_key(entry: str, said: 
     [
         ("${MISSING}", "the variable MISSING is not set; set it, or write ${MISSING:-default}"),
         ("${EMPTY}", "the variable EMPTY is not set; set it, or write ${EMPTY:-default}"),
-        ("${input:my-key}", "${input:my-key} is asked for by another program; write ${MY_KEY} and set that"),
+        ("${input:my-key}", "${input:my-key} is asked for by another program; here set the variable MY_KEY"),
         ("${not a name}", "${not a name} names no variable; for a plain ${ write $${"),
     ],
 )
@@ -307,3 +314,153 @@ def test_no_text_breaks_the_reader(text: str) -> None:
         parse_config(text, ENV)
     except ConfigError:
         pass
+
+
+CLAUDE_CODE = """{"mcpServers": {"notes": {"type": "http", "url": "https://n.example/mcp",
+  "oauth": {"clientId": "abc", "callbackPort": 8765, "scopes": "read write"}}}}"""
+CURSOR_OAUTH = """{"mcpServers": {"notes": {"url": "https://n.example/mcp",
+  "auth": {"CLIENT_ID": "abc", "CLIENT_SECRET": "${env:TOKEN}", "scopes": ["read", "write"]}}}}"""
+GEMINI_OAUTH = """{"theme": "Dracula", "mcp": {"allowed": ["notes"]}, "mcpServers": {"notes": {"httpUrl": "https://n.example/mcp",
+  "timeout": 30000, "authProviderType": "dynamic_discovery",
+  "oauth": {"enabled": true, "clientId": "abc", "clientSecret": "x", "authorizationUrl": "https://a.example/authorize",
+            "tokenUrl": "https://a.example/token", "scopes": ["read", "write"]}}}}"""
+OPENCODE = """{"$schema": "https://opencode.ai/config.json", "model": "x/y", "mcp": {
+  "files": {"type": "local", "command": ["npx", "-y", "files"], "environment": {"KEY": "{env:TOKEN}"}, "enabled": true},
+  "web": {"type": "remote", "url": "https://w.example/mcp", "oauth": false},
+  "off": {"type": "local", "command": ["x"], "enabled": false}}}"""
+ZED = """{"telemetry": {"metrics": false}, "context_servers": {
+  "new": {"source": "custom", "command": "npx", "args": ["-y", "files"], "env": {}},
+  "old": {"command": {"path": "npx", "args": ["-y", "files"], "env": {"A": "b"}}, "settings": {}}}}"""
+CODEX = """model = "gpt-5"
+
+[mcp_servers.files]
+command = "npx"
+args = ["-y", "files"]
+startup_timeout_sec = 20
+
+[mcp_servers.web]
+url = "https://w.example/mcp"
+bearer_token_env_var = "TOKEN"
+http_headers = { "X-Region" = "eu" }
+env_http_headers = { "X-Key" = "TOKEN" }
+enabled_tools = ["search"]
+tool_timeout_sec = 45
+
+[mcp_servers.broken]
+args = ["x"]
+"""
+
+
+def test_the_files_of_more_programs_are_read_as_they_are() -> None:
+    files, web = read(OPENCODE).servers
+    assert (files.type, web.type, read(OPENCODE).disabled) == ("stdio", "auto", ("off",))
+    assert isinstance(files, StdioServerConfig)
+    assert (files.command, files.args, files.env) == ("npx", ("-y", "files"), {"KEY": "t0ken"})
+    for server in read(ZED).servers:
+        assert isinstance(server, StdioServerConfig)
+        assert (server.command, server.args) == ("npx", ("-y", "files"))
+    for text in (CLAUDE_CODE, CURSOR_OAUTH, OPENCODE, ZED):
+        assert read(text).warnings == ()
+
+
+def test_codex_says_it_in_toml() -> None:
+    files, web, broken = read(CODEX, path="config.toml").servers
+    assert (files.type, web.type) == ("stdio", "auto")
+    assert isinstance(web, RemoteServerConfig)
+    assert web.headers == {"Authorization": "Bearer t0ken", "X-Region": "eu", "X-Key": "t0ken"}
+    assert (web.include, web.timeout, web.where) == (("search",), 45, "config.toml:8")
+    assert isinstance(broken, UnusableServerConfig)
+    assert broken.mistakes == ('config.toml:16: broken: it needs a "command" to run or a "url" to call.',)
+    assert mistakes("[mcp_servers.a]\n= 1", path="x.toml") == [
+        "x.toml:2: this is not TOML: Invalid statement (at line 2, column 1)."
+    ]
+
+
+@pytest.mark.parametrize(
+    "text", [CLAUDE_CODE, CURSOR_OAUTH, GEMINI_OAUTH], ids=["claude", "cursor", "gemini"]
+)
+def test_a_client_for_the_login_is_read_in_each_spelling(text: str) -> None:
+    (server,) = read(text).servers
+    assert isinstance(server, RemoteServerConfig) and server.oauth
+    assert (server.oauth.client_id, server.oauth.scope) == ("abc", "read write")
+    assert server.auth is None
+
+
+def test_what_belongs_to_a_login_is_read_and_its_secret_is_not_shown() -> None:
+    gemini, cursor, claude = (read(text).servers[0] for text in (GEMINI_OAUTH, CURSOR_OAUTH, CLAUDE_CODE))
+    assert isinstance(gemini, RemoteServerConfig) and gemini.oauth
+    assert gemini.oauth.authorization_url == "https://a.example/authorize"
+    assert gemini.oauth.token_url == "https://a.example/token"
+    assert gemini.timeout == 30
+    assert isinstance(claude, RemoteServerConfig) and claude.oauth and claude.oauth.callback_port == 8765
+    assert "t0ken" not in repr(cursor)
+    assert cursor.secrets == ("t0ken",)
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ({"command": "x", "env": {"K": "${input:my-key}"}}, "here set the variable MY_KEY"),
+        ({"command": "x", "args": ["${input:path}"]}, "here set the variable INPUT_PATH"),
+        ({"command": "x", "args": ["${command:pick}"]}, "names no variable"),
+        ({"type": "carrier-pigeon"}, "is none of stdio, http, sse, openapi"),
+        ({"comand": "npx"}, "it needs a \"command\" to run or a \"url\" to call; did you mean 'command' for 'comand'"),
+        ({"command": "no-such-program server --port 1"},
+         'it holds arguments; write "command": "no-such-program", "args": ["server", "--port", "1"]'),
+        ({"command": ["x", 5, []]}, "args[1]: it must be a string"),
+        ({"url": "https://x.example", "client_cert": "/no/such.pem"}, "client_cert: there is no file /no/such.pem"),
+        ([], "it must be an object"),
+    ],
+)  # fmt: skip
+def test_the_trouble_of_one_entry_costs_that_entry_alone(entry: Any, said: str) -> None:
+    first, bad, last = read(
+        {"mcpServers": {"a": {"command": "x"}, "bad": entry, "z": {"url": "http://z"}}}
+    ).servers
+    assert (first.type, last.type) == ("stdio", "auto")
+    assert isinstance(bad, UnusableServerConfig)
+    (mistake,) = bad.mistakes
+    assert mistake.startswith("mcp.json:1: bad") and said in mistake
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"command": "x", "env": None, "args": None, "cwd": None, "timeout": None, "type": None},
+        {"type": "local", "command": "x", "tools": ["*"]},
+        {"command": sys.executable},
+        {"command": "x", "isActive": True, "unheard-of": {"deep": [1]}},
+    ],
+)
+def test_what_means_nothing_here_costs_nothing(entry: dict[str, Any]) -> None:
+    assert one(entry).type == "stdio"
+
+
+def test_a_program_whose_path_has_a_space_is_no_command_with_arguments(tmp_path: Path) -> None:
+    (tmp_path / "my server").touch()
+    assert one({"command": str(tmp_path / "my server")}).type == "stdio"
+    assert one({"command": "./my server", "cwd": str(tmp_path)}).type == "stdio"
+
+
+@pytest.mark.parametrize("folder", [".", ".vscode", ".cursor"])
+def test_editors_own_variables_are_known(tmp_path: Path, folder: str) -> None:
+    path = tmp_path / folder / "mcp.json"
+    path.parent.mkdir(exist_ok=True)
+    args = ["${workspaceFolder}/x", "${workspaceFolderBasename}", "${userHome}", "a${/}b", "${input:token}"]
+    path.write_text(json.dumps({"servers": {"s": {"command": "x", "args": args}}}))
+    (server,) = read_config(path, ENV).servers
+    assert isinstance(server, StdioServerConfig)
+    expected = (f"{tmp_path}/x", tmp_path.name, str(Path.home()), "a/b", "t0ken")
+    assert server.args == expected
+
+
+def test_variables_may_stand_in_a_file_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "e").write_text("A=1\nB='2 3'\n")
+    server = one({"command": "x", "envFile": str(tmp_path / "e"), "env": {"B": "mine"}})
+    assert isinstance(server, StdioServerConfig)
+    assert server.env == {"A": "1", "B": "mine"}
+
+
+@given(st.dictionaries(st.sampled_from(sorted({*KEYS, "oauth", "auth", "command", "url", "type"})), NESTED))
+def test_no_entry_breaks_the_others(entry: dict[str, Any]) -> None:
+    found = read({"mcpServers": {"odd": entry, "good": {"command": "x"}}})
+    assert found.servers[-1] == StdioServerConfig(label="good", command="x")
