@@ -6,7 +6,7 @@ ToolwayError                      500  toolway_error          a bug, or a limit 
 ├── StoreError                    503  what was said to be kept or forgotten may not be
 │   └── NoRoomInStore             503  it is too large, or others have more right to the room
 ├── Busy                          503  toolway_error          a limit is reached for now
-├── Stopping                    503  toolway_error          this process ends
+├── Stopping                      503  toolway_error          this process ends
 ├── ConnectorError                424  external_connector_error  a tool server that the request declares failed
 ├── InvalidRequest                400  invalid_request_error  the client's fault
 │   ├── Unauthorized              401
@@ -16,7 +16,7 @@ ToolwayError                      500  toolway_error          a bug, or a limit 
 │   └── TooMany                   429
 └── UpstreamError                 502  upstream_error         the model server's fault
     ├── UpstreamTimeout           504
-    └── UpstreamStatus              *  its own answer, relayed as it came
+    └── UpstreamStatus              *  its own answer, relayed as it came if it is JSON
 
 A tool's trouble is not in the tree: it is a `ToolResult` that the model reads.
 """
@@ -24,9 +24,12 @@ A tool's trouble is not in the tree: it is a `ToolResult` that the model reads.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 
-from toolway.types import Header
+import orjson
+
+from toolway.types import JSON, Header
 
 log = logging.getLogger("toolway.chat")
 
@@ -136,13 +139,37 @@ class UpstreamTimeout(UpstreamError):
 
 
 class UpstreamStatus(UpstreamError):
-    """The model server refused: its status, headers and body, to be relayed as they are."""
+    """The model server refused: its status, headers and body.
 
-    def __init__(self, status: int, headers: Sequence[Header], body: bytes) -> None:
-        super().__init__(f"The model server answered {status}: {body[:500].decode(errors='replace')}")
+    A body that `is_json` is relayed as it is. In place of any other (a proxy's web page, a bare redirect, nothing) the
+    message is told, which ends with `hint`.
+    """
+
+    def __init__(self, status: int, headers: Sequence[Header], body: bytes, hint: str = "") -> None:
+        said = _json_object(body)
+        self.is_json = said is not None and not (hint and "error" not in said)
+        told = f": {body[:500].decode(errors='replace')}" if said is not None else _in_words(body)
+        super().__init__(f"The model server answered {status}{told}{hint and ' ' + hint}")
         self.status = status
         self.headers = headers
         self.body = body
+
+
+def _json_object(body: bytes) -> JSON | None:
+    try:
+        parsed = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    return parsed if isinstance(parsed, dict) else None
+
+
+def _in_words(body: bytes) -> str:
+    """What a body says that is no JSON, as the end of a sentence: of a web page its title."""
+    text = body[:20_000].decode(errors="replace")
+    if text.lstrip().startswith("<"):
+        title = re.search(r"<(title|h1)[^>]*>([^<]{1,200})", text, re.IGNORECASE)
+        return f" with a web page: {' '.join(title[2].split())}." if title else " with a web page."
+    return f": {' '.join(text[:500].split())}" if text.strip() else " and did not say why."
 
 
 def to_public_error(error: Exception) -> ToolwayError:

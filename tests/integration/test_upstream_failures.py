@@ -6,6 +6,7 @@ import gc
 import gzip
 import tracemalloc
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import httpx2
@@ -13,7 +14,7 @@ import orjson
 import pytest
 
 from tests.support.answers import assert_error, assert_one_clean_answer, chunks_of, content_of, error_of
-from tests.support.app_server import QUESTION, AppServer, app_server
+from tests.support.app_server import QUESTION, AppServer, app_server, serving
 from tests.support.gate import Gate
 from tests.support.servers import free_port
 from tests.support.upstream import (
@@ -66,6 +67,54 @@ def test_a_compressed_refusal_can_be_read(app: AppServer, streamed: bool):
     app.set_replies(Reply([gzip.compress(body)], 400, headers))
     answer = app.ask(stream=streamed)
     assert (answer.status_code, answer.content) == (400, body)
+
+
+BARE_REFUSALS = {
+    "web page": (
+        Reply([b"<html><title>502 Bad\n Gateway</title>"], 502, HTML_TYPE),
+        "a web page: 502 Bad Gateway.",
+    ),
+    "web page without a title": (Reply([HTML.replace(b"h1", b"p")], 503, HTML_TYPE), "with a web page."),
+    "nothing": (Reply([], 401), "did not say why."),
+    "text": (Reply([b"no  such\nroute"], 404, [(b"content-type", b"text/plain")]), "404: no such route"),
+    "redirect": (
+        Reply([b""], 307, [(b"location", b"http://10.0.0.7/v1")]),
+        "is a redirect, which is not followed",
+    ),
+    "JSON that is no object": (Reply([b'"no"'], 400), '400: "no"'),
+}
+
+
+@BOTH
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses"])
+@pytest.mark.parametrize("name", BARE_REFUSALS)
+def test_a_refusal_that_is_no_json_is_told_in_the_envelope(
+    app: AppServer, name: str, path: str, streamed: bool
+):
+    reply, words = BARE_REFUSALS[name]
+    app.set_replies(reply)
+    question = {"model": "mock", "messages": QUESTION, "input": "Hello", "stream": streamed}
+    answer = httpx2.post(f"{app.url}{path}", json=question)
+    assert answer.status_code == reply.status
+    assert "location" not in answer.headers
+    assert_error(answer.json())
+    assert words in answer.json()["error"]["message"]
+
+
+def test_a_refusal_of_several_answers_is_told_in_the_envelope(app: AppServer):
+    app.set_replies(BARE_REFUSALS["web page"][0])
+    answer = app.ask(n=2, tool_choice="none")
+    assert (answer.status_code, answer.json()["error"]["type"]) == (502, "upstream_error")
+
+
+@pytest.mark.parametrize("body", [b"404 page not found", b'{"detail":"Not Found"}'])
+def test_a_404_of_a_base_url_without_v1_says_so(body: bytes):
+    with app_server(Reply([body], 404)) as app:
+        lacking = replace(app.settings.upstream, base_url=app.settings.upstream.base_url.removesuffix("/v1"))
+        with serving(replace(app.settings, upstream=lacking)) as url:
+            answer = httpx2.post(f"{url}/v1/chat/completions", json={"model": "mock", "messages": QUESTION})
+    assert answer.status_code == 404
+    assert "OPENAI_BASE_URL has no /v1 at its end" in answer.json()["error"]["message"]
 
 
 def gzipped(body: bytes, kind: bytes = b"application/json") -> Reply:
@@ -183,6 +232,15 @@ BROKEN_STREAMS = {
         b'data: {"error":{"message":"out of memory"},"choices":[{"index":0,"delta":{"content":""},'
         b'"finish_reason":"error"}]}\n\n'
     ),
+    "error as a field": text_then(b'error: {"code":500,"message":"out of memory"}\n\n', done=True),
+    "error without a wrapper": text_then(b'data: {"message":"out of memory","code":500}\n\n', done=True),
+    "error of object error": text_then(b'data: {"object":"error","message":"out of memory"}\n\n', done=True),
+    "error of FastAPI": text_then(b'data: {"detail":"out of memory"}\n\n', done=True),
+    "error as a named event": text_then(
+        b'event: error\ndata: {"message":"out of memory","type":"x"}\n\n', done=True
+    ),
+    "a field nobody knows and no finish": text_then(b"failure: out of memory\n\n", done=True),
+    "a chunk nobody knows and no finish": text_then(b'data: {"status":"failed"}\n\n', done=True),
     "html in the middle": text_then(b"<html><body>502</body></html>\n"),
     "an event that is not json": text_then(b"data: {nonsense\n\n", done=True),
     "an event that is no object": text_then(b"data: [1]\n\n", done=True),
@@ -209,6 +267,15 @@ def test_a_stream_request_that_is_answered_with_an_error_object(app: AppServer):
     answer = app.ask(**STREAM)
     assert answer.status_code == 502
     assert answer.json()["error"]["message"] == "out of memory"
+
+
+def test_what_nobody_knows_does_not_hurt_a_stream_that_says_how_it_ends(app: AppServer):
+    odd = [b"x-vendor: 1\n\n", b'data: {"type":"ping"}\n\n', b'data: {"detail":null}\n\n']
+    app.set_replies(Reply([*odd, *text_stream("Hello").parts]))
+    chunks = chunks_of(app.ask(**STREAM).text)
+    assert content_of(chunks) == "Hello"
+    app.set_replies(text_then(done=True))
+    assert content_of(chunks_of(app.ask(**STREAM).text)) == "Well"
 
 
 @pytest.mark.parametrize("kind", [b"application/json", b"application/json; charset=utf-8"])

@@ -148,11 +148,13 @@ class ModelList:
         try:
             with error_at_stop(scope):
                 async with self._upstream.request("GET", "/models", query=query, headers=headers) as answer:
+                    if not answer.is_success:
+                        raise await answer.refusal()
                     body = await answer.read(_MAX_BYTES)
         except (UpstreamError, Stopping) as error:
             await send_error(send, error)
             return
-        listed = self._with_profiles(body) if answer.status == 200 else None
+        listed = self._with_profiles(body)
         if listed is not None:
             await send_json(send, 200, listed, relayed(answer.headers))
             return

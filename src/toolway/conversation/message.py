@@ -49,7 +49,7 @@ class Message:
 
 def error_in(body: JSON) -> UpstreamError | None:
     """The error that a server put into a 200 answer or a stream, as it named it."""
-    error = body.get("error") or (body if body.get("object") == "error" else None)
+    error = body.get("error") or (_bare_error(body) if "choices" not in body else None)
     if not error:
         return None
     if not isinstance(error, dict):
@@ -62,6 +62,15 @@ def error_in(body: JSON) -> UpstreamError | None:
     )
     found.type = str(error.get("type") or found.type)
     return found
+
+
+def _bare_error(body: JSON) -> Any:
+    """An error without OpenAI's wrapper: FastAPI's `detail`, or the error object itself."""
+    is_error = body.get("object") == "error" or ("message" in body and not body.keys().isdisjoint(_OF_ERRORS))
+    return body if is_error else body.get("detail")
+
+
+_OF_ERRORS = frozenset({"code", "type", "status", "statusCode"})
 
 
 class MessageBuilder:
@@ -82,6 +91,8 @@ class MessageBuilder:
         self._usage_frame: JSON = {}
         self.started = False
         """Whether anything of an answer came."""
+        self.stray: JSON | None = None
+        """The first chunk that means nothing here."""
 
     def feed(self, chunk: JSON) -> JSON | None:
         """What the client sees of this chunk: the same object if all of it, a new one if less, None if nothing.
@@ -144,6 +155,8 @@ class MessageBuilder:
             self._usage_frame = chunk
             return None
         unknown = any(value for key, value in chunk.items() if key not in _ENVELOPE)
+        if "choices" not in chunk and self.stray is None:
+            self.stray = chunk
         return {**chunk, "choices": []} if unknown else None  # Azure's prompt_filter_results
 
     def _without_usage(self, chunk: JSON) -> JSON:

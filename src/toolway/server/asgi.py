@@ -116,8 +116,10 @@ async def send_json(send: Send, status: int, body: Any, headers: Sequence[Header
 
 
 async def send_error(send: Send, error: ToolwayError, headers: Sequence[Header] = ()) -> None:
-    """The error in OpenAI's envelope; an upstream's own refusal is relayed as it came."""
-    if isinstance(error, UpstreamStatus):
+    """The error in OpenAI's envelope; an upstream's own refusal is relayed as it came, if it is JSON."""
+    if isinstance(error, UpstreamStatus) and not error.is_json:
+        await send_json(send, error.status, openai_envelope(error), relayed(error.headers))
+    elif isinstance(error, UpstreamStatus):
         kind = [header for header in error.headers if header[0] == b"content-type"]
         await send_whole(send, error.status, error.body, [*kind, *relayed(error.headers)])
     else:

@@ -10,7 +10,7 @@ from types import TracebackType
 
 import anyio
 
-from toolway.errors import UpstreamError, UpstreamTimeout
+from toolway.errors import UpstreamError, UpstreamStatus, UpstreamTimeout
 from toolway.net.client import MAX_IDLE, Exchange, HttpClient, Origin
 from toolway.net.connection import Connection
 from toolway.net.decompress import (
@@ -42,16 +42,25 @@ HOP_BY_HOP = frozenset(
 )
 """Headers that belong to one connection (RFC 9110, 7.6.1) and are never passed on."""
 
+MAX_ERROR_BYTES = 2**20
+
 
 class Answer:
     """An upstream answer whose head has come. `headers` are lower-case and end-to-end."""
 
-    def __init__(self, connection: Connection, max_bytes: int) -> None:
+    def __init__(self, connection: Connection, max_bytes: int, *, has_path: bool) -> None:
         reply = connection.reply
         self.status = reply.status if reply else 0
         self.headers = _end_to_end(reply.headers if reply else [])
         self._connection = connection
         self._max_bytes = max_bytes
+        self._has_path = has_path
+        """Has the base URL a path?"""
+
+    @property
+    def is_success(self) -> bool:
+        """Is its status one that says that the request was served?"""
+        return 200 <= self.status < 300
 
     def header(self, name: bytes) -> bytes:
         """The first value of a header, or nothing."""
@@ -83,6 +92,16 @@ class Answer:
         except (BrokenBody, UnknownEncoding) as error:
             raise _unreadable(error) from error
 
+    async def refusal(self) -> UpstreamError:
+        """A status that is no success as the error that it means."""
+        status, body = self.status, await self.read(MAX_ERROR_BYTES)
+        hint = ""
+        if 300 <= status < 400:
+            hint = "It is a redirect, which is not followed; let OPENAI_BASE_URL name the place that it leads to."
+        elif status == 404 and not self._has_path:
+            hint = "OPENAI_BASE_URL has no /v1 at its end, which most model servers want."
+        return UpstreamStatus(status if status != 304 else 502, self.headers, body, hint)
+
     def decompressor(self) -> Decompress:
         """A function that decompresses this body piece by piece. Raises UpstreamError, as the function does."""
         encoding = self._encoding()
@@ -110,9 +129,10 @@ class Upstream:
 
     def __init__(self, client: HttpClient, prefix: bytes, max_answer_bytes: int) -> None:
         self._client = client
-        self._max_answer_bytes = max_answer_bytes
+        self.max_answer_bytes = max_answer_bytes
         self._prefix = prefix
         self._root = prefix.removesuffix(b"/v1")
+        self.has_path = bool(prefix)
 
     @classmethod
     @asynccontextmanager
@@ -154,7 +174,7 @@ class Upstream:
         try:
             return _UpstreamExchange(
                 self._client.request(method, target, headers=headers, body=body, repeatable=repeatable),
-                self._max_answer_bytes,
+                self,
             )
         except HttpError as error:
             raise _upstream_error(error) from error
@@ -163,13 +183,14 @@ class Upstream:
 class _UpstreamExchange(AbstractAsyncContextManager[Answer]):
     """An exchange that is entered with its answer."""
 
-    def __init__(self, exchange: Exchange, max_bytes: int) -> None:
+    def __init__(self, exchange: Exchange, upstream: Upstream) -> None:
         self._exchange = exchange
-        self._max_bytes = max_bytes
+        self._upstream = upstream
 
     async def __aenter__(self) -> Answer:
         try:
-            return Answer(await self._exchange.__aenter__(), self._max_bytes)
+            connection = await self._exchange.__aenter__()
+            return Answer(connection, self._upstream.max_answer_bytes, has_path=self._upstream.has_path)
         except HttpError as error:
             raise _upstream_error(error) from error
 

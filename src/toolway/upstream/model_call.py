@@ -11,7 +11,7 @@ import orjson
 
 from toolway.conversation.events import Chunks, Emit, HeadArrived
 from toolway.conversation.message import ChatRequest, Message, MessageBuilder, error_in, read_answer
-from toolway.errors import UpstreamError, UpstreamStatus
+from toolway.errors import UpstreamError
 from toolway.net.decompress import PART
 from toolway.types import JSON, Header
 from toolway.upstream.client import Answer, Upstream
@@ -57,8 +57,6 @@ class ChunkTemplate:
         return text if text.isprintable() else None
 
 
-MAX_ERROR_BYTES = 2**20
-
 _STREAM_TYPES = frozenset({b"text/event-stream", b"text/plain", b"application/octet-stream", b""})
 """What servers call an event stream."""
 
@@ -99,8 +97,8 @@ def _asking(upstream: Upstream, headers: Sequence[Header], take: _Take) -> Turn:
                 body=lenient_json.dumps(request.body()),
                 repeatable=True,
             ) as answer:
-                if not 200 <= answer.status < 300:
-                    raise UpstreamStatus(answer.status, answer.headers, await answer.read(MAX_ERROR_BYTES))
+                if not answer.is_success:
+                    raise await answer.refusal()
                 return await take(answer, emit, is_clients)
         except UpstreamError as error:
             error.code = refusal_code(error)
@@ -161,11 +159,10 @@ async def _read_stream(answer: Answer, emit: Emit, builder: MessageBuilder) -> M
         while not done and (data := await answer.receive()):
             for part in decompress(data):
                 if payloads := decoder.feed(part):
-                    done = await _feed(payloads, builder, template, emit)
+                    done = await _feed(payloads, builder, template, emit) or done
                 if len(part) == PART:
-                    await (
-                        anyio.lowlevel.checkpoint()
-                    )  # There is more in what came, and others want the event loop too.
+                    # There is more in what came, and others want the event loop too.
+                    await anyio.lowlevel.checkpoint()
         if not done:
             done = await _feed(decoder.close(), builder, template, emit)
     except sse.NotAnEventStream as stray:
@@ -173,6 +170,8 @@ async def _read_stream(answer: Answer, emit: Emit, builder: MessageBuilder) -> M
     if not (builder.started and (done or builder.finished)):
         reason = "before it was complete" if builder.started else "without an answer in it"
         raise UpstreamError(f"The model server's stream ended {reason}.", code="upstream_cut")
+    if not builder.finished and (decoder.stray or builder.stray):
+        raise _stray_error(decoder.stray or lenient_json.dumps(builder.stray))
     await answer.drain()
     return builder.message()
 

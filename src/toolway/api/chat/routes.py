@@ -124,6 +124,8 @@ class ChatCompletions:
                 async with self._engine.upstream.request(
                     "POST", "/chat/completions", headers=conversation.headers, body=raw
                 ) as answer:
+                    if not answer.is_success:
+                        raise await answer.refusal()
                     started = True
                     await relay(answer, send)
         except (UpstreamError, Stopping) as error:
