@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import string
 from collections.abc import Awaitable, Callable, Mapping
@@ -14,9 +15,12 @@ import orjson
 from toolway.net.client import HttpClient, Origin
 from toolway.net.connection import Connection
 from toolway.net.errors import HttpError
+from toolway.net.hosts import masked
 from toolway.tools.openapi.source import candidate_places
 from toolway.tools.transformed import SourceWrapper
 from toolway.types import SourceStatus, ToolSource
+
+log = logging.getLogger("toolway.catalog")
 
 PROBE_SECONDS = 5.0
 LOOKED_AT = 4096
@@ -37,19 +41,19 @@ INITIALIZE = {
 _DOCUMENT = re.compile(rb"""["']?(openapi|swagger)["']?\s*:""")
 
 
+Find = Callable[[], Awaitable[ToolSource | None]]
+
+
 class AutodetectSource(SourceWrapper):
-    """Is `first` until that fails and the server says that it is `second`'s; `is_second` asks.
+    """Is `first` until that fails and the server turns out to be another; `find` asks it, and makes the source.
 
     A server that is not there is asked again when `first` has looked for it again.
     """
 
-    def __init__(
-        self, first: ToolSource, second: ToolSource, is_second: Callable[[], Awaitable[bool]]
-    ) -> None:
+    def __init__(self, first: ToolSource, find: Find) -> None:
         super().__init__(first)
         self._first = first
-        self._second = second
-        self._is_second = is_second
+        self._find = find
         self._failed = anyio.Event()
         self._is_settled = False
 
@@ -60,10 +64,10 @@ class AutodetectSource(SourceWrapper):
         return SourceStatus() if status.state == "failed" and not self._is_settled else status
 
     async def run(self, changed: Callable[[], None]) -> None:
-        """Run the first source, and the second in its place if that is the right one."""
+        """Run the first source, and the other in its place if that is the right one."""
         await self._try_first(changed)
-        if self.inner is self._second:
-            await self._second.run(changed)
+        if self.inner is not self._first:
+            await self.inner.run(changed)
 
     async def _try_first(self, changed: Callable[[], None]) -> None:
         async with anyio.create_task_group() as tasks:
@@ -79,11 +83,26 @@ class AutodetectSource(SourceWrapper):
                 self._failed = anyio.Event()
                 if self._first.status.tools:
                     continue  # it has been what it seems, and is only gone for now
-                if await self._is_second():
-                    self.inner, self.kind = self._second, self._second.kind
+                if other := await self._find():
+                    self.inner, self.kind = other, other.kind
                 self._is_settled = True
                 changed()
             tasks.cancel_scope.cancel()
+
+
+async def find_mcp(url: str, headers: Mapping[str, str]) -> str | None:
+    """The URL at or below `url` at which a server speaks MCP: many people leave out the last part of the path."""
+    if await speaks_mcp(url, headers):
+        return url
+    base, question, query = url.partition("?")
+    for path in ("/mcp", "/sse"):
+        below = f"{base.rstrip('/')}{path}{question}{query}"
+        if await speaks_mcp(below, headers, wants_login=path == "/mcp"):
+            log.warning(
+                "%s is no MCP endpoint, but %s is, and is used; write that", masked(url), masked(below)
+            )
+            return below
+    return None
 
 
 async def has_document(url: str, headers: Mapping[str, str]) -> bool:
@@ -95,14 +114,17 @@ async def has_document(url: str, headers: Mapping[str, str]) -> bool:
     return False
 
 
-async def speaks_mcp(url: str, headers: Mapping[str, str]) -> bool:
-    """Whether the server at `url` answers in JSON-RPC, or opens the stream of events of older servers."""
+async def speaks_mcp(url: str, headers: Mapping[str, str], *, wants_login: bool = False) -> bool:
+    """Whether the server at `url` answers in JSON-RPC, or opens the stream of events of older servers.
+
+    `wants_login`: whether a refusal for want of credentials counts.
+    """
     accept = {**headers, "Accept": "application/json, text/event-stream"}
     posted = {**accept, "Content-Type": "application/json"}
     answer = await _probe("POST", url, posted, orjson.dumps(INITIALIZE))
     if answer is None:
         return False
-    if answer.is_stream or b'"jsonrpc"' in answer.start:
+    if answer.is_stream or b'"jsonrpc"' in answer.start or (wants_login and answer.status == 401):
         return True
     answer = await _probe("GET", url, accept)
     return answer is not None and answer.is_stream

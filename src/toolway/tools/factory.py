@@ -6,6 +6,7 @@ import base64
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from toolway.settings.mcp_server import (
     StdioServerConfig,
     UnusableServerConfig,
 )
-from toolway.tools.autodetect import AutodetectSource, has_document, speaks_mcp
+from toolway.tools.autodetect import AutodetectSource, find_mcp, has_document
 from toolway.tools.client_servers import IDLE, PATIENCE, DeclaredServer, DynamicServers
 from toolway.tools.mcp import ConnectOptions, MCPSource, ReconnectPolicy
 from toolway.tools.mcp.sampling import UpstreamSampler
@@ -122,10 +123,20 @@ def _autodetected(endpoint: Endpoint, settings: Settings) -> ToolSource:
     if not endpoint.url.startswith(("http://", "https://")):
         return openapi
     options = ConnectOptions(max_result_bytes=settings.tools.max_tool_response_bytes)
-    mcp = MaskedSource(MCPSource(config, options), mask)
+
+    def speaking_mcp(url: str) -> ToolSource:
+        return MaskedSource(MCPSource(replace(config, url=url), options), mask)
+
+    async def find_document() -> ToolSource | None:
+        return openapi if await has_document(endpoint.url, config.headers) else None
+
+    async def find_other() -> ToolSource | None:
+        url = await find_mcp(endpoint.url, config.headers)
+        return speaking_mcp(url) if url else None
+
     if urlsplit(endpoint.url).path.rstrip("/").endswith(("/mcp", "/sse")):
-        return AutodetectSource(mcp, openapi, partial(has_document, endpoint.url, config.headers))
-    return AutodetectSource(openapi, mcp, partial(speaks_mcp, endpoint.url, config.headers))
+        return AutodetectSource(speaking_mcp(endpoint.url), find_document)
+    return AutodetectSource(openapi, find_other)
 
 
 @asynccontextmanager

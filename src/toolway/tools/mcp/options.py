@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -64,10 +65,13 @@ class Budget:
         self._at = now
 
 
-LINES = 20
-"""Lines of standard error that are kept for an error message; it shows the last five."""
+LINES = 40
+"""Lines of standard error that are kept for an error message; it shows the last five, and the one that tells most."""
 LINE = 500
 """Characters of one line that are kept."""
+
+_TELLING = re.compile(r"\s*(?:[\w.]*(?:Error|Exception)\b|(?:error|fatal|panic)\b)", re.IGNORECASE)
+"""A line that says what went wrong; Node.js writes a page of its stack behind it."""
 
 RATE, BURST = 20.0, 500.0
 """Lines a second that a server may write into the log, and lines at once."""
@@ -117,7 +121,11 @@ class ServerLog:
 
     def last_words(self) -> str:
         """A sentence with the last lines, to stand behind another one; empty if there are none."""
-        return " It last wrote: " + " | ".join(list(self._lines)[-5:]) if self._lines else ""
+        if not self._lines:
+            return ""
+        lines = list(self._lines)
+        telling = [line for line in lines[:-5] if _TELLING.match(line)][-1:]
+        return " It last wrote: " + " | ".join([*telling, *(["..."] if telling else []), *lines[-5:]])
 
     def _tell(self) -> None:
         self._report = None

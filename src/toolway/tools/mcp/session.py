@@ -179,6 +179,8 @@ class Session:
     ) -> None:
         self.closed = anyio.Event()
         self.tools_changed = anyio.Event()
+        self.changes = 0
+        """How often the server said that its tools changed."""
         self.version: str | None = None
         self.capabilities: JSON = {}
         self.instructions: str | None = None
@@ -340,7 +342,13 @@ class Session:
             "capabilities": self._offers,
             "clientInfo": CLIENT_INFO,
         }
-        result = await self.request("initialize", hello)
+        try:
+            result = await self.request("initialize", hello)
+        except RefusedError as refusal:
+            other = _version_named_in(refusal)
+            if other is None:
+                raise
+            result = await self.request("initialize", {**hello, "protocolVersion": other})
         version = result.get("protocolVersion")
         if version not in HANDSHAKE_PROTOCOL_VERSIONS:
             known = ", ".join((*HANDSHAKE_PROTOCOL_VERSIONS, *MODERN_PROTOCOL_VERSIONS))
@@ -469,7 +477,16 @@ class Session:
 
     def _list_changed(self, method: str) -> None:
         if method == TOOLS_CHANGED:
+            self.changes += 1
             self.tools_changed.set()
+
+
+def _version_named_in(refusal: RefusedError) -> str | None:
+    """The newest version of the handshake that a server names when it refuses the one it was asked for."""
+    data = refusal.data if isinstance(refusal.data, dict) else {}
+    named = f"{data.get('supported')} {data.get('supportedVersions')} {refusal.message}"
+    older = [v for v in HANDSHAKE_PROTOCOL_VERSIONS if v != LATEST_HANDSHAKE_VERSION and v in named]
+    return max(older, default=None)
 
 
 def _progress(report: OnProgress) -> ProgressFnT:

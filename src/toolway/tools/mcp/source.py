@@ -44,6 +44,8 @@ class ReconnectPolicy:
     """Lives in a row that came to nothing until the server counts as failed; restarts go on, slowly."""
     settle: float = 0.05
     """Between the first word of changed tools and the new list: a storm becomes one list."""
+    relist_wait: float = 5.0
+    """How long the result of a call that changed the tools waits for the new list."""
 
 
 class _RetryError(Exception):
@@ -112,6 +114,8 @@ class Supervisor:
         self._stage = "start"
         self._useless_lives = 0
         self._is_useful = False
+        self._listed_changes = 0
+        self._next_catch_up = 0.0
         self._news = anyio.Event()
         self._changed: Callable[[], None] = lambda: None
 
@@ -136,6 +140,18 @@ class Supervisor:
     def call_succeeded(self) -> None:
         """This life of the server was good for something."""
         self._is_useful = True
+
+    async def catch_up(self, session: Session) -> None:
+        """List the tools now if they changed since the last list: a tool that loads tools has loaded them."""
+        now = anyio.current_time()
+        if session.changes == self._listed_changes or now < self._next_catch_up:
+            return
+        self._next_catch_up = now + 1.0  # a storm of changes is left to the owner
+        with anyio.move_on_after(self._policy.relist_wait):
+            try:
+                await self._list(importlib.import_module(SDK), session)
+            except (RefusedError, LostError) as error:
+                self.log.warning("the changed tool list cannot be read: %s", error)
 
     async def relist(self, session: Session, tool: Tool) -> Tool:
         """List the tools anew; the one that now has the name of `tool`."""
@@ -180,10 +196,8 @@ class Supervisor:
                 self._publish(state="stopped")
                 return None
             if self._stage == "connect" and self._refused_as_http is not None and not _wants_login(cause):
-                cause, self._stage = (
-                    self._refused_as_http,
-                    "initialize",
-                )  # what came of the second guess tells less
+                # What came of the second guess tells less.
+                cause, self._stage = self._refused_as_http, "initialize"
             self._refused_as_http = None
             lived = anyio.current_time() - began if self.status.state == "ready" else 0.0
             useless = not self._is_useful and lived < self._policy.steady_after
@@ -240,12 +254,16 @@ class Supervisor:
                 and refusal.status in (400, 404, 405)
             ):
                 self._transport = "sse"
+                self._refused_as_http = refusal
                 raise _RetryError from None
             raise
 
     async def _list(self, sdk: ModuleType, session: Session) -> float | None:
-        self._stage = "list tools"
+        if self._session is None:
+            self._stage = "list tools"
+        changes = session.changes
         tools, warnings, ttl = await sdk.list_tools(session, self._config)
+        self._listed_changes = changes
         if not _same(tools, self.status.tools) or self.status.warnings != warnings:
             tools = tuple(replace(tool, timeout=self._config.timeout) for tool in tools)
             self.status = replace(self.status, tools=tools, warnings=warnings)
@@ -285,6 +303,8 @@ class Supervisor:
                     await session.tools_changed.wait()
                 await anyio.sleep(self._policy.settle)
                 session.tools_changed = anyio.Event()
+                if announces and session.changes == self._listed_changes and not session.modern:
+                    continue  # a call has listed them meanwhile
                 try:
                     ttl = await self._list(sdk, session)
                 except (RefusedError, LostError) as error:
@@ -317,11 +337,13 @@ class Supervisor:
         needs_auth = _wants_login(error)
         lost = not self.status.tools or self._useless_lives >= self._policy.patience
         message = explain(error, self._config.label, configured=self._options.egress is None)
+        message += self._hint(error)
         if words := self.log.last_words():
             message += f".{words}"
         if self._stage == "start" and self._config.where:
             message = f"{self._config.where}: {message}"
-        self.log.warning("%s: %s", self._stage, message)
+        if message != self.status.error:  # a program that is missing is told once, not at every start
+            self.log.warning("%s: %s", self._stage, message)
         self._publish(
             state="needs auth" if needs_auth else "failed" if lost else "starting",
             tools=_unavailable(self.status.tools) if needs_auth or lost else self.status.tools,
@@ -329,6 +351,15 @@ class Supervisor:
             error_at=time.time(),
             error_stage=error.stage if isinstance(error, SourceError) else self._stage,
         )
+
+    def _hint(self, error: Exception) -> str:
+        """The likeliest mistake of all: a URL that lacks its path."""
+        if not isinstance(error, RefusedError) or error.status not in (404, 405) or self.status.tools:
+            return ""
+        url = getattr(self._config, "url", "").partition("?")[0].rstrip("/")
+        if not url or url.endswith(("/mcp", "/sse")) or self._options.egress is not None:
+            return ""
+        return f"; nothing speaks MCP at this URL, and most servers do at {url}/mcp"
 
     def _delay(self) -> float:
         if self.status.state == "needs auth":
@@ -436,6 +467,7 @@ class MCPSource:
                 supervisor.drop(session, None)
             else:
                 supervisor.call_succeeded()
+                await supervisor.catch_up(session)
                 return result
         raise AssertionError("unreachable")
 

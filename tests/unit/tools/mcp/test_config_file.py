@@ -97,10 +97,27 @@ async def test_an_endpoint_that_speaks_mcp_is_found_out(path: str) -> None:
             assert (await live.call("ok")).text == "fine"
 
 
+@pytest.mark.parametrize("token", [None, "right"])
+async def test_an_endpoint_that_lacks_its_last_part_is_found(
+    token: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with bad_http(only_at="/mcp", token=token) as server:
+        base = server.url.removesuffix("/mcp")
+        async with settled(load_settings({}, None, None, endpoints=base)) as live:
+            source = live.catalog.sources[0]
+            assert source.kind == "mcp"
+            if token is None:
+                assert (await live.call("ok")).text == "fine"
+            else:
+                await until(lambda: source.status.state == "needs auth")
+    assert f"{base} is no MCP endpoint, but {base}/mcp is, and is used" in caplog.text
+
+
 async def test_an_endpoint_that_speaks_sse_is_found_out() -> None:
     with serving(good_server.sse_app()) as base:
-        async with settled(load_settings({}, None, None, endpoints=f"{base}/sse")) as live:
-            assert (await live.call("echo", value=1)).text == "1"
+        for url in (f"{base}/sse", base):
+            async with settled(load_settings({}, None, None, endpoints=url)) as live:
+                assert (await live.call("echo", value=1)).text == "1"
 
 
 @pytest.mark.parametrize("path", ["", "/mcp"])

@@ -252,3 +252,39 @@ async def test_a_modern_server_is_told_what_we_can_do_in_each_request() -> None:
     calls = [body["params"]["_meta"] for method, body in server.bodies if method == "tools/call"]
     key = "io.modelcontextprotocol/clientCapabilities"
     assert [meta[key] for meta in calls] == [{"sampling": {}}, {}]
+
+
+async def test_a_server_that_names_its_version_gets_a_second_handshake() -> None:
+    async with talking_to_bad(only_version="2025-03-26") as (source, server):
+        assert source.source.status.protocol == "MCP 2025-03-26"
+        assert (await source.call("ok")).text == "fine"
+    asked = [body["params"]["protocolVersion"] for method, body in server.bodies if method == "initialize"]
+    assert asked == ["2025-11-25", "2025-03-26"]
+
+
+async def test_a_url_without_its_path_is_told_in_words() -> None:
+    async with bad_http(only_at="/mcp") as server:
+        base = server.url.removesuffix("/mcp")
+        for kind in ("http", "auto"):
+            async with running(at(f"{base}/", type=kind)) as source:
+                status = await source.until(lambda status: status.state == "failed")
+                assert status.error == (
+                    "the server answered HTTP 404 Not Found: 404 page not found; "
+                    f"nothing speaks MCP at this URL, and most servers do at {base}/mcp"
+                )
+
+
+async def test_the_first_refusal_is_the_one_that_is_shown() -> None:
+    async with bad_http(only_version="1.0") as server, running(at(server.url, type="auto")) as source:
+        status = await source.until(lambda status: status.state == "failed")
+        assert status.error == "Unsupported protocol version"
+        assert status.error_stage == "initialize"
+
+
+async def test_an_event_stream_that_is_refused_is_told_in_words() -> None:
+    async with (
+        bad_http(only_at="/mcp") as server,
+        running(at(server.url.replace("/mcp", "/sse"), type="sse")) as source,
+    ):
+        status = await source.until(lambda status: status.state == "failed")
+        assert status.error == "the server answered HTTP 404 Not Found: 404 page not found"

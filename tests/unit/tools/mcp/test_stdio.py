@@ -141,9 +141,21 @@ async def test_a_server_that_dies_at_start_fails_with_its_last_words() -> None:
         assert status.error == "the server ended with exit status 1. It last wrote: no configuration given"
 
 
-async def test_a_command_that_is_not_there_is_named() -> None:
+async def test_the_line_that_tells_what_went_wrong_is_kept_before_a_long_stack() -> None:
+    async with running(bad("dies_like_node")) as server:
+        status = await server.until(lambda status: status.state == "failed")
+        assert "Error: Cannot find module '/srv/index.js' | ..." in (status.error or "")
+        assert (status.error or "").endswith("Node.js v22.11.0")
+
+
+async def test_a_command_that_is_not_there_is_named_once(caplog: pytest.LogCaptureFixture) -> None:
     async with running(bad(command="no-such-command", where="mcp.json:3")) as server:
         status = await server.until(lambda status: status.state == "failed")
+        for _ in range(3):
+            at = status.error_at
+            await server.until(lambda status, at=at: status.error_at != at)  # type: ignore[misc]
+            status = server.source.status
+        assert caplog.text.count("no-such-command") == 1
         assert (status.error or "").startswith("mcp.json:3: ")
         assert "'no-such-command' was not found" in (status.error or "")
         assert status.error_stage == "start"
@@ -257,7 +269,7 @@ async def test_the_new_list_comes_after_a_change() -> None:
         await server.ready()
         before = server.source.status.tools
         await server.call("grow")
-        await server.until(lambda status: "grown" in [tool.name for tool in status.tools])
+        assert "grown" in [tool.name for tool in server.source.status.tools], "before the result is there"
         assert before is not server.source.status.tools
 
 

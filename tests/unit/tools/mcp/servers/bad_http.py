@@ -50,6 +50,8 @@ class BadHTTP:
     sessions: set[str] = field(default_factory=set)
     token: str | None = None
     tools: list[JSON] | None = None
+    only_at: str = ""
+    only_version: str = ""
     seen: list[tuple[str, JSON]] = field(default_factory=list)
     bodies: list[tuple[str, JSON]] = field(default_factory=list)
     released: asyncio.Event = field(default_factory=asyncio.Event)
@@ -90,12 +92,20 @@ def answer(server: BadHTTP, request: JSON, headers: dict[str, str]) -> bytes:
     match request["method"]:
         case _ if server.token and headers.get("authorization") != f"Bearer {server.token}":
             return response(401, {"error": "no"}, extra='www-authenticate: Bearer realm="x"\r\n')
+        case "initialize" if server.only_version not in ("", request["params"]["protocolVersion"]):
+            data = {"supported": ["2024-11-05", server.only_version, "1999-01-01"]}
+            error = {"code": -32602, "message": "Unsupported protocol version", "data": data}
+            return response(400, {"jsonrpc": "2.0", "id": request["id"], "error": error})
         case "initialize":
             server.made += 1
             server.sessions.add(f"S{server.made}")
             extra = f"mcp-session-id: S{server.made}\r\n" if server.with_sessions else ""
             info = {"serverInfo": {"name": "bad", "version": "1"}, "capabilities": {"tools": {}}}
-            return response(200, server.result(request, protocolVersion="2025-11-25", **info), extra=extra)
+            return response(
+                200,
+                server.result(request, protocolVersion=server.only_version or "2025-11-25", **info),
+                extra=extra,
+            )
         case "server/discover" if server.modern:
             offer = {"supportedVersions": ["2026-07-28"], "capabilities": {"tools": {}}}
             return response(200, server.result(request, **offer, ttlMs=0, cacheScope="private"))
@@ -201,6 +211,9 @@ async def converse(server: BadHTTP, reader: asyncio.StreamReader, writer: asynci
         head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
         headers = {k.lower(): v.strip() for k, _, v in (line.partition(":") for line in head[1:])}
         body = await reader.readexactly(int(headers.get("content-length") or 0))
+        if server.only_at and head[0].split(" ")[1] != server.only_at:
+            writer.write(response(404, b"404 page not found", "text/plain"))
+            continue
         if not head[0].startswith("POST"):
             writer.write(response(405))
             continue

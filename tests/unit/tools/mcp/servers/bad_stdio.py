@@ -252,6 +252,11 @@ def handle(message):
             send({"jsonrpc": "2.0", "id": message["id"], "error": error})
 
 
+if FAULT == "dies_like_node":
+    print("node:internal/modules/cjs/loader:1215", "  throw err;", "  ^", "", sep="\n", file=sys.stderr)
+    print("Error: Cannot find module '/srv/index.js'", file=sys.stderr)
+    print(*(f"    at Module._load (node:internal/{n})" for n in range(8)), "}", sep="\n", file=sys.stderr)
+    sys.exit("\nNode.js v22.11.0")
 if FAULT == "dies":
     sys.exit("no configuration given")
 if FAULT.startswith("meet:"):
