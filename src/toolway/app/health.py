@@ -28,7 +28,7 @@ class Readiness:
     """GET /readyz: 200 when the model server answers and each tool server was tried, else 503.
 
     A tool server that is down, or is being restarted, makes the state "degraded", still with 200: requests are
-    served without its tools.
+    served without its tools. So does a store that is away: all are served but those for stored responses.
     """
 
     def __init__(self, state: AppState) -> None:
@@ -46,6 +46,8 @@ class Readiness:
                 "ready" if all(state in ("ready", "stopped") for state in servers.values()) else "degraded"
             )
         body: JSON = {"status": status, "upstream": upstream, "servers": servers}
+        if not await self._state.store.is_ready():
+            body |= {"status": "degraded" if status == "ready" else status, "store": "unreachable"}
         # Tools of servers that requests declare are nobody else's business.
         if barred := [tool for tool in self._state.target.barred if tool.server in servers]:
             body["refused_by_upstream"] = {tool.name: tool.reason for tool in barred}

@@ -224,9 +224,9 @@ class Store:
         text = b"%d %08x %b" % (key.kind.version, _sum(key, text), text)
         size, most = len(text), self._entries.max_bytes
         if size + self._entries.overhead > most:
-            reason = f"a value of {size:,} bytes is over TOOLWAY_STORE_MAX_BYTES ({most:,}) and is not kept"
+            reason = f"a value of {size:,} bytes is over TOOLWAY_STORE_MAX_BYTES ({most:,})"
             self._trouble.note(reason)
-            raise NoRoomInStore(reason)
+            raise NoRoomInStore(f"The store does not keep this: {reason}.")
         return text
 
     def _decoded(self, key: Key[T], text: bytes) -> T | None:

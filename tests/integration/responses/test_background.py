@@ -38,6 +38,7 @@ from tests.integration.test_commands import ROOT
 from tests.integration.test_commands import serving as process_of
 from tests.support.app_server import AppServer, app_server, serving
 from tests.support.gate import DEADLINE, Gate
+from tests.support.redis import RedisServer
 from tests.support.responses import check_events, check_response
 from tests.support.tools import ToolService
 from tests.support.upstream import OUT_OF_MEMORY, Reply, tool_call
@@ -345,6 +346,88 @@ def test_more_than_the_allowed_number_are_refused():
         for identity in (made[1], third["id"]):
             until(app, identity, "completed")
         until(app, begun(app)["id"], "completed")
+
+
+def test_one_client_leaves_room_for_the_others():
+    gate = Gate()
+    with app_server(max_background=10, pace=QUICK) as app:
+        app.set_replies(held(gate))
+
+        def statuses(number: int, key: str) -> list[int]:
+            return [
+                respond(app, BODY, headers={"authorization": f"Bearer {key}"}).status_code
+                for _ in range(number)
+            ]
+
+        assert statuses(10, "bob") == [200] * 8 + [429] * 2
+        assert (
+            "for you" in error_of(respond(app, BODY, headers={"authorization": "Bearer bob"}), 429)["message"]
+        )
+        assert statuses(1, "alice") == [200]
+        gate.open()
+
+
+def test_one_that_is_larger_than_the_store_fails_and_says_why():
+    with app_server(store_max_bytes=20_000, pace=QUICK) as app:
+        app.set_replies(turn("Hello there. " * 2_000, streamed=True))
+        response = until(app, begun(app)["id"], "failed")
+        check_response(response)
+        assert "TOOLWAY_STORE_MAX_BYTES" in response["error"]["message"]
+        assert response["output"] == []
+        app.set_replies(turn("Hello there. " * 2_000, streamed=True))
+        told = events_of(respond(app, {**BODY, "stream": True}).text)
+        assert types(told)[-2:] == ["error", "response.failed"]
+        assert "response.completed" not in types(told)
+
+
+def test_what_is_stored_is_not_called_gone_while_the_store_is_away(redis: RedisServer):
+    with app_server(store=redis.url, pace=QUICK) as app:
+        app.set_replies(turn("Hello", streamed=False))
+        identity = ask(app)["id"]
+        redis.stop()
+        for answer in (
+            get(app, identity),
+            get(app, identity, stream="true"),
+            get(app, f"{identity}/input_items"),
+            delete(app, identity),
+            post(app, f"{identity}/cancel"),
+            respond(app, input="And?", previous_response_id=identity),
+            respond(
+                app, input=[{"type": "item_reference", "id": f"msg_{identity.removeprefix('resp_')}0000"}]
+            ),
+        ):
+            assert error_of(answer, 503)["type"] == "toolway_error"
+        readiness = httpx2.get(f"{app.url}/readyz", timeout=DEADLINE)
+        assert (readiness.status_code, readiness.json()["status"]) == (200, "degraded")
+        assert readiness.json()["store"] == "unreachable"
+        redis.start()
+        assert error_of(get(app, identity), 404)  # this one keeps nothing on disk
+        assert "store" not in httpx2.get(f"{app.url}/readyz", timeout=DEADLINE).json()
+
+
+def test_what_cannot_be_kept_is_not_begun(redis: RedisServer):
+    with app_server(store=redis.url, pace=QUICK) as app:
+        app.set_replies(turn("Hello", streamed=True))
+        redis.stop()
+        error_of(respond(app, BODY), 503)
+        error_of(respond(app, {**BODY, "stream": True}), 503)
+        assert app.upstream.seen == []
+        assert text_of(ask(app, streamed=True)) == "Hello"  # whoever waits for it gets it all the same
+        redis.start()
+        until(app, begun(app)["id"], "completed")
+
+
+def test_one_that_ends_while_the_store_is_away_is_kept_when_it_is_back(redis: RedisServer):
+    gate = Gate()
+    with app_server(store=redis.url, pace=QUICK) as app:
+        app.set_replies(held(gate))
+        identity = begun(app)["id"]
+        gate.wait_for_arrival()
+        until(app, identity, "in_progress")
+        redis.stop()
+        gate.open()
+        redis.start()
+        assert text_of(until(app, identity, "completed")) == "Hello there"
 
 
 class Replicas:

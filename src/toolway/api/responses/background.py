@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 from starlette.types import Receive, Scope, Send
 
-from toolway.api.responses.creation import ResponseCreator
+from toolway.api.responses.creation import PATIENCE, ResponseCreator
 from toolway.api.responses.items.response_object import Event
 from toolway.api.responses.preparation import Draft
 from toolway.api.responses.records import Record, Records
-from toolway.errors import InvalidRequest, NotFound, ToolwayError, TooMany, to_public_error
+from toolway.errors import InvalidRequest, NotFound, StoreError, ToolwayError, TooMany, to_public_error
 from toolway.server.asgi import EventStreamResponse, send_json, stream_events
-from toolway.stores import Key, Store, key_of
+from toolway.server.caller import caller_id
+from toolway.stores import Kind, Store
 from toolway.types import JSON
 from toolway.upstream.model_call import streamed_turn
 from toolway.wire import sse
@@ -60,6 +63,25 @@ class EventLog:
         news.set()
 
 
+Place = tuple[str, str]
+"""Whose response, and which."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Events:
+    """A part of the events of a response."""
+
+    events: list[tuple[str, str]]
+    over: bool
+
+
+EVENTS = Kind("events", _Events)
+LEASE: Kind[JSON] = Kind("lease", dict[str, Any])
+"""Says that a process makes the response, as long as it is there."""
+CANCEL: Kind[JSON] = Kind("cancel", dict[str, Any])
+"""Tells that process to end it."""
+
+
 class KeptEvents:
     """The events of responses in a store, in parts, so that a process that does not make a response can tell them."""
 
@@ -68,50 +90,63 @@ class KeptEvents:
         self._ttl = ttl
         self._poll = poll
 
-    async def keep(self, identity: str, part: int, events: list[Event], *, over: bool) -> None:
+    async def keep(self, place: Place, part: int, events: list[Event], *, over: bool) -> None:
         """Keep a part; the first is 0, the last is `over`."""
-        texts = [[kind, body.decode()] for kind, body in events]
-        await self._store.put(_key(identity, part), {"events": texts, "over": over}, ttl=self._ttl)
+        kept = _Events(events=[(kind, body.decode()) for kind, body in events], over=over)
+        await self._store.put(EVENTS.key(*place, str(part)), kept, ttl=self._ttl)
 
-    async def forget(self, identity: str) -> None:
+    async def forget(self, place: Place) -> None:
         """Delete all parts. Raises StoreError."""
         part = 0
-        while await self._store.delete(_key(identity, part)):
+        while await self._store.delete(EVENTS.key(*place, str(part))):
             part += 1
 
     async def read(
         self,
-        identity: str,
+        place: Place,
         begin: int,
         alive: Callable[[], Awaitable[bool]],
         last: Callable[[int], Awaitable[Event | None]],
     ) -> AsyncIterator[Event]:
         """The events from the number `begin` on; waits for more while their maker is `alive`.
 
-        When that is gone and there is no last part, `last(number)` is the last event.
+        When that is gone and there is no last part, `last(number)` is the last event. A store that is away is waited
+        for, a while; then an error is the last event.
         """
         part = number = 0
+        patience = anyio.current_time() + PATIENCE
         while True:
-            kept = await self._store.get(_key(identity, part))
+            try:
+                kept = await self._store.get(EVENTS.key(*place, str(part)), certain=True)
+                is_over = kept is None and not await alive()
+                event = await last(max(number, begin)) if is_over else None
+            except StoreError as error:
+                if anyio.current_time() > patience:
+                    yield _error_event(error, max(number, begin))
+                    return
+                await anyio.sleep(self._poll)
+                continue
+            patience = anyio.current_time() + PATIENCE
             if kept is None:
-                if await alive():
+                if not is_over:
                     await anyio.sleep(self._poll)
                     continue
                 # The maker may have told its own client more than it could keep.
-                if event := await last(max(number, begin)):
+                if event:
                     yield event
                 return
-            for kind, text in kept["events"]:
+            for kind, text in kept.events:
                 if number >= begin:
                     yield kind, text.encode()
                 number += 1
-            if kept["over"]:
+            if kept.over:
                 return
             part += 1
 
 
-def _key(identity: str, part: int) -> Key[JSON]:
-    return key_of("events", identity, str(part))
+def _error_event(error: ToolwayError, number: int) -> Event:
+    told = {"code": "server_error", "message": error.message, "param": None, "sequence_number": number}
+    return "error", orjson.dumps({"type": "error", **told})
 
 
 def encoded(event: Event) -> bytes:
@@ -152,6 +187,11 @@ class Run:
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     ended: anyio.Event = field(default_factory=anyio.Event)
 
+    @property
+    def place(self) -> Place:
+        """Whose response it is, and which."""
+        return self.draft.owner, self.draft.identity
+
 
 class Background:
     """Makes responses in tasks of its own. What they are, and all of their events, is in the store.
@@ -176,7 +216,8 @@ class Background:
         self._most = most
         self._keep_alive = keep_alive
         self._pace = pace
-        self._begun = 0
+        self._begun: Counter[str] = Counter()
+        """How many responses are made for each owner."""
         self._runs: dict[str, Run] = {}
         self._group: TaskGroup | None = None
 
@@ -194,17 +235,30 @@ class Background:
     async def create(
         self, creator: ResponseCreator, scope: Scope, receive: Receive, send: Send, body: JSON
     ) -> None:
-        """Begin a response and say so, or stream its events. Raises InvalidRequest, TooMany."""
+        """Begin a response and say so, or stream its events. Raises InvalidRequest, TooMany, StoreError."""
         if self._group is None:
             raise ToolwayError("The server is being stopped; try again.")
-        if self._begun >= self._most:
-            raise TooMany(f"{self._most} responses are made in the background already; try again later.")
-        self._begun += 1
-        run: Run = await self._group.start(self._work, creator, scope, body)
+        owner = caller_id(scope)
+        self._see_room(owner)
+        self._begun[owner] += 1
+        run: Run = await self._group.start(self._work, creator, scope, body, owner)
         if run.draft.asked.stream:
             await self.stream(scope, receive, send, run.log.read(0))
         else:
             await send_json(send, 200, run.draft.narrator.resource)
+
+    def _see_room(self, owner: str) -> None:
+        """Raises TooMany. Who has some may have up to four times the number of places that would still be free, so
+        that there is always room for somebody else.
+        """
+        free = self._most - self._begun.total()
+        if free <= 0:
+            raise TooMany(f"{self._most} responses are made in the background already; try again later.")
+        if self._begun[owner] >= 4 * free:
+            raise TooMany(
+                f"{self._begun[owner]} responses are made for you in the background already, and others"
+                " need room too; try again later."
+            )
 
     async def stream(self, scope: Scope, receive: Receive, send: Send, events: AsyncIterator[Event]) -> None:
         """Send events as they come. The client may leave; the response goes on."""
@@ -218,11 +272,11 @@ class Background:
         await stream_events(scope, receive, send, produce, keep_alive=self._keep_alive)
 
     async def look(self, owner: str, identity: str) -> JSON:
-        """The response as it is now. Raises NotFound."""
+        """The response as it is now. Raises NotFound, StoreError."""
         if run := self._own(owner, identity):
             return run.draft.narrator.resource
         record = await self._records.get(owner, identity)
-        if record.resource["status"] in ONGOING and not await self._is_alive(identity):
+        if record.resource["status"] in ONGOING and not await self._is_alive(owner, identity):
             record = await self._bury(owner, identity, record)
         return record.resource
 
@@ -239,7 +293,8 @@ class Background:
         async def last(number: int) -> Event | None:
             return await self._last_event(owner, identity, number)
 
-        return self._kept.read(identity, begin, lambda: self._is_alive(identity), last)
+        place = owner, identity
+        return self._kept.read(place, begin, lambda: self._is_alive(*place), last)
 
     async def cancel(self, owner: str, identity: str) -> JSON:
         """End a response wherever it is made; the response as it is then. Raises NotFound, InvalidRequest."""
@@ -251,7 +306,7 @@ class Background:
             await run.ended.wait()
             return run.draft.narrator.resource
         if resource["status"] in ONGOING:
-            await self._store.put(key_of("cancel", identity), {}, ttl=self._pace.lease)
+            await self._store.put(CANCEL.key(owner, identity), {}, ttl=self._pace.lease, certain=True)
             while resource["status"] in ONGOING:
                 await anyio.sleep(self._pace.poll)
                 resource = await self.look(owner, identity)
@@ -264,23 +319,23 @@ class Background:
             await self.cancel(owner, identity)
         await self._records.delete(owner, identity)
         if resource["background"]:
-            await self._kept.forget(identity)
+            await self._kept.forget((owner, identity))
 
     def _own(self, owner: str, identity: str) -> Run | None:
         run = self._runs.get(identity)
         return run if run and run.draft.owner == owner else None
 
     async def _work(
-        self, creator: ResponseCreator, scope: Scope, body: JSON, *, task_status: TaskStatus[Run]
+        self, creator: ResponseCreator, scope: Scope, body: JSON, owner: str, *, task_status: TaskStatus[Run]
     ) -> None:
         try:
             async with creator.reader.open(scope, body) as draft:
-                await creator.claim(draft)
                 run = Run(draft=draft)
+                await self._say_alive(run)  # what cannot be kept is not begun
+                await creator.claim(draft)
                 self._runs[draft.identity] = run
                 try:
                     await run.log.tell(draft.narrator.queued())
-                    await self._say_alive(draft.identity)
                     await self._records.save(draft.owner, draft.record())
                     task_status.started(run)
                     await self._attend(creator, run)
@@ -289,7 +344,7 @@ class Background:
                     run.ended.set()
                     del self._runs[draft.identity]
         finally:
-            self._begun -= 1
+            self._begun -= Counter([owner])
 
     async def _attend(self, creator: ResponseCreator, run: Run) -> None:
         try:
@@ -314,7 +369,8 @@ class Background:
             raise
         if run.scope.cancelled_caught:
             draft.narrator.cancelled()
-            await self._records.save(draft.owner, draft.record())
+            with suppress(StoreError):
+                await creator.keep(draft, draft.record())
         await keeper.finish()
 
     async def _tell_all(self, creator: ResponseCreator, run: Run) -> None:
@@ -323,7 +379,8 @@ class Background:
         async def tell(events: list[Event]) -> None:
             await run.log.tell(events)
             if events and events[-1][0] == "response.in_progress":
-                await self._records.save(draft.owner, draft.record())
+                with suppress(StoreError):
+                    await self._records.save(draft.owner, draft.record())
 
         try:
             await creator.make(draft, streamed_turn, tell)
@@ -332,22 +389,24 @@ class Background:
 
     async def _beat(self, run: Run, keeper: _Keeper) -> None:
         """Say that the response is being made, keep its events, see whether somebody cancelled."""
-        identity = run.draft.identity
         said = anyio.current_time()
         while True:
             await anyio.sleep(self._pace.beat)
             if anyio.current_time() - said > self._pace.lease / 3:
-                said = anyio.current_time()
-                await self._say_alive(identity)
+                with suppress(StoreError):
+                    await self._say_alive(run)
+                    said = anyio.current_time()
             await keeper.keep()
-            if await self._store.get(key_of("cancel", identity)) is not None:
+            if await self._store.get(CANCEL.key(*run.place)) is not None:
                 run.scope.cancel()
 
-    async def _say_alive(self, identity: str) -> None:
-        await self._store.put(key_of("lease", identity), {}, ttl=self._pace.lease)
+    async def _say_alive(self, run: Run) -> None:
+        """Raises StoreError."""
+        await self._store.put(LEASE.key(*run.place), {}, ttl=self._pace.lease, certain=True)
 
-    async def _is_alive(self, identity: str) -> bool:
-        return await self._store.get(key_of("lease", identity)) is not None
+    async def _is_alive(self, owner: str, identity: str) -> bool:
+        """Raises StoreError."""
+        return await self._store.get(LEASE.key(owner, identity), certain=True) is not None
 
     async def _last_event(self, owner: str, identity: str, number: int) -> Event | None:
         """What tells the end of a response whose maker is gone before it could, under this number."""
@@ -388,7 +447,7 @@ class _Keeper:
         async with self._turn:
             events = self._run.log.events[self._done :]
             if events or over:
-                await self._kept.keep(self._run.draft.identity, self._parts, events, over=over)
+                await self._kept.keep(self._run.place, self._parts, events, over=over)
                 self._done += len(events)
                 self._parts += 1
 

@@ -19,7 +19,7 @@ from toolway.conversation.events import Event as ConversationEvent
 from toolway.engine.engine import Engine
 from toolway.engine.history.split_turns import parts_of
 from toolway.engine.loop import assistant_message
-from toolway.errors import InvalidRequest, StoreError, ToolwayError, UpstreamError
+from toolway.errors import InvalidRequest, NoRoomInStore, StoreError, ToolwayError, UpstreamError
 from toolway.server.asgi import relayed
 from toolway.types import JSON, Header
 from toolway.upstream.model_call import TurnFactory
@@ -29,6 +29,10 @@ Tell = Callable[[list[Event]], Awaitable[None]]
 
 OnHead = Callable[[list[Header]], Awaitable[None]]
 """Gets the model server's headers before the first event."""
+
+
+PATIENCE = 60.0
+"""Seconds for which a store that is away is waited for, by those who have something to keep or to read there."""
 
 
 class ResponseCreator:
@@ -106,9 +110,7 @@ class ResponseCreator:
             raise InvalidRequest("An approval needs a response that is generated.", param="generate")
         await self.claim(draft)
         events = [*draft.narrator.began(), *draft.narrator.completed_empty()]
-        record = draft.record(messages=draft.transcript.messages)
-        if draft.asked.store:
-            await self.records.save(draft.owner, record)
+        record = await self.keep(draft, draft.record(messages=draft.transcript.messages))
         await tell(events)
         return record
 
@@ -116,9 +118,28 @@ class ResponseCreator:
         """Keep that the response failed; returns the events that say so."""
         error = draft.conversation.failed(raised)
         events = draft.narrator.failed(error)
-        if draft.asked.store:
-            await self.records.save(draft.owner, draft.record())
+        with suppress(StoreError):
+            await self.keep(draft, draft.record())
         return events
+
+    async def keep(self, draft: Draft, record: Record) -> Record:
+        """Keep a record, if it is to be stored; returns it.
+
+        Whoever waits for a response can do without, but one that is made in the background is lost then: a store that
+        is away is waited for, a while. Raises StoreError for such a response alone.
+        """
+        patience = anyio.current_time() + PATIENCE
+        while draft.asked.store:
+            try:
+                await self.records.save(draft.owner, record)
+                break
+            except StoreError as error:
+                if not draft.asked.background:
+                    break
+                if isinstance(error, NoRoomInStore) or anyio.current_time() > patience:
+                    raise
+            await anyio.sleep(1.0)
+        return record
 
     async def _end(self, draft: Draft, outcome: Outcome, tell: Tell) -> Record:
         narrator = draft.narrator
@@ -132,9 +153,12 @@ class ResponseCreator:
             events += more
         events += narrator.ended(outcome.message, outcome.usage)
         messages, turn = _conversation(draft, outcome, asks)
-        record = draft.record(messages=messages, turn=turn)
-        if draft.asked.store:
-            await self.records.save(draft.owner, record)
+        try:
+            record = await self.keep(draft, draft.record(messages=messages, turn=turn))
+        except StoreError:
+            await tell(events[:-1])
+            draft.narrator.withdraw_end()
+            raise
         await tell(events)
         return record
 

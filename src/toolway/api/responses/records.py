@@ -9,8 +9,8 @@ from typing import Any
 
 from toolway.api.responses.items.input_items import Turn
 from toolway.errors import InvalidRequest, NotFound
-from toolway.stores import Key, Store, key_of
-from toolway.types import JSON, Image, ToolResult
+from toolway.stores import Kind, Store
+from toolway.types import JSON, ToolResult
 
 PREFIX = "resp_"
 
@@ -30,6 +30,18 @@ class Record:
     own: Sequence[str] = ()
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Answer:
+    """The answer to an approval request."""
+
+    approve: bool
+
+
+RESPONSE = Kind("response", Record)
+APPROVAL = Kind("approval", _Answer)
+RESULT = Kind("approved result", ToolResult)
+
+
 class Records:
     """The records in a store, each visible to its owner alone."""
 
@@ -38,31 +50,28 @@ class Records:
         self._ttl = ttl
 
     async def save(self, owner: str, record: Record) -> None:
-        """Keep a record, in place of an older one of this response."""
-        kept = {**vars(record), "turn": record.turn and vars(record.turn)}
-        await self._store.put(self._key(owner, record.resource["id"]), kept, ttl=self._ttl)
+        """Keep a record, in place of an older one of this response. Raises StoreError."""
+        key = RESPONSE.key(owner, record.resource["id"])
+        await self._store.put(key, record, ttl=self._ttl, certain=True)
 
     async def find(self, owner: str, identity: str) -> Record | None:
-        """The record of a response, if it is there and this owner's."""
-        kept = await self._store.get(self._key(owner, identity))
-        if kept is None:
-            return None
-        return Record(**{**kept, "turn": Turn(**kept["turn"]) if kept["turn"] else None})
+        """The record of a response, if it is there and this owner's. Raises StoreError."""
+        return await self._store.get(RESPONSE.key(owner, identity), certain=True)
 
     async def get(self, owner: str, identity: str) -> Record:
-        """The record of a response. Raises NotFound."""
+        """The record of a response. Raises NotFound, StoreError."""
         record = await self.find(owner, identity)
         if record is None:
             raise _not_found(identity)
         return record
 
     async def delete(self, owner: str, identity: str) -> None:
-        """Forget a response. Raises NotFound."""
-        if not await self._store.delete(self._key(owner, identity)):
+        """Forget a response. Raises NotFound, StoreError."""
+        if not await self._store.delete(RESPONSE.key(owner, identity)):
             raise _not_found(identity)
 
     async def item(self, owner: str, identity: str) -> JSON:
-        """An item of a stored response, by the id that it got here. Raises NotFound."""
+        """An item of a stored response, by the id that it got here. Raises NotFound, StoreError."""
         whole = identity.partition("_")[2]
         record = await self.find(owner, PREFIX + whole[:32])
         if record is not None:
@@ -74,41 +83,29 @@ class Records:
 
     async def claim(self, owner: str, request: str, *, approve: bool) -> bool:
         """Whether nobody answered this approval request before; from now on somebody has. Raises StoreError."""
-        return await self._store.add(self._answer(owner, request), {"approve": approve}, ttl=self._ttl)
+        answer = _Answer(approve=approve)
+        return await self._store.add(APPROVAL.key(owner, request), answer, ttl=self._ttl)
 
     async def was_refused(self, owner: str, request: str) -> bool:
-        """Whether this approval request was answered with a no."""
-        answer = await self._store.get(self._answer(owner, request))
-        return answer is not None and answer.get("approve") is False
+        """Whether this approval request was answered with a no. Raises StoreError."""
+        answer = await self._store.get(APPROVAL.key(owner, request), certain=True)
+        return answer is not None and not answer.approve
 
     async def keep_result(self, owner: str, request: str, result: ToolResult) -> None:
         """Keep what an approved call gave, since its response came to nothing and the approval may come again."""
-        kept = {**vars(result), "images": [vars(image) for image in result.images]}
-        await self._store.put(self._result(owner, request), kept, ttl=self._ttl)
+        await self._store.put(RESULT.key(owner, request), result, ttl=self._ttl)
 
     async def result(self, owner: str, request: str) -> ToolResult | None:
-        """What the call gave, if that was kept."""
-        kept = await self._store.get(self._result(owner, request))
-        if kept is None:
-            return None
-        return ToolResult(**{**kept, "images": tuple(Image(**image) for image in kept["images"])})
+        """What the call gave, if that was kept. Raises StoreError."""
+        return await self._store.get(RESULT.key(owner, request), certain=True)
 
     async def forget_result(self, owner: str, request: str) -> None:
         """From now on the approval is spent: its response is whole. Raises StoreError."""
-        await self._store.delete(self._result(owner, request))
+        await self._store.delete(RESULT.key(owner, request))
 
     async def release(self, owner: str, request: str) -> None:
         """Take a claim back, since nothing came of it. Raises StoreError."""
-        await self._store.delete(self._answer(owner, request))
-
-    def _answer(self, owner: str, request: str) -> Key[JSON]:
-        return key_of("approval", owner, request)
-
-    def _result(self, owner: str, request: str) -> Key[JSON]:
-        return key_of("approved result", owner, request)
-
-    def _key(self, owner: str, identity: str) -> Key[JSON]:
-        return key_of("response", owner, identity)
+        await self._store.delete(APPROVAL.key(owner, request))
 
 
 def new_id() -> str:

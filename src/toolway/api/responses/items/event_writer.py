@@ -209,6 +209,12 @@ class EventWriter:
         self._state.frame |= {"status": "completed", "completed_at": self._completed_at()}
         return [self._state.whole("response.completed")]
 
+    def withdraw_end(self) -> None:
+        """The last event was not told, since what it tells could not be kept; nothing is left of the answer."""
+        self._state.withdraw()
+        self._state.items.clear()
+        self._state.frame |= {"incomplete_details": None, "completed_at": None}
+
     def failed(self, error: ToolwayError) -> list[Event]:
         """The answer will never be whole."""
         events = self._break_off()

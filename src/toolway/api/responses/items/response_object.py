@@ -189,6 +189,10 @@ class ResponseState:
         """Any event."""
         return kind, dumps({"type": kind, **body})[:-1] + self.numbered()
 
+    def withdraw(self) -> None:
+        """Give the number of the last event, which was not told, to the next one."""
+        self._number -= 1
+
     def numbered(self) -> bytes:
         """The end of the next event, for those who write its beginning themselves."""
         self._number += 1
