@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
+import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cached_property
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar
 from zlib import crc32
@@ -16,6 +18,7 @@ from pydantic import TypeAdapter
 
 from toolway.errors import NoRoomInStore, StoreError
 from toolway.types import JSON
+from toolway.wire.lenient_json import dumps
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -215,13 +218,12 @@ class Store:
     def _encoded(self, key: Key[T], value: T) -> bytes:
         """The version of the kind, a sum by which damage shows, and JSON. Raises NoRoomInStore."""
         try:
-            text = orjson.dumps(value)
-        except TypeError as error:
-            self._trouble.note(f"a value of the kind {key.kind.name!r} cannot be written: {error}")
-            raise NoRoomInStore(
-                "The store does not keep this: it is nested too deeply, or is no text."
-            ) from None
-        text = b"%d %08x %b" % (key.kind.version, _sum(key, text), text)
+            mark, text = b" ", orjson.dumps(value)
+        except (
+            TypeError
+        ):  # it holds large integers or halves of characters, which orjson would not read either
+            mark, text = b"!", dumps(_members(value))
+        text = b"%d%b%08x %b" % (key.kind.version, mark, _sum(key, text), text)
         size, most = len(text), self._entries.max_bytes
         if size + self._entries.overhead > most:
             reason = f"a value of {size:,} bytes is over TOOLWAY_STORE_MAX_BYTES ({most:,})"
@@ -231,21 +233,31 @@ class Store:
 
     def _decoded(self, key: Key[T], text: bytes) -> T | None:
         """What `_encoded` wrote; None for anything else: damage, another version, what somebody else wrote."""
-        version, _, rest = text.partition(b" ")
-        checksum, _, value = rest.partition(b" ")
+        found = _FORM.match(text)
+        if found and int(found[1]) != key.kind.version:
+            self._trouble.note(f"a value of the kind {key.kind.name!r} is in another version")
+            return None
         try:
-            if int(version) != key.kind.version:
-                self._trouble.note(f"a value of the kind {key.kind.name!r} is in another version")
-                return None
-            if int(checksum, 16) == _sum(key, value):
-                return key.kind.adapter.validate_python(orjson.loads(value))
-        except ValueError:
+            if found and int(found[3], 16) == _sum(key, value := text[found.end() :]):
+                read = orjson.loads if found[2] == b" " else json.loads
+                return key.kind.adapter.validate_python(read(value))
+        except (ValueError, RecursionError):
             pass
         self._trouble.note("a value is damaged, or something else wrote it")
         return None
 
     def _seconds(self, ttl: float | None) -> float:
         return self._ttl if ttl is None else ttl
+
+
+_FORM = re.compile(rb"(\d{1,9})([ !])([0-9a-f]{8}) ")
+
+
+def _members(value: Any) -> Any:
+    """A value without dataclasses, which only orjson writes."""
+    if is_dataclass(value):
+        return {member.name: _members(getattr(value, member.name)) for member in fields(value)}
+    return [_members(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def _sum(key: AnyKey, text: bytes) -> int:

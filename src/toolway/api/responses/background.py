@@ -146,7 +146,7 @@ class KeptEvents:
 
 def _error_event(error: ToolwayError, number: int) -> Event:
     told = {"code": "server_error", "message": error.message, "param": None, "sequence_number": number}
-    return "error", orjson.dumps({"type": "error", **told})
+    return "error", dumps({"type": "error", **told})
 
 
 def encoded(event: Event) -> bytes:
