@@ -11,10 +11,11 @@ from typing import Any
 import orjson
 import pytest
 
-from tests.support.answers import assert_one_clean_answer, chunks_of, content_of
+from tests.support.answers import assert_one_clean_answer, calls_of, chunks_of, content_of
 from tests.support.app_server import QUESTION, AppServer, app_server, serving
 from tests.support.tools import JSON, ToolService
 from tests.support.upstream import Reply, call_stream, chunk, json_reply, sse, text_stream, tool_call, whole
+from toolway.conversation.call_ids import original_id, with_original_ids
 
 THEIRS = {"type": "function", "function": {"name": "theirs", "parameters": {"type": "object"}}}
 OURS = tool_call(id="ours")
@@ -37,8 +38,9 @@ def mixed_turn(app: AppServer, **options: Any) -> list[JSON]:
     ]
     app.upstream.seen.clear()
     message = app.ask(tools=[THEIRS], **options).json()["choices"][0]["message"]
-    assert [call["id"] for call in message["tool_calls"]] == ["c"]
-    return [*QUESTION, message, {"role": "tool", "tool_call_id": "c", "content": "done"}]
+    (call,) = message["tool_calls"]
+    assert original_id(call["id"]) == "c" != call["id"]
+    return [*QUESTION, message, {"role": "tool", "tool_call_id": call["id"], "content": "done"}]
 
 
 def test_a_mixed_turn_is_put_together_again(store_url: str):
@@ -55,7 +57,7 @@ def test_another_credential_finds_nothing(store_url: str):
         app.upstream.replies = [whole({"content": "Fine."})]
         body = {"model": "mock", "messages": back, "tools": [THEIRS]}
         app.post(body, headers={"authorization": "Bearer two"})
-        assert sent(app) == back
+        assert sent(app) == with_original_ids(back)
         app.post(body, headers={"authorization": "Bearer one"})
         assert len(sent(app)) == len(back) + 1
 
@@ -86,15 +88,9 @@ def test_rounds_of_ours_before_the_clients_call_are_put_back_too():
     with app_server(
         call_stream(OURS), call_stream(tool_call("theirs", "{}", "c")), text_stream("Fine.")
     ) as app:
-        app.ask(stream=True, tools=[THEIRS])
-        message = {
-            "role": "assistant",
-            "content": None,
-            "tool_calls": [
-                {"id": "c", "type": "function", "function": {"name": "theirs", "arguments": "{}"}}
-            ],
-        }
-        back = [*QUESTION, message, {"role": "tool", "tool_call_id": "c", "content": "done"}]
+        (call,) = calls_of(app.ask(stream=True, tools=[THEIRS]).text)
+        message = {"role": "assistant", "content": None, "tool_calls": [call]}
+        back = [*QUESTION, message, {"role": "tool", "tool_call_id": call["id"], "content": "done"}]
         app.post({"model": "mock", "messages": back, "stream": True, "tools": [THEIRS]})
         assert roles(sent(app)) == ["user", "assistant", "tool", "assistant", "tool"]
         assert sent(app)[:3] == app.upstream.seen[1].json["messages"]

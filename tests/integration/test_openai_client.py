@@ -21,6 +21,7 @@ from tests.support.upstream import (
     tool_call,
     whole,
 )
+from toolway.conversation.call_ids import original_id
 
 OWN_TOOL: Any = {
     "type": "function",
@@ -178,7 +179,7 @@ def test_the_clients_own_tool_is_left_to_the_client(app: AppServer, streamed: bo
             answer = client.chat.completions.create(model="mock", messages=QUESTION, tools=[OWN_TOOL])
     assert answer.choices[0].finish_reason == "tool_calls"
     calls = answer.choices[0].message.tool_calls or []
-    assert [(c.id, c.function.name, c.function.arguments) for c in calls] == [
+    assert [(original_id(c.id), c.function.name, c.function.arguments) for c in calls] == [
         ("call_1", "client_tool", '{"x":1}')
     ]
     assert app.tools.calls == []
@@ -269,8 +270,9 @@ def test_a_mixed_turn_hands_over_the_clients_calls_and_is_whole_again_later(app:
         else:
             first = ask_model.create(model="mock", messages=QUESTION, tools=[OWN_TOOL]).choices[0]
         assert first.finish_reason == "tool_calls"
-        assert [call.id for call in first.message.tool_calls or []] == ["call_2"]
-        result = {"role": "tool", "tool_call_id": "call_2", "content": "one"}
+        (call,) = first.message.tool_calls or []
+        assert original_id(call.id) == "call_2" != call.id
+        result = {"role": "tool", "tool_call_id": call.id, "content": "one"}
         said: Any = first.message.model_dump(exclude_none=True)
         set_rounds(app, "Done.", streamed=False)
         ask_model.create(model="mock", messages=[*QUESTION, said, result], tools=[OWN_TOOL])

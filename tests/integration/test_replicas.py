@@ -12,11 +12,12 @@ import httpx2
 import pytest
 
 from tests.integration.test_commands import PATIENCE, serving, toolway
-from tests.support.answers import chunks_of
+from tests.support.answers import calls_of
 from tests.support.app_server import QUESTION
 from tests.support.servers import running
 from tests.support.tools import ToolService
 from tests.support.upstream import ScriptedUpstream, call_stream, text_stream, tool_call, whole
+from toolway.conversation.call_ids import original_id
 
 THEIRS = {"type": "function", "function": {"name": "theirs", "parameters": {"type": "object"}}}
 CALLS = [tool_call(id="ours"), tool_call("theirs", "{}", "c", 1)]
@@ -66,18 +67,12 @@ def test_a_mixed_turn_begun_on_one_goes_on_on_the_other(replicas: Replicas, stre
         text_stream("Fine.") if stream else whole({"content": "Fine."}),
     ]
     answer = replicas.post(0, messages=QUESTION, stream=stream)
-    if stream:
-        deltas = [choice["delta"] for chunk in chunks_of(answer.text) for choice in chunk["choices"]]
-        shown = [call for delta in deltas for call in delta.get("tool_calls") or ()]
-    else:
-        shown = answer.json()["choices"][0]["message"]["tool_calls"]
-    assert {call["id"] for call in shown if call.get("id")} == {"c"}
-
-    call = {"id": "c", "type": "function", "function": {"name": "theirs", "arguments": "{}"}}
+    (call,) = calls_of(answer.text) if stream else answer.json()["choices"][0]["message"]["tool_calls"]
+    assert (original_id(call["id"]), call["function"]["name"]) == ("c", "theirs")
     back = [
         *QUESTION,
         {"role": "assistant", "content": None, "tool_calls": [call]},
-        {"role": "tool", "tool_call_id": "c", "content": "done"},
+        {"role": "tool", "tool_call_id": call["id"], "content": "done"},
     ]
     assert "Fine." in replicas.post(1, messages=back, stream=stream).text
     seen = replicas.upstream.seen[-1].json["messages"]

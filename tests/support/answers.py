@@ -28,6 +28,18 @@ def content_of(chunks: list[JSON], member: str = "content") -> str:
     return "".join(piece for piece in pieces if isinstance(piece, str))
 
 
+def calls_of(text: str) -> list[JSON]:
+    """The tool calls of a streamed answer, put together from their deltas."""
+    calls: dict[int, JSON] = {}
+    for chunk in chunks_of(text):
+        for part in (chunk["choices"][0]["delta"].get("tool_calls") or ()) if chunk["choices"] else ():
+            call = calls.setdefault(part["index"], {"id": "", "type": "function", "function": {}})
+            call["id"] = call["id"] or part.get("id") or ""
+            for member, piece in (part.get("function") or {}).items():
+                call["function"][member] = call["function"].get(member, "") + piece
+    return [call for _, call in sorted(calls.items())]
+
+
 def error_of(chunks: list[JSON]) -> JSON:
     """The error at the end of a stream that failed: an event without choices, and no finish_reason before it."""
     assert "choices" not in chunks[-1], chunks[-1]

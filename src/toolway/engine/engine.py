@@ -9,7 +9,9 @@ from functools import partial
 
 import anyio
 
+from toolway.conversation.call_ids import for_client, new_token, with_original_ids, with_public_ids
 from toolway.conversation.events import (
+    Chunks,
     ClientLeft,
     ConversationBegan,
     ConversationEnded,
@@ -67,6 +69,8 @@ class Conversation:
     events: EventStream
     approved: Sequence[ToolCall] = ()
     is_complete: bool = False
+    token: str = field(default_factory=new_token)
+    """Stands in the ids of the calls that leave."""
 
     async def run(
         self,
@@ -81,6 +85,8 @@ class Conversation:
         A request whose bytes are given as `raw` goes on behind the rounds of an attempt at the same bytes that came
         to nothing a short while ago. `done` has the results of approved calls that need not run again.
         """
+        if deliver and self._hands_out_calls:
+            deliver = self._with_public_ids(deliver)
         self.events.deliver = deliver
         if raw is None:
             return await self._run(turn, EarlierWork(approved=self.approved, results=done or {}))
@@ -119,7 +125,18 @@ class Conversation:
             raise
         await self._keep(sent, outcome)
         self.events.tell(ConversationEnded(outcome=outcome))
-        return outcome
+        return for_client(outcome, self.token) if self._hands_out_calls else outcome
+
+    @property
+    def _hands_out_calls(self) -> bool:
+        """Whether calls that leave may stand beside ours, so that they need ids of our own."""
+        return bool(self.tools.tools and self.tools.clients)
+
+    def _with_public_ids(self, deliver: Emit) -> Emit:
+        async def deliver_public(event: Event) -> None:
+            await deliver(with_public_ids(event, self.token) if type(event) is Chunks else event)
+
+        return deliver_public
 
     def _turn(self, factory: TurnFactory) -> Turn:
         """How the model is asked in this conversation: from the inside out."""
@@ -142,14 +159,14 @@ class Conversation:
             messages = await hidden_rounds.recall(store, owner, messages)
         messages = await split_turns.restore(store, owner, messages)
         if len(messages) > len(sent):
-            self.results.adopt(messages, sent)
+            self.results.adopt(messages, with_original_ids(sent))
         return messages
 
     async def _keep(self, sent: Sequence[object], outcome: Outcome) -> None:
         """What the client does not see of this answer, for when it comes back."""
         store, owner = self.resources.store, self.caller.id
         if outcome.held and outcome.message.tool_calls:
-            await split_turns.hold(store, owner, outcome.message.tool_calls, outcome.held, outcome.between)
+            await split_turns.hold(store, owner, self.token, outcome.held, outcome.between)
         elif self.resources.settings.loop.replay:
             await hidden_rounds.remember(store, owner, sent, outcome)
 

@@ -158,7 +158,7 @@ def test_a_turn_can_be_put_together_from_named_items(app: AppServer):
     app.set_replies(turn("Wait.", call, thought="Hmm.", streamed=False), turn("Fine.", streamed=False))
     first = ask(app, tools=[THEIRS])
     named = [{"type": "item_reference", "id": item["id"]} for item in first["output"]]
-    output = {**OUTPUT, "call_id": "named"}
+    output = {**OUTPUT, "call_id": first["output"][-1]["call_id"]}
     ask(app, tools=[THEIRS], input=[{"role": "user", "content": QUESTION}, *named, output])
     messages = sent(app)
     assert [message["role"] for message in messages] == ["user", "assistant", "tool"]

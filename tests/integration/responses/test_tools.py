@@ -27,6 +27,7 @@ from tests.support.app_server import AppServer, app_server
 from tests.support.servers import free_port
 from tests.support.tools import Raw, ToolService
 from tests.support.upstream import json_reply, tool_call
+from toolway.conversation.call_ids import original_id
 from toolway.types import JSON
 
 PROFILES = '{"towns": ["list_*"]}'
@@ -278,6 +279,12 @@ def test_headers_and_profiles_choose_tools_here_too(app: AppServer):
     assert "x-toolway-max-calls" in error_of(answer, 400)["message"]
 
 
+def output_of(response: JSON) -> JSON:
+    """The output of the only call that a response hands to the client."""
+    (call,) = items_of(response, "function_call")
+    return {**OUTPUT, "call_id": call["call_id"]}
+
+
 @BOTH
 @pytest.mark.parametrize("declared", [True, False], ids=["declared", "unseen"])
 def test_a_turn_of_both_sides_goes_on_by_its_id(app: AppServer, streamed: bool, declared: bool):
@@ -290,10 +297,12 @@ def test_a_turn_of_both_sides_goes_on_by_its_id(app: AppServer, streamed: bool, 
         else ["message", "function_call"]
     )
     assert sorted(kinds(first)) == sorted(shown)
-    assert items_of(first, "function_call")[0]["call_id"] == "c"
+    assert original_id(items_of(first, "function_call")[0]["call_id"]) == "c"
     assert len(app.tools.calls) == 1
 
-    second = ask(app, streamed=streamed, tools=tools, input=[OUTPUT], previous_response_id=first["id"])
+    second = ask(
+        app, streamed=streamed, tools=tools, input=[output_of(first)], previous_response_id=first["id"]
+    )
     assert text_of(second) == "Fine."
     assert kinds(second) == ["message"]
     messages = sent(app)
@@ -308,7 +317,7 @@ def test_a_turn_of_both_sides_goes_on_by_its_id(app: AppServer, streamed: bool, 
 def test_a_turn_of_both_sides_goes_on_without_state(app: AppServer, streamed: bool):
     app.set_replies(turn("Both.", *MIXED, streamed=streamed), turn("Fine.", streamed=streamed))
     first = ask(app, streamed=streamed, tools=[THEIRS], store=False)
-    back = [{"role": "user", "content": QUESTION}, *first["output"], OUTPUT]
+    back = [{"role": "user", "content": QUESTION}, *first["output"], output_of(first)]
     ask(app, streamed=streamed, tools=[THEIRS], store=False, input=back)
     messages = sent(app)
     assert [message["role"] for message in messages] == ["user", "assistant", "tool", "tool"]
@@ -322,7 +331,7 @@ def test_a_declared_turn_of_both_sides_goes_on_without_state(app: AppServer, str
     tools = [THEIRS, server(app)]
     app.set_replies(turn("Both.", *MIXED, streamed=streamed), turn("Fine.", streamed=streamed))
     first = ask(app, streamed=streamed, tools=tools, store=False)
-    back = [{"role": "user", "content": QUESTION}, *first["output"], OUTPUT]
+    back = [{"role": "user", "content": QUESTION}, *first["output"], output_of(first)]
     ask(app, streamed=streamed, tools=tools, store=False, input=back)
     messages = sent(app)
     assert [message["role"] for message in messages] == ["user", "assistant", "tool", "tool"]
@@ -367,7 +376,7 @@ def test_the_clients_call_after_rounds_of_ours_goes_on(app: AppServer, streamed:
     )
     first = ask(app, streamed=streamed, tools=[THEIRS])
     assert kinds(first) == ["function_call"]
-    ask(app, streamed=streamed, tools=[THEIRS], input=[OUTPUT], previous_response_id=first["id"])
+    ask(app, streamed=streamed, tools=[THEIRS], input=[output_of(first)], previous_response_id=first["id"])
     stateful = sent(app)
     assert [message["role"] for message in stateful] == ["user", "assistant", "tool", "assistant", "tool"]
 
@@ -377,7 +386,7 @@ def test_the_clients_call_after_rounds_of_ours_goes_on(app: AppServer, streamed:
         turn("Fine.", streamed=streamed),
     )
     first = ask(app, streamed=streamed, tools=[THEIRS], store=False)
-    back = [{"role": "user", "content": QUESTION}, *first["output"], OUTPUT]
+    back = [{"role": "user", "content": QUESTION}, *first["output"], output_of(first)]
     ask(app, streamed=streamed, tools=[THEIRS], store=False, input=back)
     assert sent(app) == stateful
 

@@ -14,6 +14,7 @@ from toolway.api.responses.items.input_items import Turn, answered_before, seale
 from toolway.api.responses.items.response_object import Event, read_usage
 from toolway.api.responses.preparation import Draft, RequestReader, split_leading
 from toolway.api.responses.records import Record, Records, new_id, with_ids
+from toolway.conversation.call_ids import with_original_ids
 from toolway.conversation.events import CallBegan, CallEnded, Chunks, HeadArrived, Outcome, RoundBegan
 from toolway.conversation.events import Event as ConversationEvent
 from toolway.engine.engine import Engine
@@ -212,7 +213,7 @@ def _conversation(draft: Draft, outcome: Outcome, asks: dict[str, str]) -> tuple
     if outcome.held:
         return before, Turn(**parts_of(outcome.held), asks=asks)
     if message.tool_calls and not message.cut_short:
-        return before, Turn(assistant=assistant_message(message, tools))
+        return before, Turn(assistant=with_original_ids([assistant_message(message, tools)])[0])
     said = {**message.said, "content": message.said.get("content") or ""}
     return [*before, said], None
 

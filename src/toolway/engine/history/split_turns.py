@@ -1,7 +1,8 @@
 """Turns in which the model called the client's tools and ours, at once or one after the other.
 
 The client gets its own calls alone. What it must not see, the full assistant message, the results of our calls and
-the rounds before, waits in a store under the ids of its calls, and is put back when these return with its results.
+the rounds before, waits in a store under the token in the ids of its calls, which nobody else was given, and is put
+back when the client returns with the same calls and their results.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from toolway.stores import Key, Kind, Store
-from toolway.types import JSON, ToolCall
+from toolway.conversation.call_ids import original_id, tokens_in, with_original_ids
+from toolway.conversation.tool_calls import read_arguments
+from toolway.stores import Kind, Store
+from toolway.types import JSON
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,15 +31,13 @@ HELD = Kind("turn", _Held)
 
 
 async def hold(
-    store: Store, owner: str, calls: Sequence[ToolCall], held: Sequence[JSON], before: Sequence[JSON] = ()
+    store: Store, owner: str, token: str, held: Sequence[JSON], before: Sequence[JSON] = ()
 ) -> None:
-    """Keep a turn that the client sees only a part of.
+    """Keep a turn that the client sees only a part of, under the token in its ids.
 
-    `held` is the full assistant message and our results, `calls` are the client's, `before` are the messages of
-    the rounds that led to it.
+    `held` is the full assistant message and our results, `before` are the messages of the rounds that led to it.
     """
-    turn = _Held(before=list(before), **parts_of(held))
-    await store.put(_key(owner, [call.id for call in calls]), turn)
+    await store.put(HELD.key(owner, token), _Held(before=list(before), **parts_of(held)))
 
 
 def parts_of(held: Sequence[JSON]) -> dict[str, Any]:
@@ -46,48 +47,55 @@ def parts_of(held: Sequence[JSON]) -> dict[str, Any]:
     return {"assistant": held[0], "results": results, "behind": behind}
 
 
-async def restore(store: Store, owner: str, messages: list[Any]) -> list[Any]:
-    """The conversation with each held turn put back in full, results in the order of the calls.
+async def restore(store: Store, owner: str, messages: Sequence[Any]) -> list[Any]:
+    """The conversation with each held turn put back in full, results in the order of the calls; all ids original.
 
-    A turn that the store does not know, or whose results are not all there, stays as the client sent it.
+    A turn that the store does not know, whose calls are others, or whose results are not all there, is left as it is.
     """
     restored: list[Any] = []
     position = 0
     while position < len(messages):
-        ids = _call_ids(messages[position])
-        turn = await store.get(_key(owner, ids)) if ids else None
+        message = messages[position]
+        tokens = tokens_in(message) if isinstance(message, dict) else set()
+        turn = await store.get(HELD.key(owner, *tokens)) if len(tokens) == 1 else None
         theirs = _results_behind(messages, position) if turn else {}
-        if turn and set(ids) <= set(theirs):
+        if turn and _are_those_handed_out(message, turn) and set(_calls_by_id(message)) <= set(theirs):
             ours = {result["tool_call_id"]: result for result in turn.results}
-            calls = turn.assistant["tool_calls"]
-            results = [{**ours, **theirs}[call["id"]] for call in calls]
+            results = [{**ours, **theirs}[call["id"]] for call in turn.assistant["tool_calls"]]
             restored += [*turn.before, turn.assistant, *results, *turn.behind]
             position += len(theirs)
         else:
-            restored.append(messages[position])
+            restored.append(message)
         position += 1
-    return restored
+    return with_original_ids(restored)
 
 
-def _call_ids(message: Any) -> list[str]:
-    if not isinstance(message, dict) or message.get("role") != "assistant":
-        return []
-    calls = message.get("tool_calls")
-    return [
-        call["id"]
-        for call in (calls if isinstance(calls, list) else ())
-        if isinstance(call, dict) and isinstance(call.get("id"), str)
-    ]
+def _are_those_handed_out(message: JSON, turn: _Held) -> bool:
+    """Whether a message of the client's has just the calls that it was given in this turn."""
+    ours = {result["tool_call_id"] for result in turn.results}
+    given = {
+        identity: call for identity, call in _calls_by_id(turn.assistant).items() if identity not in ours
+    }
+    return given == _calls_by_id(message)
 
 
-def _results_behind(messages: list[Any], position: int) -> dict[str, JSON]:
+def _calls_by_id(message: JSON) -> dict[str, Any]:
+    """Name and arguments of each call; white space and the order of members make no difference."""
+    return {original_id(str(call.get("id"))): _essence(call) for call in message["tool_calls"]}
+
+
+def _essence(call: JSON) -> Any:
+    function = call.get("function")
+    if not isinstance(function, dict):
+        return call.get("custom")
+    text = str(function.get("arguments") or "")
+    return function.get("name"), read_arguments(text) or {}
+
+
+def _results_behind(messages: Sequence[Any], position: int) -> dict[str, JSON]:
     found: dict[str, JSON] = {}
-    for message in messages[position + 1 :]:
+    for message in with_original_ids(messages[position + 1 :]):
         if not isinstance(message, dict) or message.get("role") != "tool":
             break
         found[str(message.get("tool_call_id"))] = message
     return found
-
-
-def _key(owner: str, ids: Sequence[str]) -> Key[_Held]:
-    return HELD.key(owner, *sorted(ids))

@@ -13,6 +13,7 @@ from typing import Any
 from toolway.api.responses.items import fields
 from toolway.api.responses.items.fields import chat_content, text_in
 from toolway.api.responses.items.request import CUSTOM_INPUT
+from toolway.conversation.call_ids import original_id
 from toolway.conversation.message import joined
 from toolway.engine.tool_results import text_of
 from toolway.errors import InvalidRequest
@@ -171,6 +172,8 @@ class InputItems:
 
     def _output(self, item: JSON, where: str) -> None:
         identity = fields.check(_CALL_OUTPUT, item, where)["call_id"]
+        if identity not in self._unanswered:  # those of a stored turn are the model server's own
+            identity = original_id(identity)
         turns = self._unanswered.get(identity)
         if not turns and self._open is not None and identity in self._open.results:
             raise InvalidRequest(f"There are two outputs for the call {identity[:100]}.", param=where)
