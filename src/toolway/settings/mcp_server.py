@@ -267,12 +267,10 @@ class OAuthClient:
         Text | None, BeforeValidator(_joined), Field(validation_alias=AliasChoices("scope", "scopes"))
     ] = None
     """What to ask for, separated by spaces."""
-    authorization_url: Annotated[
-        Text | None, Field(validation_alias=AliasChoices("authorization_url", "authorizationUrl"))
+    metadata_url: Annotated[
+        Text | None, Field(validation_alias=AliasChoices("metadata_url", "client_metadata_url"))
     ] = None
-    """Where the login begins, when the server's metadata does not say it."""
-    token_url: Annotated[Text | None, Field(validation_alias=AliasChoices("token_url", "tokenUrl"))] = None
-    """Where tokens are given out, when the server's metadata does not say it."""
+    """An https URL of a client-id metadata document that names the callback, for servers that take one."""
     callback_port: Annotated[
         Count | None, Field(validation_alias=AliasChoices("callback_port", "callbackPort"))
     ] = None

@@ -20,7 +20,7 @@ import anyio
 import httpx2
 import orjson
 from mcp.client.auth import OAuthClientProvider
-from mcp.client.auth.exceptions import OAuthFlowError
+from mcp.client.auth.exceptions import OAuthFlowError, OAuthRegistrationError
 from mcp.shared.auth import (
     AuthorizationCodeResult,
     OAuthClientInformationFull,
@@ -30,7 +30,7 @@ from mcp.shared.auth import (
 from pydantic import AnyUrl, ValidationError
 
 from toolway.errors import SourceError
-from toolway.settings.mcp_server import RemoteServerConfig
+from toolway.settings.mcp_server import OAuthClient, RemoteServerConfig
 from toolway.tools.mcp.errors import LostError, RefusedError, cause_of
 from toolway.tools.mcp.options import ConnectOptions, ServerLog
 from toolway.tools.mcp.session import connect, list_tools
@@ -288,19 +288,6 @@ _PAGE = (
 _SCOPE = re.compile(r'(?<![\w-])scope="?([^",]*)"?')
 
 
-@dataclass(frozen=True, kw_only=True)
-class Registration:
-    """A client that is registered already, for servers where none can be registered by a program."""
-
-    client_id: str | None = None
-    client_secret: str | None = field(default=None, repr=False)
-    metadata_url: str | None = None
-    """An https URL of a client-id metadata document that names the callback."""
-    callback_port: int = 0
-    """The port of the callback that was registered; 0: any."""
-    scope: str | None = None
-
-
 class _Memory:
     """The SDK's TokenStorage for one flow."""
 
@@ -354,7 +341,6 @@ async def login(
     config: RemoteServerConfig,
     show: Callable[[str], Awaitable[None]],
     file: TokenFile,
-    registration: Registration | None = None,
 ) -> Grant:
     """Have a person allow access to a server, and keep what was granted; `show` opens the page that asks.
 
@@ -364,9 +350,9 @@ async def login(
     Raises:
         SourceError: It was not allowed, nobody answered in time, or the server asks for no login.
     """
-    registration = registration or Registration()
+    registration = config.oauth or OAuthClient()
     callback = _Callback()
-    listener = await _listen(callback, registration.callback_port)
+    listener = await _listen(callback, registration.callback_port or 0)
     port = listener.sockets[0].getsockname()[1]
     provider = _provider(config.url, show, callback, port, registration)
     before = file.grant(config.url)
@@ -398,7 +384,7 @@ def _provider(
     show: Callable[[str], Awaitable[None]],
     callback: _Callback,
     port: int,
-    registration: Registration,
+    registration: OAuthClient,
 ) -> OAuthClientProvider:
     host = "localhost" if registration.callback_port else "127.0.0.1"  # what people register by hand
     redirect = AnyUrl(f"http://{host}:{port}/callback")
@@ -502,6 +488,9 @@ async def _use(config: RemoteServerConfig, auth: httpx2.Auth) -> None:
 def _words(error: Exception) -> str:
     if isinstance(error, ValidationError):
         return "what the authorization server says is not what the standard asks for"
+    if isinstance(error, OAuthRegistrationError):
+        advice = 'register one there by hand and write its "oauth": {"client_id": ...} into the entry of the server'
+        return f"{error}; if no client can register itself, {advice}"
     return str(error) or type(error).__name__
 
 

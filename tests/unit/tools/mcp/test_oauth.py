@@ -18,7 +18,7 @@ from toolway.errors import SourceError
 from toolway.settings.settings import load_settings
 from toolway.tools.catalog import Catalog
 from toolway.tools.factory import open_sources
-from toolway.tools.mcp.oauth import Grant, Registration, TokenAuth, TokenFile, login
+from toolway.tools.mcp.oauth import Grant, TokenAuth, TokenFile, login
 
 
 async def browse(page: str) -> None:
@@ -85,11 +85,11 @@ async def test_wrong_credentials_are_a_state(tmp_path: Path) -> None:
             assert "toolway login web" in (sources[0].status.error or "")
 
 
-async def logged_in(settings: Any, **registered: Any) -> Grant:
+async def logged_in(settings: Any) -> Grant:
     """What `toolway login web` does."""
     file = TokenFile(Path(settings.tools.token_file))
     with anyio.fail_after(PATIENCE):
-        return await login(settings.tools.servers[0], browse, file, Registration(**registered))
+        return await login(settings.tools.servers[0], browse, file)
 
 
 async def test_a_login_is_remembered_and_renewed(tmp_path: Path) -> None:
@@ -212,9 +212,11 @@ async def test_a_client_that_is_registered_by_hand_is_used(tmp_path: Path) -> No
     guarded = Guarded(registers=False)
     with serving(guarded.app) as base:
         settings = settings_for(tmp_path, {"type": "http", "url": f"{base}/mcp"})
-        with pytest.raises(SourceError, match=r"the login failed: .*Registration"):
+        with pytest.raises(SourceError, match=r"the login failed: .*Registration.*client_id"):
             await logged_in(settings)
-        await logged_in(settings, client_id="by-hand", scope="files:read")
+        oauth = {"clientId": "by-hand", "scopes": ["files:read"]}
+        settings = settings_for(tmp_path, {"type": "http", "url": f"{base}/mcp", "oauth": oauth})
+        await logged_in(settings)
         await used(settings, guarded)
     assert guarded.clients == ["by-hand"]
     assert guarded.asked_scopes == ["files:read"]
