@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, groupby
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from toolway.conversation.tool_calls import CallAssembler
 from toolway.errors import UpstreamError
@@ -17,9 +17,24 @@ from toolway.wire.lenient_json import fix_surrogates, harmless
 
 SPOKEN = ("reasoning_content", "reasoning", "content", "refusal", "reasoning_details", "thinking_blocks")
 """Members of deltas that make one text or list; a replayed message needs them (DeepSeek: 400 without)."""
-UNFINISHED = frozenset({"length", "content_filter"})
-"""A turn that ended so has perhaps only half a call: never run."""
+Ending = Literal["whole", "length", "content_filter", "failed"]
+"""How a turn ended. Only one that is whole has calls that can be trusted to be whole too, and may be run."""
 
+FINISH_REASONS: dict[str, Ending] = {
+    **dict.fromkeys(
+        "stop tool_calls function_call tool_call tool_use end_turn stop_sequence eos".split(), "whole"
+    ),
+    **dict.fromkeys("length max_tokens max_output_tokens model_length".split(), "length"),
+    **dict.fromkeys("model_context_window_exceeded context_length_exceeded".split(), "length"),
+    **dict.fromkeys("content_filter safety recitation blocklist sensitive refusal".split(), "content_filter"),
+    **dict.fromkeys(
+        "error network_error insufficient_system_resource abort aborted cancelled".split(), "failed"
+    ),
+    **dict.fromkeys("timeout malformed_function_call".split(), "failed"),
+}
+"""What servers call the end of a turn, in lower case; whatever else they say is a failure."""
+
+_NOT_SAID = frozenset({"role", "tool_calls", "function_call", *SPOKEN})
 _ENVELOPE = frozenset(
     {"id", "object", "created", "model", "choices", "usage", "system_fingerprint", "service_tier"}
 )
@@ -42,9 +57,14 @@ class Message:
     usage_frame: JSON = field(default_factory=dict)
 
     @property
+    def ending(self) -> Ending:
+        """How the turn ended; one whose server does not say is whole."""
+        return FINISH_REASONS.get(self.finish_reason.lower(), "failed") if self.finish_reason else "whole"
+
+    @property
     def cut_short(self) -> bool:
         """Whether the server stopped in the middle, so that no call in it can be trusted to be whole."""
-        return self.finish_reason in UNFINISHED
+        return self.ending != "whole"
 
 
 def error_in(body: JSON) -> UpstreamError | None:
@@ -83,6 +103,7 @@ class MessageBuilder:
     def __init__(self, theirs: Callable[[str], bool]) -> None:
         self._theirs = theirs
         self._said: dict[str, list[str | list[Any]]] = {}
+        self._extra: JSON = {}
         self._calls = CallAssembler()
         self._passed: dict[int, int] = {}
         self._finish_reason: str | None = None
@@ -106,12 +127,17 @@ class MessageBuilder:
             return self._feed_frame(chunk)
         self.started = True
         choice = choices[0]
+        if "error" in choice and (error := error_in(choice)):
+            raise error
         delta = choice.get("delta")
         if not isinstance(delta, dict):
             choice = {**choice, "delta": (delta := {})}
             chunk = {**chunk, "choices": [choice]}
         for key, value in delta.items():
-            if value and key in SPOKEN and isinstance(value, str | list):
+            if key not in _NOT_SAID:
+                if value is not None:  # Gemini's signature of a text stands in `extra_content`
+                    self._extra[key] = value
+            elif value and key in SPOKEN and isinstance(value, str | list):
                 self._said.setdefault(key, []).append(value)
         if chunk.get("usage"):
             chunk = self._without_usage(chunk)
@@ -133,6 +159,7 @@ class MessageBuilder:
         """The turn, once its stream is over."""
         said: JSON = {"role": "assistant"}
         said |= {key: joined(pieces) for key, pieces in self._said.items()}
+        said |= self._extra
         return Message(
             said=said,
             tool_calls=self._calls.finished(),
@@ -212,6 +239,8 @@ def read_answer(answer: JSON) -> Message:
             "The model server's answer has no choices; it may not be an OpenAI-compatible server."
         )
     choice = choices[0]
+    if error := error_in(choice):
+        raise error
     message = choice.get("message")
     if not isinstance(message, dict):
         raise UpstreamError("The model server's answer has no message.")

@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 import httpx2
+import pytest
 from pydantic import BaseModel
 
 from tests.integration.responses.requests import (
@@ -198,6 +199,36 @@ def test_an_answer_that_was_cut_is_incomplete(app: AppServer, streamed: bool):
     assert text_of(response) == "It is"
     assert response["output"][0]["status"] == "incomplete"
     assert app.upstream.seen[0].json["max_tokens"] == 16
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "reason", ["error", "network_error", "insufficient_system_resource", "ran_out_of_luck"]
+)
+def test_an_answer_that_the_model_server_gave_up_is_failed(app: AppServer, streamed: bool, reason: str):
+    app.set_replies(turn("It is", finish=reason, streamed=streamed))
+    response = ask(app, streamed=streamed, status="failed")
+    assert response["error"]["message"] == (
+        f"The model server did not finish its answer: its finish_reason is '{reason}'."
+    )
+    assert text_of(response) == "It is"
+    assert response["completed_at"] is None
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("reason", "told"),
+    [
+        ("model_context_window_exceeded", "max_output_tokens"),
+        ("SAFETY", "content_filter"),
+    ],
+)
+def test_an_answer_that_did_not_end_as_answers_do_is_incomplete(
+    app: AppServer, streamed: bool, reason: str, told: str
+):
+    app.set_replies(turn("It is", finish=reason, streamed=streamed))
+    response = ask(app, streamed=streamed, status="incomplete")
+    assert response["incomplete_details"] == {"reason": told}
 
 
 def test_log_probabilities_come_along(app: AppServer):

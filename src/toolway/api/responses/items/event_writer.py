@@ -18,17 +18,17 @@ from toolway.api.responses.items.response_object import (
     published,
     read_usage,
 )
-from toolway.conversation.message import Message
+from toolway.conversation.message import Ending, Message
 from toolway.conversation.tool_calls import read_arguments
-from toolway.errors import ToolwayError
+from toolway.errors import ToolwayError, UpstreamError
 from toolway.server.asgi import openai_envelope
 from toolway.types import JSON, Tool, ToolCall, ToolResult
 from toolway.wire.lenient_json import dumps_text, fix_surrogates, harmless
 
 Items = Iterable[tuple[JSON | str, bytes | None]]
 
-_CUT = {"length": "max_output_tokens", "content_filter": "content_filter"}
-"""Why a response is incomplete, by the finish_reason."""
+_INCOMPLETE: dict[Ending, str] = {"length": "max_output_tokens", "content_filter": "content_filter"}
+"""Why a response is incomplete, by how its last turn ended. OpenAI's types have no other reasons."""
 
 _FAILURES = frozenset({
     "context_length_exceeded", "insufficient_quota", "invalid_prompt", "rate_limit_exceeded", "server_is_overloaded",
@@ -185,8 +185,11 @@ class EventWriter:
         return self._state.items[index]["id"], [*events, *added, self._state.done(index)]
 
     def ended(self, message: Message, usage: JSON | None) -> list[Event]:
-        """The answer is whole."""
-        cut = _CUT.get(message.finish_reason or "")
+        """The last turn is over: the answer is whole, cut, or the model server gave it up."""
+        if message.ending == "failed":
+            self._state.frame["usage"] = read_usage(usage)
+            return self.failed(_given_up(message))
+        cut = _INCOMPLETE.get(message.ending)
         status = "incomplete" if cut else "completed"
         events = self._close(status)
         if not cut and not any(item["type"] in _ANSWERS for item in self._state.items):
@@ -379,6 +382,12 @@ def _blank(kind: str) -> tuple[str, JSON]:
     if kind == "reasoning_text":
         return "rs", {"type": "reasoning", "status": "in_progress", "summary": [], "content": []}
     return "msg", {"type": "message", "status": "in_progress", "role": "assistant", "content": []}
+
+
+def _given_up(message: Message) -> UpstreamError:
+    reason = fix_surrogates(str(message.finish_reason))[:100]
+    text = f"The model server did not finish its answer: its finish_reason is {reason!r}."
+    return UpstreamError(text, code=reason)
 
 
 def _arguments(call: ToolCall) -> str:
