@@ -243,6 +243,11 @@ class Engine:
             max_image_bytes=settings.results.max_image_bytes,
         )
 
+    @property
+    def target(self) -> ModelTarget:
+        """The model server, as far as it is known."""
+        return self._target
+
     @asynccontextmanager
     async def open(
         self, read: ReadRequest, *, caller: Caller, declared: Sequence[JSON] = ()

@@ -37,6 +37,7 @@ PATIENCE = 5.0
 _PAUSES = (1.0, 2.0, 5.0, 10.0, 30.0)
 
 _GOOGLE = ("generativelanguage.googleapis.com", "aiplatform.googleapis.com")
+_AZURE = (".openai.azure.com", ".cognitiveservices.azure.com", ".services.ai.azure.com")
 _OWNERS_WITH_GRAMMARS = frozenset({"llamacpp", "llama-swap", "organization_owner"})
 """What `owned_by` says in the model lists of llama.cpp, llama-swap and LM Studio."""
 
@@ -74,6 +75,12 @@ class ModelTarget:
     def barred(self) -> Sequence[Barred]:
         """The tools that are left out because the model server refuses them, as they were defined then."""
         return tuple(self._barred.values())
+
+    @property
+    def is_openai(self) -> bool:
+        """Whether it is OpenAI's own server, or Azure's of the same models, by its address."""
+        host = urlsplit(self._settings.upstream.base_url).hostname or ""
+        return host == "api.openai.com" or host.endswith(_AZURE)
 
     @asynccontextmanager
     async def learning(self) -> AsyncIterator[ModelTarget]:

@@ -6,19 +6,28 @@ import httpx2
 import pytest
 
 from tests.integration.responses.requests import (
+    JSON,
     THEIRS,
     approval_tool,
     ask,
+    create,
     decision,
     error_of,
+    events_of,
     get,
+    kinds,
     post,
     respond,
     sent,
     turn,
+    websocket,
 )
 from tests.support.app_server import AppServer, app_server
+from tests.support.gate import Gate
+from tests.support.responses import check_events
 from tests.support.upstream import Reply, json_reply, tool_call, whole
+from toolway.api.responses import creation
+from toolway.api.responses.creation import SUMMARY_TOKENS
 
 
 def test_the_model_server_counts_the_tokens_of_an_input(app: AppServer):
@@ -109,6 +118,59 @@ def test_a_stored_conversation_is_compacted_too(app: AppServer):
     again = ask(app, input=[*compacted["output"], {"role": "user", "content": "Go on."}])
     assert again["status"] == "completed"
     assert "A summary." in str(sent(app))
+
+
+@pytest.mark.parametrize("how", ["whole", "streamed", "in the background", "over a WebSocket"])
+def test_a_trigger_in_the_input_asks_for_one_compaction_and_nothing_else(app: AppServer, how: str):
+    app.set_replies(turn("It was cloudy.", streamed=False))
+    told: list[JSON] = [
+        {"role": "user", "content": "Weather?"},
+        {"role": "assistant", "content": "Cloudy, I say."},
+        {"type": "compaction_trigger"},
+    ]
+    body: JSON = {"input": told, "instructions": "Be brief.", "tools": [THEIRS]}
+    if how == "over a WebSocket":
+        with websocket(app) as connection:
+            response = check_events(create(connection, **body))
+    elif how == "in the background":
+        begun = respond(app, body, background=True).json()
+        response = check_events(events_of(get(app, begun["id"], stream="true").text))
+    else:
+        response = ask(app, streamed=how == "streamed", **body)
+    assert (kinds(response), response["usage"]["total_tokens"]) == (["compaction"], 12)
+    assert [message["role"] for message in sent(app)] == ["system", "user", "assistant", "user"]
+    assert "tools" not in app.upstream.seen[-1].json
+    more = {"role": "user", "content": "Go on."}
+    for back in (
+        {"input": [*response["output"], more]},
+        {"input": [more], "previous_response_id": response["id"]},
+    ):
+        app.set_replies(turn("Fine.", streamed=False))
+        ask(app, **back)
+        assert [message["role"] for message in sent(app)] == ["user", "user"]
+        assert "It was cloudy." in sent(app)[0]["content"]
+        assert "Cloudy, I say." not in str(sent(app))
+
+
+def test_a_summary_is_bounded(app: AppServer):
+    told: JSON = {"model": "mock", "input": "Hi"}
+    for more, most in (
+        ({}, SUMMARY_TOKENS),
+        ({"max_output_tokens": 100}, 100),
+        ({"max_tokens": "x"}, SUMMARY_TOKENS),
+    ):
+        app.set_replies(turn("A summary.", streamed=False))
+        assert post(app, "compact", {**told, **more}).status_code == 200
+        assert app.upstream.seen[-1].json["max_tokens"] == most
+
+
+def test_a_summary_without_an_end_is_given_up(app: AppServer, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(creation, "SUMMARY_SECONDS", 0.1)
+    gate = Gate()
+    app.set_replies(Reply([gate, *turn("A summary.", streamed=False).parts]))
+    answer = post(app, "compact", {"model": "mock", "input": "Hi"})
+    gate.open()
+    assert "summary" in error_of(answer, 504)["message"]
 
 
 def test_what_developers_said_is_kept_word_for_word(app: AppServer):

@@ -27,12 +27,13 @@ MCP = {"type": "mcp", "server_label": "moon"}
 ASKED = {"type": "mcp_approval_request", "id": "r", "server_label": "s", "name": "n", "arguments": "{}"}
 ANSWER = {"type": "mcp_approval_response", "approval_request_id": "r"}
 MISSING, INVALID, UNSUPPORTED = "missing_required_parameter", "invalid_value", "unsupported_parameter"
+TOO_LONG = "array_above_max_length"
 GONE = "previous_response_not_found"
 
 
 @pytest.fixture(scope="module")
 def app():
-    with app_server(turn("Hello", streamed=False), max_body_bytes=100_000) as server:
+    with app_server(turn("Hello", streamed=False), max_body_bytes=500_000) as server:
         yield server
 
 
@@ -133,6 +134,11 @@ REQUESTS: dict[str, tuple[dict[str, Any], str, str | None, str | None]] = {
     "half a token": (hi(max_output_tokens=1.5), "max_output_tokens must be", "max_output_tokens", None),
     "calls as text": (hi(max_tool_calls="2"), "max_tool_calls must be", "max_tool_calls", None),
     "model as number": (hi(model=5), "model must be", "model", None),
+    "too many items": ({"input": [USER] * 10_001}, "at most 10,000", "input", TOO_LONG),
+    "too many parts": (
+        {"input": [{"role": "user", "content": [{}] * 5_000}] * 3}, "not 15,003", "input", TOO_LONG,
+    ),
+    "too many tools": (hi(tools=[{"type": "web_search"}] * 10_001), "at most 10,000", "tools", TOO_LONG),
     "background unstored": (hi(background=True, store=False), "store", "background", None),
 }  # fmt: skip
 
@@ -152,7 +158,7 @@ def test_what_cannot_be_served_is_a_400_that_names_it(app: AppServer, name: str,
 
 
 def test_a_body_over_the_limit_is_a_413(app: AppServer):
-    answer = respond(app, input="x" * 100_000)
+    answer = respond(app, input="x" * 500_000)
     assert "TOOLWAY_MAX_BODY_BYTES" in error_of(answer, 413)["message"]
 
 

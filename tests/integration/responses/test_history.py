@@ -80,6 +80,21 @@ def test_an_answer_that_is_not_known_is_one_message(app: AppServer):
     assert sent(app) == [USER, {"role": "assistant", "content": "It was\n\nlong ago."}, MORE]
 
 
+LATE: JSON = {
+    "type": "message",
+    "role": "developer",
+    "content": [{"type": "input_text", "text": "Rhyme."}, {"type": "input_text", "text": "Be brief."}],
+}
+
+
+def test_what_a_developer_says_later_reaches_the_model_where_templates_take_it(app: AppServer):
+    app.set_replies(turn("Rain.", streamed=False))
+    answer = {"role": "assistant", "content": "Cloudy."}
+    ask(app, input=[LATE, USER, answer, LATE, MORE], instructions="Be kind.")
+    first = {"role": "system", "content": "Be kind.\n\nRhyme.\n\nBe brief."}
+    assert sent(app) == [first, USER, answer, {"role": "user", "content": "Rhyme.\n\nBe brief."}, MORE]
+
+
 FOREIGN = [
     *[
         "web_search_call",

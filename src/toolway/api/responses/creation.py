@@ -6,21 +6,30 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 import anyio
 
 from toolway.api.responses.items.fields import text_in
-from toolway.api.responses.items.input_items import Turn, answered_before, sealed
+from toolway.api.responses.items.input_items import Turn, answered_before, sealed, summary_message
 from toolway.api.responses.items.response_object import Event, read_usage
 from toolway.api.responses.preparation import Draft, RequestReader, split_leading
 from toolway.api.responses.records import Record, Records, new_id, with_ids
 from toolway.conversation.call_ids import with_original_ids
 from toolway.conversation.events import CallBegan, CallEnded, Chunks, HeadArrived, Outcome, RoundBegan
 from toolway.conversation.events import Event as ConversationEvent
+from toolway.conversation.message import Message
 from toolway.engine.engine import Engine
 from toolway.engine.history.split_turns import parts_of
 from toolway.engine.loop import assistant_message
-from toolway.errors import InvalidRequest, NoRoomInStore, StoreError, ToolwayError, UpstreamError
+from toolway.errors import (
+    InvalidRequest,
+    NoRoomInStore,
+    StoreError,
+    ToolwayError,
+    UpstreamError,
+    UpstreamTimeout,
+)
 from toolway.server.asgi import relayed
 from toolway.types import JSON, Header
 from toolway.upstream.model_call import TurnFactory
@@ -81,6 +90,8 @@ class ResponseCreator:
         on from the tool results of an earlier attempt, if no item tells of them. When it fails after approved calls
         ran, their results are kept for when the approvals come again. Raises ToolwayError.
         """
+        if draft.asked.compacts:
+            return await self._compact(draft, tell, on_head)
         came_again = [*draft.done]
         try:
             outcome = await self._run(draft, turn, tell, on_head, raw)
@@ -104,6 +115,15 @@ class ResponseCreator:
         if draft.asked.mcp or approved:
             raw = None
         return await draft.conversation.run(turn, writer.deliver, raw=raw, done=done)
+
+    async def _compact(self, draft: Draft, tell: Tell, on_head: OnHead | None) -> Record:
+        """A response that is a summary of the conversation, to go on from in its place."""
+        message, summary = await _summarise(draft)
+        if on_head:
+            await on_head([])
+        events = draft.narrator.compacted(summary, message)
+        messages = [*draft.leading, summary_message(summary)]
+        return await self._finish(draft, events, tell, messages=messages)
 
     async def warm_up(self, draft: Draft, tell: Tell) -> Record:
         """A response without an answer, to go on from: what the client sent is read and kept."""
@@ -154,8 +174,12 @@ class ResponseCreator:
             events += more
         events += narrator.ended(outcome.message, outcome.usage)
         messages, turn = _conversation(draft, outcome, asks)
+        return await self._finish(draft, events, tell, messages=messages, turn=turn)
+
+    async def _finish(self, draft: Draft, events: list[Event], tell: Tell, **more: Any) -> Record:
+        """Keep the record, then tell the last events: that the response is whole."""
         try:
-            record = await self.keep(draft, draft.record(messages=messages, turn=turn))
+            record = await self.keep(draft, draft.record(**more))
         except StoreError:
             await tell(events[:-1])
             draft.narrator.withdraw_end()
@@ -224,6 +248,10 @@ SUMMARISE = (
     "Write the summary alone."
 )
 
+SUMMARY_TOKENS = 4096
+SUMMARY_SECONDS = 120.0
+"""What a summary may take; small models go on for ever at times."""
+
 _ANSWER_OPTIONS = (
     "response_format",
     "logprobs",
@@ -258,11 +286,7 @@ async def compact(draft: Draft) -> JSON:
         raise InvalidRequest(
             "Missing required parameter: 'model'.", param="model", code="missing_required_parameter"
         )
-    messages = [*request.messages, {"role": "user", "content": SUMMARISE}]
-    outcome = await draft.conversation.ask(replace(request.without(*_ANSWER_OPTIONS), messages=messages))
-    summary = text_in(outcome.said.get("content")).strip()
-    if not summary:
-        raise UpstreamError("The model wrote no summary.")
+    outcome, summary = await _summarise(draft)
     identity = new_id()
     item = {
         "id": f"cmp_{identity.removeprefix('resp_')}",
@@ -276,6 +300,24 @@ async def compact(draft: Draft) -> JSON:
         "output": [*_said_by_people(draft, identity), item],
         "usage": read_usage(outcome.usage or {"total_tokens": 0}),
     }
+
+
+async def _summarise(draft: Draft) -> tuple[Message, str]:
+    """One turn in which the model summarises the conversation. Raises UpstreamError, also for one without an end."""
+    request, target = draft.conversation.request, draft.conversation.resources.target
+    messages = [*request.messages, {"role": "user", "content": SUMMARISE}]
+    request = replace(request.without(*_ANSWER_OPTIONS), messages=messages)
+    if not target.is_openai:  # its reasoning models refuse this option, and end by themselves
+        most = request.options.get("max_tokens")
+        request = request.with_options(
+            max_tokens=min(most, SUMMARY_TOKENS) if type(most) is int else SUMMARY_TOKENS
+        )
+    with anyio.move_on_after(SUMMARY_SECONDS):
+        message = await draft.conversation.ask(request)
+        if summary := text_in(message.said.get("content")).strip():
+            return message, summary
+        raise UpstreamError("The model wrote no summary.")
+    raise UpstreamTimeout(f"The model was not done with its summary after {SUMMARY_SECONDS:g} s.")
 
 
 def _said_by_people(draft: Draft, identity: str) -> list[JSON]:

@@ -87,7 +87,9 @@ class RequestReader:
         if previous is None and asked.previous:
             previous = check_previous(await self._records.find(caller.id, asked.previous), asked.previous)
         items = [await self._resolved(item, caller.id) for item in asked.items]
-        reading = _Reading(replace(asked, items=items), read_option_headers(scope["headers"]), previous)
+        late_role = "system" if self._engine.target.is_openai else "user"
+        options = read_option_headers(scope["headers"])
+        reading = _Reading(replace(asked, items=items), options, previous, late_role)
         async with self._engine.open(reading.request, caller=caller, declared=asked.mcp) as conversation:
             yield reading.draft(conversation)
 
@@ -100,10 +102,13 @@ class RequestReader:
 class _Reading:
     """One request on its way to a draft: first what it asks of the engine, then what its client gets to see."""
 
-    def __init__(self, asked: ResponseRequest, options: RequestOptions, previous: Record | None) -> None:
+    def __init__(
+        self, asked: ResponseRequest, options: RequestOptions, previous: Record | None, late_role: str
+    ) -> None:
         self._asked = asked
         self._options = options
         self._previous = previous
+        self._late_role = late_role
         self._entries = {entry["server_label"]: entry for entry in asked.mcp}
 
     def request(self, tools: ToolsAtHand) -> ConversationRequest:
@@ -115,6 +120,7 @@ class _Reading:
         self._leading, rest = split_leading(self._history)
         self._declared = choices_of(asked.mcp, [*tools.labels, *tools.failures])
         body, narrowed = _chosen(asked, snapshot)
+        rest = [_with_role(message, self._late_role) for message in rest]
         messages = [*_instructions(asked, self._leading), *rest]
         return ConversationRequest(
             chat=ChatRequest.of({**body, "messages": messages}),
@@ -192,6 +198,16 @@ def _instructions(asked: ResponseRequest, leading: Sequence[JSON]) -> list[JSON]
     texts = [asked.instructions, *(text for message in leading for text in texts_in(message["content"]))]
     said = "\n\n".join(text for text in texts if text)
     return [{"role": "system", "content": said}] if said else []
+
+
+def _with_role(message: JSON, late_role: str) -> JSON:
+    """A system message behind others as a text that the model server takes there; any other message as it is.
+
+    Templates of open models refuse a second system message, or one that does not come first.
+    """
+    if message["role"] != "system":
+        return message
+    return {"role": late_role, "content": "\n\n".join(texts_in(message["content"]))}
 
 
 def _chosen(asked: ResponseRequest, snapshot: Snapshot) -> tuple[JSON, list[list[Choice]]]:

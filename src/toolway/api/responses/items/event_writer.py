@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from toolway.api.responses.items.fields import read_logprobs, text_in, thought_in
@@ -35,7 +36,7 @@ _FAILURES = frozenset({
 })  # fmt: skip
 """Why a response failed, in codes that clients act on; the documents of OpenAI do not name them all."""
 
-_ANSWERS = frozenset({"message", "function_call", "custom_tool_call", "mcp_approval_request"})
+_ANSWERS = frozenset({"message", "compaction", "function_call", "custom_tool_call", "mcp_approval_request"})
 """Items that are an answer to the client; a complete response has one."""
 
 
@@ -206,6 +207,13 @@ class EventWriter:
         if tier := published("service_tier", frame.get("service_tier")):
             self._state.frame["service_tier"] = tier
         return [*events, self._state.whole(f"response.{status}")]
+
+    def compacted(self, summary: str, message: Message) -> list[Event]:
+        """The conversation was summarised, as the client wanted."""
+        events = self.began()
+        index, added = self._state.add("cmp", {"type": "compaction", "encrypted_content": sealed(summary)})
+        events += [*added, self._state.done(index)]
+        return [*events, *self.ended(replace(message, finish_reason="stop"), message.usage)]
 
     def completed_empty(self) -> list[Event]:
         """Nothing was generated, as the client wanted."""

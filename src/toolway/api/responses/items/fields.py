@@ -51,6 +51,9 @@ NamedTexts = Annotated[JSON, AfterValidator(_holds_texts)]
 UNLIKELY = -9999.0
 """How OpenAI writes the logprob of a token that is too unlikely; model servers write null or infinity."""
 
+MAX_ENTRIES = 10_000
+"""Items and their parts in one input, tools in one list. Each takes microseconds in which nobody else is served."""
+
 _WORDS = {
     "bool_type": "true or false",
     "dict_type": "an object",
@@ -104,6 +107,16 @@ def invalid(value: Any, name: str, served: str) -> InvalidRequest:
     """The error for a value that is none of those `served`."""
     message = f"Invalid value: {str(value)[:50]!r}. {served}"
     return InvalidRequest(message, param=name, code="invalid_value")
+
+
+def check_size(name: str, *sizes: int) -> None:
+    """Refuse a list before anything is done with it: each entry costs work in which nobody else is served."""
+    if (size := sum(sizes)) > MAX_ENTRIES:
+        raise InvalidRequest(
+            f"{name} is too long: Toolway takes at most {MAX_ENTRIES:,} entries and parts in it, not {size:,}.",
+            param=name,
+            code="array_above_max_length",
+        )
 
 
 def _in_words(error: ErrorDetails, where: str) -> InvalidRequest:

@@ -257,7 +257,7 @@ class InputItems:
                 "This compaction was not made here and cannot be read.", param=f"{where}.encrypted_content"
             )
         self._end_turn()
-        self._parts.append({"role": "user", "content": f"Summary of the conversation so far:\n{summary}"})
+        self._parts.append(summary_message(summary))
 
     def _tool(self, item: JSON, where: str) -> tuple[str, str]:
         """The id of a call, and how the model names its tool."""
@@ -314,6 +314,11 @@ _READERS: Mapping[str, Callable[[InputItems, JSON, str], None]] = {
 def answered_before(request: str) -> InvalidRequest:
     """The error for a second answer to one approval request."""
     return InvalidRequest(f"Approval request with id {request[:100]!r} was answered before.", param="input")
+
+
+def summary_message(summary: str) -> JSON:
+    """What the model reads in place of a conversation that was compacted."""
+    return {"role": "user", "content": f"Summary of the conversation so far:\n{summary}"}
 
 
 def sealed(text: str) -> str:

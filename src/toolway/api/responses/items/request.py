@@ -139,6 +139,11 @@ class ResponseRequest:
     max_tool_calls: int | None
     include: frozenset[str]
 
+    @property
+    def compacts(self) -> bool:
+        """Whether the response is to be a summary of the conversation instead of an answer."""
+        return any(item.get("type") == "compaction_trigger" for item in self.items)
+
     def model_name(self, name: str, namespace: Any = None) -> str:
         """The name by which the model calls a tool of the client's, declared or not."""
         if not isinstance(namespace, str):
@@ -266,7 +271,15 @@ def _items(body: JSON) -> list[JSON]:
         return [{"type": "message", "role": "user", "content": given}]
     if not isinstance(given, list) or not all(isinstance(item, dict) for item in given):
         raise InvalidRequest("input must be a text or a list of items.", param="input")
+    fields.check_size("input", len(given), sum(_parts(item) for item in given[: fields.MAX_ENTRIES]))
     return given
+
+
+def _parts(item: JSON) -> int:
+    """How many parts the lists of an item hold."""
+    return sum(
+        len(part) for name in ("content", "output", "summary") if isinstance(part := item.get(name), list)
+    )
 
 
 def _response_format(form: JSON) -> JSON | None:
@@ -290,6 +303,8 @@ def read_tools(given: Any, where: str) -> list[JSON]:
         return []
     if not isinstance(given, list):
         raise fields.wrong(where, "a list")
+    inner = (tool.get("tools") for tool in given[: fields.MAX_ENTRIES] if isinstance(tool, dict))
+    fields.check_size(where, len(given), sum(len(tools) for tools in inner if isinstance(tools, list)))
     return [read for number, tool in enumerate(given) if (read := _read_tool(tool, f"{where}[{number}]"))]
 
 
