@@ -94,3 +94,35 @@ def test_reasoning_flows_while_nothing_is_held(app: AppServer):
     chunks = chunks_of(app.ask(stream=True).text)
     assert content_of(chunks, "reasoning_content") == "hm"
     assert content_of(chunks) == "Cloudy."
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_a_call_whose_end_mark_was_cut_is_run(app: AppServer, stream: bool):
+    text = '[TOOL_REQUEST]{"name": "get_weather", "arguments": {"city": "Paris"}}[END_TOOL_R'
+    app.tools.calls.clear()
+    if stream:
+        app.set_replies(text_stream(*text), text_stream("Cloudy."))
+        assert content_of(chunks_of(app.ask(stream=True).text)) == "Cloudy."
+    else:
+        app.set_replies(whole({"content": text}), whole({"content": "Cloudy."}))
+        assert app.ask().json()["choices"][0]["message"]["content"] == "Cloudy."
+    assert app.tools.calls == [("get_weather", {"city": "Paris"})]
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize(
+    "text", ['<tool_call>{"name": "get_weather", "argu', '{"name": "get_weather", "arguments": {"ci']
+)
+def test_a_call_that_was_cut_within_is_neither_run_nor_shown(app: AppServer, stream: bool, text: str):
+    app.tools.calls.clear()
+    if stream:
+        app.set_replies(sse(*(chunk(content=part) for part in text), chunk("length")))
+        chunks = chunks_of(app.ask(stream=True).text)
+        assert content_of(chunks) == ""
+        assert chunks[-1]["choices"][0]["finish_reason"] == "length"
+    else:
+        app.set_replies(whole({"content": text}, finish="length"))
+        choice = app.ask().json()["choices"][0]
+        assert not choice["message"]["content"]
+        assert choice["finish_reason"] == "length"
+    assert app.tools.calls == []

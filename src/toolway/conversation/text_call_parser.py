@@ -23,6 +23,7 @@ _OPENERS = {
     "<tool_call>": "</tool_call>",
     "<function=": "</function>",
     "[TOOL_CALLS]": "</s>",
+    "[TOOL_REQUEST]": "[END_TOOL_REQUEST]",
     "<|python_tag|>": "<|eom_id|>",
     "<｜tool▁calls▁begin｜>": "<｜tool▁calls▁end｜>",
     "<｜tool▁call▁begin｜>": "<｜tool▁call▁end｜>",
@@ -30,7 +31,7 @@ _OPENERS = {
     "<|channel|>commentary": "<|call|>",
 }
 """How a call begins, and how it ends where the server shows it."""
-_CLOSERS = (*_OPENERS.values(), "<|eot_id|>", "<|im_end|>", "</s>")
+CLOSERS = (*_OPENERS.values(), "<|eot_id|>", "<|im_end|>", "</s>", "```")
 _FENCES = ("```json", "```tool_call", "```tool_code")
 _FENCE = re.compile(r"```(?:json|tool_call|tool_code)?[ \t]*\n?")
 _KEYS = ("name", "function", "type", "id")
@@ -55,7 +56,7 @@ _HARMONY = re.compile(
     r"(?:<\|start\|>assistant)?<\|channel\|>commentary\s+to=(?:functions\.)?(?P<name>[\w-]+)"
     r"\s*(?:<\|constrain\|>)?\s*(?:json)?\s*<\|message\|>\s*(?=\{)"
 )
-_ENDS = re.compile(r"(?:<\|(?:call|eom_id|eot_id|im_end)\|>|</s>|[;,]|\s)*")
+_ENDS = re.compile(r"(?:<\|(?:call|eom_id|eot_id|im_end)\|>|</s>|\[END_TOOL_REQUEST\]|[;,]|\s)*")
 
 
 def may_become_calls(text: str, known: Known) -> bool:
@@ -90,7 +91,7 @@ def _may_become_fenced(inner: str, known: Known) -> bool:
 def _may_go_on(text: str, known: Known) -> bool:
     """Whether what stands behind a call may still become calls, or marks of the end."""
     text = _behind_ends(text)
-    return may_become_calls(text, known) or any(closer.startswith(text) for closer in _CLOSERS)
+    return may_become_calls(text, known) or any(closer.startswith(text) for closer in CLOSERS)
 
 
 def _behind_ends(text: str) -> str:
@@ -111,16 +112,37 @@ def read_calls(text: str, known: Known) -> tuple[ToolCall, ...]:
     """The calls that `text` consists of; none when it holds anything else or names an unknown tool."""
     if len(text) > MAX_CHARS:
         return ()
-    try:
-        found = _all_calls(text.strip())
-    except (ValueError, RecursionError):
-        return ()
+    text = text.strip()
+    found = _try_all_calls(text) or _try_all_calls(_without_cut_closer(text))
     if not found or not all(known(name) and isinstance(arguments, dict) for name, arguments in found):
         return ()
     return tuple(
         ToolCall(id=new_id(), name=name, arguments=json.dumps(arguments, ensure_ascii=False))
         for name, arguments in found
     )
+
+
+def is_cut_call(text: str, known: Known) -> bool:
+    """Whether an answer that the server cut is nothing but the beginning of calls of known tools."""
+    text = text.lstrip()
+    if text.startswith(tuple(_OPENERS)):
+        return True
+    named = _NAMED.search(text[:_NAMED_WITHIN])
+    return named is not None and known(named["name"]) and may_become_calls(text, known)
+
+
+def _without_cut_closer(text: str) -> str:
+    """The text without the mark of an end of which it has only a beginning, since the server cut it."""
+    starts = (closer[:size] for closer in CLOSERS for size in range(len(closer) - 1, 0, -1))
+    cut = max((start for start in starts if text.endswith(start)), key=len, default="")
+    return text.removesuffix(cut).rstrip() if cut else ""
+
+
+def _try_all_calls(text: str) -> list[tuple[str, Any]]:
+    try:
+        return _all_calls(text)
+    except (ValueError, RecursionError):
+        return []
 
 
 def _all_calls(text: str) -> list[tuple[str, Any]]:
@@ -145,7 +167,8 @@ def _length(match: re.Match[str] | None) -> int:
 def _hermes(text: str) -> _Found | None:
     if not (match := _HERMES.match(text)):
         return None
-    return _all_calls(match["inner"]), text[match.end() :]
+    calls = _all_calls(match["inner"])
+    return (calls, text[match.end() :]) if calls else None
 
 
 def _function(text: str) -> _Found | None:
@@ -176,6 +199,12 @@ def _mistral(text: str) -> _Found | None:
     return (calls, rest) if calls else None
 
 
+def _lm_studio(text: str) -> _Found | None:
+    if not text.startswith("[TOOL_REQUEST]"):
+        return None
+    return _json(text.removeprefix("[TOOL_REQUEST]").lstrip())
+
+
 def _llama(text: str) -> _Found | None:
     return _json(text.removeprefix("<|python_tag|>").lstrip()) if text.startswith("<|python_tag|>") else None
 
@@ -198,9 +227,10 @@ def _harmony(text: str) -> _Found | None:
 def _fenced(text: str) -> _Found | None:
     if not (fence := _FENCE.match(text)):
         return None
-    inner, end, rest = text[fence.end() :].rpartition("```")
-    found = _json(inner.strip()) if end else None
-    return None if found is None or found[1].strip() else (found[0], rest)
+    found = _json(text[fence.end() :].lstrip())
+    if found is None or (found[1] and not found[1].startswith("```")):
+        return None
+    return found[0], found[1].removeprefix("```")
 
 
 def _json(text: str) -> _Found | None:
@@ -236,6 +266,7 @@ _FORMS: Sequence[Callable[[str], _Found | None]] = (
     _hermes,
     _function,
     _mistral,
+    _lm_studio,
     _llama,
     _deepseek,
     _harmony,

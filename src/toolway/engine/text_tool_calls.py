@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from toolway.conversation.events import Chunks, Emit, Event
 from toolway.conversation.message import ChatRequest, Message
-from toolway.conversation.text_call_parser import may_become_calls, read_calls
+from toolway.conversation.text_call_parser import is_cut_call, may_become_calls, read_calls
 from toolway.conversation.tool_calls import call_object
 from toolway.engine.request_tools import RequestTools
 from toolway.errors import UpstreamError
@@ -35,11 +35,14 @@ def with_text_tool_calls(turn: Turn, *, tools: RequestTools) -> Turn:
             raise
         content = message.said.get("content")
         is_text = isinstance(content, str) and held.may_hold_calls and not message.tool_calls
+        said = {key: value for key, value in message.said.items() if key != "content"}
+        if is_text and message.cut_short and is_cut_call(str(content), is_known):
+            frame = _reframed(message, []) if _is_whole(message) else message.frame
+            return replace(message, said=said, frame=frame)
         calls = read_calls(str(content), is_known) if is_text and not message.cut_short else ()
         if not calls:
             await held.release()
             return message
-        said = {key: value for key, value in message.said.items() if key != "content"}
         own = [call_object(call) for call in calls if is_clients(call.name)]
         if own and not _is_whole(message):
             await emit(Chunks([(_chunk([{**call, "index": n} for n, call in enumerate(own)]), None)]))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolway.conversation.text_call_parser import may_become_calls, read_calls
+from toolway.conversation.text_call_parser import CLOSERS, is_cut_call, may_become_calls, read_calls
 
 TOOLS = {"get_weather", "list_cities", "add"}
 PARIS: list[tuple[str, Any]] = [("get_weather", {"city": "Paris"})]
@@ -54,6 +54,12 @@ MARKUPS = {
         '"function": {"name": "get_weather", "arguments": "{\\"city\\": \\"Paris\\"}"}}]',
         PARIS,
     ),
+    "lm studio": (f"[TOOL_REQUEST]{JSON_CALL}[END_TOOL_REQUEST]", PARIS),
+    "lm studio, two": (
+        f"[TOOL_REQUEST]\n{JSON_CALL}\n[END_TOOL_REQUEST]\n[TOOL_REQUEST]{OTHER_CALL}[END_TOOL_REQUEST]",
+        PARIS + ROME,
+    ),
+    "fence, not closed": (f"```json\n{JSON_CALL}\n", PARIS),
     "fence": (f"```json\n{JSON_CALL}\n```", PARIS),
     "deepseek": (
         "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>get_weather\n```json\n"
@@ -158,3 +164,28 @@ parts = st.sampled_from([*PARTS.split(), JSON_CALL, "\n", " ", "\ud800"])
 def test_whatever_was_read_as_calls_was_held_back(text: str):
     if read_calls(text, is_known):
         assert all(may_become_calls(text[:end], is_known) for end in range(len(text)))
+
+
+CLOSED = [text.rstrip() for text, _ in MARKUPS.values() if text.rstrip().endswith(CLOSERS)]
+
+
+@pytest.mark.parametrize("text", CLOSED)
+def test_a_mark_of_the_end_that_is_cut_anywhere_hides_no_call(text: str):
+    closer = max((mark for mark in CLOSERS if text.endswith(mark)), key=len)
+    for size in range(len(closer)):
+        cut = text[: len(text) - len(closer) + size]
+        assert may_become_calls(cut, is_known), cut
+        assert read(cut) == read(text), cut
+
+
+@pytest.mark.parametrize("text", [text for text, _ in MARKUPS.values()])
+def test_the_beginning_of_a_call_is_known_for_one_when_the_answer_was_cut(text: str):
+    cut = text[: text.index("get_weather") + 12] if "get_weather" in text else text
+    assert is_cut_call(cut, is_known)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "Hello", "{", '{"name": "Bob"', "```json\n{", '{"city": "get_weather"', "[1"]
+)
+def test_an_answer_that_was_cut_is_no_call_only_because_it_looks_a_little_like_one(text: str):
+    assert not is_cut_call(text, is_known)
