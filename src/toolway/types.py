@@ -28,6 +28,10 @@ class Caller:
     """A short hash of the client key; empty when no keys are configured."""
     headers: Sequence[Header] = ()
     """What goes along to the model server."""
+    retry_id: str = ""
+    """Whose repeated requests are one and the same; without a credential that is one connection at most."""
+    is_known: bool = True
+    """Whether a credential came with the request; without one everybody has the same `id`."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

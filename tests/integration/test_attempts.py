@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import anyio
+import httpx2
 import pytest
 
 from tests.support.app_server import QUESTION, AppServer, app_server
@@ -24,6 +25,11 @@ def app():
         yield server
 
 
+def ask(app: AppServer, *, headers: dict[str, str] | None = None, **more: Any) -> Any:
+    """Ask with a key, as every SDK does."""
+    return app.ask(headers={"authorization": "Bearer one"} if headers is None else headers, **more)
+
+
 def text_of(answer: Any) -> str:
     assert answer.status_code == 200, answer.text
     return str(answer.json()["choices"][0]["message"]["content"])
@@ -31,8 +37,8 @@ def text_of(answer: Any) -> str:
 
 def test_a_repeated_request_goes_on_from_the_results(app: AppServer):
     app.set_replies(CALLS, OUT_OF_MEMORY, ANSWERS)
-    assert app.ask().status_code == 502
-    assert text_of(app.ask()) == "Let me look. It is cloudy."
+    assert ask(app).status_code == 502
+    assert text_of(ask(app)) == "Let me look. It is cloudy."
     assert len(app.tools.calls) == 1
     assert app.upstream.seen[2].json == app.upstream.seen[1].json
 
@@ -40,9 +46,9 @@ def test_a_repeated_request_goes_on_from_the_results(app: AppServer):
 def test_each_attempt_adds_its_rounds(app: AppServer):
     more = whole({"tool_calls": [tool_call("list_cities", "{}", id="call_2")]}, finish="tool_calls")
     app.set_replies(CALLS, OUT_OF_MEMORY, OUT_OF_MEMORY, more, OUT_OF_MEMORY, ANSWERS)
-    failed = [app.ask() for _ in range(3)]
+    failed = [ask(app) for _ in range(3)]
     assert [answer.status_code for answer in failed] == [502, 500, 502]
-    assert text_of(app.ask()) == "Let me look. It is cloudy."
+    assert text_of(ask(app)) == "Let me look. It is cloudy."
     assert [name for name, _ in app.tools.calls] == ["get_weather", "list_cities"]
     roles = [message["role"] for message in app.upstream.seen[-1].json["messages"]]
     assert roles == ["user", "assistant", "tool", "assistant", "tool"]
@@ -50,9 +56,9 @@ def test_each_attempt_adds_its_rounds(app: AppServer):
 
 def test_the_results_are_used_once(app: AppServer):
     app.set_replies(CALLS, OUT_OF_MEMORY, ANSWERS, CALLS, ANSWERS)
-    app.ask()
-    app.ask()
-    assert text_of(app.ask()) == "Let me look. It is cloudy."
+    ask(app)
+    ask(app)
+    assert text_of(ask(app)) == "Let me look. It is cloudy."
     assert len(app.tools.calls) == 2
 
 
@@ -79,16 +85,39 @@ async def test_a_client_that_leaves_and_asks_again_has_its_results(app: AppServe
 )
 def test_nobody_else_gets_them(app: AppServer, other: dict[str, Any]):
     app.set_replies(CALLS, OUT_OF_MEMORY, CALLS, ANSWERS)
-    app.ask()
-    app.ask(**other)
+    ask(app)
+    ask(app, **other)
     assert len(app.tools.calls) == 2
+
+
+def test_without_a_key_another_connection_may_be_anybodys(app: AppServer):
+    app.set_replies(CALLS, OUT_OF_MEMORY, CALLS, ANSWERS)
+    ask(app, headers={})
+    assert text_of(ask(app, headers={})) == "Let me look. It is cloudy."
+    assert len(app.tools.calls) == 2
+
+
+@pytest.mark.parametrize(
+    "headers", [{}, {"idempotency-key": "mine"}], ids=["one connection", "a key made up"]
+)
+def test_without_a_key_a_connection_or_a_made_up_key_is_enough(app: AppServer, headers: dict[str, str]):
+    app.set_replies(CALLS, OUT_OF_MEMORY, ANSWERS)
+    body = {"model": "mock", "messages": QUESTION}
+    url = f"{app.url}/v1/chat/completions"
+    with httpx2.Client(timeout=60) as client:
+        assert client.post(url, json=body, headers=headers).status_code == 502
+        answer = (
+            client.post(url, json=body, headers=headers) if not headers else app.post(body, headers=headers)
+        )
+    assert text_of(answer) == "Let me look. It is cloudy."
+    assert len(app.tools.calls) == 1
 
 
 def test_they_are_old_after_a_while(app: AppServer, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(resume, "REPEATED_WITHIN", 0.0)
     app.set_replies(CALLS, OUT_OF_MEMORY, CALLS, ANSWERS)
-    app.ask()
-    app.ask()
+    ask(app)
+    ask(app)
     assert len(app.tools.calls) == 2
 
 
@@ -96,28 +125,28 @@ def test_failing_again_does_not_change_how_long_they_are_kept(
     app: AppServer, monkeypatch: pytest.MonkeyPatch
 ):
     app.set_replies(CALLS, OUT_OF_MEMORY, OUT_OF_MEMORY, ANSWERS)
-    app.ask()
+    ask(app)
     monkeypatch.setattr(resume, "REPEATED_WITHIN", 0.0)
-    app.ask()
-    assert text_of(app.ask()) == "Let me look. It is cloudy."
+    ask(app)
+    assert text_of(ask(app)) == "Let me look. It is cloudy."
     assert len(app.tools.calls) == 1
 
 
 def test_a_call_that_was_forced_is_not_forced_again(app: AppServer):
     app.set_replies(CALLS, OUT_OF_MEMORY, ANSWERS)
-    app.ask(tool_choice="required")
-    app.ask(tool_choice="required")
+    ask(app, tool_choice="required")
+    ask(app, tool_choice="required")
     assert [request.json["tool_choice"] for request in app.upstream.seen] == ["required", "auto", "auto"]
 
 
 def test_a_client_whose_tool_is_called_next_gets_all_rounds_back(app: AppServer):
     theirs = whole({"tool_calls": [tool_call("theirs", "{}", id="call_2")]}, finish="tool_calls")
     app.set_replies(CALLS, OUT_OF_MEMORY, theirs, ANSWERS)
-    app.ask(tools=[OWN_TOOL])
-    said = app.ask(tools=[OWN_TOOL]).json()["choices"][0]["message"]
-    result = {"role": "tool", "tool_call_id": "call_2", "content": "done"}
+    ask(app, tools=[OWN_TOOL])
+    said = ask(app, tools=[OWN_TOOL]).json()["choices"][0]["message"]
+    result = {"role": "tool", "tool_call_id": said["tool_calls"][0]["id"], "content": "done"}
     question = app.upstream.seen[0].json["messages"]
-    app.ask(messages=[*question, said, result], tools=[OWN_TOOL])
+    ask(app, messages=[*question, said, result], tools=[OWN_TOOL])
     roles = [message["role"] for message in app.upstream.seen[-1].json["messages"]]
     assert roles == ["user", "assistant", "tool", "assistant", "tool"]
     assert len(app.tools.calls) == 1
@@ -125,5 +154,5 @@ def test_a_client_whose_tool_is_called_next_gets_all_rounds_back(app: AppServer)
 
 def test_a_failure_before_any_result_is_simply_asked_again(app: AppServer):
     app.set_replies(OUT_OF_MEMORY, CALLS, ANSWERS)
-    assert app.ask().status_code == 500
-    assert text_of(app.ask()) == "Let me look. It is cloudy."
+    assert ask(app).status_code == 500
+    assert text_of(ask(app)) == "Let me look. It is cloudy."

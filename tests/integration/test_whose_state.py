@@ -124,3 +124,57 @@ def test_a_conversation_with_no_tools_of_ours_keeps_the_model_servers_ids(app: A
     (renamed,) = answer.json()["choices"][0]["message"]["tool_calls"]
     (kept,) = with_none.json()["choices"][0]["message"]["tool_calls"]
     assert original_id(renamed["id"]) == kept["id"] == "call_0"
+
+
+@pytest.fixture(scope="module")
+def replaying() -> Iterator[AppServer]:
+    with app_server(replay=True) as server:
+        yield server
+
+
+KEY = {"authorization": "Bearer shared"}
+
+
+def answered(app: AppServer, city: str | None, history: list[JSON], headers: dict[str, str]) -> list[JSON]:
+    """The conversation after an answer that says no more than OK, with a call behind it if a city is given."""
+    calls = [tool_call("get_weather", json.dumps({"city": city}), "call_0")] if city else []
+    rounds = [whole({"content": None, "tool_calls": calls}, "tool_calls")] if calls else []
+    app.set_replies(*rounds, whole({"content": "OK"}))
+    answer = app.post({"model": "mock", "messages": history}, headers=headers)
+    return [*history, {"role": "assistant", "content": answer.json()["choices"][0]["message"]["content"]}]
+
+
+def read_on(app: AppServer, history: list[JSON], headers: dict[str, str]) -> list[str]:
+    app.set_replies(whole({"content": "Done."}))
+    app.post({"model": "mock", "messages": [*history, {"role": "user", "content": "?"}]}, headers=headers)
+    return cities_in(app.upstream.seen[-1].json["messages"])
+
+
+@pytest.mark.parametrize("headers", [{}, KEY], ids=["no key", "one key"])
+@pytest.mark.parametrize("other", ["Rome", None], ids=["two with calls", "one without"])
+def test_equal_answers_to_equal_questions_get_nobodys_rounds(
+    replaying: AppServer, headers: dict[str, str], other: str | None
+):
+    history = [{"role": "user", "content": f"Tell me. {other} {len(headers)}"}]
+    first, second = (answered(replaying, city, history, headers) for city in ("Paris", other))
+    assert first == second
+    assert read_on(replaying, first, headers) == []
+
+
+def test_the_same_rounds_again_are_no_other_ones(replaying: AppServer):
+    history = [{"role": "user", "content": "The same, please."}]
+    for _ in range(2):
+        after = answered(replaying, "Paris", history, KEY)
+    assert read_on(replaying, after, KEY) == ["Paris"]
+
+
+@pytest.mark.parametrize(("headers", "found"), [(KEY, ["Oslo"]), ({}, [])], ids=["with a key", "without"])
+def test_an_earlier_message_may_change_for_those_with_a_key(
+    replaying: AppServer, headers: dict[str, str], found: list[str]
+):
+    def history(listing: str) -> list[JSON]:
+        question = {"role": "user", "content": f"And Oslo? {len(headers)}"}
+        return [{"role": "user", "content": listing}, {"role": "assistant", "content": "Fine."}, question]
+
+    after = answered(replaying, "Oslo", history("one file"), headers)
+    assert read_on(replaying, [*history("two files"), after[-1]], headers) == found

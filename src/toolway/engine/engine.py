@@ -90,7 +90,7 @@ class Conversation:
         self.events.deliver = deliver
         if raw is None:
             return await self._run(turn, EarlierWork(approved=self.approved, results=done or {}))
-        async with Attempt(self.resources.store, self.caller.id, raw, self.events) as rounds:
+        async with Attempt(self.resources.store, self.caller.retry_id, raw, self.events) as rounds:
             return await self._run(turn, EarlierWork(rounds=rounds))
 
     async def ask(self, request: ChatRequest) -> Message:
@@ -156,7 +156,7 @@ class Conversation:
         store, owner = self.resources.store, self.caller.id
         messages = list(sent)
         if self.resources.settings.loop.replay:
-            messages = await hidden_rounds.recall(store, owner, messages)
+            messages = await hidden_rounds.recall(store, self.caller, messages)
         messages = await split_turns.restore(store, owner, messages)
         if len(messages) > len(sent):
             self.results.adopt(messages, with_original_ids(sent))
@@ -168,7 +168,7 @@ class Conversation:
         if outcome.held and outcome.message.tool_calls:
             await split_turns.hold(store, owner, self.token, outcome.held, outcome.between)
         elif self.resources.settings.loop.replay:
-            await hidden_rounds.remember(store, owner, sent, outcome)
+            await hidden_rounds.remember(store, self.caller, sent, outcome)
 
 
 async def _to_nobody(_: Event) -> None:

@@ -130,6 +130,9 @@ AROUND = 120
 
 MAX_FOUND = 20
 
+HANDLE = 20
+"""Hexadecimal digits of the id of a text that was kept: too many to be tried out."""
+
 READER = Tool(
     name=READ_MORE,
     server="toolway",
@@ -253,7 +256,7 @@ class ToolResults:
         identity = id_in(text) if self._rules.keeps else None
         if self._rules.keeps and identity is None:
             # The digest as id: the same result is cut to the same bytes, and kept once.
-            identity = hashlib.sha256(text.encode()).hexdigest()[:8]
+            identity = hashlib.sha256(text.encode()).hexdigest()[:HANDLE]
             await self._store.put(key_of("result", self._owner, identity), {"text": text})
         self.cut = True
         return shorten(text, max_chars, identity)

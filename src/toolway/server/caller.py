@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import secrets
 from functools import lru_cache
 
 from starlette.types import Scope
@@ -27,11 +28,27 @@ _OF_THE_BODY = frozenset({b"content-length", b"content-encoding", b"accept-encod
 def caller_of(scope: Scope, settings: UpstreamSettings) -> Caller:
     """The caller of this request."""
     headers = upstream_headers(scope, settings)
+    identity, is_known = caller_id(scope), _is_known(scope)
     return Caller(
-        id=caller_id(scope),
+        id=identity,
         name=scope.get(CALLER_KEY, ""),
         headers=[header for header in headers if not header[0].startswith(OPTION_PREFIX)],
+        retry_id=identity if is_known else _digest(identity, _origin_of(scope)),
+        is_known=is_known,
     )
+
+
+def _is_known(scope: Scope) -> bool:
+    return bool(scope.get(CALLER_KEY)) or any(name in CREDENTIALS for name, _ in scope["headers"])
+
+
+def _origin_of(scope: Scope) -> bytes:
+    """What tells a client without a credential from all others: a key that it made up, else its connection."""
+    for name, value in scope["headers"]:
+        if name == b"idempotency-key" and value:
+            return b"key %b" % value
+    peer = scope.get("client")
+    return repr(peer).encode() if peer and peer[1] else secrets.token_bytes(16)
 
 
 def caller_id(scope: Scope) -> str:

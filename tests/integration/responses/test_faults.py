@@ -335,8 +335,9 @@ def test_a_request_that_is_repeated_after_a_failure_tells_what_was_said_before_i
         refusal = json_reply({"error": {"message": "out of memory", "type": "server_error"}}, 500)
         said = turn("Let me look. ", OURS, thought="Where?", streamed=False)
         app.set_replies(said, refusal, turn("Cloudy.", streamed=False))
-        assert respond(app, input=QUESTION).status_code == 502
-        response = ask(app)
+        key = {"authorization": "Bearer one"}
+        assert respond(app, input=QUESTION, headers=key).status_code == 502
+        response = ask(app, headers=key)
     assert kinds(response) == ["reasoning", "message", "message"]
     assert text_of(response) == "Let me look. Cloudy."
     assert len(app.tools.calls) == 1

@@ -1,16 +1,23 @@
-"""The rounds behind an answer, put back when the conversation comes again with nothing but the answer's text."""
+"""The rounds behind an answer, put back when the conversation comes again with nothing but the answer's text.
+
+A text is no proof of whose it is. Each answer is kept in two places: with all that stood before it, and with the
+question before it alone, for clients that change what they sent earlier. What is found in the one, else in the other,
+is put back only while no other answer that looks the same had other rounds behind it; then it is nobody's.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from toolway.conversation.events import Outcome
 from toolway.conversation.message import SPOKEN
-from toolway.stores import Kind, Store
-from toolway.types import JSON
+from toolway.errors import StoreError
+from toolway.stores import Key, Kind, Store
+from toolway.types import JSON, Caller
 from toolway.wire.lenient_json import dumps
 
 
@@ -20,35 +27,52 @@ class _Answer:
 
     between: list[JSON]
     said: JSON
+    is_ambiguous: bool = False
+    """Whether another conversation that looks the same had other rounds: then nobody gets them."""
 
 
-ANSWER = Kind("answer", _Answer)
+ANSWER = Kind("answer", _Answer, version=2)
+NOBODYS = _Answer(between=[], said={}, is_ambiguous=True)
 
 
-async def remember(store: Store, owner: str, messages: Sequence[Any], outcome: Outcome) -> None:
-    """Keep the rounds that led from these messages, as the client sent them, to an answer in words."""
-    if not outcome.between or outcome.message.tool_calls:
+@dataclass(frozen=True, kw_only=True)
+class _Mark:
+    """An answer in words, by what the client shows: digests of all up to it, and of question and answer."""
+
+    position: int
+    whole: str
+    exchange: str
+
+
+async def remember(store: Store, caller: Caller, messages: Sequence[Any], outcome: Outcome) -> None:
+    """Keep the rounds that led from these messages, as the client sent them, to an answer in words.
+
+    An answer without any is kept too: a conversation that had none must not get those of another.
+    """
+    if outcome.message.tool_calls:
         return
     said = [*outcome.earlier, outcome.message.said]
     answer = {"role": "assistant", "content": "".join(_text(part.get("content")) for part in said)}
-    *_, (_, key) = _marks([*messages, answer])
+    *_, mark = _marks([*messages, answer])
     last = {name: outcome.message.said.get(name) or "" for name in SPOKEN if name in outcome.message.said}
-    await store.put(ANSWER.key(owner, key), _Answer(between=list(outcome.between), said=last))
+    kept = _Answer(between=list(outcome.between), said=last)
+    with suppress(StoreError):  # what could not be kept is not put back
+        for key in _keys(caller, mark):
+            if not await store.add(key, kept) and not _is_alike(await store.get(key, certain=True), kept):
+                await store.put(key, NOBODYS, certain=True)
 
 
-async def recall(store: Store, owner: str, messages: list[Any]) -> list[Any]:
+async def recall(store: Store, caller: Caller, messages: list[Any]) -> list[Any]:
     """The conversation with the rounds behind each answer that is known, byte for byte as the model saw them.
 
     The answer itself keeps only the words of its last turn: those before stand in the rounds. An answer that was
-    changed, or that follows other messages, stays as the client sent it; system messages may change.
+    changed stays as the client sent it; what stood before it may change, but for the question.
     """
     recalled: list[Any] = []
-    marks = dict(_marks(messages))
+    marks = {mark.position: mark for mark in _marks(messages)}
     for position, message in enumerate(messages):
-        known = None
-        if position in marks:
-            known = await store.get(ANSWER.key(owner, marks[position]))
-        if known is not None:
+        known = await _find(store, caller, marks[position]) if position in marks else None
+        if known is not None and known.between:
             own = {name: text for name, text in known.said.items() if name in message}
             recalled += [*known.between, {**message, **own}]
         else:
@@ -56,15 +80,47 @@ async def recall(store: Store, owner: str, messages: list[Any]) -> list[Any]:
     return recalled
 
 
-def _marks(messages: Sequence[Any]) -> Iterator[tuple[int, str]]:
-    """(position, digest of the conversation up to and with it) for each answer in words."""
-    digest = hashlib.sha256()
+async def _find(store: Store, caller: Caller, mark: _Mark) -> _Answer | None:
+    for key in _keys(caller, mark):
+        if (found := await store.get(key)) is not None:
+            return None if found.is_ambiguous else found
+    return None
+
+
+def _keys(caller: Caller, mark: _Mark) -> list[Key[_Answer]]:
+    """Where an answer is kept, the surest place first. Whoever has no key must show all that stood before it."""
+    whole = ANSWER.key(caller.id, "whole", mark.whole)
+    return [whole, ANSWER.key(caller.id, "exchange", mark.exchange)] if caller.is_known else [whole]
+
+
+def _is_alike(one: _Answer | None, other: _Answer) -> bool:
+    """Whether two answers had the same calls and results behind them, whatever ids these have."""
+    return one is not None and not one.is_ambiguous and _without_ids(one) == _without_ids(other)
+
+
+def _without_ids(answer: _Answer) -> list[Any]:
+    return [
+        [
+            {name: value for name, value in message.items() if name not in ("tool_calls", "tool_call_id")},
+            [call.get("function") for call in message.get("tool_calls") or ()],
+        ]
+        for message in answer.between
+    ]
+
+
+def _marks(messages: Sequence[Any]) -> Iterator[_Mark]:
+    """Each answer in words; system messages, which clients change, are passed over."""
+    whole, question = hashlib.sha256(), b""
     for position, message in enumerate(messages):
         if not isinstance(message, dict) or message.get("role") in ("system", "developer"):
             continue
-        digest.update(dumps(_essence(message)))
+        essence = dumps(_essence(message))
+        whole.update(essence)
         if message.get("role") == "assistant" and not message.get("tool_calls"):
-            yield position, digest.hexdigest()
+            exchange = hashlib.sha256(question + essence).hexdigest()
+            yield _Mark(position=position, whole=whole.hexdigest(), exchange=exchange)
+        elif message.get("role") == "user":
+            question = essence
 
 
 def _essence(message: JSON) -> list[Any]:
