@@ -148,7 +148,11 @@ class UpstreamStatus(UpstreamError):
     def __init__(self, status: int, headers: Sequence[Header], body: bytes, hint: str = "") -> None:
         said = _json_object(body)
         self.is_json = said is not None and not (hint and "error" not in said)
-        told = f": {body[:500].decode(errors='replace')}" if said is not None else _in_words(body)
+        told = (
+            _in_words(body)
+            if said is None
+            else f": {(_sentence_in(said) or body.decode(errors='replace'))[:500]}"
+        )
         super().__init__(f"The model server answered {status}{told}{hint and ' ' + hint}")
         self.status = status
         self.headers = headers
@@ -161,6 +165,13 @@ def _json_object(body: bytes) -> JSON | None:
     except orjson.JSONDecodeError:
         return None
     return parsed if isinstance(parsed, dict) else None
+
+
+def _sentence_in(refusal: JSON) -> str | None:
+    """OpenAI's message, FastAPI's detail."""
+    error = refusal.get("error", refusal)
+    found = (error.get("message") or error.get("detail")) if isinstance(error, dict) else error
+    return found if isinstance(found, str) and found else None
 
 
 def _in_words(body: bytes) -> str:

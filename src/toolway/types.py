@@ -117,6 +117,11 @@ class SourceStatus:
         """Whether nobody knows yet what this source is; one that is being restarted is known."""
         return self.state == "starting" and self.error is None
 
+    @property
+    def is_usable(self) -> bool:
+        """Whether its tools can be called; a server that is started when it is called, is."""
+        return self.state == "ready" or (self.state == "stopped" and not self.error)
+
 
 def last_error(status: SourceStatus) -> str:
     """The newest error of a source for people: when, in which stage, what; empty when there was none."""

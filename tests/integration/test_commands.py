@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import pty
 import re
 import signal
 import socket
 import subprocess
 import sys
+import termios
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +114,112 @@ def test_tools_says_which_server_is_down(tmp_path: Path):
     ran = toolway("tools", cwd=tmp_path, MCP_SERVER_ENDPOINTS=f"gone=http://127.0.0.1:{free_port()}")
     assert "gone" in ran.stdout
     assert "cannot be reached" in ran.stdout
+
+
+def test_tools_fails_when_no_server_can_be_used(tmp_path: Path):
+    gone = f"gone=http://127.0.0.1:{free_port()}"
+    for arguments in (["tools"], ["tools", "--json"]):
+        ran = toolway(*arguments, cwd=tmp_path, MCP_SERVER_ENDPOINTS=gone)
+        assert ran.returncode == 1
+        assert "No tool server can be used" in ran.stderr
+    assert ran.stdout == "[]\n"
+    assert "gone: failed (" in ran.stderr
+
+
+SERVE = [sys.executable, "-m", "toolway", "serve", "--port", "0"]
+
+
+@contextmanager
+def talkative_tools(count: int = 3) -> Iterator[str]:
+    """A service whose tools have a page of description each."""
+    service = ToolService(**{f"tool_{number:03}": broken for number in range(count)})
+    for path in service.document["paths"].values():
+        path["post"]["description"] = (
+            "Does one thing\nwith a city. " + "And on it goes, " * 50 + "\n\nThe end."
+        )
+    with running(service, lifespan="off") as url:
+        yield f"town={url}"
+
+
+def on_terminal(columns: int, *arguments: str, cwd: Path, **variables: str) -> list[str]:
+    """The lines that a command prints on a terminal of this width."""
+    leader, follower = pty.openpty()
+    termios.tcsetwinsize(follower, (50, columns))
+    env = {**environment(**variables), "TERM": "xterm"}
+    del env["COLUMNS"]
+    command = [sys.executable, "-m", "toolway", *arguments]
+    with subprocess.Popen(
+        command, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=follower, stderr=follower
+    ):
+        os.close(follower)
+        said = b""
+        with suppress(OSError):  # Linux says so when the other end is closed
+            while part := os.read(leader, 65536):
+                said += part
+    os.close(leader)
+    return re.sub(r"\x1b\[[\d;]*m", "", said.decode()).splitlines()
+
+
+def test_tools_shows_first_sentences_that_fit_the_terminal(tmp_path: Path):
+    with talkative_tools() as endpoint:
+        lines = on_terminal(80, "tools", cwd=tmp_path, MCP_SERVER_ENDPOINTS=endpoint)
+        assert "tool_001     town    ready  Does one thing with a city." in lines
+        assert max(map(len, lines)) <= 80
+        narrow = on_terminal(40, "tools", cwd=tmp_path, MCP_SERVER_ENDPOINTS=endpoint)
+        assert narrow[narrow.index("tool_001     town    ready") + 1] == "    Does one thing with a city."
+        full = toolway("tools", "--full", cwd=tmp_path, MCP_SERVER_ENDPOINTS=endpoint).stdout
+    assert full.count("    The end.\n") == full.count("    Does one thing\n") > 1
+
+
+def test_what_goes_into_a_file_is_neither_cut_nor_wrapped(tmp_path: Path):
+    with talkative_tools() as endpoint, model_server() as base:
+        text = toolway("tools", cwd=tmp_path, MCP_SERVER_ENDPOINTS=endpoint, COLUMNS="40").stdout
+        found = toolway(
+            "doctor", cwd=tmp_path, MCP_SERVER_ENDPOINTS=endpoint, OPENAI_BASE_URL=base, COLUMNS="40"
+        )
+    assert "tool_001     town    ready  Does one thing with a city.\n" in text
+    assert "…" not in text
+    assert f"model server {base}: answers; models: mock\n" in found.stdout
+
+
+def test_too_many_tools_are_told_everywhere(tmp_path: Path):
+    with talkative_tools(130) as endpoint, model_server() as base:
+        variables = {"MCP_SERVER_ENDPOINTS": endpoint, "OPENAI_BASE_URL": base}
+        examined = toolway("doctor", cwd=tmp_path, **variables)
+        listed = toolway("tools", cwd=tmp_path, **variables)
+        with serving(SERVE, tmp_path, **variables) as (process, _):
+            assert process.stderr is not None
+            warned = next(line for line in process.stderr if "warning tools" in line)
+    assert examined.returncode == 1
+    assert "All is well" not in examined.stdout
+    assert "and 122 more" in examined.stdout
+    for text in (examined.stdout, listed.stderr, warned):
+        assert re.search(r"132 tools.* tokens.*128|132 tools take about [\d,]+ tokens", text), text
+    assert "`include` or a profile" in warned
+
+
+def test_tools_that_fill_the_context_are_told_in_numbers(tmp_path: Path):
+    refusal = {"error": {"message": "the prompt is too long", "n_prompt_tokens": 9000, "n_ctx": 4096}}
+    model = Model(answer=json_reply(refusal, 400))
+    model.models = json_reply({"object": "list", "data": [{"id": "mock", "max_model_len": 4096}]})
+    with talkative_tools(20) as endpoint, model_server(model) as base:
+        ran = toolway("doctor", cwd=tmp_path, MCP_SERVER_ENDPOINTS=endpoint, OPENAI_BASE_URL=base)
+    assert ran.returncode == 1
+    assert re.search(r"the definitions of 22 tools take about [\d,]+ of 4,096 tokens\n", ran.stdout)
+    assert "or give the model a larger context." in ran.stdout
+    assert "a chat request failed: The model server answered 400: the prompt is too long\n" in ran.stdout
+
+
+def test_call_says_that_there_is_a_picture(tmp_path: Path):
+    async def picture(_: Any) -> Raw:
+        return Raw(b"\x89PNG" + bytes(996), kind=b"image/png")
+
+    with running(ToolService(picture=picture), lifespan="off") as url:
+        ran = toolway("call", "picture", '{"city": "Paris"}', cwd=tmp_path, MCP_SERVER_ENDPOINTS=url)
+    assert (ran.returncode, ran.stderr) == (
+        0,
+        "(A picture, image/png, about 1,002 bytes; --json prints it as base64.)\n",
+    )
 
 
 def test_call_runs_a_tool_and_prints_its_result(tools_url: str, tmp_path: Path):

@@ -6,18 +6,21 @@ Each command imports what it needs by itself, so that none pays for the others.
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import webbrowser
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import anyio
 import orjson
 import typer
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
 from toolway import __version__
 from toolway.errors import ConfigError, SourceError
@@ -34,6 +37,17 @@ T = TypeVar("T")
 PATIENCE = 30.0
 """Seconds in which `tools` and `call` wait for servers that have not answered yet."""
 
+MIN_ROOM = 24
+"""Cells that a description has beside its tool, or it stands below it."""
+
+_COLOURS = {
+    "ready": "green",
+    "starting": "yellow",
+    **dict.fromkeys(("failed", "unavailable", "needs auth"), "red"),
+}
+
+_SENTENCE = re.compile(r"(.+?[.!?])(?=\s|$)", re.DOTALL)
+
 app = typer.Typer(
     name="toolway",
     no_args_is_help=True,
@@ -45,6 +59,7 @@ ConfigFile = Annotated[
     str | None, typer.Option(help="The mcp.json to read (TOOLWAY_CONFIG).", show_default=False)
 ]
 Strict = Annotated[bool, typer.Option("--strict", help="Take unknown keys in the mcp.json for mistakes.")]
+Full = Annotated[bool, typer.Option("--full", help="Print whole descriptions, not their first sentences.")]
 AsJSON = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
@@ -101,11 +116,11 @@ def serve(  # noqa: PLR0917 - typer passes them by name
 
 
 @app.command()
-def tools(as_json: AsJSON = False, config: ConfigFile = None) -> None:
-    """List every tool with its server and state; status 1 if no server is well."""
+def tools(as_json: AsJSON = False, full: Full = False, config: ConfigFile = None) -> None:
+    """List every tool with its server and state; status 1 if no server could be used."""
     settings = load_settings(config=config)
     _warn(settings)
-    found, statuses = _with_catalog(settings, _list_tools)
+    found, statuses, too_many = _with_catalog(settings, partial(_list_tools, settings))
     if as_json:
         _print_json([_described(name, tool) for name, tool in found.items()])
         for label, status in statuses.items():
@@ -115,10 +130,14 @@ def tools(as_json: AsJSON = False, config: ConfigFile = None) -> None:
         none = "No tool servers are configured: write an mcp.json, or set MCP_SERVER_ENDPOINTS."
         _fail(settings.tools.all_disabled or none)
     else:
-        _print_tools(found)
+        if found:
+            _print_tools(found, full=full)
+            typer.echo()
         _print_servers(statuses)
-    if statuses and all(status.error for status in statuses.values()):
-        raise typer.Exit(1)
+    if too_many:
+        _complain(f"{too_many[0].upper()}{too_many[1:]}.")
+    if statuses and not any(status.is_usable for status in statuses.values()):
+        _fail("No tool server can be used; `toolway doctor` says what to do.")
 
 
 @app.command()
@@ -144,6 +163,9 @@ def call(
         _print_json({"name": name, "is_error": result.is_error, "text": result.text, "images": images})
     else:
         (_complain if result.is_error else typer.echo)(result.text)
+        for image in result.images:
+            size = len(image.data) * 3 // 4
+            _complain(f"(A picture, {image.media_type}, about {size:,} bytes; --json prints it as base64.)")
     raise typer.Exit(1 if result.is_error else 0)
 
 
@@ -218,8 +240,18 @@ def _with_catalog(settings: Settings, use: Callable[[Catalog], Coroutine[Any, An
     return anyio.run(run)
 
 
-async def _list_tools(catalog: Catalog) -> tuple[Mapping[str, Tool], Mapping[str, SourceStatus]]:
-    return catalog.snapshot.tools, {source.label: source.status for source in catalog.sources}
+async def _list_tools(
+    settings: Settings, catalog: Catalog
+) -> tuple[Mapping[str, Tool], Mapping[str, SourceStatus], str | None]:
+    """Also why they are too many, if they are."""
+    from toolway.app.state import why_tools_do_not_fit
+    from toolway.engine.model_target import ModelTarget
+    from toolway.upstream.client import Upstream
+
+    statuses = {source.label: source.status for source in catalog.sources}
+    async with Upstream.connect(settings.upstream) as upstream:
+        too_many = await why_tools_do_not_fit(settings, ModelTarget(settings, upstream), catalog.snapshot)
+    return catalog.snapshot.tools, statuses, too_many
 
 
 async def _call(catalog: Catalog, name: str, arguments: JSON, seconds: float) -> ToolResult:
@@ -257,53 +289,81 @@ def _described(name: str, tool: Tool) -> JSON:
 
 
 def _print_servers(statuses: Mapping[str, SourceStatus]) -> None:
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for title in ("server", "state", "protocol", "tools"):
-        table.add_column(title, no_wrap=True)
-    table.add_column("last error", overflow="fold")
-    for label, status in statuses.items():
-        colour = {"ready": "green", "failed": "red", "needs auth": "red"}.get(status.state, "yellow")
-        table.add_row(
-            label,
-            f"[{colour}]{status.state}[/]",
-            status.protocol or "",
-            str(len(status.tools)),
-            escape(last_error(status)),
+    rows = [
+        [label, status.state, status.protocol or "", str(len(status.tools)), last_error(status)]
+        for label, status in statuses.items()
+    ]
+    _print_table(["server", "state", "protocol", "tools", "last error"], rows)
+
+
+def _print_tools(found: Mapping[str, Tool], *, full: bool) -> None:
+    rows = [
+        [
+            name,
+            tool.server,
+            "ready" if tool.available else "unavailable",
+            tool.description.strip() if full else first_sentence(" ".join(tool.description.split())),
+        ]
+        for name, tool in found.items()
+    ]
+    _print_table(["tool", "server", "state", "description"], rows, is_below=full, is_cut=not full)
+
+
+def _print_table(
+    titles: Sequence[str], rows: Sequence[Sequence[str]], *, is_below: bool = False, is_cut: bool = False
+) -> None:
+    """Columns as wide as their texts. The last one may be any text: beside the others, or below them.
+
+    With `is_cut` it is shortened to what a terminal has room for; in a file nothing is.
+    """
+    console = Console(highlight=False)
+    *widths, last = [max(map(cell_len, column)) for column in zip(titles, *rows, strict=True)]
+    indent = sum(widths) + 2 * len(widths)
+    room = console.width if is_cut and console.is_terminal else sys.maxsize
+    if room - indent < min(MIN_ROOM, last):
+        is_below = True
+    for number, (*cells, text) in enumerate([titles, *rows]):
+        line = Text("  ", style="" if number else "bold").join(
+            Text(set_cell_size(cell, width), style=_COLOURS.get(cell, ""))
+            for cell, width in zip(cells, widths, strict=True)
         )
-    console = Console()
-    console.print()
-    console.print(table)
+        if is_below:
+            lines = text.splitlines() if number else []
+            line.append("".join(f"\n    {_cut(one, room - 4)}".rstrip() for one in lines))
+        else:
+            line.append(f"  {_cut(text, room - indent)}")
+        line.rstrip()
+        console.print(line, soft_wrap=True)
 
 
-def _print_tools(found: Mapping[str, Tool]) -> None:
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("tool", no_wrap=True)
-    table.add_column("server", no_wrap=True)
-    table.add_column("state", no_wrap=True)
-    table.add_column("description", max_width=70)
-    for name, tool in found.items():
-        state = "[green]ready[/]" if tool.available else "[red]unavailable[/]"
-        description = tool.description.strip().split("\n")[0]
-        table.add_row(name, tool.server, state, escape(description))
-    Console().print(table)
+def _cut(text: str, room: int) -> str:
+    return text if cell_len(text) <= room else set_cell_size(text, room - 1).rstrip() + "…"
+
+
+def first_sentence(text: str) -> str:
+    """The text up to the end of its first sentence, white space as single blanks."""
+    found = _SENTENCE.match(text)
+    return found[1] if found else text
 
 
 def _announce(settings: Settings, url: str) -> None:
     console = Console(stderr=True, highlight=False)
     console.print(
-        f"[bold]Toolway {__version__}[/] at [bold]{url}/v1[/], in front of {settings.upstream.base_url}"
+        f"[bold]Toolway {__version__}[/] at [bold]{url}/v1[/], in front of {settings.upstream.base_url}",
+        soft_wrap=True,
     )
     if settings.tools.all_disabled:
-        console.print(f"[yellow]{escape(settings.tools.all_disabled)}[/]")
+        console.print(f"[yellow]{escape(settings.tools.all_disabled)}[/]", soft_wrap=True)
     elif not settings.tools.endpoints and not settings.tools.servers:
         console.print(
-            "[yellow]No tool servers are configured[/]; write an mcp.json, or set MCP_SERVER_ENDPOINTS."
+            "[yellow]No tool servers are configured[/]; write an mcp.json, or set MCP_SERVER_ENDPOINTS.",
+            soft_wrap=True,
         )
 
 
 def _warn(settings: Settings) -> None:
     for warning in settings.warnings:
-        _complain(f"Warning: {warning}.")
+        _complain(f"Warning: {warning}{'' if warning.endswith(('.', '?', '!')) else '.'}")
 
 
 def _print_json(value: Any) -> None:

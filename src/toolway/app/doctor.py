@@ -11,6 +11,7 @@ import orjson
 from rich.console import Console
 from rich.markup import escape
 
+from toolway.app.state import why_tools_do_not_fit
 from toolway.conversation.events import EventStream
 from toolway.conversation.message import ChatRequest
 from toolway.conversation.tool_calls import read_arguments
@@ -30,10 +31,6 @@ from toolway.upstream.model_call import whole_turn
 SERVER_PATIENCE = 20.0
 MODEL_PATIENCE = 120.0
 """Seconds; a model may have to be loaded first."""
-
-LARGE_TOOL_LIST = 90_000
-"""Bytes of tool definitions; llama.cpp refuses lists of about 97 kB, and small models drown long before."""
-
 
 _ADVICE = {
     "connect": "Start it, or correct its address where it is configured (MCP_SERVER_ENDPOINTS or mcp.json).",
@@ -142,6 +139,7 @@ async def _try_everything(settings: Settings) -> list[Finding]:
             found += await _try_chat(upstream, settings, model, target, catalog.snapshot)
         found += [_judge_source(source) for source in sources]
         found += _judge_names(target.fit(catalog.snapshot))
+        found += await _judge_size(settings, target, catalog.snapshot, model)
     return found
 
 
@@ -165,8 +163,7 @@ async def _try_models(upstream: Upstream, settings: Settings) -> tuple[Finding, 
     if not ids:
         advice = "Load a model in it."
         return Finding(check=check, ok=False, detail="it has no models", advice=advice), None
-    shown = ", ".join(ids[:5]) + (", ..." if len(ids) > 5 else "")
-    return Finding(check=check, ok=True, detail=f"answers; models: {shown}"), ids[0]
+    return Finding(check=check, ok=True, detail=f"answers; models: {listed(ids, 5)}"), ids[0]
 
 
 async def _try_chat(
@@ -210,11 +207,11 @@ def _judge_refused(target: ModelTarget) -> list[Finding]:
 def _judge_source(source: ToolSource) -> Finding:
     status = source.status
     check = f"tool server {source.label}"
-    if status.state == "ready" or (status.state == "stopped" and not status.error):
+    if status.is_usable:
         names = [tool.name for tool in status.tools]
         resting = "; started when it is called" if status.state == "stopped" else ""
         count = f"{len(names)} tool{'s'[: len(names) != 1]}"
-        detail = f"{count} ({status.protocol}{resting}): {', '.join(names[:10])}"
+        detail = f"{count} ({status.protocol}{resting}): {listed(names, 10)}"
         advice = "; ".join(status.warnings) or None
         return Finding(
             check=check, ok=bool(names), detail=detail if names else "it has no tools", advice=advice
@@ -234,19 +231,31 @@ def _judge_names(snapshot: Snapshot) -> list[Finding]:
         if name != tool.name
     ]
     if renamed:
-        shown = "; ".join(renamed[:5]) + (f"; and {len(renamed) - 5} more" if len(renamed) > 5 else "")
-        found.append(Finding(check="names", ok=True, detail=f"changed to be legal and unique: {shown}"))
+        detail = f"changed to be legal and unique: {listed(renamed, 5, '; ')}"
+        found.append(Finding(check="names", ok=True, detail=detail))
     for name, reason in snapshot.left_out.items():
         detail = f"its schema cannot be used: {reason}"
         found.append(
             Finding(check=f"tool {name}", ok=False, detail=detail, advice="It is left out of requests.")
         )
-    size = len(orjson.dumps(snapshot.all_definitions))
-    if size > LARGE_TOOL_LIST:
-        advice = "Every request carries them; use fewer servers, or servers with fewer tools."
-        detail = f"{len(snapshot.offered)} tools take {size:,} bytes of each request"
-        found.append(Finding(check="size", ok=True, detail=detail, advice=advice))
     return found
+
+
+async def _judge_size(
+    settings: Settings, target: ModelTarget, snapshot: Snapshot, model: str | None
+) -> list[Finding]:
+    """Nothing to find when the tools leave room for a conversation."""
+    why = await why_tools_do_not_fit(settings, target, snapshot, model or "")
+    if why is None:
+        return []
+    detail, _, advice = why.partition("; ")
+    return [Finding(check="size", ok=False, detail=detail, advice=f"{advice[:1].upper()}{advice[1:]}.")]
+
+
+def listed(items: Sequence[str], most: int, separator: str = ", ") -> str:
+    """The first of them, and how many are not named."""
+    more = [f"and {len(items) - most} more"] if len(items) > most else []
+    return separator.join([*items[:most], *more])
 
 
 def _headers(settings: Settings) -> list[Header]:

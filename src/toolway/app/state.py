@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+import anyio
+
 from toolway.app.reload import watch_config
-from toolway.engine.model_target import ModelTarget
+from toolway.engine.model_target import USER_AGENT, ModelTarget
+from toolway.schema.compile import MOST_TOOLS, estimated_tokens, why_too_many
 from toolway.settings.settings import Settings
 from toolway.stores import Store, open_store
-from toolway.tools.catalog import Catalog
+from toolway.tools.catalog import Catalog, Snapshot
 from toolway.tools.client_servers import DynamicServers
 from toolway.tools.factory import SourceFactory, open_dynamic
-from toolway.upstream.client import Upstream
+from toolway.upstream.client import Upstream, credential
+
+log = logging.getLogger("toolway.tools")
+
+SIZE_PATIENCE = 60.0
+"""Seconds after the start in which every server may come, before it is judged whether the tools fit."""
+
+ALWAYS_FIT = 2_000
+"""Tokens of tools that are too many for no model; nobody is asked then."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +53,9 @@ async def open_state(settings: Settings) -> AsyncIterator[AppState]:
             watch_config(settings, factory, catalog),
             open_dynamic(settings.tools) as dynamic,
             ModelTarget(settings, upstream, catalog.set_target).learning() as target,
+            anyio.create_task_group() as tasks,
         ):
+            tasks.start_soon(_warn_of_size, settings, catalog, target)
             yield AppState(
                 settings=settings,
                 upstream=upstream,
@@ -50,3 +64,28 @@ async def open_state(settings: Settings) -> AsyncIterator[AppState]:
                 store=store,
                 target=target,
             )
+            tasks.cancel_scope.cancel()
+
+
+async def why_tools_do_not_fit(
+    settings: Settings, target: ModelTarget, snapshot: Snapshot, model: str = ""
+) -> str | None:
+    """What is wrong with the number and size of the tools for a model, and what to do; None: nothing is.
+
+    Without a name it is the only model of the model server.
+    """
+    fitted = target.fit(snapshot)
+    if not fitted.offered:
+        return None
+    number, tokens = len(fitted.offered), estimated_tokens(fitted.all_definitions)
+    if tokens < ALWAYS_FIT and number <= MOST_TOOLS:
+        return None
+    info = await target.infos.get(model, [USER_AGENT, *credential(settings.upstream.api_key)])
+    return why_too_many(number, tokens, info.context)
+
+
+async def _warn_of_size(settings: Settings, catalog: Catalog, target: ModelTarget) -> None:
+    await catalog.wait_until_tried(SIZE_PATIENCE)
+    await target.settled(SIZE_PATIENCE)
+    if why := await why_tools_do_not_fit(settings, target, catalog.snapshot):
+        log.warning("%s", why)

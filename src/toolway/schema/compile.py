@@ -18,6 +18,18 @@ from toolway.schema.keywords import OF_TYPE, distinct, members_of, names_in, par
 from toolway.schema.targets import NUMBERS, RULES, SchemaTarget, TargetRules, portable_pattern
 from toolway.types import JSON, Tool
 
+MOST_TOOLS = 128
+"""OpenAI refuses a request with more, and models choose badly among so many."""
+
+_TOKENS_A_BYTE = 0.25
+"""Of JSON, with the tokenizers of today; a template writes about as much as the JSON has."""
+
+_SHARE = 0.75
+"""Of a context that tools may take: a question and an answer need the rest."""
+
+_LARGE = 32_000
+"""Tokens that tools may take of a context that nobody knows."""
+
 _Key = tuple[str, SchemaTarget, int]
 
 _serialised: WeakKeyDictionary[Tool, dict[_Key, bytes | str]] = WeakKeyDictionary()
@@ -31,6 +43,32 @@ class Definitions:
     fragments: Mapping[str, orjson.Fragment]
     all: orjson.Fragment
     left_out: Mapping[str, str]
+
+
+def estimated_tokens(definitions: orjson.Fragment) -> int:
+    """About how many tokens of a prompt these definitions take, to two digits."""
+    tokens = int(len(orjson.dumps(definitions)) * _TOKENS_A_BYTE)
+    return round(tokens, 1 - int(math.log10(tokens))) if tokens >= 100 else tokens
+
+
+def why_too_many(tools: int, tokens: int, context: int | None) -> str | None:
+    """What is wrong with so many tools of so many tokens, and what to do about it; None: nothing is.
+
+    `context` is how many tokens the model can read, if that is known.
+    """
+    if tokens > (_LARGE if context is None else context * _SHARE):
+        room = f"{tokens:,} of {context:,}" if context else f"{tokens:,}"
+        larger = ", or give the model a larger context" if context else ""
+        return (
+            f"the definitions of {tools} tools take about {room} tokens; "
+            f"leave some out with `include` or a profile{larger}"
+        )
+    if tools > MOST_TOOLS:
+        return (
+            f"{tools} tools (about {tokens:,} tokens) are in each request, and OpenAI takes no more than {MOST_TOOLS}; "
+            "leave some out with `include` or a profile"
+        )
+    return None
 
 
 def define(tools: Mapping[str, Tool], target: SchemaTarget) -> Definitions:
