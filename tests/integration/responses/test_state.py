@@ -80,6 +80,20 @@ def test_one_response_can_be_gone_on_from_twice(app: AppServer):
         assert [message["content"] for message in sent(app)] == [QUESTION, "Hi", words]
 
 
+def test_a_response_goes_on_from_one_that_is_deleted_meanwhile(store_url: str):
+    with app_server(store=store_url) as app:
+        app.set_replies(turn("Hi", streamed=False))
+        first = ask(app, input="one", instructions="Be brief.")
+        second = ask(app, input="two", previous_response_id=first["id"])
+        other = ask(app, input="or", previous_response_id=first["id"])
+        assert delete(app, first["id"]).status_code == 200
+        error_of(get(app, first["id"]), 404)
+        for before, words in ((second, "two"), (other, "or")):
+            assert get(app, before["id"]).json() == before
+            ask(app, input="three", previous_response_id=before["id"])
+            assert [message["content"] for message in sent(app)] == ["one", "Hi", words, "Hi", "three"]
+
+
 @BOTH
 def test_what_is_not_to_be_stored_is_not(app: AppServer, streamed: bool):
     app.set_replies(turn("Hi", streamed=streamed))

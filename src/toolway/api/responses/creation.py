@@ -144,7 +144,7 @@ class ResponseCreator:
         return events
 
     async def keep(self, draft: Draft, record: Record) -> Record:
-        """Keep a record, if it is to be stored; returns it.
+        """Keep a record, if it is to be stored; returns it, with its place.
 
         Whoever waits for a response can do without, but one that is made in the background is lost then: a store that
         is away is waited for, a while. Raises StoreError for such a response alone.
@@ -152,8 +152,7 @@ class ResponseCreator:
         patience = anyio.current_time() + PATIENCE
         while draft.asked.store:
             try:
-                await self.records.save(draft.owner, record)
-                break
+                return await self.records.save(draft.owner, record, draft.previous)
             except StoreError as error:
                 if not draft.asked.background:
                     break

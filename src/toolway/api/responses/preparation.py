@@ -39,7 +39,7 @@ class Draft:
 
     `listing` is what the client gets to see of the servers that it names and has not seen, `listed` the labels of
     those that it has seen then. `items` are those of the input, with ids. `leading` are the system messages at the
-    beginning of the conversation, without the instructions.
+    beginning of the conversation, without the instructions; `previous` is the response that it goes on from.
     `done` has the results of approved calls that ran, here or for a response that failed, by their requests.
     """
 
@@ -51,6 +51,7 @@ class Draft:
     listed: Sequence[str]
     items: Sequence[JSON]
     leading: Sequence[JSON]
+    previous: Record | None = None
     done: dict[str, ToolResult] = field(default_factory=dict)
 
     @property
@@ -149,6 +150,7 @@ class _Reading:
             listed=sorted(seen | shown),
             items=with_ids(self._asked.items, identity),
             leading=self._leading,
+            previous=previous,
         )
 
     def _limited(self, options: RequestOptions) -> RequestOptions:

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from toolway.api.responses.items.input_items import Turn
 from toolway.errors import InvalidRequest, NotFound
-from toolway.stores import Kind, Store
+from toolway.stores import Key, Kind, Store
 from toolway.types import JSON, ToolResult
 
 PREFIX = "resp_"
+
+
+Path = Sequence[tuple[str, int]]
+"""Where the messages of a conversation are kept: of each of these threads so many chunks, from its beginning on."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
     """One response. `items` are its input with ids, `messages` the conversation as the model saw it, without
     instructions; `turn` is its last turn when calls of it are open, `listed` the servers whose tools were shown, and
-    `own` the ids of calls in it that were ours.
+    `own` the ids of calls in it that were ours. Of what is kept `path` says where, and `lengths` how many messages
+    are in each chunk.
     """
 
     resource: JSON
@@ -28,6 +33,29 @@ class Record:
     turn: Turn | None = None
     listed: Sequence[str] = ()
     own: Sequence[str] = ()
+    path: Path = ()
+    lengths: Sequence[int] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Chunk:
+    """What one response adds to its conversation. `echo` are the fields of the response that are new, too."""
+
+    response: str
+    messages: list[JSON]
+    own: list[str]
+    echo: JSON
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Kept:
+    """What is kept of a response beside the chunks of its conversation; texts of the last one are not repeated."""
+
+    resource: JSON
+    items: list[JSON]
+    turn: Turn | None
+    listed: list[str]
+    path: list[tuple[str, int]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,26 +65,69 @@ class _Answer:
     approve: bool
 
 
-RESPONSE = Kind("response", Record)
+RESPONSE = Kind("response", _Kept)
+CHUNK = Kind("chunk", _Chunk)
+BRANCH = Kind("branch", str)
+"""The thread that goes on from a chunk which was not the last of its own."""
 APPROVAL = Kind("approval", _Answer)
 RESULT = Kind("approved result", ToolResult)
 
+_ITS_OWN = frozenset(
+    "id created_at completed_at status error incomplete_details output previous_response_id usage".split()
+)
+"""Fields of a response that differ from those of the one before."""
+
 
 class Records:
-    """The records in a store, each visible to its owner alone."""
+    """The records in a store, each visible to its owner alone.
+
+    A response goes on with the conversation of another one, so only what it adds is kept, in a chunk; decision 017
+    tells how. Chunks are written before the record that needs them and renewed after it, so that they go last.
+    """
 
     def __init__(self, store: Store, *, ttl: float) -> None:
         self._store = store
         self._ttl = ttl
 
-    async def save(self, owner: str, record: Record) -> None:
-        """Keep a record, in place of an older one of this response. Raises StoreError."""
-        key = RESPONSE.key(owner, record.resource["id"])
-        await self._store.put(key, record, ttl=self._ttl, certain=True)
+    async def save(self, owner: str, record: Record, previous: Record | None = None) -> Record:
+        """Keep a record, in place of an older one of this response; returns it with its place. Raises StoreError.
+
+        `previous` is the record that it goes on from.
+        """
+        if not record.messages:
+            await self._put(owner, record, record.resource)
+            return record
+        before = _kept_before(record, previous)
+        kept = await self._append(owner, record, before)
+        keys = [*_branch_keys(owner, kept.path), *_chunk_keys(owner, kept.path)]
+        if not await self._store.renew(keys, ttl=self._ttl) and before.path:
+            # Somebody deleted the responses before meanwhile.
+            kept = await self._append(owner, record, _NOTHING)
+        return kept
 
     async def find(self, owner: str, identity: str) -> Record | None:
         """The record of a response, if it is there and this owner's. Raises StoreError."""
-        return await self._store.get(RESPONSE.key(owner, identity), certain=True)
+        kept = await self._store.get(RESPONSE.key(owner, identity), certain=True)
+        if kept is None:
+            return None
+        found = await self._store.get_all(_chunk_keys(owner, kept.path))
+        chunks = [chunk for chunk in found if chunk is not None]
+        if len(chunks) < len(found):
+            return None
+        echo: JSON = {}
+        for chunk in chunks:
+            echo |= chunk.echo
+        texts = _texts(chunks[-1].messages if chunks else [], kept.turn)
+        return Record(
+            resource={**echo, **_unpacked(kept.resource, texts)},
+            items=_unpacked(kept.items, texts),
+            messages=[message for chunk in chunks for message in chunk.messages],
+            turn=kept.turn,
+            listed=kept.listed,
+            own=[identity for chunk in chunks for identity in chunk.own],
+            path=kept.path,
+            lengths=[len(chunk.messages) for chunk in chunks],
+        )
 
     async def get(self, owner: str, identity: str) -> Record:
         """The record of a response. Raises NotFound, StoreError."""
@@ -66,9 +137,15 @@ class Records:
         return record
 
     async def delete(self, owner: str, identity: str) -> None:
-        """Forget a response. Raises NotFound, StoreError."""
-        if not await self._store.delete(RESPONSE.key(owner, identity)):
+        """Forget a response, and of its conversation what no other one needs. Raises NotFound, StoreError."""
+        key = RESPONSE.key(owner, identity)
+        kept = await self._store.get(key, certain=True)
+        if not await self._store.delete(key):
             raise _not_found(identity)
+        path = kept.path if kept else []
+        while path and await self._forget_chunk(owner, path):
+            *before, (thread, count) = path
+            path = [*before, (thread, count - 1)] if count > 1 else before
 
     async def item(self, owner: str, identity: str) -> JSON:
         """An item of a stored response, by the id that it got here. Raises NotFound, StoreError."""
@@ -106,6 +183,149 @@ class Records:
     async def release(self, owner: str, request: str) -> None:
         """Take a claim back, since nothing came of it. Raises StoreError."""
         await self._store.delete(APPROVAL.key(owner, request))
+
+    async def _append(self, owner: str, record: Record, before: Record) -> Record:
+        """Keep what a record adds to what was kept before."""
+        known = set(before.own)
+        chunk = _Chunk(
+            response=record.resource["id"],
+            messages=list(record.messages[len(before.messages) :]),
+            own=[identity for identity in record.own if identity not in known],
+            echo={
+                name: value
+                for name, value in record.resource.items()
+                if name not in _ITS_OWN and before.resource.get(name, ...) != value
+            },
+        )
+        path = await self._place(owner, before.path, chunk)
+        places = {text: number for number, text in enumerate(_texts(chunk.messages, record.turn))}
+        own = {name: value for name, value in record.resource.items() if name in _ITS_OWN}
+        kept = replace(record, path=path, lengths=[*before.lengths, len(chunk.messages)])
+        await self._put(owner, kept, own, places)
+        return kept
+
+    async def _place(self, owner: str, path: Path, chunk: _Chunk) -> Path:
+        """Keep a chunk behind those of a path: in the last thread, or where that went on already in a new one."""
+        if path:
+            *before, (thread, count) = path
+            if await self._store.add(CHUNK.key(owner, thread, str(count)), chunk, ttl=self._ttl):
+                return [*before, (thread, count + 1)]
+        number, name = 0, secrets.token_hex(8)
+        while path and not await self._store.add(
+            _branch_key(owner, path, number), f"{number}-{name}", ttl=self._ttl
+        ):
+            number += 1
+        branch = f"{number}-{name}"
+        await self._store.put(CHUNK.key(owner, branch, "0"), chunk, ttl=self._ttl, certain=True)
+        return [*path, (branch, 1)]
+
+    async def _put(
+        self, owner: str, record: Record, resource: JSON, places: Mapping[str, int] | None = None
+    ) -> None:
+        kept = _Kept(
+            resource=_packed(resource, places or {}),
+            items=_packed(list(record.items), places or {}),
+            turn=record.turn,
+            listed=list(record.listed),
+            path=list(record.path),
+        )
+        await self._store.put(RESPONSE.key(owner, record.resource["id"]), kept, ttl=self._ttl, certain=True)
+
+    async def _forget_chunk(self, owner: str, path: Path) -> bool:
+        """Forget the last chunk of a path, unless something needs it."""
+        key = _chunk_keys(owner, path)[-1]
+        chunk = await self._store.get(key, certain=True)
+        if chunk is None or await self._is_needed(owner, path, chunk):
+            return False
+        await self._store.delete(key)
+        if await self._is_needed(owner, path, chunk):  # since a moment ago
+            await self._store.add(key, chunk, ttl=self._ttl)
+            return False
+        return True
+
+    async def _is_needed(self, owner: str, path: Path, chunk: _Chunk) -> bool:
+        """Whether its response is still there, or one that goes on from it."""
+        thread, count = path[-1]
+        keys = [RESPONSE.key(owner, chunk.response), CHUNK.key(owner, thread, str(count))]
+        for key in keys:
+            if await self._store.get(key, certain=True) is not None:
+                return True
+        number = 0
+        while branch := await self._store.get(_branch_key(owner, path, number), certain=True):
+            if await self._store.get(CHUNK.key(owner, branch, "0"), certain=True) is not None:
+                return True
+            number += 1
+        return False
+
+
+_NOTHING = Record(resource={})
+
+
+def _kept_before(record: Record, previous: Record | None) -> Record:
+    """What a record goes on from, as far as it is kept: all chunks whose messages are still the same."""
+    if previous is None or not previous.path or previous.resource.keys() != record.resource.keys():
+        return _NOTHING
+    if record.messages[: len(previous.messages)] == previous.messages:
+        return previous
+    return _NOTHING
+
+
+def _chunk_keys(owner: str, path: Path) -> list[Key[_Chunk]]:
+    return [CHUNK.key(owner, thread, str(number)) for thread, count in path for number in range(count)]
+
+
+def _branch_keys(owner: str, path: Path) -> list[Key[str]]:
+    """Those of the branches on a path; a thread begins with the number of its branch."""
+    return [
+        _branch_key(owner, path[:depth], int(path[depth][0].partition("-")[0]))
+        for depth in range(1, len(path))
+    ]
+
+
+def _branch_key(owner: str, path: Path, number: int) -> Key[str]:
+    thread, count = path[-1]
+    return BRANCH.key(owner, thread, str(count), str(number))
+
+
+LONG = 40
+"""Texts of so many characters are kept once, in the messages of a chunk."""
+
+
+def _texts(messages: list[JSON], turn: Turn | None) -> list[str]:
+    """The texts that a record need not repeat."""
+    return [*_long_texts(messages), *(_long_texts([turn.assistant, list(turn.results)]) if turn else ())]
+
+
+def _long_texts(value: Any) -> Iterator[str]:
+    """The long texts in a JSON value, always in the same order."""
+    if isinstance(value, str):
+        if len(value) >= LONG:
+            yield value
+    elif isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _long_texts(part)
+
+
+def _packed(value: Any, places: Mapping[str, int]) -> Any:
+    """A value with the number of its place for each text that has one. What begins with NUL begins with two."""
+    if isinstance(value, str):
+        if value in places:
+            return f"\0{places[value]}"
+        return f"\0{value}" if value.startswith("\0") else value
+    if isinstance(value, dict):
+        return {name: _packed(part, places) for name, part in value.items()}
+    return [_packed(part, places) for part in value] if isinstance(value, list) else value
+
+
+def _unpacked(value: Any, texts: Sequence[str]) -> Any:
+    """The value that `_packed` got."""
+    if isinstance(value, str):
+        if not value.startswith("\0"):
+            return value
+        return value[1:] if value.startswith("\0\0") else texts[int(value[1:])]
+    if isinstance(value, dict):
+        return {name: _unpacked(part, texts) for name, part in value.items()}
+    return [_unpacked(part, texts) for part in value] if isinstance(value, list) else value
 
 
 def new_id() -> str:
