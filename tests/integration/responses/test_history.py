@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable
+
 import pytest
 
 from tests.integration.responses.requests import BOTH, THEIRS, ask, items_of, kinds, sent, turn
@@ -138,3 +141,66 @@ def test_an_output_is_paired_with_its_call_wherever_it_stands(app: AppServer):
         "d",
         "user",
     ]
+
+
+IDS: dict[str, Callable[[random.Random, int], str]] = {
+    "of their own": lambda any_, _: f"call_{any_.getrandbits(64):x}",
+    "that begin anew in each turn": lambda _, number: f"call_{number}",
+}
+
+
+@pytest.mark.parametrize("ids", IDS)
+@pytest.mark.parametrize("thinks", [True, False], ids=["thinking", "silent"])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_session_is_read_as_it_happened(app: AppServer, seed: int, ids: str, thinks: bool):
+    """In each request the model reads all rounds so far, in order, each once and as it wrote them."""
+    any_, items, told_rounds, before = random.Random(seed), [], 0, []
+    for question in range(3):
+        items.append({"role": "user", "content": f"Question {question} of {seed}, ids {ids}, {thinks}?"})
+        ends = False
+        while not ends:
+            ends = any_.random() < 0.4
+            rounds = _rounds(any_, IDS[ids], thinks, told_rounds, ends)
+            told_rounds += len(rounds)
+            streamed = any_.random() < 0.5
+            app.set_replies(
+                *(turn(text, *calls, thought=thought, streamed=streamed) for text, thought, calls in rounds)
+            )
+            response = ask(app, streamed=streamed, input=items, tools=[THEIRS], store=False)
+            for number, (text, thought, calls) in enumerate(rounds):
+                read = sent(app, number)
+                assert read[: len(before)] == before, "what was read before changed"
+                wrote: JSON = {"role": "assistant", "content": text}
+                wrote |= {"reasoning_content": thought} if thought else {}
+                before = [
+                    *read,
+                    wrote | ({"tool_calls": [_written(call) for call in calls]} if calls else {}),
+                ]
+            items += [*told(response), *outputs(response)]
+
+
+def _rounds(
+    any_: random.Random, new_id: Callable[[random.Random, int], str], thinks: bool, begin: int, ends: bool
+) -> list[tuple[str, str, list[JSON]]]:
+    """Rounds of which only the last one is seen by the client: it answers, or calls the client's tool."""
+    rounds = []
+    for number in range(any_.randint(1, 3)):
+        text = any_.choice(["", f"Text {begin + number}.", f"Text {begin + number} "])
+        thought = f"Thought {begin + number}." if thinks and any_.random() < 0.7 else ""
+        names = ["get_weather"] * any_.randint(1, 2)
+        rounds.append((text, thought, [_call(any_, new_id, name, place) for place, name in enumerate(names)]))
+    text, thought, _ = rounds.pop()
+    names = [] if ends else any_.sample(["theirs", "theirs", "get_weather"], any_.randint(1, 3))
+    if not ends and "theirs" not in names:
+        names.append("theirs")
+    calls = [_call(any_, new_id, name, place) for place, name in enumerate(names)]
+    return [*rounds, (text or f"Answer {begin}.", thought, calls)]
+
+
+def _call(any_: random.Random, new_id: Callable[[random.Random, int], str], name: str, place: int) -> JSON:
+    arguments = '{"city":"Paris"}' if name == "get_weather" else f'{{"n":{any_.randint(0, 99)}}}'
+    return tool_call(name, arguments, new_id(any_, place), place)
+
+
+def _written(call: JSON) -> JSON:
+    return {name: value for name, value in call.items() if name != "index"}

@@ -73,8 +73,7 @@ async def recall(store: Store, caller: Caller, messages: list[Any]) -> list[Any]
     for position, message in enumerate(messages):
         known = await _find(store, caller, marks[position]) if position in marks else None
         if known is not None and known.between:
-            own = {name: text for name, text in known.said.items() if name in message}
-            recalled += [*known.between, {**message, **own}]
+            recalled += [*known.between, _last_turn(message, known.said)]
         else:
             recalled.append(message)
     return recalled
@@ -137,3 +136,11 @@ def _text(content: Any) -> str:
     if isinstance(content, list):
         return "".join(str(part.get("text") or "") for part in content if isinstance(part, dict))
     return content if isinstance(content, str) else ""
+
+
+def _last_turn(message: JSON, said: JSON) -> JSON:
+    """The answer with the words of its last turn alone, and of that one's reasoning if the client kept any."""
+    has_thoughts = any(name in message for name in SPOKEN if name not in ("content", "refusal"))
+    own = {name: value for name, value in said.items() if has_thoughts or name in ("content", "refusal")}
+    rest = {name: value for name, value in message.items() if name not in SPOKEN}
+    return {**rest, "content": "", **own}
