@@ -94,6 +94,8 @@ class ConversationBegan:
     streamed: bool
     messages: int
     tools: int
+    side: str = ""
+    """What the client asks for itself beside the conversation of its user; it gets no tools of ours then."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,6 +31,7 @@ from toolway.engine.model_target import ModelTarget
 from toolway.engine.rejected_tools import without_rejected_tools
 from toolway.engine.request_options import RequestOptions, limits_of, read_profile
 from toolway.engine.request_tools import RequestTools, named_tool
+from toolway.engine.side_requests import SideRequest, find_side_request
 from toolway.engine.text_tool_calls import with_text_tool_calls
 from toolway.engine.tool_results import Budget, ResultRules, ToolResults
 from toolway.errors import ConnectorError, ToolwayError, to_public_error
@@ -274,6 +275,9 @@ class Engine:
     ) -> Conversation:
         chat, selection = read_profile(request.chat, self.settings.tools.profiles)
         options = request.options.narrowed(*selection)
+        side = self._side_request(request, caller)
+        if side:
+            options = options.narrowed(())
         headers = [*caller.headers, JSON_TYPE]
         model_info = partial(self._target.infos.get, chat.options.get("model"), headers)
         # Only a choice of one tool is worth the question before the first round.
@@ -300,14 +304,21 @@ class Engine:
             approved=request.approved,
             is_complete=request.is_complete,
         )
-        conversation.events.tell(_beginning(chat, tools))
+        conversation.events.tell(_beginning(chat, tools, side))
         return conversation
 
+    def _side_request(self, request: ConversationRequest, caller: Caller) -> SideRequest | None:
+        """What a client asks for itself; one that chooses tools of ours wants them."""
+        if self.settings.loop.side_request_tools or request.options.selection or request.narrowed:
+            return None
+        return find_side_request(request.chat, caller.headers)
 
-def _beginning(chat: ChatRequest, tools: RequestTools) -> ConversationBegan:
+
+def _beginning(chat: ChatRequest, tools: RequestTools, side: SideRequest | None) -> ConversationBegan:
     return ConversationBegan(
         model=chat.options.get("model"),
         streamed=chat.is_streamed,
         messages=len(chat.messages),
         tools=len(tools.tools),
+        side=f"{side.client}'s {side.purpose}" if side else "",
     )

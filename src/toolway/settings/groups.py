@@ -277,6 +277,7 @@ class LoopSettings:
     """The tool loop: how calls are run, what the client sees of them, and when a conversation must end."""
 
     text_tool_calls: Flag = False
+    side_request_tools: Flag = False
     tool_timeout: Seconds = 60.0
     progress: ProgressForm = "off"
     replay: Flag = False

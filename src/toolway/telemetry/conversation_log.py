@@ -45,7 +45,8 @@ class ConversationLog:
             case ConversationBegan():
                 how = "streamed" if event.streamed else "whole"
                 messages, tools = _count(event.messages, "message"), _count(event.tools, "tool")
-                log.info("%s > %s, %s, %s, %s", self._id, str(event.model), how, messages, tools)
+                side = f": a side request ({event.side}) gets none" if event.side else ""
+                log.info("%s > %s, %s, %s, %s%s", self._id, str(event.model), how, messages, tools, side)
             case RoundBegan(number=number) if number > 1:
                 log.info("%s   round %d", self._id, number)
             case CallBegan(call=call, tool=tool):
