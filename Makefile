@@ -5,12 +5,13 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 py
 UV := .venv/bin/uv
 SYNC := UV_PROJECT_ENVIRONMENT=.venv VIRTUAL_ENV= $(UV) sync --frozen --inexact
 
-.PHONY: help install demo test real-servers clients fuzz lint schema bench clean
+.PHONY: help install demo test real-servers conformance clients fuzz lint schema bench clean
 
 help:
 	@echo "make demo     see it work: a real model, real tool servers, one question (first run: about 140 MB)"
 	@echo "make test     install what the tests need and run them"
 	@echo "make real-servers  try MCP servers of others: needs node, npm and the network"
+	@echo "make conformance  run the client mode of the MCP conformance suite: needs npm and the network"
 	@echo "make clients  try the clients of others, unchanged: needs node, npm and the network"
 	@echo "make install  give yourself .venv/bin/toolway"
 	@echo "make lint     ruff and mypy --strict"
@@ -49,6 +50,15 @@ real-servers: .venv/.installed
 	@cd .real-servers && npm install --no-audit --no-fund --silent @modelcontextprotocol/server-everything @modelcontextprotocol/server-filesystem
 	@test -x .real-servers/venv/bin/mcp-server-git || { .venv/bin/python -m venv .real-servers/venv && .real-servers/venv/bin/pip install --quiet mcp-server-git; }
 	.venv/bin/python -m pytest tests/unit/tools/mcp/test_real_servers.py
+
+conformance: .conformance/.installed
+	.venv/bin/python -m tests.compat.conformance
+
+.conformance/.installed: .venv/.installed tests/compat/conformance/package.json
+	@mkdir -p .conformance
+	@cp tests/compat/conformance/package.json .conformance/
+	@cd .conformance && npm install --no-audit --no-fund --no-package-lock --silent
+	@touch $@
 
 clients: .clients/.installed
 	.venv/bin/python -m pytest tests/compat/clients

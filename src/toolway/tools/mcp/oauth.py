@@ -309,9 +309,12 @@ class _Memory:
 
 
 class _Callback:
-    """Waits on a port of this machine for the browser to come back."""
+    """Waits on a port of this machine for the browser to come back, as often as it is sent away."""
 
     def __init__(self) -> None:
+        self._expect()
+
+    def _expect(self) -> None:
         self._result: asyncio.Future[AuthorizationCodeResult] = asyncio.get_running_loop().create_future()
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -333,8 +336,11 @@ class _Callback:
         writer.close()
 
     async def wait(self) -> AuthorizationCodeResult:
-        with anyio.fail_after(PATIENCE):
-            return await self._result
+        try:
+            with anyio.fail_after(PATIENCE):
+                return await self._result
+        finally:
+            self._expect()
 
 
 async def login(

@@ -329,7 +329,14 @@ class Session:
         return await self._discover()
 
     async def _discover(self, within: float | None = PROBE_TIMEOUT) -> None:
-        result = await self.request("server/discover", within=within)
+        try:
+            result = await self.request("server/discover", within=within)
+        except RefusedError as refusal:
+            if refusal.code != UNSUPPORTED_PROTOCOL_VERSION or not _supports_modern(refusal):
+                raise
+            result = await self.request(
+                "server/discover", within=within
+            )  # it names the version it was asked for
         offered = result.get("supportedVersions")
         mutual = [version for version in MODERN_PROTOCOL_VERSIONS if version in (offered or ())]
         if not mutual:
@@ -479,6 +486,11 @@ class Session:
         if method == TOOLS_CHANGED:
             self.changes += 1
             self.tools_changed.set()
+
+
+def _supports_modern(refusal: RefusedError) -> bool:
+    data = refusal.data if isinstance(refusal.data, dict) else {}
+    return any(version in str(data.get("supported")) for version in MODERN_PROTOCOL_VERSIONS)
 
 
 def _version_named_in(refusal: RefusedError) -> str | None:
