@@ -168,7 +168,7 @@ def _hermes(text: str) -> _Found | None:
     if not (match := _HERMES.match(text)):
         return None
     calls = _all_calls(match["inner"])
-    return (calls, text[match.end() :]) if calls else None
+    return (calls, text[match.end() :]) if calls or not match["inner"] else None
 
 
 def _function(text: str) -> _Found | None:
