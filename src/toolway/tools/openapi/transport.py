@@ -53,8 +53,9 @@ class Connections:
     async def exchange(self, request: Request, *, max_bytes: int) -> Answer:
         """Send a request and read the whole answer, at most `max_bytes` of it when decompressed.
 
-        A redirect is followed within the same origin, and only for GET and HEAD. Raises SourceError (stage "connect"
-        or "fetch") with a message that follows the server's name and holds no URL. The caller holds the deadline.
+        A redirect is followed within the same origin: of GET and HEAD any, of other methods those that keep method and
+        body (307 and 308; RFC 9110, 15.4). Raises SourceError (stage "connect" or "fetch") with a message that follows
+        the server's name and holds no URL. The caller holds the deadline.
         """
         try:
             for _ in range(MAX_REDIRECTS + 1):
@@ -128,7 +129,7 @@ async def _answer(connection: Connection, url: URL, max_bytes: int) -> Answer:
 
 
 def _next_url(request: Request, target: str, status: int) -> URL:
-    if request.method not in ("GET", "HEAD"):
+    if request.method not in ("GET", "HEAD") and status not in (307, 308):
         raise SourceError(f"answered {status}, a redirect, which is followed for GET only", stage="fetch")
     try:
         url = URL(urljoin(str(request.url), target)).with_fragment(None)

@@ -203,10 +203,28 @@ async def test_a_redirect_elsewhere_is_a_tool_error_and_nobody_is_asked(status: 
     elsewhere = Service(document())
     with running(elsewhere) as other:
         result = await result_of(RedirectResponse(f"{other}/openapi.json", status))
-        post = await result_of(RedirectResponse("/b", status), method="post")
+        post = await result_of(RedirectResponse(f"{other}/b", status), method="post")
     assert "redirect to another host" in result.text
-    assert "followed for GET only" in post.text
+    words = "redirect to another host" if status in (307, 308) else "followed for GET only"
+    assert words in post.text
     assert elsewhere.asked == []
+
+
+@pytest.mark.parametrize("status", [301, 302, 303])
+async def test_a_redirect_that_would_change_a_posts_method_is_a_tool_error(status: int) -> None:
+    assert "followed for GET only" in (await result_of(RedirectResponse("/b", status), method="post")).text
+
+
+@pytest.mark.parametrize("status", [307, 308])
+async def test_a_redirect_that_keeps_method_and_body_is_followed_on_the_same_origin(status: int) -> None:
+    async def answer(request: Request) -> Response:
+        if request.url.path == "/a":
+            return RedirectResponse("/a/", status)
+        return Response(f"{request.method} {request.url.path} {(await request.body()).decode()}")
+
+    post = operation("a", requestBody={"content": {"application/json": {"schema": {"type": "object"}}}})
+    async with serving(document({"/a": {"post": post}}), answer) as watch:
+        assert (await watch.call("a", body={"x": 1})).text == 'POST /a/ {"x":1}'
 
 
 @pytest.mark.parametrize(
