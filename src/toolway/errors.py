@@ -34,6 +34,11 @@ from toolway.types import JSON, Header
 log = logging.getLogger("toolway.chat")
 
 
+def sentence(text: str) -> str:
+    """`text` with a full stop, unless it ends like a sentence already."""
+    return text if text.endswith((".", "?", "!", "…")) else f"{text}."
+
+
 class ToolwayError(Exception):
     """Base of all errors here. `message` says what happened and what to do, for the person who reads it."""
 

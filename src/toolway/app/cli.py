@@ -23,7 +23,7 @@ from rich.markup import escape
 from rich.text import Text
 
 from toolway import __version__
-from toolway.errors import ConfigError, SourceError
+from toolway.errors import ConfigError, SourceError, sentence
 from toolway.settings.mcp_server import RemoteServerConfig
 from toolway.settings.settings import Settings, load_settings
 from toolway.tools import names
@@ -363,7 +363,7 @@ def _announce(settings: Settings, url: str) -> None:
 
 def _warn(settings: Settings) -> None:
     for warning in settings.warnings:
-        _complain(f"Warning: {warning}{'' if warning.endswith(('.', '?', '!')) else '.'}")
+        _complain(sentence(f"Warning: {warning}"))
 
 
 def _print_json(value: Any) -> None:

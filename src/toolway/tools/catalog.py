@@ -250,10 +250,11 @@ class Catalog:
         new = [(name, tool) for name, tool in self.snapshot.tools.items() if name not in before.tools]
         renamed = [(name, tool) for name, tool in new if name != tool.name]
         for name, tool in renamed[:MAX_LINES]:
-            log.warning("tool %s of server %s is offered as %s", tool.name, tool.server, name)
-        if len(renamed) > MAX_LINES:
-            more = len(renamed) - MAX_LINES
-            log.warning("%d more tools are offered under another name; toolway tools lists them", more)
+            log.debug("tool %s of server %s is offered as %s", tool.name, tool.server, name)
+        if renamed:
+            count = len(renamed)
+            plural = " is" if count == 1 else "s are"
+            log.info("%d tool%s offered under another name; toolway tools lists them", count, plural)
         for name, reason in self.snapshot.left_out.items():
             if name not in before.left_out:
                 log.warning("tool %s is left out, its schema cannot be used: %s", name, reason)

@@ -14,7 +14,7 @@ import anyio
 import orjson
 from anyio.abc import TaskGroup
 
-from toolway.errors import Busy, ConnectorError, InvalidRequest
+from toolway.errors import Busy, ConnectorError, InvalidRequest, sentence
 from toolway.net.ssrf import AllowList, Destination, Resolve, SsrfGuard, read_destination
 from toolway.tools.transformed import SourceWrapper
 from toolway.types import JSON, OnProgress, Tool, ToolResult, ToolSource
@@ -382,7 +382,7 @@ class _Live(SourceWrapper):
             return None
         log.info("%s, declared by a request, cannot be used: %s", self.server.place.host, status.state)
         code = "http_error" if status.state == "needs auth" else "connection_error"
-        message = f"The tools of the MCP server {self.label!r} cannot be listed: {reason[:SHOWN]}."
+        message = sentence(f"The tools of the MCP server {self.label!r} cannot be listed: {reason[:SHOWN]}")
         return ConnectorError(message, param="tools", code=code)
 
     def _excess(self) -> str | None:
@@ -425,7 +425,7 @@ def _size(tool: Tool) -> int:
 
 def _not_allowed(server: DeclaredServer, reason: str) -> InvalidRequest:
     return InvalidRequest(
-        f"The server {server.label!r} may not be used here: {reason}.",
+        sentence(f"The server {server.label!r} may not be used here: {reason}"),
         param="tools",
         code="server_not_allowed",
     )

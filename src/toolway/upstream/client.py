@@ -205,7 +205,12 @@ class _UpstreamExchange(AbstractAsyncContextManager[Answer]):
 def _upstream_error(error: HttpError) -> UpstreamError:
     """The one place that tells a client what has happened between us and the model server."""
     match error.fault:
-        case Fault.UNKNOWN_HOST | Fault.UNTRUSTED | Fault.REFUSED:
+        case Fault.UNKNOWN_HOST:
+            return UpstreamError(
+                "The model server cannot be found: the host name in OPENAI_BASE_URL is unknown.",
+                code="upstream_unreachable",
+            )
+        case Fault.UNTRUSTED | Fault.REFUSED:
             return UpstreamError(
                 "The model server cannot be reached; check that it runs and that OPENAI_BASE_URL points at it.",
                 code="upstream_unreachable",

@@ -145,8 +145,9 @@ def _parse_answer(body: bytes) -> JSON:
     try:
         parsed = lenient_json.loads_harmless(body)
     except ValueError as error:
-        start = body[:200].decode(errors="replace").strip()
-        raise UpstreamError(f"The model server's answer is not JSON; it starts with: {start!r}") from error
+        raise UpstreamError(
+            f"The model server's answer is not JSON; it starts with: {_excerpt(body)}"
+        ) from error
     if not isinstance(parsed, dict):
         raise UpstreamError("The model server's answer is not a JSON object.")
     return parsed
@@ -218,8 +219,9 @@ def _parse_lax_chunk(payload: bytes) -> Any:
     try:
         return lenient_json.loads(payload)
     except ValueError as error:
-        start = payload[:200].decode(errors="replace")
-        raise UpstreamError(f"The model server sent an event that is not JSON: {start!r}") from error
+        raise UpstreamError(
+            f"The model server sent an event that is not JSON: {_excerpt(payload)}"
+        ) from error
 
 
 def _stray_error(text: bytes) -> UpstreamError:
@@ -230,5 +232,9 @@ def _stray_error(text: bytes) -> UpstreamError:
         body = None
     if isinstance(body, dict) and (error := error_in(body)):
         return error
-    start = text[:200].decode(errors="replace")
-    return UpstreamError(f"The model server broke its stream off with: {start!r}")
+    return UpstreamError(f"The model server broke its stream off with: {_excerpt(text)}")
+
+
+def _excerpt(data: bytes) -> str:
+    """The beginning of what a server wrote, in one line and in quotes."""
+    return repr(" ".join(data[:200].decode(errors="replace").split()))

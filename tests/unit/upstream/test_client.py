@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.support.raw import Serve, raw_server, request_head
+from tests.support.servers import free_port
 from toolway.errors import UpstreamError, UpstreamTimeout
 from toolway.settings.settings import load_settings
 from toolway.upstream.client import Upstream
@@ -111,8 +112,15 @@ async def test_a_server_that_is_silent_for_too_long_is_a_timeout():
 
 
 async def test_a_server_that_is_not_there_cannot_be_reached():
-    async with upstream_at("http://no-such-host.invalid/v1") as upstream:
+    async with upstream_at(f"http://127.0.0.1:{free_port()}/v1") as upstream:
         with pytest.raises(UpstreamError, match="check that it runs and that OPENAI_BASE_URL") as raised:
+            await post(upstream, repeatable=False)
+    assert raised.value.code == "upstream_unreachable"
+
+
+async def test_a_server_whose_name_is_unknown_cannot_be_found():
+    async with upstream_at("http://no-such-host.invalid/v1") as upstream:
+        with pytest.raises(UpstreamError, match="host name in OPENAI_BASE_URL is unknown") as raised:
             await post(upstream, repeatable=False)
     assert raised.value.code == "upstream_unreachable"
 

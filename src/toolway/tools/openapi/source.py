@@ -26,7 +26,7 @@ from toolway.tools.openapi.build_request import FIXED_HEADERS, Request, RequestR
 from toolway.tools.openapi.document import parse_document
 from toolway.tools.openapi.importer import Imported, import_document
 from toolway.tools.openapi.operation import BEARER, Credentials, Secret
-from toolway.tools.openapi.transport import Answer, Connections, read_result
+from toolway.tools.openapi.transport import Answer, Connections, OversizedAnswer, read_result
 from toolway.types import JSON, OnProgress, SourceStatus, Tool, ToolResult
 
 FIRST_RETRY = 1.0
@@ -174,6 +174,9 @@ class OpenAPISource:
 
 FETCH_SECONDS = 30.0
 
+MAX_DOCUMENT_BYTES = "TOOLWAY_MAX_DOCUMENT_BYTES"
+"""The setting that says how large a document may be."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
@@ -300,7 +303,8 @@ class DocumentReader:
             size = (await path.stat()).st_size
             if size > self._settings.max_document_bytes:
                 raise SourceError(
-                    f"{path} is larger than {self._settings.max_document_bytes:,} bytes", stage="fetch"
+                    f"{path} is larger than {self._settings.max_document_bytes:,} bytes ({MAX_DOCUMENT_BYTES})",
+                    stage="fetch",
                 )
             content = await path.read_bytes()
         except OSError as error:
@@ -348,7 +352,10 @@ class DocumentReader:
             )
         except ValueError as error:
             raise SourceError(f"is not a URL that can be asked: {error}", stage="connect") from error
-        return await self._connections.exchange(request, max_bytes=self._settings.max_document_bytes)
+        try:
+            return await self._connections.exchange(request, max_bytes=self._settings.max_document_bytes)
+        except OversizedAnswer as error:
+            raise SourceError(f"{error.message} ({MAX_DOCUMENT_BYTES})", stage=error.stage) from error
 
 
 def _imported(content: bytes, **options: object) -> Imported:

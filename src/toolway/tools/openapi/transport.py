@@ -44,6 +44,10 @@ class Answer:
         return self.headers.get("content-type", "")
 
 
+class OversizedAnswer(SourceError):
+    """An answer has more bytes than it may have."""
+
+
 class Connections:
     """What one source keeps open to its servers: a client for each origin. No cookies, and no proxies."""
 
@@ -147,7 +151,7 @@ async def _read(connection: Connection, encoding: str, max_bytes: int) -> bytes:
     try:
         return await read_body(connection.receive, encoding, max_bytes)
     except OversizedBody as error:
-        raise SourceError(f"answered more than {error} bytes", stage="fetch") from error
+        raise OversizedAnswer(f"answered more than {error} bytes", stage="fetch") from error
     except UnknownEncoding as error:
         raise SourceError(
             f"answered in an encoding that was not asked for ({error})", stage="fetch"
