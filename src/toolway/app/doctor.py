@@ -21,7 +21,7 @@ from toolway.engine.request_tools import RequestTools
 from toolway.errors import ConfigError, StoreError, UpstreamError
 from toolway.server.process import check_exposure
 from toolway.settings.settings import Settings, load_settings
-from toolway.stores import key_of, open_store
+from toolway.stores import Kind, open_store
 from toolway.tools.catalog import Catalog, Snapshot
 from toolway.tools.factory import open_sources
 from toolway.types import JSON, JSON_TYPE, Header, ToolSource, last_error
@@ -115,8 +115,8 @@ async def _try_store(settings: Settings) -> list[Finding]:
         async with open_store(
             settings.store.url, ttl=settings.store.ttl, max_bytes=settings.store.max_bytes
         ) as store:
-            key = key_of("doctor", "")
-            await store.add(key, {}, ttl=1)
+            key = Kind("doctor", str).key("")
+            await store.add(key, "", ttl=1)
             await store.delete(key)
     except (ConfigError, StoreError) as error:
         return [Finding(check="store", ok=False, detail=error.message)]

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from toolway.stores import Store, key_of
+from toolway.stores import Kind, Store
 from toolway.types import JSON, Image, OnProgress, Tool, ToolCall, ToolResult
 from toolway.upstream.model_info import ModelInfo
 from toolway.wire.lenient_json import dumps, fix_surrogates
@@ -163,6 +163,10 @@ class ResultRules:
     max_image_bytes: int
 
 
+LONG_RESULT = Kind("result", str)
+"""The whole text of a result that was cut."""
+
+
 class ToolResults:
     """Made for each request. `ask` tells about its model, and is asked only when a result is not small.
 
@@ -208,11 +212,10 @@ class ToolResults:
     async def read(self, _: Tool, arguments: JSON, on_progress: OnProgress | None = None) -> ToolResult:
         """Run READER: a part of a text that was kept, or the places in it where words are found."""
         identity = str(arguments["id"])
-        kept = await self._store.get(key_of("result", self._owner, identity))
-        if kept is None:
+        whole = await self._store.get(LONG_RESULT.key(self._owner, identity))
+        if whole is None:
             text = f"nothing is kept under the id {identity[:50]!r} (any more). Call the tool again that said it."
             return ToolResult(text=text, is_error=True)
-        whole = str(kept["text"])
         room = (await self._budget()).result - 200
         if words := arguments.get("search"):
             return ToolResult(text=_found(whole, str(words), room))
@@ -257,7 +260,7 @@ class ToolResults:
         if self._rules.keeps and identity is None:
             # The digest as id: the same result is cut to the same bytes, and kept once.
             identity = hashlib.sha256(text.encode()).hexdigest()[:HANDLE]
-            await self._store.put(key_of("result", self._owner, identity), {"text": text})
+            await self._store.put(LONG_RESULT.key(self._owner, identity), text)
         self.cut = True
         return shorten(text, max_chars, identity)
 

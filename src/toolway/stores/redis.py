@@ -26,6 +26,9 @@ CONNECTIONS = 32
 
 CONNECT_SECONDS = 3.0
 ANSWER_SECONDS = 5.0
+REST_SECONDS = 5.0
+"""A server that did not answer in time is left alone for so long."""
+
 
 _FAILURES = (exceptions.RedisError, OSError)
 _LONGEST_TTL = 10**14
@@ -113,7 +116,7 @@ class RedisEntries:
         self._write = redis.register_script(_WRITE)
         self._renew = redis.register_script(_RENEW)
         self._remove = redis.register_script(_REMOVE)
-        self._rest = Rest()
+        self._rest = Rest(REST_SECONDS)
 
     @classmethod
     @asynccontextmanager
@@ -161,8 +164,8 @@ class RedisEntries:
         return bool(await self._twice(lambda: self._renew(places, args)))
 
     async def check(self) -> None:
-        """See whether Redis answers."""
-        await self._twice(self._redis.ping)
+        """See whether Redis takes something; a full one may still give."""
+        await self._twice(lambda: self._redis.set(f"{PREFIX}check", b"", px=1000))
 
     def _keep(self, key: AnyKey, text: bytes, ttl: float, *, is_new: bool) -> Awaitable[Any]:
         args: list[Any] = [

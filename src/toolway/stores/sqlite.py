@@ -17,11 +17,14 @@ from toolway.stores.store import AnyKey, EntriesError, NoRoomError, Rest
 
 T = TypeVar("T")
 
-BUSY_SECONDS = 5.0
-"""How long one process waits for another's write."""
+BUSY_SECONDS = 2.0
+"""How long one process waits for another's write, which takes milliseconds."""
 
 PROBE_SECONDS = 0.05
 """How long it waits once that was in vain, until it gets its turn again."""
+
+REST_SECONDS = 0.5
+"""So long it does not even try."""
 
 LONGEST_GAP = 3600.0
 """Seconds of the system's clock that are believed at most, for the time in which nobody had the file open."""
@@ -115,11 +118,9 @@ class SqliteEntries:
         return await self._writer.run(lambda db: self._renew(db, keys, ttl))
 
     async def check(self) -> None:
-        """See whether the file can be read, and no lock of another program was in the way of writing just now."""
-        self._writer.check()
-        await self._reader.run(
-            lambda db: db.execute("SELECT size FROM whole JOIN entries LIMIT 1").fetchone()
-        )
+        """See whether the file can be read and written."""
+        await self._reader.run(lambda db: db.execute("SELECT id FROM entries LIMIT 1").fetchone())
+        await self._writer.run(lambda db: db.execute("UPDATE whole SET written = written + 1"))
 
     async def remove(self, key: AnyKey) -> bool:
         """Forget what `key` has; whether it had something."""
@@ -224,17 +225,13 @@ class _Lane:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
         self._turn = anyio.CapacityLimiter(1)
-        self._rest = Rest()
+        self._rest = Rest(REST_SECONDS)
         self._is_patient = True
 
     async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Do some work. Raises EntriesError."""
         self._rest.check()
         return await anyio.to_thread.run_sync(self._do, work, limiter=self._turn)
-
-    def check(self) -> None:
-        """Raises EntriesError while all work is refused."""
-        self._rest.check()
 
     def close(self) -> None:
         """Close the connection."""

@@ -17,7 +17,6 @@ import orjson
 from pydantic import TypeAdapter
 
 from toolway.errors import NoRoomInStore, StoreError
-from toolway.types import JSON
 from toolway.wire.lenient_json import dumps
 
 P = ParamSpec("P")
@@ -27,7 +26,6 @@ T_co = TypeVar("T_co", covariant=True)
 
 log = logging.getLogger("toolway.store")
 
-REST_SECONDS = 5.0
 
 QUIET_SECONDS = 60.0
 """A store that is down fails every request; one line for so long says it."""
@@ -65,14 +63,6 @@ class Key(Generic[T_co]):
     kind: Kind[T_co] = field(compare=False, repr=False)
 
 
-ANYTHING: Kind[JSON] = Kind("", dict[str, Any])
-
-
-def key_of(purpose: str, owner: str, *parts: str) -> Key[JSON]:
-    """The key of a JSON object of no certain form."""
-    return Key(digest=ANYTHING.key(purpose, owner, *parts).digest, owner=owner, kind=ANYTHING)
-
-
 AnyKey = Key[Any]
 
 
@@ -90,12 +80,13 @@ class NoRoomError(EntriesError):
 class Rest:
     """What did not answer in time is left alone for a moment, or each look-up of each request would wait."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
         self._until = float("-inf")
 
     def begin(self) -> None:
         """It did not answer in time."""
-        self._until = time.monotonic() + REST_SECONDS
+        self._until = time.monotonic() + self._seconds
 
     def check(self) -> None:
         """Raises EntriesError while it rests."""

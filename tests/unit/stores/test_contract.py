@@ -16,14 +16,17 @@ from hypothesis.strategies import DataObject, binary, data, integers
 
 from toolway.errors import ConfigError, StoreError
 from toolway.settings.settings import load_settings
-from toolway.stores import Key, Kind, Store, key_of, open_store
+from toolway.stores import Key, Kind, Store, open_store
 from toolway.types import JSON
 
 DEADLINE = 20
 
 
+TEST: Kind[JSON] = Kind("test", dict[str, Any])
+
+
 def key(name: str, owner: str = "me") -> Key[JSON]:
-    return key_of("test", owner, name)
+    return TEST.key(owner, name)
 
 
 @asynccontextmanager

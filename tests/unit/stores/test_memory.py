@@ -13,7 +13,7 @@ BOUND = 16 * 2**20
 
 FILL = f"""
 import asyncio, pathlib, sys
-from toolway.stores import key_of
+from toolway.stores import Kind
 from toolway.stores.memory import MemoryEntries
 from toolway.stores.store import Store
 
@@ -24,9 +24,10 @@ def resident():
 
 async def main():
     before = resident()
+    test = Kind("test", dict)
     store = Store(MemoryEntries(max_bytes={BOUND}))
     for number in range(min(80_000, 4 * {BOUND} // size)):
-        key = key_of("test", f"{{number % owners:064}}", str(number))
+        key = test.key(f"{{number % owners:064}}", str(number))
         await store.put(key, {{"text": "x" * (size + number % size)}})
     print(resident() - before)
 

@@ -16,7 +16,6 @@ from tests.unit.net.test_client_tls import LOOPBACK, Authority
 from tests.unit.stores.test_contract import key, opened
 from toolway.errors import ConfigError, StoreError
 from toolway.stores import redis as module
-from toolway.stores import store as front
 
 
 def place(name: str) -> str:
@@ -136,7 +135,7 @@ async def test_a_server_that_is_gone_is_a_miss_logged_once_and_nothing_is_certai
 
 async def test_a_server_that_is_silent_is_left_alone_for_a_moment(redis: RedisServer, monkeypatch, caplog):
     monkeypatch.setattr(module, "ANSWER_SECONDS", 0.1)
-    monkeypatch.setattr(front, "REST_SECONDS", 1000)
+    monkeypatch.setattr(module, "REST_SECONDS", 1000)
     async with opened(redis.url) as store:
         redis.freeze()
         assert await store.get(key("k")) is None
@@ -170,6 +169,7 @@ async def test_a_full_server_keeps_nothing_and_says_so():
             assert await store.get(key("k")) is None
             with pytest.raises(StoreError):
                 await store.add(key("k"), {})
+            assert not await store.is_ready()
 
 
 @pytest.mark.parametrize("foreign", ["no JSON", "[1]"])

@@ -133,6 +133,7 @@ async def test_time_goes_on_while_nobody_has_the_file_open(url: str, monkeypatch
 
 async def test_a_foreign_lock_delays_writes_once_and_reads_not_at_all(url: str, monkeypatch, caplog):
     monkeypatch.setattr(module, "BUSY_SECONDS", 1.0)
+    monkeypatch.setattr(module, "REST_SECONDS", 1000)
     async with opened(url) as store:
         await store.put(key("k"), {"n": 1})
         with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as other:

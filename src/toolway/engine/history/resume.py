@@ -14,11 +14,14 @@ import anyio
 
 from toolway.conversation.events import EventStream
 from toolway.errors import StoreError
-from toolway.stores import Store, key_of
+from toolway.stores import Kind, Store
 from toolway.types import JSON
 
 REPEATED_WITHIN = 60.0
 """Seconds since the last result; what comes later is a new question, and wants new ones."""
+
+ATTEMPT = Kind("attempt", list[JSON])
+"""The messages of the rounds that were finished."""
 
 
 class Attempt:
@@ -32,11 +35,10 @@ class Attempt:
         self._resumed = 0
         self._store = store
         self._events = events
-        self._key = key_of("attempt", owner, hashlib.sha256(raw).hexdigest())
+        self._key = ATTEMPT.key(owner, hashlib.sha256(raw).hexdigest())
 
     async def __aenter__(self) -> Sequence[JSON]:
-        kept = await self._store.get(self._key)
-        rounds: Sequence[JSON] = kept["rounds"] if kept else ()
+        rounds = await self._store.get(self._key) or ()
         self._resumed = len(rounds)
         return rounds
 
@@ -47,7 +49,7 @@ class Attempt:
             return  # as most do: a scope costs a tenth of a small request
         with anyio.CancelScope(shield=True):
             if raised:
-                await self._store.put(self._key, {"rounds": [*rounds]}, ttl=REPEATED_WITHIN)
+                await self._store.put(self._key, [*rounds], ttl=REPEATED_WITHIN)
             else:  # the same request is a new one from now on
                 with suppress(StoreError):
                     await self._store.delete(self._key)
