@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
-from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qs, parse_qsl, unquote, urlsplit
 
 import orjson
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from toolway.net.hosts import HOST, is_loopback
 from toolway.net.ssrf import AllowedServer, parse_allowed
 from toolway.settings.env_endpoints import Endpoint
-from toolway.settings.mcp_server import ConfiguredServer
+from toolway.settings.mcp_server import ConfiguredServer, existing_file, looks_secret
 
 _ALLOWED_HOST = re.compile(
     r"\*|(\*\.)?[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?(:\d{1,5})?|\[[0-9a-f:.]+\](:\d{1,5})?"
@@ -46,7 +46,7 @@ def _base_url(text: str) -> str:
     if url.username is not None:
         raise ValueError("it holds a user name; put the key into OPENAI_API_KEY")
     if url.query or url.fragment:
-        raise ValueError("it must end with a path, usually /v1, without ? or #")
+        raise ValueError("it must end with a path, usually /v1, without #")
     return text.rstrip("/")
 
 
@@ -182,6 +182,7 @@ Size = Annotated[int, Field(ge=1, description="a whole number above 0")]
 Port = Annotated[int, Field(ge=0, le=65535, description="a port from 0 to 65535 (0: any free one)")]
 BaseUrl = Annotated[str, AfterValidator(_base_url), Field(description="a URL like http://localhost:1234/v1")]
 Credential = Annotated[str, AfterValidator(legal_credential)]
+File = Annotated[str, AfterValidator(existing_file)]
 HostName = Annotated[str, AfterValidator(_host)]
 AllowedHost = Annotated[str, AfterValidator(_allowed_host)]
 Origin = Annotated[str, AfterValidator(_origin)]
@@ -210,7 +211,12 @@ class UpstreamSettings:
     silence_timeout: Seconds = 600.0
     max_answer_bytes: Size = 16 * 2**20
     """Of one that is read whole, decompressed."""
+    client_cert: File | None = None
+    client_key: File | None = None
     schema_profile: SchemaProfile = "auto"
+
+    query: str = field(default="", repr=False)
+    """The query string of the base URL, which each request gets. Not a setting of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -346,6 +352,7 @@ class Settings:
     def secrets(self) -> tuple[str, ...]:
         """Every configured value that must never be shown."""
         found = [self.upstream.api_key, *self.server.api_keys, *store_secrets(self.store.url)]
+        found += [value for name, value in parse_qsl(self.upstream.query) if looks_secret(name, value)]
         for endpoint in self.tools.endpoints:
             found += [endpoint.password, endpoint.token, *endpoint.headers.values()]
         for server in self.tools.servers:

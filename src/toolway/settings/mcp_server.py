@@ -33,6 +33,11 @@ _OF_EVERY_PROCESS = frozenset("HOME LANG LOGNAME PATH PORT PWD SHELL TERM TMPDIR
 """Variables that are set without anybody having meant an input of this name."""
 
 
+def looks_secret(name: str, value: str) -> bool:
+    """Whether the value of this variable or parameter is likely a key."""
+    return bool(value) and (len(value) >= LONG or _SECRET.search(name) is not None)
+
+
 def expand(text: str, env: Mapping[str, str], predefined: Mapping[str, str] = MappingProxyType({})) -> str:
     """`${VAR}`, `${env:VAR}` and either with `:-default` replaced, also `{env:VAR}`; `$${` is a plain `${`.
 
@@ -119,7 +124,8 @@ def _client_credentials(value: Any) -> Any:
     return _without_null(value)
 
 
-def _file(path: str) -> str:
+def existing_file(path: str) -> str:
+    """The path with the home folder put in. Raises ValueError when there is no such file."""
     if not Path(path).expanduser().is_file():
         raise ValueError(f"there is no file {path}")
     return str(Path(path).expanduser())
@@ -148,7 +154,7 @@ Values = Annotated[Mapping[str, Value], BeforeValidator(_without_null)]
 Headers = Annotated[Values, AfterValidator(_headers)]
 Names = Annotated[Mapping[str, Name], BeforeValidator(_without_null)]
 Descriptions = Annotated[Mapping[str, Name], BeforeValidator(_by_tool), WithJsonSchema(_BY_TOOL)]
-File = Annotated[NonEmpty, AfterValidator(_file)]
+File = Annotated[NonEmpty, AfterValidator(existing_file)]
 Included = Annotated[
     tuple[Name, ...],
     Field(validation_alias=AliasChoices("include", "includeTools", "enabledTools", "enabled_tools")),
@@ -232,7 +238,7 @@ class StdioServerConfig(_CommonMcp):
     @property
     def secrets(self) -> tuple[str, ...]:
         """Of the environment, what looks like a key."""
-        return tuple(v for name, v in self.env.items() if v and (_SECRET.search(name) or len(v) >= LONG))
+        return tuple(value for name, value in self.env.items() if looks_secret(name, value))
 
 
 @dataclass(frozen=True, kw_only=True)

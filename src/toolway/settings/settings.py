@@ -29,6 +29,8 @@ _NAMES = {
     ("upstream", "api_key"): "openai_api_key",
     ("upstream", "connect_timeout"): "upstream_connect_timeout",
     ("upstream", "silence_timeout"): "upstream_silence_timeout",
+    ("upstream", "client_cert"): "upstream_client_cert",
+    ("upstream", "client_key"): "upstream_client_key",
     ("store", "url"): "store",
     ("store", "ttl"): "store_ttl",
     ("store", "max_bytes"): "store_max_bytes",
@@ -36,7 +38,8 @@ _NAMES = {
     ("responses", "ttl"): "responses_ttl",
 }
 """Settings that people know by another name than that of the field. The others have the field's."""
-_NO_SETTINGS = {"servers", "disabled", "warnings"}
+_NO_SETTINGS = {"query", "servers", "disabled", "warnings"}
+_ENDPOINTS = ("/chat/completions", "/completions", "/responses", "/messages", "/embeddings", "/models")
 _VARIABLES = {
     "openai_base_url": "OPENAI_BASE_URL",
     "openai_api_key": "OPENAI_API_KEY",
@@ -91,11 +94,14 @@ def load_settings(
     }
     values |= given
     problems, warnings = _read_endpoints(values, texts)
+    query = _split_base_url(values, warnings)
     if "config" not in values and found_config is not None and found_config.is_file():
         values["config"] = str(found_config)
     warnings += _suspicious(texts)
     try:
-        settings = _adapter().validate_python({**_in_groups(values), "warnings": tuple(warnings)})
+        groups = _in_groups(values)
+        groups["upstream"] = {**groups.get("upstream", {}), "query": query}
+        settings = _adapter().validate_python({**groups, "warnings": tuple(warnings)})
         settings = _with_servers(settings, texts)
     except ValidationError as error:
         problems += _sentences(error, given)
@@ -160,6 +166,22 @@ def _read_endpoints(values: dict[str, Any], texts: Mapping[str, str]) -> tuple[l
     warnings = [f"MCP_SERVER_ENDPOINTS: {note}" for note in parsed.notes]
     warnings += [_homeless(key, known) for key in sorted(tokens.keys() - known)]
     return problems + [f"MCP_SERVER_ENDPOINTS: {problem}" for problem in parsed.problems], warnings
+
+
+def _split_base_url(values: dict[str, Any], warnings: list[str]) -> str:
+    """Take the query string, which is returned, and the name of an endpoint off the base URL."""
+    base, _, query = str(values.get("openai_base_url", "")).partition("?")
+    base = base.rstrip("/")
+    if "#" in query:
+        return ""
+    if endpoint := next((name for name in _ENDPOINTS if base.endswith(name)), None):
+        base = base.removesuffix(endpoint)
+        warnings.append(
+            f"OPENAI_BASE_URL ends in {endpoint}, which is one endpoint of many; {masked(base)} is used"
+        )
+    if base:
+        values["openai_base_url"] = base
+    return query
 
 
 def _tokens(texts: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:

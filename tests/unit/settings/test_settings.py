@@ -94,7 +94,9 @@ def test_words_for_false(text: str) -> None:
         ("OPENAI_BASE_URL", "localhost:1234/v1", "http://"),
         ("OPENAI_BASE_URL", "http:///v1", "names no host"),
         ("OPENAI_BASE_URL", "http://h:99999/v1", "range 0-65535"),
-        ("OPENAI_BASE_URL", "http://h/v1?a=b", "without ? or #"),
+        ("OPENAI_BASE_URL", "http://h/v1#a", "without #"),
+        ("OPENAI_BASE_URL", "http://h/v1?a=b#c", "without #"),
+        ("TOOLWAY_UPSTREAM_CLIENT_CERT", "/no/such.pem", "there is no file /no/such.pem"),
         ("TOOLWAY_CORS_ORIGINS", "http://a/path", "without a path"),
         ("TOOLWAY_CORS_ORIGINS", "null", "write an origin"),
         ("TOOLWAY_ALLOWED_HOSTS", "http://a", "without http://"),
@@ -161,6 +163,28 @@ def test_a_base_url_without_v1_and_a_token_without_a_server_are_suspicious() -> 
     ).warnings
     assert any("/v1" in w for w in warnings)
     assert any("TOOLWAY_SERVER_TIM_TOKEN" in w for w in warnings)
+
+
+def test_a_base_url_may_hold_a_query_string() -> None:
+    azure = "https://me.openai.azure.com/openai/deployments/gpt-4o"
+    settings = load(OPENAI_BASE_URL=f"{azure}/?api-version=2024-10-21&key=canary")
+    assert (settings.upstream.base_url, settings.upstream.query) == (
+        azure,
+        "api-version=2024-10-21&key=canary",
+    )
+    assert settings.secrets == ("canary",)
+    assert "canary" not in repr(settings)
+    assert not settings.warnings
+
+
+@pytest.mark.parametrize("endpoint", ["chat/completions", "chat/completions/", "responses", "models"])
+def test_a_base_url_that_is_one_endpoint_is_told_and_mended(endpoint: str) -> None:
+    settings = load(OPENAI_BASE_URL=f"http://h:1/v1/{endpoint}")
+    assert settings.upstream.base_url == "http://h:1/v1"
+    name = endpoint.rstrip("/")
+    assert settings.warnings == (
+        f"OPENAI_BASE_URL ends in /{name}, which is one endpoint of many; http://h:1/v1 is used",
+    )
 
 
 @pytest.mark.parametrize(
