@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import orjson
 from hypothesis import given
@@ -41,7 +44,7 @@ def assert_body(data: bytes, *, is_checked: bool) -> None:
         body = parse_object(data)
         request = read_request(body)
         choice_of(request, lambda label, name: [f"{label}_{name}"])
-        assert_messages(messages_of(request.items))
+        assert_messages(messages_of(request.items, request.model_name))
     except InvalidRequest as error:
         assert error.message
         return
@@ -57,17 +60,23 @@ def assert_served(request: ResponseRequest, *, is_checked: bool) -> None:
         check_response(resource)
 
 
-def messages_of(items: list[JSON]) -> list[JSON]:
-    made = InputItems(lambda label, name: name)
+def messages_of(
+    items: Sequence[JSON], client_name: Callable[[str, Any], str] = lambda name, _: name
+) -> list[JSON]:
+    made = InputItems(lambda label, name: name, client_name=client_name)
     for number, item in enumerate(items):
         made.add(item, f"input[{number}]")
     return made.close()
 
 
 def assert_messages(messages: list[JSON]) -> None:
-    """A conversation that model servers take: each call has its result behind it, in order, and nothing is null."""
+    """A conversation that model servers take.
+
+    Each call has its result behind it, in order, no assistant message follows another one, and nothing is null.
+    """
     waiting: list[str] = []
-    for message in messages:
+    for before, message in pairwise([{"role": "user"}, *messages]):
+        assert (before["role"], message["role"]) != ("assistant", "assistant")
         assert isinstance(message["content"], str | list)
         if message["role"] == "tool":
             assert waiting.pop(0) == message["tool_call_id"]

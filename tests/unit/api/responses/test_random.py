@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from random import Random
 from typing import Any
 
 import pytest
@@ -267,6 +268,7 @@ KINDS = [
         "custom_tool_call_output",
     ),
     *("mcp_call", "mcp_approval_request", "mcp_approval_response", "mcp_list_tools", "compaction"),
+    *("compaction_trigger", "additional_tools", "web_search_call", "ghost_snapshot", "moon_call"),
 ]
 items = st.fixed_dictionaries(
     {"type": st.sampled_from(KINDS) | odd},
@@ -276,6 +278,7 @@ items = st.fixed_dictionaries(
         "call_id": words,
         "id": words,
         "name": words,
+        "namespace": words | odd,
         "server_label": words,
         "arguments": words | odd,
         "input": words | odd,
@@ -313,6 +316,27 @@ def test_any_items_are_a_conversation_or_the_clients_fault(sent: list[JSON]):
         assert error.param
         return
     assert_messages(messages)
+
+
+@given(st.integers(1, 4), st.randoms(use_true_random=False))
+def test_an_output_may_stand_anywhere_behind_its_call(count: int, any_: Random):
+    calls = [
+        {"type": "function_call", "call_id": f"c{n}", "name": "f", "arguments": "{}"} for n in range(count)
+    ]
+    outputs: list[JSON] = [
+        {"type": "function_call_output", "call_id": f"c{n}", "output": f"{n}"} for n in range(count)
+    ]
+    any_.shuffle(outputs)
+    sent: list[JSON] = [{"role": "user", "content": "Go on"}, {"type": "ghost_snapshot"}]
+    for output in outputs:
+        sent.insert(any_.randint(0, len(sent)), output)
+    messages = messages_of([*calls, *sent])
+    assert_messages(messages)
+    assert [message.get("tool_call_id", message["role"]) for message in messages] == [
+        "assistant",
+        *(f"c{n}" for n in range(count)),
+        "user",
+    ]
 
 
 FIELDS: dict[str, Any] = {
