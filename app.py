@@ -2,7 +2,13 @@
 
 import sys
 
-from toolway.app.cli import main
+try:
+    from toolway.app.cli import main
+except ModuleNotFoundError as error:
+    sys.exit(
+        f"{error.name} is not installed for {sys.executable}. In this folder, run `make install` and then "
+        "`.venv/bin/python app.py`, or `pip install .` for this Python."
+    )
 
 if __name__ == "__main__":
     sys.argv[1:1] = ["serve"]

@@ -464,6 +464,16 @@ def test_app_py_serves_with_the_settings_of_dotenv(tools_url: str, tmp_path: Pat
     assert "Traceback" not in log
 
 
+def test_app_py_without_toolway_says_what_to_run(tmp_path: Path):
+    # Without the packages of this environment, as in a fresh clone.
+    command = [sys.executable, "-I", "-S", str(ROOT / "app.py")]
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=PATIENCE)
+    assert ran.returncode == 1
+    assert ran.stderr.startswith("toolway is not installed for ")
+    assert "make install" in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
 def test_sigterm_ends_the_server_within_its_grace_while_a_stream_runs(tmp_path: Path):
     gate = Gate()
     first = sse(chunk(role="assistant", content="Well"), done=False).parts
@@ -521,7 +531,7 @@ def test_sighup_reads_the_mcp_json_again(tools_url: str, tmp_path: Path):
         assert offered() == ["b_broken", "b_get_weather", "b_list_cities"]
         file.write_text("{")
         process.send_signal(signal.SIGHUP)
-        until_said(process, "the servers stay as they were")
+        until_said(process, f"the servers stay as they were: {file.name}:1: ")
         assert offered() == ["b_broken", "b_get_weather", "b_list_cities"]
 
 

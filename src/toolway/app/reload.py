@@ -81,7 +81,8 @@ class _ConfigWatcher:
         try:
             settings = reload_servers(self._settings)
         except ConfigError as error:
-            log.error("the servers stay as they were, because of mistakes:\n%s", error.message)
+            for mistake in error.message.splitlines():
+                log.error("the servers stay as they were: %s", mistake)
             return
         also_mask(settings.secrets)
         for warning in settings.warnings:

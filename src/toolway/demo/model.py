@@ -23,7 +23,9 @@ HOST = "127.0.0.1"
 def require_llama() -> None:
     """`DemoError` when the package with the model server is not installed."""
     if find_spec("xllamacpp") is None:
-        raise DemoError("The model server is not installed. Install it with: pip install 'toolway[demo]'")
+        raise DemoError(
+            "The model server is not installed. Install it with: pip install 'toolway[demo]' (in a clone: make demo)"
+        )
 
 
 @contextmanager

@@ -40,7 +40,9 @@ def run_demo(*, port: int | None = None, stay: bool | None = None) -> int:
     afterwards until Ctrl-C (None: on a terminal).
     """
     if missing := [module for module in EXTRA if find_spec(module) is None]:
-        sys.stderr.write(f"The demo needs {' and '.join(missing)}. Install: pip install 'toolway[demo]'\n")
+        sys.stderr.write(
+            f"The demo needs {' and '.join(missing)}. Install: pip install 'toolway[demo]' (in a clone: make demo)\n"
+        )
         return 1
     if stay is None:
         stay = sys.stdin.isatty() and sys.stdout.isatty()

@@ -36,5 +36,7 @@ def _redis_entries() -> Any:
     except ModuleNotFoundError as error:
         if error.name != "redis":
             raise
-        raise ConfigError("TOOLWAY_STORE: for Redis, run: pip install 'toolway[redis]'") from None
+        raise ConfigError(
+            "TOOLWAY_STORE: for Redis, run: pip install 'toolway[redis]' (in a clone: pip install -e '.[redis]')"
+        ) from None
     return RedisEntries
