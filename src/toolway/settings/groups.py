@@ -215,8 +215,8 @@ class UpstreamSettings:
     client_key: File | None = None
     schema_profile: SchemaProfile = "auto"
 
-    query: str = field(default="", repr=False)
-    """The query string of the base URL, which each request gets. Not a setting of its own."""
+    query: bytes = field(default=b"", repr=False)
+    """What stands behind the ? of the base URL, for each request (Azure's api-version). Not a setting of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -352,7 +352,9 @@ class Settings:
     def secrets(self) -> tuple[str, ...]:
         """Every configured value that must never be shown."""
         found = [self.upstream.api_key, *self.server.api_keys, *store_secrets(self.store.url)]
-        found += [value for name, value in parse_qsl(self.upstream.query) if looks_secret(name, value)]
+        found += [
+            value for name, value in parse_qsl(self.upstream.query.decode()) if looks_secret(name, value)
+        ]
         for endpoint in self.tools.endpoints:
             found += [endpoint.password, endpoint.token, *endpoint.headers.values()]
         for server in self.tools.servers:

@@ -94,13 +94,13 @@ def load_settings(
     }
     values |= given
     problems, warnings = _read_endpoints(values, texts)
-    query = _split_base_url(values, warnings)
+    query = _split_base_url(values, problems, warnings)
     if "config" not in values and found_config is not None and found_config.is_file():
         values["config"] = str(found_config)
     warnings += _suspicious(texts)
     try:
         groups = _in_groups(values)
-        groups["upstream"] = {**groups.get("upstream", {}), "query": query}
+        groups["upstream"] = {**groups.get("upstream", {}), "query": query.encode()}
         settings = _adapter().validate_python({**groups, "warnings": tuple(warnings)})
         settings = _with_servers(settings, texts)
     except ValidationError as error:
@@ -168,12 +168,15 @@ def _read_endpoints(values: dict[str, Any], texts: Mapping[str, str]) -> tuple[l
     return problems + [f"MCP_SERVER_ENDPOINTS: {problem}" for problem in parsed.problems], warnings
 
 
-def _split_base_url(values: dict[str, Any], warnings: list[str]) -> str:
+def _split_base_url(values: dict[str, Any], problems: list[str], warnings: list[str]) -> str:
     """Take the query string, which is returned, and the name of an endpoint off the base URL."""
     base, _, query = str(values.get("openai_base_url", "")).partition("?")
     base = base.rstrip("/")
     if "#" in query:
         return ""
+    if not query.isascii() or not query.isprintable() or " " in query:
+        problems.append("OPENAI_BASE_URL: behind its ? there is a character that must be percent-encoded.")
+        query = ""
     if endpoint := next((name for name in _ENDPOINTS if base.endswith(name)), None):
         base = base.removesuffix(endpoint)
         warnings.append(

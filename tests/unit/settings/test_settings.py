@@ -96,6 +96,7 @@ def test_words_for_false(text: str) -> None:
         ("OPENAI_BASE_URL", "http://h:99999/v1", "range 0-65535"),
         ("OPENAI_BASE_URL", "http://h/v1#a", "without #"),
         ("OPENAI_BASE_URL", "http://h/v1?a=b#c", "without #"),
+        ("OPENAI_BASE_URL", "http://h/v1?a=b c", "percent-encoded"),
         ("TOOLWAY_UPSTREAM_CLIENT_CERT", "/no/such.pem", "there is no file /no/such.pem"),
         ("TOOLWAY_CORS_ORIGINS", "http://a/path", "without a path"),
         ("TOOLWAY_CORS_ORIGINS", "null", "write an origin"),
@@ -170,7 +171,7 @@ def test_a_base_url_may_hold_a_query_string() -> None:
     settings = load(OPENAI_BASE_URL=f"{azure}/?api-version=2024-10-21&key=canary")
     assert (settings.upstream.base_url, settings.upstream.query) == (
         azure,
-        "api-version=2024-10-21&key=canary",
+        b"api-version=2024-10-21&key=canary",
     )
     assert settings.secrets == ("canary",)
     assert "canary" not in repr(settings)
