@@ -121,6 +121,8 @@ def _headers(headers: Mapping[str, str]) -> Mapping[str, str]:
 def _client_credentials(value: Any) -> Any:
     if isinstance(value, dict) and value.get("type") != "client_credentials":
         raise ValueError('its "type" must be "client_credentials"; for a login: toolway login SERVER')
+    if isinstance(value, dict) and bool(value.get("client_secret")) == bool(value.get("private_key")):
+        raise ValueError("it needs either a client_secret or a private_key")
     return _without_null(value)
 
 
@@ -250,7 +252,13 @@ class ClientCredentials:
     type: Literal["client_credentials"] = "client_credentials"
     token_url: NonEmpty
     client_id: NonEmpty
-    client_secret: NonEmpty = field(repr=False)
+    client_secret: NonEmpty | None = field(default=None, repr=False)
+    private_key: NonEmpty | None = field(default=None, repr=False)
+    """The client's key in PEM, in place of a secret: it signs who it is (private_key_jwt)."""
+    algorithm: Literal["ES256", "ES384", "EdDSA", "PS256", "RS256"] = "RS256"
+    """How it signs."""
+    audience: Text | None = None
+    """Whom the signature is for: the issuer that the server names; by default the token_url."""
     scope: Text | None = None
 
 
@@ -308,6 +316,7 @@ class RemoteServerConfig(_CommonMcp):
     def secrets(self) -> tuple[str, ...]:
         """All headers, and the client's secrets."""
         found = [client.client_secret for client in (self.auth, self.oauth) if client]
+        found.append(self.auth.private_key if self.auth else None)
         return tuple(secret for secret in (*self.headers.values(), *found) if secret)
 
 

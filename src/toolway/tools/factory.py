@@ -111,8 +111,9 @@ def _mask(config: McpServerConfig | OpenApiServerConfig) -> Mask:
     if isinstance(config, StdioServerConfig):
         return Mask.of(env=config.env)
     mask = Mask.of(url=config.url, headers=config.headers)
-    if isinstance(config, RemoteServerConfig) and config.auth:
-        mask.add(config.auth.client_secret)
+    clients = (config.auth, config.oauth) if isinstance(config, RemoteServerConfig) else ()
+    for secret in [client.client_secret for client in clients if client]:
+        mask.add(secret or "")
     return mask
 
 
@@ -183,6 +184,9 @@ def _auth(config: McpServerConfig, token_file: str, mask: Mask) -> Any:
             token_url=config.auth.token_url,
             client_id=config.auth.client_id,
             client_secret=config.auth.client_secret,
+            private_key=config.auth.private_key,
+            algorithm=config.auth.algorithm,
+            audience=config.auth.audience,
             scope=config.auth.scope,
             by_machine=True,
         )

@@ -22,7 +22,6 @@ AT_ONCE = max(1, (os.cpu_count() or 2) // 2)
 
 EXPECTED = {
     "elicitation-sep1034-client-defaults": "elicitation is declined: there is nobody to ask",
-    "auth/client-credentials-jwt": "private_key_jwt is not offered",
     "auth/enterprise-managed-authorization": "extension: identity assertions of a company's provider",
     "auth/dpop": "extension: proof of possession",
     "auth/dpop-nonce": "extension: proof of possession",

@@ -50,14 +50,19 @@ async def main(url: str) -> None:
 async def credentials(url: str) -> dict[str, Any]:
     """What an operator would have been told about this server."""
     client = {key: CONTEXT[key] for key in ("client_id", "client_secret") if key in CONTEXT}
-    if SCENARIO.startswith("auth/client-credentials-basic"):
-        return {"auth": {"type": "client_credentials", "token_url": await token_url(url), **client}}
+    if SCENARIO.startswith("auth/client-credentials"):
+        if "private_key_pem" in CONTEXT:
+            client |= {"private_key": CONTEXT["private_key_pem"], "algorithm": CONTEXT["signing_algorithm"]}
+        issuer, token_url = await authorization_server(url)
+        ends = {"token_url": token_url, "audience": issuer}
+        return {"auth": {"type": "client_credentials", **ends, **client}}
     if client:
         return {"oauth": client}
     return {"oauth": {"metadata_url": METADATA_URL}} if SCENARIO == "auth/basic-cimd" else {}
 
 
-async def token_url(url: str) -> str:
+async def authorization_server(url: str) -> tuple[str, str]:
+    """Its issuer and its token endpoint, as its documentation would name them."""
     async with httpx2.AsyncClient() as client:
         place = httpx2.URL(url)
         resource = await client.get(
@@ -65,7 +70,7 @@ async def token_url(url: str) -> str:
         )
         issuer = resource.json()["authorization_servers"][0].rstrip("/")
         metadata = await client.get(f"{issuer}/.well-known/oauth-authorization-server")
-        return str(metadata.json()["token_endpoint"])
+        return str(metadata.json()["issuer"]), str(metadata.json()["token_endpoint"])
 
 
 async def use(settings: Any) -> str:

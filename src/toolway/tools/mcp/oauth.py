@@ -9,6 +9,7 @@ import hashlib
 import logging
 import os
 import re
+import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -18,6 +19,7 @@ from urllib.parse import parse_qs, quote, urljoin, urlsplit
 
 import anyio
 import httpx2
+import jwt
 import orjson
 from mcp.client.auth import OAuthClientProvider
 from mcp.client.auth.exceptions import OAuthFlowError, OAuthRegistrationError
@@ -66,11 +68,16 @@ class Grant:
     """Client credentials: there is no person who could log in."""
     secret_in_body: bool = False
     """The client's secret is sent in the form (`client_secret_post`), not as Basic authorization."""
+    private_key: str | None = field(default=None, repr=False)
+    """PEM, in place of a secret: it signs who the client is (`private_key_jwt`, RFC 7523)."""
+    algorithm: str = "RS256"
+    audience: str | None = None
+    """Whom the signature is for; None: the token endpoint."""
 
     @property
     def renewable(self) -> bool:
         """Whether the token endpoint may give another one: for a refresh token, or for client credentials."""
-        return self.refresh_token is not None or (self.by_machine and self.client_secret is not None)
+        return self.refresh_token is not None or self.by_machine
 
     def stale(self) -> bool:
         """Whether there is no token that would still be good on arrival."""
@@ -85,7 +92,9 @@ class Grant:
         optional = {"scope": self.scope, "resource": self.resource}
         form |= {name: value for name, value in optional.items() if value}
         headers = {"accept": "application/json"}
-        if self.client_secret is None or self.secret_in_body:
+        if self.private_key is not None:
+            form |= {"client_id": self.client_id, **self._assertion(self.private_key)}
+        elif self.client_secret is None or self.secret_in_body:
             form["client_id"] = self.client_id
             form |= {"client_secret": self.client_secret} if self.client_secret else {}
         else:
@@ -93,6 +102,21 @@ class Grant:
             headers["authorization"] = f"Basic {base64.b64encode(pair).decode()}"
         extensions = {"timeout": _TOKEN_TIMEOUT}
         return httpx2.Request("POST", self.token_url, data=form, headers=headers, extensions=extensions)
+
+    def _assertion(self, key: str) -> dict[str, str]:
+        now = int(time.time())
+        claims = {
+            "iss": self.client_id,
+            "sub": self.client_id,
+            "aud": self.audience or self.token_url,
+            "jti": secrets.token_urlsafe(16),
+            "iat": now,
+            "exp": now + 300,
+        }
+        return {
+            "client_assertion_type": "urn:ietf:params:oauth:client-assertion-type:jwt-bearer",
+            "client_assertion": jwt.encode(claims, key, self.algorithm),
+        }
 
     def ended(self) -> Grant:
         """Without the tokens that the server takes no more: only another login helps."""

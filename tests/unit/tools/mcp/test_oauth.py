@@ -9,7 +9,10 @@ from typing import Any
 
 import anyio
 import httpx2
+import jwt
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from tests.support.servers import running as serving
 from tests.unit.tools.mcp.servers.guarded import Guarded
@@ -33,12 +36,12 @@ def settings_for(tmp_path: Path, entry: dict[str, Any]) -> Any:
     return load_settings({}, None, config=str(path), token_file=str(tmp_path / "tokens" / "tokens.json"))
 
 
-def robot(base: str, secret: str) -> dict[str, str]:
+def robot(base: str, **secret: str) -> dict[str, str]:
     return {
         "type": "client_credentials",
         "token_url": f"{base}/token",
         "client_id": "robot",
-        "client_secret": secret,
+        **secret,
     }
 
 
@@ -66,6 +69,30 @@ async def test_client_credentials_are_exchanged_and_renewed(tmp_path: Path) -> N
         }
         await used(settings_for(tmp_path, {"url": f"{base}/mcp", "auth": auth}), guarded, expire=True)
     assert guarded.given == ["client_credentials"] * 2
+
+
+async def test_a_client_may_sign_who_it_is(tmp_path: Path) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    guarded = Guarded()
+    with serving(guarded.app) as base:
+        auth = {**robot(base), "private_key": pem, "algorithm": "ES256", "audience": base}
+        await used(settings_for(tmp_path, {"url": f"{base}/mcp", "auth": auth}), guarded, expire=True)
+        for assertion in guarded.assertions:
+            claims = jwt.decode(assertion, key.public_key(), algorithms=["ES256"], audience=base)
+            assert (claims["iss"], claims["sub"]) == ("robot", "robot")
+    assert len(set(guarded.assertions)) == 2
+
+
+@pytest.mark.parametrize("keys", [{}, {"client_secret": "a", "private_key": "b"}])
+async def test_credentials_need_a_secret_or_a_key(tmp_path: Path, keys: dict[str, str]) -> None:
+    auth = robot("http://127.0.0.1:1", **keys)
+    async with (
+        open_sources(settings_for(tmp_path, {"url": "http://127.0.0.1:1/mcp", "auth": auth})) as sources,
+        Catalog(sources).running() as catalog,
+    ):
+        await catalog.wait_until_tried(PATIENCE)
+        assert "either a client_secret or a private_key" in (sources[0].status.error or "")
 
 
 async def test_wrong_credentials_are_a_state(tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ class Guarded:
         self.refused: list[str] = []
         self.asked_scopes: list[str] = []
         self.clients: list[str] = []
+        self.assertions: list[str] = []
         self.codes: dict[str, str] = {}
         self.ended = False
         self._has_metadata = metadata
@@ -107,7 +108,9 @@ class Guarded:
         if kind == "authorization_code":
             digest = hashlib.sha256(str(form["code_verifier"]).encode()).digest()
             assert base64.urlsafe_b64encode(digest).rstrip(b"=").decode() == self.codes.pop(str(form["code"]))
-        if kind == "client_credentials":
+        if kind == "client_credentials" and "client_assertion" in form:
+            self.assertions.append(str(form["client_assertion"]))
+        elif kind == "client_credentials":
             expected = f"Basic {base64.b64encode(b'robot:s3cret').decode()}"
             if request.headers.get("authorization") != expected:
                 return JSONResponse({"error": "invalid_client"}, 401)
