@@ -28,6 +28,8 @@ LEFT_OUT = "…"
 
 _LEVELS_OF_ORJSON = 254
 _LONG_NUMBER = re.compile(r"[0-9]{19}")
+_QUOTED_LEFT_OUT = f'"{LEFT_OUT}"'.encode()
+_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]|-?[0-9]{20,}(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?', re.DOTALL)
 
 
 def loads(text: bytes) -> Any:
@@ -51,6 +53,29 @@ def loads_harmless(text: bytes, *, max_parts: int = MAX_PARTS) -> Any:
         if text.count(b"{") + text.count(b"[") <= MAX_DEPTH:
             return value
     return harmless(value, max_parts=max_parts)
+
+
+def loads_cut(text: bytes) -> Any:
+    """The value as far as it can be kept, however deep it is and whatever digits its numbers have.
+
+    What is deeper than MAX_DEPTH, or has more than MAX_DIGITS digits, is LEFT_OUT. Raises ValueError for no JSON.
+    """
+    kept, depth, begin = [], 0, 0
+    for token in _TOKEN.finditer(text):
+        mark = text[token.start() : token.start() + 1]
+        if mark in (b"{", b"["):
+            depth += 1
+            if depth == MAX_DEPTH + 1:
+                kept.append(text[begin : token.start()])
+        elif mark in (b"}", b"]"):
+            depth -= 1
+            if depth == MAX_DEPTH:
+                kept.append(_QUOTED_LEFT_OUT)
+                begin = token.end()
+        elif mark != b'"' and depth <= MAX_DEPTH and token.end() - token.start() > MAX_DIGITS:
+            kept += [text[begin : token.start()], _QUOTED_LEFT_OUT]
+            begin = token.end()
+    return harmless(loads(b"".join([*kept, text[begin:]])))
 
 
 def loads_exact(text: str) -> Any:

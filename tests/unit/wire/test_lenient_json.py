@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from typing import Any
 
 import orjson
@@ -12,11 +13,14 @@ from hypothesis import given
 
 from tests.support.hostile import ODD, VALUES, nested
 from toolway.wire.lenient_json import (
+    LEFT_OUT,
     MAX_DEPTH,
+    MAX_DIGITS,
     MAX_PARTS,
     dumps,
     dumps_text,
     harmless,
+    loads_cut,
     loads_exact,
     loads_harmless,
 )
@@ -130,3 +134,37 @@ def test_what_is_read_leniently_can_be_written(value: Any):
     except (ValueError, RecursionError):
         return
     assert orjson.dumps([loads_harmless(text)])
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ('{"a":' + "[" * 3000 + "1" + "]" * 3000 + ',"b":[1]}', {"b": [1]}),
+        ('{"a":' + "9" * (MAX_DIGITS + 1) + ',"b":' + "9" * 30 + "}", {"a": LEFT_OUT, "b": 1e30}),
+        ('{"a":-' + "9" * 5000 + ".5e9}", {"a": LEFT_OUT}),
+        ('{"a":"' + "9" * 5000 + ']"}', {"a": "9" * 5000 + "]"}),
+        ('{"a":"\\\\","b":"\\"]","c":"\\ud800"}', {"a": "\\", "b": '"]', "c": "\ufffd"}),
+    ],
+    ids=range(5),
+)
+def test_what_cannot_be_kept_is_left_out_of_what_can(text: str, value: Any):
+    assert loads_cut(text.encode()).items() >= value.items()
+
+
+@given(VALUES)
+def test_reading_what_was_written_leaves_out_what_cannot_be_kept(value: Any):
+    written = dumps({"a": value})
+    assert loads_cut(written) == harmless(json.loads(written))
+
+
+def test_cutting_takes_linear_time():
+    text = b"[" + b",".join([b"9" * (MAX_DIGITS - 1)] * 500) + b"]"
+    started = time.process_time()
+    loads_cut(text)
+    assert time.process_time() - started < 5
+
+
+@pytest.mark.parametrize("text", ["[1,", "{]", "]" * 200, "[" * 200])
+def test_what_is_no_json_is_refused(text: str):
+    with pytest.raises(ValueError, match="char"):
+        loads_cut(text.encode())

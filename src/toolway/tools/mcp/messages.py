@@ -14,7 +14,7 @@ from mcp_types.jsonrpc import jsonrpc_message_adapter
 from pydantic import ValidationError
 
 from toolway.wire import sse
-from toolway.wire.lenient_json import fix_surrogates_in, loads
+from toolway.wire.lenient_json import fix_surrogates_in, loads, loads_cut
 
 EDGE = 512
 """Bytes kept of each end of a line that is too long: an id is near one of them."""
@@ -205,10 +205,25 @@ def _unreadable(head: bytes, tail: bytes, message: str) -> list[JSONRPCMessage]:
     return [error(int(found[1]), message)] if found and not _METHOD.match(head) else []
 
 
+def _cut_tool_list(data: bytes) -> list[JSONRPCMessage]:
+    """A list of tools without what cannot be kept in it: one odd schema does not cost the whole server."""
+    if b'"tools"' not in data:
+        return []
+    try:
+        value = loads_cut(data.decode(errors="replace").encode())
+    except ValueError:
+        return []
+    result = value.get("result") if isinstance(value, dict) else None
+    is_list = isinstance(result, dict) and isinstance(result.get("tools"), list)
+    return _mend_one(value) if is_list else []
+
+
 def _mend(data: bytes) -> list[JSONRPCMessage]:
     try:
         value = fix_surrogates_in(loads(data.decode(errors="replace").encode()))
     except (ValueError, RecursionError) as fault:
+        if tool_list := _cut_tool_list(data):
+            return tool_list
         return _unreadable(data[:EDGE], data[-EDGE:], f"the server's answer cannot be read: {_reason(fault)}")
     items = value if isinstance(value, list) else [value]
     return [message for item in items for message in _mend_one(item)]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mcp_types import JSONRPCError, JSONRPCResponse
 
 from toolway.tools.mcp.messages import MessageLines, parse, parse_answer
-from toolway.tools.mcp.results import tool_result
+from toolway.tools.mcp.results import tool_result, tools
 
 DEEP = b'{"a":' * 3000 + b"1" + b"}" * 3000
 DIGITS = b"9" * 5000
@@ -39,6 +40,16 @@ def test_an_answer_that_cannot_be_read_is_an_error_of_its_call(
     assert isinstance(message, JSONRPCError)
     assert message.id == 7
     assert said in message.error.message
+
+
+@pytest.mark.parametrize("schema", [DEEP, b'{"maximum":%s}' % DIGITS, b'{"a":' * 400 + b"1" + b"}" * 400])
+def test_one_odd_schema_does_not_cost_a_list_of_tools(schema: bytes) -> None:
+    listed = b'{"tools":[{"name":"odd","inputSchema":%s},{"name":"good","inputSchema":{}}]}' % schema
+    (message,) = parse(answer(listed))
+    assert isinstance(message, JSONRPCResponse)
+    found, _ = tools(message.result["tools"], server="s", modern=False)
+    assert [tool.name for tool in found] == ["odd", "good"]
+    assert orjson.dumps([tool.parameters for tool in found])
 
 
 def test_a_question_of_the_server_that_cannot_be_read_is_no_answer_to_ours() -> None:
