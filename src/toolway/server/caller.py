@@ -33,7 +33,7 @@ def caller_of(scope: Scope, settings: UpstreamSettings) -> Caller:
         id=identity,
         name=scope.get(CALLER_KEY, ""),
         headers=[header for header in headers if not header[0].startswith(OPTION_PREFIX)],
-        retry_id=identity if is_known else _digest(identity, _origin_of(scope)),
+        retry_id=identity if is_known else f"{identity}:{_digest(identity, _origin_of(scope))}",
         is_known=is_known,
     )
 
@@ -52,9 +52,14 @@ def _origin_of(scope: Scope) -> bytes:
 
 
 def caller_id(scope: Scope) -> str:
-    """A digest of the credentials: whose conversations these are."""
-    credentials = (value for name, value in scope["headers"] if name in CREDENTIALS)
-    return _digest(scope.get(CALLER_KEY, ""), *credentials)
+    """A digest of the credentials: whose conversations these are. The name of a key that is ours stands before it.
+
+    What a caller may take is counted for all that is before the colon: one key is one caller, whatever credentials for
+    the model server come along.
+    """
+    key = scope.get(CALLER_KEY, "")
+    digest = _digest(key, *(value for name, value in scope["headers"] if name in CREDENTIALS))
+    return f"{key}:{digest}" if key else digest
 
 
 @lru_cache(maxsize=1024)

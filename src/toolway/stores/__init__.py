@@ -10,9 +10,9 @@ from typing import Any
 from toolway.errors import ConfigError
 from toolway.stores.memory import MemoryEntries
 from toolway.stores.sqlite import SqliteEntries
-from toolway.stores.store import Key, Kind, Store
+from toolway.stores.store import Key, Kind, Store, share_of
 
-__all__ = ["Key", "Kind", "Store", "open_store"]
+__all__ = ["Key", "Kind", "Store", "open_store", "share_of"]
 
 
 @asynccontextmanager

@@ -31,6 +31,11 @@ QUIET_SECONDS = 60.0
 """A store that is down fails every request; one line for so long says it."""
 
 
+def share_of(owner: str) -> str:
+    """To whom it is counted what an owner keeps: what stands before a colon is one caller under several credentials."""
+    return owner.partition(":")[0]
+
+
 class Kind(Generic[T_co]):
     """One kind of value: its name, the type that it has in Python, and the version of its form.
 
@@ -46,7 +51,7 @@ class Kind(Generic[T_co]):
         """The key of what `owner` keeps of this kind under these parts."""
         text = "\0".join((self.name, owner, *parts))
         digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
-        return Key(digest=digest, owner=owner, kind=self)
+        return Key(digest=digest, owner=share_of(owner), kind=self)
 
     @cached_property
     def adapter(self) -> TypeAdapter[T_co]:
@@ -56,7 +61,10 @@ class Kind(Generic[T_co]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Key(Generic[T_co]):
-    """The place of one value. It tells nothing: the digest of its kind, whose it is, and what its maker adds."""
+    """The place of one value. It tells nothing: the digest of its kind, whose it is, and what its maker adds.
+
+    `owner` is the one to whose share it counts.
+    """
 
     digest: str
     owner: str

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from toolway.server.auth import AuthMiddleware
-from toolway.server.caller import CALLER_KEY, upstream_headers
+from toolway.server.caller import CALLER_KEY, caller_id, upstream_headers
 from toolway.settings.groups import ServerSettings, UpstreamSettings
 
 Header = tuple[bytes, bytes]
@@ -249,6 +249,14 @@ def test_two_keys_are_two_callers() -> None:
     callers = {ask(KEYED, [LOCAL, (b"api-key", key)]).scope[CALLER_KEY] for key in (b"first", b"second")}  # type: ignore[index]
     assert len(callers) == 2
     assert CALLER_KEY not in (ask(ServerSettings(), [LOCAL]).scope or {})
+
+
+def test_one_key_has_one_share_whatever_credentials_come_along() -> None:
+    mine = [(b"authorization", b"Bearer sk-mine"), (b"authorization", b"Bearer sk-other")]
+    scopes = [ask(KEYED, [LOCAL, (b"x-api-key", b"first"), header]).scope for header in mine]
+    ids = [caller_id(scope) for scope in scopes if scope]
+    assert len(set(ids)) == 2
+    assert len({identity.partition(":")[0] for identity in ids}) == 1
 
 
 def test_a_websocket_is_closed_before_it_opens_where_no_answer_can_be_given() -> None:

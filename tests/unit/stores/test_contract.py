@@ -324,6 +324,17 @@ async def test_who_has_most_makes_room_for_all(store_url: str):
         assert None not in [*mine, await store.get(key("first", "carol"))]
 
 
+async def test_one_caller_with_many_credentials_has_one_share(store_url: str):
+    async with opened(store_url, max_bytes=100_000) as store:
+        await store.put(key("first", "alice"), {"text": "x" * 10_000})
+        for n in range(30):
+            await store.put(key("k", f"bob:{n}"), {"text": "x" * 10_000})
+        kept = [await store.get(key("k", f"bob:{n}")) is not None for n in range(30)]
+        assert (kept[0], kept[-1]) == (False, True)
+        assert await store.get(key("k", "bob")) is None
+        assert await store.get(key("first", "alice"))
+
+
 @pytest.mark.parametrize("store_url", BOUNDED, indirect=True)
 async def test_what_takes_the_room_of_others_is_not_kept(store_url: str):
     async with opened(store_url, max_bytes=100_000) as store:

@@ -20,7 +20,7 @@ from toolway.api.responses.records import Record, Records
 from toolway.errors import InvalidRequest, NotFound, StoreError, ToolwayError, TooMany, to_public_error
 from toolway.server.asgi import EventStreamResponse, send_json, stream_events
 from toolway.server.caller import caller_id
-from toolway.stores import Kind, Store
+from toolway.stores import Kind, Store, share_of
 from toolway.types import JSON
 from toolway.upstream.model_call import streamed_turn
 from toolway.wire import sse
@@ -238,7 +238,7 @@ class Background:
         """Begin a response and say so, or stream its events. Raises InvalidRequest, TooMany, StoreError."""
         if self._group is None:
             raise ToolwayError("The server is being stopped; try again.")
-        owner = caller_id(scope)
+        owner = share_of(caller_id(scope))
         self._see_room(owner)
         self._begun[owner] += 1
         run: Run = await self._group.start(self._work, creator, scope, body, owner)
