@@ -130,7 +130,7 @@ def test_unknown_members_of_a_whole_answer_reach_the_client(app: AppServer):
     answer = app.ask().json()
     sent = orjson.loads(b"".join(p for p in final.parts if isinstance(p, bytes)))
     total = {"total_tokens": 5, "cost": 0.75, "prompt_tokens_details": {"cached_tokens": 5}}
-    assert answer == {**sent, "usage": total}
+    assert answer == {**sent, "usage": {**sent["usage"], "toolway": {"rounds": 2, **total}}}
 
 
 def test_a_plain_stream_passes_byte_for_byte(app: AppServer):

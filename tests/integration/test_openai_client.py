@@ -31,7 +31,13 @@ OWN_TOOL: Any = {
     },
 }
 USAGE = {"prompt_tokens": 10, "completion_tokens": 2, "total_tokens": 12}
-USAGE_OF_TWO = {"prompt_tokens": 20, "completion_tokens": 4, "total_tokens": 24}
+SUM_OF_TWO = {"prompt_tokens": 20, "completion_tokens": 4, "total_tokens": 24}
+USAGE_OF_TWO = {
+    "prompt_tokens": 10,
+    "completion_tokens": 4,
+    "total_tokens": 14,
+    "toolway": {"rounds": 2, **SUM_OF_TWO},
+}
 
 
 async def broken(_: Any) -> Raw:
@@ -84,7 +90,7 @@ def ask(app: AppServer, *, streamed: bool, **more: Any) -> tuple[str, str | None
     return content_of(chunks), finish, chunks[-1]["usage"]
 
 
-def dumped(usage: Any) -> dict[str, int]:
+def dumped(usage: Any) -> dict[str, Any]:
     values = usage if isinstance(usage, dict) else usage.model_dump()
     return {key: value for key, value in values.items() if value is not None}
 
@@ -114,12 +120,19 @@ def test_one_round_of_tools_is_run_unseen(app: AppServer, streamed: bool):
 
 
 @BOTH
+def test_a_setting_gives_the_sum_of_all_rounds(streamed: bool):
+    with app_server(usage="sum") as app:
+        set_rounds(app, (tool_call(),), "It is cloudy.", streamed=streamed)
+        assert dumped(ask(app, streamed=streamed)[2]) == SUM_OF_TWO
+
+
+@BOTH
 def test_several_rounds_add_up(app: AppServer, streamed: bool):
     cities = tool_call("list_cities", "{}", id="call_0")
     set_rounds(app, (cities,), (tool_call(),), "Done.", streamed=streamed)
     text, _, usage = ask(app, streamed=streamed)
     assert text == "Done."
-    assert dumped(usage)["total_tokens"] == 36
+    assert (dumped(usage)["total_tokens"], dumped(usage)["toolway"]["total_tokens"]) == (16, 36)
     assert [name for name, _ in app.tools.calls] == ["list_cities", "get_weather"]
     roles = [message["role"] for message in app.upstream.seen[2].json["messages"]]
     assert roles == ["user", "assistant", "tool", "assistant", "tool"]

@@ -78,6 +78,9 @@ class Outcome:
     message: Message
     earlier: tuple[JSON, ...] = ()
     usage: JSON | None = None
+    """As the client reads it."""
+    spent: JSON | None = None
+    """The usage of all rounds together."""
     rounds: int = 1
     calls: int = 0
     between: tuple[JSON, ...] = ()

@@ -278,6 +278,23 @@ def add_usage(total: JSON | None, more: JSON | None) -> JSON | None:
     return summed
 
 
+def usage_for_client(last: JSON | None, total: JSON | None, *, rounds: int) -> JSON | None:
+    """The usage that a client reads: the prompt of the last round, what the model wrote in all; beside it the sum.
+
+    Clients take it for the size of their conversation, and throw a part away when that seems too large. Rounds that
+    they do not see read the same prompt again, and must not count for that.
+    """
+    if not last or not total or total == last:
+        return last
+    of_all = ("completion_tokens", "completion_tokens_details")
+    written: JSON = {name: total[name] for name in of_all if name in total}
+    usage: JSON = {**last, **written}
+    prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    if isinstance(prompt, int) and isinstance(completion, int):
+        usage["total_tokens"] = prompt + completion
+    return {**usage, "toolway": {"rounds": rounds, **total}}
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 

@@ -126,6 +126,8 @@ class Conversation:
             raise
         await self._keep(sent, outcome)
         self.events.tell(ConversationEnded(outcome=outcome))
+        if settings.loop.usage == "sum":
+            outcome = replace(outcome, usage=outcome.spent)
         return for_client(outcome, self.token) if self._hands_out_calls else outcome
 
     @property

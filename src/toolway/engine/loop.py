@@ -18,7 +18,7 @@ from toolway.conversation.events import (
     Outcome,
     RoundBegan,
 )
-from toolway.conversation.message import ChatRequest, Message, add_usage
+from toolway.conversation.message import ChatRequest, Message, add_usage, usage_for_client
 from toolway.conversation.tool_calls import call_object, read_arguments
 from toolway.engine.limits import LoopLimits
 from toolway.engine.request_tools import RequestTools
@@ -70,6 +70,7 @@ class _Account:
     begin: int
     earlier: list[JSON] = field(default_factory=list)
     usage: JSON | None = None
+    spent: JSON | None = None
     rounds: int = 0
     calls: int = 0
 
@@ -83,7 +84,8 @@ class _Account:
 
     def add(self, message: Message) -> None:
         self.rounds += 1
-        self.usage = add_usage(self.usage, message.usage)
+        self.usage = message.usage or self.usage
+        self.spent = add_usage(self.spent, message.usage)
 
     def outcome(
         self,
@@ -95,7 +97,8 @@ class _Account:
         return Outcome(
             message=message,
             earlier=tuple(self.earlier),
-            usage=self.usage,
+            usage=usage_for_client(self.usage, self.spent, rounds=self.rounds),
+            spent=self.spent,
             rounds=self.rounds,
             calls=self.calls,
             between=self.between(request),

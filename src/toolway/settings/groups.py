@@ -197,6 +197,7 @@ Vision = Annotated[Literal["auto", "on", "off"], Field(description="auto, on or 
 ProgressForm = Annotated[
     Literal["off", "openwebui", "reasoning"], Field(description="off, openwebui or reasoning")
 ]
+UsageForm = Annotated[Literal["last", "sum"], Field(description="last or sum")]
 ResponsesApi = Annotated[Literal["translate", "passthrough"], Field(description="translate or passthrough")]
 ToolNames = Annotated[Literal["operation", "short"], Field(description="operation or short")]
 
@@ -286,6 +287,7 @@ class LoopSettings:
     side_request_tools: Flag = False
     tool_timeout: Seconds = 60.0
     progress: ProgressForm = "off"
+    usage: UsageForm = "last"
     replay: Flag = False
     max_rounds: Size = 20
     max_calls: Size = 100

@@ -265,10 +265,11 @@ async def test_an_empty_result_and_a_lone_surrogate_reach_the_model_as_text():
     assert contents == ["(the tool returned nothing)", "half \ufffd"]
 
 
-async def test_usage_of_all_rounds_is_summed():
+async def test_usage_is_that_of_the_last_round_and_the_sum_stands_beside_it():
     from dataclasses import replace
 
     first = replace(says(None, call()), usage={"total_tokens": 3})
     model = ScriptedModel(first, replace(says("Done"), usage={"total_tokens": 4}))
     outcome, _ = await run_loop(model)
-    assert outcome.usage == {"total_tokens": 7}
+    assert outcome.usage == {"total_tokens": 4, "toolway": {"rounds": 2, "total_tokens": 7}}
+    assert outcome.spent == {"total_tokens": 7}
