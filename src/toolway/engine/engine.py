@@ -95,9 +95,10 @@ class Conversation:
             return await self._run(turn, EarlierWork(rounds=rounds))
 
     async def ask(self, request: ChatRequest) -> Message:
-        """One exchange with the model, whose calls are not run."""
+        """One exchange with the model about this conversation, whose calls are not run."""
         turn = whole_turn(self.resources.upstream, self.headers)
-        return await turn(request, _to_nobody, lambda _: True)
+        messages = await self._with_hidden(request.messages)
+        return await turn(replace(request, messages=messages), _to_nobody, lambda _: True)
 
     def failed(self, raised: Exception) -> ToolwayError:
         """The error that the client gets in place of an answer; subscribers are told."""
@@ -107,7 +108,7 @@ class Conversation:
 
     async def _run(self, turn: TurnFactory, done: EarlierWork) -> Outcome:
         sent, settings = self.request.messages, self.resources.settings
-        messages = sent if self.is_complete else await self._with_hidden(sent)
+        messages = await self._with_hidden(sent)
         if done.rounds:
             self.results.adopt(done.rounds, sent)
         loop = Loop(
@@ -156,6 +157,8 @@ class Conversation:
 
     async def _with_hidden(self, sent: Sequence[object]) -> Sequence[object]:
         """The client's messages, with what it never saw of earlier rounds in its places."""
+        if self.is_complete:
+            return sent
         store, owner = self.resources.store, self.caller.id
         messages = list(sent)
         if self.resources.settings.loop.replay:

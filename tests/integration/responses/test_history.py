@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
+import httpx2
 import pytest
 
 from tests.integration.responses.requests import BOTH, THEIRS, ask, items_of, kinds, sent, turn
@@ -57,6 +58,21 @@ def test_hidden_rounds_before_a_call_of_the_clients_come_back_once(app: AppServe
     assert messages[len(before)]["content"] == "Now."
     assert messages[len(before)]["reasoning_content"] == "Third."
     assert [message["role"] for message in messages[len(before) :]] == ["assistant", "tool"]
+
+
+@pytest.mark.parametrize("calls", [(), (tool_call("theirs", "{}", "c"),)], ids=["an answer", "a call"])
+@pytest.mark.parametrize("path", ["", "/compact", "/input_tokens"])
+def test_what_is_summarised_or_counted_has_its_hidden_rounds(
+    app: AppServer, path: str, calls: tuple[JSON, ...]
+):
+    response = the_rounds(app, False, *calls)
+    before = sent(app)
+    app.set_replies(turn("A summary.", streamed=False))
+    items = [USER, *told(response), *outputs(response), *([] if path else [{"type": "compaction_trigger"}])]
+    body = {"model": "mock", "input": items, "store": False, "tools": [THEIRS]}
+    assert httpx2.post(f"{app.url}/v1/responses{path}", json=body, timeout=60).status_code == 200
+    assert sent(app)[: len(before)] == before
+    assert sent(app)[len(before)]["content"] == "Now."
 
 
 @BOTH
