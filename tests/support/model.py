@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from toolway.demo.errors import DemoError
-from toolway.demo.model import ALIAS, require_llama, running_model
-from toolway.demo.weights import ensure_weights
+from toolway.demo.child import DemoError
+from toolway.demo.model import ALIAS, ensure_weights, require_llama, running_model
 
 needs_model = [pytest.mark.model, pytest.mark.timeout(600)]
 """`pytestmark = needs_model` for a module whose tests take `model_server`."""

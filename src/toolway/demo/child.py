@@ -19,13 +19,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from toolway.demo.errors import DemoError
+from toolway.errors import ToolwayError
 
 START_SECONDS = 120.0
 STOP_SECONDS = 5.0
 READY = "ready "
 
 OnLine = Callable[[str], None]
+
+
+class DemoError(ToolwayError):
+    """A step of the demo failed; the message says which, why, and what to do."""
 
 
 class Child:

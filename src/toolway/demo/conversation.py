@@ -11,7 +11,7 @@ from threading import Event
 import openai
 from openai.types.chat import ChatCompletionChunk
 
-from toolway.demo.errors import DemoError
+from toolway.demo.child import DemoError
 from toolway.demo.model import ALIAS
 from toolway.demo.screen import Screen
 

@@ -16,11 +16,9 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
-from toolway.demo.child import Child, OnLine, running_child
-from toolway.demo.errors import DemoError
-from toolway.demo.model import running_model
+from toolway.demo.child import Child, DemoError, OnLine, running_child
+from toolway.demo.model import cache_folder, running_model
 from toolway.demo.weather import running_weather
-from toolway.demo.weights import cache_folder
 from toolway.settings.groups import ServerSettings
 from toolway.types import JSON
 

@@ -12,11 +12,10 @@ from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 
-from toolway.demo.errors import DemoError
-from toolway.demo.model import ALIAS
+from toolway.demo.child import DemoError
+from toolway.demo.model import ALIAS, SMOLLM2, cache_folder, ensure_weights
 from toolway.demo.programs import Programs, choose_port, write_config
 from toolway.demo.screen import Screen
-from toolway.demo.weights import SMOLLM2, cache_folder, ensure_weights
 from toolway.settings.groups import ServerSettings
 
 EXTRA = ("openai", "xllamacpp")

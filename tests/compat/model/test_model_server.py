@@ -9,7 +9,7 @@ import openai
 import pytest
 
 from tests.support.model import needs_model
-from toolway.demo.errors import DemoError
+from toolway.demo.child import DemoError
 from toolway.demo.model import running_model
 
 pytestmark = needs_model

@@ -13,11 +13,9 @@ from tests.support.app_server import serving
 from tests.support.model import needs_model
 from tests.support.paths import ROOT
 from tests.support.servers import running
-from toolway.demo.child import running_child
-from toolway.demo.errors import DemoError
-from toolway.demo.model import require_llama
+from toolway.demo.child import DemoError, running_child
+from toolway.demo.model import ensure_weights, require_llama
 from toolway.demo.weather import WEATHER
-from toolway.demo.weights import ensure_weights
 from toolway.settings.settings import load_settings
 
 pytestmark = needs_model

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from toolway.demo.child import running_child
-from toolway.demo.errors import DemoError
+from toolway.demo.child import DemoError, running_child
 
 READY = """
 import sys, threading

@@ -20,11 +20,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from tests.support.servers import free_port, running
+from toolway.demo.child import DemoError
 from toolway.demo.conversation import Conversation, Question, open_client
-from toolway.demo.errors import DemoError
+from toolway.demo.model import SMOLLM2, cached_weights
 from toolway.demo.programs import choose_port
 from toolway.demo.screen import Screen
-from toolway.demo.weights import SMOLLM2, cached_weights
 
 on_linux = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="watches processes that are not ours")
 

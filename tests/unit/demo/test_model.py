@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from toolway.demo.errors import DemoError
-from toolway.demo.weights import (
+from toolway.demo.child import DemoError
+from toolway.demo.model import (
     Fetcher,
     Weights,
     available_fetchers,
