@@ -93,6 +93,8 @@ MOST_REQUESTS = 1000
 
 UNASKED_RATE, UNASKED_BURST = 200.0, 1000.0
 """Notifications of a server a second, and at once; each is a task, and perhaps a line of the log."""
+CHANGES_BURST = 50_000.0
+"""Change notifications at once, which cost next to nothing: servers send one for each of their tools."""
 DROP_PAUSE = 0.002
 """Seconds after each one above that: what is not read costs nothing, and slows down only who sends it."""
 
@@ -102,7 +104,7 @@ class InboundFilter(ObjectReceiveStream[Inbound]):
 
     A change notification is a call of `changed`, never a message: 20,000 of them in a row would otherwise start
     20,000 tasks in the dispatcher and starve the calls. What comes unasked beyond a budget is given to `dropped`, and
-    read slowly. `answered` names the request that an answer ends.
+    read slowly. `answered` names the request that an answer ends; None: there is none.
     """
 
     def __init__(
@@ -112,7 +114,7 @@ class InboundFilter(ObjectReceiveStream[Inbound]):
         changed: Callable[[str], None],
         ended: Callable[[], None],
         dropped: Callable[[], None] = lambda: None,
-        answered: Callable[[Answer], Answer] = lambda answer: answer,
+        answered: Callable[[Answer], Answer | None] = lambda answer: answer,
     ) -> None:
         self._inside = inside
         self._changed = changed
@@ -121,6 +123,7 @@ class InboundFilter(ObjectReceiveStream[Inbound]):
         self._answered = answered
         self._requests = Budget(rate=MOST_REQUESTS / 60, burst=MOST_REQUESTS)
         self._unasked = Budget(rate=UNASKED_RATE, burst=UNASKED_BURST)
+        self._changes = Budget(rate=UNASKED_RATE, burst=CHANGES_BURST)
         self._since_checkpoint = 0
 
     async def receive(self) -> Inbound:
@@ -138,17 +141,26 @@ class InboundFilter(ObjectReceiveStream[Inbound]):
                 raise anyio.EndOfStream from None
             message = item.message if isinstance(item, SessionMessage) else None
             if isinstance(message, Answer):
-                return SessionMessage(self._answered(message))
+                if answer := self._answered(message):
+                    return SessionMessage(answer)
+                await self._unwanted(self._unasked)
+                continue
             if isinstance(message, JSONRPCRequest) and not self._requests.spend():
                 self._ended()
                 raise anyio.EndOfStream
             if isinstance(message, JSONRPCNotification) and message.method in _CHANGES:
                 self._changed(message.method)
+                await self._unwanted(self._changes)
             elif not isinstance(message, JSONRPCNotification) or self._unasked.spend():
                 return item
             else:
-                self._dropped()
-                await anyio.sleep(DROP_PAUSE)
+                await self._unwanted(self._unasked)
+
+    async def _unwanted(self, budget: Budget) -> None:
+        """One more message that nobody reads; there may be some."""
+        if not budget.spend():
+            self._dropped()
+            await anyio.sleep(DROP_PAUSE)
 
     async def _let_others_run(self) -> None:
         """A stream with a full inbox never waits by itself."""
@@ -194,7 +206,7 @@ class Session:
             changed=self._list_changed,
             ended=self.closed.set,
             dropped=partial(log.drop, 0),
-            answered=self._correlated if is_shared else lambda answer: answer,
+            answered=partial(self._correlated, is_shared=is_shared),
         )
         self._dispatcher: JSONRPCDispatcher[TransportContext] = JSONRPCDispatcher(inbound, write)
 
@@ -260,22 +272,21 @@ class Session:
         finally:
             del self._open[number]
 
-    def _correlated(self, answer: Answer) -> Answer:
-        """The answer under the id of the one open request, when it has none that was ever given out.
+    def _correlated(self, answer: Answer, *, is_shared: bool) -> Answer | None:
+        """The answer under the id of the request that it ends; None if it ends none.
 
         A server that could not read a request cannot name it: its error ends the one that is open. A result under a
         foreign id is nobody's, but the end of a call all the same.
         """
-        was_given = (
-            isinstance(answer.id, int | str)
-            and str(answer.id).isdecimal()
-            and int(answer.id) <= self._next_id
-        )
-        if was_given or answer.id == LISTEN_ID or len(self._open) != 1:
-            return answer
+        text = str(answer.id)
+        was_given = text.isdecimal() and int(text[:20]) <= self._next_id
+        if was_given or text == LISTEN_ID:
+            return answer if text == LISTEN_ID or int(text) in self._open else None
+        if not is_shared or len(self._open) != 1:
+            return None
         ((number, method),) = self._open.items()
         if isinstance(answer, JSONRPCResponse) and method != "tools/call":
-            return answer  # noise at the start
+            return None  # noise at the start
         return correlated(answer, number)
 
     def _translated(self, error: MCPError) -> Exception:

@@ -44,6 +44,8 @@ class ReconnectPolicy:
     """Lives in a row that came to nothing until the server counts as failed; restarts go on, slowly."""
     settle: float = 0.05
     """Between the first word of changed tools and the new list: a storm becomes one list."""
+    list_pause: float = 0.5
+    """At least this long from one list of changed tools to the next."""
     relist_wait: float = 5.0
     """How long the result of a call that changed the tools waits for the new list."""
 
@@ -298,10 +300,14 @@ class Supervisor:
             if session.modern and announces:
                 tasks.start_soon(self._listen, session)
             ttl: float | None = None
+            listed_at = -math.inf
             while not session.closed.is_set():
                 with anyio.move_on_after(None if announces or ttl is None else max(ttl, 60.0)):
                     await session.tools_changed.wait()
-                await anyio.sleep(self._policy.settle)
+                await anyio.sleep(
+                    max(self._policy.settle, listed_at + self._policy.list_pause - anyio.current_time())
+                )
+                listed_at = anyio.current_time()
                 session.tools_changed = anyio.Event()
                 if announces and session.changes == self._listed_changes and not session.modern:
                     continue  # a call has listed them meanwhile

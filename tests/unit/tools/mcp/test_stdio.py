@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from tests.unit.tools.mcp.support import PATIENCE, bad, good, running
-from toolway.tools.mcp import options, stdio
+from toolway.tools.mcp import options, session, stdio
 from toolway.types import Progress
 
 
@@ -367,11 +367,12 @@ async def test_an_unmatched_error_while_two_calls_are_open_ends_neither() -> Non
         assert (await server.call("ok")).text == "fine"
 
 
-@pytest.mark.parametrize("of", ["stderr", "output", "log"])
+@pytest.mark.parametrize("of", ["stderr", "output", "log", "changes", "answers", "late"])
 async def test_a_server_that_floods_is_read_slowly_and_costs_little(
     of: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stdio, "NOISE_BURST", 2**20)
+    monkeypatch.setattr(session, "CHANGES_BURST", 1000)
     monkeypatch.setattr(options, "REPORT_EVERY", 0.5)
     caplog.set_level("INFO", "toolway.server.bad")
     async with running(bad()) as server:

@@ -180,7 +180,15 @@ def call(request):
             log = json.dumps(
                 {"jsonrpc": "2.0", "method": "notifications/message", "params": {"data": "x" * 50}}
             )
-            line = {"stderr": b"e" * 60, "output": b"blah", "log": log.encode()}[arguments["of"]] + b"\n"
+            lines = {
+                "stderr": b"e" * 60,
+                "output": b"blah",
+                "log": log.encode(),
+                "changes": b'{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}',
+                "answers": b'{"jsonrpc":"2.0","id":999999,"result":{}}',
+                "late": b'{"jsonrpc":"2.0","id":1,"result":{}}',
+            }
+            line = lines[arguments["of"]] + b"\n"
             stream = 2 if arguments["of"] == "stderr" else 1
             threading.Thread(target=flood, args=(stream, line), daemon=True).start()
         case "gate":
