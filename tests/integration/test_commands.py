@@ -354,6 +354,14 @@ def test_doctor_tries_the_store(tools_url: str, tmp_path: Path):
     assert "redis://***@127.0.0.1:1 cannot be used" in findings["store"]["detail"]
 
 
+def test_where_redis_is_not_installed_the_command_for_this_python_is_told(tools_url: str, tmp_path: Path):
+    (tmp_path / "redis.py").write_text("raise ModuleNotFoundError(name='redis')")
+    variables = {"TOOLWAY_STORE": "redis://127.0.0.1:1", "PYTHONPATH": str(tmp_path)}
+    with model_server() as base:
+        _, findings = examined(tmp_path, OPENAI_BASE_URL=base, MCP_SERVER_ENDPOINTS=tools_url, **variables)
+    assert findings["store"]["detail"].endswith(f"run: {sys.executable} -m pip install 'redis>=6,<9'")
+
+
 def test_doctor_says_that_no_tools_are_configured(tmp_path: Path):
     with model_server() as base:
         status, findings = examined(tmp_path, OPENAI_BASE_URL=base)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -36,7 +38,6 @@ def _redis_entries() -> Any:
     except ModuleNotFoundError as error:
         if error.name != "redis":
             raise
-        raise ConfigError(
-            "TOOLWAY_STORE: for Redis, run: pip install 'toolway[redis]' (in a clone: pip install -e '.[redis]')"
-        ) from None
+        python = shlex.quote(sys.executable)
+        raise ConfigError(f"TOOLWAY_STORE: for Redis, run: {python} -m pip install 'redis>=6,<9'") from None
     return RedisEntries
