@@ -120,7 +120,6 @@ def test_many_requests_at_once_share_one_search(open_app):
         (429, "Rate limit reached for tools"),
         (404, "The model `x` does not exist; function"),
         (400, "x does not support tools"),
-        (500, "Failed to parse tool call arguments as JSON"),
         (401, "no api key for function calling"),
         (400, "messages with role 'tool' must follow"),
         (503, "schema service overloaded"),

@@ -161,7 +161,7 @@ def test_nothing_of_a_bad_answer_waits_for_the_garbage_collector(reply: Reply, p
 
 BROKEN_IN_ROUND_2 = {
     "refused": OUT_OF_MEMORY,
-    "refused with 429": json_reply({"error": {"message": "slow down"}}, 429, [(b"retry-after", b"7")]),
+    "refused with 429": json_reply({"error": {"message": "slow down"}}, 429, [(b"retry-after", b"700")]),
     "reset": Reply(reset=True),
     "html": Reply([HTML], headers=HTML_TYPE),
     "html error": Reply([HTML], 502, HTML_TYPE),

@@ -118,6 +118,8 @@ class Conversation:
             events=self.events,
             tool_timeout=settings.loop.tool_timeout,
             relays_progress=settings.loop.progress != "off",
+            retry_wait=settings.loop.retry_wait,
+            habits=self.resources.target.habits(self.request.options.get("model")),
         )
         request = replace(self.request, messages=messages)
         try:

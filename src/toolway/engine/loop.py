@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,17 +20,23 @@ from toolway.conversation.events import (
     RoundBegan,
 )
 from toolway.conversation.message import ChatRequest, Message, add_usage, usage_for_client
-from toolway.conversation.tool_calls import call_object, read_arguments
+from toolway.conversation.tool_calls import call_object, new_id, read_arguments
 from toolway.engine.limits import LoopLimits
+from toolway.engine.recovery import ModelHabits, Recovery
 from toolway.engine.request_tools import RequestTools
 from toolway.engine.tool_results import READER, ToolResults, tool_message
 from toolway.errors import UpstreamError
 from toolway.tools import names
 from toolway.tools.invoke import invoke
 from toolway.types import JSON, OnProgress, Progress, Tool, ToolCall, ToolResult
-from toolway.upstream.context_overflow import excess_of, is_overflow
 from toolway.upstream.model_call import Turn
+from toolway.upstream.refusals import is_refusal
 from toolway.wire.lenient_json import dumps_text
+
+log = logging.getLogger("toolway.chat")
+
+OF_CALLS = ("tool_calls", "function_call")
+"""The finish_reasons that say that the client has calls to run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +51,10 @@ class Loop:
     """Seconds for tools that have no timeout of their own."""
     relays_progress: bool = False
     """Progress of calls is an event only if somebody shows it."""
+    retry_wait: float = 0.0
+    """Seconds that a request whose tools ran may wait for a model server that says "later"."""
+    habits: ModelHabits = field(default_factory=ModelHabits)
+    """What was learned of the model that is asked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +129,8 @@ async def run_tool_loop(
     Raises what `turn` raises.
     """
     tools = loop.tools
+    tools.keeps_definitions = loop.habits.needs_definitions
+    loop.results.shows_pictures = loop.habits.takes_pictures
     if done.approved:
         # What is done holds for these calls alone: some models number theirs anew in each round.
         answers = await run_calls(done.approved, loop, done.results)
@@ -129,7 +142,13 @@ async def run_tool_loop(
     stop_reason: str | None = None
     while True:
         await loop.events.emit(RoundBegan(number=account.rounds + 1, between=account.between(request)))
-        message, request = await _ask(request, turn, loop)
+        try:
+            message, request = await _ask(request, turn, loop)
+        except UpstreamError as error:
+            if not stop_reason or loop.events.saw_text or not is_refusal(error):
+                raise
+            log.warning("the model server refuses to answer without calling tools: %s", error.message)
+            message = await _close(_nothing_said(request), stop_reason, loop.events)
         account.add(message)
         ours = [call for call in message.tool_calls if not tools.is_clients(call.name)]
         if stop_reason and ours:
@@ -163,20 +182,40 @@ def _behind(request: ChatRequest, messages: Sequence[JSON]) -> ChatRequest:
 
 
 async def _ask(request: ChatRequest, turn: Turn, loop: Loop) -> tuple[Message, ChatRequest]:
-    """One turn; when the model server says that the conversation is too long, once more with shorter results.
+    """One turn, asked again in other ways while the client has seen nothing and there is one left to try.
 
     Also returns the request that was answered.
     """
-    try:
-        return await turn(_with_tools(request, loop), loop.events.emit, loop.tools.is_clients), request
-    except UpstreamError as error:
-        if not loop.results.own or loop.events.saw_text or not is_overflow(error):
-            raise
-        shorter = await loop.results.shrink(request.messages, excess_of(error))
-        if shorter is None:
-            raise
-    request = replace(request, messages=shorter)
-    return await turn(_with_tools(request, loop), loop.events.emit, loop.tools.is_clients), request
+    recovery: Recovery | None = None
+    changed: ChatRequest | None = request
+    while changed is not None:
+        request, changed = changed, None
+        sent = _with_tools(request, loop)
+        asked = recovery.with_note(sent) if recovery else sent
+        try:
+            message = await turn(asked, loop.events.emit, loop.tools.is_clients)
+        except UpstreamError as error:
+            recovery = recovery or _recovery(loop)
+            if loop.events.saw_text or (changed := await recovery.changed(request, error, sent)) is None:
+                raise
+            continue
+        if not (message.tool_calls or message.said.get("content")):
+            recovery = recovery or _recovery(loop)
+            changed = await recovery.changed_for_silence(request, message)
+        if recovery:
+            recovery.succeeded()
+    return message, request
+
+
+def _recovery(loop: Loop) -> Recovery:
+    has_worked = loop.events.tools_ran or loop.events.rounds
+    return Recovery(
+        tools=loop.tools,
+        results=loop.results,
+        habits=loop.habits,
+        limits=loop.limits,
+        patience=loop.retry_wait if has_worked else 0.0,
+    )
 
 
 def _with_tools(request: ChatRequest, loop: Loop) -> ChatRequest:
@@ -233,6 +272,9 @@ async def _run_call(
 async def _result_of(
     call: ToolCall, tool: Tool | None, loop: Loop, on_progress: OnProgress | None
 ) -> ToolResult:
+    if tool is None and loop.tools.is_away(call.name):
+        text = f"the tool {call.name[:100]!r} is not available now: its server is away. Go on without it."
+        return ToolResult(text=text, is_error=True)
     if tool is None:
         return _unknown(call.name, [*loop.tools.tools, *loop.tools.clients])
     run = loop.results.read if tool is READER else loop.tools.snapshot.run
@@ -290,6 +332,14 @@ def _unseen(message: Message, account: _Account, tools: RequestTools) -> Sequenc
     return (assistant_message(message, tools),) if only_clients else ()
 
 
+def _nothing_said(request: ChatRequest) -> Message:
+    """The turn of a model that was not let speak."""
+    said = {"role": "assistant"}
+    frame = {"model": request.options.get("model"), "choices": [{"index": 0, "message": said}]}
+    answer = {"id": f"chatcmpl-{new_id()}", "object": "chat.completion", "created": int(time.time()), **frame}
+    return Message(said=said, finish_reason="stop", frame=answer)
+
+
 async def _close(message: Message, reason: str, events: EventStream) -> Message:
     """A model that still calls tools after they were withdrawn: what it said is the answer, else the reason is."""
     if message.said.get("content"):
@@ -301,6 +351,8 @@ async def _close(message: Message, reason: str, events: EventStream) -> Message:
 
 def _for_client(message: Message, tools: RequestTools) -> Message:
     """The message without our calls, and with a finish_reason that fits what is left."""
+    if message.finish_reason in OF_CALLS and not message.tool_calls and "function_call" not in message.said:
+        return replace(message, finish_reason="stop")  # there are clients that ask again for ever
     if message.finish_reason and not message.tool_calls:
         return message
     remaining = tuple(call for call in message.tool_calls if tools.is_clients(call.name))

@@ -17,6 +17,7 @@ import orjson
 
 from toolway import __version__, types
 from toolway.conversation.events import Event, HeadArrived
+from toolway.engine.recovery import ModelHabits
 from toolway.schema.targets import SchemaTarget
 from toolway.settings.settings import Settings
 from toolway.tools.catalog import Snapshot
@@ -31,6 +32,9 @@ USER_AGENT: types.Header = (b"user-agent", f"toolway/{__version__}".encode())
 
 MAX_BARRED = 1000
 """Definitions of refused tools that are remembered; clients that declare servers can bring new ones for ever."""
+
+MAX_MODELS = 1000
+"""Models of which something is remembered; clients name them."""
 
 PATIENCE = 5.0
 """Seconds that the model server has to say what it is."""
@@ -70,6 +74,7 @@ class ModelTarget:
         self._started = time.monotonic()
         self._barred: dict[bytes, Barred] = {}
         self._hopeless: WeakKeyDictionary[Snapshot, set[str]] = WeakKeyDictionary()
+        self._habits: dict[str, ModelHabits] = {}
 
     @property
     def barred(self) -> Sequence[Barred]:
@@ -115,6 +120,13 @@ class ModelTarget:
         """Learn from the head of any answer: llama.cpp names itself."""
         if self.profile == "openai" and any(h == (b"server", b"llama.cpp") for h in headers):
             self._become("llama.cpp")
+
+    def habits(self, model: Any) -> ModelHabits:
+        """What was learned of one model, to be added to."""
+        name = model if isinstance(model, str) else ""
+        if len(self._habits) >= MAX_MODELS and name not in self._habits:
+            self._habits.clear()
+        return self._habits.setdefault(name, ModelHabits())
 
     def fit(self, snapshot: Snapshot) -> Snapshot:
         """The tools as this model server takes them, without those that it refuses."""

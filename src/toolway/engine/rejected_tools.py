@@ -16,6 +16,7 @@ from toolway.engine.model_target import ModelTarget
 from toolway.engine.request_tools import RequestTools
 from toolway.errors import UpstreamError, UpstreamStatus
 from toolway.upstream.model_call import IsClients, Turn
+from toolway.upstream.refusals import is_of_own_output, is_overflow
 
 _ABOUT_TOOLS = re.compile(
     r"grammar|schema|function|\btools?\b|parameters|propert(y|ies)|\bpattern\b|generate parser", re.IGNORECASE
@@ -42,6 +43,8 @@ def is_about_tools(error: UpstreamError) -> bool:
         text = error.message
         if type(error) is not UpstreamError or (error.code or "").startswith("upstream_"):
             return False
+    if is_of_own_output(error) or is_overflow(error):
+        return False
     return bool(_ABOUT_TOOLS.search(text)) and not _ABOUT_SOMETHING_ELSE.search(text)
 
 

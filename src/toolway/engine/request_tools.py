@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,9 +11,12 @@ from toolway.schema.compile import define
 from toolway.tools import names
 from toolway.tools.catalog import Snapshot
 from toolway.tools.selection import Selection, is_selected
-from toolway.types import Tool
+from toolway.types import JSON, Tool
 
 Fit = Callable[[Snapshot], Snapshot]
+
+BESIDE_TOOLS = ("tools", "tool_choice", "parallel_tool_calls")
+"""Members of a request that servers refuse when no tool stands in it."""
 
 
 def _unchanged(snapshot: Snapshot) -> Snapshot:
@@ -25,7 +28,8 @@ class RequestTools:
 
     A name that the client uses itself is the client's; `tool_choice: "none"` offers nothing; `allowed_tools` is
     a hard filter, and so is the `selection`. A client of the old `functions` gets nothing either: servers refuse
-    `tools` beside them. With nothing offered every call is the client's affair.
+    `tools` beside them. A call that nobody declared never reaches the client, also when none of ours is left, unless
+    it cannot be known what was declared.
     `fit` makes of the tools what the model server takes. With `enforce_choice` a tool that `tool_choice` names is
     alone in round 1, for servers that would not mind it.
     Calls of a tool that `asks` wait for somebody's approval; `approved` names tools of calls that have it, which run
@@ -64,10 +68,17 @@ class RequestTools:
         self._added: dict[str, Any] = {}
         self._enforced = named_tool(self._choice) if enforce_choice else None
         self._is_withdrawn = False
+        self.keeps_definitions = False
+        """Whether definitions of which none may be called stand where there would be none: some model servers read no
+        conversation with calls in it otherwise.
+        """
+        self._leaves_calls_alone = bool(functions) or (
+            not snapshot.sources and not all(_names_in([tool]) for tool in request.tools or ())
+        )
 
     def is_clients(self, name: str) -> bool:
         """Whether a call of this name goes to the client unexamined."""
-        return not self.tools or name in self.clients
+        return name in self.clients or self._leaves_calls_alone
 
     def must_ask(self, name: str) -> bool:
         """Whether a call of this name, one of ours, needs an approval before it runs."""
@@ -81,6 +92,11 @@ class RequestTools:
         found = names.find(name, self.tools)
         return self._approved.get(name) if found is None else self.tools[found]
 
+    def is_away(self, name: str) -> bool:
+        """Whether `name` means a tool of ours whose server is away now."""
+        found = names.find(name, self.snapshot.tools)
+        return found is not None and not self.snapshot.tools[found].available
+
     def exact_name(self, name: str) -> str:
         """`name` as the model should have written it, fit to be repeated to the model server."""
         if name in self.clients:
@@ -88,15 +104,25 @@ class RequestTools:
         return names.find(name, self.tools) or names.legal(name)
 
     def put_into(self, request: ChatRequest) -> ChatRequest:
-        """The request with the tools, and the choice among them, of the round that comes next."""
-        if self._is_withdrawn:
-            request = self._with_clients_alone(request)
-        elif not self.tools:
+        """The request with the tools, and the choice among them, of the round that comes next.
+
+        Where there are none, nothing that only stands beside tools is left: servers refuse it.
+        """
+        if tools := self._tools_of_round():
+            return self._with_choice(replace(request, tools=tools))
+        if self._leaves_calls_alone:
             return request
-        elif alone := self._enforced_definition():
-            request = replace(request, tools=alone)
-        else:
-            request = replace(request, tools=self._definitions())
+        if self.keeps_definitions and (stubs := _stubs(request.messages)):
+            kept = self._definitions() if self.tools else stubs
+            return replace(request, tools=kept).with_options(tool_choice="none")
+        return request.without(*BESIDE_TOOLS)
+
+    def _tools_of_round(self) -> Any:
+        if self._is_withdrawn or not self.tools:
+            return self._clients_tools
+        return self._enforced_definition() or self._definitions()
+
+    def _with_choice(self, request: ChatRequest) -> ChatRequest:
         choice = request.options.get("tool_choice")
         if choice is None or choice == self._choice:
             return request
@@ -119,11 +145,6 @@ class RequestTools:
             self._choice = "required"
         return found
 
-    def _with_clients_alone(self, request: ChatRequest) -> ChatRequest:
-        if self._clients_tools:
-            return replace(request, tools=self._clients_tools)
-        return request.without("tools", "tool_choice", "parallel_tool_calls")
-
     @property
     def are_offered(self) -> bool:
         """Whether tools of ours stand in the request of this round."""
@@ -141,6 +162,10 @@ class RequestTools:
     def withdraw(self) -> None:
         """From now on the client's tools stand alone, for the last answer."""
         self._is_withdrawn = True
+
+    def may_keep_definitions(self, request: ChatRequest) -> bool:
+        """Whether `keeps_definitions` makes a difference for the round under way."""
+        return not self._leaves_calls_alone and not self._tools_of_round() and bool(_stubs(request.messages))
 
     def refit(self) -> bool:
         """Go on with the definitions that the model server takes by now, without the tools that it refuses.
@@ -174,6 +199,21 @@ class RequestTools:
         self._added[tool.name] = define({tool.name: tool}, self.snapshot.target).fragments[tool.name]
         self.tools = {**self.tools, tool.name: tool}
         return True
+
+
+def _stubs(messages: Sequence[Any]) -> list[JSON]:
+    """Definitions of the tools that were called in a conversation, of which nothing but the names is known."""
+    found: dict[str, JSON] = {}
+    for message in messages:
+        calls = message.get("tool_calls") if isinstance(message, dict) else None
+        for call in calls if isinstance(calls, list) else ():
+            function = call.get("function") if isinstance(call, dict) else None
+            name = function.get("name") if isinstance(function, dict) else None
+            if isinstance(name, str):
+                parameters = {"type": "object", "properties": {}}
+                definition = {"name": name, "description": "Not available now.", "parameters": parameters}
+                found[name] = {"type": "function", "function": definition}
+    return list(found.values())
 
 
 def named_tool(choice: Any) -> str | None:

@@ -7,6 +7,7 @@ import logging
 import re
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 from toolway.stores import Kind, Store
@@ -109,21 +110,31 @@ def pictures_message(pictures: Sequence[tuple[ToolCall, Image]]) -> JSON:
     return {"role": "user", "content": parts}
 
 
-def without_pictures(message: JSON) -> JSON:
-    """A message of `pictures_message` with a note in place of the pictures; any other message as it is."""
-    content = message.get("content")
-    if message.get("role") != "user" or not isinstance(content, list) or len(content) < 2:
-        return message
+def _is_pictures_message(message: Any) -> bool:
+    content = message.get("content") if isinstance(message, dict) else None
+    if not isinstance(content, list) or len(content) < 2 or message.get("role") != "user":
+        return False
     first = content[0].get("text") if isinstance(content[0], dict) else None
-    if not isinstance(first, str) or not first.startswith(PICTURES_OF):
-        return message
-    return {**message, "content": f"{first} (left out: the conversation became too long)"}
+    return isinstance(first, str) and first.startswith(PICTURES_OF)
+
+
+def _without_pictures(message: JSON) -> JSON:
+    """A message of `pictures_message` with a note in place of the pictures."""
+    return {
+        **message,
+        "content": f"{message['content'][0]['text']} (left out: the conversation became too long)",
+    }
 
 
 log = logging.getLogger("toolway.results")
 
 FLOOR = 400
 """Characters that are left of a result when the conversation is too long for the model."""
+
+NOTE = 250
+"""Characters that the note about a cut has at most."""
+
+NOT_SHOWN = "the images of these results are not shown: the model server does not take them"
 
 AROUND = 120
 """Characters on each side of what was searched for."""
@@ -179,6 +190,8 @@ class ToolResults:
     ) -> None:
         self.cut = False
         self.own: set[str] = set()
+        self.shows_pictures = True
+        """False once the model server was found to take no pictures where they stand."""
         self._rules = rules
         self._store = store
         self._owner = owner
@@ -226,25 +239,52 @@ class ToolResults:
             text=f"[characters {begin:,} to {end:,} of {len(whole):,}]\n{whole[begin:end]}{rest}"
         )
 
-    async def shrink(self, messages: Sequence[Any], share: float) -> list[Any] | None:
-        """The conversation with about this share of it taken out of our results, the oldest first.
+    def is_own(self, message: JSON) -> bool:
+        """Whether a message is a result, or the pictures of results, that is ours to shorten."""
+        return message.get("tool_call_id") in self.own or (bool(self.own) and _is_pictures_message(message))
+
+    def size_of_last(self, messages: Sequence[Any]) -> int:
+        """Characters of our results at the end of the conversation."""
+        own = takewhile(
+            lambda message: isinstance(message, dict) and self.is_own(message), reversed(messages)
+        )
+        return sum(len(str(message.get("content"))) for message in own)
+
+    async def shrink(self, messages: Sequence[Any], excess: int) -> list[Any] | None:
+        """The conversation with about so many bytes taken out of our results, the oldest first.
 
         None when there is nothing to take.
         """
-        excess = int(share * len(dumps(messages)))
         shrunk = []
         removed = 0
         for message in messages:
             smaller = message
-            if removed < excess and isinstance(message, dict):
-                smaller = without_pictures(message) if self.own else message
-                if message.get("role") == "tool" and message.get("tool_call_id") in self.own:
-                    text = str(message["content"])
-                    room = max(FLOOR, len(text) - (excess - removed))
-                    smaller = {**message, "content": await self._cut(text, room)}
+            if removed < excess and isinstance(message, dict) and self.is_own(message):
+                smaller = await self._smaller(message, excess - removed)
                 removed += _size(message) - _size(smaller) if smaller is not message else 0
             shrunk.append(smaller)
         return shrunk if removed > 0 else None
+
+    async def _smaller(self, message: JSON, excess: int) -> JSON:
+        if message["role"] != "tool":
+            return _without_pictures(message)
+        text = str(message["content"])
+        # A cut brings a note along, which must not outweigh it.
+        room = max(FLOOR, len(text) - max(excess, 2 * NOTE))
+        return {**message, "content": await self._cut(text, room)} if len(text) > room + NOTE else message
+
+    def without_pictures(self, messages: Sequence[Any]) -> list[Any] | None:
+        """The conversation with notes in place of the pictures, from now on; None: it has none."""
+        kept: list[Any] = []
+        for message in messages:
+            if not (isinstance(message, dict) and self.is_own(message) and message["role"] == "user"):
+                kept.append(message)
+            elif kept and isinstance(kept[-1], dict) and kept[-1].get("role") == "tool":
+                kept[-1] = {**kept[-1], "content": f"{kept[-1]['content']}\n[{NOT_SHOWN}]"}
+        if len(kept) == len(messages):
+            return None
+        self.shows_pictures = False
+        return kept
 
     async def _budget(self) -> Budget:
         return self._rules.most.within((await self._ask()).context)
@@ -271,16 +311,18 @@ class ToolResults:
         if not any(result.images for result in results):
             return [], [""] * len(results)
         sees = self._rules.sees
-        if sees is None:
+        if not self.shows_pictures:
+            sees = False
+        elif sees is None:
             sees = bool((await self._ask()).sees)
         shown: list[tuple[ToolCall, Image]] = []
         notes = []
         for call, result in zip(calls, results, strict=True):
             reasons = []
-            for image in result.images:
+            for number, image in enumerate(result.images, 1):
                 why = self._why_hidden(image, sees, len(shown))
                 if why:
-                    reasons.append(f"\n[an image ({image.media_type}) is not shown: {why}]")
+                    reasons.append(f"\n[image {number} ({image.media_type}) is not shown: {why}]")
                 else:
                     shown.append((call, image))
             notes.append("".join(reasons))

@@ -130,7 +130,9 @@ async def send_failure(send: Send, error: ToolwayError, *, tools_ran: bool) -> N
     """The error in place of a whole answer. After a tool ran no status may make an SDK ask again by itself."""
     if tools_ran:
         status = 502 if isinstance(error, UpstreamError) else max(error.status, 500)
-        await send_json(send, status, openai_envelope(error), [DO_NOT_RETRY])
+        later = error.headers if isinstance(error, UpstreamStatus) else ()
+        told = [header for header in later if header[0] in (b"retry-after", b"retry-after-ms")]
+        await send_json(send, status, openai_envelope(error), [DO_NOT_RETRY, *told])
     else:
         await send_error(send, error)
 

@@ -294,6 +294,7 @@ class LoopSettings:
     max_repeats: Size = 3
     max_similar: Size = 8
     max_seconds: Seconds = 600.0
+    retry_wait: Seconds = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)

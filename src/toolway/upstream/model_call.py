@@ -15,7 +15,7 @@ from toolway.errors import UpstreamError
 from toolway.net.decompress import PART
 from toolway.types import JSON, Header
 from toolway.upstream.client import Answer, Upstream
-from toolway.upstream.context_overflow import refusal_code
+from toolway.upstream.refusals import refusal_code
 from toolway.wire import lenient_json, sse
 
 QUOTE, BACKSLASH = b'"\\'

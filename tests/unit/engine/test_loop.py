@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import anyio
 import pytest
 
@@ -152,11 +154,42 @@ async def test_a_forced_call_holds_for_the_first_round_only(choice: object, late
 
 
 async def test_tool_choice_none_injects_nothing_and_runs_nothing():
-    model = ScriptedModel(says(None, call()))
-    outcome, events = await run_loop(model, tool_choice="none")
-    assert "tools" not in model.requests[0]
-    assert len(outcome.message.tool_calls) == 1
-    assert not any(isinstance(event, CallBegan) for event in events)
+    model = ScriptedModel(says(None, call()), says("Then in words."))
+    outcome, events = await run_loop(model, tool_choice="none", parallel_tool_calls=False)
+    assert not {"tools", "tool_choice", "parallel_tool_calls"} & set(model.requests[0])
+    assert (outcome.message.tool_calls, outcome.message.said["content"]) == ((), "Then in words.")
+    assert [event.tool for event in events if isinstance(event, CallBegan)] == [None]
+    assert "no tool named 'echo'" in model.requests[1]["messages"][-1]["content"]
+
+
+@pytest.mark.parametrize(
+    "tools", [None, [], [CLIENTS_TOOL]], ids=["no tools", "an empty list", "the client's"]
+)
+async def test_a_call_that_nobody_declared_never_reaches_the_client(tools: list[JSON] | None):
+    gone = InMemorySource(echo=echo)
+    gone.status = replace(
+        gone.status, state="failed", tools=tuple(replace(tool, available=False) for tool in gone.status.tools)
+    )
+    model = ScriptedModel(says(None, call()), says(None, call("elsewhere")), says("Without it, then."))
+    outcome, _ = await run_loop(model, gone, tools=tools)
+    assert (outcome.message.tool_calls, outcome.message.said["content"]) == ((), "Without it, then.")
+    told = [m["content"] for m in model.requests[-1]["messages"] if m["role"] == "tool"]
+    assert "its server is away" in told[0]
+    assert "no tool named 'elsewhere'" in told[1]
+
+
+@pytest.mark.parametrize("choice", ["auto", "required", "none"])
+async def test_nothing_that_stands_beside_tools_is_left_when_there_are_none(choice: str):
+    model = ScriptedModel(says("Hi"))
+    source = InMemorySource()
+    await run_loop(model, source, tools=[], tool_choice=choice, parallel_tool_calls=False)
+    assert not {"tools", "tool_choice", "parallel_tool_calls"} & set(model.requests[0])
+
+
+@pytest.mark.parametrize("finish", ["tool_calls", "function_call"])
+async def test_a_finish_reason_of_calls_without_calls_is_a_stop(finish: str):
+    outcome, _ = await run_loop(ScriptedModel(says("Hm.", finish=finish)))
+    assert outcome.message.finish_reason == "stop"
 
 
 async def test_a_client_of_the_old_functions_gets_no_tools_beside_them():
@@ -266,8 +299,6 @@ async def test_an_empty_result_and_a_lone_surrogate_reach_the_model_as_text():
 
 
 async def test_usage_is_that_of_the_last_round_and_the_sum_stands_beside_it():
-    from dataclasses import replace
-
     first = replace(says(None, call()), usage={"total_tokens": 3})
     model = ScriptedModel(first, replace(says("Done"), usage={"total_tokens": 4}))
     outcome, _ = await run_loop(model)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from toolway.engine.tool_results import Budget, id_in, shorten
 from toolway.errors import UpstreamError, UpstreamStatus
-from toolway.upstream.context_overflow import excess_of, is_overflow
+from toolway.upstream.refusals import excess_of, is_overflow
 
 MOST = Budget(result=60_000, round=120_000)
 

@@ -117,7 +117,7 @@ class ChatCompletions:
     async def _relay(self, scope: Scope, send: Send, conversation: Conversation, raw: bytes) -> None:
         """Several answers to one request (`n`), which only go without tools of ours: untouched."""
         started = False
-        body = conversation.request.body()
+        body = conversation.tools.put_into(conversation.request).body()
         raw = raw if body == parse_object(raw) else dumps(body)
         try:
             with error_at_stop(scope):

@@ -197,7 +197,7 @@ def read_result(answer: Answer) -> ToolResult:
     media_type = essence(answer.content_type)
     if media_type in PICTURES:
         image = Image(media_type=media_type, data=base64.b64encode(answer.body).decode())
-        return ToolResult(text=_note(media_type, len(answer.body), "attached"), images=(image,))
+        return ToolResult(text=_note(media_type, len(answer.body), "image 1 of this result"), images=(image,))
     if not _is_text(media_type, answer.body):
         return ToolResult(text=_note(media_type or "data", len(answer.body), "not shown"))
     text = _decoded(answer)
@@ -263,7 +263,7 @@ def _take_image(match: re.Match[str], images: list[Image]) -> str:
     if media_type not in PICTURES:
         return _note(media_type, size, "not shown")
     images.append(Image(media_type=media_type, data=data))
-    return _note(media_type, size, f"attached as image {len(images)}")
+    return _note(media_type, size, f"image {len(images)} of this result")
 
 
 def _error(answer: Answer) -> str:

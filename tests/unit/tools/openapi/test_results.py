@@ -72,7 +72,8 @@ async def test_text_stays_text_and_the_rest_is_a_note(
 async def test_a_picture_is_an_image_and_a_note() -> None:
     result = await result_of(Response(base64.b64decode(PNG), media_type="image/png"))
     assert result == ToolResult(
-        text="[image/png, 28 bytes: attached]", images=(Image(media_type="image/png", data=PNG),)
+        text="[image/png, 28 bytes: image 1 of this result]",
+        images=(Image(media_type="image/png", data=PNG),),
     )
 
 
@@ -89,14 +90,14 @@ async def test_pictures_in_mcpos_lists_are_images_and_notes() -> None:
     content = ["Here:", f"data:image/png;base64,{PNG}", {"a": f"data:audio/wav;base64,{PNG}"}]
     result = await result_of(JSONResponse(content))
     assert json.loads(result.text) == [
-        "Here:", "[image/png, 28 bytes: attached as image 1]", {"a": "[audio/wav, 28 bytes: not shown]"},
+        "Here:", "[image/png, 28 bytes: image 1 of this result]", {"a": "[audio/wav, 28 bytes: not shown]"},
     ]  # fmt: skip
     assert result.images == (Image(media_type="image/png", data=PNG),)
 
 
 async def test_a_single_picture_of_mcpos_is_an_image() -> None:
     result = await result_of(JSONResponse(f"data:image/png;base64,{PNG}"))
-    assert result.text == "[image/png, 28 bytes: attached as image 1]"
+    assert result.text == "[image/png, 28 bytes: image 1 of this result]"
     assert len(result.images) == 1
 
 

@@ -1,0 +1,169 @@
+"""Asking again in another way, when the model server refuses what Toolway added to a request.
+
+The client did not send the tools, the results and the pictures: a refusal because of them is ours to mend, as long
+as the client has seen nothing of the answer. What the client sent is never changed.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+
+import anyio
+
+from toolway.conversation.message import SPOKEN, ChatRequest, Message
+from toolway.engine.limits import LoopLimits
+from toolway.engine.request_tools import RequestTools
+from toolway.engine.tool_results import LEAST, ToolResults
+from toolway.errors import UpstreamError
+from toolway.types import JSON
+from toolway.upstream.refusals import (
+    excess_of,
+    is_of_own_output,
+    is_overflow,
+    is_refusal,
+    own_output,
+    seconds_to_wait,
+    sizes_in,
+)
+from toolway.wire.lenient_json import dumps
+
+log = logging.getLogger("toolway.chat")
+
+MAX_CHANGES = 12
+"""Other ways that are tried in one round, waiting not counted."""
+
+MAX_EMPTY = 3
+"""How often an empty answer behind long results is asked for again."""
+
+_PAUSES = (1.0, 2.0, 4.0, 8.0)
+"""Seconds between two tries when the model server does not say when to come back."""
+
+
+@dataclass(kw_only=True)
+class ModelHabits:
+    """What one model's server was found to take, known by its refusals; lost with the process, and learned again."""
+
+    needs_definitions: bool = False
+    """It reads no conversation with calls in it unless tools are defined."""
+    takes_pictures: bool = True
+    """It reads the pictures of tool results, where they stand."""
+
+
+_Change = Callable[[ChatRequest, UpstreamError, ChatRequest], Awaitable[ChatRequest | None]]
+
+
+class Recovery:
+    """What is tried in one round. `patience` are the seconds that it may wait for the model server, 0 in round 1."""
+
+    def __init__(
+        self,
+        *,
+        tools: RequestTools,
+        results: ToolResults,
+        habits: ModelHabits,
+        limits: LoopLimits,
+        patience: float = 0.0,
+    ) -> None:
+        self._tools = tools
+        self._results = results
+        self._habits = habits
+        self._limits = limits
+        self._patience = patience
+        self._changes = self._waits = self._empty = self._unreadable = 0
+        self._has_switched = False
+        self._note: Sequence[JSON] = ()
+        self._learned: dict[str, bool] = {}
+
+    async def changed(
+        self, request: ChatRequest, error: UpstreamError, sent: ChatRequest
+    ) -> ChatRequest | None:
+        """The request to ask with after this error; `sent` is what was refused. None when nothing is left to try."""
+        if (seconds := seconds_to_wait(error)) is not None:
+            return request if await self._wait(seconds, error) else None
+        ways: Sequence[_Change] = (
+            self._tell_the_model,
+            self._shorten_results,
+            self._hide_pictures,
+            self._keep_definitions,
+        )
+        for way in ways:
+            if self._changes < MAX_CHANGES and (changed := await way(request, error, sent)) is not None:
+                self._changes += 1
+                return changed
+            self._learned = {}
+        return None
+
+    async def changed_for_silence(self, request: ChatRequest, message: Message) -> ChatRequest | None:
+        """The request to ask with after an answer that is empty, right behind long results; None: it stands."""
+        if message.tool_calls or any(message.said.get(member) for member in SPOKEN):
+            return None
+        if self._empty >= MAX_EMPTY or self._results.size_of_last(request.messages) < LEAST:
+            return None
+        self._empty += 1
+        shorter = await self._results.shrink(request.messages, len(dumps(request.messages)) // 2)
+        return None if shorter is None else replace(request, messages=shorter)
+
+    def succeeded(self) -> None:
+        """The model server took the request: what was changed last is what it wanted."""
+        for habit, value in self._learned.items():
+            setattr(self._habits, habit, value)
+
+    def with_note(self, sent: ChatRequest) -> ChatRequest:
+        """The request, and behind it what the model must be told this once."""
+        return replace(sent, messages=[*sent.messages, *self._note]) if self._note else sent
+
+    async def _wait(self, seconds: float, error: UpstreamError) -> bool:
+        """Wait as the model server says, if that can be borne."""
+        pause = max(seconds, 0.25) if seconds else _PAUSES[min(self._waits, len(_PAUSES) - 1)]
+        if pause > min(self._patience, self._limits.seconds_left):
+            return False
+        log.info("tools have run, so the model server is asked again in %.1f s: %s", pause, error.message)
+        self._waits += 1
+        self._patience -= pause
+        await anyio.sleep(pause)
+        return True
+
+    async def _tell_the_model(
+        self, request: ChatRequest, error: UpstreamError, _: ChatRequest
+    ) -> ChatRequest | None:
+        """What the model wrote could not be read: once more, then it is told."""
+        if not self._tools.are_offered or not is_of_own_output(error) or self._unreadable > 1:
+            return None
+        self._unreadable += 1
+        if self._unreadable > 1:
+            written = own_output(error) or "(a tool call that could not be read)"
+            told = "The last tool call could not be read. Call one of the tools with a JSON object, or answer in words."
+            self._note = ({"role": "assistant", "content": written}, {"role": "user", "content": told})
+        return request
+
+    async def _shorten_results(
+        self, request: ChatRequest, error: UpstreamError, sent: ChatRequest
+    ) -> ChatRequest | None:
+        if not self._results.own or not is_overflow(error):
+            return None
+        whole = sent.body() if sizes_in(error)[0] else request.messages
+        shorter = await self._results.shrink(request.messages, int(excess_of(error) * len(dumps(whole))))
+        return None if shorter is None else replace(request, messages=shorter)
+
+    async def _hide_pictures(
+        self, request: ChatRequest, error: UpstreamError, _: ChatRequest
+    ) -> ChatRequest | None:
+        """Some servers take no user message behind tool results (Mistral), others no pictures at all."""
+        if not is_refusal(error) or (hidden := self._results.without_pictures(request.messages)) is None:
+            return None
+        log.warning("the model server refuses the pictures of tool results: %s", error.message)
+        self._learned = {"takes_pictures": False}
+        return replace(request, messages=hidden)
+
+    async def _keep_definitions(
+        self, request: ChatRequest, error: UpstreamError, sent: ChatRequest
+    ) -> ChatRequest | None:
+        """Some servers read no conversation with calls in it when no tools are defined (Anthropic's, Bedrock)."""
+        if self._has_switched or not is_refusal(error) or not self._tools.may_keep_definitions(sent):
+            return None
+        self._has_switched = True
+        self._tools.keeps_definitions = not self._tools.keeps_definitions
+        self._learned = {"needs_definitions": self._tools.keeps_definitions}
+        return request

@@ -1,0 +1,207 @@
+"""Model servers that refuse what Toolway added: they are asked in another way, and the client has its answer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from tests.support.answers import chunks_of, content_of, error_of
+from tests.support.app_server import AppServer, app_server
+from tests.support.tools import Raw, ToolService
+from tests.support.upstream import Reply, call_stream, chunk, json_reply, sse, text_stream, tool_call, whole
+
+JSON = dict[str, Any]
+PNG = b"\x89PNG\r\n\x1a\n" + bytes(16)
+BOTH = pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
+
+
+async def _long(_: JSON) -> str:
+    return "word " * 10_000
+
+
+async def _picture(_: JSON) -> Raw:
+    return Raw(PNG, kind=b"image/png")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[AppServer]:
+    service = ToolService(long=_long, picture=_picture)
+    with app_server(tools=service, max_rounds=2, vision="on", retry_wait=5) as app:
+        yield app
+
+
+def calls(name: str, body: JSON, number: int = 0) -> Reply:
+    made = tool_call(name, '{"city":"Paris"}', id=f"call_{number}")
+    return call_stream(made) if body.get("stream") else whole({"tool_calls": [made]}, finish="tool_calls")
+
+
+def answers(text: str, body: JSON) -> Reply:
+    return text_stream(text) if body.get("stream") else whole({"content": text})
+
+
+def refuses(message: str, status: int = 400, **more: Any) -> Reply:
+    return json_reply({"error": {"message": message, "type": "invalid_request_error", **more}}, status)
+
+
+def results_in(body: JSON) -> list[str]:
+    return [message["content"] for message in body["messages"] if message["role"] == "tool"]
+
+
+def ask(app: AppServer, answer: Callable[[JSON], Reply], *, stream: bool, **more: Any) -> str:
+    """What the client reads; `model` keeps what is learned of one server apart from the others."""
+    app.set_replies()
+    app.upstream.answer = answer
+    reply = app.ask(stream=stream, **more)
+    assert reply.status_code == 200, reply.text
+    return content_of(chunks_of(reply.text)) if stream else reply.json()["choices"][0]["message"]["content"]
+
+
+def last_body(app: AppServer) -> JSON:
+    return app.upstream.seen[-1].json
+
+
+NEEDS_TOOLS = "Requests which have `tool_use` or `tool_result` blocks must define tools"
+
+
+def needs_tools(body: JSON) -> Reply:
+    if results_in(body) and not body.get("tools"):
+        return refuses(NEEDS_TOOLS)
+    if body.get("tools") and body.get("tool_choice") != "none":
+        return calls("get_weather", body, len(body["messages"]))
+    return answers("What I know.", body)
+
+
+@BOTH
+def test_a_server_that_wants_tools_beside_calls_gets_them_in_the_last_round(server: AppServer, stream: bool):
+    model = f"bedrock {stream}"
+    assert ask(server, needs_tools, stream=stream, model=model) == "What I know."
+    assert (last_body(server)["tool_choice"], len(last_body(server)["tools"])) == ("none", 4)
+    asked = len(server.upstream.seen)
+    assert ask(server, needs_tools, stream=stream, model=model) == "What I know."
+    assert len(server.upstream.seen) == asked - 1, "what worked is remembered"
+
+
+@BOTH
+def test_a_server_that_takes_neither_way_still_gets_the_client_an_answer(server: AppServer, stream: bool):
+    def never(body: JSON) -> Reply:
+        if len(results_in(body)) > 2:
+            return refuses(NEEDS_TOOLS)
+        return calls("get_weather", body, len(body["messages"]))
+
+    assert "limit of 2 rounds" in ask(server, never, stream=stream, model="never")
+
+
+NARROW = {
+    "numbers": lambda: refuses(
+        "This model's maximum context length is 4096 tokens. However, you requested 16000 tokens"
+    ),
+    "no numbers": lambda: refuses("the prompt is too long"),
+    "413": lambda: Reply([b"<html>Too Large</html>"], 413, [(b"content-type", b"text/html")]),
+    "in the stream": lambda: sse(
+        {"error": {"code": 400, "message": "context size has been exceeded"}}, done=False
+    ),
+    "an empty answer": lambda: sse(chunk(role="assistant"), chunk(finish="stop")),
+    "a 200": lambda: json_reply({"error": "the request exceeds the available context size"}),
+}
+
+
+@pytest.mark.parametrize("name", NARROW)
+def test_results_are_shortened_until_they_fit(server: AppServer, name: str):
+    def narrow(body: JSON) -> Reply:
+        if not results_in(body):
+            return calls("long", body)
+        return NARROW[name]() if len(results_in(body)[0]) > 8000 else answers("It fits.", body)
+
+    assert ask(server, narrow, stream=True) == "It fits."
+
+
+def test_what_the_server_said_reaches_the_client_when_nothing_is_left_to_shorten(server: AppServer):
+    def hopeless(body: JSON) -> Reply:
+        return refuses("the prompt is too long, says the moon") if results_in(body) else calls("long", body)
+
+    server.set_replies()
+    server.upstream.answer = hopeless
+    assert "says the moon" in error_of(chunks_of(server.ask(stream=True).text))["message"]
+    assert len(server.upstream.seen) < 15
+    assert len(server.tools.calls) == 1
+
+
+@BOTH
+def test_pictures_are_left_out_where_the_server_takes_none_behind_results(server: AppServer, stream: bool):
+    def mistral(body: JSON) -> Reply:
+        roles = [message["role"] for message in body["messages"]]
+        if ("tool", "user") in pairwise(roles):
+            return refuses("Unexpected role 'user' after role 'tool'")
+        return answers("I see.", body) if "tool" in roles else calls("picture", body)
+
+    model = f"mistral {stream}"
+    assert ask(server, mistral, stream=stream, model=model) == "I see."
+    assert "not shown" in results_in(last_body(server))[0]
+    assert "attached" not in results_in(last_body(server))[0]
+    ask(server, mistral, stream=stream, model=model)
+    assert len(server.upstream.seen) == 2, "what the server does not take is remembered"
+
+
+LATER = {
+    "told in seconds": lambda: json_reply({"error": {"message": "slow"}}, 429, [(b"retry-after", b"1")]),
+    "told in milliseconds": lambda: json_reply(
+        {"error": {"message": "slow"}}, 429, [(b"retry-after-ms", b"300")]
+    ),
+    "loading": lambda: refuses("Loading model", 503),
+}
+
+
+@BOTH
+@pytest.mark.parametrize("name", LATER)
+def test_a_server_that_says_later_is_waited_for_once_tools_ran(server: AppServer, stream: bool, name: str):
+    def busy(body: JSON) -> Reply:
+        if not results_in(body):
+            return calls("get_weather", body)
+        return LATER[name]() if len(server.upstream.seen) < 2 else answers("At last.", body)
+
+    before = time.monotonic()
+    assert ask(server, busy, stream=stream) == "At last."
+    assert time.monotonic() - before > 0.25
+    assert len(server.tools.calls) == 1
+
+
+def test_a_wait_that_is_too_long_fails_at_once_and_says_when_to_come_back(server: AppServer):
+    later = json_reply(
+        {"error": {"message": "slow", "code": "rate_limit_exceeded"}}, 429, [(b"retry-after", b"600")]
+    )
+    server.set_replies()
+    server.upstream.answer = lambda body: later if results_in(body) else calls("get_weather", body)
+    answer = server.ask()
+    assert (answer.status_code, answer.headers["retry-after"]) == (502, "600")
+    assert answer.json()["error"]["code"] == "rate_limit_exceeded"
+    assert len(server.upstream.seen) == 2
+
+
+@BOTH
+@pytest.mark.parametrize("failures", [1, 2])
+def test_a_call_that_the_server_cannot_read_is_asked_for_again(
+    server: AppServer, stream: bool, failures: int
+):
+    def groq(body: JSON) -> Reply:
+        if len(server.upstream.seen) < failures:
+            return refuses(
+                "Failed to call a function.", code="tool_use_failed", failed_generation="<function=x>"
+            )
+        return answers("In words.", body)
+
+    assert ask(server, groq, stream=stream, model="groq") == "In words."
+    told = [message["content"] for message in last_body(server)["messages"][1:]]
+    assert told[:1] == (["<function=x>"] if failures == 2 else [])
+    assert len(last_body(server)["tools"]) == 4, "no tool is left out for it"
+
+
+def test_what_the_model_can_never_write_is_told_to_the_client(server: AppServer):
+    server.set_replies(refuses("Failed to call a function.", code="tool_use_failed"))
+    server.upstream.answer = None
+    answer = server.ask()
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "tool_use_failed")
+    assert len(server.upstream.seen) == 3
