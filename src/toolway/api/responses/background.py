@@ -242,10 +242,10 @@ class Background:
         self._see_room(owner)
         self._begun[owner] += 1
         run: Run = await self._group.start(self._work, creator, scope, body, owner)
-        if run.draft.asked.stream:
+        if run.draft.request.stream:
             await self.stream(scope, receive, send, run.log.read(0))
         else:
-            await send_json(send, 200, run.draft.narrator.resource)
+            await send_json(send, 200, run.draft.writer.resource)
 
     def _see_room(self, owner: str) -> None:
         """Raises TooMany. Who has some may have up to four times the number of places that would still be free, so
@@ -274,7 +274,7 @@ class Background:
     async def look(self, owner: str, identity: str) -> JSON:
         """The response as it is now. Raises NotFound, StoreError."""
         if run := self._own(owner, identity):
-            return run.draft.narrator.resource
+            return run.draft.writer.resource
         record = await self._records.get(owner, identity)
         if record.resource["status"] in ONGOING and not await self._is_alive(owner, identity):
             record = await self._bury(owner, identity, record)
@@ -304,7 +304,7 @@ class Background:
         if run := self._own(owner, identity):
             run.scope.cancel()
             await run.ended.wait()
-            return run.draft.narrator.resource
+            return run.draft.writer.resource
         if resource["status"] in ONGOING:
             await self._store.put(CANCEL.key(owner, identity), {}, ttl=self._pace.lease, certain=True)
             while resource["status"] in ONGOING:
@@ -335,7 +335,7 @@ class Background:
                 await creator.claim(draft)
                 self._runs[draft.identity] = run
                 try:
-                    await run.log.tell(draft.narrator.queued())
+                    await run.log.tell(draft.writer.queued())
                     await self._records.save(draft.owner, draft.record())
                     task_status.started(run)
                     await self._attend(creator, run)
@@ -368,7 +368,7 @@ class Background:
                 await keeper.finish()
             raise
         if run.scope.cancelled_caught:
-            draft.narrator.cancelled()
+            draft.writer.cancelled()
             with suppress(StoreError):
                 await creator.keep(draft, draft.record())
         await keeper.finish()

@@ -59,8 +59,8 @@ class ResponseCreator:
         A refusal may come again, as it does in a conversation that the client keeps, but never after a yes. A yes may
         come again when its call has run and the response failed: then it has that result, and does not run.
         """
-        answers = dict.fromkeys(draft.transcript.refused, False)
-        answers |= {approved.request: True for approved in draft.transcript.approved}
+        answers = dict.fromkeys(draft.input.refused, False)
+        answers |= {approved.request: True for approved in draft.input.approved}
         claimed = []
         try:
             for request, approve in answers.items():
@@ -90,7 +90,7 @@ class ResponseCreator:
         on from the tool results of an earlier attempt, if no item tells of them. When it fails after approved calls
         ran, their results are kept for when the approvals come again. Raises ToolwayError.
         """
-        if draft.asked.compacts:
+        if draft.request.compacts:
             return await self._compact(draft, tell, on_head)
         came_again = [*draft.done]
         try:
@@ -110,9 +110,9 @@ class ResponseCreator:
         self, draft: Draft, turn: TurnFactory, tell: Tell, on_head: OnHead | None, raw: bytes | None
     ) -> Outcome:
         writer = _ConversationWriter(draft, tell, on_head)
-        approved = draft.transcript.approved
+        approved = draft.input.approved
         done = {each.call.id: draft.done[each.request] for each in approved if each.request in draft.done}
-        if draft.asked.mcp or approved:
+        if draft.request.mcp or approved:
             raw = None
         return await draft.conversation.run(turn, writer.deliver, raw=raw, done=done)
 
@@ -121,24 +121,24 @@ class ResponseCreator:
         message, summary = await _summarise(draft)
         if on_head:
             await on_head([])
-        events = draft.narrator.compacted(summary, message)
+        events = draft.writer.compacted(summary, message)
         messages = [*draft.leading, summary_message(summary)]
         return await self._finish(draft, events, tell, messages=messages)
 
     async def warm_up(self, draft: Draft, tell: Tell) -> Record:
         """A response without an answer, to go on from: what the client sent is read and kept."""
-        if draft.transcript.approved:
+        if draft.input.approved:
             raise InvalidRequest("An approval needs a response that is generated.", param="generate")
         await self.claim(draft)
-        events = [*draft.narrator.began(), *draft.narrator.completed_empty()]
-        record = await self.keep(draft, draft.record(messages=draft.transcript.messages))
+        events = [*draft.writer.began(), *draft.writer.completed_empty()]
+        record = await self.keep(draft, draft.record(messages=draft.input.messages))
         await tell(events)
         return record
 
     async def fail(self, draft: Draft, raised: Exception) -> list[Event]:
         """Keep that the response failed; returns the events that say so."""
         error = draft.conversation.failed(raised)
-        events = draft.narrator.failed(error)
+        events = draft.writer.failed(error)
         with suppress(StoreError):
             await self.keep(draft, draft.record())
         return events
@@ -150,11 +150,11 @@ class ResponseCreator:
         is away is waited for, a while. Raises StoreError for such a response alone.
         """
         patience = anyio.current_time() + PATIENCE
-        while draft.asked.store:
+        while draft.request.store:
             try:
                 return await self.records.save(draft.owner, record, draft.previous)
             except StoreError as error:
-                if not draft.asked.background:
+                if not draft.request.background:
                     break
                 if isinstance(error, NoRoomInStore) or anyio.current_time() > patience:
                     raise
@@ -162,16 +162,16 @@ class ResponseCreator:
         return record
 
     async def _end(self, draft: Draft, outcome: Outcome, tell: Tell) -> Record:
-        narrator = draft.narrator
+        writer = draft.writer
         events: list[Event] = []
         asks = {}
         for call in outcome.asked_for:
             tool = draft.conversation.tools.find(call.name)
             assert tool is not None  # noqa: S101 - the loop asked for it because it is one of ours
-            request, more = narrator.approval_requested(call, tool)
+            request, more = writer.approval_requested(call, tool)
             asks[request] = call.id
             events += more
-        events += narrator.ended(outcome.message, outcome.usage)
+        events += writer.ended(outcome.message, outcome.usage)
         messages, turn = _conversation(draft, outcome, asks)
         return await self._finish(draft, events, tell, messages=messages, turn=turn)
 
@@ -181,7 +181,7 @@ class ResponseCreator:
             record = await self.keep(draft, draft.record(**more))
         except StoreError:
             await tell(events[:-1])
-            draft.narrator.withdraw_end()
+            draft.writer.withdraw_end()
             raise
         await tell(events)
         return record
@@ -192,46 +192,45 @@ class _ConversationWriter:
 
     def __init__(self, draft: Draft, tell: Tell, on_head: OnHead | None) -> None:
         self._draft = draft
-        self._narrator = draft.narrator
+        self._writer = draft.writer
         self._tell = tell
         self._on_head = on_head
         self._has_begun = False
-        self._requests = {approved.call.id: approved.request for approved in draft.transcript.approved}
+        self._requests = {approved.call.id: approved.request for approved in draft.input.approved}
 
     async def deliver(self, event: ConversationEvent) -> None:
         """Write one event of the conversation."""
         if type(event) is Chunks:
-            await self._tell(self._narrator.chunks(event.items))
+            await self._tell(self._writer.chunks(event.items))
             return
         match event:
             case HeadArrived(headers=headers) if not self._has_begun:
                 await self._begin(relayed(headers))
             case RoundBegan() if self._has_begun:
-                await self._tell(self._narrator.turn_ended())
+                await self._tell(self._writer.turn_ended())
             case CallBegan(call=call, tool=tool):
                 if not self._has_begun:
                     await self._begin([])
-                await self._tell(self._narrator.call_began(call, tool, self._requests.get(call.id)))
+                await self._tell(self._writer.call_began(call, tool, self._requests.get(call.id)))
             case CallEnded(call=call, result=result):
                 if request := self._requests.pop(call.id, None):
                     self._draft.done[request] = result
-                await self._tell(self._narrator.call_ended(call, result))
+                await self._tell(self._writer.call_ended(call, result))
 
     async def _begin(self, headers: list[Header]) -> None:
         self._has_begun = True
         if self._on_head:
             await self._on_head(headers)
-        await self._tell(self._narrator.began())
+        await self._tell(self._writer.began())
         for label, listing in self._draft.listing.items():
-            await self._tell(self._narrator.tools_listed(label, listing.tools, listing.error))
+            await self._tell(self._writer.tools_listed(label, listing.tools, listing.error))
         if resumed := self._draft.conversation.events.rounds:
-            await self._tell(self._narrator.rounds_resumed(resumed))
+            await self._tell(self._writer.rounds_resumed(resumed))
 
 
 def _conversation(draft: Draft, outcome: Outcome, asks: dict[str, str]) -> tuple[list[JSON], Turn | None]:
     """All messages up to the end of this response, and its last turn if calls of it are open."""
-    asked = list(outcome.asked)
-    before = [*draft.leading, *split_leading(asked)[1], *outcome.between]
+    before = [*draft.leading, *split_leading(outcome.asked)[1], *outcome.between]
     message, tools = outcome.message, draft.conversation.tools
     if outcome.held:
         return before, Turn(**parts_of(outcome.held), asks=asks)
@@ -320,5 +319,5 @@ async def _summarise(draft: Draft) -> tuple[Message, str]:
 
 
 def _said_by_people(draft: Draft, identity: str) -> list[JSON]:
-    spoken = [item for item in draft.asked.items if item.get("role") in ("user", "developer", "system")]
+    spoken = [item for item in draft.request.items if item.get("role") in ("user", "developer", "system")]
     return with_ids(spoken, identity)

@@ -43,10 +43,10 @@ class Draft:
     `done` has the results of approved calls that ran, here or for a response that failed, by their requests.
     """
 
-    asked: ResponseRequest
+    request: ResponseRequest
     conversation: Conversation
-    narrator: EventWriter
-    transcript: InputItems
+    writer: EventWriter
+    input: InputItems
     listing: Mapping[str, Listing]
     listed: Sequence[str]
     items: Sequence[JSON]
@@ -62,12 +62,12 @@ class Draft:
     @property
     def identity(self) -> str:
         """The response's id."""
-        return str(self.narrator.resource["id"])
+        return str(self.writer.resource["id"])
 
     def record(self, **more: Any) -> Record:
         """What is known of the response by now."""
         own = sorted(self.conversation.results.own)
-        return Record(resource=self.narrator.resource, items=self.items, listed=self.listed, own=own, **more)
+        return Record(resource=self.writer.resource, items=self.items, listed=self.listed, own=own, **more)
 
 
 class RequestReader:
@@ -83,15 +83,15 @@ class RequestReader:
 
         `previous` is the record of `previous_response_id`, for callers that know it otherwise than by the store.
         """
-        asked = read_request(body)
+        request = read_request(body)
         caller = caller_of(scope, self._engine.settings.upstream)
-        if previous is None and asked.previous:
-            previous = check_previous(await self._records.find(caller.id, asked.previous), asked.previous)
-        items = [await self._resolved(item, caller.id) for item in asked.items]
+        if previous is None and request.previous:
+            previous = check_previous(await self._records.find(caller.id, request.previous), request.previous)
+        items = [await self._resolved(item, caller.id) for item in request.items]
         late_role = "system" if self._engine.target.is_openai else "user"
         options = read_option_headers(scope["headers"])
-        reading = _Reading(replace(asked, items=items), options, previous, late_role)
-        async with self._engine.open(reading.request, caller=caller, declared=asked.mcp) as conversation:
+        reading = _Reading(replace(request, items=items), options, previous, late_role)
+        async with self._engine.open(reading.request, caller=caller, declared=request.mcp) as conversation:
             yield reading.draft(conversation)
 
     async def _resolved(self, item: JSON, owner: str) -> JSON:
@@ -104,59 +104,59 @@ class _Reading:
     """One request on its way to a draft: first what it asks of the engine, then what its client gets to see."""
 
     def __init__(
-        self, asked: ResponseRequest, options: RequestOptions, previous: Record | None, late_role: str
+        self, request: ResponseRequest, options: RequestOptions, previous: Record | None, late_role: str
     ) -> None:
-        self._asked = asked
+        self._request = request
         self._options = options
         self._previous = previous
         self._late_role = late_role
-        self._entries = {entry["server_label"]: entry for entry in asked.mcp}
+        self._entries = {entry["server_label"]: entry for entry in request.mcp}
 
     def request(self, tools: ToolsAtHand) -> ConversationRequest:
         """The conversation that the request goes on with. Raises InvalidRequest."""
-        asked, snapshot = self._asked, tools.snapshot
+        request, snapshot = self._request, tools.snapshot
         self._failures = tools.failures
-        self._transcript = _transcript(asked, snapshot, self._previous)
-        self._history = self._transcript.close()
+        self._input = _read_items(request, snapshot, self._previous)
+        self._history = self._input.close()
         self._leading, rest = split_leading(self._history)
-        self._declared = choices_of(asked.mcp, [*tools.labels, *tools.failures])
-        body, narrowed = _chosen(asked, snapshot)
+        self._declared = choices_of(request.mcp, [*tools.labels, *tools.failures])
+        body, narrowed = _chosen(request, snapshot)
         rest = [_with_role(message, self._late_role) for message in rest]
-        messages = [*_instructions(asked, self._leading), *rest]
+        messages = [*_instructions(request, self._leading), *rest]
         return ConversationRequest(
             chat=ChatRequest.of({**body, "messages": messages}),
             options=self._limited(self._options),
             narrowed=[*narrowed, *([self._declared] if self._declared else [])],
             asks=self._needs_approval if self._entries else None,
-            approved=[approved.call for approved in self._transcript.approved],
+            approved=[approved.call for approved in self._input.approved],
             is_complete=self._previous is not None,
         )
 
     def draft(self, conversation: Conversation) -> Draft:
         """The response that can be made now."""
         previous, identity = self._previous, new_id()
-        own = {*self._transcript.own, *(previous.own if previous else ())}
+        own = {*self._input.own, *(previous.own if previous else ())}
         conversation.results.adopt_calls(self._history, own)
         conversation.request = _without_idle_options(conversation)
-        seen = self._transcript.listed | set(previous.listed if previous else ())
+        seen = self._input.listed | set(previous.listed if previous else ())
         listing = {label: self._listing(label, conversation) for label in self._entries if label not in seen}
         shown = {label for label in self._entries if label in seen or not listing[label].error}
         return Draft(
-            asked=self._asked,
+            request=self._request,
             conversation=conversation,
-            narrator=EventWriter(self._asked, identity),
-            transcript=self._transcript,
+            writer=EventWriter(self._request, identity),
+            input=self._input,
             listing=listing,
             listed=sorted(seen | shown),
-            items=with_ids(self._asked.items, identity),
+            items=with_ids(self._request.items, identity),
             leading=self._leading,
             previous=previous,
         )
 
     def _limited(self, options: RequestOptions) -> RequestOptions:
         """The options with the request's own `max_tool_calls`, if that is less."""
-        asked = [most for most in (options.max_calls, self._asked.max_tool_calls) if most is not None]
-        return replace(options, max_calls=min(asked)) if asked else options
+        limits = [most for most in (options.max_calls, self._request.max_tool_calls) if most is not None]
+        return replace(options, max_calls=min(limits)) if limits else options
 
     def _needs_approval(self, tool: Tool) -> bool:
         return needs_approval(self._entries.get(tool.server, {}), tool.name)
@@ -169,15 +169,15 @@ class _Reading:
         return _listing(conversation.tools.snapshot, label, listable)
 
 
-def _transcript(asked: ResponseRequest, snapshot: Snapshot, previous: Record | None) -> InputItems:
+def _read_items(request: ResponseRequest, snapshot: Snapshot, previous: Record | None) -> InputItems:
     def expose(label: str, name: str) -> str:
         return next(iter(_exposed(snapshot, label, name)), names.legal(name))
 
     messages, turn = (previous.messages, previous.turn) if previous else ((), None)
-    transcript = InputItems(expose, messages, turn, client_name=asked.model_name)
-    for number, item in enumerate(asked.items):
-        transcript.add(item, f"input[{number}]")
-    return transcript
+    items = InputItems(expose, messages, turn, client_name=request.model_name)
+    for number, item in enumerate(request.items):
+        items.add(item, f"input[{number}]")
+    return items
 
 
 def _exposed(snapshot: Snapshot, label: str, name: str | None) -> list[str]:
@@ -195,9 +195,9 @@ def split_leading(history: Sequence[JSON]) -> tuple[list[JSON], list[JSON]]:
     return list(history[:count]), list(history[count:])
 
 
-def _instructions(asked: ResponseRequest, leading: Sequence[JSON]) -> list[JSON]:
+def _instructions(request: ResponseRequest, leading: Sequence[JSON]) -> list[JSON]:
     """One system message, since many templates take no second one."""
-    texts = [asked.instructions, *(text for message in leading for text in texts_in(message["content"]))]
+    texts = [request.instructions, *(text for message in leading for text in texts_in(message["content"]))]
     said = "\n\n".join(text for text in texts if text)
     return [{"role": "system", "content": said}] if said else []
 
@@ -212,11 +212,11 @@ def _with_role(message: JSON, late_role: str) -> JSON:
     return {"role": late_role, "content": "\n\n".join(texts_in(message["content"]))}
 
 
-def _chosen(asked: ResponseRequest, snapshot: Snapshot) -> tuple[JSON, list[list[Choice]]]:
+def _chosen(request: ResponseRequest, snapshot: Snapshot) -> tuple[JSON, list[list[Choice]]]:
     """The chat body with the request's `tool_choice`, and what that narrows our tools to."""
-    choice, allowed = choice_of(asked, lambda label, name: _exposed(snapshot, label, name))
-    body = asked.chat if choice is None else {**asked.chat, "tool_choice": choice}
-    if asked.stream or asked.background:
+    choice, allowed = choice_of(request, lambda label, name: _exposed(snapshot, label, name))
+    body = request.chat if choice is None else {**request.chat, "tool_choice": choice}
+    if request.stream or request.background:
         body = {**body, "stream": True, "stream_options": {"include_usage": True}}
     if allowed is None:
         return body, []

@@ -81,7 +81,7 @@ class Responses:
             return
         async with self._creator.reader.open(scope, body) as draft:
             await self._creator.claim(draft)
-            if draft.asked.stream:
+            if draft.request.stream:
                 await stream_events(
                     scope,
                     receive,
@@ -133,7 +133,7 @@ class Responses:
             error = draft.conversation.failed(raised)
             await send_failure(send, error, tools_ran=draft.conversation.events.tools_ran)
             return
-        await send_json(send, 200, draft.narrator.resource, relayed(draft.conversation.events.head or ()))
+        await send_json(send, 200, draft.writer.resource, relayed(draft.conversation.events.head or ()))
 
 
 MAX_LIMIT = 100
@@ -269,7 +269,7 @@ class Socket:
             try:
                 return await self._creator.make(draft, streamed_turn, tell)
             except Exception as raised:
-                if not draft.narrator.started:
+                if not draft.writer.started:
                     raise draft.conversation.failed(raised) from raised
                 await tell(await self._creator.fail(draft, raised))
                 return None
