@@ -8,9 +8,9 @@ import logging
 import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from functools import cached_property
-from typing import Any, Generic, ParamSpec, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, ParamSpec, Protocol, TypeVar
 from zlib import crc32
 
 import orjson
@@ -51,7 +51,7 @@ class Kind(Generic[T_co]):
         """The key of what `owner` keeps of this kind under these parts."""
         text = "\0".join((self.name, owner, *parts))
         digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
-        return Key(digest=digest, owner=share_of(owner), kind=self)
+        return Key(digest, share_of(owner), self)
 
     @cached_property
     def adapter(self) -> TypeAdapter[T_co]:
@@ -59,8 +59,7 @@ class Kind(Generic[T_co]):
         return TypeAdapter(self._form)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Key(Generic[T_co]):
+class Key(NamedTuple, Generic[T_co]):
     """The place of one value. It tells nothing: the digest of its kind, whose it is, and what its maker adds.
 
     `owner` is the one to whose share it counts.
@@ -68,7 +67,7 @@ class Key(Generic[T_co]):
 
     digest: str
     owner: str
-    kind: Kind[T_co] = field(compare=False, repr=False)
+    kind: Kind[T_co]
 
 
 AnyKey = Key[Any]
@@ -161,10 +160,11 @@ class Store:
     async def get(self, key: Key[T], *, certain: bool = False) -> T | None:
         """The value, or None when it was never there or is gone."""
         try:
-            (text,) = await self._run(self._entries.read, key)
-        except StoreError:
+            (text,) = await self._entries.read(key)
+        except EntriesError as error:
             if certain:
-                raise
+                raise self._failed(error) from error
+            self._trouble.note(error)
             return None
         return None if text is None else self._decoded(key, text)
 
@@ -205,14 +205,14 @@ class Store:
         """Raises StoreError."""
         try:
             return await work(*args, **kwargs)
-        except NoRoomError as error:
-            self._trouble.note(error)
-            raise NoRoomInStore(f"The store does not keep this: {error}.") from error
         except EntriesError as error:
-            self._trouble.note(error)
-            raise StoreError(
-                "The store that keeps what is under way cannot be reached; try again."
-            ) from error
+            raise self._failed(error) from error
+
+    def _failed(self, error: EntriesError) -> StoreError:
+        self._trouble.note(error)
+        if isinstance(error, NoRoomError):
+            return NoRoomInStore(f"The store does not keep this: {error}.")
+        return StoreError("The store that keeps what is under way cannot be reached; try again.")
 
     def _encoded(self, key: Key[T], value: T) -> bytes:
         """The version of the kind, a sum by which damage shows, and JSON. Raises NoRoomInStore."""
