@@ -32,6 +32,8 @@ class Caller:
     """Whose repeated requests are one and the same; without a credential that is one connection at most."""
     is_known: bool = True
     """Whether a credential came with the request; without one everybody has the same `id`."""
+    query: bytes = b""
+    """The query of the request's URL, which goes along too."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import httpx2
 import openai
 import pytest
 
 from tests.support.answers import assert_one_clean_answer, content_of
-from tests.support.app_server import QUESTION, AppServer, app_server
+from tests.support.app_server import QUESTION, AppServer, app_server, serving
 from tests.support.tools import Raw, ToolService
 from tests.support.upstream import (
     OUT_OF_MEMORY,
@@ -318,3 +320,17 @@ def test_each_header_reaches_the_model_server_once(app: AppServer, streamed: boo
     names = [name for name, _ in app.upstream.seen[0].headers]
     assert sorted(names) == sorted(set(names))
     assert app.upstream.seen[0].header(b"content-type") == b"application/json"
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses", "/v1/embeddings"])
+def test_the_queries_of_the_base_url_and_of_the_request_reach_the_model_server(app: AppServer, path: str):
+    upstream = replace(app.settings.upstream, query=b"api-version=2024-10-21&tenant=a%20b")
+    with serving(replace(app.settings, upstream=upstream)) as url:
+        for asked, expected in (
+            ("", b"api-version=2024-10-21&tenant=a%20b"),
+            ("?api-version=9&x", b"tenant=a%20b&api-version=9&x"),
+        ):
+            app.set_replies(whole({"content": "Hello"}))
+            question = {"model": "mock", "messages": QUESTION, "input": "Hello"}
+            assert httpx2.post(f"{url}{path}{asked}", json=question).status_code == 200
+            assert [request.query for request in app.upstream.seen] == [expected]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import anyio
@@ -19,13 +20,14 @@ from toolway.engine.model_target import ModelTarget
 from toolway.engine.rejected_tools import without_rejected_tools
 from toolway.engine.request_tools import RequestTools
 from toolway.errors import ConfigError, StoreError, UpstreamError
+from toolway.net.proxy import Proxy, proxy_for
 from toolway.server.process import check_exposure
 from toolway.settings.settings import Settings, load_settings
 from toolway.stores import Kind, open_store
 from toolway.tools.catalog import Catalog, Snapshot
 from toolway.tools.factory import open_sources
 from toolway.types import JSON, JSON_TYPE, Header, ToolSource, last_error
-from toolway.upstream.client import Upstream, credential
+from toolway.upstream.client import Upstream, credential, proxy_of
 from toolway.upstream.model_call import whole_turn
 
 SERVER_PATIENCE = 20.0
@@ -137,19 +139,22 @@ async def _try_everything(settings: Settings) -> list[Finding]:
         if models.ok:
             await target.learn()
             found += await _try_chat(upstream, settings, model, target, catalog.snapshot)
-        found += [_judge_source(source) for source in sources]
+        proxies = _proxies(settings)
+        found += [_judge_source(source, proxies.get(source.label)) for source in sources]
         found += _judge_names(target.fit(catalog.snapshot))
         found += await _judge_size(settings, target, catalog.snapshot, model)
     return found
 
 
 async def _try_models(upstream: Upstream, settings: Settings) -> tuple[Finding, str | None]:
-    check = f"model server {settings.upstream.base_url}"
+    proxy = proxy_of(settings.upstream)
+    check = f"model server {settings.upstream.base_url}" + (f" through the proxy {proxy}" if proxy else "")
     try:
         async with upstream.request("GET", "/models", headers=_headers(settings)) as answer:
             body = await answer.read(2**24)
     except UpstreamError as error:
-        advice = "Start it, or set OPENAI_BASE_URL to where it listens (LM Studio: http://localhost:1234/v1)."
+        start = "Start it, or set OPENAI_BASE_URL to where it listens (LM Studio: http://localhost:1234/v1)."
+        advice = start if "check that it runs" in error.message else None
         return Finding(check=check, ok=False, detail=error.message, advice=advice), None
     if answer.status in (401, 403):
         advice = "Set OPENAI_API_KEY to a key that it takes."
@@ -204,9 +209,21 @@ def _judge_refused(target: ModelTarget) -> list[Finding]:
     ]
 
 
-def _judge_source(source: ToolSource) -> Finding:
+def _proxies(settings: Settings) -> dict[str, Proxy]:
+    """The proxies on the way to tool servers, by the servers' labels."""
+    urls = {endpoint.label: endpoint.spec or endpoint.url for endpoint in settings.tools.endpoints}
+    urls |= {server.label: str(getattr(server, "url", "")) for server in settings.tools.servers}
+    found: dict[str, Proxy] = {}
+    for label, url in urls.items():
+        with suppress(ValueError):
+            if url.startswith(("http://", "https://")) and (proxy := proxy_for(url)):
+                found[label] = proxy
+    return found
+
+
+def _judge_source(source: ToolSource, proxy: Proxy | None) -> Finding:
     status = source.status
-    check = f"tool server {source.label}"
+    check = f"tool server {source.label}" + (f" through the proxy {proxy}" if proxy else "")
     if status.is_usable:
         names = [tool.name for tool in status.tools]
         resting = "; started when it is called" if status.state == "stopped" else ""

@@ -96,9 +96,13 @@ class Conversation:
 
     async def ask(self, request: ChatRequest) -> Message:
         """One exchange with the model about this conversation, whose calls are not run."""
-        turn = whole_turn(self.resources.upstream, self.headers)
+        turn = whole_turn(self._upstream, self.headers)
         messages = await self._with_hidden(request.messages)
         return await turn(replace(request, messages=messages), _to_nobody, lambda _: True)
+
+    @property
+    def _upstream(self) -> Upstream:
+        return self.resources.upstream.with_query(self.caller.query)
 
     def failed(self, raised: Exception) -> ToolwayError:
         """The error that the client gets in place of an answer; subscribers are told."""
@@ -146,14 +150,14 @@ class Conversation:
 
     def _turn(self, factory: TurnFactory) -> Turn:
         """How the model is asked in this conversation: from the inside out."""
-        turn = factory(self.resources.upstream, self.headers)
+        turn = factory(self._upstream, self.headers)
         if self.resources.settings.loop.text_tool_calls:
             turn = with_text_tool_calls(turn, tools=self.tools)
         return without_rejected_tools(
             turn,
             tools=self.tools,
             target=self.resources.target,
-            probe=whole_turn(self.resources.upstream, self.headers),
+            probe=whole_turn(self._upstream, self.headers),
             events=self.events,
         )
 

@@ -16,7 +16,8 @@ from urllib.parse import quote, urlsplit
 import aiohappyeyeballs
 
 from toolway.net.connection import Connection
-from toolway.net.errors import Fault, HttpError
+from toolway.net.errors import Fault, HttpError, connect_error
+from toolway.net.proxy import Proxy
 from toolway.types import Header
 
 MAX_IDLE = 4.0
@@ -34,6 +35,7 @@ _ONCE = frozenset(
     b" proxy-authorization range referer traceparent user-agent x-api-key".split()
 )
 """Headers of a request whose value is no list (RFC 9110, 5.3): two of one name contradict each other."""
+_MAX_PROXY_HEAD = 16 * 1024
 _NEED_A_LENGTH = frozenset({"POST", "PUT", "PATCH"})
 
 
@@ -64,16 +66,39 @@ class Origin:
         return cls(host=host, port=port, tls=tls, authority=authority.encode(), prefix=prefix.encode())
 
 
+@dataclass(frozen=True, kw_only=True)
+class ClientCertificate:
+    """Files in PEM by which this side of a TLS connection says who it is."""
+
+    cert: str
+    key: str | None = None
+    """None: it stands in the first file too."""
+
+
+def client_certificate(cert: str | None, key: str | None) -> ClientCertificate | None:
+    """The certificate in these files, if any is named."""
+    return ClientCertificate(cert=cert, key=key) if cert else None
+
+
 class HttpClient:
     """Requests to one origin. There are as many connections as requests at a time.
 
     Times are seconds: `connect` for the connection with its TLS handshake, `silence` for each wait for the
-    server (for ever, if the caller has a deadline of its own). Proxy settings of the environment are not read,
-    redirects not followed, nothing is decompressed.
+    server (for ever, if the caller has a deadline of its own). Redirects are not followed, nothing is decompressed.
     """
 
-    def __init__(self, origin: Origin, *, connect: float, silence: float = math.inf) -> None:
+    def __init__(
+        self,
+        origin: Origin,
+        *,
+        connect: float,
+        silence: float = math.inf,
+        proxy: Proxy | None = None,
+        certificate: ClientCertificate | None = None,
+    ) -> None:
         self._origin = origin
+        self._proxy = proxy
+        self._certificate = certificate
         self._connect = connect
         self._silence = silence
         self._idle: deque[Connection] = deque()
@@ -99,6 +124,10 @@ class HttpClient:
         with its whole body is sent again when a used connection was closed unanswered. Raises HttpError
         for a request that cannot be written.
         """
+        if self._proxy is not None and not self._origin.tls:
+            target = b"http://" + self._origin.authority + target
+            if self._proxy.authorization:
+                headers = [*headers, (b"proxy-authorization", self._proxy.authorization)]
         if body is None or isinstance(body, bytes):
             head = _head(method, target, self._origin.authority, headers, _length_line(method, body))
             return Exchange(self, method, head + body if body else head, repeatable=repeatable)
@@ -126,21 +155,19 @@ class HttpClient:
                 return await self._open()
         except TimeoutError as error:
             raise HttpError(Fault.NOT_ACCEPTED, "the server did not accept it in time") from error
-        except (socket.gaierror, UnicodeError) as error:
-            raise HttpError(Fault.UNKNOWN_HOST, "its host name is unknown") from error
-        except ssl.SSLError as error:
-            raise HttpError(Fault.UNTRUSTED, "the TLS handshake failed") from error
-        except OSError as error:
-            raise HttpError(Fault.REFUSED, "the server refuses it") from error
+        except (OSError, UnicodeError) as error:
+            raise connect_error(error) or error from error
 
     async def _open(self) -> Connection:
         loop, origin = asyncio.get_running_loop(), self._origin
         if origin.tls and self._tls is None:
-            self._tls = await asyncio.to_thread(_system_trust, ssl.get_default_verify_paths())
-        addresses = await loop.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
-        connected = await aiohappyeyeballs.start_connection(
-            addresses, happy_eyeballs_delay=_SECOND_ADDRESS_AFTER, interleave=1, loop=loop
-        )
+            self._tls = await asyncio.to_thread(
+                tls_context, ssl.get_default_verify_paths(), self._certificate
+            )
+        if self._proxy is None:
+            connected = await _connect(origin.host, origin.port)
+        else:
+            connected = await _connect_through(self._proxy, origin)
         _, connection = await loop.create_connection(
             lambda: Connection(self._silence),
             sock=connected,
@@ -228,11 +255,58 @@ def _is_unanswered(error: BaseException) -> bool:
     return isinstance(error, HttpError) and error.fault is Fault.UNANSWERED
 
 
-@lru_cache(maxsize=1)
-def _system_trust(_: ssl.DefaultVerifyPaths) -> ssl.SSLContext:
-    """Whom the system trusts; shared, since it takes tens of milliseconds and most of a megabyte."""
+async def _connect(host: str, port: int) -> socket.socket:
+    loop = asyncio.get_running_loop()
+    addresses = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return await aiohappyeyeballs.start_connection(
+        addresses, happy_eyeballs_delay=_SECOND_ADDRESS_AFTER, interleave=1, loop=loop
+    )
+
+
+async def _connect_through(proxy: Proxy, origin: Origin) -> socket.socket:
+    """A socket to the proxy, behind which is the origin where that speaks TLS. Raises HttpError."""
+    try:
+        connected = await _connect(proxy.host, proxy.port)
+    except (OSError, UnicodeError) as error:
+        raise HttpError(Fault.PROXY, f"cannot be reached: its proxy {proxy} does not answer") from error
+    if origin.tls:
+        try:
+            await _open_tunnel(connected, proxy, origin)
+        except BaseException:
+            connected.close()
+            raise
+    return connected
+
+
+async def _open_tunnel(connected: socket.socket, proxy: Proxy, origin: Origin) -> None:
+    """Ask the proxy with CONNECT (RFC 9110, 9.3.6)."""
+    loop = asyncio.get_running_loop()
+    host = f"[{origin.host}]" if ":" in origin.host else origin.host
+    place = f"{host}:{origin.port}".encode()
+    lines = [b"CONNECT " + place + b" HTTP/1.1", b"host: " + place]
+    if proxy.authorization:
+        lines.append(b"proxy-authorization: " + proxy.authorization)
+    await loop.sock_sendall(connected, b"\r\n".join([*lines, b"", b""]))
+    answer = b""
+    while b"\r\n\r\n" not in answer and len(answer) < _MAX_PROXY_HEAD:
+        part = await loop.sock_recv(connected, 1)  # What comes behind the head is not ours to read.
+        if not part:
+            break
+        answer += part
+    status = answer[:15].split(b" ")[1:2]
+    if not (answer.startswith(b"HTTP/1.") and status and status[0].startswith(b"2")):
+        said = answer.partition(b"\r\n")[0][:100].decode("latin-1") or "nothing"
+        wants = "; put a user name and password into HTTPS_PROXY" if status == [b"407"] else ""
+        raise HttpError(Fault.PROXY, f"cannot be reached: its proxy {proxy} answered {said!r}{wants}")
+
+
+@lru_cache(maxsize=16)
+def tls_context(_: ssl.DefaultVerifyPaths, certificate: ClientCertificate | None = None) -> ssl.SSLContext:
+    """Whom the system trusts, or SSL_CERT_FILE; shared, since it takes tens of milliseconds and most of a megabyte."""
     context = ssl.create_default_context()
     context.set_alpn_protocols(["http/1.1"])
+    if certificate is not None:
+        context.load_cert_chain(certificate.cert, certificate.key)
     return context
 
 

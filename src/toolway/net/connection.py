@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import math
+import ssl
 from collections.abc import AsyncIterator
 from typing import Any
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
-from toolway.net.errors import Fault, HttpError
+from toolway.net.errors import Fault, HttpError, connect_error
 from toolway.types import Header
 
 MAX_HEAD = 64 * 1024
@@ -17,6 +18,9 @@ MAX_HEAD = 64 * 1024
 
 MAX_BUFFERED = 256 * 1024
 """Bytes of a body that wait for their reader before the server is made to wait."""
+
+
+_TLS_ALERT = b"\x15\x03"
 
 
 class Reply:
@@ -56,6 +60,10 @@ class Reply:
         try:
             self._parser.feed_data(data)
         except (HttpParserError, HttpParserUpgrade) as error:
+            if data.startswith(_TLS_ALERT):
+                raise HttpError(
+                    Fault.UNTRUSTED, "speaks TLS at this port; try https:// in place of http://"
+                ) from error
             if not self.complete:
                 raise _not_http() from error
             self.keeps_alive = False
@@ -323,6 +331,8 @@ def _refuse_body(_: bytes) -> None:
 def _loss(reply: Reply, cause: Exception | None) -> HttpError | None:
     """What the end of the connection means for this answer; None: it was its end."""
     try:
+        if isinstance(cause, ssl.SSLError) and not reply.begun:
+            return connect_error(cause)  # In TLS 1.3 a client certificate is judged behind the handshake.
         if cause is not None and reply.begun and not reply.complete:
             return _cut(reply, type(cause).__name__)
         reply.end()

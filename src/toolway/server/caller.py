@@ -35,6 +35,7 @@ def caller_of(scope: Scope, settings: UpstreamSettings) -> Caller:
         headers=[header for header in headers if not header[0].startswith(OPTION_PREFIX)],
         retry_id=identity if is_known else f"{identity}:{_digest(identity, _origin_of(scope))}",
         is_known=is_known,
+        query=scope.get("query_string", b""),
     )
 
 

@@ -35,6 +35,9 @@ class Endpoint:
     """URL or path of the document, when it is not found by `url`."""
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Sent with every request to this server."""
+    client_cert: str | None = None
+    client_key: str | None = None
+    """Files in PEM with a client certificate and its key."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ from toolway.net.client import HttpClient, Origin
 from toolway.net.connection import Connection
 from toolway.net.errors import HttpError
 from toolway.net.hosts import masked
+from toolway.net.proxy import proxy_for
 from toolway.tools.openapi.source import candidate_places
 from toolway.tools.transformed import SourceWrapper
 from toolway.types import SourceStatus, ToolSource
@@ -144,7 +145,7 @@ async def _probe(
 ) -> _Answer | None:
     """Send one request, without following redirects; None if there is no answer in time."""
     try:
-        client = HttpClient(Origin.of(url), connect=PROBE_SECONDS)
+        client = HttpClient(Origin.of(url), connect=PROBE_SECONDS, proxy=proxy_for(url))
     except ValueError:
         return None
     parts = urlsplit(url)

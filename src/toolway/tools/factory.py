@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import anyio
 
+from toolway.net.client import ClientCertificate, client_certificate
 from toolway.net.ssrf import AllowList, Resolve, Resolver, SsrfGuard
 from toolway.settings.env_endpoints import Endpoint
 from toolway.settings.groups import Settings, ToolSettings
@@ -94,6 +95,7 @@ class SourceFactory:
                 max_result_bytes=settings.tools.max_tool_response_bytes,
                 sampler=self._sampler(config, settings),
                 auth=partial(_auth, config, settings.tools.token_file, mask),
+                certificate=_certificate(config),
             )
             inner = MCPSource(config, options)
         return TransformedSource(MaskedSource(inner, mask), config)
@@ -197,8 +199,21 @@ def _auth(config: McpServerConfig, token_file: str, mask: Mask) -> Any:
     return TokenAuth(config.url, file.grant(config.url), file, mask.add)
 
 
+def _certificate(config: McpServerConfig) -> ClientCertificate | None:
+    if not isinstance(config, RemoteServerConfig):
+        return None
+    return client_certificate(config.client_cert, config.client_key)
+
+
 def _endpoint(config: OpenApiServerConfig) -> Endpoint:
-    return Endpoint(label=config.label, url=config.url, spec=config.spec, headers=config.headers)
+    return Endpoint(
+        label=config.label,
+        url=config.url,
+        spec=config.spec,
+        headers=config.headers,
+        client_cert=config.client_cert,
+        client_key=config.client_key,
+    )
 
 
 def _mcp(endpoint: Endpoint) -> RemoteServerConfig:

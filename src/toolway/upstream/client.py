@@ -10,8 +10,8 @@ from types import TracebackType
 
 import anyio
 
-from toolway.errors import UpstreamError, UpstreamStatus, UpstreamTimeout
-from toolway.net.client import MAX_IDLE, Exchange, HttpClient, Origin
+from toolway.errors import ConfigError, UpstreamError, UpstreamStatus, UpstreamTimeout
+from toolway.net.client import MAX_IDLE, Exchange, HttpClient, Origin, client_certificate
 from toolway.net.connection import Connection
 from toolway.net.decompress import (
     BrokenBody,
@@ -22,6 +22,7 @@ from toolway.net.decompress import (
     read_body,
 )
 from toolway.net.errors import Fault, HttpError
+from toolway.net.proxy import Proxy, proxy_for
 from toolway.settings.groups import UpstreamSettings
 from toolway.types import Header
 
@@ -127,12 +128,14 @@ class Answer:
 class Upstream:
     """Connections to the model server. Made by `Upstream.connect`, which also closes them."""
 
-    def __init__(self, client: HttpClient, prefix: bytes, max_answer_bytes: int) -> None:
+    def __init__(self, client: HttpClient, prefix: bytes, max_answer_bytes: int, query: bytes = b"") -> None:
         self._client = client
         self.max_answer_bytes = max_answer_bytes
         self._prefix = prefix
         self._root = prefix.removesuffix(b"/v1")
         self.has_path = bool(prefix)
+        self._query = query
+        """What goes along with every request."""
 
     @classmethod
     @asynccontextmanager
@@ -143,11 +146,19 @@ class Upstream:
             origin,
             connect=settings.connect_timeout,
             silence=settings.silence_timeout,
+            proxy=proxy_of(settings),
+            certificate=client_certificate(settings.client_cert, settings.client_key),
         )
         try:
-            yield cls(client, origin.prefix, settings.max_answer_bytes)
+            yield cls(client, origin.prefix, settings.max_answer_bytes, settings.query)
         finally:
             client.close()
+
+    def with_query(self, query: bytes) -> Upstream:
+        """The same connections for requests that carry this query too: an `api-version` that a client sent."""
+        if not query:
+            return self
+        return Upstream(self._client, self._prefix, self.max_answer_bytes, query_with(self._query, query))
 
     def request(
         self,
@@ -169,7 +180,7 @@ class Upstream:
         UpstreamTimeout.
         """
         target = (self._root if root else self._prefix) + path.encode()
-        if query:
+        if query := query_with(self._query, query):
             target += b"?" + query
         try:
             return _UpstreamExchange(
@@ -202,19 +213,30 @@ class _UpstreamExchange(AbstractAsyncContextManager[Answer]):
         await self._exchange.__aexit__()
 
 
+def query_with(base: bytes, more: bytes) -> bytes:
+    """Both queries, byte for byte; a name that stands in both has the second one's values."""
+    if not (base and more):
+        return base or more
+    names = {pair.partition(b"=")[0] for pair in more.split(b"&")}
+    kept = [pair for pair in base.split(b"&") if pair.partition(b"=")[0] not in names]
+    return b"&".join([*kept, more])
+
+
 def _upstream_error(error: HttpError) -> UpstreamError:
     """The one place that tells a client what has happened between us and the model server."""
     match error.fault:
+        case Fault.REFUSED:
+            return UpstreamError(
+                "The model server cannot be reached; check that it runs and that OPENAI_BASE_URL points at it.",
+                code="upstream_unreachable",
+            )
         case Fault.UNKNOWN_HOST:
             return UpstreamError(
                 "The model server cannot be found: the host name in OPENAI_BASE_URL is unknown.",
                 code="upstream_unreachable",
             )
-        case Fault.UNTRUSTED | Fault.REFUSED:
-            return UpstreamError(
-                "The model server cannot be reached; check that it runs and that OPENAI_BASE_URL points at it.",
-                code="upstream_unreachable",
-            )
+        case Fault.UNTRUSTED | Fault.PROXY:
+            return UpstreamError(f"The model server {error}.", code="upstream_unreachable")
         case Fault.NOT_ACCEPTED:
             return UpstreamTimeout("The model server did not accept the connection in time.")
         case Fault.SILENT:
@@ -228,6 +250,14 @@ def _upstream_error(error: HttpError) -> UpstreamError:
         case _:
             message = f"The connection to the model server broke: {error}."
     return UpstreamError(message, code="upstream_broken")
+
+
+def proxy_of(settings: UpstreamSettings) -> Proxy | None:
+    """The proxy on the way to the model server. Raises ConfigError."""
+    try:
+        return proxy_for(settings.base_url)
+    except ValueError as error:
+        raise ConfigError(f"OPENAI_BASE_URL: {error}.") from None
 
 
 def credential(api_key: str | None) -> list[Header]:

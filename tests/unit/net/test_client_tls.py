@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from tests.support.raw import raw_server, request_head
-from toolway.net.client import HttpClient, Origin
-from toolway.net.errors import Fault, HttpError
+from toolway.net.client import ClientCertificate, HttpClient, Origin
+from toolway.net.errors import Fault, HttpError, connect_error
 
 Key = ec.EllipticCurvePrivateKey
 
@@ -28,7 +28,12 @@ def name(text: str) -> x509.Name:
 
 
 def certificate(
-    subject: str, key: Key, issuer: str, issuer_key: Key, *names: x509.GeneralName
+    subject: str,
+    key: Key,
+    issuer: str,
+    issuer_key: Key,
+    *names: x509.GeneralName,
+    until: timedelta = timedelta(hours=1),
 ) -> x509.Certificate:
     """For a server of these names, or for an authority if there are none."""
     now = datetime.now(UTC)
@@ -39,8 +44,8 @@ def certificate(
         .issuer_name(name(issuer))
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(hours=1))
+        .not_valid_before(now - timedelta(hours=2))
+        .not_valid_after(now + until)
         .add_extension(x509.BasicConstraints(ca=not names, path_length=None), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(public), critical=False)
@@ -85,12 +90,16 @@ class Authority:
         self.bundle = folder / "ca.pem"
         self.bundle.write_bytes(pem(certificate("ca", self._key, "ca", self._key)))
 
-    def server(self, *names: x509.GeneralName) -> ssl.SSLContext:
+    def identity(self, *names: x509.GeneralName, until: timedelta = timedelta(hours=1)) -> Path:
+        """A file with a key and its certificate."""
         key = ec.generate_private_key(ec.SECP256R1())
-        path = self._folder / "server.pem"
-        path.write_bytes(pem(key, certificate("server", key, "ca", self._key, *names)))
+        path = self._folder / f"{len(list(self._folder.iterdir()))}.pem"
+        path.write_bytes(pem(key, certificate("server", key, "ca", self._key, *names, until=until)))
+        return path
+
+    def server(self, *names: x509.GeneralName, until: timedelta = timedelta(hours=1)) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(path)
+        context.load_cert_chain(self.identity(*names, until=until))
         context.set_alpn_protocols(["h2", "http/1.1"])
         return context
 
@@ -112,8 +121,11 @@ def authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Authority:
 
 
 @asynccontextmanager
-async def client_of(port: int, host: str) -> AsyncIterator[HttpClient]:
-    client = HttpClient(Origin.of(f"https://{host}:{port}/v1"), connect=20, silence=20)
+async def client_of(
+    port: int, host: str, certificate: ClientCertificate | None = None, scheme: str = "https"
+) -> AsyncIterator[HttpClient]:
+    origin = Origin.of(f"{scheme}://{host}:{port}/v1")
+    client = HttpClient(origin, connect=20, silence=20, certificate=certificate)
     try:
         yield client
     finally:
@@ -162,6 +174,7 @@ async def test_a_server_of_another_name_is_not_asked(authority: Authority):
         with pytest.raises(HttpError) as raised:
             await post(client)
     assert raised.value.fault is Fault.UNTRUSTED
+    assert "its certificate is for another host name" in raised.value.words
 
 
 async def test_a_server_of_an_unknown_authority_is_not_asked(
@@ -174,6 +187,7 @@ async def test_a_server_of_an_unknown_authority_is_not_asked(
         with pytest.raises(HttpError) as raised:
             await post(client)
     assert raised.value.fault is Fault.UNTRUSTED
+    assert "nobody known here has signed its certificate" in raised.value.words
 
 
 async def test_a_server_without_tls_is_not_asked(authority: Authority):
@@ -185,6 +199,7 @@ async def test_a_server_without_tls_is_not_asked(authority: Authority):
         with pytest.raises(HttpError) as raised:
             await post(client)
     assert raised.value.fault is Fault.UNTRUSTED
+    assert "does not speak TLS at this port; try http://" in raised.value.words
 
 
 async def test_an_answer_that_is_cut_is_an_error_over_tls_too(authority: Authority):
@@ -198,3 +213,46 @@ async def test_an_answer_that_is_cut_is_an_error_over_tls_too(authority: Authori
         with pytest.raises(HttpError) as raised:
             await post(client)
     assert raised.value.fault is Fault.CUT_BODY
+
+
+async def test_a_certificate_that_has_expired_is_said_to_have(authority: Authority):
+    context = authority.server(LOCALHOST, until=timedelta(hours=-1))
+    async with raw_server(Secured(), tls=context) as port, client_of(port, "localhost") as client:
+        with pytest.raises(HttpError) as raised:
+            await post(client)
+    assert raised.value.words == "cannot be trusted: its certificate has expired"
+
+
+async def test_a_server_that_speaks_tls_is_told_to_one_who_does_not(authority: Authority):
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await request_head(reader)
+        writer.write(b"\x15\x03\x01\x00\x02\x02\x46")
+
+    async with raw_server(serve) as port, client_of(port, "localhost", scheme="http") as client:
+        with pytest.raises(HttpError) as raised:
+            await post(client)
+    assert raised.value.words == "speaks TLS at this port; try https:// in place of http://"
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_a_server_that_asks_for_a_certificate_gets_it(authority: Authority, version: ssl.TLSVersion):
+    context = authority.server(LOCALHOST)
+    context.maximum_version = version
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_verify_locations(authority.bundle)
+    mine = ClientCertificate(cert=str(authority.identity(x509.DNSName("me"))))
+    async with raw_server(Secured(), tls=context) as port:
+        async with client_of(port, "localhost", mine) as client:
+            assert await post(client) == bytes(3_000_000)
+        async with client_of(port, "localhost") as client:
+            with pytest.raises(HttpError):
+                await post(client)
+
+
+@pytest.mark.parametrize("reason", ["TLSV13_ALERT_CERTIFICATE_REQUIRED", "SSLV3_ALERT_HANDSHAKE_FAILURE"])
+def test_a_server_that_refuses_the_handshake_may_want_a_certificate(reason: str):
+    alert = ssl.SSLError(1, "alert")
+    alert.reason = reason
+    told = connect_error(alert)
+    assert told is not None
+    assert (told.fault, "perhaps it asks for a client certificate" in told.words) == (Fault.UNTRUSTED, True)

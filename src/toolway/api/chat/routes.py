@@ -122,7 +122,11 @@ class ChatCompletions:
         try:
             with error_at_stop(scope):
                 async with self._engine.upstream.request(
-                    "POST", "/chat/completions", headers=conversation.headers, body=raw
+                    "POST",
+                    "/chat/completions",
+                    query=conversation.caller.query,
+                    headers=conversation.headers,
+                    body=raw,
                 ) as answer:
                     if not answer.is_success:
                         raise await answer.refusal()

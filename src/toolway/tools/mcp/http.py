@@ -18,7 +18,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import asynccontextmanager, contextmanager
-from functools import cache, partial
+from functools import partial
 from http import HTTPStatus
 from typing import Any, cast
 from urllib.parse import urljoin, urlsplit
@@ -30,6 +30,9 @@ import orjson
 from anyio.abc import ObjectReceiveStream, ObjectSendStream, TaskStatus
 from mcp_types import ErrorData, JSONRPCError, JSONRPCRequest
 
+from toolway.net.client import ClientCertificate, tls_context
+from toolway.net.errors import connect_error_behind
+from toolway.net.proxy import Proxy, proxy_for
 from toolway.net.ssrf import SsrfGuard
 from toolway.settings.mcp_server import RemoteServerConfig
 from toolway.tools.mcp.errors import HTTP_TROUBLE, RefusedError
@@ -52,16 +55,14 @@ FAREWELL_TIMEOUT = 2.0
 MAX_ERROR_BODY = 64 * 2**10
 """Bytes of an error's body that are read."""
 
-_UNSENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
+_UNSENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.ProxyError)
 
 Sink = ContextSendStream[SessionMessage | Exception]
 Streams = tuple[ReadStream[SessionMessage | Exception], WriteStream[SessionMessage]]
 
 
-@cache
-def _tls() -> ssl.SSLContext:
-    """One TLS context for all servers: each costs 70 ms of CPU and 0.8 MB."""
-    return ssl.create_default_context()
+def _tls(certificate: ClientCertificate | None = None) -> ssl.SSLContext:
+    return tls_context(ssl.get_default_verify_paths(), certificate)
 
 
 def http_client(
@@ -72,7 +73,9 @@ def http_client(
     With `options.egress` it reaches that place alone, and takes nothing from the environment.
     """
     egress, limit = options.egress, options.max_result_bytes
-    inner = _open_transport() if egress is None else GuardedTransport(egress, tls=_tls(), limit=limit)
+    inner: httpx2.AsyncBaseTransport = OpenTransport(options.certificate)
+    if egress is not None:
+        inner = GuardedTransport(egress, tls=_tls(), limit=limit)
     return httpx2.AsyncClient(
         transport=Isolating(inner, limit) if isolate else inner,
         headers=dict(headers),
@@ -82,9 +85,33 @@ def http_client(
     )
 
 
-def _open_transport() -> httpx2.AsyncBaseTransport:
-    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=20)
-    return httpx2.AsyncHTTPTransport(verify=_tls(), limits=limits)
+class OpenTransport(httpx2.AsyncBaseTransport):
+    """Reaches any server, through the proxy that the environment names for it."""
+
+    def __init__(self, certificate: ClientCertificate | None = None) -> None:
+        self._certificate = certificate
+        self._by_proxy: dict[Proxy | None, httpx2.AsyncHTTPTransport] = {}
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        """Send one request."""
+        try:
+            proxy = proxy_for(str(request.url))
+        except ValueError as error:
+            raise httpx2.UnsupportedProtocol(str(error)) from error
+        transport = self._by_proxy.get(proxy) or self._by_proxy.setdefault(proxy, self._open(proxy))
+        return await transport.handle_async_request(request)
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        for transport in self._by_proxy.values():
+            await transport.aclose()
+
+    def _open(self, proxy: Proxy | None) -> httpx2.AsyncHTTPTransport:
+        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=20)
+        through = None if proxy is None else httpx2.Proxy(str(proxy), auth=proxy.credentials)
+        return httpx2.AsyncHTTPTransport(
+            verify=_tls(self._certificate), limits=limits, proxy=through, trust_env=False
+        )
 
 
 class Isolating(httpx2.AsyncBaseTransport):
@@ -217,7 +244,8 @@ def _answer(
 
 
 def _name(error: Exception) -> str:
-    return f"{type(error).__name__} {error}".strip()
+    behind = connect_error_behind(error)
+    return f"it {behind.words}" if behind else f"{type(error).__name__} {error}".strip()
 
 
 class HttpTransport(StreamableHTTPTransport):

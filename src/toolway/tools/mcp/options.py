@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from toolway.net.client import ClientCertificate
 from toolway.net.ssrf import SsrfGuard
 from toolway.types import JSON
 
@@ -30,6 +31,8 @@ class ConnectOptions:
     """None: a server that asks for a model is refused."""
     auth: Callable[[], Any] | None = None
     """Makes an httpx2.Auth, or None, for each connection."""
+    certificate: ClientCertificate | None = None
+    """By which it is known to a server over TLS."""
     egress: SsrfGuard | None = None
     """A server that no operator configured is reached through it, and in no other way."""
     logger: logging.Logger | None = None

@@ -20,6 +20,7 @@ import anyio.to_thread
 from yarl import URL
 
 from toolway.errors import SourceError
+from toolway.net.client import client_certificate
 from toolway.settings.env_endpoints import Endpoint
 from toolway.settings.groups import ToolSettings
 from toolway.tools.openapi.build_request import FIXED_HEADERS, Request, RequestRefused, build_request
@@ -44,7 +45,7 @@ class OpenAPISource:
     def __init__(self, endpoint: Endpoint, settings: ToolSettings) -> None:
         self.label = endpoint.label
         self._settings = settings
-        self._connections = Connections()
+        self._connections = Connections(client_certificate(endpoint.client_cert, endpoint.client_key))
         self._credentials = Credentials.of(endpoint)
         places = (
             (Place(url=endpoint.spec, base=endpoint.url or None),)

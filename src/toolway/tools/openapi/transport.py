@@ -14,10 +14,11 @@ import orjson
 from yarl import URL
 
 from toolway.errors import SourceError
-from toolway.net.client import HttpClient, Origin
+from toolway.net.client import ClientCertificate, HttpClient, Origin
 from toolway.net.connection import Connection
 from toolway.net.decompress import BrokenBody, OversizedBody, UnknownEncoding, read_body
 from toolway.net.errors import Fault, HttpError
+from toolway.net.proxy import proxy_for
 from toolway.tools.openapi.build_request import Request
 from toolway.tools.openapi.operation import essence, kind_of
 from toolway.types import Header, Image, ToolResult
@@ -49,9 +50,10 @@ class OversizedAnswer(SourceError):
 
 
 class Connections:
-    """What one source keeps open to its servers: a client for each origin. No cookies, and no proxies."""
+    """What one source keeps open to its servers: a client for each origin. No cookies."""
 
-    def __init__(self) -> None:
+    def __init__(self, certificate: ClientCertificate | None = None) -> None:
+        self._certificate = certificate
         self._clients: dict[tuple[str, str | None, int | None, str | None], HttpClient] = {}
 
     async def exchange(self, request: Request, *, max_bytes: int) -> Answer:
@@ -69,9 +71,9 @@ class Connections:
                     return answer
                 request = replace(request, url=_next_url(request, target, answer.status))
         except HttpError as error:
-            raise _source_error(error.fault) from error
+            raise _source_error(error) from error
         except ValueError as error:
-            raise _source_error(Fault.UNSENDABLE) from error
+            raise _source_error(HttpError(Fault.UNSENDABLE, str(error))) from error
         raise SourceError(f"redirects more than {MAX_REDIRECTS} times", stage="fetch")
 
     def close(self) -> None:
@@ -97,7 +99,12 @@ class Connections:
         key = (url.scheme, url.raw_host, url.port, host)
         client = self._clients.get(key)
         if client is None:
-            client = self._clients[key] = HttpClient(_origin(url, host), connect=CONNECT_SECONDS)
+            client = self._clients[key] = HttpClient(
+                _origin(url, host),
+                connect=CONNECT_SECONDS,
+                proxy=proxy_for(str(url.origin())),
+                certificate=self._certificate,
+            )
         return client
 
 
@@ -160,24 +167,15 @@ async def _read(connection: Connection, encoding: str, max_bytes: int) -> bytes:
         raise SourceError("sent compressed data that is broken", stage="fetch") from error
 
 
-_WORDS = {
-    Fault.UNKNOWN_HOST: ("connect", "cannot be found: its host name is unknown"),
-    Fault.UNTRUSTED: ("connect", "cannot be trusted: the TLS connection failed"),
-    Fault.REFUSED: ("connect", "cannot be reached: it refuses connections"),
-    Fault.NOT_ACCEPTED: ("connect", f"took no connection within {CONNECT_SECONDS:.0f} s"),
-    Fault.UNANSWERED: ("connect", "closed the connection before it had answered"),
-    Fault.CUT_HEAD: ("connect", "closed the connection before it had answered"),
-    Fault.UNSENDABLE: ("connect", "cannot be asked: its URL or a header is not valid"),
-    Fault.CUT_BODY: ("fetch", "broke off in the middle of its answer"),
-    Fault.NOT_HTTP: ("fetch", "sent something that is not HTTP"),
-}
-"""All but what only comes with a limit on silence, or with a body that is sent piece by piece."""
+_NOT_ACCEPTED = f"took no connection within {CONNECT_SECONDS:.0f} s"
+_WHILE_READING = frozenset({Fault.CUT_BODY, Fault.NOT_HTTP})
 
 
-def _source_error(fault: Fault) -> SourceError:
+def _source_error(error: HttpError) -> SourceError:
     """What a person or a model can act on. It follows the server's name and holds no URL."""
-    stage, message = _WORDS[fault]
-    return SourceError(message, stage=stage)
+    if error.fault is Fault.NOT_ACCEPTED:
+        return SourceError(_NOT_ACCEPTED, stage="connect")
+    return SourceError(error.words, stage="fetch" if error.fault in _WHILE_READING else "connect")
 
 
 MAX_ERROR_CHARS = 4000

@@ -7,10 +7,12 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 import anyio
 import pytest
 
+from tests.support.proxy import forward_proxy
 from tests.support.servers import running as serving
 from tests.unit.tools.mcp.servers import good as good_server
 from tests.unit.tools.mcp.servers.bad_http import bad_http
@@ -186,6 +188,26 @@ async def test_a_server_that_was_restarted_is_found_again_and_the_call_repeated(
 async def first_gone(server: Any) -> AsyncIterator[None]:
     await server.stop()
     yield
+
+
+async def test_a_server_is_reached_through_the_proxy_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with bad_http() as server:
+        port = urlsplit(server.url).port or 0
+        async with forward_proxy({"mcp.corp.test": port}, user="me:p", connect_only=False) as proxy:
+            monkeypatch.setenv("HTTP_PROXY", proxy.url)
+            url = server.url.replace(f"127.0.0.1:{port}", "mcp.corp.test")
+            async with running(at(url)) as source:
+                await source.ready()
+                assert (await source.call("ok")).text == "fine"
+    assert any(b"http://mcp.corp.test/" in line for line in proxy.requests)
+
+
+async def test_a_server_whose_name_is_unknown_is_said_to_be_that() -> None:
+    async with running(at("http://no-such-host.invalid/mcp")) as source:
+        await source.until(lambda status: bool(status.error))
+        assert "its host name is unknown" in str(source.source.status.error)
 
 
 async def test_a_server_that_is_down_fails_and_comes_back() -> None:
