@@ -87,7 +87,7 @@ class ServerLog:
 
     def __init__(self, logger: logging.Logger) -> None:
         self._logger = logger
-        self._lines: deque[str] = deque(maxlen=LINES)
+        self._lines: deque[bytes] = deque(maxlen=LINES)
         self._budget = Budget(rate=RATE, burst=BURST)
         self._dropped = self._dropped_bytes = 0
         self._report: asyncio.TimerHandle | None = None
@@ -97,12 +97,14 @@ class ServerLog:
         self._lines.clear()
 
     def add_stderr(self, line: bytes) -> None:
-        """One line of the server's standard error."""
-        kept = line[:LINE]
-        text = "".join(c if c.isprintable() else " " for c in kept.decode(errors="replace")).rstrip()
-        if text:
-            self._lines.append(text)
-            self.add(logging.INFO, text)
+        """One line of the server's standard error. In a flood it is not even decoded."""
+        if not line.strip():
+            return
+        self._lines.append(line[:LINE])
+        if self._budget.spend():
+            self._logger.info("%s", _readable(line[:LINE]))
+        else:
+            self.drop(len(line))
 
     def add(self, level: int, text: str) -> None:
         """One line; it is counted only, when there are too many."""
@@ -126,7 +128,7 @@ class ServerLog:
         """A sentence with the last lines, to stand behind another one; empty if there are none."""
         if not self._lines:
             return ""
-        lines = list(self._lines)
+        lines = [text for line in self._lines if (text := _readable(line))]
         telling = [line for line in lines[:-5] if _TELLING.match(line)][-1:]
         return " It last wrote: " + " | ".join([*telling, *(["..."] if telling else []), *lines[-5:]])
 
@@ -138,3 +140,7 @@ class ServerLog:
             self._dropped_bytes / 1000,
         )
         self._dropped = self._dropped_bytes = 0
+
+
+def _readable(line: bytes) -> str:
+    return "".join(c if c.isprintable() else " " for c in line.decode(errors="replace")).rstrip()
