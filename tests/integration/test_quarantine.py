@@ -116,7 +116,6 @@ def test_many_requests_at_once_share_one_search(open_app):
 @pytest.mark.parametrize(
     ("status", "message"),
     [
-        (400, "This model's maximum context length is 4096 tokens; the tools alone have more"),
         (429, "Rate limit reached for tools"),
         (404, "The model `x` does not exist; function"),
         (400, "x does not support tools"),

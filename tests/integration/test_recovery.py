@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any
 
+import orjson
 import pytest
 
 from tests.support.answers import chunks_of, content_of, error_of
 from tests.support.app_server import AppServer, app_server
-from tests.support.tools import Raw, ToolService
+from tests.support.tools import CITY, Raw, ToolService, document
 from tests.support.upstream import Reply, call_stream, chunk, json_reply, sse, text_stream, tool_call, whole
 
 JSON = dict[str, Any]
@@ -205,3 +206,68 @@ def test_what_the_model_can_never_write_is_told_to_the_client(server: AppServer)
     answer = server.ask()
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "tool_use_failed")
     assert len(server.upstream.seen) == 3
+
+
+def crowd(count: int) -> ToolService:
+    service = ToolService()
+    service.document = document({f"tool_{n:03}": CITY for n in range(count)})
+    for path in service.document["paths"].values():
+        path["post"]["description"] = "Says something short. " + "And goes on for very long. " * 20
+    return service
+
+
+TOO_MANY = [
+    "Invalid 'tools': array too long. Expected an array with maximum length 128, but got one with length {count}.",
+    "Too many tools: at most 128 functions may be given",
+    "List should have at most 128 items after validation, not {count} (tools)",
+    "The maximum number of tools is 128.",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("message", TOO_MANY, ids=range(len(TOO_MANY)))
+def test_as_many_tools_are_sent_as_the_server_says_that_it_takes(message: str):
+    theirs = [{"type": "function", "function": {"name": f"theirs_{n}"}} for n in range(3)]
+
+    def limited(body: JSON) -> Reply:
+        count = len(body.get("tools", ()))
+        return refuses(message.format(count=count)) if count > 128 else answers("Enough.", body)
+
+    with app_server(tools=crowd(200)) as app:
+        assert ask(app, limited, stream=False, tools=theirs) == "Enough."
+        assert [len(seen.json["tools"]) for seen in app.upstream.seen] == [203, 128]
+        names = [tool["function"]["name"] for tool in last_body(app)["tools"]]
+        assert names[:4] == ["theirs_0", "theirs_1", "theirs_2", "tool_000"]
+        ask(app, limited, stream=True)
+        assert [len(seen.json["tools"]) for seen in app.upstream.seen] == [128], "the limit is remembered"
+
+
+def tokens(body: JSON) -> int:
+    return len(orjson.dumps(body)) // 4
+
+
+def of_4096(body: JSON) -> Reply:
+    if (count := tokens(body)) > 4096:
+        return refuses(
+            f"request ({count} tokens) exceeds the available context size (4096 tokens), try increasing it"
+        )
+    return answers("It fits.", body)
+
+
+@pytest.mark.parametrize(("count", "left"), [(30, 30), (150, 60)], ids=["shorter", "fewer"])
+def test_definitions_that_fill_the_context_are_shortened_then_left_out(count: int, left: int):
+    with app_server(tools=crowd(count)) as app:
+        assert ask(app, of_4096, stream=False) == "It fits."
+        sent = last_body(app)["tools"]
+        assert left <= len(sent) <= count
+        assert any(tool["function"]["description"].endswith("short.") for tool in sent)
+        assert len(app.upstream.seen) <= 3
+
+
+def test_a_conversation_that_is_too_long_by_itself_says_what_the_tools_take():
+    with app_server(tools=crowd(30)) as app:
+        app.upstream.answer = of_4096
+        answer = app.ask(messages=[{"role": "user", "content": "x" * 40_000}])
+        assert answer.status_code == 400
+        assert "exceeds the available context size" in answer.json()["error"]["message"]
+        assert "the definitions of 30 tools take about" in answer.json()["error"]["message"]
+        assert "`include` or a profile" in answer.json()["error"]["message"]

@@ -129,6 +129,8 @@ async def run_tool_loop(
     Raises what `turn` raises.
     """
     tools = loop.tools
+    if loop.habits.most_tools:
+        tools.keep_first(loop.habits.most_tools)
     tools.keeps_definitions = loop.habits.needs_definitions
     loop.results.shows_pictures = loop.habits.takes_pictures
     if done.approved:
@@ -196,8 +198,10 @@ async def _ask(request: ChatRequest, turn: Turn, loop: Loop) -> tuple[Message, C
             message = await turn(asked, loop.events.emit, loop.tools.is_clients)
         except UpstreamError as error:
             recovery = recovery or _recovery(loop)
-            if loop.events.saw_text or (changed := await recovery.changed(request, error, sent)) is None:
+            if loop.events.saw_text:
                 raise
+            if (changed := await recovery.changed(request, error, sent)) is None:
+                raise recovery.explained(error) from None
             continue
         if not (message.tool_calls or message.said.get("content")):
             recovery = recovery or _recovery(loop)

@@ -9,23 +9,28 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import anyio
+import orjson
 
 from toolway.conversation.message import SPOKEN, ChatRequest, Message
 from toolway.engine.limits import LoopLimits
 from toolway.engine.request_tools import RequestTools
 from toolway.engine.tool_results import LEAST, ToolResults
 from toolway.errors import UpstreamError
+from toolway.schema.compile import estimated_tokens, why_too_many
 from toolway.types import JSON
 from toolway.upstream.refusals import (
     excess_of,
     is_of_own_output,
     is_overflow,
     is_refusal,
+    most_tools,
     own_output,
     seconds_to_wait,
     sizes_in,
+    with_hint,
 )
 from toolway.wire.lenient_json import dumps
 
@@ -47,6 +52,8 @@ class ModelHabits:
 
     needs_definitions: bool = False
     """It reads no conversation with calls in it unless tools are defined."""
+    most_tools: int | None = None
+    """So many tools it takes in one request; None: no limit is known."""
     takes_pictures: bool = True
     """It reads the pictures of tool results, where they stand."""
 
@@ -73,8 +80,10 @@ class Recovery:
         self._patience = patience
         self._changes = self._waits = self._empty = self._unreadable = 0
         self._has_switched = False
+        self._definitions: tuple[int, int] | None = None
+        """How many tools were refused as too long, and their tokens."""
         self._note: Sequence[JSON] = ()
-        self._learned: dict[str, bool] = {}
+        self._learned: dict[str, Any] = {}
 
     async def changed(
         self, request: ChatRequest, error: UpstreamError, sent: ChatRequest
@@ -84,7 +93,9 @@ class Recovery:
             return request if await self._wait(seconds, error) else None
         ways: Sequence[_Change] = (
             self._tell_the_model,
+            self._leave_tools_out,
             self._shorten_results,
+            self._shorten_definitions,
             self._hide_pictures,
             self._keep_definitions,
         )
@@ -146,6 +157,45 @@ class Recovery:
         whole = sent.body() if sizes_in(error)[0] else request.messages
         shorter = await self._results.shrink(request.messages, int(excess_of(error) * len(dumps(whole))))
         return None if shorter is None else replace(request, messages=shorter)
+
+    async def _leave_tools_out(
+        self, request: ChatRequest, error: UpstreamError, _: ChatRequest
+    ) -> ChatRequest | None:
+        """More tools than the model server takes in one request (OpenAI: 128)."""
+        count = self._tools.count
+        if not self._tools.are_offered or (most := most_tools(error, count)) is None:
+            return None
+        if not (left := self._tools.keep_first(most)):
+            return None
+        log.warning(
+            "the model server takes %d tools and there are %d; choose with include, exclude or a profile. Left out: %s",
+            most,
+            count,
+            ", ".join(left),
+        )
+        self._learned = {"most_tools": most}
+        return request
+
+    async def _shorten_definitions(
+        self, request: ChatRequest, error: UpstreamError, sent: ChatRequest
+    ) -> ChatRequest | None:
+        """The definitions of our tools fill the context: shorter ones, then fewer."""
+        if not self._tools.are_offered or error.code == "upstream_cut" or not is_overflow(error):
+            return None
+        self._definitions = self._definitions or (
+            self._tools.count,
+            estimated_tokens(orjson.Fragment(dumps(sent.tools))),
+        )
+        excess = int(excess_of(error) * len(dumps(sent.body())))
+        return request if self._tools.shorten(excess) else None
+
+    def explained(self, error: UpstreamError) -> UpstreamError:
+        """The error for the client: what the model server said, and what our tools have to do with it."""
+        if self._definitions is None or not is_overflow(error):
+            return error
+        count, tokens = self._definitions
+        why = why_too_many(count, tokens, sizes_in(error)[1] or None)
+        return with_hint(error, f"({why})") if why else error
 
     async def _hide_pictures(
         self, request: ChatRequest, error: UpstreamError, _: ChatRequest

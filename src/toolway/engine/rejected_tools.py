@@ -16,7 +16,7 @@ from toolway.engine.model_target import ModelTarget
 from toolway.engine.request_tools import RequestTools
 from toolway.errors import UpstreamError, UpstreamStatus
 from toolway.upstream.model_call import IsClients, Turn
-from toolway.upstream.refusals import is_of_own_output, is_overflow
+from toolway.upstream.refusals import is_of_own_output, is_overflow, most_tools
 
 _ABOUT_TOOLS = re.compile(
     r"grammar|schema|function|\btools?\b|parameters|propert(y|ies)|\bpattern\b|generate parser", re.IGNORECASE
@@ -143,7 +143,8 @@ def without_rejected_tools(
             except UpstreamError as error:
                 if isinstance(error, UpstreamStatus):
                     target.learn_from(error.headers)
-                if events.saw_text or not tools.are_offered or not is_about_tools(error):
+                is_count = most_tools(error, tools.count) is not None
+                if events.saw_text or not tools.are_offered or is_count or not is_about_tools(error):
                     raise
                 if not await _leave_out(error, request, tools, target, probe):
                     raise

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
+
+import orjson
 
 from toolway.conversation.message import ChatRequest
 from toolway.schema.compile import define
@@ -12,6 +16,11 @@ from toolway.tools import names
 from toolway.tools.catalog import Snapshot
 from toolway.tools.selection import Selection, is_selected
 from toolway.types import JSON, Tool
+from toolway.wire.lenient_json import dumps
+
+log = logging.getLogger("toolway.backend")
+
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s|\n")
 
 Fit = Callable[[Snapshot], Snapshot]
 
@@ -66,6 +75,7 @@ class RequestTools:
         self._approved = {name: offered[name] for name in approved if name in offered}
         self._clients_tools = request.tools
         self._added: dict[str, Any] = {}
+        self._shortened: dict[str, orjson.Fragment] = {}
         self._enforced = named_tool(self._choice) if enforce_choice else None
         self._is_withdrawn = False
         self.keeps_definitions = False
@@ -129,7 +139,8 @@ class RequestTools:
         return request.with_options(tool_choice=self._choice)
 
     def _definitions(self) -> Any:
-        if not self._clients_tools and not self._added and len(self.tools) == len(self.snapshot.offered):
+        is_changed = self._clients_tools or self._added or self._shortened
+        if not is_changed and len(self.tools) == len(self.snapshot.offered):
             return self.snapshot.all_definitions
         return [*(self._clients_tools or ()), *(self.definition(name) for name in self.tools)]
 
@@ -185,7 +196,47 @@ class RequestTools:
 
     def definition(self, name: str) -> Any:
         """One of our tools as it stands in the request."""
-        return self._added.get(name) or self.snapshot.definition(name)
+        return self._shortened.get(name) or self._added.get(name) or self.snapshot.definition(name)
+
+    @property
+    def count(self) -> int:
+        """How many tools stand in the request of this round."""
+        return len(self._clients_tools or ()) + (len(self.tools) if self.are_offered else 0)
+
+    def keep_first(self, most: int) -> list[str]:
+        """Have at most so many tools in a request: the client's, then ours in their order. The names left out."""
+        room = max(0, most - len(self._clients_tools or ()))
+        ours = [*self._added, *(name for name in self.tools if name not in self._added)]
+        return self._leave_out(ours[room:])
+
+    def shorten(self, excess: int) -> bool:
+        """Take about so many bytes out of our definitions; False when there is nothing to take.
+
+        Descriptions give way first, those of the largest definitions before others: of each its first sentence stays.
+        Then tools are left out, the last ones first.
+        """
+        removed, sizes = 0, {name: len(dumps(self.definition(name))) for name in self.tools}
+        for name in sorted(sizes, key=lambda name: -sizes[name]):
+            if removed < excess and name not in self._shortened:
+                short = orjson.dumps(_first_sentences(orjson.loads(dumps(self.definition(name)))))
+                self._shortened[name] = orjson.Fragment(short)
+                removed += sizes[name] - len(short)
+                sizes[name] = len(short)
+        left: list[str] = []
+        for name in reversed(list(self.tools)):
+            if removed < excess:
+                left.append(name)
+                removed += sizes[name]
+        if left:
+            log.warning(
+                "left out, since the definitions of all tools are too long for the model: %s", ", ".join(left)
+            )
+        self._leave_out(left)
+        return removed > 0
+
+    def _leave_out(self, left: Collection[str]) -> list[str]:
+        self.tools = {name: tool for name, tool in self.tools.items() if name not in left}
+        return list(left)
 
     @property
     def clients_definitions(self) -> list[Any]:
@@ -199,6 +250,20 @@ class RequestTools:
         self._added[tool.name] = define({tool.name: tool}, self.snapshot.target).fragments[tool.name]
         self.tools = {**self.tools, tool.name: tool}
         return True
+
+
+def _first_sentences(value: Any) -> Any:
+    """A definition whose descriptions are their first sentences."""
+    if isinstance(value, list):
+        return [_first_sentences(part) for part in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: _SENTENCE_END.split(part.strip(), maxsplit=1)[0][:200]
+        if key == "description" and isinstance(part, str)
+        else _first_sentences(part)
+        for key, part in value.items()
+    }
 
 
 def _stubs(messages: Sequence[Any]) -> list[JSON]:

@@ -45,6 +45,12 @@ _TOO_MANY = re.compile(
     r"too (?:many|long)|max(?:imum|_length)?\b|at most|no more than|limit(?:ed)?\b|up to|exceed|must not have more",
     re.IGNORECASE,
 )
+_LIMIT_OF_TOOLS = re.compile(
+    r"(?:max\w*|at most|no more than|limit\w*|up to)\D{0,30}?(\d+)\D{0,3}(?:tools|functions?|items)"
+    r"|(?:tools|functions?)\W.{0,30}?(?:max\w*|at most|no more than|limit\w*|up to)\D{0,25}?(\d+)"
+    r"|max\w* number of (?:tools|functions?)\D{0,10}(\d+)",
+    re.IGNORECASE,
+)
 _NUMBER = re.compile(r"(?<![\w.])\d[\d,]*(?![\w])")
 
 
@@ -102,10 +108,8 @@ def most_tools(error: UpstreamError, count: int) -> int | None:
     numbers = _numbers_in(text)
     if count in numbers and (smaller := [number for number in numbers if 1 < number < count]):
         return max(smaller)
-    limits = re.findall(
-        r"(?:max\w*|at most|no more than|limit\w*|up to|exceed\w*)\D{0,40}?(\d+)", text, re.IGNORECASE
-    )
-    return max((int(limit) for limit in limits if 1 < int(limit) < count), default=None)
+    limits = [int("".join(found)) for found in _LIMIT_OF_TOOLS.findall(text)]
+    return max((limit for limit in limits if 1 < limit < count), default=None)
 
 
 def refusal_code(error: UpstreamError) -> str | None:
@@ -141,6 +145,26 @@ def seconds_to_wait(error: UpstreamError) -> float | None:
         minutes, amount, unit = match.groups()
         return 60 * float(minutes or 0) + float(amount) / (1000 if unit.lower() == "ms" else 1)
     return 0.0
+
+
+def with_hint(error: UpstreamError, hint: str) -> UpstreamError:
+    """The same error with a sentence behind its message."""
+    if not hint:
+        return error
+    if not isinstance(error, UpstreamStatus):
+        error.message = f"{error.message} {hint}"
+        return error
+    body = _body(error)
+    inner = body.get("error") if isinstance(body, dict) else None
+    if isinstance(inner, dict):
+        body = {**body, "error": {**inner, "message": f"{inner.get('message') or ''} {hint}".strip()}}
+    elif isinstance(inner, str):
+        body = {**body, "error": f"{inner} {hint}"}
+    else:
+        return error
+    changed = UpstreamStatus(error.status, error.headers, orjson.dumps(body))
+    changed.code = error.code
+    return changed
 
 
 def _positive(value: bytes | None) -> float | None:
