@@ -24,7 +24,7 @@ from rich.text import Text
 
 from toolway import __version__
 from toolway.errors import ConfigError, SourceError, sentence
-from toolway.settings.mcp_server import RemoteServerConfig
+from toolway.settings.mcp_server import RemoteServerConfig, with_home
 from toolway.settings.settings import Settings, load_settings
 from toolway.tools import names
 from toolway.types import JSON, SourceStatus, Tool, ToolResult, last_error
@@ -194,7 +194,7 @@ def login(
     if server not in remote:
         names = ", ".join(remote) or "none"
         _fail(f"There is no server {server} with a url in the mcp.json; those with one: {names}.")
-    anyio.run(_login, remote[server], Path(settings.tools.token_file).expanduser())
+    anyio.run(_login, remote[server], with_home(settings.tools.token_file))
     typer.echo(f"Toolway may use {server} now; {settings.tools.token_file} remembers it.")
 
 

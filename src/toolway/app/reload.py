@@ -8,13 +8,12 @@ import threading
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
-from pathlib import Path
 
 import anyio
 
 from toolway.errors import ConfigError
 from toolway.settings.groups import ToolSettings
-from toolway.settings.mcp_server import ConfiguredServer, UnusableServerConfig
+from toolway.settings.mcp_server import ConfiguredServer, UnusableServerConfig, with_home
 from toolway.settings.settings import Settings, reload_servers
 from toolway.telemetry.logging import also_mask
 from toolway.tools.catalog import Catalog
@@ -46,7 +45,7 @@ class _ConfigWatcher:
         self._settings = settings
         self._factory = factory
         self._catalog = catalog
-        self._path = Path(settings.tools.config or "").expanduser()
+        self._path = with_home(settings.tools.config or "")
         self._read_at = self._stamp()
 
     async def poll(self) -> None:

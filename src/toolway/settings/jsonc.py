@@ -64,7 +64,9 @@ def parse_toml(text: str, table: str) -> Node:
     """The same for TOML, where only the lines of the tables below `table` are known. Raises MistakeError."""
     try:
         found = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except RecursionError:
+        raise MistakeError("this is nested too deeply", 1) from None
+    except ValueError as error:
         line = re.search(r"at line (\d+)", str(error))
         raise MistakeError(f"this is not TOML: {error}", int(line[1]) if line else 1) from None
     heads = re.finditer(rf"""^\s*\[{re.escape(table)}\.["']?([^]."']+)["']?\]""", text, re.MULTILINE)

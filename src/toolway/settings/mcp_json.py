@@ -32,6 +32,7 @@ from toolway.settings.mcp_server import (
     StdioServerConfig,
     UnusableServerConfig,
     expand,
+    with_home,
 )
 
 __all__ = ["McpConfig", "ServerConfig", "keys_of", "parse_config", "read_config"]
@@ -136,7 +137,7 @@ def parse_config(
 
 def _predefined(path: Path) -> Mapping[str, str]:
     """What editors replace by themselves. A file in `.vscode`, `.cursor` and their like is about the folder above."""
-    folder = path.expanduser().absolute().parent
+    folder = path.absolute().parent
     folder = folder.parent if folder.name.startswith(".") else folder
     return {
         "workspaceFolder": str(folder),
@@ -221,7 +222,10 @@ def _checked(label: str, node: Node, report: Report, expanded: Callable[[str], s
             node.line, label, 'an OpenAPI service needs its "url", or the "spec" that describes it'
         )
     if isinstance(server, StdioServerConfig):
-        server = _with_env_file(server)
+        try:
+            server = _with_env_file(server)
+        except (OSError, UnicodeDecodeError) as error:
+            report.problem(node.line, label, f"{server.env_file} cannot be read: {error}")
         if hint := _split_command(server, node.value["command"].value):
             report.problem(node.value["command"].line, f"{label}.command", hint)
     return _in_seconds(server, node, report)
@@ -274,8 +278,8 @@ def _with_env_file(server: StdioServerConfig) -> StdioServerConfig:
 def _split_command(server: StdioServerConfig, written: str) -> str:
     """What to write in place of a command that holds its arguments; empty if it holds none."""
     program, *arguments = written.split()
-    whole = Path(server.command).expanduser()
-    if not arguments or which(whole) or Path(server.cwd or "").expanduser().joinpath(whole).exists():
+    whole = with_home(server.command)
+    if not arguments or which(whole) or with_home(server.cwd or "").joinpath(whole).exists():
         return ""
     return f'it holds arguments; write "command": {json.dumps(program)}, "args": {json.dumps(arguments)}'
 

@@ -126,11 +126,19 @@ def _client_credentials(value: Any) -> Any:
     return _without_null(value)
 
 
+def with_home(path: str) -> Path:
+    """`~` replaced by the home folder; the path as it stands when it names a user whom nobody knows."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
 def existing_file(path: str) -> str:
     """The path with the home folder put in. Raises ValueError when there is no such file."""
-    if not Path(path).expanduser().is_file():
+    if not with_home(path).is_file():
         raise ValueError(f"there is no file {path}")
-    return str(Path(path).expanduser())
+    return str(with_home(path))
 
 
 def _joined(value: Any) -> Any:

@@ -21,6 +21,7 @@ from toolway.net.hosts import masked
 from toolway.settings.env_endpoints import Endpoint, parse_endpoints, token_key
 from toolway.settings.groups import Settings, legal_credential, shown_store
 from toolway.settings.mcp_json import McpConfig, read_config
+from toolway.settings.mcp_server import with_home
 
 __all__ = ["Endpoint", "Settings", "load_settings", "reload_servers", "setting_paths", "variable"]
 
@@ -121,7 +122,7 @@ def _with_servers(settings: Settings, texts: Mapping[str, str]) -> Settings:
     tools = settings.tools
     if tools.config is None:
         return settings
-    found: McpConfig = read_config(Path(tools.config).expanduser(), texts, strict=tools.strict)
+    found: McpConfig = read_config(with_home(tools.config), texts, strict=tools.strict)
     labels = {endpoint.label for endpoint in tools.endpoints}
     if twice := [server for server in found.servers if server.label in labels]:
         raise ConfigError(

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -25,6 +24,7 @@ from toolway.settings.mcp_server import (
     RemoteServerConfig,
     StdioServerConfig,
     UnusableServerConfig,
+    with_home,
 )
 from toolway.tools.autodetect import AutodetectSource, find_mcp, has_document
 from toolway.tools.client_servers import IDLE, PATIENCE, DeclaredServer, DynamicServers
@@ -195,7 +195,7 @@ def _auth(config: McpServerConfig, token_file: str, mask: Mask) -> Any:
         return TokenAuth(config.url, grant, learned=mask.add)
     if "authorization" in {name.lower() for name in config.headers}:
         return None
-    file = TokenFile(Path(token_file).expanduser())
+    file = TokenFile(with_home(token_file))
     return TokenAuth(config.url, file.grant(config.url), file, mask.add)
 
 

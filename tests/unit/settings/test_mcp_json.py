@@ -308,10 +308,12 @@ def test_what_is_json_is_read_as_json_reads_it(value: Any) -> None:
     assert jsonc.parse(f"// c\n{json.dumps(value, indent=1)} /* {{ */").plain() == value
 
 
-@given(st.text())
-def test_no_text_breaks_the_reader(text: str) -> None:
+@given(
+    st.text() | st.sampled_from(["a = " + "[" * 5000, "a = " + "9" * 5000]), st.sampled_from(["json", "toml"])
+)
+def test_no_text_breaks_the_reader(text: str, ending: str) -> None:
     try:
-        parse_config(text, ENV)
+        parse_config(text, ENV, path=f"mcp.{ending}")
     except ConfigError:
         pass
 
@@ -407,6 +409,9 @@ def test_what_belongs_to_a_login_is_read_and_its_secret_is_not_shown() -> None:
         ({"command": "no-such-program server --port 1"},
          'it holds arguments; write "command": "no-such-program", "args": ["server", "--port", "1"]'),
         ({"command": ["x", 5, []]}, "args[1]: it must be a string"),
+        ({"command": "x y\0", "cwd": "~nobody-here"}, "it holds arguments"),
+        ({"command": "x", "env_file": "~nobody-here/e"}, "env_file: there is no file ~nobody-here/e"),
+        ({"command": "x", "envFile": sys.executable}, "cannot be read"),
         ({"url": "https://x.example", "client_cert": "/no/such.pem"}, "client_cert: there is no file /no/such.pem"),
         ([], "it must be an object"),
     ],

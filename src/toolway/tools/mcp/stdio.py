@@ -22,7 +22,7 @@ import anyio
 from anyio.abc import ObjectStream
 
 from toolway.errors import SourceError
-from toolway.settings.mcp_server import StdioServerConfig
+from toolway.settings.mcp_server import StdioServerConfig, with_home
 from toolway.tools.mcp import reaper
 from toolway.tools.mcp.messages import Lines, MessageLines, TooLong, parse
 from toolway.tools.mcp.options import Budget, ServerLog
@@ -226,10 +226,10 @@ async def open_stdio(config: StdioServerConfig, *, limit: int, log: ServerLog) -
 
 
 def _resolve(command: str, env: Mapping[str, str], cwd: str | None) -> tuple[str, Path | None]:
-    where = Path(cwd).expanduser() if cwd else None
+    where = with_home(cwd) if cwd else None
     if where is not None and not where.is_dir():
         raise SourceError(f"the working directory {cwd!r} does not exist", stage="start")
-    command = str(Path(command).expanduser())
+    command = str(with_home(command))
     program = shutil.which(command, path=env.get("PATH")) or shutil.which(str((where or Path()) / command))
     if program is None:
         raise SourceError(
