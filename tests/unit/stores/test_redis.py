@@ -64,17 +64,18 @@ async def test_a_unix_socket_will_do(redis: RedisServer):
 
 
 async def test_tls_is_spoken_and_the_certificate_checked(tmp_path: Path):
-    Authority(tmp_path).server(LOOPBACK)
+    authority = Authority(tmp_path)
+    identity = authority.identity(LOOPBACK)
     files = [
-        ("--tls-cert-file", "server.pem"),
-        ("--tls-key-file", "server.pem"),
-        ("--tls-ca-cert-file", "ca.pem"),
+        ("--tls-cert-file", identity),
+        ("--tls-key-file", identity),
+        ("--tls-ca-cert-file", authority.bundle),
     ]
     port = free_port()
-    options = [part for option, name in files for part in (option, str(tmp_path / name))]
+    options = [part for option, path in files for part in (option, str(path))]
     with redis_server("--tls-port", str(port), "--tls-auth-clients", "no", *options):
         url = f"rediss://127.0.0.1:{port}/0"
-        async with opened(f"{url}?ssl_ca_certs={tmp_path / 'ca.pem'}") as store:
+        async with opened(f"{url}?ssl_ca_certs={authority.bundle}") as store:
             await store.put(key("k"), {"n": 1})
             assert await store.get(key("k")) == {"n": 1}
         with pytest.raises(ConfigError, match=r"(?i)certificate"):
