@@ -26,7 +26,6 @@ from toolway.settings.groups import ToolSettings
 from toolway.tools.catalog import Snapshot
 from toolway.tools.client_servers import DeclaredServer, DynamicServers, read_declared
 from toolway.tools.factory import open_dynamic
-from toolway.tools.mcp import http
 from toolway.tools.mcp.oauth import Grant, TokenFile
 
 Answer = Callable[[bytes], bytes | None]
@@ -493,7 +492,6 @@ async def test_the_certificate_must_be_for_the_name_that_was_declared(
     authority = Authority(tmp_path)
     authority.server(x509.DNSName("mcp.example"))
     monkeypatch.setenv("SSL_CERT_FILE", str(authority.bundle))
-    http._tls.cache_clear()
     names = book(mcp_example="127.0.0.1", other_example="127.0.0.1")
     with serving(good_server.app(), ssl_certfile=str(tmp_path / "server.pem")) as base:
         port = read_destination(base).port
@@ -501,7 +499,6 @@ async def test_the_certificate_must_be_for_the_name_that_was_declared(
             assert await say(servers, at(f"https://mcp.example:{port}/mcp"), "echo") == "None"
             error = await failure(servers, at(f"https://other.example:{port}/mcp"))
             assert "CERTIFICATE_VERIFY_FAILED" in error.message
-    http._tls.cache_clear()
 
 
 async def test_neither_proxies_nor_grants_of_the_operator_are_used(
