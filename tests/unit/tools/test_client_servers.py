@@ -490,15 +490,15 @@ async def test_the_certificate_must_be_for_the_name_that_was_declared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     authority = Authority(tmp_path)
-    authority.server(x509.DNSName("mcp.example"))
+    identity = authority.identity(x509.DNSName("mcp.example"))
     monkeypatch.setenv("SSL_CERT_FILE", str(authority.bundle))
     names = book(mcp_example="127.0.0.1", other_example="127.0.0.1")
-    with serving(good_server.app(), ssl_certfile=str(tmp_path / "server.pem")) as base:
+    with serving(good_server.app(), ssl_certfile=str(identity)) as base:
         port = read_destination(base).port
         async with servers_for("127.0.0.1", names, patience=5.0) as servers:
             assert await say(servers, at(f"https://mcp.example:{port}/mcp"), "echo") == "None"
             error = await failure(servers, at(f"https://other.example:{port}/mcp"))
-            assert "CERTIFICATE_VERIFY_FAILED" in error.message
+            assert "its certificate is for another host name" in error.message
 
 
 async def test_neither_proxies_nor_grants_of_the_operator_are_used(
