@@ -122,7 +122,7 @@ def tools(as_json: AsJSON = False, full: Full = False, config: ConfigFile = None
     _warn(settings)
     found, statuses, too_many = _with_catalog(settings, partial(_list_tools, settings))
     if as_json:
-        _print_json([_described(name, tool) for name, tool in found.items()])
+        _print_json([_tool_json(name, tool) for name, tool in found.items()])
         for label, status in statuses.items():
             if status.error:
                 _complain(f"{label}: {status.state} ({last_error(status)})")
@@ -150,7 +150,7 @@ def call(
     config: ConfigFile = None,
 ) -> None:
     """Run one tool and print its result; status 1 if it failed."""
-    values = _parsed(sys.stdin.read() if arguments == "-" else arguments)
+    values = _parse_arguments(sys.stdin.read() if arguments == "-" else arguments)
     settings = load_settings(config=config)
     _warn(settings)
 
@@ -177,7 +177,7 @@ def doctor(as_json: AsJSON = False, config: ConfigFile = None) -> None:
     findings = examine(config)
     if as_json:
         healthy = all(finding.ok for finding in findings)
-        _print_json({"ok": healthy, "checks": [finding.described() for finding in findings]})
+        _print_json({"ok": healthy, "checks": [finding.to_json() for finding in findings]})
     else:
         print_findings(findings)
     raise typer.Exit(0 if all(finding.ok for finding in findings) else 1)
@@ -268,7 +268,7 @@ async def _call(catalog: Catalog, name: str, arguments: JSON, seconds: float) ->
     )
 
 
-def _parsed(arguments: str) -> JSON:
+def _parse_arguments(arguments: str) -> JSON:
     try:
         values = orjson.loads(arguments)
     except orjson.JSONDecodeError as error:
@@ -278,7 +278,7 @@ def _parsed(arguments: str) -> JSON:
     return values
 
 
-def _described(name: str, tool: Tool) -> JSON:
+def _tool_json(name: str, tool: Tool) -> JSON:
     return {
         "name": name,
         "server": tool.server,

@@ -54,7 +54,7 @@ class Finding:
     detail: str
     advice: str | None = None
 
-    def described(self) -> JSON:
+    def to_json(self) -> JSON:
         """The finding as JSON."""
         return {"check": self.check, "ok": self.ok, "detail": self.detail, "advice": self.advice}
 
@@ -168,7 +168,7 @@ async def _try_models(upstream: Upstream, settings: Settings) -> tuple[Finding, 
     if not ids:
         advice = "Load a model in it."
         return Finding(check=check, ok=False, detail="it has no models", advice=advice), None
-    return Finding(check=check, ok=True, detail=f"answers; models: {listed(ids, 5)}"), ids[0]
+    return Finding(check=check, ok=True, detail=f"answers; models: {name_some(ids, 5)}"), ids[0]
 
 
 async def _try_chat(
@@ -228,7 +228,7 @@ def _judge_source(source: ToolSource, proxy: Proxy | None) -> Finding:
         names = [tool.name for tool in status.tools]
         resting = "; started when it is called" if status.state == "stopped" else ""
         count = f"{len(names)} tool{'s'[: len(names) != 1]}"
-        detail = f"{count} ({status.protocol}{resting}): {listed(names, 10)}"
+        detail = f"{count} ({status.protocol}{resting}): {name_some(names, 10)}"
         advice = "; ".join(status.warnings) or None
         return Finding(
             check=check, ok=bool(names), detail=detail if names else "it has no tools", advice=advice
@@ -248,7 +248,7 @@ def _judge_names(snapshot: Snapshot) -> list[Finding]:
         if name != tool.name
     ]
     if renamed:
-        detail = f"changed to be legal and unique: {listed(renamed, 5, '; ')}"
+        detail = f"changed to be legal and unique: {name_some(renamed, 5, '; ')}"
         found.append(Finding(check="names", ok=True, detail=detail))
     for name, reason in snapshot.left_out.items():
         detail = f"its schema cannot be used: {reason}"
@@ -269,7 +269,7 @@ async def _judge_size(
     return [Finding(check="size", ok=False, detail=detail, advice=f"{advice[:1].upper()}{advice[1:]}.")]
 
 
-def listed(items: Sequence[str], most: int, separator: str = ", ") -> str:
+def name_some(items: Sequence[str], most: int, separator: str = ", ") -> str:
     """The first of them, and how many are not named."""
     more = [f"and {len(items) - most} more"] if len(items) > most else []
     return separator.join([*items[:most], *more])

@@ -1,11 +1,13 @@
-"""The same conversation in every dialect: the model server is asked the same, and the client can know the same."""
+"""The same conversation in every dialect: the model server is asked the same, and the client can know the same.
+
+No client sends a key, and the model numbers its calls alike in all conversations: what is kept for one of them must not
+show in another.
+"""
 
 from __future__ import annotations
 
 import base64
-import itertools
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -164,7 +166,7 @@ def test_a_turn_that_calls_a_tool_of_each(app: AppServer, dialect: type[Client],
 
 @each_dialect
 def test_a_call_of_the_clients_own_tool(app: AppServer, dialect: type[Client], mode: str):
-    theirs = tool_call("theirs", "{}", id="call_d")
+    theirs = tool_call("theirs", "{}", id="call_c")
     set_turns(app, ModelTurn(calls=(theirs,)), ModelTurn(text="Forty-two."))
     client = dialect(app, mode, own_tools=["theirs"])
     (call,) = client.ask("What is the weather?").calls
@@ -175,7 +177,7 @@ def test_a_call_of_the_clients_own_tool(app: AppServer, dialect: type[Client], m
 
 @each_dialect
 def test_two_texts_before_a_call_of_the_clients(app: AppServer, dialect: type[Client], mode: str):
-    theirs = tool_call("theirs", "{}", id="call_e")
+    theirs = tool_call("theirs", "{}", id="call_c")
     turns = [ModelTurn(text="One. ", calls=(PARIS,)), ModelTurn(text="Two. ", calls=(theirs,))]
     set_turns(app, *turns, ModelTurn(text="Three."))
     client = dialect(app, mode, own_tools=["theirs"])
@@ -296,16 +298,9 @@ def conversations(draw: st.DrawFn) -> list[ModelTurn]:
     return [*turns, ModelTurn(text=draw(TEXTS) or "Done.")]
 
 
-FRESH = itertools.count()
-
-
-def with_fresh_ids(turn: ModelTurn) -> ModelTurn:
-    return replace(turn, calls=tuple({**call, "id": f"call_{next(FRESH)}"} for call in turn.calls))
-
-
 def played(app: AppServer, client: Client, turns: list[ModelTurn]) -> Any:
     """All that the model server was asked and all that the client was told, to the end of the conversation."""
-    set_turns(app, *(with_fresh_ids(turn) for turn in turns))
+    set_turns(app, *turns)
     answers = [client.ask("What is the weather?")]
     while answers[-1].outcome == "calls":
         answers.append(client.give_results({call.id: f"mine {call.name}" for call in answers[-1].calls}))
