@@ -83,13 +83,19 @@ def test_a_recorded_answer_becomes_a_clean_answer_or_a_clear_error(app: AppServe
     streamed = bool(request.get("stream"))
     reply = read_reply(CAPTURES / f"{case}.response.http")
     last = text_stream("Done.") if streamed else whole({"content": "Done."})
-    app.upstream.replies = [reply, *[last] * 3, json_reply({"error": "too many rounds"}, 500)]
+    # A server that refuses is asked again where that may help, and refuses again.
+    more = [last] * 3 if reply.status == 200 else [reply] * 3
+    app.upstream.replies = [reply, *more, json_reply({"error": "too many rounds"}, 500)]
     app.upstream.seen.clear()
     body = {key: value for key, value in request.items() if key != "tools"}
     answer = app.post(body)
     recorded = b"".join(part for part in reply.parts if isinstance(part, bytes))
     if reply.status != 200:
-        assert (answer.status_code, answer.content) == (reply.status, recorded)
+        assert answer.status_code == reply.status
+        if recorded.startswith(b"{"):
+            assert answer.content == recorded
+        else:
+            assert_error(answer.json())
     elif not streamed:
         assert answer.status_code == 200
         message = answer.json()["choices"][0]["message"]

@@ -77,7 +77,7 @@ def talk() -> None:
     note(HeadArrived(headers=[]))
     note(TextBegan())
     message = Message(said={}, finish_reason="stop")
-    note(ConversationEnded(outcome=Outcome(message=message, usage={"total_tokens": 9}, rounds=2, calls=2)))
+    note(ConversationEnded(outcome=Outcome(message=message, spent={"total_tokens": 9}, rounds=2, calls=2)))
 
 
 def test_a_conversation_is_readable(written: io.StringIO) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import time
 from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 
 from tests.support.hostile import ODD, VALUES, nested
 from toolway.wire.lenient_json import (
@@ -154,6 +155,7 @@ def test_what_cannot_be_kept_is_left_out_of_what_can(text: str, value: Any):
 @given(VALUES)
 def test_reading_what_was_written_leaves_out_what_cannot_be_kept(value: Any):
     written = dumps({"a": value})
+    assume(not re.search(rb"\d{%d}" % MAX_DIGITS, written))  # the rows above say what becomes of these
     assert loads_cut(written) == harmless(json.loads(written))
 
 
