@@ -81,7 +81,7 @@ _ITS_OWN = frozenset(
 class Records:
     """The records in a store, each visible to its owner alone.
 
-    A response goes on with the conversation of another one, so only what it adds is kept, in a chunk; decision 017
+    A response goes on with the conversation of another one, so only what it adds is kept, in a chunk; decision 015
     tells how. Chunks are written before the record that needs them and renewed after it, so that they go last.
     """
 
