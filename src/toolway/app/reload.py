@@ -1,4 +1,4 @@
-"""The file `config` is read again when it changes, or on SIGHUP; requests under way keep what they have."""
+"""Live reload of `mcp.json` when it changes, or on SIGHUP; requests under way keep the tools that they have."""
 
 from __future__ import annotations
 

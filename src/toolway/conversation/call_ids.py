@@ -1,4 +1,4 @@
-"""Ids of calls that leave for the client: unguessable, recognisable, and the model server's own ones inside.
+"""The ids of tool calls as the client sees them: unguessable, recognisable, with the model server's own ids inside.
 
 Many model servers number their calls anew in each turn (`call_0`, `functions.NAME:0`), so that their ids say nothing
 about whose call it is. A client gets `{id}-tw-{token}`: the token is that of one turn, random, and known to nobody but

@@ -1,4 +1,4 @@
-"""One request to the model, and its answer: chunks, or a whole, of a sloppy model server -> one clean Message.
+"""A chat completion request, and its answer, streamed or whole, of a sloppy model server as one clean Message.
 
 What each rule is good for is in `docs/wire.md`; every one was seen on a real server.
 """

@@ -1,4 +1,4 @@
-"""Programs that the demo starts, and that end when it ends, however it ends.
+"""Subprocesses of the demo, which end when it ends, however it ends.
 
 The parent holds the writing end of each child's standard input and never writes: when the parent is gone, killed
 or not, the child reads the end of the file and ends itself. That works on every system, and needs no process group.

@@ -1,4 +1,4 @@
-"""Asking again in another way, when the model server refuses what Toolway added to a request.
+"""Retries of a model call that the model server refused because of what Toolway added to the request.
 
 The client did not send the tools, the results and the pictures: a refusal because of them is ours to mend, as long
 as the client has seen nothing of the answer. What the client sent is never changed.

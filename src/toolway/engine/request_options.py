@@ -1,4 +1,4 @@
-"""What one request asks of Toolway itself, in whatever way its dialect says it."""
+"""The options of one request (its tools, limits and profile), whichever way its dialect states them."""
 
 from __future__ import annotations
 

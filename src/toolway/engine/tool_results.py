@@ -1,4 +1,4 @@
-"""The results of one request's calls, as the model reads them: within its context, whole texts kept, pictures shown."""
+"""Tool results as the model reads them: cut to fit its context, whole texts kept, pictures shown."""
 
 from __future__ import annotations
 

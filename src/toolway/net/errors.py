@@ -1,4 +1,4 @@
-"""What can go wrong with an HTTP exchange, whoever the server is, and how it is told of any server."""
+"""The errors of an HTTP exchange, whoever the server is, and the words for each."""
 
 from __future__ import annotations
 

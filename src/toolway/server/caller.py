@@ -1,4 +1,4 @@
-"""Who calls: made of a request's scope once, at the door; nothing behind it reads credentials again."""
+"""The caller of a request, made of its ASGI scope once; nothing behind it reads credentials again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Why work for a client ends early: it disconnected, or this server was told to stop and its grace is over."""
+"""Client disconnects and server stops: signals for each, and how they cancel the work of a request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An `mcp.json` as people already have it -> its servers; each mistake is one clear message with its line.
+"""Parses and validates `mcp.json`, in the forms of other hosts too; each mistake is one message with its line.
 
 Run as a program it prints the JSON Schema of such a file, made from the models: `make schema`.
 """

@@ -1,4 +1,4 @@
-"""One tool server of `mcp.json`: a model for each kind, which checks an entry and is what its source is made from."""
+"""The pydantic models of tool servers: each checks an entry of `mcp.json`, and its tool source is made from it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A source of which only a URL is known: what the server speaks is found out by asking it."""
+"""A tool source of which only a URL is known: whether it speaks MCP or OpenAPI is detected by asking it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model server means when it refuses: too long, too many, later, its own output; by status and words."""
+"""Error responses of model servers, classified by status and words: too long, too many, retry later, its own output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""JSON from and for strangers: lax syntax is read, and no value is too deep, too large or too broken to be written.
+"""Lenient JSON, read and written: lax syntax is read, and no value is too deep, too large or too broken to be written.
 
 What comes from a model server, a client or a tool may be nested thousands of levels, hold numbers of thousands of
 digits, or half a surrogate pair. Each edge reads and writes through this module, so that none of it is ever a fault

@@ -1,4 +1,4 @@
-"""Responses that are made whether somebody listens or not, and the log of their events for readers of any process."""
+"""Background responses, and the log of their events, from which any process can stream them."""
 
 from __future__ import annotations
 

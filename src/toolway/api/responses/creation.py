@@ -1,4 +1,4 @@
-"""The creation of one response, its events and its record; and what is asked about a conversation instead."""
+"""Creates a response, with its events and its record; counts input tokens and compacts conversations."""
 
 from __future__ import annotations
 

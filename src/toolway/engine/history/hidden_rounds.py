@@ -1,4 +1,4 @@
-"""The rounds behind an answer, put back when the conversation comes again with nothing but the answer's text.
+"""Replay of hidden rounds: put back behind an answer when the client sends the conversation with its text alone.
 
 A text is no proof of whose it is. Each answer is kept in two places: with all that stood before it, and with the
 question before it alone, for clients that change what they sent earlier. What is found in the one, else in the other,

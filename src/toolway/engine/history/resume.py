@@ -1,4 +1,4 @@
-"""Requests that came to nothing after tools ran, and come again: they go on from the results.
+"""Retries of requests that failed after tools ran: they resume from the results that were kept.
 
 Clients repeat what failed by themselves: AI SDK every 5xx, whatever the headers say, the OpenAI SDKs what they waited
 for too long. People do it too. Without this each repetition would run the tools again.

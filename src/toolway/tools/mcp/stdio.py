@@ -1,4 +1,4 @@
-"""A stdio server as a stream of messages, without a task of its own: the pipes call straight in.
+"""The stdio transport: a subprocess as a stream of messages, without a task of its own: the pipes call straight in.
 
 It runs under the watch of the reaper (`reaper.py`), which ends its process group however Toolway ends.
 """
