@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 import secrets
-import string
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,15 +17,15 @@ from typing import Any
 from toolway.conversation.events import Chunks, Outcome
 from toolway.types import JSON
 
-_ALPHABET = string.ascii_letters + string.digits
-_LENGTH = 20
-"""Of 62 letters: 119 bits, which cannot be tried out."""
-_PUBLIC = re.compile(rf"(?s)(.*)-tw-([0-9A-Za-z]{{{_LENGTH}}})")
+_BYTES = 10
+"""80 random bits, which cannot be tried out. One call makes them: 20 letters, one after the other, cost a tenth of a
+small request."""
+_PUBLIC = re.compile(rf"(?s)(.*)-tw-([0-9a-f]{{{2 * _BYTES}}})")
 
 
 def new_token() -> str:
     """The token of one turn."""
-    return "".join(secrets.choice(_ALPHABET) for _ in range(_LENGTH))
+    return secrets.token_hex(_BYTES)
 
 
 def public_id(identity: str, token: str) -> str:
