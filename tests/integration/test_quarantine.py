@@ -9,10 +9,11 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.support.answers import assert_one_clean_answer, chunks_of, content_of
+from tests.support.answers import assert_one_clean_answer, calls_of, chunks_of, content_of
 from tests.support.app_server import AppServer, app_server
 from tests.support.tools import CITY, NOTHING, ToolService, document
-from tests.support.upstream import Reply, chunk, json_reply, sse, text_stream, whole
+from tests.support.upstream import Reply, call_stream, chunk, json_reply, sse, text_stream, tool_call, whole
+from toolway.conversation.call_ids import original_id
 
 GRAMMAR = "Failed to initialize samplers: failed to parse grammar"
 CLIENTS = {
@@ -184,3 +185,19 @@ def test_a_server_that_names_itself_gets_its_own_schemas(open_app):
     inside = open_app(answer, tools)
     assert inside.ask().status_code == 200
     assert len(inside.upstream.seen) == 2
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_a_call_is_named_alike_when_the_last_tool_of_ours_was_left_out_meanwhile(open_app, stream: bool):
+    refuses = refusing("tool_00")
+
+    def answer(body: JSON) -> Reply:
+        if "tool_00" in names_in(body) or "theirs" not in names_in(body):
+            return refuses(body)
+        calls = [tool_call("theirs", "{}", "call_0")]
+        return call_stream(*calls) if body.get("stream") else whole({"tool_calls": calls}, "tool_calls")
+
+    app = open_app(answer)
+    reply = app.ask(stream=stream, tools=[CLIENTS], headers={"x-toolway-tools": "tool_00"})
+    (call,) = calls_of(reply.text) if stream else reply.json()["choices"][0]["message"]["tool_calls"]
+    assert original_id(call["id"]) == "call_0" != call["id"]

@@ -86,13 +86,11 @@ class Conversation:
         A request whose bytes are given as `raw` goes on behind the rounds of an attempt at the same bytes that came
         to nothing a short while ago. `done` has the results of approved calls that need not run again.
         """
-        if deliver and self._hands_out_calls:
-            deliver = self._with_public_ids(deliver)
-        self.events.deliver = deliver
-        if raw is None:
-            return await self._run(turn, EarlierWork(approved=self.approved, results=done or {}))
-        async with Attempt(self.resources.store, self.caller.retry_id, raw, self.events) as rounds:
-            return await self._run(turn, EarlierWork(rounds=rounds))
+        # Decided once: tools may be left out meanwhile, and all of an answer must name a call alike.
+        hands_out_calls = bool(self.tools.tools and self.tools.clients)
+        self.events.deliver = self._with_public_ids(deliver) if deliver and hands_out_calls else deliver
+        outcome = await self._run_behind(turn, raw, done or {})
+        return for_client(outcome, self.token) if hands_out_calls else outcome
 
     async def ask(self, request: ChatRequest) -> Message:
         """One exchange with the model about this conversation, whose calls are not run."""
@@ -109,6 +107,15 @@ class Conversation:
         error = to_public_error(raised)
         self.events.tell(ConversationFailed(error=error))
         return error
+
+    async def _run_behind(
+        self, turn: TurnFactory, raw: bytes | None, done: Mapping[str, ToolResult]
+    ) -> Outcome:
+        """Run behind what was done for this request before."""
+        if raw is None:
+            return await self._run(turn, EarlierWork(approved=self.approved, results=done))
+        async with Attempt(self.resources.store, self.caller.retry_id, raw, self.events) as rounds:
+            return await self._run(turn, EarlierWork(rounds=rounds))
 
     async def _run(self, turn: TurnFactory, done: EarlierWork) -> Outcome:
         sent, settings = self.request.messages, self.resources.settings
@@ -135,12 +142,7 @@ class Conversation:
         self.events.tell(ConversationEnded(outcome=outcome))
         if settings.loop.usage == "sum":
             outcome = replace(outcome, usage=outcome.spent)
-        return for_client(outcome, self.token) if self._hands_out_calls else outcome
-
-    @property
-    def _hands_out_calls(self) -> bool:
-        """Whether calls that leave may stand beside ours, so that they need ids of our own."""
-        return bool(self.tools.tools and self.tools.clients)
+        return outcome
 
     def _with_public_ids(self, deliver: Emit) -> Emit:
         async def deliver_public(event: Event) -> None:
