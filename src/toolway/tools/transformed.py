@@ -9,6 +9,7 @@ import base64
 import binascii
 import json
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -40,6 +41,27 @@ class SourceWrapper:
     async def call(self, tool: Tool, arguments: JSON, on_progress: OnProgress | None = None) -> ToolResult:
         """Run the tool of the inner source."""
         return await self.inner.call(tool, arguments, on_progress)
+
+
+class _StatusTransformer(SourceWrapper, ABC):
+    """A wrapper that shows another status, made anew only when the inner source has a new one."""
+
+    def __init__(self, inner: ToolSource) -> None:
+        super().__init__(inner)
+        self._inner_status: SourceStatus | None = None
+        self._status = SourceStatus()
+
+    @property
+    def status(self) -> SourceStatus:
+        """The inner status transformed; the same object for as long as the inner one is the same."""
+        newest = self.inner.status
+        if newest is not self._inner_status:
+            self._inner_status, self._status = newest, self._transform(newest)
+        return self._status
+
+    @abstractmethod
+    def _transform(self, status: SourceStatus) -> SourceStatus:
+        """What is shown in place of this status."""
 
 
 class Mask:
@@ -106,28 +128,21 @@ def _basic(header: str) -> Iterator[str]:
         yield pair.partition(":")[2]
 
 
-class MaskedSource(SourceWrapper):
+class MaskedSource(_StatusTransformer):
     """`inner`, of which no text holds a secret of the operator's: results, errors, progress and definitions."""
 
     def __init__(self, inner: ToolSource, mask: Mask) -> None:
         super().__init__(inner)
         self._mask = mask
-        self._inner_status: SourceStatus | None = None
-        self._status = SourceStatus()
 
-    @property
-    def status(self) -> SourceStatus:
-        """The inner status, masked; tools that need no mask are the same objects."""
-        newest = self.inner.status
-        if newest is not self._inner_status:
-            self._inner_status = newest
-            self._status = replace(
-                newest,
-                tools=tuple(map(self._tool, newest.tools)),
-                error=newest.error and self._mask(newest.error),
-                warnings=tuple(map(self._mask, newest.warnings)),
-            )
-        return self._status
+    def _transform(self, status: SourceStatus) -> SourceStatus:
+        """The status, masked; tools that need no mask are the same objects."""
+        return replace(
+            status,
+            tools=tuple(map(self._tool, status.tools)),
+            error=status.error and self._mask(status.error),
+            warnings=tuple(map(self._mask, status.warnings)),
+        )
 
     async def call(self, tool: Tool, arguments: JSON, on_progress: OnProgress | None = None) -> ToolResult:
         """Run the inner tool, and mask what it says."""
@@ -152,7 +167,7 @@ class MaskedSource(SourceWrapper):
         return replace(tool, description=description, parameters=parameters)
 
 
-class TransformedSource(SourceWrapper):
+class TransformedSource(_StatusTransformer):
     """`inner` seen through `include`, `exclude`, `rename`, `prefix`, `description` and `timeout`.
 
     All of them go by the names that the server itself gives its tools.
@@ -161,16 +176,6 @@ class TransformedSource(SourceWrapper):
     def __init__(self, inner: ToolSource, config: ServerConfig) -> None:
         super().__init__(inner)
         self._config = config
-        self._inner_status: SourceStatus | None = None
-        self._status = SourceStatus()
-
-    @property
-    def status(self) -> SourceStatus:
-        """The inner status with the tools transformed; the same objects for as long as the inner ones are the same."""
-        newest = self.inner.status
-        if newest is not self._inner_status:
-            self._inner_status, self._status = newest, self._transform(newest)
-        return self._status
 
     async def call(self, tool: Tool, arguments: JSON, on_progress: OnProgress | None = None) -> ToolResult:
         """Run the inner tool."""
