@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from fnmatch import fnmatchcase
 from typing import Any, Literal, Protocol
 
 Header = tuple[bytes, bytes]
@@ -34,6 +35,8 @@ class Caller:
     """Whether a credential came with the request; without one everybody has the same `id`."""
     query: bytes = b""
     """The query of the request's URL, which goes along too."""
+    selection: Selection = ()
+    """Which tools there are for this caller; no others exist for it, in no list, error or search."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -157,3 +160,30 @@ class ToolSource(Protocol):
         Any failure is a `ToolResult` with `is_error`; the only exception is cancellation, on which the
         server is told (where its protocol can) and nothing is left open.
         """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """Tools that match one of `patterns`, or the tools `names` (None: all) of the server `server`."""
+
+    patterns: tuple[str, ...] = ()
+    server: str | None = None
+    names: frozenset[str] | None = None
+
+    def takes(self, name: str, tool: Tool) -> bool:
+        """Whether the tool that models see as `name` is among them."""
+        if self.server is not None:
+            return tool.server == self.server and (
+                self.names is None or name in self.names or tool.name in self.names
+            )
+        full = f"{tool.server}.{tool.name}"
+        return any(fnmatchcase(name, pattern) or fnmatchcase(full, pattern) for pattern in self.patterns)
+
+
+Selection = Sequence[Sequence[Choice]]
+"""All that narrow the offer: a tool must be taken by one choice of each. Nothing in it narrows nothing."""
+
+
+def is_selected(name: str, tool: Tool, selection: Selection) -> bool:
+    """Whether a tool passes each part of the selection."""
+    return all(any(choice.takes(name, tool) for choice in choices) for choices in selection)

@@ -7,8 +7,7 @@ from collections.abc import Iterable
 from toolway.engine.request_options import RequestOptions
 from toolway.errors import InvalidRequest
 from toolway.server.caller import OPTION_PREFIX
-from toolway.tools.selection import Choice
-from toolway.types import Header
+from toolway.types import Choice, Header
 
 TOOLS = b"x-toolway-tools"
 MAX_ROUNDS = b"x-toolway-max-rounds"

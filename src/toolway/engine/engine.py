@@ -39,8 +39,7 @@ from toolway.settings.settings import Settings
 from toolway.stores import Store
 from toolway.tools.catalog import Catalog, Snapshot
 from toolway.tools.client_servers import DynamicServers, read_declared
-from toolway.tools.selection import Selection
-from toolway.types import JSON, JSON_TYPE, Caller, Header, Tool, ToolCall, ToolResult
+from toolway.types import JSON, JSON_TYPE, Caller, Header, Selection, Tool, ToolCall, ToolResult
 from toolway.upstream.client import Upstream
 from toolway.upstream.model_call import Turn, TurnFactory, whole_turn
 
@@ -287,7 +286,7 @@ class Engine:
         self, request: ConversationRequest, snapshot: Snapshot, caller: Caller
     ) -> Conversation:
         chat, selection = read_profile(request.chat, self.settings.tools.profiles)
-        options = request.options.narrowed(*selection)
+        options = request.options.narrowed(*caller.selection, *selection)
         side = self._side_request(request, caller)
         if side:
             options = options.narrowed(())

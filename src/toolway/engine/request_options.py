@@ -10,8 +10,7 @@ from toolway.engine.limits import Limits
 from toolway.errors import InvalidRequest
 from toolway.settings.groups import Profile, split_model
 from toolway.settings.settings import Settings
-from toolway.tools.selection import Choice, Selection
-from toolway.types import JSON
+from toolway.types import JSON, Choice, Selection
 
 
 @dataclass(frozen=True, kw_only=True)

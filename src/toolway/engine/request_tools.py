@@ -14,8 +14,7 @@ from toolway.conversation.message import ChatRequest
 from toolway.schema.compile import define
 from toolway.tools import names
 from toolway.tools.catalog import Snapshot
-from toolway.tools.selection import Selection, is_selected
-from toolway.types import JSON, Tool
+from toolway.types import JSON, Selection, Tool, is_selected
 from toolway.wire.lenient_json import dumps
 
 log = logging.getLogger("toolway.backend")

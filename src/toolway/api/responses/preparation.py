@@ -21,8 +21,7 @@ from toolway.engine.request_options import RequestOptions, choices_of
 from toolway.server.caller import caller_of
 from toolway.tools import names
 from toolway.tools.catalog import Snapshot
-from toolway.tools.selection import Choice, Selection, is_selected
-from toolway.types import JSON, Tool, ToolResult
+from toolway.types import JSON, Choice, Selection, Tool, ToolResult, is_selected
 
 
 @dataclass(frozen=True, kw_only=True)
