@@ -54,6 +54,8 @@ class Tool:
     available: bool = True
     timeout: float | None = None
     """Seconds one call may take; None: the setting for all tools."""
+    annotations: JSON = field(default_factory=dict)
+    """MCP's hints (`readOnlyHint`, `destructiveHint`, ...): what the server claims of the tool, and no proof."""
     handle: Any = None
 
 

@@ -25,7 +25,6 @@ class Handle:
     name: str
     method: Literal["tools/call", "resources/list", "resources/read"] = "tools/call"
     headers: Mapping[tuple[str, ...], str] = field(default_factory=dict)
-    annotations: JSON = field(default_factory=dict)
 
 
 def tools(items: Sequence[Any], *, server: str, modern: bool) -> tuple[tuple[Tool, ...], tuple[str, ...]]:
@@ -58,8 +57,8 @@ def _tool(item: JSON, name: str, server: str, warnings: list[str]) -> Tool:
         handle=Handle(
             name=name,
             headers=x_mcp_header_map(schema) if isinstance(schema, dict) else {},
-            annotations=annotations if isinstance(annotations, dict) else {},
         ),
+        annotations=annotations if isinstance(annotations, dict) else {},
     )
 
 
@@ -88,6 +87,7 @@ def resource_tools(server: str, taken: Iterable[str]) -> tuple[Tool, ...]:
             server=server,
             description=f"Lists the resources of {server} that can be read: their URIs, names and descriptions.",
             parameters={"type": "object", "properties": {}},
+            annotations={"readOnlyHint": True},
             handle=Handle(name="", method="resources/list"),
         ),
         Tool(
@@ -95,6 +95,7 @@ def resource_tools(server: str, taken: Iterable[str]) -> tuple[Tool, ...]:
             server=server,
             description=f"Reads one resource of {server} by its URI.",
             parameters=reading,
+            annotations={"readOnlyHint": True},
             handle=Handle(name="", method="resources/read"),
         ),
     )

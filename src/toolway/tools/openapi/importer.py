@@ -128,8 +128,16 @@ class _Context:
             server=self.server,
             description=_description(declared),
             parameters=harmless(inputs.schema),
+            annotations=_annotations(operation.method),
             handle=operation,
         )
+
+
+def _annotations(method: str) -> JSON:
+    """What HTTP says of a method (RFC 9110, 9.2), in MCP's words."""
+    is_safe = method in ("GET", "HEAD", "OPTIONS", "TRACE", "QUERY")
+    hints = {"readOnlyHint": is_safe, "idempotentHint": is_safe or method in ("PUT", "DELETE")}
+    return {**hints, "destructiveHint": True} if method == "DELETE" else hints
 
 
 def _description(found: DeclaredOperation) -> str:

@@ -52,6 +52,19 @@ def test_a_method_is_kept(method: str) -> None:
     assert only({"/a": {method: operation("a")}}).handle.method == method.upper()
 
 
+@pytest.mark.parametrize(
+    ("method", "hints"),
+    [
+        ("get", {"readOnlyHint": True, "idempotentHint": True}),
+        ("post", {"readOnlyHint": False, "idempotentHint": False}),
+        ("put", {"readOnlyHint": False, "idempotentHint": True}),
+        ("delete", {"readOnlyHint": False, "idempotentHint": True, "destructiveHint": True}),
+    ],
+)
+def test_a_method_says_what_a_tool_does(method: str, hints: dict[str, bool]) -> None:
+    assert only({"/a": {method: operation("a")}}).annotations == hints
+
+
 def test_the_description_is_the_authors_or_the_summary_or_the_route() -> None:
     known = tools("shop.yaml")
     assert known["listItems"].description == "All items of the shop."
