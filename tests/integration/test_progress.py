@@ -19,7 +19,7 @@ from tests.support.upstream import call_stream, text_stream, tool_call
 from tests.unit.engine.scripted_turns import InMemorySource, ScriptedModel, call, echo, run_loop, says
 from tests.unit.tools.mcp.support import SERVERS
 from toolway.api.chat.chunks import progress_chunk
-from toolway.conversation.events import CallProgressed
+from toolway.conversation.events import CallProgressed, Event, EventStream
 from toolway.types import JSON, OnProgress, Progress, Tool, ToolCall, ToolResult
 
 
@@ -128,3 +128,19 @@ async def test_reports_of_a_tool_become_events_and_a_slow_listener_gets_the_newe
     source.report_late(Progress(progress=5))
     reports = [event.progress.progress for event in events if isinstance(event, CallProgressed)]
     assert reports == [2, 4]
+
+
+async def test_who_subscribes_hears_of_progress_that_the_client_does_not_see():
+    heard: list[Event] = []
+    stream = EventStream([heard.append])
+    model, source = ScriptedModel(says(None, call()), says("Done")), Reporting(echo=echo)
+    _, delivered = await run_loop(model, source, stream=stream)
+    source.report_late(Progress(progress=5))
+    assert [event.progress.progress for event in heard if isinstance(event, CallProgressed)] == [
+        0,
+        1,
+        2,
+        3,
+        4,
+    ]
+    assert not any(isinstance(event, CallProgressed) for event in delivered)

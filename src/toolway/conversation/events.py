@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from toolway.conversation.message import Message
-from toolway.errors import ToolwayError
-from toolway.types import JSON, Header, Progress, Tool, ToolCall, ToolResult
+from toolway.conversation.message import ChatRequest, Message
+from toolway.errors import ToolwayError, UpstreamError
+from toolway.types import JSON, Caller, Header, Progress, Tool, ToolCall, ToolResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +17,27 @@ class RoundBegan:
 
     number: int
     between: tuple[JSON, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelAsked:
+    """This request goes to the model server. A round may ask several times, until it is answered."""
+
+    request: ChatRequest
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelAnswered:
+    """The model server's answer to the newest request is whole; calls that it wrote as text are still text."""
+
+    message: Message
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelFailed:
+    """The newest request got no answer, or was refused; it may be asked again in another way."""
+
+    error: UpstreamError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,7 +69,7 @@ class CallBegan:
 
 @dataclass(frozen=True, kw_only=True)
 class CallProgressed:
-    """A call of ours that is under way reported how far it is."""
+    """A call of ours that is under way reported how far it is; the client's side is told if it shows progress."""
 
     call: ToolCall
     tool: Tool
@@ -99,6 +120,13 @@ class ConversationBegan:
     tools: int
     side: str = ""
     """What the client asks for itself beside the conversation of its user; it gets no tools of ours then."""
+    request: ChatRequest | None = None
+    """As the client sent it."""
+    offered: Mapping[str, Tool] = field(default_factory=dict)
+    """The tools of ours that are in it, by the names that the model sees."""
+    caller: Caller | None = None
+    stream: EventStream | None = None
+    """The stream that tells this; a subscriber can watch the text through it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +151,9 @@ class ClientLeft:
 Event = (
     ConversationBegan
     | RoundBegan
+    | ModelAsked
+    | ModelAnswered
+    | ModelFailed
     | HeadArrived
     | Chunks
     | TextBegan
@@ -133,7 +164,9 @@ Event = (
     | ConversationFailed
     | ClientLeft
 )
-"""Everything that happens. The conversation's own beginning and end, and TextBegan, go to subscribers alone."""
+"""Everything that happens. The conversation's own beginning and end, what the model server is asked and answers, and
+TextBegan go to subscribers alone.
+"""
 
 Emit = Callable[[Event], Awaitable[None]]
 """Where events are pushed to; the pushing waits for a client that reads slowly."""
@@ -160,6 +193,8 @@ class EventStream:
         """The headers of the model server's first answer."""
         self.rounds: Sequence[JSON] = ()
         """The messages of all rounds of ours that are finished."""
+        self.watcher: Callable[[Chunks], None] | None = None
+        """Is told of all chunks too, while somebody looks at the text as it comes; may not wait."""
         self._subscribers = subscribers
 
     async def emit(self, event: Event) -> None:
@@ -170,6 +205,8 @@ class EventStream:
         elif not self.saw_text and any(_says_something(chunk) for chunk, _ in event.items):
             self.saw_text = True
             self.tell(TextBegan())
+        if self.watcher is not None and type(event) is Chunks:
+            self.watcher(event)
         if self.deliver is not None:
             await self.deliver(event)
 

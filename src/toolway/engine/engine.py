@@ -19,6 +19,9 @@ from toolway.conversation.events import (
     Emit,
     Event,
     EventStream,
+    ModelAnswered,
+    ModelAsked,
+    ModelFailed,
     Outcome,
     Subscribe,
 )
@@ -34,7 +37,7 @@ from toolway.engine.request_tools import RequestTools, named_tool
 from toolway.engine.side_requests import SideRequest, find_side_request
 from toolway.engine.text_tool_calls import with_text_tool_calls
 from toolway.engine.tool_results import Budget, ResultRules, ToolResults
-from toolway.errors import ConnectorError, ToolwayError, to_public_error
+from toolway.errors import ConnectorError, ToolwayError, UpstreamError, to_public_error
 from toolway.settings.settings import Settings
 from toolway.stores import Store
 from toolway.tools.catalog import Catalog, Snapshot
@@ -151,7 +154,7 @@ class Conversation:
 
     def _turn(self, factory: TurnFactory) -> Turn:
         """How the model is asked in this conversation: from the inside out."""
-        turn = factory(self._upstream, self.headers)
+        turn = _told(factory(self._upstream, self.headers), self.events)
         if self.resources.settings.loop.text_tool_calls:
             turn = with_text_tool_calls(turn, tools=self.tools)
         return without_rejected_tools(
@@ -182,6 +185,22 @@ class Conversation:
             await split_turns.hold(store, owner, self.token, outcome.held, outcome.between)
         elif self.resources.settings.loop.replay:
             await hidden_rounds.remember(store, self.caller, sent, outcome)
+
+
+def _told(turn: Turn, events: EventStream) -> Turn:
+    """`turn`, of which subscribers hear each request as it goes out, and what came of it."""
+
+    async def ask(request: ChatRequest, emit: Emit, is_clients: Callable[[str], bool]) -> Message:
+        events.tell(ModelAsked(request=request))
+        try:
+            message = await turn(request, emit, is_clients)
+        except UpstreamError as error:
+            events.tell(ModelFailed(error=error))
+            raise
+        events.tell(ModelAnswered(message=message))
+        return message
+
+    return ask
 
 
 async def _to_nobody(_: Event) -> None:
@@ -316,7 +335,7 @@ class Engine:
             approved=request.approved,
             is_complete=request.is_complete,
         )
-        conversation.events.tell(_beginning(chat, tools, side))
+        conversation.events.tell(_beginning(conversation, side))
         return conversation
 
     def _side_request(self, request: ConversationRequest, caller: Caller) -> SideRequest | None:
@@ -326,11 +345,16 @@ class Engine:
         return find_side_request(request.chat, caller.headers)
 
 
-def _beginning(chat: ChatRequest, tools: RequestTools, side: SideRequest | None) -> ConversationBegan:
+def _beginning(conversation: Conversation, side: SideRequest | None) -> ConversationBegan:
+    chat, offered = conversation.request, conversation.tools.tools
     return ConversationBegan(
         model=chat.options.get("model"),
         streamed=chat.is_streamed,
         messages=len(chat.messages),
-        tools=len(tools.tools),
+        tools=len(offered),
         side=f"{side.client}'s {side.purpose}" if side else "",
+        request=chat,
+        offered=offered,
+        caller=conversation.caller,
+        stream=conversation.events,
     )

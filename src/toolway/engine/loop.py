@@ -261,9 +261,7 @@ async def _run_call(
     tool = loop.tools.find(call.name)
     await loop.events.emit(CallBegan(call=call, tool=tool))
     started = time.monotonic()
-    relay = None
-    if tool and group and loop.relays_progress:
-        relay = _ProgressRelay(call, tool, loop.events, group)
+    relay = _ProgressRelay(call, tool, loop.events, group if loop.relays_progress else None) if tool else None
     result = result or await _result_of(call, tool, loop, relay)
     if relay:
         relay.over = True
@@ -293,9 +291,12 @@ async def _result_of(
 
 
 class _ProgressRelay:
-    """Hands a call's progress on as events; when the client is slower than the tool, only the newest."""
+    """Hands a call's progress on as events; when the client is slower than the tool, only the newest.
 
-    def __init__(self, call: ToolCall, tool: Tool, events: EventStream, group: TaskGroup) -> None:
+    Without a `group` the subscribers alone are told.
+    """
+
+    def __init__(self, call: ToolCall, tool: Tool, events: EventStream, group: TaskGroup | None) -> None:
         self._call = call
         self._tool = tool
         self._events = events
@@ -306,6 +307,10 @@ class _ProgressRelay:
         """Set when the call has its result: what is reported later is no news."""
 
     def __call__(self, progress: Progress) -> None:
+        if self._group is None:
+            if not self.over:
+                self._events.tell(CallProgressed(call=self._call, tool=self._tool, progress=progress))
+            return
         self._newest = progress
         if not self._busy and not self.over:
             self._busy = True
