@@ -205,7 +205,7 @@ def _judge_refused(target: ModelTarget) -> list[Finding]:
             detail=f"the model server refuses it: {tool.reason}",
             advice=advice,
         )
-        for tool in target.barred
+        for tool in target.rejected
     ]
 
 

@@ -86,6 +86,6 @@ async def why_tools_do_not_fit(
 
 async def _warn_of_size(settings: Settings, catalog: Catalog, target: ModelTarget) -> None:
     await catalog.wait_until_tried(SIZE_PATIENCE)
-    await target.settled(SIZE_PATIENCE)
+    await target.wait_until_known(SIZE_PATIENCE)
     if why := await why_tools_do_not_fit(settings, target, catalog.snapshot):
         log.warning("%s", why)

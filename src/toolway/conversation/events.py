@@ -13,10 +13,10 @@ from toolway.types import JSON, Caller, Header, Progress, Tool, ToolCall, ToolRe
 
 @dataclass(frozen=True, kw_only=True)
 class RoundBegan:
-    """The model is asked for the `number`th time in this request; the first is 1. `between` as in Outcome."""
+    """The model is asked for the `number`th time in this request; the first is 1. `hidden` as in Outcome."""
 
     number: int
-    between: tuple[JSON, ...] = ()
+    hidden: tuple[JSON, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,24 +90,24 @@ class CallEnded:
 class Outcome:
     """How a request ended: the last message, what was said in the rounds before it, and what it all cost.
 
-    `between` holds the messages that stood between the client's conversation and the last turn: our rounds.
-    `held` is set when the client must run or approve calls and does not see all that happened: the last assistant
+    `hidden` holds the messages that stood between the client's conversation and the last turn: our rounds.
+    `split_turn` is set when the client must run or approve calls and does not see all that happened: the last assistant
     message with all its calls and the results of ours, to be put back when the client returns with its results.
-    `asked` is the conversation that the first turn got, `asked_for` are the calls that wait for an approval.
+    `prompt` is the conversation that the first turn got, `pending_approvals` are the calls that wait for an approval.
     """
 
     message: Message
     earlier: tuple[JSON, ...] = ()
     usage: JSON | None = None
     """As the client reads it."""
-    spent: JSON | None = None
+    total_usage: JSON | None = None
     """The usage of all rounds together."""
     rounds: int = 1
     calls: int = 0
-    between: tuple[JSON, ...] = ()
-    held: tuple[JSON, ...] = ()
-    asked: tuple[JSON, ...] = ()
-    asked_for: tuple[ToolCall, ...] = ()
+    hidden: tuple[JSON, ...] = ()
+    split_turn: tuple[JSON, ...] = ()
+    prompt: tuple[JSON, ...] = ()
+    pending_approvals: tuple[ToolCall, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,23 +201,23 @@ class EventStream:
         """Something happened in the loop."""
         if type(event) is not Chunks:
             self._remember(event)
-            self.tell(event)
+            self.notify(event)
         elif not self.saw_text and any(_says_something(chunk) for chunk, _ in event.items):
             self.saw_text = True
-            self.tell(TextBegan())
+            self.notify(TextBegan())
         if self.watcher is not None and type(event) is Chunks:
             self.watcher(event)
         if self.deliver is not None:
             await self.deliver(event)
 
-    def tell(self, event: Event) -> None:
+    def notify(self, event: Event) -> None:
         """Something happened that is for subscribers alone."""
         for subscriber in self._subscribers:
             subscriber(event)
 
     def _remember(self, event: Event) -> None:
         match event:
-            case RoundBegan(between=rounds):
+            case RoundBegan(hidden=rounds):
                 self.saw_text = False
                 self.rounds = rounds
             case HeadArrived(headers=headers) if self.head is None:

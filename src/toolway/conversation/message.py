@@ -15,7 +15,7 @@ from toolway.errors import UpstreamError
 from toolway.types import JSON, ToolCall
 from toolway.wire.lenient_json import fix_surrogates, harmless
 
-SPOKEN = ("reasoning_content", "reasoning", "content", "refusal", "reasoning_details", "thinking_blocks")
+TEXT_FIELDS = ("reasoning_content", "reasoning", "content", "refusal", "reasoning_details", "thinking_blocks")
 """Members of deltas that make one text or list; a replayed message needs them (DeepSeek: 400 without)."""
 Ending = Literal["whole", "length", "content_filter", "failed"]
 """How a turn ended. Only one that is whole has calls that can be trusted to be whole too, and may be run."""
@@ -34,7 +34,7 @@ FINISH_REASONS: dict[str, Ending] = {
 }
 """What servers call the end of a turn, in lower case; whatever else they say is a failure."""
 
-_NOT_SAID = frozenset({"role", "tool_calls", "function_call", *SPOKEN})
+_NOT_SAID = frozenset({"role", "tool_calls", "function_call", *TEXT_FIELDS})
 _ENVELOPE = frozenset(
     {"id", "object", "created", "model", "choices", "usage", "system_fingerprint", "service_tier"}
 )
@@ -44,12 +44,12 @@ _ENVELOPE = frozenset(
 class Message:
     """One turn of the model, clean.
 
-    `said` is the assistant message without its calls (content, reasoning, whatever else it had, no nulls).
+    `fields` is the assistant message without its calls (content, reasoning, whatever else it had, no nulls).
     `frame` is the upstream's own object around it: the chunk with the finish_reason, or the whole answer;
     its members that nobody here knows reach the client from there. `usage_frame` is the chunk with the usage.
     """
 
-    said: JSON
+    fields: JSON
     tool_calls: tuple[ToolCall, ...] = ()
     finish_reason: str | None = None
     usage: JSON | None = None
@@ -96,12 +96,12 @@ _OF_ERRORS = frozenset({"code", "type", "status", "statusCode"})
 class MessageBuilder:
     """Takes the chunks of one streamed turn; hands back what of each the client may see at once.
 
-    A call is held until its name is known; calls that are `theirs(name)`, the client's own, are then passed on,
+    A call is held until its name is known; calls that are `is_clients(name)`, the client's own, are then passed on,
     numbered from 0 among themselves. All other calls, the finish_reason and the usage stay here.
     """
 
-    def __init__(self, theirs: Callable[[str], bool]) -> None:
-        self._theirs = theirs
+    def __init__(self, is_clients: Callable[[str], bool]) -> None:
+        self._is_clients = is_clients
         self._said: dict[str, list[str | list[Any]]] = {}
         self._extra: JSON = {}
         self._calls = CallAssembler()
@@ -137,7 +137,7 @@ class MessageBuilder:
             if key not in _NOT_SAID:
                 if value is not None:  # Gemini's signature of a text stands in `extra_content`
                     self._extra[key] = value
-            elif value and key in SPOKEN and isinstance(value, str | list):
+            elif value and key in TEXT_FIELDS and isinstance(value, str | list):
                 self._said.setdefault(key, []).append(value)
         if chunk.get("usage"):
             chunk = self._without_usage(chunk)
@@ -157,11 +157,11 @@ class MessageBuilder:
 
     def message(self) -> Message:
         """The turn, once its stream is over."""
-        said: JSON = {"role": "assistant"}
-        said |= {key: joined(pieces) for key, pieces in self._said.items()}
-        said |= self._extra
+        fields: JSON = {"role": "assistant"}
+        fields |= {key: joined(pieces) for key, pieces in self._said.items()}
+        fields |= self._extra
         return Message(
-            said=said,
+            fields=fields,
             tool_calls=self._calls.finished(),
             finish_reason=self._finish_reason,
             usage=self._usage,
@@ -210,7 +210,7 @@ class MessageBuilder:
         passed = [
             {**fragment, "index": self._number(position)}
             for position, fragment in self._calls.feed(delta["tool_calls"])
-            if self._theirs(self._calls.name(position))
+            if self._is_clients(self._calls.name(position))
         ]
         return {**rest, "tool_calls": passed} if passed else rest
 
@@ -248,13 +248,13 @@ def read_answer(answer: JSON) -> Message:
     calls = message.get("tool_calls")
     for number, call in enumerate(calls if isinstance(calls, list) else ()):
         assembler.feed([{**call, "index": number}] if isinstance(call, dict) else [])
-    said = {
+    fields = {
         key: value
         for key, value in message.items()
         if value is not None and key != "tool_calls" and (key != "function_call" or not assembler.finished())
     }
     return Message(
-        said={**said, "role": "assistant"},
+        fields={**fields, "role": "assistant"},
         tool_calls=assembler.finished(),
         finish_reason=finish if isinstance(finish := choice.get("finish_reason"), str) else None,
         usage=answer.get("usage") if isinstance(answer.get("usage"), dict) else None,

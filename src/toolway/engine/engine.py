@@ -107,7 +107,7 @@ class Conversation:
     def failed(self, raised: Exception) -> ToolwayError:
         """The error that the client gets in place of an answer; subscribers are told."""
         error = to_public_error(raised)
-        self.events.tell(ConversationFailed(error=error))
+        self.events.notify(ConversationFailed(error=error))
         return error
 
     async def _run_behind(
@@ -138,12 +138,12 @@ class Conversation:
         try:
             outcome = await run_tool_loop(request, turn=self._turn(turn), loop=loop, done=done)
         except anyio.get_cancelled_exc_class():
-            self.events.tell(ClientLeft())
+            self.events.notify(ClientLeft())
             raise
         await self._keep(sent, outcome)
-        self.events.tell(ConversationEnded(outcome=outcome))
+        self.events.notify(ConversationEnded(outcome=outcome))
         if settings.loop.usage == "sum":
-            outcome = replace(outcome, usage=outcome.spent)
+            outcome = replace(outcome, usage=outcome.total_usage)
         return outcome
 
     def _with_public_ids(self, deliver: Emit) -> Emit:
@@ -181,8 +181,8 @@ class Conversation:
     async def _keep(self, sent: Sequence[object], outcome: Outcome) -> None:
         """What the client does not see of this answer, for when it comes back."""
         store, owner = self.resources.store, self.caller.id
-        if outcome.held and outcome.message.tool_calls:
-            await split_turns.hold(store, owner, self.token, outcome.held, outcome.between)
+        if outcome.split_turn and outcome.message.tool_calls:
+            await split_turns.keep(store, owner, self.token, outcome.split_turn, outcome.hidden)
         elif self.resources.settings.loop.replay:
             await hidden_rounds.remember(store, self.caller, sent, outcome)
 
@@ -191,13 +191,13 @@ def _told(turn: Turn, events: EventStream) -> Turn:
     """`turn`, of which subscribers hear each request as it goes out, and what came of it."""
 
     async def ask(request: ChatRequest, emit: Emit, is_clients: Callable[[str], bool]) -> Message:
-        events.tell(ModelAsked(request=request))
+        events.notify(ModelAsked(request=request))
         try:
             message = await turn(request, emit, is_clients)
         except UpstreamError as error:
-            events.tell(ModelFailed(error=error))
+            events.notify(ModelFailed(error=error))
             raise
-        events.tell(ModelAnswered(message=message))
+        events.notify(ModelAnswered(message=message))
         return message
 
     return ask
@@ -289,7 +289,7 @@ class Engine:
         `declared` are the entries of the request that name tool servers, its own or ours.
         """
         await self._catalog.wait_until_tried(STARTUP_WAIT)
-        await self._target.settled(STARTUP_WAIT)
+        await self._target.wait_until_known(STARTUP_WAIT)
         with self._catalog.use() as snapshot:
             if not declared:
                 yield await self._conversation(read(ToolsAtHand(snapshot=snapshot)), snapshot, caller)
@@ -335,7 +335,7 @@ class Engine:
             approved=request.approved,
             is_complete=request.is_complete,
         )
-        conversation.events.tell(_beginning(conversation, side))
+        conversation.events.notify(_beginning(conversation, side))
         return conversation
 
     def _side_request(self, request: ConversationRequest, caller: Caller) -> SideRequest | None:

@@ -31,11 +31,11 @@ class Limits:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Past:
+class _PastCall:
     arguments: str
     result: str
 
-    def is_like(self, other: _Past) -> bool:
+    def is_like(self, other: _PastCall) -> bool:
         return _alike(self.arguments, other.arguments) and _alike(self.result, other.result)
 
 
@@ -51,7 +51,7 @@ class LoopLimits:
         self._limits = limits
         self._started = time.monotonic()
         self._calls = 0
-        self._past: defaultdict[str, deque[_Past]] = defaultdict(self._window)
+        self._past: defaultdict[str, deque[_PastCall]] = defaultdict(self._window)
         self._warned: set[str] = set()
 
     @property
@@ -82,7 +82,7 @@ class LoopLimits:
 
     def record(self, call: ToolCall, result: ToolResult) -> None:
         """A call that was admitted has this result."""
-        self._past[call.name].append(_Past(arguments=_canonical(call), result=result.text))
+        self._past[call.name].append(_PastCall(arguments=_canonical(call), result=result.text))
 
     def _admit(self, call: ToolCall) -> str | None:
         if self._calls >= self._limits.max_calls:
@@ -113,7 +113,7 @@ class LoopLimits:
             return f"{call.name} was called {len(past)} times with almost the same arguments and results"
         return None
 
-    def _window(self) -> deque[_Past]:
+    def _window(self) -> deque[_PastCall]:
         """The newest calls of one tool: as many as both rules need, and as many between them."""
         return deque(maxlen=2 * max(self._limits.max_repeats, self._limits.max_similar))
 

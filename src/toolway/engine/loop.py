@@ -81,7 +81,7 @@ class _Account:
     begin: int
     earlier: list[JSON] = field(default_factory=list)
     usage: JSON | None = None
-    spent: JSON | None = None
+    total_usage: JSON | None = None
     rounds: int = 0
     calls: int = 0
 
@@ -90,32 +90,32 @@ class _Account:
         turns = [message for message in done.rounds if message["role"] == "assistant"]
         return cls(begin=len(request.messages), earlier=turns, rounds=len(turns), calls=len(done.approved))
 
-    def between(self, request: ChatRequest) -> tuple[JSON, ...]:
+    def hidden(self, request: ChatRequest) -> tuple[JSON, ...]:
         return tuple(request.messages[self.begin :])
 
     def add(self, message: Message) -> None:
         self.rounds += 1
         self.usage = message.usage or self.usage
-        self.spent = add_usage(self.spent, message.usage)
+        self.total_usage = add_usage(self.total_usage, message.usage)
 
     def outcome(
         self,
         message: Message,
         request: ChatRequest,
-        held: Sequence[JSON] = (),
-        asked_for: Sequence[ToolCall] = (),
+        split_turn: Sequence[JSON] = (),
+        pending_approvals: Sequence[ToolCall] = (),
     ) -> Outcome:
         return Outcome(
             message=message,
             earlier=tuple(self.earlier),
-            usage=usage_for_client(self.usage, self.spent, rounds=self.rounds),
-            spent=self.spent,
+            usage=usage_for_client(self.usage, self.total_usage, rounds=self.rounds),
+            total_usage=self.total_usage,
             rounds=self.rounds,
             calls=self.calls,
-            between=self.between(request),
-            held=tuple(held),
-            asked=tuple(request.messages[: self.begin]),
-            asked_for=tuple(asked_for),
+            hidden=self.hidden(request),
+            split_turn=tuple(split_turn),
+            prompt=tuple(request.messages[: self.begin]),
+            pending_approvals=tuple(pending_approvals),
         )
 
 
@@ -143,7 +143,7 @@ async def run_tool_loop(
         tools.begin_next_round()
     stop_reason: str | None = None
     while True:
-        await loop.events.emit(RoundBegan(number=account.rounds + 1, between=account.between(request)))
+        await loop.events.emit(RoundBegan(number=account.rounds + 1, hidden=account.hidden(request)))
         try:
             message, request = await _ask(request, turn, loop)
         except UpstreamError as error:
@@ -172,7 +172,7 @@ async def run_tool_loop(
         whole_turn = assistant_message(message, tools)
         if len(ours) < len(message.tool_calls):
             return account.outcome(_for_client(message, tools), request, (whole_turn, *answers), unapproved)
-        account.earlier.append(message.said)
+        account.earlier.append(message.fields)
         request = _behind(request, [whole_turn, *answers])
         tools.begin_next_round()
         if stop_reason:
@@ -203,7 +203,7 @@ async def _ask(request: ChatRequest, turn: Turn, loop: Loop) -> tuple[Message, C
             if (changed := await recovery.changed(request, error, sent)) is None:
                 raise recovery.explained(error) from None
             continue
-        if not (message.tool_calls or message.said.get("content")):
+        if not (message.tool_calls or message.fields.get("content")):
             recovery = recovery or _recovery(loop)
             changed = await recovery.changed_for_silence(request, message)
         if recovery:
@@ -309,7 +309,7 @@ class _ProgressRelay:
     def __call__(self, progress: Progress) -> None:
         if self._group is None:
             if not self.over:
-                self._events.tell(CallProgressed(call=self._call, tool=self._tool, progress=progress))
+                self._events.notify(CallProgressed(call=self._call, tool=self._tool, progress=progress))
             return
         self._newest = progress
         if not self._busy and not self.over:
@@ -346,21 +346,21 @@ def _nothing_said(request: ChatRequest) -> Message:
     said = {"role": "assistant"}
     frame = {"model": request.options.get("model"), "choices": [{"index": 0, "message": said}]}
     answer = {"id": f"chatcmpl-{new_id()}", "object": "chat.completion", "created": int(time.time()), **frame}
-    return Message(said=said, finish_reason="stop", frame=answer)
+    return Message(fields=said, finish_reason="stop", frame=answer)
 
 
 async def _close(message: Message, reason: str, events: EventStream) -> Message:
     """A model that still calls tools after they were withdrawn: what it said is the answer, else the reason is."""
-    if message.said.get("content"):
+    if message.fields.get("content"):
         return message
     text = f"(No answer: {reason}.)"
     await events.emit(Chunks([({"choices": [{"index": 0, "delta": {"content": text}}]}, None)]))
-    return replace(message, said={**message.said, "content": text})
+    return replace(message, fields={**message.fields, "content": text})
 
 
 def _for_client(message: Message, tools: RequestTools) -> Message:
     """The message without our calls, and with a finish_reason that fits what is left."""
-    if message.finish_reason in OF_CALLS and not message.tool_calls and "function_call" not in message.said:
+    if message.finish_reason in OF_CALLS and not message.tool_calls and "function_call" not in message.fields:
         return replace(message, finish_reason="stop")  # there are clients that ask again for ever
     if message.finish_reason and not message.tool_calls:
         return message
@@ -380,8 +380,8 @@ def assistant_message(message: Message, tools: RequestTools) -> JSON:
     (llama.cpp answers 500 to anything else), everything unknown goes back as it came (Gemini's signatures).
     """
     return {
-        **message.said,
-        "content": message.said.get("content") or "",
+        **message.fields,
+        "content": message.fields.get("content") or "",
         "tool_calls": [_replayed_call(call, tools) for call in message.tool_calls],
     }
 

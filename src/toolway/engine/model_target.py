@@ -30,7 +30,7 @@ log = logging.getLogger("toolway.backend")
 USER_AGENT: types.Header = (b"user-agent", f"toolway/{__version__}".encode())
 """Tells requests that are Toolway's own from those that it makes for a client."""
 
-MAX_BARRED = 1000
+MAX_REJECTED = 1000
 """Definitions of refused tools that are remembered; clients that declare servers can bring new ones for ever."""
 
 MAX_MODELS = 1000
@@ -47,7 +47,7 @@ _OWNERS_WITH_GRAMMARS = frozenset({"llamacpp", "llama-swap", "organization_owner
 
 
 @dataclass(frozen=True, kw_only=True)
-class Barred:
+class RejectedTool:
     """A tool that the model server refuses, and in which words."""
 
     name: str
@@ -63,7 +63,7 @@ class ModelTarget:
     ) -> None:
         self._settings = settings
         self._on_profile = on_profile
-        self.infos = ModelInfos(upstream, self._hear)
+        self.infos = ModelInfos(upstream, self._on_listing)
         """What it tells about its models; the one place that asks it for them."""
         self._is_certain = settings.upstream.schema_profile != "auto"
         self.profile: SchemaTarget = "openai"
@@ -72,14 +72,14 @@ class ModelTarget:
         """Held while somebody looks for the tool that the model server refuses; the others wait for the result."""
         self._tried = anyio.Event()
         self._started = time.monotonic()
-        self._barred: dict[bytes, Barred] = {}
+        self._rejected: dict[bytes, RejectedTool] = {}
         self._hopeless: WeakKeyDictionary[Snapshot, set[str]] = WeakKeyDictionary()
         self._habits: dict[str, ModelHabits] = {}
 
     @property
-    def barred(self) -> Sequence[Barred]:
+    def rejected(self) -> Sequence[RejectedTool]:
         """The tools that are left out because the model server refuses them, as they were defined then."""
-        return tuple(self._barred.values())
+        return tuple(self._rejected.values())
 
     @property
     def is_openai(self) -> bool:
@@ -98,7 +98,7 @@ class ModelTarget:
             yield self
             group.cancel_scope.cancel()
 
-    async def settled(self, within: float) -> None:
+    async def wait_until_known(self, within: float) -> None:
         """Wait until the model server was asked what it is, or this is `within` seconds old."""
         if not self._tried.is_set():
             with anyio.move_on_after(self._started + within - time.monotonic()):
@@ -130,16 +130,16 @@ class ModelTarget:
 
     def fit(self, snapshot: Snapshot) -> Snapshot:
         """The tools as this model server takes them, without those that it refuses."""
-        if not self._barred:
+        if not self._rejected:
             return snapshot.for_target(self.profile)
-        barred = frozenset(tool for tool in snapshot.tools.values() if digest(tool) in self._barred)
+        barred = frozenset(tool for tool in snapshot.tools.values() if digest(tool) in self._rejected)
         return snapshot.for_target(self.profile, barred)
 
     def bar(self, name: str, tool: Tool, reason: str) -> None:
         """Leave a tool out until its definition changes."""
-        while len(self._barred) >= MAX_BARRED:
-            del self._barred[next(iter(self._barred))]
-        self._barred[digest(tool)] = Barred(name=name, server=tool.server, reason=reason)
+        while len(self._rejected) >= MAX_REJECTED:
+            del self._rejected[next(iter(self._rejected))]
+        self._rejected[digest(tool)] = RejectedTool(name=name, server=tool.server, reason=reason)
         log.warning(
             "tool %s of server %s is left out until its definition changes: the model server refuses it (%s)",
             name,
@@ -155,7 +155,7 @@ class ModelTarget:
         """Whether a search for the cause of the same refusal has found nothing."""
         return refusal in self._hopeless.get(snapshot, ())
 
-    def _hear(self, listing: Listing) -> None:
+    def _on_listing(self, listing: Listing) -> None:
         self.learn_from(listing.headers)
         if _owners(listing.body) & _OWNERS_WITH_GRAMMARS:
             self._become("llama.cpp")

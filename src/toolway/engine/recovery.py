@@ -14,7 +14,7 @@ from typing import Any
 import anyio
 import orjson
 
-from toolway.conversation.message import SPOKEN, ChatRequest, Message
+from toolway.conversation.message import TEXT_FIELDS, ChatRequest, Message
 from toolway.engine.limits import LoopLimits
 from toolway.engine.request_tools import RequestTools
 from toolway.engine.tool_results import LEAST, ToolResults
@@ -108,7 +108,7 @@ class Recovery:
 
     async def changed_for_silence(self, request: ChatRequest, message: Message) -> ChatRequest | None:
         """The request to ask with after an answer that is empty, right behind long results; None: it stands."""
-        if message.tool_calls or any(message.said.get(member) for member in SPOKEN):
+        if message.tool_calls or any(message.fields.get(member) for member in TEXT_FIELDS):
             return None
         if self._empty >= MAX_EMPTY or self._results.size_of_last(request.messages) < LEAST:
             return None

@@ -33,12 +33,12 @@ def with_text_tool_calls(turn: Turn, *, tools: RequestTools) -> Turn:
         except UpstreamError:
             await held.release()
             raise
-        content = message.said.get("content")
+        content = message.fields.get("content")
         is_text = isinstance(content, str) and held.may_hold_calls and not message.tool_calls
-        said = {key: value for key, value in message.said.items() if key != "content"}
+        fields = {key: value for key, value in message.fields.items() if key != "content"}
         if is_text and message.cut_short and is_cut_call(str(content), is_known):
             frame = _reframed(message, []) if _is_whole(message) else message.frame
-            return replace(message, said=said, frame=frame)
+            return replace(message, fields=fields, frame=frame)
         calls = read_calls(str(content), is_known) if is_text and not message.cut_short else ()
         if not calls:
             await held.release()
@@ -47,7 +47,7 @@ def with_text_tool_calls(turn: Turn, *, tools: RequestTools) -> Turn:
         if own and not _is_whole(message):
             await emit(Chunks([(_chunk([{**call, "index": n} for n, call in enumerate(own)]), None)]))
         frame = _reframed(message, own) if _is_whole(message) else message.frame
-        return replace(message, said=said, tool_calls=calls, finish_reason="tool_calls", frame=frame)
+        return replace(message, fields=fields, tool_calls=calls, finish_reason="tool_calls", frame=frame)
 
     return ask
 
@@ -106,8 +106,8 @@ def _is_whole(message: Message) -> bool:
 def _reframed(message: Message, own: list[JSON]) -> JSON:
     """The whole answer with the client's calls in place of the text."""
     choice = message.frame["choices"][0]
-    said = {**choice["message"], "content": None, **({"tool_calls": own} if own else {})}
-    return {**message.frame, "choices": [{**choice, "message": said}]}
+    fields = {**choice["message"], "content": None, **({"tool_calls": own} if own else {})}
+    return {**message.frame, "choices": [{**choice, "message": fields}]}
 
 
 def _chunk(calls: list[JSON]) -> JSON:

@@ -69,7 +69,7 @@ class ConversationLog:
             log.debug("%s   because: %s", self._id, result.text)
 
     def _ended(self, outcome: Outcome) -> None:
-        tokens = (outcome.spent or {}).get("total_tokens")
+        tokens = (outcome.total_usage or {}).get("total_tokens")
         counts = [_count(outcome.rounds, "round"), _count(outcome.calls, "call")]
         counts += [] if tokens is None else [f"{tokens} tokens"]
         reason = outcome.message.finish_reason

@@ -35,8 +35,8 @@ from toolway.tools.transformed import Mask, MaskedSource, TransformedSource
 from toolway.types import JSON, OnProgress, SourceStatus, Tool, ToolResult, ToolSource
 from toolway.upstream.client import Upstream
 
-UNHEARD = logging.getLogger("toolway.unheard")
-UNHEARD.disabled = True
+SILENT_LOG = logging.getLogger("toolway.silent")
+SILENT_LOG.disabled = True
 """What strangers' servers say, in any number of lines, is in no log; nor do they get loggers of their own."""
 
 
@@ -152,7 +152,7 @@ async def open_dynamic(
         # No `auth`, no sampler: neither what the operator was granted nor his model is for strangers' servers.
         config = RemoteServerConfig(label=server.label, url=server.place.url, headers=server.headers)
         options = ConnectOptions(
-            max_result_bytes=settings.max_tool_response_bytes, egress=egress, logger=UNHEARD
+            max_result_bytes=settings.max_tool_response_bytes, egress=egress, logger=SILENT_LOG
         )
         policy = ReconnectPolicy(connect_timeout=patience, restart_wait=5.0, settle=2.0)
         return MaskedSource(MCPSource(config, options, policy), _mask(config))

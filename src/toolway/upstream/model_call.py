@@ -128,7 +128,7 @@ async def _take_unstreamed(answer: Answer, emit: Emit, is_clients: IsClients) ->
     await emit(HeadArrived(headers=answer.headers))
     choice = whole["choices"][0]
     calls = [{**call, "index": n} for n, call in enumerate(choice["message"].get("tool_calls") or ())]
-    delta = {**message.said, **({"tool_calls": calls} if calls else {})}
+    delta = {**message.fields, **({"tool_calls": calls} if calls else {})}
     rest = {key: value for key, value in choice.items() if key not in ("message", "index")}
     chunk = {
         **whole,

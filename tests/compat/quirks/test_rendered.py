@@ -82,7 +82,7 @@ def test_the_same_calls_and_the_same_answer_through_the_loop(
     scripted.seen.clear()
     outcome, events, seen = anyio.run(converse, url)
     assert sorted_calls(seen) == expected_calls(conversation)
-    assert outcome.message.said.get("content", "") == conversation[-1].text
+    assert outcome.message.fields.get("content", "") == conversation[-1].text
     assert outcome.message.finish_reason == "stop"
     assert len(scripted.seen) == len(conversation)
     items = [item for event in events if type(event) is Chunks for item in event.items]
@@ -91,7 +91,9 @@ def test_the_same_calls_and_the_same_answer_through_the_loop(
     assert content_of(chunks, "reasoning_content") == "".join(turn.reasoning for turn in conversation)
     assert not any("tool_calls" in c["choices"][0]["delta"] for c in chunks if c["choices"])
     if how.usage != "none":
-        assert outcome.spent == {"total_tokens": sum(usage_of(turn)["total_tokens"] for turn in conversation)}
+        assert outcome.total_usage == {
+            "total_tokens": sum(usage_of(turn)["total_tokens"] for turn in conversation)
+        }
         assert outcome.usage is not None
         assert outcome.usage["total_tokens"] == usage_of(conversation[-1])["total_tokens"]
     for turn, request in zip(conversation[:-1], scripted.seen[1:], strict=True):

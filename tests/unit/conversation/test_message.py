@@ -97,7 +97,7 @@ def test_text_passes_as_the_same_object():
     one = chunk(content="Hello")
     builder, seen = build(one)
     assert seen[0] is one
-    assert builder.message().said == {"role": "assistant", "content": "Hello"}
+    assert builder.message().fields == {"role": "assistant", "content": "Hello"}
 
 
 def test_our_calls_the_finish_and_the_usage_stay_here():
@@ -231,7 +231,7 @@ def test_any_chunks_make_a_message_or_an_upstream_error(chunks: list[JSON]):
             builder.feed(one)
     except UpstreamError:
         return
-    json.dumps(builder.message().said)
+    json.dumps(builder.message().fields)
 
 
 @given(st.dictionaries(st.sampled_from(["choices", "usage", "error", "id"]), json_values))
@@ -287,5 +287,5 @@ def test_usage_is_summed_member_by_member():
 )  # fmt: skip
 def test_a_whole_message_is_replayed_without_nulls(message: JSON, said: JSON):
     read = read_answer({"choices": [{"message": message, "finish_reason": "stop"}]})
-    assert {k: v for k, v in read.said.items() if k != "tool_calls"} == said
+    assert {k: v for k, v in read.fields.items() if k != "tool_calls"} == said
     assert not read.tool_calls

@@ -58,7 +58,7 @@ def call(name: str = "echo", arguments: str = '{"city": "Paris"}', id: str = "ca
 
 def says(text: str | None = None, *calls: ToolCall, finish: str = "stop", **said: Any) -> Message:
     content = {} if text is None else {"content": text}
-    return Message(said={"role": "assistant", **content, **said}, tool_calls=calls, finish_reason=finish)
+    return Message(fields={"role": "assistant", **content, **said}, tool_calls=calls, finish_reason=finish)
 
 
 class ScriptedModel:

@@ -81,7 +81,7 @@ async def test_beyond_the_limit_of_calls_the_model_answers():
     ]
     model = ScriptedModel(*turns, says("So far."))
     outcome, events = await run_loop(model, max_calls=4)
-    assert outcome.message.said["content"] == "So far."
+    assert outcome.message.fields["content"] == "So far."
     assert sum(isinstance(event, CallBegan) for event in events) == 4
     assert "tools" not in model.requests[-1]
     contents = [m["content"] for m in model.requests[-1]["messages"] if m["role"] == "tool"]
@@ -93,7 +93,7 @@ async def test_beyond_the_limit_of_calls_the_model_answers():
 async def test_a_loop_over_one_call_is_told_and_then_ended_with_an_answer():
     model = ScriptedModel(*[says(None, call(id=str(n))) for n in range(5)], says("I know enough."))
     outcome, events = await run_loop(model, max_repeats=3)
-    assert outcome.message.said["content"] == "I know enough."
+    assert outcome.message.fields["content"] == "I know enough."
     assert sum(isinstance(event, CallBegan) for event in events) == 3
     told = model.requests[4]["messages"][-1]["content"]
     assert "exactly these arguments" in told
@@ -117,7 +117,7 @@ async def test_a_loop_with_varied_arguments_ends_too():
             )
 
     outcome, events = await run_loop(Stubborn(), InMemorySource(search=nothing), max_similar=4, max_rounds=50)
-    assert outcome.message.said["content"] == "I give up."
+    assert outcome.message.fields["content"] == "I give up."
     assert sum(isinstance(event, CallBegan) for event in events) == 4
 
 
@@ -125,4 +125,4 @@ async def test_a_loop_with_varied_arguments_ends_too():
 async def test_a_limit_of_no_rounds_still_gives_an_answer(limit: int):
     model = ScriptedModel(*[says(None, call())] * (limit + 1), says("Done"))
     outcome, _ = await run_loop(model, InMemorySource(echo=echo), max_rounds=limit)
-    assert (outcome.message.said["content"], outcome.calls) == ("Done", limit)
+    assert (outcome.message.fields["content"], outcome.calls) == ("Done", limit)

@@ -21,7 +21,7 @@ def tool_names(request: JSON) -> list[str]:
 async def test_an_answer_without_calls_ends_the_loop():
     model = ScriptedModel(says("Hello"))
     outcome, events = await run_loop(model)
-    assert outcome.message.said["content"] == "Hello"
+    assert outcome.message.fields["content"] == "Hello"
     assert (outcome.rounds, outcome.calls) == (1, 0)
     assert events == [RoundBegan(number=1)]
 
@@ -46,7 +46,7 @@ async def test_a_call_is_run_and_its_result_goes_back_to_the_model():
         },
         {"role": "tool", "tool_call_id": "call_1", "content": 'echo {"city":"Paris"}'},
     ]
-    assert outcome.message.said["content"] == "Cloudy."
+    assert outcome.message.fields["content"] == "Cloudy."
     assert [type(event) for event in events] == [
         RoundBegan,
         CallBegan,
@@ -118,7 +118,7 @@ async def test_arguments_that_do_not_fit_the_schema_are_not_run():
     model = ScriptedModel(says(None, call(arguments='{"city": 3}')), says("Done"))
     outcome, _ = await run_loop(model)
     assert "city" in model.requests[1]["messages"][-1]["content"]
-    assert outcome.message.said["content"] == "Done"
+    assert outcome.message.fields["content"] == "Done"
 
 
 @pytest.mark.parametrize("finish", ["length", "content_filter"])
@@ -157,7 +157,7 @@ async def test_tool_choice_none_injects_nothing_and_runs_nothing():
     model = ScriptedModel(says(None, call()), says("Then in words."))
     outcome, events = await run_loop(model, tool_choice="none", parallel_tool_calls=False)
     assert not {"tools", "tool_choice", "parallel_tool_calls"} & set(model.requests[0])
-    assert (outcome.message.tool_calls, outcome.message.said["content"]) == ((), "Then in words.")
+    assert (outcome.message.tool_calls, outcome.message.fields["content"]) == ((), "Then in words.")
     assert [event.tool for event in events if isinstance(event, CallBegan)] == [None]
     assert "no tool named 'echo'" in model.requests[1]["messages"][-1]["content"]
 
@@ -172,7 +172,7 @@ async def test_a_call_that_nobody_declared_never_reaches_the_client(tools: list[
     )
     model = ScriptedModel(says(None, call()), says(None, call("elsewhere")), says("Without it, then."))
     outcome, _ = await run_loop(model, gone, tools=tools)
-    assert (outcome.message.tool_calls, outcome.message.said["content"]) == ((), "Without it, then.")
+    assert (outcome.message.tool_calls, outcome.message.fields["content"]) == ((), "Without it, then.")
     told = [m["content"] for m in model.requests[-1]["messages"] if m["role"] == "tool"]
     assert "its server is away" in told[0]
     assert "no tool named 'elsewhere'" in told[1]
@@ -221,7 +221,7 @@ async def test_the_limit_of_rounds_ends_in_an_answer():
         says(None, call()), says(None, call()), says(None, call()), says("What I know so far.")
     )
     outcome, _ = await run_loop(model, max_rounds=2, tool_choice="auto", parallel_tool_calls=True)
-    assert outcome.message.said["content"] == "What I know so far."
+    assert outcome.message.fields["content"] == "What I know so far."
     assert outcome.calls == 2
     last = model.requests[-1]
     assert not {"tools", "tool_choice", "parallel_tool_calls"} & set(last)
@@ -240,14 +240,14 @@ async def test_a_model_that_calls_for_ever_still_ends():
     assert len(model.requests) == 5
     assert outcome.message.tool_calls == ()
     assert outcome.message.finish_reason == "stop"
-    assert "limit of 3 rounds" in outcome.message.said["content"]
+    assert "limit of 3 rounds" in outcome.message.fields["content"]
     assert isinstance(events[-1], Chunks)
 
 
 async def test_when_the_time_is_up_no_further_call_is_run():
     model = ScriptedModel(says(None, call()), says("Done"))
     outcome, events = await run_loop(model, max_seconds=0.0)
-    assert outcome.message.said["content"] == "Done"
+    assert outcome.message.fields["content"] == "Done"
     assert not any(isinstance(event, CallBegan) for event in events)
 
 
@@ -268,7 +268,7 @@ async def test_a_mixed_turn_runs_ours_and_hands_back_theirs():
     assert len(model.requests) == 1
     assert [c.id for c in outcome.message.tool_calls] == ["b"]
     assert outcome.message.finish_reason == "tool_calls"
-    full, result = outcome.held
+    full, result = outcome.split_turn
     assert [c["id"] for c in full["tool_calls"]] == ["a", "b"]
     assert result == {"role": "tool", "tool_call_id": "a", "content": 'echo {"city":"Paris"}'}
 
@@ -303,4 +303,4 @@ async def test_usage_is_that_of_the_last_round_and_the_sum_stands_beside_it():
     model = ScriptedModel(first, replace(says("Done"), usage={"total_tokens": 4}))
     outcome, _ = await run_loop(model)
     assert outcome.usage == {"total_tokens": 4, "toolway": {"rounds": 2, "total_tokens": 7}}
-    assert outcome.spent == {"total_tokens": 7}
+    assert outcome.total_usage == {"total_tokens": 7}

@@ -179,7 +179,7 @@ async def test_a_conversation_that_is_too_long_goes_on_with_shorter_results():
     outcome, _ = await run_loop(
         model, InMemorySource(long=returns(TEXT)), budget=Budget(result=6000, round=6000)
     )
-    assert outcome.message.said["content"] == "Done"
+    assert outcome.message.fields["content"] == "Done"
     assert model.refused == 1
     first, second = results_in(model.requests[2])
     assert len(first) < 1000 < 5000 < len(second), "the oldest gives way"

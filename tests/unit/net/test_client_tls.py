@@ -158,14 +158,14 @@ class Secured:
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
 async def test_a_server_that_the_system_trusts_is_asked(authority: Authority, host: str):
-    asked_for: list[str | None] = []
+    pending_approvals: list[str | None] = []
     context, serve = authority.server(LOCALHOST, LOOPBACK), Secured()
-    context.sni_callback = lambda _socket, wanted, _context: asked_for.append(wanted)
+    context.sni_callback = lambda _socket, wanted, _context: pending_approvals.append(wanted)
     async with raw_server(serve, tls=context) as port, client_of(port, host) as client:
         for _ in range(2):
             assert await post(client) == bytes(3_000_000)
     assert serve.protocols == ["http/1.1"]
-    assert asked_for == (["localhost"] if host == "localhost" else [None])
+    assert pending_approvals == (["localhost"] if host == "localhost" else [None])
 
 
 async def test_a_server_of_another_name_is_not_asked(authority: Authority):

@@ -76,8 +76,12 @@ def talk() -> None:
     note(RoundBegan(number=2))
     note(HeadArrived(headers=[]))
     note(TextBegan())
-    message = Message(said={}, finish_reason="stop")
-    note(ConversationEnded(outcome=Outcome(message=message, spent={"total_tokens": 9}, rounds=2, calls=2)))
+    message = Message(fields={}, finish_reason="stop")
+    note(
+        ConversationEnded(
+            outcome=Outcome(message=message, total_usage={"total_tokens": 9}, rounds=2, calls=2)
+        )
+    )
 
 
 def test_a_conversation_is_readable(written: io.StringIO) -> None:

@@ -40,8 +40,8 @@ class Envelope:
             self._fitted = raw is not None and self._fits(chunk)
             if self._fitted and raw is not None:
                 out.append(sse.encode(raw))
-            elif (dressed := self._dress(chunk)) is not None:
-                out.append(sse.encode(lenient_json.dumps(dressed)))
+            elif (enveloped := self._with_envelope(chunk)) is not None:
+                out.append(sse.encode(lenient_json.dumps(enveloped)))
         return b"".join(out)
 
     def end(self, message: Message, usage: JSON | None) -> bytes:
@@ -70,17 +70,17 @@ class Envelope:
             return True
         return self._role_sent and choices[0].get("index") == 0 and "role" not in choices[0]["delta"]
 
-    def _dress(self, chunk: JSON) -> JSON | None:
-        dressed = {**chunk, **self._adopt(chunk)}
-        if not (choices := dressed.get("choices")):
-            return dressed
+    def _with_envelope(self, chunk: JSON) -> JSON | None:
+        enveloped = {**chunk, **self._adopt(chunk)}
+        if not (choices := enveloped.get("choices")):
+            return enveloped
         delta = {key: value for key, value in choices[0]["delta"].items() if key != "role"}
         if not self._role_sent:
             delta = {"role": "assistant", **delta}
             self._role_sent = True
         elif not any(delta.values()) and "role" in choices[0]["delta"]:
             return None
-        return {**dressed, "choices": [{"finish_reason": None, **choices[0], "index": 0, "delta": delta}]}
+        return {**enveloped, "choices": [{"finish_reason": None, **choices[0], "index": 0, "delta": delta}]}
 
     def _adopt(self, chunk: JSON) -> JSON:
         if not self._same:

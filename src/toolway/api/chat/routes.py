@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 from toolway.api.chat.chunks import Envelope, failure, progress_chunk
 from toolway.api.option_headers import read_option_headers
 from toolway.conversation.events import Chunks, Event, HeadArrived, Outcome
-from toolway.conversation.message import SPOKEN, ChatRequest, joined
+from toolway.conversation.message import TEXT_FIELDS, ChatRequest, joined
 from toolway.conversation.tool_calls import call_object
 from toolway.engine.engine import Conversation, ConversationRequest, Engine, ToolsAtHand
 from toolway.engine.request_options import RequestOptions, choices_of
@@ -183,9 +183,9 @@ def _whole(outcome: Outcome) -> JSON:
     """The last round's answer with the text of all rounds in it, our calls gone and usage summed."""
     frame = outcome.message.frame
     choice = frame["choices"][0]
-    message = {**choice["message"], **outcome.message.said}
+    message = {**choice["message"], **outcome.message.fields}
     if outcome.earlier:
-        message |= _spoken((*outcome.earlier, message))
+        message |= _joined_text((*outcome.earlier, message))
     if message.get("tool_calls"):
         message.pop("function_call", None)  # llama-cpp-python says each call twice
         message["tool_calls"] = [call_object(call) for call in outcome.message.tool_calls]
@@ -195,10 +195,10 @@ def _whole(outcome: Outcome) -> JSON:
     return {**frame, "choices": [choice], **({"usage": outcome.usage} if outcome.usage else {})}
 
 
-def _spoken(rounds: Sequence[JSON]) -> JSON:
+def _joined_text(rounds: Sequence[JSON]) -> JSON:
     """What was said in all these messages, each kind of it in one piece."""
     found: JSON = {}
-    for member in SPOKEN:
+    for member in TEXT_FIELDS:
         pieces = [said.get(member) for said in rounds]
         if said := [piece for piece in pieces if piece and isinstance(piece, str | list)]:
             found[member] = joined(said)

@@ -36,7 +36,7 @@ class EventLog:
         self.over = False
         self._news = anyio.Event()
 
-    async def tell(self, events: list[Event]) -> None:
+    async def deliver(self, events: list[Event]) -> None:
         """More events."""
         self.events += events
         self._wake()
@@ -83,7 +83,7 @@ CANCEL: Kind[JSON] = Kind("cancel", dict[str, Any])
 
 
 class KeptEvents:
-    """The events of responses in a store, in parts, so that a process that does not make a response can tell them."""
+    """The events of responses in a store, in parts: any process can deliver them."""
 
     def __init__(self, store: Store, *, ttl: float, poll: float) -> None:
         self._store = store
@@ -335,7 +335,7 @@ class Background:
                 await creator.claim(draft)
                 self._runs[draft.identity] = run
                 try:
-                    await run.log.tell(draft.writer.queued())
+                    await run.log.deliver(draft.writer.queued())
                     await self._records.save(draft.owner, draft.record())
                     task_status.started(run)
                     await self._attend(creator, run)
@@ -364,7 +364,7 @@ class Background:
         except anyio.get_cancelled_exc_class():
             with anyio.move_on_after(self._pace.ending, shield=True):
                 stopped = ToolwayError("The server was stopped before the response was complete.")
-                await run.log.tell(await creator.fail(draft, stopped))
+                await run.log.deliver(await creator.fail(draft, stopped))
                 await keeper.finish()
             raise
         if run.scope.cancelled_caught:
@@ -376,16 +376,16 @@ class Background:
     async def _tell_all(self, creator: ResponseCreator, run: Run) -> None:
         draft = run.draft
 
-        async def tell(events: list[Event]) -> None:
-            await run.log.tell(events)
+        async def deliver(events: list[Event]) -> None:
+            await run.log.deliver(events)
             if events and events[-1][0] == "response.in_progress":
                 with suppress(StoreError):
                     await self._records.save(draft.owner, draft.record())
 
         try:
-            await creator.make(draft, streamed_turn, tell)
+            await creator.make(draft, streamed_turn, deliver)
         except Exception as raised:
-            await run.log.tell(await creator.fail(draft, raised))
+            await run.log.deliver(await creator.fail(draft, raised))
 
     async def _beat(self, run: Run, keeper: _Keeper) -> None:
         """Say that the response is being made, keep its events, see whether somebody cancelled."""

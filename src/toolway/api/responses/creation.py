@@ -34,7 +34,7 @@ from toolway.server.asgi import relayed
 from toolway.types import JSON, Header
 from toolway.upstream.model_call import TurnFactory
 
-Tell = Callable[[list[Event]], Awaitable[None]]
+Deliver = Callable[[list[Event]], Awaitable[None]]
 """Sends events of the response to its client."""
 
 OnHead = Callable[[list[Header]], Awaitable[None]]
@@ -80,7 +80,7 @@ class ResponseCreator:
         self,
         draft: Draft,
         turn: TurnFactory,
-        tell: Tell,
+        deliver: Deliver,
         on_head: OnHead | None = None,
         raw: bytes | None = None,
     ) -> Record:
@@ -91,11 +91,11 @@ class ResponseCreator:
         ran, their results are kept for when the approvals come again. Raises ToolwayError.
         """
         if draft.request.compacts:
-            return await self._compact(draft, tell, on_head)
+            return await self._compact(draft, deliver, on_head)
         came_again = [*draft.done]
         try:
-            outcome = await self._run(draft, turn, tell, on_head, raw)
-            record = await self._end(draft, outcome, tell)
+            outcome = await self._run(draft, turn, deliver, on_head, raw)
+            record = await self._end(draft, outcome, deliver)
         except BaseException:
             with anyio.CancelScope(shield=True):
                 for request, result in draft.done.items():
@@ -107,32 +107,32 @@ class ResponseCreator:
         return record
 
     async def _run(
-        self, draft: Draft, turn: TurnFactory, tell: Tell, on_head: OnHead | None, raw: bytes | None
+        self, draft: Draft, turn: TurnFactory, deliver: Deliver, on_head: OnHead | None, raw: bytes | None
     ) -> Outcome:
-        writer = _ConversationWriter(draft, tell, on_head)
+        writer = _ConversationWriter(draft, deliver, on_head)
         approved = draft.input.approved
         done = {each.call.id: draft.done[each.request] for each in approved if each.request in draft.done}
         if draft.request.mcp or approved:
             raw = None
         return await draft.conversation.run(turn, writer.deliver, raw=raw, done=done)
 
-    async def _compact(self, draft: Draft, tell: Tell, on_head: OnHead | None) -> Record:
+    async def _compact(self, draft: Draft, deliver: Deliver, on_head: OnHead | None) -> Record:
         """A response that is a summary of the conversation, to go on from in its place."""
         message, summary = await _summarise(draft)
         if on_head:
             await on_head([])
         events = draft.writer.compacted(summary, message)
         messages = [*draft.leading, summary_message(summary)]
-        return await self._finish(draft, events, tell, messages=messages)
+        return await self._finish(draft, events, deliver, messages=messages)
 
-    async def warm_up(self, draft: Draft, tell: Tell) -> Record:
+    async def warm_up(self, draft: Draft, deliver: Deliver) -> Record:
         """A response without an answer, to go on from: what the client sent is read and kept."""
         if draft.input.approved:
             raise InvalidRequest("An approval needs a response that is generated.", param="generate")
         await self.claim(draft)
         events = [*draft.writer.began(), *draft.writer.completed_empty()]
         record = await self.keep(draft, draft.record(messages=draft.input.messages))
-        await tell(events)
+        await deliver(events)
         return record
 
     async def fail(self, draft: Draft, raised: Exception) -> list[Event]:
@@ -161,11 +161,11 @@ class ResponseCreator:
             await anyio.sleep(1.0)
         return record
 
-    async def _end(self, draft: Draft, outcome: Outcome, tell: Tell) -> Record:
+    async def _end(self, draft: Draft, outcome: Outcome, deliver: Deliver) -> Record:
         writer = draft.writer
         events: list[Event] = []
         asks = {}
-        for call in outcome.asked_for:
+        for call in outcome.pending_approvals:
             tool = draft.conversation.tools.find(call.name)
             assert tool is not None  # noqa: S101 - the loop asked for it because it is one of ours
             request, more = writer.approval_requested(call, tool)
@@ -173,27 +173,27 @@ class ResponseCreator:
             events += more
         events += writer.ended(outcome.message, outcome.usage)
         messages, turn = _conversation(draft, outcome, asks)
-        return await self._finish(draft, events, tell, messages=messages, turn=turn)
+        return await self._finish(draft, events, deliver, messages=messages, turn=turn)
 
-    async def _finish(self, draft: Draft, events: list[Event], tell: Tell, **more: Any) -> Record:
-        """Keep the record, then tell the last events: that the response is whole."""
+    async def _finish(self, draft: Draft, events: list[Event], deliver: Deliver, **more: Any) -> Record:
+        """Keep the record, then deliver the last events: that the response is whole."""
         try:
             record = await self.keep(draft, draft.record(**more))
         except StoreError:
-            await tell(events[:-1])
+            await deliver(events[:-1])
             draft.writer.withdraw_end()
             raise
-        await tell(events)
+        await deliver(events)
         return record
 
 
 class _ConversationWriter:
     """Writes what happens in the conversation as events of the response, which begins when the model server accepts."""
 
-    def __init__(self, draft: Draft, tell: Tell, on_head: OnHead | None) -> None:
+    def __init__(self, draft: Draft, deliver: Deliver, on_head: OnHead | None) -> None:
         self._draft = draft
         self._writer = draft.writer
-        self._tell = tell
+        self._deliver = deliver
         self._on_head = on_head
         self._has_begun = False
         self._requests = {approved.call.id: approved.request for approved in draft.input.approved}
@@ -201,42 +201,42 @@ class _ConversationWriter:
     async def deliver(self, event: ConversationEvent) -> None:
         """Write one event of the conversation."""
         if type(event) is Chunks:
-            await self._tell(self._writer.chunks(event.items))
+            await self._deliver(self._writer.chunks(event.items))
             return
         match event:
             case HeadArrived(headers=headers) if not self._has_begun:
                 await self._begin(relayed(headers))
             case RoundBegan() if self._has_begun:
-                await self._tell(self._writer.turn_ended())
+                await self._deliver(self._writer.turn_ended())
             case CallBegan(call=call, tool=tool):
                 if not self._has_begun:
                     await self._begin([])
-                await self._tell(self._writer.call_began(call, tool, self._requests.get(call.id)))
+                await self._deliver(self._writer.call_began(call, tool, self._requests.get(call.id)))
             case CallEnded(call=call, result=result):
                 if request := self._requests.pop(call.id, None):
                     self._draft.done[request] = result
-                await self._tell(self._writer.call_ended(call, result))
+                await self._deliver(self._writer.call_ended(call, result))
 
     async def _begin(self, headers: list[Header]) -> None:
         self._has_begun = True
         if self._on_head:
             await self._on_head(headers)
-        await self._tell(self._writer.began())
+        await self._deliver(self._writer.began())
         for label, listing in self._draft.listing.items():
-            await self._tell(self._writer.tools_listed(label, listing.tools, listing.error))
+            await self._deliver(self._writer.tools_listed(label, listing.tools, listing.error))
         if resumed := self._draft.conversation.events.rounds:
-            await self._tell(self._writer.rounds_resumed(resumed))
+            await self._deliver(self._writer.rounds_resumed(resumed))
 
 
 def _conversation(draft: Draft, outcome: Outcome, asks: dict[str, str]) -> tuple[list[JSON], Turn | None]:
     """All messages up to the end of this response, and its last turn if calls of it are open."""
-    before = [*draft.leading, *split_leading(outcome.asked)[1], *outcome.between]
+    before = [*draft.leading, *split_leading(outcome.prompt)[1], *outcome.hidden]
     message, tools = outcome.message, draft.conversation.tools
-    if outcome.held:
-        return before, Turn(**parts_of(outcome.held), asks=asks)
+    if outcome.split_turn:
+        return before, Turn(**parts_of(outcome.split_turn), asks=asks)
     if message.tool_calls and not message.cut_short:
         return before, Turn(assistant=with_original_ids([assistant_message(message, tools)])[0])
-    said = {**message.said, "content": message.said.get("content") or ""}
+    said = {**message.fields, "content": message.fields.get("content") or ""}
     return [*before, said], None
 
 
@@ -312,7 +312,7 @@ async def _summarise(draft: Draft) -> tuple[Message, str]:
         )
     with anyio.move_on_after(SUMMARY_SECONDS):
         message = await draft.conversation.ask(request)
-        if summary := text_in(message.said.get("content")).strip():
+        if summary := text_in(message.fields.get("content")).strip():
             return message, summary
         raise UpstreamError("The model wrote no summary.")
     raise UpstreamTimeout(f"The model was not done with its summary after {SUMMARY_SECONDS:g} s.")

@@ -37,9 +37,9 @@ from toolway.wire.sse import STREAM_END
 
 ROOT = "/v1/responses"
 
-Aside = Callable[[Draft], Awaitable[JSON]]
+DraftRoute = Callable[[Draft], Awaitable[JSON]]
 
-_ASIDES: dict[tuple[str, str], Aside] = {
+_DRAFT_ROUTES: dict[tuple[str, str], DraftRoute] = {
     ("POST", f"{ROOT}/input_tokens"): count_tokens,
     ("POST", f"{ROOT}/compact"): compact,
 }
@@ -60,8 +60,8 @@ class Responses:
             asked = scope["method"], scope["path"]
             if asked == ("POST", ROOT):
                 await self._create(scope, receive, send)
-            elif aside := _ASIDES.get(asked):
-                await self._tell(scope, receive, send, aside)
+            elif route := _DRAFT_ROUTES.get(asked):
+                await self._answer_draft(scope, receive, send, route)
             elif scope["path"] != ROOT:
                 await self._stored(scope, receive, send)
             else:
@@ -92,14 +92,14 @@ class Responses:
             else:
                 await cancel_on_disconnect(scope, receive, lambda: self._answer(scope, send, draft, raw))
 
-    async def _tell(self, scope: Scope, receive: Receive, send: Send, aside: Aside) -> None:
+    async def _answer_draft(self, scope: Scope, receive: Receive, send: Send, route: DraftRoute) -> None:
         body = parse_object(await read_body(scope, receive, self._settings.server.max_body_bytes))
         whole = {key: value for key, value in body.items() if key not in ("stream", "background")}
         async with self._creator.reader.open(scope, whole) as draft:
 
             async def answer() -> None:
                 with error_at_stop(scope):
-                    told = await aside(draft)
+                    told = await route(draft)
                 await send_json(send, 200, told)
 
             await cancel_on_disconnect(scope, receive, answer)
@@ -107,28 +107,28 @@ class Responses:
     async def _stream(self, scope: Scope, stream: EventStreamResponse, draft: Draft) -> None:
         """The response as events; the 200 goes out when the model server accepted round 1, or a call begins."""
 
-        async def tell(events: list[Event]) -> None:
+        async def deliver(events: list[Event]) -> None:
             await stream.write(b"".join(map(encoded, events)))
 
         try:
             with error_at_stop(scope):
-                await self._creator.make(draft, streamed_turn, tell, stream.start)
+                await self._creator.make(draft, streamed_turn, deliver, stream.start)
         except Exception as raised:
             if not stream.started:
                 await stream.refuse(draft.conversation.failed(raised))
                 return
-            await tell(await self._creator.fail(draft, raised))
+            await deliver(await self._creator.fail(draft, raised))
         await stream.end(STREAM_END)
 
     async def _answer(self, scope: Scope, send: Send, draft: Draft, raw: bytes) -> None:
         """The response as one JSON object."""
 
-        async def tell(_: list[Event]) -> None:
+        async def deliver(_: list[Event]) -> None:
             pass
 
         try:
             with error_at_stop(scope):
-                await self._creator.make(draft, unstreamed_turn, tell, raw=raw)
+                await self._creator.make(draft, unstreamed_turn, deliver, raw=raw)
         except Exception as raised:
             error = draft.conversation.failed(raised)
             await send_failure(send, error, tools_ran=draft.conversation.events.tools_ran)
@@ -257,21 +257,21 @@ class Socket:
     ) -> Record | None:
         end = b"," + dumps(told)[1:] if told else b"}"
 
-        async def tell(events: list[Event]) -> None:
+        async def deliver(events: list[Event]) -> None:
             with suppress(ClientGone):  # `while_open` ends all of this
                 for _, event in events:
                     await socket.send_text(event[:-1] + end)
 
         async with self._creator.reader.open(scope, body, previous) as draft:
             if body.get("generate") is False:
-                return await self._creator.warm_up(draft, tell)
+                return await self._creator.warm_up(draft, deliver)
             await self._creator.claim(draft)
             try:
-                return await self._creator.make(draft, streamed_turn, tell)
+                return await self._creator.make(draft, streamed_turn, deliver)
             except Exception as raised:
                 if not draft.writer.started:
                     raise draft.conversation.failed(raised) from raised
-                await tell(await self._creator.fail(draft, raised))
+                await deliver(await self._creator.fail(draft, raised))
                 return None
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from toolway.conversation.events import Outcome
-from toolway.conversation.message import SPOKEN
+from toolway.conversation.message import TEXT_FIELDS
 from toolway.errors import StoreError
 from toolway.stores import Key, Kind, Store
 from toolway.types import JSON, Caller
@@ -23,16 +23,16 @@ from toolway.wire.lenient_json import dumps
 
 @dataclass(frozen=True, kw_only=True)
 class _Answer:
-    """What an answer in words leaves out: the rounds before it, and what its last turn itself `said`."""
+    """What an answer in words leaves out: the rounds before it, and what its last turn itself `fields`."""
 
-    between: list[JSON]
-    said: JSON
+    hidden: list[JSON]
+    fields: JSON
     is_ambiguous: bool = False
     """Whether another conversation that looks the same had other rounds: then nobody gets them."""
 
 
 ANSWER = Kind("answer", _Answer, version=2)
-NOBODYS = _Answer(between=[], said={}, is_ambiguous=True)
+AMBIGUOUS = _Answer(hidden=[], fields={}, is_ambiguous=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,15 +51,17 @@ async def remember(store: Store, caller: Caller, messages: Sequence[Any], outcom
     """
     if outcome.message.tool_calls:
         return
-    said = [*outcome.earlier, outcome.message.said]
-    answer = {"role": "assistant", "content": "".join(_text(part.get("content")) for part in said)}
+    fields = [*outcome.earlier, outcome.message.fields]
+    answer = {"role": "assistant", "content": "".join(_text(part.get("content")) for part in fields)}
     *_, mark = _marks([*messages, answer])
-    last = {name: outcome.message.said.get(name) or "" for name in SPOKEN if name in outcome.message.said}
-    kept = _Answer(between=list(outcome.between), said=last)
+    last = {
+        name: outcome.message.fields.get(name) or "" for name in TEXT_FIELDS if name in outcome.message.fields
+    }
+    kept = _Answer(hidden=list(outcome.hidden), fields=last)
     with suppress(StoreError):  # what could not be kept is not put back
         for key in _keys(caller, mark):
             if not await store.add(key, kept) and not _is_alike(await store.get(key, certain=True), kept):
-                await store.put(key, NOBODYS, certain=True)
+                await store.put(key, AMBIGUOUS, certain=True)
 
 
 async def recall(store: Store, caller: Caller, messages: list[Any]) -> list[Any]:
@@ -72,8 +74,8 @@ async def recall(store: Store, caller: Caller, messages: list[Any]) -> list[Any]
     marks = {mark.position: mark for mark in _marks(messages)}
     for position, message in enumerate(messages):
         known = await _find(store, caller, marks[position]) if position in marks else None
-        if known is not None and known.between:
-            recalled += [*known.between, _last_turn(message, known.said)]
+        if known is not None and known.hidden:
+            recalled += [*known.hidden, _last_turn(message, known.fields)]
         else:
             recalled.append(message)
     return recalled
@@ -103,7 +105,7 @@ def _without_ids(answer: _Answer) -> list[Any]:
             {name: value for name, value in message.items() if name not in ("tool_calls", "tool_call_id")},
             [call.get("function") for call in message.get("tool_calls") or ()],
         ]
-        for message in answer.between
+        for message in answer.hidden
     ]
 
 
@@ -138,9 +140,9 @@ def _text(content: Any) -> str:
     return content if isinstance(content, str) else ""
 
 
-def _last_turn(message: JSON, said: JSON) -> JSON:
+def _last_turn(message: JSON, fields: JSON) -> JSON:
     """The answer with the words of its last turn alone, and of that one's reasoning if the client kept any."""
-    has_thoughts = any(name in message for name in SPOKEN if name not in ("content", "refusal"))
-    own = {name: value for name, value in said.items() if has_thoughts or name in ("content", "refusal")}
-    rest = {name: value for name, value in message.items() if name not in SPOKEN}
+    has_thoughts = any(name in message for name in TEXT_FIELDS if name not in ("content", "refusal"))
+    own = {name: value for name, value in fields.items() if has_thoughts or name in ("content", "refusal")}
+    rest = {name: value for name, value in message.items() if name not in TEXT_FIELDS}
     return {**rest, "content": "", **own}

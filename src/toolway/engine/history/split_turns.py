@@ -18,7 +18,7 @@ from toolway.types import JSON
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Held:
+class SplitTurn:
     """A turn that the client sees only a part of, and the messages of the rounds that led to it."""
 
     before: list[JSON]
@@ -27,28 +27,28 @@ class _Held:
     behind: list[JSON]
 
 
-HELD = Kind("turn", _Held)
+SPLIT_TURN = Kind("turn", SplitTurn)
 
 
-async def hold(
-    store: Store, owner: str, token: str, held: Sequence[JSON], before: Sequence[JSON] = ()
+async def keep(
+    store: Store, owner: str, token: str, turn: Sequence[JSON], before: Sequence[JSON] = ()
 ) -> None:
     """Keep a turn that the client sees only a part of, under the token in its ids.
 
-    `held` is the full assistant message and our results, `before` are the messages of the rounds that led to it.
+    `turn` is the full assistant message and our results, `before` are the messages of the rounds that led to it.
     """
-    await store.put(HELD.key(owner, token), _Held(before=list(before), **parts_of(held)))
+    await store.put(SPLIT_TURN.key(owner, token), SplitTurn(before=list(before), **parts_of(turn)))
 
 
-def parts_of(held: Sequence[JSON]) -> dict[str, Any]:
-    """The `assistant` message of a held turn, our `results`, and what stands `behind` all results (pictures)."""
-    results = [message for message in held[1:] if message["role"] == "tool"]
-    behind = [message for message in held[1:] if message["role"] != "tool"]
-    return {"assistant": held[0], "results": results, "behind": behind}
+def parts_of(turn: Sequence[JSON]) -> dict[str, Any]:
+    """The `assistant` message of a split turn, our `results`, and what stands `behind` all results (pictures)."""
+    results = [message for message in turn[1:] if message["role"] == "tool"]
+    behind = [message for message in turn[1:] if message["role"] != "tool"]
+    return {"assistant": turn[0], "results": results, "behind": behind}
 
 
 async def restore(store: Store, owner: str, messages: Sequence[Any]) -> list[Any]:
-    """The conversation with each held turn put back in full, results in the order of the calls; all ids original.
+    """The conversation with each split turn put back in full, results in the order of the calls; all ids original.
 
     A turn that the store does not know, whose calls are others, or whose results are not all there, is left as it is.
     """
@@ -57,24 +57,30 @@ async def restore(store: Store, owner: str, messages: Sequence[Any]) -> list[Any
     while position < len(messages):
         message = messages[position]
         tokens = tokens_in(message) if isinstance(message, dict) else set()
-        turn = await store.get(HELD.key(owner, *tokens)) if len(tokens) == 1 else None
-        theirs = _results_behind(messages, position) if turn else {}
-        if turn and _are_those_handed_out(message, turn) and set(_calls_by_id(message)) <= set(theirs):
-            ours = {result["tool_call_id"]: result for result in turn.results}
-            results = [{**ours, **theirs}[call["id"]] for call in turn.assistant["tool_calls"]]
+        turn = await store.get(SPLIT_TURN.key(owner, *tokens)) if len(tokens) == 1 else None
+        client_results = _results_behind(messages, position) if turn else {}
+        if (
+            turn
+            and _are_those_handed_out(message, turn)
+            and set(_calls_by_id(message)) <= set(client_results)
+        ):
+            own_results = {result["tool_call_id"]: result for result in turn.results}
+            results = [{**own_results, **client_results}[call["id"]] for call in turn.assistant["tool_calls"]]
             restored += [*turn.before, turn.assistant, *results, *turn.behind]
-            position += len(theirs)
+            position += len(client_results)
         else:
             restored.append(message)
         position += 1
     return with_original_ids(restored)
 
 
-def _are_those_handed_out(message: JSON, turn: _Held) -> bool:
+def _are_those_handed_out(message: JSON, turn: SplitTurn) -> bool:
     """Whether a message of the client's has just the calls that it was given in this turn."""
-    ours = {result["tool_call_id"] for result in turn.results}
+    own_results = {result["tool_call_id"] for result in turn.results}
     given = {
-        identity: call for identity, call in _calls_by_id(turn.assistant).items() if identity not in ours
+        identity: call
+        for identity, call in _calls_by_id(turn.assistant).items()
+        if identity not in own_results
     }
     return given == _calls_by_id(message)
 

@@ -49,7 +49,7 @@ from toolway.tools.mcp.sdk import (
 from toolway.types import JSON
 
 CONNECT_TIMEOUT = 10.0
-FAREWELL_TIMEOUT = 2.0
+DELETE_TIMEOUT = 2.0
 """Seconds for the DELETE that ends a session."""
 
 MAX_ERROR_BODY = 64 * 2**10
@@ -129,7 +129,7 @@ class Isolating(httpx2.AsyncBaseTransport):
         """Send one request; a POST has an answer whatever happens."""
         if request.method == "DELETE":
             request.extensions["timeout"] = dict.fromkeys(
-                ("connect", "read", "write", "pool"), FAREWELL_TIMEOUT
+                ("connect", "read", "write", "pool"), DELETE_TIMEOUT
             )
         if request.method != "POST":
             return await self._inner.handle_async_request(request)

@@ -74,7 +74,7 @@ def _call_ended(writer: EventWriter, made: JSON, text: str, is_error: bool = Fal
 
 def _ended(writer: EventWriter, finish: str = "stop", usage: JSON | None = None, **frame: Any) -> list[Event]:
     said = {"role": "assistant", "content": ""}
-    return writer.ended(Message(said=said, finish_reason=finish, frame={"model": "m-1", **frame}), usage)
+    return writer.ended(Message(fields=said, finish_reason=finish, frame={"model": "m-1", **frame}), usage)
 
 
 _STEPS: dict[str, Any] = {
@@ -87,7 +87,7 @@ _STEPS: dict[str, Any] = {
     "turned": EventWriter.turn_ended,
     "call_began": _call_began,
     "call_ended": _call_ended,
-    "asked_for": lambda writer, made: writer.approval_requested(call(**made), TOOL)[1],
+    "pending_approvals": lambda writer, made: writer.approval_requested(call(**made), TOOL)[1],
     "ended": _ended,
     "completed_empty": EventWriter.completed_empty,
     "failed": lambda writer, kind, message: writer.failed(ERRORS[kind](message)),

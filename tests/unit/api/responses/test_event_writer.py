@@ -29,7 +29,7 @@ def test_what_was_looked_at_does_not_change():
     before = writer.resource
     kept = orjson.dumps(before)
     writer.call_ended(call(), ToolResult(text="2"))
-    writer.ended(Message(said={}), None)
+    writer.ended(Message(fields={}), None)
     assert orjson.dumps(before) == kept
 
 
@@ -45,7 +45,7 @@ def test_a_cancelled_response_leaves_nothing_open():
 def test_a_clock_that_is_set_back_does_not_end_a_response_before_it_began():
     clock = iter([100.0, 50.0])
     writer = EventWriter(read_request({"input": "Hi"}), "resp_1", now=lambda: next(clock))
-    assert check_events([*writer.began(), *writer.ended(Message(said={}), None)])["completed_at"] == 100
+    assert check_events([*writer.began(), *writer.ended(Message(fields={}), None)])["completed_at"] == 100
 
 
 def test_broken_characters_in_errors_names_and_results_are_mended():
@@ -57,12 +57,12 @@ def test_broken_characters_in_errors_names_and_results_are_mended():
     assert failed["error"]["message"] == failed["output"][0]["output"] == "\ufffd"
 
     writer = writer_of({"input": "Hi"})
-    events = [*writer.began(), *writer.ended(Message(said={}, frame={"model": half}), None)]
+    events = [*writer.began(), *writer.ended(Message(fields={}, frame={"model": half}), None)]
     assert check_events(events)["model"] == "\ufffd"
 
 
 def test_a_model_server_that_does_not_name_its_model_or_tier_properly_is_passed_over():
     writer = writer_of({"model": "m", "input": "Hi", "service_tier": "flex"})
     frame = {"model": 5, "service_tier": "on_demand"}
-    final = check_events([*writer.began(), *writer.ended(Message(said={}, frame=frame), None)])
+    final = check_events([*writer.began(), *writer.ended(Message(fields={}, frame=frame), None)])
     assert (final["model"], final["service_tier"]) == ("m", "flex")

@@ -101,7 +101,7 @@ def test_any_chunks_are_told_in_valid_events(sent: list[JSON], fails: bool):
     events += writer.failed(UpstreamError("It broke.")) if fails else writer.ended(message, message.usage)
     final = check_events(events)
     for kind, member in (("output_text", "content"), ("refusal", "refusal")):
-        assert unhalved(said_in(final, kind)) == unhalved(text_in(message.said.get(member)))
+        assert unhalved(said_in(final, kind)) == unhalved(text_in(message.fields.get(member)))
     made = [item for item in final["output"] if item["type"] in ("function_call", "custom_tool_call")]
     assert [item["name"] for item in made] == [one.name for one in message.tool_calls if one.name in CLIENTS]
 
@@ -139,7 +139,7 @@ def output_of(deltas: Iterable[JSON]) -> list[JSON]:
     events = writer.began()
     for delta in deltas:
         events += writer.chunks([chunk(delta)])
-    output: list[JSON] = check_events([*events, *writer.ended(Message(said={}), None)])["output"]
+    output: list[JSON] = check_events([*events, *writer.ended(Message(fields={}), None)])["output"]
     return output
 
 
@@ -184,7 +184,7 @@ class Answer:
             self._round(text, idea, calls)
         kind, what = ending
         results = self._answer(thought, what) if kind == "text" else self._call(thought, what)
-        final = check_events([*self._events, *self._writer.ended(Message(said={}), None)])
+        final = check_events([*self._events, *self._writer.ended(Message(fields={}), None)])
         return final["output"], self._had, results
 
     def _say(self, thought: str | None, text: str) -> JSON:
