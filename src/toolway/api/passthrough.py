@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -15,7 +15,7 @@ from toolway.errors import InvalidRequest, NotFound, Stopping, UpstreamError
 from toolway.server.asgi import ClientGone, relay, relayed, send_error, send_json, send_whole
 from toolway.server.caller import upstream_headers
 from toolway.server.disconnect import cancel_on_disconnect, error_at_stop
-from toolway.settings.settings import Settings
+from toolway.settings.groups import Profile, UpstreamSettings
 from toolway.types import JSON, Header
 from toolway.upstream.client import Upstream
 
@@ -32,7 +32,7 @@ class Passthrough:
     the answer was whole.
     """
 
-    def __init__(self, upstream: Upstream, settings: Settings) -> None:
+    def __init__(self, upstream: Upstream, settings: UpstreamSettings) -> None:
         self._upstream = upstream
         self._settings = settings
 
@@ -56,7 +56,7 @@ class Passthrough:
     ) -> None:
         method: str = scope["method"]
         started = False
-        headers = upstream_headers(scope, self._settings.upstream, same_body=True)
+        headers = upstream_headers(scope, self._settings, same_body=True)
         try:
             with error_at_stop(scope):
                 async with self._upstream.request(
@@ -134,16 +134,17 @@ _MAX_BYTES = 16 * 2**20
 class ModelList:
     """An ASGI app. What is no list of models is relayed as it came."""
 
-    def __init__(self, upstream: Upstream, settings: Settings) -> None:
+    def __init__(self, upstream: Upstream, settings: UpstreamSettings, profiles: Sequence[Profile]) -> None:
         self._upstream = upstream
         self._settings = settings
+        self._profiles = profiles
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer with the longer list."""
         await cancel_on_disconnect(scope, receive, lambda: self._answer(scope, send))
 
     async def _answer(self, scope: Scope, send: Send) -> None:
-        headers = upstream_headers(scope, self._settings.upstream)
+        headers = upstream_headers(scope, self._settings)
         query = scope["query_string"]
         try:
             with error_at_stop(scope):
@@ -173,6 +174,6 @@ class ModelList:
             {**model, "id": f"{model['id']}@{profile.name}"}
             for model in models
             if isinstance(model, dict) and isinstance(model.get("id"), str)
-            for profile in self._settings.tools.profiles
+            for profile in self._profiles
         ]
         return {**parsed, "data": [*models, *more]}

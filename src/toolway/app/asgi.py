@@ -87,7 +87,7 @@ class Routes:
                 target=state.target,
                 subscribers=[ConversationLog],
             )
-            self._passthrough = Passthrough(state.upstream, self._settings)
+            self._passthrough = Passthrough(state.upstream, self._settings.upstream)
             self._exact = {
                 ("POST", "/v1/chat/completions"): ChatCompletions(engine),
                 ("GET", "/healthz"): healthz,
@@ -95,7 +95,9 @@ class Routes:
                 ("GET", "/"): welcome,
             }
             if self._settings.tools.profiles:
-                self._exact["GET", "/v1/models"] = ModelList(state.upstream, self._settings)
+                self._exact["GET", "/v1/models"] = ModelList(
+                    state.upstream, self._settings.upstream, self._settings.tools.profiles
+                )
             if self._settings.responses.mode == "passthrough":
                 yield
                 return

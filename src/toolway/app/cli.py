@@ -233,7 +233,7 @@ def _with_catalog(settings: Settings, use: Callable[[Catalog], Coroutine[Any, An
     logging.getLogger("toolway").setLevel(logging.CRITICAL)
 
     async def run() -> T:
-        async with open_sources(settings) as sources, Catalog(sources).running() as catalog:
+        async with open_sources(settings.tools) as sources, Catalog(sources).running() as catalog:
             await catalog.wait_until_tried(PATIENCE)
             return await use(catalog)
 
@@ -250,7 +250,9 @@ async def _list_tools(
 
     statuses = {source.label: source.status for source in catalog.sources}
     async with Upstream.connect(settings.upstream) as upstream:
-        too_many = await why_tools_do_not_fit(settings, ModelTarget(settings, upstream), catalog.snapshot)
+        too_many = await why_tools_do_not_fit(
+            settings, ModelTarget(settings.upstream, upstream), catalog.snapshot
+        )
     return catalog.snapshot.tools, statuses, too_many
 
 

@@ -129,10 +129,10 @@ async def _try_everything(settings: Settings) -> list[Finding]:
     found: list[Finding] = []
     async with (
         Upstream.connect(settings.upstream) as upstream,
-        open_sources(settings) as sources,
+        open_sources(settings.tools) as sources,
         Catalog(sources).running() as catalog,
     ):
-        target = ModelTarget(settings, upstream)
+        target = ModelTarget(settings.upstream, upstream)
         await catalog.wait_until_tried(SERVER_PATIENCE)
         models, model = await _try_models(upstream, settings)
         found.append(models)

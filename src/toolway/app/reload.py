@@ -89,7 +89,7 @@ class _ConfigWatcher:
                 log.warning("%s", warning)
         before = {server.label: server for server in self._settings.tools.servers}
         self._settings = replace(settings, tools=_without_broken_edits(settings.tools, before))
-        self._catalog.replace(self._factory.sources(self._settings))
+        self._catalog.replace(self._factory.sources(self._settings.tools))
         after = {server.label: server for server in self._settings.tools.servers}
         log.info("%s", _difference(before, after))
 

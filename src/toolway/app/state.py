@@ -47,12 +47,12 @@ async def open_state(settings: Settings) -> AsyncIterator[AppState]:
         open_store(settings.store.url, ttl=settings.store.ttl, max_bytes=settings.store.max_bytes) as store,
         Upstream.connect(settings.upstream) as upstream,
     ):
-        factory = SourceFactory(upstream)
+        factory = SourceFactory(upstream, settings.upstream.api_key)
         async with (
-            Catalog(factory.sources(settings)).running() as catalog,
+            Catalog(factory.sources(settings.tools)).running() as catalog,
             watch_config(settings, factory, catalog),
             open_dynamic(settings.tools) as dynamic,
-            ModelTarget(settings, upstream, catalog.set_target).learning() as target,
+            ModelTarget(settings.upstream, upstream, catalog.set_target).learning() as target,
             anyio.create_task_group() as tasks,
         ):
             tasks.start_soon(_warn_of_size, settings, catalog, target)

@@ -19,7 +19,7 @@ from toolway import __version__, types
 from toolway.conversation.events import Event, HeadArrived
 from toolway.engine.recovery import ModelHabits
 from toolway.schema.targets import SchemaTarget
-from toolway.settings.settings import Settings
+from toolway.settings.groups import UpstreamSettings
 from toolway.tools.catalog import Snapshot
 from toolway.types import JSON, Tool
 from toolway.upstream.client import Upstream, credential
@@ -59,13 +59,16 @@ class ModelTarget:
     """One model server, seen from here. Everything that it knows is lost with the process, and learned again."""
 
     def __init__(
-        self, settings: Settings, upstream: Upstream, on_profile: Callable[[SchemaTarget], None] | None = None
+        self,
+        settings: UpstreamSettings,
+        upstream: Upstream,
+        on_profile: Callable[[SchemaTarget], None] | None = None,
     ) -> None:
         self._settings = settings
         self._on_profile = on_profile
         self.infos = ModelInfos(upstream, self._on_listing)
         """What it tells about its models; the one place that asks it for them."""
-        self._is_certain = settings.upstream.schema_profile != "auto"
+        self._is_certain = settings.schema_profile != "auto"
         self.profile: SchemaTarget = "openai"
         self._take(_named(settings) or "openai")
         self.searching = anyio.Lock()
@@ -84,7 +87,7 @@ class ModelTarget:
     @property
     def is_openai(self) -> bool:
         """Whether it is OpenAI's own server, or Azure's of the same models, by its address."""
-        host = urlsplit(self._settings.upstream.base_url).hostname or ""
+        host = urlsplit(self._settings.base_url).hostname or ""
         return host == "api.openai.com" or host.endswith(_AZURE)
 
     @asynccontextmanager
@@ -106,7 +109,7 @@ class ModelTarget:
 
     async def learn(self) -> bool:
         """Ask the model server once for its models; whether it answered."""
-        headers = [USER_AGENT, *credential(self._settings.upstream.api_key)]
+        headers = [USER_AGENT, *credential(self._settings.api_key)]
         with anyio.move_on_after(PATIENCE):
             return await self.infos.listing(headers) is not None
         return False
@@ -190,11 +193,11 @@ def digest(tool: Tool) -> bytes:
     return _digests[tool]
 
 
-def _named(settings: Settings) -> SchemaTarget | None:
+def _named(settings: UpstreamSettings) -> SchemaTarget | None:
     """The profile that a setting or the model server's address says."""
-    if settings.upstream.schema_profile != "auto":
-        return settings.upstream.schema_profile
-    host = urlsplit(settings.upstream.base_url).hostname or ""
+    if settings.schema_profile != "auto":
+        return settings.schema_profile
+    host = urlsplit(settings.base_url).hostname or ""
     return "gemini" if any(host == name or host.endswith(f"-{name}") for name in _GOOGLE) else None
 
 

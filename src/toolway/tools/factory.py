@@ -16,7 +16,7 @@ import anyio
 from toolway.net.client import ClientCertificate, client_certificate
 from toolway.net.ssrf import AllowList, Resolve, Resolver, SsrfGuard
 from toolway.settings.env_endpoints import Endpoint
-from toolway.settings.groups import Settings, ToolSettings
+from toolway.settings.groups import ToolSettings
 from toolway.settings.mcp_server import (
     ConfiguredServer,
     McpServerConfig,
@@ -64,21 +64,22 @@ class UnusableSource:
 class SourceFactory:
     """Makes sources; one whose configuration has not changed is the same object again.
 
-    Without `upstream` no server gets a model when it asks for one.
+    Without `upstream` no server gets a model when it asks for one; `api_key` goes along then.
     """
 
-    def __init__(self, upstream: Upstream | None = None) -> None:
+    def __init__(self, upstream: Upstream | None = None, api_key: str | None = None) -> None:
         self._upstream = upstream
+        self._api_key = api_key
         self._made: dict[str, tuple[Endpoint | ConfiguredServer, ToolSource]] = {}
 
-    def sources(self, settings: Settings) -> list[ToolSource]:
+    def sources(self, settings: ToolSettings) -> list[ToolSource]:
         """A source for each configured server, in the order of the configuration."""
-        configs: list[Endpoint | ConfiguredServer] = [*settings.tools.endpoints, *settings.tools.servers]
+        configs: list[Endpoint | ConfiguredServer] = [*settings.endpoints, *settings.servers]
         made = {config.label: (config, self._source(config, settings)) for config in configs}
         self._made = made
         return [source for _, source in made.values()]
 
-    def _source(self, config: Endpoint | ConfiguredServer, settings: Settings) -> ToolSource:
+    def _source(self, config: Endpoint | ConfiguredServer, settings: ToolSettings) -> ToolSource:
         known = self._made.get(config.label)
         if known is not None and known[0] == config:
             return known[1]
@@ -89,23 +90,21 @@ class SourceFactory:
         inner: ToolSource
         mask = _mask(config)
         if isinstance(config, OpenApiServerConfig):
-            inner = OpenAPISource(_endpoint(config), settings.tools)
+            inner = OpenAPISource(_endpoint(config), settings)
         else:
             options = ConnectOptions(
-                max_result_bytes=settings.tools.max_tool_response_bytes,
-                sampler=self._sampler(config, settings),
-                auth=partial(_auth, config, settings.tools.token_file, mask),
+                max_result_bytes=settings.max_tool_response_bytes,
+                sampler=self._sampler(config),
+                auth=partial(_auth, config, settings.token_file, mask),
                 certificate=_certificate(config),
             )
             inner = MCPSource(config, options)
         return TransformedSource(MaskedSource(inner, mask), config)
 
-    def _sampler(self, config: McpServerConfig, settings: Settings) -> UpstreamSampler | None:
+    def _sampler(self, config: McpServerConfig) -> UpstreamSampler | None:
         if not config.sampling or self._upstream is None:
             return None
-        return UpstreamSampler(
-            self._upstream, settings.upstream.api_key, max_tokens=config.sampling_max_tokens
-        )
+        return UpstreamSampler(self._upstream, self._api_key, max_tokens=config.sampling_max_tokens)
 
 
 def _mask(config: McpServerConfig | OpenApiServerConfig) -> Mask:
@@ -119,13 +118,13 @@ def _mask(config: McpServerConfig | OpenApiServerConfig) -> Mask:
     return mask
 
 
-def _autodetected(endpoint: Endpoint, settings: Settings) -> ToolSource:
+def _autodetected(endpoint: Endpoint, settings: ToolSettings) -> ToolSource:
     config = _mcp(endpoint)
     mask = Mask.of(url=endpoint.url, headers={**endpoint.headers, **config.headers})
-    openapi = MaskedSource(OpenAPISource(endpoint, settings.tools), mask)
+    openapi = MaskedSource(OpenAPISource(endpoint, settings), mask)
     if not endpoint.url.startswith(("http://", "https://")):
         return openapi
-    options = ConnectOptions(max_result_bytes=settings.tools.max_tool_response_bytes)
+    options = ConnectOptions(max_result_bytes=settings.max_tool_response_bytes)
 
     def speaking_mcp(url: str) -> ToolSource:
         return MaskedSource(MCPSource(replace(config, url=url), options), mask)
@@ -170,7 +169,7 @@ async def open_dynamic(
 
 
 @asynccontextmanager
-async def open_sources(settings: Settings) -> AsyncIterator[Sequence[ToolSource]]:
+async def open_sources(settings: ToolSettings) -> AsyncIterator[Sequence[ToolSource]]:
     """A source for each configured server."""
     yield SourceFactory().sources(settings)
 

@@ -75,7 +75,7 @@ async def authorization_server(url: str) -> tuple[str, str]:
 
 async def use(settings: Any) -> str:
     """Call each tool once; what the first that failed said, or the state of the server."""
-    async with open_sources(settings) as sources, Catalog(sources).running() as catalog:
+    async with open_sources(settings.tools) as sources, Catalog(sources).running() as catalog:
         await catalog.wait_until_tried(PATIENCE)
         status = sources[0].status
         if status.error:

@@ -83,7 +83,7 @@ class Front:
             return
         await receive()
         async with Upstream.connect(self._settings.upstream) as upstream:
-            self._app = AuthMiddleware(Passthrough(upstream, self._settings), self._settings.server)
+            self._app = AuthMiddleware(Passthrough(upstream, self._settings.upstream), self._settings.server)
             await send({"type": "lifespan.startup.complete"})
             await receive()
         await send({"type": "lifespan.shutdown.complete"})

@@ -6,7 +6,6 @@ import pytest
 
 from toolway.engine.model_target import ModelTarget
 from toolway.settings.groups import UpstreamSettings
-from toolway.settings.settings import Settings
 from toolway.upstream.client import Upstream
 
 
@@ -22,6 +21,6 @@ from toolway.upstream.client import Upstream
     ],
 )
 async def test_openais_own_servers_are_known_by_their_address(url: str, is_openai: bool):
-    settings = Settings(upstream=UpstreamSettings(base_url=url))
-    async with Upstream.connect(settings.upstream) as upstream:
+    settings = UpstreamSettings(base_url=url)
+    async with Upstream.connect(settings) as upstream:
         assert ModelTarget(settings, upstream).is_openai is is_openai

@@ -31,7 +31,7 @@ async def said_by(tool: str, tmp_path: Path, entry: dict[str, Any] | None = None
     config = tmp_path / "mcp.json"
     config.write_text(json.dumps({"mcpServers": {"s": entry} if entry else {}}))
     loaded = load_settings(settings.pop("env", {}), None, config=str(config), **settings)
-    async with open_sources(loaded) as sources, Catalog(sources).running() as catalog:
+    async with open_sources(loaded.tools) as sources, Catalog(sources).running() as catalog:
         await catalog.wait_until_tried(PATIENCE)
         assert sources[0].status.state == "ready", sources[0].status.error
         with anyio.fail_after(PATIENCE):

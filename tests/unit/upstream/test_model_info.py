@@ -112,7 +112,7 @@ async def test_a_server_that_is_down_tells_nothing():
 
 async def test_the_list_that_told_which_server_it_is_also_tells_of_its_models():
     async with connected(SERVERS["llama.cpp"][0], openai_api_key="ours") as (upstream, settings, asked):
-        backend = ModelTarget(settings, upstream)
+        backend = ModelTarget(settings.upstream, upstream)
         assert await backend.learn()
         assert (await backend.infos.get("m", [])).context == 4096
     assert [path for path, _ in asked] == ["/v1/models"]
@@ -121,7 +121,7 @@ async def test_the_list_that_told_which_server_it_is_also_tells_of_its_models():
 
 async def test_a_list_that_a_client_had_to_be_asked_for_tells_which_server_it_is():
     async with connected(SERVERS["llama.cpp"][0]) as (upstream, settings, _):
-        backend = ModelTarget(settings, upstream)
+        backend = ModelTarget(settings.upstream, upstream)
         assert backend.profile == "openai"
         await backend.infos.get("m", [])
         assert backend.profile == "llama.cpp"

@@ -59,7 +59,7 @@ def settings_of(path: Path, **more: Any) -> Any:
 
 @asynccontextmanager
 async def settled(settings: Any) -> AsyncIterator[Live]:
-    async with open_sources(settings) as sources, Catalog(sources).running() as catalog:
+    async with open_sources(settings.tools) as sources, Catalog(sources).running() as catalog:
         assert await catalog.wait_until_tried(PATIENCE)
         yield Live(catalog)
 
@@ -145,7 +145,7 @@ async def test_a_changed_file_changes_the_servers_and_drops_no_call(
     path = write(tmp_path / "mcp.json", stays={**STDIO, "prefix": "a_"}, goes={**STDIO, "prefix": "b_"})
     settings = settings_of(path)
     factory = SourceFactory()
-    async with Catalog(factory.sources(settings)).running() as catalog:
+    async with Catalog(factory.sources(settings.tools)).running() as catalog:
         await catalog.wait_until_tried(PATIENCE)
         live = Live(catalog)
         stayed, left = (await live.call("a_pid")).text, (await live.call("b_pid")).text
@@ -175,7 +175,7 @@ async def test_a_secret_of_a_changed_file_is_masked_in_the_log(
     factory = SourceFactory()
     with logged(settings) as written:
         async with (
-            Catalog(factory.sources(settings)).running() as catalog,
+            Catalog(factory.sources(settings.tools)).running() as catalog,
             reload_module.watch_config(settings, factory, catalog),
         ):
             await catalog.wait_until_tried(PATIENCE)

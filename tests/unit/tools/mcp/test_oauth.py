@@ -47,7 +47,7 @@ def robot(base: str, **secret: str) -> dict[str, str]:
 
 async def used(settings: Any, guarded: Guarded, *, expire: bool = False) -> None:
     """Call a tool, with the token taken away before that if `expire`."""
-    async with open_sources(settings) as sources, Catalog(sources).running() as catalog:
+    async with open_sources(settings.tools) as sources, Catalog(sources).running() as catalog:
         await catalog.wait_until_tried(PATIENCE)
         assert sources[0].status.state == "ready", sources[0].status.error
         if expire:
@@ -88,7 +88,9 @@ async def test_a_client_may_sign_who_it_is(tmp_path: Path) -> None:
 async def test_credentials_need_a_secret_or_a_key(tmp_path: Path, keys: dict[str, str]) -> None:
     auth = robot("http://127.0.0.1:1", **keys)
     async with (
-        open_sources(settings_for(tmp_path, {"url": "http://127.0.0.1:1/mcp", "auth": auth})) as sources,
+        open_sources(
+            settings_for(tmp_path, {"url": "http://127.0.0.1:1/mcp", "auth": auth}).tools
+        ) as sources,
         Catalog(sources).running() as catalog,
     ):
         await catalog.wait_until_tried(PATIENCE)
@@ -104,7 +106,7 @@ async def test_wrong_credentials_are_a_state(tmp_path: Path) -> None:
             "client_secret": "wrong",
         }
         async with (
-            open_sources(settings_for(tmp_path, {"url": f"{base}/mcp", "auth": auth})) as sources,
+            open_sources(settings_for(tmp_path, {"url": f"{base}/mcp", "auth": auth}).tools) as sources,
             Catalog(sources).running() as catalog,
         ):
             await catalog.wait_until_tried(PATIENCE)
@@ -140,7 +142,7 @@ async def test_a_server_that_asks_for_no_login_is_no_success(tmp_path: Path) -> 
 
 async def refusal(settings: Any) -> str:
     """What a call is told that is not allowed."""
-    async with open_sources(settings) as sources, Catalog(sources).running() as catalog:
+    async with open_sources(settings.tools) as sources, Catalog(sources).running() as catalog:
         await catalog.wait_until_tried(PATIENCE)
         result = await catalog.snapshot.call(catalog.snapshot.tools["ok"], {})
         assert result.is_error
@@ -191,7 +193,7 @@ async def test_a_grant_that_ended_needs_a_login_and_is_not_tried_again(tmp_path:
         guarded.tokens.clear()
         guarded.ended = True
         for _ in range(2):
-            async with open_sources(settings) as sources, Catalog(sources).running() as catalog:
+            async with open_sources(settings.tools) as sources, Catalog(sources).running() as catalog:
                 await catalog.wait_until_tried(PATIENCE)
                 assert sources[0].status.state == "needs auth"
                 assert "toolway login web" in (sources[0].status.error or "")
@@ -254,7 +256,7 @@ async def test_what_was_granted_is_masked_in_what_comes_back(tmp_path: Path) -> 
     with serving(guarded.app) as base:
         settings = settings_for(tmp_path, {"type": "http", "url": f"{base}/mcp"})
         await logged_in(settings)
-        async with open_sources(settings) as sources, Catalog(sources).running() as catalog:
+        async with open_sources(settings.tools) as sources, Catalog(sources).running() as catalog:
             await catalog.wait_until_tried(PATIENCE)
             said = (await catalog.snapshot.call(catalog.snapshot.tools["ok"], {})).text
     assert said == "you sent Bearer *** and ***"

@@ -68,7 +68,7 @@ async def test_five_servers_from_one_file(repository: Path) -> None:
         path = repository / "mcp.json"
         path.write_text(json.dumps({"mcpServers": servers}))
         settings = load_settings({}, None, config=str(path))
-        async with open_sources(settings) as sources, Catalog(sources).running() as catalog:
+        async with open_sources(settings.tools) as sources, Catalog(sources).running() as catalog:
             await until(lambda: all(source.status.state == "ready" for source in sources))
 
             async def call(name: str, **arguments: Any) -> ToolResult:
