@@ -321,6 +321,14 @@ class ChatRequest:
         """Whether the client wants its answer as a stream."""
         return bool(self.options.get("stream"))
 
+    def with_messages(self, messages: Sequence[Any]) -> ChatRequest:
+        """The request with these messages."""
+        return ChatRequest(options=self.options, messages=messages, tools=self.tools)
+
+    def with_tools(self, tools: Any) -> ChatRequest:
+        """The request with these tools."""
+        return ChatRequest(options=self.options, messages=self.messages, tools=tools)
+
     def with_options(self, **options: Any) -> ChatRequest:
         """The request with these members in place of its own."""
         return replace(self, options={**self.options, **options})

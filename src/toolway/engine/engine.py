@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -98,7 +98,7 @@ class Conversation:
         """One exchange with the model about this conversation, whose calls are not run."""
         turn = whole_turn(self._upstream, self.headers)
         messages = await self._with_hidden(request.messages)
-        return await turn(replace(request, messages=messages), _to_nobody, lambda _: True)
+        return await turn(request.with_messages(messages), _to_nobody, lambda _: True)
 
     @property
     def _upstream(self) -> Upstream:
@@ -134,7 +134,7 @@ class Conversation:
             retry_wait=settings.loop.retry_wait,
             habits=self.resources.target.habits(self.request.options.get("model")),
         )
-        request = replace(self.request, messages=messages)
+        request = self.request.with_messages(messages)
         try:
             outcome = await run_tool_loop(request, turn=self._turn(turn), loop=loop, done=done)
         except anyio.get_cancelled_exc_class():
@@ -262,7 +262,8 @@ class Engine:
         self.settings = settings
         self.upstream = upstream
         self.store = store
-        self._catalog = catalog
+        self.catalog = catalog
+        self._is_settled = False
         self._client_servers = client_servers
         self._target = target
         self._subscribers = subscribers
@@ -280,30 +281,39 @@ class Engine:
         """The model server, as far as it is known."""
         return self._target
 
-    @asynccontextmanager
-    async def open(
+    def open(
         self, read: ReadRequest, *, caller: Caller, declared: Sequence[JSON] = ()
-    ) -> AsyncIterator[Conversation]:
+    ) -> AbstractAsyncContextManager[Conversation]:
         """The conversation of one request; its tools stay alive until the block ends. Raises InvalidRequest.
 
         `declared` are the entries of the request that name tool servers, its own or ours.
         """
-        await self._catalog.wait_until_tried(STARTUP_WAIT)
-        await self._target.wait_until_known(STARTUP_WAIT)
-        with self._catalog.use() as snapshot:
-            if not declared:
-                yield await self._conversation(read(ToolsAtHand(snapshot=snapshot)), snapshot, caller)
-                return
+        return self._open_with(declared, read, caller) if declared else _Opening(self, read, caller)
+
+    @asynccontextmanager
+    async def _open_with(
+        self, declared: Sequence[JSON], read: ReadRequest, caller: Caller
+    ) -> AsyncIterator[Conversation]:
+        await self.settled()
+        with self.catalog.use() as snapshot:
             labels = {source.label for source in snapshot.sources}
             brought = [server for entry in declared if (server := read_declared(entry, labels))]
             async with self._client_servers.use(brought, owner=caller.id) as reached:
                 joined = snapshot.with_sources(reached.sources)
                 request = read(ToolsAtHand(snapshot=joined, failures=reached.failures))
-                yield await self._conversation(request, joined, caller)
+                yield await self.conversation(request, joined, caller)
 
-    async def _conversation(
+    async def settled(self) -> None:
+        """Wait a little for tool servers and a model server, if these just start."""
+        if not self._is_settled:
+            await self.catalog.wait_until_tried(STARTUP_WAIT)
+            await self._target.wait_until_known(STARTUP_WAIT)
+            self._is_settled = True
+
+    async def conversation(
         self, request: ConversationRequest, snapshot: Snapshot, caller: Caller
     ) -> Conversation:
+        """The conversation of a request that was read, with the tools of this snapshot in it."""
         chat, selection = read_profile(request.chat, self.settings.tools.profiles)
         options = request.options.narrowed(*caller.selection, *selection)
         side = self._side_request(request, caller)
@@ -343,6 +353,31 @@ class Engine:
         if self.settings.loop.side_request_tools or request.options.selection or request.narrowed:
             return None
         return find_side_request(request.chat, caller.headers)
+
+
+class _Opening(AbstractAsyncContextManager[Conversation]):
+    """A block with a conversation in it, for which the tools of the catalog are held."""
+
+    # A class, since asynccontextmanager costs a small request a twentieth.
+
+    def __init__(self, engine: Engine, read: ReadRequest, caller: Caller) -> None:
+        self._engine = engine
+        self._read = read
+        self._caller = caller
+
+    async def __aenter__(self) -> Conversation:
+        engine = self._engine
+        await engine.settled()
+        self._snapshot = snapshot = engine.catalog.hold()
+        try:
+            request = self._read(ToolsAtHand(snapshot=snapshot))
+            return await engine.conversation(request, snapshot, self._caller)
+        except BaseException:
+            engine.catalog.release(snapshot)
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        self._engine.catalog.release(self._snapshot)
 
 
 def _beginning(conversation: Conversation, side: SideRequest | None) -> ConversationBegan:

@@ -136,7 +136,7 @@ async def run_tool_loop(
     if done.approved:
         # What is done holds for these calls alone: some models number theirs anew in each round.
         answers = await run_calls(done.approved, loop, done.results)
-        request = replace(request, messages=fill_results(request.messages, answers))
+        request = request.with_messages(fill_results(request.messages, answers))
     account = _Account.of(request, done)
     if done.rounds:
         request = _behind(request, done.rounds)
@@ -180,7 +180,7 @@ async def run_tool_loop(
 
 
 def _behind(request: ChatRequest, messages: Sequence[JSON]) -> ChatRequest:
-    return replace(request, messages=[*request.messages, *messages])
+    return request.with_messages([*request.messages, *messages])
 
 
 async def _ask(request: ChatRequest, turn: Turn, loop: Loop) -> tuple[Message, ChatRequest]:

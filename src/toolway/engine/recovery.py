@@ -114,7 +114,7 @@ class Recovery:
             return None
         self._empty += 1
         shorter = await self._results.shrink(request.messages, len(dumps(request.messages)) // 2)
-        return None if shorter is None else replace(request, messages=shorter)
+        return None if shorter is None else request.with_messages(shorter)
 
     def succeeded(self) -> None:
         """The model server took the request: what was changed last is what it wanted."""
@@ -123,7 +123,7 @@ class Recovery:
 
     def with_note(self, sent: ChatRequest) -> ChatRequest:
         """The request, and behind it what the model must be told this once."""
-        return replace(sent, messages=[*sent.messages, *self._note]) if self._note else sent
+        return sent.with_messages([*sent.messages, *self._note]) if self._note else sent
 
     async def _wait(self, seconds: float, error: UpstreamError) -> bool:
         """Wait as the model server says, if that can be borne."""
@@ -156,7 +156,7 @@ class Recovery:
             return None
         whole = sent.body() if sizes_in(error)[0] else request.messages
         shorter = await self._results.shrink(request.messages, int(excess_of(error) * len(dumps(whole))))
-        return None if shorter is None else replace(request, messages=shorter)
+        return None if shorter is None else request.with_messages(shorter)
 
     async def _leave_tools_out(
         self, request: ChatRequest, error: UpstreamError, _: ChatRequest
@@ -205,7 +205,7 @@ class Recovery:
             return None
         log.warning("the model server refuses the pictures of tool results: %s", error.message)
         self._learned = {"takes_pictures": False}
-        return replace(request, messages=hidden)
+        return request.with_messages(hidden)
 
     async def _keep_definitions(
         self, request: ChatRequest, error: UpstreamError, sent: ChatRequest

@@ -24,7 +24,7 @@ class RequestOptions:
 
     def narrowed(self, *choices: Sequence[Choice]) -> RequestOptions:
         """The same options with fewer tools: each of them must be taken by one of each `choices` too."""
-        return replace(self, selection=[*self.selection, *choices])
+        return replace(self, selection=[*self.selection, *choices]) if choices else self
 
     def lowered(self, limits: Limits) -> Limits:
         """The limits of this request."""

@@ -118,12 +118,12 @@ class RequestTools:
         Where there are none, nothing that only stands beside tools is left: servers refuse it.
         """
         if tools := self._tools_of_round():
-            return self._with_choice(replace(request, tools=tools))
+            return self._with_choice(request.with_tools(tools))
         if self._leaves_calls_alone:
             return request
         if self.keeps_definitions and (stubs := _stubs(request.messages)):
             kept = self._definitions() if self.tools else stubs
-            return replace(request, tools=kept).with_options(tool_choice="none")
+            return request.with_tools(kept).with_options(tool_choice="none")
         return request.without(*BESIDE_TOOLS)
 
     def _tools_of_round(self) -> Any:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, NamedTuple
 
 from toolway.conversation.message import ChatRequest
 from toolway.types import Header
@@ -30,10 +30,9 @@ class SideRequest:
     max_tokens: int | None = None
 
     def is_it(self, text: str, agent: str, max_tokens: Any) -> bool:
-        """Whether a request with this message is one."""
+        """Whether a request with this message, which `begins` as it must, is one."""
         return (
-            text[: len(self.begins)].casefold() == self.begins.casefold()
-            and all(words in text for words in self.contains)
+            all(words in text for words in self.contains)
             and self.agent.casefold() in agent.casefold()
             and (self.max_tokens is None or (isinstance(max_tokens, int) and max_tokens <= self.max_tokens))
         )
@@ -41,10 +40,32 @@ class SideRequest:
 
 def find_side_request(request: ChatRequest, headers: Sequence[Header]) -> SideRequest | None:
     """The entry that a request fits; None: it is a question of somebody's."""
-    messages = {"system": _first_system(request.messages), "user": _last_user(request.messages)}
-    agent = next((value for name, value in headers if name == b"user-agent"), b"").decode("latin-1")
-    most = request.options.get("max_completion_tokens", request.options.get("max_tokens"))
-    return next((entry for entry in _table() if entry.is_it(messages[entry.role], agent, most)), None)
+    for role, text in (("system", _first_system(request.messages)), ("user", _last_user(request.messages))):
+        beginnings = _beginnings(role)
+        # Nearly all requests are none of these, and are known by this look alone.
+        if not (folded := text[: beginnings.longest].casefold()).startswith(beginnings.all):
+            continue
+        agent = next((value for name, value in headers if name == b"user-agent"), b"").decode("latin-1")
+        most = request.options.get("max_completion_tokens", request.options.get("max_tokens"))
+        for begins, entry in beginnings.entries:
+            if folded.startswith(begins) and entry.is_it(text, agent, most):
+                return entry
+    return None
+
+
+class _Beginnings(NamedTuple):
+    """How the messages of one role begin that the table knows, their case folded."""
+
+    all: tuple[str, ...]
+    entries: list[tuple[str, SideRequest]]
+    longest: int
+
+
+@cache
+def _beginnings(role: str) -> _Beginnings:
+    entries = [(entry.begins.casefold(), entry) for entry in _table() if entry.role == role]
+    longest = max((len(entry.begins) for _, entry in entries), default=0)
+    return _Beginnings(tuple(begins for begins, _ in entries), entries, longest)
 
 
 @cache

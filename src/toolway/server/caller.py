@@ -25,8 +25,27 @@ _STAY_HERE = HOP_BY_HOP | _HANDSHAKE | {b"host", b"expect", b"origin"}
 _OF_THE_BODY = frozenset({b"content-length", b"content-encoding", b"accept-encoding"})
 
 
+_LAST = "toolway.last_caller"
+"""Where a connection keeps its last caller, in `scope["extensions"]`: clients send one head again and again."""
+
+
 def caller_of(scope: Scope, settings: UpstreamSettings) -> Caller:
     """The caller of this request."""
+    head = [
+        scope.get(CALLER_KEY),
+        scope.get("query_string"),
+        *(header for header in scope["headers"] if header[0] not in _OF_THE_BODY),
+    ]
+    connection = scope.get("extensions") or {}
+    last = connection.get(_LAST)
+    if last is None or last[0] != head:
+        last = connection[_LAST] = (head, _caller(scope, settings))
+    caller: Caller = last[1]
+    return caller
+
+
+def _caller(scope: Scope, settings: UpstreamSettings) -> Caller:
+    """What the head of a request and its connection say, and nothing else."""
     headers = upstream_headers(scope, settings)
     identity, is_known = caller_id(scope), _is_known(scope)
     return Caller(

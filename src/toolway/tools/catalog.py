@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from copy import copy
@@ -121,7 +120,7 @@ class Catalog:
         self.snapshot = Snapshot(self.sources)
         self._group: TaskGroup | None = None
         self._running: dict[ToolSource, anyio.CancelScope] = {}
-        self._in_use: Counter[Snapshot] = Counter()
+        self._in_use: dict[Snapshot, int] = {}
         self._all_tried = anyio.Event()
         self._started = time.monotonic()
         self._seen: dict[ToolSource, SourceStatus] = {}
@@ -156,14 +155,24 @@ class Catalog:
     @contextmanager
     def use(self) -> Iterator[Snapshot]:
         """The newest snapshot; all its sources stay alive until the block ends."""
-        snapshot = self.snapshot
-        self._in_use[snapshot] += 1
+        snapshot = self.hold()
         try:
             yield snapshot
         finally:
-            self._in_use[snapshot] -= 1
-            if not self._in_use[snapshot]:
-                del self._in_use[snapshot]
+            self.release(snapshot)
+
+    def hold(self) -> Snapshot:
+        """The newest snapshot; all its sources stay alive until it was given to `release` as often as it was held."""
+        snapshot = self.snapshot
+        self._in_use[snapshot] = self._in_use.get(snapshot, 0) + 1
+        return snapshot
+
+    def release(self, snapshot: Snapshot) -> None:
+        """End what `hold` began."""
+        self._in_use[snapshot] -= 1
+        if not self._in_use[snapshot]:
+            del self._in_use[snapshot]
+            if snapshot is not self.snapshot:
                 self._end_unused()
 
     def _start(self, sources: Iterable[ToolSource]) -> None:

@@ -144,7 +144,7 @@ def read_request(body: JSON, options: RequestOptions, tools: ToolsAtHand) -> Con
     if not entries:
         return ConversationRequest(chat=request, options=options)
     rest = [tool for tool in request.tools if not _is_mcp(tool)]
-    chat = replace(request, tools=rest) if rest else request.without("tools")
+    chat = request.with_tools(rest) if rest else request.without("tools")
     return ConversationRequest(chat=chat, options=options.narrowed(choices_of(entries, tools.labels)))
 
 

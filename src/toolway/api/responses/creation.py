@@ -304,7 +304,7 @@ async def _summarise(draft: Draft) -> tuple[Message, str]:
     """One turn in which the model summarises the conversation. Raises UpstreamError, also for one without an end."""
     request, target = draft.conversation.request, draft.conversation.resources.target
     messages = [*request.messages, {"role": "user", "content": SUMMARISE}]
-    request = replace(request.without(*_ANSWER_OPTIONS), messages=messages)
+    request = request.without(*_ANSWER_OPTIONS).with_messages(messages)
     if not target.is_openai:  # its reasoning models refuse this option, and end by themselves
         most = request.options.get("max_tokens")
         request = request.with_options(
