@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import unquote
@@ -44,6 +44,10 @@ def create_app(settings: Settings | None = None, *, pace: Pace = DEFAULT_PACE) -
 
 class LifespanRouter(Router):
     """Speaks ASGI's lifespan: a setting that turns out wrong at the start is told in a sentence, not a traceback."""
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:  # type: ignore[override]
+        """The lifespan is for the base class, which has no routes; all else is for the default."""
+        return (super().__call__ if scope["type"] == "lifespan" else self.default)(scope, receive, send)
 
     async def lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         """As the base class."""

@@ -244,22 +244,29 @@ def read_answer(answer: JSON) -> Message:
     message = choice.get("message")
     if not isinstance(message, dict):
         raise UpstreamError("The model server's answer has no message.")
-    assembler = CallAssembler()
-    calls = message.get("tool_calls")
-    for number, call in enumerate(calls if isinstance(calls, list) else ()):
-        assembler.feed([{**call, "index": number}] if isinstance(call, dict) else [])
+    calls = _whole_calls(message.get("tool_calls"))
     fields = {
         key: value
         for key, value in message.items()
-        if value is not None and key != "tool_calls" and (key != "function_call" or not assembler.finished())
+        if value is not None and key != "tool_calls" and (key != "function_call" or not calls)
     }
+    fields["role"] = "assistant"
     return Message(
-        fields={**fields, "role": "assistant"},
-        tool_calls=assembler.finished(),
+        fields=fields,
+        tool_calls=calls,
         finish_reason=finish if isinstance(finish := choice.get("finish_reason"), str) else None,
         usage=answer.get("usage") if isinstance(answer.get("usage"), dict) else None,
         frame=answer,
     )
+
+
+def _whole_calls(calls: Any) -> tuple[ToolCall, ...]:
+    if not isinstance(calls, list) or not calls:
+        return ()
+    assembler = CallAssembler()
+    for number, call in enumerate(calls):
+        assembler.feed([{**call, "index": number}] if isinstance(call, dict) else [])
+    return assembler.finished()
 
 
 def add_usage(total: JSON | None, more: JSON | None) -> JSON | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 
 import anyio
 
@@ -72,8 +72,11 @@ class Conversation:
     events: EventStream
     approved: Sequence[ToolCall] = ()
     is_complete: bool = False
-    token: str = field(default_factory=new_token)
-    """Stands in the ids of the calls that leave."""
+
+    @cached_property
+    def token(self) -> str:
+        """What stands in the ids of the calls that leave."""
+        return new_token()
 
     async def run(
         self,

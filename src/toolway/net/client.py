@@ -312,25 +312,35 @@ def tls_context(_: ssl.DefaultVerifyPaths, certificate: ClientCertificate | None
 
 def _head(method: str, target: bytes, authority: bytes, headers: Sequence[Header], framing: bytes) -> bytes:
     """The request line and all headers. Raises HttpError when one of them would be two, or none."""
-    lines = [b"%b %b HTTP/1.1" % (method.encode(), target), b"host: " + authority]
+    line = b"%b %b HTTP/1.1\r\n" % (method.encode(), target)
+    if line.count(b" ") != 2:
+        raise _unsendable()
+    _check_lines(line, 1)
+    framing = framing + b"\r\n\r\n" if framing else b"\r\n"
+    return line + _header_lines(authority, tuple(headers)) + framing
+
+
+@lru_cache(maxsize=128)
+def _header_lines(authority: bytes, headers: Sequence[Header]) -> bytes:
+    """The headers as they are sent, each with the end of its line. Kept, since one client sends the same again."""
     once = [name for name, _ in headers if name in _ONCE]
     if len(once) != len(set(once)):
         headers = _last_of_each(headers)
-    lines += [name + b": " + value for name, value in headers if name not in _WRITTEN_HERE]
-    if framing:
-        lines.append(framing)
-    head = b"\r\n".join(lines)
-    breaks = len(lines) - 1
-    if (
-        head.count(b"\r") != breaks
-        or head.count(b"\n") != breaks
-        or b"\0" in head
-        or lines[0].count(b" ") != 2
-    ):
-        raise HttpError(
-            Fault.UNSENDABLE, "the request has a line break, a NUL or a space where HTTP allows none"
-        )
-    return head + b"\r\n\r\n"
+    lines = [name + b": " + value for name, value in headers if name not in _WRITTEN_HERE]
+    text = b"\r\n".join([b"host: " + authority, *lines, b""])
+    _check_lines(text, len(lines) + 1)
+    return text
+
+
+def _check_lines(text: bytes, count: int) -> None:
+    if text.count(b"\r") != count or text.count(b"\n") != count or b"\0" in text:
+        raise _unsendable()
+
+
+def _unsendable() -> HttpError:
+    return HttpError(
+        Fault.UNSENDABLE, "the request has a line break, a NUL or a space where HTTP allows none"
+    )
 
 
 def _last_of_each(headers: Sequence[Header]) -> list[Header]:

@@ -49,7 +49,7 @@ def decompressor(encoding: str) -> Decompress:
     `encoding` is the value of Content-Encoding: none, gzip, or deflate, by which some servers mean zlib's format and
     others the bare one. Raises UnknownEncoding; the function raises BrokenBody.
     """
-    names = [name.strip().lower() for name in encoding.split(",")]
+    names = [name.strip().lower() for name in encoding.split(",")] if encoding else ()
     wanted = [name for name in names if name not in ("", "identity")]
     if not wanted:
         return lambda piece: (piece,)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from typing import cast
 
 import anyio
@@ -85,20 +84,24 @@ def stopping() -> Stopping:
     return Stopping("Toolway is being stopped; ask again when it runs.", code="server_stopping")
 
 
-@contextmanager
-def error_at_stop(scope: Scope) -> Iterator[None]:
+class error_at_stop:  # noqa: N801
     """Raise Stopping from the block when the server has to end before it: in time to tell the client."""
-    stop = scope.get("extensions", {}).get(STOP)
-    if stop is None:
-        yield
-        return
-    task = cast("asyncio.Task[None]", asyncio.current_task())
-    stop.add_callback(task.cancel)
-    try:
-        yield
-    except asyncio.CancelledError:
-        if not stop.is_set or task.uncancel():
-            raise
-        raise stopping() from None
-    finally:
-        stop.remove_callback(task.cancel)
+
+    # A class, since a contextmanager costs every request two microseconds.
+
+    def __init__(self, scope: Scope) -> None:
+        self._stop: DisconnectSignal | None = scope.get("extensions", {}).get(STOP)
+
+    def __enter__(self) -> None:
+        if self._stop is not None:
+            self._cancel = cast("asyncio.Task[None]", asyncio.current_task()).cancel
+            self._stop.add_callback(self._cancel)
+
+    def __exit__(self, raised: type[BaseException] | None, *_: object) -> None:
+        if self._stop is None:
+            return
+        self._stop.remove_callback(self._cancel)
+        if raised is not None and issubclass(raised, asyncio.CancelledError) and self._stop.is_set:
+            task = cast("asyncio.Task[None]", asyncio.current_task())
+            if not task.uncancel():
+                raise stopping() from None

@@ -93,6 +93,10 @@ class MemoryEntries:
     async def check(self) -> None:
         """Nothing can be wrong with them."""
 
+    def may_have(self, owner: str) -> bool:
+        """Whether there is a share of this owner's."""
+        return owner in self._shares
+
     def _share(self, owner: str) -> _Share:
         if owner not in self._shares:
             self._shares[owner] = _Share()

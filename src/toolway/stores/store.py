@@ -126,6 +126,9 @@ class Entries(Protocol):
     async def check(self) -> None:
         """See whether these entries can be read and written."""
 
+    def may_have(self, owner: str) -> bool:
+        """False only when it is known without waiting that nothing counts to the share of this owner."""
+
 
 class Store:
     """Where things wait. `tests/unit/stores/test_contract.py` holds it to these promises, with every kind of entries.
@@ -192,6 +195,10 @@ class Store:
     async def delete(self, key: AnyKey) -> bool:
         """Forget what `key` has; whether it had something. True for one of several who try. Raises StoreError."""
         return await self._run(self._entries.remove, key)
+
+    def may_have(self, owner: str) -> bool:
+        """Whether anything may be kept for an owner; False when it is known that nothing is, so that none need ask."""
+        return self._entries.may_have(share_of(owner))
 
     async def is_ready(self) -> bool:
         """Whether the store can be read and written now."""

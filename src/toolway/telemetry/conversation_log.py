@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import time
+from functools import cached_property
 
 from toolway.conversation.events import (
     CallBegan,
@@ -31,7 +32,10 @@ class ConversationLog:
     def __init__(self) -> None:
         self._on = log.isEnabledFor(logging.INFO)
         self._began = time.monotonic()
-        self._id = f"{random.getrandbits(24):06x}"
+
+    @cached_property
+    def _id(self) -> str:
+        return f"{random.getrandbits(24):06x}"
 
     def __call__(self, event: Event) -> None:
         """Write the line of an event; those with nothing to read are passed over."""

@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cached_property
 
 import anyio
 
 from toolway.conversation.events import EventStream
 from toolway.errors import StoreError
-from toolway.stores import Kind, Store
+from toolway.stores import Key, Kind, Store
 from toolway.types import JSON
 
 REPEATED_WITHIN = 60.0
@@ -34,10 +35,17 @@ class Attempt:
     def __init__(self, store: Store, owner: str, raw: bytes, events: EventStream) -> None:
         self._resumed = 0
         self._store = store
+        self._owner = owner
+        self._raw = raw
         self._events = events
-        self._key = ATTEMPT.key(owner, hashlib.sha256(raw).hexdigest())
+
+    @cached_property
+    def _key(self) -> Key[list[JSON]]:
+        return ATTEMPT.key(self._owner, hashlib.sha256(self._raw).hexdigest())
 
     async def __aenter__(self) -> Sequence[JSON]:
+        if not self._store.may_have(self._owner):
+            return ()
         rounds = await self._store.get(self._key) or ()
         self._resumed = len(rounds)
         return rounds

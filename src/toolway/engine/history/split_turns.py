@@ -52,6 +52,8 @@ async def restore(store: Store, owner: str, messages: Sequence[Any]) -> list[Any
 
     A turn that the store does not know, whose calls are others, or whose results are not all there, is left as it is.
     """
+    if not any(_may_have_ids(message) for message in messages):
+        return list(messages)
     restored: list[Any] = []
     position = 0
     while position < len(messages):
@@ -72,6 +74,10 @@ async def restore(store: Store, owner: str, messages: Sequence[Any]) -> list[Any
             restored.append(message)
         position += 1
     return with_original_ids(restored)
+
+
+def _may_have_ids(message: Any) -> bool:
+    return isinstance(message, dict) and ("tool_calls" in message or "tool_call_id" in message)
 
 
 def _are_those_handed_out(message: JSON, turn: SplitTurn) -> bool:
