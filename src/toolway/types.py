@@ -112,6 +112,8 @@ class SourceStatus:
     tools: tuple[Tool, ...] = ()
     protocol: str | None = None
     """What the server speaks, for people: "OpenAPI 3.1.0", "MCP 2025-11-25"."""
+    announced: int = 0
+    """How often the server itself said that its tools changed, as of `tools`."""
     error: str | None = None
     error_at: float | None = None
     error_stage: str | None = None

@@ -129,8 +129,6 @@ async def run_tool_loop(
     Raises what `turn` raises.
     """
     tools = loop.tools
-    if loop.habits.most_tools:
-        tools.keep_first(loop.habits.most_tools)
     tools.keeps_definitions = loop.habits.needs_definitions
     loop.results.shows_pictures = loop.habits.takes_pictures
     if done.approved:
@@ -169,6 +167,7 @@ async def run_tool_loop(
             ours = [call for call in ours if call not in unapproved]
             answers = await run_calls(ours, loop)
             account.calls += len(ours)
+            await tools.renew(ours)
         whole_turn = assistant_message(message, tools)
         if len(ours) < len(message.tool_calls):
             return account.outcome(_for_client(message, tools), request, (whole_turn, *answers), unapproved)
@@ -226,6 +225,9 @@ def _with_tools(request: ChatRequest, loop: Loop) -> ChatRequest:
     """From the first cut on, the tool that reads on is offered: last, so that the prompt keeps its beginning."""
     if loop.results.cut:
         loop.tools.add(READER)
+    most = loop.habits.most_tools
+    if most and loop.tools.are_offered and loop.tools.count > most:
+        loop.tools.keep_first(most)
     return loop.tools.put_into(request)
 
 

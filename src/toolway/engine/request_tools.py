@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+import anyio
 import orjson
 
 from toolway.conversation.message import ChatRequest
 from toolway.schema.compile import define
 from toolway.tools import names
 from toolway.tools.catalog import Snapshot
-from toolway.types import JSON, Selection, Tool, is_selected
+from toolway.types import JSON, Selection, Tool, ToolCall, is_selected
 from toolway.wire.lenient_json import dumps
 
 log = logging.getLogger("toolway.backend")
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s|\n")
+
+RENEWAL_WAIT = 2.0
+"""Seconds in which definitions of tools that joined must be made; later they are for the next request."""
 
 Fit = Callable[[Snapshot], Snapshot]
 
@@ -59,19 +63,16 @@ class RequestTools:
         self.clients = frozenset(_names_in(request.tools) | _names_in(functions))
         self._choice = request.options.get("tool_choice")
         offered = self.snapshot.offered
-        self.tools: Mapping[str, Tool] = offered
-        if self._choice == "none" or functions:
-            self.tools = {}
-        elif (allowed := _allowed(self._choice)) is not None:
-            self.tools = {name: tool for name, tool in self.tools.items() if name in allowed}
-        if selection:
-            self.tools = {n: tool for n, tool in self.tools.items() if is_selected(n, tool, selection)}
-        if self.clients and self.tools:
-            self.tools = {name: tool for name, tool in self.tools.items() if name not in self.clients}
+        self._offers_nothing = self._choice == "none" or bool(functions)
+        self._allowed = _allowed(self._choice)
+        self._selection = selection
+        self.tools = self._permitted(offered)
         self._fit = fit
         self._asks = asks
         self._approved = {name: offered[name] for name in approved if name in offered}
         self._clients_tools = request.tools
+        self._joined: dict[str, None] = {}
+        self._called: set[Tool] = set()
         self._added: dict[str, Any] = {}
         self._shortened: dict[str, orjson.Fragment] = {}
         self._enforced = named_tool(self._choice) if enforce_choice else None
@@ -83,6 +84,18 @@ class RequestTools:
         self._leaves_calls_alone = bool(functions) or (
             not snapshot.sources and not all(_names_in([tool]) for tool in request.tools or ())
         )
+
+    def _permitted(self, tools: Mapping[str, Tool]) -> Mapping[str, Tool]:
+        """Those that this request may use."""
+        if self._offers_nothing:
+            return {}
+        if (allowed := self._allowed) is not None:
+            tools = {name: tool for name, tool in tools.items() if name in allowed}
+        if selection := self._selection:
+            tools = {name: tool for name, tool in tools.items() if is_selected(name, tool, selection)}
+        if self.clients and tools:
+            tools = {name: tool for name, tool in tools.items() if name not in self.clients}
+        return tools
 
     def is_clients(self, name: str) -> bool:
         """Whether a call of this name goes to the client unexamined."""
@@ -137,7 +150,7 @@ class RequestTools:
         return request.with_options(tool_choice=self._choice)
 
     def _definitions(self) -> Any:
-        is_changed = self._clients_tools or self._added or self._shortened
+        is_changed = self._clients_tools or self._added or self._joined or self._shortened
         if not is_changed and len(self.tools) == len(self.snapshot.offered):
             return self.snapshot.all_definitions
         return [*(self._clients_tools or ()), *(self.definition(name) for name in self.tools)]
@@ -185,12 +198,41 @@ class RequestTools:
         if snapshot is self.snapshot:
             return False
         self.snapshot = snapshot
-        self.tools = {
-            name: tool for name, tool in self.tools.items() if name in snapshot.offered or name in self._added
-        }
+        self._keep_offered()
         if not self.tools:
             self.withdraw()
         return True
+
+    def _keep_offered(self) -> None:
+        offered = {name: self.snapshot.offered.get(name, tool) for name, tool in self.tools.items()}
+        self.tools = {
+            name: tool
+            for name, tool in offered.items()
+            if name in self.snapshot.offered or name in self._added
+        }
+
+    async def renew(self, calls: Iterable[ToolCall]) -> None:
+        """After these calls, go on with the tools that their servers have now, if those said that they changed.
+
+        New ones join behind all others, so that the prompt keeps its beginning; those that went are offered no more.
+        """
+        self._called.update(tool for call in calls if (tool := self.find(call.name)))
+        if not (changed := self.snapshot.changed(self._called)):
+            return
+        before = self.snapshot.tools
+        with anyio.move_on_after(RENEWAL_WAIT):
+            self.snapshot = self._fit(await self.snapshot.renewed(changed))
+            self._keep_offered()
+            self.join(name for name in self.snapshot.offered if name not in before)
+
+    def join(self, names: Iterable[str]) -> list[str]:
+        """Offer these tools of the snapshot too, behind all others, as far as this request may use them; which are."""
+        offered = self.snapshot.offered
+        asked = {name: offered[name] for name in names if name in offered and name not in self.tools}
+        new = self._permitted(asked)
+        self._joined |= dict.fromkeys(new)
+        self.tools = {**self.tools, **new}
+        return list(new)
 
     def definition(self, name: str) -> Any:
         """One of our tools as it stands in the request."""
@@ -202,10 +244,14 @@ class RequestTools:
         return len(self._clients_tools or ()) + (len(self.tools) if self.are_offered else 0)
 
     def keep_first(self, most: int) -> list[str]:
-        """Have at most so many tools in a request: the client's, then ours in their order. The names left out."""
+        """Have at most so many tools in a request: the client's, then ours by rank. The names left out."""
         room = max(0, most - len(self._clients_tools or ()))
-        ours = [*self._added, *(name for name in self.tools if name not in self._added)]
-        return self._leave_out(ours[room:])
+        return self._leave_out(self._by_rank()[room:])
+
+    def _by_rank(self) -> list[str]:
+        """Our tools, those first that this request needs most: what joined it was wanted."""
+        first = {**self._added, **self._joined}
+        return [*(name for name in first if name in self.tools), *(n for n in self.tools if n not in first)]
 
     def shorten(self, excess: int) -> bool:
         """Take about so many bytes out of our definitions; False when there is nothing to take.
@@ -221,7 +267,7 @@ class RequestTools:
                 removed += sizes[name] - len(short)
                 sizes[name] = len(short)
         left: list[str] = []
-        for name in reversed(list(self.tools)):
+        for name in reversed(self._by_rank()):
             if removed < excess:
                 left.append(name)
                 removed += sizes[name]

@@ -47,6 +47,7 @@ class Snapshot:
     ) -> None:
         self.sources = tuple(sources)
         self._owners = {tool: source for source in sources for tool in source.status.tools}
+        self._announced = {source: source.status.announced for source in sources}
         self.tools = names.assign(self._owners)
         self._by_target: dict[tuple[SchemaTarget, frozenset[Tool]], Snapshot] = {
             (target, frozenset(excluded)): self
@@ -64,10 +65,44 @@ class Snapshot:
         owners = {tool: source for source in extra for tool in source.status.tools}
         joined.sources = (*self.sources, *extra)
         joined._owners = {**self._owners, **owners}
+        joined._announced = self._announced | {source: source.status.announced for source in extra}
         joined.tools = {**self.tools, **names.assign(owners, taken=self.tools)}
         joined._by_target = {(self.target, self._excluded): joined}
         joined._define(self.target, self._excluded)
         return joined
+
+    def changed(self, called: Iterable[Tool]) -> set[ToolSource]:
+        """The servers of these tools that have said since that they have others."""
+        return {
+            owner
+            for tool in called
+            if (owner := self._owners.get(tool))
+            and owner.status.announced != self._announced[owner]
+            and owner.status.is_usable
+        }
+
+    async def renewed(self, changed: Collection[ToolSource]) -> Snapshot:
+        """These tools, with those of `changed` as they are by now, for one request: new ones come last.
+
+        What did not change keeps its name and its place, and is the same object.
+        """
+        newest = {source: {tool.name: tool for tool in source.status.tools} for source in changed}
+        kept: dict[str, Tool] = {}
+        for name, tool in self.tools.items():
+            now = tool if (own := newest.get(self._owners[tool])) is None else own.pop(tool.name, None)
+            if now is not None:
+                kept[name] = tool if _is_same(tool, now) else now
+        new = names.assign((tool for own in newest.values() for tool in own.values()), taken=self.tools)
+        await in_slices(
+            define_in_steps({name: tool for name, tool in new.items() if tool.available}, self.target)
+        )
+        renewed = copy(self)
+        renewed.tools = {**kept, **new}
+        renewed._owners = {tool: source for source in changed for tool in source.status.tools} | self._owners
+        renewed._announced = self._announced | {source: source.status.announced for source in changed}
+        renewed._by_target = {(self.target, self._excluded): renewed}
+        renewed._define(self.target, self._excluded)
+        return renewed
 
     def for_target(self, target: SchemaTarget, excluded: frozenset[Tool] = frozenset()) -> Snapshot:
         """The same tools, as one kind of model server takes them, and without those that it may not get."""
@@ -100,6 +135,23 @@ class Snapshot:
     async def run(self, tool: Tool, arguments: JSON, on_progress: OnProgress | None = None) -> ToolResult:
         """Run a tool whose arguments were checked."""
         return await self._owners[tool].call(tool, arguments, on_progress)
+
+
+def _is_same(one: Tool, other: Tool) -> bool:
+    return (one.description, one.parameters, one.available) == (
+        other.description,
+        other.parameters,
+        other.available,
+    )
+
+
+async def in_slices(steps: Iterator[None]) -> None:
+    """Take all these steps, with a rest after each slice of time."""
+    end = time.perf_counter() + SLICE
+    for _ in steps:
+        if time.perf_counter() > end:
+            await anyio.sleep(SLICE / 2)
+            end = time.perf_counter() + SLICE
 
 
 def _defining(sources: Sequence[ToolSource], target: SchemaTarget) -> Iterator[None]:

@@ -225,3 +225,26 @@ async def test_a_call_that_does_not_fit_the_schema_never_reaches_the_source():
         refused = await catalog.snapshot.call(tool, {"city": 5})
         assert refused.is_error
         assert "city" in refused.text
+
+
+async def test_a_renewed_snapshot_has_new_tools_last_and_keeps_the_others_as_they_were():
+    source, other = InMemorySource("s", b=echo, gone=echo), InMemorySource("t", a=echo, z=echo)
+    base = Snapshot([source, other])
+    called = [base.tools["b"]]
+    newer = InMemorySource("s", b=echo, a=echo, added=echo).status
+    source.status = newer
+    assert base.changed(called) == set()  # nobody said so: a refreshed document is for the next request
+    source.status = replace(newer, announced=1)
+    assert base.changed([base.tools["z"]]) == set()
+    renewed = await base.renewed(base.changed(called))
+    assert list(renewed.offered) == ["a", "b", "z", "added", "s__a"]
+    assert all(renewed.tools[name] is base.tools[name] for name in ("a", "b", "z"))
+    assert renewed.changed(called) == set()
+    assert list(base.offered) == ["a", "b", "gone", "z"]
+
+
+async def test_a_server_that_is_away_keeps_its_tools_in_a_request_under_way():
+    source = InMemorySource("s", b=echo)
+    base = Snapshot([source])
+    source.status = replace(lost(source.status), announced=1)
+    assert base.changed([base.tools["b"]]) == set()

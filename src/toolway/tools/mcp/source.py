@@ -18,7 +18,7 @@ import anyio
 from toolway.errors import SourceError
 from toolway.settings.mcp_server import Era, McpServerConfig
 from toolway.tools.mcp.errors import LostError, RefusedError, cause_of, exit_reason, explain
-from toolway.tools.mcp.options import ConnectOptions, ServerLog, Transport
+from toolway.tools.mcp.options import Budget, ConnectOptions, ServerLog, Transport
 from toolway.types import JSON, OnProgress, SourceStatus, Tool, ToolResult
 
 if TYPE_CHECKING:
@@ -46,6 +46,8 @@ class ReconnectPolicy:
     """Between the first word of changed tools and the new list: a storm becomes one list."""
     list_pause: float = 0.5
     """At least this long from one list of changed tools to the next."""
+    news_wait: float = 0.05
+    """How long a result waits for news of a change: that of a tool's first call, or if its last call brought some."""
     relist_wait: float = 5.0
     """How long the result of a call that changed the tools waits for the new list."""
 
@@ -117,7 +119,8 @@ class Supervisor:
         self._useless_lives = 0
         self._is_useful = False
         self._listed_changes = 0
-        self._next_catch_up = 0.0
+        self._changes_tools: dict[str, bool] = {}
+        self._catch_ups = Budget(rate=1.0, burst=5)
         self._news = anyio.Event()
         self._changed: Callable[[], None] = lambda: None
 
@@ -143,17 +146,25 @@ class Supervisor:
         """This life of the server was good for something."""
         self._is_useful = True
 
-    async def catch_up(self, session: Session) -> None:
-        """List the tools now if they changed since the last list: a tool that loads tools has loaded them."""
-        now = anyio.current_time()
-        if session.changes == self._listed_changes or now < self._next_catch_up:
-            return
-        self._next_catch_up = now + 1.0  # a storm of changes is left to the owner
+    async def catch_up(self, session: Session, tool: str, before: int) -> None:
+        """After a call: list the tools if they changed since the last list; there were so many changes `before` it."""
+        await self._wait_for_change(session, tool, before)
+        if session.changes == self._listed_changes or not self._catch_ups.spend():
+            return  # a storm of changes is left to the owner
         with anyio.move_on_after(self._policy.relist_wait):
             try:
                 await self._list(importlib.import_module(SDK), session)
             except (RefusedError, LostError) as error:
                 self.log.warning("the changed tool list cannot be read: %s", error)
+
+    async def _wait_for_change(self, session: Session, tool: str, before: int) -> None:
+        """Give the news of a change a moment to arrive, where it comes on another stream than the call's result."""
+        if self._transport == "http" and _announces_changes(session):
+            wait = self._policy.news_wait if self._changes_tools.setdefault(tool, True) else 0.0
+            with anyio.move_on_after(wait):
+                if session.changes == before:
+                    await session.tools_changed.wait()
+            self._changes_tools[tool] = session.changes != before
 
     async def relist(self, session: Session, tool: Tool) -> Tool:
         """List the tools anew; the one that now has the name of `tool`."""
@@ -268,7 +279,7 @@ class Supervisor:
         self._listed_changes = changes
         if not _same(tools, self.status.tools) or self.status.warnings != warnings:
             tools = tuple(replace(tool, timeout=self._config.timeout) for tool in tools)
-            self.status = replace(self.status, tools=tools, warnings=warnings)
+            self.status = replace(self.status, tools=tools, warnings=warnings, announced=changes)
             if self.status.state == "ready":
                 self._publish()
         seconds: float | None = ttl
@@ -457,6 +468,7 @@ class MCPSource:
         supervisor = self._supervisor
         for last in (False, True):
             session = await supervisor.current_session()
+            changes = session.changes
             try:
                 result = await session.call(tool.handle, arguments, on_progress)
             except RefusedError as refusal:
@@ -473,7 +485,7 @@ class MCPSource:
                 supervisor.drop(session, None)
             else:
                 supervisor.call_succeeded()
-                await supervisor.catch_up(session)
+                await supervisor.catch_up(session, tool.name, changes)
                 return result
         raise AssertionError("unreachable")
 

@@ -34,7 +34,7 @@ TOOLS = [
     "big",
     "hang_up",
 ]
-"""The names that tools/list offers; `grow` adds one."""
+"""The names that tools/list offers; `grow` adds as many as `count` says."""
 
 EVENTS: list[str] = []
 HANG_UP: list[Any] = []
@@ -49,7 +49,10 @@ class Announcing(Server[Any]):
 
 
 async def list_tools(ctx: Any, params: Any) -> types.ListToolsResult:
-    schema = {"type": "object", "properties": {"value": {}, "seconds": {"type": "number"}}}
+    schema = {
+        "type": "object",
+        "properties": {"value": {}, "seconds": {"type": "number"}, "count": {"type": "integer"}},
+    }
     return types.ListToolsResult(
         tools=[types.Tool(name=n, input_schema=schema, description=n) for n in TOOLS]
     )
@@ -70,8 +73,8 @@ async def slow(ctx: Any, seconds: float) -> types.CallToolResult:
     return text("slept")
 
 
-async def grow(ctx: Any) -> types.CallToolResult:
-    TOOLS.append(f"grown{len(TOOLS)}")
+async def grow(ctx: Any, count: int) -> types.CallToolResult:
+    TOOLS.extend([f"grown{len(TOOLS) + number}" for number in range(count)])
     await BUS.publish(ToolsListChanged())
     await ctx.session.send_tool_list_changed()
     return text(TOOLS[-1])
@@ -112,7 +115,7 @@ async def call_tool(ctx: Any, params: Any) -> types.CallToolResult:
         case "events":
             return text(" ".join(EVENTS))
         case "grow":
-            return await grow(ctx)
+            return await grow(ctx, arguments.get("count", 1))
         case "big":
             return text("x" * 3_000_000)
         case "hang_up":
