@@ -193,6 +193,8 @@ class Session:
         self.tools_changed = anyio.Event()
         self.changes = 0
         """How often the server said that its tools changed."""
+        self.changed_again = anyio.Event()
+        """Set at the next time; then there is another one."""
         self.version: str | None = None
         self.capabilities: JSON = {}
         self.instructions: str | None = None
@@ -497,6 +499,8 @@ class Session:
         if method == TOOLS_CHANGED:
             self.changes += 1
             self.tools_changed.set()
+            self.changed_again.set()
+            self.changed_again = anyio.Event()
 
 
 def _supports_modern(refusal: RefusedError) -> bool:

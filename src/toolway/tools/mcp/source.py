@@ -46,7 +46,7 @@ class ReconnectPolicy:
     """Between the first word of changed tools and the new list: a storm becomes one list."""
     list_pause: float = 0.5
     """At least this long from one list of changed tools to the next."""
-    news_wait: float = 0.05
+    news_wait: float = 0.1
     """How long a result waits for news of a change: that of a tool's first call, or if its last call brought some."""
     relist_wait: float = 5.0
     """How long the result of a call that changed the tools waits for the new list."""
@@ -159,12 +159,13 @@ class Supervisor:
 
     async def _wait_for_change(self, session: Session, tool: str, before: int) -> None:
         """Give the news of a change a moment to arrive, where it comes on another stream than the call's result."""
-        if self._transport == "http" and _announces_changes(session):
-            wait = self._policy.news_wait if self._changes_tools.setdefault(tool, True) else 0.0
-            with anyio.move_on_after(wait):
+        if self._transport != "http" or not _announces_changes(session):
+            return
+        if self._changes_tools.setdefault(tool, True):
+            with anyio.move_on_after(self._policy.news_wait):
                 if session.changes == before:
-                    await session.tools_changed.wait()
-            self._changes_tools[tool] = session.changes != before
+                    await session.changed_again.wait()
+        self._changes_tools[tool] = session.changes != before
 
     async def relist(self, session: Session, tool: Tool) -> Tool:
         """List the tools anew; the one that now has the name of `tool`."""
