@@ -1,0 +1,69 @@
+"""What a search brings: the tools that are shown whole, and the names of those beside them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from toolway.search.index import ToolIndex
+
+SHOWN = 5
+"""Tools whose definitions a search brings, unless it asks for another number."""
+
+NEIGHBOURS = 60
+"""Names that it brings beside them."""
+
+MOST_SERVERS = 8
+RANK_OFFSET = 20
+"""Of reciprocal rank fusion: how little the first place is worth more than the next ones."""
+
+_RANKED = 60
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """`shown` are names, the best first; `neighbours` those of other tools of the servers that fit, by server."""
+
+    shown: tuple[str, ...]
+    neighbours: Mapping[str, Sequence[str]]
+
+
+def fused(*rankings: tuple[Sequence[str], float]) -> list[str]:
+    """Several rankings, each with its weight, as one: reciprocal rank fusion."""
+    scores: defaultdict[str, float] = defaultdict(float)
+    for names, weight in rankings:
+        for rank, name in enumerate(names, 1):
+            scores[name] += weight / (RANK_OFFSET + rank)
+    return sorted(scores, key=lambda name: -scores[name])
+
+
+def found(
+    index: ToolIndex,
+    ranked: Sequence[str],
+    among: Collection[str],
+    shown: int = SHOWN,
+    names: int = NEIGHBOURS,
+) -> Found:
+    """The first of a ranking whole; of several that have one name at several servers, the best alone."""
+    first: dict[str, str] = {}
+    for name in ranked:
+        first.setdefault(index.tools[name].name, name)
+    best = tuple(list(first.values())[:shown])
+    neighbours: dict[str, list[str]] = {}
+    room, rank = names, {name: number for number, name in enumerate(ranked)}
+    for server in _servers(index, ranked):
+        others = [name for name in index.of_server(server) if name in among and name not in best]
+        kept = sorted(others, key=lambda name: rank.get(name, len(rank)))[:room]
+        if kept:
+            neighbours[server] = kept
+            room -= len(kept)
+    return Found(shown=best, neighbours=neighbours)
+
+
+def _servers(index: ToolIndex, ranked: Sequence[str]) -> list[str]:
+    """The servers that fit best, by the ranks of their tools."""
+    scores: defaultdict[str, float] = defaultdict(float)
+    for rank, name in enumerate(ranked[:_RANKED], 1):
+        scores[index.tools[name].server] += 1 / (RANK_OFFSET + rank)
+    return sorted(scores, key=lambda server: -scores[server])[:MOST_SERVERS]
