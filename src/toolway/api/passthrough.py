@@ -12,9 +12,10 @@ import orjson
 from starlette.types import Message, Receive, Scope, Send
 
 from toolway.errors import InvalidRequest, NotFound, Stopping, UpstreamError
-from toolway.server.asgi import ClientGone, relay, relayed, send_error, send_json, send_whole
+from toolway.server.asgi import ClientGone, relay, relayed, send_json, send_whole
 from toolway.server.caller import upstream_headers
 from toolway.server.disconnect import cancel_on_disconnect, error_at_stop
+from toolway.server.envelopes import send_error
 from toolway.settings.groups import Profile, UpstreamSettings
 from toolway.types import JSON, Header
 from toolway.upstream.client import Upstream
@@ -43,7 +44,7 @@ class Passthrough:
             path = _path_below(scope)
             body = await request.body() if _has_body(scope) else None
         except InvalidRequest as error:
-            await send_error(send, error)
+            await send_error(scope, send, error)
             return
         except ClientGone:
             return
@@ -68,7 +69,7 @@ class Passthrough:
         except (UpstreamError, Stopping) as error:
             log.warning("%s /v1%s: %s", method, path, error.message)
             if not started:
-                await send_error(send, error)
+                await send_error(scope, send, error)
 
 
 class _RequestBody:
@@ -153,7 +154,7 @@ class ModelList:
                         raise await answer.refusal()
                     body = await answer.read(_MAX_BYTES)
         except (UpstreamError, Stopping) as error:
-            await send_error(send, error)
+            await send_error(scope, send, error)
             return
         listed = self._with_profiles(body)
         if listed is not None:

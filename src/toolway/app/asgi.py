@@ -6,7 +6,6 @@ import sys
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from typing import Any
-from urllib.parse import unquote
 
 from starlette.routing import Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -26,8 +25,8 @@ from toolway.app.health import Readiness, healthz, welcome
 from toolway.app.state import AppState, open_state
 from toolway.engine.engine import Engine
 from toolway.errors import ConfigError, NotFound, ToolwayError
-from toolway.server.asgi import send_error
 from toolway.server.auth import AuthMiddleware
+from toolway.server.envelopes import plain_path, send_error
 from toolway.server.websocket import in_place_of_upgrade
 from toolway.settings.settings import Settings, load_settings
 from toolway.telemetry.conversation_log import ConversationLog
@@ -59,10 +58,6 @@ class LifespanRouter(Router):
             await send(message)
 
         await super().lifespan(scope, receive, send_readable)
-
-
-_WITHOUT_V1 = frozenset({"chat", "responses"})
-"""Routes of the API that clients ask for without /v1 when their base URL lacks it."""
 
 
 class Routes:
@@ -143,9 +138,8 @@ class Routes:
         elif path.startswith("/v1/"):
             await self._passthrough(scope, receive, send)
         else:
-            await send_error(
-                send, NotFound(f"There is no {method} {path[:200]} here; the OpenAI API is under /v1.")
-            )
+            missing = NotFound(f"There is no {method} {path[:200]} here; the APIs are under /v1.")
+            await send_error(scope, send, missing)
 
     def _handler(self, method: str, path: str) -> ASGIApp | None:
         return self._exact.get(("GET" if method == "HEAD" else method, path))
@@ -170,21 +164,8 @@ class Routes:
             await handler(scope, receive, send)
         else:
             refused = NotFound(f"There is no WebSocket at {path[:200]} here; send POST requests.")
-            await send_error(in_place_of_upgrade(scope, send), refused)
-
-
-def plain_path(path: str) -> str:
-    """How a path is meant that clients spell otherwise: `/v1//chat/completions/`, `/v1/v1/...`, `/chat/completions`.
-
-    Single slashes, none at the end, one `/v1` in front of the API's routes, nothing percent-encoded.
-    """
-    segments = [part.strip() for part in unquote(path).replace("\\", "/").split("/") if part.strip()]
-    while [part.lower() for part in segments[:2]] == ["v1", "v1"]:
-        del segments[0]
-    if segments and segments[0].lower() in _WITHOUT_V1:
-        segments.insert(0, "v1")
-    return "/" + "/".join(segments)
+            await send_error(scope, in_place_of_upgrade(scope, send), refused)
 
 
 async def _not_open(scope: Scope, receive: Receive, send: Send) -> None:
-    await send_error(send, ToolwayError("Toolway is still starting; try again."))
+    await send_error(scope, send, ToolwayError("Toolway is still starting; try again."))

@@ -1,4 +1,4 @@
-"""ASGI requests and responses: bodies in; JSON, errors in the envelope, event streams and relayed answers out."""
+"""ASGI requests and responses: bodies in; JSON, event streams and relayed answers out."""
 
 from __future__ import annotations
 
@@ -10,18 +10,12 @@ from typing import Any
 import orjson
 from starlette.types import Receive, Scope, Send
 
-from toolway.errors import InvalidRequest, TooLarge, ToolwayError, UpstreamError, UpstreamStatus
+from toolway.errors import InvalidRequest, TooLarge
 from toolway.server.disconnect import cancel_on_disconnect
 from toolway.types import JSON, JSON_TYPE, Header
 from toolway.upstream.client import Answer
 from toolway.wire import sse
 from toolway.wire.lenient_json import dumps
-
-
-def openai_envelope(error: ToolwayError) -> JSON:
-    """OpenAI's error object: `{"error": {"message", "type", "param", "code"}}`."""
-    return {"error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code}}
-
 
 MAX_DEPTH = 200
 """Levels of nesting. Little more can be read than written (254), and what is kept of a request adds some."""
@@ -81,9 +75,6 @@ def _too_large(limit: int) -> TooLarge:
     return TooLarge(f"The request body is larger than {limit:,} bytes (the setting TOOLWAY_MAX_BODY_BYTES).")
 
 
-DO_NOT_RETRY: Header = (b"x-should-retry", b"false")
-"""The OpenAI SDKs repeat a 5xx twice; after a tool ran that would run its side effects again."""
-
 NOT_RELAYED = frozenset(
     {
         b"alt-svc",
@@ -115,28 +106,6 @@ async def send_json(send: Send, status: int, body: Any, headers: Sequence[Header
     await send_whole(send, status, dumps(body), [JSON_TYPE, *headers])
 
 
-async def send_error(send: Send, error: ToolwayError, headers: Sequence[Header] = ()) -> None:
-    """The error in OpenAI's envelope; an upstream's own refusal is relayed as it came, if it is JSON."""
-    if isinstance(error, UpstreamStatus) and not error.is_json:
-        await send_json(send, error.status, openai_envelope(error), relayed(error.headers))
-    elif isinstance(error, UpstreamStatus):
-        kind = [header for header in error.headers if header[0] == b"content-type"]
-        await send_whole(send, error.status, error.body, [*kind, *relayed(error.headers)])
-    else:
-        await send_json(send, error.status, openai_envelope(error), headers)
-
-
-async def send_failure(send: Send, error: ToolwayError, *, tools_ran: bool) -> None:
-    """The error in place of a whole answer. After a tool ran no status may make an SDK ask again by itself."""
-    if tools_ran:
-        status = 502 if isinstance(error, UpstreamError) else max(error.status, 500)
-        later = error.headers if isinstance(error, UpstreamStatus) else ()
-        told = [header for header in later if header[0] in (b"retry-after", b"retry-after-ms")]
-        await send_json(send, status, openai_envelope(error), [DO_NOT_RETRY, *told])
-    else:
-        await send_error(send, error)
-
-
 def relayed(headers: Iterable[Header]) -> list[Header]:
     """The upstream headers that a client may use: request ids, rate limits, retry-after, vendor ones."""
     return [
@@ -154,12 +123,13 @@ STREAM_HEADERS: tuple[Header, ...] = (
 
 
 class EventStreamResponse:
-    """The client's side of one event stream. Each write is whole events, so comments may stand between."""
+    """The client's side of one event stream. Each write is whole events, so a `pulse` may stand between."""
 
-    def __init__(self, send: Send, keep_alive: float) -> None:
+    def __init__(self, send: Send, keep_alive: float, pulse: bytes = sse.KEEP_ALIVE) -> None:
         self.started = self._ended = False
         self._send = send
         self._interval = keep_alive
+        self._pulse = pulse
         self._written = 0.0
         self._opened = asyncio.Event()
 
@@ -180,21 +150,17 @@ class EventStreamResponse:
             await self._send({"type": "http.response.body", "body": events, "more_body": True})
 
     async def end(self, events: bytes) -> None:
-        """Send the last events. No comment may follow them, however long a slow client takes."""
+        """Send the last events. No pulse may follow them, however long a slow client takes."""
         self._ended = True
         await self._send({"type": "http.response.body", "body": events})
 
-    async def refuse(self, error: ToolwayError) -> None:
-        """Answer with an error status; only before `start`."""
-        await send_error(self._send, error)
-
     async def keep_alive(self) -> None:
-        """Write a comment whenever nothing else was written for the interval; runs until cancelled."""
+        """Write the pulse whenever nothing else was written for the interval; runs until cancelled."""
         await self._opened.wait()
         while not self._ended:
             silence = time.monotonic() - self._written
             if silence >= self._interval:
-                await self.write(sse.KEEP_ALIVE)
+                await self.write(self._pulse)
                 silence = 0.0
             await asyncio.sleep(self._interval - silence)
 
@@ -206,9 +172,10 @@ async def stream_events(
     produce: Callable[[EventStreamResponse], Coroutine[Any, Any, None]],
     *,
     keep_alive: float,
+    pulse: bytes = sse.KEEP_ALIVE,
 ) -> None:
-    """Run `produce(stream)` with keep-alive comments while the client listens."""
-    stream = EventStreamResponse(send, keep_alive)
+    """Run `produce(stream)` while the client listens, with a `pulse` in each silence of `keep_alive` seconds."""
+    stream = EventStreamResponse(send, keep_alive, pulse)
 
     async def run() -> None:
         # anyio's task group would cost each stream 0.1 ms more.

@@ -13,8 +13,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from toolway.errors import Forbidden, InvalidRequest, ToolwayError, Unauthorized
 from toolway.net.hosts import is_loopback
-from toolway.server.asgi import send_error
 from toolway.server.caller import CALLER_KEY, CREDENTIALS, key_in
+from toolway.server.envelopes import send_error
 from toolway.server.websocket import in_place_of_upgrade
 from toolway.settings.groups import ServerSettings
 from toolway.types import Header
@@ -69,7 +69,7 @@ class AuthMiddleware:
             elif self._keys and scope["path"] not in OPEN_ROUTES:
                 scope = self._authenticated(scope, seen)
         except ToolwayError as error:
-            await send_error(send, error, _challenge(error))
+            await send_error(scope, send, error, _challenge(error))
         else:
             await app(scope, receive, send)
 
@@ -80,7 +80,7 @@ class AuthMiddleware:
             if self._keys:
                 scope = self._authenticated(scope, seen)
         except ToolwayError as error:
-            await send_error(in_place_of_upgrade(scope, send), error, _challenge(error))
+            await send_error(scope, in_place_of_upgrade(scope, send), error, _challenge(error))
         else:
             await self._app(scope, receive, send)
 

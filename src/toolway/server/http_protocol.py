@@ -14,8 +14,8 @@ from httptools import HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from toolway.errors import InvalidRequest, ToolwayError
-from toolway.server.asgi import DO_NOT_RETRY, openai_envelope, send_error
 from toolway.server.disconnect import EXTENSION, STOP, DisconnectSignal, stopping
+from toolway.server.envelopes import DO_NOT_RETRY, openai_envelope, send_error
 from toolway.server.websocket import WEBSOCKET_PATHS, WebSocketProtocol
 
 if sys.platform != "win32":
@@ -257,9 +257,10 @@ class _Cycle(RequestResponseCycle):
 
     async def send_500_response(self) -> None:
         error = ToolwayError("Toolway itself failed at this request; its log says why.")
-        if cast("Any", self.scope)["extensions"][STOP].is_set:
+        scope = cast("Any", self.scope)
+        if scope["extensions"][STOP].is_set:
             error = stopping()
-        await send_error(cast("Any", self.send), error, [DO_NOT_RETRY])
+        await send_error(scope, cast("Any", self.send), error, [DO_NOT_RETRY])
 
 
 class _OldCycle(_Cycle):

@@ -267,7 +267,7 @@ def test_a_websocket_is_closed_before_it_opens_where_no_answer_can_be_given() ->
 
     anyio.run(
         AuthMiddleware(lambda *_: pytest.fail(), ServerSettings()),
-        {"type": "websocket", "headers": []},
+        {"type": "websocket", "path": "/v1/responses", "headers": []},
         None,
         send,
     )

@@ -12,7 +12,7 @@ import orjson
 from toolway.conversation.events import CallBegan, CallEnded, CallProgressed, Event
 from toolway.conversation.message import Message
 from toolway.errors import ToolwayError
-from toolway.server.asgi import openai_envelope
+from toolway.server.envelopes import openai_envelope
 from toolway.types import JSON, Progress
 from toolway.wire import lenient_json, sse
 

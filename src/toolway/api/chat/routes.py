@@ -7,6 +7,7 @@ from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
+from toolway.api.answers import answer_errors, answer_stream, answer_whole
 from toolway.api.chat.chunks import Envelope, failure, progress_chunk
 from toolway.api.option_headers import read_option_headers
 from toolway.conversation.events import Chunks, Event, HeadArrived, Outcome
@@ -15,21 +16,11 @@ from toolway.conversation.tool_calls import call_object
 from toolway.engine.engine import Conversation, ConversationRequest, Engine, ToolsAtHand
 from toolway.engine.request_options import RequestOptions, choices_of
 from toolway.engine.request_tools import RequestTools
-from toolway.errors import InvalidRequest, Stopping, UpstreamError
-from toolway.server.asgi import (
-    ClientGone,
-    EventStreamResponse,
-    parse_object,
-    read_body,
-    relay,
-    relayed,
-    send_error,
-    send_failure,
-    send_json,
-    stream_events,
-)
+from toolway.errors import InvalidRequest, Stopping, ToolwayError, UpstreamError
+from toolway.server.asgi import EventStreamResponse, parse_object, read_body, relay, relayed
 from toolway.server.caller import caller_of
 from toolway.server.disconnect import cancel_on_disconnect, error_at_stop
+from toolway.server.envelopes import send_error
 from toolway.types import JSON
 from toolway.upstream.model_call import streamed_turn, whole_turn
 from toolway.wire.lenient_json import dumps
@@ -44,22 +35,18 @@ class ChatCompletions:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, streamed or whole. Errors go out in OpenAI's envelope."""
-        try:
-            raw = await read_body(scope, receive, self._settings.server.max_body_bytes)
-            body = _checked(parse_object(raw))
-            options = read_option_headers(scope["headers"])
+        await answer_errors(scope, send, self._respond(scope, receive, send))
 
-            def read(tools: ToolsAtHand) -> ConversationRequest:
-                return read_request(body, options, tools)
+    async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
+        raw = await read_body(scope, receive, self._settings.server.max_body_bytes)
+        body = _checked(parse_object(raw))
+        options = read_option_headers(scope["headers"])
 
-            async with self._engine.open(
-                read, caller=caller_of(scope, self._settings.upstream)
-            ) as conversation:
-                await self._serve(scope, receive, send, conversation, raw)
-        except InvalidRequest as error:
-            await send_error(send, error)
-        except ClientGone:
-            return
+        def read(tools: ToolsAtHand) -> ConversationRequest:
+            return read_request(body, options, tools)
+
+        async with self._engine.open(read, caller=caller_of(scope, self._settings.upstream)) as conversation:
+            await self._serve(scope, receive, send, conversation, raw)
 
     async def _serve(
         self, scope: Scope, receive: Receive, send: Send, conversation: Conversation, raw: bytes
@@ -69,49 +56,46 @@ class ChatCompletions:
             _refuse_many(conversation.tools)
             await cancel_on_disconnect(scope, receive, lambda: self._relay(scope, send, conversation, raw))
         elif request.is_streamed:
-            await stream_events(
-                scope,
-                receive,
-                send,
-                lambda stream: self._stream(scope, stream, conversation),
-                keep_alive=self._settings.server.keepalive_interval,
-            )
+            await self._stream(scope, receive, send, conversation)
         else:
-            await cancel_on_disconnect(scope, receive, lambda: self._answer(scope, send, conversation, raw))
 
-    async def _stream(self, scope: Scope, stream: EventStreamResponse, conversation: Conversation) -> None:
+            async def produce() -> JSON:
+                return _whole(await conversation.run(whole_turn, raw=raw))
+
+            await answer_whole(scope, receive, send, conversation=conversation, produce=produce)
+
+    async def _stream(self, scope: Scope, receive: Receive, send: Send, conversation: Conversation) -> None:
         """The answer as server-sent events; the 200 goes out when the model server accepted round 1."""
         envelope = Envelope(conversation.request.options.get("model"))
+        progress = self._settings.loop.progress
 
-        async def deliver(event: Event) -> None:
-            if type(event) is Chunks:
-                await stream.write(envelope.write(event.items))
-            elif type(event) is HeadArrived:
-                if not stream.started:
-                    await stream.start(relayed(event.headers))
-            elif chunk := progress_chunk(event, self._settings.loop.progress):
-                await stream.write(envelope.write([(chunk, None)]))
+        async def produce(stream: EventStreamResponse) -> bytes:
+            async def deliver(event: Event) -> None:
+                if type(event) is Chunks:
+                    await stream.write(envelope.write(event.items))
+                elif type(event) is HeadArrived:
+                    if not stream.started:
+                        await stream.start(relayed(event.headers))
+                elif chunk := progress_chunk(event, progress):
+                    await stream.write(envelope.write([(chunk, None)]))
 
-        try:
-            with error_at_stop(scope):
-                outcome = await conversation.run(streamed_turn, deliver)
-        except Exception as raised:
-            error = conversation.failed(raised)
-            await (stream.end(failure(error)) if stream.started else stream.refuse(error))
-            return
-        usage = outcome.usage if _wants_usage(conversation.request) else None
-        await stream.end(envelope.end(outcome.message, usage))
+            outcome = await conversation.run(streamed_turn, deliver)
+            usage = outcome.usage if _wants_usage(conversation.request) else None
+            return envelope.end(outcome.message, usage)
 
-    async def _answer(self, scope: Scope, send: Send, conversation: Conversation, raw: bytes) -> None:
-        """The answer as one JSON object."""
-        try:
-            with error_at_stop(scope):
-                outcome = await conversation.run(whole_turn, raw=raw)
-        except Exception as raised:
-            error = conversation.failed(raised)
-            await send_failure(send, error, tools_ran=conversation.events.tools_ran)
-            return
-        await send_json(send, 200, _whole(outcome), relayed(conversation.events.head or ()))
+        async def fail(error: ToolwayError) -> bytes:
+            return failure(error)
+
+        keep_alive = self._settings.server.keepalive_interval
+        await answer_stream(
+            scope,
+            receive,
+            send,
+            conversation=conversation,
+            produce=produce,
+            fail=fail,
+            keep_alive=keep_alive,
+        )
 
     async def _relay(self, scope: Scope, send: Send, conversation: Conversation, raw: bytes) -> None:
         """Several answers to one request (`n`), which only go without tools of ours: untouched."""
@@ -133,7 +117,7 @@ class ChatCompletions:
                     await relay(answer, send)
         except (UpstreamError, Stopping) as error:
             if not started:  # else the missing end tells the client
-                await send_error(send, error)
+                await send_error(scope, send, error)
 
 
 def read_request(body: JSON, options: RequestOptions, tools: ToolsAtHand) -> ConversationRequest:

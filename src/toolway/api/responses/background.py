@@ -364,7 +364,7 @@ class Background:
         except anyio.get_cancelled_exc_class():
             with anyio.move_on_after(self._pace.ending, shield=True):
                 stopped = ToolwayError("The server was stopped before the response was complete.")
-                await run.log.deliver(await creator.fail(draft, stopped))
+                await run.log.deliver(await creator.fail(draft, draft.conversation.failed(stopped)))
                 await keeper.finish()
             raise
         if run.scope.cancelled_caught:
@@ -385,7 +385,7 @@ class Background:
         try:
             await creator.make(draft, streamed_turn, deliver)
         except Exception as raised:
-            await run.log.deliver(await creator.fail(draft, raised))
+            await run.log.deliver(await creator.fail(draft, draft.conversation.failed(raised)))
 
     async def _beat(self, run: Run, keeper: _Keeper) -> None:
         """Say that the response is being made, keep its events, see whether somebody cancelled."""

@@ -134,9 +134,8 @@ class ResponseCreator:
         await deliver(events)
         return record
 
-    async def fail(self, draft: Draft, raised: Exception) -> list[Event]:
+    async def fail(self, draft: Draft, error: ToolwayError) -> list[Event]:
         """Keep that the response failed; returns the events that say so."""
-        error = draft.conversation.failed(raised)
         events = draft.writer.failed(error)
         with suppress(StoreError):
             await self.keep(draft, draft.record())

@@ -9,26 +9,17 @@ from urllib.parse import parse_qs, unquote
 
 from starlette.types import Receive, Scope, Send
 
+from toolway.api.answers import answer_errors, answer_stream, answer_whole
 from toolway.api.responses.background import Background, encoded
 from toolway.api.responses.creation import ResponseCreator, compact, count_tokens
 from toolway.api.responses.items.response_object import Event
 from toolway.api.responses.preparation import Draft
 from toolway.api.responses.records import Record, Records
 from toolway.errors import InvalidRequest, NotFound, ToolwayError, to_public_error
-from toolway.server.asgi import (
-    ClientGone,
-    EventStreamResponse,
-    openai_envelope,
-    parse_object,
-    read_body,
-    relayed,
-    send_error,
-    send_failure,
-    send_json,
-    stream_events,
-)
+from toolway.server.asgi import ClientGone, EventStreamResponse, parse_object, read_body, send_json
 from toolway.server.caller import caller_id
 from toolway.server.disconnect import cancel_on_disconnect, error_at_stop
+from toolway.server.envelopes import openai_envelope
 from toolway.server.websocket import WebSocket, serve_websocket
 from toolway.types import JSON
 from toolway.upstream.model_call import streamed_turn, unstreamed_turn
@@ -56,22 +47,18 @@ class Responses:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request. Errors go out in OpenAI's envelope."""
-        try:
-            asked = scope["method"], scope["path"]
-            if asked == ("POST", ROOT):
-                await self._create(scope, receive, send)
-            elif route := _DRAFT_ROUTES.get(asked):
-                await self._answer_draft(scope, receive, send, route)
-            elif scope["path"] != ROOT:
-                await self._stored(scope, receive, send)
-            else:
-                raise NotFound(f"There is no {scope['method']} {ROOT} here; POST creates a response.")
-        except ToolwayError as error:
-            await send_error(send, error)
-        except ClientGone:
-            return
-        except Exception as raised:
-            await send_error(send, to_public_error(raised))
+        await answer_errors(scope, send, self._respond(scope, receive, send))
+
+    async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
+        asked = scope["method"], scope["path"]
+        if asked == ("POST", ROOT):
+            await self._create(scope, receive, send)
+        elif route := _DRAFT_ROUTES.get(asked):
+            await self._answer_draft(scope, receive, send, route)
+        elif scope["path"] != ROOT:
+            await self._stored(scope, receive, send)
+        else:
+            raise NotFound(f"There is no {scope['method']} {ROOT} here; POST creates a response.")
 
     async def _create(self, scope: Scope, receive: Receive, send: Send) -> None:
         raw = await read_body(scope, receive, self._settings.server.max_body_bytes)
@@ -82,15 +69,9 @@ class Responses:
         async with self._creator.reader.open(scope, body) as draft:
             await self._creator.claim(draft)
             if draft.request.stream:
-                await stream_events(
-                    scope,
-                    receive,
-                    send,
-                    lambda stream: self._stream(scope, stream, draft),
-                    keep_alive=self._settings.server.keepalive_interval,
-                )
+                await self._stream(scope, receive, send, draft)
             else:
-                await cancel_on_disconnect(scope, receive, lambda: self._answer(scope, send, draft, raw))
+                await self._answer(scope, receive, send, draft, raw)
 
     async def _answer_draft(self, scope: Scope, receive: Receive, send: Send, route: DraftRoute) -> None:
         body = parse_object(await read_body(scope, receive, self._settings.server.max_body_bytes))
@@ -104,36 +85,41 @@ class Responses:
 
             await cancel_on_disconnect(scope, receive, answer)
 
-    async def _stream(self, scope: Scope, stream: EventStreamResponse, draft: Draft) -> None:
+    async def _stream(self, scope: Scope, receive: Receive, send: Send, draft: Draft) -> None:
         """The response as events; the 200 goes out when the model server accepted round 1, or a call begins."""
 
-        async def deliver(events: list[Event]) -> None:
-            await stream.write(b"".join(map(encoded, events)))
+        async def produce(stream: EventStreamResponse) -> bytes:
+            async def deliver(events: list[Event]) -> None:
+                await stream.write(b"".join(map(encoded, events)))
 
-        try:
-            with error_at_stop(scope):
-                await self._creator.make(draft, streamed_turn, deliver, stream.start)
-        except Exception as raised:
-            if not stream.started:
-                await stream.refuse(draft.conversation.failed(raised))
-                return
-            await deliver(await self._creator.fail(draft, raised))
-        await stream.end(STREAM_END)
+            await self._creator.make(draft, streamed_turn, deliver, stream.start)
+            return STREAM_END
 
-    async def _answer(self, scope: Scope, send: Send, draft: Draft, raw: bytes) -> None:
+        async def fail(error: ToolwayError) -> bytes:
+            return b"".join(map(encoded, await self._creator.fail(draft, error))) + STREAM_END
+
+        keep_alive = self._settings.server.keepalive_interval
+        await answer_stream(
+            scope,
+            receive,
+            send,
+            conversation=draft.conversation,
+            produce=produce,
+            fail=fail,
+            keep_alive=keep_alive,
+        )
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, draft: Draft, raw: bytes) -> None:
         """The response as one JSON object."""
 
         async def deliver(_: list[Event]) -> None:
             pass
 
-        try:
-            with error_at_stop(scope):
-                await self._creator.make(draft, unstreamed_turn, deliver, raw=raw)
-        except Exception as raised:
-            error = draft.conversation.failed(raised)
-            await send_failure(send, error, tools_ran=draft.conversation.events.tools_ran)
-            return
-        await send_json(send, 200, draft.writer.resource, relayed(draft.conversation.events.head or ()))
+        async def produce() -> JSON:
+            await self._creator.make(draft, unstreamed_turn, deliver, raw=raw)
+            return draft.writer.resource
+
+        await answer_whole(scope, receive, send, conversation=draft.conversation, produce=produce)
 
 
 MAX_LIMIT = 100
@@ -271,7 +257,7 @@ class Socket:
             except Exception as raised:
                 if not draft.writer.started:
                     raise draft.conversation.failed(raised) from raised
-                await deliver(await self._creator.fail(draft, raised))
+                await deliver(await self._creator.fail(draft, draft.conversation.failed(raised)))
                 return None
 
 

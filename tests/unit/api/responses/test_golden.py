@@ -14,7 +14,7 @@ from tests.unit.api.responses.golden_runner import run_steps, writer_of
 from toolway.api.responses.items.input_items import InputItems, Turn
 from toolway.api.responses.items.request import choice_of, read_request
 from toolway.errors import InvalidRequest
-from toolway.server.asgi import openai_envelope
+from toolway.server.envelopes import openai_envelope
 from toolway.types import JSON
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -22,7 +22,7 @@ from toolway.api.responses.items.response_object import (
 from toolway.conversation.message import Ending, Message
 from toolway.conversation.tool_calls import read_arguments
 from toolway.errors import ToolwayError, UpstreamError
-from toolway.server.asgi import openai_envelope
+from toolway.server.envelopes import openai_envelope
 from toolway.types import JSON, Tool, ToolCall, ToolResult
 from toolway.wire.lenient_json import dumps_text, fix_surrogates, harmless
 
