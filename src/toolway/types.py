@@ -56,6 +56,8 @@ class Tool:
     """Seconds one call may take; None: the setting for all tools."""
     annotations: JSON = field(default_factory=dict)
     """MCP's hints (`readOnlyHint`, `destructiveHint`, ...): what the server claims of the tool, and no proof."""
+    extra: JSON = field(default_factory=dict)
+    """What else MCP tells of a tool, in its words: title, outputSchema, icons, _meta."""
     handle: Any = None
 
 
@@ -80,6 +82,10 @@ class Image:
     data: str
 
 
+Failure = Literal["tool", "arguments", "timeout"]
+"""Why a result is an error: the tool says so or cannot be reached, it was called wrongly, it took too long."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ToolResult:
     """What the model reads after a call. A tool's trouble is a result with `is_error`, never an exception."""
@@ -87,6 +93,10 @@ class ToolResult:
     text: str
     is_error: bool = False
     images: tuple[Image, ...] = ()
+    failure: Failure = "tool"
+    """Of a result with `is_error`: whose fault it is."""
+    raw: Callable[[], JSON] | None = field(default=None, compare=False, repr=False)
+    """Makes MCP's CallToolResult as its server wrote it (content, structuredContent, _meta); None: it wrote none."""
 
 
 @dataclass(frozen=True, kw_only=True)

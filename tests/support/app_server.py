@@ -50,6 +50,12 @@ class AppServer:
             assert time.monotonic() < end, answer.text
         return answer
 
+    def until_ready(self) -> None:
+        """Ask /readyz until each tool server is ready."""
+        end = time.monotonic() + DEADLINE
+        while set((answer := httpx2.get(f"{self.url}/readyz").json())["servers"].values()) != {"ready"}:
+            assert time.monotonic() < end, answer
+
     def client(self, **options: Any) -> openai.OpenAI:
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key="test", max_retries=0, **options)
 

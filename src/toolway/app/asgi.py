@@ -11,6 +11,7 @@ from starlette.routing import Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from toolway.api.chat.routes import ChatCompletions
+from toolway.api.mcp import McpEndpoint
 from toolway.api.passthrough import ModelList, Passthrough
 from toolway.api.responses import (
     DEFAULT_PACE,
@@ -30,6 +31,7 @@ from toolway.server.envelopes import plain_path, send_error
 from toolway.server.websocket import in_place_of_upgrade
 from toolway.settings.settings import Settings, load_settings
 from toolway.telemetry.conversation_log import ConversationLog
+from toolway.tools.direct import DirectTools
 
 
 def create_app(settings: Settings | None = None, *, pace: Pace = DEFAULT_PACE) -> ASGIApp:
@@ -97,11 +99,22 @@ class Routes:
                 self._exact["GET", "/v1/models"] = ModelList(
                     state.upstream, self._settings.upstream, self._settings.tools.profiles
                 )
-            if self._settings.responses.mode == "passthrough":
-                yield
-                return
-            async with self._responses(state, engine):
-                yield
+            async with self._direct(state):
+                if self._settings.responses.mode == "passthrough":
+                    yield
+                    return
+                async with self._responses(state, engine):
+                    yield
+
+    @asynccontextmanager
+    async def _direct(self, state: AppState) -> AsyncIterator[None]:
+        """Put up the routes of clients that call tools themselves."""
+        direct = DirectTools(state.catalog, timeout=self._settings.loop.tool_timeout)
+        endpoint = McpEndpoint(direct, self._settings)
+        self._exact |= {(method, "/mcp"): endpoint for method in ("GET", "POST", "DELETE")}
+        self._below["/mcp/"] = endpoint
+        async with endpoint.running():
+            yield
 
     @asynccontextmanager
     async def _responses(self, state: AppState, engine: Engine) -> AsyncIterator[None]:

@@ -1,4 +1,4 @@
-"""The command line: serve, tools, call, doctor, demo.
+"""The command line: serve, tools, call, mcp, doctor, demo.
 
 Each command imports what it needs by itself, so that none pays for the others.
 """
@@ -170,6 +170,23 @@ def call(
 
 
 @app.command()
+def mcp(
+    profile: Annotated[
+        str | None, typer.Option(help="Offer this profile's tools only (TOOLWAY_PROFILES).")
+    ] = None,
+    config: ConfigFile = None,
+) -> None:
+    """Serve your tools as one MCP server on standard input and output, for the mcp.json of other programs."""
+    from toolway.app.stdio import run_stdio
+    from toolway.telemetry.logging import configure_logging
+
+    settings = load_settings(config=config)
+    _warn(settings)
+    configure_logging(settings)
+    anyio.run(run_stdio, settings, profile)
+
+
+@app.command()
 def doctor(as_json: AsJSON = False, config: ConfigFile = None) -> None:
     """Check the configuration, the model server and every tool server; say what is wrong and what to do."""
     from toolway.app.doctor import examine, print_findings
@@ -233,7 +250,11 @@ def _with_catalog(settings: Settings, use: Callable[[Catalog], Coroutine[Any, An
     logging.getLogger("toolway").setLevel(logging.CRITICAL)
 
     async def run() -> T:
-        async with open_sources(settings.tools) as sources, Catalog(sources).running() as catalog:
+        prefixed = settings.tools.tool_prefix == "always"
+        async with (
+            open_sources(settings.tools) as sources,
+            Catalog(sources, prefixed=prefixed).running() as catalog,
+        ):
             await catalog.wait_until_tried(PATIENCE)
             return await use(catalog)
 

@@ -49,7 +49,9 @@ async def open_state(settings: Settings) -> AsyncIterator[AppState]:
     ):
         factory = SourceFactory(upstream, settings.upstream.api_key)
         async with (
-            Catalog(factory.sources(settings.tools)).running() as catalog,
+            Catalog(
+                factory.sources(settings.tools), prefixed=settings.tools.tool_prefix == "always"
+            ).running() as catalog,
             watch_config(settings, factory, catalog),
             open_dynamic(settings.tools) as dynamic,
             ModelTarget(settings.upstream, upstream, catalog.set_target).learning() as target,

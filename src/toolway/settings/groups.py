@@ -200,6 +200,7 @@ ProgressForm = Annotated[
 UsageForm = Annotated[Literal["last", "sum"], Field(description="last or sum")]
 ResponsesApi = Annotated[Literal["translate", "passthrough"], Field(description="translate or passthrough")]
 ToolNames = Annotated[Literal["operation", "short"], Field(description="operation or short")]
+ToolPrefix = Annotated[Literal["clash", "always"], Field(description="clash or always")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,6 +256,7 @@ class ToolSettings:
     strict: Flag = False
     token_file: str = "~/.config/toolway/tokens.json"  # noqa: S105 - a path
     tool_names: ToolNames = "operation"
+    tool_prefix: ToolPrefix = "clash"
     max_tool_response_bytes: Size = 10 * 2**20
     max_document_bytes: Size = 32 * 2**20
     refresh_interval: Seconds = 60.0

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from copy import copy
+from functools import cached_property
 from itertools import islice
 
 import anyio
@@ -44,11 +45,12 @@ class Snapshot:
         *,
         target: SchemaTarget = "openai",
         excluded: Collection[Tool] = (),
+        assign: Callable[[Iterable[Tool]], dict[str, Tool]] = names.assign,
     ) -> None:
         self.sources = tuple(sources)
         self._owners = {tool: source for source in sources for tool in source.status.tools}
         self._announced = {source: source.status.announced for source in sources}
-        self.tools = names.assign(self._owners)
+        self.tools = assign(self._owners)
         self._by_target: dict[tuple[SchemaTarget, frozenset[Tool]], Snapshot] = {
             (target, frozenset(excluded)): self
         }
@@ -115,6 +117,8 @@ class Snapshot:
 
     def _define(self, target: SchemaTarget, excluded: Collection[Tool]) -> None:
         self._excluded = frozenset(excluded)
+        for derived in ("callable", "_listed_names"):  # of what this is a copy of
+            self.__dict__.pop(derived, None)
         offered = {name: tool for name, tool in self.tools.items() if tool.available and tool not in excluded}
         definitions = define(offered, target)
         self.target = target
@@ -123,6 +127,19 @@ class Snapshot:
         """Names of tools that no schema could be made for, and why."""
         self._definitions = definitions.fragments
         self.all_definitions = definitions.all
+
+    @cached_property
+    def callable(self) -> dict[str, Tool]:
+        """The tools whose servers can be reached now, whatever a model server takes of them."""
+        return {name: tool for name, tool in self.tools.items() if tool.available}
+
+    @cached_property
+    def _listed_names(self) -> dict[str, str]:
+        return {names.qualified(tool): name for name, tool in self.tools.items()}
+
+    def listed_name(self, name: str) -> str | None:
+        """The name under which a tool is listed, given that or its qualified one, which is good whatever is listed."""
+        return name if name in self.tools else self._listed_names.get(name)
 
     def definition(self, name: str) -> orjson.Fragment:
         """One tool as OpenAI's `tools` list wants it, already JSON."""
@@ -154,28 +171,38 @@ async def in_slices(steps: Iterator[None]) -> None:
             end = time.perf_counter() + SLICE
 
 
-def _defining(sources: Sequence[ToolSource], target: SchemaTarget) -> Iterator[None]:
+def _defining(
+    sources: Sequence[ToolSource], target: SchemaTarget, assign: Callable[[Iterable[Tool]], dict[str, Tool]]
+) -> Iterator[None]:
     """Make what a snapshot of these sources needs, a little with each step; the snapshot itself is cheap then."""
-    tools = names.assign(tool for source in sources for tool in source.status.tools)
+    tools = assign(tool for source in sources for tool in source.status.tools)
     yield
     yield from define_in_steps({name: tool for name, tool in tools.items() if tool.available}, target)
 
 
 class Catalog:
-    """Runs every source side by side and keeps the newest snapshot of what they offer together."""
+    """Runs every source side by side and keeps the newest snapshot of what they offer together.
 
-    def __init__(self, sources: Sequence[ToolSource] = ()) -> None:
+    With `prefixed` each tool is named with its server's label. Without, a tool keeps its name when another server comes
+    up later that has one of the same name; see `docs/decisions/019-names-that-stay.md`.
+    """
+
+    def __init__(self, sources: Sequence[ToolSource] = (), *, prefixed: bool = False) -> None:
         self.sources = tuple(sources)
+        self._prefixed = prefixed
+        self._kept: dict[names.Key, str] = {}
         self._target: SchemaTarget = "openai"
         self._steps: Iterator[None] = iter(())
         self._is_preparing = False
-        self.snapshot = Snapshot(self.sources)
+        self.snapshot = Snapshot(self.sources, assign=self._assign)
         self._group: TaskGroup | None = None
         self._running: dict[ToolSource, anyio.CancelScope] = {}
         self._in_use: dict[Snapshot, int] = {}
         self._all_tried = anyio.Event()
         self._started = time.monotonic()
         self._seen: dict[ToolSource, SourceStatus] = {}
+        self.on_change: list[Callable[[], None]] = []
+        """Called when there are other tools than before, or others can be called."""
         self._notice()
 
     @asynccontextmanager
@@ -196,6 +223,7 @@ class Catalog:
         still sees their tools. Only while `running`.
         """
         self.sources = tuple(sources)
+        self._kept = {}
         self._start(source for source in sources if source not in self._running)
         self._notice()
 
@@ -255,7 +283,7 @@ class Catalog:
 
     def _notice(self) -> None:
         """A source changed: build the next snapshot, in the background if that takes long."""
-        self._steps = _defining(self.sources, self._target)
+        self._steps = _defining(self.sources, self._target, self._assign)
         if self._is_preparing:
             return
         if self._group is None or sum(1 for _ in islice(self._steps, AT_ONCE)) < AT_ONCE:
@@ -263,6 +291,9 @@ class Catalog:
         else:
             self._is_preparing = True
             self._group.start_soon(self._prepare)
+
+    def _assign(self, tools: Iterable[Tool]) -> dict[str, Tool]:
+        return names.assign(tools, kept=self._kept, prefixed=self._prefixed)
 
     async def _prepare(self) -> None:
         while True:
@@ -277,12 +308,16 @@ class Catalog:
         """Have the next snapshot. Requests under way keep theirs."""
         before = self.snapshot
         self._seen = {source: status for source, status in self._seen.items() if source in self.sources}
-        self.snapshot = Snapshot(self.sources, target=self._target)
+        self.snapshot = Snapshot(self.sources, target=self._target, assign=self._assign)
         for source in self.sources:
             self._report(source)
         self._report_names(before)
         if not any(source.status.is_untried for source in self.sources):
             self._all_tried.set()
+            self._kept = {names.key_of(tool): name for name, tool in self.snapshot.tools.items()}
+        if self.snapshot.callable != before.callable:
+            for notify in self.on_change:
+                notify()
         self._end_unused()
 
     def _report(self, source: ToolSource) -> None:

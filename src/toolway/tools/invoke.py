@@ -16,7 +16,7 @@ import anyio
 
 from toolway.conversation.tool_calls import NOT_AN_OBJECT, parse_arguments
 from toolway.schema.arguments import failing_schema, repair_arguments, validation_error, without_unset_nulls
-from toolway.types import JSON, OnProgress, Progress, Tool, ToolCall, ToolResult
+from toolway.types import JSON, Failure, OnProgress, Progress, Tool, ToolCall, ToolResult
 from toolway.wire.lenient_json import fix_surrogates
 
 log = logging.getLogger("toolway.tools")
@@ -42,7 +42,7 @@ async def invoke(
     try:
         arguments = parse_arguments(call.arguments)
     except ValueError as error:
-        return _failure(_unreadable(call, error))
+        return _failure(_unreadable(call, error), "arguments")
     patience = tool.timeout or patience
     latest = anyio.current_time() + seconds_left
     with anyio.move_on_after(min(patience, seconds_left)) as scope:
@@ -53,7 +53,7 @@ async def invoke(
                 on_progress(_harmless_progress(progress))
 
         return await run_checked(tool, arguments, run, extend)
-    return _failure(f"{call.name} did not answer in time and was given up")
+    return _failure(f"{call.name} did not answer in time and was given up", "timeout")
 
 
 async def run_checked(
@@ -68,7 +68,8 @@ async def run_checked(
         if validation_error(tool, arguments):
             arguments = repair_arguments(tool, arguments)
             if fault := validation_error(tool, arguments):
-                return _harmless_result(_failure(f"{fault}\n{failing_schema(tool, arguments)}".strip()))
+                told = f"{fault}\n{failing_schema(tool, arguments)}".strip()
+                return _harmless_result(_failure(told, "arguments"))
         return _harmless_result(await run(tool, arguments, on_progress))
     except Exception as error:  # the border: what a source promised not to raise is the call's trouble alone
         log.exception("tool %s of server %s failed", tool.name, tool.server)
@@ -77,8 +78,8 @@ async def run_checked(
         )
 
 
-def _failure(text: str) -> ToolResult:
-    return ToolResult(text=text, is_error=True)
+def _failure(text: str, failure: Failure = "tool") -> ToolResult:
+    return ToolResult(text=text, is_error=True, failure=failure)
 
 
 def _unreadable(call: ToolCall, error: ValueError) -> str:

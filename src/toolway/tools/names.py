@@ -8,6 +8,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import count
+from types import MappingProxyType
 
 from toolway.types import Tool
 
@@ -26,19 +27,46 @@ def legal(name: str) -> str:
     return clean if len(clean) <= MAX_LENGTH else with_hash(clean, name)
 
 
-def assign(tools: Iterable[Tool], taken: Collection[str] = ()) -> dict[str, Tool]:
+Key = tuple[str, str]
+"""(label of its server, name there): what a tool stays known by when its server lists it anew."""
+
+
+def key_of(tool: Tool) -> Key:
+    """What is the same of a tool in every list of its server."""
+    return tool.server, tool.name
+
+
+def qualified(tool: Tool) -> str:
+    """The name that depends on nothing but the tool and its server: `weather__now`."""
+    return legal(f"{tool.server}__{tool.name}")
+
+
+def assign(
+    tools: Iterable[Tool],
+    taken: Collection[str] = (),
+    *,
+    kept: Mapping[Key, str] = MappingProxyType({}),
+    prefixed: bool = False,
+) -> dict[str, Tool]:
     """One name for each tool, whatever the order they come in; the result is sorted by name.
 
     A name that one server has stays as it is. Where several servers share one, or it is `taken`, each gets its
-    server's prefix, `weather__now`. What still clashes (after illegal characters went) is told apart by a hash.
+    server's prefix, `weather__now`; with `prefixed` every tool does. A tool with a `kept` name has that, and the others
+    make way. What still clashes (after illegal characters went) is told apart by a hash.
     """
     steps: Sequence[Callable[[Tool], str]] = (
-        lambda tool: legal(tool.name),
-        lambda tool: legal(f"{tool.server}__{tool.name}"),
-        lambda tool: with_hash(legal(f"{tool.server}__{tool.name}"), f"{tool.server}\0{tool.name}"),
+        *([] if prefixed else [lambda tool: legal(tool.name)]),
+        qualified,
+        lambda tool: with_hash(qualified(tool), f"{tool.server}\0{tool.name}"),
     )
     named: dict[str, Tool] = {}
-    open_tools = list(tools)
+    open_tools: list[Tool] = []
+    for tool in tools:
+        name = kept.get(key_of(tool))
+        if name is None or name in named or name in taken:
+            open_tools.append(tool)
+        else:
+            named[name] = tool
     for step in steps:
         claims: dict[str, list[Tool]] = defaultdict(list)
         for tool in open_tools:

@@ -13,12 +13,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from functools import partial
+from typing import Any
 from urllib.parse import parse_qsl, quote, urlsplit
-
-import orjson
 
 from toolway.settings.mcp_server import ServerConfig
 from toolway.types import JSON, OnProgress, Progress, SourceStatus, Tool, ToolResult, ToolSource
+from toolway.wire.lenient_json import dumps_text
 
 
 class SourceWrapper:
@@ -92,6 +93,20 @@ class Mask:
         kept = {form for form in forms if len(form) >= SHORTEST_SECRET} | set(self._forms)
         self._forms = tuple(sorted(kept, key=len, reverse=True))
 
+    def within(self, value: Any) -> Any:
+        """A JSON value with each text in it masked; the same object if there is nothing to mask."""
+        text = dumps_text(value)
+        return value if self(text) is text else self._within(value)
+
+    def _within(self, value: Any) -> Any:
+        if isinstance(value, str):
+            return self(value)
+        if isinstance(value, list):
+            return [self._within(item) for item in value]
+        if isinstance(value, dict):
+            return {self(key): self._within(item) for key, item in value.items()}
+        return value
+
     def __call__(self, text: str) -> str:
         for form in self._forms:
             if form in text:
@@ -154,17 +169,22 @@ class MaskedSource(_StatusTransformer):
 
         result = await self.inner.call(tool, arguments, on_progress and report)
         text = self._mask(result.text)
+        if result.raw is not None:
+            return replace(result, text=text, raw=partial(self._masked, result.raw))
         return result if text is result.text else replace(result, text=text)
 
+    def _masked(self, raw: Callable[[], JSON]) -> JSON:
+        masked: JSON = self._mask.within(raw())
+        return masked
+
     def _tool(self, tool: Tool) -> Tool:
-        try:
-            text = orjson.dumps([tool.description, tool.parameters]).decode()
-        except TypeError:
-            return tool  # nested too deeply, or with numbers that are too large: it is not offered as it is
-        if (masked := self._mask(text)) is text:
+        told = [tool.description, tool.parameters, tool.annotations, tool.extra]
+        if (masked := self._mask.within(told)) is told:
             return tool
-        description, parameters = orjson.loads(masked)
-        return replace(tool, description=description, parameters=parameters)
+        description, parameters, annotations, extra = masked
+        return replace(
+            tool, description=description, parameters=parameters, annotations=annotations, extra=extra
+        )
 
 
 class TransformedSource(_StatusTransformer):

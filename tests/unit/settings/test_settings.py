@@ -88,6 +88,7 @@ def test_words_for_false(text: str) -> None:
         ("TOOLWAY_WORKERS", "0", "a whole number above 0"),
         ("TOOLWAY_MAX_SECONDS", "nan", "a number of seconds above 0"),
         ("TOOLWAY_TOOL_NAMES", "long", "operation or short"),
+        ("TOOLWAY_TOOL_PREFIX", "never", "clash or always"),
         ("TOOLWAY_HOST", "http://0.0.0.0", "it is a URL"),
         ("TOOLWAY_HOST", "localhost:80", "TOOLWAY_PORT"),
         ("TOOLWAY_HOST", "a b", "no host name"),

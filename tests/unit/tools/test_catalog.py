@@ -79,6 +79,42 @@ async def test_a_server_that_goes_does_not_rename_the_tools_of_another():
         assert definitions(catalog) == ["two__now"]
 
 
+async def test_a_server_that_comes_up_late_does_not_rename_the_tools_of_another():
+    one, late = Switched("one", "now"), Switched("late", "now", "then")
+    async with Catalog([one, late]).running() as catalog:
+        await one.runs.wait()
+        await late.runs.wait()
+        one.become(one.full)
+        late.become(SourceStatus(state="failed", error="not there"))
+        assert definitions(catalog) == ["now"]
+        late.become(late.full)
+        assert definitions(catalog) == ["late__now", "now", "then"]
+        one.become(lost(one.full))
+        one.become(replace(one.full, tools=tuple(replace(tool) for tool in one.full.tools)))
+        assert definitions(catalog) == ["late__now", "now", "then"]
+        assert catalog.snapshot.listed_name("one__now") == "now"
+
+
+async def test_another_configuration_assigns_the_names_anew():
+    one, two = InMemorySource("one", now=echo), InMemorySource("two", now=echo)
+    async with Catalog([one]).running() as catalog:
+        assert definitions(catalog) == ["now"]
+        catalog.replace([one, two])
+        assert definitions(catalog) == ["one__now", "two__now"]
+
+
+async def test_who_wants_to_know_hears_of_other_tools_and_of_nothing_else():
+    source = Switched("memory", "a")
+    heard: list[list[str]] = []
+    async with Catalog([source]).running() as catalog:
+        await source.runs.wait()
+        catalog.on_change.append(lambda: heard.append(list(catalog.snapshot.callable)))
+        source.become(source.full)
+        source.become(replace(source.full, warnings=("odd",)))
+        source.become(lost(source.full))
+        assert heard == [["a"], []]
+
+
 async def test_the_definitions_are_the_same_bytes_whatever_the_order_of_the_sources():
     def made(*labels: str) -> bytes:
         return orjson.dumps(

@@ -35,6 +35,19 @@ def test_a_shared_name_gets_the_prefix_of_each_server():
     }
 
 
+def test_with_prefixes_no_name_depends_on_what_others_offer():
+    alone = names.assign([tool("now", "clock")], prefixed=True)
+    together = names.assign([tool("now", "clock"), tool("now", "sun"), tool("rise", "sun")], prefixed=True)
+    assert list(alone) == ["clock__now"]
+    assert list(together) == ["clock__now", "sun__now", "sun__rise"]
+
+
+def test_a_kept_name_stays_and_the_others_make_way():
+    kept = {("clock", "now"): "now"}
+    named = names.assign([tool("now", "sun"), tool("now", "clock")], kept=kept)
+    assert {name: tool.server for name, tool in named.items()} == {"now": "clock", "sun__now": "sun"}
+
+
 def test_names_are_sorted():
     assert list(names.assign([tool("b"), tool("a"), tool("c")])) == ["a", "b", "c"]
 

@@ -6,6 +6,7 @@ import base64
 import binascii
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import orjson
@@ -54,12 +55,17 @@ def _tool(item: JSON, name: str, server: str, warnings: list[str]) -> Tool:
         server=server,
         description=_description(item),
         parameters=_parameters(schema, name, warnings),
+        extra={key: value for key, value in item.items() if key not in _OWN_FIELDS and value is not None},
         handle=Handle(
             name=name,
             headers=x_mcp_header_map(schema) if isinstance(schema, dict) else {},
         ),
         annotations=annotations if isinstance(annotations, dict) else {},
     )
+
+
+_OWN_FIELDS = frozenset({"name", "description", "inputSchema", "annotations"})
+"""Members of MCP's tool that have a field of their own in ours."""
 
 
 def _description(item: JSON) -> str:
@@ -113,7 +119,15 @@ def tool_result(raw: JSON) -> ToolResult:
         texts.append(dump(structured))
     is_error = raw.get("isError") is True
     text = "\n\n".join(text for text in texts if text.strip())
-    return ToolResult(text=text or _nothing(is_error, images), is_error=is_error, images=tuple(images))
+    return ToolResult(
+        text=text or _nothing(is_error, images),
+        is_error=is_error,
+        images=tuple(images),
+        raw=partial(harmless, {key: raw[key] for key in _RESULT_FIELDS if raw.get(key) is not None}),
+    )
+
+
+_RESULT_FIELDS = ("content", "structuredContent", "_meta", "isError")
 
 
 def resource_result(raw: JSON) -> ToolResult:

@@ -409,9 +409,11 @@ def _announces_changes(session: Session) -> bool:
 
 
 def _same(new: tuple[Tool, ...], old: tuple[Tool, ...]) -> bool:
-    return [(t.name, t.description, t.parameters, t.handle) for t in new] == [
-        (t.name, t.description, t.parameters, t.handle) for t in old
-    ]
+    return list(map(_told, new)) == list(map(_told, old))
+
+
+def _told(tool: Tool) -> tuple[object, ...]:
+    return (tool.name, tool.description, tool.parameters, tool.annotations, tool.extra, tool.handle)
 
 
 def _available(tools: tuple[Tool, ...]) -> tuple[Tool, ...]:

@@ -25,6 +25,9 @@ LARGE_SCHEMA = 64 * 2**10
 
 MAX_CHILDREN = 200
 
+EXTENSION = "x-mcp"
+"""Member of an operation that holds what MCP tells of the tool besides: title, annotations, outputSchema, _meta."""
+
 _METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace", "query")
 
 
@@ -128,24 +131,43 @@ class _Context:
             server=self.server,
             description=_description(declared),
             parameters=harmless(inputs.schema),
-            annotations=_annotations(operation.method),
+            annotations=_annotations(declared),
+            extra=_extra(declared),
             handle=operation,
         )
 
 
-def _annotations(method: str) -> JSON:
-    """What HTTP says of a method (RFC 9110, 9.2), in MCP's words."""
+def _annotations(found: DeclaredOperation) -> JSON:
+    """What HTTP says of a method (RFC 9110, 9.2), in MCP's words; what the document itself states counts first."""
+    method = found.method.upper()
     is_safe = method in ("GET", "HEAD", "OPTIONS", "TRACE", "QUERY")
     hints = {"readOnlyHint": is_safe, "idempotentHint": is_safe or method in ("PUT", "DELETE")}
+    stated = _stated(found).get("annotations")
+    if isinstance(stated, dict):
+        return stated
     return {**hints, "destructiveHint": True} if method == "DELETE" else hints
 
 
+def _extra(found: DeclaredOperation) -> JSON:
+    stated = {key: value for key, value in _stated(found).items() if key != "annotations"}
+    title = _text(found, "summary")
+    return stated if stated or not title or title == _description(found) else {"title": title}
+
+
+def _stated(found: DeclaredOperation) -> JSON:
+    """What a document tells of a tool in MCP's words, as Toolway's own does."""
+    stated = found.raw.get(EXTENSION)
+    kept: JSON = harmless(stated) if isinstance(stated, dict) else {}
+    return kept
+
+
 def _description(found: DeclaredOperation) -> str:
-    for keyword in ("description", "summary"):
-        text = found.raw.get(keyword)
-        if isinstance(text, str) and text.strip():
-            return text.strip()
-    return found.title
+    return _text(found, "description") or _text(found, "summary") or found.title
+
+
+def _text(found: DeclaredOperation, keyword: str) -> str:
+    text = found.raw.get(keyword)
+    return text.strip() if isinstance(text, str) else ""
 
 
 def _names(found: list[DeclaredOperation], *, short: bool) -> list[str]:

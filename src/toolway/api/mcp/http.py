@@ -1,0 +1,52 @@
+"""The sessions of /mcp: the SDK's Streamable HTTP in front of the catalog's server."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
+from mcp.server.auth.provider import AccessToken
+from mcp.server.streamable_http_manager import StreamableHTTPASGIApp, StreamableHTTPSessionManager
+from mcp.server.transport_security import TransportSecuritySettings
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from toolway.api.mcp.routes import SELECTION
+from toolway.api.mcp.server import CatalogServer, Context
+from toolway.server.caller import caller_id
+from toolway.settings.settings import Settings
+from toolway.tools.direct import DirectTools
+from toolway.types import Selection
+
+MOST_SESSIONS = 2_000
+"""Clients of the versions that have sessions (before 2026-07-28) at a time; each ends after 30 idle minutes."""
+
+
+@asynccontextmanager
+async def open_sessions(direct: DirectTools, settings: Settings) -> AsyncIterator[ASGIApp]:
+    """The endpoint behind the door: Host, Origin and key are checked already.
+
+    With several workers nothing is remembered between requests, since the next one may reach another of them.
+    """
+    server = CatalogServer(direct, _selection)
+    manager = StreamableHTTPSessionManager(
+        server,
+        stateless=settings.server.workers > 1,
+        security_settings=TransportSecuritySettings(enable_dns_rebinding_protection=False),
+        max_request_body_size=settings.server.max_body_bytes,
+        max_sessions=MOST_SESSIONS,
+    )
+    endpoint = StreamableHTTPASGIApp(manager)
+
+    async def owned(scope: Scope, receive: Receive, send: Send) -> None:
+        """A session is only its owner's: whoever sent the credential that it began with."""
+        token = AccessToken(token="", client_id=caller_id(scope), scopes=[])
+        await endpoint({**scope, "user": AuthenticatedUser(token)}, receive, send)
+
+    async with manager.run(), server.announcing():
+        yield owned
+
+
+def _selection(ctx: Context) -> Selection:
+    selection: Selection = ctx.request.scope[SELECTION] if ctx.request is not None else ()
+    return selection

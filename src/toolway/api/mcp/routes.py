@@ -1,0 +1,89 @@
+"""/mcp and /mcp/<profile>: Streamable HTTP, every protocol version that the SDK's server speaks."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import anyio
+import anyio.to_thread
+from anyio.abc import TaskGroup, TaskStatus
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from toolway.errors import InvalidRequest, NotFound, ToolwayError
+from toolway.server.asgi import send_json
+from toolway.server.caller import caller_of
+from toolway.settings.settings import Settings
+from toolway.tools.direct import DirectTools
+from toolway.types import Choice, Selection
+
+ROOT = "/mcp"
+
+SELECTION = "toolway.selection"
+"""Where the tools that a request may see stand in its scope."""
+
+SDK = "toolway.api.mcp.http"
+"""Imported at the first request, because the `mcp` SDK comes with it (about 38 MB)."""
+
+
+class McpEndpoint:
+    """The endpoint as an ASGI app, while `running`. A profile behind /mcp/ narrows what there is."""
+
+    def __init__(self, direct: DirectTools, settings: Settings) -> None:
+        self._direct = direct
+        self._settings = settings
+        self._profiles = {profile.name: profile for profile in settings.tools.profiles}
+        self._group: TaskGroup | None = None
+        self._opening = anyio.Lock()
+        self._sessions: ASGIApp | None = None
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Answer requests while the block lasts."""
+        async with anyio.create_task_group() as group:
+            self._group = group
+            try:
+                yield
+            finally:
+                self._group = self._sessions = None
+                group.cancel_scope.cancel()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request. What is no MCP at all gets a JSON-RPC error without an id."""
+        try:
+            selection = self._selection(scope)
+            sessions = self._sessions or await self._open()
+        except InvalidRequest as error:
+            await _refuse(send, error)
+            return
+        await sessions({**scope, SELECTION: selection}, receive, send)
+
+    def _selection(self, scope: Scope) -> Selection:
+        caller = caller_of(scope, self._settings.upstream)
+        name = scope["path"].removeprefix(ROOT).strip("/")
+        if not name:
+            return caller.selection
+        if name not in self._profiles:
+            known = ", ".join(sorted(self._profiles)) or "none"
+            raise NotFound(f"There is no profile {name[:100]!r} here; those that are: {known}.")
+        return [*caller.selection, [Choice(patterns=self._profiles[name].patterns)]]
+
+    async def _open(self) -> ASGIApp:
+        async with self._opening:
+            if self._sessions is None:
+                if self._group is None:
+                    raise RuntimeError("the endpoint is not running")
+                self._sessions = await self._group.start(self._serve)
+            return self._sessions
+
+    async def _serve(self, *, task_status: TaskStatus[ASGIApp]) -> None:
+        sdk = await anyio.to_thread.run_sync(importlib.import_module, SDK)
+        async with sdk.open_sessions(self._direct, self._settings) as sessions:
+            task_status.started(sessions)
+            await anyio.sleep_forever()
+
+
+async def _refuse(send: Send, error: ToolwayError) -> None:
+    body = {"jsonrpc": "2.0", "id": None, "error": {"code": -32600, "message": error.message}}
+    await send_json(send, error.status, body)

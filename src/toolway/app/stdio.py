@@ -1,0 +1,63 @@
+"""The process behind `toolway mcp`: tool sources of its own, and one client at standard input and output."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+import anyio
+
+from toolway.api.mcp.stdio import serve_stdio
+from toolway.app.reload import watch_config
+from toolway.errors import ConfigError
+from toolway.settings.settings import Settings
+from toolway.tools.catalog import Catalog
+from toolway.tools.direct import DirectTools
+from toolway.tools.factory import SourceFactory
+from toolway.types import Choice, Selection
+from toolway.upstream.client import Upstream
+
+STARTUP_WAIT = 15.0
+"""Seconds in which the first list waits for the servers: not every client hears of the tools that come later."""
+
+
+async def run_stdio(settings: Settings, profile: str | None) -> None:
+    """Serve until the client closes its end, or SIGTERM. Raises ConfigError for a profile that there is not."""
+    selection = _selection(settings, profile)
+    async with Upstream.connect(settings.upstream) as upstream, anyio.create_task_group() as tasks:
+        ended = anyio.Event()
+        tasks.start_soon(_wait_for_signal, ended)
+        factory = SourceFactory(upstream, settings.upstream.api_key)
+        catalog = Catalog(factory.sources(settings.tools), prefixed=settings.tools.tool_prefix == "always")
+        direct = DirectTools(catalog, timeout=settings.loop.tool_timeout, startup_wait=STARTUP_WAIT)
+
+        async def serve() -> None:
+            await serve_stdio(direct, selection)
+            ended.set()
+
+        tasks.start_soon(serve)
+        async with catalog.running(), watch_config(settings, factory, catalog):
+            await ended.wait()
+        tasks.cancel_scope.cancel()
+        sys.stdout.flush()
+        # The thread that reads standard input cannot be interrupted, and would hold the end until a line comes.
+        os._exit(0)
+
+
+def _selection(settings: Settings, name: str | None) -> Selection:
+    if name is None:
+        return ()
+    for profile in settings.tools.profiles:
+        if profile.name == name:
+            return [[Choice(patterns=profile.patterns)]]
+    known = ", ".join(profile.name for profile in settings.tools.profiles) or "none"
+    raise ConfigError(f"There is no profile {name}; those in TOOLWAY_PROFILES: {known}.")
+
+
+async def _wait_for_signal(ended: anyio.Event) -> None:
+    if sys.platform == "win32":
+        return
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for _ in signals:
+            ended.set()
