@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from tests.support.answers import chunks_of, content_of, error_of
-from tests.support.app_server import AppServer, app_server
+from tests.support.app_server import AppServer, app_server, serving
 from tests.support.tools import CITY, Raw, ToolService, document
 from tests.support.upstream import Reply, call_stream, chunk, json_reply, sse, text_stream, tool_call, whole
 
@@ -271,3 +271,44 @@ def test_a_conversation_that_is_too_long_by_itself_says_what_the_tools_take():
         assert "exceeds the available context size" in answer.json()["error"]["message"]
         assert "the definitions of 30 tools take about" in answer.json()["error"]["message"]
         assert "`include` or a profile" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("count", [30, 150], ids=["shorter", "fewer"])
+def test_what_fitted_a_small_context_is_remembered(count: int):
+    with app_server(tools=crowd(count)) as app:
+        ask(app, of_4096, stream=False)
+        prefixes = []
+        for words in ("Hi", "And in London?", "And so on."):
+            ask(app, of_4096, stream=True, messages=[{"role": "user", "content": words}])
+            prefixes += [orjson.dumps(seen.json["tools"]) for seen in app.upstream.seen]
+        assert len(prefixes) == 3, "none of them is refused"
+        assert len(set(prefixes)) == 1
+        ask(app, lambda body: answers("Large.", body), stream=False, model="another")
+        assert len(last_body(app)["tools"]) == count
+
+
+def test_a_room_that_is_known_keeps_some_tools_in_a_long_conversation():
+    with app_server(tools=crowd(60)) as app:
+        ask(app, of_4096, stream=False)
+        app.set_replies().upstream.answer = of_4096
+        app.ask(messages=[{"role": "user", "content": "x" * 9_000}])
+        assert 0 < len(app.upstream.seen[0].json["tools"]) < 60
+
+
+def ollama(body: JSON) -> Reply:
+    """Forgets what does not fit, without a word."""
+    return answers("As far as I remember.", body)
+
+
+def test_definitions_fit_the_context_of_a_server_that_forgets_the_rest():
+    about = {
+        "/api/show": {"model_info": {"llama.context_length": 131072}},
+        "/api/ps": {"models": [{"name": "mock:latest", "context_length": 4096}]},
+    }
+    with app_server(tools=crowd(60)) as app:
+        app.upstream.models = json_reply({"data": [{"id": "mock", "owned_by": "library"}]})
+        app.upstream.asides = {path: json_reply(answer) for path, answer in about.items()}
+        with serving(app.settings) as app.url:
+            assert ask(app, ollama, stream=False) == "As far as I remember."
+            assert tokens(last_body(app)) < 4096
+            assert len(last_body(app)["tools"]) > 20

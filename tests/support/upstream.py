@@ -45,7 +45,7 @@ class Seen:
         return next((value for key, value in self.headers if key == name), None)
 
 
-ASIDES = frozenset({"/props", "/api/v0/models"})
+ASIDES = frozenset({"/props", "/api/v0/models", "/api/show", "/api/ps"})
 """What Toolway may ask about a model at any time; a server that does not know it answers 404."""
 
 
@@ -62,6 +62,8 @@ class ScriptedUpstream:
     """Awaited when a request has come, before anything is answered."""
     models: Reply | None = None
     """The answer to GET /v1/models; it is then no reply among the others, and such a request is not in `seen`."""
+    asides: dict[str, Reply] = field(default_factory=dict)
+    """The answers to what Toolway asks about the models, by path; 404 where there is none."""
     seen: list[Seen] = field(default_factory=list)
     departures: Departures = field(default_factory=Departures)
     """Paths of requests whose client left before the answer was whole."""
@@ -80,7 +82,8 @@ class ScriptedUpstream:
             or is_toolways_own(scope)
             or (self.models and scope["path"] == "/v1/models")
         ):
-            await _write((self.models if scope["path"] == "/v1/models" else None) or Reply(status=404), send)
+            models = self.models if scope["path"] == "/v1/models" else None
+            await _write(models or self.asides.get(scope["path"]) or Reply(status=404), send)
             return
         reply = self._reply(body)
         self.seen.append(

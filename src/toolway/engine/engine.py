@@ -324,6 +324,8 @@ class Engine:
             options = options.narrowed(())
         headers = [*caller.headers, JSON_TYPE]
         model_info = partial(self._target.infos.get, chat.options.get("model"), headers)
+        if self._target.cuts_silently and snapshot.offered:
+            await self._target.look_up_room(chat.options.get("model"), headers)
         # Only a choice of one tool is worth the question before the first round.
         choice = named_tool(chat.options.get("tool_choice"))
         tools = RequestTools(

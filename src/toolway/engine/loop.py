@@ -22,7 +22,7 @@ from toolway.conversation.events import (
 from toolway.conversation.message import ChatRequest, Message, add_usage, usage_for_client
 from toolway.conversation.tool_calls import call_object, new_id, read_arguments
 from toolway.engine.limits import LoopLimits
-from toolway.engine.recovery import ModelHabits, Recovery
+from toolway.engine.recovery import ModelHabits, Recovery, fit_tools
 from toolway.engine.request_tools import RequestTools
 from toolway.engine.tool_results import READER, ToolResults, tool_message
 from toolway.errors import UpstreamError
@@ -225,10 +225,7 @@ def _with_tools(request: ChatRequest, loop: Loop) -> ChatRequest:
     """From the first cut on, the tool that reads on is offered: last, so that the prompt keeps its beginning."""
     if loop.results.cut:
         loop.tools.add(READER)
-    most = loop.habits.most_tools
-    if most and loop.tools.are_offered and loop.tools.count > most:
-        loop.tools.keep_first(most)
-    return loop.tools.put_into(request)
+    return fit_tools(request, loop.tools, loop.habits)
 
 
 async def run_calls(

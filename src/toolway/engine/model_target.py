@@ -17,7 +17,8 @@ import orjson
 
 from toolway import __version__, types
 from toolway.conversation.events import Event, HeadArrived
-from toolway.engine.recovery import ModelHabits
+from toolway.engine.recovery import ModelHabits, Room
+from toolway.schema.compile import TOKENS_A_BYTE
 from toolway.schema.targets import SchemaTarget
 from toolway.settings.groups import UpstreamSettings
 from toolway.tools.catalog import Snapshot
@@ -77,6 +78,8 @@ class ModelTarget:
         self._started = time.monotonic()
         self._rejected: dict[bytes, RejectedTool] = {}
         self._hopeless: WeakKeyDictionary[Snapshot, set[str]] = WeakKeyDictionary()
+        self.cuts_silently = False
+        """Whether it refuses no prompt that is too long, but forgets a part of it (Ollama)."""
         self._habits: dict[str, ModelHabits] = {}
 
     @property
@@ -131,6 +134,11 @@ class ModelTarget:
             self._habits.clear()
         return self._habits.setdefault(name, ModelHabits())
 
+    async def look_up_room(self, model: Any, headers: Sequence[types.Header]) -> None:
+        """Learn how much a model reads whose server cuts the rest away without a word."""
+        if self.cuts_silently and (context := (await self.infos.get(model, headers)).context):
+            self.habits(model).room = Room.of(context / TOKENS_A_BYTE)
+
     def fit(self, snapshot: Snapshot) -> Snapshot:
         """The tools as this model server takes them, without those that it refuses."""
         if not self._rejected:
@@ -160,6 +168,7 @@ class ModelTarget:
 
     def _on_listing(self, listing: Listing) -> None:
         self.learn_from(listing.headers)
+        self.cuts_silently = self.cuts_silently or listing.is_ollamas
         if _owners(listing.body) & _OWNERS_WITH_GRAMMARS:
             self._become("llama.cpp")
 

@@ -7,6 +7,7 @@ as the client has seen nothing of the answer. What the client sent is never chan
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -46,6 +47,32 @@ _PAUSES = (1.0, 2.0, 4.0, 8.0)
 """Seconds between two tries when the model server does not say when to come back."""
 
 
+ROOM_LIFETIME = 600.0
+"""Seconds after which the room of a model is found out anew: it may have been loaded with another context."""
+
+_LEFT_FREE = 0.25
+"""The share of a context that a prompt made shorter leaves for the answer; tools may always have as much."""
+
+_STEPS = 8
+"""Definitions are shortened in so many steps: within one of them the prompt keeps its beginning."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Room:
+    """Bytes of prompt that a model has room for: what is over `limit` is brought down to `target`."""
+
+    limit: int
+    target: int
+    until: float
+    """When to forget it, in monotonic seconds."""
+
+    @classmethod
+    def of(cls, limit: float, target: float | None = None) -> Room:
+        """That of a limit that is known, or of a target that was found to fit."""
+        target = limit * (1 - _LEFT_FREE) if target is None else target
+        return cls(limit=int(limit), target=int(target), until=time.monotonic() + ROOM_LIFETIME)
+
+
 @dataclass(kw_only=True)
 class ModelHabits:
     """What one model's server was found to take, known by its refusals; lost with the process, and learned again."""
@@ -56,6 +83,40 @@ class ModelHabits:
     """So many tools it takes in one request; None: no limit is known."""
     takes_pictures: bool = True
     """It reads the pictures of tool results, where they stand."""
+    room: Room | None = None
+    """How long a prompt may be; None: no limit was met of late."""
+
+
+def fit_tools(request: ChatRequest, tools: RequestTools, habits: ModelHabits) -> ChatRequest:
+    """The request with those of our tools, and as much of their definitions, as the model is known to take."""
+    if habits.most_tools and tools.are_offered and tools.count > habits.most_tools:
+        tools.keep_first(habits.most_tools)
+    sent = tools.put_into(request)
+    room = habits.room
+    if room is None or not tools.are_offered:
+        return sent
+    if room.until < time.monotonic():
+        habits.room = None
+        return sent
+    size = _prompt_size(sent)
+    step = max(1, room.limit // _STEPS)
+    excess = -(-(size - room.target) // step) * step
+    if size <= room.limit or tools.shorten(excess, keep=int(room.limit * _LEFT_FREE)) is None:
+        return sent
+    return tools.put_into(request)
+
+
+def _prompt_size(request: ChatRequest) -> int:
+    """Bytes of what the model reads: texts, calls and definitions, without pictures."""
+    size = len(dumps(request.tools)) if request.tools else 0
+    for message in request.messages:
+        if isinstance(message, dict):
+            content = message.get("content")
+            parts = content if isinstance(content, list) else [{"text": content}]
+            texts = [part.get("text") for part in parts if isinstance(part, dict)]
+            size += sum(len(text.encode(errors="replace")) for text in texts if isinstance(text, str))
+            size += len(dumps(message.get("tool_calls") or ""))
+    return size
 
 
 _Change = Callable[[ChatRequest, UpstreamError, ChatRequest], Awaitable[ChatRequest | None]]
@@ -187,7 +248,14 @@ class Recovery:
             estimated_tokens(orjson.Fragment(dumps(sent.tools))),
         )
         excess = int(excess_of(error) * len(dumps(sent.body())))
-        return request if self._tools.shorten(excess) else None
+        if (left := self._tools.shorten(excess)) is None:
+            return None
+        if left:
+            log.warning(
+                "left out, since the definitions of all tools are too long for the model: %s", ", ".join(left)
+            )
+        self._learned = {"room": _room_by(error, _prompt_size(sent))}
+        return request
 
     def explained(self, error: UpstreamError) -> UpstreamError:
         """The error for the client: what the model server said, and what our tools have to do with it."""
@@ -217,3 +285,12 @@ class Recovery:
         self._tools.keeps_definitions = not self._tools.keeps_definitions
         self._learned = {"needs_definitions": self._tools.keeps_definitions}
         return request
+
+
+def _room_by(error: UpstreamError, size: int) -> Room:
+    """The room that is left by a refusal of a prompt of so many bytes."""
+    prompt, context = sizes_in(error)
+    if prompt and context:
+        return Room.of(size * context / prompt)
+    fits = size * (1 - excess_of(error))
+    return Room.of(fits, fits)

@@ -253,13 +253,14 @@ class RequestTools:
         first = {**self._added, **self._joined}
         return [*(name for name in first if name in self.tools), *(n for n in self.tools if n not in first)]
 
-    def shorten(self, excess: int) -> bool:
-        """Take about so many bytes out of our definitions; False when there is nothing to take.
+    def shorten(self, excess: int, *, keep: int = 0) -> list[str] | None:
+        """Take about so many bytes out of our definitions, but `keep` so many; None when there is nothing to take.
 
         Descriptions give way first, those of the largest definitions before others: of each its first sentence stays.
-        Then tools are left out, the last ones first.
+        Then tools are left out, the last ones first; their names are returned.
         """
         removed, sizes = 0, {name: len(dumps(self.definition(name))) for name in self.tools}
+        excess = min(excess, sum(sizes.values()) - keep)
         for name in sorted(sizes, key=lambda name: -sizes[name]):
             if removed < excess and name not in self._shortened:
                 short = orjson.dumps(_first_sentences(orjson.loads(dumps(self.definition(name)))))
@@ -271,12 +272,8 @@ class RequestTools:
             if removed < excess:
                 left.append(name)
                 removed += sizes[name]
-        if left:
-            log.warning(
-                "left out, since the definitions of all tools are too long for the model: %s", ", ".join(left)
-            )
         self._leave_out(left)
-        return removed > 0
+        return left if removed > 0 else None
 
     def _leave_out(self, left: Collection[str]) -> list[str]:
         self.tools = {name: tool for name, tool in self.tools.items() if name not in left}

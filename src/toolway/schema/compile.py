@@ -21,7 +21,7 @@ from toolway.types import JSON, Tool
 MOST_TOOLS = 128
 """OpenAI refuses a request with more, and models choose badly among so many."""
 
-_TOKENS_A_BYTE = 0.25
+TOKENS_A_BYTE = 0.25
 """Of JSON, with the tokenizers of today; a template writes about as much as the JSON has."""
 
 _SHARE = 0.75
@@ -47,7 +47,7 @@ class Definitions:
 
 def estimated_tokens(definitions: orjson.Fragment) -> int:
     """About how many tokens of a prompt these definitions take, to two digits."""
-    tokens = int(len(orjson.dumps(definitions)) * _TOKENS_A_BYTE)
+    tokens = int(len(orjson.dumps(definitions)) * TOKENS_A_BYTE)
     return round(tokens, 1 - int(math.log10(tokens))) if tokens >= 100 else tokens
 
 

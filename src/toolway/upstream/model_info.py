@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ import anyio
 import orjson
 
 from toolway.errors import UpstreamError
-from toolway.types import JSON, Header
+from toolway.types import JSON, JSON_TYPE, Header
 from toolway.upstream.client import Upstream
 
 log = logging.getLogger("toolway.upstream")
@@ -23,6 +24,10 @@ TIMEOUT = 3.0
 MAX_AGE = 300.0
 """Seconds after which the server is asked again: a model can be loaded anew with another context."""
 
+OLLAMA_CONTEXT = 4096
+"""Tokens that a model of Ollama reads when neither its file nor the server's settings say more."""
+
+_NUM_CTX = re.compile(r"^num_ctx\s+(\d{1,9})\s*$", re.MULTILINE)
 _MAX_BYTES = 16 * 2**20
 _IGNORE_TOOL_CHOICE = frozenset({"llamacpp", "organization_owner", "library"})
 """`owned_by` of servers that take a named tool_choice for `auto` or refuse it: llama.cpp, LM Studio, Ollama."""
@@ -51,12 +56,18 @@ class Listing:
         """Whether a model of this id or alias is in the list."""
         return any(_has_name(entry, model) for entry in _entries(self.body))
 
+    @property
+    def is_ollamas(self) -> bool:
+        """Whether the list is Ollama's."""
+        return any(entry.get("owned_by") == "library" for entry in _entries(self.body))
+
 
 class ModelInfos:
     """Asks when somebody wants to know, and remembers the answer for some minutes.
 
     Read are `/v1/models` (vLLM's `max_model_len`, llama.cpp's `meta.n_ctx`, `context_length` and the modalities
-    of others), llama.cpp's `/props` and LM Studio's `/api/v0/models`. `on_listing` is told of each list that comes.
+    of others), llama.cpp's `/props`, LM Studio's `/api/v0/models`, and Ollama's `/api/show` and `/api/ps`.
+    `on_listing` is told of each list that comes.
     """
 
     def __init__(self, upstream: Upstream, on_listing: Callable[[Listing], None] | None = None) -> None:
@@ -120,15 +131,21 @@ class ModelInfos:
             listing = await self.listing(asked, name)
             if listing:
                 since, info = listing.came_at, _from_list(listing.body, name)
+            if listing and listing.is_ollamas:
+                shown = await self._read("/api/show", asked, {"model": name})
+                info = _merged(info, _from_ollama(shown, await self._read("/api/ps", asked), name))
             if info.context is None or info.sees is None:
                 info = _merged(info, _from_props(await self._read("/props", asked)))
             if info.context is None or info.sees is None:
                 info = _merged(info, _from_lm_studio(await self._read("/api/v0/models", asked), name))
         return since, info
 
-    async def _read(self, path: str, headers: Sequence[Header]) -> JSON:
+    async def _read(self, path: str, headers: Sequence[Header], question: JSON | None = None) -> JSON:
+        method, body = "GET", None
+        if question is not None:
+            method, body, headers = "POST", orjson.dumps(question), [*headers, JSON_TYPE]
         try:
-            async with self._upstream.request("GET", path, headers=headers, root=True) as answer:
+            async with self._upstream.request(method, path, headers=headers, body=body, root=True) as answer:
                 return _object_in(await answer.read(_MAX_BYTES)) if answer.status == 200 else {}
         except UpstreamError:
             return {}
@@ -176,6 +193,27 @@ def _from_lm_studio(body: JSON, name: str) -> ModelInfo:
     )
 
 
+def _from_ollama(shown: JSON, running: JSON, name: str) -> ModelInfo:
+    """What `/api/show` says of a model and `/api/ps` of those that are loaded.
+
+    How much a model reads is decided when it is loaded, by `num_ctx` of its file or else by the server.
+    """
+    loaded = next(
+        (entry for entry in _entries(running, "models") if entry.get("name") in (name, f"{name}:latest")), {}
+    )
+    parameters, about = shown.get("parameters"), shown.get("model_info")
+    if not isinstance(about, dict):
+        return ModelInfo()
+    asked = _NUM_CTX.search(parameters) if isinstance(parameters, str) else None
+    most = [_positive(value) or 0 for key, value in about.items() if key.endswith(".context_length")]
+    by_default = min([OLLAMA_CONTEXT, *(length for length in most if length)])
+    capabilities = shown.get("capabilities")
+    return ModelInfo(
+        context=_positive(loaded.get("context_length")) or (int(asked[1]) if asked else by_default),
+        sees="vision" in capabilities if isinstance(capabilities, list) else None,
+    )
+
+
 def _entry(body: JSON, name: str) -> JSON:
     """The entry of a model list that has this id or alias; the only one when there is just one."""
     entries = _entries(body)
@@ -184,8 +222,8 @@ def _entry(body: JSON, name: str) -> JSON:
     )
 
 
-def _entries(body: JSON) -> list[JSON]:
-    data = body.get("data")
+def _entries(body: JSON, member: str = "data") -> list[JSON]:
+    data = body.get(member)
     return [entry for entry in data if isinstance(entry, dict)] if isinstance(data, list) else []
 
 

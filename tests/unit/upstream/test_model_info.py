@@ -15,6 +15,7 @@ from toolway.upstream.client import Upstream
 from toolway.upstream.model_info import ModelInfo, ModelInfos
 
 JSON = dict[str, Any]
+OLLAMA = {"data": [{"id": "m", "owned_by": "me"}, {"id": "n:7b", "owned_by": "library"}]}
 SERVERS: dict[str, tuple[dict[str, JSON], ModelInfo]] = {
     "llama.cpp": (
         {
@@ -53,6 +54,41 @@ SERVERS: dict[str, tuple[dict[str, JSON], ModelInfo]] = {
             },
         },
         ModelInfo(context=8192, sees=True, ignores_choice=True),
+    ),
+    "Ollama, the model loaded": (
+        {
+            "/v1/models": {
+                "data": [{"id": "m", "owned_by": "library"}, {"id": "n:7b", "owned_by": "library"}]
+            },
+            "/api/show": {
+                "model_info": {"llama.context_length": 131072},
+                "capabilities": ["vision", "tools"],
+            },
+            "/api/ps": {"models": [{"name": "n:7b"}, {"name": "m:latest", "context_length": 32768}]},
+        },
+        ModelInfo(context=32768, sees=True, ignores_choice=True),
+    ),
+    "Ollama, a context in the model's file": (
+        {
+            "/v1/models": OLLAMA,
+            "/api/show": {"parameters": 'stop "x"\nnum_ctx                        8192\n', "model_info": {}},
+        },
+        ModelInfo(context=8192),
+    ),
+    "Ollama, nothing said": (
+        {
+            "/v1/models": OLLAMA,
+            "/api/show": {"parameters": "num_ctx many", "model_info": {"llama.context_length": 131072}},
+            "/api/ps": {"models": []},
+        },
+        ModelInfo(context=4096),
+    ),
+    "Ollama, a model that reads less than that": (
+        {
+            "/v1/models": OLLAMA,
+            "/api/show": {"model_info": {"bert.context_length": 512}, "capabilities": ["completion"]},
+        },
+        ModelInfo(context=512, sees=False),
     ),
     "OpenAI": (
         {"/v1/models": {"data": [{"id": "m", "owned_by": "system"}, {"id": "n", "owned_by": "openai"}]}},
