@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from toolway.conversation.chunk_template import TextRun
 from toolway.conversation.events import Chunks, Outcome
 from toolway.types import JSON
 
@@ -47,6 +48,8 @@ def token_in(identity: str) -> str | None:
 
 def with_public_ids(chunks: Chunks, token: str) -> Chunks:
     """The chunks with the client's ids; a chunk that is passed on as it came holds no call."""
+    if isinstance(chunks.items, TextRun):
+        return chunks
     items = [(_public_chunk(item, token) if raw is None else item, raw) for item, raw in chunks.items]
     return Chunks(items)
 

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from toolway.conversation.chunk_template import TextRun
 from toolway.conversation.message import ChatRequest, Message
 from toolway.errors import ToolwayError, UpstreamError
 from toolway.types import JSON, Caller, Header, Progress, Tool, ToolCall, ToolResult
@@ -51,7 +52,7 @@ class HeadArrived:
 class Chunks:
     """What one network read brought for the client: (chunk, its bytes as they came, or None if it was changed)."""
 
-    items: list[tuple[JSON | str, bytes | None]]
+    items: list[tuple[JSON | str, bytes | None]] | TextRun
 
 
 @dataclass(frozen=True, kw_only=True)

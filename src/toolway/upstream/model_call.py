@@ -9,6 +9,7 @@ import anyio
 import anyio.lowlevel
 import orjson
 
+from toolway.conversation.chunk_template import ChunkTemplate
 from toolway.conversation.events import Chunks, Emit, HeadArrived
 from toolway.conversation.message import ChatRequest, Message, MessageBuilder, error_in, read_answer
 from toolway.errors import UpstreamError
@@ -18,47 +19,11 @@ from toolway.upstream.client import Answer, Upstream
 from toolway.upstream.refusals import refusal_code
 from toolway.wire import lenient_json, sse
 
-QUOTE, BACKSLASH = b'"\\'
-
-
-class ChunkTemplate:
-    """What stands around the text in chunk after chunk of one stream.
-
-    Parsing is most of what a chunk costs, and nearly all chunks of a stream are the same but for a word.
-    """
-
-    def __init__(self) -> None:
-        self._head = self._tail = b""
-
-    def learn(self, chunk: JSON, payload: bytes) -> None:
-        """Take this chunk as the pattern, if one plain text is all that its delta holds."""
-        self._head = b""
-        choices = chunk["choices"]
-        delta = choices[0]["delta"] if choices else {}
-        text = delta.get("content")
-        if len(delta) == 1 and isinstance(text, str) and text:
-            quoted = b'"%s"' % text.encode()
-            before, _, after = payload.partition(quoted)
-            if before.endswith((b'"content":', b'"content": ')) and quoted not in after:
-                self._head, self._tail = before + b'"', b'"' + after
-
-    def text_in(self, payload: bytes) -> str | None:
-        """The text of a chunk that repeats the pattern; None for any other, and where a parser is needed."""
-        head, tail = self._head, self._tail
-        if not (head and payload.startswith(head) and payload.endswith(tail)):
-            return None
-        quoted = payload[len(head) : -len(tail)]
-        if not quoted or QUOTE in quoted or BACKSLASH in quoted:
-            return None
-        try:
-            text = quoted.decode()
-        except UnicodeDecodeError:
-            return None
-        return text if text.isprintable() else None
-
-
 _STREAM_TYPES = frozenset({b"text/event-stream", b"text/plain", b"application/octet-stream", b""})
 """What servers call an event stream."""
+
+MAX_MISSES = 8
+"""So many events in a row that are not like the one before, and whole reads are parsed at once."""
 
 IsClients = Callable[[str], bool]
 """Whether a tool of this name is the client's own."""
@@ -154,53 +119,92 @@ def _parse_answer(body: bytes) -> JSON:
 
 
 async def _read_stream(answer: Answer, emit: Emit, builder: MessageBuilder) -> Message:
-    decoder, template, decompress = sse.Decoder(), ChunkTemplate(), answer.decompressor()
-    done = False
+    decompress, stream = answer.decompressor(), StreamReader(emit, builder)
     try:
-        while not done and (data := await answer.receive()):
+        while not stream.is_done and (data := await answer.receive()):
             for part in decompress(data):
-                if payloads := decoder.feed(part):
-                    done = await _feed(payloads, builder, template, emit) or done
+                await stream.take(part)
                 if len(part) == PART:
                     # There is more in what came, and others want the event loop too.
                     await anyio.lowlevel.checkpoint()
-        if not done:
-            done = await _feed(decoder.close(), builder, template, emit)
+        if not stream.is_done:
+            await stream.close()
     except sse.NotAnEventStream as stray:
         raise _stray_error(stray.text) from stray
-    if not (builder.started and (done or builder.finished)):
+    if not (builder.started and (stream.is_done or builder.finished)):
         reason = "before it was complete" if builder.started else "without an answer in it"
         raise UpstreamError(f"The model server's stream ended {reason}.", code="upstream_cut")
-    if not builder.finished and (decoder.stray or builder.stray):
-        raise _stray_error(decoder.stray or lenient_json.dumps(builder.stray))
+    if not builder.finished and (stream.decoder.stray or builder.stray):
+        raise _stray_error(stream.decoder.stray or lenient_json.dumps(builder.stray))
     await answer.drain()
     return builder.message()
 
 
-async def _feed(payloads: list[bytes], builder: MessageBuilder, template: ChunkTemplate, emit: Emit) -> bool:
-    """Take the payloads of one read; True when `[DONE]` was among them."""
-    items: list[tuple[JSON | str, bytes | None]] = []
-    done = False
-    try:
+class StreamReader:
+    """Reads one streamed answer, cut anywhere; its chunks go to the builder, and to `emit` as they come."""
+
+    def __init__(self, emit: Emit, builder: MessageBuilder) -> None:
+        self.decoder = sse.Decoder()
+        self.is_done = False
+        """Whether `[DONE]` came."""
+        self._emit = emit
+        self._builder = builder
+        self._template = ChunkTemplate()
+        self._misses = 0
+        """Events since the last one that was like the one before it."""
+        self._items: list[tuple[JSON | str, bytes | None]] = []
+
+    async def take(self, data: bytes) -> None:
+        """Read what one network read brought."""
+        try:
+            while data and not self.is_done:
+                run = self._template.run_in(data) if self.decoder.is_between_events else None
+                if run is not None:
+                    await self._flush()
+                    texts, data = run
+                    self._misses = 0
+                    self._builder.say("".join(texts.texts))
+                    await self._emit(Chunks(texts))
+                else:
+                    data = self._take_some(data)
+        finally:
+            await self._flush()
+
+    async def close(self) -> None:
+        """Read what is left at the end of the stream."""
+        try:
+            self._feed(self.decoder.close())
+        finally:
+            await self._flush()
+
+    def _take_some(self, data: bytes) -> bytes:
+        """Parse the first event, or all of a stream whose events are not alike; returns the rest."""
+        end = data.find(b"\n\n") + 2 if self._misses < MAX_MISSES else 0
+        self._misses += 1
+        self._feed(self.decoder.feed(data[:end] if end > 1 else data))
+        return data[end:] if end > 1 else b""
+
+    def _feed(self, payloads: Sequence[bytes]) -> None:
         for payload in payloads:
             if payload.startswith(sse.DONE):
-                done = True
-                break
-            if (text := template.text_in(payload)) is not None:
-                builder.say(text)
-                items.append((text, payload))
+                self.is_done = True
+                return
+            if (text := self._template.text_in(payload)) is not None:
+                self._builder.say(text)
+                self._items.append((text, payload))
                 continue
             chunk, raw = _parse_chunk(payload)
-            visible = builder.feed(chunk)
+            visible = self._builder.feed(chunk)
             if visible is chunk and raw is not None:
-                template.learn(chunk, raw)
-                items.append((chunk, raw))
+                self._template.learn(chunk, raw)
+                self._items.append((chunk, raw))
             elif visible is not None:
-                items.append((visible, None))
-    finally:
-        if items:
-            await emit(Chunks(items))
-    return done
+                self._items.append((visible, None))
+
+    async def _flush(self) -> None:
+        if self._items:
+            items, self._items = self._items, []
+            await self._emit(Chunks(items))
 
 
 def _parse_chunk(payload: bytes) -> tuple[JSON, bytes | None]:

@@ -41,6 +41,11 @@ class Decoder:
         self._at_start = True
         self.stray = b""
 
+    @property
+    def is_between_events(self) -> bool:
+        """Whether what comes next begins an event."""
+        return not (self._unfinished or self._data or self._at_start)
+
     def feed(self, data: bytes) -> list[bytes]:
         """The payloads that `data` completes, in order; several `data` lines are joined by a newline.
 

@@ -9,6 +9,7 @@ from typing import Literal
 
 import orjson
 
+from toolway.conversation.chunk_template import TextRun
 from toolway.conversation.events import CallBegan, CallEnded, CallProgressed, Event
 from toolway.conversation.message import Message
 from toolway.errors import ToolwayError
@@ -26,11 +27,13 @@ class Envelope:
         self._role_sent = False
         self._fitted = False
 
-    def write(self, items: Iterable[tuple[JSON | str, bytes | None]]) -> bytes:
+    def write(self, items: Iterable[tuple[JSON | str, bytes | None]] | TextRun) -> bytes:
         """The events for these chunks; a chunk that needs no change goes out as the bytes it came in.
 
         A text in place of a chunk stands for one like the chunk before it, but for the text.
         """
+        if self._fitted and isinstance(items, TextRun):
+            return items.events
         out = []
         for item, raw in items:
             if self._fitted and raw is not None and isinstance(item, str):

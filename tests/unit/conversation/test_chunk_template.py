@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolway.upstream.model_call import ChunkTemplate
+from toolway.conversation.chunk_template import MAX_RUN, ChunkTemplate
 
 
 def chunk(content: Any, **more: Any) -> dict[str, Any]:
@@ -74,3 +75,32 @@ def test_nothing_is_learned_from_a_chunk_with_more_than_text():
     first = {"choices": [{"delta": {"content": "x", "reasoning_content": "y"}}]}
     template.learn(first, orjson.dumps(first))
     assert template.text_in(orjson.dumps(first)) is None
+
+
+@given(
+    st.lists(st.text(alphabet=st.sampled_from('abc é日"\\\n\x85'), max_size=4), max_size=80),
+    st.binary(max_size=12),
+)
+def test_a_run_is_the_chunks_that_are_recognised_one_by_one(texts: list[str], behind: bytes):
+    payloads = [orjson.dumps(chunk(text)) for text in texts]
+    data = b"".join(b"data: " + payload + b"\n\n" for payload in payloads) + behind
+    template = learned()
+    alike = list(itertools.takewhile(lambda payload: template.text_in(payload) is not None, payloads))[
+        : MAX_RUN + 1
+    ]
+    found = template.run_in(data)
+    if found is None:
+        assert not alike
+        return
+    run, rest = found
+    assert run.events + rest == data
+    assert list(run) == [(template.text_in(payload), payload) for payload in alike]
+
+
+def test_a_run_ends_before_an_event_that_is_cut():
+    event = b"data: " + orjson.dumps(chunk("word")) + b"\n\n"
+    for size in range(len(event)):
+        found = learned().run_in(event + event[:size])
+        assert found is not None
+        run, rest = found
+        assert (run.texts, rest) == (["word"], event[:size])
