@@ -161,10 +161,10 @@ class StreamReader:
                 run = self._template.run_in(data) if self.decoder.is_between_events else None
                 if run is not None:
                     await self._flush()
-                    texts, data = run
+                    alike, data = run
                     self._misses = 0
-                    self._builder.say("".join(texts.texts))
-                    await self._emit(Chunks(texts))
+                    self._builder.say(alike.text)
+                    await self._emit(Chunks(alike))
                 else:
                     data = self._take_some(data)
         finally:

@@ -78,7 +78,7 @@ def test_nothing_is_learned_from_a_chunk_with_more_than_text():
 
 
 @given(
-    st.lists(st.text(alphabet=st.sampled_from('abc é日"\\\n\x85'), max_size=4), max_size=80),
+    st.lists(st.text(alphabet=st.sampled_from('abc é日"\\\n\x85'), max_size=4), max_size=200),
     st.binary(max_size=12),
 )
 def test_a_run_is_the_chunks_that_are_recognised_one_by_one(texts: list[str], behind: bytes):
@@ -94,6 +94,8 @@ def test_a_run_is_the_chunks_that_are_recognised_one_by_one(texts: list[str], be
         return
     run, rest = found
     assert run.events + rest == data
+    assert run.text == "".join(text for text, _ in run)
+    assert run.behind_first == b"".join(b"data: " + payload + b"\n\n" for payload in alike[1:])
     assert list(run) == [(template.text_in(payload), payload) for payload in alike]
 
 
@@ -103,4 +105,4 @@ def test_a_run_ends_before_an_event_that_is_cut():
         found = learned().run_in(event + event[:size])
         assert found is not None
         run, rest = found
-        assert (run.texts, rest) == (["word"], event[:size])
+        assert (run.text, rest) == ("word", event[:size])

@@ -32,8 +32,12 @@ class Envelope:
 
         A text in place of a chunk stands for one like the chunk before it, but for the text.
         """
-        if self._fitted and isinstance(items, TextRun):
-            return items.events
+        if isinstance(items, TextRun):
+            if self._fitted:
+                return items.events
+            first, *others = items
+            written = self.write([first])
+            return written + (items.behind_first if self._fitted else self.write(others))
         out = []
         for item, raw in items:
             if self._fitted and raw is not None and isinstance(item, str):

@@ -1,0 +1,112 @@
+"""A shortcut for the chunks of a stream that differ from one another in their text alone: they are not parsed.
+
+Parsing is most of what a chunk costs, and nearly all chunks of a stream are the same but for a word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+
+from toolway.types import JSON
+
+QUOTE, BACKSLASH = b'"\\'
+
+MAX_RUN = 128
+"""Chunks that are looked at together: where every other one must be parsed, each look is for nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextRun:
+    """Chunks in a row that differ in their text alone, and the server-sent `events` that they came in.
+
+    Iterated, it gives what `Chunks` holds: (text, the bytes of its chunk). `text` is that of all of them.
+    """
+
+    text: str
+    quoted: Sequence[bytes]
+    events: bytes
+    head: bytes
+    tail: bytes
+
+    def __iter__(self) -> Iterator[tuple[str, bytes]]:
+        head, tail = self.head, self.tail
+        return ((text.decode(), head + text + tail) for text in self.quoted)
+
+    @property
+    def behind_first(self) -> bytes:
+        """The events without the first one."""
+        return self.events[len(b"data: ") + len(self.head) + len(self.quoted[0]) + len(self.tail) + 2 :]
+
+
+class ChunkTemplate:
+    """What stands around the text in chunk after chunk of one stream."""
+
+    def __init__(self) -> None:
+        self._head = self._tail = b""
+        self._begin = self._between = self._end = b""
+        """The same with what is around it in a stream: before the first event, between two, behind the last."""
+
+    def learn(self, chunk: JSON, payload: bytes) -> None:
+        """Take this chunk as the pattern, if one plain text is all that its delta holds."""
+        self._head = self._begin = b""
+        choices = chunk["choices"]
+        delta = choices[0]["delta"] if choices else {}
+        text = delta.get("content")
+        if len(delta) == 1 and isinstance(text, str) and text:
+            quoted = b'"%s"' % text.encode()
+            before, _, after = payload.partition(quoted)
+            if before.endswith((b'"content":', b'"content": ')) and quoted not in after:
+                self._head, self._tail = head, tail = before + b'"', b'"' + after
+                self._begin, self._end = b"data: " + head, tail + b"\n\n"
+                self._between = self._end + self._begin
+
+    def text_in(self, payload: bytes) -> str | None:
+        """The text of a chunk that repeats the pattern; None for any other, and where a parser is needed."""
+        head, tail = self._head, self._tail
+        if not (head and payload.startswith(head) and payload.endswith(tail)):
+            return None
+        return _plain_text(payload[len(head) : -len(tail)])
+
+    def run_in(self, data: bytes) -> tuple[TextRun, bytes] | None:
+        """The chunks that repeat the pattern from the first event in `data` on, and the bytes behind them.
+
+        None when the first one does not, and where a parser is needed.
+        """
+        begin, end = self._begin, self._end
+        if not (begin and data.startswith(begin)):
+            return None
+        *quoted, last = data[len(begin) :].split(self._between, MAX_RUN)
+        text, is_whole, _ = last.partition(end)
+        if is_whole:
+            quoted.append(text)
+        if (plain := _plain_texts(quoted)) is None:
+            quoted = list(takewhile(_plain_text, quoted))
+            plain = b"".join(quoted).decode()
+        if not quoted:
+            return None
+        size = sum(map(len, quoted)) + len(quoted) * (len(begin) + len(end))
+        return TextRun(plain, quoted, data[:size], self._head, self._tail), data[size:]
+
+
+def _plain_texts(quoted: Sequence[bytes]) -> str | None:
+    """The text that all of these are together; None when one of them is empty or must be parsed."""
+    if not all(quoted):
+        return None
+    whole = b"".join(quoted)
+    if whole.isascii():
+        return _plain_text(whole)
+    # A character that is cut in two is none.
+    return "".join(texts) if None not in (texts := list(map(_plain_text, quoted))) else None  # type: ignore[arg-type]
+
+
+def _plain_text(quoted: bytes) -> str | None:
+    """The text that stands so between quotes in JSON; None for one that is empty or must be parsed."""
+    if not quoted or QUOTE in quoted or BACKSLASH in quoted:
+        return None
+    try:
+        text = quoted.decode()
+    except UnicodeDecodeError:
+        return None
+    return text if text.isprintable() else None

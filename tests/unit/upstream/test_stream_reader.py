@@ -1,0 +1,90 @@
+"""Whatever pieces a stream comes in, message and client's bytes are those of chunks that are parsed one by one."""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import pairwise
+from typing import Any
+
+import orjson
+from hypothesis import given
+from hypothesis import strategies as st
+
+from toolway.api.chat.chunks import Envelope
+from toolway.conversation.events import Chunks, Event
+from toolway.conversation.message import Message, MessageBuilder
+from toolway.upstream.model_call import StreamReader
+from toolway.wire import sse
+
+TEXT = st.text(alphabet=st.sampled_from('abc é日"\\\n'), max_size=5)
+CHUNK = st.one_of(
+    TEXT.map(lambda text: {"content": text}),
+    TEXT.map(lambda text: {"content": text}),
+    TEXT.map(lambda text: {"reasoning_content": text}),
+    st.just({"role": "assistant", "content": ""}),
+    st.just({"tool_calls": [{"index": 0, "id": "1", "function": {"name": "f", "arguments": "{}"}}]}),
+)
+LINES = st.sampled_from(
+    [b"data: %b\n\n", b"data:%b\n\n", b"data: %b\r\n\r\n", b": x\n\ndata: %b\n\n", b"id: 1\ndata: %b\n\n"]
+)
+
+
+def event_of(line: bytes, delta: dict[str, Any]) -> bytes:
+    choice = {"index": 0, "delta": delta, "finish_reason": None}
+    chunk = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice]}
+    return line % orjson.dumps(chunk)
+
+
+def parsed(stream: bytes) -> tuple[bytes, Message]:
+    """The bytes for the client and the message, by a parser alone."""
+    decoder, builder, envelope = sse.Decoder(), MessageBuilder(lambda _: True), Envelope("m")
+    written = b""
+    for payload in [*decoder.feed(stream), *decoder.close()]:
+        if payload == sse.DONE:
+            break
+        chunk = orjson.loads(payload)
+        visible = builder.feed(chunk)
+        if visible is not None:
+            written += envelope.write([(visible, payload if visible is chunk else None)])
+    message = builder.message()
+    return written + envelope.end(message, None), message
+
+
+async def read(pieces: list[bytes]) -> tuple[bytes, Message]:
+    builder, envelope = MessageBuilder(lambda _: True), Envelope("m")
+    written = b""
+
+    async def emit(event: Event) -> None:
+        nonlocal written
+        assert isinstance(event, Chunks)
+        written += envelope.write(event.items)
+
+    reader = StreamReader(emit, builder)
+    for piece in pieces:
+        await reader.take(piece)
+    if not reader.is_done:
+        await reader.close()
+    message = builder.message()
+    return written + envelope.end(message, None), message
+
+
+@given(
+    st.lists(CHUNK, min_size=1, max_size=40), LINES, st.lists(st.integers(0, 9999), max_size=6), st.booleans()
+)
+def test_pieces_and_shortcuts_change_nothing(deltas: list[Any], line: bytes, cuts: list[int], has_end: bool):
+    stream = b"".join(event_of(line, delta) for delta in deltas) + (sse.STREAM_END if has_end else b"")
+    edges = [0, *sorted(cut % (len(stream) + 1) for cut in cuts), len(stream)]
+    pieces = [stream[start:end] for start, end in pairwise(edges)]
+    assert asyncio.run(read(pieces)) == parsed(stream)
+
+
+def test_chunks_that_are_alike_are_passed_on_as_the_bytes_they_came_in():
+    events = [event_of(b"data: %b\n\n", {"content": "word"}) for _ in range(20)]
+    runs: list[bytes] = []
+
+    async def emit(event: Event) -> None:
+        if isinstance(event, Chunks) and not isinstance(event.items, list):
+            runs.append(event.items.events)
+
+    asyncio.run(StreamReader(emit, MessageBuilder(lambda _: True)).take(b"".join(events)))
+    assert b"".join(runs) == b"".join(events[1:])
