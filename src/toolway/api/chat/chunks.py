@@ -35,9 +35,9 @@ class Envelope:
         if isinstance(items, TextRun):
             if self._fitted:
                 return items.events
-            first, *others = items
-            written = self.write([first])
-            return written + (items.behind_first if self._fitted else self.write(others))
+            chunks = iter(items)
+            written = self.write([next(chunks)])
+            return written + (items.behind_first if self._fitted else self.write(chunks))
         out = []
         for item, raw in items:
             if self._fitted and raw is not None and isinstance(item, str):
