@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import json
 import os
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
-from difflib import get_close_matches
 from functools import cache, partial
 from pathlib import Path
 from shutil import which
@@ -34,6 +32,7 @@ from toolway.settings.mcp_server import (
     expand,
     with_home,
 )
+from toolway.settings.mistakes import Report, explain, nearest
 
 __all__ = ["McpConfig", "ServerConfig", "keys_of", "parse_config", "read_config"]
 
@@ -68,6 +67,7 @@ IGNORED = frozenset(
 _ROOTS = ("mcpServers", "servers", "context_servers", "mcp_servers")
 """Where a file keeps its servers: most programs, VS Code, Zed, Codex. opencode does it under "mcp" itself."""
 _SWITCHES = ("enabled", "isActive", "active")
+_OF_CREDENTIALS = tuple(field.name for field in fields(ClientCredentials))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,23 +77,6 @@ class McpConfig:
     servers: tuple[ConfiguredServer, ...] = ()
     disabled: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
-
-
-class Report:
-    """Collects sentences: `problems` forbid the file or the entry, `warnings` do not."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self.problems: list[str] = []
-        self.warnings: list[str] = []
-
-    def problem(self, line: int, key: str, message: str) -> None:
-        """It cannot be used as it is."""
-        self.problems.append(f"{self.path}:{line}: {key}: {message}.")
-
-    def warning(self, line: int, key: str, message: str) -> None:
-        """Something in it is not used."""
-        self.warnings.append(f"{self.path}:{line}: {key}: {message}.")
 
 
 def read_config(path: Path, env: Mapping[str, str], *, strict: bool = False) -> McpConfig:
@@ -178,7 +161,7 @@ def _entries(root: Node, report: Report) -> dict[str, Node]:
         report.problem(root.line, "mcpServers", "the file has no such key, and no servers")
     for key, node in root.value.items():
         # Keys unlike ours are other settings of the program whose file this is.
-        if key not in _ROOTS and (hint := _nearest(key, _ROOTS)):
+        if key not in _ROOTS and (hint := nearest(key, _ROOTS)):
             report.warning(node.line, key, "this key is not read" + hint)
     return found
 
@@ -215,7 +198,7 @@ def _checked(label: str, node: Node, report: Report, expanded: Callable[[str], s
         server = _adapter(kind).validate_python(entry, context=expanded)
     except ValidationError as error:
         for mistake in error.errors(include_url=False):
-            report.problem(*_told(label, node, mistake))
+            report.problem(*explain(label, node, mistake, _OF_CREDENTIALS))
         return None
     if isinstance(server, OpenApiServerConfig) and not server.url and not server.spec:
         report.problem(
@@ -300,7 +283,7 @@ def _kind(label: str, node: Node, entry: Mapping[str, Any], report: Report) -> s
         return "http"
     if "url" in entry or "serverUrl" in entry:
         return "auto"
-    meant = [(key, _nearest(key, ("command", "url"))) for key in entry]
+    meant = [(key, nearest(key, ("command", "url"))) for key in entry]
     hint = next((f"{said} for {key!r}" for key, said in meant if said), "")
     report.problem(node.line, label, f'it needs a "command" to run or a "url" to call{hint}')
     return None
@@ -313,7 +296,7 @@ def _warn_of_unknown_keys(label: str, node: Node, kind: str, report: Report) -> 
             continue
         elsewhere = any(key in keys_of(other) for other in MODELS)
         said = "this key is not for a server of this kind" if elsewhere else "this key is not known"
-        report.warning(child.line, f"{label}.{key}", said + _nearest(key, ("type", *known.values())))
+        report.warning(child.line, f"{label}.{key}", said + nearest(key, ("type", *known.values())))
 
 
 def _in_seconds(server: ServerConfig, node: Node, report: Report) -> ServerConfig:
@@ -324,48 +307,6 @@ def _in_seconds(server: ServerConfig, node: Node, report: Report) -> ServerConfi
     key = next(key for key, field in keys_of(server.type).items() if field == "timeout" and key in node.value)
     report.warning(node.value[key].line, f"{server.label}.{key}", said)
     return replace(server, timeout=seconds)
-
-
-_SENTENCES = {
-    "bool_type": "{input!r} is neither true nor false",
-    "float_type": "{input!r} is no number above 0",
-    "finite_number": "{input!r} is no number above 0",
-    "int_type": "{input!r} is no whole number above 0",
-    "greater_than": "{input!r} is no number above 0",
-    "string_pattern_mismatch": "it is empty",
-    "tuple_type": "it must be a list of strings",
-    "dict_type": "it must be an object with strings as values",
-    "dataclass_type": "it must be an object with strings as values",
-}
-"""What is said for pydantic's errors. Those of our own validators are sentences already."""
-
-
-def _told(label: str, node: Node, mistake: Mapping[str, Any]) -> tuple[int, str, str]:
-    """Line, key and sentence for an error of pydantic."""
-    path: Sequence[str | int] = mistake["loc"]
-    match mistake["type"]:
-        case "missing":
-            *path, name = path
-            sentence = f'it needs a "{name}"'
-        case "unexpected_keyword_argument":
-            *path, name = path
-            sentence = (
-                f"{name!r} is not known{_nearest(str(name), [f.name for f in fields(ClientCredentials)])}"
-            )
-        case "literal_error":
-            legal = re.findall(r"'([^']*)'", mistake["ctx"]["expected"])
-            sentence = f"{mistake['input']!r} is none of {', '.join(legal)}"
-            sentence += _nearest(str(mistake["input"]), legal)
-        case "value_error":
-            sentence = str(mistake["ctx"]["error"])
-        case kind:
-            sentence = _SENTENCES.get(kind, mistake["msg"]).format(input=mistake["input"])
-    key, line = label, node.line
-    for step in path:
-        node = node.value[step]
-        line = node.line
-        key += f"[{step}]" if isinstance(step, int) else f".{step}"
-    return line, key, sentence
 
 
 @cache
@@ -384,12 +325,6 @@ def keys_of(kind: str) -> Mapping[str, str]:
 @cache
 def _adapter(kind: str) -> TypeAdapter[ServerConfig]:
     return TypeAdapter(MODELS[kind])
-
-
-def _nearest(key: str, known: Iterable[str]) -> str:
-    """ "; did you mean ...", when one of the known names is near."""
-    close = get_close_matches(key, dict.fromkeys(known), 1, 0.7)
-    return f"; did you mean {close[0]!r}" if close else ""
 
 
 class _Short(GenerateJsonSchema):
