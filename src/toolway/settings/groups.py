@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from toolway.net.hosts import HOST, is_loopback
 from toolway.net.ssrf import AllowedServer, parse_allowed
+from toolway.settings.access import UNDECLARED, AccessConfig
 from toolway.settings.env_endpoints import Endpoint
 from toolway.settings.mcp_server import ConfiguredServer, existing_file, looks_secret
 
@@ -350,6 +351,8 @@ class Settings:
     store: StoreSettings = StoreSettings()
     responses: ResponsesSettings = ResponsesSettings()
     log: LogSettings = LogSettings()
+    access: AccessConfig = UNDECLARED
+    """Who may do what, as the file `config` says. Not a setting."""
     warnings: tuple[str, ...] = field(default=(), compare=False)
     """What looks like a mistake but forbids nothing, one sentence each. Not a setting."""
 

@@ -20,6 +20,8 @@ from pydantic.fields import FieldInfo
 from pydantic.json_schema import GenerateJsonSchema
 
 from toolway.errors import ConfigError
+from toolway.settings.access import ROOTS as ACCESS_ROOTS
+from toolway.settings.access import UNDECLARED, AccessConfig, json_schemas, read_access
 from toolway.settings.jsonc import MistakeError, Node, parse, parse_toml
 from toolway.settings.mcp_server import (
     ClientCredentials,
@@ -76,6 +78,7 @@ class McpConfig:
 
     servers: tuple[ConfiguredServer, ...] = ()
     disabled: tuple[str, ...] = ()
+    access: AccessConfig = UNDECLARED
     warnings: tuple[str, ...] = ()
 
 
@@ -96,8 +99,8 @@ def parse_config(
     """The servers of a file's text, in its order; one with mistakes is an UnusableServerConfig.
 
     Raises:
-        ConfigError: No servers can be found in the file, one line for each mistake. Under `strict` the mistakes of
-            the entries, and all warnings, are such too.
+        ConfigError: No servers can be found in the file, or what it says of keys is wrong; one line for each mistake.
+            Under `strict` the mistakes of the servers, and all warnings, are such too.
     """
     report = Report(path)
     try:
@@ -109,13 +112,16 @@ def parse_config(
     expanded = partial(expand, env=env, predefined=_predefined(Path(path)))
     usable = [label for label in entries if label not in disabled]
     servers = [_server(label, entries[label], report, expanded) for label in usable]
+    access = read_access(root, report, expanded) if isinstance(root.value, dict) else UNDECLARED
     problems = list(report.problems)
     if strict:
         unusable = [server for server in servers if isinstance(server, UnusableServerConfig)]
         problems += [mistake for server in unusable for mistake in server.mistakes] + report.warnings
     if problems:
         raise ConfigError("\n".join(problems))
-    return McpConfig(servers=tuple(servers), disabled=disabled, warnings=tuple(report.warnings))
+    return McpConfig(
+        servers=tuple(servers), disabled=disabled, access=access, warnings=tuple(report.warnings)
+    )
 
 
 def _predefined(path: Path) -> Mapping[str, str]:
@@ -157,13 +163,22 @@ def _entries(root: Node, report: Report) -> dict[str, Node]:
                 )
             else:
                 found[label] = entry
-    if not keys:
+    if not keys and not any(key in root.value for key in ACCESS_ROOTS):
         report.problem(root.line, "mcpServers", "the file has no such key, and no servers")
+    _warn_of_unknown_roots(root, report)
+    return found
+
+
+def _warn_of_unknown_roots(root: Node, report: Report) -> None:
     for key, node in root.value.items():
         # Keys unlike ours are other settings of the program whose file this is.
-        if key not in _ROOTS and (hint := nearest(key, _ROOTS)):
+        if key in (*_ROOTS, *ACCESS_ROOTS):
+            continue
+        if hint := nearest(key, _ROOTS):
             report.warning(node.line, key, "this key is not read" + hint)
-    return found
+        elif isinstance(node.value, dict) and (hint := nearest(key, ACCESS_ROOTS)):
+            # Not read, it would leave open what was to be closed.
+            report.problem(node.line, key, "this key is not read" + hint)
 
 
 def _is_disabled(node: Node) -> bool:
@@ -345,21 +360,31 @@ def json_schema() -> dict[str, Any]:
     """What editors check a file with. A server of any kind may have the keys of each."""
     properties: dict[str, Any] = {}
     definitions: dict[str, Any] = {}
-    for model in (base for kind in MODELS.values() for base in reversed(kind.__mro__) if is_dataclass(base)):
+
+    def described(model: type[Any]) -> dict[str, Any]:
+        """The schema of a model. A class knows the sentences about its own fields only, not of those it inherits."""
         schema = TypeAdapter(model).json_schema(schema_generator=_Short)
-        definitions |= schema.get("$defs", {})
-        # A class knows the sentences about its own fields only, not of those that it inherits.
-        properties |= {key: field for key, field in schema["properties"].items() if "description" in field}
+        definitions.update(schema.pop("$defs", {}))
+        members: dict[str, Any] = {}
+        for base in filter(is_dataclass, reversed(model.__mro__)):
+            fields = TypeAdapter(base).json_schema(schema_generator=_Short).get("properties", {})
+            members |= {key: field for key, field in fields.items() if "description" in field}
+        return {**schema, "properties": members}
+
+    for model in MODELS.values():
+        properties |= described(model)["properties"]
     properties["type"] = {
         "description": "What the server is. Default: stdio with a command; with a url it is asked.",
         "enum": list(TYPES),
     }
+
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "Tool servers of Toolway (mcp.json)",
+        "title": "Tool servers of Toolway, and who may use them (mcp.json)",
         "type": "object",
-        "anyOf": [{"required": [key]} for key in ("mcpServers", "servers", "mcp")],
-        "properties": {key: {"$ref": "#/$defs/servers"} for key in ("mcpServers", "servers")},
+        "anyOf": [{"required": [key]} for key in ("mcpServers", "servers", "mcp", *ACCESS_ROOTS)],
+        "properties": {key: {"$ref": "#/$defs/servers"} for key in ("mcpServers", "servers")}
+        | json_schemas(described),
         "$defs": {
             "servers": {
                 "description": "A server's name -> its entry.",

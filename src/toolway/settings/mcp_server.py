@@ -154,9 +154,8 @@ Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
 Count = Annotated[int, Field(gt=0, strict=True)]
 Text = Annotated[str, BeforeValidator(_text)]
 NonEmpty = Annotated[str, Field(pattern=r"\S"), BeforeValidator(_text)]
-Url = Annotated[
-    NonEmpty, WrapValidator(_url), Field(validation_alias=AliasChoices("url", "serverUrl", "httpUrl"))
-]
+Address = Annotated[NonEmpty, WrapValidator(_url)]
+Url = Annotated[Address, Field(validation_alias=AliasChoices("url", "serverUrl", "httpUrl"))]
 Name = Annotated[str, BeforeValidator(_scalar)]
 Argument = Annotated[Name, WithJsonSchema(_SCALAR)]
 Value = Annotated[Name, WithJsonSchema(_SCALAR_OR_NULL)]

@@ -39,7 +39,7 @@ _NAMES = {
     ("responses", "ttl"): "responses_ttl",
 }
 """Settings that people know by another name than that of the field. The others have the field's."""
-_NO_SETTINGS = {"query", "servers", "disabled", "warnings"}
+_NO_SETTINGS = {"query", "servers", "disabled", "access", "warnings"}
 _ENDPOINTS = ("/chat/completions", "/completions", "/responses", "/messages", "/embeddings", "/models")
 _VARIABLES = {
     "openai_base_url": "OPENAI_BASE_URL",
@@ -134,6 +134,7 @@ def _with_servers(settings: Settings, texts: Mapping[str, str]) -> Settings:
     return replace(
         settings,
         tools=replace(tools, servers=found.servers, disabled=found.disabled),
+        access=found.access,
         warnings=(*settings.warnings, *warnings),
     )
 
