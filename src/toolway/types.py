@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from fnmatch import fnmatchcase
@@ -17,26 +17,6 @@ JSON = dict[str, Any]
 """A JSON object from outside. It stays a dict, so that fields nobody here knows survive."""
 
 State = Literal["starting", "ready", "failed", "needs auth", "stopped"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Caller:
-    """Who sent a request. What is kept under `id` for one caller is never shown to another."""
-
-    id: str
-    """A digest of the credentials that came with the request."""
-    name: str = ""
-    """A short hash of the client key; empty when no keys are configured."""
-    headers: Sequence[Header] = ()
-    """What goes along to the model server."""
-    retry_id: str = ""
-    """Whose repeated requests are one and the same; without a credential that is one connection at most."""
-    is_known: bool = True
-    """Whether a credential came with the request; without one everybody has the same `id`."""
-    query: bytes = b""
-    """The query of the request's URL, which goes along too."""
-    selection: Selection = ()
-    """Which tools there are for this caller; no others exist for it, in no list, error or search."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -183,6 +163,8 @@ class Choice:
     patterns: tuple[str, ...] = ()
     server: str | None = None
     names: frozenset[str] | None = None
+    excluded: tuple[str, ...] = ()
+    """Patterns of tools that it does not take, whatever else it says."""
 
     def takes(self, name: str, tool: Tool) -> bool:
         """Whether the tool that models see as `name` is among them."""
@@ -190,8 +172,12 @@ class Choice:
             return tool.server == self.server and (
                 self.names is None or name in self.names or tool.name in self.names
             )
-        full = f"{tool.server}.{tool.name}"
-        return any(fnmatchcase(name, pattern) or fnmatchcase(full, pattern) for pattern in self.patterns)
+        return _matches(name, tool, self.patterns) and not _matches(name, tool, self.excluded)
+
+
+def _matches(name: str, tool: Tool, patterns: Sequence[str]) -> bool:
+    full = f"{tool.server}.{tool.name}"
+    return any(fnmatchcase(name, pattern) or fnmatchcase(full, pattern) for pattern in patterns)
 
 
 Selection = Sequence[Sequence[Choice]]
@@ -201,3 +187,76 @@ Selection = Sequence[Sequence[Choice]]
 def is_selected(name: str, tool: Tool, selection: Selection) -> bool:
     """Whether a tool passes each part of the selection."""
     return all(any(choice.takes(name, tool) for choice in choices) for choices in selection)
+
+
+def may_select(server: str, selection: Selection) -> bool:
+    """Whether a server whose tools nobody knows yet may have some that pass."""
+    return all(any(_may_take(choice, server) for choice in choices) for choices in selection)
+
+
+def _may_take(choice: Choice, server: str) -> bool:
+    if choice.server is not None:
+        return choice.server == server
+    return any(fnmatchcase(server, pattern.partition(".")[0]) for pattern in choice.patterns)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quota:
+    """How much all who share an `account` may use in so many seconds; 0 of them means: at the same time."""
+
+    account: str
+    unit: Literal["requests", "tool_calls", "tokens"]
+    most: int
+    seconds: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Principal:
+    """Who a key or a token stands for, and what may be done with it; what is left out is not narrowed."""
+
+    id: str = ""
+    """Under what is kept for it; the same after a key was rotated."""
+    name: str = ""
+    group: str = ""
+    routes: frozenset[str] | None = None
+    """The families of routes that it may ask."""
+    selection: Selection = ()
+    """Which tools there are for it."""
+    models: Sequence[Sequence[str]] = ()
+    """Patterns of models: one of each must match the name of a model that it may use."""
+    limits: Mapping[str, float] = field(default_factory=dict)
+    """Limits of the loop, by their names in the settings, that are lower than those."""
+    quotas: Sequence[Quota] = ()
+
+    def may_use_model(self, name: object) -> bool:
+        """Whether it may ask for a model of this name; who may not use each must name one."""
+        return all(
+            isinstance(name, str) and any(fnmatchcase(name, pattern) for pattern in patterns)
+            for patterns in self.models
+        )
+
+
+ANYBODY = Principal()
+"""Whoever sends a request where no keys are configured."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Caller:
+    """Who sent a request. What is kept under `id` for one caller is never shown to another."""
+
+    id: str
+    """A digest of the credentials that came with the request."""
+    name: str = ""
+    """The name of the key, or of the person; empty when no keys are configured."""
+    headers: Sequence[Header] = ()
+    """What goes along to the model server."""
+    retry_id: str = ""
+    """Whose repeated requests are one and the same; without a credential that is one connection at most."""
+    is_known: bool = True
+    """Whether a credential came with the request; without one everybody has the same `id`."""
+    query: bytes = b""
+    """The query of the request's URL, which goes along too."""
+    selection: Selection = ()
+    """Which tools there are for this caller; no others exist for it, in no list, error or search."""
+    principal: Principal = ANYBODY
+    """Whose key or token came with the request; it has what else this caller may do."""

@@ -10,6 +10,7 @@ from typing import Any
 from starlette.routing import Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from toolway.access.keys import KeyRing
 from toolway.api.chat.routes import ChatCompletions
 from toolway.api.mcp import McpEndpoint
 from toolway.api.passthrough import ModelList, Passthrough
@@ -37,10 +38,10 @@ from toolway.tools.direct import DirectTools
 def create_app(settings: Settings | None = None, *, pace: Pace = DEFAULT_PACE) -> ASGIApp:
     """The app for these settings, by default those of the environment. Raises ConfigError."""
     settings = settings or load_settings()
-    routes = Routes(settings, pace)
-    return AuthMiddleware(
-        LifespanRouter(default=routes, lifespan=routes.lifespan, redirect_slashes=False), settings.server
-    )
+    keys = KeyRing(settings.server.api_keys, settings.access)
+    routes = Routes(settings, pace, keys)
+    router = LifespanRouter(default=routes, lifespan=routes.lifespan, redirect_slashes=False)
+    return AuthMiddleware(router, settings.server, keys)
 
 
 class LifespanRouter(Router):
@@ -68,8 +69,9 @@ class Routes:
     The method of a WebSocket is "WEBSOCKET"; `websocket.WEBSOCKET_PATHS` has the paths at which there can be one.
     """
 
-    def __init__(self, settings: Settings, pace: Pace) -> None:
+    def __init__(self, settings: Settings, pace: Pace, keys: KeyRing) -> None:
         self._settings = settings
+        self._keys = keys
         self._pace = pace
         self._exact: dict[tuple[str, str], ASGIApp] = {}
         self._below: dict[str, ASGIApp] = {}
@@ -78,7 +80,7 @@ class Routes:
     @asynccontextmanager
     async def lifespan(self, _: Any) -> AsyncIterator[None]:
         """Open the app's state and put up the routes."""
-        async with open_state(self._settings) as state:
+        async with open_state(self._settings, self._keys) as state:
             engine = Engine(
                 settings=self._settings,
                 upstream=state.upstream,

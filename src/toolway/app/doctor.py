@@ -66,7 +66,7 @@ def examine(config: str | None = None) -> list[Finding]:
     """
     try:
         settings = load_settings(config=config)
-        check_exposure(settings.server)
+        check_exposure(settings.server, has_keys=settings.access.is_declared)
     except ConfigError as error:
         return [Finding(check="configuration", ok=False, detail=error.message)]
     logging.getLogger("toolway").setLevel(logging.CRITICAL)  # the findings say it better

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import anyio
 
+from toolway.access.keys import KeyRing
 from toolway.errors import ConfigError
 from toolway.settings.groups import ToolSettings
 from toolway.settings.mcp_server import ConfiguredServer, UnusableServerConfig, with_home
@@ -26,13 +27,15 @@ log = logging.getLogger("toolway.config")
 
 
 @asynccontextmanager
-async def watch_config(settings: Settings, factory: SourceFactory, catalog: Catalog) -> AsyncIterator[None]:
-    """Watch the file while the block lasts. A broken edit is reported, and the old servers stay."""
+async def watch_config(
+    settings: Settings, factory: SourceFactory, catalog: Catalog, keys: KeyRing | None = None
+) -> AsyncIterator[None]:
+    """Watch the file while the block lasts. A broken edit is reported, and the old servers and keys stay."""
     if settings.tools.config is None:
         yield
         return
     async with anyio.create_task_group() as tasks:
-        watcher = _ConfigWatcher(settings, factory, catalog)
+        watcher = _ConfigWatcher(settings, factory, catalog, keys or KeyRing())
         tasks.start_soon(watcher.poll)
         if threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGHUP"):
             tasks.start_soon(watcher.reload_on_hangup)
@@ -41,10 +44,11 @@ async def watch_config(settings: Settings, factory: SourceFactory, catalog: Cata
 
 
 class _ConfigWatcher:
-    def __init__(self, settings: Settings, factory: SourceFactory, catalog: Catalog) -> None:
+    def __init__(self, settings: Settings, factory: SourceFactory, catalog: Catalog, keys: KeyRing) -> None:
         self._settings = settings
         self._factory = factory
         self._catalog = catalog
+        self._keys = keys
         self._path = with_home(settings.tools.config or "")
         self._read_at = self._stamp()
 
@@ -81,7 +85,7 @@ class _ConfigWatcher:
             settings = reload_servers(self._settings)
         except ConfigError as error:
             for mistake in error.message.splitlines():
-                log.error("the servers stay as they were: %s", mistake)
+                log.error("the servers and keys stay as they were: %s", mistake)
             return
         also_mask(settings.secrets)
         for warning in settings.warnings:
@@ -89,6 +93,7 @@ class _ConfigWatcher:
                 log.warning("%s", warning)
         before = {server.label: server for server in self._settings.tools.servers}
         self._settings = replace(settings, tools=_without_broken_edits(settings.tools, before))
+        self._keys.replace(self._settings.access)
         self._catalog.replace(self._factory.sources(self._settings.tools))
         after = {server.label: server for server in self._settings.tools.servers}
         log.info("%s", _difference(before, after))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import anyio
 
+from toolway.access.keys import KeyRing
 from toolway.app.reload import watch_config
 from toolway.engine.model_target import USER_AGENT, ModelTarget
 from toolway.schema.compile import MOST_TOOLS, estimated_tokens, why_too_many
@@ -41,7 +42,7 @@ class AppState:
 
 
 @asynccontextmanager
-async def open_state(settings: Settings) -> AsyncIterator[AppState]:
+async def open_state(settings: Settings, keys: KeyRing) -> AsyncIterator[AppState]:
     """Connections and tool sources, for as long as the block lasts. Nothing is waited for."""
     async with (
         open_store(settings.store.url, ttl=settings.store.ttl, max_bytes=settings.store.max_bytes) as store,
@@ -52,7 +53,7 @@ async def open_state(settings: Settings) -> AsyncIterator[AppState]:
             Catalog(
                 factory.sources(settings.tools), prefixed=settings.tools.tool_prefix == "always"
             ).running() as catalog,
-            watch_config(settings, factory, catalog),
+            watch_config(settings, factory, catalog, keys),
             open_dynamic(settings.tools) as dynamic,
             ModelTarget(settings.upstream, upstream, catalog.set_target).learning() as target,
             anyio.create_task_group() as tasks,

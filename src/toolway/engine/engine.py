@@ -32,7 +32,7 @@ from toolway.engine.limits import Limits, LoopLimits
 from toolway.engine.loop import EarlierWork, Loop, run_tool_loop
 from toolway.engine.model_target import ModelTarget
 from toolway.engine.rejected_tools import without_rejected_tools
-from toolway.engine.request_options import RequestOptions, limits_of, read_profile
+from toolway.engine.request_options import RequestOptions, limits_of, lowered, no_such_model, read_profile
 from toolway.engine.request_tools import RequestTools, named_tool
 from toolway.engine.side_requests import SideRequest, find_side_request
 from toolway.engine.text_tool_calls import with_text_tool_calls
@@ -298,11 +298,12 @@ class Engine:
         self, declared: Sequence[JSON], read: ReadRequest, caller: Caller
     ) -> AsyncIterator[Conversation]:
         await self.settled()
-        with self.catalog.use() as snapshot:
+        with self.catalog.use() as everything:
+            snapshot = everything.visible_to(caller.selection)
             labels = {source.label for source in snapshot.sources}
             brought = [server for entry in declared if (server := read_declared(entry, labels))]
             async with self._client_servers.use(brought, owner=caller.id) as reached:
-                joined = snapshot.with_sources(reached.sources)
+                joined = snapshot.with_sources(reached.sources).visible_to(caller.selection)
                 request = read(ToolsAtHand(snapshot=joined, failures=reached.failures))
                 yield await self.conversation(request, joined, caller)
 
@@ -318,7 +319,9 @@ class Engine:
     ) -> Conversation:
         """The conversation of a request that was read, with the tools of this snapshot in it."""
         chat, selection = read_profile(request.chat, self.settings.tools.profiles)
-        options = request.options.narrowed(*caller.selection, *selection)
+        if not caller.principal.may_use_model(model := chat.options.get("model")):
+            raise no_such_model(model)
+        options = request.options.narrowed(*selection)
         side = self._side_request(request, caller)
         if side:
             options = options.narrowed(())
@@ -341,7 +344,7 @@ class Engine:
             resources=self._resources,
             request=chat,
             options=options,
-            limits=options.lowered(self._limits),
+            limits=options.lowered(lowered(self._limits, caller.principal.limits)),
             tools=tools,
             results=ToolResults(rules=self._rules, store=self.store, owner=caller.id, ask=model_info),
             caller=caller,
@@ -375,8 +378,9 @@ class _Opening(AbstractAsyncContextManager[Conversation]):
         await engine.settled()
         self._snapshot = snapshot = engine.catalog.hold()
         try:
-            request = self._read(ToolsAtHand(snapshot=snapshot))
-            return await engine.conversation(request, snapshot, self._caller)
+            visible = snapshot.visible_to(self._caller.selection)
+            request = self._read(ToolsAtHand(snapshot=visible))
+            return await engine.conversation(request, visible, self._caller)
         except BaseException:
             engine.catalog.release(snapshot)
             raise

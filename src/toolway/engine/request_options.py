@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from toolway.conversation.message import ChatRequest
 from toolway.engine.limits import Limits
-from toolway.errors import InvalidRequest
+from toolway.errors import InvalidRequest, NotFound
 from toolway.settings.groups import Profile, split_model
 from toolway.settings.settings import Settings
 from toolway.types import JSON, Choice, Selection
@@ -28,11 +29,17 @@ class RequestOptions:
 
     def lowered(self, limits: Limits) -> Limits:
         """The limits of this request."""
-        for name in ("max_rounds", "max_calls", "max_seconds"):
-            if (asked := getattr(self, name)) is not None:
-                limit = getattr(limits, name)
-                limits = replace(limits, **{name: min(limit, type(limit)(asked))})
-        return limits
+        asked = {name: getattr(self, name) for name in ("max_rounds", "max_calls", "max_seconds")}
+        return lowered(limits, {name: value for name, value in asked.items() if value is not None})
+
+
+def lowered(limits: Limits, values: Mapping[str, float]) -> Limits:
+    """The limits with those of `values` that are less."""
+    lower: dict[str, Any] = {}
+    for name, value in values.items():
+        limit = getattr(limits, name)
+        lower[name] = min(limit, type(limit)(value))
+    return replace(limits, **lower) if lower else limits
 
 
 def limits_of(settings: Settings) -> Limits:
@@ -56,6 +63,15 @@ def read_profile(
         if profile:
             return request.with_options(model=model), [[Choice(patterns=profile.patterns)]]
     return request, []
+
+
+def no_such_model(name: object) -> NotFound:
+    """What OpenAI answers for a model that is not there, or is not for this key."""
+    if name is None:
+        return NotFound("This key must name one of its models.", param="model", code="model_not_found")
+    shown = str(name)[:100]
+    message = f"The model {shown!r} does not exist, or this key may not use it."
+    return NotFound(message, param="model", code="model_not_found")
 
 
 def choices_of(entries: Sequence[JSON], servers: Iterable[str]) -> list[Choice]:

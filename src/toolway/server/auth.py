@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hmac
 import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
-from hashlib import sha256
 from ipaddress import ip_address
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from toolway.access.keys import KeyRing
 from toolway.errors import Forbidden, InvalidRequest, ToolwayError, Unauthorized
 from toolway.net.hosts import is_loopback
 from toolway.server.caller import CALLER_KEY, CREDENTIALS, key_in
@@ -35,18 +34,18 @@ class AuthMiddleware:
       next rule, stops DNS rebinding and other web pages' requests (CVE-2025-66416 and its kin).
     - Origin, when sent, must be the server's own or in `cors_origins`, or the answer is 403. Allowed other
       origins get CORS headers; there are never credentials in the sense of CORS, since there are no cookies.
-    - With `api_keys`, one of them must come in `Authorization: Bearer`, `api-key` or `x-api-key`, or the
+    - With keys, one of them must come in `Authorization: Bearer`, `api-key` or `x-api-key`, or the
       answer is 401. Its header is taken out of the request here, so that nothing behind can pass it on;
       a credential that is not ours stays and may be meant for the model server.
 
     All of it holds for a WebSocket too, before it is one: browsers let any page open them.
     """
 
-    def __init__(self, app: ASGIApp, settings: ServerSettings) -> None:
+    def __init__(self, app: ASGIApp, settings: ServerSettings, keys: KeyRing | None = None) -> None:
         self._app = app
-        self._keys = tuple(sha256(key.encode()).digest() for key in settings.api_keys)
+        self._keys = keys or KeyRing(settings.api_keys)
         self._origins = frozenset(origin.encode() for origin in settings.cors_origins)
-        self._is_our_host = lru_cache(maxsize=256)(_host_rule(settings))
+        self._is_our_host = lru_cache(maxsize=256)(_host_rule(settings, self._keys))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -66,7 +65,7 @@ class AuthMiddleware:
                 send = _with_cors(send, origin)
             if origin is not None and _is_preflight(scope):
                 app = _answer_preflight
-            elif self._keys and scope["path"] not in OPEN_ROUTES:
+            elif self._keys.is_closed and scope["path"] not in OPEN_ROUTES:
                 scope = self._authenticated(scope, seen)
         except ToolwayError as error:
             await send_error(scope, send, error, _challenge(error))
@@ -77,7 +76,7 @@ class AuthMiddleware:
         seen = [header for header in scope["headers"] if header[0] in _LOOKED_AT]
         try:
             self._check_origin(seen, self._check_host(seen))
-            if self._keys:
+            if self._keys.is_closed:
                 scope = self._authenticated(scope, seen)
         except ToolwayError as error:
             await send_error(scope, in_place_of_upgrade(scope, send), error, _challenge(error))
@@ -118,34 +117,23 @@ class AuthMiddleware:
         )
 
     def _authenticated(self, scope: Scope, seen: Sequence[Header]) -> Scope:
-        """The scope without the headers that hold our key, and with the caller's name."""
-        ours = {}
-        for header in seen:
-            if header[0] in CREDENTIALS:
-                digest = sha256(key_in(header)).digest()
-                if self._knows(digest):
-                    ours[header] = digest
+        """The scope without the headers that hold our key, and with whose key it is."""
+        credentials = [header for header in seen if header[0] in CREDENTIALS]
+        ours = {header: found for header in credentials if (found := self._keys.find(key_in(header)))}
         if not ours:
             raise Unauthorized(
                 "Missing or unknown API key: send a key of this server as 'Authorization: Bearer KEY'.",
                 code="invalid_api_key",
             )
-        caller = next(iter(ours.values())).hex()[:12]
-        return {**scope, "headers": [h for h in scope["headers"] if h not in ours], CALLER_KEY: caller}
-
-    def _knows(self, digest: bytes) -> bool:
-        """Compare with every key, so that the time tells nothing about which one was close."""
-        known = False
-        for key in self._keys:
-            known |= hmac.compare_digest(key, digest)
-        return known
+        principal = next(iter(ours.values()))
+        return {**scope, "headers": [h for h in scope["headers"] if h not in ours], CALLER_KEY: principal}
 
 
 def _challenge(error: ToolwayError) -> list[Header]:
     return [(b"www-authenticate", b"Bearer")] if isinstance(error, Unauthorized) else []
 
 
-def _host_rule(settings: ServerSettings) -> Callable[[bytes], bool]:
+def _host_rule(settings: ServerSettings, keys: KeyRing) -> Callable[[bytes], bool]:
     """Is this Host header one of this server's names?
 
     Loopback names and the bound host always are. On an exposed address so is any IP address: rebinding needs
@@ -153,7 +141,7 @@ def _host_rule(settings: ServerSettings) -> Callable[[bytes], bool]:
     """
     listed = frozenset(settings.allowed_hosts)
     suffixes = tuple(name[1:] for name in listed if name.startswith("*."))
-    any_name = "*" in listed or bool(settings.is_exposed and settings.api_keys and not listed)
+    any_name = "*" in listed or bool(settings.is_exposed and keys.is_closed and not listed)
 
     def is_ours(header: bytes) -> bool:
         whole = header.decode().lower()

@@ -9,11 +9,11 @@ from functools import lru_cache
 from starlette.types import Scope
 
 from toolway.settings.groups import UpstreamSettings
-from toolway.types import Caller, Header
+from toolway.types import ANYBODY, Caller, Header, Principal
 from toolway.upstream.client import HOP_BY_HOP, credential
 
 CALLER_KEY = "toolway.caller"
-"""The scope's key for the caller's name: a short hash of the client key, absent when no keys are configured."""
+"""The scope's key for the `Principal` whose credential came, absent when no keys are configured."""
 
 OPTION_PREFIX = b"x-toolway-"
 """What begins the names of headers that are for Toolway itself."""
@@ -48,18 +48,27 @@ def _caller(scope: Scope, settings: UpstreamSettings) -> Caller:
     """What the head of a request and its connection say, and nothing else."""
     headers = upstream_headers(scope, settings)
     identity, is_known = caller_id(scope), _is_known(scope)
+    principal = principal_of(scope)
     return Caller(
         id=identity,
-        name=scope.get(CALLER_KEY, ""),
+        name=principal.name,
         headers=[header for header in headers if not header[0].startswith(OPTION_PREFIX)],
         retry_id=identity if is_known else f"{identity}:{_digest(identity, _origin_of(scope))}",
         is_known=is_known,
         query=scope.get("query_string", b""),
+        selection=principal.selection,
+        principal=principal,
     )
 
 
+def principal_of(scope: Scope) -> Principal:
+    """Whose credential came with the request."""
+    found: Principal = scope.get(CALLER_KEY, ANYBODY)
+    return found
+
+
 def _is_known(scope: Scope) -> bool:
-    return bool(scope.get(CALLER_KEY)) or any(name in CREDENTIALS for name, _ in scope["headers"])
+    return CALLER_KEY in scope or any(name in CREDENTIALS for name, _ in scope["headers"])
 
 
 def _origin_of(scope: Scope) -> bytes:
@@ -72,12 +81,12 @@ def _origin_of(scope: Scope) -> bytes:
 
 
 def caller_id(scope: Scope) -> str:
-    """A digest of the credentials: whose conversations these are. The name of a key that is ours stands before it.
+    """A digest of the credentials: whose conversations these are. The id of a principal stands before it.
 
     What a caller may take is counted for all that is before the colon: one key is one caller, whatever credentials for
     the model server come along.
     """
-    key = scope.get(CALLER_KEY, "")
+    key = principal_of(scope).id
     digest = _digest(key, *(value for name, value in scope["headers"] if name in CREDENTIALS))
     return f"{key}:{digest}" if key else digest
 

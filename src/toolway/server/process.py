@@ -40,7 +40,7 @@ def run(settings: Settings, create_app: CreateApp, on_listening: Callable[[str],
     Raises ConfigError when it would be unsafe, or the address cannot be listened on; SystemExit when the app
     does not start.
     """
-    check_exposure(settings.server)
+    check_exposure(settings.server, has_keys=settings.access.is_declared)
     sockets = listen(settings.server.host, settings.server.port)
     config = server_config(partial(_build, create_app, settings), settings.server, factory=True)
     try:
@@ -58,14 +58,15 @@ def run(settings: Settings, create_app: CreateApp, on_listening: Callable[[str],
             listener.close()
 
 
-def check_exposure(settings: ServerSettings) -> None:
-    """Raise ConfigError for settings that would let strangers run tools."""
-    if settings.insecure or settings.api_keys:
+def check_exposure(settings: ServerSettings, *, has_keys: bool = False) -> None:
+    """Raise ConfigError for settings that would let strangers run tools; `has_keys` says whether the file has some."""
+    if settings.insecure or settings.api_keys or has_keys:
         return
     if settings.is_exposed:
         raise ConfigError(
-            f"On {settings.host} everybody who can reach this machine could run your tools. Set TOOLWAY_API_KEYS "
-            "to keys that clients must send, or say --insecure (TOOLWAY_INSECURE=true) if that is what you want."
+            f"On {settings.host} everybody who can reach this machine could run your tools. Make a key for each client "
+            "with `toolway keys add NAME`, or set TOOLWAY_API_KEYS to keys that clients must send, or say --insecure "
+            "(TOOLWAY_INSECURE=true) if that is what you want."
         )
     if "*" in settings.cors_origins:
         raise ConfigError(

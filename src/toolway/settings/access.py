@@ -29,7 +29,7 @@ OF_JWT = "jwt:"
 """What the names of those begin with who come with a JWT."""
 
 _SECONDS = {"second": 1, "minute": 60, "hour": 3_600, "day": 86_400}
-_RATE = re.compile(r"(\d{1,9}) ?/ ?(\d{1,5} ?)?(second|minute|hour|day)s?")
+_RATE = re.compile(r"([1-9]\d{0,8}) ?/ ?(?:([1-9]\d{0,4}) ?)?(second|minute|hour|day)s?")
 _DIGEST = re.compile(r"(?:sha256:)?([0-9a-f]{64})")
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 
@@ -45,7 +45,7 @@ def _rate(value: Any) -> Any:
     if isinstance(value, Rate):
         return value
     found = _RATE.fullmatch(value.strip()) if isinstance(value, str) else None
-    if not found or not int(found[1]) or found[2] == "0":
+    if not found:
         raise ValueError(f'{value!r} is no rate like "60/minute", "5/10 seconds" or "1000/day"')
     return Rate(int(found[1]), int(found[2] or 1) * _SECONDS[found[3]])
 

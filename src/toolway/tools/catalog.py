@@ -18,7 +18,17 @@ from toolway.schema.compile import define, define_in_steps
 from toolway.schema.targets import SchemaTarget
 from toolway.tools import names
 from toolway.tools.invoke import run_checked
-from toolway.types import JSON, OnProgress, SourceStatus, Tool, ToolResult, ToolSource
+from toolway.types import (
+    JSON,
+    OnProgress,
+    Selection,
+    SourceStatus,
+    Tool,
+    ToolResult,
+    ToolSource,
+    is_selected,
+    may_select,
+)
 
 log = logging.getLogger("toolway.catalog")
 
@@ -27,6 +37,9 @@ AT_ONCE = 20
 
 SLICE = 0.004
 """Seconds that this may take at a time: requests wait for it."""
+
+MOST_VIEWS = 128
+"""So many choices of tools each snapshot keeps ready."""
 
 MAX_LINES = 20
 """Renamed tools that the log names one by one."""
@@ -54,7 +67,33 @@ class Snapshot:
         self._by_target: dict[tuple[SchemaTarget, frozenset[Tool]], Snapshot] = {
             (target, frozenset(excluded)): self
         }
+        self._views: dict[Selection, Snapshot] = {}
         self._define(target, excluded)
+
+    def visible_to(self, selection: Selection) -> Snapshot:
+        """What there is for a caller: no other tools, and no server that has none for it."""
+        if not selection:
+            return self
+        key = tuple(map(tuple, selection))
+        if key not in self._views:
+            if len(self._views) >= MOST_VIEWS:
+                del self._views[next(iter(self._views))]
+            self._views[key] = self._view(key)
+        return self._views[key]
+
+    def _view(self, selection: Selection) -> Snapshot:
+        view = copy(self)
+        view.tools = {name: tool for name, tool in self.tools.items() if is_selected(name, tool, selection)}
+        labels = {tool.server for tool in view.tools.values()}
+        view.sources = tuple(
+            source
+            for source in self.sources
+            if source.label in labels or (not source.status.tools and may_select(source.label, selection))
+        )
+        view._by_target = {(self.target, self._excluded): view}
+        view._views = {}
+        view._define(self.target, self._excluded)
+        return view
 
     def with_sources(self, extra: Sequence[ToolSource]) -> Snapshot:
         """These tools and behind them those of `extra`, for one request: no name of these changes for it.
@@ -69,6 +108,7 @@ class Snapshot:
         joined._owners = {**self._owners, **owners}
         joined._announced = self._announced | {source: source.status.announced for source in extra}
         joined.tools = {**self.tools, **names.assign(owners, taken=self.tools)}
+        joined._views = {}
         joined._by_target = {(self.target, self._excluded): joined}
         joined._define(self.target, self._excluded)
         return joined
@@ -111,6 +151,7 @@ class Snapshot:
         key = (target, excluded)
         if key not in self._by_target:
             adapted = copy(self)
+            adapted._views = {}
             adapted._define(target, excluded)
             self._by_target[key] = adapted
         return self._by_target[key]

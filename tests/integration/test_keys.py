@@ -1,0 +1,150 @@
+"""Keys of the mcp.json, over a real port: what a key may not use does not exist for it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from tests.support.app_server import QUESTION, AppServer, app_server
+from tests.support.gate import DEADLINE
+from tests.support.logs import logged
+from tests.support.tools import ToolService
+from tests.support.upstream import Reply, call_stream, text_stream, tool_call, whole
+from toolway.access.keys import hash_of
+
+KEYS: Any = {
+    "alice": {"hash": hash_of("alice"), "group": "family", "tools": ["get_weather"]},
+    "bob": {"hash": hash_of("bob"), "models": ["small*"], "max_rounds": 1},
+    "carol": {"hash": hash_of("carol"), "group": "family"},
+    "late": {"hash": hash_of("late"), "expires": "2020-01-01"},
+}
+GROUPS = {"family": {"exclude": ["secret*"]}}
+
+
+async def _secret(_: Any) -> Any:
+    return {"told": "everything"}
+
+
+def write(path: Path, **members: Any) -> str:
+    """An mcp.json with these keys."""
+    path.write_text(json.dumps({"mcpServers": {}, "keys": KEYS, "groups": GROUPS, **members}))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("keys") / "mcp.json"
+
+
+@pytest.fixture(scope="module")
+def app(file: Path) -> Iterator[AppServer]:
+    with app_server(tools=ToolService(secret_tool=_secret), config=write(file)) as server:
+        yield server
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
+
+
+def ask(app: AppServer, key: str, *replies: Reply, **body: Any) -> httpx2.Response:
+    app.set_replies(*(replies or [whole({"content": "Hi"})]))
+    return app.ask(headers=bearer(key), **body)
+
+
+def offered(app: AppServer) -> list[str]:
+    seen = next(seen for seen in app.upstream.seen if seen.method == "POST")
+    return [tool["function"]["name"] for tool in seen.json.get("tools", ())]
+
+
+@pytest.mark.parametrize(
+    ("key", "names"), [("alice", ["get_weather"]), ("carol", ["get_weather", "list_cities"])]
+)
+def test_a_key_has_the_tools_that_it_may_use(app: AppServer, key: str, names: list[str]):
+    assert ask(app, key).status_code == 200
+    assert offered(app) == names
+
+
+def test_a_guessed_name_is_a_tool_that_nobody_knows(app: AppServer):
+    guesses = [tool_call(name=name, arguments="{}") for name in ("secret_tool", "no_such_tool")]
+    results = []
+    for guess in guesses:
+        ask(app, "carol", call_stream(guess), text_stream("Well."), stream=True)
+        results.append(app.upstream.seen[-1].json["messages"][-1]["content"])
+    assert not app.tools.calls
+    assert results[0].replace("secret_tool", "no_such_tool") == results[1]
+
+
+def test_options_of_a_request_never_widen_what_a_key_may_use(app: AppServer):
+    for more in (
+        {"tools": [{"type": "mcp", "server_label": app.settings.tools.endpoints[0].label}]},
+        {"tool_choice": {"type": "allowed_tools", "allowed_tools": {"tools": [{"name": "secret_tool"}]}}},
+    ):
+        ask(app, "carol", **more)
+        assert "secret_tool" not in offered(app)
+
+
+def test_a_model_that_is_not_for_this_key_does_not_exist(app: AppServer):
+    assert ask(app, "bob", model="small-7b").status_code == 200
+    for model in ("mock", "big", "small@x/../big"[::-1], None, 7):
+        answer = ask(app, "bob", model=model)
+        assert answer.status_code == 404, model
+        assert answer.json()["error"]["code"] == "model_not_found"
+        assert not app.upstream.seen
+
+
+def test_a_key_has_its_own_limit_of_rounds(app: AppServer):
+    call = call_stream(tool_call(name="list_cities", arguments="{}"))
+    ask(app, "bob", call, call, text_stream("Done."), stream=True, model="small")
+    assert len(app.tools.calls) == 1
+
+
+@pytest.mark.parametrize("key", ["late", "nobody", "Alice", "alice alice"])
+def test_a_key_that_is_over_or_unknown_opens_nothing(app: AppServer, key: str):
+    answer = ask(app, key)
+    assert answer.status_code == 401
+    assert answer.json()["error"]["code"] in ("invalid_api_key", "expired_api_key")
+    assert answer.headers["www-authenticate"].startswith("Bearer")
+
+
+def test_one_keys_stored_responses_are_not_anothers(app: AppServer):
+    app.set_replies(whole({"content": "Hi"}))
+    body = {"model": "mock", "input": QUESTION}
+    stored = httpx2.post(f"{app.url}/v1/responses", json=body, headers=bearer("alice"), timeout=60).json()
+    path = f"{app.url}/v1/responses/{stored['id']}"
+    assert httpx2.get(path, headers=bearer("alice")).status_code == 200
+    hidden = httpx2.get(path, headers=bearer("carol"))
+    assert hidden.status_code == 404
+    missing = httpx2.get(f"{path}x", headers=bearer("carol"))
+    assert hidden.json()["error"]["message"] == missing.json()["error"]["message"].replace("x'", "'")
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    end = time.monotonic() + DEADLINE
+    while not holds():
+        assert time.monotonic() < end
+
+
+def test_the_keys_of_an_edited_file_hold_at_once_and_those_of_a_broken_one_do_not(tmp_path: Path):
+    file = tmp_path / "mcp.json"
+
+    def opens(key: str) -> bool:
+        return httpx2.get(f"{app.url}/", headers=bearer(key)).status_code == 200
+
+    with app_server(config=write(file)) as app, logged(app.settings) as log:
+        assert opens("alice")
+        write(file, keys={"dora": {"hash": hash_of("dora")}})
+        wait_until(lambda: opens("dora"))
+        assert not opens("alice")
+        write(file, keys={"dora": {"hash": hash_of("dora"), "tols": []}, "eve": {"hash": hash_of("eve")}})
+        wait_until(lambda: "stay as they were: " in log.getvalue())
+        assert "mcp.json:1: keys.dora: 'tols' is not known; did you mean 'tools'." in log.getvalue()
+        assert opens("dora") and not opens("eve")
+        file.write_text('{"mcpServers": {}}')
+        wait_until(lambda: not opens("dora"))
+        assert httpx2.get(f"{app.url}/").status_code == 401
