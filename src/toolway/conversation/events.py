@@ -197,6 +197,7 @@ class EventStream:
         self.watcher: Callable[[Chunks], None] | None = None
         """Is told of all chunks too, while somebody looks at the text as it comes; may not wait."""
         self._subscribers = subscribers
+        self._unfinished: list[Chunks] = []
 
     async def emit(self, event: Event) -> None:
         """Something happened in the loop."""
@@ -208,8 +209,14 @@ class EventStream:
             self.notify(TextBegan())
         if self.watcher is not None and type(event) is Chunks:
             self.watcher(event)
+        if self.rounds and type(event) is Chunks:
+            self._unfinished.append(event)
         if self.deliver is not None:
             await self.deliver(event)
+
+    def unfinished_text(self) -> str:
+        """What the client was sent of the turn under way, if there were rounds before it."""
+        return "".join(_text_in(chunk) for event in self._unfinished for chunk, _ in event.items)
 
     def notify(self, event: Event) -> None:
         """Something happened that is for subscribers alone."""
@@ -221,6 +228,7 @@ class EventStream:
             case RoundBegan(hidden=rounds):
                 self.saw_text = False
                 self.rounds = rounds
+                self._unfinished.clear()
             case HeadArrived(headers=headers) if self.head is None:
                 self.head = headers
             case CallBegan():
@@ -232,3 +240,10 @@ def _says_something(chunk: JSON | str) -> bool:
         return True
     choices: Any = chunk.get("choices") or ()
     return any(value for choice in choices for key, value in choice["delta"].items() if key != "role")
+
+
+def _text_in(chunk: JSON | str) -> str:
+    if isinstance(chunk, str):
+        return chunk
+    choices: Any = chunk.get("choices") or ()
+    return "".join(text for choice in choices if isinstance(text := choice["delta"].get("content"), str))

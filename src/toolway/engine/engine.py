@@ -26,7 +26,7 @@ from toolway.conversation.events import (
     Subscribe,
 )
 from toolway.conversation.message import ChatRequest, Message
-from toolway.engine.history import hidden_rounds, split_turns
+from toolway.engine.history import hidden_rounds, interrupted, split_turns
 from toolway.engine.history.resume import Attempt
 from toolway.engine.limits import Limits, LoopLimits
 from toolway.engine.loop import EarlierWork, Loop, run_tool_loop
@@ -140,8 +140,11 @@ class Conversation:
         request = self.request.with_messages(messages)
         try:
             outcome = await run_tool_loop(request, turn=self._turn(turn), loop=loop, done=done)
-        except anyio.get_cancelled_exc_class():
-            self.events.notify(ClientLeft())
+        except BaseException as error:
+            with anyio.CancelScope(shield=True):
+                await interrupted.keep(self.resources.store, self.caller, sent, self.events)
+            if isinstance(error, anyio.get_cancelled_exc_class()):
+                self.events.notify(ClientLeft())
             raise
         await self._keep(sent, outcome)
         self.events.notify(ConversationEnded(outcome=outcome))
@@ -174,9 +177,12 @@ class Conversation:
             return sent
         store, owner = self.resources.store, self.caller.id
         messages = list(sent)
+        places = await interrupted.find(store, self.caller, sent)
         if self.resources.settings.loop.replay:
             messages = await hidden_rounds.recall(store, self.caller, messages)
         messages = await split_turns.restore(store, owner, messages)
+        if places:
+            messages = interrupted.put_back(messages, places)
         if len(messages) > len(sent):
             self.results.adopt(messages, with_original_ids(sent))
         return messages

@@ -52,7 +52,7 @@ async def remember(store: Store, caller: Caller, messages: Sequence[Any], outcom
     if outcome.message.tool_calls:
         return
     fields = [*outcome.earlier, outcome.message.fields]
-    answer = {"role": "assistant", "content": "".join(_text(part.get("content")) for part in fields)}
+    answer = {"role": "assistant", "content": "".join(text_of(part.get("content")) for part in fields)}
     *_, mark = _marks([*messages, answer])
     last = {
         name: outcome.message.fields.get(name) or "" for name in TEXT_FIELDS if name in outcome.message.fields
@@ -115,26 +115,27 @@ def _marks(messages: Sequence[Any]) -> Iterator[_Mark]:
     for position, message in enumerate(messages):
         if not isinstance(message, dict) or message.get("role") in ("system", "developer"):
             continue
-        essence = dumps(_essence(message))
-        whole.update(essence)
+        told = dumps(essence(message))
+        whole.update(told)
         if message.get("role") == "assistant" and not message.get("tool_calls"):
-            exchange = hashlib.sha256(question + essence).hexdigest()
+            exchange = hashlib.sha256(question + told).hexdigest()
             yield _Mark(position=position, whole=whole.hexdigest(), exchange=exchange)
         elif message.get("role") == "user":
-            question = essence
+            question = told
 
 
-def _essence(message: JSON) -> list[Any]:
+def essence(message: JSON) -> list[Any]:
     """What clients do not change when they send a message again: white space they do, where they join texts."""
     calls = message.get("tool_calls")
     ids = [call.get("id") for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
     content = message.get("content")
     if isinstance(content, list) and not all(isinstance(p, dict) and "text" in p for p in content):
         return [message.get("role"), content, ids]
-    return [message.get("role"), "".join(_text(content).split()), ids]
+    return [message.get("role"), "".join(text_of(content).split()), ids]
 
 
-def _text(content: Any) -> str:
+def text_of(content: Any) -> str:
+    """The words of a message's content."""
     if isinstance(content, list):
         return "".join(str(part.get("text") or "") for part in content if isinstance(part, dict))
     return content if isinstance(content, str) else ""

@@ -1,0 +1,169 @@
+"""Interrupted answers: their finished rounds, put back when the client goes on behind what it saw of them.
+
+A client that left in the middle of an answer, or whose answer broke off, comes back with a part of its text, or with
+nothing of it, and then a new message of its user. What ran meanwhile it never saw. The rounds are found by all that
+the client sent before, and the part that it shows must be the beginning of what it was sent; where two attempts look
+alike and had other rounds, they are nobody's. Whoever has no key must show a part that nobody could guess.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice, pairwise
+from typing import Any
+
+from toolway.conversation.events import EventStream
+from toolway.engine.history.hidden_rounds import essence, text_of
+from toolway.stores import Key, Kind, Store
+from toolway.types import JSON, Caller
+from toolway.wire.lenient_json import dumps
+
+MOST = 8
+"""Interrupted answers that are kept of conversations with the same beginning, the newest of them."""
+
+UNGUESSABLE = 40
+"""Characters of an answer, white space not counted, that tell whose it is where nobody has a key."""
+
+_NOTE = re.compile(r"\W*(\w+ ?){0,4}(interrupted|aborted|cancell?ed|stopped)", re.IGNORECASE)
+"""What some clients write behind the part of an answer: "[Response interrupted by user]"."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Attempt:
+    """The messages of finished `rounds`, and `shown`: the text that the client was sent, without white space."""
+
+    conversation: str
+    shown: str
+    rounds: list[JSON]
+
+
+ATTEMPTS = Kind("interrupted", list[_Attempt])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where the rounds of an attempt belong: before the message `anchor` of the client's, or in its place.
+
+    `rest` is what stands in its place behind them: the part of the last turn that the client saw.
+    """
+
+    anchor: Any
+    rounds: Sequence[JSON]
+    rest: JSON | None
+
+
+async def keep(store: Store, caller: Caller, sent: Sequence[Any], events: EventStream) -> None:
+    """An attempt to answer these messages broke off."""
+    if not events.rounds and not store.may_have(caller.id):
+        return
+    key, conversation = _key_of(caller, sent), list(_digests(sent))[-1]
+    kept = await store.get(key) or []
+    turns = [text_of(message.get("content")) for message in events.rounds if message["role"] == "assistant"]
+    shown = "".join([*turns, events.unfinished_text()])
+    new = _Attempt(conversation=conversation, shown="".join(shown.split()), rounds=list(events.rounds))
+    others = [old for old in kept if old.conversation != conversation or not _continues(new, old)]
+    # One without any makes those of another, that looks the same, nobody's.
+    if new.rounds or any(old.conversation == conversation for old in others):
+        await store.put(key, [*others, new][-MOST:])
+
+
+async def find(store: Store, caller: Caller, sent: Sequence[Any]) -> Sequence[Place]:
+    """Where rounds of interrupted answers belong in a conversation of the client's."""
+    if not store.may_have(caller.id) or not (parts := _parts(sent)):
+        return ()
+    if not (kept := await store.get(_key_of(caller, sent))):
+        return ()
+    digests = list(_digests(sent))
+    places = []
+    for before, part in parts:
+        alike = [
+            old for old in kept if old.conversation == digests[before] and _is_part(part, old.shown, caller)
+        ]
+        if alike and all(old.rounds == alike[0].rounds for old in alike) and alike[0].rounds:
+            places.append(_place(sent[before], part, alike[0].rounds))
+    return places
+
+
+def put_back(messages: Sequence[Any], places: Sequence[Place]) -> list[Any]:
+    """The conversation with the rounds in their places."""
+    by_anchor: Mapping[int, Place] = {id(place.anchor): place for place in places}
+    whole: list[Any] = []
+    for message in messages:
+        if (place := by_anchor.get(id(message))) is None:
+            whole.append(message)
+        else:
+            whole += [*place.rounds, *([place.rest] if place.rest else [])]
+    return whole
+
+
+def _parts(sent: Sequence[Any]) -> list[tuple[int, str | None]]:
+    """Each place where an answer may have broken off: how many messages stand before it, and the part that is shown.
+
+    No part: a message of the user's follows where an answer should stand.
+    """
+    places: list[tuple[int, str | None]] = []
+    for position, (one, other) in enumerate(pairwise(sent)):
+        if not isinstance(one, dict) or not isinstance(other, dict) or other.get("role") != "user":
+            continue
+        if one.get("role") != "assistant":
+            places.append((position + 1, None))
+        elif not one.get("tool_calls"):
+            places.append((position, text_of(one.get("content"))))
+    return places
+
+
+def _is_part(part: str | None, shown: str, caller: Caller) -> bool:
+    """Whether this is what a client may show of an answer whose text began like that."""
+    seen = "".join((part or "").split())
+    pairs = zip(seen, shown, strict=False)
+    same = next((n for n, (one, other) in enumerate(pairs) if one != other), min(len(seen), len(shown)))
+    if same < len(seen) and not _NOTE.match(seen[same:]):
+        return False
+    return caller.is_known or same >= UNGUESSABLE
+
+
+def _place(anchor: Any, part: str | None, rounds: Sequence[JSON]) -> Place:
+    if part is None:
+        return Place(anchor=anchor, rounds=rounds, rest=anchor)
+    told = "".join(text_of(message.get("content")) for message in rounds if message["role"] == "assistant")
+    rest = part.removeprefix(told) if part.startswith(told) else _behind(part, len("".join(told.split())))
+    return Place(anchor=anchor, rounds=rounds, rest={**anchor, "content": rest} if rest.strip() else None)
+
+
+def _behind(text: str, count: int) -> str:
+    """What is left of a text behind so many characters that are no white space."""
+    for position, character in enumerate(text):
+        if count <= 0:
+            return text[position:]
+        count -= not character.isspace()
+    return ""
+
+
+def _continues(new: _Attempt, old: _Attempt) -> bool:
+    """Whether an attempt went on behind the rounds of another."""
+    return new.rounds[: len(old.rounds)] == old.rounds
+
+
+def _key_of(caller: Caller, sent: Sequence[Any]) -> Key[list[_Attempt]]:
+    """Where attempts of the conversations with this first message are kept."""
+    empty, *more = islice(_digests(sent), 1 + _first(sent))
+    return ATTEMPTS.key(caller.id, more[-1] if more else empty)
+
+
+def _first(sent: Sequence[Any]) -> int:
+    """How many messages stand up to the first one that is no system message."""
+    roles = (message.get("role") if isinstance(message, dict) else None for message in sent)
+    return next((n for n, role in enumerate(roles, 1) if role not in ("system", "developer")), 0)
+
+
+def _digests(sent: Sequence[Any]) -> Iterator[str]:
+    """The digest of the first 0, 1, 2 ... messages; system messages, which clients change, are passed over."""
+    digest = hashlib.sha256()
+    yield digest.hexdigest()
+    for message in sent:
+        if isinstance(message, dict) and message.get("role") not in ("system", "developer"):
+            digest.update(dumps(essence(message)))
+        yield digest.hexdigest()

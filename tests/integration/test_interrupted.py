@@ -1,0 +1,159 @@
+"""Answers that broke off after tools ran: when the client goes on, the model reads what happened; all runs once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx2
+import pytest
+
+from tests.support.app_server import QUESTION, AppServer, app_server
+from tests.support.gate import Gate
+from tests.support.upstream import OUT_OF_MEMORY, Reply, chunk, sse, text_stream, tool_call
+from toolway.types import JSON
+
+MORE = {"role": "user", "content": "And tomorrow?"}
+LOOKS = sse(
+    chunk(role="assistant", content="Let me look. "),
+    chunk(tool_calls=[tool_call()]),
+    chunk(finish="tool_calls"),
+)
+BEGINS = "It is cloudy in Paris, and in the evening there may be rain."
+
+
+@pytest.fixture
+def app() -> Iterator[AppServer]:
+    with app_server() as server:
+        yield server
+
+
+def headers_of(key: str | None) -> dict[str, str]:
+    return {"authorization": f"Bearer {key}"} if key else {}
+
+
+def broken(text: str = BEGINS) -> Reply:
+    """A stream that ends in the middle."""
+    return Reply(parts=sse(chunk(content=text), done=False).parts, cut=True)
+
+
+def leaves_in_the_middle(app: AppServer, *, messages: Any = QUESTION, key: str | None = "mine") -> None:
+    """The client reads the beginning of the second turn and hangs up."""
+    gate = Gate()
+    app.set_replies(LOOKS, Reply(parts=[*sse(chunk(content=BEGINS), done=False).parts, gate]))
+    body = {"model": "mock", "messages": messages, "stream": True}
+    url = f"{app.url}/v1/chat/completions"
+    with httpx2.Client() as client, client.stream("POST", url, json=body, headers=headers_of(key)) as answer:
+        for line in answer.iter_lines():
+            if "evening" in line:
+                break
+    app.upstream.departures.wait()
+
+
+def breaks_off(app: AppServer, *second: Reply, key: str | None = "mine", **more: Any) -> None:
+    app.set_replies(LOOKS, *(second or (broken(),)))
+    app.ask(stream=True, headers=headers_of(key), **more)
+
+
+def goes_on(app: AppServer, *messages: JSON, key: str | None = "mine") -> list[JSON]:
+    """What the model reads when the client comes back."""
+    app.upstream.replies = [text_stream("Sunny.")]
+    app.upstream.seen.clear()
+    app.ask(stream=True, headers=headers_of(key), messages=[*QUESTION, *messages])
+    read: list[JSON] = app.upstream.seen[0].json["messages"]
+    return read
+
+
+def assistant(text: str) -> JSON:
+    return {"role": "assistant", "content": text}
+
+
+def roles(messages: list[JSON]) -> list[str]:
+    return [message["role"] for message in messages]
+
+
+@pytest.mark.parametrize("how", [leaves_in_the_middle, breaks_off])
+def test_the_rounds_are_put_back_behind_what_the_client_saw(app: AppServer, how: Any):
+    how(app)
+    read = goes_on(app, assistant("Let me look. It is cloudy in"), MORE)
+    assert roles(read) == ["user", "assistant", "tool", "assistant", "user"]
+    assert (read[1]["content"], read[1]["tool_calls"][0]["function"]["name"]) == (
+        "Let me look. ",
+        "get_weather",
+    )
+    assert read[3] == assistant("It is cloudy in")
+    assert len(app.tools.calls) == 1
+    later = goes_on(app, assistant("Let me look. It is cloudy in"), MORE, assistant("Sunny."), MORE)
+    assert later[: len(read)] == read
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [[], [assistant("")], [assistant("Let me")], [assistant("Let me look.")]],
+    ids=["none", "empty", "less", "turn"],
+)
+def test_a_client_that_saw_less_has_the_rounds_too(app: AppServer, seen: list[JSON]):
+    breaks_off(app)
+    read = goes_on(app, *seen, MORE)
+    assert roles(read) == ["user", "assistant", "tool", "user"]
+
+
+def test_a_client_may_write_that_the_answer_was_interrupted(app: AppServer):
+    breaks_off(app)
+    read = goes_on(app, assistant("Let me look. It is\n\n[Response interrupted by user]"), MORE)
+    assert roles(read) == ["user", "assistant", "tool", "assistant", "user"]
+    assert read[3]["content"].startswith("It is")
+
+
+def test_an_error_in_place_of_an_answer_keeps_the_rounds_as_well(app: AppServer):
+    breaks_off(app, OUT_OF_MEMORY)
+    assert roles(goes_on(app, MORE)) == ["user", "assistant", "tool", "user"]
+
+
+@pytest.mark.parametrize(
+    "said", ["Let me look. It is sunny.", "Let me look. " + BEGINS + " So take a coat.", "I do not know."]
+)
+def test_another_answer_stays_as_the_client_sent_it(app: AppServer, said: str):
+    breaks_off(app)
+    assert goes_on(app, assistant(said), MORE) == [*QUESTION, assistant(said), MORE]
+
+
+def test_another_key_gets_nothing(app: AppServer):
+    breaks_off(app)
+    assert roles(goes_on(app, assistant("Let me look."), MORE, key="theirs")) == ["user", "assistant", "user"]
+
+
+def test_another_conversation_gets_nothing(app: AppServer):
+    breaks_off(app, messages=[{"role": "user", "content": "What is the weather in Rome?"}])
+    assert roles(goes_on(app, MORE)) == ["user", "user"]
+
+
+def test_without_a_key_a_part_that_nobody_could_guess_tells_whose_it_is(app: AppServer):
+    breaks_off(app, key=None)
+    assert roles(goes_on(app, MORE, key=None)) == ["user", "user"]
+    assert roles(goes_on(app, assistant("Let me look."), MORE, key=None)) == ["user", "assistant", "user"]
+    shown = assistant("Let me look. " + BEGINS[:-5])
+    assert roles(goes_on(app, shown, MORE, key=None)) == ["user", "assistant", "tool", "assistant", "user"]
+
+
+def test_two_with_one_key_and_the_same_question_get_their_own_or_nothing(app: AppServer):
+    """As the users of Open WebUI have it."""
+    answers = iter(["Cloudy, says the first.", "Rain, says the second."])
+
+    async def differs(_: Any) -> str:
+        return next(answers)
+
+    app.tools.behaviours["get_weather"] = differs
+    breaks_off(app, broken("It is as the first server says."))
+    breaks_off(app, broken("What the second one says."), temperature=0.5)
+    assert roles(goes_on(app, MORE)) == ["user", "user"]
+    assert "first" in json.dumps(goes_on(app, assistant("Let me look. It is as the first"), MORE)[2])
+    assert "second" in json.dumps(goes_on(app, assistant("Let me look. What the"), MORE)[2])
+
+
+def test_one_whose_attempt_ran_nothing_does_not_get_the_rounds_of_another(app: AppServer):
+    breaks_off(app)
+    app.set_replies(OUT_OF_MEMORY)
+    app.ask(stream=True, headers=headers_of("mine"), temperature=0.5)
+    assert roles(goes_on(app, MORE)) == ["user", "user"]
