@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from starlette.routing import Router
@@ -23,16 +23,22 @@ from toolway.api.responses import (
     Responses,
     Socket,
 )
+from toolway.app.doctor import judge_running
 from toolway.app.health import Readiness, healthz, welcome
 from toolway.app.state import AppState, open_state
+from toolway.console.app import open_console
+from toolway.console.feed import Feed
+from toolway.console.journal import Journal
+from toolway.console.parts import Parts
 from toolway.engine.engine import Engine
 from toolway.errors import ConfigError, NotFound, ToolwayError
-from toolway.server.auth import AuthMiddleware
+from toolway.server.auth import CONSOLE, AuthMiddleware, wants_page
 from toolway.server.envelopes import plain_path, send_error
 from toolway.server.websocket import in_place_of_upgrade
 from toolway.settings.settings import Settings, load_settings
 from toolway.telemetry.conversation_log import ConversationLog
 from toolway.tools.direct import DirectTools
+from toolway.types import JSON
 
 
 def create_app(settings: Settings | None = None, *, pace: Pace = DEFAULT_PACE) -> ASGIApp:
@@ -80,7 +86,8 @@ class Routes:
     @asynccontextmanager
     async def lifespan(self, _: Any) -> AsyncIterator[None]:
         """Open the app's state and put up the routes."""
-        async with open_state(self._settings, self._keys) as state:
+        async with open_state(self._settings, self._keys) as state, AsyncExitStack() as stack:
+            journal = Journal()
             engine = Engine(
                 settings=self._settings,
                 upstream=state.upstream,
@@ -101,12 +108,12 @@ class Routes:
                 self._exact["GET", "/v1/models"] = ModelList(
                     state.upstream, self._settings.upstream, self._settings.tools.profiles
                 )
-            async with self._direct(state):
-                if self._settings.responses.mode == "passthrough":
-                    yield
-                    return
-                async with self._responses(state, engine):
-                    yield
+            await stack.enter_async_context(self._direct(state))
+            if self._settings.console.enabled:
+                await stack.enter_async_context(self._console(state, engine, journal))
+            if self._settings.responses.mode != "passthrough":
+                await stack.enter_async_context(self._responses(state, engine))
+            yield
 
     @asynccontextmanager
     async def _direct(self, state: AppState) -> AsyncIterator[None]:
@@ -116,6 +123,33 @@ class Routes:
         self._exact |= {(method, "/mcp"): endpoint for method in ("GET", "POST", "DELETE")}
         self._below["/mcp/"] = endpoint
         async with endpoint.running():
+            yield
+
+    @asynccontextmanager
+    async def _console(self, state: AppState, engine: Engine, journal: Journal) -> AsyncIterator[None]:
+        """Put up the console, while the block lasts."""
+
+        async def judge() -> list[JSON]:
+            return [finding.to_json() for finding in await judge_running(state)]
+
+        parts = Parts(
+            settings=state.settings,
+            upstream=state.upstream,
+            catalog=state.catalog,
+            store=state.store,
+            engine=engine,
+            journal=journal,
+            feed=Feed(),
+            judge=judge,
+            paths=lambda: [path for _, path in self._exact],
+        )
+        async with open_console(parts) as console:
+
+            async def page_or_welcome(scope: Scope, receive: Receive, send: Send) -> None:
+                await (console.page if wants_page(scope) else welcome)(scope, receive, send)
+
+            self._exact["GET", "/"] = page_or_welcome
+            self._below[CONSOLE] = console
             yield
 
     @asynccontextmanager

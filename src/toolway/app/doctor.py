@@ -12,11 +12,11 @@ import orjson
 from rich.console import Console
 from rich.markup import escape
 
-from toolway.app.state import why_tools_do_not_fit
+from toolway.app.state import AppState, why_tools_do_not_fit
 from toolway.conversation.events import EventStream
 from toolway.conversation.message import ChatRequest
 from toolway.conversation.tool_calls import read_arguments
-from toolway.engine.model_target import ModelTarget
+from toolway.engine.model_target import USER_AGENT, ModelTarget
 from toolway.engine.rejected_tools import without_rejected_tools
 from toolway.engine.request_tools import RequestTools
 from toolway.errors import ConfigError, StoreError, UpstreamError
@@ -75,6 +75,25 @@ def examine(config: str | None = None) -> list[Finding]:
         *anyio.run(_try_store, settings),
         *anyio.run(_try_everything, settings),
     ]
+
+
+async def judge_running(state: AppState) -> list[Finding]:
+    """What is wrong with a Toolway that runs, as far as looking tells; nothing is started or tried for it."""
+    settings, catalog = state.settings, state.catalog
+    found = [
+        Finding(check="configuration", ok=False, detail=warning, advice=None) for warning in settings.warnings
+    ]
+    models, model = await _try_models(state.upstream, settings, [USER_AGENT])
+    found.append(models)
+    proxies = _proxies(settings)
+    found += [_judge_source(source, proxies.get(source.label)) for source in catalog.sources]
+    found += [finding for finding in _judge_names(state.target.fit(catalog.snapshot)) if not finding.ok]
+    found += _judge_refused(state.target)
+    if models.ok:
+        found += await _judge_size(settings, state.target, catalog.snapshot, model)
+    if not await state.store.is_ready():
+        found.append(Finding(check="store", ok=False, detail="it cannot be reached"))
+    return found
 
 
 def print_findings(findings: Sequence[Finding]) -> None:
@@ -146,11 +165,13 @@ async def _try_everything(settings: Settings) -> list[Finding]:
     return found
 
 
-async def _try_models(upstream: Upstream, settings: Settings) -> tuple[Finding, str | None]:
+async def _try_models(
+    upstream: Upstream, settings: Settings, own: Sequence[Header] = ()
+) -> tuple[Finding, str | None]:
     proxy = proxy_of(settings.upstream)
     check = f"model server {settings.upstream.base_url}" + (f" through the proxy {proxy}" if proxy else "")
     try:
-        async with upstream.request("GET", "/models", headers=_headers(settings)) as answer:
+        async with upstream.request("GET", "/models", headers=[*own, *_headers(settings)]) as answer:
             body = await answer.read(2**24)
     except UpstreamError as error:
         start = "Start it, or set OPENAI_BASE_URL to where it listens (LM Studio: http://localhost:1234/v1)."

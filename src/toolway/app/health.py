@@ -19,7 +19,7 @@ async def healthz(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def welcome(scope: Scope, receive: Receive, send: Send) -> None:
-    """What this is, for people who open the address in a browser."""
+    """What this is, for programs; a browser gets the console."""
     about = {"name": "toolway", "version": __version__, "openai_base_url": "/v1"}
     await send_json(send, 200, about)
 

@@ -21,6 +21,9 @@ from toolway.types import Header
 OPEN_ROUTES = frozenset({"/healthz"})
 """Routes that ask for no key. They say nothing about this installation."""
 
+CONSOLE = "/console/"
+"""What is below it asks for sessions, and checks them itself; the page at / that leads there says nothing either."""
+
 _HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_.])?)(:[0-9]{1,5})?")
 _HEADER_NAMES = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z, -]*")
 _LOOKED_AT = CREDENTIALS | {b"host", b"origin"}
@@ -65,7 +68,7 @@ class AuthMiddleware:
                 send = _with_cors(send, origin)
             if origin is not None and _is_preflight(scope):
                 app = _answer_preflight
-            elif self._keys.is_closed and scope["path"] not in OPEN_ROUTES:
+            elif self._keys.is_closed and scope["path"] not in OPEN_ROUTES and not _is_for_console(scope):
                 scope = self._authenticated(scope, seen)
         except ToolwayError as error:
             await send_error(scope, send, error, _challenge(error))
@@ -161,6 +164,19 @@ def _is_address(name: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def wants_page(scope: Scope) -> bool:
+    """Whether a browser asks for the page at /; a program gets JSON there."""
+    return (
+        scope["path"] == "/"
+        and scope["method"] in ("GET", "HEAD")
+        and any(name == b"accept" and b"text/html" in value for name, value in scope["headers"])
+    )
+
+
+def _is_for_console(scope: Scope) -> bool:
+    return scope["path"].startswith(CONSOLE) or wants_page(scope)
 
 
 def _is_preflight(scope: Scope) -> bool:

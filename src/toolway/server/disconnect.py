@@ -18,6 +18,9 @@ EXTENSION = "toolway.disconnect"
 STOP = "toolway.stop"
 """Where it puts the signal that is set when the server stops and leaves requests no more time."""
 
+SHUTDOWN = "toolway.shutdown"
+"""Where it puts the signal that is set as soon as the server is told to stop, for what would never end by itself."""
+
 
 class DisconnectSignal:
     """Set once, when one side of a connection disconnects, or has to; calls whoever wants to know."""
@@ -89,8 +92,8 @@ class error_at_stop:  # noqa: N801
 
     # A class, since a contextmanager costs every request two microseconds.
 
-    def __init__(self, scope: Scope) -> None:
-        self._stop: DisconnectSignal | None = scope.get("extensions", {}).get(STOP)
+    def __init__(self, scope: Scope, signal: str = STOP) -> None:
+        self._stop: DisconnectSignal | None = scope.get("extensions", {}).get(signal)
 
     def __enter__(self) -> None:
         if self._stop is not None:

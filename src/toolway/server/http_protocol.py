@@ -14,7 +14,7 @@ from httptools import HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from toolway.errors import InvalidRequest, ToolwayError
-from toolway.server.disconnect import EXTENSION, STOP, DisconnectSignal, stopping
+from toolway.server.disconnect import EXTENSION, SHUTDOWN, STOP, DisconnectSignal, stopping
 from toolway.server.envelopes import DO_NOT_RETRY, openai_envelope, send_error
 from toolway.server.websocket import WEBSOCKET_PATHS, WebSocketProtocol
 
@@ -67,7 +67,12 @@ class HttpProtocol(HttpToolsProtocol):
         self._data = b""
         self._upgraded = False
         self._disconnect, self._stop = DisconnectSignal(), DisconnectSignal()
-        self._extensions: Any = {EXTENSION: self._disconnect, STOP: self._stop}
+        self._shutdown = DisconnectSignal()
+        self._extensions: Any = {
+            EXTENSION: self._disconnect,
+            STOP: self._stop,
+            SHUTDOWN: self._shutdown,
+        }
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -94,6 +99,7 @@ class HttpProtocol(HttpToolsProtocol):
     def shutdown(self) -> None:
         self._writer.flush()
         super().shutdown()
+        self._shutdown.set()
         if grace := self.config.timeout_graceful_shutdown:
             # A little earlier than uvicorn, which would cancel the task and leave no time for last words.
             self.loop.call_later(grace - min(0.5, grace / 2), self._stop.set)

@@ -16,7 +16,7 @@ from websockets.frames import Close, Frame
 from websockets.http11 import Request
 
 from toolway.server.asgi import ClientGone
-from toolway.server.disconnect import DisconnectSignal
+from toolway.server.disconnect import SHUTDOWN, DisconnectSignal
 from toolway.settings.groups import ServerSettings
 from toolway.types import Header
 
@@ -24,9 +24,6 @@ T = TypeVar("T")
 
 WEBSOCKET_PATHS = frozenset({"/v1/responses"})
 """Where a GET may become a WebSocket. Every other offer to upgrade is declined."""
-
-SHUTDOWN = "toolway.shutdown"
-"""Where our server puts, into `scope["extensions"]`, the DisconnectSignal that happens when it is told to stop."""
 
 MAX_QUEUED = 64
 """Messages that may wait while work is under way."""

@@ -200,6 +200,7 @@ ProgressForm = Annotated[
 ]
 UsageForm = Annotated[Literal["last", "sum"], Field(description="last or sum")]
 ResponsesApi = Annotated[Literal["translate", "passthrough"], Field(description="translate or passthrough")]
+Contents = Annotated[Literal["auto", "on", "off"], Field(description="auto, on or off")]
 ToolNames = Annotated[Literal["operation", "short"], Field(description="operation or short")]
 ToolPrefix = Annotated[Literal["clash", "always"], Field(description="clash or always")]
 
@@ -330,6 +331,20 @@ class ResponsesSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ConsoleSettings:
+    """The console at `/`: who may use it, and what it keeps of conversations."""
+
+    enabled: Flag = True
+    keys: tuple[Credential, ...] = field(default=(), repr=False)
+    """Those who have one may see and change everything that the console shows."""
+    edit: Flag = True
+    """Whether it may change the file of the tool servers, and so run programs."""
+    contents: Contents = "auto"
+    max_bytes: Size = 16 * 2**20
+    ttl: Seconds = 86_400.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class LogSettings:
     """What is said on the terminal."""
 
@@ -350,6 +365,7 @@ class Settings:
     results: ResultSettings = ResultSettings()
     store: StoreSettings = StoreSettings()
     responses: ResponsesSettings = ResponsesSettings()
+    console: ConsoleSettings = ConsoleSettings()
     log: LogSettings = LogSettings()
     access: AccessConfig = UNDECLARED
     """Who may do what, as the file `config` says. Not a setting."""
@@ -357,9 +373,16 @@ class Settings:
     """What looks like a mistake but forbids nothing, one sentence each. Not a setting."""
 
     @property
+    def shows_contents(self) -> bool:
+        """Whether the console keeps and shows what is said in conversations."""
+        choice = self.console.contents
+        return choice == "on" or (choice == "auto" and not self.server.is_exposed)
+
+    @property
     def secrets(self) -> tuple[str, ...]:
         """Every configured value that must never be shown."""
-        found = [self.upstream.api_key, *self.server.api_keys, *store_secrets(self.store.url)]
+        found = [self.upstream.api_key, *self.server.api_keys, *self.console.keys]
+        found += store_secrets(self.store.url)
         found += [
             value for name, value in parse_qsl(self.upstream.query.decode()) if looks_secret(name, value)
         ]

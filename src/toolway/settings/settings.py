@@ -37,6 +37,12 @@ _NAMES = {
     ("store", "max_bytes"): "store_max_bytes",
     ("responses", "mode"): "responses",
     ("responses", "ttl"): "responses_ttl",
+    ("console", "enabled"): "console",
+    ("console", "keys"): "console_keys",
+    ("console", "edit"): "console_edit",
+    ("console", "contents"): "console_contents",
+    ("console", "max_bytes"): "console_max_bytes",
+    ("console", "ttl"): "console_ttl",
 }
 """Settings that people know by another name than that of the field. The others have the field's."""
 _NO_SETTINGS = {"query", "servers", "disabled", "access", "warnings"}
@@ -47,7 +53,7 @@ _VARIABLES = {
     "endpoints": "MCP_SERVER_ENDPOINTS",
     "debug_output": "DEBUG_OUTPUT",
 }
-_SECRET = {"openai_api_key", "api_keys"}
+_SECRET = {"openai_api_key", "api_keys", "console_keys"}
 _READ_ELSEWHERE = {"TOOLWAY_CACHE"}
 """Where the demo keeps its model's weights; not a setting of the server."""
 _TOKEN = re.compile(r"TOOLWAY_SERVER_([A-Z0-9_]+)_TOKEN")
@@ -217,7 +223,7 @@ def _in_groups(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _as_list(name: str, value: Any) -> Any:
-    if name in {"api_keys", "allowed_hosts", "cors_origins"} and isinstance(value, str):
+    if name in {"api_keys", "console_keys", "allowed_hosts", "cors_origins"} and isinstance(value, str):
         return tuple(filter(None, re.split(r"[,\s]+", value)))
     return value
 

@@ -244,6 +244,8 @@ class Catalog:
         self._seen: dict[ToolSource, SourceStatus] = {}
         self.on_change: list[Callable[[], None]] = []
         """Called when there are other tools than before, or others can be called."""
+        self.listeners: list[Callable[[], None]] = []
+        """Are called whenever a source has a new status."""
         self._notice()
 
     @asynccontextmanager
@@ -360,6 +362,8 @@ class Catalog:
             for notify in self.on_change:
                 notify()
         self._end_unused()
+        for listener in self.listeners:
+            listener()
 
     def _report(self, source: ToolSource) -> None:
         status, seen = source.status, self._seen.get(source)

@@ -21,7 +21,8 @@ from tests.support.servers import until
 from tests.support.websocket import HANDSHAKE, WebSocketServer, frame, websocket_server
 from toolway.server.asgi import ClientGone
 from toolway.server.caller import upstream_headers
-from toolway.server.websocket import MAX_FRAGMENTS, MAX_QUEUED, SHUTDOWN, WebSocket
+from toolway.server.disconnect import SHUTDOWN
+from toolway.server.websocket import MAX_FRAGMENTS, MAX_QUEUED, WebSocket
 from toolway.settings.settings import load_settings
 
 KEY = "a-client-key"

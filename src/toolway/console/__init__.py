@@ -1,0 +1,1 @@
+"""The console: a page for people at `/`, and the API behind it."""

@@ -1,0 +1,128 @@
+"""The overview: the model server, the tool servers, what is wrong, and what a client needs to know."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import anyio
+import orjson
+
+from toolway import __version__
+from toolway.console.parts import Parts
+from toolway.console.routes import ConsoleRequest, Route
+from toolway.engine.model_target import USER_AGENT
+from toolway.errors import ToolwayError
+from toolway.net.hosts import masked
+from toolway.schema.compile import estimated_tokens
+from toolway.types import JSON, ToolSource
+from toolway.upstream.client import credential
+
+MODEL_SECONDS = 3.0
+FRESH_SECONDS = 5.0
+"""The model server is not asked more often than that, however many pages are open."""
+MOST_MODELS = 200
+
+
+class Overview:
+    """Its routes, and what they answer."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._model_server: JSON = {}
+        self._findings: Sequence[JSON] = ()
+        self._asked_at = float("-inf")
+        self._asking = anyio.Lock()
+
+    def routes(self) -> list[Route]:
+        """The routes of the overview."""
+        return [
+            Route(method="GET", path="/overview", handler=self._overview,
+                  summary="The state of everything, what is wrong and what to do about it."),
+        ]  # fmt: skip
+
+    async def _overview(self, request: ConsoleRequest) -> JSON:
+        await self._ask(at_once="fresh" in request.query)
+        parts = self._parts
+        settings = parts.settings
+        snapshot = parts.engine.target.fit(parts.catalog.snapshot)
+        return {
+            "version": __version__,
+            "model_server": self._model_server,
+            "servers": [summary_of(source) for source in parts.catalog.sources],
+            "tools": {
+                "offered": len(snapshot.offered),
+                "tokens": estimated_tokens(snapshot.all_definitions) if snapshot.offered else 0,
+            },
+            "findings": self._findings,
+            "conversations": parts.journal.newest(6),
+            "needs_key": bool(settings.server.api_keys),
+            "shows_contents": settings.shows_contents,
+            "may_edit": settings.console.edit,
+            "paths": sorted(set(parts.paths())),
+            "profiles": [profile.name for profile in settings.tools.profiles],
+        }
+
+    async def _ask(self, *, at_once: bool) -> None:
+        async with self._asking:
+            age = time.monotonic() - self._asked_at
+            if age < (1.0 if at_once else FRESH_SECONDS):
+                return
+            self._model_server = await self._look_at_model_server()
+            self._findings = await self._parts.judge()
+            self._asked_at = time.monotonic()
+
+    async def _look_at_model_server(self) -> JSON:
+        parts = self._parts
+        headers = [USER_AGENT, *credential(parts.settings.upstream.api_key)]
+        target = parts.engine.target
+        found: JSON = {
+            "url": masked(parts.settings.upstream.base_url),
+            "profile": target.profile,
+            "is_reachable": False,
+            "reason": f"no answer within {MODEL_SECONDS:g} seconds",
+            "models": [],
+        }
+        with anyio.move_on_after(MODEL_SECONDS):
+            try:
+                async with parts.upstream.request("GET", "/models", headers=headers) as answer:
+                    body = await answer.read(2**24)
+            except ToolwayError as error:
+                return {**found, "reason": error.message}
+            ids = _ids(body)
+            if ids is None:
+                return {**found, "reason": f"GET /models answers {answer.status}, not a list of models"}
+            known = {name: await target.infos.get(name, headers) for name in ids[:1]}
+            models = [
+                {
+                    "id": name,
+                    "context": known[name].context if name in known else None,
+                    "sees": known[name].sees if name in known else None,
+                }
+                for name in ids[:MOST_MODELS]
+            ]
+            return {**found, "is_reachable": True, "reason": None, "models": models}
+        return found
+
+
+def _ids(body: bytes) -> list[str] | None:
+    try:
+        return [str(model["id"]) for model in orjson.loads(body)["data"]]
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def summary_of(source: ToolSource) -> JSON:
+    """One tool server in a line."""
+    status = source.status
+    return {
+        "label": source.label,
+        "kind": source.kind,
+        "state": status.state,
+        "protocol": status.protocol,
+        "tools": len(status.tools),
+        "error": status.error,
+        "error_at": status.error_at,
+        "error_stage": status.error_stage,
+        "warnings": list(status.warnings),
+    }

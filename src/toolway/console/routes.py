@@ -1,0 +1,207 @@
+"""The console as an ASGI app: the page, its files, and every route of its API on one page."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qsl, unquote
+
+from starlette.types import Receive, Scope, Send
+
+from toolway.console.access import NO_SESSION, Access, Session
+from toolway.console.assets import HARMLESS, PAGE, assets
+from toolway.console.feed import Feed
+from toolway.errors import InvalidRequest, NotFound, Stopping, ToolwayError, to_public_error
+from toolway.server.asgi import (
+    ClientGone,
+    EventStreamResponse,
+    parse_object,
+    read_body,
+    send_json,
+    send_whole,
+    stream_events,
+)
+from toolway.server.disconnect import SHUTDOWN, error_at_stop
+from toolway.server.envelopes import send_error
+from toolway.types import JSON, Header
+
+log = logging.getLogger("toolway.console")
+
+API = "/console/api"
+MAX_BODY = 8 * 2**20
+KEEP_ALIVE = 15.0
+MOST_TOPICS = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConsoleRequest:
+    """One request to the API: who sent it, the names in its path, its query, its body."""
+
+    scope: Scope
+    receive: Receive
+    send: Send
+    session: Session
+    names: Sequence[str] = ()
+    query: Mapping[str, str] = field(default_factory=dict)
+
+    async def body(self, limit: int = MAX_BODY) -> JSON:
+        """The JSON object in the body. Raises InvalidRequest, TooLarge, ClientGone."""
+        return parse_object(await read_body(self.scope, self.receive, limit))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reply:
+    """An answer with more to it than JSON and a 200."""
+
+    value: Any = None
+    status: int = 200
+    headers: Sequence[Header] = ()
+
+
+Handler = Callable[[ConsoleRequest], Awaitable[Any]]
+"""Answers a request: with JSON, or a dataclass that becomes JSON, or a Reply."""
+Streamer = Callable[[ConsoleRequest, EventStreamResponse], Awaitable[None]]
+"""Answers a request with an event stream."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Route:
+    """One route below /console/api; `{}` in its path stands for a name. `summary` is for its documentation."""
+
+    method: str
+    path: str
+    summary: str
+    handler: Handler | None = None
+    streamer: Streamer | None = None
+    is_open: bool = False
+    """Whether it asks for no session."""
+
+    def match(self, path: str) -> tuple[str, ...] | None:
+        """The names in a path, still percent-encoded, that is this route's."""
+        pattern = re.escape(self.path).replace(r"\{\}", "([^/]+)")
+        found = re.fullmatch(pattern, path)
+        return tuple(unquote(name) for name in found.groups()) if found else None
+
+
+class Console:
+    """The app: everything below /console/, and the page at /."""
+
+    def __init__(self, access: Access, feed: Feed, routes: Sequence[Route]) -> None:
+        self._access = access
+        self._feed = feed
+        self.routes = (*self._own_routes(), *routes)
+
+    def _own_routes(self) -> list[Route]:
+        return [
+            Route(
+                method="GET", path="/session", summary="Who asks, and the token that changes need.",
+                handler=self._session, is_open=True,
+            ),
+            Route(
+                method="POST", path="/session", summary="Exchange a key for a session.",
+                handler=self._sign_in, is_open=True,
+            ),
+            Route(method="DELETE", path="/session", summary="End the session.", handler=self._sign_out),
+            Route(
+                method="GET", path="/events", streamer=self._events,
+                summary="What happens, by topic, as server-sent events that go on where they broke off.",
+            ),
+        ]  # fmt: skip
+
+    async def page(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The page, for a browser at /."""
+        await _send_asset(scope, send, PAGE)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request below /console/. Errors go out in OpenAI's envelope."""
+        try:
+            path, method = scope["path"], scope["method"]
+            if not path.startswith(f"{API}/"):
+                if method not in ("GET", "HEAD"):
+                    raise NotFound(f"There is no {method} here.")
+                await _send_asset(scope, send, path.removeprefix("/console/"))
+                return
+            await self._api(scope, receive, send)
+        except ToolwayError as error:
+            await send_error(scope, send, error, HARMLESS)
+        except ClientGone:
+            return
+        except Exception as raised:
+            await send_error(scope, send, to_public_error(raised), HARMLESS)
+
+    async def _api(self, scope: Scope, receive: Receive, send: Send) -> None:
+        route, names = self._route(scope)
+        session = NO_SESSION if route.is_open else await self._access.check(scope)
+        query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
+        request = ConsoleRequest(
+            scope=scope, receive=receive, send=send, session=session, names=names, query=query
+        )
+        if stream := route.streamer:
+
+            async def produce(response: EventStreamResponse) -> None:
+                await _until_shutdown(scope, response, stream(request, response))
+
+            await stream_events(scope, receive, send, produce, keep_alive=KEEP_ALIVE)
+            return
+        assert route.handler is not None  # noqa: S101
+        answer = await route.handler(request)
+        reply = answer if isinstance(answer, Reply) else Reply(value=answer)
+        headers = [*HARMLESS, (b"cache-control", b"no-store"), *reply.headers]
+        await send_json(send, reply.status, reply.value, headers)
+
+    def _route(self, scope: Scope) -> tuple[Route, tuple[str, ...]]:
+        raw = scope.get("raw_path") or scope["path"].encode()
+        path = raw.decode("latin-1").partition("?")[0].removeprefix(API)
+        for route in self.routes:
+            if route.method == scope["method"] and (names := route.match(path)) is not None:
+                return route, names
+        raise NotFound(f"There is no {scope['method']} {scope['path'][:200]} here.")
+
+    async def _session(self, request: ConsoleRequest) -> JSON:
+        try:
+            session = await self._access.check(request.scope)
+        except ToolwayError as error:
+            may_sign_in = self._access.can_sign_in and self._access.needs_key
+            return {"is_in": False, "can_sign_in": may_sign_in, "reason": error.message, "token": None}
+        return {"is_in": True, "can_sign_in": bool(session.id), "reason": None, "token": session.token}
+
+    async def _sign_in(self, request: ConsoleRequest) -> Reply:
+        key = (await request.body(64 * 1024)).get("key")
+        if not isinstance(key, str) or not key:
+            raise InvalidRequest("The body must be an object with the key.", param="key")
+        session, cookie = self._access.sign_in(request.scope, key.strip())
+        return Reply(
+            value={"is_in": True, "can_sign_in": True, "reason": None, "token": session.token},
+            headers=[cookie],
+        )
+
+    async def _sign_out(self, request: ConsoleRequest) -> Reply:
+        return Reply(value={"is_in": False}, headers=[await self._access.sign_out(request.session)])
+
+    async def _events(self, request: ConsoleRequest, response: EventStreamResponse) -> None:
+        topics = set(request.query.get("topics", "").split(",")[:MOST_TOPICS])
+        given = dict(request.scope["headers"]).get(b"last-event-id", b"").decode("latin-1")
+        await self._feed.stream(response, topics, given or request.query.get("after", ""))
+
+
+async def _until_shutdown(scope: Scope, response: EventStreamResponse, work: Any) -> None:
+    """A stream that goes on for ever ends when the server is told to stop."""
+    try:
+        with error_at_stop(scope, SHUTDOWN):
+            await work
+    except Stopping:
+        await response.end(b"")
+
+
+async def _send_asset(scope: Scope, send: Send, path: str) -> None:
+    asset = assets().get(path)
+    if asset is None:
+        raise NotFound("There is no such file.")
+    if any(name == b"if-none-match" and asset.etag in value for name, value in scope["headers"]):
+        await send({"type": "http.response.start", "status": 304, "headers": list(asset.headers)})
+        await send({"type": "http.response.body", "body": b""})
+        return
+    await send_whole(send, 200, asset.body, asset.headers)

@@ -1,0 +1,112 @@
+"""The overview, as a browser shows it."""
+
+from __future__ import annotations
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.support.app_server import AppServer, app_server
+from tests.support.browser import PHONE, console_page, is_wider_than_the_window, violations
+from tests.support.upstream import json_reply
+
+MODELS = json_reply({"object": "list", "data": [{"id": "qwen3-8b", "meta": {"n_ctx": 8192}}]})
+
+
+def with_models(app: AppServer) -> AppServer:
+    app.upstream.models = MODELS
+    return app
+
+
+def test_all_is_well_and_a_client_finds_how_to_get_here(browser):
+    with app_server() as app, console_page(browser, with_models(app).url) as page:
+        expect(page.get_by_text("all is well")).to_be_visible()
+        expect(page.get_by_role("region", name="Model server")).to_contain_text("8,192 tokens")
+        expect(page.get_by_role("region", name="Tool servers")).to_contain_text("2 tools")
+        snippet = page.get_by_role("region", name="curl")
+        expect(snippet).to_contain_text(f"{app.url}/v1/chat/completions")
+        expect(snippet).to_contain_text("qwen3-8b")
+        page.get_by_role("tab", name="curl").press("ArrowRight")
+        expect(page.get_by_role("region", name="openai")).to_contain_text(f'base_url="{app.url}/v1"')
+        assert violations(page) == []
+
+
+def test_the_first_run_with_nothing_configured_tells_what_to_do(browser):
+    with (
+        app_server(endpoints="", openai_base_url="http://127.0.0.1:9/v1") as app,
+        console_page(browser, app.url) as page,
+    ):
+        steps = page.get_by_role("region", name="Three steps to the first tool call")
+        expect(steps).to_contain_text("Start your model server")
+        expect(steps).to_contain_text("OPENAI_BASE_URL")
+        expect(page.get_by_text("not reachable")).to_be_visible()
+        assert violations(page) == []
+
+
+def test_what_is_wrong_stands_there_with_what_to_do_about_it(browser):
+    with (
+        app_server(endpoints="gone=http://127.0.0.1:9") as app,
+        console_page(browser, with_models(app).url) as page,
+    ):
+        wrong = page.get_by_role("region", name="What is wrong")
+        expect(wrong).to_contain_text("tool server gone")
+        expect(wrong).to_contain_text("MCP_SERVER_ENDPOINTS")
+
+
+def test_a_server_that_comes_up_shows_without_a_reload(browser, tmp_path):
+    config = tmp_path / "mcp.json"
+    config.write_text('{"mcpServers": {}}')
+    with (
+        app_server(endpoints="", config=str(config)) as app,
+        console_page(browser, with_models(app).url) as page,
+    ):
+        expect(page.get_by_text("No tool servers yet.")).to_be_visible()
+        config.write_text('{"mcpServers": {"late": {"command": "no-such-program"}}}')
+        expect(page.get_by_role("region", name="Tool servers")).to_contain_text("late")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", [PHONE, {"width": 2200, "height": 1200}], ids=["phone", "wide"])
+def test_it_fits_any_window_in_light_and_dark(browser, scheme, size):
+    with (
+        app_server(endpoints="gone=http://127.0.0.1:9") as app,
+        console_page(browser, with_models(app).url, viewport=size, color_scheme=scheme) as page,
+    ):
+        expect(page.get_by_text("to look at")).to_be_visible()
+        assert not is_wider_than_the_window(page)
+        assert violations(page) == []
+
+
+def test_the_first_page_is_small_and_there_within_a_second(browser):
+    with app_server() as app, console_page(browser, with_models(app).url) as page:
+        expect(page.get_by_role("region", name="Model server")).to_be_visible()
+        sizes = page.evaluate("performance.getEntries().map((entry) => entry.transferSize ?? 0)")
+        assert 10_000 < sum(sizes) < 150_000
+        assert page.evaluate("performance.getEntriesByType('navigation')[0].domContentLoadedEventEnd") < 1000
+
+
+def test_a_key_opens_it_in_the_browser_and_signing_out_closes_it(browser):
+    with (
+        app_server(api_keys="api-key", console_keys="console-key") as app,
+        console_page(browser, app.url) as page,
+    ):
+        assert violations(page) == []
+        page.get_by_label("Key of the console").fill("console-key")
+        page.get_by_role("button", name="Sign in").click()
+        expect(page.get_by_role("heading", name="Overview")).to_be_visible()
+        assert page.evaluate("document.cookie") == ""
+        page.reload()
+        expect(page.get_by_role("heading", name="Overview")).to_be_visible()
+        expect(page.get_by_role("region", name="curl")).to_contain_text("Authorization: Bearer YOUR_KEY")
+        page.get_by_role("button", name="Sign out").click()
+        expect(page.get_by_label("Key of the console")).to_be_visible()
+
+
+def test_the_keyboard_reaches_everything(browser):
+    with app_server() as app, console_page(browser, with_models(app).url) as page:
+        expect(page.get_by_role("region", name="Model server")).to_be_visible()
+        reached = set()
+        for _ in range(30):
+            page.keyboard.press("Tab")
+            reached.add(page.evaluate("document.activeElement.textContent.trim().slice(0, 40)"))
+        assert {"Skip to the page", "Toolway", "curl", "Copy"} <= reached
+        page.evaluate("document.activeElement.blur()")
