@@ -82,3 +82,12 @@ class KeyRing:
         if entry.expires is not None and time.time() >= entry.expires:
             raise Unauthorized("This API key has expired; ask for a new one.", code="expired_api_key")
         return entry.principal
+
+    def digests(self, route: str) -> list[bytes]:
+        """The digests of the keys that name this route among theirs, and whose time is not over."""
+        now = time.time()
+        return [
+            entry.digest
+            for entry in self._entries.values()
+            if route in (entry.principal.routes or ()) and (entry.expires is None or now < entry.expires)
+        ]

@@ -137,6 +137,7 @@ class Routes:
             upstream=state.upstream,
             catalog=state.catalog,
             store=state.store,
+            keys=self._keys,
             engine=engine,
             journal=journal,
             feed=Feed(),

@@ -17,6 +17,7 @@ from hashlib import sha256
 
 from starlette.types import Scope
 
+from toolway.access.keys import KeyRing
 from toolway.console.peer import is_own_user
 from toolway.errors import Forbidden, TooMany, Unauthorized
 from toolway.net.hosts import is_loopback
@@ -56,14 +57,28 @@ NO_SESSION = Session(id="", token=OPEN, until=0.0)
 class Access:
     """The door of the console. `check` lets a request in, `sign_in` and `sign_out` begin and end a session."""
 
-    def __init__(self, settings: Settings, store: Store) -> None:
-        self._keys = tuple(sha256(key.encode()).digest() for key in settings.console.keys)
+    def __init__(self, settings: Settings, store: Store, keys: KeyRing) -> None:
+        self._own_keys = [sha256(key.encode()).digest() for key in settings.console.keys]
+        self._is_exposed = settings.server.is_exposed
+        self._ring = keys
         self._store = store
         self._wrong: list[float] = []
         self._peers: OrderedDict[tuple[str, int], tuple[float, bool]] = OrderedDict()
-        self.needs_key = bool(self._keys or settings.server.api_keys or settings.server.is_exposed)
+
+    @property
+    def _keys(self) -> list[bytes]:
+        """The digests of the keys that open the console: its own, and those of the file that name it."""
+        return [*self._own_keys, *self._ring.digests("console")]
+
+    @property
+    def needs_key(self) -> bool:
         """Whether nobody gets in without a key."""
-        self.can_sign_in = bool(self._keys)
+        return bool(self._own_keys) or self._ring.is_closed or self._is_exposed
+
+    @property
+    def can_sign_in(self) -> bool:
+        """Whether there is a key that opens it."""
+        return bool(self._keys)
 
     async def check(self, scope: Scope) -> Session:
         """The session of a request. Raises Unauthorized and Forbidden."""

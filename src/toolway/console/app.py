@@ -21,6 +21,6 @@ async def open_console(parts: Parts) -> AsyncIterator[Console]:
     routes = [*Overview(parts).routes()]
     parts.catalog.listeners.append(notice)
     try:
-        yield Console(Access(parts.settings, parts.store), parts.feed, routes)
+        yield Console(Access(parts.settings, parts.store, parts.keys), parts.feed, routes)
     finally:
         parts.catalog.listeners.remove(notice)

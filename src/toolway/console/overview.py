@@ -56,7 +56,7 @@ class Overview:
             },
             "findings": self._findings,
             "conversations": parts.journal.newest(6),
-            "needs_key": bool(settings.server.api_keys),
+            "needs_key": parts.keys.is_closed,
             "shows_contents": settings.shows_contents,
             "may_edit": settings.console.edit,
             "paths": sorted(set(parts.paths())),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
+from toolway.access.keys import KeyRing
 from toolway.console.feed import Feed
 from toolway.console.journal import Journal
 from toolway.engine.engine import Engine
@@ -23,6 +24,7 @@ class Parts:
     upstream: Upstream
     catalog: Catalog
     store: Store
+    keys: KeyRing
     engine: Engine
     journal: Journal
     feed: Feed

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import httpx2
 import pytest
 
 from tests.support.app_server import AppServer, app_server
+from toolway.access.keys import hash_of
 
 CONSOLE_KEY, API_KEY = "console-key-of-the-test", "api-key-of-the-test"
 BROWSER = {"accept": "text/html,application/xhtml+xml"}
@@ -128,6 +130,20 @@ def test_without_a_key_of_its_own_the_console_of_a_server_with_keys_stays_closed
         assert "TOOLWAY_CONSOLE_KEYS" in said["reason"]
         headers = {"authorization": f"Bearer {API_KEY}"}
         assert api(app, "GET", "overview", headers=headers).status_code == 401
+
+
+def test_a_key_of_the_file_opens_it_if_it_names_the_console(tmp_path):
+    keys = {
+        "operator": {"hash": hash_of("operators-key"), "routes": ["console"]},
+        "client": {"hash": hash_of("clients-key")},
+        "late": {"hash": hash_of("late-key"), "routes": ["console"], "expires": "2020-01-01"},
+    }
+    config = tmp_path / "mcp.json"
+    config.write_text(json.dumps({"mcpServers": {}, "keys": keys}))
+    with app_server(config=str(config)) as app:
+        for key, status in (("operators-key", 200), ("clients-key", 401), ("late-key", 401)):
+            assert api(app, "POST", "session", json={"key": key}, headers=CHANGE).status_code == status
+        assert api(app, "GET", "overview").status_code == 401
 
 
 def test_it_can_be_switched_off():
