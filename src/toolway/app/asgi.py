@@ -25,6 +25,7 @@ from toolway.api.responses import (
 )
 from toolway.app.doctor import judge_running
 from toolway.app.health import Readiness, healthz, welcome
+from toolway.app.observers import observing, open_tracing
 from toolway.app.state import AppState, open_state
 from toolway.console.app import open_console
 from toolway.console.feed import Feed
@@ -36,7 +37,6 @@ from toolway.server.auth import CONSOLE, AuthMiddleware, wants_page
 from toolway.server.envelopes import plain_path, send_error
 from toolway.server.websocket import in_place_of_upgrade
 from toolway.settings.settings import Settings, load_settings
-from toolway.telemetry.conversation_log import ConversationLog
 from toolway.tools.direct import DirectTools
 from toolway.types import JSON
 
@@ -46,8 +46,13 @@ def create_app(settings: Settings | None = None, *, pace: Pace = DEFAULT_PACE) -
     settings = settings or load_settings()
     keys = KeyRing(settings.server.api_keys, settings.access)
     routes = Routes(settings, pace, keys)
-    router = LifespanRouter(default=routes, lifespan=routes.lifespan, redirect_slashes=False)
-    return AuthMiddleware(router, settings.server, keys)
+    app: ASGIApp = LifespanRouter(default=routes, lifespan=routes.lifespan, redirect_slashes=False)
+    app = AuthMiddleware(app, settings.server, keys)
+    if settings.metrics.address:
+        from toolway.server.metrics import CountedRequests  # noqa: PLC0415 - needs 14 MB
+
+        app = CountedRequests(app, routes.name_of)
+    return app
 
 
 class LifespanRouter(Router):
@@ -86,7 +91,12 @@ class Routes:
     @asynccontextmanager
     async def lifespan(self, _: Any) -> AsyncIterator[None]:
         """Open the app's state and put up the routes."""
-        async with open_state(self._settings, self._keys) as state, AsyncExitStack() as stack:
+        traces = open_tracing(self._settings.upstream)
+        async with (
+            open_state(self._settings, self._keys) as state,
+            observing(state, traces) as subscribers,
+            AsyncExitStack() as stack,
+        ):
             journal = Journal()
             engine = Engine(
                 settings=self._settings,
@@ -95,7 +105,7 @@ class Routes:
                 client_servers=state.dynamic,
                 store=state.store,
                 target=state.target,
-                subscribers=[ConversationLog],
+                subscribers=subscribers,
             )
             self._passthrough = Passthrough(state.upstream, self._settings.upstream)
             self._exact = {
@@ -108,6 +118,10 @@ class Routes:
                 self._exact["GET", "/v1/models"] = ModelList(
                     state.upstream, self._settings.upstream, self._settings.tools.profiles
                 )
+            if self._settings.metrics.address == "on":
+                from toolway.server.metrics import metrics_app  # noqa: PLC0415 - needs 14 MB
+
+                self._exact["GET", "/metrics"] = metrics_app()
             await stack.enter_async_context(self._direct(state))
             if self._settings.console.enabled:
                 await stack.enter_async_context(self._console(state, engine, journal))
@@ -190,6 +204,13 @@ class Routes:
         else:
             missing = NotFound(f"There is no {method} {path[:200]} here; the APIs are under /v1.")
             await send_error(scope, send, missing)
+
+    def name_of(self, path: str) -> str:
+        """The route that answers a path, in a form of which there are few."""
+        if any(known == path for _, known in self._exact):
+            return path
+        root = next((root for root in self._below if path.startswith(root)), None)
+        return f"{root}*" if root else "/v1/*" if path.startswith("/v1/") else "other"
 
     def _handler(self, method: str, path: str) -> ASGIApp | None:
         return self._exact.get(("GET" if method == "HEAD" else method, path))

@@ -10,7 +10,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -46,7 +46,7 @@ def run(settings: Settings, create_app: CreateApp, on_listening: Callable[[str],
     try:
         if on_listening:
             on_listening(base_url(settings.server.host, sockets[0]))
-        with suppress(KeyboardInterrupt):
+        with suppress(KeyboardInterrupt), _metrics(settings):
             if settings.server.workers == 1:
                 _Server(config).run(sockets)
             else:
@@ -56,6 +56,14 @@ def run(settings: Settings, create_app: CreateApp, on_listening: Callable[[str],
     finally:
         for listener in sockets:
             listener.close()
+
+
+def _metrics(settings: Settings) -> AbstractContextManager[None]:
+    if not settings.metrics.address:
+        return nullcontext()
+    from toolway.server.metrics import exposition  # noqa: PLC0415 - needs 14 MB
+
+    return exposition(settings.metrics, settings.server.workers)
 
 
 def check_exposure(settings: ServerSettings, *, has_keys: bool = False) -> None:

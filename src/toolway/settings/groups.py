@@ -81,6 +81,18 @@ def _origin(text: str) -> str:
     return origin
 
 
+def _metrics_address(value: Any) -> str:
+    text = str(value).strip().lower()
+    if text in {"", "off", "false", "no", "0"}:
+        return ""
+    if text in {"on", "true", "yes", "1"}:
+        return "on"
+    host, _, port = text.rpartition(":")
+    if not (port.isdecimal() and 0 < int(port) < 65536 and _host(host)):
+        raise ValueError("write on, off, or an address of their own like 127.0.0.1:9464")
+    return text
+
+
 def store_url(text: str) -> str:
     """The URL of a store as it was given. Raises ValueError with words that show no password."""
     kind, _, path = text.partition(":")
@@ -193,6 +205,7 @@ SchemaProfile = Annotated[
 ]
 AllowedServers = Annotated[tuple[AllowedServer, ...], BeforeValidator(parse_allowed)]
 StoreUrl = Annotated[str, AfterValidator(store_url)]
+MetricsAddress = Annotated[str, BeforeValidator(_metrics_address)]
 Profiles = Annotated[tuple[Profile, ...], BeforeValidator(parse_profiles)]
 Vision = Annotated[Literal["auto", "on", "off"], Field(description="auto, on or off")]
 ProgressForm = Annotated[
@@ -201,6 +214,7 @@ ProgressForm = Annotated[
 UsageForm = Annotated[Literal["last", "sum"], Field(description="last or sum")]
 ResponsesApi = Annotated[Literal["translate", "passthrough"], Field(description="translate or passthrough")]
 Contents = Annotated[Literal["auto", "on", "off"], Field(description="auto, on or off")]
+LogFormat = Annotated[Literal["text", "json"], Field(description="text or json")]
 ToolNames = Annotated[Literal["operation", "short"], Field(description="operation or short")]
 ToolPrefix = Annotated[Literal["clash", "always"], Field(description="clash or always")]
 
@@ -349,6 +363,21 @@ class LogSettings:
     """What is said on the terminal."""
 
     debug_output: Flag = True
+    format: LogFormat = "text"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricsSettings:
+    """The metrics for Prometheus, and where they are served."""
+
+    address: MetricsAddress = ""
+    """Empty: there are none. "on": at /metrics, for whoever may use the API. Else an address of their own."""
+
+    @property
+    def own_address(self) -> tuple[str, int] | None:
+        """Host and port of a listener for the metrics alone."""
+        host, separator, port = self.address.rpartition(":")
+        return (host.removeprefix("[").removesuffix("]"), int(port)) if separator else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -369,6 +398,7 @@ class Settings:
     log: LogSettings = LogSettings()
     access: AccessConfig = UNDECLARED
     """Who may do what, as the file `config` says. Not a setting."""
+    metrics: MetricsSettings = MetricsSettings()
     warnings: tuple[str, ...] = field(default=(), compare=False)
     """What looks like a mistake but forbids nothing, one sentence each. Not a setting."""
 

@@ -43,6 +43,8 @@ _NAMES = {
     ("console", "contents"): "console_contents",
     ("console", "max_bytes"): "console_max_bytes",
     ("console", "ttl"): "console_ttl",
+    ("log", "format"): "log_format",
+    ("metrics", "address"): "metrics",
 }
 """Settings that people know by another name than that of the field. The others have the field's."""
 _NO_SETTINGS = {"query", "servers", "disabled", "access", "warnings"}

@@ -1,1 +1,1 @@
-"""Subscribers of what happens: the process log and the log of each conversation."""
+"""Subscribers of what happens: the log of the process and of each conversation, metrics, traces."""

@@ -8,12 +8,14 @@ import re
 import sys
 from asyncio import CancelledError
 from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
 from typing import TextIO
 from urllib.parse import quote
 
 import orjson
 
 from toolway.settings.groups import Settings
+from toolway.wire.lenient_json import fix_surrogates_in
 
 MASK = "***"
 SHOWN = 200
@@ -28,7 +30,11 @@ def configure_logging(settings: Settings, stream: TextIO | None = None) -> None:
     """
     stream = stream or sys.stderr
     handler = _Handler(stream)
-    handler.setFormatter(LineFormatter(Redactor(settings.secrets), colours=_wants_colours(stream)))
+    redact = Redactor(settings.secrets)
+    as_json = settings.log.format == "json"
+    handler.setFormatter(
+        JsonFormatter(redact) if as_json else LineFormatter(redact, colours=_wants_colours(stream))
+    )
     root = logging.getLogger()
     for old in [h for h in root.handlers if isinstance(h, _Handler)]:
         root.removeHandler(old)
@@ -112,6 +118,33 @@ class LineFormatter(logging.Formatter):
         for text in texts:
             for line in re.split(r"[\r\n]+", self.redact(text)):
                 yield "  | " + visible(line)
+
+
+class JsonFormatter(LineFormatter):
+    """One JSON object a line: `time` (ISO 8601, UTC), `level`, `logger`, `message`; where there are any `traceback`,
+    `trace_id` and `span_id`.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": self.redact(self._message(record)),
+            **trace_ids(),
+        }
+        if trace := list(self._traceback(record)):
+            line["traceback"] = "\n".join(part.removeprefix("  | ") for part in trace)
+        return orjson.dumps(fix_surrogates_in(line)).decode()
+
+
+def trace_ids() -> dict[str, str]:
+    """`trace_id` and `span_id` (hexadecimal) of the present task, when it is traced."""
+    opentelemetry = sys.modules.get("opentelemetry.trace")
+    found = opentelemetry.get_current_span().get_span_context() if opentelemetry else None
+    if found is None or not found.is_valid:
+        return {}
+    return {"trace_id": f"{found.trace_id:032x}", "span_id": f"{found.span_id:016x}"}
 
 
 def visible(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextvars import ContextVar
 from functools import partial
 from traceback import clear_frames
 from types import TracebackType
@@ -44,6 +45,9 @@ HOP_BY_HOP = frozenset(
 """Headers that belong to one connection (RFC 9110, 7.6.1) and are never passed on."""
 
 MAX_ERROR_BYTES = 2**20
+
+TRACE_HEADERS: ContextVar[Sequence[Header]] = ContextVar("trace_headers", default=())
+"""The trace that the present task belongs to: headers for the model server, in place of the client's."""
 
 
 class Answer:
@@ -179,6 +183,9 @@ class Upstream:
         closes some right after an answer, just when the next round is sent. Raises UpstreamError,
         UpstreamTimeout.
         """
+        if trace := TRACE_HEADERS.get():
+            names = {name for name, _ in trace}
+            headers = [*(header for header in headers if header[0] not in names), *trace]
         target = (self._root if root else self._prefix) + path.encode()
         if query := query_with(self._query, query):
             target += b"?" + query
