@@ -15,12 +15,15 @@ from tests.support.app_server import QUESTION, AppServer, app_server
 from tests.support.gate import DEADLINE
 from tests.support.logs import logged
 from tests.support.tools import ToolService
-from tests.support.upstream import Reply, call_stream, text_stream, tool_call, whole
+from tests.support.upstream import Reply, call_stream, json_reply, text_stream, tool_call, whole
 from toolway.access.keys import hash_of
+from toolway.server.admission import families_of
 
 KEYS: Any = {
     "alice": {"hash": hash_of("alice"), "group": "family", "tools": ["get_weather"]},
     "bob": {"hash": hash_of("bob"), "models": ["small*"], "max_rounds": 1},
+    "guest": {"hash": hash_of("guest"), "routes": ["chat"]},
+    "root": {"hash": hash_of("root"), "routes": ["console"]},
     "carol": {"hash": hash_of("carol"), "group": "family"},
     "late": {"hash": hash_of("late"), "expires": "2020-01-01"},
 }
@@ -122,6 +125,90 @@ def test_one_keys_stored_responses_are_not_anothers(app: AppServer):
     assert hidden.status_code == 404
     missing = httpx2.get(f"{path}x", headers=bearer("carol"))
     assert hidden.json()["error"]["message"] == missing.json()["error"]["message"].replace("x'", "'")
+
+
+ROUTES = [
+    ("GET", "/v1/models"),
+    ("GET", "/v1/models/small"),
+    ("POST", "/v1/chat/completions"),
+    ("POST", "/v1//Chat/completions/"),
+    ("POST", "/v1/v1/chat/completions"),
+    ("POST", "/v1/responses"),
+    ("GET", "/v1/responses/resp_1"),
+    ("POST", "/V1/Responses"),
+    ("POST", "/responses"),
+    ("POST", "/v1/messages"),
+    ("POST", "/v1/embeddings"),
+    ("POST", "/v1/chat/completions/x"),
+    ("GET", "/v1/files"),
+    ("POST", "/mcp"),
+    ("POST", "/mcp/"),
+    ("POST", "/Mcp"),
+    ("GET", "/Console/api/overview"),
+    ("GET", "/metrics"),
+    ("GET", "/tools"),
+    ("GET", "/openapi.json"),
+]
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+def test_a_key_for_one_family_of_routes_opens_no_other(app: AppServer, method: str, path: str):
+    app.set_replies(whole({"content": "Hi"}))
+    body = {"model": "mock", "messages": QUESTION} if method == "POST" else None
+    answer = httpx2.request(method, app.url + path, json=body, headers=bearer("guest"), timeout=60)
+    is_chat = path.lower().rstrip("/").endswith(("chat/completions", "/models", "/models/small"))
+    assert (answer.status_code != 403) is is_chat
+    if not is_chat:
+        assert answer.json()["error"]["type"] in ("invalid_request_error", "permission_error")
+        assert not app.upstream.seen
+
+
+def test_every_route_that_there_is_asks_for_a_right_or_is_for_everybody(app: AppServer):
+    assert families_of("/v1/anything") == {"passthrough"}
+    assert families_of("/anything") == {"rest"}
+    assert families_of("/mcpx") == {"rest"}
+    assert families_of("/v1/chat/completions/x") == {"chat"}
+
+
+def models_of(app: AppServer, key: str) -> list[str]:
+    data = [{"id": name, "object": "model"} for name in ("small-7b", "big")]
+    app.set_replies(json_reply({"object": "list", "data": data, "models": data}))
+    answer = httpx2.get(f"{app.url}/v1/models", headers=bearer(key), timeout=60)
+    assert ("big" in answer.text) is (key != "bob")
+    return [model["id"] for model in answer.json()["data"]]
+
+
+def test_a_key_is_told_of_the_models_that_it_may_use(app: AppServer):
+    assert models_of(app, "alice") == ["small-7b", "big"]
+    assert models_of(app, "bob") == ["small-7b"]
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "status"),
+    [
+        ("/v1/embeddings", b'{"model": "small", "input": "x"}', 200),
+        ("/v1/embeddings", b'{"model": "big", "input": "x"}', 404),
+        ("/v1/embeddings", b'{"model": "big", "model": "small"}', 200),
+        ("/v1/embeddings", b'{"model": "small", "models": ["big"]}', 404),
+        ("/v1/embeddings", b'{"input": "x"}', 404),
+        ("/v1/embeddings?model=big", b'{"model": "small"}', 404),
+        ("/v1/chat/completions", b'{"model": "small", "models": ["big"], "messages": [{}]}', 404),
+        ("/v1/audio/transcriptions", b"--x\r\n", 403),
+        ("/v1/files", b"", 403),
+        ("/v1/models/big", None, 404),
+        ("/v1/models/%62ig", None, 404),
+        ("/v1/models/small", None, 200),
+    ],
+)
+def test_no_way_leads_to_a_model_that_is_not_for_this_key(
+    app: AppServer, path: str, content: bytes | None, status: int
+):
+    app.set_replies(whole({"content": "Hi"}))
+    method = "GET" if content is None else "POST"
+    answer = httpx2.request(method, app.url + path, content=content, headers=bearer("bob"), timeout=60)
+    assert answer.status_code == status, answer.text
+    assert b"big" not in b"".join(seen.body for seen in app.upstream.seen)
+    assert len(app.upstream.seen) == (status == 200)
 
 
 def wait_until(holds: Callable[[], bool]) -> None:

@@ -5,20 +5,22 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
-from urllib.parse import unquote_to_bytes
+from urllib.parse import parse_qsl, unquote, unquote_to_bytes
 
 import anyio
 import orjson
 from starlette.types import Message, Receive, Scope, Send
 
-from toolway.errors import InvalidRequest, NotFound, Stopping, UpstreamError
-from toolway.server.asgi import ClientGone, relay, relayed, send_json, send_whole
-from toolway.server.caller import upstream_headers
+from toolway.engine.request_options import check_models, no_such_model
+from toolway.errors import Forbidden, InvalidRequest, NotFound, Stopping, UpstreamError
+from toolway.server.asgi import ClientGone, parse_object, read_body, relay, relayed, send_json, send_whole
+from toolway.server.caller import principal_of, upstream_headers
 from toolway.server.disconnect import cancel_on_disconnect, error_at_stop
 from toolway.server.envelopes import send_error
 from toolway.settings.groups import Profile, UpstreamSettings
-from toolway.types import JSON, Header
+from toolway.types import JSON, Header, Principal
 from toolway.upstream.client import Upstream
+from toolway.wire.lenient_json import dumps
 
 log = logging.getLogger("toolway.passthrough")
 
@@ -31,18 +33,36 @@ class Passthrough:
     Hop-by-hop and CORS headers stay on their side. A client that leaves closes the upstream request; an
     upstream that breaks off inside its answer cuts the client's connection, since a clean end would say that
     the answer was whole.
+
+    From a principal who may not use each model only what names one that it may use is passed on; `models` answers what
+    there are, and `max_bytes` bounds the bodies that must be read for it.
     """
 
-    def __init__(self, upstream: Upstream, settings: UpstreamSettings) -> None:
+    def __init__(
+        self,
+        upstream: Upstream,
+        settings: UpstreamSettings,
+        models: ModelList | None = None,
+        max_bytes: int = 2**26,
+    ) -> None:
         self._upstream = upstream
         self._settings = settings
+        self._models = models
+        self._max_bytes = max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass one request on. An upstream that is down or silent is a 502 or 504 in OpenAI's envelope."""
         request = _RequestBody(receive)
+        principal = principal_of(scope)
         try:
             path = _path_below(scope)
-            body = await request.body() if _has_body(scope) else None
+            if not principal.models:
+                body = await request.body() if _has_body(scope) else None
+            elif scope["method"] in ("GET", "HEAD") and path == "/models" and self._models:
+                await self._models(scope, receive, send)
+                return
+            else:
+                body = await self._checked(scope, receive, path, principal)
         except InvalidRequest as error:
             await send_error(scope, send, error)
             return
@@ -51,6 +71,23 @@ class Passthrough:
         await cancel_on_disconnect(
             scope, request.receive_after_body, lambda: self._exchange(scope, path, body, send)
         )
+
+    async def _checked(self, scope: Scope, receive: Receive, path: str, principal: Principal) -> bytes | None:
+        """The body of a request whose models may be used. Written anew: parsers differ where a member stands twice."""
+        named = [
+            value for name, value in parse_qsl(scope["query_string"].decode("latin-1")) if name == "model"
+        ]
+        if path.startswith("/models/"):
+            named.append(unquote(path.removeprefix("/models/")))
+        body = await read_body(scope, receive, self._max_bytes) if _has_body(scope) else b""
+        if body or scope["method"] not in ("GET", "HEAD"):
+            sent = _object(body)
+            check_models(principal, sent)
+            body = dumps(sent)
+        for model in named:
+            if not principal.may_use_model(model):
+                raise no_such_model(model)
+        return body or None
 
     async def _exchange(
         self, scope: Scope, path: str, body: bytes | AsyncIterator[bytes] | None, send: Send
@@ -70,6 +107,14 @@ class Passthrough:
             log.warning("%s /v1%s: %s", method, path, error.message)
             if not started:
                 await send_error(scope, send, error)
+
+
+def _object(body: bytes) -> JSON:
+    try:
+        return parse_object(body)
+    except InvalidRequest:
+        reason = "may only use some models here, and which one this request is for can be read in JSON alone"
+        raise Forbidden(f"This API key {reason}.", code="model_not_readable") from None
 
 
 class _RequestBody:
@@ -156,21 +201,28 @@ class ModelList:
         except (UpstreamError, Stopping) as error:
             await send_error(scope, send, error)
             return
-        listed = self._with_profiles(body)
+        listed = self._listed(body, principal_of(scope))
         if listed is not None:
             await send_json(send, 200, listed, relayed(answer.headers))
             return
         kind: list[Header] = [header for header in answer.headers if header[0] == b"content-type"]
         await send_whole(send, answer.status, body, [*kind, *relayed(answer.headers)])
 
-    def _with_profiles(self, body: bytes) -> JSON | None:
+    def _listed(self, body: bytes, principal: Principal) -> JSON | None:
         try:
             parsed: Any = orjson.loads(body)
         except orjson.JSONDecodeError:
-            return None
+            parsed = None
         models = parsed.get("data") if isinstance(parsed, dict) else None
         if not isinstance(models, list):
-            return None
+            return {"object": "list", "data": []} if principal.models else None
+        if principal.models:
+            parsed.pop("models", None)  # llama.cpp tells them twice
+            models = [
+                model
+                for model in models
+                if isinstance(model, dict) and principal.may_use_model(model.get("id"))
+            ]
         more = [
             {**model, "id": f"{model['id']}@{profile.name}"}
             for model in models

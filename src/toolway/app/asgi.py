@@ -33,7 +33,9 @@ from toolway.console.journal import Journal
 from toolway.console.parts import Parts
 from toolway.engine.engine import Engine
 from toolway.errors import ConfigError, NotFound, ToolwayError
+from toolway.server.admission import Admission
 from toolway.server.auth import CONSOLE, AuthMiddleware, wants_page
+from toolway.server.caller import CALLER_KEY
 from toolway.server.envelopes import plain_path, send_error
 from toolway.server.websocket import in_place_of_upgrade
 from toolway.settings.settings import Settings, load_settings
@@ -87,6 +89,7 @@ class Routes:
         self._exact: dict[tuple[str, str], ASGIApp] = {}
         self._below: dict[str, ASGIApp] = {}
         self._passthrough: ASGIApp = _not_open
+        self._admission = Admission()
 
     @asynccontextmanager
     async def lifespan(self, _: Any) -> AsyncIterator[None]:
@@ -107,7 +110,10 @@ class Routes:
                 target=state.target,
                 subscribers=subscribers,
             )
-            self._passthrough = Passthrough(state.upstream, self._settings.upstream)
+            models = ModelList(state.upstream, self._settings.upstream, self._settings.tools.profiles)
+            self._passthrough = Passthrough(
+                state.upstream, self._settings.upstream, models, self._settings.server.max_body_bytes
+            )
             self._exact = {
                 ("POST", "/v1/chat/completions"): ChatCompletions(engine),
                 ("GET", "/healthz"): healthz,
@@ -115,9 +121,7 @@ class Routes:
                 ("GET", "/"): welcome,
             }
             if self._settings.tools.profiles:
-                self._exact["GET", "/v1/models"] = ModelList(
-                    state.upstream, self._settings.upstream, self._settings.tools.profiles
-                )
+                self._exact["GET", "/v1/models"] = models
             if self._settings.metrics.address == "on":
                 from toolway.server.metrics import metrics_app  # noqa: PLC0415 - needs 14 MB
 
@@ -190,20 +194,22 @@ class Routes:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hand a request to its handler."""
-        if scope["type"] == "websocket":
-            await self._upgrade(scope, receive, send)
-            return
+        handler, scope = self._upgrade(scope) if scope["type"] == "websocket" else self._find(scope)
+        if CALLER_KEY in scope:
+            is_passed_on = handler is self._passthrough
+            await self._admission.run(handler, scope, receive, send, is_passed_on=is_passed_on)
+        else:
+            await handler(scope, receive, send)
+
+    def _find(self, scope: Scope) -> tuple[ASGIApp, Scope]:
+        """The handler of a request, and the request with its path written as the routes are."""
         path, method = scope["path"], scope["method"]
         if handler := self._handler(method, path):
-            await handler(scope, receive, send)
-        elif other := self._spelled_otherwise(method, path):
+            return handler, scope
+        if other := self._spelled_otherwise(method, path):
             handler, path = other
-            await handler({**scope, "path": path}, receive, send)
-        elif path.startswith("/v1/"):
-            await self._passthrough(scope, receive, send)
-        else:
-            missing = NotFound(f"There is no {method} {path[:200]} here; the APIs are under /v1.")
-            await send_error(scope, send, missing)
+            return handler, {**scope, "path": path}
+        return (self._passthrough if path.startswith("/v1/") else _missing), scope
 
     def name_of(self, path: str) -> str:
         """The route that answers a path, in a form of which there are few."""
@@ -229,13 +235,18 @@ class Routes:
         roots = (root for root in self._below if below.startswith(root))
         return next(((self._below[root], root + plain[len(root) :]) for root in roots), None)
 
-    async def _upgrade(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path = scope["path"]
-        if handler := self._exact.get(("WEBSOCKET", path)):
-            await handler(scope, receive, send)
-        else:
-            refused = NotFound(f"There is no WebSocket at {path[:200]} here; send POST requests.")
-            await send_error(scope, in_place_of_upgrade(scope, send), refused)
+    def _upgrade(self, scope: Scope) -> tuple[ASGIApp, Scope]:
+        return self._exact.get(("WEBSOCKET", scope["path"]), _no_websocket), scope
+
+
+async def _missing(scope: Scope, receive: Receive, send: Send) -> None:
+    refused = NotFound(f"There is no {scope['method']} {scope['path'][:200]} here; the APIs are under /v1.")
+    await send_error(scope, send, refused)
+
+
+async def _no_websocket(scope: Scope, receive: Receive, send: Send) -> None:
+    refused = NotFound(f"There is no WebSocket at {scope['path'][:200]} here; send POST requests.")
+    await send_error(scope, in_place_of_upgrade(scope, send), refused)
 
 
 async def _not_open(scope: Scope, receive: Receive, send: Send) -> None:

@@ -32,7 +32,7 @@ from toolway.engine.limits import Limits, LoopLimits
 from toolway.engine.loop import EarlierWork, Loop, run_tool_loop
 from toolway.engine.model_target import ModelTarget
 from toolway.engine.rejected_tools import without_rejected_tools
-from toolway.engine.request_options import RequestOptions, limits_of, lowered, no_such_model, read_profile
+from toolway.engine.request_options import RequestOptions, check_models, limits_of, lowered, read_profile
 from toolway.engine.request_tools import RequestTools, named_tool
 from toolway.engine.side_requests import SideRequest, find_side_request
 from toolway.engine.text_tool_calls import with_text_tool_calls
@@ -325,8 +325,7 @@ class Engine:
     ) -> Conversation:
         """The conversation of a request that was read, with the tools of this snapshot in it."""
         chat, selection = read_profile(request.chat, self.settings.tools.profiles)
-        if not caller.principal.may_use_model(model := chat.options.get("model")):
-            raise no_such_model(model)
+        check_models(caller.principal, chat.options)
         options = request.options.narrowed(*selection)
         side = self._side_request(request, caller)
         if side:

@@ -11,7 +11,7 @@ from toolway.engine.limits import Limits
 from toolway.errors import InvalidRequest, NotFound
 from toolway.settings.groups import Profile, split_model
 from toolway.settings.settings import Settings
-from toolway.types import JSON, Choice, Selection
+from toolway.types import JSON, Choice, Principal, Selection
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +63,15 @@ def read_profile(
         if profile:
             return request.with_options(model=model), [[Choice(patterns=profile.patterns)]]
     return request, []
+
+
+def check_models(principal: Principal, body: Mapping[str, Any]) -> None:
+    """Raise NotFound for a request in which there is a model that its principal may not use; in `models`, too."""
+    if principal.models:
+        more = body.get("models")
+        for name in (body.get("model"), *(more if isinstance(more, list) else [more] if more else [])):
+            if not principal.may_use_model(name):
+                raise no_such_model(name)
 
 
 def no_such_model(name: object) -> NotFound:
