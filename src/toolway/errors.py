@@ -118,6 +118,16 @@ class NotFound(InvalidRequest):
     status = 404
 
 
+class MethodNotAllowed(InvalidRequest):
+    """There is something at the path, but for other methods."""
+
+    status = 405
+
+    def __init__(self, message: str, methods: Sequence[str]) -> None:
+        super().__init__(message)
+        self.allow = ", ".join(methods).encode()
+
+
 class TooLarge(InvalidRequest):
     """The body is over the configured size."""
 

@@ -23,6 +23,7 @@ from toolway.api.responses import (
     Responses,
     Socket,
 )
+from toolway.api.rest import DocsPage, RestTools
 from toolway.app.doctor import judge_running
 from toolway.app.health import Readiness, healthz, welcome
 from toolway.app.observers import observing, open_tracing
@@ -140,6 +141,8 @@ class Routes:
         endpoint = McpEndpoint(direct, self._settings)
         self._exact |= {(method, "/mcp"): endpoint for method in ("GET", "POST", "DELETE")}
         self._below["/mcp/"] = endpoint
+        self._exact["GET", "/openapi.json"] = self._below["/tools/"] = RestTools(direct, self._settings)
+        self._exact["GET", "/docs"] = DocsPage()
         async with endpoint.running():
             yield
 

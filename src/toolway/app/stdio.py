@@ -10,12 +10,11 @@ import anyio
 
 from toolway.api.mcp.stdio import serve_stdio
 from toolway.app.reload import watch_config
-from toolway.errors import ConfigError
+from toolway.errors import ConfigError, NotFound
 from toolway.settings.settings import Settings
 from toolway.tools.catalog import Catalog
-from toolway.tools.direct import DirectTools
+from toolway.tools.direct import DirectTools, narrowed
 from toolway.tools.factory import SourceFactory
-from toolway.types import Choice, Selection
 from toolway.upstream.client import Upstream
 
 STARTUP_WAIT = 15.0
@@ -24,7 +23,10 @@ STARTUP_WAIT = 15.0
 
 async def run_stdio(settings: Settings, profile: str | None) -> None:
     """Serve until the client closes its end, or SIGTERM. Raises ConfigError for a profile that there is not."""
-    selection = _selection(settings, profile)
+    try:
+        selection = narrowed((), profile, settings.tools.profiles) if profile else ()
+    except NotFound as error:
+        raise ConfigError(error.message) from None
     async with Upstream.connect(settings.upstream) as upstream, anyio.create_task_group() as tasks:
         ended = anyio.Event()
         tasks.start_soon(_wait_for_signal, ended)
@@ -43,16 +45,6 @@ async def run_stdio(settings: Settings, profile: str | None) -> None:
         sys.stdout.flush()
         # The thread that reads standard input cannot be interrupted, and would hold the end until a line comes.
         os._exit(0)
-
-
-def _selection(settings: Settings, name: str | None) -> Selection:
-    if name is None:
-        return ()
-    for profile in settings.tools.profiles:
-        if profile.name == name:
-            return [[Choice(patterns=profile.patterns)]]
-    known = ", ".join(profile.name for profile in settings.tools.profiles) or "none"
-    raise ConfigError(f"There is no profile {name}; those in TOOLWAY_PROFILES: {known}.")
 
 
 async def _wait_for_signal(ended: anyio.Event) -> None:

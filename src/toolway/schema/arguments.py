@@ -55,10 +55,27 @@ def validation_error(tool: Tool, arguments: JSON) -> str | None:
     return "\n- ".join([f"The arguments do not fit the tool {tool.name}:", *lines]) if lines else None
 
 
-def is_valid(value: Any, schema: Any) -> bool:
-    """Whether a value fits a schema without references; one that cannot be compiled takes anything."""
+def faults(tool: Tool, arguments: JSON) -> list[tuple[list[str | int], str]]:
+    """What does not fit `tool.parameters`: the path to each member that is wrong or missing, and why."""
+    found = []
+    validator = _validator(tool)
+    for fault in islice(validator.iter_errors(arguments) if validator else (), SHOWN):
+        nearest = _nearest(fault)
+        path, kind = list(nearest.instance_path), nearest.kind
+        if isinstance(kind, jsonschema_rs.ValidationErrorKind.Required):
+            path.append(kind.property)
+        elif isinstance(kind, jsonschema_rs.ValidationErrorKind.AdditionalProperties):
+            path += kind.unexpected[:1]
+        found.append((path, _line(fault, tool)))
+    return found
+
+
+def is_valid(value: Any, schema: Any, root: JSON | None = None) -> bool:
+    """Whether a value fits a schema with the definitions of `root`; one that cannot be compiled takes anything."""
     if isinstance(schema, bool):
         return schema
+    if root is not None and isinstance(schema, dict):
+        schema = {**schema, "$defs": root.get("$defs", {}), "definitions": root.get("definitions", {})}
     validator = _compiled(schema) if isinstance(schema, dict) else None
     return validator is None or validator.is_valid(value)
 
@@ -102,12 +119,7 @@ def _compiled(schema: JSON) -> jsonschema_rs.Validator | None:
 
 def accepts_null(schema: Any, root: JSON) -> bool:
     """Whether null fits a property's schema, seen with the definitions of the whole one."""
-    if not isinstance(schema, dict):
-        return True
-    validator = _compiled(
-        {**schema, "$defs": root.get("$defs", {}), "definitions": root.get("definitions", {})}
-    )
-    return validator is None or validator.is_valid(None)
+    return not isinstance(schema, dict) or is_valid(None, schema, root)
 
 
 def _line(fault: jsonschema_rs.ValidationError, tool: Tool) -> str:

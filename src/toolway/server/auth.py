@@ -18,7 +18,7 @@ from toolway.server.websocket import in_place_of_upgrade
 from toolway.settings.groups import ServerSettings
 from toolway.types import Header
 
-OPEN_ROUTES = frozenset({"/healthz"})
+OPEN_ROUTES = frozenset({"/healthz", "/docs"})
 """Routes that ask for no key. They say nothing about this installation."""
 
 CONSOLE = "/console/"

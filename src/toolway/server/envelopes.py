@@ -5,15 +5,17 @@ from __future__ import annotations
 import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import unquote
 
 from starlette.types import Scope, Send
 
 from toolway.errors import ConnectorError, ToolwayError, UpstreamError, UpstreamStatus
-from toolway.server.asgi import relayed, send_json, send_whole
-from toolway.types import JSON, Header
+from toolway.server.asgi import relayed, send_whole
+from toolway.types import JSON, JSON_TYPE, Header
 from toolway.upstream.refusals import is_overflow, sizes_in
+from toolway.wire.lenient_json import dumps
 
 DO_NOT_RETRY: Header = (b"x-should-retry", b"false")
 """The SDKs of OpenAI and Anthropic repeat a 5xx twice; after a tool ran that would run its side effects again."""
@@ -22,6 +24,7 @@ DO_NOT_RETRY: Header = (b"x-should-retry", b"false")
 class Envelope(ABC):
     """How one API tells an error."""
 
+    content_type: Header = JSON_TYPE
     relays = False
     """Whether a refusal of the model server that is JSON goes out as it came."""
 
@@ -100,9 +103,37 @@ def _overflow(error: ToolwayError) -> str:
     return f"The prompt exceeds the context window: {error.message}"
 
 
-OPENAI, ANTHROPIC = OpenAIEnvelope(), AnthropicEnvelope()
+class ProblemEnvelope(Envelope):
+    """`{"type", "title", "status", "detail"}` (RFC 9457)."""
 
-ENVELOPES: Mapping[str, Envelope] = {"/v1/messages": ANTHROPIC}
+    content_type = (b"content-type", b"application/problem+json")
+
+    def body(self, error: ToolwayError) -> JSON:
+        return problem(error.status, error.message)
+
+
+def problem(status: int, detail: str, **more: Any) -> JSON:
+    """The object of RFC 9457."""
+    title = HTTPStatus(status).phrase
+    return {"type": "about:blank", "title": title, "status": status, "detail": detail, **more}
+
+
+class JsonRpcEnvelope(Envelope):
+    """JSON-RPC's error of a request whose id is not known."""
+
+    def body(self, error: ToolwayError) -> JSON:
+        return {"jsonrpc": "2.0", "id": None, "error": {"code": -32600, "message": error.message}}
+
+
+OPENAI, ANTHROPIC, PROBLEM = OpenAIEnvelope(), AnthropicEnvelope(), ProblemEnvelope()
+
+ENVELOPES: Mapping[str, Envelope] = {
+    "/v1/messages": ANTHROPIC,
+    "/mcp": JsonRpcEnvelope(),
+    "/tools": PROBLEM,
+    "/openapi.json": PROBLEM,
+    "/docs": PROBLEM,
+}
 """By the path at and below which an API stands; all others are OpenAI's."""
 
 
@@ -163,4 +194,5 @@ async def _send(
     send: Send, envelope: Envelope, error: ToolwayError, headers: Sequence[Header], status: int | None = None
 ) -> None:
     body: Any = envelope.body(error)
-    await send_json(send, status or envelope.status(error), body, [*headers, *envelope.headers(body)])
+    whole = [envelope.content_type, *headers, *envelope.headers(body)]
+    await send_whole(send, status or envelope.status(error), dumps(body), whole)

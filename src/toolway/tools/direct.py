@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
+from toolway.errors import NotFound
+from toolway.settings.groups import Profile
 from toolway.tools.catalog import Catalog
 from toolway.tools.invoke import invoke
-from toolway.types import OnProgress, Selection, Tool, ToolCall, ToolResult, is_selected
+from toolway.types import Choice, OnProgress, Selection, Tool, ToolCall, ToolResult, is_selected
 
 STARTUP_WAIT = 2.0
 """Seconds after the start in which a request waits for tool servers that were not tried yet."""
+
+
+def narrowed(selection: Selection, name: str, profiles: Iterable[Profile]) -> Selection:
+    """What a profile leaves of a selection. Raises NotFound for a profile that there is not."""
+    known = {profile.name: profile for profile in profiles}
+    if name not in known:
+        names = ", ".join(sorted(known)) or "none"
+        raise NotFound(f"There is no profile {name[:100]!r} here; those that are: {names}.")
+    return [*selection, [Choice(patterns=known[name].patterns)]]
 
 
 class DirectTools:

@@ -11,12 +11,12 @@ import anyio.to_thread
 from anyio.abc import TaskGroup, TaskStatus
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from toolway.errors import InvalidRequest, NotFound, ToolwayError
-from toolway.server.asgi import send_json
+from toolway.errors import InvalidRequest
 from toolway.server.caller import caller_of
+from toolway.server.envelopes import send_error
 from toolway.settings.settings import Settings
-from toolway.tools.direct import DirectTools
-from toolway.types import Choice, Selection
+from toolway.tools.direct import DirectTools, narrowed
+from toolway.types import Selection
 
 ROOT = "/mcp"
 
@@ -33,7 +33,6 @@ class McpEndpoint:
     def __init__(self, direct: DirectTools, settings: Settings) -> None:
         self._direct = direct
         self._settings = settings
-        self._profiles = {profile.name: profile for profile in settings.tools.profiles}
         self._group: TaskGroup | None = None
         self._opening = anyio.Lock()
         self._sessions: ASGIApp | None = None
@@ -50,24 +49,19 @@ class McpEndpoint:
                 group.cancel_scope.cancel()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request. What is no MCP at all gets a JSON-RPC error without an id."""
+        """Answer one request."""
         try:
             selection = self._selection(scope)
             sessions = self._sessions or await self._open()
         except InvalidRequest as error:
-            await _refuse(send, error)
+            await send_error(scope, send, error)
             return
         await sessions({**scope, SELECTION: selection}, receive, send)
 
     def _selection(self, scope: Scope) -> Selection:
         caller = caller_of(scope, self._settings.upstream)
         name = scope["path"].removeprefix(ROOT).strip("/")
-        if not name:
-            return caller.selection
-        if name not in self._profiles:
-            known = ", ".join(sorted(self._profiles)) or "none"
-            raise NotFound(f"There is no profile {name[:100]!r} here; those that are: {known}.")
-        return [*caller.selection, [Choice(patterns=self._profiles[name].patterns)]]
+        return narrowed(caller.selection, name, self._settings.tools.profiles) if name else caller.selection
 
     async def _open(self) -> ASGIApp:
         async with self._opening:
@@ -82,8 +76,3 @@ class McpEndpoint:
         async with sdk.open_sessions(self._direct, self._settings) as sessions:
             task_status.started(sessions)
             await anyio.sleep_forever()
-
-
-async def _refuse(send: Send, error: ToolwayError) -> None:
-    body = {"jsonrpc": "2.0", "id": None, "error": {"code": -32600, "message": error.message}}
-    await send_json(send, error.status, body)

@@ -138,27 +138,27 @@ class _Context:
 
 
 def _annotations(found: DeclaredOperation) -> JSON:
-    """What HTTP says of a method (RFC 9110, 9.2), in MCP's words; what the document itself states counts first."""
+    """What HTTP says of a method (RFC 9110, 9.2), in MCP's words, unless the document itself states it."""
+    if (stated := _stated(found)) is not None:
+        annotations = stated.get("annotations")
+        return annotations if isinstance(annotations, dict) else {}
     method = found.method.upper()
     is_safe = method in ("GET", "HEAD", "OPTIONS", "TRACE", "QUERY")
     hints = {"readOnlyHint": is_safe, "idempotentHint": is_safe or method in ("PUT", "DELETE")}
-    stated = _stated(found).get("annotations")
-    if isinstance(stated, dict):
-        return stated
     return {**hints, "destructiveHint": True} if method == "DELETE" else hints
 
 
 def _extra(found: DeclaredOperation) -> JSON:
-    stated = {key: value for key, value in _stated(found).items() if key != "annotations"}
+    if (stated := _stated(found)) is not None:
+        return {key: value for key, value in stated.items() if key != "annotations"}
     title = _text(found, "summary")
-    return stated if stated or not title or title == _description(found) else {"title": title}
+    return {"title": title} if title and title != _description(found) else {}
 
 
-def _stated(found: DeclaredOperation) -> JSON:
-    """What a document tells of a tool in MCP's words, as Toolway's own does."""
+def _stated(found: DeclaredOperation) -> JSON | None:
+    """What a document tells of a tool in MCP's words, as Toolway's own does; None: it speaks OpenAPI alone."""
     stated = found.raw.get(EXTENSION)
-    kept: JSON = harmless(stated) if isinstance(stated, dict) else {}
-    return kept
+    return harmless(stated) if isinstance(stated, dict) else None
 
 
 def _description(found: DeclaredOperation) -> str:

@@ -6,6 +6,7 @@ import base64
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import urljoin
@@ -21,7 +22,7 @@ from toolway.net.errors import Fault, HttpError
 from toolway.net.proxy import proxy_for
 from toolway.tools.openapi.build_request import Request
 from toolway.tools.openapi.operation import essence, kind_of
-from toolway.types import Header, Image, ToolResult
+from toolway.types import JSON, Header, Image, ToolResult
 from toolway.wire.lenient_json import dumps_text, loads_exact
 
 CONNECT_SECONDS = 10.0
@@ -195,11 +196,17 @@ def read_result(answer: Answer) -> ToolResult:
     media_type = essence(answer.content_type)
     if media_type in PICTURES:
         image = Image(media_type=media_type, data=base64.b64encode(answer.body).decode())
-        return ToolResult(text=_note(media_type, len(answer.body), "image 1 of this result"), images=(image,))
+        note = _note(media_type, len(answer.body), "image 1 of this result")
+        return ToolResult(text=note, images=(image,), raw=partial(_image_content, image))
     if not _is_text(media_type, answer.body):
         return ToolResult(text=_note(media_type or "data", len(answer.body), "not shown"))
     text = _decoded(answer)
     return _without_data_uris(text) if "data:" in text and ";base64," in text else ToolResult(text=text)
+
+
+def _image_content(image: Image) -> JSON:
+    """The picture alone, as MCP has it."""
+    return {"content": [{"type": "image", "mimeType": image.media_type, "data": image.data}]}
 
 
 def _is_text(media_type: str, body: bytes) -> bool:
@@ -295,7 +302,8 @@ def _error_detail(text: str) -> str:
         and all(isinstance(item, dict) and "msg" in item for item in detail)
     ):
         return "; ".join(_validation_line(item) for item in detail)
-    return detail if isinstance(detail, str) and len(body) == 1 else text.strip()
+    is_told = isinstance(detail, str) and (len(body) == 1 or body.keys() >= {"title", "status"})  # RFC 9457
+    return str(detail) if is_told else text.strip()
 
 
 _WRAPPED = re.compile(r"^\d{3}: \{'message': (?P<quote>['\"])(?P<message>.*)(?P=quote)\}$", re.DOTALL)

@@ -1,0 +1,125 @@
+"""The OpenAPI 3.1 document of the catalog: each tool an operation."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from toolway import __version__
+from toolway.tools.openapi.published import published
+from toolway.types import JSON, Tool
+
+_ERRORS = {
+    "400": "The body is not a JSON object.",
+    "404": "There is no such tool.",
+    "422": "The arguments do not fit; `errors` names the members that are wrong.",
+    "502": "The tool failed; `detail` has its words.",
+    "504": "The tool did not answer in time.",
+}
+
+PROBLEM: JSON = {
+    "type": "object",
+    "title": "Problem",
+    "description": "An error, as RFC 9457 has it.",
+    "required": ["title", "status", "detail"],
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string", "description": "What happened, in words."},
+        "errors": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["pointer", "detail"],
+                "properties": {
+                    "pointer": {"type": "string", "description": "A JSON pointer to the member."},
+                    "detail": {"type": "string"},
+                },
+            },
+        },
+    },
+}
+
+_schemas: WeakKeyDictionary[Tool, dict[str, JSON]] = WeakKeyDictionary()
+
+
+def openapi_document(tools: Mapping[str, Tool], *, root: str, paths: str, has_keys: bool) -> JSON:
+    """The document for `tools` by name. Its paths begin with `paths` and stand below the path `root`."""
+    schemas: JSON = {}
+    operations = {
+        f"{paths}/{name}": {"post": _operation(name, tool, schemas)} for name, tool in tools.items()
+    }
+    components: JSON = {"schemas": {**schemas, "toolway.problem": PROBLEM}}
+    document: JSON = {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Toolway",
+            "version": __version__,
+            "description": "The tools of all servers behind this Toolway.",
+        },
+        "paths": operations,
+        "components": components,
+    }
+    if root:
+        document["servers"] = [{"url": root}]
+    if has_keys:
+        components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        document["security"] = [{"key": []}]
+    return document
+
+
+def _operation(name: str, tool: Tool, schemas: JSON) -> JSON:
+    made = _schemas.setdefault(tool, {})
+    if name not in made:
+        made[name] = _made(name, tool)
+    schemas |= made[name]["schemas"]
+    operation: JSON = made[name]["operation"]
+    return operation
+
+
+def _made(name: str, tool: Tool) -> JSON:
+    """One operation, and the schemas that it refers to."""
+    schemas = {name: published(tool.parameters, _at(name))}
+    answer: JSON = {}
+    output = tool.extra.get("outputSchema")
+    if isinstance(output, dict):
+        # The name of no tool has a full stop in it.
+        schemas[f"{name}.result"] = published(output, _at(f"{name}.result"))
+        answer = {"$ref": _at(f"{name}.result")}
+    title = tool.extra.get("title")
+    body = {"content": {"application/json": {"schema": {"$ref": _at(name)}}}}
+    operation: JSON = {
+        "operationId": name,
+        "summary": title if isinstance(title, str) and title else _words(tool.name),
+        "tags": [tool.server],
+        "requestBody": {**body, "required": bool(tool.parameters.get("required"))},
+        "responses": {
+            "200": {
+                "description": "What the tool returned.",
+                "content": {"application/json": {"schema": answer}},
+            },
+            **{status: _problem(text) for status, text in _ERRORS.items()},
+        },
+        "x-mcp": {**tool.extra, **({"annotations": tool.annotations} if tool.annotations else {})},
+    }
+    if tool.description:
+        operation["description"] = tool.description
+    return {"operation": operation, "schemas": schemas}
+
+
+def _at(component: str) -> str:
+    return f"#/components/schemas/{component}"
+
+
+def _problem(description: str) -> JSON:
+    schema: Any = {"$ref": _at("toolway.problem")}
+    return {"description": description, "content": {"application/problem+json": {"schema": schema}}}
+
+
+def _words(name: str) -> str:
+    """`get_weather` and `getWeather` -> `Get weather`."""
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|[_\W]+", " ", name).split()
+    return " ".join(words).capitalize() or name

@@ -1,0 +1,141 @@
+"""GET /openapi.json and POST /tools/{name}, each for a profile too below /tools/<profile>/; GET /docs."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from importlib.resources import files
+
+from starlette.types import Receive, Scope, Send
+
+from toolway.api.rest.document import openapi_document
+from toolway.api.rest.results import http_body
+from toolway.errors import InvalidRequest, MethodNotAllowed, NotFound
+from toolway.schema.arguments import faults, repair_arguments, without_unset_nulls
+from toolway.server.asgi import ClientGone, parse_object, read_body, send_json, send_whole
+from toolway.server.caller import caller_of
+from toolway.server.disconnect import cancel_on_disconnect
+from toolway.server.envelopes import PROBLEM, problem, send_error
+from toolway.settings.settings import Settings
+from toolway.tools.direct import DirectTools, narrowed
+from toolway.tools.names import closest
+from toolway.types import JSON, Selection, Tool, ToolResult
+from toolway.wire.lenient_json import dumps
+
+ROOT = "/tools"
+DOCUMENT = "openapi.json"
+
+
+class RestTools:
+    """The service as an ASGI app. Errors are problems (RFC 9457)."""
+
+    def __init__(self, direct: DirectTools, settings: Settings) -> None:
+        self._direct = direct
+        self._settings = settings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        try:
+            await self._answer(scope, receive, send)
+        except InvalidRequest as error:
+            allow = [(b"allow", error.allow)] if isinstance(error, MethodNotAllowed) else []
+            await send_error(scope, send, error, allow)
+        except ClientGone:
+            return
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        selection = caller_of(scope, self._settings.upstream).selection
+        parts = scope["path"].removeprefix(ROOT).strip("/").split("/")
+        *profile, name = parts
+        if len(profile) > 1:
+            raise NotFound(f"There is nothing at {scope['path'][:200]}; a tool is at /tools/NAME.")
+        if profile:
+            selection = narrowed(selection, profile[0], self._settings.tools.profiles)
+        if name != DOCUMENT:
+            _allow(scope, "POST")
+            await self._call(scope, receive, send, name, selection)
+            return
+        _allow(scope, "GET", "HEAD")
+        root = "/".join([ROOT, *profile]) if scope["path"].startswith(ROOT) else ""
+        document = openapi_document(
+            await self._direct.tools(selection),
+            root=root,
+            paths="" if root else ROOT,
+            has_keys=bool(self._settings.server.api_keys),
+        )
+        await send_json(send, 200, document, [(b"cache-control", b"no-cache")])
+
+    async def _call(
+        self, scope: Scope, receive: Receive, send: Send, name: str, selection: Selection
+    ) -> None:
+        body = await read_body(scope, receive, self._settings.server.max_body_bytes)
+        arguments = parse_object(body) if body.strip() else {}
+
+        async def call() -> None:
+            result = await self._direct.call(name, body.decode() or "{}", selection)
+            if result is None or result.is_error:
+                tools = await self._direct.tools(selection)
+                await _send_problem(send, _problem(name, result, tools, arguments))
+            else:
+                media_type, content = http_body(result)
+                kind = (b"content-type", media_type.encode())
+                await send_whole(send, 200, content, [kind, (b"x-content-type-options", b"nosniff")])
+
+        await cancel_on_disconnect(scope, receive, call)
+
+
+def _allow(scope: Scope, *methods: str) -> None:
+    if scope["method"] not in methods:
+        raise MethodNotAllowed(f"{scope['method']} is not for this; use {' or '.join(methods)}.", methods)
+
+
+def _problem(name: str, result: ToolResult | None, tools: Mapping[str, Tool], arguments: JSON) -> JSON:
+    if result is None:
+        close = closest(name, tools)
+        hint = f" Did you mean {' or '.join(close)}?" if close else ""
+        return problem(404, f"There is no tool {name[:100]!r} here.{hint}")
+    status = {"arguments": 422, "timeout": 504}.get(result.failure, 502)
+    more: JSON = {}
+    if status == 422 and name in tools:
+        tool = tools[name]
+        tried = repair_arguments(tool, without_unset_nulls(tool, arguments))
+        more["errors"] = [{"pointer": _pointer(path), "detail": text} for path, text in faults(tool, tried)]
+    return problem(status, result.text, tool=name, **more)
+
+
+def _pointer(path: list[str | int]) -> str:
+    return "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in path)
+
+
+async def _send_problem(send: Send, body: JSON) -> None:
+    await send_whole(send, body["status"], dumps(body), [PROBLEM.content_type])
+
+
+class DocsPage:
+    """GET /docs: a page that shows the document and calls its tools; nothing in it comes from elsewhere."""
+
+    def __init__(self) -> None:
+        page = files("toolway.api.rest").joinpath("docs.html").read_bytes()
+        script, style = _inside(page, b"script"), _inside(page, b"style")
+        policy = (
+            f"default-src 'none'; connect-src 'self'; script-src '{script}'; style-src '{style}'; "
+            "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        )
+        self._page = page
+        self._headers = [
+            (b"content-type", b"text/html; charset=utf-8"),
+            (b"content-security-policy", policy.encode()),
+            (b"x-content-type-options", b"nosniff"),
+            (b"referrer-policy", b"no-referrer"),
+        ]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the page."""
+        await send_whole(send, 200, self._page, self._headers)
+
+
+def _inside(page: bytes, element: bytes) -> str:
+    """The hash by which a content security policy allows an element of the page."""
+    content = page.partition(b"<%b>" % element)[2].partition(b"</%b>" % element)[0]
+    return f"sha256-{base64.b64encode(hashlib.sha256(content).digest()).decode()}"
