@@ -141,7 +141,8 @@ class Routes:
         endpoint = McpEndpoint(direct, self._settings)
         self._exact |= {(method, "/mcp"): endpoint for method in ("GET", "POST", "DELETE")}
         self._below["/mcp/"] = endpoint
-        self._exact["GET", "/openapi.json"] = self._below["/tools/"] = RestTools(direct, self._settings)
+        rest = RestTools(direct, self._settings, lambda: self._keys.is_closed)
+        self._exact["GET", "/openapi.json"] = self._below["/tools/"] = rest
         self._exact["GET", "/docs"] = DocsPage()
         async with endpoint.running():
             yield

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.resources import files
 
 from starlette.types import Receive, Scope, Send
@@ -28,11 +28,12 @@ DOCUMENT = "openapi.json"
 
 
 class RestTools:
-    """The service as an ASGI app. Errors are problems (RFC 9457)."""
+    """The service as an ASGI app. Errors are problems (RFC 9457). `has_keys`: whether clients need one now."""
 
-    def __init__(self, direct: DirectTools, settings: Settings) -> None:
+    def __init__(self, direct: DirectTools, settings: Settings, has_keys: Callable[[], bool]) -> None:
         self._direct = direct
         self._settings = settings
+        self._has_keys = has_keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -62,7 +63,7 @@ class RestTools:
             await self._direct.tools(selection),
             root=root,
             paths="" if root else ROOT,
-            has_keys=bool(self._settings.server.api_keys),
+            has_keys=self._has_keys(),
         )
         await send_json(send, 200, document, [(b"cache-control", b"no-cache")])
 
