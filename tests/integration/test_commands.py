@@ -344,6 +344,24 @@ def test_doctor_says_that_a_tool_server_is_down(tools_url: str, tmp_path: Path):
     assert re.search(r"FAIL tool server gone.*cannot be reached", ran.stdout)
 
 
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("http://127.0.0.1:{port}/mcp", "the server cannot be reached: it refuses connections"),
+        ("http://no-such-host.invalid/mcp", "the server cannot be found: its host name is unknown"),
+    ],
+)
+def test_doctor_has_words_of_its_own_for_an_mcp_server_that_is_not_there(
+    url: str, words: str, tmp_path: Path
+):
+    entry = {"mcpServers": {"gone": {"url": url.format(port=free_port())}}}
+    (tmp_path / "mcp.json").write_bytes(orjson.dumps(entry))
+    ran = toolway("doctor", "--json", cwd=tmp_path, OPENAI_BASE_URL="http://127.0.0.1:9/v1")
+    check = next(c for c in orjson.loads(ran.stdout)["checks"] if c["check"] == "tool server gone")
+    assert check["detail"].endswith(f"connect: {words}")
+    assert "Start it, or correct its address" in check["advice"]
+
+
 def test_doctor_tries_the_store(tools_url: str, tmp_path: Path):
     with model_server() as base:
         variables = {"OPENAI_BASE_URL": base, "MCP_SERVER_ENDPOINTS": tools_url}

@@ -70,7 +70,7 @@ def http_client(
 ) -> httpx2.AsyncClient:
     """A client that waits as long as its caller does: a call's deadline is held by whoever makes the call.
 
-    With `options.egress` it reaches that place alone, and takes nothing from the environment.
+    With `options.egress` it reaches that place alone, and not through the environment's proxy.
     """
     egress, limit = options.egress, options.max_result_bytes
     inner: httpx2.AsyncBaseTransport = OpenTransport(options.certificate)
@@ -81,7 +81,7 @@ def http_client(
         headers=dict(headers),
         auth=options.auth() if options.auth else None,
         timeout=httpx2.Timeout(CONNECT_TIMEOUT, read=None),
-        trust_env=egress is None,
+        trust_env=False,
     )
 
 
@@ -137,7 +137,11 @@ class Isolating(httpx2.AsyncBaseTransport):
         try:
             response = await self._inner.handle_async_request(request)
         except httpx2.TransportError as error:
-            return _broken(request, error) if is_message else httpx2.Response(503, text=_name(error))
+            return (
+                _broken(request, error)
+                if is_message
+                else httpx2.Response(503, text=f"the server {_words(error)}")
+            )
         if not is_message:
             return response  # of an authorization server
         if response.status_code >= 400:
@@ -168,7 +172,7 @@ class _Body(httpx2.AsyncByteStream):
                     raise httpx2.StreamError(f"the answer is over the limit of {self._limit / 2**20:.0f} MiB")
                 yield data
         except httpx2.TransportError as error:
-            raise httpx2.StreamError(f"the connection broke off: {_name(error)}") from None
+            raise httpx2.StreamError(f"the server {_words(error)}") from None
 
     async def aclose(self) -> None:
         await self._inner.aclose()
@@ -176,9 +180,8 @@ class _Body(httpx2.AsyncByteStream):
 
 def _broken(request: httpx2.Request, error: httpx2.TransportError) -> httpx2.Response:
     unsent = isinstance(error, _UNSENT)
-    said = "no connection to the server" if unsent else "the connection broke off"
     trouble = {"unsent": unsent, "down": isinstance(error, httpx2.ConnectError)}
-    return _answer(request, 502, f"{said}: {_name(error)}", trouble)
+    return _answer(request, 502, f"the server {_words(error)}", trouble)
 
 
 async def _refusal(request: httpx2.Request, response: httpx2.Response) -> httpx2.Response:
@@ -243,9 +246,25 @@ def _answer(
     return httpx2.Response(status, headers=headers, content=content, request=request)
 
 
-def _name(error: Exception) -> str:
-    behind = connect_error_behind(error)
-    return f"it {behind.words}" if behind else f"{type(error).__name__} {error}".strip()
+_WORDS: Sequence[tuple[type[httpx2.TransportError], str]] = (
+    (httpx2.ConnectTimeout, f"took no connection within {CONNECT_TIMEOUT:g} s"),
+    (httpx2.TimeoutException, "neither sent nor took anything for too long"),
+    (httpx2.ProxyError, "cannot be reached through its proxy"),
+    (httpx2.ConnectError, "cannot be reached: it refuses connections"),
+    (httpx2.NetworkError, "closed the connection in the middle of an exchange"),
+    (
+        httpx2.RemoteProtocolError,
+        "closed the connection before it had answered, or sent something that is not HTTP",
+    ),
+    (httpx2.TransportError, "cannot be asked: its URL or a header is not valid"),
+)
+"""What happened, as the rest of a sentence that begins with the server's name, by the first kind that fits."""
+
+
+def _words(error: httpx2.TransportError) -> str:
+    if behind := connect_error_behind(error):
+        return behind.words
+    return next(words for kind, words in _WORDS if isinstance(error, kind))
 
 
 class HttpTransport(StreamableHTTPTransport):
@@ -401,7 +420,7 @@ async def _post(client: httpx2.AsyncClient, target: str, content: str) -> ErrorD
         )
     except httpx2.TransportError as error:
         trouble: JSON = {"unsent": isinstance(error, _UNSENT), "down": isinstance(error, httpx2.ConnectError)}
-        return ErrorData(code=-32000, message=f"not sent: {_name(error)}", data={HTTP_TROUBLE: trouble})
+        return ErrorData(code=-32000, message=f"the server {_words(error)}", data={HTTP_TROUBLE: trouble})
     if response.status_code < 400:
         return None
     trouble = {"status": response.status_code, "session": True}

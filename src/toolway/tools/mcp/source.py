@@ -19,7 +19,7 @@ from toolway.errors import SourceError
 from toolway.settings.mcp_server import Era, McpServerConfig
 from toolway.tools.mcp.errors import LostError, RefusedError, cause_of, exit_reason, explain
 from toolway.tools.mcp.options import Budget, ConnectOptions, ServerLog, Transport
-from toolway.types import JSON, OnProgress, SourceStatus, Tool, ToolResult
+from toolway.types import JSON, OnProgress, SourceStatus, State, Tool, ToolResult
 
 if TYPE_CHECKING:
     from toolway.tools.mcp.session import Connection, Session
@@ -360,14 +360,18 @@ class Supervisor:
             message += f".{words}"
         if self._stage == "start" and self._config.where:
             message = f"{self._config.where}: {message}"
-        if message != self.status.error:  # a program that is missing is told once, not at every start
-            self.log.warning("%s: %s", self._stage, message)
+        stage = error.stage if isinstance(error, SourceError) else self._stage
+        if isinstance(error, RefusedError) and error.http.get("unsent"):
+            stage = "connect"
+        state: State = "needs auth" if needs_auth else "failed" if lost else "starting"
+        if state == "starting" and message != self.status.error:  # of the others the catalog tells
+            self.log.warning("%s: %s", stage, message)
         self._publish(
-            state="needs auth" if needs_auth else "failed" if lost else "starting",
+            state=state,
             tools=_unavailable(self.status.tools) if needs_auth or lost else self.status.tools,
             error=message,
             error_at=time.time(),
-            error_stage=error.stage if isinstance(error, SourceError) else self._stage,
+            error_stage=stage,
         )
 
     def _hint(self, error: Exception) -> str:

@@ -61,8 +61,9 @@ class Connections:
         """Send a request and read the whole answer, at most `max_bytes` of it when decompressed.
 
         A redirect is followed within the same origin: of GET and HEAD any, of other methods those that keep method and
-        body (307 and 308; RFC 9110, 15.4). Raises SourceError (stage "connect" or "fetch") with a message that follows
-        the server's name and holds no URL. The caller holds the deadline.
+        body (307 and 308), or say where to GET what came of it (303; RFC 9110, 15.4). Raises SourceError (stage
+        "connect" or "fetch") with a message that follows the server's name and holds no URL. The caller holds the
+        deadline.
         """
         try:
             for _ in range(MAX_REDIRECTS + 1):
@@ -70,7 +71,7 @@ class Connections:
                 target = answer.headers.get("location")
                 if answer.status not in (301, 302, 303, 307, 308) or target is None:
                     return answer
-                request = replace(request, url=_next_url(request, target, answer.status))
+                request = _redirected(request, target, answer.status)
         except HttpError as error:
             raise _source_error(error) from error
         except ValueError as error:
@@ -140,8 +141,8 @@ async def _answer(connection: Connection, url: URL, max_bytes: int) -> Answer:
     return Answer(status=reply.status, headers=headers, body=body, url=str(url))
 
 
-def _next_url(request: Request, target: str, status: int) -> URL:
-    if request.method not in ("GET", "HEAD") and status not in (307, 308):
+def _redirected(request: Request, target: str, status: int) -> Request:
+    if request.method not in ("GET", "HEAD") and status not in (303, 307, 308):
         raise SourceError(f"answered {status}, a redirect, which is followed for GET only", stage="fetch")
     try:
         url = URL(urljoin(str(request.url), target)).with_fragment(None)
@@ -152,7 +153,10 @@ def _next_url(request: Request, target: str, status: int) -> URL:
         raise SourceError(
             f"answered {status}, a redirect to another host, which is not followed", stage="fetch"
         )
-    return url
+    if status != 303 or request.method == "HEAD":
+        return replace(request, url=url)
+    headers = {name: value for name, value in request.headers.items() if name.lower() != "content-type"}
+    return Request(method="GET", url=url, headers=headers)
 
 
 async def _read(connection: Connection, encoding: str, max_bytes: int) -> bytes:

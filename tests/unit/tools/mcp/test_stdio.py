@@ -9,8 +9,9 @@ import tracemalloc
 import anyio
 import pytest
 
-from tests.unit.tools.mcp.support import PATIENCE, bad, good, running
-from toolway.tools.mcp import options, session, stdio
+from tests.unit.tools.mcp.support import PATIENCE, bad, good, running, until
+from toolway.tools.catalog import Catalog
+from toolway.tools.mcp import MCPSource, ReconnectPolicy, options, session, stdio
 from toolway.types import Progress
 
 
@@ -149,16 +150,21 @@ async def test_the_line_that_tells_what_went_wrong_is_kept_before_a_long_stack()
 
 
 async def test_a_command_that_is_not_there_is_named_once(caplog: pytest.LogCaptureFixture) -> None:
-    async with running(bad(command="no-such-command", where="mcp.json:3")) as server:
-        status = await server.until(lambda status: status.state == "failed")
-        for _ in range(3):
-            at = status.error_at
-            await server.until(lambda status, at=at: status.error_at != at)  # type: ignore[misc]
-            status = server.source.status
-        assert caplog.text.count("no-such-command") == 1
-        assert (status.error or "").startswith("mcp.json:3: ")
-        assert "'no-such-command' was not found" in (status.error or "")
-        assert status.error_stage == "start"
+    source = MCPSource(
+        bad(command="no-such-command", where="mcp.json:3"), policy=ReconnectPolicy(first_delay=0.02)
+    )
+    async with Catalog([source]).running():
+        times: set[float | None] = set()
+
+        def has_failed_often() -> bool:
+            times.add(source.status.error_at)
+            return len(times) > 4
+
+        await until(has_failed_often)
+    assert caplog.text.count("no-such-command") == 1
+    assert (source.status.error or "").startswith("mcp.json:3: ")
+    assert "'no-such-command' was not found" in (source.status.error or "")
+    assert source.status.error_stage == "start"
 
 
 @pytest.mark.parametrize("fault", ["banner", "no_info", "stderr_flood", "weird_name"])
