@@ -6,23 +6,22 @@ Each command imports what it needs by itself, so that none pays for the others.
 from __future__ import annotations
 
 import logging
-import re
 import sys
 import webbrowser
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import anyio
 import orjson
 import typer
-from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.markup import escape
-from rich.text import Text
 
 from toolway import __version__
+from toolway.app.keys import app as keys_app
+from toolway.app.terminal import AsJSON, ConfigFile, complain, fail, first_sentence, print_json, print_table
 from toolway.errors import ConfigError, SourceError, sentence
 from toolway.settings.mcp_server import RemoteServerConfig, with_home
 from toolway.settings.settings import Settings, load_settings
@@ -37,17 +36,6 @@ T = TypeVar("T")
 PATIENCE = 30.0
 """Seconds in which `tools` and `call` wait for servers that have not answered yet."""
 
-MIN_ROOM = 24
-"""Cells that a description has beside its tool, or it stands below it."""
-
-_COLOURS = {
-    "ready": "green",
-    "starting": "yellow",
-    **dict.fromkeys(("failed", "unavailable", "needs auth"), "red"),
-}
-
-_SENTENCE = re.compile(r"(.+?[.!?])(?=\s|$)", re.DOTALL)
-
 app = typer.Typer(
     name="toolway",
     no_args_is_help=True,
@@ -55,12 +43,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Gives every OpenAI client the tools of your MCP and OpenAPI servers.",
 )
-ConfigFile = Annotated[
-    str | None, typer.Option(help="The mcp.json to read (TOOLWAY_CONFIG).", show_default=False)
-]
+app.add_typer(keys_app, name="keys")
 Strict = Annotated[bool, typer.Option("--strict", help="Take unknown keys in the mcp.json for mistakes.")]
 Full = Annotated[bool, typer.Option("--full", help="Print whole descriptions, not their first sentences.")]
-AsJSON = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
 def main() -> None:
@@ -68,7 +53,7 @@ def main() -> None:
     try:
         app()
     except ConfigError as error:
-        _fail(error.message)
+        fail(error.message)
     except KeyboardInterrupt:
         sys.exit(130)
 
@@ -122,22 +107,22 @@ def tools(as_json: AsJSON = False, full: Full = False, config: ConfigFile = None
     _warn(settings)
     found, statuses, too_many = _with_catalog(settings, partial(_list_tools, settings))
     if as_json:
-        _print_json([_tool_json(name, tool) for name, tool in found.items()])
+        print_json([_tool_json(name, tool) for name, tool in found.items()])
         for label, status in statuses.items():
             if status.error:
-                _complain(f"{label}: {status.state} ({last_error(status)})")
+                complain(f"{label}: {status.state} ({last_error(status)})")
     elif not statuses:
         none = "No tool servers are configured: write an mcp.json, or set MCP_SERVER_ENDPOINTS."
-        _fail(settings.tools.all_disabled or none)
+        fail(settings.tools.all_disabled or none)
     else:
         if found:
             _print_tools(found, full=full)
             typer.echo()
         _print_servers(statuses)
     if too_many:
-        _complain(f"{too_many[0].upper()}{too_many[1:]}.")
+        complain(f"{too_many[0].upper()}{too_many[1:]}.")
     if statuses and not any(status.is_usable for status in statuses.values()):
-        _fail("No tool server can be used; `toolway doctor` says what to do.")
+        fail("No tool server can be used; `toolway doctor` says what to do.")
 
 
 @app.command()
@@ -160,12 +145,12 @@ def call(
     result = _with_catalog(settings, run)
     if as_json:
         images = [{"media_type": image.media_type, "data": image.data} for image in result.images]
-        _print_json({"name": name, "is_error": result.is_error, "text": result.text, "images": images})
+        print_json({"name": name, "is_error": result.is_error, "text": result.text, "images": images})
     else:
-        (_complain if result.is_error else typer.echo)(result.text)
+        (complain if result.is_error else typer.echo)(result.text)
         for image in result.images:
             size = len(image.data) * 3 // 4
-            _complain(f"(A picture, {image.media_type}, about {size:,} bytes; --json prints it as base64.)")
+            complain(f"(A picture, {image.media_type}, about {size:,} bytes; --json prints it as base64.)")
     raise typer.Exit(1 if result.is_error else 0)
 
 
@@ -194,7 +179,7 @@ def doctor(as_json: AsJSON = False, config: ConfigFile = None) -> None:
     findings = examine(config)
     if as_json:
         healthy = all(finding.ok for finding in findings)
-        _print_json({"ok": healthy, "checks": [finding.to_json() for finding in findings]})
+        print_json({"ok": healthy, "checks": [finding.to_json() for finding in findings]})
     else:
         print_findings(findings)
     raise typer.Exit(0 if all(finding.ok for finding in findings) else 1)
@@ -210,7 +195,7 @@ def login(
     remote = {entry.label: entry for entry in settings.tools.servers if isinstance(entry, RemoteServerConfig)}
     if server not in remote:
         names = ", ".join(remote) or "none"
-        _fail(f"There is no server {server} with a url in the mcp.json; those with one: {names}.")
+        fail(f"There is no server {server} with a url in the mcp.json; those with one: {names}.")
     anyio.run(_login, remote[server], with_home(settings.tools.token_file))
     typer.echo(f"Toolway may use {server} now; {settings.tools.token_file} remembers it.")
 
@@ -226,7 +211,7 @@ async def _login(server: RemoteServerConfig, token_file: Path) -> None:
     try:
         await ask(server, show, TokenFile(token_file))
     except SourceError as error:
-        _fail(f"{server.url}: {error.message}")
+        fail(f"{server.url}: {error.message}")
 
 
 @app.command()
@@ -295,9 +280,9 @@ def _parse_arguments(arguments: str) -> JSON:
     try:
         values = orjson.loads(arguments)
     except orjson.JSONDecodeError as error:
-        _fail(f"The arguments are not JSON: {error}")
+        fail(f"The arguments are not JSON: {error}")
     if not isinstance(values, dict):
-        _fail('The arguments must be a JSON object, like \'{"city": "Paris"}\'.')
+        fail('The arguments must be a JSON object, like \'{"city": "Paris"}\'.')
     return values
 
 
@@ -316,7 +301,7 @@ def _print_servers(statuses: Mapping[str, SourceStatus]) -> None:
         [label, status.state, status.protocol or "", str(len(status.tools)), last_error(status)]
         for label, status in statuses.items()
     ]
-    _print_table(["server", "state", "protocol", "tools", "last error"], rows)
+    print_table(["server", "state", "protocol", "tools", "last error"], rows)
 
 
 def _print_tools(found: Mapping[str, Tool], *, full: bool) -> None:
@@ -329,44 +314,7 @@ def _print_tools(found: Mapping[str, Tool], *, full: bool) -> None:
         ]
         for name, tool in found.items()
     ]
-    _print_table(["tool", "server", "state", "description"], rows, is_below=full, is_cut=not full)
-
-
-def _print_table(
-    titles: Sequence[str], rows: Sequence[Sequence[str]], *, is_below: bool = False, is_cut: bool = False
-) -> None:
-    """Columns as wide as their texts. The last one may be any text: beside the others, or below them.
-
-    With `is_cut` it is shortened to what a terminal has room for; in a file nothing is.
-    """
-    console = Console(highlight=False)
-    *widths, last = [max(map(cell_len, column)) for column in zip(titles, *rows, strict=True)]
-    indent = sum(widths) + 2 * len(widths)
-    room = console.width if is_cut and console.is_terminal else sys.maxsize
-    if room - indent < min(MIN_ROOM, last):
-        is_below = True
-    for number, (*cells, text) in enumerate([titles, *rows]):
-        line = Text("  ", style="" if number else "bold").join(
-            Text(set_cell_size(cell, width), style=_COLOURS.get(cell, ""))
-            for cell, width in zip(cells, widths, strict=True)
-        )
-        if is_below:
-            lines = text.splitlines() if number else []
-            line.append("".join(f"\n    {_cut(one, room - 4)}".rstrip() for one in lines))
-        else:
-            line.append(f"  {_cut(text, room - indent)}")
-        line.rstrip()
-        console.print(line, soft_wrap=True)
-
-
-def _cut(text: str, room: int) -> str:
-    return text if cell_len(text) <= room else set_cell_size(text, room - 1).rstrip() + "…"
-
-
-def first_sentence(text: str) -> str:
-    """The text up to the end of its first sentence, white space as single blanks."""
-    found = _SENTENCE.match(text)
-    return found[1] if found else text
+    print_table(["tool", "server", "state", "description"], rows, is_below=full, is_cut=not full)
 
 
 def _announce(settings: Settings, url: str) -> None:
@@ -386,17 +334,4 @@ def _announce(settings: Settings, url: str) -> None:
 
 def _warn(settings: Settings) -> None:
     for warning in settings.warnings:
-        _complain(sentence(f"Warning: {warning}"))
-
-
-def _print_json(value: Any) -> None:
-    typer.echo(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode())
-
-
-def _complain(message: str) -> None:
-    typer.echo(message, err=True)
-
-
-def _fail(message: str) -> NoReturn:
-    _complain(message)
-    sys.exit(1)
+        complain(sentence(f"Warning: {warning}"))

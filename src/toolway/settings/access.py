@@ -64,7 +64,7 @@ def read_expiry(value: Any) -> float:
     try:
         moment = datetime.fromisoformat(text)
         if _DATE.fullmatch(text):
-            moment = datetime.combine(moment, time.max)
+            moment = datetime.combine(moment, time(23, 59, 59))
         return moment.replace(tzinfo=moment.tzinfo or UTC).timestamp()
     except (ValueError, OverflowError):
         raise ValueError(f"{value!r} is no date like 2027-01-31 or 2027-01-31T12:00:00Z") from None

@@ -11,7 +11,7 @@ from typing import Any
 
 MAX_DEPTH = 64
 
-_TOKEN = re.compile(
+TOKEN = re.compile(
     r"""(?P<space>\s+|//[^\n]*|/\*.*?\*/)
       | (?P<string>"(?:[^"\\\n]|\\.)*")
       | (?P<number>-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)
@@ -97,7 +97,7 @@ class _Token:
 def _tokens(text: str) -> Iterator[_Token]:
     at, line = 0, 1
     while at < len(text):
-        match = _TOKEN.match(text, at)
+        match = TOKEN.match(text, at)
         if match is None:
             raise MistakeError(_strange(text, at), line)
         if match.lastgroup != "space":

@@ -121,6 +121,11 @@ def load_settings(
     return settings
 
 
+def environment(dotenv: Path | None = Path(".env")) -> Mapping[str, str]:
+    """The variables that the file `config` may refer to."""
+    return _texts(os.environ, dotenv)
+
+
 def reload_servers(settings: Settings, dotenv: Path | None = Path(".env")) -> Settings:
     """The same settings with the servers that the file `config` holds now. Raises ConfigError."""
     return _with_servers(settings, _texts(os.environ, dotenv))

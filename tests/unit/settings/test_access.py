@@ -147,7 +147,7 @@ def test_a_mistake_about_the_identity_provider(jwt: Any, said: str) -> None:
 
 
 def test_a_date_is_valid_to_its_end_and_a_moment_to_itself() -> None:
-    assert read_expiry("2027-01-31") == pytest.approx(1_801_439_999.999999)
+    assert read_expiry("2027-01-31") == 1_801_439_999
     assert read_expiry("2027-01-31T00:00:00Z") == 1_801_353_600
     assert read_expiry("2027-01-31T01:00:00+01:00") == 1_801_353_600
     assert read_expiry("2027-01-31T00:00:00") == 1_801_353_600
