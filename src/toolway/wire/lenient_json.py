@@ -254,3 +254,38 @@ def fix_surrogates_in(value: Any) -> Any:
     if isinstance(value, dict):
         return {fix_surrogates(key): fix_surrogates_in(item) for key, item in value.items()}
     return value
+
+
+_HALF = ("\ud800", "\udbff")
+"""The range of characters that are the first half of one: a model server may cut there."""
+
+
+class JsonText:
+    """A text that comes in pieces, each of which is written as a JSON string at once."""
+
+    def __init__(self) -> None:
+        self._pieces: list[str] = []
+        self._half = ""
+
+    def quoted(self, text: str) -> bytes:
+        """One more piece, in its quotes. Half a character waits for its other half."""
+        if self._half:
+            text, self._half = self._half + text, ""
+        try:
+            quoted = orjson.dumps(text)
+        except TypeError:
+            if _HALF[0] <= text[-1] <= _HALF[1]:
+                text, self._half = text[:-1], text[-1]
+            text = fix_surrogates(text)
+            quoted = orjson.dumps(text)
+        self._pieces.append(text)
+        return quoted
+
+    def rest(self) -> str:
+        """What is still to be written when no more comes: a sign for a half that stayed alone."""
+        half, self._half = self._half, ""
+        return fix_surrogates(half)
+
+    def whole(self) -> str:
+        """All that was written."""
+        return "".join(self._pieces)

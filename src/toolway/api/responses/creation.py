@@ -9,7 +9,7 @@ from typing import Any
 
 import anyio
 
-from toolway.api.responses.items.fields import text_in
+from toolway.api.fields import text_in
 from toolway.api.responses.items.input_items import Turn, answered_before, sealed, summary_message
 from toolway.api.responses.items.response_object import Event, read_usage
 from toolway.api.responses.preparation import Draft, RequestReader, split_leading

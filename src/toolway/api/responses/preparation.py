@@ -9,9 +9,9 @@ from typing import Any
 
 from starlette.types import Scope
 
+from toolway.api.fields import texts_in
 from toolway.api.option_headers import read_option_headers
 from toolway.api.responses.items.event_writer import EventWriter
-from toolway.api.responses.items.fields import texts_in
 from toolway.api.responses.items.input_items import InputItems
 from toolway.api.responses.items.request import ResponseRequest, choice_of, needs_approval, read_request
 from toolway.api.responses.records import Record, Records, check_previous, new_id, with_ids

@@ -14,8 +14,8 @@ from tests.support.fuzz import slow
 from tests.support.responses import check_events
 from tests.unit.api.responses.golden_runner import TOOL, chunk, fragment, writer_of
 from tests.unit.api.responses.test_mutated import assert_messages, assert_served, messages_of
+from toolway.api.fields import text_in
 from toolway.api.responses.items.event_writer import EventWriter
-from toolway.api.responses.items.fields import text_in
 from toolway.api.responses.items.request import choice_of, needs_approval, read_request
 from toolway.api.responses.items.response_object import Event
 from toolway.conversation.message import Message, MessageBuilder

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from toolway.api.responses.items.fields import read_logprobs, text_in, thought_in
+from toolway.api.fields import text_in, thought_in
+from toolway.api.responses.items.content import read_logprobs
 from toolway.api.responses.items.input_items import round_mark, sealed
 from toolway.api.responses.items.request import CUSTOM_INPUT, ClientTool, ResponseRequest
 from toolway.api.responses.items.response_object import (

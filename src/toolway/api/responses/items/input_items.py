@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from toolway.api.responses.items import fields
-from toolway.api.responses.items.fields import chat_content, text_in
+from toolway.api import fields
+from toolway.api.fields import text_in
+from toolway.api.responses.items.content import chat_content
 from toolway.api.responses.items.request import CUSTOM_INPUT
 from toolway.conversation.call_ids import original_id
 from toolway.conversation.message import joined

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from toolway.api.responses.items import fields
+from toolway.api import fields
 from toolway.errors import InvalidRequest
 from toolway.tools import names
 from toolway.types import JSON

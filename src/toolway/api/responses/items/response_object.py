@@ -5,17 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import orjson
-
 from toolway.api.responses.items.request import ResponseRequest, shown_members, tool_as_shown
 from toolway.types import JSON
-from toolway.wire.lenient_json import dumps, fix_surrogates
+from toolway.wire.lenient_json import JsonText, dumps
 
 Event = tuple[str, bytes]
 """An event's type, and the whole event as JSON."""
-
-_HALF = ("\ud800", "\udbff")
-"""The range of characters that are the first half of one: a model server may cut there."""
 
 _DEFAULTS: JSON = {
     "temperature": 1.0,
@@ -199,37 +194,17 @@ class ResponseState:
         return b',"sequence_number":%d}' % (self._number - 1)
 
 
-class DeltaStream:
+class DeltaStream(JsonText):
     """A text that is told in events of one type. `about` stands in each of the events, which have the type `kind`."""
 
     def __init__(self, kind: str, about: JSON) -> None:
+        super().__init__()
         self.kind = kind
         self._head = dumps({"type": kind, **about})[:-1] + b',"delta":'
-        self._pieces: list[str] = []
-        self._half = ""
 
     def add(self, text: str) -> bytes:
-        """The event for one more piece, but for its end. Half a character waits for its other half."""
-        if self._half:
-            text, self._half = self._half + text, ""
-        try:
-            quoted = orjson.dumps(text)
-        except TypeError:
-            if _HALF[0] <= text[-1] <= _HALF[1]:
-                text, self._half = text[:-1], text[-1]
-            text = fix_surrogates(text)
-            quoted = orjson.dumps(text)
-        self._pieces.append(text)
-        return self._head + quoted
-
-    def rest(self) -> str:
-        """What is still to be told when no more comes: a sign for a half that stayed alone."""
-        half, self._half = self._half, ""
-        return fix_surrogates(half)
-
-    def whole(self) -> str:
-        """All that was told."""
-        return "".join(self._pieces)
+        """The event for one more piece, but for its end."""
+        return self._head + self.quoted(text)
 
 
 class TextPart:
