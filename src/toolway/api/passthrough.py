@@ -1,24 +1,22 @@
-"""Every route under /v1 that Toolway does not own, to the model server and back, byte for byte; and GET /v1/models."""
+"""Every route under /v1 that Toolway does not own, to the model server and back, byte for byte."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from collections.abc import AsyncIterator
 from urllib.parse import parse_qsl, unquote, unquote_to_bytes
 
 import anyio
-import orjson
 from starlette.types import Message, Receive, Scope, Send
 
 from toolway.engine.request_options import check_models, no_such_model
 from toolway.errors import Forbidden, InvalidRequest, NotFound, Stopping, UpstreamError
-from toolway.server.asgi import ClientGone, parse_object, read_body, relay, relayed, send_json, send_whole
+from toolway.server.asgi import ClientGone, parse_object, read_body, relay
 from toolway.server.caller import principal_of, upstream_headers
 from toolway.server.disconnect import cancel_on_disconnect, error_at_stop
 from toolway.server.envelopes import send_error
-from toolway.settings.groups import Profile, UpstreamSettings
-from toolway.types import JSON, Header, Principal
+from toolway.settings.groups import UpstreamSettings
+from toolway.types import JSON, Principal
 from toolway.upstream.client import Upstream
 from toolway.wire.lenient_json import dumps
 
@@ -34,20 +32,13 @@ class Passthrough:
     upstream that breaks off inside its answer cuts the client's connection, since a clean end would say that
     the answer was whole.
 
-    From a principal who may not use each model only what names one that it may use is passed on; `models` answers what
-    there are, and `max_bytes` bounds the bodies that must be read for it.
+    From a principal who may not use each model only what names one that it may use is passed on; `max_bytes` bounds the
+    bodies that must be read for it.
     """
 
-    def __init__(
-        self,
-        upstream: Upstream,
-        settings: UpstreamSettings,
-        models: ModelList | None = None,
-        max_bytes: int = 2**26,
-    ) -> None:
+    def __init__(self, upstream: Upstream, settings: UpstreamSettings, max_bytes: int = 2**26) -> None:
         self._upstream = upstream
         self._settings = settings
-        self._models = models
         self._max_bytes = max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -58,9 +49,6 @@ class Passthrough:
             path = _path_below(scope)
             if not principal.models:
                 body = await request.body() if _has_body(scope) else None
-            elif scope["method"] in ("GET", "HEAD") and path == "/models" and self._models:
-                await self._models(scope, receive, send)
-                return
             else:
                 body = await self._checked(scope, receive, path, principal)
         except InvalidRequest as error:
@@ -172,61 +160,3 @@ def _path_below(scope: Scope) -> str:
     if b".." in segments or b"." in segments:
         raise InvalidRequest("The path may not hold the segments . and .., however they are written.")
     return raw.removeprefix(_PREFIX).decode("ascii")
-
-
-_MAX_BYTES = 16 * 2**20
-
-
-class ModelList:
-    """An ASGI app. What is no list of models is relayed as it came."""
-
-    def __init__(self, upstream: Upstream, settings: UpstreamSettings, profiles: Sequence[Profile]) -> None:
-        self._upstream = upstream
-        self._settings = settings
-        self._profiles = profiles
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer with the longer list."""
-        await cancel_on_disconnect(scope, receive, lambda: self._answer(scope, send))
-
-    async def _answer(self, scope: Scope, send: Send) -> None:
-        headers = upstream_headers(scope, self._settings)
-        query = scope["query_string"]
-        try:
-            with error_at_stop(scope):
-                async with self._upstream.request("GET", "/models", query=query, headers=headers) as answer:
-                    if not answer.is_success:
-                        raise await answer.refusal()
-                    body = await answer.read(_MAX_BYTES)
-        except (UpstreamError, Stopping) as error:
-            await send_error(scope, send, error)
-            return
-        listed = self._listed(body, principal_of(scope))
-        if listed is not None:
-            await send_json(send, 200, listed, relayed(answer.headers))
-            return
-        kind: list[Header] = [header for header in answer.headers if header[0] == b"content-type"]
-        await send_whole(send, answer.status, body, [*kind, *relayed(answer.headers)])
-
-    def _listed(self, body: bytes, principal: Principal) -> JSON | None:
-        try:
-            parsed: Any = orjson.loads(body)
-        except orjson.JSONDecodeError:
-            parsed = None
-        models = parsed.get("data") if isinstance(parsed, dict) else None
-        if not isinstance(models, list):
-            return {"object": "list", "data": []} if principal.models else None
-        if principal.models:
-            parsed.pop("models", None)  # llama.cpp tells them twice
-            models = [
-                model
-                for model in models
-                if isinstance(model, dict) and principal.may_use_model(model.get("id"))
-            ]
-        more = [
-            {**model, "id": f"{model['id']}@{profile.name}"}
-            for model in models
-            if isinstance(model, dict) and isinstance(model.get("id"), str)
-            for profile in self._profiles
-        ]
-        return {**parsed, "data": [*models, *more]}

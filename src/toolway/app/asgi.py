@@ -13,7 +13,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from toolway.access.keys import KeyRing
 from toolway.api.chat.routes import ChatCompletions
 from toolway.api.mcp import McpEndpoint
-from toolway.api.passthrough import ModelList, Passthrough
+from toolway.api.messages import Messages
+from toolway.api.models import ModelList
+from toolway.api.passthrough import Passthrough
 from toolway.api.responses import (
     DEFAULT_PACE,
     Background,
@@ -111,18 +113,20 @@ class Routes:
                 target=state.target,
                 subscribers=subscribers,
             )
-            models = ModelList(state.upstream, self._settings.upstream, self._settings.tools.profiles)
             self._passthrough = Passthrough(
-                state.upstream, self._settings.upstream, models, self._settings.server.max_body_bytes
+                state.upstream, self._settings.upstream, self._settings.server.max_body_bytes
             )
+            models = ModelList(state.upstream, self._settings, self._passthrough)
+            messages = Messages(engine)
+            self._below = {"/v1/messages/": messages, "/v1/models/": models}
             self._exact = {
                 ("POST", "/v1/chat/completions"): ChatCompletions(engine),
+                ("POST", "/v1/messages"): messages,
+                ("GET", "/v1/models"): models,
                 ("GET", "/healthz"): healthz,
                 ("GET", "/readyz"): Readiness(state),
                 ("GET", "/"): welcome,
             }
-            if self._settings.tools.profiles:
-                self._exact["GET", "/v1/models"] = models
             if self._settings.metrics.address == "on":
                 from toolway.server.metrics import metrics_app  # noqa: PLC0415 - needs 14 MB
 

@@ -109,6 +109,8 @@ class Outcome:
     split_turn: tuple[JSON, ...] = ()
     prompt: tuple[JSON, ...] = ()
     pending_approvals: tuple[ToolCall, ...] = ()
+    is_paused: bool = False
+    """Whether the limit of rounds is reached, and the client goes on by sending back what it was shown."""
 
 
 @dataclass(frozen=True, kw_only=True)

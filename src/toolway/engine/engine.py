@@ -72,6 +72,9 @@ class Conversation:
     events: EventStream
     approved: Sequence[ToolCall] = ()
     is_complete: bool = False
+    pauses: bool = False
+    optional: frozenset[str] = frozenset()
+    gives_ids: bool = False
 
     @cached_property
     def token(self) -> str:
@@ -92,7 +95,7 @@ class Conversation:
         to nothing a short while ago. `done` has the results of approved calls that need not run again.
         """
         # Decided once: tools may be left out meanwhile, and all of an answer must name a call alike.
-        hands_out_calls = bool(self.tools.tools and self.tools.clients)
+        hands_out_calls = bool(self.tools.clients and (self.tools.tools or self.gives_ids))
         self.events.deliver = self._with_public_ids(deliver) if deliver and hands_out_calls else deliver
         outcome = await self._run_behind(turn, raw, done or {})
         return for_client(outcome, self.token) if hands_out_calls else outcome
@@ -136,8 +139,12 @@ class Conversation:
             relays_progress=settings.loop.progress != "off",
             retry_wait=settings.loop.retry_wait,
             habits=self.resources.target.habits(self.request.options.get("model")),
+            pauses=self.pauses,
+            optional=self.optional,
         )
         request = self.request.with_messages(messages)
+        if self.optional and (refused := self.optional & loop.habits.refused_options):
+            request = request.without(*refused)
         try:
             outcome = await run_tool_loop(request, turn=self._turn(turn), loop=loop, done=done)
         except BaseException as error:
@@ -192,7 +199,7 @@ class Conversation:
         store, owner = self.resources.store, self.caller.id
         if outcome.split_turn and outcome.message.tool_calls:
             await split_turns.keep(store, owner, self.token, outcome.split_turn, outcome.hidden)
-        elif self.resources.settings.loop.replay:
+        elif self.resources.settings.loop.replay and not outcome.is_paused:
             await hidden_rounds.remember(store, self.caller, sent, outcome)
 
 
@@ -239,7 +246,9 @@ class ConversationRequest:
 
     `narrowed` narrows the tools as `options.selection` does. Calls of a tool that `asks` wait for an approval;
     those that have one are `approved`, and run before the model is asked. With `is_complete` the messages are as
-    the model saw them, so that nothing must be put back.
+    the model saw them, so that nothing must be put back. A client that sees the rounds `pauses` at their limit.
+    `optional` options are left out where the model server refuses them. With `gives_ids` the client gets ids of
+    ours for its calls in any case: some take one that comes twice for the same call.
     """
 
     chat: ChatRequest
@@ -248,6 +257,9 @@ class ConversationRequest:
     asks: Callable[[Tool], bool] | None = None
     approved: Sequence[ToolCall] = ()
     is_complete: bool = False
+    pauses: bool = False
+    optional: frozenset[str] = frozenset()
+    gives_ids: bool = False
 
 
 ReadRequest = Callable[[ToolsAtHand], ConversationRequest]
@@ -324,7 +336,9 @@ class Engine:
         self, request: ConversationRequest, snapshot: Snapshot, caller: Caller
     ) -> Conversation:
         """The conversation of a request that was read, with the tools of this snapshot in it."""
-        chat, selection = read_profile(request.chat, self.settings.tools.profiles)
+        chat, selection = read_profile(
+            request.chat, self.settings.tools.profiles, self.settings.upstream.model_aliases
+        )
         check_models(caller.principal, chat.options)
         options = request.options.narrowed(*selection)
         side = self._side_request(request, caller)
@@ -357,6 +371,9 @@ class Engine:
             events=EventStream([self._target, *(subscribe() for subscribe in self._subscribers)]),
             approved=request.approved,
             is_complete=request.is_complete,
+            pauses=request.pauses,
+            optional=request.optional,
+            gives_ids=request.gives_ids,
         )
         conversation.events.notify(_beginning(conversation, side))
         return conversation

@@ -59,6 +59,10 @@ class LoopLimits:
         """Time that tools may still take; never negative."""
         return max(0.0, self._started + self._limits.max_seconds - time.monotonic())
 
+    def rounds_are_used(self, rounds: int) -> bool:
+        """Whether so many rounds are as many as there may be."""
+        return rounds >= self._limits.max_rounds
+
     def stop_reason(self, rounds: int, calls: Sequence[ToolCall]) -> str | None:
         """Why the calls of round number `rounds` may not run, in words for the model; None: they may.
 

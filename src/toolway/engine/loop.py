@@ -55,6 +55,10 @@ class Loop:
     """Seconds that a request whose tools ran may wait for a model server that says "later"."""
     habits: ModelHabits = field(default_factory=ModelHabits)
     """What was learned of the model that is asked."""
+    pauses: bool = False
+    """Whether the client sees the rounds and goes on when their limit is reached."""
+    optional: frozenset[str] = frozenset()
+    """Options of the request that may be left out when the model server refuses them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,6 +180,10 @@ async def run_tool_loop(
         tools.begin_next_round()
         if stop_reason:
             tools.withdraw()
+        elif loop.pauses and loop.limits.rounds_are_used(account.rounds):
+            del account.earlier[-1]
+            paused = replace(message, tool_calls=(), finish_reason="stop")
+            return replace(account.outcome(paused, request), is_paused=True)
 
 
 def _behind(request: ChatRequest, messages: Sequence[JSON]) -> ChatRequest:
@@ -218,6 +226,7 @@ def _recovery(loop: Loop) -> Recovery:
         habits=loop.habits,
         limits=loop.limits,
         patience=loop.retry_wait if has_worked else 0.0,
+        optional=loop.optional,
     )
 
 

@@ -7,6 +7,7 @@ as the client has seen nothing of the answer. What the client sent is never chan
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from toolway.upstream.refusals import (
     own_output,
     seconds_to_wait,
     sizes_in,
+    text_of_error,
     with_hint,
 )
 from toolway.wire.lenient_json import dumps
@@ -83,6 +85,8 @@ class ModelHabits:
     """So many tools it takes in one request; None: no limit is known."""
     takes_pictures: bool = True
     """It reads the pictures of tool results, where they stand."""
+    refused_options: frozenset[str] = frozenset()
+    """Options that it does not know, of those that a request can do without."""
     room: Room | None = None
     """How long a prompt may be; None: no limit was met of late."""
 
@@ -133,12 +137,14 @@ class Recovery:
         habits: ModelHabits,
         limits: LoopLimits,
         patience: float = 0.0,
+        optional: frozenset[str] = frozenset(),
     ) -> None:
         self._tools = tools
         self._results = results
         self._habits = habits
         self._limits = limits
         self._patience = patience
+        self._optional = optional
         self._changes = self._waits = self._empty = self._unreadable = 0
         self._has_switched = False
         self._definitions: tuple[int, int] | None = None
@@ -154,6 +160,7 @@ class Recovery:
             return request if await self._wait(seconds, error) else None
         ways: Sequence[_Change] = (
             self._tell_the_model,
+            self._leave_options_out,
             self._leave_tools_out,
             self._shorten_results,
             self._shorten_definitions,
@@ -209,6 +216,23 @@ class Recovery:
             told = "The last tool call could not be read. Call one of the tools with a JSON object, or answer in words."
             self._note = ({"role": "assistant", "content": written}, {"role": "user", "content": told})
         return request
+
+    async def _leave_options_out(
+        self, request: ChatRequest, error: UpstreamError, _: ChatRequest
+    ) -> ChatRequest | None:
+        """An option that the model server does not know, or not with this value, and the request can do without."""
+        if not self._optional or not (is_refusal(error) or is_overflow(error)):
+            return None
+        said = text_of_error(error)
+        left = [
+            name for name in self._optional if name in request.options and re.search(rf"\b{name}\b", said)
+        ]
+        if not left:
+            return None
+        log.info("left out, since the model server refuses it: %s", ", ".join(left))
+        if not is_overflow(error):  # too many tokens for this conversation may be few enough for the next
+            self._learned = {"refused_options": self._habits.refused_options.union(left)}
+        return request.without(*left)
 
     async def _shorten_results(
         self, request: ChatRequest, error: UpstreamError, sent: ChatRequest

@@ -9,7 +9,7 @@ from typing import Any
 from toolway.conversation.message import ChatRequest
 from toolway.engine.limits import Limits
 from toolway.errors import InvalidRequest, NotFound
-from toolway.settings.groups import Profile, split_model
+from toolway.settings.groups import ModelAlias, Profile, resolve_alias, split_model
 from toolway.settings.settings import Settings
 from toolway.types import JSON, Choice, Principal, Selection
 
@@ -55,14 +55,17 @@ def limits_of(settings: Settings) -> Limits:
 
 
 def read_profile(
-    request: ChatRequest, profiles: Sequence[Profile]
+    request: ChatRequest, profiles: Sequence[Profile], aliases: Sequence[ModelAlias] = ()
 ) -> tuple[ChatRequest, Sequence[Sequence[Choice]]]:
-    """The request without the profile behind its model's name, and the choice of tools that this makes."""
-    if profiles:
-        model, profile = split_model(request.options.get("model"), profiles)
-        if profile:
-            return request.with_options(model=model), [[Choice(patterns=profile.patterns)]]
-    return request, []
+    """The request for the model that its name stands for, and the choice of tools by the profile behind the name."""
+    if not profiles and not aliases:
+        return request, []
+    named = request.options.get("model")
+    bare, profile = split_model(named, profiles)
+    model = resolve_alias(bare, aliases)
+    if model != named:
+        request = request.with_options(model=model)
+    return request, [[Choice(patterns=profile.patterns)]] if profile else []
 
 
 def check_models(principal: Principal, body: Mapping[str, Any]) -> None:

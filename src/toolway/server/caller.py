@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from dataclasses import replace
 from functools import lru_cache
 
 from starlette.types import Scope
@@ -134,3 +135,16 @@ def key_in(header: Header) -> bytes:
         scheme, _, token = value.strip().partition(b" ")
         return token.strip() if scheme.lower() == b"bearer" else value
     return value.strip()
+
+
+def as_openai_caller(caller: Caller) -> Caller:
+    """A caller of Anthropic's API as a model server of OpenAI's kind knows callers: its key is a bearer."""
+    query = b"&".join(pair for pair in caller.query.split(b"&") if pair != b"beta=true")
+    headers = [_as_bearer(header) for header in caller.headers if not header[0].startswith(b"anthropic-")]
+    bearers = [header for header in headers if header[0] == b"authorization"]
+    headers = [header for header in headers if header[0] != b"authorization"] + bearers[:1]
+    return replace(caller, query=query, headers=headers)
+
+
+def _as_bearer(header: Header) -> Header:
+    return (b"authorization", b"Bearer " + key_in(header)) if header[0] == b"x-api-key" else header

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal
 from urllib.parse import SplitResult, parse_qs, parse_qsl, unquote, urlsplit
 
@@ -181,6 +182,42 @@ def split_model(model: Any, profiles: Iterable[Profile]) -> tuple[Any, Profile |
     return (bare, found) if found else (model, None)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ModelAlias:
+    """Another name of a model; `*` and `?` in it stand for any letters."""
+
+    name: str
+    model: str
+
+    @property
+    def is_pattern(self) -> bool:
+        """Whether it stands for many names."""
+        return any(sign in self.name for sign in "*?[")
+
+
+def parse_aliases(value: Any) -> tuple[ModelAlias, ...]:
+    """Aliases from `{"claude-*": "qwen3-8b"}`, as an object or as its JSON text. Raises ValueError."""
+    if isinstance(value, tuple) and all(isinstance(entry, ModelAlias) for entry in value):
+        return value
+    if isinstance(value, str):
+        try:
+            value = orjson.loads(value)
+        except orjson.JSONDecodeError as error:
+            raise ValueError(f"it is not JSON: {error}") from None
+    if not isinstance(value, Mapping) or not all(
+        isinstance(text, str) and text for text in (*value.keys(), *value.values())
+    ):
+        raise ValueError('write a JSON object like {"claude-*": "qwen3-8b"}')
+    return tuple(ModelAlias(name=name, model=model) for name, model in value.items())
+
+
+def resolve_alias(model: Any, aliases: Iterable[ModelAlias]) -> Any:
+    """The model that a name stands for; a name that is no alias stands for itself."""
+    if not isinstance(model, str):
+        return model
+    return next((alias.model for alias in aliases if fnmatchcase(model, alias.name)), model)
+
+
 def _profile(name: Any, patterns: Any) -> Profile:
     if not isinstance(name, str) or not _PROFILE_NAME.fullmatch(name):
         raise ValueError(f"{str(name)[:100]!r} is no name for a profile; use letters, digits, _ and -")
@@ -207,6 +244,7 @@ AllowedServers = Annotated[tuple[AllowedServer, ...], BeforeValidator(parse_allo
 StoreUrl = Annotated[str, AfterValidator(store_url)]
 MetricsAddress = Annotated[str, BeforeValidator(_metrics_address)]
 Profiles = Annotated[tuple[Profile, ...], BeforeValidator(parse_profiles)]
+Aliases = Annotated[tuple[ModelAlias, ...], BeforeValidator(parse_aliases)]
 Vision = Annotated[Literal["auto", "on", "off"], Field(description="auto, on or off")]
 ProgressForm = Annotated[
     Literal["off", "openwebui", "reasoning"], Field(description="off, openwebui or reasoning")
@@ -232,6 +270,7 @@ class UpstreamSettings:
     client_cert: File | None = None
     client_key: File | None = None
     schema_profile: SchemaProfile = "auto"
+    model_aliases: Aliases = ()
 
     query: bytes = field(default=b"", repr=False)
     """What stands behind the ? of the base URL, for each request (Azure's api-version). Not a setting of its own."""

@@ -281,6 +281,15 @@ class JsonText:
         self._pieces.append(text)
         return quoted
 
+    @property
+    def waits(self) -> bool:
+        """Whether half a character waits for its other half."""
+        return bool(self._half)
+
+    def add(self, text: str) -> None:
+        """One more piece, which somebody else has written; nothing may wait."""
+        self._pieces.append(text)
+
     def rest(self) -> str:
         """What is still to be written when no more comes: a sign for a half that stayed alone."""
         half, self._half = self._half, ""

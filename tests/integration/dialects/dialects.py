@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx2
+import orjson
 
 from tests.integration.responses.requests import create, events_of, websocket
 from tests.support.answers import assert_error, assert_one_clean_answer, chunks_of
 from tests.support.app_server import AppServer
+from tests.support.messages import check_error, check_message, read_message
 from tests.support.responses import check_events, check_response
 
 JSON = dict[str, Any]
@@ -241,6 +243,66 @@ class ResponsesOverWebSocket(ResponsesWithItems):
         return self._answer(check_events(events))
 
 
+class Messages(Client):
+    """/v1/messages by a client that sends all blocks back."""
+
+    name = "messages"
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._history: list[JSON] = []
+
+    def ask(self, text: str, *, image: str | None = None) -> Answer:
+        content: Any = text
+        if image:
+            kind, _, data = image.removeprefix("data:").partition(";base64,")
+            source = {"type": "base64", "media_type": kind, "data": data}
+            content = [{"type": "text", "text": text}, {"type": "image", "source": source}]
+        return self._send(content)
+
+    def give_results(self, results: Mapping[str, str]) -> Answer:
+        return self._send(
+            [
+                {"type": "tool_result", "tool_use_id": id, "content": text, "is_error": False}
+                for id, text in results.items()
+            ]
+        )
+
+    def _send(self, content: Any) -> Answer:
+        self._history.append({"role": "user", "content": content})
+        body: JSON = {"messages": self._history, "max_tokens": self.limit or 1000}
+        if self.own_tools:
+            body["tools"] = [{"name": name, "input_schema": EMPTY_OBJECT} for name in self.own_tools]
+        answered = self._post("messages", body)
+        if answered.status_code != 200:
+            return self._refused(answered.status_code, answered.json())
+        return self._answer(read_message(answered.text) if self.streamed else check_message(answered.json()))
+
+    def _refused(self, status: int, body: JSON) -> Answer:
+        return Answer(outcome="refused", status=status, error=check_error(body))
+
+    def _answer(self, message: JSON) -> Answer:
+        content = message["content"]
+        text = "".join(block["text"] for block in content if block["type"] == "text")
+        if "error" in message:
+            return Answer(outcome="failed", text=text, error=check_error(message["error"]))
+        self._history.append({"role": "assistant", "content": content})
+        calls = tuple(
+            Call(id=block["id"], name=block["name"], arguments=orjson.dumps(block["input"]).decode())
+            for block in content
+            if block["type"] == "tool_use"
+        )
+        outcomes = {"end_turn": "completed", "tool_use": "calls", "max_tokens": "incomplete"}
+        usage = message["usage"]
+        counts = {"prompt_tokens": usage["input_tokens"], "completion_tokens": usage["output_tokens"]}
+        return Answer(
+            outcome=outcomes[message["stop_reason"]],
+            text=text,
+            calls=calls,
+            usage={**counts, "total_tokens": sum(counts.values())},
+        )
+
+
 def _refusal(status: int, body: JSON) -> Answer:
     assert_error(body)
     return Answer(outcome="refused", status=status, error=body["error"]["message"])
@@ -257,4 +319,10 @@ def _usage(usage: JSON | None) -> JSON | None:
     }
 
 
-DIALECTS: tuple[type[Client], ...] = (Chat, ResponsesWithItems, ResponsesStored, ResponsesOverWebSocket)
+DIALECTS: tuple[type[Client], ...] = (
+    Chat,
+    ResponsesWithItems,
+    ResponsesStored,
+    ResponsesOverWebSocket,
+    Messages,
+)

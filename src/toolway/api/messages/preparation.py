@@ -1,0 +1,129 @@
+"""A request for a message, read and put together: its conversation, and what the client gets to see of it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+
+from starlette.types import Scope
+
+from toolway.api.messages.content import Media
+from toolway.api.messages.input_messages import InputMessages
+from toolway.api.messages.request import OPTIONAL, MessagesRequest, Toolset, as_functions, read_tool
+from toolway.api.option_headers import read_option_headers
+from toolway.conversation.message import ChatRequest
+from toolway.engine.engine import Conversation, ConversationRequest, Engine, ToolsAtHand
+from toolway.server.caller import as_openai_caller, caller_of
+from toolway.tools import names
+from toolway.tools.catalog import Snapshot
+from toolway.types import JSON, Choice
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draft:
+    """A message that can be made now."""
+
+    request: MessagesRequest
+    conversation: Conversation
+    media: Media
+
+
+class RequestReader:
+    """Opens the conversations of requests."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    @asynccontextmanager
+    async def open(self, scope: Scope, request: MessagesRequest) -> AsyncIterator[Draft]:
+        """Read the conversation of a request. Raises InvalidRequest, ConnectorError."""
+        caller = as_openai_caller(caller_of(scope, self._engine.settings.upstream))
+        options = read_option_headers(scope["headers"])
+        reading = _Reading(request, is_openai=self._engine.target.is_openai)
+
+        def read(tools: ToolsAtHand) -> ConversationRequest:
+            return replace(reading.conversation(tools), options=options)
+
+        async with self._engine.open(read, caller=caller, declared=request.mcp) as conversation:
+            conversation.results.adopt_calls(conversation.request.messages, reading.input.own)
+            yield Draft(request=request, conversation=conversation, media=reading.input.media)
+
+
+class _Reading:
+    """One request on its way to a conversation."""
+
+    def __init__(self, request: MessagesRequest, *, is_openai: bool) -> None:
+        self._request = request
+        self._is_openai = is_openai
+
+    def conversation(self, tools: ToolsAtHand) -> ConversationRequest:
+        """The conversation that the request goes on with."""
+        request = self._request
+        for failure in tools.failures.values():
+            raise failure
+        self.input = InputMessages(
+            lambda server, name: _exposed(tools.snapshot, server, name),
+            request.deferred,
+            late_role="system" if self._is_openai else "user",
+        )
+        messages = self.input.read(request.messages)
+        system = [*request.system, *self.input.system]
+        if system:
+            messages = [{"role": "system", "content": "\n\n".join(system)}, *messages]
+        declared = [choice for toolset in request.toolsets for choice in _choices(toolset, tools.snapshot)]
+        return ConversationRequest(
+            chat=ChatRequest.of({**self._options(), "messages": messages}),
+            options=read_option_headers(()),
+            narrowed=[declared] if request.toolsets else [],
+            pauses=bool(request.toolsets),
+            optional=OPTIONAL,
+            gives_ids=True,
+        )
+
+    def _options(self) -> JSON:
+        options = self._request.options
+        if functions := as_functions(self._offered()):
+            options = {**options, "tools": functions}
+        if self._is_openai:  # its reasoning models know no other name
+            options = {
+                ("max_completion_tokens" if name == "max_tokens" else name): v for name, v in options.items()
+            }
+            return {name: value for name, value in options.items() if name != "top_k"}
+        if self.input.ends_with_prefill:
+            return {**options, **PREFILL}
+        return options
+
+    def _offered(self) -> Sequence[JSON]:
+        """The client's tools that the model sees: those that were found stand behind all others, in their order."""
+        request, given = self._request, self.input
+        inline = [read_tool(entry, "tool_addition.definition") for entry in given.defined]
+        found = [request.deferred[name] for name in given.loaded if name in request.deferred]
+        tools = [*request.tools, *found, *(tool for tool in inline if tool)]
+        return [tool for tool in tools if tool["name"] not in given.removed]
+
+
+PREFILL = {"add_generation_prompt": False, "continue_final_message": True}
+"""What makes vLLM and SGLang go on with the last message; llama.cpp does so by itself, others refuse or ignore it."""
+
+
+def _exposed(snapshot: Snapshot, server: str, name: str) -> str:
+    """The name under which the model sees a tool of a server."""
+    known = (
+        key for key, tool in snapshot.tools.items() if tool.server == server and name in (key, tool.name)
+    )
+    return next(known, names.legal(name))
+
+
+def _choices(toolset: Toolset, snapshot: Snapshot) -> list[Choice]:
+    """The tools of a server that the request wants."""
+    label = toolset.entry["server_label"]
+    if toolset.by_default and not toolset.configs:
+        return [Choice(server=label)]
+    wanted = {
+        tool.name
+        for name, tool in snapshot.tools.items()
+        if tool.server == label
+        and (toolset.takes(tool.name) if tool.name in toolset.configs else toolset.takes(name))
+    }
+    return [Choice(server=label, names=frozenset(wanted))]

@@ -1,0 +1,293 @@
+"""A request for a message: its fields and tools checked, and the chat completion that it asks for."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from toolway.api import fields
+from toolway.api.messages.client_tools import CLIENT_TOOLS
+from toolway.api.messages.content import blocks_of
+from toolway.api.messages.input_messages import BILLING
+from toolway.errors import InvalidRequest
+from toolway.types import JSON
+
+log = logging.getLogger("toolway.messages")
+
+Thinking = Literal["off", "shown", "sealed"]
+"""Whether the client sees what the model thinks: not at all, as text, or in a signature that it carries unread."""
+
+_REQUEST = fields.object_of(
+    {"model": fields.Name, "messages": Annotated[list[JSON], fields.Kind("a list of messages")]},
+    max_tokens=fields.CountOrZero,
+    stream=bool,
+    stop_sequences=fields.Texts,
+    temperature=fields.Number,
+    top_p=fields.Number,
+    top_k=int,
+    thinking=JSON,
+    output_config=JSON,
+    output_format=JSON,
+    metadata=JSON,
+    tool_choice=JSON,
+    tools=Annotated[list[JSON], fields.Kind("a list of tools")],
+    mcp_servers=Annotated[list[JSON], fields.Kind("a list of servers")],
+)
+"""What is acted on. All other fields are Anthropic's own affair, and never an error."""
+
+_THINKING = fields.object_of(type=str, display=str)
+_OUTPUT = fields.object_of(effort=str, format=JSON)
+_FORMAT = fields.object_of({"type": str}, schema=JSON)
+_METADATA = fields.object_of(user_id=str)
+_CHOICE = fields.object_of(
+    {"type": Literal["auto", "any", "tool", "none"]}, name=str, disable_parallel_tool_use=bool
+)
+_TOOL = fields.object_of(
+    {"name": fields.Name}, description=str, input_schema=JSON, strict=bool, defer_loading=bool
+)
+_SERVER = fields.object_of(
+    {"name": fields.Name, "url": fields.Name}, authorization_token=str, tool_configuration=JSON
+)
+_CONFIGURATION = fields.object_of(enabled=bool, allowed_tools=fields.Texts)
+_TOOLSET = fields.object_of({"mcp_server_name": fields.Name}, default_config=JSON, configs=JSON)
+_TOOL_CONFIG = fields.object_of(enabled=bool)
+
+_CHOICES = {"auto": "auto", "any": "required", "none": "none"}
+_EFFORTS = {"low": "low", "medium": "medium", "high": "high", "xhigh": "high", "max": "high"}
+
+MAX_USER = 64
+"""Characters of `user` that OpenAI takes; Claude Code's user_id has more."""
+
+OPTIONAL = frozenset(
+    {"reasoning_effort", "parallel_tool_calls", "max_tokens", "max_completion_tokens", "top_k", "user"}
+)
+"""What clients of Anthropic's API send always, and some model servers refuse: it is left out then."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Toolset:
+    """Which tools of a server the request wants: those in `configs` as it says there, all others as `by_default`."""
+
+    entry: JSON
+    """The server as an entry of the type mcp, as the Responses API has it."""
+    by_default: bool = True
+    configs: Mapping[str, bool] = field(default_factory=dict)
+
+    def takes(self, name: str) -> bool:
+        """Whether the tool of this name is wanted."""
+        return self.configs.get(name, self.by_default)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MessagesRequest:
+    """A request for a message. `options` is the body of a chat completion, without messages and tools.
+
+    `tools` are the client's own that the model sees at once, `deferred` those that it must find first, by name.
+    """
+
+    model: str
+    options: JSON
+    messages: Sequence[Any]
+    system: Sequence[str]
+    tools: Sequence[JSON]
+    deferred: Mapping[str, JSON]
+    toolsets: Sequence[Toolset]
+    stream: bool
+    thinking: Thinking
+    stop_sequences: Sequence[str]
+
+    @property
+    def mcp(self) -> list[JSON]:
+        """The entries that name tool servers, as the Responses API has them."""
+        return [toolset.entry for toolset in self.toolsets]
+
+
+def read_request(body: JSON, *, counts_only: bool = False) -> MessagesRequest:
+    """Raises InvalidRequest with the name of the first wrong field; `counts_only` wants no max_tokens."""
+    known = fields.check(_REQUEST, body)
+    if known.get("max_tokens") is None and not counts_only:
+        raise fields.missing("max_tokens")
+    fields.check_size("messages", len(known["messages"]))
+    given = known.get("tools") or []
+    fields.check_size("tools", len(given))
+    tools = [tool for number, entry in enumerate(given) if (tool := _tool(entry, f"tools[{number}]"))]
+    thinking = fields.check(_THINKING, known.get("thinking") or {}, "thinking")
+    return MessagesRequest(
+        model=known["model"],
+        options=_options(known),
+        messages=known["messages"],
+        system=_system(body.get("system")),
+        tools=[tool for tool in tools if not tool.get("defer_loading")],
+        deferred={tool["name"]: tool for tool in tools if tool.get("defer_loading")},
+        toolsets=_toolsets(known.get("mcp_servers") or [], given),
+        stream=bool(known.get("stream")),
+        thinking=_shown(thinking),
+        stop_sequences=known.get("stop_sequences") or (),
+    )
+
+
+def as_functions(tools: Sequence[JSON]) -> list[JSON]:
+    """Declared tools as a chat completion has them; of two with one name the first."""
+    by_name = {tool["name"]: tool for tool in reversed(tools)}
+    return [_function(tool) for tool in tools if by_name[tool["name"]] is tool]
+
+
+def read_tool(entry: Any, where: str) -> JSON | None:
+    """A declaration that stands in the conversation."""
+    if not isinstance(entry, dict):
+        raise fields.wrong(where, "an object")
+    return _tool(entry, where)
+
+
+def _function(tool: JSON) -> JSON:
+    function = {
+        "name": tool["name"],
+        "description": tool.get("description"),
+        "parameters": tool.get("input_schema") or {"type": "object", "properties": {}},
+        "strict": tool.get("strict"),
+    }
+    return {
+        "type": "function",
+        "function": {key: value for key, value in function.items() if value is not None},
+    }
+
+
+def _system(system: Any) -> list[str]:
+    if system is None:
+        return []
+    texts = []
+    for number, block in enumerate(blocks_of(system, "system")):
+        if not isinstance(text := block.get("text"), str):
+            raise fields.wrong(f"system[{number}].text", "a text")
+        if text and not text.startswith(BILLING):
+            texts.append(text)
+    return texts
+
+
+def _shown(thinking: JSON) -> Thinking:
+    if thinking.get("type") not in ("enabled", "adaptive"):
+        return "off"
+    return "sealed" if thinking.get("display") == "omitted" else "shown"
+
+
+def _options(known: JSON) -> JSON:
+    output = fields.check(_OUTPUT, known.get("output_config") or {}, "output_config")
+    user = fields.check(_METADATA, known.get("metadata") or {}, "metadata").get("user_id")
+    options: JSON = {
+        "model": known["model"],
+        **{name: known.get(name) for name in ("temperature", "top_p", "top_k")},
+        "max_tokens": known.get("max_tokens") or None,
+        "stop": known.get("stop_sequences") or None,
+        "reasoning_effort": _EFFORTS.get(output.get("effort") or ""),
+        "response_format": _format(output.get("format") or known.get("output_format") or {}),
+        "user": user if not user or len(user) <= MAX_USER else hashlib.sha256(user.encode()).hexdigest(),
+        **_choice(known.get("tool_choice") or {}),
+    }
+    if known.get("stream"):
+        options |= {"stream": True, "stream_options": {"include_usage": True}}
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _format(form: JSON) -> JSON | None:
+    if not form:
+        return None
+    if fields.check(_FORMAT, form, "output_config.format")["type"] != "json_schema" or not form.get("schema"):
+        raise InvalidRequest(
+            "output_config.format must be of the type json_schema, with a schema.",
+            param="output_config.format",
+        )
+    return {
+        "type": "json_schema",
+        "json_schema": {"name": "answer", "schema": form["schema"], "strict": True},
+    }
+
+
+def _choice(given: JSON) -> JSON:
+    if not given:
+        return {}
+    choice = fields.check(_CHOICE, given, "tool_choice")
+    kind, name = choice["type"], choice.get("name")
+    if kind == "tool" and not name:
+        raise fields.missing("tool_choice.name")
+    parallel = {"parallel_tool_calls": False} if choice.get("disable_parallel_tool_use") else {}
+    if kind == "tool":
+        return {"tool_choice": {"type": "function", "function": {"name": name}}, **parallel}
+    return {"tool_choice": _CHOICES[kind], **parallel}
+
+
+def _tool(entry: JSON, where: str) -> JSON | None:
+    """The declaration of a tool that the client runs; None for one that is not served here. Raises InvalidRequest."""
+    kind = entry.get("type")
+    if kind is not None and not isinstance(kind, str):
+        raise fields.wrong(f"{where}.type", "a text")
+    if kind in (None, "custom"):
+        tool = fields.check(_TOOL, entry, where)
+        return {name: value for name, value in tool.items() if value is not None}
+    if known := next((known for prefix, known in CLIENT_TOOLS.items() if kind.startswith(prefix)), None):
+        name = entry.get("name")
+        return {**known, "name": name if isinstance(name, str) and name else known["name"]}
+    if kind.startswith(("computer_", "browser_")):
+        raise InvalidRequest(
+            f"{where}: tools of the type {kind[:50]!r} need a model of Anthropic's; declare a custom tool.",
+            param=where,
+        )
+    if kind != "mcp_toolset":
+        log.info("the client's tool of type %s is left out: only Anthropic runs it", kind[:50])
+    return None
+
+
+def _toolsets(servers: Sequence[JSON], tools: Sequence[JSON]) -> list[Toolset]:
+    fields.check_size("mcp_servers", len(servers))
+    chosen = {}
+    for number, tool in enumerate(tools):
+        if tool.get("type") == "mcp_toolset":
+            entry = fields.check(_TOOLSET, tool, f"tools[{number}]")
+            if entry["mcp_server_name"] in chosen:
+                raise InvalidRequest(
+                    f"Two toolsets name the server {entry['mcp_server_name'][:100]!r}; send one.",
+                    param="tools",
+                )
+            chosen[entry["mcp_server_name"]] = (entry, f"tools[{number}]")
+    toolsets = [_toolset(server, f"mcp_servers[{number}]", chosen) for number, server in enumerate(servers)]
+    named = [toolset.entry["server_label"] for toolset in toolsets]
+    if missing := [name for name in chosen if name not in named]:
+        raise InvalidRequest(
+            f"A toolset names the server {missing[0][:100]!r}, which is none of mcp_servers.", param="tools"
+        )
+    return toolsets
+
+
+def _toolset(given: JSON, where: str, chosen: Mapping[str, tuple[JSON, str]]) -> Toolset:
+    server = fields.check(_SERVER, given, where)
+    label = server["name"]
+    entry = {"type": "mcp", "server_label": label, "server_url": server["url"]}
+    if token := server.get("authorization_token"):
+        entry["authorization"] = token
+    if label in chosen:
+        toolset, place = chosen[label]
+        default = fields.check(_TOOL_CONFIG, toolset.get("default_config") or {}, f"{place}.default_config")
+        by_default = default.get("enabled") is not False
+        configs = {
+            name: by_default if enabled is None else enabled
+            for name, config in (toolset.get("configs") or {}).items()
+            for enabled in [_enabled(config, f"{place}.configs.{name}"[:200])]
+        }
+        return Toolset(entry=entry, by_default=by_default, configs=configs)
+    configuration = fields.check(
+        _CONFIGURATION, server.get("tool_configuration") or {}, f"{where}.tool_configuration"
+    )
+    allowed: Collection[str] | None = configuration.get("allowed_tools")
+    is_enabled = configuration.get("enabled") is not False
+    if allowed is None or not is_enabled:
+        return Toolset(entry=entry, by_default=is_enabled)
+    return Toolset(entry=entry, by_default=False, configs=dict.fromkeys(allowed, True))
+
+
+def _enabled(config: Any, where: str) -> bool | None:
+    if not isinstance(config, dict):
+        raise fields.wrong(where, "an object")
+    enabled: bool | None = fields.check(_TOOL_CONFIG, config, where).get("enabled")
+    return enabled

@@ -1,0 +1,176 @@
+"""POST /v1/messages, streamed or whole, and /v1/messages/count_tokens."""
+
+from __future__ import annotations
+
+from starlette.types import Receive, Scope, Send
+
+from toolway.api.answers import answer_errors, answer_stream, answer_whole
+from toolway.api.messages.count_tokens import TokenCounter
+from toolway.api.messages.event_writer import PING, MessageWriter
+from toolway.api.messages.preparation import Draft, RequestReader
+from toolway.api.messages.request import read_request
+from toolway.conversation.events import (
+    CallBegan,
+    CallEnded,
+    Chunks,
+    Emit,
+    Event,
+    HeadArrived,
+    Outcome,
+    RoundBegan,
+)
+from toolway.engine.engine import Engine
+from toolway.errors import InvalidRequest, NotFound, ToolwayError, UpstreamError
+from toolway.server.asgi import EventStreamResponse, parse_object, read_body, relayed, send_json
+from toolway.server.disconnect import cancel_on_disconnect, error_at_stop
+from toolway.server.envelopes import request_id
+from toolway.types import JSON, Header
+from toolway.upstream.model_call import TurnFactory, streamed_turn, unstreamed_turn
+from toolway.upstream.refusals import is_overflow, is_refusal
+from toolway.wire.lenient_json import dumps
+
+ROOT = "/v1/messages"
+
+CHARS_PER_TOKEN = 4
+"""Of English text; what is counted this way is told before the model server has counted itself."""
+
+
+class Messages:
+    """The API as an ASGI app: everything at and below /v1/messages."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._settings = engine.settings
+        self._reader = RequestReader(engine)
+        self._counter = TokenCounter(engine.upstream)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request. Errors go out in Anthropic's envelope."""
+        await answer_errors(scope, send, self._respond(scope, receive, send))
+
+    async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
+        method, path = scope["method"], scope["path"]
+        if (method, path) == ("POST", f"{ROOT}/count_tokens"):
+            await self._count(scope, receive, send)
+        elif (method, path) == ("POST", ROOT):
+            await self._create(scope, receive, send)
+        else:
+            raise NotFound(f"There is no {method} {path[:200]} here; POST {ROOT} creates a message.")
+
+    async def _create(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body = parse_object(await read_body(scope, receive, self._settings.server.max_body_bytes))
+        request = read_request(body)
+        # The same request, streamed or not: Claude Code repeats a stream that broke as a whole answer.
+        raw = dumps({name: value for name, value in body.items() if name != "stream"})
+        async with self._reader.open(scope, request) as draft:
+            size = len(raw) - draft.media.chars
+            message = _Answer(draft, raw, estimate=max(1, size // CHARS_PER_TOKEN))
+            if request.stream:
+                await self._stream(scope, receive, send, message)
+            else:
+                headers = (_request_id(),)
+                await answer_whole(
+                    scope,
+                    receive,
+                    send,
+                    conversation=draft.conversation,
+                    produce=message.whole,
+                    headers=headers,
+                )
+
+    async def _stream(self, scope: Scope, receive: Receive, send: Send, message: _Answer) -> None:
+        await answer_stream(
+            scope,
+            receive,
+            send,
+            conversation=message.draft.conversation,
+            produce=message.events,
+            fail=message.fail,
+            keep_alive=self._settings.server.keepalive_interval,
+            pulse=PING,
+        )
+
+    async def _count(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body = parse_object(await read_body(scope, receive, self._settings.server.max_body_bytes))
+        request = read_request({**body, "stream": False}, counts_only=True)
+        async with self._reader.open(scope, request) as draft:
+
+            async def answer() -> None:
+                with error_at_stop(scope):
+                    count = await self._counter.count(draft)
+                await send_json(send, 200, {"input_tokens": count}, [_request_id()])
+
+            await cancel_on_disconnect(scope, receive, answer)
+
+
+def _request_id() -> Header:
+    return b"request-id", request_id().encode()
+
+
+class _Answer:
+    """One message, told to its client as it is made."""
+
+    def __init__(self, draft: Draft, raw: bytes, *, estimate: int) -> None:
+        self.draft = draft
+        self._raw = raw
+        request = draft.request
+        self._writer = MessageWriter(
+            request.model,
+            input_tokens=estimate,
+            thinking=request.thinking,
+            shown=frozenset(entry["server_label"] for entry in request.mcp),
+            stop_sequences=frozenset(request.stop_sequences),
+        )
+
+    async def whole(self) -> JSON:
+        """The message as one object."""
+
+        async def deliver(event: Event) -> None:
+            self._written(event)
+
+        self._writer.ended(await self._run(unstreamed_turn, deliver))
+        return self._writer.message
+
+    async def events(self, stream: EventStreamResponse) -> bytes:
+        """Write the message as events; the 200 goes out when the model server accepted round 1."""
+
+        async def deliver(event: Event) -> None:
+            if type(event) is Chunks:
+                await stream.write(self._writer.chunks(event.items))
+                return
+            if type(event) is HeadArrived and not stream.started:
+                await stream.start([_request_id(), *relayed(event.headers)])
+            await stream.write(self._written(event))
+
+        return self._writer.ended(await self._run(streamed_turn, deliver))
+
+    async def fail(self, error: ToolwayError) -> bytes:
+        """The end of a stream that broke."""
+        return self._writer.failed(error)
+
+    def _written(self, event: Event) -> bytes:
+        writer = self._writer
+        match event:
+            case Chunks(items=items):
+                return writer.chunks(items)
+            case HeadArrived() if not writer.started:
+                return writer.began() + writer.rounds_resumed(self.draft.conversation.events.rounds)
+            case RoundBegan() if writer.started:
+                return writer.turn_ended()
+            case CallBegan(call=call, tool=tool):
+                return writer.call_began(call, tool)
+            case CallEnded(call=call, tool=tool, result=result):
+                return writer.call_ended(call, tool, result)
+        return b""
+
+    async def _run(self, turn: TurnFactory, deliver: Emit) -> Outcome:
+        """Run the conversation. Tells of documents where the model server takes none."""
+        raw = None if self.draft.request.mcp else self._raw
+        try:
+            return await self.draft.conversation.run(turn, deliver, raw=raw)
+        except UpstreamError as error:
+            if self.draft.media.has_documents and is_refusal(error) and not is_overflow(error):
+                raise InvalidRequest(
+                    f"{error.message} The request holds a document as a file, which this model server may not take: "
+                    "send its text instead."
+                ) from error
+            raise
