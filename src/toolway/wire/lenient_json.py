@@ -286,7 +286,7 @@ class JsonText:
         """Whether half a character waits for its other half."""
         return bool(self._half)
 
-    def add(self, text: str) -> None:
+    def append(self, text: str) -> None:
         """One more piece, which somebody else has written; nothing may wait."""
         self._pieces.append(text)
 

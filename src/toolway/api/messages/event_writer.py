@@ -94,8 +94,8 @@ class MessageWriter:
     def chunks(self, items: Items) -> bytes:
         """What one read from the model server brought for the client (`Chunks.items`)."""
         if isinstance(items, TextRun) and not self._calls:
-            block, opened = self._block_of("text")
-            return b"".join([*opened, block.run(items)])
+            text, opened = self._block_of("text")
+            return b"".join([*opened, text.run(items)])
         events: list[bytes] = []
         for item, _ in items:
             if isinstance(item, str):
@@ -359,7 +359,7 @@ class _OpenBlock:
         """The deltas of many pieces that need no escape."""
         if self.text.waits:
             return b"".join(self.delta(text) for text, _ in run)
-        self.text.add(run.text)
+        self.text.append(run.text)
         head = self._head + b'"'
         return head + (b'"}}\n\n' + head).join(run.quoted) + b'"}}\n\n'
 
