@@ -42,6 +42,7 @@ from toolway.server.caller import CALLER_KEY
 from toolway.server.envelopes import plain_path, send_error
 from toolway.server.websocket import in_place_of_upgrade
 from toolway.settings.settings import Settings, load_settings
+from toolway.telemetry.logging import Redactor
 from toolway.tools.direct import DirectTools
 from toolway.types import JSON
 
@@ -103,7 +104,14 @@ class Routes:
             observing(state, traces) as subscribers,
             AsyncExitStack() as stack,
         ):
-            journal = Journal()
+            feed = Feed()
+            journal = Journal(
+                self._settings.console,
+                feed,
+                state.store,
+                said=self._settings.shows_contents,
+                mask=Redactor(self._settings.secrets),
+            )
             engine = Engine(
                 settings=self._settings,
                 upstream=state.upstream,
@@ -111,7 +119,7 @@ class Routes:
                 client_servers=state.dynamic,
                 store=state.store,
                 target=state.target,
-                subscribers=subscribers,
+                subscribers=[*subscribers, *([journal.subscribe] if self._settings.console.enabled else [])],
             )
             self._passthrough = Passthrough(
                 state.upstream, self._settings.upstream, self._settings.server.max_body_bytes
@@ -133,7 +141,7 @@ class Routes:
                 self._exact["GET", "/metrics"] = metrics_app()
             await stack.enter_async_context(self._direct(state))
             if self._settings.console.enabled:
-                await stack.enter_async_context(self._console(state, engine, journal))
+                await stack.enter_async_context(self._console(state, engine, journal, feed))
             if self._settings.responses.mode != "passthrough":
                 await stack.enter_async_context(self._responses(state, engine))
             yield
@@ -152,7 +160,9 @@ class Routes:
             yield
 
     @asynccontextmanager
-    async def _console(self, state: AppState, engine: Engine, journal: Journal) -> AsyncIterator[None]:
+    async def _console(
+        self, state: AppState, engine: Engine, journal: Journal, feed: Feed
+    ) -> AsyncIterator[None]:
         """Put up the console, while the block lasts."""
 
         async def judge() -> list[JSON]:
@@ -166,7 +176,7 @@ class Routes:
             keys=self._keys,
             engine=engine,
             journal=journal,
-            feed=Feed(),
+            feed=feed,
             judge=judge,
             paths=lambda: [path for _, path in self._exact],
         )

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from toolway.console.access import Access
+from toolway.console.conversations import Conversations
 from toolway.console.overview import Overview
 from toolway.console.parts import Parts
 from toolway.console.routes import Console
@@ -18,9 +19,10 @@ async def open_console(parts: Parts) -> AsyncIterator[Console]:
     def notice() -> None:
         parts.feed.publish("state", {})
 
-    routes = [*Overview(parts).routes()]
+    routes = [*Overview(parts).routes(), *Conversations(parts).routes()]
     parts.catalog.listeners.append(notice)
     try:
-        yield Console(Access(parts.settings, parts.store, parts.keys), parts.feed, routes)
+        async with parts.journal.running():
+            yield Console(Access(parts.settings, parts.store, parts.keys), parts.feed, routes)
     finally:
         parts.catalog.listeners.remove(notice)

@@ -35,14 +35,11 @@ class Feed:
         self._last = 0
         self._events: deque[tuple[str, bytes]] = deque()
         self._size = 0
+        self.pages = 0
+        """How many pages are open."""
         self._watched: Counter[str] = Counter()
         self._left_at = float("-inf")
         self._news = asyncio.Event()
-
-    @property
-    def pages(self) -> int:
-        """How many pages are open."""
-        return self._watched["page"]
 
     @property
     def is_on(self) -> bool:
@@ -69,7 +66,8 @@ class Feed:
 
     async def stream(self, response: EventStreamResponse, topics: Collection[str], after: str) -> None:
         """Write the events of these topics that come after the event `after`, until cancelled."""
-        self._watched.update(["page", *topics])
+        self.pages += 1
+        self._watched.update(topics)
         try:
             await response.start([])
             seen = self._position(after)
@@ -85,7 +83,8 @@ class Feed:
                 await response.write((RESET if lost else b"") + b"".join(found))
                 await self._wait(seen)
         finally:
-            self._watched.subtract(["page", *topics])
+            self.pages -= 1
+            self._watched.subtract(topics)
             self._watched += Counter()  # drops those that are at 0
             self._left_at = time.monotonic()
 

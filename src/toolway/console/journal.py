@@ -1,13 +1,346 @@
-"""The journal: the last conversations, kept for the console by a subscriber of their events."""
+"""The journal: the last conversations, kept for the console by a subscriber of their events.
+
+While a request runs, a subscriber keeps references and nothing more. What they say is written down between requests, in
+a task of its own and within a budget: of many conversations at once, only some are kept with all that was in them.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import secrets
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from time import monotonic, perf_counter, time
+from typing import Any
+from weakref import WeakValueDictionary
+
+import anyio
+import orjson
+
+from toolway.console.feed import Feed
+from toolway.console.records import Timed, record_of, summary_of
+from toolway.conversation.events import (
+    CallProgressed,
+    Chunks,
+    ClientLeft,
+    ConversationBegan,
+    ConversationEnded,
+    ConversationFailed,
+    Event,
+    ModelAnswered,
+)
+from toolway.errors import StoreError
+from toolway.settings.groups import ConsoleSettings
+from toolway.stores import Key, Kind, Store
 from toolway.types import JSON
+from toolway.wire.lenient_json import dumps, dumps_text
+
+log = logging.getLogger("toolway.console")
+
+MOST = 10_000
+"""Conversations that are listed."""
+MOST_WAITING = 2000
+"""Conversations that wait to be written down."""
+PAUSE = 0.2
+"""Seconds between two looks at what happened."""
+WHOLE_RATE, WHOLE_BURST = 10.0, 100.0
+"""Conversations a second that are kept with all that was in them, in the long run and at once."""
+LISTED_RATE, LISTED_BURST = 100.0, 2000.0
+"""Those that are kept as a line in the list."""
+SLICE = 0.003
+"""Seconds that writing down may take at a time: requests wait for it."""
+SEARCH_SECONDS = 2.0
+"""How long what was said is looked through for a text."""
+BATCH = 50
+"""Lines that a page is told at once; if more changed, it loads the list anew."""
+
+_READ = frozenset({ConversationBegan, CallProgressed, ConversationEnded, ConversationFailed, ClientLeft})
+"""Events that are looked at while no page is open."""
+_RECORD = Kind("console.conversation", dict)
+
+
+class Recorder:
+    """Keeps the events of one conversation; a subscriber. Nothing is read of them here."""
+
+    __slots__ = ("__weakref__", "_feed", "_journal", "chunks", "events", "id", "progress", "text")
+
+    def __init__(self, journal: Journal, feed: Feed) -> None:
+        self.id = ""
+        self.events: list[Timed] = []
+        self.progress: dict[str, CallProgressed] = {}
+        self.chunks: list[Chunks] = []
+        self.text = ""
+        """What the model says now, as far as somebody looks on."""
+        self._journal = journal
+        self._feed = feed
+
+    def __call__(self, event: Event) -> None:
+        kind = type(event)
+        if kind is not CallProgressed:
+            self.events.append((time(), event))
+        if self._feed.pages or kind in _READ:
+            self._read(event)
+
+    def _read(self, event: Event) -> None:
+        match event:
+            case CallProgressed(call=call):
+                self.progress[call.id] = event
+            case ModelAnswered():
+                self.text = ""
+                self.chunks.clear()
+            case ConversationEnded() | ConversationFailed() | ClientLeft():
+                self._journal.ended(self)
+                return
+        self._journal.changed(self)
+
+    def watch(self) -> None:
+        """Hear of the text as it comes."""
+        first = self.events[0][1] if self.events else None
+        if isinstance(first, ConversationBegan) and first.stream and first.stream.watcher is None:
+            first.stream.watcher = self.chunks.append
+
+    def unwatch(self) -> None:
+        """Hear of it no more: nobody looks on."""
+        first = self.events[0][1] if self.events else None
+        if isinstance(first, ConversationBegan) and first.stream:
+            first.stream.watcher = None
+        self.chunks.clear()
+
+    def take_text(self) -> str:
+        """What was said since the last time."""
+        chunks, self.chunks[:] = self.chunks[:], []
+        said = "".join(_text_in(chunk) for event in chunks for chunk, _ in event.items)
+        self.text += said
+        return said
+
+
+@dataclass
+class _Budget:
+    """So many at once, and so many a second in the long run."""
+
+    rate: float
+    burst: float
+    left: float = field(init=False)
+    at: float = field(default_factory=monotonic)
+
+    def __post_init__(self) -> None:
+        self.left = self.burst
+
+    def spend(self) -> bool:
+        now = monotonic()
+        self.left = min(self.burst, self.left + (now - self.at) * self.rate)
+        self.at = now
+        if self.left < 1:
+            return False
+        self.left -= 1
+        return True
 
 
 class Journal:
-    """The last conversations."""
+    """The last conversations. `said`: whether what was said is kept; `mask` hides what never is."""
+
+    def __init__(
+        self, settings: ConsoleSettings, feed: Feed, store: Store, *, said: bool, mask: Callable[[str], str]
+    ) -> None:
+        self._settings = settings
+        self._feed = feed
+        self._store = store
+        self._said = said
+        self._mask = mask
+        self._live: WeakValueDictionary[str, Recorder] = WeakValueDictionary()
+        self._changed: dict[str, Recorder] = {}
+        self._ended: deque[Recorder] = deque()
+        self._listed: OrderedDict[str, JSON] = OrderedDict()
+        self._sizes: OrderedDict[str, int] = OrderedDict()
+        self._size = 0
+        self._whole, self._lines = _Budget(WHOLE_RATE, WHOLE_BURST), _Budget(LISTED_RATE, LISTED_BURST)
+        self._work = asyncio.Event()
+        self._epoch, self._last = secrets.token_hex(4), 0xFFF
+        self.left_out = 0
+        """Conversations that were not even listed, since there were too many at once."""
+
+    # -- for the request
+
+    def subscribe(self) -> Recorder:
+        """The subscriber of one conversation."""
+        return Recorder(self, self._feed)
+
+    def changed(self, recorder: Recorder) -> None:
+        """Something happened in a conversation that a page may show."""
+        if not recorder.id:
+            self._last += 1
+            recorder.id = f"{self._epoch}{self._last:x}"
+            self._live[recorder.id] = recorder
+            if not self._feed.pages:
+                return
+            recorder.watch()
+        self._changed[recorder.id] = recorder
+        self._work.set()
+
+    def ended(self, recorder: Recorder) -> None:
+        """A conversation is over."""
+        if recorder.id:  # else it never began
+            self._live.pop(recorder.id, None)
+            if len(self._ended) == MOST_WAITING:
+                self.left_out += 1
+                self._ended.popleft()
+            self._ended.append(recorder)
+            self._work.set()
+
+    # -- between requests
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Write down what happens while the block lasts, and at its end what is left."""
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._run)
+            try:
+                yield
+            finally:
+                group.cancel_scope.cancel()
+
+    async def _run(self) -> None:
+        while True:
+            await self._work.wait()
+            await anyio.sleep(PAUSE)
+            self._work.clear()
+            try:
+                lines = await self._write_down()
+                lines += self._look_at_live()
+                if lines:
+                    self._feed.publish("conversations", lines if len(lines) <= BATCH else None)
+            except Exception:  # the border of this task: what cannot be written down is no reason to end it
+                log.exception("a conversation cannot be kept for the console")
+            if self._feed.pages and self._live:
+                self._work.set()
+
+    async def _write_down(self) -> list[JSON]:
+        lines: list[JSON] = []
+        begun = perf_counter()
+        while self._ended:
+            recorder = self._ended.popleft()
+            self._changed.pop(recorder.id, None)
+            if not self._lines.spend():
+                self.left_out += 1
+                continue
+            summary = self._summary(recorder)
+            if self._whole.spend():
+                await self._keep(summary, self._record(summary, recorder))
+            self._listed[recorder.id] = summary
+            while len(self._listed) > MOST:
+                self._listed.popitem(last=False)
+            if self._feed.is_watched(f"conversation:{recorder.id}"):
+                self._feed.publish(f"conversation:{recorder.id}", {"changed": True})
+            if len(lines) <= BATCH:
+                lines.append(summary)
+            if perf_counter() - begun > SLICE:
+                await anyio.sleep(SLICE)
+                begun = perf_counter()
+        return lines
+
+    def _look_at_live(self) -> list[JSON]:
+        """Tell pages what is new in conversations that run."""
+        if not self._feed.pages:
+            for recorder in list(self._live.values()):
+                recorder.unwatch()
+        for identity, recorder in list(self._live.items()):
+            if recorder.chunks and (said := recorder.take_text()) and self._said:
+                topic = f"conversation:{identity}"
+                if self._feed.is_watched(topic):
+                    self._feed.publish(topic, {"text": said})
+        lines: list[JSON] = []
+        for identity, recorder in self._changed.items():
+            if self._feed.is_watched(f"conversation:{identity}"):
+                self._feed.publish(f"conversation:{identity}", {"changed": True})
+            if len(lines) <= BATCH:
+                lines.append(self._summary(recorder))
+        self._changed = {}
+        return lines
+
+    def _summary(self, recorder: Recorder) -> JSON:
+        return summary_of(recorder.id, recorder.events, said=self._said, mask=self._mask)
+
+    def _record(self, summary: JSON, recorder: Recorder) -> JSON:
+        return record_of(summary, recorder.events, recorder.progress, said=self._said, mask=self._mask)
+
+    async def _keep(self, summary: JSON, record: JSON) -> None:
+        text = dumps(record)
+        identity = summary["id"]
+        summary["size"] = len(text)
+        self._sizes[identity] = len(text)
+        self._size += len(text)
+        await self._store.put(self._key(identity), orjson.Fragment(text), ttl=self._settings.ttl)
+        while self._size > self._settings.max_bytes:
+            oldest, size = self._sizes.popitem(last=False)
+            self._size -= size
+            with suppress(StoreError):
+                await self._store.delete(self._key(oldest))
+
+    @staticmethod
+    def _key(identity: str) -> Key[JSON]:
+        return _RECORD.key("console", identity)
+
+    # -- for pages
 
     def newest(self, most: int) -> list[JSON]:
         """Summaries of the newest conversations, the newest first."""
-        return []
+        live = [self._summary(recorder) for recorder in list(self._live.values()) if recorder.events]
+        live.sort(key=lambda one: -one["began"])
+        found = live[:most]
+        for identity in reversed(self._listed):
+            if len(found) >= most:
+                break
+            found.append(self._listed[identity])
+        return found
+
+    async def find(self, identity: str) -> JSON | None:
+        """All of one conversation; of one that was kept as a line alone, that line."""
+        if recorder := self._live.get(identity):
+            recorder.watch()
+            self._work.set()
+            recorder.take_text()
+            record = self._record(self._summary(recorder), recorder)
+            return {**record, "text": recorder.text if self._said else ""}
+        return await self._store.get(self._key(identity)) or self._listed.get(identity)
+
+    async def search(
+        self, text: str, fits: Callable[[JSON], bool], before: str, most: int
+    ) -> tuple[list[JSON], bool]:
+        """The newest conversations that fit and hold the text, older than the one named `before`; are there more?
+
+        What was said is looked through for some time; what is older than that is found by its line alone.
+        """
+        wanted = text.casefold()
+        found: list[JSON] = []
+        end = monotonic() + SEARCH_SECONDS
+        lines = self.newest(MOST + len(self._live))
+        position = next((n + 1 for n, one in enumerate(lines) if one["id"] == before), 0)
+        for number, line in enumerate(lines[position:]):
+            if number % 20 == 19:
+                await anyio.lowlevel.checkpoint()
+            if not fits(line):
+                continue
+            if wanted and wanted not in dumps(line).decode(errors="replace").casefold():
+                if "size" not in line or monotonic() > end:
+                    continue
+                record = await self._store.get(self._key(line["id"]))
+                if record is None or wanted not in dumps_text(record).casefold():
+                    continue
+            if len(found) == most:
+                return found, True
+            found.append(line)
+        return found, False
+
+
+def _text_in(chunk: Any) -> str:
+    """What a chunk adds to what the client reads."""
+    if isinstance(chunk, str):
+        return chunk
+    choices: Any = chunk.get("choices") if isinstance(chunk, Mapping) else None
+    if not choices:
+        return ""
+    text = (choices[0].get("delta") or {}).get("content")
+    return text if isinstance(text, str) else ""

@@ -8,6 +8,7 @@ import { announced, html, Icon, Wrong } from "./ui.js";
 
 const PAGES = [
   ["", "overview", "Overview", () => import("./overview.js")],
+  ["conversations", "conversations", "Conversations", () => import("./conversations.js")],
 ];
 
 const theme = signal(localStorage.getItem("toolway-theme") ?? "auto");

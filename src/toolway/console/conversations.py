@@ -1,0 +1,57 @@
+"""The conversations: a list that can be searched, and all that is kept of one."""
+
+from __future__ import annotations
+
+from toolway.console.parts import Parts
+from toolway.console.routes import ConsoleRequest, Route
+from toolway.errors import InvalidRequest, NotFound
+from toolway.types import JSON
+
+PAGE, MOST = 100, 500
+MOST_TEXT = 200
+
+
+class Conversations:
+    """Its routes, and what they answer."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._journal = parts.journal
+        self._shows_contents = parts.settings.shows_contents
+
+    def routes(self) -> list[Route]:
+        """The routes of the conversations."""
+        return [
+            Route(method="GET", path="/conversations", handler=self._list,
+                  summary="The newest conversations, by text, tool, state and caller."),
+            Route(method="GET", path="/conversations/{}", handler=self._one,
+                  summary="All that is kept of one conversation."),
+        ]  # fmt: skip
+
+    async def _list(self, request: ConsoleRequest) -> JSON:
+        query = request.query
+        try:
+            most = min(int(query.get("limit", PAGE)), MOST)
+        except ValueError:
+            raise InvalidRequest("limit must be a number.", param="limit") from None
+        tool, state, caller = query.get("tool"), query.get("state"), query.get("caller")
+
+        def fits(line: JSON) -> bool:
+            return (
+                (not tool or any(tool in name for name in line["tools"]))
+                and (not state or line["state"] == state)
+                and (not caller or line["caller"] == caller)
+            )
+
+        text = query.get("text", "")[:MOST_TEXT].strip()
+        found, more = await self._journal.search(text, fits, query.get("before", ""), max(1, most))
+        return {
+            "conversations": found,
+            "more": more,
+            "left_out": self._journal.left_out,
+            "shows_contents": self._shows_contents,
+        }
+
+    async def _one(self, request: ConsoleRequest) -> JSON:
+        if found := await self._journal.find(request.names[0]):
+            return found
+        raise NotFound("This conversation is no longer kept.")
