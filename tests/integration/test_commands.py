@@ -184,7 +184,7 @@ def test_what_goes_into_a_file_is_neither_cut_nor_wrapped(tmp_path: Path):
 
 def test_too_many_tools_are_told_everywhere(tmp_path: Path):
     with talkative_tools(130) as endpoint, model_server() as base:
-        variables = {"MCP_SERVER_ENDPOINTS": endpoint, "OPENAI_BASE_URL": base}
+        variables = {"MCP_SERVER_ENDPOINTS": endpoint, "OPENAI_BASE_URL": base, "TOOLWAY_TOOL_SEARCH": "off"}
         examined = toolway("doctor", cwd=tmp_path, **variables)
         listed = toolway("tools", cwd=tmp_path, **variables)
         with serving(SERVE, tmp_path, **variables) as (process, _):
@@ -203,11 +203,23 @@ def test_tools_that_fill_the_context_are_told_in_numbers(tmp_path: Path):
     model = Model(answer=json_reply(refusal, 400))
     model.models = json_reply({"object": "list", "data": [{"id": "mock", "max_model_len": 4096}]})
     with talkative_tools(20) as endpoint, model_server(model) as base:
-        ran = toolway("doctor", cwd=tmp_path, MCP_SERVER_ENDPOINTS=endpoint, OPENAI_BASE_URL=base)
+        variables = {"MCP_SERVER_ENDPOINTS": endpoint, "OPENAI_BASE_URL": base, "TOOLWAY_TOOL_SEARCH": "off"}
+        ran = toolway("doctor", cwd=tmp_path, **variables)
     assert ran.returncode == 1
     assert re.search(r"the definitions of 22 tools take about [\d,]+ of 4,096 tokens\n", ran.stdout)
     assert "or give the model a larger context." in ran.stdout
     assert "a chat request failed: The model server answered 400: the prompt is too long\n" in ran.stdout
+
+
+def test_tools_that_are_searched_are_told_in_numbers(tmp_path: Path):
+    model = Model()
+    model.models = json_reply({"object": "list", "data": [{"id": "mock", "max_model_len": 4096}]})
+    with talkative_tools(130) as endpoint, model_server(model) as base:
+        ran = toolway("doctor", cwd=tmp_path, MCP_SERVER_ENDPOINTS=endpoint, OPENAI_BASE_URL=base)
+    assert re.search(r"132 tools take about [\d,]+ of 4,096 tokens\n", ran.stdout), ran.stdout
+    assert "The model searches them (TOOLWAY_TOOL_SEARCH)." in ran.stdout
+    assert "with 2 tools (132 are searched)" in ran.stdout
+    assert ran.returncode == 0
 
 
 def test_call_says_that_there_is_a_picture(tmp_path: Path):

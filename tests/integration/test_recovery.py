@@ -232,7 +232,7 @@ def test_as_many_tools_are_sent_as_the_server_says_that_it_takes(message: str):
         count = len(body.get("tools", ()))
         return refuses(message.format(count=count)) if count > 128 else answers("Enough.", body)
 
-    with app_server(tools=crowd(200)) as app:
+    with app_server(tools=crowd(200), tool_search="off") as app:
         assert ask(app, limited, stream=False, tools=theirs) == "Enough."
         assert [len(seen.json["tools"]) for seen in app.upstream.seen] == [203, 128]
         names = [tool["function"]["name"] for tool in last_body(app)["tools"]]
@@ -255,7 +255,7 @@ def of_4096(body: JSON) -> Reply:
 
 @pytest.mark.parametrize(("count", "left"), [(30, 30), (150, 60)], ids=["shorter", "fewer"])
 def test_definitions_that_fill_the_context_are_shortened_then_left_out(count: int, left: int):
-    with app_server(tools=crowd(count)) as app:
+    with app_server(tools=crowd(count), tool_search="off") as app:
         assert ask(app, of_4096, stream=False) == "It fits."
         sent = last_body(app)["tools"]
         assert left <= len(sent) <= count
@@ -264,7 +264,7 @@ def test_definitions_that_fill_the_context_are_shortened_then_left_out(count: in
 
 
 def test_a_conversation_that_is_too_long_by_itself_says_what_the_tools_take():
-    with app_server(tools=crowd(30)) as app:
+    with app_server(tools=crowd(30), tool_search="off") as app:
         app.upstream.answer = of_4096
         answer = app.ask(messages=[{"role": "user", "content": "x" * 40_000}])
         assert answer.status_code == 400

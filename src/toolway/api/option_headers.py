@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import get_args
 
 from toolway.engine.request_options import RequestOptions
 from toolway.errors import InvalidRequest
 from toolway.server.caller import OPTION_PREFIX
+from toolway.settings.groups import SearchMode
 from toolway.types import Choice, Header
 
 TOOLS = b"x-toolway-tools"
+TOOL_SEARCH = b"x-toolway-tool-search"
 MAX_ROUNDS = b"x-toolway-max-rounds"
 MAX_CALLS = b"x-toolway-max-calls"
 MAX_SECONDS = b"x-toolway-max-seconds"
@@ -24,6 +27,7 @@ def read_option_headers(headers: Iterable[Header]) -> RequestOptions:
         return NO_OPTIONS
     return RequestOptions(
         selection=[_choices(found[TOOLS])] if TOOLS in found else [],
+        tool_search=_mode(found),
         max_rounds=_number(found, MAX_ROUNDS),
         max_calls=_number(found, MAX_CALLS),
         max_seconds=_number(found, MAX_SECONDS),
@@ -37,6 +41,14 @@ def _number(headers: dict[bytes, bytes], name: bytes) -> float | None:
     if not text.isascii() or not text.replace(".", "", 1).isdigit() or len(text) > 20:
         raise InvalidRequest(f"The header {name.decode()} must be a number from 0 on, not {text[:50]!r}.")
     return float(text)
+
+
+def _mode(headers: dict[bytes, bytes]) -> SearchMode | None:
+    text = headers.get(TOOL_SEARCH, b"").decode("latin-1").strip().lower()
+    mode = next((mode for mode in get_args(SearchMode) if mode == text), None)
+    if mode is None and TOOL_SEARCH in headers:
+        raise InvalidRequest(f"The header {TOOL_SEARCH.decode()} must be auto, on or off, not {text[:50]!r}.")
+    return mode
 
 
 def _choices(value: bytes) -> list[Choice]:

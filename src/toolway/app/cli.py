@@ -250,16 +250,14 @@ async def _list_tools(
     settings: Settings, catalog: Catalog
 ) -> tuple[Mapping[str, Tool], Mapping[str, SourceStatus], str | None]:
     """Also why they are too many, if they are."""
-    from toolway.app.state import why_tools_do_not_fit
+    from toolway.app.state import judge_size
     from toolway.engine.model_target import ModelTarget
     from toolway.upstream.client import Upstream
 
     statuses = {source.label: source.status for source in catalog.sources}
     async with Upstream.connect(settings.upstream) as upstream:
-        too_many = await why_tools_do_not_fit(
-            settings, ModelTarget(settings.upstream, upstream), catalog.snapshot
-        )
-    return catalog.snapshot.tools, statuses, too_many
+        size = await judge_size(settings, ModelTarget(settings.upstream, upstream), catalog.snapshot)
+    return catalog.snapshot.tools, statuses, size.text if size else None
 
 
 async def _call(catalog: Catalog, name: str, arguments: JSON, seconds: float) -> ToolResult:

@@ -6,21 +6,24 @@ import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 import anyio
 import orjson
 from rich.console import Console
 from rich.markup import escape
 
-from toolway.app.state import AppState, why_tools_do_not_fit
+from toolway.app.state import AppState, judge_size
 from toolway.conversation.events import EventStream
 from toolway.conversation.message import ChatRequest
 from toolway.conversation.tool_calls import read_arguments
 from toolway.engine.model_target import USER_AGENT, ModelTarget
 from toolway.engine.rejected_tools import without_rejected_tools
 from toolway.engine.request_tools import RequestTools
+from toolway.engine.search_policy import SearchPolicy
 from toolway.errors import ConfigError, StoreError, UpstreamError
 from toolway.net.proxy import Proxy, proxy_for
+from toolway.schema.compile import MOST_TOOLS
 from toolway.server.process import check_exposure
 from toolway.settings.settings import Settings, load_settings
 from toolway.stores import Kind, open_store
@@ -201,6 +204,13 @@ async def _try_chat(
     body: JSON = {"model": model, "messages": [question], "max_tokens": 32}
     request = ChatRequest.of(body)
     tools = RequestTools(request, snapshot, fit=target.fit)
+    await SearchPolicy(settings.tools).apply(
+        tools,
+        None,
+        habits=target.habits(model),
+        most_tools=MOST_TOOLS if target.is_openai else None,
+        info=partial(target.infos.get, model, _headers(settings)),
+    )
     whole = whole_turn(upstream, _headers(settings))
     events = EventStream([target])
     turn = without_rejected_tools(whole, tools=tools, target=target, probe=whole, events=events)
@@ -210,7 +220,8 @@ async def _try_chat(
         except UpstreamError as error:
             return [Finding(check=check, ok=False, detail=f"a chat request failed: {error.message}")]
         calls = [call for call in message.tool_calls if read_arguments(call.arguments) is not None]
-        took = f"answers a chat request with {len(tools.tools)} tools, their schemas as for {target.profile}"
+        searched = f" ({len(tools.reachable)} are searched)" if tools.search else ""
+        took = f"answers a chat request with {len(tools.tools)} tools{searched}, their schemas as for {target.profile}"
         took += f" (it called {calls[0].name})" if calls else ""
         return [Finding(check=check, ok=True, detail=took), *_judge_refused(target)]
     detail = f"no answer to a chat request within {MODEL_PATIENCE:g} seconds"
@@ -283,11 +294,11 @@ async def _judge_size(
     settings: Settings, target: ModelTarget, snapshot: Snapshot, model: str | None
 ) -> list[Finding]:
     """Nothing to find when the tools leave room for a conversation."""
-    why = await why_tools_do_not_fit(settings, target, snapshot, model or "")
-    if why is None:
+    size = await judge_size(settings, target, snapshot, model or "")
+    if size is None:
         return []
-    detail, _, advice = why.partition("; ")
-    return [Finding(check="size", ok=False, detail=detail, advice=f"{advice[:1].upper()}{advice[1:]}.")]
+    detail, _, advice = size.text.partition("; ")
+    return [Finding(check="size", ok=size.is_ok, detail=detail, advice=f"{advice[:1].upper()}{advice[1:]}.")]
 
 
 def name_some(items: Sequence[str], most: int, separator: str = ", ") -> str:

@@ -12,7 +12,7 @@ import anyio
 from toolway.access.keys import KeyRing
 from toolway.app.reload import watch_config
 from toolway.engine.model_target import USER_AGENT, ModelTarget
-from toolway.schema.compile import MOST_TOOLS, estimated_tokens, why_too_many
+from toolway.schema.compile import MOST_TOOLS, estimated_tokens, need_search, why_too_many
 from toolway.settings.settings import Settings
 from toolway.stores import Store, open_store
 from toolway.tools.catalog import Catalog, Snapshot
@@ -70,10 +70,18 @@ async def open_state(settings: Settings, keys: KeyRing) -> AsyncIterator[AppStat
             tasks.cancel_scope.cancel()
 
 
-async def why_tools_do_not_fit(
+@dataclass(frozen=True, kw_only=True)
+class SizeVerdict:
+    """What there is to say of the number and size of all tools. `is_ok`: the model searches them, or may."""
+
+    text: str
+    is_ok: bool
+
+
+async def judge_size(
     settings: Settings, target: ModelTarget, snapshot: Snapshot, model: str = ""
-) -> str | None:
-    """What is wrong with the number and size of the tools for a model, and what to do; None: nothing is.
+) -> SizeVerdict | None:
+    """Whether the tools are too many or too long for a model, and what comes of it; None: they are not.
 
     Without a name it is the only model of the model server.
     """
@@ -84,11 +92,24 @@ async def why_tools_do_not_fit(
     if tokens < ALWAYS_FIT and number <= MOST_TOOLS:
         return None
     info = await target.infos.get(model, [USER_AGENT, *credential(settings.upstream.api_key)])
-    return why_too_many(number, tokens, info.context)
+    most = MOST_TOOLS if target.is_openai else None
+    if settings.tools.tool_search != "off" and need_search(number, tokens, info.context, most):
+        room = f" of {info.context:,}" if info.context else ""
+        text = f"{number} tools take about {tokens:,}{room} tokens; the model searches them (TOOLWAY_TOOL_SEARCH)"
+        return SizeVerdict(text=text, is_ok=True)
+    if (why := why_too_many(number, tokens, info.context)) is None:
+        return None
+    if settings.tools.tool_search == "off":
+        return SizeVerdict(text=why, is_ok=False)
+    text = (
+        f"{number} tools (about {tokens:,} tokens) are in each request; a model server that takes no more than "
+        f"{MOST_TOOLS}, as OpenAI, lets its models search them; TOOLWAY_TOOL_SEARCH=on does so at once"
+    )
+    return SizeVerdict(text=text, is_ok=True)
 
 
 async def _warn_of_size(settings: Settings, catalog: Catalog, target: ModelTarget) -> None:
     await catalog.wait_until_tried(SIZE_PATIENCE)
     await target.wait_until_known(SIZE_PATIENCE)
-    if why := await why_tools_do_not_fit(settings, target, catalog.snapshot):
-        log.warning("%s", why)
+    if size := await judge_size(settings, target, catalog.snapshot):
+        log.log(logging.INFO if size.is_ok else logging.WARNING, "%s", size.text)

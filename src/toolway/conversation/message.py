@@ -285,6 +285,13 @@ def add_usage(total: JSON | None, more: JSON | None) -> JSON | None:
     return summed
 
 
+def cached_tokens(usage: JSON | None) -> int:
+    """The tokens of the prompt that the model server need not read anew."""
+    details = usage.get("prompt_tokens_details") if usage else None
+    cached = details.get("cached_tokens") if isinstance(details, dict) else None
+    return cached if isinstance(cached, int) else 0
+
+
 def usage_for_client(last: JSON | None, total: JSON | None, *, rounds: int) -> JSON | None:
     """The usage that a client reads: the prompt of the last round, what the model wrote in all; beside it the sum.
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from typing import Any
 
 import anyio
 
@@ -30,14 +31,16 @@ from toolway.engine.history import hidden_rounds, interrupted, split_turns
 from toolway.engine.history.resume import Attempt
 from toolway.engine.limits import Limits, LoopLimits
 from toolway.engine.loop import EarlierWork, Loop, run_tool_loop
-from toolway.engine.model_target import ModelTarget
+from toolway.engine.model_target import USER_AGENT, ModelTarget
 from toolway.engine.rejected_tools import without_rejected_tools
 from toolway.engine.request_options import RequestOptions, check_models, limits_of, lowered, read_profile
 from toolway.engine.request_tools import RequestTools, named_tool
+from toolway.engine.search_policy import SearchPolicy
 from toolway.engine.side_requests import SideRequest, find_side_request
 from toolway.engine.text_tool_calls import with_text_tool_calls
 from toolway.engine.tool_results import Budget, ResultRules, ToolResults
 from toolway.errors import ConnectorError, ToolwayError, UpstreamError, to_public_error
+from toolway.schema.compile import MOST_TOOLS
 from toolway.settings.settings import Settings
 from toolway.stores import Store
 from toolway.tools.catalog import Catalog, Snapshot
@@ -45,6 +48,7 @@ from toolway.tools.client_servers import DynamicServers, read_declared
 from toolway.types import JSON, JSON_TYPE, Caller, Header, Selection, Tool, ToolCall, ToolResult
 from toolway.upstream.client import Upstream
 from toolway.upstream.model_call import Turn, TurnFactory, whole_turn
+from toolway.upstream.model_info import ModelInfo
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +59,7 @@ class Resources:
     store: Store
     settings: Settings
     target: ModelTarget
+    search: SearchPolicy
 
 
 @dataclass(kw_only=True)
@@ -197,6 +202,7 @@ class Conversation:
     async def _keep(self, sent: Sequence[object], outcome: Outcome) -> None:
         """What the client does not see of this answer, for when it comes back."""
         store, owner = self.resources.store, self.caller.id
+        await self.resources.search.keep(self.tools, self.caller, sent)
         if outcome.split_turn and outcome.message.tool_calls:
             await split_turns.keep(store, owner, self.token, outcome.split_turn, outcome.hidden)
         elif self.resources.settings.loop.replay and not outcome.is_paused:
@@ -289,7 +295,10 @@ class Engine:
         self._target = target
         self._subscribers = subscribers
         self._limits = limits_of(settings)
-        self._resources = Resources(upstream=upstream, store=store, settings=settings, target=target)
+        self._search = SearchPolicy(settings.tools, store)
+        self._resources = Resources(
+            upstream=upstream, store=store, settings=settings, target=target, search=self._search
+        )
         self._rules = ResultRules(
             most=Budget(result=settings.results.max_result_chars, round=settings.results.max_round_chars),
             keeps=settings.results.read_more,
@@ -336,16 +345,15 @@ class Engine:
         self, request: ConversationRequest, snapshot: Snapshot, caller: Caller
     ) -> Conversation:
         """The conversation of a request that was read, with the tools of this snapshot in it."""
-        chat, selection = read_profile(
-            request.chat, self.settings.tools.profiles, self.settings.upstream.model_aliases
+        chat, options = read_profile(
+            request.chat, request.options, self.settings.tools.profiles, self.settings.upstream.model_aliases
         )
         check_models(caller.principal, chat.options)
-        options = request.options.narrowed(*selection)
         side = self._side_request(request, caller)
         if side:
             options = options.narrowed(())
         headers = [*caller.headers, JSON_TYPE]
-        model_info = partial(self._target.infos.get, chat.options.get("model"), headers)
+        model_info = partial(self._model_info, chat.options.get("model"), headers)
         if self._target.cuts_silently and snapshot.offered:
             await self._target.look_up_room(chat.options.get("model"), headers)
         # Only a choice of one tool is worth the question before the first round.
@@ -358,6 +366,15 @@ class Engine:
             enforce_choice=bool(choice) and (await model_info()).ignores_choice,
             asks=request.asks,
             approved=[call.name for call in request.approved],
+        )
+        await self._search.apply(
+            tools,
+            options.tool_search,
+            habits=self._target.habits(chat.options.get("model")),
+            most_tools=MOST_TOOLS if self._target.is_openai else None,
+            info=model_info,
+            caller=caller,
+            messages=chat.messages,
         )
         conversation = Conversation(
             resources=self._resources,
@@ -377,6 +394,11 @@ class Engine:
         )
         conversation.events.notify(_beginning(conversation, side))
         return conversation
+
+    async def _model_info(self, model: Any, headers: Sequence[Header]) -> ModelInfo:
+        """What the model server says of a model to this caller; the question is Toolway's own."""
+        own = [header for header in headers if header[0] != USER_AGENT[0]]
+        return await self._target.infos.get(model, [*own, USER_AGENT])
 
     def _side_request(self, request: ConversationRequest, caller: Caller) -> SideRequest | None:
         """What a client asks for itself; one that chooses tools of ours wants them."""

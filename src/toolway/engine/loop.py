@@ -19,7 +19,7 @@ from toolway.conversation.events import (
     Outcome,
     RoundBegan,
 )
-from toolway.conversation.message import ChatRequest, Message, add_usage, usage_for_client
+from toolway.conversation.message import ChatRequest, Message, add_usage, cached_tokens, usage_for_client
 from toolway.conversation.tool_calls import call_object, new_id, read_arguments
 from toolway.engine.limits import LoopLimits
 from toolway.engine.recovery import ModelHabits, Recovery, fit_tools
@@ -154,7 +154,9 @@ async def run_tool_loop(
             log.warning("the model server refuses to answer without calling tools: %s", error.message)
             message = await _close(_nothing_said(request), stop_reason, loop.events)
         account.add(message)
-        ours = [call for call in message.tool_calls if not tools.is_clients(call.name)]
+        if tools.search and cached_tokens(message.usage):
+            loop.habits.caches_prompts = True
+        ours = [tools.resolve(call) for call in message.tool_calls if not tools.is_clients(call.name)]
         if stop_reason and ours:
             message = await _close(message, stop_reason, loop.events)
         if stop_reason or message.cut_short or not ours:
@@ -286,8 +288,8 @@ async def _result_of(
         text = f"the tool {call.name[:100]!r} is not available now: its server is away. Go on without it."
         return ToolResult(text=text, is_error=True)
     if tool is None:
-        return _unknown(call.name, [*loop.tools.tools, *loop.tools.clients])
-    run = loop.results.read if tool is READER else loop.tools.snapshot.run
+        return _unknown(call.name, [*loop.tools.tools, *loop.tools.reachable, *loop.tools.clients])
+    run = loop.results.read if tool is READER else loop.tools.run
     return await invoke(
         call,
         tool,

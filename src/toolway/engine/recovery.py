@@ -21,7 +21,7 @@ from toolway.engine.limits import LoopLimits
 from toolway.engine.request_tools import RequestTools
 from toolway.engine.tool_results import LEAST, ToolResults
 from toolway.errors import UpstreamError
-from toolway.schema.compile import estimated_tokens, why_too_many
+from toolway.schema.compile import ALWAYS_FIT, SEARCH_SHARE, estimated_tokens, tokens_of, why_too_many
 from toolway.types import JSON
 from toolway.upstream.refusals import (
     excess_of,
@@ -68,6 +68,11 @@ class Room:
     until: float
     """When to forget it, in monotonic seconds."""
 
+    @property
+    def context(self) -> int:
+        """The same in tokens."""
+        return tokens_of(self.limit)
+
     @classmethod
     def of(cls, limit: float, target: float | None = None) -> Room:
         """That of a limit that is known, or of a target that was found to fit."""
@@ -83,6 +88,8 @@ class ModelHabits:
     """It reads no conversation with calls in it unless tools are defined."""
     most_tools: int | None = None
     """So many tools it takes in one request; None: no limit is known."""
+    caches_prompts: bool = False
+    """It said that it need not read anew what it has read before."""
     takes_pictures: bool = True
     """It reads the pictures of tool results, where they stand."""
     refused_options: frozenset[str] = frozenset()
@@ -161,6 +168,7 @@ class Recovery:
         ways: Sequence[_Change] = (
             self._tell_the_model,
             self._leave_options_out,
+            self._search_tools,
             self._leave_tools_out,
             self._shorten_results,
             self._shorten_definitions,
@@ -243,6 +251,37 @@ class Recovery:
         shorter = await self._results.shrink(request.messages, int(excess_of(error) * len(dumps(whole))))
         return None if shorter is None else request.with_messages(shorter)
 
+    async def _search_tools(
+        self, request: ChatRequest, error: UpstreamError, sent: ChatRequest
+    ) -> ChatRequest | None:
+        """Tools that are too many or too long for the model are searched in place of being offered."""
+        tools, count = self._tools, self._tools.count
+        if tools.search_rules is None or tools.search or not tools.are_offered:
+            return None
+        if (most := most_tools(error, count)) is not None:
+            why, self._learned = f"the model server takes {most:,}", {"most_tools": most}
+        elif (
+            not is_overflow(error) or error.code == "upstream_cut" or not self._fill_the_context(error, sent)
+        ):
+            return None
+        else:
+            context = sizes_in(error)[1]
+            of_what = f" of {context:,}" if context else ""
+            why = f"they take about {tokens_of(tools.size):,}{of_what} tokens"
+            room = _room_by(error, _prompt_size(sent))
+            self._learned = {"room": room}
+            tools.begin_search(context=room.context)
+        log.warning("%d tools are too many (%s): the model searches them from now on", count, why)
+        return request
+
+    def _fill_the_context(self, error: UpstreamError, sent: ChatRequest) -> bool:
+        """Whether our definitions are the larger part of what is too long."""
+        if tokens_of(self._tools.size) <= ALWAYS_FIT:
+            return False
+        context = sizes_in(error)[1]
+        room = context * SEARCH_SHARE if context else tokens_of(len(dumps(sent.body()))) * SEARCH_SHARE
+        return tokens_of(self._tools.size) > room
+
     async def _leave_tools_out(
         self, request: ChatRequest, error: UpstreamError, _: ChatRequest
     ) -> ChatRequest | None:
@@ -283,7 +322,7 @@ class Recovery:
 
     def explained(self, error: UpstreamError) -> UpstreamError:
         """The error for the client: what the model server said, and what our tools have to do with it."""
-        if self._definitions is None or not is_overflow(error):
+        if self._definitions is None or self._tools.search or not is_overflow(error):
             return error
         count, tokens = self._definitions
         why = why_too_many(count, tokens, sizes_in(error)[1] or None)

@@ -9,7 +9,7 @@ from typing import Any
 from toolway.conversation.message import ChatRequest
 from toolway.engine.limits import Limits
 from toolway.errors import InvalidRequest, NotFound
-from toolway.settings.groups import ModelAlias, Profile, resolve_alias, split_model
+from toolway.settings.groups import ModelAlias, Profile, SearchMode, resolve_alias, split_model
 from toolway.settings.settings import Settings
 from toolway.types import JSON, Choice, Principal, Selection
 
@@ -19,6 +19,8 @@ class RequestOptions:
     """Which tools may be offered, and limits; None asks for nothing, and no limit is ever above the settings'."""
 
     selection: Selection = ()
+    tool_search: SearchMode | None = None
+    """Whether the tools are searched; None: as the profile or the setting says."""
     max_rounds: float | None = None
     max_calls: float | None = None
     max_seconds: float | None = None
@@ -55,17 +57,23 @@ def limits_of(settings: Settings) -> Limits:
 
 
 def read_profile(
-    request: ChatRequest, profiles: Sequence[Profile], aliases: Sequence[ModelAlias] = ()
-) -> tuple[ChatRequest, Sequence[Sequence[Choice]]]:
-    """The request for the model that its name stands for, and the choice of tools by the profile behind the name."""
+    request: ChatRequest,
+    options: RequestOptions,
+    profiles: Sequence[Profile],
+    aliases: Sequence[ModelAlias] = (),
+) -> tuple[ChatRequest, RequestOptions]:
+    """The request for the model that its name stands for, and the options with those of the profile behind the name."""
     if not profiles and not aliases:
-        return request, []
+        return request, options
     named = request.options.get("model")
     bare, profile = split_model(named, profiles)
     model = resolve_alias(bare, aliases)
     if model != named:
         request = request.with_options(model=model)
-    return request, [[Choice(patterns=profile.patterns)]] if profile else []
+    if profile:
+        options = options.narrowed([Choice(patterns=profile.patterns)])
+        options = replace(options, tool_search=options.tool_search or profile.tool_search)
+    return request, options
 
 
 def check_models(principal: Principal, body: Mapping[str, Any]) -> None:

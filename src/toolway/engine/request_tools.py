@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import anyio
 import orjson
 
 from toolway.conversation.message import ChatRequest
-from toolway.schema.compile import define
+from toolway.engine.tool_search import SearchRules, ToolSearch, first_sentences
+from toolway.schema.compile import define, need_search, tokens_of
 from toolway.tools import names
 from toolway.tools.catalog import Snapshot
-from toolway.types import JSON, Selection, Tool, ToolCall, is_selected
+from toolway.types import JSON, OnProgress, Selection, Tool, ToolCall, ToolResult, is_selected
 from toolway.wire.lenient_json import dumps
 
 log = logging.getLogger("toolway.backend")
-
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s|\n")
 
 RENEWAL_WAIT = 2.0
 """Seconds in which definitions of tools that joined must be made; later they are for the next request."""
@@ -43,6 +42,8 @@ class RequestTools:
     it cannot be known what was declared.
     `fit` makes of the tools what the model server takes. With `enforce_choice` a tool that `tool_choice` names is
     alone in round 1, for servers that would not mind it.
+    With `search_rules` tools are searched in place of being offered, once `begin_search` is called: all that is
+    permitted is `reachable` then, and a call of it runs.
     Calls of a tool that `asks` wait for somebody's approval; `approved` names tools of calls that have it, which run
     whether these tools are offered again or not.
     """
@@ -59,6 +60,11 @@ class RequestTools:
         approved: Collection[str] = (),
     ) -> None:
         self.snapshot = fit(snapshot)
+        self.search: ToolSearch | None = None
+        """The search that stands for most of the tools; None when all are offered."""
+        self.search_rules: SearchRules | None = None
+        """How tools may be searched; None: not at all."""
+        self.reachable: Mapping[str, Tool] = {}
         functions = request.options.get("functions")
         self.clients = frozenset(_names_in(request.tools) | _names_in(functions))
         self._choice = request.options.get("tool_choice")
@@ -110,8 +116,11 @@ class RequestTools:
 
     def find(self, name: str) -> Tool | None:
         """The tool that a model meant by `name`, if it is clear."""
-        found = names.find(name, self.tools)
-        return self._approved.get(name) if found is None else self.tools[found]
+        if found := names.find(name, self.tools):
+            return self.tools[found]
+        if self.reachable and (found := names.find(name, self.reachable)):
+            return self.reachable[found]
+        return self._approved.get(name)
 
     def is_away(self, name: str) -> bool:
         """Whether `name` means a tool of ours whose server is away now."""
@@ -122,7 +131,7 @@ class RequestTools:
         """`name` as the model should have written it, fit to be repeated to the model server."""
         if name in self.clients:
             return name
-        return names.find(name, self.tools) or names.legal(name)
+        return names.find(name, self.tools) or names.find(name, self.reachable) or names.legal(name)
 
     def put_into(self, request: ChatRequest) -> ChatRequest:
         """The request with the tools, and the choice among them, of the round that comes next.
@@ -204,6 +213,8 @@ class RequestTools:
         return True
 
     def _keep_offered(self) -> None:
+        if self.search:
+            self.reachable = self._permitted(self.snapshot.offered)
         offered = {name: self.snapshot.offered.get(name, tool) for name, tool in self.tools.items()}
         self.tools = {
             name: tool
@@ -216,7 +227,10 @@ class RequestTools:
 
         New ones join behind all others, so that the prompt keeps its beginning; those that went are offered no more.
         """
-        self._called.update(tool for call in calls if (tool := self.find(call.name)))
+        called = {tool: call.name for call in calls if (tool := self.find(call.name))}
+        self._called.update(called)
+        if self.search and self.search.rules.way == "append":
+            self.join(name for name in called.values() if name in self.reachable)
         if not (changed := self.snapshot.changed(self._called)):
             return
         before = self.snapshot.tools
@@ -233,6 +247,66 @@ class RequestTools:
         self._joined |= dict.fromkeys(new)
         self.tools = {**self.tools, **new}
         return list(new)
+
+    @property
+    def need_search(self) -> bool:
+        """Whether these tools are more than the model can read beside a conversation, or its server takes."""
+        rules = self.search_rules
+        if rules is None or self.search or not self.are_offered:
+            return False
+        return need_search(self.count, tokens_of(self.size), rules.context, rules.most_tools)
+
+    @property
+    def size(self) -> int:
+        """The bytes of the definitions of our tools."""
+        sizes = self.snapshot.sizes
+        if len(self.tools) == len(sizes):
+            return self.snapshot.size
+        return sum(sizes.get(name, 0) for name in self.tools)
+
+    def begin_search(self, found: Iterable[str] = (), context: int | None = None) -> None:
+        """Offer the search in place of the tools, and those that are always offered or were `found` before.
+
+        `context` are the tokens that the model can read, if that is known better than the rules say.
+        """
+        if (rules := self.search_rules) is None or self.search or not self.are_offered:
+            return
+        self.reachable = self.tools
+        rules = replace(rules, context=context or rules.context)
+        self.search = ToolSearch(rules, self.reachable, {*self.reachable, *self.clients})
+        always, choice = rules.always, named_tool(self._choice)
+        self.tools = {
+            name: tool
+            for name, tool in self.reachable.items()
+            if name == choice or (always and is_selected(name, tool, always))
+        }
+        self._is_withdrawn = False
+        for tool in (self.search.finder, self.search.caller):
+            self._define_own(tool)
+        self.join(found)
+
+    def resolve(self, call: ToolCall) -> ToolCall:
+        """The call that is meant: of a call through `call_tool` the one that it holds."""
+        if self.search is None or self.find(call.name) is not self.search.caller:
+            return call
+        inner = self.search.inner(call)
+        return call if inner is None or self.is_clients(inner.name) else inner
+
+    async def run(self, tool: Tool, arguments: JSON, on_progress: OnProgress | None = None) -> ToolResult:
+        """Run one of these tools, or the search, whose arguments were checked."""
+        if self.search is None or tool not in (self.search.finder, self.search.caller):
+            return await self.snapshot.run(tool, arguments, on_progress)
+        if tool is self.search.caller:
+            return ToolResult(text=f"{tool.name} runs no tool of that name; call it directly", is_error=True)
+        result, names = await self.search.search(arguments, self.snapshot, self.reachable)
+        if self.search.rules.way == "append":
+            self.join(names)
+        return result
+
+    @property
+    def found(self) -> list[str]:
+        """The names of the tools that joined this request, in their order."""
+        return [name for name in self._joined if name in self.tools]
 
     def definition(self, name: str) -> Any:
         """One of our tools as it stands in the request."""
@@ -263,7 +337,7 @@ class RequestTools:
         excess = min(excess, sum(sizes.values()) - keep)
         for name in sorted(sizes, key=lambda name: -sizes[name]):
             if removed < excess and name not in self._shortened:
-                short = orjson.dumps(_first_sentences(orjson.loads(dumps(self.definition(name)))))
+                short = orjson.dumps(first_sentences(orjson.loads(dumps(self.definition(name)))))
                 self._shortened[name] = orjson.Fragment(short)
                 removed += sizes[name] - len(short)
                 sizes[name] = len(short)
@@ -288,23 +362,12 @@ class RequestTools:
         """Offer one more tool, behind all others; False if that cannot be: it is there, or the name is taken."""
         if tool.name in self.tools or tool.name in self.clients or not self.are_offered:
             return False
-        self._added[tool.name] = define({tool.name: tool}, self.snapshot.target).fragments[tool.name]
-        self.tools = {**self.tools, tool.name: tool}
+        self._define_own(tool)
         return True
 
-
-def _first_sentences(value: Any) -> Any:
-    """A definition whose descriptions are their first sentences."""
-    if isinstance(value, list):
-        return [_first_sentences(part) for part in value]
-    if not isinstance(value, dict):
-        return value
-    return {
-        key: _SENTENCE_END.split(part.strip(), maxsplit=1)[0][:200]
-        if key == "description" and isinstance(part, str)
-        else _first_sentences(part)
-        for key, part in value.items()
-    }
+    def _define_own(self, tool: Tool) -> None:
+        self._added[tool.name] = define({tool.name: tool}, self.snapshot.target).fragments[tool.name]
+        self.tools = {**self.tools, tool.name: tool}
 
 
 def _stubs(messages: Sequence[Any]) -> list[JSON]:

@@ -27,6 +27,15 @@ TOKENS_A_BYTE = 0.25
 _SHARE = 0.75
 """Of a context that tools may take: a question and an answer need the rest."""
 
+SEARCH_SHARE = 0.4
+"""Of a context that the definitions of tools may take before they are searched in place of being offered."""
+
+USUAL_CONTEXT = 131_072
+"""Tokens that a model of which nobody knows can read, as far as tools are concerned."""
+
+ALWAYS_FIT = 1_000
+"""Tokens of tools that a search would not make fewer."""
+
 _LARGE = 32_000
 """Tokens that tools may take of a context that nobody knows."""
 
@@ -38,17 +47,33 @@ _serialised: WeakKeyDictionary[Tool, dict[_Key, bytes | str]] = WeakKeyDictionar
 
 @dataclass(frozen=True, kw_only=True)
 class Definitions:
-    """`fragments` by name, `all` of them as one list, and why others are `left_out`."""
+    """`fragments` by name and their `sizes` in bytes, `all` of them as one list, and why others are `left_out`."""
 
     fragments: Mapping[str, orjson.Fragment]
+    sizes: Mapping[str, int]
     all: orjson.Fragment
     left_out: Mapping[str, str]
 
 
 def estimated_tokens(definitions: orjson.Fragment) -> int:
     """About how many tokens of a prompt these definitions take, to two digits."""
-    tokens = int(len(orjson.dumps(definitions)) * TOKENS_A_BYTE)
+    tokens = tokens_of(len(orjson.dumps(definitions)))
     return round(tokens, 1 - int(math.log10(tokens))) if tokens >= 100 else tokens
+
+
+def tokens_of(size: int) -> int:
+    """About how many tokens of a prompt so many bytes of definitions take."""
+    return int(size * TOKENS_A_BYTE)
+
+
+def need_search(tools: int, tokens: int, context: int | None, most_tools: int | None) -> bool:
+    """Whether so many tools of so many tokens are too many to be offered all at once.
+
+    `context` is how many tokens the model can read and `most_tools` how many tools its server takes, where known.
+    """
+    if tokens <= ALWAYS_FIT:
+        return most_tools is not None and tools > most_tools
+    return tools > (most_tools or tools) or tokens > (context or USUAL_CONTEXT) * SEARCH_SHARE
 
 
 def why_too_many(tools: int, tokens: int, context: int | None) -> str | None:
@@ -98,6 +123,7 @@ def define_in_steps(tools: Mapping[str, Tool], target: SchemaTarget) -> Generato
     done = {name: text for name, text in serialised.items() if isinstance(text, bytes)}
     return Definitions(
         fragments={name: orjson.Fragment(text) for name, text in done.items()},
+        sizes={name: len(text) for name, text in done.items()},
         all=orjson.Fragment(b"[" + b",".join(done.values()) + b"]"),
         left_out={name: reason for name, reason in serialised.items() if isinstance(reason, str)},
     )

@@ -148,17 +148,23 @@ def _check_redis(url: SplitResult) -> None:
         raise ValueError("db must be a number")
 
 
+SearchMode = Literal["auto", "on", "off"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Profile:
     """The tools that match one of `patterns`: names as models see them, or `server.tool`, with `*` and `?`."""
 
     name: str
     patterns: tuple[str, ...]
+    tool_search: SearchMode | None = None
+    """Whether its tools are searched; None: as the setting says."""
 
 
 def parse_profiles(value: Any) -> tuple[Profile, ...]:
     """Profiles from `{"name": ["pattern", ...]}`, as an object or as its JSON text.
 
+    A profile that says more than its tools is an object: `{"tools": [...], "tool_search": "on"}`.
     Profiles that are already parsed stay. Raises ValueError that names the first mistake.
     """
     if isinstance(value, tuple) and all(isinstance(entry, Profile) for entry in value):
@@ -221,9 +227,16 @@ def resolve_alias(model: Any, aliases: Iterable[ModelAlias]) -> Any:
 def _profile(name: Any, patterns: Any) -> Profile:
     if not isinstance(name, str) or not _PROFILE_NAME.fullmatch(name):
         raise ValueError(f"{str(name)[:100]!r} is no name for a profile; use letters, digits, _ and -")
+    tool_search = None
+    if isinstance(patterns, Mapping):
+        if unknown := patterns.keys() - {"tools", "tool_search"}:
+            raise ValueError(f"the profile {name} has no member {min(map(str, unknown))[:50]!r}")
+        tool_search, patterns = patterns.get("tool_search"), patterns.get("tools", ["*"])
+        if tool_search not in (None, "auto", "on", "off"):
+            raise ValueError(f"tool_search of the profile {name} must be auto, on or off")
     if not isinstance(patterns, list | tuple) or not all(isinstance(p, str) and p for p in patterns):
         raise ValueError(f"the profile {name} must be a list of patterns like search.*")
-    return Profile(name=name, patterns=tuple(patterns))
+    return Profile(name=name, patterns=tuple(patterns), tool_search=tool_search)
 
 
 Flag = Annotated[bool, Field(description="true or false (or 1/0, yes/no, on/off)")]
@@ -253,6 +266,8 @@ UsageForm = Annotated[Literal["last", "sum"], Field(description="last or sum")]
 ResponsesApi = Annotated[Literal["translate", "passthrough"], Field(description="translate or passthrough")]
 Contents = Annotated[Literal["auto", "on", "off"], Field(description="auto, on or off")]
 LogFormat = Annotated[Literal["text", "json"], Field(description="text or json")]
+ToolSearchMode = Annotated[SearchMode, Field(description="auto, on or off")]
+ToolSearchWay = Annotated[Literal["auto", "append", "call"], Field(description="auto, append or call")]
 ToolNames = Annotated[Literal["operation", "short"], Field(description="operation or short")]
 ToolPrefix = Annotated[Literal["clash", "always"], Field(description="clash or always")]
 
@@ -318,6 +333,10 @@ class ToolSettings:
     dynamic_servers: AllowedServers = ()
     max_dynamic_servers: Size = 32
     profiles: Profiles = ()
+    tool_search: ToolSearchMode = "auto"
+    tool_search_way: ToolSearchWay = "auto"
+    tool_search_always: tuple[str, ...] = ()
+    """Tools that are offered beside the search: patterns as in a profile."""
 
     servers: tuple[ConfiguredServer, ...] = ()
     """The tool servers of the file `config`. Not a setting."""

@@ -55,6 +55,7 @@ _VARIABLES = {
     "endpoints": "MCP_SERVER_ENDPOINTS",
     "debug_output": "DEBUG_OUTPUT",
 }
+_LISTS = {"api_keys", "console_keys", "allowed_hosts", "cors_origins", "tool_search_always"}
 _SECRET = {"openai_api_key", "api_keys", "console_keys"}
 _READ_ELSEWHERE = {"TOOLWAY_CACHE"}
 """Where the demo keeps its model's weights; not a setting of the server."""
@@ -230,7 +231,7 @@ def _in_groups(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _as_list(name: str, value: Any) -> Any:
-    if name in {"api_keys", "console_keys", "allowed_hosts", "cors_origins"} and isinstance(value, str):
+    if name in _LISTS and isinstance(value, str):
         return tuple(filter(None, re.split(r"[,\s]+", value)))
     return value
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from copy import copy
 from functools import cached_property
@@ -16,6 +16,7 @@ from anyio.abc import TaskGroup
 
 from toolway.schema.compile import define, define_in_steps
 from toolway.schema.targets import SchemaTarget
+from toolway.search.index import ToolIndex
 from toolway.tools import names
 from toolway.tools.invoke import run_checked
 from toolway.types import (
@@ -64,6 +65,7 @@ class Snapshot:
         self._owners = {tool: source for source in sources for tool in source.status.tools}
         self._announced = {source: source.status.announced for source in sources}
         self.tools = assign(self._owners)
+        self._index = _Index(self.tools)
         self._by_target: dict[tuple[SchemaTarget, frozenset[Tool]], Snapshot] = {
             (target, frozenset(excluded)): self
         }
@@ -109,6 +111,7 @@ class Snapshot:
         joined._announced = self._announced | {source: source.status.announced for source in extra}
         joined.tools = {**self.tools, **names.assign(owners, taken=self.tools)}
         joined._views = {}
+        joined._index = _Index(joined.tools)
         joined._by_target = {(self.target, self._excluded): joined}
         joined._define(self.target, self._excluded)
         return joined
@@ -140,6 +143,7 @@ class Snapshot:
         )
         renewed = copy(self)
         renewed.tools = {**kept, **new}
+        renewed._index = _Index(renewed.tools)
         renewed._owners = {tool: source for source in changed for tool in source.status.tools} | self._owners
         renewed._announced = self._announced | {source: source.status.announced for source in changed}
         renewed._by_target = {(self.target, self._excluded): renewed}
@@ -168,6 +172,9 @@ class Snapshot:
         """Names of tools that no schema could be made for, and why."""
         self._definitions = definitions.fragments
         self.all_definitions = definitions.all
+        self.sizes = definitions.sizes
+        self.size = sum(definitions.sizes.values())
+        """The bytes of each definition, and of all."""
 
     @cached_property
     def callable(self) -> dict[str, Tool]:
@@ -186,6 +193,13 @@ class Snapshot:
         """One tool as OpenAI's `tools` list wants it, already JSON."""
         return self._definitions[name]
 
+    async def index(self) -> ToolIndex:
+        """The index in which these tools are searched, perhaps with others; made when somebody first wants it."""
+        async with self._index.building:
+            if not self._index.built.tools:
+                await in_slices(self._index.build())
+            return self._index.built
+
     async def call(self, tool: Tool, arguments: JSON, on_progress: OnProgress | None = None) -> ToolResult:
         """Check the arguments against the tool's schema, then run it. A failure is a result, never an exception."""
         return await run_checked(tool, arguments, self.run, on_progress)
@@ -193,6 +207,18 @@ class Snapshot:
     async def run(self, tool: Tool, arguments: JSON, on_progress: OnProgress | None = None) -> ToolResult:
         """Run a tool whose arguments were checked."""
         return await self._owners[tool].call(tool, arguments, on_progress)
+
+
+class _Index:
+    """The index of these tools, which all snapshots of them share, and of a part of them."""
+
+    def __init__(self, tools: Mapping[str, Tool]) -> None:
+        self.built = ToolIndex({})
+        self.building = anyio.Lock()
+        self._tools = tools
+
+    def build(self) -> Iterator[None]:
+        self.built = yield from ToolIndex.build_in_steps(self._tools)
 
 
 def _is_same(one: Tool, other: Tool) -> bool:

@@ -32,6 +32,9 @@ _MAX_BYTES = 16 * 2**20
 _IGNORE_TOOL_CHOICE = frozenset({"llamacpp", "organization_owner", "library"})
 """`owned_by` of servers that take a named tool_choice for `auto` or refuse it: llama.cpp, LM Studio, Ollama."""
 
+_CACHE_PROMPTS = _IGNORE_TOOL_CHOICE | {"vllm", "sglang", "llama-swap"}
+"""`owned_by` of servers that run on the machine of whoever asks them, and keep what they have read."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelInfo:
@@ -41,6 +44,8 @@ class ModelInfo:
     sees: bool | None = None
     ignores_choice: bool = False
     """Whether a tool_choice that names a tool must be enforced by other means."""
+    caches_prompts: bool = False
+    """Whether its server need not read anew the beginning of a prompt that it has read before."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,12 +170,14 @@ def _from_list(body: JSON, name: str) -> ModelInfo:
     context = entry.get("max_model_len") or entry.get("context_length") or entry.get("max_context_length")
     if isinstance(meta, dict) and not context:
         context = meta.get("n_ctx")
+    owner = str(entry.get("owned_by")).lower()
     architecture = entry.get("architecture")
     modalities = architecture.get("input_modalities") if isinstance(architecture, dict) else None
     return ModelInfo(
         context=_positive(context),
         sees="image" in modalities if isinstance(modalities, list) else None,
-        ignores_choice=str(entry.get("owned_by")).lower() in _IGNORE_TOOL_CHOICE,
+        ignores_choice=owner in _IGNORE_TOOL_CHOICE,
+        caches_prompts=owner in _CACHE_PROMPTS,
     )
 
 

@@ -30,7 +30,7 @@ SERVERS: dict[str, tuple[dict[str, JSON], ModelInfo]] = {
                 ]
             }
         },
-        ModelInfo(context=4096, sees=True, ignores_choice=True),
+        ModelInfo(context=4096, sees=True, ignores_choice=True, caches_prompts=True),
     ),
     "an older llama.cpp": (
         {
@@ -41,7 +41,7 @@ SERVERS: dict[str, tuple[dict[str, JSON], ModelInfo]] = {
     ),
     "vLLM": (
         {"/v1/models": {"data": [{"id": "m", "owned_by": "vllm", "max_model_len": 32768}]}},
-        ModelInfo(context=32768),
+        ModelInfo(context=32768, caches_prompts=True),
     ),
     "LM Studio": (
         {
@@ -53,7 +53,7 @@ SERVERS: dict[str, tuple[dict[str, JSON], ModelInfo]] = {
                 ]
             },
         },
-        ModelInfo(context=8192, sees=True, ignores_choice=True),
+        ModelInfo(context=8192, sees=True, ignores_choice=True, caches_prompts=True),
     ),
     "Ollama, the model loaded": (
         {
@@ -66,7 +66,7 @@ SERVERS: dict[str, tuple[dict[str, JSON], ModelInfo]] = {
             },
             "/api/ps": {"models": [{"name": "n:7b"}, {"name": "m:latest", "context_length": 32768}]},
         },
-        ModelInfo(context=32768, sees=True, ignores_choice=True),
+        ModelInfo(context=32768, sees=True, ignores_choice=True, caches_prompts=True),
     ),
     "Ollama, a context in the model's file": (
         {

@@ -1,0 +1,57 @@
+"""The tools that a conversation found: offered in its next request too, in the same order.
+
+What is kept are names, under all that stood in the conversation up to a question of its user; who finds them may use
+them or not as ever.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+from toolway.engine.history.hidden_rounds import essence
+from toolway.stores import Kind, Store
+from toolway.types import Caller
+from toolway.wire.lenient_json import dumps
+
+FOUND = Kind("found tools", list[str])
+
+_LOOK_UPS = 3
+"""Questions before the last one that are looked at, the newest first."""
+
+
+async def remember(store: Store, caller: Caller, messages: Sequence[Any], names: Sequence[str]) -> None:
+    """Keep what was found for the last question in these messages."""
+    for digest in islice(_questions(messages), 1):
+        await store.put(FOUND.key(caller.id, digest), list(names))
+
+
+async def recall(store: Store, caller: Caller, messages: Sequence[Any]) -> list[str]:
+    """What was found for a question before the last one."""
+    for digest in islice(_questions(messages), 1, 1 + _LOOK_UPS):
+        if names := await store.get(FOUND.key(caller.id, digest)):
+            return names
+    return []
+
+
+def called_in(messages: Sequence[Any]) -> Iterator[str]:
+    """The names of the tools that were called in these messages."""
+    for message in messages:
+        calls = message.get("tool_calls") if isinstance(message, dict) else None
+        for call in calls if isinstance(calls, list) else ():
+            function = call.get("function") if isinstance(call, dict) else None
+            if isinstance(function, dict) and isinstance(function.get("name"), str):
+                yield function["name"]
+
+
+def _questions(messages: Sequence[Any]) -> Iterator[str]:
+    """For each message of a user a digest of all up to it, the last one first; clients change system messages."""
+    whole, digests = hashlib.sha256(), []
+    for message in messages:
+        if isinstance(message, dict) and message.get("role") not in ("system", "developer"):
+            whole.update(dumps(essence(message)))
+            if message.get("role") == "user":
+                digests.append(whole.hexdigest())
+    return reversed(digests)

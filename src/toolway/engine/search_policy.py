@@ -1,0 +1,82 @@
+"""Whether the tools of a request are searched, and how: by settings and request, and by what the model server takes."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from toolway.engine.history import found_tools
+from toolway.engine.recovery import ModelHabits
+from toolway.engine.request_tools import RequestTools
+from toolway.engine.tool_search import SearchRules, Way
+from toolway.schema.compile import ALWAYS_FIT, tokens_of
+from toolway.settings.groups import SearchMode, ToolSettings
+from toolway.stores import Store
+from toolway.types import Caller, Choice
+from toolway.upstream.model_info import ModelInfo
+
+
+class SearchPolicy:
+    """The settings for tool search, asked anew for each request."""
+
+    def __init__(self, settings: ToolSettings, store: Store | None = None) -> None:
+        self._mode: SearchMode = settings.tool_search
+        self._way = settings.tool_search_way
+        self._store = store
+        always = settings.tool_search_always
+        self._rules = SearchRules(
+            way="append" if self._way == "auto" else self._way,
+            always=[[Choice(patterns=always)]] if always else (),
+        )
+
+    async def apply(
+        self,
+        tools: RequestTools,
+        mode: SearchMode | None,
+        *,
+        habits: ModelHabits,
+        most_tools: int | None,
+        info: Callable[[], Awaitable[ModelInfo]],
+        caller: Caller | None = None,
+        messages: Sequence[Any] = (),
+    ) -> None:
+        """Begin the search if there must be one; tools that fit are left alone, and nobody is asked about them.
+
+        What the `caller` found before in this conversation, up to these `messages`, is offered again.
+        """
+        mode = mode or self._mode
+        if mode == "off" or not tools.are_offered:
+            return
+        most = habits.most_tools or most_tools
+        tools.search_rules = rules = replace(self._rules, most_tools=most) if most else self._rules
+        if mode == "auto" and not (most and tools.count > most) and tokens_of(tools.size) <= ALWAYS_FIT:
+            return
+        known = await info()
+        room = habits.room.context if habits.room else None
+        contexts = [context for context in (room, known.context) if context]
+        tools.search_rules = replace(
+            rules, way=self._chosen_way(habits, known), context=min(contexts, default=None)
+        )
+        if mode == "on" or tools.need_search:
+            tools.begin_search(await self._found_before(tools, caller, messages))
+
+    async def keep(self, tools: RequestTools, caller: Caller, messages: Sequence[Any]) -> None:
+        """Remember what joined this request, for the next one of the same conversation."""
+        if self._store and tools.search and tools.search.rules.way == "append" and tools.found:
+            await found_tools.remember(self._store, caller, messages, tools.found)
+
+    def _chosen_way(self, habits: ModelHabits, info: ModelInfo) -> Way:
+        """A list of tools that grows costs the cache of all that stands behind it in the prompt."""
+        if self._way != "auto":
+            return self._way
+        return "call" if habits.caches_prompts or info.caches_prompts else "append"
+
+    async def _found_before(
+        self, tools: RequestTools, caller: Caller | None, messages: Sequence[Any]
+    ) -> list[str]:
+        rules = tools.search_rules
+        if caller is None or self._store is None or rules is None or rules.way == "call":
+            return []
+        kept = await found_tools.recall(self._store, caller, messages)
+        return list(dict.fromkeys([*kept, *found_tools.called_in(messages)]))
