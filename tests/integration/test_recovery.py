@@ -305,7 +305,7 @@ def test_definitions_fit_the_context_of_a_server_that_forgets_the_rest():
         "/api/show": {"model_info": {"llama.context_length": 131072}},
         "/api/ps": {"models": [{"name": "mock:latest", "context_length": 4096}]},
     }
-    with app_server(tools=crowd(60)) as app:
+    with app_server(tools=crowd(60), tool_search="off") as app:
         app.upstream.models = json_reply({"data": [{"id": "mock", "owned_by": "library"}]})
         app.upstream.asides = {path: json_reply(answer) for path, answer in about.items()}
         with serving(app.settings) as app.url:

@@ -181,6 +181,7 @@ CONTEXTS: dict[str, JSON] = {
 def test_tools_that_overflow_a_known_context_are_searched_from_the_start(server: str):
     with app_server(text_stream("Done."), tools=many_tools()) as app:
         app.upstream.models = models(**CONTEXTS[server])
+        app.upstream.asides = {"/api/show": json_reply({"model_info": {"llama.context_length": 131_072}})}
         app.ask(stream=True)
         assert offers(app) == [META]
         assert len(app.upstream.seen[0].body) < 4096

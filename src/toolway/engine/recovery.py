@@ -260,17 +260,14 @@ class Recovery:
             return None
         if (most := most_tools(error, count)) is not None:
             why, self._learned = f"the model server takes {most:,}", {"most_tools": most}
-        elif (
-            not is_overflow(error) or error.code == "upstream_cut" or not self._fill_the_context(error, sent)
-        ):
-            return None
-        else:
-            context = sizes_in(error)[1]
+            tools.begin_search()
+        elif is_overflow(error) and error.code != "upstream_cut" and self._fill_the_context(error, sent):
+            room, context = _room_by(error, _prompt_size(sent)), sizes_in(error)[1]
             of_what = f" of {context:,}" if context else ""
-            why = f"they take about {tokens_of(tools.size):,}{of_what} tokens"
-            room = _room_by(error, _prompt_size(sent))
-            self._learned = {"room": room}
-            tools.begin_search(context=room.context)
+            why, self._learned = f"about {tokens_of(tools.size):,}{of_what} tokens", {"room": room}
+            tools.begin_search(context=context or room.context)
+        else:
+            return None
         log.warning("%d tools are too many (%s): the model searches them from now on", count, why)
         return request
 
