@@ -154,8 +154,6 @@ async def run_tool_loop(
             log.warning("the model server refuses to answer without calling tools: %s", error.message)
             message = await _close(_nothing_said(request), stop_reason, loop.events)
         account.add(message)
-        if tools.search and cached_tokens(message.usage):
-            loop.habits.caches_prompts = True
         ours = [tools.resolve(call) for call in message.tool_calls if not tools.is_clients(call.name)]
         if stop_reason and ours:
             message = await _close(message, stop_reason, loop.events)
@@ -217,6 +215,8 @@ async def _ask(request: ChatRequest, turn: Turn, loop: Loop) -> tuple[Message, C
             changed = await recovery.changed_for_silence(request, message)
         if recovery:
             recovery.succeeded()
+    if loop.tools.search and cached_tokens(message.usage):
+        loop.habits.caches_prompts = True
     return message, request
 
 
