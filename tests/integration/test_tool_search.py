@@ -8,10 +8,12 @@ from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
+import httpx2
 import pytest
 
 from tests.support.answers import chunks_of, content_of
 from tests.support.app_server import AppServer, app_server
+from tests.support.servers import running
 from tests.support.tools import CITY, ToolService, document
 from tests.support.upstream import Reply, call_stream, json_reply, text_stream, tool_call, whole
 
@@ -282,6 +284,55 @@ def test_a_profile_may_choose():
         for model in ("mock@all", "mock@few", "mock"):
             app.ask(stream=True, model=model)
         assert [len(offer) for offer in offers(app)] == [2, 1, 2]
+        assert offers(app)[0] == META
+
+
+@contextmanager
+def labelled(*replies: Reply) -> Iterator[AppServer]:
+    """Toolway with two servers of known labels."""
+    service = ToolService()
+    with (
+        running(service, lifespan="off") as one,
+        running(ToolService(), lifespan="off") as other,
+        app_server(*replies, endpoints=f"tools={one},other={other}") as app,
+    ):
+        app.tools = service
+        yield app
+
+
+def test_servers_whose_loading_is_deferred_are_searched():
+    entry = {"type": "mcp", "server_label": "tools", "require_approval": "never"}
+    with labelled(text_stream("Done.")) as app:
+        for more in ({}, {"defer_loading": True}):
+            app.ask(stream=True, tools=[{**entry, "allowed_tools": ["get_weather"], **more}])
+        both = [{**entry, "server_label": "other"}, {**entry, "defer_loading": True}]
+        app.ask(stream=True, tools=both)
+        assert offers(app) == [
+            ["tools__get_weather"],
+            META,
+            ["other__get_weather", "other__list_cities", *META],
+        ]
+
+
+@pytest.mark.parametrize("approval", ["never", "always"])
+def test_responses_search_what_is_deferred_and_ask_for_the_tool_that_is_meant(approval: str):
+    entry = {"type": "mcp", "server_label": "tools", "defer_loading": True, "require_approval": approval}
+    body: JSON = {"model": "mock", "tools": [entry, {"type": "tool_search"}], "input": "Weather in Paris?"}
+    replies = [
+        {"tool_calls": [search("weather")]},
+        {"tool_calls": [through("tools__get_weather", {"city": "Paris"})]},
+    ]
+    with labelled(*(whole(m, finish="tool_calls") for m in replies), whole({"content": "Cloudy."})) as app:
+        first = httpx2.post(f"{app.url}/v1/responses", json=body, timeout=30).json()
+        if approval == "always":
+            (request,) = [item for item in first["output"] if item["type"] == "mcp_approval_request"]
+            assert (request["name"], json.loads(request["arguments"])) == ("get_weather", {"city": "Paris"})
+            assert app.tools.calls == []
+            answer = {"type": "mcp_approval_response", "approval_request_id": request["id"], "approve": True}
+            body |= {"tools": [], "input": [answer], "previous_response_id": first["id"]}
+            first = httpx2.post(f"{app.url}/v1/responses", json=body, timeout=30).json()
+        assert first["output"][-1]["content"][0]["text"] == "Cloudy."
+        assert app.tools.calls == [("get_weather", {"city": "Paris"})]
         assert offers(app)[0] == META
 
 

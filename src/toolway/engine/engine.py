@@ -39,6 +39,7 @@ from toolway.engine.search_policy import SearchPolicy
 from toolway.engine.side_requests import SideRequest, find_side_request
 from toolway.engine.text_tool_calls import with_text_tool_calls
 from toolway.engine.tool_results import Budget, ResultRules, ToolResults
+from toolway.engine.tool_search import inner_call
 from toolway.errors import ConnectorError, ToolwayError, UpstreamError, to_public_error
 from toolway.schema.compile import MOST_TOOLS
 from toolway.settings.settings import Settings
@@ -365,11 +366,12 @@ class Engine:
             fit=self._target.fit,
             enforce_choice=bool(choice) and (await model_info()).ignores_choice,
             asks=request.asks,
-            approved=[call.name for call in request.approved],
+            approved=[name for call in request.approved for name in (call.name, inner_call(call).name)],
         )
         await self._search.apply(
             tools,
             options.tool_search,
+            always=options.always,
             habits=self._target.habits(chat.options.get("model")),
             most_tools=MOST_TOOLS if self._target.is_openai else None,
             info=model_info,

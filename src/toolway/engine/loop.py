@@ -137,7 +137,7 @@ async def run_tool_loop(
     loop.results.shows_pictures = loop.habits.takes_pictures
     if done.approved:
         # What is done holds for these calls alone: some models number theirs anew in each round.
-        answers = await run_calls(done.approved, loop, done.results)
+        answers = await run_calls([tools.resolve(call) for call in done.approved], loop, done.results)
         request = request.with_messages(fill_results(request.messages, answers))
     account = _Account.of(request, done)
     if done.rounds:

@@ -21,6 +21,8 @@ class RequestOptions:
     selection: Selection = ()
     tool_search: SearchMode | None = None
     """Whether the tools are searched; None: as the profile or the setting says."""
+    always: Selection = ()
+    """Tools that are offered though others are searched."""
     max_rounds: float | None = None
     max_calls: float | None = None
     max_seconds: float | None = None
@@ -98,6 +100,18 @@ def choices_of(entries: Sequence[JSON], servers: Iterable[str]) -> list[Choice]:
     """The tools that entries of the type mcp name. Raises InvalidRequest for a label that is none of `servers`."""
     labels = set(servers)
     return [_choice(entry, labels) for entry in entries]
+
+
+def with_deferred(options: RequestOptions, entries: Sequence[JSON], servers: Iterable[str]) -> RequestOptions:
+    """The options of a request whose entries of the type mcp may have OpenAI's `defer_loading`.
+
+    The tools of those that have it are searched, those of the others are offered.
+    """
+    deferred = [entry.get("defer_loading") is True for entry in entries]
+    if not any(deferred) or options.tool_search:
+        return options
+    loaded = [entry for entry, is_deferred in zip(entries, deferred, strict=True) if not is_deferred]
+    return replace(options, tool_search="on", always=[choices_of(loaded, servers)] if loaded else ())
 
 
 def _choice(entry: JSON, servers: set[str]) -> Choice:

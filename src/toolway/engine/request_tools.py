@@ -11,7 +11,7 @@ import anyio
 import orjson
 
 from toolway.conversation.message import ChatRequest
-from toolway.engine.tool_search import SearchRules, ToolSearch, first_sentences
+from toolway.engine.tool_search import SearchRules, ToolSearch, first_sentences, inner_call
 from toolway.schema.compile import define, need_search, tokens_of
 from toolway.tools import names
 from toolway.tools.catalog import Snapshot
@@ -112,7 +112,7 @@ class RequestTools:
         if self._asks is None:
             return False
         tool = self.find(name)
-        return tool is not None and self._asks(tool)
+        return tool is not None and tool.name not in self._added and self._asks(tool)
 
     def find(self, name: str) -> Tool | None:
         """The tool that a model meant by `name`, if it is clear."""
@@ -287,10 +287,11 @@ class RequestTools:
 
     def resolve(self, call: ToolCall) -> ToolCall:
         """The call that is meant: of a call through `call_tool` the one that it holds."""
-        if self.search is None or self.find(call.name) is not self.search.caller:
+        tool = self.find(call.name)
+        if tool is not None and (self.search is None or tool is not self.search.caller):
             return call
-        inner = self.search.inner(call)
-        return call if inner is None or self.is_clients(inner.name) else inner
+        inner = inner_call(replace(call, name=tool.name) if tool else call)
+        return call if self.is_clients(inner.name) else inner
 
     async def run(self, tool: Tool, arguments: JSON, on_progress: OnProgress | None = None) -> ToolResult:
         """Run one of these tools, or the search, whose arguments were checked."""

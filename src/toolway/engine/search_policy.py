@@ -13,7 +13,7 @@ from toolway.engine.tool_search import SearchRules, Way
 from toolway.schema.compile import ALWAYS_FIT, tokens_of
 from toolway.settings.groups import SearchMode, ToolSettings
 from toolway.stores import Store
-from toolway.types import Caller, Choice
+from toolway.types import Caller, Choice, Selection
 from toolway.upstream.model_info import ModelInfo
 
 
@@ -35,6 +35,7 @@ class SearchPolicy:
         tools: RequestTools,
         mode: SearchMode | None,
         *,
+        always: Selection = (),
         habits: ModelHabits,
         most_tools: int | None,
         info: Callable[[], Awaitable[ModelInfo]],
@@ -43,13 +44,15 @@ class SearchPolicy:
     ) -> None:
         """Begin the search if there must be one; tools that fit are left alone, and nobody is asked about them.
 
-        What the `caller` found before in this conversation, up to these `messages`, is offered again.
+        Tools that one of `always` takes are offered too, and what the `caller` found before in this conversation, up
+        to these `messages`.
         """
         mode = mode or self._mode
         if mode == "off" or not tools.are_offered:
             return
         most = habits.most_tools or most_tools
-        tools.search_rules = rules = replace(self._rules, most_tools=most) if most else self._rules
+        rules = replace(self._rules, most_tools=most) if most else self._rules
+        tools.search_rules = rules = replace(rules, always=_either(rules.always, always)) if always else rules
         if mode == "auto" and not (most and tools.count > most) and tokens_of(tools.size) <= ALWAYS_FIT:
             return
         known = await info()
@@ -80,3 +83,8 @@ class SearchPolicy:
             return []
         kept = await found_tools.recall(self._store, caller, messages)
         return list(dict.fromkeys([*kept, *found_tools.called_in(messages)]))
+
+
+def _either(one: Selection, other: Selection) -> Selection:
+    """The tools that the one or the other takes."""
+    return [[choice for choices in (*one, *other) for choice in choices]]

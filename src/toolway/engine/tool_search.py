@@ -70,20 +70,6 @@ class ToolSearch:
         self.finder = _finder(_free("search_tools", taken), catalogue(reachable, rules.catalogue_chars))
         self.caller = _caller(_free("call_tool", taken), self.finder.name)
 
-    def inner(self, call: ToolCall) -> ToolCall | None:
-        """The call that a call of `call_tool` stands for; None when it names no tool."""
-        given = read_arguments(call.arguments)
-        if given is None:
-            return None
-        name = next((given[key] for key in _NAMES if isinstance(given.get(key), str)), None)
-        if not name:
-            return None
-        arguments = next((given[key] for key in _ARGUMENTS if key in given), None)
-        if arguments is None:
-            arguments = {key: value for key, value in given.items() if key not in _NAMES}
-        text = arguments if isinstance(arguments, str) else dumps_text(arguments)
-        return replace(call, name=name, arguments=text or "{}")
-
     async def search(
         self, arguments: JSON, snapshot: Snapshot, reachable: Mapping[str, Tool]
     ) -> tuple[ToolResult, Sequence[str]]:
@@ -122,6 +108,20 @@ class ToolSearch:
         return names, "\n".join([head, *parts, *_neighbours(result, self.rules.result_chars // 4)])
 
 
+def inner_call(call: ToolCall) -> ToolCall:
+    """The call that a call of `call_tool` stands for; any other call, and one that names no tool, is itself."""
+    given = read_arguments(call.arguments) if _CALL_TOOL.fullmatch(call.name) else None
+    name = next((given[key] for key in _NAMES if isinstance(given.get(key), str)), None) if given else None
+    if not given or not name:
+        return call
+    arguments = next((given[key] for key in _ARGUMENTS if key in given), None)
+    if arguments is None:
+        arguments = {key: value for key, value in given.items() if key not in _NAMES}
+    text = arguments if isinstance(arguments, str) else dumps_text(arguments)
+    return replace(call, name=name, arguments=text or "{}")
+
+
+_CALL_TOOL = re.compile(r"(?:toolway_)*call_tool")
 _NAMES = ("name", "tool_name", "tool", "function")
 _ARGUMENTS = ("arguments", "args", "parameters", "params", "input")
 """What models call the arguments of `call_tool`; one that writes neither writes those of the tool beside its name."""

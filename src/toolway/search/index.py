@@ -137,7 +137,12 @@ class ToolIndex:
         """The word of some tool that an unknown one is a misspelling of, or itself."""
         if len(word) < 5 or not word.isalpha():
             return word
-        same = [w for w in self._postings if w[0] == word[0] and abs(len(w) - len(word)) <= 2]
+        letters = set(word)
+        same = [
+            w
+            for w in self._postings
+            if w[0] == word[0] and abs(len(w) - len(word)) <= 2 and len(letters.symmetric_difference(w)) <= 3
+        ]
         return next(iter(get_close_matches(word, same, n=1, cutoff=0.8)), word)
 
     def _rarity(self, word: str) -> float:

@@ -14,7 +14,7 @@ from toolway.conversation.events import Chunks, Event, HeadArrived, Outcome
 from toolway.conversation.message import TEXT_FIELDS, ChatRequest, joined
 from toolway.conversation.tool_calls import call_object
 from toolway.engine.engine import Conversation, ConversationRequest, Engine, ToolsAtHand
-from toolway.engine.request_options import RequestOptions, choices_of
+from toolway.engine.request_options import RequestOptions, choices_of, with_deferred
 from toolway.engine.request_tools import RequestTools
 from toolway.errors import InvalidRequest, Stopping, ToolwayError, UpstreamError
 from toolway.server.asgi import EventStreamResponse, parse_object, read_body, relay, relayed
@@ -128,6 +128,7 @@ def read_request(body: JSON, options: RequestOptions, tools: ToolsAtHand) -> Con
         return ConversationRequest(chat=request, options=options)
     rest = [tool for tool in request.tools if not _is_mcp(tool)]
     chat = request.with_tools(rest) if rest else request.without("tools")
+    options = with_deferred(options, entries, tools.labels)
     return ConversationRequest(chat=chat, options=options.narrowed(choices_of(entries, tools.labels)))
 
 

@@ -17,7 +17,7 @@ from toolway.api.responses.items.request import ResponseRequest, choice_of, need
 from toolway.api.responses.records import Record, Records, check_previous, new_id, with_ids
 from toolway.conversation.message import ChatRequest
 from toolway.engine.engine import Conversation, ConversationRequest, Engine, ToolsAtHand
-from toolway.engine.request_options import RequestOptions, choices_of
+from toolway.engine.request_options import RequestOptions, choices_of, with_deferred
 from toolway.server.caller import caller_of
 from toolway.tools import names
 from toolway.tools.catalog import Snapshot
@@ -118,13 +118,14 @@ class _Reading:
         self._input = _read_items(request, snapshot, self._previous)
         self._history = self._input.close()
         self._leading, rest = split_leading(self._history)
-        self._declared = choices_of(request.mcp, [*tools.labels, *tools.failures])
+        labels = [*tools.labels, *tools.failures]
+        self._declared = choices_of(request.mcp, labels)
         body, narrowed = _chosen(request, snapshot)
         rest = [_with_role(message, self._late_role) for message in rest]
         messages = [*_instructions(request, self._leading), *rest]
         return ConversationRequest(
             chat=ChatRequest.of({**body, "messages": messages}),
-            options=self._limited(self._options),
+            options=with_deferred(self._limited(self._options), request.mcp, labels),
             narrowed=[*narrowed, *([self._declared] if self._declared else [])],
             asks=self._needs_approval if self._entries else None,
             approved=[approved.call for approved in self._input.approved],

@@ -52,6 +52,7 @@ _DECLARATIONS = {
         **dict.fromkeys(("server_url", "server_description", "authorization"), str),
         headers=fields.NamedTexts,
         allowed_tools=Annotated[fields.Texts | JSON, fields.Kind("a list of texts")],
+        defer_loading=bool,
     ),
 }
 _DECLARATIONS["namespace"] = fields.object_of(

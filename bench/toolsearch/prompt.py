@@ -1,0 +1,125 @@
+"""Tokens of prompts that a real llama.cpp server evaluates anew in a conversation of ten turns.
+
+The prompts are those of Toolway, and llama.cpp reads each one and answers a token. What the model does is scripted: so
+small a one would neither search nor choose.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Literal
+
+import httpx2
+import orjson
+from bench.toolsearch.catalogue import catalogue, queries
+from bench.toolsearch.recall import Row
+from tests.support.app_server import serving
+from tests.support.servers import running
+from tests.support.tools import ToolService, document
+from tests.support.upstream import Reply, json_reply, tool_call, whole
+
+from toolway.demo.child import running_child
+from toolway.demo.model import ensure_weights
+from toolway.settings.settings import load_settings
+
+Offer = Literal["all tools", "append", "call"]
+
+TOOLS = 50
+TURNS = 10
+
+
+def of_prompts() -> list[Row]:
+    """The same conversation three times: in each turn a tool is called, and searched before that."""
+    with running_child(
+        "The model server", "bench.toolsearch.model_server", "--weights", str(ensure_weights())
+    ) as child:
+        base = child.wait_ready(120)
+        offers: tuple[Offer, ...] = ("all tools", "append", "call")
+        return [row for offer in offers for row in _conversation(base, offer)]
+
+
+def _conversation(base: str, offer: Offer) -> list[Row]:
+    chosen = dict(list(catalogue().items())[:TOOLS])
+    service = ToolService(**dict.fromkeys((tool.name for tool in chosen.values()), _done))
+    service.document = document({tool.name: tool.parameters for tool in chosen.values()})
+    for tool in chosen.values():
+        service.document["paths"][f"/{tool.name}"]["post"]["description"] = tool.description
+    wanted = [query for query in queries(in_other_words=False) if query.tool in chosen]
+    model = _Model(base, [(q.words, chosen[q.tool].name) for q in wanted], offer)
+    given: dict[str, Any] = {"replay": "true", "debug_output": False, "tool_search": "off"}
+    if offer != "all tools":
+        given |= {"tool_search": "on", "tool_search_way": offer}
+    with (
+        running(model, lifespan="off") as upstream,
+        running(service, lifespan="off") as tools,
+        serving(load_settings({}, None, openai_base_url=f"{upstream}/v1", endpoints=tools, **given)) as url,
+    ):
+        messages: list[Any] = []
+        for turn in range(TURNS):
+            messages.append(
+                {"role": "user", "content": f"Question {turn}: {wanted[turn % len(wanted)].words}, please."}
+            )
+            body = {"model": "m", "messages": messages}
+            answer = httpx2.post(f"{url}/v1/chat/completions", json=body, timeout=900)
+            answer.raise_for_status()
+            messages.append(answer.json()["choices"][0]["message"])
+    return [
+        (f"{offer}: {len(model.evaluated)} requests, tokens read anew", f"{sum(model.evaluated):,}"),
+        (f"{offer}: without the first request", f"{sum(model.evaluated[1:]):,}"),
+    ]
+
+
+async def _done(_: Any) -> Any:
+    return {"done": True}
+
+
+class _Model:
+    """Hands each prompt to llama.cpp, keeps what that evaluated, and answers as the script has it."""
+
+    def __init__(self, base: str, wanted: list[tuple[str, str]], offer: Offer) -> None:
+        self.evaluated: list[int] = []
+        self._base = base
+        self._wanted = wanted
+        self._offer = offer
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        body = b""
+        while True:
+            event = await receive()
+            body += event.get("body", b"")
+            if not event.get("more_body"):
+                break
+        reply = await self._reply(orjson.loads(body)) if body else Reply(status=404)
+        await send({"type": "http.response.start", "status": reply.status, "headers": list(reply.headers)})
+        await send(
+            {"type": "http.response.body", "body": b"".join(p for p in reply.parts if isinstance(p, bytes))}
+        )
+
+    async def _reply(self, request: dict[str, Any]) -> Reply:
+        read = {**request, "stream": False, "max_tokens": 1, "cache_prompt": True}
+        async with httpx2.AsyncClient(timeout=900) as client:
+            answer = await client.post(f"{self._base}/chat/completions", json=read)
+        if answer.status_code != 200:
+            return json_reply(answer.json(), answer.status_code)
+        self.evaluated.append(answer.json()["timings"]["prompt_n"])
+        return self._next(request["messages"])
+
+    def _next(self, messages: list[dict[str, Any]]) -> Reply:
+        asked = max(number for number, message in enumerate(messages) if message["role"] == "user")
+        turn = sum(message["role"] == "user" for message in messages) - 1
+        done = sum(message["role"] == "tool" for message in messages[asked:])
+        words, name = self._wanted[turn % len(self._wanted)]
+        arguments = {"id": "7", "fields": {}, "query": "x", "user_id": "8", "limit": 5}
+        call = tool_call(name, json.dumps(arguments), id=f"call_{turn}_{done}")
+        if self._offer == "call":
+            call = tool_call(
+                "call_tool", json.dumps({"name": name, "arguments": arguments}), id=f"call_{turn}_{done}"
+            )
+        steps = (
+            [call]
+            if self._offer == "all tools"
+            else [tool_call("search_tools", json.dumps({"query": words}), id=f"call_{turn}_{done}"), call]
+        )
+        if done < len(steps):
+            return whole({"content": "", "tool_calls": [steps[done]]}, finish="tool_calls")
+        return whole({"content": f"That was number {turn}, and it is done."})
