@@ -134,7 +134,7 @@ async def test_who_subscribes_hears_of_progress_that_the_client_does_not_see():
     heard: list[Event] = []
     stream = EventStream([heard.append])
     model, source = ScriptedModel(says(None, call()), says("Done")), Reporting(echo=echo)
-    _, delivered = await run_loop(model, source, stream=stream)
+    _, delivered = await run_loop(model, source, event_stream=stream)
     source.report_late(Progress(progress=5))
     assert [event.progress.progress for event in heard if isinstance(event, CallProgressed)] == [
         0,

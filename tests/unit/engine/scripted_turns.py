@@ -90,12 +90,12 @@ async def run_loop(
     keeps: bool = True,
     store: Store | None = None,
     enforce_choice: bool = False,
-    stream: EventStream | None = None,
+    event_stream: EventStream | None = None,
     **body: Any,
 ) -> tuple[Outcome, list[Any]]:
     """Run the loop over a script; the outcome and the events."""
     events: list[Any] = []
-    stream = stream or EventStream()
+    stream = event_stream or EventStream()
 
     async def deliver(event: Event) -> None:
         events.append(event)
