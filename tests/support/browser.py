@@ -11,11 +11,12 @@ from urllib.parse import urlsplit
 
 import axe_playwright_python
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 AXE = Path(axe_playwright_python.__file__).parent / "axe.min.js"
 SECONDS = 20.0
+expect.set_options(timeout=SECONDS * 1000)
 
 PHONE = {"width": 360, "height": 740}
 DESK = {"width": 1280, "height": 860}

@@ -67,10 +67,11 @@ def test_a_stream_is_seen_as_it_comes_and_goes_on_after_a_reload(app, browser):
     parts = sse(first, last, chunk(finish="stop")).parts
     app.set_replies(Reply(parts=[parts[0], gate, *parts[1:]]))
     with console_page(browser, f"{app.url}/#/conversations") as page:
-        asking = threading.Thread(target=lambda: app.ask(stream=True))
+        messages = [{"role": "user", "content": "Tell me a story."}]
+        asking = threading.Thread(target=lambda: app.ask(stream=True, messages=messages))
         asking.start()
         try:
-            page.locator("td.what a").first.click()
+            page.get_by_role("link", name="Tell me a story.").click()
             expect(page.locator(".said")).to_have_text("Once upon ")
             expect(page.locator("h1 + .state")).to_have_text("running")
             page.reload()
