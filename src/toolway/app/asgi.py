@@ -172,6 +172,8 @@ class Routes:
             settings=state.settings,
             upstream=state.upstream,
             catalog=state.catalog,
+            factory=state.factory,
+            config=state.config,
             store=state.store,
             keys=self._keys,
             engine=engine,

@@ -20,6 +20,9 @@ from toolway.telemetry.logging import also_mask
 from toolway.tools.catalog import Catalog
 from toolway.tools.factory import SourceFactory
 
+FOUND = "mcp.json"
+"""The file that is read when it is there and no other is named."""
+
 POLL_SECONDS = 1.0
 """Seconds between two looks at the file."""
 
@@ -29,28 +32,31 @@ log = logging.getLogger("toolway.config")
 @asynccontextmanager
 async def watch_config(
     settings: Settings, factory: SourceFactory, catalog: Catalog, keys: KeyRing | None = None
-) -> AsyncIterator[None]:
-    """Watch the file while the block lasts. A broken edit is reported, and the old servers and keys stay."""
-    if settings.tools.config is None:
-        yield
-        return
+) -> AsyncIterator[ConfigWatcher]:
+    """Watch the file while the block lasts, also one that is not there yet. A broken edit is reported, and the old
+    servers and keys stay.
+    """
     async with anyio.create_task_group() as tasks:
-        watcher = _ConfigWatcher(settings, factory, catalog, keys or KeyRing())
+        watcher = ConfigWatcher(settings, factory, catalog, keys or KeyRing())
         tasks.start_soon(watcher.poll)
         if threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGHUP"):
             tasks.start_soon(watcher.reload_on_hangup)
-        yield
+        yield watcher
         tasks.cancel_scope.cancel()
 
 
-class _ConfigWatcher:
+class ConfigWatcher:
+    """The file of the tool servers, as it is and as it was last read."""
+
     def __init__(self, settings: Settings, factory: SourceFactory, catalog: Catalog, keys: KeyRing) -> None:
-        self._settings = settings
+        config = settings.tools.config or FOUND
+        self.settings = replace(settings, tools=replace(settings.tools, config=config))
+        """With the servers of the file, as it was last read."""
+        self.path = with_home(config)
         self._factory = factory
         self._catalog = catalog
         self._keys = keys
-        self._path = with_home(settings.tools.config or "")
-        self._read_at = self._stamp()
+        self._read_at = self._stamp() if settings.tools.config else None
 
     async def poll(self) -> None:
         """Look at the file every second: editors replace it in ways that watchers of files miss."""
@@ -61,7 +67,7 @@ class _ConfigWatcher:
             last = mark
             # A file that still changes is being written: half of it would only be a mistake to report.
             if mark is not None and mark == before and mark != self._read_at:
-                self._reload()
+                self.reload()
 
     async def reload_on_hangup(self) -> None:
         """Read the file at each SIGHUP."""
@@ -70,32 +76,33 @@ class _ConfigWatcher:
             anyio.open_signal_receiver(signal.SIGHUP) as signals,
         ):
             async for _ in signals:
-                self._reload()
+                self.reload()
 
     def _stamp(self) -> tuple[int, int, int] | None:
         try:
-            found = self._path.stat()
+            found = self.path.stat()
         except OSError:
             return None
         return found.st_mtime_ns, found.st_size, found.st_ino
 
-    def _reload(self) -> None:
+    def reload(self) -> None:
+        """Read the file now."""
         self._read_at = self._stamp()
         try:
-            settings = reload_servers(self._settings)
+            settings = reload_servers(self.settings)
         except ConfigError as error:
             for mistake in error.message.splitlines():
                 log.error("the servers and keys stay as they were: %s", mistake)
             return
         also_mask(settings.secrets)
         for warning in settings.warnings:
-            if warning not in self._settings.warnings:
+            if warning not in self.settings.warnings:
                 log.warning("%s", warning)
-        before = {server.label: server for server in self._settings.tools.servers}
-        self._settings = replace(settings, tools=_without_broken_edits(settings.tools, before))
-        self._keys.replace(self._settings.access)
-        self._catalog.replace(self._factory.sources(self._settings.tools))
-        after = {server.label: server for server in self._settings.tools.servers}
+        before = {server.label: server for server in self.settings.tools.servers}
+        self.settings = replace(settings, tools=_without_broken_edits(settings.tools, before))
+        self._keys.replace(self.settings.access)
+        self._catalog.replace(self._factory.sources(self.settings.tools))
+        after = {server.label: server for server in self.settings.tools.servers}
         log.info("%s", _difference(before, after))
 
 

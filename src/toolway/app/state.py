@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import anyio
 
 from toolway.access.keys import KeyRing
-from toolway.app.reload import watch_config
+from toolway.app.reload import ConfigWatcher, watch_config
 from toolway.engine.model_target import USER_AGENT, ModelTarget
 from toolway.schema.compile import MOST_TOOLS, estimated_tokens, need_search, why_too_many
 from toolway.settings.settings import Settings
@@ -39,6 +39,8 @@ class AppState:
     dynamic: DynamicServers
     store: Store
     target: ModelTarget
+    factory: SourceFactory
+    config: ConfigWatcher
 
 
 @asynccontextmanager
@@ -53,7 +55,7 @@ async def open_state(settings: Settings, keys: KeyRing) -> AsyncIterator[AppStat
             Catalog(
                 factory.sources(settings.tools), prefixed=settings.tools.tool_prefix == "always"
             ).running() as catalog,
-            watch_config(settings, factory, catalog, keys),
+            watch_config(settings, factory, catalog, keys) as config,
             open_dynamic(settings.tools) as dynamic,
             ModelTarget(settings.upstream, upstream, catalog.set_target).learning() as target,
             anyio.create_task_group() as tasks,
@@ -66,6 +68,8 @@ async def open_state(settings: Settings, keys: KeyRing) -> AsyncIterator[AppStat
                 dynamic=dynamic,
                 store=store,
                 target=target,
+                factory=factory,
+                config=config,
             )
             tasks.cancel_scope.cancel()
 

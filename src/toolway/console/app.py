@@ -5,24 +5,33 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import anyio
+
 from toolway.console.access import Access
+from toolway.console.config_file import ConfigRoutes
 from toolway.console.conversations import Conversations
 from toolway.console.overview import Overview
 from toolway.console.parts import Parts
 from toolway.console.routes import Console
+from toolway.console.servers import Servers
 
 
 @asynccontextmanager
 async def open_console(parts: Parts) -> AsyncIterator[Console]:
     """The console of a running Toolway, while the block lasts."""
 
-    def notice() -> None:
-        parts.feed.publish("state", {})
+    async with anyio.create_task_group() as tasks, parts.journal.running():
+        servers = Servers(parts, tasks)
 
-    routes = [*Overview(parts).routes(), *Conversations(parts).routes()]
-    parts.catalog.listeners.append(notice)
-    try:
-        async with parts.journal.running():
+        def notice() -> None:
+            servers.notice()
+            parts.feed.publish("state", {})
+
+        pages = (Overview(parts), Conversations(parts), servers, ConfigRoutes(parts))
+        routes = [route for page in pages for route in page.routes()]
+        parts.catalog.listeners.append(notice)
+        try:
             yield Console(Access(parts.settings, parts.store, parts.keys), parts.feed, routes)
-    finally:
-        parts.catalog.listeners.remove(notice)
+        finally:
+            parts.catalog.listeners.remove(notice)
+            tasks.cancel_scope.cancel()

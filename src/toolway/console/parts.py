@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
 
 from toolway.access.keys import KeyRing
 from toolway.console.feed import Feed
@@ -12,8 +14,20 @@ from toolway.engine.engine import Engine
 from toolway.settings.settings import Settings
 from toolway.stores import Store
 from toolway.tools.catalog import Catalog
+from toolway.tools.factory import SourceFactory
+from toolway.tools.server_output import ServerOutput
 from toolway.types import JSON
 from toolway.upstream.client import Upstream
+
+
+class ConfigFile(Protocol):
+    """The file of the tool servers, and the settings with the servers in it as it was last read."""
+
+    path: Path
+    settings: Settings
+
+    def reload(self) -> None:
+        """Read it now."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +37,8 @@ class Parts:
     settings: Settings
     upstream: Upstream
     catalog: Catalog
+    factory: SourceFactory
+    config: ConfigFile
     store: Store
     keys: KeyRing
     engine: Engine
@@ -30,3 +46,8 @@ class Parts:
     feed: Feed
     judge: Callable[[], Awaitable[Sequence[JSON]]]
     paths: Callable[[], Sequence[str]]
+
+    @property
+    def output(self) -> Mapping[str, ServerOutput]:
+        """What each MCP server of the file writes, by its label."""
+        return self.factory.output

@@ -20,7 +20,7 @@ from pydantic.fields import FieldInfo
 from pydantic.json_schema import GenerateJsonSchema
 
 from toolway.errors import ConfigError
-from toolway.settings.access import ROOTS as ACCESS_ROOTS
+from toolway.settings.access import ROOTS as ACCESSROOTS
 from toolway.settings.access import UNDECLARED, AccessConfig, json_schemas, read_access
 from toolway.settings.jsonc import MistakeError, Node, parse, parse_toml
 from toolway.settings.mcp_server import (
@@ -66,7 +66,7 @@ IGNORED = frozenset(
     "settings authProviderType targetAudience targetServiceAccount startup_timeout_sec headersHelper required".split()
 )
 """Keys that other hosts read and that change nothing here."""
-_ROOTS = ("mcpServers", "servers", "context_servers", "mcp_servers")
+ROOTS = ("mcpServers", "servers", "context_servers", "mcp_servers")
 """Where a file keeps its servers: most programs, VS Code, Zed, Codex. opencode does it under "mcp" itself."""
 _SWITCHES = ("enabled", "isActive", "active")
 _OF_CREDENTIALS = tuple(field.name for field in fields(ClientCredentials))
@@ -104,7 +104,7 @@ def parse_config(
     """
     report = Report(path)
     try:
-        root = parse_toml(text, _ROOTS[-1]) if path.endswith(".toml") else parse(text)
+        root = parse_toml(text, ROOTS[-1]) if path.endswith(".toml") else parse(text)
     except MistakeError as mistake:
         raise ConfigError(f"{path}:{mistake.line}: {mistake}.") from None
     entries = _entries(root, report)
@@ -146,7 +146,7 @@ def _entries(root: Node, report: Report) -> dict[str, Node]:
         return {}
     nested = root.value.get("mcp")
     holders = [root.value, nested.value if nested and isinstance(nested.value, dict) else {}]
-    keys = [(key, holder[key]) for holder in holders for key in _ROOTS if key in holder]
+    keys = [(key, holder[key]) for holder in holders for key in ROOTS if key in holder]
     if not keys and nested and isinstance(nested.value, dict):
         keys = [("mcp", nested)]
     for key, node in keys:
@@ -163,7 +163,7 @@ def _entries(root: Node, report: Report) -> dict[str, Node]:
                 )
             else:
                 found[label] = entry
-    if not keys and not any(key in root.value for key in ACCESS_ROOTS):
+    if not keys and not any(key in root.value for key in ACCESSROOTS):
         report.problem(root.line, "mcpServers", "the file has no such key, and no servers")
     _warn_of_unknown_roots(root, report)
     return found
@@ -172,11 +172,11 @@ def _entries(root: Node, report: Report) -> dict[str, Node]:
 def _warn_of_unknown_roots(root: Node, report: Report) -> None:
     for key, node in root.value.items():
         # Keys unlike ours are other settings of the program whose file this is.
-        if key in (*_ROOTS, *ACCESS_ROOTS):
+        if key in (*ROOTS, *ACCESSROOTS):
             continue
-        if hint := nearest(key, _ROOTS):
+        if hint := nearest(key, ROOTS):
             report.warning(node.line, key, "this key is not read" + hint)
-        elif isinstance(node.value, dict) and (hint := nearest(key, ACCESS_ROOTS)):
+        elif isinstance(node.value, dict) and (hint := nearest(key, ACCESSROOTS)):
             # Not read, it would leave open what was to be closed.
             report.problem(node.line, key, "this key is not read" + hint)
 
@@ -382,7 +382,7 @@ def json_schema() -> dict[str, Any]:
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Tool servers of Toolway, and who may use them (mcp.json)",
         "type": "object",
-        "anyOf": [{"required": [key]} for key in ("mcpServers", "servers", "mcp", *ACCESS_ROOTS)],
+        "anyOf": [{"required": [key]} for key in ("mcpServers", "servers", "mcp", *ACCESSROOTS)],
         "properties": {key: {"$ref": "#/$defs/servers"} for key in ("mcpServers", "servers")}
         | json_schemas(described),
         "$defs": {

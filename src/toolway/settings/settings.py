@@ -20,8 +20,8 @@ from toolway.errors import ConfigError
 from toolway.net.hosts import masked
 from toolway.settings.env_endpoints import Endpoint, parse_endpoints, token_key
 from toolway.settings.groups import Settings, legal_credential, shown_store
-from toolway.settings.mcp_json import McpConfig, read_config
-from toolway.settings.mcp_server import with_home
+from toolway.settings.mcp_json import McpConfig, parse_config, read_config
+from toolway.settings.mcp_server import UnusableServerConfig, with_home
 
 __all__ = ["Endpoint", "Settings", "load_settings", "reload_servers", "setting_paths", "variable"]
 
@@ -130,6 +130,18 @@ def environment(dotenv: Path | None = Path(".env")) -> Mapping[str, str]:
 def reload_servers(settings: Settings, dotenv: Path | None = Path(".env")) -> Settings:
     """The same settings with the servers that the file `config` holds now. Raises ConfigError."""
     return _with_servers(settings, _texts(os.environ, dotenv))
+
+
+def check_servers(settings: Settings, text: str, dotenv: Path | None = Path(".env")) -> McpConfig:
+    """What the file `config` would be with this text. Raises ConfigError that names every mistake in it."""
+    tools = settings.tools
+    path = str(with_home(tools.config or ""))
+    found = parse_config(text, _texts(os.environ, dotenv), path=path, strict=tools.strict)
+    if mistakes := [
+        m for server in found.servers if isinstance(server, UnusableServerConfig) for m in server.mistakes
+    ]:
+        raise ConfigError("\n".join(mistakes))
+    return found
 
 
 def _with_servers(settings: Settings, texts: Mapping[str, str]) -> Settings:

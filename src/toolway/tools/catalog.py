@@ -264,6 +264,10 @@ class Catalog:
         self.snapshot = Snapshot(self.sources, assign=self._assign)
         self._group: TaskGroup | None = None
         self._running: dict[ToolSource, anyio.CancelScope] = {}
+        self._held: set[ToolSource] = set()
+        """Sources that somebody stopped; they do not run until they are restarted."""
+        self._ending: set[ToolSource] = set()
+        """Sources that run again as soon as they have ended."""
         self._in_use: dict[Snapshot, int] = {}
         self._all_tried = anyio.Event()
         self._started = time.monotonic()
@@ -293,8 +297,25 @@ class Catalog:
         """
         self.sources = tuple(sources)
         self._kept = {}
-        self._start(source for source in sources if source not in self._running)
+        self._start(source for source in sources if source not in self._running and source not in self._held)
+        self._held &= set(sources)
         self._notice()
+
+    def stop(self, source: ToolSource) -> None:
+        """End a source, whoever uses it, until it is restarted; its tools are away then."""
+        self._held.add(source)
+        self._ending.discard(source)
+        if source in self._running:
+            self._running[source].cancel()
+
+    def restart(self, source: ToolSource) -> None:
+        """Run a source anew: one that runs is ended first."""
+        self._held.discard(source)
+        if source in self._running:
+            self._ending.add(source)
+            self._running[source].cancel()
+        else:
+            self._start([source])
 
     def set_target(self, target: SchemaTarget) -> None:
         """From now on snapshots have their definitions ready for this kind of model server."""
@@ -335,6 +356,10 @@ class Catalog:
         with self._running[source]:
             await source.run(self._notice)
         del self._running[source]
+        if source in self._ending:
+            self._ending.discard(source)
+            if self._group is not None and source in self.sources:
+                self._start([source])
 
     def _end_unused(self) -> None:
         seen = [self.snapshot, *self._in_use]

@@ -31,6 +31,7 @@ from toolway.tools.client_servers import IDLE, PATIENCE, DeclaredServer, Dynamic
 from toolway.tools.mcp import ConnectOptions, MCPSource, ReconnectPolicy
 from toolway.tools.mcp.sampling import UpstreamSampler
 from toolway.tools.openapi import OpenAPISource
+from toolway.tools.server_output import ServerOutput
 from toolway.tools.transformed import Mask, MaskedSource, TransformedSource
 from toolway.types import JSON, OnProgress, SourceStatus, Tool, ToolResult, ToolSource
 from toolway.upstream.client import Upstream
@@ -71,12 +72,15 @@ class SourceFactory:
         self._upstream = upstream
         self._api_key = api_key
         self._made: dict[str, tuple[Endpoint | ConfiguredServer, ToolSource]] = {}
+        self.output: dict[str, ServerOutput] = {}
+        """What each MCP server of the file writes, by its label."""
 
     def sources(self, settings: ToolSettings) -> list[ToolSource]:
         """A source for each configured server, in the order of the configuration."""
         configs: list[Endpoint | ConfiguredServer] = [*settings.endpoints, *settings.servers]
         made = {config.label: (config, self._source(config, settings)) for config in configs}
         self._made = made
+        self.output = {label: output for label, output in self.output.items() if label in made}
         return [source for _, source in made.values()]
 
     def _source(self, config: Endpoint | ConfiguredServer, settings: ToolSettings) -> ToolSource:
@@ -97,9 +101,14 @@ class SourceFactory:
                 sampler=self._sampler(config),
                 auth=partial(_auth, config, settings.token_file, mask),
                 certificate=_certificate(config),
+                on_line=self._listener(config.label, mask),
             )
             inner = MCPSource(config, options)
         return TransformedSource(MaskedSource(inner, mask), config)
+
+    def _listener(self, label: str, mask: Mask) -> Callable[[str], None]:
+        output = self.output.setdefault(label, ServerOutput())
+        return lambda line: output.add(mask(line))
 
     def _sampler(self, config: McpServerConfig) -> UpstreamSampler | None:
         if not config.sampling or self._upstream is None:

@@ -49,7 +49,7 @@ async function ask(method, path, body) {
 export const get = (path) => ask("GET", path);
 export const post = (path, body = {}) => ask("POST", path, body);
 export const put = (path, body) => ask("PUT", path, body);
-export const remove = (path) => ask("DELETE", path);
+export const remove = (path, body) => ask("DELETE", path, body);
 
 export async function loadSession() {
   session.value = await get("session");

@@ -9,6 +9,7 @@ import { announced, html, Icon, Wrong } from "./ui.js";
 const PAGES = [
   ["", "overview", "Overview", () => import("./overview.js")],
   ["conversations", "conversations", "Conversations", () => import("./conversations.js")],
+  ["servers", "servers", "Servers", () => import("./servers.js")],
 ];
 
 const theme = signal(localStorage.getItem("toolway-theme") ?? "auto");

@@ -92,8 +92,10 @@ function FirstSteps({ value }) {
             <code>OPENAI_BASE_URL</code>, for LM Studio to <code>http://localhost:1234/v1</code>, for Ollama to
             <code>http://localhost:11434/v1</code>, and start Toolway anew.`}</p></div></li>
       <li><span class="number">2</span><div><h3>Add a tool server</h3>
-        <p class="soft">Write an <code>mcp.json</code> where Toolway runs (the one of Claude, Cursor or VS Code works as it is), or
-          set <code>MCP_SERVER_ENDPOINTS</code>.</p></div></li>
+        <p class="soft">A program or a URL that speaks MCP, or a service with an <code>openapi.json</code>. The
+          <code>mcp.json</code> of Claude, Cursor or VS Code works as it is.</p>
+        ${value.may_edit && html`<p class="row"><a class="button primary" href="#/servers/add">Add a server</a>
+          <a class="button" href="#/servers/file">Write the file</a></p>`}</div></li>
       <li><span class="number">3</span><div><h3>Ask something</h3>
         <p class="soft">Point any OpenAI client here, as below, and ask for what the tools can do.</p></div></li>
     </ol>

@@ -37,6 +37,8 @@ class ConnectOptions:
     """A server that no operator configured is reached through it, and in no other way."""
     logger: logging.Logger | None = None
     """None: one of the server's own, `toolway.server.LABEL`."""
+    on_line: Callable[[str], None] | None = None
+    """Is told each line that is logged of the server."""
 
 
 class Budget:
@@ -85,8 +87,9 @@ REPORT_EVERY = 10.0
 class ServerLog:
     """Logs what a server says under its own logger, and keeps the newest lines of standard error of this life."""
 
-    def __init__(self, logger: logging.Logger) -> None:
+    def __init__(self, logger: logging.Logger, on_line: Callable[[str], None] | None = None) -> None:
         self._logger = logger
+        self._on_line = on_line
         self._lines: deque[bytes] = deque(maxlen=LINES)
         self._budget = Budget(rate=RATE, burst=BURST)
         self._dropped = self._dropped_bytes = 0
@@ -102,7 +105,9 @@ class ServerLog:
             return
         self._lines.append(line[:LINE])
         if self._budget.spend():
-            self._logger.info("%s", _readable(line[:LINE]))
+            text = _readable(line[:LINE])
+            self._logger.info("%s", text)
+            self._pass_on(text)
         else:
             self.drop(len(line))
 
@@ -110,6 +115,7 @@ class ServerLog:
         """One line; it is counted only, when there are too many."""
         if self._budget.spend():
             self._logger.log(level, "%s", text)
+            self._pass_on(text)
         else:
             self.drop(len(text))
 
@@ -123,6 +129,11 @@ class ServerLog:
     def warning(self, message: str, *values: object) -> None:
         """Toolway's own word about the server."""
         self._logger.warning(message, *values)
+        self._pass_on(message % values if values else message)
+
+    def _pass_on(self, text: str) -> None:
+        if self._on_line:
+            self._on_line(text)
 
     def last_words(self) -> str:
         """A sentence with the last lines, to stand behind another one; empty if there are none."""

@@ -106,7 +106,7 @@ class Supervisor:
     ) -> None:
         self.status = SourceStatus()
         self.activity = Activity()
-        self.log = ServerLog(logger)
+        self.log = ServerLog(logger, options.on_line)
         self._config = config
         self._options = options
         self._policy = policy
@@ -184,6 +184,8 @@ class Supervisor:
     async def run(self, changed: Callable[[], None]) -> None:
         """Keep the connection alive until cancelled; see `ToolSource.run`."""
         self._changed = changed
+        if self.status.state == "stopped":  # it was run before
+            self._publish(state="starting", error=None, error_at=None, error_stage=None)
         sdk = await anyio.to_thread.run_sync(importlib.import_module, SDK)
         try:
             while True:
@@ -193,6 +195,7 @@ class Supervisor:
                 else:
                     await anyio.sleep(delay)
         finally:
+            self._session = None
             self._publish(state="stopped", tools=_unavailable(self.status.tools))
 
     async def _life(self, sdk: ModuleType) -> float | None:

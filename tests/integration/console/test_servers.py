@@ -1,0 +1,185 @@
+"""The tool servers, as a browser shows and changes them."""
+
+from __future__ import annotations
+
+import json
+import stat
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from playwright.sync_api import expect
+
+from tests.support.app_server import AppServer, app_server
+from tests.support.browser import PHONE, console_page, is_wider_than_the_window, violations
+
+GOOD = {"command": sys.executable, "args": ["-m", "tests.unit.tools.mcp.servers.good"]}
+HOSTILE = '</bdi><img src=x onerror="hacked=1"> \u202etxt'
+CHANGE = {"x-toolway-console": "open"}
+TALKATIVE = """
+import sys, os
+print("<script>hacked=1</script> \\x1b[31mstarting up", file=sys.stderr, flush=True)
+print("Traceback: no such key", file=sys.stderr, flush=True)
+sys.exit(3)
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    return tmp_path / "mcp.json"
+
+
+@pytest.fixture
+def app(config: Path) -> Iterator[AppServer]:
+    entry = json.dumps(GOOD)
+    config.write_text(f'{{\n  // mine\n  "mcpServers": {{\n    "good": {entry} // it works\n  }}\n}}\n')
+    with app_server(endpoints="", config=str(config)) as server:
+        yield server
+
+
+def api(app: AppServer, method: str, path: str, **options: Any) -> httpx2.Response:
+    return httpx2.request(method, f"{app.url}/console/api/{path}", headers=CHANGE, timeout=30, **options)
+
+
+def test_a_server_that_crashes_while_one_looks_says_why_and_starts_anew(app, browser):
+    app.until_servers_are(good="ready")
+    with console_page(browser, f"{app.url}/#/servers/good") as page:
+        expect(page.locator("h1 + .state")).to_have_text("ready")
+        expect(page.get_by_role("region", name="12 tools")).to_contain_text("echo")
+        assert httpx2.post(f"{app.url}/tools/crash", json={}, timeout=30).status_code < 600
+        history = page.get_by_role("region", name="History")
+        expect(history).to_contain_text("ended")
+        expect(page.locator("h1 + .state")).to_have_text("ready")
+        page.get_by_role("button", name="Restart").click()
+        expect(history).to_contain_text("stopped")
+        expect(history.locator(".state").first).to_have_text("ready")
+        page.get_by_role("button", name="Stop").click()
+        expect(page.locator("h1 + .state")).to_have_text("stopped")
+        app.until_servers_are(good="stopped")
+        page.get_by_role("button", name="Start").click()
+        expect(page.locator("h1 + .state")).to_have_text("ready")
+        assert violations(page) == []
+
+
+def test_why_a_server_does_not_start_stands_on_its_page_with_what_it_wrote(app, config, browser, tmp_path):
+    script = tmp_path / "talkative.py"
+    script.write_text(TALKATIVE)
+    entry = {"command": sys.executable, "args": [str(script)]}
+    config.write_text(json.dumps({"mcpServers": {HOSTILE: entry}}))
+    with console_page(browser, f"{app.url}/#/servers", viewport=PHONE) as page:
+        page.get_by_role("link", name="</bdi>").click()
+        expect(page.locator("h1")).to_contain_text('<img src=x onerror="hacked=1">')
+        log = page.get_by_role("log")
+        expect(log).to_contain_text("<script>hacked=1</script>")
+        expect(log).to_contain_text("Traceback: no such key")
+        expect(page.locator(".notice.bad").first).to_contain_text("Traceback: no such key")
+        assert page.evaluate("window.hacked") is None
+        assert not is_wider_than_the_window(page)
+        assert violations(page) == []
+
+
+def test_a_server_is_added_by_the_form_and_its_comments_survive(app, config, browser):
+    with console_page(browser, f"{app.url}/#/servers/add") as page:
+        expect(page.get_by_label("command", exact=False).first).to_be_visible()
+        assert violations(page) == []
+        page.get_by_label("Name", exact=True).first.fill("second")
+        page.get_by_label("command *").fill(GOOD["command"])
+        for number, argument in enumerate(GOOD["args"], 1):
+            page.get_by_role("group", name="args").get_by_role("button", name="Add").click()
+            page.get_by_role("textbox", name=f"args {number}").fill(argument)
+        page.get_by_role("button", name="Save").click()
+        expect(page.locator("h1")).to_have_text("second")
+        expect(page.locator("h1 + .state")).to_have_text("ready")
+    text = config.read_text()
+    assert "// mine" in text
+    assert "// it works" in text
+    app.until_servers_are(good="ready", second="ready")
+
+
+def test_a_broken_edit_is_not_saved_and_its_line_is_told(app, config, browser):
+    before = config.read_text()
+    with browser.new_context() as tab:
+        page = tab.new_page()
+        page.goto(f"{app.url}/#/servers/file")
+        area = page.get_by_label("Text of the file")
+        expect(area).to_have_value(before)
+        area.fill(before.replace('"command"', '"comand"'))
+        page.get_by_role("button", name="Save").click()
+        alert = page.get_by_role("alert")
+        expect(alert).to_contain_text("Not saved.")
+        expect(alert).to_contain_text("line 4: good")
+        assert config.read_text() == before
+        area.fill(before.replace("// mine", "// ours"))
+        page.get_by_role("button", name="Save").click()
+        expect(page.get_by_role("alert")).to_have_count(0)
+    assert "// ours" in config.read_text()
+
+
+def test_a_server_is_taken_out_of_the_file(app, config, browser):
+    with console_page(browser, f"{app.url}/#/servers/good") as page:
+        page.get_by_role("button", name="Remove").click()
+        page.get_by_role("dialog").get_by_role("button", name="Remove").click()
+        expect(page.get_by_text("No tool servers yet.")).to_be_visible()
+    assert "good" not in config.read_text()
+    assert "// mine" in config.read_text()
+
+
+def test_the_first_server_is_added_where_there_is_no_file(browser, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with app_server(endpoints="") as app:
+        file = api(app, "GET", "config").json()
+        assert not file["exists"]
+        entry = {**GOOD, "cwd": str(Path(__file__).parents[3])}
+        saved = api(app, "PUT", "config/servers/first", json={"entry": entry, "digest": file["digest"]})
+        assert saved.status_code == 200
+        app.until_servers_are(first="ready")
+    assert json.loads((tmp_path / "mcp.json").read_text())["mcpServers"]["first"]["args"] == GOOD["args"]
+    assert stat.S_IMODE((tmp_path / "mcp.json").stat().st_mode) == 0o600
+
+
+def test_two_who_edit_at_the_same_time_do_not_overwrite_each_other(app, config):
+    digest = api(app, "GET", "config").json()["digest"]
+    config.write_text(config.read_text() + "// by hand\n")
+    answer = api(app, "PUT", "config", json={"text": '{"mcpServers": {}}', "digest": digest})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["code"] == "config_changed"
+    assert "// by hand" in config.read_text()
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("config", {"text": 7}),
+        ("config", {"text": "x" * 2_000_000}),
+        ("config/servers/a", {"entry": []}),
+        ("config/servers/%20", {"entry": {}}),
+        ("config/servers/a", {"entry": {"command": ""}}),
+        ("config/servers/a", {"entry": {"url": "ftp://x"}}),
+    ],
+)
+def test_what_is_no_entry_is_refused(app, config, path, body):
+    before = config.read_text()
+    body = {**body, "digest": api(app, "GET", "config").json()["digest"]}
+    assert api(app, "PUT", path, json=body).status_code in (400, 413)
+    assert config.read_text() == before
+
+
+def test_where_the_file_may_not_be_changed_it_is_not_shown_either(config):
+    config.write_text('{"mcpServers": {}}')
+    with app_server(endpoints="", config=str(config), console_edit=False) as app:
+        assert api(app, "GET", "config").status_code == 403
+        assert api(app, "PUT", "config", json={"text": "{}", "digest": ""}).status_code == 403
+        assert not api(app, "GET", "servers").json()["may_edit"]
+
+
+def test_a_server_that_is_not_there_is_a_404(app):
+    for method, path in (
+        ("GET", "servers/none"),
+        ("POST", "servers/none/restart"),
+        ("POST", "servers/none/stop"),
+    ):
+        assert api(app, method, path).status_code == 404
+    assert api(app, "POST", "servers/good/login").status_code == 400
