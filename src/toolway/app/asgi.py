@@ -119,6 +119,7 @@ class Routes:
                 client_servers=state.dynamic,
                 store=state.store,
                 target=state.target,
+                vectors=state.vectors,
                 subscribers=[*subscribers, *([journal.subscribe] if self._settings.console.enabled else [])],
             )
             self._passthrough = Passthrough(

@@ -12,6 +12,7 @@ import anyio
 from toolway.access.keys import KeyRing
 from toolway.app.reload import ConfigWatcher, watch_config
 from toolway.engine.model_target import USER_AGENT, ModelTarget
+from toolway.engine.tool_vectors import ToolVectors, open_vectors
 from toolway.schema.compile import MOST_TOOLS, estimated_tokens, need_search, why_too_many
 from toolway.settings.settings import Settings
 from toolway.stores import Store, open_store
@@ -41,6 +42,7 @@ class AppState:
     target: ModelTarget
     factory: SourceFactory
     config: ConfigWatcher
+    vectors: ToolVectors | None
 
 
 @asynccontextmanager
@@ -58,6 +60,7 @@ async def open_state(settings: Settings, keys: KeyRing) -> AsyncIterator[AppStat
             watch_config(settings, factory, catalog, keys) as config,
             open_dynamic(settings.tools) as dynamic,
             ModelTarget(settings.upstream, upstream, catalog.set_target).learning() as target,
+            open_vectors(settings, upstream, target, store) as vectors,
             anyio.create_task_group() as tasks,
         ):
             tasks.start_soon(_warn_of_size, settings, catalog, target)
@@ -70,6 +73,7 @@ async def open_state(settings: Settings, keys: KeyRing) -> AsyncIterator[AppStat
                 target=target,
                 factory=factory,
                 config=config,
+                vectors=vectors,
             )
             tasks.cancel_scope.cancel()
 

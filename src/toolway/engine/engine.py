@@ -40,6 +40,7 @@ from toolway.engine.side_requests import SideRequest, find_side_request
 from toolway.engine.text_tool_calls import with_text_tool_calls
 from toolway.engine.tool_results import Budget, ResultRules, ToolResults
 from toolway.engine.tool_search import inner_call
+from toolway.engine.tool_vectors import ToolVectors
 from toolway.errors import ConnectorError, ToolwayError, UpstreamError, to_public_error
 from toolway.schema.compile import MOST_TOOLS
 from toolway.settings.settings import Settings
@@ -285,6 +286,7 @@ class Engine:
         client_servers: DynamicServers,
         store: Store,
         target: ModelTarget,
+        vectors: ToolVectors | None = None,
         subscribers: Sequence[Subscribe] = (),
     ) -> None:
         self.settings = settings
@@ -296,7 +298,7 @@ class Engine:
         self._target = target
         self._subscribers = subscribers
         self._limits = limits_of(settings)
-        self._search = SearchPolicy(settings.tools, store)
+        self._search = SearchPolicy(settings.tools, store, vectors)
         self._resources = Resources(
             upstream=upstream, store=store, settings=settings, target=target, search=self._search
         )

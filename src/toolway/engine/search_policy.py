@@ -10,6 +10,7 @@ from toolway.engine.history import found_tools
 from toolway.engine.recovery import ModelHabits
 from toolway.engine.request_tools import RequestTools
 from toolway.engine.tool_search import SearchRules, Way
+from toolway.engine.tool_vectors import ToolVectors
 from toolway.schema.compile import ALWAYS_FIT, tokens_of
 from toolway.settings.groups import SearchMode, ToolSettings
 from toolway.stores import Store
@@ -20,7 +21,9 @@ from toolway.upstream.model_info import ModelInfo
 class SearchPolicy:
     """The settings for tool search, asked anew for each request."""
 
-    def __init__(self, settings: ToolSettings, store: Store | None = None) -> None:
+    def __init__(
+        self, settings: ToolSettings, store: Store | None = None, vectors: ToolVectors | None = None
+    ) -> None:
         self._mode: SearchMode = settings.tool_search
         self._way = settings.tool_search_way
         self._store = store
@@ -28,6 +31,7 @@ class SearchPolicy:
         self._rules = SearchRules(
             way="append" if self._way == "auto" else self._way,
             always=[[Choice(patterns=always)]] if always else (),
+            by_meaning=vectors.rank if vectors else None,
         )
 
     async def apply(

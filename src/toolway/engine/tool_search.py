@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import orjson
 
 from toolway.conversation.tool_calls import read_arguments
-from toolway.search.found import SHOWN, Found, found
+from toolway.search.found import SHOWN, Found, found, fused
 from toolway.tools.catalog import Snapshot
 from toolway.types import JSON, Selection, Tool, ToolCall, ToolResult
 from toolway.wire.lenient_json import dumps, dumps_text
 
 Way = Literal["append", "call"]
 """How a found tool becomes callable: its definition joins the request's tools, or only `call_tool` runs it."""
+
+RankByMeaning = Callable[[str, Mapping[str, Tool]], Awaitable[Sequence[str]]]
+"""The names of the tools that fit a query, the best first; as far as is known."""
+
+MEANING = 0.6
+"""What a place in that ranking counts, against one in the ranking by words."""
 
 CHARS_PER_TOKEN = 3
 """On the safe side, as for results."""
@@ -46,6 +52,8 @@ class SearchRules:
     most_tools: int | None = None
     """Tools that the model server takes in one request, if that is known."""
     always: Selection = ()
+    by_meaning: RankByMeaning | None = None
+    """A second ranking, by embeddings, which is fused with that by words."""
 
     @property
     def catalogue_chars(self) -> int:
@@ -77,6 +85,8 @@ class ToolSearch:
         query, shown = str(arguments["query"])[:_MOST_QUERY], int(arguments.get("limit") or SHOWN)
         index = await snapshot.index()
         ranked = index.search(query, reachable)
+        if self.rules.by_meaning and (meant := await self.rules.by_meaning(query, reachable)):
+            ranked = fused((ranked, 1.0), (meant, MEANING))
         result = found(index, ranked, reachable, min(max(shown, 1), _MOST_SHOWN))
         if not result.shown:
             text = f"No tool fits {query!r}. Try other words for what it does, or go on without it."

@@ -337,6 +337,8 @@ class ToolSettings:
     tool_search_way: ToolSearchWay = "auto"
     tool_search_always: tuple[str, ...] = ()
     """Tools that are offered beside the search: patterns as in a profile."""
+    tool_search_embeddings: str = "auto"
+    """auto, off, local, or the name of an embedding model of the model server."""
 
     servers: tuple[ConfiguredServer, ...] = ()
     """The tool servers of the file `config`. Not a setting."""

@@ -62,6 +62,11 @@ class Listing:
         return any(_has_name(entry, model) for entry in _entries(self.body))
 
     @property
+    def ids(self) -> list[str]:
+        """The names of the models."""
+        return [entry["id"] for entry in _entries(self.body) if isinstance(entry.get("id"), str)]
+
+    @property
     def is_ollamas(self) -> bool:
         """Whether the list is Ollama's."""
         return any(entry.get("owned_by") == "library" for entry in _entries(self.body))
