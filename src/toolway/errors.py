@@ -59,9 +59,10 @@ class ConfigError(ToolwayError):
 class SourceError(ToolwayError):
     """A tool source could not be read. `stage` is where: "connect", "fetch", "parse", ..."""
 
-    def __init__(self, message: str, *, stage: str) -> None:
+    def __init__(self, message: str, *, stage: str, rpc_code: int | None = None) -> None:
         super().__init__(message)
         self.stage = stage
+        self.rpc_code = rpc_code
 
 
 class StoreError(ToolwayError):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
 from fnmatch import fnmatchcase
@@ -92,6 +93,28 @@ OnProgress = Callable[[Progress], None]
 
 
 @dataclass(frozen=True, kw_only=True)
+class CallClient:
+    """What the client that waits for a call can do meanwhile for the server that runs it, in MCP's words."""
+
+    offers: JSON
+    """Its capabilities `elicitation` and `sampling`, those that it has."""
+    ask: Callable[[str, JSON], Awaitable[JSON]]
+    """Puts a request (method, params) of the server to it; its result. Raises `ClientRefused`."""
+    log: Callable[[JSON], None]
+    """Hands it the params of a `notifications/message`."""
+    log_level: str | None = None
+    """The least severe level that it wants to hear; None: it did not ask."""
+
+
+class ClientRefused(Exception):
+    """The client of a call does not do what the server asks of it; the text says why."""
+
+
+call_client: ContextVar[CallClient | None] = ContextVar("call_client", default=None)
+"""The client of the call under way in this task; None: a model's calls have none that could be asked."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class SourceStatus:
     """What a source offers now, and how it fares. `error_at` is Unix time in seconds.
 
@@ -102,6 +125,10 @@ class SourceStatus:
     tools: tuple[Tool, ...] = ()
     protocol: str | None = None
     """What the server speaks, for people: "OpenAPI 3.1.0", "MCP 2025-11-25"."""
+    offers: frozenset[str] = frozenset()
+    """What it has besides tools, of MCP's capabilities: "prompts", "resources", "completions"."""
+    context_changes: int = 0
+    """How often it said that its prompts or resources changed."""
     announced: int = 0
     """How often the server itself said that its tools changed, as of `tools`."""
     error: str | None = None
@@ -153,6 +180,17 @@ class ToolSource(Protocol):
 
         Any failure is a `ToolResult` with `is_error`; the only exception is cancellation, on which the
         server is told (where its protocol can) and nothing is left open.
+        """
+
+
+class ContextSource(ToolSource, Protocol):
+    """A source whose status `offers` something besides tools."""
+
+    async def request(self, method: str, params: JSON) -> JSON:
+        """The result of a request of MCP about prompts or resources; a list comes whole, whatever its pages.
+
+        Raises:
+            SourceError: The server cannot be reached, or refuses; then with the `rpc_code` that it gave.
         """
 
 

@@ -11,15 +11,27 @@ import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import partial
-from typing import Any
+from typing import Any, cast
 from urllib.parse import parse_qsl, quote, urlsplit
 
+from toolway.errors import SourceError
 from toolway.settings.mcp_server import ServerConfig
-from toolway.types import JSON, OnProgress, Progress, SourceStatus, Tool, ToolResult, ToolSource
-from toolway.wire.lenient_json import dumps_text
+from toolway.types import (
+    JSON,
+    ContextSource,
+    OnProgress,
+    Progress,
+    SourceStatus,
+    Tool,
+    ToolResult,
+    ToolSource,
+    call_client,
+)
+from toolway.wire.lenient_json import dumps_text, harmless
 
 
 class SourceWrapper:
@@ -42,6 +54,10 @@ class SourceWrapper:
     async def call(self, tool: Tool, arguments: JSON, on_progress: OnProgress | None = None) -> ToolResult:
         """Run the tool of the inner source."""
         return await self.inner.call(tool, arguments, on_progress)
+
+    async def request(self, method: str, params: JSON) -> JSON:
+        """Ask the inner source, which is a `ContextSource` if its status offers anything."""
+        return await cast(ContextSource, self.inner).request(method, params)
 
 
 class _StatusTransformer(SourceWrapper, ABC):
@@ -167,11 +183,43 @@ class MaskedSource(_StatusTransformer):
                 message = progress.message
                 on_progress(replace(progress, message=message and self._mask(message)))
 
-        result = await self.inner.call(tool, arguments, on_progress and report)
+        with self._masked_client():
+            result = await self.inner.call(tool, arguments, on_progress and report)
         text = self._mask(result.text)
         if result.raw is not None:
             return replace(result, text=text, raw=partial(self._masked, result.raw))
         return result if text is result.text else replace(result, text=text)
+
+    async def request(self, method: str, params: JSON) -> JSON:
+        """Ask the inner source, and mask what it says."""
+        try:
+            with self._masked_client():
+                said = await super().request(method, params)
+        except SourceError as error:
+            told = self._mask(error.message)
+            raise SourceError(told, stage=error.stage, rpc_code=error.rpc_code) from None
+        result: JSON = self._mask.within(harmless(said))
+        return result
+
+    @contextmanager
+    def _masked_client(self) -> Iterator[None]:
+        """What the server tells and asks the client of a call reaches it masked too."""
+        client = call_client.get()
+        if client is None:
+            yield
+            return
+
+        def log(params: JSON) -> None:
+            client.log(self._mask.within(harmless(params)))
+
+        async def ask(method: str, params: JSON) -> JSON:
+            return await client.ask(method, self._mask.within(harmless(params)))
+
+        token = call_client.set(replace(client, log=log, ask=ask))
+        try:
+            yield
+        finally:
+            call_client.reset(token)
 
     def _masked(self, raw: Callable[[], JSON]) -> JSON:
         masked: JSON = self._mask.within(raw())

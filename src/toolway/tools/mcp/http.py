@@ -41,6 +41,7 @@ from toolway.tools.mcp.options import ConnectOptions
 from toolway.tools.mcp.sdk import (
     ContextSendStream,
     ReadStream,
+    ServerMessageMetadata,
     SessionMessage,
     StreamableHTTPTransport,
     WriteStream,
@@ -303,8 +304,9 @@ class HttpTransport(StreamableHTTPTransport):
             ]
             if not messages and data.lstrip().startswith((b"{", b"[")):
                 messages = parse_answer(data, original_request_id)
+        about = ServerMessageMetadata(related_request_id=original_request_id)
         for message in messages:
-            await read_stream_writer.send(SessionMessage(message))
+            await read_stream_writer.send(SessionMessage(message, metadata=about))
         return any(isinstance(message, Answer) for message in messages)
 
 

@@ -22,7 +22,7 @@ from mcp.shared.inbound import (
     x_mcp_header_map,
 )
 from mcp.shared.jsonrpc_dispatcher import JSONRPCDispatcher
-from mcp.shared.message import SessionMessage
+from mcp.shared.message import ServerMessageMetadata, SessionMessage
 from mcp.shared.transport_context import TransportContext
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "JSONRPCDispatcher",
     "ProgressFnT",
     "ReadStream",
+    "ServerMessageMetadata",
     "SessionMessage",
     "StreamableHTTPTransport",
     "TransportContext",

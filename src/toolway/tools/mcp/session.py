@@ -24,6 +24,7 @@ from mcp_types import (
     CONNECTION_CLOSED,
     INTERNAL_ERROR,
     INVALID_REQUEST,
+    LOG_LEVEL_META_KEY,
     METHOD_NOT_FOUND,
     PROTOCOL_VERSION_META_KEY,
     UNSUPPORTED_PROTOCOL_VERSION,
@@ -69,7 +70,16 @@ from toolway.tools.mcp.sdk import (
     mcp_param_headers,
 )
 from toolway.tools.mcp.stdio import StdioServer, open_stdio
-from toolway.types import JSON, OnProgress, Progress, Tool, ToolResult
+from toolway.types import (
+    JSON,
+    CallClient,
+    ClientRefused,
+    OnProgress,
+    Progress,
+    Tool,
+    ToolResult,
+    call_client,
+)
 
 CLIENT_INFO = {"name": "toolway", "version": __version__}
 PROBE_TIMEOUT = 5.0
@@ -96,10 +106,13 @@ class Session:
         *,
         log: ServerLog,
         sampler: Sampler | None = None,
+        asks_clients: bool = False,
         is_shared: bool = True,
     ) -> None:
         self.closed = anyio.Event()
         self.tools_changed = anyio.Event()
+        self.context_changed = anyio.Event()
+        """Set when its prompts or its resources changed."""
         self.changes = 0
         """How often the server said that its tools changed."""
         self.changed_again = anyio.Event()
@@ -109,8 +122,11 @@ class Session:
         self.instructions: str | None = None
         self._sampler = sampler
         self._offers: JSON = {"sampling": {}} if sampler else {}
+        self._at_start: JSON = {"elicitation": {"form": {}, "url": {}}} if asks_clients else {}
+        """What is offered to servers that hear of it once only: whether the client of a call can is seen then."""
         self._log = log
         self._open: dict[int, str] = {}
+        self._clients: dict[int, CallClient] = {}
         self._next_id = 0
         inbound = InboundFilter(
             read,
@@ -120,6 +136,19 @@ class Session:
             answered=partial(self._correlated, is_shared=is_shared),
         )
         self._dispatcher: JSONRPCDispatcher[TransportContext] = JSONRPCDispatcher(inbound, write)
+
+    @property
+    def offered(self) -> frozenset[str]:
+        """What the server has besides tools."""
+        return frozenset({"prompts", "resources", "completions"} & self.capabilities.keys())
+
+    @property
+    def announced_lists(self) -> frozenset[str]:
+        """The lists of whose changes it tells."""
+        kinds = {kind: self.capabilities.get(kind) for kind in ("tools", "prompts", "resources")}
+        return frozenset(
+            kind for kind, said in kinds.items() if isinstance(said, dict) and said.get("listChanged") is True
+        )
 
     @property
     def modern(self) -> bool:
@@ -178,10 +207,13 @@ class Session:
         self._next_id += 1
         options["request_id"] = number = self._next_id
         self._open[number] = method
+        if client := call_client.get():
+            self._clients[number] = client
         try:
             yield
         finally:
             del self._open[number]
+            self._clients.pop(number, None)
 
     def _correlated(self, answer: Answer, *, is_shared: bool) -> Answer | None:
         """The answer under the id of the request that it ends; None if it ends none.
@@ -211,11 +243,14 @@ class Session:
             return params, {}
         if version not in MODERN_PROTOCOL_VERSIONS:
             return params, {MCP_PROTOCOL_VERSION_HEADER: version}
+        client = call_client.get()
         meta = {
             PROTOCOL_VERSION_META_KEY: version,
             CLIENT_INFO_META_KEY: CLIENT_INFO,
-            CLIENT_CAPABILITIES_META_KEY: self._offers,
+            CLIENT_CAPABILITIES_META_KEY: {**self._offers, **(client.offers if client else {})},
         }
+        if client and client.log_level:
+            meta[LOG_LEVEL_META_KEY] = client.log_level
         stamp = {MCP_PROTOCOL_VERSION_HEADER: version, MCP_METHOD_HEADER: method}
         name = params.get(NAME_BEARING_METHODS.get(method, ""))
         if isinstance(name, str):
@@ -268,7 +303,7 @@ class Session:
     async def _initialize(self) -> None:
         hello = {
             "protocolVersion": LATEST_HANDSHAKE_VERSION,
-            "capabilities": self._offers,
+            "capabilities": {**self._at_start, **self._offers},
             "clientInfo": CLIENT_INFO,
         }
         try:
@@ -355,7 +390,9 @@ class Session:
         answers: JSON = {}
         for key, request in (requests if isinstance(requests, dict) else {}).items():
             try:
-                answers[key] = await self._answer(request.get("method"), request.get("params"))
+                answers[key] = await self._answer(
+                    request.get("method"), request.get("params"), call_client.get()
+                )
             except MCPError as error:
                 raise RefusedError(error.code, error.message) from None
         state = {} if result.get("requestState") is None else {"requestState": result["requestState"]}
@@ -363,17 +400,30 @@ class Session:
 
     async def listen(self) -> None:
         """Ask a modern server to say when its tools change; returns when it says no more."""
-        wanted = {"notifications": {"toolsListChanged": True}}
+        wanted = {"notifications": {f"{kind}ListChanged": True for kind in sorted(self.announced_lists)}}
         await self.request("subscriptions/listen", wanted, request_id=LISTEN_ID)
 
     # -- what the server asks and tells
 
     async def _on_request(
-        self, _: DispatchContext[TransportContext], method: str, params: Mapping[str, Any] | None
+        self, ctx: DispatchContext[TransportContext], method: str, params: Mapping[str, Any] | None
     ) -> dict[str, Any]:
-        return await self._answer(method, params)
+        return await self._answer(method, params, self._client_behind(ctx))
 
-    async def _answer(self, method: str, params: Mapping[str, Any] | None) -> JSON:
+    def _client_behind(self, ctx: DispatchContext[TransportContext]) -> CallClient | None:
+        """The client of the call that a server's message is about: of its stream, else of the only call there is."""
+        number = getattr(ctx.message_metadata, "related_request_id", None)
+        if number is None and len(self._open) == 1:
+            number = next(iter(self._open))
+        return self._clients.get(number) if isinstance(number, int) else None
+
+    async def _answer(self, method: str, params: Mapping[str, Any] | None, client: CallClient | None) -> JSON:
+        if client and _can(client, method, params):
+            try:
+                said: JSON = await client.ask(method, dict(params or {}))
+                return said
+            except ClientRefused as refusal:
+                raise MCPError(INVALID_REQUEST, str(refusal)) from None
         match method:
             case "ping":
                 return {}
@@ -396,20 +446,36 @@ class Session:
             raise MCPError(INTERNAL_ERROR, error.message) from None
 
     async def _on_notify(
-        self, _: DispatchContext[TransportContext], method: str, params: Mapping[str, Any] | None
+        self, ctx: DispatchContext[TransportContext], method: str, params: Mapping[str, Any] | None
     ) -> None:
         if method == "notifications/subscriptions/acknowledged":
             self.tools_changed.set()  # between the list and this moment nobody would have told
         if method == "notifications/message" and params:
             level = _LEVELS.get(str(params.get("level")), logging.ERROR)
             self._log.add(level, str(params.get("data"))[:2000])
+            if client := self._client_behind(ctx):
+                client.log(dict(params))
 
     def _list_changed(self, method: str) -> None:
         if method == TOOLS_CHANGED:
             self.changes += 1
             self.tools_changed.set()
+        else:
+            self.context_changed.set()
             self.changed_again.set()
             self.changed_again = anyio.Event()
+
+
+_CAPABILITIES = {"elicitation/create": "elicitation", "sampling/createMessage": "sampling"}
+
+
+def _can(client: CallClient, method: str, params: Mapping[str, Any] | None) -> bool:
+    """Whether a client said that it answers such a request, in that mode."""
+    capability = client.offers.get(_CAPABILITIES.get(method, ""))
+    if not isinstance(capability, dict):
+        return False
+    mode = (params or {}).get("mode", "form")
+    return method != "elicitation/create" or mode in capability or (not capability and mode == "form")
 
 
 def _supports_modern(refusal: RefusedError) -> bool:
@@ -458,11 +524,18 @@ async def connect(
         if isinstance(config, StdioServerConfig):
             process = open_stdio(config, limit=options.max_result_bytes, log=log)
             server = await stack.enter_async_context(process)
-            session = Session(server, server, log=log, sampler=options.sampler)
+            session = Session(server, server, log=log, sampler=options.sampler, asks_clients=True)
         else:
             open_streams = open_http if transport == "http" else open_sse
             read, write = await stack.enter_async_context(open_streams(config, options))
-            session = Session(read, write, log=log, sampler=options.sampler, is_shared=transport == "sse")
+            session = Session(
+                read,
+                write,
+                log=log,
+                sampler=options.sampler,
+                asks_clients=options.egress is None,
+                is_shared=transport == "sse",
+            )
         tasks = await stack.enter_async_context(anyio.create_task_group())
         await tasks.start(session.run)
         yield Connection(session=session, server=server)

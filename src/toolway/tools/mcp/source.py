@@ -237,6 +237,7 @@ class Supervisor:
                 self._ready(session)
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(self._follow, sdk, session)
+                    tasks.start_soon(self._follow_context, session)
                     if self._config.lazy:
                         tasks.start_soon(self._end_when_idle)
                     await session.closed.wait()
@@ -297,6 +298,7 @@ class Supervisor:
             state="ready",
             tools=_available(self.status.tools),
             protocol=f"MCP {session.version}",
+            offers=session.offered,
             error=None,
             error_at=None,
             error_stage=None,
@@ -312,7 +314,7 @@ class Supervisor:
         """List the tools again whenever they may have changed."""
         announces = _announces_changes(session)
         async with anyio.create_task_group() as tasks:
-            if session.modern and announces:
+            if session.modern and session.announced_lists:
                 tasks.start_soon(self._listen, session)
             ttl: float | None = None
             listed_at = -math.inf
@@ -330,6 +332,15 @@ class Supervisor:
                     ttl = await self._list(sdk, session)
                 except (RefusedError, LostError) as error:
                     self.log.warning("the changed tool list cannot be read: %s", error)
+
+    async def _follow_context(self, session: Session) -> None:
+        """Say that the prompts or the resources changed, a storm of it once."""
+        while True:
+            await session.context_changed.wait()
+            await anyio.sleep(self._policy.settle)
+            session.context_changed = anyio.Event()
+            self._publish(context_changes=self.status.context_changes + 1)
+            await anyio.sleep(self._policy.list_pause)
 
     async def _listen(self, session: Session) -> None:
         delay = 1.0
@@ -411,8 +422,7 @@ def _first_transport(config: McpServerConfig) -> Transport:
 
 
 def _announces_changes(session: Session) -> bool:
-    tools = session.capabilities.get("tools")
-    return isinstance(tools, dict) and tools.get("listChanged") is True
+    return "tools" in session.announced_lists
 
 
 def _same(new: tuple[Tool, ...], old: tuple[Tool, ...]) -> bool:
@@ -432,6 +442,13 @@ def _unavailable(tools: tuple[Tool, ...]) -> tuple[Tool, ...]:
 
 
 HEADER_MISMATCH = -32020
+
+LISTS = {
+    "prompts/list": "prompts",
+    "resources/list": "resources",
+    "resources/templates/list": "resourceTemplates",
+}
+"""Requests that are answered in pages, and the member that holds the items."""
 
 
 class MCPSource:
@@ -473,6 +490,24 @@ class MCPSource:
             return _error(f"{ended} {unknown}{self._supervisor.log.last_words()}")
         except SourceError as error:
             return _error(f"The server {self.label!r} is not available: {error}")
+
+    async def request(self, method: str, params: JSON) -> JSON:
+        """Ask about prompts or resources; see `ContextSource.request`."""
+        supervisor = self._supervisor
+        try:
+            with supervisor.activity.call():
+                session = await supervisor.current_session()
+                if (key := LISTS.get(method)) is not None:
+                    return {key: (await session.list_all(method, key))[0]}
+                return await session.interact(method, params)
+        except RefusedError as refusal:
+            if refusal.session_lost or refusal.status == 401:
+                supervisor.drop(session, refusal)
+            told = explain(refusal, self.label, configured=self._options.egress is None)
+            code = refusal.code if not refusal.http else None
+            raise SourceError(refusal.message if code else told, stage="call", rpc_code=code) from None
+        except LostError as lost:
+            raise SourceError(f"the server {self.label!r} ended meanwhile ({lost})", stage="call") from None
 
     async def _call(self, tool: Tool, arguments: JSON, on_progress: OnProgress | None) -> ToolResult:
         supervisor = self._supervisor

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from mcp_types import JSONRPCNotification
 
 from toolway.tools.mcp import results
+from toolway.tools.mcp.inbound import TOOLS_CHANGED, InboundFilter
 from toolway.tools.mcp.messages import Lines, TooLong, parse
 from toolway.tools.mcp.results import resource_result, tool_result
 from toolway.tools.mcp.sdk import SessionMessage
-from toolway.tools.mcp.inbound import TOOLS_CHANGED, InboundFilter
 from toolway.types import Image
 
 PIXEL = "iVBORw0KGgo="

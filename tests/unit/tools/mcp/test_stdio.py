@@ -11,7 +11,7 @@ import pytest
 
 from tests.unit.tools.mcp.support import PATIENCE, bad, good, running, until
 from toolway.tools.catalog import Catalog
-from toolway.tools.mcp import MCPSource, ReconnectPolicy, options, session, stdio
+from toolway.tools.mcp import MCPSource, ReconnectPolicy, inbound, options, stdio
 from toolway.types import Progress
 
 
@@ -378,7 +378,7 @@ async def test_a_server_that_floods_is_read_slowly_and_costs_little(
     of: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stdio, "NOISE_BURST", 2**20)
-    monkeypatch.setattr(session, "CHANGES_BURST", 1000)
+    monkeypatch.setattr(inbound, "CHANGES_BURST", 1000)
     monkeypatch.setattr(options, "REPORT_EVERY", 0.5)
     caplog.set_level("INFO", "toolway.server.bad")
     async with running(bad()) as server:
