@@ -273,7 +273,7 @@ class Catalog:
         self._started = time.monotonic()
         self._seen: dict[ToolSource, SourceStatus] = {}
         self.on_change: list[Callable[[], None]] = []
-        """Called when there are other tools than before, or others can be called."""
+        """Called after each change of a source, when `snapshot` tells of it."""
         self.listeners: list[Callable[[], None]] = []
         """Are called whenever a source has a new status."""
         self._notice()
@@ -409,9 +409,8 @@ class Catalog:
         if not any(source.status.is_untried for source in self.sources):
             self._all_tried.set()
             self._kept = {names.key_of(tool): name for name, tool in self.snapshot.tools.items()}
-        if self.snapshot.callable != before.callable:
-            for notify in self.on_change:
-                notify()
+        for notify in self.on_change:
+            notify()
         self._end_unused()
         for listener in self.listeners:
             listener()

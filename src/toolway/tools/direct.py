@@ -31,9 +31,13 @@ class DirectTools:
         self._timeout = timeout
         self._startup_wait = startup_wait
 
+    async def until_tried(self) -> None:
+        """Wait, for a moment after the start, until each server has been tried."""
+        await self.catalog.wait_until_tried(self._startup_wait)
+
     async def tools(self, selection: Selection) -> Mapping[str, Tool]:
         """The tools of servers that can be reached, sorted by name."""
-        await self.catalog.wait_until_tried(self._startup_wait)
+        await self.until_tried()
         found = self.catalog.snapshot.callable
         if not selection:
             return found
@@ -47,7 +51,7 @@ class DirectTools:
         `name` is the one that is listed, or the qualified one. A tool whose server is gone for now is there, and its
         failure a result.
         """
-        await self.catalog.wait_until_tried(self._startup_wait)
+        await self.until_tried()
         with self.catalog.use() as snapshot:
             listed = snapshot.listed_name(name)
             if listed is None or not is_selected(listed, tool := snapshot.tools[listed], selection):

@@ -9,14 +9,15 @@ import json
 import logging
 import math
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import anyio
 
 from toolway.conversation.tool_calls import NOT_AN_OBJECT, parse_arguments
 from toolway.schema.arguments import failing_schema, repair_arguments, validation_error, without_unset_nulls
-from toolway.types import JSON, Failure, OnProgress, Progress, Tool, ToolCall, ToolResult
+from toolway.types import JSON, Failure, OnProgress, Progress, Tool, ToolCall, ToolResult, call_client
 from toolway.wire.lenient_json import fix_surrogates
 
 log = logging.getLogger("toolway.tools")
@@ -52,8 +53,32 @@ async def invoke(
             if on_progress:
                 on_progress(_harmless_progress(progress))
 
-        return await run_checked(tool, arguments, run, extend)
+        with _unhurried(scope, patience, latest):
+            return await run_checked(tool, arguments, run, extend)
     return _failure(f"{call.name} did not answer in time and was given up", "timeout")
+
+
+@contextmanager
+def _unhurried(scope: anyio.CancelScope, patience: float, latest: float) -> Iterator[None]:
+    """While the client of a call is asked something, its time does not run."""
+    client = call_client.get()
+    if client is None:
+        yield
+        return
+
+    async def ask(method: str, params: JSON) -> JSON:
+        scope.deadline = latest
+        try:
+            said: JSON = await client.ask(method, params)
+            return said
+        finally:
+            scope.deadline = min(anyio.current_time() + patience, latest)
+
+    token = call_client.set(replace(client, ask=ask))
+    try:
+        yield
+    finally:
+        call_client.reset(token)
 
 
 async def run_checked(

@@ -103,14 +103,13 @@ async def test_another_configuration_assigns_the_names_anew():
         assert definitions(catalog) == ["one__now", "two__now"]
 
 
-async def test_who_wants_to_know_hears_of_other_tools_and_of_nothing_else():
+async def test_who_wants_to_know_hears_of_each_change():
     source = Switched("memory", "a")
     heard: list[list[str]] = []
     async with Catalog([source]).running() as catalog:
         await source.runs.wait()
         catalog.on_change.append(lambda: heard.append(list(catalog.snapshot.callable)))
         source.become(source.full)
-        source.become(replace(source.full, warnings=("odd",)))
         source.become(lost(source.full))
         assert heard == [["a"], []]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.auth.provider import AccessToken
@@ -11,8 +12,9 @@ from mcp.server.streamable_http_manager import StreamableHTTPASGIApp, Streamable
 from mcp.server.transport_security import TransportSecuritySettings
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from toolway.api.mcp.relay import Context
 from toolway.api.mcp.routes import SELECTION
-from toolway.api.mcp.server import CatalogServer, Context
+from toolway.api.mcp.server import CatalogServer
 from toolway.server.caller import caller_id
 from toolway.settings.settings import Settings
 from toolway.tools.direct import DirectTools
@@ -28,7 +30,7 @@ async def open_sessions(direct: DirectTools, settings: Settings) -> AsyncIterato
 
     With several workers nothing is remembered between requests, since the next one may reach another of them.
     """
-    server = CatalogServer(direct, _selection)
+    server = CatalogServer(direct, _selection, lambda ctx: caller_id(_scope(ctx)))
     manager = StreamableHTTPSessionManager(
         server,
         stateless=settings.server.workers > 1,
@@ -43,10 +45,16 @@ async def open_sessions(direct: DirectTools, settings: Settings) -> AsyncIterato
         token = AccessToken(token="", client_id=caller_id(scope), scopes=[])
         await endpoint({**scope, "user": AuthenticatedUser(token)}, receive, send)
 
-    async with manager.run(), server.announcing():
+    async with manager.run(), server.running():
         yield owned
 
 
 def _selection(ctx: Context) -> Selection:
-    selection: Selection = ctx.request.scope[SELECTION] if ctx.request is not None else ()
+    selection: Selection = _scope(ctx)[SELECTION]
     return selection
+
+
+def _scope(ctx: Context) -> Scope:
+    request: Any = ctx.request
+    scope: Scope = request.scope
+    return scope

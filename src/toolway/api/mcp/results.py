@@ -55,7 +55,7 @@ def call_result(result: ToolResult, version: str) -> JSON:
     """MCP's `CallToolResult`: as the server behind wrote it, or the text and the pictures of any other tool."""
     if result.raw is None:
         return {"content": list(_blocks(result)), "isError": result.is_error}
-    raw = _without_hop(result.raw())
+    raw = without_hop(result.raw())
     whole = {**raw, "content": raw.get("content") or [], "isError": result.is_error}
     if is_result("tools/call", whole, version):
         return whole
@@ -66,7 +66,7 @@ def call_result(result: ToolResult, version: str) -> JSON:
     return kept
 
 
-def _without_hop(raw: JSON) -> JSON:
+def without_hop(raw: JSON) -> JSON:
     """A result without what the server behind said of itself: here another one answers."""
     meta = raw.get("_meta")
     if not isinstance(meta, dict) or SERVER_INFO_META_KEY not in meta:

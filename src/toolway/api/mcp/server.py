@@ -2,27 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from itertools import islice
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
 import anyio
 from mcp.server.connection import Connection
-from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel import NotificationOptions, Server
 from mcp.server.models import InitializationOptions
-from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler, ToolsListChanged
+from mcp.server.subscriptions import (
+    InMemorySubscriptionBus,
+    ListenHandler,
+    PromptsListChanged,
+    ResourcesListChanged,
+    ServerEvent,
+    ToolsListChanged,
+)
 from mcp.shared.exceptions import MCPError
-from mcp_types import INVALID_PARAMS, CallToolRequestParams, NotificationParams, PaginatedRequestParams
+from mcp_types import (
+    INVALID_PARAMS,
+    CallToolRequestParams,
+    NotificationParams,
+    PaginatedRequestParams,
+    ServerCapabilities,
+    SetLevelRequestParams,
+)
+from pydantic import BaseModel
 
 from toolway import __version__
-from toolway.api.mcp.relay import reporting_progress
-from toolway.api.mcp.results import call_result, complete, tool_object
+from toolway.api.mcp.context import CatalogContext
+from toolway.api.mcp.relay import LOG_LEVEL, Context, StatelessCalls, is_modern, run_with_session
+from toolway.api.mcp.results import call_result, complete, is_result, tool_object, without_hop
 from toolway.tools.direct import DirectTools
 from toolway.tools.names import closest
-from toolway.types import JSON, Selection, Tool
+from toolway.types import JSON, OnProgress, Selection, Tool, ToolResult
 from toolway.wire.lenient_json import dumps_text
 
 PAGE = 1_000
@@ -37,19 +53,39 @@ SETTLE = 0.05
 NOTIFY_SECONDS = 5.0
 """How long a client may take to be told."""
 
-Context = ServerRequestContext[Any, Any]
-
 
 class CatalogServer(Server[Any]):
-    """Serves what `selection` leaves of the catalog to a request. Its handlers' answers are JSON; the SDK checks it."""
+    """Serves what `selection` leaves of the catalog to a request, whose sender is its `owner`, while `running`.
 
-    def __init__(self, direct: DirectTools, selection: Callable[[Context], Selection]) -> None:
+    Its handlers' answers are JSON, which the SDK checks.
+    """
+
+    def __init__(
+        self,
+        direct: DirectTools,
+        selection: Callable[[Context], Selection],
+        owner: Callable[[Context], str] = lambda _: "",
+    ) -> None:
         self._direct = direct
         self._selection = selection
+        self._owner = owner
+        self._context = CatalogContext(direct.catalog)
+        self._stateless = StatelessCalls()
         self._bus = InMemorySubscriptionBus()
         self._connections: WeakSet[Connection] = WeakSet()
         self._objects: WeakKeyDictionary[Tool, dict[tuple[str, str], JSON]] = WeakKeyDictionary()
-        handlers: dict[str, Any] = {"on_list_tools": self._list_tools, "on_call_tool": self._call_tool}
+        handlers: dict[str, Any] = {
+            "on_list_tools": self._list_tools,
+            "on_call_tool": self._call_tool,
+            "on_list_prompts": partial(self._list_context, "prompts/list", "prompts", "name"),
+            "on_get_prompt": partial(self._ask_context, self._context.get_prompt),
+            "on_list_resources": partial(self._list_context, "resources/list", "resources", "uri"),
+            "on_list_resource_templates": partial(
+                self._list_context, "resources/templates/list", "resourceTemplates", "uriTemplate"
+            ),
+            "on_read_resource": partial(self._ask_context, self._context.read_resource),
+            "on_completion": partial(self._ask_context, self._context.complete),
+        }
         super().__init__(
             "toolway",
             version=__version__,
@@ -60,14 +96,24 @@ class CatalogServer(Server[Any]):
         )
         self.middleware.clear()  # the SDK's own tracing
         self.add_notification_handler("notifications/initialized", NotificationParams, self._remember)
+        self.add_request_handler("logging/setLevel", SetLevelRequestParams, self._set_level)
 
     def create_initialization_options(self, *args: Any, **kwargs: Any) -> InitializationOptions:
         """The SDK's, which say over HTTP too that the lists may change."""
-        return super().create_initialization_options(NotificationOptions(tools_changed=True))
+        return super().create_initialization_options(
+            NotificationOptions(tools_changed=True, prompts_changed=True, resources_changed=True)
+        )
+
+    def get_capabilities(self, *args: Any, **kwargs: Any) -> ServerCapabilities:
+        """The SDK's, without what is not relayed: changes of single resources."""
+        capabilities = super().get_capabilities(*args, **kwargs)
+        if capabilities.resources is not None:
+            capabilities.resources.subscribe = False
+        return capabilities
 
     @asynccontextmanager
-    async def announcing(self) -> AsyncIterator[None]:
-        """Tell clients of changed tools while the block lasts."""
+    async def running(self) -> AsyncIterator[None]:
+        """Serve while the block lasts, and tell clients of changed lists."""
         changed = anyio.Event()
 
         def notice() -> None:
@@ -75,23 +121,38 @@ class CatalogServer(Server[Any]):
 
         async def announce() -> None:
             nonlocal changed
+            tools, context = self._direct.catalog.snapshot.callable, self._context.state()
             while True:
                 await changed.wait()
                 await anyio.sleep(SETTLE)
                 changed = anyio.Event()
-                await self._bus.publish(ToolsListChanged())
-                async with anyio.create_task_group() as tasks:
-                    for connection in list(self._connections):
-                        tasks.start_soon(_tell, connection)
+                before = tools, context
+                tools, context = self._direct.catalog.snapshot.callable, self._context.state()
+                if tools != before[0]:
+                    await self._tell(ToolsListChanged(), Connection.send_tool_list_changed)
+                if context != before[1]:
+                    await self._tell(PromptsListChanged(), Connection.send_prompt_list_changed)
+                    await self._tell(ResourcesListChanged(), Connection.send_resource_list_changed)
 
         self._direct.catalog.on_change.append(notice)
         try:
-            async with anyio.create_task_group() as tasks:
+            async with self._stateless.running(), anyio.create_task_group() as tasks:
                 tasks.start_soon(announce)
                 yield
                 tasks.cancel_scope.cancel()
         finally:
             self._direct.catalog.on_change.remove(notice)
+
+    async def _tell(self, event: ServerEvent, send: Callable[[Connection], Awaitable[None]]) -> None:
+        await self._bus.publish(event)
+
+        async def tell(connection: Connection) -> None:
+            with anyio.move_on_after(NOTIFY_SECONDS):
+                await send(connection)
+
+        async with anyio.create_task_group() as tasks:
+            for connection in list(self._connections):
+                tasks.start_soon(tell, connection)
 
     async def _remember(self, ctx: Context, _: NotificationParams) -> None:
         """A client of a version that is told of changes by the connection, for as long as that lasts."""
@@ -112,13 +173,48 @@ class CatalogServer(Server[Any]):
     async def _call_tool(self, ctx: Context, params: CallToolRequestParams) -> JSON:
         selection = self._selection(ctx)
         arguments = dumps_text(params.arguments or {})
-        async with reporting_progress(ctx) as on_progress:
-            result = await self._direct.call(params.name, arguments, selection, on_progress)
+
+        async def run(on_progress: OnProgress | None) -> ToolResult | None:
+            return await self._direct.call(params.name, arguments, selection, on_progress)
+
+        result: ToolResult | JSON | None
+        if is_modern(ctx):
+            owner = (self._owner(ctx), params.name, arguments)
+            result = await self._stateless.run(ctx, owner, run)
+        else:
+            result = await run_with_session(ctx, run)
+        if isinstance(result, dict):
+            return result
         if result is None:
             close = closest(params.name, await self._direct.tools(selection))
             hint = f" Did you mean {' or '.join(close)}?" if close else ""
             raise MCPError(INVALID_PARAMS, f"Unknown tool: {params.name[:100]}.{hint}")
         return complete(call_result(result, ctx.protocol_version))
+
+    async def _list_context(
+        self, method: str, key: str, naming: str, ctx: Context, params: PaginatedRequestParams
+    ) -> JSON:
+        await self._direct.until_tried()
+        found = await self._context.listed(method, key, naming, self._selection(ctx))
+        valid = {
+            name: item
+            for name, item in found.items()
+            if is_result(method, {key: [item]}, ctx.protocol_version)
+        }
+        names, cursor = page_of(valid, params.cursor)
+        return complete({key: [valid[name] for name in names], **cursor})
+
+    async def _ask_context(
+        self, ask: Callable[[JSON, Selection], Awaitable[JSON]], ctx: Context, params: BaseModel
+    ) -> JSON:
+        await self._direct.until_tried()
+        plain = params.model_dump(by_alias=True, mode="json", exclude_none=True)
+        plain.pop("_meta", None)
+        return complete(without_hop(await ask(plain, self._selection(ctx))))
+
+    async def _set_level(self, ctx: Context, params: SetLevelRequestParams) -> JSON:
+        ctx.session._connection.state[LOG_LEVEL] = params.level
+        return {}
 
     def _input_schema(self, name: str) -> JSON | None:
         tool = self._direct.catalog.snapshot.tools.get(name)
@@ -132,8 +228,3 @@ def page_of(names: Any, cursor: str | None) -> tuple[list[str], JSON]:
     last = None if cursor is None else cursor.removeprefix(CURSOR)
     page = list(islice((name for name in names if last is None or name > last), PAGE + 1))
     return page[:PAGE], {"nextCursor": CURSOR + page[PAGE - 1]} if len(page) > PAGE else {}
-
-
-async def _tell(connection: Connection) -> None:
-    with anyio.move_on_after(NOTIFY_SECONDS):
-        await connection.send_tool_list_changed()

@@ -12,5 +12,5 @@ from toolway.types import Selection
 async def serve_stdio(direct: DirectTools, selection: Selection) -> None:
     """Serve the one client at the other end of the pipes until it closes them."""
     server = CatalogServer(direct, lambda _: selection)
-    async with stdio_server() as (read, write), server.announcing():
+    async with stdio_server() as (read, write), server.running():
         await server.run(read, write, server.create_initialization_options())

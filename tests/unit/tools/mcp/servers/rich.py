@@ -44,7 +44,7 @@ TOOLS = [
 FORM = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
 ASK = {"mode": "form", "message": "Who are you?", "requestedSchema": FORM}
 THINK = {"messages": [{"role": "user", "content": {"type": "text", "text": "Say hi"}}], "maxTokens": 9}
-NAME = sys.argv[1] if len(sys.argv) > 1 else "rich"
+NAME = sys.argv[1] if __name__ == "__main__" and len(sys.argv) > 1 else "rich"
 
 
 def whole(result: dict[str, Any]) -> dict[str, Any]:
