@@ -31,7 +31,9 @@ def plain(model: Any) -> Any:
 async def test_everything_is_listed_under_names_that_say_whose_it_is(connect: Connect):
     async with connect() as client:
         resources = {item.uri: item for item in (await client.list_resources()).resources}
-        templates = [item.uri_template for item in (await client.list_resource_templates()).resource_templates]
+        templates = [
+            item.uri_template for item in (await client.list_resource_templates()).resource_templates
+        ]
         (prompt,) = (await client.list_prompts()).prompts
     assert set(resources) == {
         "toolway://good/note://1",
@@ -98,7 +100,10 @@ async def test_one_servers_prompts_and_resources_keep_their_names(tmp_path: Path
     with running(rich.app(), lifespan="on") as url:
         async with alone(tmp_path, rich={"url": f"{url}/mcp"}) as client, client() as one:
             assert [item.name for item in (await one.list_prompts()).prompts] == ["write"]
-            assert [item.uri for item in (await one.list_resources()).resources] == ["config://app", "note://rich/1"]
+            assert [item.uri for item in (await one.list_resources()).resources] == [
+                "config://app",
+                "note://rich/1",
+            ]
             assert plain(await one.get_prompt("write", {"topic": "x"}))["messages"]
             assert plain(await one.read_resource("note://a/b"))["contents"][0]["text"] == "rich: note://a/b"
 

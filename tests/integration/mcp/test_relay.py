@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -52,7 +51,9 @@ def behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AppServer]:
 
 @pytest.mark.parametrize("front", ["2026-07-28", "legacy"])
 @pytest.mark.parametrize("back", ["pipe_legacy", "pipe_modern", "http_legacy", "http_modern"])
-async def test_a_question_reaches_the_user_and_the_answer_the_server(behind: AppServer, front: str, back: str):
+async def test_a_question_reaches_the_user_and_the_answer_the_server(
+    behind: AppServer, front: str, back: str
+):
     options = {"elicitation_callback": answer_form, "sampling_callback": answer_as_model}
     async with Client(f"{behind.url}/mcp", mode=front, **options) as client:
         asked = await client.call_tool(f"{back}__ask", {})
