@@ -47,6 +47,7 @@ class Outbox:
 
     def __init__(self, ctx: Context) -> None:
         self._send, self._receive = anyio.create_memory_object_stream[Progress | JSON | None](BACKLOG + 1)
+        self._is_closed = False
         self.wants_progress = _wants_progress(ctx)
         self.log_level = _log_level(ctx)
 
@@ -62,7 +63,7 @@ class Outbox:
             self._put(params)
 
     def _put(self, item: Progress | JSON) -> None:
-        if self._send.statistics().current_buffer_used < BACKLOG:
+        if not self._is_closed and self._send.statistics().current_buffer_used < BACKLOG:
             self._send.send_nowait(item)
 
     @asynccontextmanager
@@ -84,7 +85,8 @@ class Outbox:
             await ctx.session._request_outbound.notify("notifications/message", item)
 
     def close(self) -> None:
-        """There will be no more."""
+        """Nobody takes any more."""
+        self._is_closed = True
         self._send.close()
         self._receive.close()
 
@@ -140,7 +142,7 @@ class _StatelessCall:
         self.question: JSON | None = None
         self.result: ToolResult | None = None
         self.is_done = False
-        self.scope = anyio.CancelScope()
+        self._scope = anyio.CancelScope()
         self._offers = _offers(ctx)
         self._news = anyio.Event()
         self._answer = anyio.Event()
@@ -153,7 +155,7 @@ class _StatelessCall:
             offers=self._offers, ask=self._ask, log=self.outbox.log, log_level=self.outbox.log_level
         )
         call_client.set(client)  # of this task alone
-        with self.scope:
+        with self._scope:
             self.result = await run(self.outbox.report if self.outbox.wants_progress else None)
         self.is_done = True
         self._news.set()
@@ -176,6 +178,11 @@ class _StatelessCall:
         while not self.is_done and self.question is None:
             self._news = anyio.Event()
             await self._news.wait()
+
+    def end(self) -> None:
+        """Cancel it: its client has left."""
+        self._scope.cancel()
+        self.outbox.close()
 
     def answer(self, said: Any) -> None:
         """What the client says to the question."""
@@ -216,7 +223,7 @@ class StatelessCalls:
             async with call.outbox.emptied(ctx):
                 await call.news()
         except BaseException:
-            call.scope.cancel()
+            call.end()
             raise
         if call.is_done:
             call.outbox.close()
@@ -237,6 +244,7 @@ class StatelessCalls:
             # Nobody came back with an answer, or the server ends.
             for token in [token for token, waiting in self._waiting.items() if waiting is call]:
                 del self._waiting[token]
+                call.outbox.close()
 
     def _resume(self, state: Any, owner: object, params: Any) -> _StatelessCall:
         call = self._waiting.get(state) if isinstance(state, str) else None
@@ -251,7 +259,7 @@ class StatelessCalls:
 
     def _put_aside(self, call: _StatelessCall) -> JSON:
         if len(self._waiting) >= MOST_QUESTIONS:
-            call.scope.cancel()
+            call.end()
             raise MCPError(INVALID_PARAMS, "Too many questions wait for their answers; call again later.")
         token = secrets.token_urlsafe(24)
         self._waiting[token] = call
