@@ -131,6 +131,7 @@ class Routes:
             self._exact = {
                 ("POST", "/v1/chat/completions"): ChatCompletions(engine),
                 ("POST", "/v1/messages"): messages,
+                ("GET", "/v1/messages"): messages,
                 ("GET", "/v1/models"): models,
                 ("GET", "/healthz"): healthz,
                 ("GET", "/readyz"): Readiness(state),
