@@ -121,7 +121,7 @@ def check_message(message: JSON) -> JSON:
 def check_error(body: JSON) -> str:
     """An error in Anthropic's envelope; its message."""
     assert body["type"] == "error"
-    assert body["error"].keys() == {"type", "message"}
+    assert body["error"].keys() - {"details"} == {"type", "message"}
     assert body["error"]["type"] in ERRORS
     assert re.fullmatch(r"req_\w{10,}", body["request_id"])
     return str(body["error"]["message"])

@@ -55,6 +55,10 @@ def openai_envelope(error: ToolwayError) -> JSON:
     return {"error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code}}
 
 
+NO_THREADS = "thread_unsupported_request"
+"""The code at which Anthropic's SDKs go on without a thread, and send the whole conversation each time."""
+
+
 class AnthropicEnvelope(Envelope):
     """`{"type": "error", "error": {"type", "message"}, "request_id"}`, the id in the header `request-id` too.
 
@@ -64,7 +68,9 @@ class AnthropicEnvelope(Envelope):
     def body(self, error: ToolwayError) -> JSON:
         kind = _ANTHROPIC_TYPES.get(status := self.status(error))
         kind = kind or ("invalid_request_error" if status < 500 else "api_error")
-        told = {"type": kind, "message": _overflow(error) or error.message}
+        told: JSON = {"type": kind, "message": _overflow(error) or error.message}
+        if error.code == NO_THREADS:
+            told["details"] = {"error_code": error.code, "unsupported": [error.param]}
         return {"type": "error", "error": told, "request_id": request_id()}
 
     def status(self, error: ToolwayError) -> int:

@@ -13,6 +13,7 @@ from toolway.api.messages.client_tools import CLIENT_TOOLS
 from toolway.api.messages.content import blocks_of
 from toolway.api.messages.input_messages import BILLING
 from toolway.errors import InvalidRequest
+from toolway.server.envelopes import NO_THREADS
 from toolway.types import JSON
 
 log = logging.getLogger("toolway.messages")
@@ -108,6 +109,12 @@ class MessagesRequest:
 def read_request(body: JSON, *, counts_only: bool = False) -> MessagesRequest:
     """Raises InvalidRequest with the name of the first wrong field; `counts_only` wants no max_tokens."""
     known = fields.check(_REQUEST, body)
+    if body.get("thread"):
+        raise InvalidRequest(
+            "Conversations are not kept here: leave thread out and send all messages.",
+            param="thread",
+            code=NO_THREADS,
+        )
     if known.get("max_tokens") is None and not counts_only:
         raise fields.missing("max_tokens")
     fields.check_size("messages", len(known["messages"]))
