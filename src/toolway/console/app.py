@@ -12,8 +12,10 @@ from toolway.console.config_file import ConfigRoutes
 from toolway.console.conversations import Conversations
 from toolway.console.overview import Overview
 from toolway.console.parts import Parts
+from toolway.console.playground import Playground
 from toolway.console.routes import Console
 from toolway.console.servers import Servers
+from toolway.console.tools import Tools
 
 
 @asynccontextmanager
@@ -27,7 +29,14 @@ async def open_console(parts: Parts) -> AsyncIterator[Console]:
             servers.notice()
             parts.feed.publish("state", {})
 
-        pages = (Overview(parts), Conversations(parts), servers, ConfigRoutes(parts))
+        pages = (
+            Overview(parts),
+            Conversations(parts),
+            servers,
+            ConfigRoutes(parts),
+            Tools(parts),
+            Playground(parts),
+        )
         routes = [route for page in pages for route in page.routes()]
         parts.catalog.listeners.append(notice)
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
@@ -31,7 +31,7 @@ from toolway.types import JSON, Header
 log = logging.getLogger("toolway.console")
 
 API = "/console/api"
-MAX_BODY = 8 * 2**20
+MAX_BODY, MAX_CHAT = 8 * 2**20, 64 * 2**20
 KEEP_ALIVE = 15.0
 MOST_TOPICS = 10
 
@@ -46,6 +46,8 @@ class ConsoleRequest:
     session: Session
     names: Sequence[str] = ()
     query: Mapping[str, str] = field(default_factory=dict)
+    given: JSON = field(default_factory=dict)
+    """The body, where an event stream answers it."""
 
     async def body(self, limit: int = MAX_BODY) -> JSON:
         """The JSON object in the body. Raises InvalidRequest, TooLarge, ClientGone."""
@@ -140,9 +142,11 @@ class Console:
             scope=scope, receive=receive, send=send, session=session, names=names, query=query
         )
         if stream := route.streamer:
+            if route.method == "POST":
+                request = replace(request, given=await request.body(MAX_CHAT))
 
             async def produce(response: EventStreamResponse) -> None:
-                await _until_shutdown(scope, response, stream(request, response))
+                await _until_shutdown(scope, send, response, stream(request, response))
 
             await stream_events(scope, receive, send, produce, keep_alive=KEEP_ALIVE)
             return
@@ -187,13 +191,15 @@ class Console:
         await self._feed.stream(response, topics, given or request.query.get("after", ""))
 
 
-async def _until_shutdown(scope: Scope, response: EventStreamResponse, work: Any) -> None:
+async def _until_shutdown(scope: Scope, send: Send, response: EventStreamResponse, work: Any) -> None:
     """A stream that goes on for ever ends when the server is told to stop."""
     try:
         with error_at_stop(scope, SHUTDOWN):
             await work
     except Stopping:
         await response.end(b"")
+    except InvalidRequest as error:
+        await send_error(scope, send, error, HARMLESS)
 
 
 async def _send_asset(scope: Scope, send: Send, path: str) -> None:

@@ -10,6 +10,8 @@ const PAGES = [
   ["", "overview", "Overview", () => import("./overview.js")],
   ["conversations", "conversations", "Conversations", () => import("./conversations.js")],
   ["servers", "servers", "Servers", () => import("./servers.js")],
+  ["tools", "tools", "Tools", () => import("./tools.js")],
+  ["playground", "playground", "Playground", () => import("./playground.js")],
 ];
 
 const theme = signal(localStorage.getItem("toolway-theme") ?? "auto");

@@ -1,0 +1,116 @@
+"""The playground: a chat with the model through Toolway, of which each call is seen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from toolway.console.parts import Parts
+from toolway.console.routes import ConsoleRequest, Route
+from toolway.conversation.events import (
+    CallBegan,
+    CallEnded,
+    CallProgressed,
+    Chunks,
+    Event,
+    HeadArrived,
+    RoundBegan,
+)
+from toolway.conversation.message import ChatRequest
+from toolway.engine.engine import ConversationRequest, ToolsAtHand
+from toolway.engine.request_options import RequestOptions
+from toolway.errors import InvalidRequest, ToolwayError
+from toolway.server.asgi import EventStreamResponse
+from toolway.types import JSON, Caller
+from toolway.upstream.client import credential
+from toolway.upstream.model_call import streamed_turn
+from toolway.wire.lenient_json import dumps
+
+OPTIONS = ("model", "messages", "temperature", "max_tokens", "tool_choice")
+"""Members of a request that the page may send."""
+_THOUGHTS = ("reasoning_content", "reasoning")
+
+
+class Playground:
+    """Its routes, and what they answer."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._engine = parts.engine
+        self._api_key = parts.settings.upstream.api_key
+
+    def routes(self) -> list[Route]:
+        """The routes of the playground."""
+        return [
+            Route(method="POST", path="/chat", streamer=self._chat,
+                  summary="Ask the model, with the tools: text, calls and results as server-sent events."),
+        ]  # fmt: skip
+
+    async def _chat(self, request: ConsoleRequest, response: EventStreamResponse) -> None:
+        body = {key: request.given[key] for key in OPTIONS if request.given.get(key) is not None}
+        if not isinstance(body.get("messages"), list) or not body["messages"]:
+            raise InvalidRequest("messages must be a list of at least one message.", param="messages")
+        chat = {**body, "stream": True, "stream_options": {"include_usage": True}}
+
+        def read(_: ToolsAtHand) -> ConversationRequest:
+            return ConversationRequest(chat=ChatRequest.of(chat), options=RequestOptions())
+
+        async def deliver(event: Event) -> None:
+            if isinstance(event, HeadArrived) and not response.started:
+                await response.start([])
+            for value in _told(event):
+                await response.write(_event(value))
+
+        headers = [*credential(self._api_key), (b"user-agent", b"toolway-console")]
+        async with self._engine.open(read, caller=Caller(id="console", headers=headers)) as conversation:
+            try:
+                outcome = await conversation.run(streamed_turn, deliver)
+            except Exception as raised:
+                await _fail(response, conversation.failed(raised))
+                return
+            waiting = [call.name for call in outcome.pending_approvals]
+            end = {"finish": outcome.message.finish_reason, "usage": outcome.usage, "waiting": waiting}
+            await response.end(_event({"end": end}))
+
+
+async def _fail(response: EventStreamResponse, error: ToolwayError) -> None:
+    if not response.started:
+        await response.start([])
+    await response.end(_event({"error": error.message}))
+
+
+def _told(event: Event) -> list[JSON]:
+    """What the page hears of an event."""
+    match event:
+        case Chunks():
+            return [{kind: text} for chunk, _ in event.items for kind, text in _said(chunk)]
+        case RoundBegan(number=number) if number > 1:
+            return [{"round": number}]
+        case CallBegan(call=call, tool=tool):
+            server = tool.server if tool else None
+            began = {"id": call.id, "name": call.name, "arguments": call.arguments, "server": server}
+            return [{"call": began}]
+        case CallProgressed(call=call, progress=progress):
+            told = {"progress": progress.progress, "total": progress.total, "message": progress.message}
+            return [{"progress": {"id": call.id, **told}}]
+        case CallEnded(call=call, result=result):
+            images = [{"media_type": image.media_type, "data": image.data} for image in result.images]
+            ended = {"id": call.id, "is_error": result.is_error, "text": result.text, "images": images}
+            return [{"result": {**ended, "size": len(result.text), "seconds": event.seconds}}]
+    return []
+
+
+def _said(chunk: Any) -> list[tuple[str, str]]:
+    if isinstance(chunk, str):
+        return [("text", chunk)]
+    choices = chunk.get("choices")
+    delta = (choices[0].get("delta") or {}) if choices else {}
+    thought = next((delta[name] for name in _THOUGHTS if isinstance(delta.get(name), str)), "")
+    text = delta.get("content")
+    return [
+        (kind, part)
+        for kind, part in (("thought", thought), ("text", text))
+        if isinstance(part, str) and part
+    ]
+
+
+def _event(value: JSON) -> bytes:
+    return b"data: " + dumps(value) + b"\n\n"

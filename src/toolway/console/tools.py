@@ -1,0 +1,139 @@
+"""The tools: what each is and takes, what the model sees of it, who may use it, and a call to try it."""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import Any
+
+import orjson
+
+from toolway.access.principal import principal_of_key
+from toolway.console.parts import Parts
+from toolway.console.routes import ConsoleRequest, Route
+from toolway.engine.model_target import RejectedTool
+from toolway.errors import InvalidRequest, NotFound
+from toolway.schema.compile import estimated_tokens
+from toolway.server.disconnect import cancel_on_disconnect
+from toolway.tools.catalog import Snapshot
+from toolway.tools.direct import DirectTools
+from toolway.types import JSON, Tool, ToolResult, is_selected
+from toolway.wire.lenient_json import dumps_text, harmless
+
+MOST_DESCRIPTION = 300
+"""Characters of a description in the list."""
+MOST_ARGUMENTS = 64 * 2**20
+
+
+class Tools:
+    """Its routes, and what they answer."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._direct = DirectTools(parts.catalog, timeout=parts.settings.loop.tool_timeout)
+
+    def routes(self) -> list[Route]:
+        """The routes of the tools."""
+        return [
+            Route(method="GET", path="/tools", handler=self._list,
+                  summary="Every tool by the name that the model sees, and the tokens that it takes."),
+            Route(method="GET", path="/tools/{}", handler=self._one,
+                  summary="One tool: its schema, what the model sees of it, who may use it."),
+            Route(method="POST", path="/tools/{}/call", handler=self._call,
+                  summary="Run a tool; a failure of the tool is a result with is_error."),
+        ]  # fmt: skip
+
+    @property
+    def _snapshot(self) -> Snapshot:
+        return self._parts.engine.target.fit(self._parts.catalog.snapshot)
+
+    async def _list(self, _: ConsoleRequest) -> JSON:
+        snapshot, rejected = self._snapshot, self._rejected()
+        return {
+            "tools": [self._line(name, tool, snapshot, rejected) for name, tool in snapshot.tools.items()],
+            "tokens": estimated_tokens(snapshot.all_definitions) if snapshot.offered else 0,
+            "target": snapshot.target,
+        }
+
+    def _rejected(self) -> dict[tuple[str, str], RejectedTool]:
+        return {(tool.server, tool.name): tool for tool in self._parts.engine.target.rejected}
+
+    def _line(
+        self, name: str, tool: Tool, snapshot: Snapshot, rejected: dict[tuple[str, str], RejectedTool]
+    ) -> JSON:
+        refused = rejected.get((tool.server, name))
+        reason = snapshot.left_out.get(name) or (refused.reason if refused else None)
+        if not tool.available:
+            reason = "its server is away"
+        return {
+            "name": name,
+            "server": tool.server,
+            "description": tool.description[:MOST_DESCRIPTION],
+            "tokens": _tokens(snapshot, name),
+            "is_offered": name in snapshot.offered,
+            "reason": reason,
+        }
+
+    async def _one(self, request: ConsoleRequest) -> JSON:
+        name, snapshot = request.names[0], self._snapshot
+        tool = snapshot.tools.get(name)
+        if tool is None:
+            raise NotFound("There is no tool of this name now.")
+        access = self._parts.config.settings.access
+        allowed = [
+            key.name
+            for key in access.keys
+            if is_selected(name, tool, principal_of_key(key, access).selection)
+        ]
+        return {
+            **self._line(name, tool, snapshot, self._rejected()),
+            "description": tool.description,
+            "original_name": tool.name,
+            "timeout": tool.timeout or self._parts.settings.loop.tool_timeout,
+            "schema": harmless(tool.parameters),
+            "definition": _definition(snapshot, name),
+            "target": snapshot.target,
+            "keys": allowed if access.keys else None,
+        }
+
+    async def _call(self, request: ConsoleRequest) -> Any:
+        body = await request.body(MOST_ARGUMENTS)
+        arguments = body.get("arguments", {})
+        if not isinstance(arguments, dict):
+            raise InvalidRequest("arguments must be an object.", param="arguments")
+        answers: list[JSON] = []
+
+        async def run() -> None:
+            begun = monotonic()
+            result = await self._direct.call(request.names[0], dumps_text(arguments), ())
+            if result is not None:
+                answers.append({"seconds": monotonic() - begun, **_shown(result)})
+
+        await cancel_on_disconnect(request.scope, request.receive, run)
+        if not answers:
+            raise NotFound("There is no tool of this name now.")
+        return answers[0]
+
+
+def _tokens(snapshot: Snapshot, name: str) -> int:
+    return estimated_tokens(snapshot.definition(name)) if name in snapshot.offered else 0
+
+
+def _definition(snapshot: Snapshot, name: str) -> Any:
+    return orjson.loads(orjson.dumps(snapshot.definition(name))) if name in snapshot.offered else None
+
+
+def _shown(result: ToolResult) -> JSON:
+    raw = result.raw() if result.raw else {}
+    blocks = raw.get("content")
+    audio = [
+        {"media_type": str(block.get("mimeType"))[:100], "data": block["data"]}
+        for block in (blocks if isinstance(blocks, list) else ())
+        if isinstance(block, dict) and block.get("type") == "audio" and isinstance(block.get("data"), str)
+    ]
+    return {
+        "is_error": result.is_error,
+        "text": result.text,
+        "images": [{"media_type": image.media_type, "data": image.data} for image in result.images],
+        "audio": audio,
+        "structured": harmless(raw.get("structuredContent")),
+    }
