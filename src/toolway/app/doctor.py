@@ -212,7 +212,7 @@ async def _try_chat(
         info=partial(target.infos.get, model, _headers(settings)),
     )
     whole = whole_turn(upstream, _headers(settings))
-    events = EventStream([target])
+    events = EventStream(on_head=target.learn_from)
     turn = without_rejected_tools(whole, tools=tools, target=target, probe=whole, events=events)
     with anyio.move_on_after(MODEL_PATIENCE):
         try:

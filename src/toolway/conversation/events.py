@@ -179,13 +179,25 @@ Subscriber = Callable[[Event], None]
 
 
 Subscribe = Callable[[], Subscriber]
-"""Makes a subscriber for one request."""
+"""Makes a subscriber for one request. It may have a function `is_quiet`: whether that hears of failures alone."""
+
+
+def is_quiet(subscribe: Subscribe) -> bool:
+    """Whether its subscribers need not hear now of a conversation in which nothing fails."""
+    ask: Callable[[], bool] | None = getattr(subscribe, "is_quiet", None)
+    return ask is not None and ask()
 
 
 class EventStream:
     """Tells each event to the subscribers, then to the client's side, which may wait; and remembers what matters."""
 
-    def __init__(self, subscribers: Sequence[Subscriber] = ()) -> None:
+    def __init__(
+        self,
+        subscribers: Sequence[Subscriber] = (),
+        *,
+        of_failures: Sequence[Subscriber] = (),
+        on_head: Callable[[Sequence[Header]], None] | None = None,
+    ) -> None:
         self.deliver: Emit | None = None
         """The client's side: writes what the client may see."""
         self.saw_text = False
@@ -198,21 +210,20 @@ class EventStream:
         """The messages of all rounds of ours that are finished."""
         self.watcher: Callable[[Chunks], None] | None = None
         """Is told of all chunks too, while somebody looks at the text as it comes; may not wait."""
+        self.heard: list[type[Event]] = []
+        """What subscribers were told already, in this order; they do not hear it twice."""
         self._subscribers = subscribers
+        self._of_failures = of_failures
+        self._on_head = on_head
         self._unfinished: list[Chunks] = []
 
     async def emit(self, event: Event) -> None:
         """Something happened in the loop."""
-        if type(event) is not Chunks:
+        if type(event) is Chunks:
+            self._see(event)
+        else:
             self._remember(event)
             self.notify(event)
-        elif not self.saw_text and any(_says_something(chunk) for chunk, _ in event.items):
-            self.saw_text = True
-            self.notify(TextBegan())
-        if self.watcher is not None and type(event) is Chunks:
-            self.watcher(event)
-        if self.rounds and type(event) is Chunks:
-            self._unfinished.append(event)
         if self.deliver is not None:
             await self.deliver(event)
 
@@ -222,19 +233,37 @@ class EventStream:
 
     def notify(self, event: Event) -> None:
         """Something happened that is for subscribers alone."""
+        if self.heard:
+            if self.heard.pop(0) is type(event):
+                return
+            self.heard.clear()
         for subscriber in self._subscribers:
             subscriber(event)
+        if type(event) is ConversationFailed:
+            for subscriber in self._of_failures:
+                subscriber(event)
+
+    def _see(self, chunks: Chunks) -> None:
+        if not self.saw_text and any(_says_something(chunk) for chunk, _ in chunks.items):
+            self.saw_text = True
+            self.notify(TextBegan())
+        if self.watcher is not None:
+            self.watcher(chunks)
+        if self.rounds:
+            self._unfinished.append(chunks)
 
     def _remember(self, event: Event) -> None:
-        match event:
-            case RoundBegan(hidden=rounds):
-                self.saw_text = False
-                self.rounds = rounds
-                self._unfinished.clear()
-            case HeadArrived(headers=headers) if self.head is None:
-                self.head = headers
-            case CallBegan():
-                self.tools_ran = True
+        if isinstance(event, RoundBegan):
+            self.saw_text = False
+            self.rounds = event.hidden
+            self._unfinished.clear()
+        elif isinstance(event, HeadArrived):
+            if self.head is None:
+                self.head = event.headers
+            if self._on_head is not None:
+                self._on_head(event.headers)
+        elif isinstance(event, CallBegan):
+            self.tools_ran = True
 
 
 def _says_something(chunk: JSON | str) -> bool:

@@ -25,8 +25,11 @@ from toolway.conversation.events import (
     ModelFailed,
     Outcome,
     Subscribe,
+    Subscriber,
+    is_quiet,
 )
 from toolway.conversation.message import ChatRequest, Message
+from toolway.engine.fast_lane import Begun, FastLane
 from toolway.engine.history import hidden_rounds, interrupted, split_turns
 from toolway.engine.history.resume import Attempt
 from toolway.engine.limits import Limits, LoopLimits
@@ -35,6 +38,7 @@ from toolway.engine.model_target import USER_AGENT, ModelTarget
 from toolway.engine.rejected_tools import without_rejected_tools
 from toolway.engine.request_options import RequestOptions, check_models, limits_of, lowered, read_profile
 from toolway.engine.request_tools import RequestTools, named_tool
+from toolway.engine.resources import Resources
 from toolway.engine.search_policy import SearchPolicy
 from toolway.engine.side_requests import SideRequest, find_side_request
 from toolway.engine.text_tool_calls import with_text_tool_calls
@@ -48,20 +52,9 @@ from toolway.stores import Store
 from toolway.tools.catalog import Catalog, Snapshot
 from toolway.tools.client_servers import DynamicServers, read_declared
 from toolway.types import JSON, JSON_TYPE, Caller, Header, Selection, Tool, ToolCall, ToolResult
-from toolway.upstream.client import Upstream
+from toolway.upstream.client import BegunRequest, Upstream
 from toolway.upstream.model_call import Turn, TurnFactory, whole_turn
 from toolway.upstream.model_info import ModelInfo
-
-
-@dataclass(frozen=True, kw_only=True)
-class Resources:
-    """What all conversations share."""
-
-    upstream: Upstream
-    store: Store
-    settings: Settings
-    target: ModelTarget
-    search: SearchPolicy
 
 
 @dataclass(kw_only=True)
@@ -82,6 +75,7 @@ class Conversation:
     pauses: bool = False
     optional: frozenset[str] = frozenset()
     gives_ids: bool = False
+    begun: BegunRequest | None = None
 
     @cached_property
     def token(self) -> str:
@@ -115,7 +109,8 @@ class Conversation:
 
     @property
     def _upstream(self) -> Upstream:
-        return self.resources.upstream.with_query(self.caller.query)
+        upstream = self.resources.upstream.with_query(self.caller.query)
+        return upstream.going_on(self.begun) if self.begun else upstream
 
     def failed(self, raised: Exception) -> ToolwayError:
         """The error that the client gets in place of an answer; subscribers are told."""
@@ -268,6 +263,8 @@ class ConversationRequest:
     pauses: bool = False
     optional: frozenset[str] = frozenset()
     gives_ids: bool = False
+    begun: Begun | None = None
+    """What the fast lane did for this request."""
 
 
 ReadRequest = Callable[[ToolsAtHand], ConversationRequest]
@@ -301,6 +298,13 @@ class Engine:
         self._search = SearchPolicy(settings.tools, store, vectors)
         self._resources = Resources(
             upstream=upstream, store=store, settings=settings, target=target, search=self._search
+        )
+        self.fast_lane = FastLane(
+            settings,
+            self._resources,
+            catalog,
+            is_settled=lambda: self._is_settled,
+            make_events=self._events,
         )
         self._rules = ResultRules(
             most=Budget(result=settings.results.max_result_chars, round=settings.results.max_round_chars),
@@ -389,12 +393,13 @@ class Engine:
             results=ToolResults(rules=self._rules, store=self.store, owner=caller.id, ask=model_info),
             caller=caller,
             headers=headers,
-            events=EventStream([self._target, *(subscribe() for subscribe in self._subscribers)]),
+            events=request.begun.events if request.begun else self._events(),
             approved=request.approved,
             is_complete=request.is_complete,
             pauses=request.pauses,
             optional=request.optional,
             gives_ids=request.gives_ids,
+            begun=request.begun.request if request.begun else None,
         )
         conversation.events.notify(_beginning(conversation, side))
         return conversation
@@ -403,6 +408,13 @@ class Engine:
         """What the model server says of a model to this caller; the question is Toolway's own."""
         own = [header for header in headers if header[0] != USER_AGENT[0]]
         return await self._target.infos.get(model, [*own, USER_AGENT])
+
+    def _events(self) -> EventStream:
+        subscribers: list[Subscriber] = []
+        of_failures: list[Subscriber] = []
+        for subscribe in self._subscribers:
+            (of_failures if is_quiet(subscribe) else subscribers).append(subscribe())
+        return EventStream(subscribers, of_failures=of_failures, on_head=self._target.learn_from)
 
     def _side_request(self, request: ConversationRequest, caller: Caller) -> SideRequest | None:
         """What a client asks for itself; one that chooses tools of ours wants them."""

@@ -16,7 +16,6 @@ import anyio
 import orjson
 
 from toolway import __version__, types
-from toolway.conversation.events import Event, HeadArrived
 from toolway.engine.recovery import ModelHabits, Room
 from toolway.schema.compile import TOKENS_A_BYTE
 from toolway.schema.targets import SchemaTarget
@@ -116,11 +115,6 @@ class ModelTarget:
         with anyio.move_on_after(PATIENCE):
             return await self.infos.listing(headers) is not None
         return False
-
-    def __call__(self, event: Event) -> None:
-        """Subscribe to the events of a request: the head of any answer tells."""
-        if type(event) is HeadArrived:
-            self.learn_from(event.headers)
 
     def learn_from(self, headers: Iterable[types.Header]) -> None:
         """Learn from the head of any answer: llama.cpp names itself."""

@@ -29,6 +29,10 @@ BESIDE_TOOLS = ("tools", "tool_choice", "parallel_tool_calls")
 """Members of a request that servers refuse when no tool stands in it."""
 
 
+CHOOSE_TOOLS = frozenset({"tools", "tool_choice", "functions", "function_call"})
+"""Members of a request by which a client says which tools there are, or which of them is called."""
+
+
 def _unchanged(snapshot: Snapshot) -> Snapshot:
     return snapshot
 

@@ -11,7 +11,7 @@ from toolway.engine.recovery import ModelHabits
 from toolway.engine.request_tools import RequestTools
 from toolway.engine.tool_search import SearchRules, Way
 from toolway.engine.tool_vectors import ToolVectors
-from toolway.schema.compile import ALWAYS_FIT, tokens_of
+from toolway.schema.compile import ALWAYS_FIT, need_search, tokens_of
 from toolway.settings.groups import SearchMode, ToolSettings
 from toolway.stores import Store
 from toolway.types import Caller, Choice, Selection
@@ -67,6 +67,13 @@ class SearchPolicy:
         )
         if mode == "on" or tools.need_search:
             tools.begin_search(await self._found_before(tools, caller, messages))
+
+    def leaves_alone(self, count: int, size: int, *, most_tools: int | None, known: ModelInfo | None) -> bool:
+        """Whether so many tools of so many bytes are all offered, by what is `known` of a model without habits."""
+        tokens = tokens_of(size)
+        if self._mode != "auto" or (tokens <= ALWAYS_FIT and count <= (most_tools or count)):
+            return self._mode != "on"
+        return known is not None and not need_search(count, tokens, known.context, most_tools)
 
     async def keep(self, tools: RequestTools, caller: Caller, messages: Sequence[Any]) -> None:
         """Remember what joined this request, for the next one of the same conversation."""

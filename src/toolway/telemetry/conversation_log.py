@@ -29,6 +29,11 @@ class ConversationLog:
     Costs next to nothing when nobody reads the lines.
     """
 
+    @staticmethod
+    def is_quiet() -> bool:
+        """Whether nothing is written now of a conversation in which nothing fails."""
+        return not log.isEnabledFor(logging.INFO)
+
     def __init__(self) -> None:
         self._on = log.isEnabledFor(logging.INFO)
         self._began = time.monotonic()

@@ -61,6 +61,7 @@ class Answer:
         self._max_bytes = max_bytes
         self._has_path = has_path
         """Has the base URL a path?"""
+        self._unread = b""
 
     @property
     def is_success(self) -> bool:
@@ -76,10 +77,18 @@ class Answer:
 
         Raises UpstreamError when the connection breaks, UpstreamTimeout when it is silent too long.
         """
+        if self._unread:
+            unread, self._unread = self._unread, b""
+            return unread
         try:
             return await self._connection.receive()
         except HttpError as error:
             raise _upstream_error(error) from error
+
+    def put_back(self, body: bytes) -> None:
+        """Have a whole body, which was read, read once more."""
+        self._unread = body
+        self.headers = [header for header in self.headers if header[0] != b"content-encoding"]
 
     async def read(self, limit: int | None = None) -> bytes:
         """The whole body, decompressed. Raises UpstreamError when it is larger than `limit`, or than an answer may be.
@@ -140,6 +149,7 @@ class Upstream:
         self.has_path = bool(prefix)
         self._query = query
         """What goes along with every request."""
+        self._begun: BegunRequest | None = None
 
     @classmethod
     @asynccontextmanager
@@ -164,6 +174,12 @@ class Upstream:
             return self
         return Upstream(self._client, self._prefix, self.max_answer_bytes, query_with(self._query, query))
 
+    def going_on(self, begun: BegunRequest) -> Upstream:
+        """The same connections, where whoever first sends what was `begun` gets the answer to that."""
+        behind = Upstream(self._client, self._prefix, self.max_answer_bytes, self._query)
+        behind._begun = begun
+        return behind
+
     def request(
         self,
         method: str,
@@ -186,6 +202,8 @@ class Upstream:
         if trace := TRACE_HEADERS.get():
             names = {name for name, _ in trace}
             headers = [*(header for header in headers if header[0] not in names), *trace]
+        if self._begun is not None and self._begun.is_it(path, query, headers, body):
+            return self._begun
         target = (self._root if root else self._prefix) + path.encode()
         if query := query_with(self._query, query):
             target += b"?" + query
@@ -218,6 +236,43 @@ class _UpstreamExchange(AbstractAsyncContextManager[Answer]):
             # them until the garbage collector comes.
             clear_frames(trace)
         await self._exchange.__aexit__()
+
+
+class BegunRequest(AbstractAsyncContextManager[Answer]):
+    """A POST that is sent before it is known who reads its answer: entered, it gives the answer or raises its error."""
+
+    def __init__(self, upstream: Upstream, path: str, headers: Sequence[Header], body: bytes) -> None:
+        self.error: UpstreamError | None = None
+        self._what = (path, b"", headers, body)
+        self._exchange = upstream.request("POST", path, headers=headers, body=body, repeatable=True)
+        self._answer: Answer
+        self._is_open = self._is_taken = False
+
+    async def send(self) -> Answer:
+        """Send it; the answer when its head is there. Raises UpstreamError."""
+        self._answer = await self._exchange.__aenter__()
+        self._is_open = True
+        return self._answer
+
+    def is_it(self, *what: object) -> bool:
+        """Whether this is the same request, for the first who asks."""
+        return not self._is_taken and what == self._what
+
+    async def __aenter__(self) -> Answer:
+        self._is_taken = True
+        if self.error is not None:
+            await self.close()
+            raise self.error
+        return self._answer
+
+    async def __aexit__(self, kind: object, error: object, trace: TracebackType | None) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """End the exchange, if it was not ended."""
+        if self._is_open:
+            self._is_open = False
+            await self._exchange.__aexit__(None, None, None)
 
 
 def query_with(base: bytes, more: bytes) -> bytes:

@@ -22,6 +22,9 @@ from toolway.wire import lenient_json, sse
 _STREAM_TYPES = frozenset({b"text/event-stream", b"text/plain", b"application/octet-stream", b""})
 """What servers call an event stream."""
 
+MANY_BYTES = 4096
+"""Less than that is parsed at once: it holds a handful of events."""
+
 MAX_MISSES = 8
 """So many events in a row that are not like the one before, and whole reads are parsed at once."""
 
@@ -178,8 +181,10 @@ class StreamReader:
             await self._flush()
 
     def _take_some(self, data: bytes) -> bytes:
-        """Parse the first event, or all of a stream whose events are not alike; returns the rest."""
-        end = data.find(b"\n\n") + 2 if self._misses < MAX_MISSES else 0
+        """Parse the first event, or all where there are few, or they are not alike; returns the rest."""
+        end = 0
+        if len(data) > MANY_BYTES and self._misses < MAX_MISSES:
+            end = data.find(b"\n\n") + 2
         self._misses += 1
         self._feed(self.decoder.feed(data[:end] if end > 1 else data))
         return data[end:] if end > 1 else b""

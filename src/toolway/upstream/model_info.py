@@ -88,6 +88,10 @@ class ModelInfos:
         self._known: dict[str, tuple[float, ModelInfo]] = {}
         self._asking = anyio.Lock()
 
+    def known(self, model: Any) -> ModelInfo | None:
+        """What is known of `model` without asking; None: nothing, or no more."""
+        return self._fresh(model if isinstance(model, str) else "")
+
     async def get(self, model: Any, headers: Sequence[Header]) -> ModelInfo:
         """What is known of `model`; `headers` hold the credential. Never raises for the server's trouble."""
         name = model if isinstance(model, str) else ""

@@ -19,3 +19,14 @@ async def test_subscribers_hear_of_the_text_once_and_a_watcher_of_every_chunk():
     await stream.emit(SPOKEN)
     assert heard == [RoundBegan(number=1), TextBegan()]
     assert watched == [SPOKEN]
+
+
+def test_what_subscribers_heard_before_they_do_not_hear_again():
+    heard: list[Event] = []
+    stream = EventStream([heard.append])
+    stream.heard = [RoundBegan, TextBegan]
+    first, second = RoundBegan(number=1), RoundBegan(number=2)
+    stream.notify(first)
+    stream.notify(second)
+    stream.notify(TextBegan())
+    assert heard == [second, TextBegan()]

@@ -9,15 +9,16 @@ from starlette.types import Receive, Scope, Send
 
 from toolway.api.answers import answer_errors, answer_stream, answer_whole
 from toolway.api.chat.chunks import Envelope, failure, progress_chunk
-from toolway.api.option_headers import read_option_headers
-from toolway.conversation.events import Chunks, Event, HeadArrived, Outcome
+from toolway.api.option_headers import NO_OPTIONS, read_option_headers
+from toolway.conversation.events import Chunks, ConversationFailed, Event, HeadArrived, Outcome
 from toolway.conversation.message import TEXT_FIELDS, ChatRequest, joined
 from toolway.conversation.tool_calls import call_object
 from toolway.engine.engine import Conversation, ConversationRequest, Engine, ToolsAtHand
+from toolway.engine.fast_lane import Begun, LaneRequest
 from toolway.engine.request_options import RequestOptions, choices_of, with_deferred
 from toolway.engine.request_tools import RequestTools
 from toolway.errors import InvalidRequest, Stopping, ToolwayError, UpstreamError
-from toolway.server.asgi import EventStreamResponse, parse_object, read_body, relay, relayed
+from toolway.server.asgi import EventStreamResponse, parse_object, read_body, relay, relayed, send_json
 from toolway.server.caller import caller_of
 from toolway.server.disconnect import cancel_on_disconnect, error_at_stop
 from toolway.server.envelopes import send_error
@@ -32,6 +33,7 @@ class ChatCompletions:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._settings = engine.settings
+        self._lane = engine.fast_lane
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, streamed or whole. Errors go out in OpenAI's envelope."""
@@ -41,12 +43,45 @@ class ChatCompletions:
         raw = await read_body(scope, receive, self._settings.server.max_body_bytes)
         body = _checked(parse_object(raw))
         options = read_option_headers(scope["headers"])
+        caller = caller_of(scope, self._settings.upstream)
+        begun: Begun | None = None
+        if options is NO_OPTIONS and (request := await self._lane.request_for(body, raw, caller)):
+            begun = await self._by_fast_lane(scope, receive, send, request)
+            if begun is None:
+                return
 
         def read(tools: ToolsAtHand) -> ConversationRequest:
-            return read_request(body, options, tools)
+            return read_request(body, options, tools, begun)
 
-        async with self._engine.open(read, caller=caller_of(scope, self._settings.upstream)) as conversation:
-            await self._serve(scope, receive, send, conversation, raw)
+        try:
+            async with self._engine.open(read, caller=caller) as conversation:
+                await self._serve(scope, receive, send, conversation, raw)
+        finally:
+            if begun is not None:
+                await begun.request.close()
+
+    async def _by_fast_lane(
+        self, scope: Scope, receive: Receive, send: Send, request: LaneRequest
+    ) -> Begun | None:
+        """Answer by the fast lane; what was begun there if the ordinary way has to go on."""
+        begun: Begun | None = None
+
+        async def run() -> None:
+            nonlocal begun
+            try:
+                with error_at_stop(scope):
+                    answer = await self._lane.ask(request)
+            except Stopping as error:
+                request.events.notify(ConversationFailed(error=error))
+                raise
+            if isinstance(answer, Begun):
+                begun = answer
+                return
+            outcome, headers = answer
+            await send_json(send, 200, _whole(outcome), relayed(headers))
+
+        await cancel_on_disconnect(scope, receive, run)
+        return begun
 
     async def _serve(
         self, scope: Scope, receive: Receive, send: Send, conversation: Conversation, raw: bytes
@@ -120,12 +155,14 @@ class ChatCompletions:
                 await send_error(scope, send, error)
 
 
-def read_request(body: JSON, options: RequestOptions, tools: ToolsAtHand) -> ConversationRequest:
+def read_request(
+    body: JSON, options: RequestOptions, tools: ToolsAtHand, begun: Begun | None = None
+) -> ConversationRequest:
     """The conversation that a body asks for; entries of the type mcp in its tools choose among the servers here."""
     request = ChatRequest.of(body)
     entries = [tool for tool in request.tools or () if _is_mcp(tool)]
     if not entries:
-        return ConversationRequest(chat=request, options=options)
+        return ConversationRequest(chat=request, options=options, begun=begun)
     rest = [tool for tool in request.tools if not _is_mcp(tool)]
     chat = request.with_tools(rest) if rest else request.without("tools")
     options = with_deferred(options, entries, tools.labels)

@@ -39,6 +39,10 @@ class Attempt:
         self._raw = raw
         self._events = events
 
+    async def is_known(self) -> bool:
+        """Whether rounds of an attempt are kept."""
+        return self._store.may_have(self._owner) and await self._store.get(self._key) is not None
+
     @cached_property
     def _key(self) -> Key[list[JSON]]:
         return ATTEMPT.key(self._owner, hashlib.sha256(self._raw).hexdigest())

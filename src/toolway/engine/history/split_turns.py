@@ -52,7 +52,7 @@ async def restore(store: Store, owner: str, messages: Sequence[Any]) -> list[Any
 
     A turn that the store does not know, whose calls are others, or whose results are not all there, is left as it is.
     """
-    if not any(_may_have_ids(message) for message in messages):
+    if not any(may_have_ids(message) for message in messages):
         return list(messages)
     restored: list[Any] = []
     position = 0
@@ -76,7 +76,8 @@ async def restore(store: Store, owner: str, messages: Sequence[Any]) -> list[Any
     return with_original_ids(restored)
 
 
-def _may_have_ids(message: Any) -> bool:
+def may_have_ids(message: Any) -> bool:
+    """Whether there may be ids of calls in a message."""
     return isinstance(message, dict) and ("tool_calls" in message or "tool_call_id" in message)
 
 

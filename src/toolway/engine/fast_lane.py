@@ -1,0 +1,221 @@
+"""The fast lane: a whole answer without calls, at the price of one exchange with the model server.
+
+The ordinary way, `Engine.open` and `Conversation.run`, is the truth. A request may take the lane when that way could do
+no more with it than put our tools in, send it, and hand the answer on: `FastLane.request_for` is that contract, one
+look. What comes of it is looked at once more (`plain_message`); all but a plain answer in words goes the ordinary way,
+which gets what was asked and answered as a `BegunRequest` and asks nothing twice.
+`tests/integration/test_fast_lane.py` holds the lane to the same bytes in both directions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import anyio
+import orjson
+
+from toolway.conversation.events import (
+    ClientLeft,
+    ConversationBegan,
+    ConversationEnded,
+    Event,
+    EventStream,
+    HeadArrived,
+    ModelAnswered,
+    ModelAsked,
+    Outcome,
+    RoundBegan,
+)
+from toolway.conversation.message import ChatRequest, Message, read_answer
+from toolway.engine.history import interrupted
+from toolway.engine.history.resume import Attempt
+from toolway.engine.history.split_turns import may_have_ids
+from toolway.engine.recovery import ModelHabits
+from toolway.engine.request_tools import CHOOSE_TOOLS
+from toolway.engine.resources import Resources
+from toolway.engine.side_requests import find_side_request
+from toolway.errors import UpstreamError
+from toolway.schema.compile import MOST_TOOLS
+from toolway.settings.settings import Settings
+from toolway.tools.catalog import Catalog, Snapshot
+from toolway.types import ANYBODY, JSON, JSON_TYPE, Caller, Header
+from toolway.upstream.client import BegunRequest
+from toolway.wire.lenient_json import MAX_DEPTH, dumps
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LaneRequest:
+    """A request that may take the lane."""
+
+    chat: ChatRequest
+    caller: Caller
+    snapshot: Snapshot
+    """Our tools, as the model server takes them."""
+    events: EventStream
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Begun:
+    """What the lane did for a request that must go the ordinary way: what was asked, and what subscribers heard."""
+
+    request: BegunRequest
+    events: EventStream
+
+
+class FastLane:
+    """The lane of one engine."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        resources: Resources,
+        catalog: Catalog,
+        *,
+        is_settled: Callable[[], bool],
+        make_events: Callable[[], EventStream],
+    ) -> None:
+        loop = settings.loop
+        renames = settings.tools.profiles or settings.upstream.model_aliases
+        self._is_open = not (loop.replay or loop.text_tool_calls or renames)
+        self._knows_side_requests = not loop.side_request_tools
+        self._resources = resources
+        self._store, self._target = resources.store, resources.target
+        self._catalog = catalog
+        self._is_settled = is_settled
+        self._make_events = make_events
+
+    async def request_for(self, body: JSON, raw: bytes, caller: Caller) -> LaneRequest | None:
+        """A request that wants nothing of Toolway itself, to be asked at once; None: not by this lane.
+
+        `body` is what was read of the bytes `raw`. The lane is for one whole answer to a client that names no tools, of
+        a caller who may do everything, to a conversation that holds no calls and of which nothing is kept; while our
+        tools are offered as they are, by all that is known of the model.
+        """
+        if not (self._is_open and _is_plain(body) and _may_do_everything(caller)):
+            return None
+        if not self._is_settled() or await self._is_kept(body, raw, caller):
+            return None
+        snapshot = self._target.fit(self._catalog.snapshot)
+        if not snapshot.offered or not self._takes_all(snapshot, body.get("model")):
+            return None
+        chat = ChatRequest.of(body)
+        if self._knows_side_requests and find_side_request(chat, caller.headers):
+            return None
+        return LaneRequest(chat=chat, caller=caller, snapshot=snapshot, events=self._make_events())
+
+    def _takes_all(self, snapshot: Snapshot, model: Any) -> bool:
+        """Whether the model is offered all these tools, as far as is known without asking."""
+        target = self._target
+        if target.cuts_silently or target.habits(model) != NO_HABITS:
+            return False
+        most = MOST_TOOLS if target.is_openai else None
+        return self._resources.search.leaves_alone(
+            len(snapshot.offered), snapshot.size, most_tools=most, known=target.infos.known(model)
+        )
+
+    async def ask(self, request: LaneRequest) -> tuple[Outcome, Sequence[Header]] | Begun:
+        """Ask the model server once: the outcome and the answer's headers, or what the ordinary way goes on with."""
+        events, sent = request.events, request.chat.with_tools(request.snapshot.all_definitions)
+        told = _Told(events)
+        told(_beginning(request), RoundBegan(number=1), ModelAsked(request=sent))
+        headers = [*request.caller.headers, JSON_TYPE]
+        begun = BegunRequest(self._resources.upstream, "/chat/completions", headers, dumps(sent.body()))
+        try:
+            answer = await begun.send()
+            if answer.is_success:
+                self._target.learn_from(answer.headers)
+                told(HeadArrived(headers=answer.headers))
+                raw = await answer.read()
+                if message := plain_message(raw):
+                    await begun.close()
+                    return _ended(request, message, events), answer.headers
+                answer.put_back(raw)
+        except UpstreamError as error:
+            begun.error = error
+        except BaseException as error:
+            await begun.close()
+            with anyio.CancelScope(shield=True):
+                await interrupted.keep(self._store, request.caller, request.chat.messages, events)
+            if isinstance(error, anyio.get_cancelled_exc_class()):
+                events.notify(ClientLeft())
+            raise
+        events.heard = told.types
+        return Begun(request=begun, events=events)
+
+    async def _is_kept(self, body: JSON, raw: bytes, caller: Caller) -> bool:
+        """Whether an earlier attempt at this request, or an answer that broke off, left rounds that belong into it."""
+        if not self._store.may_have(caller.id):
+            return False
+        attempt = Attempt(self._store, caller.retry_id, raw, EventStream())
+        return await attempt.is_known() or bool(await interrupted.find(self._store, caller, body["messages"]))
+
+
+def _is_plain(body: JSON) -> bool:
+    """Whether a request is one for a whole answer without a word of tools or calls."""
+    if body.get("stream") or body.get("n") not in (None, 1) or not CHOOSE_TOOLS.isdisjoint(body):
+        return False
+    return not any(may_have_ids(message) for message in body["messages"])
+
+
+class _Told:
+    """Tells subscribers, and remembers of what."""
+
+    def __init__(self, events: EventStream) -> None:
+        self.types: list[type[Event]] = []
+        self._events = events
+
+    def __call__(self, *events: Event) -> None:
+        for event in events:
+            self._events.notify(event)
+            self.types.append(type(event))
+
+
+def _beginning(request: LaneRequest) -> ConversationBegan:
+    return ConversationBegan(
+        model=request.chat.options.get("model"),
+        streamed=False,
+        messages=len(request.chat.messages),
+        tools=len(request.snapshot.offered),
+        request=request.chat,
+        offered=request.snapshot.offered,
+        caller=request.caller,
+        stream=request.events,
+    )
+
+
+def _ended(request: LaneRequest, message: Message, events: EventStream) -> Outcome:
+    prompt = tuple(request.chat.messages)
+    outcome = Outcome(message=message, usage=message.usage, total_usage=message.usage, prompt=prompt)
+    events.notify(ModelAnswered(message=message))
+    events.notify(ConversationEnded(outcome=outcome))
+    return outcome
+
+
+def plain_message(raw: bytes) -> Message | None:
+    """The message of a whole answer in words, if nothing in it is for anybody but the client."""
+    try:
+        answer = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        return None
+    if not isinstance(answer, dict) or raw.count(b"{") + raw.count(b"[") > MAX_DEPTH:
+        return None
+    try:
+        message = read_answer(answer)
+    except UpstreamError:
+        return None
+    is_said = bool(message.fields.get("content")) and "function_call" not in message.fields
+    return message if is_said and message.finish_reason in _PLAIN_ENDINGS and not message.tool_calls else None
+
+
+NO_HABITS = ModelHabits()
+
+_PLAIN_ENDINGS = ("stop", "length", "content_filter")
+
+
+def _may_do_everything(caller: Caller) -> bool:
+    principal = caller.principal
+    return not (caller.selection or caller.query) and (
+        principal is ANYBODY or replace(principal, id="", name="", group="") == ANYBODY
+    )
