@@ -265,6 +265,8 @@ class Principal:
     limits: Mapping[str, float] = field(default_factory=dict)
     """Limits of the loop, by their names in the settings, that are lower than those."""
     quotas: Sequence[Quota] = ()
+    tool_search: Literal["auto", "on", "off"] | None = None
+    """Whether its tools are searched; None: as the settings say."""
 
     def may_use_model(self, name: object) -> bool:
         """Whether it may ask for a model of this name; who may not use each must name one."""

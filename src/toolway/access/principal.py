@@ -41,6 +41,7 @@ def _principal(
         selection=tuple((_choice(one),) for one in rights if one.tools is not None or one.exclude),
         models=[one.models for one in rights if one.models is not None],
         limits=_lowest(rights),
+        tool_search=next((one.tool_search for one in reversed(rights) if one.tool_search), None),
         quotas=_tightest(quotas),
     )
 

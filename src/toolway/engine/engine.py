@@ -376,7 +376,7 @@ class Engine:
         )
         await self._search.apply(
             tools,
-            options.tool_search,
+            options.tool_search or caller.principal.tool_search,
             always=options.always,
             habits=self._target.habits(chat.options.get("model")),
             most_tools=MOST_TOOLS if self._target.is_openai else None,

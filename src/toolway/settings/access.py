@@ -130,6 +130,8 @@ class Rights(Quotas):
     """Patterns of the models that may be named. Default: all."""
     routes: tuple[Route, ...] | None = None
     """What may be asked. Default: all but the console."""
+    tool_search: Literal["auto", "on", "off"] | None = None
+    """Whether the tools are searched where the request does not say it. Default: TOOLWAY_TOOL_SEARCH."""
     max_rounds: Count | None = None
     """Rounds of tool calls in one request; never more than TOOLWAY_MAX_ROUNDS."""
     max_calls: Count | None = None

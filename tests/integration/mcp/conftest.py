@@ -19,7 +19,11 @@ from tests.unit.tools.mcp.support import SERVERS
 TOOLWAY = str(Path(sys.executable).with_name("toolway"))
 GOOD = {"command": sys.executable, "args": [str(SERVERS / "good.py")]}
 RICH = {"command": sys.executable, "args": [str(SERVERS / "rich.py")]}
-PROFILES = {"weather": ["get_*"], "rich": ["rich.*"]}
+PROFILES = {
+    "weather": ["get_*"],
+    "rich": ["rich.*"],
+    "searched": {"tools": ["get_*", "rich.*"], "tool_search": "on"},
+}
 
 Connect = Callable[..., AbstractAsyncContextManager[Client]]
 

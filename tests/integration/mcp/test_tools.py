@@ -135,6 +135,32 @@ async def test_a_client_hears_of_changed_tools(connect: Connect):
         tasks.cancel_scope.cancel()
 
 
+def text_of(result: Any) -> str:
+    return "".join(block.text for block in result.content)
+
+
+@pytest.mark.parametrize("mode", ["2026-07-28", "legacy"])
+async def test_a_profile_may_have_its_tools_searched(app: AppServer, mode: str):
+    async with Client(f"{app.url}/mcp/searched", mode=mode) as client:
+        listed = (await client.list_tools()).tools
+        assert [tool.name for tool in listed] == ["call_tool", "search_tools"]
+        assert "get_weather" in listed[1].description and "list_cities" not in listed[1].description
+        found = text_of(await client.call_tool("search_tools", {"query": "weather of a city"}))
+        assert '"name":"get_weather"' in found and "list_cities" not in found
+        arguments = {"name": "get_weather", "arguments": {"city": "Paris"}}
+        for name, given in (("call_tool", arguments), ("get_weather", arguments["arguments"])):
+            assert "cloudy" in text_of(await client.call_tool(name, given))
+        for given in (
+            {"name": "list_cities", "arguments": {}},
+            {"name": "get_weather", "arguments": {"city": 3.5}},
+            {},
+        ):
+            assert (await client.call_tool("call_tool", given)).is_error
+        assert (await client.call_tool("search_tools", {})).is_error
+        with pytest.raises(MCPError, match=r"Unknown tool: list_cities\.$"):
+            await client.call_tool("list_cities", {})
+
+
 async def test_a_profile_shows_its_tools_and_no_others(app: AppServer):
     async with Client(f"{app.url}/mcp/weather") as client:
         assert [tool.name for tool in (await client.list_tools()).tools] == ["get_weather"]

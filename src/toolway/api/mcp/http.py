@@ -13,7 +13,7 @@ from mcp.server.transport_security import TransportSecuritySettings
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from toolway.api.mcp.relay import Context
-from toolway.api.mcp.routes import SELECTION
+from toolway.api.mcp.routes import SEARCHES, SELECTION
 from toolway.api.mcp.server import CatalogServer
 from toolway.server.caller import caller_id
 from toolway.settings.settings import Settings
@@ -30,7 +30,7 @@ async def open_sessions(direct: DirectTools, settings: Settings) -> AsyncIterato
 
     With several workers nothing is remembered between requests, since the next one may reach another of them.
     """
-    server = CatalogServer(direct, _selection, lambda ctx: caller_id(_scope(ctx)))
+    server = CatalogServer(direct, _selection, lambda ctx: caller_id(_scope(ctx)), _searches)
     manager = StreamableHTTPSessionManager(
         server,
         stateless=settings.server.workers > 1,
@@ -58,3 +58,7 @@ def _scope(ctx: Context) -> Scope:
     request: Any = ctx.request
     scope: Scope = request.scope
     return scope
+
+
+def _searches(ctx: Context) -> bool:
+    return bool(ctx.request is not None and ctx.request.scope[SEARCHES])

@@ -21,6 +21,7 @@ from toolway.types import Selection
 ROOT = "/mcp"
 
 SELECTION = "toolway.selection"
+SEARCHES = "toolway.searches"
 """Where the tools that a request may see stand in its scope."""
 
 SDK = "toolway.api.mcp.http"
@@ -56,11 +57,18 @@ class McpEndpoint:
         except InvalidRequest as error:
             await send_error(scope, send, error)
             return
-        await sessions({**scope, SELECTION: selection}, receive, send)
+        await sessions({**scope, SELECTION: selection, SEARCHES: self._searches(scope)}, receive, send)
+
+    def _searches(self, scope: Scope) -> bool:
+        """Whether the profile has its tools searched."""
+        name = _profile_name(scope)
+        return any(
+            profile.tool_search == "on" for profile in self._settings.tools.profiles if profile.name == name
+        )
 
     def _selection(self, scope: Scope) -> Selection:
         caller = caller_of(scope, self._settings.upstream)
-        name = scope["path"].removeprefix(ROOT).strip("/")
+        name = _profile_name(scope)
         return narrowed(caller.selection, name, self._settings.tools.profiles) if name else caller.selection
 
     async def _open(self) -> ASGIApp:
@@ -76,3 +84,8 @@ class McpEndpoint:
         async with sdk.open_sessions(self._direct, self._settings) as sessions:
             task_status.started(sessions)
             await anyio.sleep_forever()
+
+
+def _profile_name(scope: Scope) -> str:
+    path: str = scope["path"]
+    return path.removeprefix(ROOT).strip("/")

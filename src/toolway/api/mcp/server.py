@@ -36,6 +36,7 @@ from toolway import __version__
 from toolway.api.mcp.context import CatalogContext
 from toolway.api.mcp.relay import LOG_LEVEL, Context, StatelessCalls, is_modern, run_with_session
 from toolway.api.mcp.results import call_result, complete, is_result, tool_object, without_hop
+from toolway.api.mcp.search import DirectSearch
 from toolway.tools.direct import DirectTools
 from toolway.tools.names import closest
 from toolway.types import JSON, OnProgress, Selection, Tool, ToolResult
@@ -57,7 +58,8 @@ NOTIFY_SECONDS = 5.0
 class CatalogServer(Server[Any]):
     """Serves what `selection` leaves of the catalog to a request, whose sender is its `owner`, while `running`.
 
-    Its handlers' answers are JSON, which the SDK checks.
+    Where `searches` says so, the tools are not listed but searched. Its handlers' answers are JSON, which the SDK
+    checks.
     """
 
     def __init__(
@@ -65,10 +67,13 @@ class CatalogServer(Server[Any]):
         direct: DirectTools,
         selection: Callable[[Context], Selection],
         owner: Callable[[Context], str] = lambda _: "",
+        searches: Callable[[Context], bool] = lambda _: False,
     ) -> None:
         self._direct = direct
+        self._search = DirectSearch(direct)
         self._selection = selection
         self._owner = owner
+        self._searches = searches
         self._context = CatalogContext(direct.catalog)
         self._stateless = StatelessCalls()
         self._bus = InMemorySubscriptionBus()
@@ -160,6 +165,8 @@ class CatalogServer(Server[Any]):
 
     async def _list_tools(self, ctx: Context, params: PaginatedRequestParams) -> JSON:
         found = await self._direct.tools(self._selection(ctx))
+        if self._searches(ctx):
+            found = self._search.tools(found)
         names, cursor = page_of(found, params.cursor)
         version = ctx.protocol_version
         return complete({"tools": [self._object(name, found[name], version) for name in names], **cursor})
@@ -175,7 +182,8 @@ class CatalogServer(Server[Any]):
         arguments = dumps_text(params.arguments or {})
 
         async def run(on_progress: OnProgress | None) -> ToolResult | None:
-            return await self._direct.call(params.name, arguments, selection, on_progress)
+            call = self._search.call if self._searches(ctx) else self._direct.call
+            return await call(params.name, arguments, selection, on_progress)
 
         result: ToolResult | JSON | None
         if is_modern(ctx):
