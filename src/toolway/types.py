@@ -63,8 +63,8 @@ class Image:
     data: str
 
 
-Failure = Literal["tool", "arguments", "timeout"]
-"""Why a result is an error: the tool says so or cannot be reached, it was called wrongly, it took too long."""
+Failure = Literal["tool", "arguments", "timeout", "denied"]
+"""Why a result is an error: the tool says so or is away, it was called wrongly, it took too long, it may not run."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -569,7 +569,7 @@ def test_sighup_reads_the_mcp_json_again(tools_url: str, tmp_path: Path):
         assert offered() == ["b_broken", "b_get_weather", "b_list_cities"]
         file.write_text("{")
         process.send_signal(signal.SIGHUP)
-        until_said(process, f"the servers and keys stay as they were: {file.name}:1: ")
+        until_said(process, f"the configuration stays as it was: {file.name}:1: ")
         assert offered() == ["b_broken", "b_get_weather", "b_list_cities"]
 
 

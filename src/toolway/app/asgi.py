@@ -119,6 +119,7 @@ class Routes:
                 client_servers=state.dynamic,
                 store=state.store,
                 target=state.target,
+                policy=state.policy,
                 vectors=state.vectors,
                 subscribers=[*subscribers, *([journal.subscribe] if self._settings.console.enabled else [])],
             )
@@ -152,10 +153,10 @@ class Routes:
     async def _direct(self, state: AppState) -> AsyncIterator[None]:
         """Put up the routes of clients that call tools themselves."""
         direct = DirectTools(state.catalog, timeout=self._settings.loop.tool_timeout)
-        endpoint = McpEndpoint(direct, self._settings)
+        endpoint = McpEndpoint(direct, state.policy, self._settings)
         self._exact |= {(method, "/mcp"): endpoint for method in ("GET", "POST", "DELETE")}
         self._below["/mcp/"] = endpoint
-        rest = RestTools(direct, self._settings, lambda: self._keys.is_closed)
+        rest = RestTools(direct, self._settings, state.policy, lambda: self._keys.is_closed)
         self._exact["GET", "/openapi.json"] = self._below["/tools/"] = rest
         self._exact["GET", "/docs"] = DocsPage()
         async with endpoint.running():

@@ -12,6 +12,7 @@ from dataclasses import replace
 import anyio
 
 from toolway.access.keys import KeyRing
+from toolway.access.policy import Policy
 from toolway.errors import ConfigError
 from toolway.settings.groups import ToolSettings
 from toolway.settings.mcp_server import ConfiguredServer, UnusableServerConfig, with_home
@@ -31,13 +32,17 @@ log = logging.getLogger("toolway.config")
 
 @asynccontextmanager
 async def watch_config(
-    settings: Settings, factory: SourceFactory, catalog: Catalog, keys: KeyRing | None = None
+    settings: Settings,
+    factory: SourceFactory,
+    catalog: Catalog,
+    keys: KeyRing | None = None,
+    policy: Policy | None = None,
 ) -> AsyncIterator[ConfigWatcher]:
-    """Watch the file while the block lasts, also one that is not there yet. A broken edit is reported, and the old
-    servers and keys stay.
+    """Watch the file while the block lasts, also one that is not there yet. A broken edit is reported, and
+    all stays as it was.
     """
     async with anyio.create_task_group() as tasks:
-        watcher = ConfigWatcher(settings, factory, catalog, keys or KeyRing())
+        watcher = ConfigWatcher(settings, factory, catalog, keys or KeyRing(), policy)
         tasks.start_soon(watcher.poll)
         if threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGHUP"):
             tasks.start_soon(watcher.reload_on_hangup)
@@ -48,7 +53,14 @@ async def watch_config(
 class ConfigWatcher:
     """The file of the tool servers, as it is and as it was last read."""
 
-    def __init__(self, settings: Settings, factory: SourceFactory, catalog: Catalog, keys: KeyRing) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        factory: SourceFactory,
+        catalog: Catalog,
+        keys: KeyRing,
+        policy: Policy | None,
+    ) -> None:
         config = settings.tools.config or FOUND
         self.settings = replace(settings, tools=replace(settings.tools, config=config))
         """With the servers of the file, as it was last read."""
@@ -56,6 +68,7 @@ class ConfigWatcher:
         self._factory = factory
         self._catalog = catalog
         self._keys = keys
+        self._policy = policy
         self._read_at = self._stamp() if settings.tools.config else None
 
     async def poll(self) -> None:
@@ -92,7 +105,7 @@ class ConfigWatcher:
             settings = reload_servers(self.settings)
         except ConfigError as error:
             for mistake in error.message.splitlines():
-                log.error("the servers and keys stay as they were: %s", mistake)
+                log.error("the configuration stays as it was: %s", mistake)
             return
         also_mask(settings.secrets)
         for warning in settings.warnings:
@@ -101,6 +114,8 @@ class ConfigWatcher:
         before = {server.label: server for server in self.settings.tools.servers}
         self.settings = replace(settings, tools=_without_broken_edits(settings.tools, before))
         self._keys.replace(self.settings.access)
+        if self._policy:
+            self._policy.configure(self.settings)
         self._catalog.replace(self._factory.sources(self.settings.tools))
         after = {server.label: server for server in self.settings.tools.servers}
         log.info("%s", _difference(before, after))

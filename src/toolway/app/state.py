@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import anyio
 
 from toolway.access.keys import KeyRing
+from toolway.access.policy import Policy, open_policy
 from toolway.app.reload import ConfigWatcher, watch_config
 from toolway.engine.model_target import USER_AGENT, ModelTarget
 from toolway.engine.tool_vectors import ToolVectors, open_vectors
@@ -42,6 +43,7 @@ class AppState:
     target: ModelTarget
     factory: SourceFactory
     config: ConfigWatcher
+    policy: Policy
     vectors: ToolVectors | None
 
 
@@ -57,7 +59,8 @@ async def open_state(settings: Settings, keys: KeyRing) -> AsyncIterator[AppStat
             Catalog(
                 factory.sources(settings.tools), prefixed=settings.tools.tool_prefix == "always"
             ).running() as catalog,
-            watch_config(settings, factory, catalog, keys) as config,
+            open_policy(settings, store) as policy,
+            watch_config(settings, factory, catalog, keys, policy) as config,
             open_dynamic(settings.tools) as dynamic,
             ModelTarget(settings.upstream, upstream, catalog.set_target).learning() as target,
             open_vectors(settings, upstream, target, store) as vectors,
@@ -73,6 +76,7 @@ async def open_state(settings: Settings, keys: KeyRing) -> AsyncIterator[AppStat
                 target=target,
                 factory=factory,
                 config=config,
+                policy=policy,
                 vectors=vectors,
             )
             tasks.cancel_scope.cancel()

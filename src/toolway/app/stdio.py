@@ -8,13 +8,16 @@ import sys
 
 import anyio
 
+from toolway.access.policy import open_policy
 from toolway.api.mcp.stdio import serve_stdio
 from toolway.app.reload import watch_config
 from toolway.errors import ConfigError, NotFound
 from toolway.settings.settings import Settings
+from toolway.stores import open_store
 from toolway.tools.catalog import Catalog
 from toolway.tools.direct import DirectTools, narrowed
 from toolway.tools.factory import SourceFactory
+from toolway.types import Caller
 from toolway.upstream.client import Upstream
 
 STARTUP_WAIT = 15.0
@@ -27,19 +30,26 @@ async def run_stdio(settings: Settings, profile: str | None) -> None:
         selection = narrowed((), profile, settings.tools.profiles) if profile else ()
     except NotFound as error:
         raise ConfigError(error.message) from None
-    async with Upstream.connect(settings.upstream) as upstream, anyio.create_task_group() as tasks:
+    async with (
+        open_store(settings.store.url, ttl=settings.store.ttl, max_bytes=settings.store.max_bytes) as store,
+        open_policy(settings, store) as policy,
+        Upstream.connect(settings.upstream) as upstream,
+        anyio.create_task_group() as tasks,
+    ):
         ended = anyio.Event()
         tasks.start_soon(_wait_for_signal, ended)
         factory = SourceFactory(upstream, settings.upstream.api_key)
         catalog = Catalog(factory.sources(settings.tools), prefixed=settings.tools.tool_prefix == "always")
         direct = DirectTools(catalog, timeout=settings.loop.tool_timeout, startup_wait=STARTUP_WAIT)
 
+        caller = Caller(id="stdio", selection=selection)
+
         async def serve() -> None:
-            await serve_stdio(direct, selection)
+            await serve_stdio(direct, policy, caller)
             ended.set()
 
         tasks.start_soon(serve)
-        async with catalog.running(), watch_config(settings, factory, catalog):
+        async with catalog.running(), watch_config(settings, factory, catalog, policy=policy):
             await ended.wait()
         tasks.cancel_scope.cancel()
         sys.stdout.flush()

@@ -10,6 +10,9 @@ from typing import Any
 
 import anyio
 
+from toolway.access.approvals import Approval
+from toolway.access.gate import CallGate
+from toolway.access.policy import Policy
 from toolway.conversation.call_ids import for_client, new_token, with_original_ids, with_public_ids
 from toolway.conversation.events import (
     Chunks,
@@ -31,6 +34,7 @@ from toolway.conversation.events import (
 from toolway.conversation.message import ChatRequest, Message
 from toolway.engine.fast_lane import Begun, FastLane
 from toolway.engine.history import hidden_rounds, interrupted, split_turns
+from toolway.engine.history.approval_turns import ApprovalTurns, Restored
 from toolway.engine.history.resume import Attempt
 from toolway.engine.limits import Limits, LoopLimits
 from toolway.engine.loop import EarlierWork, Loop, run_tool_loop
@@ -70,12 +74,18 @@ class Conversation:
     caller: Caller
     headers: Sequence[Header]
     events: EventStream
+    gate: CallGate | None = None
+    turns: ApprovalTurns | None = None
+    """The questions of this conversation, where it asks in words."""
     approved: Sequence[ToolCall] = ()
+    takes_approvals: bool = False
     is_complete: bool = False
     pauses: bool = False
     optional: frozenset[str] = frozenset()
     gives_ids: bool = False
     begun: BegunRequest | None = None
+    pending: Sequence[Approval] = ()
+    """The approvals of the outcome's calls that wait."""
 
     @cached_property
     def token(self) -> str:
@@ -130,6 +140,9 @@ class Conversation:
     async def _run(self, turn: TurnFactory, done: EarlierWork) -> Outcome:
         sent, settings = self.request.messages, self.resources.settings
         messages = await self._with_hidden(sent)
+        if restored := self.turns and await self.turns.restore(messages):
+            messages, done = restored.messages, self._with_approved(restored, done)
+            self.results.adopt(messages, with_original_ids(sent))
         if done.rounds:
             self.results.adopt(done.rounds, sent)
         loop = Loop(
@@ -143,6 +156,8 @@ class Conversation:
             habits=self.resources.target.habits(self.request.options.get("model")),
             pauses=self.pauses,
             optional=self.optional,
+            gate=self.gate,
+            takes_approvals=self.takes_approvals,
         )
         request = self.request.with_messages(messages)
         if self.optional and (refused := self.optional & loop.habits.refused_options):
@@ -155,11 +170,25 @@ class Conversation:
             if isinstance(error, anyio.get_cancelled_exc_class()):
                 self.events.notify(ClientLeft())
             raise
-        await self._keep(sent, outcome)
+        finally:
+            if restored:
+                await restored.settle()
+        self.pending = loop.pending
+        if self.turns and outcome.pending_approvals:
+            outcome = await self.turns.ask(outcome, loop.pending, sent, self.events)
+        else:
+            await self._keep(sent, outcome)
         self.events.notify(ConversationEnded(outcome=outcome))
         if settings.loop.usage == "sum":
             outcome = replace(outcome, usage=outcome.total_usage)
         return outcome
+
+    def _with_approved(self, restored: Restored, done: EarlierWork) -> EarlierWork:
+        """What must be run before the model is asked, when the user's message answers a question."""
+        if not restored.approved:
+            return done
+        self.tools.approve([call.name for call in restored.approved])
+        return replace(done, approved=restored.approved, fill=restored.fill)
 
     def _with_public_ids(self, deliver: Emit) -> Emit:
         async def deliver_public(event: Event) -> None:
@@ -247,18 +276,21 @@ class ToolsAtHand:
 class ConversationRequest:
     """What a dialect reads of a request: a chat completion, and what is wanted of Toolway itself.
 
-    `narrowed` narrows the tools as `options.selection` does. Calls of a tool that `asks` wait for an approval;
-    those that have one are `approved`, and run before the model is asked. With `is_complete` the messages are as
-    the model saw them, so that nothing must be put back. A client that sees the rounds `pauses` at their limit.
-    `optional` options are left out where the model server refuses them. With `gives_ids` the client gets ids of
-    ours for its calls in any case: some take one that comes twice for the same call.
+    `dialect` is the API that the client speaks. `narrowed` narrows the tools as `options.selection` does. Calls of a
+    tool that `asks` wait for an approval; those that have one are `approved`, and run before the model is asked. One
+    that `takes_approvals` tells its client of calls that wait; for any other the answer is a question in words. With
+    `is_complete` the messages are as the model saw them, so that nothing must be put back. A client that sees the
+    rounds `pauses` at their limit. `optional` options are left out where the model server refuses them. With
+    `gives_ids` the client gets ids of ours for its calls in any case: some take one that comes twice for the same call.
     """
 
     chat: ChatRequest
     options: RequestOptions
+    dialect: str = "chat"
     narrowed: Selection = ()
     asks: Callable[[Tool], bool] | None = None
     approved: Sequence[ToolCall] = ()
+    takes_approvals: bool = False
     is_complete: bool = False
     pauses: bool = False
     optional: frozenset[str] = frozenset()
@@ -283,6 +315,7 @@ class Engine:
         client_servers: DynamicServers,
         store: Store,
         target: ModelTarget,
+        policy: Policy,
         vectors: ToolVectors | None = None,
         subscribers: Sequence[Subscribe] = (),
     ) -> None:
@@ -293,6 +326,7 @@ class Engine:
         self._is_settled = False
         self._client_servers = client_servers
         self._target = target
+        self._policy = policy
         self._subscribers = subscribers
         self._limits = limits_of(settings)
         self._search = SearchPolicy(settings.tools, store, vectors)
@@ -305,6 +339,7 @@ class Engine:
             catalog,
             is_settled=lambda: self._is_settled,
             make_events=self._events,
+            policy=policy,
         )
         self._rules = ResultRules(
             most=Budget(result=settings.results.max_result_chars, round=settings.results.max_round_chars),
@@ -384,6 +419,13 @@ class Engine:
             caller=caller,
             messages=chat.messages,
         )
+        gate = self._policy.gate(
+            caller,
+            dialect=request.dialect,
+            model=chat.options.get("model"),
+            asks=bool(request.asks or request.approved),
+            messages=chat.messages,
+        )
         conversation = Conversation(
             resources=self._resources,
             request=chat,
@@ -394,7 +436,12 @@ class Engine:
             caller=caller,
             headers=headers,
             events=request.begun.events if request.begun else self._events(),
+            gate=gate,
+            turns=None
+            if gate is None or request.takes_approvals
+            else ApprovalTurns(self._policy, gate, caller),
             approved=request.approved,
+            takes_approvals=request.takes_approvals,
             is_complete=request.is_complete,
             pauses=request.pauses,
             optional=request.optional,

@@ -16,6 +16,7 @@ from typing import Any
 import anyio
 import orjson
 
+from toolway.access.policy import Policy
 from toolway.conversation.events import (
     ClientLeft,
     ConversationBegan,
@@ -30,6 +31,7 @@ from toolway.conversation.events import (
 )
 from toolway.conversation.message import ChatRequest, Message, read_answer
 from toolway.engine.history import interrupted
+from toolway.engine.history.approval_turns import code_in
 from toolway.engine.history.resume import Attempt
 from toolway.engine.history.split_turns import may_have_ids
 from toolway.engine.recovery import ModelHabits
@@ -75,6 +77,7 @@ class FastLane:
         *,
         is_settled: Callable[[], bool],
         make_events: Callable[[], EventStream],
+        policy: Policy,
     ) -> None:
         loop = settings.loop
         renames = settings.tools.profiles or settings.upstream.model_aliases
@@ -85,15 +88,18 @@ class FastLane:
         self._catalog = catalog
         self._is_settled = is_settled
         self._make_events = make_events
+        self._policy = policy
 
     async def request_for(self, body: JSON, raw: bytes, caller: Caller) -> LaneRequest | None:
         """A request that wants nothing of Toolway itself, to be asked at once; None: not by this lane.
 
         `body` is what was read of the bytes `raw`. The lane is for one whole answer to a client that names no tools, of
-        a caller who may do everything, to a conversation that holds no calls and of which nothing is kept; while our
-        tools are offered as they are, by all that is known of the model.
+        a caller who may do everything, to a conversation that holds no calls or questions and of which nothing is kept;
+        while our tools are offered as they are, by all that is known of the model.
         """
         if not (self._is_open and _is_plain(body) and _may_do_everything(caller)):
+            return None
+        if self._policy.rules.rules and any(map(code_in, body["messages"])):
             return None
         if not self._is_settled() or await self._is_kept(body, raw, caller):
             return None

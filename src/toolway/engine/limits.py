@@ -63,6 +63,10 @@ class LoopLimits:
         """Whether so many rounds are as many as there may be."""
         return rounds >= self._limits.max_rounds
 
+    def extend(self, seconds: float) -> None:
+        """Somebody was waited for, which does not count."""
+        self._started += seconds
+
     def stop_reason(self, rounds: int, calls: Sequence[ToolCall]) -> str | None:
         """Why the calls of round number `rounds` may not run, in words for the model; None: they may.
 

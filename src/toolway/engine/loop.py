@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import anyio
 from anyio.abc import TaskGroup
 
+from toolway.access.approvals import Approval
+from toolway.access.gate import CallGate
 from toolway.conversation.events import (
     CallBegan,
     CallEnded,
@@ -59,6 +62,12 @@ class Loop:
     """Whether the client sees the rounds and goes on when their limit is reached."""
     optional: frozenset[str] = frozenset()
     """Options of the request that may be left out when the model server refuses them."""
+    gate: CallGate | None = None
+    """What calls pass before they run."""
+    takes_approvals: bool = False
+    """Whether the dialect tells its client of calls that wait, also beside calls that are the client's to run."""
+    pending: list[Approval] = field(default_factory=list)
+    """The approvals of the calls that are left waiting when the loop ends."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +82,8 @@ class EarlierWork:
     approved: Sequence[ToolCall] = ()
     results: Mapping[str, ToolResult] = field(default_factory=dict)
     rounds: Sequence[JSON] = ()
+    fill: Callable[[Sequence[JSON]], Awaitable[Sequence[Any]]] | None = None
+    """Makes the conversation with the results of the approved calls in it, which it keeps."""
 
 
 NOTHING_EARLIER = EarlierWork()
@@ -138,7 +149,8 @@ async def run_tool_loop(
     if done.approved:
         # What is done holds for these calls alone: some models number theirs anew in each round.
         answers = await run_calls([tools.resolve(call) for call in done.approved], loop, done.results)
-        request = request.with_messages(fill_results(request.messages, answers))
+        whole = await done.fill(answers) if done.fill else fill_results(request.messages, answers)
+        request = request.with_messages(whole)
     account = _Account.of(request, done)
     if done.rounds:
         request = _behind(request, done.rounds)
@@ -164,10 +176,7 @@ async def run_tool_loop(
         if stop_reason:
             answers = [_refusal(call, stop_reason) for call in ours]
         else:
-            # Nobody can be asked about arguments that cannot be read; the model is told.
-            unapproved = [
-                c for c in ours if tools.must_ask(c.name) and read_arguments(c.arguments) is not None
-            ]
+            unapproved = await _unapproved(ours, loop, may_wait=len(ours) == len(message.tool_calls))
             ours = [call for call in ours if call not in unapproved]
             answers = await run_calls(ours, loop)
             account.calls += len(ours)
@@ -184,6 +193,36 @@ async def run_tool_loop(
             del account.earlier[-1]
             paused = replace(message, tool_calls=(), finish_reason="stop")
             return replace(account.outcome(paused, request), is_paused=True)
+
+
+async def _unapproved(calls: Sequence[ToolCall], loop: Loop, *, may_wait: bool) -> list[ToolCall]:
+    """The calls that must wait for a person beyond this request; whoever is at hand was asked.
+
+    Nobody can be asked about arguments that cannot be read; the model is told.
+    """
+    tools, gate = loop.tools, loop.gate
+    found = [(c, tools.find(c.name)) for c in calls if read_arguments(c.arguments) is not None]
+    asked = [
+        (call, tool)
+        for call, tool in found
+        if tool
+        and not tools.is_search(tool)
+        and (tools.must_ask(call.name) or (gate and gate.must_ask(_exact(call, tools), tool)))
+    ]
+    if not asked or gate is None:
+        return [call for call, _ in asked]
+    started = time.monotonic()
+    exact = [(_exact(call, tools), tool) for call, tool in asked]
+    left = await gate.settle(exact, may_stay_open=may_wait or loop.takes_approvals)
+    loop.limits.extend(time.monotonic() - started)
+    loop.pending.extend(approval for approval in left if approval)
+    return [call for (call, _), approval in zip(asked, left, strict=True) if approval]
+
+
+def _exact(call: ToolCall, tools: RequestTools) -> ToolCall:
+    """The call under the name that its tool really has."""
+    name = tools.exact_name(call.name)
+    return call if name == call.name else replace(call, name=name)
 
 
 def _behind(request: ChatRequest, messages: Sequence[JSON]) -> ChatRequest:
@@ -289,14 +328,15 @@ async def _result_of(
         return ToolResult(text=text, is_error=True)
     if tool is None:
         return _unknown(call.name, [*loop.tools.tools, *loop.tools.reachable, *loop.tools.clients])
-    run = loop.results.read if tool is READER else loop.tools.run
+    is_builtin = tool is READER or loop.tools.is_search(tool)
     return await invoke(
-        call,
+        _exact(call, loop.tools),
         tool,
-        run,
+        loop.results.read if tool is READER else loop.tools.run,
         patience=loop.tool_timeout,
         seconds_left=loop.limits.seconds_left,
         on_progress=on_progress,
+        gate=None if is_builtin else loop.gate,
     )
 
 

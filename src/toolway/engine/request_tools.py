@@ -111,6 +111,12 @@ class RequestTools:
         """Whether a call of this name goes to the client unexamined."""
         return name in self.clients or self._leaves_calls_alone
 
+    def approve(self, names: Collection[str]) -> None:
+        """Let calls of these tools run that were approved, whether they are offered again or not."""
+        self._approved |= {
+            name: self.snapshot.offered[name] for name in names if name in self.snapshot.offered
+        }
+
     def must_ask(self, name: str) -> bool:
         """Whether a call of this name, one of ours, needs an approval before it runs."""
         if self._asks is None:
@@ -297,9 +303,13 @@ class RequestTools:
         inner = inner_call(replace(call, name=tool.name) if tool else call)
         return call if self.is_clients(inner.name) else inner
 
+    def is_search(self, tool: Tool) -> bool:
+        """Whether it is one of the two tools by which others are found and called."""
+        return self.search is not None and tool in (self.search.finder, self.search.caller)
+
     async def run(self, tool: Tool, arguments: JSON, on_progress: OnProgress | None = None) -> ToolResult:
         """Run one of these tools, or the search, whose arguments were checked."""
-        if self.search is None or tool not in (self.search.finder, self.search.caller):
+        if self.search is None or not self.is_search(tool):
             return await self.snapshot.run(tool, arguments, on_progress)
         if tool is self.search.caller:
             return ToolResult(text=f"{tool.name} runs no tool of that name; call it directly", is_error=True)

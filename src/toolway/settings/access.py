@@ -17,11 +17,13 @@ from pydantic.json_schema import SkipJsonSchema
 from toolway.settings.jsonc import Node
 from toolway.settings.mcp_server import Address, Count, NonEmpty, Seconds
 from toolway.settings.mistakes import Report, explain, nearest
+from toolway.settings.rules import RuleConfig, read_rules
 
 Route = Literal["chat", "responses", "messages", "mcp", "rest", "console", "passthrough"]
 """A family of routes; `passthrough` is all that goes to the model server as it comes."""
 
-ROOTS = ("keys", "groups", "jwt")
+OF_KEYS = ("keys", "groups", "jwt")
+ROOTS = (*OF_KEYS, "rules")
 """Where a file says who may do what."""
 
 MAX_NAME = 100
@@ -196,6 +198,8 @@ class AccessConfig:
     keys: tuple[KeyConfig, ...] = ()
     groups: tuple[GroupConfig, ...] = ()
     jwt: JwtConfig | None = None
+    rules: tuple[RuleConfig, ...] = ()
+    """What becomes of calls, whoever makes them; keys are not asked for because of them."""
 
     def group(self, name: str | None) -> GroupConfig | None:
         """The group of this name."""
@@ -217,11 +221,13 @@ _Expand = Callable[[str], str]
 
 def read_access(root: Node, report: Report, expanded: _Expand) -> AccessConfig:
     """What a file says of access. Each mistake is a problem of the whole file: none may open more than was meant."""
-    members: Mapping[str, Node] = {key: root.value[key] for key in ROOTS if key in root.value}
+    rules = read_rules(root.value.get("rules"), report)
+    members: Mapping[str, Node] = {key: root.value[key] for key in OF_KEYS if key in root.value}
     if not members:
-        return UNDECLARED
+        return AccessConfig(rules=rules)
     config = AccessConfig(
         is_declared=True,
+        rules=rules,
         keys=tuple(_entries("keys", members, report, expanded)),
         groups=tuple(_entries("groups", members, report, expanded)),
         jwt=_checked("jwt", "", members["jwt"], report, expanded) if "jwt" in members else None,
@@ -305,7 +311,10 @@ def _line(node: Node, key: str) -> int:
 def json_schemas(schema_of: Callable[[type[Any]], dict[str, Any]]) -> dict[str, Any]:
     """The JSON Schemas of the members that a file may have for it; `schema_of` makes that of a model."""
     made = {kind: schema_of(model) for kind, model in _MODELS.items()}
+    rules = {"description": "The first rule that fits a call decides about it.", "type": "array"}
     return {
+        "rules": {**rules, "items": schema_of(RuleConfig)},
+    } | {
         kind: {"description": _SAID[kind], "type": "object", "additionalProperties": schema}
         if kind in _SAID
         else schema

@@ -241,6 +241,9 @@ def _profile(name: Any, patterns: Any) -> Profile:
 
 Flag = Annotated[bool, Field(description="true or false (or 1/0, yes/no, on/off)")]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False, description="a number of seconds above 0")]
+Pause = Annotated[
+    float, Field(ge=0, allow_inf_nan=False, description="a number of seconds, or 0 for not at all")
+]
 Size = Annotated[int, Field(ge=1, description="a whole number above 0")]
 Port = Annotated[int, Field(ge=0, le=65535, description="a port from 0 to 65535 (0: any free one)")]
 BaseUrl = Annotated[str, AfterValidator(_base_url), Field(description="a URL like http://localhost:1234/v1")]
@@ -268,6 +271,8 @@ Contents = Annotated[Literal["auto", "on", "off"], Field(description="auto, on o
 LogFormat = Annotated[Literal["text", "json"], Field(description="text or json")]
 ToolSearchMode = Annotated[SearchMode, Field(description="auto, on or off")]
 ToolSearchWay = Annotated[Literal["auto", "append", "call"], Field(description="auto, append or call")]
+AuditArguments = Annotated[Literal["digest", "text"], Field(description="digest or text")]
+Number = Annotated[int, Field(ge=0, description="a whole number")]
 ToolNames = Annotated[Literal["operation", "short"], Field(description="operation or short")]
 ToolPrefix = Annotated[Literal["clash", "always"], Field(description="clash or always")]
 
@@ -355,6 +360,30 @@ class ToolSettings:
         return (
             f'{which} in {self.config} is disabled ({labels}): take "disabled": true out where you want one.'
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ApprovalSettings:
+    """Calls that wait for a person."""
+
+    approval_wait: Pause = 0.0
+    """Seconds for which a request waits for the console or the command line, before it goes on without."""
+    approval_ttl: Seconds = 3600.0
+    """Seconds in which an answer counts."""
+    grant_ttl: Seconds = 2_592_000.0
+    """Seconds for which "always" counts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditSettings:
+    """The audit log."""
+
+    file: str | None = None
+    """Path of the log, or "-" for the standard output; without one there is none."""
+    audit_max_bytes: Size = 10 * 2**20
+    audit_files: Number = 5
+    """Files that are kept besides the one that is written."""
+    audit_arguments: AuditArguments = "digest"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -450,6 +479,8 @@ class Settings:
     upstream: UpstreamSettings = UpstreamSettings()
     server: ServerSettings = ServerSettings()
     tools: ToolSettings = ToolSettings()
+    approvals: ApprovalSettings = ApprovalSettings()
+    audit: AuditSettings = AuditSettings()
     loop: LoopSettings = LoopSettings()
     results: ResultSettings = ResultSettings()
     store: StoreSettings = StoreSettings()
@@ -467,6 +498,11 @@ class Settings:
         """Whether the console keeps and shows what is said in conversations."""
         choice = self.console.contents
         return choice == "on" or (choice == "auto" and not self.server.is_exposed)
+
+    @property
+    def labels(self) -> frozenset[str]:
+        """The labels of all configured servers."""
+        return frozenset(entry.label for entry in (*self.tools.endpoints, *self.tools.servers))
 
     @property
     def secrets(self) -> tuple[str, ...]:

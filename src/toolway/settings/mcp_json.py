@@ -176,7 +176,7 @@ def _warn_of_unknown_roots(root: Node, report: Report) -> None:
             continue
         if hint := nearest(key, ROOTS):
             report.warning(node.line, key, "this key is not read" + hint)
-        elif isinstance(node.value, dict) and (hint := nearest(key, ACCESSROOTS)):
+        elif isinstance(node.value, dict | list) and (hint := nearest(key, ACCESSROOTS)):
             # Not read, it would leave open what was to be closed.
             report.problem(node.line, key, "this key is not read" + hint)
 

@@ -63,6 +63,8 @@ def explain(
             sentence = _SENTENCES.get(kind, mistake["msg"]).format(input=mistake["input"])
     key, line = label, node.line
     for step in path:
+        if step == "[key]":  # what is wrong is the key itself
+            break
         node = node.value[step]
         line = node.line
         key += f"[{step}]" if isinstance(step, int) else f".{step}"

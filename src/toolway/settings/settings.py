@@ -35,6 +35,7 @@ _NAMES = {
     ("store", "url"): "store",
     ("store", "ttl"): "store_ttl",
     ("store", "max_bytes"): "store_max_bytes",
+    ("audit", "file"): "audit",
     ("responses", "mode"): "responses",
     ("responses", "ttl"): "responses_ttl",
     ("console", "enabled"): "console",

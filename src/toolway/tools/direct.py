@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from toolway.errors import NotFound
 from toolway.settings.groups import Profile
 from toolway.tools.catalog import Catalog
-from toolway.tools.invoke import invoke
+from toolway.tools.invoke import Gate, invoke
 from toolway.types import Choice, OnProgress, Selection, Tool, ToolCall, ToolResult, is_selected
 
 STARTUP_WAIT = 2.0
@@ -44,12 +44,18 @@ class DirectTools:
         return {name: tool for name, tool in found.items() if is_selected(name, tool, selection)}
 
     async def call(
-        self, name: str, arguments: str, selection: Selection, on_progress: OnProgress | None = None
+        self,
+        name: str,
+        arguments: str,
+        selection: Selection,
+        *,
+        gate: Gate | None,
+        on_progress: OnProgress | None = None,
     ) -> ToolResult | None:
         """The result of one tool, its `arguments` as JSON text; None: there is no such tool for this caller.
 
-        `name` is the one that is listed, or the qualified one. A tool whose server is gone for now is there, and its
-        failure a result.
+        `gate` is what calls of this caller pass before they run. `name` is the one that is listed, or the qualified
+        one. A tool whose server is gone for now is there, and its failure a result.
         """
         await self.until_tried()
         with self.catalog.use() as snapshot:
@@ -57,4 +63,6 @@ class DirectTools:
             if listed is None or not is_selected(listed, tool := snapshot.tools[listed], selection):
                 return None
             call = ToolCall(id="", name=listed, arguments=arguments)
-            return await invoke(call, tool, snapshot.run, patience=self._timeout, on_progress=on_progress)
+            return await invoke(
+                call, tool, snapshot.run, patience=self._timeout, on_progress=on_progress, gate=gate
+            )

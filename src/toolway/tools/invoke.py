@@ -9,9 +9,12 @@ import json
 import logging
 import math
 import re
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
+from typing import Protocol
 
 import anyio
 
@@ -26,6 +29,21 @@ RunTool = Callable[[Tool, JSON, OnProgress | None], Awaitable[ToolResult]]
 """What runs a tool whose arguments fit: `ToolSource.call`, or a tool of our own."""
 
 
+class Gate(Protocol):
+    """Decides about each call of one request before it runs, and is told how it ended."""
+
+    async def admit(self, call: ToolCall, tool: Tool, arguments: JSON) -> ToolResult | None:
+        """None lets the call run with exactly these arguments; a result is what the model reads in its place.
+
+        May wait for a person. Does not raise for anything but cancellation.
+        """
+
+    def ended(
+        self, call: ToolCall, tool: Tool, arguments: JSON | None, result: ToolResult, seconds: float
+    ) -> None:
+        """The call is over; `arguments` None: they could not be used. May not wait."""
+
+
 async def invoke(
     call: ToolCall,
     tool: Tool,
@@ -34,17 +52,45 @@ async def invoke(
     patience: float,
     seconds_left: float = math.inf,
     on_progress: OnProgress | None = None,
+    gate: Gate | None = None,
 ) -> ToolResult:
     """Run a model's call to its result. A failure is a result that the model reads, never an exception.
 
     A tool without a timeout of its own has `patience` seconds; each report of progress begins them anew, but all
-    together it has no more than `seconds_left`.
+    together it has no more than `seconds_left`. Nobody's call runs past the `gate` of its request: whoever invokes a
+    tool for a caller hands in what `Policy.gate` makes for it, which is None when nothing is to be decided or noted.
     """
+    arguments = read_call(call, tool)
+    if isinstance(arguments, ToolResult):
+        if gate:
+            gate.ended(call, tool, None, arguments, 0.0)
+        return arguments
+    refusal = await gate.admit(call, tool, arguments) if gate else None
+    started = time.monotonic()
+    work = partial(_run, tool, arguments, run)
+    patience = tool.timeout or patience
+    result = refusal or await _in_time(call, work, patience, seconds_left, on_progress)
+    if gate:
+        gate.ended(call, tool, arguments, result, time.monotonic() - started)
+    return result
+
+
+def read_call(call: ToolCall, tool: Tool) -> JSON | ToolResult:
+    """The arguments that the tool will get, or what the model reads of arguments that cannot be used."""
     try:
         arguments = parse_arguments(call.arguments)
     except ValueError as error:
         return _failure(_unreadable(call, error), "arguments")
-    patience = tool.timeout or patience
+    return _fitted(tool, arguments)
+
+
+async def _in_time(
+    call: ToolCall,
+    work: Callable[[OnProgress], Awaitable[ToolResult]],
+    patience: float,
+    seconds_left: float,
+    on_progress: OnProgress | None,
+) -> ToolResult:
     latest = anyio.current_time() + seconds_left
     with anyio.move_on_after(min(patience, seconds_left)) as scope:
 
@@ -54,7 +100,7 @@ async def invoke(
                 on_progress(_harmless_progress(progress))
 
         with _unhurried(scope, patience, latest):
-            return await run_checked(tool, arguments, run, extend)
+            return await work(extend)
     return _failure(f"{call.name} did not answer in time and was given up", "timeout")
 
 
@@ -88,6 +134,11 @@ async def run_checked(
 
     What is only written differently ("3" for 3) is repaired; the model reads the schema of what does not fit.
     """
+    fitted = _fitted(tool, arguments)
+    return fitted if isinstance(fitted, ToolResult) else await _run(tool, fitted, run, on_progress)
+
+
+def _fitted(tool: Tool, arguments: JSON) -> JSON | ToolResult:
     try:
         arguments = without_unset_nulls(tool, arguments)
         if validation_error(tool, arguments):
@@ -95,12 +146,21 @@ async def run_checked(
             if fault := validation_error(tool, arguments):
                 told = f"{fault}\n{failing_schema(tool, arguments)}".strip()
                 return _harmless_result(_failure(told, "arguments"))
+    except Exception as error:
+        return _failure(_broken(tool, error, "it was not run"))
+    return arguments
+
+
+async def _run(tool: Tool, arguments: JSON, run: RunTool, on_progress: OnProgress | None) -> ToolResult:
+    try:
         return _harmless_result(await run(tool, arguments, on_progress))
     except Exception as error:  # the border: what a source promised not to raise is the call's trouble alone
-        log.exception("tool %s of server %s failed", tool.name, tool.server)
-        return _failure(
-            f"{tool.name} failed inside Toolway ({type(error).__name__}); it is not known whether it ran"
-        )
+        return _failure(_broken(tool, error, "it is not known whether it ran"))
+
+
+def _broken(tool: Tool, error: Exception, what: str) -> str:
+    log.error("tool %s of server %s failed", tool.name, tool.server, exc_info=error)
+    return f"{tool.name} failed inside Toolway ({type(error).__name__}); {what}"
 
 
 def _failure(text: str, failure: Failure = "tool") -> ToolResult:

@@ -12,25 +12,26 @@ from mcp.server.streamable_http_manager import StreamableHTTPASGIApp, Streamable
 from mcp.server.transport_security import TransportSecuritySettings
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from toolway.access.policy import Policy
 from toolway.api.mcp.relay import Context
-from toolway.api.mcp.routes import SEARCHES, SELECTION
+from toolway.api.mcp.routes import CALLER, SEARCHES
 from toolway.api.mcp.server import CatalogServer
 from toolway.server.caller import caller_id
 from toolway.settings.settings import Settings
 from toolway.tools.direct import DirectTools
-from toolway.types import Selection
+from toolway.types import Caller
 
 MOST_SESSIONS = 2_000
 """Clients of the versions that have sessions (before 2026-07-28) at a time; each ends after 30 idle minutes."""
 
 
 @asynccontextmanager
-async def open_sessions(direct: DirectTools, settings: Settings) -> AsyncIterator[ASGIApp]:
+async def open_sessions(direct: DirectTools, policy: Policy, settings: Settings) -> AsyncIterator[ASGIApp]:
     """The endpoint behind the door: Host, Origin and key are checked already.
 
     With several workers nothing is remembered between requests, since the next one may reach another of them.
     """
-    server = CatalogServer(direct, _selection, lambda ctx: caller_id(_scope(ctx)), _searches)
+    server = CatalogServer(direct, policy, _caller, _searches)
     manager = StreamableHTTPSessionManager(
         server,
         stateless=settings.server.workers > 1,
@@ -49,15 +50,10 @@ async def open_sessions(direct: DirectTools, settings: Settings) -> AsyncIterato
         yield owned
 
 
-def _selection(ctx: Context) -> Selection:
-    selection: Selection = _scope(ctx)[SELECTION]
-    return selection
-
-
-def _scope(ctx: Context) -> Scope:
+def _caller(ctx: Context) -> Caller:
     request: Any = ctx.request
-    scope: Scope = request.scope
-    return scope
+    caller: Caller = request.scope[CALLER]
+    return caller
 
 
 def _searches(ctx: Context) -> bool:

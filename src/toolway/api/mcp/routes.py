@@ -5,24 +5,28 @@ from __future__ import annotations
 import importlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import anyio
 import anyio.to_thread
 from anyio.abc import TaskGroup, TaskStatus
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from toolway.access.policy import Policy
 from toolway.errors import InvalidRequest
 from toolway.server.caller import caller_of
 from toolway.server.envelopes import send_error
 from toolway.settings.settings import Settings
 from toolway.tools.direct import DirectTools, narrowed
-from toolway.types import Selection
+from toolway.types import Caller
 
 ROOT = "/mcp"
 
-SELECTION = "toolway.selection"
+CALLER = "toolway.mcp.caller"
+"""Where the caller stands in a request's scope, with the tools that the request may see."""
+
 SEARCHES = "toolway.searches"
-"""Where the tools that a request may see stand in its scope."""
+"""Whether the tools are searched stands here in it."""
 
 SDK = "toolway.api.mcp.http"
 """Imported at the first request, because the `mcp` SDK comes with it (about 38 MB)."""
@@ -31,8 +35,9 @@ SDK = "toolway.api.mcp.http"
 class McpEndpoint:
     """The endpoint as an ASGI app, while `running`. A profile behind /mcp/ narrows what there is."""
 
-    def __init__(self, direct: DirectTools, settings: Settings) -> None:
+    def __init__(self, direct: DirectTools, policy: Policy, settings: Settings) -> None:
         self._direct = direct
+        self._policy = policy
         self._settings = settings
         self._group: TaskGroup | None = None
         self._opening = anyio.Lock()
@@ -52,12 +57,12 @@ class McpEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         try:
-            selection = self._selection(scope)
+            caller = self._caller(scope)
             sessions = self._sessions or await self._open()
         except InvalidRequest as error:
             await send_error(scope, send, error)
             return
-        await sessions({**scope, SELECTION: selection, SEARCHES: self._searches(scope)}, receive, send)
+        await sessions({**scope, CALLER: caller, SEARCHES: self._searches(scope)}, receive, send)
 
     def _searches(self, scope: Scope) -> bool:
         """Whether the profile has its tools searched."""
@@ -66,10 +71,12 @@ class McpEndpoint:
             profile.tool_search == "on" for profile in self._settings.tools.profiles if profile.name == name
         )
 
-    def _selection(self, scope: Scope) -> Selection:
+    def _caller(self, scope: Scope) -> Caller:
         caller = caller_of(scope, self._settings.upstream)
         name = _profile_name(scope)
-        return narrowed(caller.selection, name, self._settings.tools.profiles) if name else caller.selection
+        if not name:
+            return caller
+        return replace(caller, selection=narrowed(caller.selection, name, self._settings.tools.profiles))
 
     async def _open(self) -> ASGIApp:
         async with self._opening:
@@ -81,7 +88,7 @@ class McpEndpoint:
 
     async def _serve(self, *, task_status: TaskStatus[ASGIApp]) -> None:
         sdk = await anyio.to_thread.run_sync(importlib.import_module, SDK)
-        async with sdk.open_sessions(self._direct, self._settings) as sessions:
+        async with sdk.open_sessions(self._direct, self._policy, self._settings) as sessions:
             task_status.started(sessions)
             await anyio.sleep_forever()
 

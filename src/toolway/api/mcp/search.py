@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from toolway.engine.tool_search import SearchRules, ToolSearch, inner_call
 from toolway.tools.direct import DirectTools
-from toolway.tools.invoke import invoke
+from toolway.tools.invoke import Gate, invoke
 from toolway.types import JSON, OnProgress, Selection, Tool, ToolCall, ToolResult
 
 PATIENCE = 30.0
@@ -25,7 +25,13 @@ class DirectSearch:
         return {tool.name: tool for tool in (search.caller, search.finder)}
 
     async def call(
-        self, name: str, arguments: str, selection: Selection, on_progress: OnProgress | None = None
+        self,
+        name: str,
+        arguments: str,
+        selection: Selection,
+        *,
+        gate: Gate | None,
+        on_progress: OnProgress | None = None,
     ) -> ToolResult | None:
         """The result of a search, or of the tool that is meant; None: there is no such tool for this caller."""
         found = await self._direct.tools(selection)
@@ -42,7 +48,9 @@ class DirectSearch:
         if meant is call and name == search.caller.name:
             text = 'call_tool wants {"name": the name of a tool, "arguments": {...}}'
             return ToolResult(text=text, is_error=True)
-        result = await self._direct.call(meant.name, meant.arguments, selection, on_progress)
+        result = await self._direct.call(
+            meant.name, meant.arguments, selection, gate=gate, on_progress=on_progress
+        )
         if result is None and meant is not call:
             text = f"there is no tool named {meant.name[:100]!r}; {search.finder.name} finds those that there are"
             return ToolResult(text=text, is_error=True)

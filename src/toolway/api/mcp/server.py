@@ -33,13 +33,14 @@ from mcp_types import (
 from pydantic import BaseModel
 
 from toolway import __version__
+from toolway.access.policy import Policy
 from toolway.api.mcp.context import CatalogContext
 from toolway.api.mcp.relay import LOG_LEVEL, Context, StatelessCalls, is_modern, run_with_session
 from toolway.api.mcp.results import call_result, complete, is_result, tool_object, without_hop
 from toolway.api.mcp.search import DirectSearch
 from toolway.tools.direct import DirectTools
 from toolway.tools.names import closest
-from toolway.types import JSON, OnProgress, Selection, Tool, ToolResult
+from toolway.types import JSON, Caller, OnProgress, Selection, Tool, ToolResult
 from toolway.wire.lenient_json import dumps_text
 
 PAGE = 1_000
@@ -56,7 +57,7 @@ NOTIFY_SECONDS = 5.0
 
 
 class CatalogServer(Server[Any]):
-    """Serves what `selection` leaves of the catalog to a request, whose sender is its `owner`, while `running`.
+    """Serves what there is of the catalog for the `caller` of a request, while `running`.
 
     Where `searches` says so, the tools are not listed but searched. Its handlers' answers are JSON, which the SDK
     checks.
@@ -65,14 +66,14 @@ class CatalogServer(Server[Any]):
     def __init__(
         self,
         direct: DirectTools,
-        selection: Callable[[Context], Selection],
-        owner: Callable[[Context], str] = lambda _: "",
+        policy: Policy,
+        caller: Callable[[Context], Caller],
         searches: Callable[[Context], bool] = lambda _: False,
     ) -> None:
         self._direct = direct
         self._search = DirectSearch(direct)
-        self._selection = selection
-        self._owner = owner
+        self._policy = policy
+        self._caller = caller
         self._searches = searches
         self._context = CatalogContext(direct.catalog)
         self._stateless = StatelessCalls()
@@ -164,7 +165,7 @@ class CatalogServer(Server[Any]):
         self._connections.add(ctx.session._connection)
 
     async def _list_tools(self, ctx: Context, params: PaginatedRequestParams) -> JSON:
-        found = await self._direct.tools(self._selection(ctx))
+        found = await self._direct.tools(self._caller(ctx).selection)
         if self._searches(ctx):
             found = self._search.tools(found)
         names, cursor = page_of(found, params.cursor)
@@ -178,23 +179,24 @@ class CatalogServer(Server[Any]):
         return known[name, version]
 
     async def _call_tool(self, ctx: Context, params: CallToolRequestParams) -> JSON:
-        selection = self._selection(ctx)
+        caller = self._caller(ctx)
         arguments = dumps_text(params.arguments or {})
+        gate = self._policy.gate(caller, dialect="mcp")
 
         async def run(on_progress: OnProgress | None) -> ToolResult | None:
             call = self._search.call if self._searches(ctx) else self._direct.call
-            return await call(params.name, arguments, selection, on_progress)
+            return await call(params.name, arguments, caller.selection, gate=gate, on_progress=on_progress)
 
         result: ToolResult | JSON | None
         if is_modern(ctx):
-            owner = (self._owner(ctx), params.name, arguments)
+            owner = (caller.id, params.name, arguments)
             result = await self._stateless.run(ctx, owner, run)
         else:
             result = await run_with_session(ctx, run)
         if isinstance(result, dict):
             return result
         if result is None:
-            close = closest(params.name, await self._direct.tools(selection))
+            close = closest(params.name, await self._direct.tools(caller.selection))
             hint = f" Did you mean {' or '.join(close)}?" if close else ""
             raise MCPError(INVALID_PARAMS, f"Unknown tool: {params.name[:100]}.{hint}")
         return complete(call_result(result, ctx.protocol_version))
@@ -203,7 +205,7 @@ class CatalogServer(Server[Any]):
         self, method: str, key: str, naming: str, ctx: Context, params: PaginatedRequestParams
     ) -> JSON:
         await self._direct.until_tried()
-        found = await self._context.listed(method, key, naming, self._selection(ctx))
+        found = await self._context.listed(method, key, naming, self._caller(ctx).selection)
         valid = {
             name: item
             for name, item in found.items()
@@ -218,7 +220,7 @@ class CatalogServer(Server[Any]):
         await self._direct.until_tried()
         plain = params.model_dump(by_alias=True, mode="json", exclude_none=True)
         plain.pop("_meta", None)
-        return complete(without_hop(await ask(plain, self._selection(ctx))))
+        return complete(without_hop(await ask(plain, self._caller(ctx).selection)))
 
     async def _set_level(self, ctx: Context, params: SetLevelRequestParams) -> JSON:
         ctx.session._connection.state[LOG_LEVEL] = params.level

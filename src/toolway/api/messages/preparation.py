@@ -75,6 +75,7 @@ class _Reading:
         return ConversationRequest(
             chat=ChatRequest.of({**self._options(), "messages": messages}),
             options=read_option_headers(()),
+            dialect="messages",
             narrowed=[declared] if request.toolsets else [],
             pauses=bool(request.toolsets),
             optional=OPTIONAL,

@@ -113,6 +113,11 @@ class ResponseCreator:
         done = {each.call.id: draft.done[each.request] for each in approved if each.request in draft.done}
         if draft.request.mcp or approved:
             raw = None
+        if gate := draft.conversation.gate:
+            for each in approved:
+                await gate.resume_linked(each.call, each.request)
+            for request in draft.input.refused:
+                await gate.refuse_linked(request)
         return await draft.conversation.run(turn, writer.deliver, raw=raw, done=done)
 
     async def _compact(self, draft: Draft, deliver: Deliver, on_head: OnHead | None) -> Record:
@@ -163,11 +168,13 @@ class ResponseCreator:
         writer = draft.writer
         events: list[Event] = []
         asks = {}
-        for call in outcome.pending_approvals:
+        for call, approval in zip(outcome.pending_approvals, draft.conversation.pending, strict=True):
             tool = draft.conversation.tools.find(call.name)
             assert tool is not None  # noqa: S101 - the loop asked for it because it is one of ours
             request, more = writer.approval_requested(call, tool)
             asks[request] = call.id
+            if draft.conversation.gate:
+                await draft.conversation.gate.link(approval, request)
             events += more
         events += writer.ended(outcome.message, outcome.usage)
         messages, turn = _conversation(draft, outcome, asks)

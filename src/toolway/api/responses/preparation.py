@@ -126,6 +126,8 @@ class _Reading:
         return ConversationRequest(
             chat=ChatRequest.of({**body, "messages": messages}),
             options=with_deferred(self._limited(self._options), request.mcp, labels),
+            dialect="responses",
+            takes_approvals=True,
             narrowed=[*narrowed, *([self._declared] if self._declared else [])],
             asks=self._needs_approval if self._entries else None,
             approved=[approved.call for approved in self._input.approved],

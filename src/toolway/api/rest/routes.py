@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from importlib.resources import files
 
 from starlette.types import Receive, Scope, Send
 
+from toolway.access.policy import Policy
 from toolway.api.rest.document import openapi_document
 from toolway.api.rest.results import http_body
 from toolway.errors import InvalidRequest, MethodNotAllowed, NotFound
@@ -20,7 +22,7 @@ from toolway.server.envelopes import PROBLEM, problem, send_error
 from toolway.settings.settings import Settings
 from toolway.tools.direct import DirectTools, narrowed
 from toolway.tools.names import closest
-from toolway.types import JSON, Selection, Tool, ToolResult
+from toolway.types import JSON, Caller, Tool, ToolResult
 from toolway.wire.lenient_json import dumps
 
 ROOT = "/tools"
@@ -30,8 +32,11 @@ DOCUMENT = "openapi.json"
 class RestTools:
     """The service as an ASGI app. Errors are problems (RFC 9457). `has_keys`: whether clients need one now."""
 
-    def __init__(self, direct: DirectTools, settings: Settings, has_keys: Callable[[], bool]) -> None:
+    def __init__(
+        self, direct: DirectTools, settings: Settings, policy: Policy, has_keys: Callable[[], bool]
+    ) -> None:
         self._direct = direct
+        self._policy = policy
         self._settings = settings
         self._has_keys = has_keys
 
@@ -46,7 +51,8 @@ class RestTools:
             return
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        selection = caller_of(scope, self._settings.upstream).selection
+        caller = caller_of(scope, self._settings.upstream)
+        selection = caller.selection
         parts = scope["path"].removeprefix(ROOT).strip("/").split("/")
         *profile, name = parts
         if len(profile) > 1:
@@ -55,7 +61,7 @@ class RestTools:
             selection = narrowed(selection, profile[0], self._settings.tools.profiles)
         if name != DOCUMENT:
             _allow(scope, "POST")
-            await self._call(scope, receive, send, name, selection)
+            await self._call(scope, receive, send, name, replace(caller, selection=selection))
             return
         _allow(scope, "GET", "HEAD")
         root = "/".join([ROOT, *profile]) if scope["path"].startswith(ROOT) else ""
@@ -67,16 +73,15 @@ class RestTools:
         )
         await send_json(send, 200, document, [(b"cache-control", b"no-cache")])
 
-    async def _call(
-        self, scope: Scope, receive: Receive, send: Send, name: str, selection: Selection
-    ) -> None:
+    async def _call(self, scope: Scope, receive: Receive, send: Send, name: str, caller: Caller) -> None:
+        gate = self._policy.gate(caller, dialect="rest")
         body = await read_body(scope, receive, self._settings.server.max_body_bytes)
         arguments = parse_object(body) if body.strip() else {}
 
         async def call() -> None:
-            result = await self._direct.call(name, body.decode() or "{}", selection)
+            result = await self._direct.call(name, body.decode() or "{}", caller.selection, gate=gate)
             if result is None or result.is_error:
-                tools = await self._direct.tools(selection)
+                tools = await self._direct.tools(caller.selection)
                 await _send_problem(send, _problem(name, result, tools, arguments))
             else:
                 media_type, content = http_body(result)
@@ -96,7 +101,7 @@ def _problem(name: str, result: ToolResult | None, tools: Mapping[str, Tool], ar
         close = closest(name, tools)
         hint = f" Did you mean {' or '.join(close)}?" if close else ""
         return problem(404, f"There is no tool {name[:100]!r} here.{hint}")
-    status = {"arguments": 422, "timeout": 504}.get(result.failure, 502)
+    status = {"arguments": 422, "timeout": 504, "denied": 403}.get(result.failure, 502)
     more: JSON = {}
     if status == 422 and name in tools:
         tool = tools[name]

@@ -1,0 +1,279 @@
+"""The audit log: one JSON line for each decision and each call, written by a thread that nobody waits for."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import logging
+import os
+import queue
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TextIO
+
+from toolway.access.approvals import Approval, Verdict
+from toolway.access.rules import Decision
+from toolway.telemetry.logging import Redactor
+from toolway.types import JSON, Tool, ToolCall, ToolResult
+from toolway.wire.lenient_json import dumps
+
+log = logging.getLogger("toolway.access")
+
+WAITING = 10_000
+"""Lines that may wait for a slow disk; what comes then is lost, and counted."""
+
+BATCH = 500
+"""Lines that are written at once."""
+
+MAX_TEXT = 20_000
+"""Characters of arguments in a line."""
+
+FLUSH_SECONDS = 2.0
+
+QUIET_SECONDS = 60.0
+"""A log that cannot be written fails at every line; one line of the process's own log for so long says it."""
+
+_FREE_TEXT = frozenset({"gen_ai.tool.call.arguments", "toolway.reason"})
+"""Members that may hold a secret."""
+
+
+class AuditLog:
+    """Takes lines from requests, and writes them when there is time.
+
+    `file` is a path, or "-" for the standard output. At `max_bytes` the file is set aside as `file.1`, and so on up to
+    `files` of them; several processes may write to one file. Arguments are told by their digest, or with `arguments`
+    as text, without what looks secret.
+    """
+
+    def __init__(
+        self,
+        file: str,
+        *,
+        max_bytes: int,
+        files: int,
+        arguments: bool = False,
+        redact: Redactor | None = None,
+    ) -> None:
+        self._sink: _Sink = (
+            _Stdout(sys.stdout) if file == "-" else _RotatingFile(Path(file), max_bytes, files)
+        )
+        self._arguments = arguments
+        self._redact = redact or Redactor(())
+        self._lines: queue.Queue[Mapping[str, Any] | None] = queue.Queue(WAITING)
+        self._lost = 0
+        self._counting = threading.Lock()
+        self._silent_until = float("-inf")
+        self._thread = threading.Thread(target=self._write_all, name="toolway-audit", daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """How many lines are not written yet."""
+        return self._lines.unfinished_tasks
+
+    def close(self) -> None:
+        """Write what waits, for a moment at most, and end."""
+        try:
+            self._lines.put(None, timeout=FLUSH_SECONDS)
+        except queue.Full:
+            return
+        self._thread.join(FLUSH_SECONDS)
+
+    def call(
+        self,
+        who: Mapping[str, Any],
+        call: ToolCall,
+        tool: Tool,
+        *,
+        arguments: JSON | None,
+        result: ToolResult,
+        seconds: float,
+        decision: Decision,
+    ) -> None:
+        """A call ended, or was not let run; `arguments` None: they could not be used."""
+        error = (
+            {"error.type": "denied" if decision.effect == "deny" else "tool_error"} if result.is_error else {}
+        )
+        self._note(
+            "call",
+            who,
+            _of_tool(call.name, tool.name, tool.server),
+            {"gen_ai.tool.call.id": call.id},
+            self._told(call.arguments if arguments is None else arguments),
+            _of_decision(decision.effect, decision.rule, decision.reason),
+            error,
+            {"duration": round(seconds, 4), "result.bytes": len(result.text.encode(errors="replace"))},
+        )
+
+    def asked(self, who: Mapping[str, Any], approval: Approval) -> None:
+        """A call waits for a person."""
+        self._note(
+            "approval.asked",
+            who,
+            _of_tool(approval.name, approval.tool, approval.server),
+            {"toolway.approval.id": approval.id},
+            self._told(approval.arguments),
+            _of_decision("ask", approval.rule, approval.reason),
+        )
+
+    def answered(self, who: Mapping[str, Any], approval: Approval, verdict: Verdict) -> None:
+        """A person answered, and the request went on."""
+        self._note(
+            "approval.answered",
+            who,
+            _of_tool(approval.name, approval.tool, approval.server),
+            {"toolway.approval.id": approval.id, "toolway.approval.by": verdict.by},
+            {"toolway.approval.always": verdict.always} if verdict.always else {},
+            self._told(approval.arguments),
+            _of_decision("allow" if verdict.approve else "deny", approval.rule, verdict.reason),
+        )
+
+    def _told(self, arguments: JSON | str) -> JSON:
+        """Arguments as a digest, the same for the same arguments, or as text."""
+        text = dumps(arguments, sort_keys=True)
+        told: JSON = {"toolway.arguments.sha256": hashlib.sha256(text).hexdigest()}
+        if self._arguments:
+            told["gen_ai.tool.call.arguments"] = text[:MAX_TEXT].decode(errors="replace")
+        return told
+
+    def _note(self, event: str, *parts: Mapping[str, Any]) -> None:
+        line: JSON = {"time": time.time(), "event": event}
+        for part in parts:
+            line |= part
+        try:
+            self._lines.put_nowait(line)
+        except queue.Full:
+            with self._counting:
+                self._lost += 1
+
+    def _write_all(self) -> None:
+        is_open = True
+        while is_open:
+            lines = [self._lines.get()]
+            with suppress(queue.Empty):
+                while len(lines) < BATCH:
+                    lines.append(self._lines.get_nowait())
+            is_open = None not in lines
+            self._write([line for line in lines if line is not None])
+            for _ in lines:
+                self._lines.task_done()
+
+    def _write(self, lines: list[Mapping[str, Any]]) -> None:
+        with self._counting:
+            lost, self._lost = self._lost, 0
+        if lost:
+            lines.append({"time": time.time(), "event": "lost", "lines": lost})
+        try:
+            self._sink.write(b"".join(map(self._encoded, lines)))
+        except OSError as error:
+            with self._counting:
+                self._lost += lost + len(lines) - bool(lost)
+            if time.monotonic() >= self._silent_until:
+                self._silent_until = time.monotonic() + QUIET_SECONDS
+                log.error("the audit log cannot be written, %d lines are lost so far: %s", self._lost, error)
+
+    def _encoded(self, line: Mapping[str, Any]) -> bytes:
+        when = datetime.fromtimestamp(line["time"], UTC).isoformat(timespec="milliseconds")
+        kept = {key: value for key, value in line.items() if value not in ("", None)}
+        for key in _FREE_TEXT & kept.keys():
+            kept[key] = self._redact(kept[key])
+        return dumps({**kept, "time": when}) + b"\n"
+
+
+def _of_tool(name: str, tool: str, server: str) -> JSON:
+    own = {"toolway.tool.name": tool} if tool != name else {}
+    return {
+        "gen_ai.operation.name": "execute_tool",
+        "gen_ai.tool.name": name,
+        "toolway.server": server,
+        **own,
+    }
+
+
+def _of_decision(effect: str, rule: str, reason: str) -> JSON:
+    return {"toolway.decision": effect, "toolway.rule": rule, "toolway.reason": reason}
+
+
+class _Sink:
+    def write(self, lines: bytes) -> None:
+        raise NotImplementedError
+
+
+class _Stdout(_Sink):
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, lines: bytes) -> None:
+        self._stream.write(lines.decode())
+        self._stream.flush()
+
+
+class _RotatingFile(_Sink):
+    """A file that is set aside when it is full. A lock beside it keeps several processes from doing so at once."""
+
+    def __init__(self, path: Path, max_bytes: int, files: int) -> None:
+        self._path = path
+        self._max_bytes = max_bytes
+        self._files = files
+
+    def write(self, lines: bytes) -> None:
+        with self._locked():
+            if self._size() and self._size() + len(lines) > self._max_bytes:
+                self._rotate()
+            descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            with open(descriptor, "ab", buffering=0) as file:  # noqa: PTH123 - a descriptor
+                while lines:
+                    lines = lines[file.write(lines) :]
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(f"{self._path}.lock", os.O_WRONLY | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _size(self) -> int:
+        return self._path.stat().st_size if self._path.exists() else 0
+
+    def _rotate(self) -> None:
+        if not self._files:
+            self._path.unlink()
+            return
+        for number in range(self._files, 1, -1):
+            older = Path(f"{self._path}.{number - 1}")
+            if older.exists():
+                older.replace(f"{self._path}.{number}")
+        self._path.replace(f"{self._path}.1")
+
+
+def read_lines(path: Path, files: int) -> Iterator[JSON]:
+    """The entries of an audit log, the oldest first, those that were set aside too; what is no entry is passed over."""
+    import orjson  # noqa: PLC0415
+
+    for part in [*(Path(f"{path}.{number}") for number in range(files, 0, -1)), path]:
+        if part.exists():
+            with part.open("rb") as file:
+                for line in file:
+                    try:
+                        entry = orjson.loads(line)
+                    except ValueError:
+                        continue
+                    if isinstance(entry, dict):
+                        yield entry
+
+
+def matching(entries: Iterable[JSON], wanted: Mapping[str, str]) -> Iterator[JSON]:
+    """Those whose members are as wanted, by shell patterns."""
+    from fnmatch import fnmatchcase  # noqa: PLC0415
+
+    for entry in entries:
+        if all(fnmatchcase(str(entry.get(key, "")), pattern) for key, pattern in wanted.items()):
+            yield entry

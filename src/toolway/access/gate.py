@@ -1,0 +1,318 @@
+"""The gate of one request: decides whether each of its calls runs, has people asked, and notes what came of it."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import anyio
+
+from toolway.access.approvals import Approval, Approvals, Verdict
+from toolway.access.audit import AuditLog
+from toolway.access.rules import ALLOWED, Decision, Origin, Rules
+from toolway.errors import InvalidRequest, NotFound, StoreError
+from toolway.tools.invoke import read_call
+from toolway.types import JSON, Caller, Tool, ToolCall, ToolResult, is_selected
+from toolway.wire.lenient_json import dumps
+
+log = logging.getLogger("toolway.access")
+
+Elicit = Callable[[Approval], Awaitable[Verdict | None]]
+"""Asks the person at the client, where its protocol can; None: nobody answered."""
+
+UNREACHABLE = "whether it is allowed cannot be known now, since the store cannot be reached"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Settled:
+    """What became of a call that a person had to be asked about: its approval, or why it does not run."""
+
+    approval: Approval | None = None
+    verdict: Verdict | None = None
+    refusal: str = ""
+
+
+class CallGate:
+    """The `Gate` of the calls that come with one request of `caller`.
+
+    `wait` is for how many seconds a call waits for an answer before the request goes on without it. `elicit` asks the
+    person at the client meanwhile.
+    """
+
+    def __init__(
+        self,
+        rules: Rules,
+        approvals: Approvals,
+        audit: AuditLog | None,
+        *,
+        caller: Caller,
+        origin: Origin,
+        wait: float,
+        elicit: Elicit | None = None,
+        messages: Sequence[Any] = (),
+    ) -> None:
+        self._rules = rules
+        self._approvals = approvals
+        self._audit = audit
+        self._caller = caller
+        self._origin = origin
+        self._wait = wait
+        self._elicit = elicit
+        self._messages = messages
+        self._settled: dict[tuple[str, str], _Settled] = {}
+        self._decisions: dict[str, Decision] = {}
+        self.grants: list[str] = []
+        """The ids of the standing yeses that hold in this conversation."""
+
+    def must_ask(self, call: ToolCall, tool: Tool) -> bool:
+        """Whether the rules want a person to be asked before this call runs; not for one that cannot run anyway."""
+        if not self._rules.rules:
+            return False
+        arguments = read_call(call, tool)
+        if isinstance(arguments, ToolResult) or not self._exists(call, tool):
+            return False
+        return self._decide(call, tool, arguments).effect == "ask"
+
+    async def settle(
+        self, calls: Sequence[tuple[ToolCall, Tool]], *, may_stay_open: bool = True
+    ) -> list[Approval | None]:
+        """Have people asked about calls; for each its approval when nobody answered in time, None when it is settled.
+
+        A call that is settled may be invoked: it runs, or the model reads why it does not.
+        """
+        asked = [await self._ask(call, tool) for call, tool in calls]
+        waiting = [approval for approval in asked if approval]
+        answers = await self._answers(waiting)
+        left: list[Approval | None] = []
+        for (call, _), approval in zip(calls, asked, strict=True):
+            if approval and (verdict := answers.get(approval.id)):
+                self._settled[_key(call)] = _Settled(approval=approval, verdict=verdict)
+                self._tell_answered(approval, verdict)
+                self.grants += [verdict.grant] if verdict.grant else []
+            elif approval and not may_stay_open:
+                self._settled[_key(call)] = _Settled(refusal=_BESIDE)
+            left.append(approval if approval and _key(call) not in self._settled else None)
+        if not may_stay_open:
+            await self._withdraw([a for a in waiting if a.id not in answers])
+        return left
+
+    async def resume(
+        self, call: ToolCall, identity: str, verdict: Verdict
+    ) -> tuple[Approval | None, Verdict]:
+        """Go on with a call that waited in an earlier request, under the approval of this id.
+
+        Returns the approval, None when its time is over, and the answer that counts: the first one. Raises StoreError.
+        """
+        approval = await self._approvals.find(identity)
+        if approval and approval.owner == self._caller.id:
+            verdict = await self._approvals.answer(identity, verdict)
+            self._tell_answered(approval, verdict)
+        else:
+            approval = None
+        self.grants += [verdict.grant] if verdict.grant else []
+        self._settled[_key(call)] = _Settled(approval=approval, verdict=verdict)
+        return approval, verdict
+
+    async def resume_linked(self, call: ToolCall, request: str) -> None:
+        """The same after a yes of a client that knows the approval as its `request`. Raises StoreError."""
+        identity = await self._approvals.linked(self._caller.id, request)
+        await self.resume(call, identity or "", Verdict(approve=True, by=self._origin.dialect))
+
+    async def refuse_linked(self, request: str) -> None:
+        """A client said no to what it knows as its `request`. Raises StoreError."""
+        if identity := await self._approvals.linked(self._caller.id, request):
+            with suppress(NotFound):
+                await self._approvals.answer(identity, Verdict(approve=False, by=self._origin.dialect))
+
+    async def link(self, approval: Approval, request: str) -> None:
+        """Its client knows this approval as its `request`. What cannot be kept cannot be approved later."""
+        with suppress(StoreError):
+            await self._approvals.link(approval, request)
+
+    async def admit(self, call: ToolCall, tool: Tool, arguments: JSON) -> ToolResult | None:
+        """None lets the call run; a result says why it does not."""
+        if not self._exists(call, tool):
+            return _refusal(f"there is no tool named {call.name[:100]!r}. Use only the tools you were given.")
+        decision = self._decisions[call.id] = self._decide(call, tool, arguments)
+        settled = self._settled.pop(_key(call), None)
+        if decision.effect == "deny":
+            return self._denied(call, _because("it is not allowed here", decision.reason))
+        if settled is None and decision.effect == "allow":
+            return None
+        try:
+            why = await self._why_not(call, tool, arguments, decision, settled)
+        except StoreError:
+            why = UNREACHABLE
+        return self._denied(call, why) if why else None
+
+    def ended(
+        self, call: ToolCall, tool: Tool, arguments: JSON | None, result: ToolResult, seconds: float
+    ) -> None:
+        """Note how the call ended."""
+        decision = self._decisions.pop(call.id, ALLOWED)
+        if self._audit:
+            self._audit.call(
+                self.who,
+                call,
+                tool,
+                arguments=arguments,
+                result=result,
+                seconds=seconds,
+                decision=decision,
+            )
+
+    @cached_property
+    def who(self) -> Mapping[str, Any]:
+        """Who makes the calls, and by which way, in the words of OpenTelemetry where it has any."""
+        return {
+            "user.id": self._caller.id.rpartition(":")[2][:16],
+            "toolway.key.name": self._caller.name,
+            "gen_ai.conversation.id": _conversation(self._caller.id, self._messages),
+            "gen_ai.request.model": self._origin.model,
+            "toolway.dialect": self._origin.dialect,
+        }
+
+    def _exists(self, call: ToolCall, tool: Tool) -> bool:
+        return is_selected(call.name, tool, self._caller.selection)
+
+    def _decide(self, call: ToolCall, tool: Tool, arguments: JSON) -> Decision:
+        return self._rules.decide(call.name, tool, self._origin, arguments)
+
+    async def _ask(self, call: ToolCall, tool: Tool) -> Approval | None:
+        """Let a call wait; None when it is settled already."""
+        arguments = read_call(call, tool)
+        if isinstance(arguments, ToolResult):
+            self._settled.pop(_key(call), None)  # it fails by itself
+            return None
+        decision = self._decide(call, tool, arguments)
+        try:
+            if await self._approvals.granted(self._caller.id, tool, self.grants):
+                return None
+            approval = await self._approvals.ask(
+                self._caller,
+                call,
+                tool,
+                arguments,
+                rule=decision.rule,
+                reason=decision.reason,
+                dialect=self._origin.dialect,
+            )
+        except InvalidRequest as error:
+            self._settled[_key(call)] = _Settled(refusal=f"nobody can be asked about it: {error.message}")
+            return None
+        except StoreError:
+            self._settled[_key(call)] = _Settled(refusal=UNREACHABLE)
+            return None
+        self._tell_asked(approval)
+        return approval
+
+    async def _answers(self, waiting: Sequence[Approval]) -> Mapping[str, Verdict]:
+        """What was answered within `wait` seconds, by the ids of the approvals."""
+        if not waiting or (self._wait <= 0 and self._elicit is None):
+            return {}
+        try:
+            async with anyio.create_task_group() as group:
+                if self._elicit:
+                    for approval in waiting:
+                        group.start_soon(self._elicit_one, approval, self._elicit)
+                answers = await self._approvals.wait(waiting, self._wait)
+                group.cancel_scope.cancel()
+            return answers
+        except StoreError:
+            return {}
+        except BaseException:
+            await self._withdraw(waiting)
+            raise
+
+    async def _elicit_one(self, approval: Approval, elicit: Elicit) -> None:
+        if verdict := await elicit(approval):
+            with suppress(StoreError, InvalidRequest):
+                await self._approvals.answer(approval.id, verdict)
+
+    async def _withdraw(self, approvals: Sequence[Approval]) -> None:
+        with anyio.CancelScope(shield=True), suppress(StoreError):
+            await self._approvals.withdraw(approvals)
+
+    async def _why_not(
+        self, call: ToolCall, tool: Tool, arguments: JSON, decision: Decision, settled: _Settled | None
+    ) -> str:
+        """Why a call that a person had to be asked about does not run; empty when it does. Raises StoreError."""
+        if settled is None:
+            if await self._approvals.granted(self._caller.id, tool, self.grants):
+                return ""
+            settled = await self._ask_on_the_way(call, tool)
+        approval, verdict = settled.approval, settled.verdict
+        if settled.refusal or verdict is None:
+            return settled.refusal
+        if not verdict.approve:
+            return _because("it was not approved", verdict.reason)
+        if approval is None:  # what only the client itself wants to be asked about, it may allow
+            return "" if decision.effect == "allow" else "the answer came after the time for it was over"
+        if not approval.is_for(tool, arguments):
+            return "the tool is no longer the one that was asked about; it would have to be asked about again"
+        return "" if await self._approvals.use(approval) else "it was run before with this approval"
+
+    async def _ask_on_the_way(self, call: ToolCall, tool: Tool) -> _Settled:
+        """Ask about a call outside of a loop, which comes again when nobody answered."""
+        arguments = read_call(call, tool)
+        assert not isinstance(arguments, ToolResult)  # noqa: S101 - `invoke` has read it
+        approval = await self._approvals.awaited(self._caller.id, tool, arguments)
+        if approval is None:
+            approval = await self._ask(call, tool)
+        if approval is None:
+            return self._settled.pop(_key(call), _Settled(refusal=_BESIDE))
+        await self._approvals.note_awaited(approval, tool)
+        verdict = (await self._answers([approval])).get(approval.id) or await self._approvals.verdict(
+            approval.id
+        )
+        if verdict is None:
+            minutes = max(1, round(approval.seconds / 60))
+            return _Settled(
+                refusal=f"a person must approve it first (toolway approvals approve {approval.id}). When that is "
+                f"done, within {minutes} minutes, call it again with the same arguments"
+            )
+        self._tell_answered(approval, verdict)
+        await self._approvals.forget_awaited(approval, tool)
+        return _Settled(approval=approval, verdict=verdict)
+
+    def _denied(self, call: ToolCall, why: str) -> ToolResult:
+        self._decisions[call.id] = Decision(effect="deny", rule=self._decisions[call.id].rule, reason=why)
+        return _refusal(f"{call.name} was not run: {why}.")
+
+    def _tell_asked(self, approval: Approval) -> None:
+        log.info("a call of %s waits for an approval: %s", approval.name, approval.id)
+        if self._audit:
+            self._audit.asked(self.who, approval)
+
+    def _tell_answered(self, approval: Approval, verdict: Verdict) -> None:
+        if self._audit:
+            self._audit.answered(self.who, approval, verdict)
+
+
+_BESIDE = "a person would have to approve it, who cannot be asked beside other calls: call it again by itself"
+
+
+def _conversation(owner: str, messages: Sequence[Any]) -> str:
+    """What is the same for all requests of a conversation: a digest of whose it is, and how its user began it."""
+    begin = next(
+        (m.get("content") for m in messages if isinstance(m, dict) and m.get("role") == "user"), None
+    )
+    return hashlib.sha256(dumps([owner, begin])).hexdigest()[:16] if begin else ""
+
+
+def _key(call: ToolCall) -> tuple[str, str]:
+    """What tells a call: some models number theirs anew in each round."""
+    return call.id, call.arguments
+
+
+def _because(what: str, reason: str) -> str:
+    return f"{what}: {reason.rstrip('.')}" if reason else what
+
+
+def _refusal(text: str) -> ToolResult:
+    return ToolResult(text=text, is_error=True, failure="denied")

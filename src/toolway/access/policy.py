@@ -1,0 +1,92 @@
+"""The policy in force: what is configured about calls, and the gate that every request's calls pass."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import anyio.to_thread
+
+from toolway.access.approvals import Approvals
+from toolway.access.audit import AuditLog
+from toolway.access.gate import CallGate, Elicit
+from toolway.access.rules import Origin, Rules
+from toolway.settings.settings import Settings
+from toolway.stores import Store
+from toolway.telemetry.logging import Redactor
+from toolway.types import Caller
+
+
+@asynccontextmanager
+async def open_policy(settings: Settings, store: Store) -> AsyncIterator[Policy]:
+    """The policy of these settings, with its audit log while the block lasts."""
+    if settings.audit.file is None:
+        yield Policy(settings, store)
+        return
+    audit = AuditLog(
+        settings.audit.file,
+        max_bytes=settings.audit.audit_max_bytes,
+        files=settings.audit.audit_files,
+        arguments=settings.audit.audit_arguments == "text",
+        redact=Redactor(settings.secrets),
+    )
+    try:
+        yield Policy(settings, store, audit)
+    finally:
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(audit.close)
+
+
+class Policy:
+    """What is configured now; `configure` puts something else in force for all requests that begin after it."""
+
+    def __init__(self, settings: Settings, store: Store, audit: AuditLog | None = None) -> None:
+        self.audit = audit
+        self.approvals = Approvals(
+            store, seconds=settings.approvals.approval_ttl, grant_seconds=settings.approvals.grant_ttl
+        )
+        self.redact = Redactor(settings.secrets)
+        self._wait = settings.approvals.approval_wait
+        self.rules = Rules()
+        self.configure(settings)
+
+    def configure(self, settings: Settings) -> None:
+        """Have the rules of these settings in force."""
+        self.rules = Rules(settings.access.rules, settings.labels)
+        self.redact.learn(settings.secrets)
+
+    def gate(
+        self,
+        caller: Caller,
+        *,
+        dialect: str,
+        model: object = "",
+        asks: bool = False,
+        elicit: Elicit | None = None,
+        messages: Sequence[Any] = (),
+    ) -> CallGate | None:
+        """What the calls of one request pass before they run; None when nothing is to be decided or noted.
+
+        `asks` says that its client wants to be asked about some calls, whatever the rules say; `elicit` asks the
+        person at the client. The audit log tells conversations apart by their first `messages`.
+        """
+        if not (self.rules.rules or self.audit or asks):
+            return None
+        origin = Origin(
+            key=caller.name,
+            group=caller.principal.group,
+            model=model if isinstance(model, str) else "",
+            dialect=dialect,
+        )
+        return CallGate(
+            self.rules,
+            self.approvals,
+            self.audit,
+            caller=caller,
+            origin=origin,
+            wait=self._wait,
+            elicit=elicit,
+            messages=messages,
+        )

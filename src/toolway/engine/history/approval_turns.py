@@ -1,0 +1,308 @@
+"""Turns whose calls wait for a person, in plain chat: asked about in words, answered by the user's next message.
+
+What the client sees is a question with a code at its end. The turn itself waits in the store under that code, which
+nobody else was given. When the client returns with the question and a message of its user's behind it, turn and results
+stand in place of both, as if the calls had run at once; so the model never sees a question, and can answer none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import anyio
+
+from toolway.access.approvals import Approval, Verdict
+from toolway.access.gate import CallGate
+from toolway.access.policy import Policy
+from toolway.access.questions import code_at_end, language_of, new_code, read_reply, write_question
+from toolway.conversation.events import Chunks, EventStream, Outcome
+from toolway.conversation.message import joined
+from toolway.engine.history.split_turns import parts_of
+from toolway.engine.tool_results import tool_message
+from toolway.errors import StoreError
+from toolway.stores import Kind
+from toolway.types import JSON, Caller, ToolCall
+
+PATIENCE = 30.0
+"""Seconds for which one who sends the same answer again waits for what the first one ran."""
+
+LOOK_SECONDS = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Turn:
+    """A turn that waits: its messages, its open calls with the ids of their approvals, and how its question looks."""
+
+    before: list[JSON]
+    assistant: JSON
+    results: list[JSON]
+    behind: list[JSON]
+    calls: list[ToolCall]
+    approvals: list[str]
+    question: str
+    length: int
+
+    def is_asked_in(self, text: str) -> bool:
+        """Whether a text ends with the question; what a client does to white space makes no difference."""
+        return _digest(_essence(text)[-self.length :]) == self.question
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Answered:
+    """What stands in place of the question since it was answered by the text of this digest.
+
+    `is_pure` says that this text was nothing but an answer, which the model does not see.
+    """
+
+    reply: str
+    is_pure: bool
+    messages: list[JSON]
+    grants: list[str] = field(default_factory=list)
+
+
+TURN = Kind("approval turn", _Turn)
+CLAIM = Kind("approval claim", str)
+ANSWERED = Kind("approval answered", _Answered)
+
+
+@dataclass(kw_only=True)
+class Restored:
+    """A conversation with the turns behind its questions; `approved` are the calls in it that must run now."""
+
+    messages: Sequence[Any]
+    approved: Sequence[ToolCall] = ()
+    keep: Callable[[_Answered], Awaitable[None]] | None = None
+    answered: _Answered | None = None
+    begin: int = 0
+
+    async def fill(self, results: Sequence[JSON]) -> Sequence[Any]:
+        """The conversation with the results of the approved calls in it, which are kept for when it comes again."""
+        answered, keep = self.answered, self.keep
+        assert answered and keep  # noqa: S101 - calls were approved
+        self.keep = None
+        filled = replace(answered, messages=_filled(answered.messages, results))
+        await keep(filled)
+        end = self.begin + len(answered.messages)
+        return [*self.messages[: self.begin], *filled.messages, *self.messages[end:]]
+
+    async def settle(self) -> None:
+        """The request ends. Calls that were stopped in the middle do not run when the same answer comes again."""
+        if self.keep:
+            text = "Error: it was stopped before its end; it is not known whether it ran."
+            with anyio.CancelScope(shield=True):
+                await self.fill([tool_message(call, text) for call in self.approved])
+
+
+class ApprovalTurns:
+    """The questions of one caller's conversations."""
+
+    def __init__(self, policy: Policy, gate: CallGate, caller: Caller) -> None:
+        self._approvals = policy.approvals
+        self._store = policy.approvals.store
+        self._redact = policy.redact
+        self._gate = gate
+        self._caller = caller
+        self._owner = caller.id
+
+    async def ask(
+        self, outcome: Outcome, asked: Sequence[Approval], messages: Sequence[Any], events: EventStream
+    ) -> Outcome:
+        """The outcome with a question about its calls that wait as the end of the answer. Raises StoreError."""
+        question = await self._question(outcome, asked, messages)
+        message, content = outcome.message, outcome.message.fields.get("content")
+        if content or any(turn.get("content") for turn in outcome.earlier):
+            question = f"\n\n{question}"
+        await events.emit(Chunks([({"choices": [{"index": 0, "delta": {"content": question}}]}, None)]))
+        fields = {**message.fields, "content": joined([content, question]) if content else question}
+        message = replace(message, fields=fields, finish_reason="stop")
+        return replace(outcome, message=message, split_turn=())
+
+    async def _question(self, outcome: Outcome, asked: Sequence[Approval], messages: Sequence[Any]) -> str:
+        """Keep the turn; the question about its open calls, in the language of its user as far as it is known."""
+        accepted = next((value for name, value in self._caller.headers if name == b"accept-language"), b"")
+        code = new_code()
+        language = language_of([_text(m) for m in messages if _is_users(m)], accepted.decode("latin-1"))
+        question = write_question(asked, code, language, self._redact)
+        essence = _essence(question)
+        turn = _Turn(
+            before=list(outcome.hidden),
+            **parts_of(outcome.split_turn),
+            calls=list(outcome.pending_approvals),
+            approvals=[approval.id for approval in asked],
+            question=_digest(essence),
+            length=len(essence),
+        )
+        await self._store.put(TURN.key(self._owner, code), turn, certain=True)
+        return question
+
+    async def restore(self, messages: Sequence[Any]) -> Restored:
+        """The conversation as the model shall see it. An answer at its end decides. Raises StoreError."""
+        restored = Restored(messages=messages)
+        if not any(code_in(message) for message in messages):
+            return restored
+        found: list[Any] = []
+        position = 0
+        while position < len(messages):
+            reply = messages[position + 1] if position + 1 < len(messages) else None
+            is_last = all(_is_systems(message) for message in messages[position + 2 :])
+            code = code_in(messages[position])
+            turn = None
+            if code and _is_users(reply):
+                turn = await self._turn(code, messages[position], is_last)
+            if code and turn and reply:
+                answered, approved = await self._answer(code, turn, reply, is_last)
+                if approved:
+                    restored.approved, restored.keep = approved, partial(self._keep, code)
+                    restored.answered, restored.begin = answered, len(found)
+                self._gate.grants += answered.grants
+                found += answered.messages if answered.is_pure else [*answered.messages, reply]
+                position += 2
+            else:
+                found.append(messages[position])
+                position += 1
+        restored.messages = found
+        return restored
+
+    async def _turn(self, code: str, message: JSON, is_last: bool) -> _Turn | None:
+        turn = await self._store.get(TURN.key(self._owner, code), certain=is_last)
+        return turn if turn and turn.is_asked_in(_text(message)) else None
+
+    async def _answer(
+        self, code: str, turn: _Turn, reply: JSON, is_last: bool
+    ) -> tuple[_Answered, Sequence[ToolCall]]:
+        """What stands in place of question and reply, and the calls in it that must run now."""
+        text = _text(reply)
+        digest = _digest(_essence(text))
+        key = ANSWERED.key(self._owner, code)
+        answered = await self._store.get(key, certain=is_last)
+        if answered is None:
+            if not is_last:
+                return _refused(turn, digest, "nobody approved it"), ()
+            if await self._store.add(CLAIM.key(self._owner, code), digest):
+                return await self._decide_or_release(code, turn, text, digest)
+            answered = await self._wait_for(code, digest)
+        if answered is None:
+            return _refused(turn, digest, "it was begun before, and it is not known whether it ran"), ()
+        if answered.reply != digest:
+            return _refused(turn, digest, "the question about it was answered before, and otherwise"), ()
+        return answered, ()
+
+    async def _wait_for(self, code: str, digest: str) -> _Answered | None:
+        """What comes of the same answer, which somebody else is about to carry out."""
+        known = await self._store.get(CLAIM.key(self._owner, code), certain=True)
+        if known is not None and known != digest:
+            return _Answered(reply=known, is_pure=False, messages=[])
+        with anyio.move_on_after(PATIENCE):
+            while True:
+                if answered := await self._store.get(ANSWERED.key(self._owner, code), certain=True):
+                    return answered
+                await anyio.sleep(LOOK_SECONDS)
+        return None
+
+    async def _decide_or_release(
+        self, code: str, turn: _Turn, text: str, digest: str
+    ) -> tuple[_Answered, Sequence[ToolCall]]:
+        try:
+            return await self._decide(code, turn, text, digest)
+        except StoreError:
+            with suppress(StoreError):  # so that the same answer can be sent again
+                await self._store.delete(CLAIM.key(self._owner, code))
+            raise
+
+    async def _decide(
+        self, code: str, turn: _Turn, text: str, digest: str
+    ) -> tuple[_Answered, Sequence[ToolCall]]:
+        reply = read_reply(text, code, len(turn.calls))
+        approved: list[ToolCall] = []
+        results: list[JSON] = []
+        grants: list[str] = []
+        for number, (call, identity) in enumerate(zip(turn.calls, turn.approvals, strict=True)):
+            verdict = Verdict(
+                approve=reply is not None and number in reply.approved,
+                by="chat",
+                reason="" if reply else "the user answered something else",
+                always="conversation" if reply and reply.always else "",
+            )
+            approval, verdict = await self._gate.resume(call, identity, verdict)
+            if approval and verdict.approve:
+                approved.append(call)
+                grants += [verdict.grant] if verdict.always == "conversation" else []
+            results.append(tool_message(call, "" if call in approved else _why(call, approval, verdict)))
+        answered = _Answered(
+            reply=digest, is_pure=reply is not None, messages=_segment(turn, results), grants=grants
+        )
+        if not approved:
+            await self._keep(code, answered)
+        return answered, approved
+
+    async def _keep(self, code: str, answered: _Answered) -> None:
+        await self._store.put(ANSWERED.key(self._owner, code), answered)
+
+
+def _why(call: ToolCall, approval: Approval | None, verdict: Verdict) -> str:
+    if approval is None:
+        return f"Error: {call.name} was not run: the answer came after the time for it was over."
+    why = f": {verdict.reason}" if verdict.reason else ""
+    return f"Error: {call.name} was not run: the user did not approve it{why}."
+
+
+def _refused(turn: _Turn, digest: str, why: str) -> _Answered:
+    """The turn without its open calls having run; the reply is a message like any other."""
+    results = [tool_message(call, f"Error: {call.name} was not run: {why}.") for call in turn.calls]
+    return _Answered(reply=digest, is_pure=False, messages=_segment(turn, results))
+
+
+def _segment(turn: _Turn, results: Sequence[JSON]) -> list[JSON]:
+    """The messages of the turn with these results of its open calls, all in the order of the calls."""
+    known = {result["tool_call_id"]: result for result in (*turn.results, *results)}
+    ordered = [known[call["id"]] for call in turn.assistant["tool_calls"] if call["id"] in known]
+    return [*turn.before, turn.assistant, *ordered, *turn.behind]
+
+
+def _filled(messages: Sequence[JSON], answers: Sequence[JSON]) -> list[JSON]:
+    """The messages of a turn with these answers in the places that wait for them; pictures go behind."""
+    results: Mapping[str, JSON] = {a["tool_call_id"]: a for a in answers if a["role"] == "tool"}
+    filled = [
+        results.get(message["tool_call_id"], message)
+        if message["role"] == "tool" and not message["content"]
+        else message
+        for message in messages
+    ]
+    return [*filled, *(answer for answer in answers if answer["role"] != "tool")]
+
+
+def code_in(message: Any) -> str | None:
+    """The code at the end of a message of the assistant's."""
+    if not isinstance(message, dict) or message.get("role") != "assistant" or message.get("tool_calls"):
+        return None
+    return code_at_end(_text(message))
+
+
+def _is_users(message: Any) -> bool:
+    return isinstance(message, dict) and message.get("role") == "user"
+
+
+def _is_systems(message: Any) -> bool:
+    return isinstance(message, dict) and message.get("role") in ("system", "developer")
+
+
+def _text(message: JSON) -> str:
+    """The words of a message; a picture or anything else in it counts as a word that is no answer."""
+    content = message.get("content")
+    if isinstance(content, list):
+        texts = [part.get("text") if isinstance(part, dict) else None for part in content]
+        return "".join(text if isinstance(text, str) else " [?] " for text in texts)
+    return content if isinstance(content, str) else ""
+
+
+def _essence(text: str) -> str:
+    return "".join(text.split())
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
