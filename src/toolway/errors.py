@@ -6,6 +6,7 @@ ToolwayError                      500  toolway_error          a bug, or a limit 
 ├── StoreError                    503  what was said to be kept or forgotten may not be
 │   └── NoRoomInStore             503  it is too large, or others have more right to the room
 ├── Busy                          503  toolway_error          a limit is reached for now
+│   └── QuotasUnknown             503  what a key has used cannot be known
 ├── Stopping                      503  toolway_error          this process ends
 ├── ConnectorError                424  external_connector_error  a tool server that the request declares failed
 ├── InvalidRequest                400  invalid_request_error  the client's fault
@@ -14,6 +15,7 @@ ToolwayError                      500  toolway_error          a bug, or a limit 
 │   ├── NotFound                  404
 │   ├── TooLarge                  413
 │   └── TooMany                   429
+│       └── OverQuota             429
 └── UpstreamError                 502  upstream_error         the model server's fault
     ├── UpstreamTimeout           504
     └── UpstreamStatus              *  its own answer, relayed as it came if it is JSON
@@ -44,6 +46,8 @@ class ToolwayError(Exception):
 
     status = 500
     type = "toolway_error"
+    headers: Sequence[Header] = ()
+    """Of the answer that tells it."""
 
     def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
@@ -79,6 +83,10 @@ class Busy(ToolwayError):
     """A limit is reached that others will free again; the same request may succeed later."""
 
     status = 503
+
+
+class QuotasUnknown(Busy):
+    """What a key has used so far cannot be known, and it may not be more than its quota."""
 
 
 class Stopping(ToolwayError):
@@ -139,6 +147,14 @@ class TooMany(InvalidRequest):
     """There is no room for more of this now; later there may be."""
 
     status = 429
+
+
+class OverQuota(TooMany):
+    """A key has used up what it may in a time."""
+
+    def __init__(self, message: str, *, headers: Sequence[Header]) -> None:
+        super().__init__(message, code="rate_limit_exceeded")
+        self.headers = headers
 
 
 class UpstreamError(ToolwayError):

@@ -11,6 +11,7 @@ from starlette.routing import Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from toolway.access.keys import KeyRing
+from toolway.access.quotas import Meter
 from toolway.api.chat.routes import ChatCompletions
 from toolway.api.mcp import McpEndpoint
 from toolway.api.messages import Messages
@@ -93,7 +94,7 @@ class Routes:
         self._exact: dict[tuple[str, str], ASGIApp] = {}
         self._below: dict[str, ASGIApp] = {}
         self._passthrough: ASGIApp = _not_open
-        self._admission = Admission()
+        self._admission = Admission(Meter())
 
     @asynccontextmanager
     async def lifespan(self, _: Any) -> AsyncIterator[None]:
@@ -121,8 +122,10 @@ class Routes:
                 target=state.target,
                 policy=state.policy,
                 vectors=state.vectors,
+                meter=state.meter,
                 subscribers=[*subscribers, *([journal.subscribe] if self._settings.console.enabled else [])],
             )
+            self._admission = Admission(state.meter)
             self._passthrough = Passthrough(
                 state.upstream, self._settings.upstream, self._settings.server.max_body_bytes
             )

@@ -11,6 +11,7 @@ import anyio
 
 from toolway.access.keys import KeyRing
 from toolway.access.policy import Policy, open_policy
+from toolway.access.quotas import Meter, open_meter
 from toolway.app.reload import ConfigWatcher, watch_config
 from toolway.engine.model_target import USER_AGENT, ModelTarget
 from toolway.engine.tool_vectors import ToolVectors, open_vectors
@@ -45,6 +46,7 @@ class AppState:
     config: ConfigWatcher
     policy: Policy
     vectors: ToolVectors | None
+    meter: Meter
 
 
 @asynccontextmanager
@@ -53,6 +55,7 @@ async def open_state(settings: Settings, keys: KeyRing) -> AsyncIterator[AppStat
     async with (
         open_store(settings.store.url, ttl=settings.store.ttl, max_bytes=settings.store.max_bytes) as store,
         Upstream.connect(settings.upstream) as upstream,
+        open_meter(settings.store.url, fails_closed=settings.store.quotas_fail == "closed") as meter,
     ):
         factory = SourceFactory(upstream, settings.upstream.api_key)
         async with (
@@ -78,6 +81,7 @@ async def open_state(settings: Settings, keys: KeyRing) -> AsyncIterator[AppStat
                 config=config,
                 policy=policy,
                 vectors=vectors,
+                meter=meter,
             )
             tasks.cancel_scope.cancel()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
@@ -13,6 +13,7 @@ import anyio
 from toolway.access.approvals import Approval
 from toolway.access.gate import CallGate
 from toolway.access.policy import Policy
+from toolway.access.quotas import Meter
 from toolway.conversation.call_ids import for_client, new_token, with_original_ids, with_public_ids
 from toolway.conversation.events import (
     Chunks,
@@ -46,6 +47,7 @@ from toolway.engine.resources import Resources
 from toolway.engine.search_policy import SearchPolicy
 from toolway.engine.side_requests import SideRequest, find_side_request
 from toolway.engine.text_tool_calls import with_text_tool_calls
+from toolway.engine.token_count import with_token_count
 from toolway.engine.tool_results import Budget, ResultRules, ToolResults
 from toolway.engine.tool_search import inner_call
 from toolway.engine.tool_vectors import ToolVectors
@@ -113,7 +115,7 @@ class Conversation:
 
     async def ask(self, request: ChatRequest) -> Message:
         """One exchange with the model about this conversation, whose calls are not run."""
-        turn = whole_turn(self._upstream, self.headers)
+        turn = self._counted(whole_turn(self._upstream, self.headers))
         messages = await self._with_hidden(request.messages)
         return await turn(request.with_messages(messages), _to_nobody, lambda _: True)
 
@@ -158,6 +160,9 @@ class Conversation:
             optional=self.optional,
             gate=self.gate,
             takes_approvals=self.takes_approvals,
+            slot=partial(self.resources.meter.call, self.caller.principal)
+            if self.caller.principal.quotas
+            else nullcontext,
         )
         request = self.request.with_messages(messages)
         if self.optional and (refused := self.optional & loop.habits.refused_options):
@@ -198,16 +203,23 @@ class Conversation:
 
     def _turn(self, factory: TurnFactory) -> Turn:
         """How the model is asked in this conversation: from the inside out."""
-        turn = _told(factory(self._upstream, self.headers), self.events)
+        turn = self._counted(_told(factory(self._upstream, self.headers), self.events))
         if self.resources.settings.loop.text_tool_calls:
             turn = with_text_tool_calls(turn, tools=self.tools)
         return without_rejected_tools(
             turn,
             tools=self.tools,
             target=self.resources.target,
-            probe=whole_turn(self._upstream, self.headers),
+            probe=self._counted(whole_turn(self._upstream, self.headers)),
             events=self.events,
         )
+
+    def _counted(self, turn: Turn) -> Turn:
+        """`turn`, whose tokens are counted for a caller who may not use as many as it likes."""
+        principal = self.caller.principal
+        if not any(quota.unit == "tokens" for quota in principal.quotas):
+            return turn
+        return with_token_count(turn, partial(self.resources.meter.spend, principal))
 
     async def _with_hidden(self, sent: Sequence[object]) -> Sequence[object]:
         """The client's messages, with what it never saw of earlier rounds in its places."""
@@ -316,6 +328,7 @@ class Engine:
         store: Store,
         target: ModelTarget,
         policy: Policy,
+        meter: Meter,
         vectors: ToolVectors | None = None,
         subscribers: Sequence[Subscribe] = (),
     ) -> None:
@@ -331,7 +344,7 @@ class Engine:
         self._limits = limits_of(settings)
         self._search = SearchPolicy(settings.tools, store, vectors)
         self._resources = Resources(
-            upstream=upstream, store=store, settings=settings, target=target, search=self._search
+            upstream=upstream, store=store, settings=settings, target=target, search=self._search, meter=meter
         )
         self.fast_lane = FastLane(
             settings,

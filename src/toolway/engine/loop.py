@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -28,7 +29,7 @@ from toolway.engine.limits import LoopLimits
 from toolway.engine.recovery import ModelHabits, Recovery, fit_tools
 from toolway.engine.request_tools import RequestTools
 from toolway.engine.tool_results import READER, ToolResults, tool_message
-from toolway.errors import UpstreamError
+from toolway.errors import OverQuota, QuotasUnknown, UpstreamError
 from toolway.tools import names
 from toolway.tools.invoke import invoke
 from toolway.types import JSON, OnProgress, Progress, Tool, ToolCall, ToolResult
@@ -68,6 +69,8 @@ class Loop:
     """Whether the dialect tells its client of calls that wait, also beside calls that are the client's to run."""
     pending: list[Approval] = field(default_factory=list)
     """The approvals of the calls that are left waiting when the loop ends."""
+    slot: Callable[[], AbstractAsyncContextManager[None]] = nullcontext
+    """In which each call runs. May raise OverQuota or QuotasUnknown."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -329,15 +332,19 @@ async def _result_of(
     if tool is None:
         return _unknown(call.name, [*loop.tools.tools, *loop.tools.reachable, *loop.tools.clients])
     is_builtin = tool is READER or loop.tools.is_search(tool)
-    return await invoke(
-        _exact(call, loop.tools),
-        tool,
-        loop.results.read if tool is READER else loop.tools.run,
-        patience=loop.tool_timeout,
-        seconds_left=loop.limits.seconds_left,
-        on_progress=on_progress,
-        gate=None if is_builtin else loop.gate,
-    )
+    try:
+        async with nullcontext() if is_builtin else loop.slot():
+            return await invoke(
+                _exact(call, loop.tools),
+                tool,
+                loop.results.read if tool is READER else loop.tools.run,
+                patience=loop.tool_timeout,
+                seconds_left=loop.limits.seconds_left,
+                on_progress=on_progress,
+                gate=None if is_builtin else loop.gate,
+            )
+    except (OverQuota, QuotasUnknown) as error:
+        return ToolResult(text=f"not run: {error.message} Go on without it.", is_error=True)
 
 
 class _ProgressRelay:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from toolway.access.quotas import Meter
 from toolway.engine.model_target import ModelTarget
 from toolway.engine.search_policy import SearchPolicy
 from toolway.settings.settings import Settings
@@ -20,3 +21,4 @@ class Resources:
     settings: Settings
     target: ModelTarget
     search: SearchPolicy
+    meter: Meter

@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+import re
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
+from functools import partial
+from typing import Any
 
-from toolway.errors import Forbidden
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from toolway.access.quotas import Meter
+from toolway.errors import Forbidden, OverQuota, QuotasUnknown
 from toolway.server.caller import principal_of
 from toolway.server.envelopes import send_error
 from toolway.server.websocket import in_place_of_upgrade
-from toolway.types import Principal
+from toolway.types import Header, Principal
+
+METER = "toolway.meter"
+"""The scope's key for the `Meter` of a principal with quotas."""
+
+UNCOUNTED = frozenset({"GET", "HEAD", "OPTIONS"})
+"""Methods of requests that are no work."""
+
+USAGE_BYTES = 16_384
+"""Of the end of an answer, where its usage stands."""
+
+_TOTAL = re.compile(rb'"total_tokens"\s*:\s*(\d{1,12})')
 
 FOR_EVERYBODY = frozenset({"/", "/healthz", "/readyz"})
 """Routes that any key opens."""
@@ -30,11 +48,9 @@ _ROOTS = {
 """The family of the routes at and below a path; the first that fits. All others are tools of the REST service."""
 
 
-def families_of(path: str) -> frozenset[str]:
-    """The families of routes of which a key must have one to ask for this path, written as the routes are."""
-    if is_below(path, MODELS):
-        return _OF_MODELS
-    return frozenset({next((family for root, family in _ROOTS.items() if is_below(path, root)), "rest")})
+def family_of(path: str) -> str:
+    """The family of a path that is written as the routes are."""
+    return next((family for root, family in _ROOTS.items() if is_below(path, root)), "rest")
 
 
 def is_below(path: str, root: str) -> bool:
@@ -42,25 +58,89 @@ def is_below(path: str, root: str) -> bool:
     return path == root or path.startswith(f"{root}/")
 
 
-def may_ask(principal: Principal, path: str, is_passed_on: bool) -> bool:
+def may_ask(principal: Principal, method: str, path: str, is_passed_on: bool) -> bool:
     """Whether a key may ask for this path."""
     if principal.routes is None or path in FOR_EVERYBODY:
         return True
-    families = _PASSED_ON if is_passed_on and not is_below(path, MODELS) else families_of(path)
+    if is_below(path, MODELS):
+        families = _OF_MODELS if method in ("GET", "HEAD") else _PASSED_ON
+    else:
+        families = _PASSED_ON if is_passed_on else frozenset({family_of(path)})
     return bool(families & principal.routes)
 
 
 class Admission:
-    """Lets the handler of a request have it, if its principal may."""
+    """Lets the handler of a request have it, if its principal may, and counts it against the principal's quotas."""
+
+    def __init__(self, meter: Meter) -> None:
+        self._meter = meter
 
     async def run(
         self, handler: ASGIApp, scope: Scope, receive: Receive, send: Send, *, is_passed_on: bool
     ) -> None:
         """Handle a request that came with a key; `is_passed_on` says that its handler is the passthrough."""
-        if may_ask(principal_of(scope), scope["path"], is_passed_on):
+        principal = principal_of(scope)
+        if not may_ask(principal, scope.get("method", "GET"), scope["path"], is_passed_on):
+            if scope["type"] == "websocket":
+                send = in_place_of_upgrade(scope, send)
+            refused = Forbidden("This API key may not use this route.", code="route_not_allowed")
+            await send_error(scope, send, refused)
+            return
+        if principal.quotas:
+            scope = {**scope, METER: self._meter}
+            if is_passed_on and any(quota.unit == "tokens" for quota in principal.quotas):
+                handler = _counting(handler, partial(self._meter.spend, principal))
+        if not principal.quotas or scope["type"] == "websocket" or scope["method"] in UNCOUNTED:
             await handler(scope, receive, send)
             return
-        if scope["type"] == "websocket":
-            send = in_place_of_upgrade(scope, send)
-        refused = Forbidden("This API key may not use this route.", code="route_not_allowed")
-        await send_error(scope, send, refused)
+        try:
+            async with self._meter.request(principal) as headers:
+                await handler(scope, receive, _with_headers(send, headers))
+        except (OverQuota, QuotasUnknown) as error:
+            await send_error(scope, send, error)
+
+
+def request_slot(scope: Scope) -> AbstractAsyncContextManager[Any]:
+    """In which a request runs that is one of many on its connection. Raises OverQuota and QuotasUnknown."""
+    return scope[METER].request(principal_of(scope)) if METER in scope else nullcontext()
+
+
+def call_slot(scope: Scope) -> AbstractAsyncContextManager[None]:
+    """In which a call of a tool runs that a client asks for itself. Raises OverQuota and QuotasUnknown."""
+    return scope[METER].call(principal_of(scope)) if METER in scope else nullcontext()
+
+
+def _with_headers(send: Send, headers: Sequence[Header]) -> Send:
+    """`send`, which tells what is left of the quotas in place of what the model server tells of its own."""
+    if not headers:
+        return send
+    names = {name for name, _ in headers}
+
+    async def send_with_headers(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            others = [header for header in message.get("headers", ()) if header[0] not in names]
+            message = {**message, "headers": [*others, *headers]}
+        await send(message)
+
+    return send_with_headers
+
+
+def _counting(handler: ASGIApp, spend: Callable[[int], None]) -> ASGIApp:
+    """`handler`, of whose answer the tokens are counted that the model server says it took."""
+
+    async def handle(scope: Scope, receive: Receive, send: Send) -> None:
+        end = b""
+
+        async def send_counted(message: Message) -> None:
+            nonlocal end
+            end = (end + message.get("body", b""))[-USAGE_BYTES:]
+            await send(message)
+
+        # What is compressed cannot be read on its way.
+        headers = [header for header in scope["headers"] if header[0] != b"accept-encoding"]
+        try:
+            await handler({**scope, "headers": headers}, receive, send_counted)
+        finally:
+            spend(int(found[-1]) if (found := _TOTAL.findall(end)) else end.count(b"\ndata:"))
+
+    return handle

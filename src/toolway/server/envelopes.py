@@ -176,7 +176,7 @@ async def send_error(scope: Scope, send: Send, error: ToolwayError, headers: Seq
     """The error in the envelope of the request's API."""
     envelope = envelope_of(scope)
     if not isinstance(error, UpstreamStatus):
-        await _send(send, envelope, error, headers)
+        await _send(send, envelope, error, [*headers, *error.headers])
     elif error.is_json and envelope.relays:
         kind = [header for header in error.headers if header[0] == b"content-type"]
         await send_whole(send, error.status, error.body, [*kind, *relayed(error.headers)])

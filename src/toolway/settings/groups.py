@@ -265,6 +265,7 @@ Vision = Annotated[Literal["auto", "on", "off"], Field(description="auto, on or 
 ProgressForm = Annotated[
     Literal["off", "openwebui", "reasoning"], Field(description="off, openwebui or reasoning")
 ]
+QuotasFail = Annotated[Literal["open", "closed"], Field(description="open or closed")]
 UsageForm = Annotated[Literal["last", "sum"], Field(description="last or sum")]
 ResponsesApi = Annotated[Literal["translate", "passthrough"], Field(description="translate or passthrough")]
 Contents = Annotated[Literal["auto", "on", "off"], Field(description="auto, on or off")]
@@ -422,6 +423,7 @@ class StoreSettings:
     url: StoreUrl = field(default="memory:", repr=False)
     ttl: Seconds = 86_400.0
     max_bytes: Size = 64 * 2**20
+    quotas_fail: QuotasFail = "open"
 
 
 @dataclass(frozen=True, kw_only=True)

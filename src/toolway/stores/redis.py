@@ -122,16 +122,7 @@ class RedisEntries:
     @asynccontextmanager
     async def open(cls, url: str, *, max_bytes: int) -> AsyncIterator[RedisEntries]:
         """Those at `url`, as redis-py reads URLs. Raises ConfigError when the server does not answer."""
-        pool = BlockingConnectionPool.from_url(
-            url,
-            max_connections=CONNECTIONS,
-            timeout=ANSWER_SECONDS,
-            socket_connect_timeout=CONNECT_SECONDS,
-            socket_timeout=ANSWER_SECONDS,
-            # Repeated here where it is harmless; a repeated `write_new` would find what it wrote itself.
-            retry=Retry(NoBackoff(), 0),
-            protocol=2,
-        )
+        pool = connections(url)
         async with Redis.from_pool(pool) as redis:
             try:
                 await redis.ping()
@@ -204,6 +195,20 @@ class RedisEntries:
         except _FAILURES as error:
             raise EntriesError(error) from error
         return answer
+
+
+def connections(url: str, *, answer_within: float = ANSWER_SECONDS) -> BlockingConnectionPool:
+    """A pool of connections to the server at `url`, none of which is open yet."""
+    return BlockingConnectionPool.from_url(
+        url,
+        max_connections=CONNECTIONS,
+        timeout=answer_within,
+        socket_connect_timeout=min(CONNECT_SECONDS, answer_within),
+        socket_timeout=answer_within,
+        # Repeated here where it is harmless; a repeated `write_new` would find what it wrote itself.
+        retry=Retry(NoBackoff(), 0),
+        protocol=2,
+    )
 
 
 def _milliseconds(ttl: float) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -38,6 +38,8 @@ from toolway.api.mcp.context import CatalogContext
 from toolway.api.mcp.relay import LOG_LEVEL, Context, StatelessCalls, is_modern, run_with_session
 from toolway.api.mcp.results import call_result, complete, is_result, tool_object, without_hop
 from toolway.api.mcp.search import DirectSearch
+from toolway.errors import OverQuota, QuotasUnknown
+from toolway.server.admission import call_slot
 from toolway.tools.direct import DirectTools
 from toolway.tools.names import closest
 from toolway.types import JSON, Caller, OnProgress, Selection, Tool, ToolResult
@@ -185,7 +187,13 @@ class CatalogServer(Server[Any]):
 
         async def run(on_progress: OnProgress | None) -> ToolResult | None:
             call = self._search.call if self._searches(ctx) else self._direct.call
-            return await call(params.name, arguments, caller.selection, gate=gate, on_progress=on_progress)
+            try:
+                async with call_slot(ctx.request.scope) if ctx.request is not None else nullcontext():
+                    return await call(
+                        params.name, arguments, caller.selection, gate=gate, on_progress=on_progress
+                    )
+            except (OverQuota, QuotasUnknown) as error:
+                return ToolResult(text=error.message, is_error=True)
 
         result: ToolResult | JSON | None
         if is_modern(ctx):

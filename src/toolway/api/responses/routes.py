@@ -16,6 +16,7 @@ from toolway.api.responses.items.response_object import Event
 from toolway.api.responses.preparation import Draft
 from toolway.api.responses.records import Record, Records
 from toolway.errors import InvalidRequest, NotFound, ToolwayError, to_public_error
+from toolway.server.admission import request_slot
 from toolway.server.asgi import ClientGone, EventStreamResponse, parse_object, read_body, send_json
 from toolway.server.caller import caller_id
 from toolway.server.disconnect import cancel_on_disconnect, error_at_stop
@@ -229,7 +230,8 @@ class Socket:
             sent = parse_object(text)
             told = {"stream_id": sent["stream_id"]} if isinstance(sent.get("stream_id"), str) else {}
             goes_on = last is not None and last.resource["id"] == sent.get("previous_response_id")
-            record = await self._make(socket, scope, _request(sent), last if goes_on else None, told)
+            async with request_slot(scope):
+                record = await self._make(socket, scope, _request(sent), last if goes_on else None, told)
         except Exception as raised:
             error = to_public_error(raised)
             event = {"type": "error", "status": error.status, **openai_envelope(error), **told}

@@ -15,6 +15,7 @@ from toolway.api.rest.document import openapi_document
 from toolway.api.rest.results import http_body
 from toolway.errors import InvalidRequest, MethodNotAllowed, NotFound
 from toolway.schema.arguments import faults, repair_arguments, without_unset_nulls
+from toolway.server.admission import call_slot
 from toolway.server.asgi import ClientGone, parse_object, read_body, send_json, send_whole
 from toolway.server.caller import caller_of
 from toolway.server.disconnect import cancel_on_disconnect
@@ -79,7 +80,10 @@ class RestTools:
         arguments = parse_object(body) if body.strip() else {}
 
         async def call() -> None:
-            result = await self._direct.call(name, body.decode() or "{}", caller.selection, gate=gate)
+            async with call_slot(scope):
+                result = await self._direct.call(
+                    name, body.decode() or "{}", caller.selection, gate=gate
+                )
             if result is None or result.is_error:
                 tools = await self._direct.tools(caller.selection)
                 await _send_problem(send, _problem(name, result, tools, arguments))

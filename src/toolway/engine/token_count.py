@@ -1,0 +1,70 @@
+"""Counts the tokens that turns take, for callers who may use so many in a day."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from toolway.conversation.events import Chunks, Emit, Event
+from toolway.conversation.message import ChatRequest, Message
+from toolway.errors import UpstreamError
+from toolway.upstream.model_call import Turn
+from toolway.wire.lenient_json import dumps
+
+BYTES_PER_TOKEN = 4
+"""Of JSON, where the model server does not say how many tokens it took."""
+
+
+def with_token_count(turn: Turn, spend: Callable[[int], None]) -> Turn:
+    """`turn`, after which `spend` is told how many tokens it took; estimated when the model server does not say.
+
+    A turn that is given up has taken its prompt, and a token for each piece that came. One that is refused took none.
+    """
+
+    async def ask(request: ChatRequest, emit: Emit, is_clients: Callable[[str], bool]) -> Message:
+        pieces = 0
+
+        async def count(event: Event) -> None:
+            nonlocal pieces
+            if type(event) is Chunks:
+                pieces += sum(1 for _ in event.items)
+            await emit(event)
+
+        try:
+            message = await turn(_with_usage(request), count, is_clients)
+        except UpstreamError:
+            spend(_estimate(request) + pieces if pieces else 0)
+            raise
+        except BaseException:
+            spend(_estimate(request) + pieces)
+            raise
+        spend(tokens_in(message.usage) or _estimate(request) + max(pieces, _size(message.fields)))
+        return message
+
+    return ask
+
+
+def tokens_in(usage: Any) -> int:
+    """The tokens of a usage object, whose members may be missing or odd; 0: it tells of none."""
+    if not isinstance(usage, dict):
+        return 0
+    total, *parts = (
+        value if isinstance(value := usage.get(name), int) and value > 0 else 0
+        for name in ("total_tokens", "prompt_tokens", "completion_tokens", "input_tokens", "output_tokens")
+    )
+    return total or sum(parts)
+
+
+def _with_usage(request: ChatRequest) -> ChatRequest:
+    """The request, of whose stream the model server is asked to say what it took."""
+    if not request.is_streamed or request.options.get("stream_options"):
+        return request
+    return request.with_options(stream_options={"include_usage": True})
+
+
+def _estimate(request: ChatRequest) -> int:
+    return _size(request.body())
+
+
+def _size(value: Any) -> int:
+    return len(dumps(value)) // BYTES_PER_TOKEN
