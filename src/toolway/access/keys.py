@@ -12,6 +12,7 @@ from hashlib import sha256
 from typing import NamedTuple
 
 from toolway.access.principal import principal_of_key
+from toolway.access.tokens import TokenVerifier
 from toolway.errors import Unauthorized
 from toolway.settings.access import UNDECLARED, AccessConfig
 from toolway.types import Principal
@@ -56,6 +57,8 @@ class KeyRing:
         ]
         self._entries: dict[bytes, _Entry] = {}
         self.is_closed = bool(api_keys)
+        self.tokens: TokenVerifier | None = None
+        """Finds who comes with a token of an identity provider, where there is one."""
         self.replace(config)
 
     def replace(self, config: AccessConfig) -> None:
@@ -64,6 +67,7 @@ class KeyRing:
         for key in config.keys:
             digest = bytes.fromhex(key.hash)
             entries.append(_Entry(digest, principal_of_key(key, config), key.expires))
+        self.tokens = TokenVerifier(config, config.jwt, self.tokens) if config.jwt else None
         # Where both have a key, the one in the file says what it may do.
         self._entries = {entry.digest: entry for entry in entries}
         if self.is_closed and not config.is_declared and not self._of_environment:

@@ -10,11 +10,13 @@ from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, TypeVar
+from weakref import WeakValueDictionary
 
 import anyio
 import anyio.to_thread
 
 from toolway.errors import OverQuota, QuotasUnknown
+from toolway.settings.groups import is_shared
 from toolway.stores.store import EntriesError, Rest
 from toolway.types import Header, Principal, Quota
 
@@ -54,7 +56,7 @@ class Meter:
     """
 
     def __init__(self, store: str = "memory:", *, fails_closed: bool = False) -> None:
-        self._url = store if store.startswith(("redis", "unix")) else ""
+        self._url = store if is_shared(store) else ""
         self._fails_closed = fails_closed
         self._opening = anyio.Lock()
         self._own: Counters | None = None
@@ -62,7 +64,7 @@ class Meter:
         self._rest = Rest(REST_SECONDS)
         self._quiet_until = -math.inf
         self._under_way: Counter[Quota] = Counter()
-        self._limiters: dict[Quota, anyio.CapacityLimiter] = {}
+        self._limiters: WeakValueDictionary[Quota, anyio.CapacityLimiter] = WeakValueDictionary()
         self._owed: defaultdict[Quota, int] = defaultdict(int)
 
     @asynccontextmanager
@@ -113,9 +115,10 @@ class Meter:
             self._under_way -= Counter(quotas)
 
     def _limiter(self, quota: Quota) -> anyio.CapacityLimiter:
-        if quota not in self._limiters:
-            self._limiters[quota] = anyio.CapacityLimiter(quota.most)
-        return self._limiters[quota]
+        limiter = self._limiters.get(quota)
+        if limiter is None:
+            limiter = self._limiters[quota] = anyio.CapacityLimiter(quota.most)
+        return limiter
 
     async def _take_request(self, principal: Principal) -> list[Header]:
         """Count a request; the headers that tell what is left."""

@@ -10,10 +10,13 @@ from ipaddress import ip_address
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from toolway.access.keys import KeyRing
+from toolway.access.tokens import is_token
 from toolway.errors import Forbidden, InvalidRequest, ToolwayError, Unauthorized
 from toolway.net.hosts import is_loopback
+from toolway.server.admission import is_below
 from toolway.server.caller import CALLER_KEY, CREDENTIALS, key_in
 from toolway.server.envelopes import send_error
+from toolway.server.resource_metadata import WELL_KNOWN, answer_metadata, metadata_url
 from toolway.server.websocket import in_place_of_upgrade
 from toolway.settings.groups import ServerSettings
 from toolway.types import Header
@@ -68,10 +71,12 @@ class AuthMiddleware:
                 send = _with_cors(send, origin)
             if origin is not None and _is_preflight(scope):
                 app = _answer_preflight
+            elif self._keys.tokens and is_below(scope["path"], WELL_KNOWN):
+                app = answer_metadata(self._keys.tokens.provider)
             elif self._keys.is_closed and scope["path"] not in OPEN_ROUTES and not _is_for_console(scope):
-                scope = self._authenticated(scope, seen)
+                scope = await self._authenticated(scope, seen)
         except ToolwayError as error:
-            await send_error(scope, send, error, _challenge(error))
+            await send_error(scope, send, error, self._challenge(scope, error))
         else:
             await app(scope, receive, send)
 
@@ -80,9 +85,9 @@ class AuthMiddleware:
         try:
             self._check_origin(seen, self._check_host(seen))
             if self._keys.is_closed:
-                scope = self._authenticated(scope, seen)
+                scope = await self._authenticated(scope, seen)
         except ToolwayError as error:
-            await send_error(scope, in_place_of_upgrade(scope, send), error, _challenge(error))
+            await send_error(scope, in_place_of_upgrade(scope, send), error, self._challenge(scope, error))
         else:
             await self._app(scope, receive, send)
 
@@ -119,10 +124,22 @@ class AuthMiddleware:
             code="origin_not_allowed",
         )
 
-    def _authenticated(self, scope: Scope, seen: Sequence[Header]) -> Scope:
+    def _challenge(self, scope: Scope, error: ToolwayError) -> list[Header]:
+        """What an answer 401 asks for, and where a token is to be had (RFC 9728)."""
+        if not isinstance(error, Unauthorized):
+            return []
+        parts = ['error="invalid_token"'] if error.code in ("invalid_token", "expired_token") else []
+        if self._keys.tokens:
+            parts.append(f'resource_metadata="{metadata_url(self._keys.tokens.provider, scope)}"')
+        return [(b"www-authenticate", " ".join(["Bearer", ", ".join(parts)]).strip().encode())]
+
+    async def _authenticated(self, scope: Scope, seen: Sequence[Header]) -> Scope:
         """The scope without the headers that hold our key, and with whose key it is."""
         credentials = [header for header in seen if header[0] in CREDENTIALS]
         ours = {header: found for header in credentials if (found := self._keys.find(key_in(header)))}
+        if not ours and self._keys.tokens:
+            tokens = [(header, token) for header in credentials if is_token(token := key_in(header))]
+            ours = {header: await self._keys.tokens.find(token) for header, token in tokens[:1]}
         if not ours:
             raise Unauthorized(
                 "Missing or unknown API key: send a key of this server as 'Authorization: Bearer KEY'.",
@@ -130,10 +147,6 @@ class AuthMiddleware:
             )
         principal = next(iter(ours.values()))
         return {**scope, "headers": [h for h in scope["headers"] if h not in ours], CALLER_KEY: principal}
-
-
-def _challenge(error: ToolwayError) -> list[Header]:
-    return [(b"www-authenticate", b"Bearer")] if isinstance(error, Unauthorized) else []
 
 
 def _host_rule(settings: ServerSettings, keys: KeyRing) -> Callable[[bytes], bool]:

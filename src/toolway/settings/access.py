@@ -184,6 +184,8 @@ class JwtConfig:
     """What the claim may hold -> the group here; the first that fits counts. Default: the same name."""
     default_group: NonEmpty | None = None
     """The group of those whose claim names none. Without it they are refused."""
+    name_claim: NonEmpty = "sub"
+    """The claim that people are called by, in the log and in rules, behind "jwt:"."""
     resource: Address | None = None
     """The URL of /mcp as clients know it. Default: made of the Host header."""
     scopes: Patterns = ()
@@ -200,6 +202,12 @@ class AccessConfig:
     jwt: JwtConfig | None = None
     rules: tuple[RuleConfig, ...] = ()
     """What becomes of calls, whoever makes them; keys are not asked for because of them."""
+
+    @property
+    def has_quotas(self) -> bool:
+        """Whether anything is counted for any key."""
+        said = [*self.keys, *self.groups, *(group.shared for group in self.groups if group.shared)]
+        return any(getattr(one, f.name) is not None for one in said for f in fields(Quotas))
 
     def group(self, name: str | None) -> GroupConfig | None:
         """The group of this name."""
@@ -299,6 +307,10 @@ def _check_references(config: AccessConfig, members: Mapping[str, Node], report:
             report.problem(_line(node, "hash"), f"keys.{key.name}.hash", f"the key of {other!r} is the same")
     if config.jwt:
         check(config.jwt.default_group, _line(members["jwt"], "default_group"), "jwt.default_group")
+        if not config.groups:
+            report.problem(
+                members["jwt"].line, "jwt", 'it needs "groups" beside it, or nobody may do anything'
+            )
         for claim, name in config.jwt.groups.items():
             check(name, _line(members["jwt"], "groups"), f"jwt.groups.{claim}")
 

@@ -112,6 +112,11 @@ def store_url(text: str) -> str:
     return text
 
 
+def is_shared(store: str) -> bool:
+    """Whether the store at this URL is one of processes on several machines."""
+    return store.partition(":")[0] in _STORE_OPTIONS
+
+
 def store_secrets(url: str) -> tuple[str, ...]:
     """The password in the URL of a store, in the forms in which texts may hold it."""
     parts = urlsplit(url)

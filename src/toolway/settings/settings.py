@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 from toolway.errors import ConfigError
 from toolway.net.hosts import masked
 from toolway.settings.env_endpoints import Endpoint, parse_endpoints, token_key
-from toolway.settings.groups import Settings, legal_credential, shown_store
+from toolway.settings.groups import Settings, is_shared, legal_credential, shown_store
 from toolway.settings.mcp_json import McpConfig, parse_config, read_config
 from toolway.settings.mcp_server import UnusableServerConfig, with_home
 
@@ -158,6 +158,10 @@ def _with_servers(settings: Settings, texts: Mapping[str, str]) -> Settings:
             )
         )
     warnings = tuple(warning.removesuffix(".") for warning in found.warnings)
+    if found.access.has_quotas and settings.server.workers > 1 and not is_shared(settings.store.url):
+        warnings += (
+            "each worker counts the quotas of keys by itself; with a Redis as TOOLWAY_STORE all count together",
+        )
     return replace(
         settings,
         tools=replace(tools, servers=found.servers, disabled=found.disabled),
