@@ -7,21 +7,24 @@ import logging
 import math
 import time
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakValueDictionary
 
 import anyio
 import anyio.to_thread
 
+from toolway.access.local_counters import LocalCounters
 from toolway.errors import OverQuota, QuotasUnknown
 from toolway.settings.groups import is_shared
 from toolway.stores.store import EntriesError, Rest
 from toolway.types import Header, Principal, Quota
 
 if TYPE_CHECKING:
-    from toolway.access.counters import Counters
+    from toolway.access.redis_counters import RedisCounters
+
+    AnyCounters = LocalCounters | RedisCounters
 
 T = TypeVar("T")
 
@@ -59,28 +62,20 @@ class Meter:
         self._url = store if is_shared(store) else ""
         self._fails_closed = fails_closed
         self._opening = anyio.Lock()
-        self._own: Counters | None = None
-        self._shared: Counters | None = None
+        self._own = LocalCounters()
+        self._shared: RedisCounters | None = None
         self._rest = Rest(REST_SECONDS)
         self._quiet_until = -math.inf
         self._under_way: Counter[Quota] = Counter()
         self._limiters: WeakValueDictionary[Quota, anyio.CapacityLimiter] = WeakValueDictionary()
         self._owed: defaultdict[Quota, int] = defaultdict(int)
 
-    @asynccontextmanager
-    async def request(self, principal: Principal) -> AsyncIterator[list[Header]]:
+    def request(self, principal: Principal) -> AbstractAsyncContextManager[list[Header]]:
         """Count a request, which is under way while the block lasts; yields what its answer tells of the quotas.
 
         Raises OverQuota, and QuotasUnknown.
         """
-        with self._place(principal):
-            await self._settle()
-            headers = await self._take_request(principal)
-            try:
-                yield headers
-            finally:
-                with anyio.CancelScope(shield=True):
-                    await self._settle()
+        return _Request(self, principal)
 
     @asynccontextmanager
     async def call(self, principal: Principal) -> AsyncIterator[None]:
@@ -98,21 +93,39 @@ class Meter:
         for quota in _of(principal, "tokens"):
             self._owed[quota] += max(0, tokens)
 
-    @contextmanager
-    def _place(self, principal: Principal) -> Iterator[None]:
-        """One of the places for requests at the same time."""
-        quotas = [quota for quota in _of(principal, "requests") if not quota.seconds]
-        for quota in quotas:
+    async def begin(self, principal: Principal) -> list[Header]:
+        """Count a request that begins; the headers that tell what is left."""
+        places = [quota for quota in _of(principal, "requests") if not quota.seconds]
+        for quota in places:
             if self._under_way[quota] >= quota.most:
                 raise OverQuota(
                     f"This key may have {quota.most} requests under way at the same time; wait for one to end.",
                     headers=[(b"retry-after", b"1")],
                 )
-        self._under_way.update(quotas)
+        for quota in places:
+            self._under_way[quota] += 1
         try:
-            yield
-        finally:
-            self._under_way -= Counter(quotas)
+            if self._owed:
+                await self._settle()
+            return await self._take_request(principal)
+        except BaseException:
+            self._leave(places)
+            raise
+
+    async def end(self, principal: Principal) -> None:
+        """A request that was counted is over."""
+        self._leave([quota for quota in _of(principal, "requests") if not quota.seconds])
+        if self._owed and not self._url:
+            await self._settle()
+        elif self._owed:
+            with anyio.CancelScope(shield=True):
+                await self._settle()
+
+    def _leave(self, places: Sequence[Quota]) -> None:
+        for quota in places:
+            self._under_way[quota] -= 1
+            if not self._under_way[quota]:
+                del self._under_way[quota]
 
     def _limiter(self, quota: Quota) -> anyio.CapacityLimiter:
         limiter = self._limiters.get(quota)
@@ -153,33 +166,34 @@ class Meter:
                 self._owed[quota] += tokens
                 return
 
-    async def _count(self, work: Callable[[Counters], Awaitable[T]]) -> T:
+    async def _count(self, work: Callable[[AnyCounters], Awaitable[T]]) -> T:
         """Raises QuotasUnknown."""
-        own = self._own or await self._open()
-        if self._shared is None:
-            return await work(own)
+        if not self._url:
+            return await work(self._own)
+        shared = self._shared or await self._open()
         try:
             self._rest.check()
             # redis-py tidies up behind one cancellation, but anyio's come again and again.
             with anyio.CancelScope(shield=True):
-                return await work(self._shared)
-        except self._shared.errors as error:
+                return await work(shared)
+        except shared.errors as error:
             self._rest.begin()
             self._note(error)
         except EntriesError:
             pass
         if self._fails_closed:
             raise QuotasUnknown("What this key has used cannot be known now; try again.")
-        return await work(own)
+        return await work(self._own)
 
-    async def _open(self) -> Counters:
-        """Load what counts, which takes a while, when there is something to count."""
+    async def _open(self) -> RedisCounters:
+        """Load what counts in Redis when there is something to count: it takes a while."""
         async with self._opening:
-            if self._own is None:
-                module = await anyio.to_thread.run_sync(importlib.import_module, "toolway.access.counters")
-                self._shared = module.Counters.redis(self._url) if self._url else None
-                self._own = module.Counters.local()
-            return self._own
+            if self._shared is None:
+                module = await anyio.to_thread.run_sync(
+                    importlib.import_module, "toolway.access.redis_counters"
+                )
+                self._shared = module.RedisCounters(self._url)
+            return self._shared
 
     async def close(self) -> None:
         """Let the connections go."""
@@ -191,6 +205,22 @@ class Meter:
             self._quiet_until = time.monotonic() + QUIET_SECONDS
             instead = "what has a quota is refused" if self._fails_closed else "this process counts by itself"
             log.warning("quotas cannot be counted in Redis, %s until they can: %s", instead, error)
+
+
+class _Request(AbstractAsyncContextManager[list[Header]]):
+    """A block in which a request is under way."""
+
+    # A class, since asynccontextmanager costs a small request a hundredth.
+
+    def __init__(self, meter: Meter, principal: Principal) -> None:
+        self._meter = meter
+        self._principal = principal
+
+    async def __aenter__(self) -> list[Header]:
+        return await self._meter.begin(self._principal)
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._meter.end(self._principal)
 
 
 def _of(principal: Principal, *units: str) -> list[Quota]:
@@ -209,11 +239,14 @@ def _over(quota: Quota, seconds: float) -> OverQuota:
     return OverQuota(f"{message}; try again in {_words(wait)}.", headers=headers)
 
 
-def _headers(quota: Quota, left: int, seconds: float) -> Iterator[Header]:
+def _headers(quota: Quota, left: int, seconds: float) -> list[Header]:
     """As OpenAI tells them."""
-    values = {"limit": str(quota.most), "remaining": str(left), "reset": _duration(seconds)}
-    for name, value in values.items():
-        yield f"x-ratelimit-{name}-{quota.unit}".encode(), value.encode()
+    unit = quota.unit.encode()
+    return [
+        (b"x-ratelimit-limit-" + unit, b"%d" % quota.most),
+        (b"x-ratelimit-remaining-" + unit, b"%d" % left),
+        (b"x-ratelimit-reset-" + unit, _duration(seconds).encode()),
+    ]
 
 
 def _duration(seconds: float) -> str:

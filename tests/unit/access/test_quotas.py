@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from tests.support.redis import RedisServer, redis  # noqa: F401 - a fixture
-from toolway.access.counters import LocalStorage
+from toolway.access.local_counters import LocalCounters
 from toolway.access.quotas import Meter, open_meter
 from toolway.errors import OverQuota, QuotasUnknown
 from toolway.types import Principal, Quota
@@ -181,23 +181,36 @@ def test_a_redis_that_answers_late_is_waited_for_once(redis: RedisServer) -> Non
 
 def test_a_clock_that_jumps_frees_nobody_and_locks_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
-        storage = LocalStorage()
-        assert await storage.acquire_entry("a", 1, 60)
+        counters = LocalCounters()
+        limited, tokens = quota("requests", 1), quota("tokens", 10)
+        assert await counters.take(limited)
+        await counters.add(tokens, 10)
         for jump in (-86_400.0, 86_400.0):
             monkeypatch.setattr(time, "time", lambda jump=jump: 1_800_000_000.0 + jump)
-            assert not await storage.acquire_entry("a", 1, 60)
-            assert await storage.get_expiry("b") == time.time()
-        assert await storage.acquire_entry("c", 1, 60)
+            assert not await counters.take(limited)
+            left, seconds = await counters.left(tokens)
+            assert (left, 59 < seconds <= 60) == (0, True)
+        assert await counters.take(quota("requests", 1, account="bob"))
 
     run(main)
 
 
 def test_accounts_whose_time_is_over_are_forgotten() -> None:
     async def main() -> None:
-        storage = LocalStorage()
+        counters = LocalCounters()
         for number in range(3_000):
-            await storage.incr(f"{number}", 0.0)
-            await storage.acquire_entry(f"{number}", 1, 0)
-        assert len(storage._counts) + len(storage._hits) < 2_000
+            await counters.add(quota("tokens", 1, 0, f"{number}"), 1)
+            await counters.take(quota("requests", 1, 0, f"{number}"))
+        assert len(counters._counts) + len(counters._hits) < 2_000
+
+    run(main)
+
+
+def test_many_are_counted_in_a_window_that_does_not_move(store: str) -> None:
+    async def main() -> None:
+        async with open_meter(store) as meter:
+            alice = who(quota("requests", 1_000_000))
+            for left in (999_999, 999_998):
+                assert (await ask(meter, alice))["x-ratelimit-remaining-requests"] == str(left)
 
     run(main)
