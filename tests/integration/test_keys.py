@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -236,3 +239,42 @@ def test_the_keys_of_an_edited_file_hold_at_once_and_those_of_a_broken_one_do_no
         file.write_text('{"mcpServers": {}}')
         wait_until(lambda: not opens("dora"))
         assert httpx2.get(f"{app.url}/").status_code == 401
+
+
+def test_a_websocket_ends_when_its_key_is_taken_away(tmp_path: Path):
+    from websockets.exceptions import ConnectionClosed
+    from websockets.sync.client import connect
+
+    file = tmp_path / "mcp.json"
+    with app_server(config=write(file)) as app:
+        app.set_replies(text_stream("Hi"))
+        url = app.url.replace("http", "ws") + "/v1/responses"
+        message = json.dumps({"type": "response.create", "model": "mock", "input": "Hi"})
+        with connect(url, additional_headers=bearer("alice")) as socket:
+            socket.send(message)
+            while json.loads(socket.recv(timeout=30))["type"] != "response.completed":
+                pass
+            write(file, keys={})
+            wait_until(lambda: httpx2.get(app.url, headers=bearer("alice")).status_code == 401)
+            socket.send(message)
+            with pytest.raises(ConnectionClosed) as closed:
+                socket.recv(timeout=30)
+        assert closed.value.rcvd and closed.value.rcvd.code == 1008
+
+
+def test_doctor_tells_of_keys_that_are_over_and_patterns_that_mean_nothing(tmp_path: Path, app: AppServer):
+    keys = {
+        "old": {"hash": hash_of("old"), "expires": "2020-01-01"},
+        "ben": {"hash": hash_of("b"), "tools": ["wether"]},
+    }
+    (tmp_path / "mcp.json").write_text(json.dumps({"mcpServers": {}, "keys": keys}))
+    env = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
+        "OPENAI_BASE_URL": app.settings.upstream.base_url,
+        "MCP_SERVER_ENDPOINTS": app.settings.tools.endpoints[0].url,
+    }
+    command = [sys.executable, "-m", "toolway", "doctor"]
+    said = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False).stdout
+    assert "FAIL keys: 2 in the mcp.json; expired: old" in said
+    assert "FAIL tools of ben: no tool is meant by wether" in said

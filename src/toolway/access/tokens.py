@@ -70,6 +70,14 @@ class TokenVerifier:
         self._keys: _ProviderKeys = before._keys if before and is_same else _ProviderKeys(provider)
         self._known: OrderedDict[bytes, tuple[Principal, float, object]] = OrderedDict()
 
+    async def why_not(self) -> str | None:
+        """Why the provider's keys cannot be had; None when they can."""
+        try:
+            await self._keys.current()
+        except Busy as error:
+            return self._keys.failure or error.message
+        return None
+
     async def find(self, token: bytes) -> Principal:
         """Who it is. Raises Unauthorized, Forbidden for somebody in no group here, Busy without the provider's keys."""
         digest = sha256(token).digest()
@@ -156,6 +164,8 @@ class _ProviderKeys:
 
     def __init__(self, provider: JwtConfig) -> None:
         self._provider = provider
+        self.failure = ""
+        """Why they could not be read the last time."""
         self._told: JSON = {}
         self._keys: Sequence[PyJWK] = ()
         self._read_at = self._asked_at = -math.inf
@@ -192,8 +202,10 @@ class _ProviderKeys:
             found = await _fetch(self._provider.jwks_uri or await self._discovered())
             keys = [key for key in PyJWKSet.from_dict(found).keys if key.key_type != "oct"]
         except (ValueError, KeyError, TypeError, AttributeError, PyJWTError) as error:
-            log.warning("the keys of %s cannot be read: %s", self._provider.issuer, error)
+            self.failure = f"its keys cannot be read: {error}"
+            log.warning("the identity provider %s: %s", self._provider.issuer, self.failure)
             return
+        self.failure = ""
         self._read_at = time.monotonic()
         if found != self._told:
             self._told, self._keys = found, keys

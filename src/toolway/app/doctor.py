@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import orjson
 from rich.console import Console
 from rich.markup import escape
 
+from toolway.access.tokens import TokenVerifier
 from toolway.app.state import AppState, judge_size
 from toolway.conversation.events import EventStream
 from toolway.conversation.message import ChatRequest
@@ -25,11 +27,12 @@ from toolway.errors import ConfigError, StoreError, UpstreamError
 from toolway.net.proxy import Proxy, proxy_for
 from toolway.schema.compile import MOST_TOOLS
 from toolway.server.process import check_exposure
+from toolway.settings.access import AccessConfig, GroupConfig, KeyConfig
 from toolway.settings.settings import Settings, load_settings
 from toolway.stores import Kind, open_store
 from toolway.tools.catalog import Catalog, Snapshot
 from toolway.tools.factory import open_sources
-from toolway.types import JSON, JSON_TYPE, Header, ToolSource, last_error
+from toolway.types import JSON, JSON_TYPE, Choice, Header, ToolSource, last_error
 from toolway.upstream.client import Upstream, credential, proxy_of
 from toolway.upstream.model_call import whole_turn
 
@@ -75,6 +78,8 @@ def examine(config: str | None = None) -> list[Finding]:
     logging.getLogger("toolway").setLevel(logging.CRITICAL)  # the findings say it better
     return [
         *_configuration(settings),
+        *_judge_keys(settings.access),
+        *anyio.run(_try_provider, settings.access),
         *anyio.run(_try_store, settings),
         *anyio.run(_try_everything, settings),
     ]
@@ -131,6 +136,47 @@ def _configuration(settings: Settings) -> list[Finding]:
     return found
 
 
+def _judge_keys(access: AccessConfig) -> list[Finding]:
+    """Nothing to find where the file says nothing of keys."""
+    if not access.keys:
+        return []
+    expired = [key.name for key in access.keys if key.expires is not None and key.expires < time.time()]
+    detail = f"{len(access.keys)} in the mcp.json" + (
+        f"; expired: {name_some(expired, 5)}" if expired else ""
+    )
+    advice = "`toolway keys revoke NAME` takes one away." if expired else None
+    return [Finding(check="keys", ok=not expired, detail=detail, advice=advice)]
+
+
+def _judge_patterns(access: AccessConfig, snapshot: Snapshot) -> list[Finding]:
+    """Patterns of keys and groups that no tool matches now."""
+    found = []
+    owners: list[GroupConfig | KeyConfig] = [*access.groups, *access.keys]
+    for one in owners:
+        patterns = [*(one.tools or ()), *one.exclude]
+        idle = [
+            p
+            for p in patterns
+            if not any(Choice(patterns=(p,)).takes(*tool) for tool in snapshot.tools.items())
+        ]
+        if idle:
+            detail = f"no tool is meant by {name_some(idle, 5)} ({one.where})"
+            advice = "Write names as `toolway tools` shows them, or SERVER.TOOL; * stands for anything."
+            found.append(Finding(check=f"tools of {one.name}", ok=False, detail=detail, advice=advice))
+    return found
+
+
+async def _try_provider(access: AccessConfig) -> list[Finding]:
+    if access.jwt is None:
+        return []
+    check = f"identity provider {access.jwt.issuer}"
+    if why := await TokenVerifier(access, access.jwt).why_not():
+        return [
+            Finding(check=check, ok=False, detail=why, advice="Correct the issuer, or name its jwks_uri.")
+        ]
+    return [Finding(check=check, ok=True, detail="its keys can be read")]
+
+
 async def _try_store(settings: Settings) -> list[Finding]:
     """Nothing to find where it is in memory."""
     if settings.store.url == "memory:":
@@ -164,6 +210,7 @@ async def _try_everything(settings: Settings) -> list[Finding]:
         proxies = _proxies(settings)
         found += [_judge_source(source, proxies.get(source.label)) for source in sources]
         found += _judge_names(target.fit(catalog.snapshot))
+        found += _judge_patterns(settings.access, catalog.snapshot)
         found += await _judge_size(settings, target, catalog.snapshot, model)
     return found
 

@@ -30,6 +30,8 @@ CONSOLE = "/console/"
 _HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_.])?)(:[0-9]{1,5})?")
 _HEADER_NAMES = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z, -]*")
 _LOOKED_AT = CREDENTIALS | {b"host", b"origin"}
+POLICY_VIOLATION = 1008
+_GONE = "This API key was taken away or changed; connect again."
 _METHODS = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 
 
@@ -89,7 +91,29 @@ class AuthMiddleware:
         except ToolwayError as error:
             await send_error(scope, in_place_of_upgrade(scope, send), error, self._challenge(scope, error))
         else:
+            if CALLER_KEY in scope:
+                receive = self._while_valid(scope, seen, receive, send)
             await self._app(scope, receive, send)
+
+    def _while_valid(self, scope: Scope, seen: Sequence[Header], receive: Receive, send: Send) -> Receive:
+        """`receive` of a WebSocket, which ends with the first message after its key was taken away or changed."""
+
+        async def receive_checked() -> Message:
+            message = await receive()
+            if message["type"] == "websocket.receive" and not await self._is_still(scope, seen):
+                await send({"type": "websocket.close", "code": POLICY_VIOLATION, "reason": _GONE})
+                return {"type": "websocket.disconnect", "code": POLICY_VIOLATION}
+            return message
+
+        return receive_checked
+
+    async def _is_still(self, scope: Scope, seen: Sequence[Header]) -> bool:
+        """Whether the key of a connection may still do what it could when that was opened."""
+        try:
+            now = await self._authenticated(scope, seen)
+        except ToolwayError:
+            return False
+        return bool(now[CALLER_KEY] == scope[CALLER_KEY])
 
     def _check_host(self, seen: Iterable[Header]) -> bytes:
         hosts = [value for name, value in seen if name == b"host"]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
 
+from tests.support.paths import ROOT
 from toolway.access.keys import hash_of
 from toolway.errors import ConfigError
 from toolway.settings.access import AccessConfig, Rate, check_name, read_expiry
@@ -156,3 +158,11 @@ def test_a_date_is_valid_to_its_end_and_a_moment_to_itself() -> None:
 def test_a_thousand_keys_are_read_at_once() -> None:
     config = read(keys={f"key {number}": {"hash": hash_of(str(number))} for number in range(1000)})
     assert len(config.keys) == 1000
+
+
+RECIPES = re.findall(r"```jsonc\n(.*?)```", (ROOT / "docs" / "access.md").read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_recipes_of_the_documentation_are_read(recipe: str) -> None:
+    assert parse_config(recipe, {}).access.is_declared
