@@ -10,7 +10,7 @@ which gets what was asked and answered as a `BegunRequest` and asks nothing twic
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import anyio
@@ -42,7 +42,7 @@ from toolway.errors import UpstreamError
 from toolway.schema.compile import MOST_TOOLS
 from toolway.settings.settings import Settings
 from toolway.tools.catalog import Catalog, Snapshot
-from toolway.types import ANYBODY, JSON, JSON_TYPE, Caller, Header
+from toolway.types import JSON, JSON_TYPE, Caller, Header
 from toolway.upstream.client import BegunRequest
 from toolway.wire.lenient_json import MAX_DEPTH, dumps
 
@@ -94,16 +94,16 @@ class FastLane:
         """A request that wants nothing of Toolway itself, to be asked at once; None: not by this lane.
 
         `body` is what was read of the bytes `raw`. The lane is for one whole answer to a client that names no tools, of
-        a caller who may do everything, to a conversation that holds no calls or questions and of which nothing is kept;
-        while our tools are offered as they are, by all that is known of the model.
+        a caller whose tokens nobody counts, to a conversation that holds no calls or questions and of which nothing is
+        kept; while our tools are offered as they are, by all that is known of the model.
         """
-        if not (self._is_open and _is_plain(body) and _may_do_everything(caller)):
+        if not (self._is_open and _is_plain(body) and _is_free(caller, body)):
             return None
         if self._policy.rules.rules and any(map(code_in, body["messages"])):
             return None
         if not self._is_settled() or await self._is_kept(body, raw, caller):
             return None
-        snapshot = self._target.fit(self._catalog.snapshot)
+        snapshot = self._target.fit(self._catalog.snapshot.visible_to(caller.selection))
         if not snapshot.offered or not self._takes_all(snapshot, body.get("model")):
             return None
         chat = ChatRequest.of(body)
@@ -220,8 +220,11 @@ NO_HABITS = ModelHabits()
 _PLAIN_ENDINGS = ("stop", "length", "content_filter")
 
 
-def _may_do_everything(caller: Caller) -> bool:
+def _is_free(caller: Caller, body: JSON) -> bool:
+    """Whether a caller may use the model that a request names, for as many tokens as it likes."""
+    if caller.query:
+        return False
     principal = caller.principal
-    return not (caller.selection or caller.query) and (
-        principal is ANYBODY or replace(principal, id="", name="", group="") == ANYBODY
-    )
+    if principal.models and ("models" in body or not principal.may_use_model(body.get("model"))):
+        return False
+    return not any(quota.unit == "tokens" for quota in principal.quotas)

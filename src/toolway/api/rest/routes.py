@@ -81,9 +81,7 @@ class RestTools:
 
         async def call() -> None:
             async with call_slot(scope):
-                result = await self._direct.call(
-                    name, body.decode() or "{}", caller.selection, gate=gate
-                )
+                result = await self._direct.call(name, body.decode() or "{}", caller.selection, gate=gate)
             if result is None or result.is_error:
                 tools = await self._direct.tools(caller.selection)
                 await _send_problem(send, _problem(name, result, tools, arguments))
