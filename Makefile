@@ -11,7 +11,7 @@ help:
 	@echo "make demo     see it work: a real model, real tool servers, one question (first run: about 140 MB)"
 	@echo "make test     install what the tests need and run them"
 	@echo "make real-servers  try MCP servers of others: needs node, npm and the network"
-	@echo "make conformance  run the client mode of the MCP conformance suite: needs npm and the network"
+	@echo "make conformance  run the client and the server mode of the MCP conformance suite: needs npm and the network"
 	@echo "make clients  try the clients of others, unchanged: needs node, npm and the network"
 	@echo "make install  give yourself .venv/bin/toolway"
 	@echo "make lint     ruff and mypy --strict"

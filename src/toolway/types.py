@@ -76,6 +76,8 @@ class ToolResult:
     images: tuple[Image, ...] = ()
     failure: Failure = "tool"
     """Of a result with `is_error`: whose fault it is."""
+    refusal: JSON | None = field(default=None, compare=False, repr=False)
+    """The error of JSON-RPC (`code`, `message`, `data`) by which an MCP server refused the call."""
     raw: Callable[[], JSON] | None = field(default=None, compare=False, repr=False)
     """Makes MCP's CallToolResult as its server wrote it (content, structuredContent, _meta); None: it wrote none."""
 
@@ -97,9 +99,12 @@ class CallClient:
     """What the client that waits for a call can do meanwhile for the server that runs it, in MCP's words."""
 
     offers: JSON
-    """Its capabilities `elicitation` and `sampling`, those that it has."""
-    ask: Callable[[str, JSON], Awaitable[JSON]]
-    """Puts a request (method, params) of the server to it; its result. Raises `ClientRefused`."""
+    """Its capabilities `elicitation`, `sampling` and `roots`, those that it has."""
+    ask: Callable[[JSON], Awaitable[JSON]]
+    """Puts requests of the server to it, `{key: {"method", "params"}}`; its results by these keys, perhaps not all.
+
+    Raises `ClientRefused`.
+    """
     log: Callable[[JSON], None]
     """Hands it the params of a `notifications/message`."""
     log_level: str | None = None

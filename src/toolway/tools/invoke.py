@@ -112,10 +112,10 @@ def _unhurried(scope: anyio.CancelScope, patience: float, latest: float) -> Iter
         yield
         return
 
-    async def ask(method: str, params: JSON) -> JSON:
+    async def ask(requests: JSON) -> JSON:
         scope.deadline = latest
         try:
-            said: JSON = await client.ask(method, params)
+            said: JSON = await client.ask(requests)
             return said
         finally:
             scope.deadline = min(anyio.current_time() + patience, latest)

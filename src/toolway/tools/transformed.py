@@ -212,8 +212,8 @@ class MaskedSource(_StatusTransformer):
         def log(params: JSON) -> None:
             client.log(self._mask.within(harmless(params)))
 
-        async def ask(method: str, params: JSON) -> JSON:
-            return await client.ask(method, self._mask.within(harmless(params)))
+        async def ask(requests: JSON) -> JSON:
+            return await client.ask(self._mask.within(harmless(requests)))
 
         token = call_client.set(replace(client, log=log, ask=ask))
         try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import anyio
 from mcp.server.context import ServerRequestContext
@@ -17,7 +17,7 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import INVALID_PARAMS, LOG_LEVEL_META_KEY, LoggingLevel
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
-from toolway.types import JSON, CallClient, ClientRefused, OnProgress, Progress, ToolResult, call_client
+from toolway.types import JSON, CallClient, ClientRefused, OnProgress, Progress, call_client
 
 BACKLOG = 64
 """Reports that wait for a client that reads slowly; what comes beyond is left out."""
@@ -34,7 +34,8 @@ LOG_LEVEL = "toolway.log_level"
 _LEVELS: tuple[str, ...] = get_args(LoggingLevel)
 
 Context = ServerRequestContext[Any, Any]
-Run = Callable[[OnProgress | None], Awaitable[ToolResult | None]]
+R = TypeVar("R")
+Run = Callable[[OnProgress | None], Awaitable[R]]
 
 
 def is_modern(ctx: Context) -> bool:
@@ -110,27 +111,36 @@ def _offers(ctx: Context) -> JSON:
     if capabilities is None or not (is_modern(ctx) or ctx.session.can_send_request):
         return {}
     dumped = capabilities.model_dump(by_alias=True, mode="json", exclude_none=True)
-    return {name: dumped[name] for name in ("elicitation", "sampling") if name in dumped}
+    return {name: dumped[name] for name in ("elicitation", "sampling", "roots") if name in dumped}
 
 
-async def run_with_session(ctx: Context, run: Run) -> ToolResult | None:
+async def run_with_session(ctx: Context, run: Run[R]) -> R:
     """Run a call for a client that can be asked while it waits."""
     outbox = Outbox(ctx)
 
-    async def ask(method: str, params: JSON) -> JSON:
-        try:
-            return await ctx.session._request_outbound.send_raw_request(method, params)
-        except MCPError as error:
-            raise ClientRefused(f"the client refused {method}: {error.message}") from None
+    async def ask(requests: JSON) -> JSON:
+        said: JSON = {}
+        for key, request in requests.items():
+            try:
+                said[key] = await ctx.session._request_outbound.send_raw_request(
+                    request["method"], request.get("params")
+                )
+            except MCPError as error:
+                raise ClientRefused(f"the client refused {request['method']}: {error.message}") from None
+        return said
 
     client = CallClient(offers=_offers(ctx), ask=ask, log=outbox.log, log_level=outbox.log_level)
     token = call_client.set(client)
     try:
         async with outbox.emptied(ctx):
-            return await run(outbox.report if outbox.wants_progress else None)
+            try:
+                return await run(outbox.report if outbox.wants_progress else None)
+            except MCPError as error:  # a task group would make a group of it
+                refusal = error
     finally:
         call_client.reset(token)
         outbox.close()
+    raise refusal
 
 
 class _StatelessCall:
@@ -139,8 +149,9 @@ class _StatelessCall:
     def __init__(self, ctx: Context, owner: object) -> None:
         self.owner = owner
         self.outbox = Outbox(ctx)
-        self.question: JSON | None = None
-        self.result: ToolResult | None = None
+        self.questions: JSON | None = None
+        self.result: Any = None
+        self.error: MCPError | None = None
         self.is_done = False
         self._scope = anyio.CancelScope()
         self._offers = _offers(ctx)
@@ -149,33 +160,36 @@ class _StatelessCall:
         self._said: JSON = {}
         self._one_by_one = anyio.Lock()
 
-    async def run(self, run: Run) -> None:
-        """Run to the result."""
+    async def run(self, run: Run[Any]) -> None:
+        """Run to the result, or the error of the protocol in its place."""
         client = CallClient(
             offers=self._offers, ask=self._ask, log=self.outbox.log, log_level=self.outbox.log_level
         )
         call_client.set(client)  # of this task alone
         with self._scope:
-            self.result = await run(self.outbox.report if self.outbox.wants_progress else None)
+            try:
+                self.result = await run(self.outbox.report if self.outbox.wants_progress else None)
+            except MCPError as error:
+                self.error = error
         self.is_done = True
         self._news.set()
 
-    async def _ask(self, method: str, params: JSON) -> JSON:
+    async def _ask(self, requests: JSON) -> JSON:
         async with self._one_by_one:
-            self.question, self._answer = {"method": method, "params": params}, anyio.Event()
+            self.questions, self._answer = requests, anyio.Event()
             self._news.set()
             try:
                 with anyio.fail_after(QUESTION_SECONDS):
                     await self._answer.wait()
             except TimeoutError:
-                raise ClientRefused(f"the client said nothing to {method} in time") from None
+                raise ClientRefused("the client said nothing to what it was asked in time") from None
             finally:
-                self.question = None
+                self.questions = None
             return self._said
 
     async def news(self) -> None:
         """Wait for a question or the result."""
-        while not self.is_done and self.question is None:
+        while not self.is_done and self.questions is None:
             self._news = anyio.Event()
             await self._news.wait()
 
@@ -185,13 +199,9 @@ class _StatelessCall:
         self.outbox.close()
 
     def answer(self, said: Any) -> None:
-        """What the client says to the question."""
-        self.question, self._said = None, said if isinstance(said, dict) else {}
+        """What the client says to the questions."""
+        self.questions, self._said = None, said if isinstance(said, dict) else {}
         self._answer.set()
-
-
-QUESTION = "question"
-"""The key of the question in `inputRequests`; there is one at a time."""
 
 
 class StatelessCalls:
@@ -209,8 +219,8 @@ class StatelessCalls:
             yield
             tasks.cancel_scope.cancel()
 
-    async def run(self, ctx: Context, owner: object, run: Run) -> ToolResult | JSON | None:
-        """The result of a call, or the question to its client as an `input_required` result.
+    async def run(self, ctx: Context, owner: object, run: Run[R]) -> R | JSON:
+        """The result of a call, or the questions to its client as an `input_required` result.
 
         A request that comes back with an answer goes on where it was. `owner` tells whose it is, and which call.
         """
@@ -227,17 +237,20 @@ class StatelessCalls:
             raise
         if call.is_done:
             call.outbox.close()
-            return call.result
+            if call.error is not None:
+                raise call.error
+            result: R = call.result
+            return result
         return self._put_aside(call)
 
-    def _begin(self, ctx: Context, owner: object, run: Run) -> _StatelessCall:
+    def _begin(self, ctx: Context, owner: object, run: Run[Any]) -> _StatelessCall:
         call = _StatelessCall(ctx, owner)
         if self._tasks is None:
             raise RuntimeError("the server is not running")
         self._tasks.start_soon(self._run, call, run)
         return call
 
-    async def _run(self, call: _StatelessCall, run: Run) -> None:
+    async def _run(self, call: _StatelessCall, run: Run[Any]) -> None:
         try:
             await call.run(run)
         finally:
@@ -253,8 +266,7 @@ class StatelessCalls:
                 INVALID_PARAMS, "The requestState is not known here, or too old: call again without it."
             )
         del self._waiting[state]
-        responses = params.get("inputResponses")
-        call.answer(responses.get(QUESTION) if isinstance(responses, dict) else None)
+        call.answer(params.get("inputResponses"))
         return call
 
     def _put_aside(self, call: _StatelessCall) -> JSON:
@@ -263,5 +275,4 @@ class StatelessCalls:
             raise MCPError(INVALID_PARAMS, "Too many questions wait for their answers; call again later.")
         token = secrets.token_urlsafe(24)
         self._waiting[token] = call
-        asked = {QUESTION: call.question}
-        return {"resultType": "input_required", "inputRequests": asked, "requestState": token}
+        return {"resultType": "input_required", "inputRequests": call.questions, "requestState": token}

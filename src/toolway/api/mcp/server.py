@@ -24,6 +24,7 @@ from mcp.server.subscriptions import (
 from mcp.shared.exceptions import MCPError
 from mcp_types import (
     INVALID_PARAMS,
+    MISSING_REQUIRED_CLIENT_CAPABILITY,
     CallToolRequestParams,
     NotificationParams,
     PaginatedRequestParams,
@@ -35,7 +36,15 @@ from pydantic import BaseModel
 from toolway import __version__
 from toolway.access.policy import Policy
 from toolway.api.mcp.context import CatalogContext
-from toolway.api.mcp.relay import LOG_LEVEL, Context, StatelessCalls, is_modern, run_with_session
+from toolway.api.mcp.relay import (
+    LOG_LEVEL,
+    Context,
+    R,
+    Run,
+    StatelessCalls,
+    is_modern,
+    run_with_session,
+)
 from toolway.api.mcp.results import call_result, complete, is_result, tool_object, without_hop
 from toolway.api.mcp.search import DirectSearch
 from toolway.errors import OverQuota, QuotasUnknown
@@ -195,19 +204,22 @@ class CatalogServer(Server[Any]):
             except (OverQuota, QuotasUnknown) as error:
                 return ToolResult(text=error.message, is_error=True)
 
-        result: ToolResult | JSON | None
-        if is_modern(ctx):
-            owner = (caller.id, params.name, arguments)
-            result = await self._stateless.run(ctx, owner, run)
-        else:
-            result = await run_with_session(ctx, run)
+        result = await self._relayed(ctx, (params.name, arguments), run)
         if isinstance(result, dict):
             return result
         if result is None:
             close = closest(params.name, await self._direct.tools(caller.selection))
             hint = f" Did you mean {' or '.join(close)}?" if close else ""
             raise MCPError(INVALID_PARAMS, f"Unknown tool: {params.name[:100]}.{hint}")
+        if result.refusal and result.refusal["code"] == MISSING_REQUIRED_CLIENT_CAPABILITY:
+            raise MCPError(**result.refusal)  # what the client has to know to call again with it
         return complete(call_result(result, ctx.protocol_version))
+
+    async def _relayed(self, ctx: Context, call: object, run: Run[R]) -> R | JSON:
+        """Run a call whose server may ask its client something; the result, or what it asks."""
+        if is_modern(ctx):
+            return await self._stateless.run(ctx, (self._caller(ctx).id, ctx.method, call), run)
+        return await run_with_session(ctx, run)
 
     async def _list_context(
         self, method: str, key: str, naming: str, ctx: Context, params: PaginatedRequestParams
@@ -227,8 +239,14 @@ class CatalogServer(Server[Any]):
     ) -> JSON:
         await self._direct.until_tried()
         plain = params.model_dump(by_alias=True, mode="json", exclude_none=True)
-        plain.pop("_meta", None)
-        return complete(without_hop(await ask(plain, self._caller(ctx).selection)))
+        for key in ("_meta", "inputResponses", "requestState"):
+            plain.pop(key, None)
+        selection = self._caller(ctx).selection
+
+        async def run(_: OnProgress | None) -> JSON:
+            return await ask(plain, selection)
+
+        return complete(without_hop(await self._relayed(ctx, dumps_text(plain), run)))
 
     async def _set_level(self, ctx: Context, params: SetLevelRequestParams) -> JSON:
         ctx.session._connection.state[LOG_LEVEL] = params.level

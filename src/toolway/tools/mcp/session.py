@@ -387,14 +387,20 @@ class Session:
 
     async def _input(self, result: JSON) -> JSON:
         requests = result.get("inputRequests")
+        asked = {key: item for key, item in (requests or {}).items() if isinstance(item, dict)}
+        client = call_client.get()
         answers: JSON = {}
-        for key, request in (requests if isinstance(requests, dict) else {}).items():
-            try:
-                answers[key] = await self._answer(
-                    request.get("method"), request.get("params"), call_client.get()
-                )
-            except MCPError as error:
-                raise RefusedError(error.code, error.message) from None
+        try:
+            if client and asked and all(_can(client, item) for item in asked.values()):
+                said = await client.ask(asked)
+                answers = {key: said[key] for key in asked if key in said}
+            else:
+                for key, item in asked.items():
+                    answers[key] = await self._answer(item.get("method"), item.get("params"), client)
+        except ClientRefused as refusal:
+            raise RefusedError(INVALID_REQUEST, str(refusal)) from None
+        except MCPError as error:
+            raise RefusedError(error.code, error.message) from None
         state = {} if result.get("requestState") is None else {"requestState": result["requestState"]}
         return {"inputResponses": answers, **state}
 
@@ -417,13 +423,16 @@ class Session:
             number = next(iter(self._open))
         return self._clients.get(number) if isinstance(number, int) else None
 
-    async def _answer(self, method: str, params: Mapping[str, Any] | None, client: CallClient | None) -> JSON:
-        if client and _can(client, method, params):
+    async def _answer(self, method: Any, params: Mapping[str, Any] | None, client: CallClient | None) -> JSON:
+        request = {"method": method, "params": dict(params or {})}
+        if client and _can(client, request):
             try:
-                said: JSON = await client.ask(method, dict(params or {}))
-                return said
+                said: JSON = (await client.ask({QUESTION: request}))[QUESTION]
             except ClientRefused as refusal:
                 raise MCPError(INVALID_REQUEST, str(refusal)) from None
+            except KeyError:
+                raise MCPError(INVALID_REQUEST, f"the client said nothing to {method}") from None
+            return said
         match method:
             case "ping":
                 return {}
@@ -466,15 +475,23 @@ class Session:
             self.changed_again = anyio.Event()
 
 
-_CAPABILITIES = {"elicitation/create": "elicitation", "sampling/createMessage": "sampling"}
+QUESTION = "question"
+"""The key of a request that has none."""
+
+_CAPABILITIES = {
+    "elicitation/create": "elicitation",
+    "sampling/createMessage": "sampling",
+    "roots/list": "roots",
+}
 
 
-def _can(client: CallClient, method: str, params: Mapping[str, Any] | None) -> bool:
+def _can(client: CallClient, request: JSON) -> bool:
     """Whether a client said that it answers such a request, in that mode."""
-    capability = client.offers.get(_CAPABILITIES.get(method, ""))
+    method, params = request.get("method"), request.get("params")
+    capability = client.offers.get(_CAPABILITIES.get(str(method), ""))
     if not isinstance(capability, dict):
         return False
-    mode = (params or {}).get("mode", "form")
+    mode = params.get("mode", "form") if isinstance(params, dict) else "form"
     return method != "elicitation/create" or mode in capability or (not capability and mode == "form")
 
 

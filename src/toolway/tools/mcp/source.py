@@ -483,7 +483,9 @@ class MCPSource:
             with self._supervisor.activity.call():
                 return await self._call(tool, arguments, on_progress)
         except RefusedError as refusal:
-            return _error(explain(refusal, self.label, configured=self._options.egress is None))
+            told = {"code": refusal.code, "message": refusal.message, "data": refusal.data}
+            words = explain(refusal, self.label, configured=self._options.egress is None)
+            return replace(_error(words), refusal=told)
         except LostError as lost:
             ended = f"The server {self.label!r} ended during the call ({lost}) and is being restarted."
             unknown = "Whether the call had an effect is unknown."
