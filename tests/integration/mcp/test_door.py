@@ -1,0 +1,177 @@
+"""Who may use /mcp, what is refused there, and what nonsense does to it."""
+
+from __future__ import annotations
+
+import gc
+import json
+import random
+import tracemalloc
+from typing import Any
+
+import httpx2
+import orjson
+import pytest
+from mcp.client import Client
+
+from tests.integration.mcp.conftest import PROFILES
+from tests.support.app_server import AppServer, app_server
+from tests.support.fuzz import EXAMPLES
+from tests.support.hostile import hostile
+
+pytestmark = pytest.mark.anyio
+
+HEADERS = {"accept": "application/json, text/event-stream", "content-type": "application/json"}
+VERSIONS = ["2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05"]
+MODERN = {
+    "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+    "io.modelcontextprotocol/clientCapabilities": {},
+}
+
+
+def post(app: AppServer, body: Any, path: str = "/mcp", **headers: str) -> httpx2.Response:
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return httpx2.post(f"{app.url}{path}", content=content, headers={**HEADERS, **headers}, timeout=20)
+
+
+def hello(version: str = "2025-11-25") -> dict[str, Any]:
+    params = {"protocolVersion": version, "capabilities": {}, "clientInfo": {"name": "c", "version": "1"}}
+    return {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": params}
+
+
+def message(response: httpx2.Response) -> dict[str, Any]:
+    text = response.text
+    found: dict[str, Any] = orjson.loads(text.partition("data: ")[2] if text.startswith("event:") else text)
+    return found
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_each_older_version_gets_what_it_asks_for(app: AppServer, version: str):
+    answer = post(app, hello(version))
+    assert message(answer)["result"]["protocolVersion"] == version
+    session = {"mcp-session-id": answer.headers["mcp-session-id"], "mcp-protocol-version": version}
+    post(app, {"jsonrpc": "2.0", "method": "notifications/initialized"}, **session)
+    listed = message(post(app, {"jsonrpc": "2.0", "id": 2, "method": "tools/list"}, **session))
+    assert "get_weather" in {tool["name"] for tool in listed["result"]["tools"]}
+    assert httpx2.delete(f"{app.url}/mcp", headers={**HEADERS, **session}).status_code == 200
+    assert post(app, {"jsonrpc": "2.0", "id": 3, "method": "tools/list"}, **session).status_code == 404
+
+
+def test_host_origin_and_profile_are_checked_before_anything_else(app: AppServer):
+    assert post(app, hello(), Host="evil.example").status_code == 403
+    refused = post(app, hello(), Origin="http://evil.example")
+    assert refused.status_code == 403
+    assert refused.json()["error"]["message"].startswith("Web pages of this origin")
+    unknown = post(app, hello(), "/mcp/nobody")
+    assert unknown.status_code == 404
+    assert f"those that are: {', '.join(sorted(PROFILES))}" in unknown.json()["error"]["message"]
+    assert post(app, {**hello(), "x": "y" * 300_000}).status_code == 413
+
+
+def test_keys_open_it_and_a_session_is_only_its_owners():
+    with app_server(api_keys="one-key,other-key") as app:
+        assert post(app, hello()).status_code == 401
+        mine, other = ({"Authorization": f"Bearer {key}-key"} for key in ("one", "other"))
+        session = {"mcp-session-id": post(app, hello(), **mine).headers["mcp-session-id"]}
+        ping = {"jsonrpc": "2.0", "id": 2, "method": "ping"}
+        assert post(app, ping, **mine, **session).status_code == 200
+        stolen = post(app, ping, **other, **session)
+        assert (stolen.status_code, stolen.json()["error"]["message"]) == (404, "Session not found")
+
+
+def test_several_workers_have_no_sessions():
+    with app_server(workers=2) as app:
+        answer = post(app, hello())
+        assert "mcp-session-id" not in answer.headers
+        called = {"name": "get_weather", "arguments": {"city": "Rome"}}
+        said = message(post(app, {"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": called}))
+        assert said["result"]["content"][0]["text"] == '{"city":"Rome","sky":"cloudy"}'
+
+
+METHODS = [
+    "tools/call", "tools/list", "prompts/get", "prompts/list", "resources/read", "resources/list",
+    "resources/templates/list", "completion/complete", "logging/setLevel", "server/discover", "ping", "initialize",
+]  # fmt: skip
+GOOD: dict[str, Any] = {
+    "name": "echo", "arguments": {"value": 1}, "uri": "toolway://rich/note://rich/1", "cursor": "after:a",
+    "ref": {"type": "ref/prompt", "name": "rich__write"}, "argument": {"name": "topic", "value": "t"},
+    "level": "info", "requestState": "s", "inputResponses": {"q": {}}, "_meta": {"progressToken": 1},
+}  # fmt: skip
+
+
+def confused(chance: random.Random) -> bytes:
+    """A request with values of wrong types in some of its places."""
+    params = {key: value for key, value in GOOD.items() if chance.random() < 0.5}
+    for key in list(params):
+        if chance.random() < 0.4:
+            params[key] = hostile(chance, 3)
+    meta = params.get("_meta")
+    params["_meta"] = {**(meta if isinstance(meta, dict) else {}), **MODERN}
+    body: Any = {
+        "jsonrpc": "2.0",
+        "id": chance.randint(1, 99),
+        "method": chance.choice(METHODS),
+        "params": params,
+    }
+    if chance.random() < 0.2:
+        body[chance.choice(list(body))] = hostile(chance, 3)
+    try:
+        return json.dumps(body).encode()
+    except (ValueError, RecursionError):
+        return orjson.dumps(MODERN)
+
+
+def read_again(body: bytes) -> dict[str, Any]:
+    try:
+        read = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return {}
+    return read if isinstance(read, dict) else {}
+
+
+def legal(value: Any) -> str:
+    """As a header, if that can be."""
+    fits = isinstance(value, str) and value.strip() and value.isascii() and value.isprintable()
+    return value.strip()[:100] if fits else "x"
+
+
+@pytest.mark.parametrize("modern", [True, False])
+def test_nonsense_is_answered_and_breaks_nothing(app: AppServer, modern: bool):
+    chance = random.Random(7)
+    session: dict[str, str] = {}
+    if not modern:
+        session = {"mcp-session-id": post(app, hello()).headers["mcp-session-id"]}
+        post(app, {"jsonrpc": "2.0", "method": "notifications/initialized"}, **session)
+    with httpx2.Client(timeout=20) as client:
+        for _ in range(EXAMPLES * 2):
+            body = confused(chance)
+            headers = dict(HEADERS, **session)
+            if modern:
+                read = read_again(body)
+                method, params = read.get("method"), read.get("params")
+                name = params.get("name", params.get("uri")) if isinstance(params, dict) else None
+                headers |= {"mcp-protocol-version": "2026-07-28"}
+                headers |= {"mcp-method": legal(method), "mcp-name": legal(name)}
+            answer = client.post(f"{app.url}/mcp", content=body, headers=headers)
+            assert answer.status_code < 500, (body[:500], answer.text[:500])
+    assert message(post(app, hello()))["result"]["serverInfo"]["name"] == "toolway"
+
+
+async def test_calls_leave_no_memory_behind(app: AppServer):
+    async with Client(f"{app.url}/mcp") as client:
+
+        async def kept_after(count: int) -> int:
+            for _ in range(count):
+                await client.call_tool("echo", {"value": 1})
+            gc.collect()
+            return tracemalloc.get_traced_memory()[0]
+
+        await kept_after(100)
+        tracemalloc.start()
+        try:
+            await kept_after(200)
+            before = await kept_after(100)
+            after = await kept_after(300)
+        finally:
+            tracemalloc.stop()
+    # What the client and its caches keep is in this, too.
+    assert after - before < 300 * 300, f"{(after - before) / 300:.0f} bytes a call"
