@@ -5,7 +5,7 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 py
 UV := .venv/bin/uv
 SYNC := UV_PROJECT_ENVIRONMENT=.venv VIRTUAL_ENV= $(UV) sync --frozen --inexact
 
-.PHONY: help install demo test real-servers conformance clients fuzz lint schema bench clean
+.PHONY: help install demo test real-servers conformance clients fuzz lint schema screenshots bench clean
 
 help:
 	@echo "make demo     see it work: a real model, real tool servers, one question (first run: about 140 MB)"
@@ -17,11 +17,13 @@ help:
 	@echo "make lint     ruff and mypy --strict"
 	@echo "make fuzz     a million random and mutated inputs into all that reads from outside (ten minutes)"
 	@echo "make schema   write docs/mcp.schema.json anew from the models of the settings"
+	@echo "make screenshots  make the pictures of docs/console.md anew: needs chromium"
 	@echo "make bench    measure against nginx, side by side"
 
-install: .venv/.installed
+install: .venv/.runtime
+	@echo "Installed: .venv/bin/toolway. Begin with: .venv/bin/toolway init"
 
-demo: .venv/.with-demo
+demo: .venv/.runtime-demo
 	@.venv/bin/toolway demo
 
 test: .venv/.with-demo
@@ -44,6 +46,9 @@ lint: .venv/.installed
 
 schema: .venv/.installed
 	.venv/bin/python -m toolway.settings.mcp_json > docs/mcp.schema.json
+
+screenshots: .venv/.installed
+	.venv/bin/python -m tests.screenshots
 
 real-servers: .venv/.installed
 	@mkdir -p .real-servers
@@ -83,6 +88,16 @@ clean:
 	@echo "Making .venv with $$($(PYTHON) --version)"
 	@$(PYTHON) -m venv .venv || { echo "python -m venv failed; on Debian and Ubuntu: apt-get install python3-venv" >&2; rm -rf .venv; exit 1; }
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
+
+.venv/.runtime: .venv/bin/uv pyproject.toml uv.lock
+	@echo "Installing what Toolway needs to run"
+	@$(SYNC) --quiet --no-default-groups
+	@touch $@
+
+.venv/.runtime-demo: .venv/.runtime
+	@echo "Installing the demo's model server and client"
+	@$(SYNC) --quiet --no-default-groups --extra demo
+	@touch $@
 
 .venv/.installed: .venv/bin/uv pyproject.toml uv.lock
 	@echo "Installing what Toolway needs"

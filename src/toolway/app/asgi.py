@@ -182,6 +182,7 @@ class Routes:
             config=state.config,
             store=state.store,
             keys=self._keys,
+            policy=state.policy,
             engine=engine,
             journal=journal,
             feed=feed,

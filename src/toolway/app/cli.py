@@ -186,6 +186,27 @@ def doctor(as_json: AsJSON = False, config: ConfigFile = None) -> None:
 
 
 @app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="Where the mcp.json is written.")] = Path(),
+    yes: Annotated[bool, typer.Option("--yes", help="Say yes to everything.")] = False,
+) -> None:
+    """Write an mcp.json out of what is found on this machine: model servers, other programs' tool servers."""
+    from toolway.app.init import config_files, find_model_servers, find_servers, initialise
+
+    if not yes and not sys.stdin.isatty():
+        fail("There is nobody to ask; --yes says yes to everything.")
+    typer.echo("Looking for model servers, and for tool servers in the configuration of other programs ...")
+    written = initialise(
+        folder,
+        confirm=(lambda _: True) if yes else partial(typer.confirm, default=True),
+        say=typer.echo,
+        models=find_model_servers(),
+        servers=find_servers(config_files(Path.home())),
+    )
+    raise typer.Exit(0 if written else 1)
+
+
+@app.command()
 def login(
     server: Annotated[str, typer.Argument(help="The server, as the mcp.json names it.")],
     config: ConfigFile = None,

@@ -10,6 +10,7 @@ import anyio
 from toolway.console.access import Access
 from toolway.console.config_file import ConfigRoutes
 from toolway.console.conversations import Conversations
+from toolway.console.openapi import document_route
 from toolway.console.overview import Overview
 from toolway.console.parts import Parts
 from toolway.console.playground import Playground
@@ -38,9 +39,11 @@ async def open_console(parts: Parts) -> AsyncIterator[Console]:
             Playground(parts),
         )
         routes = [route for page in pages for route in page.routes()]
+        console = Console(Access(parts.settings, parts.store, parts.keys), parts.feed, routes)
+        console.add(document_route(console.routes))
         parts.catalog.listeners.append(notice)
         try:
-            yield Console(Access(parts.settings, parts.store, parts.keys), parts.feed, routes)
+            yield console
         finally:
             parts.catalog.listeners.remove(notice)
             tasks.cancel_scope.cancel()

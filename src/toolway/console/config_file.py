@@ -39,11 +39,14 @@ class ConfigRoutes:
             Route(method="GET", path="/config", handler=self._read,
                   summary="The text of the file of the tool servers, its entries, and their schema."),
             Route(method="PUT", path="/config", handler=self._write,
-                  summary="Replace the text, if it is without mistakes and nobody changed it meanwhile."),
+                  summary="Replace the text, if it is without mistakes and nobody changed it meanwhile.",
+                  body={"text": {"type": "string"}, "digest": {"type": "string"}}),
             Route(method="PUT", path="/config/servers/{}", handler=self._set,
-                  summary="Add a server or replace its entry; the rest of the file stays as it is."),
+                  summary="Add a server or replace its entry; the rest of the file stays as it is.",
+                  body={"entry": {"type": "object"}, "digest": {"type": "string"}}),
             Route(method="DELETE", path="/config/servers/{}", handler=self._remove,
-                  summary="Take a server out of the file."),
+                  summary="Take a server out of the file.",
+                  body={"digest": {"type": "string"}}),
         ]  # fmt: skip
 
     async def _read(self, _: ConsoleRequest) -> JSON:

@@ -9,6 +9,14 @@ from toolway.types import JSON
 
 PAGE, MOST = 100, 500
 MOST_TEXT = 200
+QUERY = {
+    "text": "what a line or what was said holds",
+    "tool": "a part of the name of a tool that was called",
+    "state": "running, done, waiting, error or left",
+    "caller": "the name of a key",
+    "before": "the id of a conversation: older ones are answered",
+    "limit": f"how many, at most {MOST}",
+}
 
 
 class Conversations:
@@ -22,7 +30,8 @@ class Conversations:
         """The routes of the conversations."""
         return [
             Route(method="GET", path="/conversations", handler=self._list,
-                  summary="The newest conversations, by text, tool, state and caller."),
+                  summary="The newest conversations, by text, tool, state and caller.",
+                  query=QUERY),
             Route(method="GET", path="/conversations/{}", handler=self._one,
                   summary="All that is kept of one conversation."),
         ]  # fmt: skip

@@ -38,7 +38,8 @@ class Overview:
         """The routes of the overview."""
         return [
             Route(method="GET", path="/overview", handler=self._overview,
-                  summary="The state of everything, what is wrong and what to do about it."),
+                  summary="The state of everything, what is wrong and what to do about it.",
+                  query={"fresh": "look anew at the model server"}),
         ]  # fmt: skip
 
     async def _overview(self, request: ConsoleRequest) -> JSON:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from toolway.access.keys import KeyRing
+from toolway.access.policy import Policy
 from toolway.console.feed import Feed
 from toolway.console.journal import Journal
 from toolway.engine.engine import Engine
@@ -41,6 +42,7 @@ class Parts:
     config: ConfigFile
     store: Store
     keys: KeyRing
+    policy: Policy
     engine: Engine
     journal: Journal
     feed: Feed

@@ -41,7 +41,8 @@ class Playground:
         """The routes of the playground."""
         return [
             Route(method="POST", path="/chat", streamer=self._chat,
-                  summary="Ask the model, with the tools: text, calls and results as server-sent events."),
+                  summary="Ask the model, with the tools: text, calls and results as server-sent events.",
+                  body={"model": {"type": "string"}, "messages": {"type": "array"}}),
         ]  # fmt: skip
 
     async def _chat(self, request: ConsoleRequest, response: EventStreamResponse) -> None:

@@ -80,6 +80,12 @@ class Route:
     streamer: Streamer | None = None
     is_open: bool = False
     """Whether it asks for no session."""
+    query: Mapping[str, str] = field(default_factory=dict)
+    """The parameters of its query, and what each means."""
+    body: Mapping[str, JSON] = field(default_factory=dict)
+    """The members of its body, and the JSON Schema of each."""
+    answer: str = ""
+    """What it answers, for its documentation."""
 
     def match(self, path: str) -> tuple[str, ...] | None:
         """The names in a path, still percent-encoded, that is this route's."""
@@ -104,14 +110,23 @@ class Console:
             ),
             Route(
                 method="POST", path="/session", summary="Exchange a key for a session.",
-                handler=self._sign_in, is_open=True,
+                body={"key": {"type": "string"}}, handler=self._sign_in, is_open=True,
             ),
             Route(method="DELETE", path="/session", summary="End the session.", handler=self._sign_out),
             Route(
                 method="GET", path="/events", streamer=self._events,
                 summary="What happens, by topic, as server-sent events that go on where they broke off.",
+                query={
+                    "topics": "state, conversations, conversation:ID and log:SERVER, separated by commas",
+                    "after": "the id of the last event that came; the header Last-Event-ID does the same",
+                },
+                answer="Each event is a list of its topic and a value. The event `reset` says that some were lost.",
             ),
         ]  # fmt: skip
+
+    def add(self, route: Route) -> None:
+        """Have one more route."""
+        self.routes = (*self.routes, route)
 
     async def page(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The page, for a browser at /."""

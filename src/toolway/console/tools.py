@@ -16,11 +16,13 @@ from toolway.schema.compile import estimated_tokens
 from toolway.server.disconnect import cancel_on_disconnect
 from toolway.tools.catalog import Snapshot
 from toolway.tools.direct import DirectTools
-from toolway.types import JSON, Tool, ToolResult, is_selected
+from toolway.types import JSON, Caller, Tool, ToolResult, is_selected
 from toolway.wire.lenient_json import dumps_text, harmless
 
 MOST_DESCRIPTION = 300
 """Characters of a description in the list."""
+CALLER = Caller(id="console", name="console")
+"""Who calls a tool from here, for rules and the audit log."""
 MOST_ARGUMENTS = 64 * 2**20
 
 
@@ -39,7 +41,8 @@ class Tools:
             Route(method="GET", path="/tools/{}", handler=self._one,
                   summary="One tool: its schema, what the model sees of it, who may use it."),
             Route(method="POST", path="/tools/{}/call", handler=self._call,
-                  summary="Run a tool; a failure of the tool is a result with is_error."),
+                  summary="Run a tool; a failure of the tool is a result with is_error.",
+                  body={"arguments": {"type": "object"}}),
         ]  # fmt: skip
 
     @property

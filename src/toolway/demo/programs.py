@@ -95,6 +95,15 @@ class Programs:
         tools: list[JSON] = json.loads(listing.stdout)
         return tools
 
+    def conversation_page(self, url: str) -> str:
+        """The page of the console that shows the newest conversation of the Toolway at `url`."""
+        try:
+            with _direct.open(f"{url}/console/api/conversations?limit=1", timeout=READY_SECONDS) as answer:
+                newest = json.load(answer)["conversations"][0]["id"]
+        except (OSError, ValueError, LookupError):
+            return f"{url}/#/conversations"
+        return f"{url}/#/conversations/{newest}"
+
     def _keep(self, running: AbstractContextManager[Child]) -> Child:
         child = self._stack.enter_context(running)
         self._children.append(child)

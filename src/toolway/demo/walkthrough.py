@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
 import sys
 import threading
 import time
+import webbrowser
 from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
@@ -160,8 +162,16 @@ class Walkthrough:
                 self._programs.check()
                 raise
 
+    def _console(self, base_url: str) -> None:
+        """Where to see the conversation that was just had."""
+        page = self._programs.conversation_page(base_url.removesuffix("/v1"))
+        self._screen.say(f"\nSee what happened, message by message: {page}", "bold")
+        if sys.stdout.isatty() and _has_desktop():
+            webbrowser.open(page)
+
     def _stay(self, base_url: str, log: Path) -> None:
         """Stay up until Ctrl-C; a program that ends by itself ends the demo with its `DemoError`."""
+        self._console(base_url)
         self._screen.say("\nEverything worked, and stays up until Ctrl-C. Talk to it:\n", "bold")
         self._screen.say(_HOW_TO_TALK.format(base_url=base_url, model=ALIAS) + "\n")
         self._screen.labelled(
@@ -182,6 +192,12 @@ class Walkthrough:
             self._served[source].set()
         matters = served is not None or bool(_CALL.search(line))
         self._screen.program_said(source, line, shown=shown, matters=matters)
+
+
+def _has_desktop() -> bool:
+    return sys.platform in ("darwin", "win32") or bool(
+        os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    )
 
 
 _HOW_TO_TALK = """\

@@ -162,3 +162,28 @@ def test_what_is_not_there_is_a_404(opened, path):
 )
 def test_only_the_files_of_the_page_are_served(opened, path):
     assert httpx2.get(opened.url + path).status_code == 404
+
+
+def test_the_document_of_the_api_names_each_route_and_what_changes_need(opened):
+    found = api(opened, "GET", "openapi.json").json()
+    paths = found["paths"]
+    assert {
+        "/overview",
+        "/conversations/{name}",
+        "/servers/{name}/restart",
+        "/tools/{name}/call",
+        "/openapi.json",
+    } <= paths.keys()
+    for path, operations in paths.items():
+        for method, operation in operations.items():
+            parameters = {(one["in"], one["name"]) for one in operation["parameters"]}
+            assert operation["summary"].endswith(".")
+            assert (("header", "x-toolway-console") in parameters) == (method != "get")
+            assert (("path", "name") in parameters) == ("{name}" in path)
+            url = path.replace("{name}", "none").removeprefix("/")
+            if method != "get":
+                assert api(opened, method.upper(), url).status_code in (400, 403), (method, path)
+            elif path != "/events":
+                assert api(opened, "GET", url).status_code in (200, 404), path
+    identities = [operation["operationId"] for one in paths.values() for operation in one.values()]
+    assert len(set(identities)) == len(identities)
