@@ -40,8 +40,8 @@ class _Settled:
 class CallGate:
     """The `Gate` of the calls that come with one request of `caller`.
 
-    `wait` is for how many seconds a call waits for an answer before the request goes on without it. `elicit` asks the
-    person at the client meanwhile.
+    `elicit` asks the person at the client, if that can be; then a call waits `wait` seconds for an answer of somebody
+    else before the request goes on without it.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class CallGate:
         caller: Caller,
         origin: Origin,
         wait: float,
-        elicit: Elicit | None = None,
+        elicit: Elicit,
         messages: Sequence[Any] = (),
     ) -> None:
         self._rules = rules
@@ -212,27 +212,19 @@ class CallGate:
         return approval
 
     async def _answers(self, waiting: Sequence[Approval]) -> Mapping[str, Verdict]:
-        """What was answered within `wait` seconds, by the ids of the approvals."""
-        if not waiting or (self._wait <= 0 and self._elicit is None):
-            return {}
+        """What the person at the client answers, and others within `wait` seconds, by the ids of the approvals."""
         try:
-            async with anyio.create_task_group() as group:
-                if self._elicit:
-                    for approval in waiting:
-                        group.start_soon(self._elicit_one, approval, self._elicit)
-                answers = await self._approvals.wait(waiting, self._wait)
-                group.cancel_scope.cancel()
-            return answers
+            for approval in waiting:
+                with anyio.move_on_after(approval.seconds):
+                    if verdict := await self._elicit(approval):
+                        with suppress(NotFound):
+                            await self._approvals.answer(approval.id, verdict)
+            return await self._approvals.wait(waiting, self._wait) if waiting else {}
         except StoreError:
             return {}
         except BaseException:
             await self._withdraw(waiting)
             raise
-
-    async def _elicit_one(self, approval: Approval, elicit: Elicit) -> None:
-        if verdict := await elicit(approval):
-            with suppress(StoreError, InvalidRequest):
-                await self._approvals.answer(approval.id, verdict)
 
     async def _withdraw(self, approvals: Sequence[Approval]) -> None:
         with anyio.CancelScope(shield=True), suppress(StoreError):

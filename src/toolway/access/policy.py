@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+import logging
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import anyio
@@ -11,12 +13,24 @@ import anyio.to_thread
 
 from toolway.access.approvals import Approvals
 from toolway.access.audit import AuditLog
-from toolway.access.gate import CallGate, Elicit
+from toolway.access.elicitation import elicit
+from toolway.access.gate import CallGate
 from toolway.access.rules import Origin, Rules
 from toolway.settings.settings import Settings
 from toolway.stores import Store
 from toolway.telemetry.logging import Redactor
-from toolway.types import Caller
+from toolway.types import Caller, Tool
+
+log = logging.getLogger("toolway.config")
+
+
+def misses_of(settings: Settings, rules: Rules, tools: Mapping[str, Tool]) -> list[str]:
+    """Sentences about what the rules name and is not there; keys may be those of people with a JWT."""
+    access = settings.access
+    has_jwt = access.jwt is not None
+    keys = [key.name for key in access.keys]
+    found = rules.misses(tools, settings.labels, keys, [group.name for group in access.groups])
+    return [sentence for sentence in found if not (has_jwt and ": keys: " in sentence)]
 
 
 @asynccontextmanager
@@ -54,7 +68,11 @@ class Policy:
 
     def configure(self, settings: Settings) -> None:
         """Have the rules of these settings in force."""
+        known = self.rules.warnings
         self.rules = Rules(settings.access.rules, settings.labels)
+        for warning in self.rules.warnings:
+            if warning not in known:
+                log.warning("%s", warning)
         self.redact.learn(settings.secrets)
 
     def gate(
@@ -64,13 +82,11 @@ class Policy:
         dialect: str,
         model: object = "",
         asks: bool = False,
-        elicit: Elicit | None = None,
         messages: Sequence[Any] = (),
     ) -> CallGate | None:
         """What the calls of one request pass before they run; None when nothing is to be decided or noted.
 
-        `asks` says that its client wants to be asked about some calls, whatever the rules say; `elicit` asks the
-        person at the client. The audit log tells conversations apart by their first `messages`.
+        `asks` says that its client wants to be asked about some calls, whatever the rules say. The audit log tells conversations apart by their first `messages`.
         """
         if not (self.rules.rules or self.audit or asks):
             return None
@@ -87,6 +103,6 @@ class Policy:
             caller=caller,
             origin=origin,
             wait=self._wait,
-            elicit=elicit,
+            elicit=partial(elicit, redact=self.redact),
             messages=messages,
         )

@@ -58,6 +58,14 @@ def write_question(approvals: Sequence[Approval], code: str, language: str, reda
     return "\n".join(lines)
 
 
+def write_summary(approval: Approval, language: str, redact: Redactor) -> str:
+    """What would run, and nothing about how to answer: for where the answer is a button."""
+    words = _languages()[language]
+    reason = f": {_inline(approval.reason)}" if approval.reason else ""
+    head = f"`{_inline(approval.name)}` ({_inline(approval.server)}){reason}"
+    return "\n".join([words["one"], "", head, *_fenced(approval, words, redact)])
+
+
 def _inline(text: str) -> str:
     """A text that cannot be taken for anything but a part of its line."""
     return re.sub(r"[*`\[\]<>#|]", "", visible(text))[:200]

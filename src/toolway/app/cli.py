@@ -21,6 +21,7 @@ from rich.markup import escape
 
 from toolway import __version__
 from toolway.app.keys import app as keys_app
+from toolway.app.policy import approvals, audit, policy
 from toolway.app.terminal import AsJSON, ConfigFile, complain, fail, first_sentence, print_json, print_table
 from toolway.errors import ConfigError, SourceError, sentence
 from toolway.settings.mcp_server import RemoteServerConfig, with_home
@@ -44,6 +45,9 @@ app = typer.Typer(
     help="Gives every OpenAI client the tools of your MCP and OpenAPI servers.",
 )
 app.add_typer(keys_app, name="keys")
+app.add_typer(policy, name="policy")
+app.add_typer(approvals, name="approvals")
+app.command()(audit)
 Strict = Annotated[bool, typer.Option("--strict", help="Take unknown keys in the mcp.json for mistakes.")]
 Full = Annotated[bool, typer.Option("--full", help="Print whole descriptions, not their first sentences.")]
 

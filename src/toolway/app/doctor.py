@@ -14,6 +14,8 @@ import orjson
 from rich.console import Console
 from rich.markup import escape
 
+from toolway.access.policy import misses_of
+from toolway.access.rules import Rules
 from toolway.access.tokens import TokenVerifier
 from toolway.app.state import AppState, judge_size
 from toolway.conversation.events import EventStream
@@ -211,6 +213,7 @@ async def _try_everything(settings: Settings) -> list[Finding]:
         found += [_judge_source(source, proxies.get(source.label)) for source in sources]
         found += _judge_names(target.fit(catalog.snapshot))
         found += _judge_patterns(settings.access, catalog.snapshot)
+        found += _judge_rules(settings, catalog.snapshot)
         found += await _judge_size(settings, target, catalog.snapshot, model)
     return found
 
@@ -317,6 +320,16 @@ def _judge_source(source: ToolSource, proxy: Proxy | None) -> Finding:
         return Finding(check=check, ok=False, detail=detail, advice="Is it the right address and port?")
     advice = _ADVICE.get(status.error_stage or "")
     return Finding(check=check, ok=False, detail=f"{status.state}: {last_error(status)}", advice=advice)
+
+
+def _judge_rules(settings: Settings, snapshot: Snapshot) -> list[Finding]:
+    rules = Rules(settings.access.rules, settings.labels)
+    if not rules.rules:
+        return []
+    told = [*rules.warnings, *misses_of(settings, rules, snapshot.tools)]
+    count = len(rules.rules)
+    good = f"{count} rule{'s'[: count != 1]}; toolway policy explain says what becomes of a call"
+    return [Finding(check="rules", ok=not told, detail="; ".join(told) or good)]
 
 
 def _judge_names(snapshot: Snapshot) -> list[Finding]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import anyio
 
 from toolway.access.keys import KeyRing
-from toolway.access.policy import Policy, open_policy
+from toolway.access.policy import Policy, misses_of, open_policy
 from toolway.access.quotas import Meter, open_meter
 from toolway.app.reload import ConfigWatcher, watch_config
 from toolway.engine.model_target import USER_AGENT, ModelTarget
@@ -70,6 +70,7 @@ async def open_state(settings: Settings, keys: KeyRing) -> AsyncIterator[AppStat
             anyio.create_task_group() as tasks,
         ):
             tasks.start_soon(_warn_of_size, settings, catalog, target)
+            tasks.start_soon(_warn_of_rules, settings, catalog, policy)
             yield AppState(
                 settings=settings,
                 upstream=upstream,
@@ -122,6 +123,13 @@ async def judge_size(
         f"{MOST_TOOLS}, as OpenAI, lets its models search them; TOOLWAY_TOOL_SEARCH=on does so at once"
     )
     return SizeVerdict(text=text, is_ok=True)
+
+
+async def _warn_of_rules(settings: Settings, catalog: Catalog, policy: Policy) -> None:
+    """Once all servers were tried: only then it is known what there is."""
+    if policy.rules.rules and await catalog.wait_until_tried(SIZE_PATIENCE):
+        for warning in misses_of(settings, policy.rules, catalog.snapshot.tools):
+            log.warning("%s", warning)
 
 
 async def _warn_of_size(settings: Settings, catalog: Catalog, target: ModelTarget) -> None:

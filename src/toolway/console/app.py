@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 import anyio
 
 from toolway.console.access import Access
+from toolway.console.approvals import ApprovalRoutes
 from toolway.console.config_file import ConfigRoutes
 from toolway.console.conversations import Conversations
 from toolway.console.openapi import document_route
@@ -37,6 +38,7 @@ async def open_console(parts: Parts) -> AsyncIterator[Console]:
             ConfigRoutes(parts),
             Tools(parts),
             Playground(parts),
+            ApprovalRoutes(parts),
         )
         routes = [route for page in pages for route in page.routes()]
         console = Console(Access(parts.settings, parts.store, parts.keys), parts.feed, routes)

@@ -339,7 +339,7 @@ class Engine:
         self._is_settled = False
         self._client_servers = client_servers
         self._target = target
-        self._policy = policy
+        self.policy = policy
         self._subscribers = subscribers
         self._limits = limits_of(settings)
         self._search = SearchPolicy(settings.tools, store, vectors)
@@ -432,7 +432,7 @@ class Engine:
             caller=caller,
             messages=chat.messages,
         )
-        gate = self._policy.gate(
+        gate = self.policy.gate(
             caller,
             dialect=request.dialect,
             model=chat.options.get("model"),
@@ -452,7 +452,7 @@ class Engine:
             gate=gate,
             turns=None
             if gate is None or request.takes_approvals
-            else ApprovalTurns(self._policy, gate, caller),
+            else ApprovalTurns(self.policy, gate, caller),
             approved=request.approved,
             takes_approvals=request.takes_approvals,
             is_complete=request.is_complete,

@@ -1,0 +1,225 @@
+"""`toolway policy`, `toolway approvals` and `toolway audit`: what the rules say, what waits, what was done."""
+
+from __future__ import annotations
+
+import json
+import logging
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Annotated, Any
+
+import anyio
+import orjson
+import typer
+
+from toolway.access.audit import matching, read_lines
+from toolway.access.rules import Origin, Rules
+from toolway.app.terminal import AsJSON, ConfigFile, fail, print_json, print_table
+from toolway.settings.settings import Settings, load_settings
+from toolway.tools import names
+from toolway.types import JSON, Tool
+
+SERVER_PATIENCE = 30.0
+HTTP_PATIENCE = 30.0
+
+policy = typer.Typer(no_args_is_help=True, help="What the rules of the mcp.json say.")
+approvals = typer.Typer(no_args_is_help=True, help="List and answer the calls that wait for a person.")
+
+Url = Annotated[str | None, typer.Option(help="Where Toolway listens. Default: as it is configured here.")]
+Key = Annotated[
+    str | None, typer.Option("--key", envvar="TOOLWAY_CONSOLE_KEY", help="A key that opens the console.")
+]
+Always = Annotated[
+    str | None, typer.Option(help="Ask no more about this tool: in this conversation, or for this key.")
+]
+
+
+@policy.command()
+def explain(  # noqa: PLR0917 - typer passes them by name
+    tool: Annotated[str, typer.Argument(help="The tool, as `toolway tools` names it.")],
+    arguments: Annotated[str, typer.Argument(help="Its arguments as a JSON object.")] = "{}",
+    key: Annotated[str, typer.Option(help="The name of the key that calls.")] = "",
+    model: Annotated[str, typer.Option(help="The model that calls.")] = "",
+    dialect: Annotated[str, typer.Option(help="chat, responses, messages, mcp or rest.")] = "chat",
+    config: ConfigFile = None,
+    as_json: AsJSON = False,
+) -> None:
+    """Say which rule decides about a call, and why those before it do not."""
+    settings = load_settings(config=config)
+    try:
+        values = orjson.loads(arguments)
+    except orjson.JSONDecodeError as error:
+        fail(f"The arguments are not JSON: {error}")
+    if not isinstance(values, dict):
+        fail("The arguments must be a JSON object.")
+    known = next((each for each in settings.access.keys if each.name == key), None)
+    if key and known is None:
+        fail(f"There is no key {key} in the mcp.json.")
+    found = anyio.run(_tools, settings)
+    if tool not in found:
+        close = names.closest(tool, found)
+        fail(f"There is no tool named {tool}. " + (f"Did you mean {' or '.join(close)}?" if close else ""))
+    origin = Origin(key=key, group=(known.group if known else "") or "", model=model, dialect=dialect)
+    steps = list(Rules(settings.access.rules, settings.labels).explain(tool, found[tool], origin, values))
+    hit = steps[-1][0] if steps and not steps[-1][1] else None
+    if as_json:
+        passed = [{"rule": rule.label, "does_not_fit": unfit} for rule, unfit in steps if unfit]
+        effect = hit.config.effect if hit else "allow"
+        print_json({"effect": effect, "rule": hit.label if hit else None, "passed": passed})
+        return
+    for rule, unfit in steps:
+        reason = f", {rule.config.reason}" if rule.config.reason else ""
+        said = f"does not fit: {unfit}" if unfit else f"decides: {rule.config.effect}{reason}"
+        typer.echo(f"{rule.label}  {said}  ({rule.config.where})")
+    if hit is None:
+        typer.echo("No rule fits: allow")
+
+
+async def _tools(settings: Settings) -> dict[str, Tool]:
+    """The tools as models see them, once each server was tried."""
+    from toolway.tools.catalog import Catalog  # noqa: PLC0415
+    from toolway.tools.factory import open_sources  # noqa: PLC0415
+
+    logging.getLogger("toolway").setLevel(logging.CRITICAL)
+    prefixed = settings.tools.tool_prefix == "always"
+    async with (
+        open_sources(settings.tools) as sources,
+        Catalog(sources, prefixed=prefixed).running() as catalog,
+    ):
+        await catalog.wait_until_tried(SERVER_PATIENCE)
+        return dict(catalog.snapshot.tools)
+
+
+@approvals.command("list")
+def list_approvals(url: Url = None, key: Key = None, as_json: AsJSON = False) -> None:
+    """List the calls that wait."""
+    found = _Console(url, key).ask("GET", "/approvals")["approvals"]
+    if as_json:
+        print_json(found)
+    elif not found:
+        typer.echo("Nothing waits.")
+    else:
+        rows = [
+            [a["id"], a["key"], f"{a['server']}.{a['tool']}", json.dumps(a["arguments"], ensure_ascii=True)]
+            for a in found
+        ]
+        print_table(["id", "key", "tool", "arguments"], rows, is_below=True)
+
+
+@approvals.command()
+def approve(
+    identity: Annotated[str, typer.Argument(metavar="ID")],
+    always: Always = None,
+    url: Url = None,
+    key: Key = None,
+) -> None:
+    """Let a call run."""
+    _answer(identity, url, key, {"approve": True, "always": always})
+
+
+@approvals.command()
+def deny(
+    identity: Annotated[str, typer.Argument(metavar="ID")],
+    reason: Annotated[str, typer.Option(help="Why, for the model to read.")] = "",
+    url: Url = None,
+    key: Key = None,
+) -> None:
+    """Do not let a call run."""
+    _answer(identity, url, key, {"approve": False, "reason": reason})
+
+
+@approvals.command()
+def grants(url: Url = None, key: Key = None, as_json: AsJSON = False) -> None:
+    """List the tools that somebody said "always" for."""
+    found = _Console(url, key).ask("GET", "/grants")["grants"]
+    if as_json:
+        print_json(found)
+    elif not found:
+        typer.echo("There are none.")
+    else:
+        rows = [[g["id"], g["scope"], g["key"], f"{g['server']}.{g['tool']}"] for g in found]
+        print_table(["id", "for", "key", "tool"], rows)
+
+
+@approvals.command()
+def revoke(identity: Annotated[str, typer.Argument(metavar="ID")], url: Url = None, key: Key = None) -> None:
+    """Take an "always" back."""
+    _Console(url, key).ask("DELETE", f"/grants/{identity}")
+    typer.echo("It will be asked about again.")
+
+
+def _answer(identity: str, url: str | None, key: str | None, body: JSON) -> None:
+    counts = _Console(url, key).ask("POST", f"/approvals/{identity}", body)
+    what = "approved" if counts["approve"] else "denied"
+    typer.echo(f"It is {what}." if counts["is_first"] else f"It was {what} before, by {counts['by']}.")
+
+
+class _Console:
+    """The API of a running Toolway's console."""
+
+    def __init__(self, url: str | None, key: str | None) -> None:
+        server = load_settings().server
+        self._base = (url or f"http://{server.host}:{server.port}").rstrip("/")
+        self._headers = {"content-type": "application/json", "x-toolway-console": "open"}
+        if key:
+            answer, headers = self._send("POST", "/session", {"key": key})
+            self._headers["cookie"] = headers.get("set-cookie", "").partition(";")[0]
+            self._headers["x-toolway-console"] = answer["token"]
+
+    def ask(self, method: str, path: str, body: JSON | None = None) -> Any:
+        """The JSON of an answer; what goes wrong ends the command."""
+        return self._send(method, path, body)[0]
+
+    def _send(self, method: str, path: str, body: JSON | None) -> tuple[Any, Any]:
+        data = None if body is None else orjson.dumps(body)
+        address = f"{self._base}/console/api{path}"
+        if not address.startswith(("http://", "https://")):
+            fail(f"{self._base} is no URL like http://127.0.0.1:8484.")
+        request = urllib.request.Request(address, data, self._headers, method=method)  # noqa: S310
+        try:
+            with urllib.request.urlopen(request, timeout=HTTP_PATIENCE) as answer:  # noqa: S310
+                return orjson.loads(answer.read()), answer.headers
+        except urllib.error.HTTPError as error:
+            try:
+                fail(orjson.loads(error.read())["error"]["message"])
+            except (ValueError, KeyError, TypeError):
+                fail(f"{address} answered {error.code}; is its console on (TOOLWAY_CONSOLE)?")
+        except (OSError, ValueError) as error:
+            fail(f"{self._base} cannot be asked: {error}")
+
+
+def audit(  # noqa: PLR0917 - typer passes them by name
+    file: Annotated[str | None, typer.Argument(help="The log. Default: TOOLWAY_AUDIT.")] = None,
+    key: Annotated[str | None, typer.Option(help="A pattern of the key's name.")] = None,
+    tool: Annotated[str | None, typer.Option(help="A pattern of the tool.")] = None,
+    server: Annotated[str | None, typer.Option(help="A pattern of the server.")] = None,
+    decision: Annotated[str | None, typer.Option(help="allow, deny or ask.")] = None,
+    event: Annotated[str | None, typer.Option(help="call, approval.*, lost.")] = None,
+    since: Annotated[str | None, typer.Option(help="A time or its beginning, like 2026-11-29.")] = None,
+    as_json: AsJSON = False,
+) -> None:
+    """Show the audit log, the oldest entry first."""
+    settings = load_settings().audit
+    path = file or settings.file
+    if path is None or path == "-":
+        fail("There is no file of an audit log: set TOOLWAY_AUDIT, or name it.")
+    asked = {
+        "toolway.key.name": key,
+        "gen_ai.tool.name": tool,
+        "toolway.server": server,
+        "toolway.decision": decision,
+        "event": event,
+    }
+    wanted = {name: pattern for name, pattern in asked.items() if pattern is not None}
+    for entry in matching(read_lines(Path(path), settings.audit_files), wanted):
+        if since and str(entry.get("time", "")) < since:
+            continue
+        typer.echo(orjson.dumps(entry).decode() if as_json else _line(entry))
+
+
+def _line(entry: JSON) -> str:
+    shown = ("time", "event", "toolway.key.name", "gen_ai.tool.name", "toolway.decision", "toolway.rule")
+    parts = [ascii(str(entry.get(name, "-")))[1:-1] for name in shown]
+    more = entry.get("error.type") or (f"{entry['duration']} s" if "duration" in entry else "")
+    return "  ".join([*parts, str(more)]).rstrip()
