@@ -35,6 +35,8 @@ MAX_TEXT = 20_000
 
 FLUSH_SECONDS = 2.0
 
+GATHER_SECONDS = 0.1
+
 QUIET_SECONDS = 60.0
 """A log that cannot be written fails at every line; one line of the process's own log for so long says it."""
 
@@ -155,6 +157,8 @@ class AuditLog:
         is_open = True
         while is_open:
             lines = [self._lines.get()]
+            if lines[0] is not None and self._lines.qsize() < BATCH:
+                time.sleep(GATHER_SECONDS)  # one write for many lines costs the requests least
             with suppress(queue.Empty):
                 while len(lines) < BATCH:
                     lines.append(self._lines.get_nowait())
@@ -162,6 +166,7 @@ class AuditLog:
             self._write([line for line in lines if line is not None])
             for _ in lines:
                 self._lines.task_done()
+        self._sink.close()
 
     def _write(self, lines: list[Mapping[str, Any]]) -> None:
         with self._counting:
@@ -203,6 +208,9 @@ class _Sink:
     def write(self, lines: bytes) -> None:
         raise NotImplementedError
 
+    def close(self) -> None:
+        return
+
 
 class _Stdout(_Sink):
     def __init__(self, stream: TextIO) -> None:
@@ -220,28 +228,49 @@ class _RotatingFile(_Sink):
         self._path = path
         self._max_bytes = max_bytes
         self._files = files
+        self._lock: int | None = None
+        self._file: int | None = None
 
     def write(self, lines: bytes) -> None:
         with self._locked():
-            if self._size() and self._size() + len(lines) > self._max_bytes:
+            size = self._open()
+            if size and size + len(lines) > self._max_bytes:
                 self._rotate()
-            descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-            with open(descriptor, "ab", buffering=0) as file:  # noqa: PTH123 - a descriptor
-                while lines:
-                    lines = lines[file.write(lines) :]
+                self._open()
+            while lines and self._file is not None:
+                lines = lines[os.write(self._file, lines) :]
+
+    def close(self) -> None:
+        for descriptor in (self._file, self._lock):
+            if descriptor is not None:
+                os.close(descriptor)
+        self._file = self._lock = None
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(f"{self._path}.lock", os.O_WRONLY | os.O_CREAT, 0o600)
+        if self._lock is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(f"{self._path}.lock", os.O_WRONLY | os.O_CREAT, 0o600)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
         finally:
-            os.close(descriptor)
+            fcntl.flock(self._lock, fcntl.LOCK_UN)
 
-    def _size(self) -> int:
-        return self._path.stat().st_size if self._path.exists() else 0
+    def _open(self) -> int:
+        """Have the file open that is there now, which another process may have set aside; its size."""
+        if self._file is not None and not self._is_there(self._file):
+            os.close(self._file)
+            self._file = None
+        if self._file is None:
+            self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        return os.fstat(self._file).st_size
+
+    def _is_there(self, descriptor: int) -> bool:
+        try:
+            return self._path.stat().st_ino == os.fstat(descriptor).st_ino
+        except FileNotFoundError:
+            return False
 
     def _rotate(self) -> None:
         if not self._files:

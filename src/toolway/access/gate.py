@@ -71,7 +71,7 @@ class CallGate:
 
     def must_ask(self, call: ToolCall, tool: Tool) -> bool:
         """Whether the rules want a person to be asked before this call runs; not for one that cannot run anyway."""
-        if not self._rules.rules:
+        if not self._rules.may_ask(call.name, tool):
             return False
         arguments = read_call(call, tool)
         if isinstance(arguments, ToolResult) or not self._exists(call, tool):

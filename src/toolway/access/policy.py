@@ -86,7 +86,8 @@ class Policy:
     ) -> CallGate | None:
         """What the calls of one request pass before they run; None when nothing is to be decided or noted.
 
-        `asks` says that its client wants to be asked about some calls, whatever the rules say. The audit log tells conversations apart by their first `messages`.
+        `asks` says that its client wants to be asked about some calls, whatever the rules say. The audit log tells
+        conversations apart by their first `messages`.
         """
         if not (self.rules.rules or self.audit or asks):
             return None

@@ -145,6 +145,10 @@ class Rules:
                 return rule.decision
         return ALLOWED
 
+    def may_ask(self, name: str, tool: Tool) -> bool:
+        """Whether a person may have to be asked about some call of this tool."""
+        return any(rule.config.effect == "ask" for rule in self._about(name, tool))
+
     def _about(self, name: str, tool: Tool) -> tuple[Rule, ...]:
         known = self._of_tools.get(tool)
         if known is None or known[0] != name:
