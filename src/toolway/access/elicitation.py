@@ -20,9 +20,12 @@ async def elicit(approval: Approval, redact: Redactor) -> Verdict | None:
     if client is None or "elicitation" not in client.offers:
         return None
     message = write_summary(approval, "en", redact)
+    question = {"method": "elicitation/create", "params": {"message": message, "requestedSchema": SCHEMA}}
     try:
-        answer = await client.ask("elicitation/create", {"message": message, "requestedSchema": SCHEMA})
+        answer = (await client.ask({approval.id: question})).get(approval.id)
     except ClientRefused:
+        return None
+    if not isinstance(answer, dict):
         return None
     action, content = answer.get("action"), answer.get("content")
     if action == "accept" and isinstance(content, dict):
