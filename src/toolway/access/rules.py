@@ -253,8 +253,13 @@ def _cover(wide: Sequence[str], narrow: Sequence[str]) -> bool:
     """Whether what one of the `narrow` patterns fits is certain to fit one of the `wide` ones; none are all."""
     if not wide or "*" in wide:
         return True
-    samples = [pattern.replace("*", "\0\0\0").replace("?", "\0") for pattern in narrow]
     return bool(narrow) and all(
-        pattern in wide or ("[" not in pattern and any(fnmatchcase(sample, other) for other in wide))
-        for pattern, sample in zip(narrow, samples, strict=True)
+        pattern in wide or ("[" not in pattern and any(_covers_all(other, pattern) for other in wide))
+        for pattern in narrow
     )
+
+
+def _covers_all(wide: str, pattern: str) -> bool:
+    """Whether a pattern fits all that another one fits, whose stars may stand for much and for nothing."""
+    samples = (pattern.replace("*", star).replace("?", "\0") for star in ("", "\0\0\0"))
+    return all(fnmatchcase(sample, wide) for sample in samples)
