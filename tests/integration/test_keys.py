@@ -21,6 +21,7 @@ from tests.support.tools import ToolService
 from tests.support.upstream import Reply, call_stream, json_reply, text_stream, tool_call, whole
 from toolway.access.keys import hash_of
 from toolway.server.admission import family_of
+from toolway.settings.settings import Settings
 
 KEYS: Any = {
     "alice": {"hash": hash_of("alice"), "group": "family", "tools": ["get_weather"]},
@@ -227,11 +228,12 @@ def test_the_keys_of_an_edited_file_hold_at_once_and_those_of_a_broken_one_do_no
     def opens(key: str) -> bool:
         return httpx2.get(f"{app.url}/", headers=bearer(key)).status_code == 200
 
-    with app_server(config=write(file)) as app, logged(app.settings) as log:
+    with app_server(config=write(file)) as app, logged(Settings()) as log:
         assert opens("alice")
         write(file, keys={"dora": {"hash": hash_of("dora")}})
         wait_until(lambda: opens("dora"))
         assert not opens("alice")
+        wait_until(lambda: "added: the key dora; removed: the key alice, the key bob" in log.getvalue())
         write(file, keys={"dora": {"hash": hash_of("dora"), "tols": []}, "eve": {"hash": hash_of("eve")}})
         wait_until(lambda: "stay as they were: " in log.getvalue())
         assert "mcp.json:1: keys.dora: 'tols' is not known; did you mean 'tools'." in log.getvalue()

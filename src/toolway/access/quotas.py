@@ -141,6 +141,8 @@ class Meter:
                 continue
             if quota.unit == "requests":
                 await self._take(quota)
+                if self._url:
+                    continue  # to ask what is left would cost each request as much again
             left, seconds = await self._left(quota)
             if quota.unit == "tokens" and left <= 0:
                 raise _over(quota, seconds)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import threading
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 
@@ -26,6 +26,9 @@ FOUND = "mcp.json"
 
 POLL_SECONDS = 1.0
 """Seconds between two looks at the file."""
+
+MAX_NAMES = 20
+"""So many of what changed the log names."""
 
 log = logging.getLogger("toolway.config")
 
@@ -111,14 +114,14 @@ class ConfigWatcher:
         for warning in settings.warnings:
             if warning not in self.settings.warnings:
                 log.warning("%s", warning)
-        before = {server.label: server for server in self.settings.tools.servers}
-        self.settings = replace(settings, tools=_without_broken_edits(settings.tools, before))
+        before = _entries(self.settings)
+        servers = {server.label: server for server in self.settings.tools.servers}
+        self.settings = replace(settings, tools=_without_broken_edits(settings.tools, servers))
         self._keys.replace(self.settings.access)
         if self._policy:
             self._policy.configure(self.settings)
         self._catalog.replace(self._factory.sources(self.settings.tools))
-        after = {server.label: server for server in self.settings.tools.servers}
-        log.info("%s", _difference(before, after))
+        log.info("%s", _difference(before, _entries(self.settings)))
 
 
 def _without_broken_edits(tools: ToolSettings, before: Mapping[str, ConfiguredServer]) -> ToolSettings:
@@ -135,10 +138,26 @@ def _without_broken_edits(tools: ToolSettings, before: Mapping[str, ConfiguredSe
     return replace(tools, servers=tuple(servers))
 
 
+def _entries(settings: Settings) -> dict[str, object]:
+    """What a file holds, by what the log calls it."""
+    access = settings.access
+    return {
+        **{server.label: server for server in settings.tools.servers},
+        **{f"the key {key.name}": key for key in access.keys},
+        **{f"the group {group.name}": group for group in access.groups},
+        **({"the identity provider": access.jwt} if access.jwt else {}),
+    }
+
+
 def _difference(before: Mapping[str, object], after: Mapping[str, object]) -> str:
     added = sorted(after.keys() - before.keys())
     removed = sorted(before.keys() - after.keys())
     changed = sorted(label for label in after.keys() & before.keys() if after[label] != before[label])
-    parts = [f"{word}: {', '.join(labels)}" for word, labels in
+    parts = [f"{word}: {_some(labels)}" for word, labels in
              (("added", added), ("removed", removed), ("changed", changed)) if labels]  # fmt: skip
     return f"the configuration was read again; {'; '.join(parts) or 'nothing has changed'}"
+
+
+def _some(labels: Sequence[str]) -> str:
+    more = f" and {len(labels) - MAX_NAMES} more" if len(labels) > MAX_NAMES else ""
+    return ", ".join(labels[:MAX_NAMES]) + more
