@@ -280,3 +280,45 @@ def test_doctor_tells_of_keys_that_are_over_and_patterns_that_mean_nothing(tmp_p
     said = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False).stdout
     assert "FAIL keys: 2 in the mcp.json; expired: old" in said
     assert "FAIL tools of ben: no tool is meant by wether" in said
+
+
+def test_clients_that_call_tools_themselves_see_what_their_key_may_use(app: AppServer):
+    for path in ("/openapi.json", "/tools/openapi.json"):
+        document = httpx2.get(app.url + path, headers=bearer("carol")).text
+        assert "get_weather" in document and "secret_tool" not in document
+    guesses = [
+        httpx2.post(f"{app.url}/tools/{name}", json={}, headers=bearer("carol"))
+        for name in ("secret_tool", "no_such_tool")
+    ]
+    assert [guess.status_code for guess in guesses] == [404, 404]
+    assert guesses[0].text.replace("secret_tool", "no_such_tool") == guesses[1].text
+
+
+def mcp(app: AppServer, key: str, method: str, **params: Any) -> str:
+    """What a client of MCP hears, without a session."""
+    meta = {"io.modelcontextprotocol/protocolVersion": "2026-07-28"}
+    about = {
+        "io.modelcontextprotocol/clientInfo": {"name": "test", "version": "1"},
+        "io.modelcontextprotocol/clientCapabilities": {},
+    }
+    body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": {**params, "_meta": meta | about}}
+    headers = {
+        **bearer(key),
+        "accept": "application/json, text/event-stream",
+        "mcp-protocol-version": "2026-07-28",
+        "mcp-method": method,
+        **({"mcp-name": params["name"]} if "name" in params else {}),
+    }
+    return httpx2.post(f"{app.url}/mcp", json=body, headers=headers, timeout=60).text
+
+
+def test_clients_of_mcp_see_what_their_key_may_use(app: AppServer):
+    listed = mcp(app, "carol", "tools/list")
+    assert "get_weather" in listed and "secret_tool" not in listed
+    assert "secret_tool" not in mcp(app, "alice", "tools/list")
+    guesses = [
+        mcp(app, "carol", "tools/call", name=name, arguments={}) for name in ("secret_tool", "no_such_tool")
+    ]
+    assert "Unknown tool" in guesses[0]
+    assert guesses[0].replace("secret_tool", "no_such_tool") == guesses[1]
+    assert not app.tools.calls
