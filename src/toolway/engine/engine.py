@@ -47,7 +47,7 @@ from toolway.engine.resources import Resources
 from toolway.engine.search_policy import SearchPolicy
 from toolway.engine.side_requests import SideRequest, find_side_request
 from toolway.engine.text_tool_calls import with_text_tool_calls
-from toolway.engine.token_count import with_token_count
+from toolway.engine.token_count import are_counted, with_token_count
 from toolway.engine.tool_results import Budget, ResultRules, ToolResults
 from toolway.engine.tool_search import inner_call
 from toolway.engine.tool_vectors import ToolVectors
@@ -217,7 +217,7 @@ class Conversation:
     def _counted(self, turn: Turn) -> Turn:
         """`turn`, whose tokens are counted for a caller who may not use as many as it likes."""
         principal = self.caller.principal
-        if not any(quota.unit == "tokens" for quota in principal.quotas):
+        if not are_counted(principal):
             return turn
         return with_token_count(turn, partial(self.resources.meter.spend, principal))
 

@@ -38,6 +38,7 @@ from toolway.engine.recovery import ModelHabits
 from toolway.engine.request_tools import CHOOSE_TOOLS
 from toolway.engine.resources import Resources
 from toolway.engine.side_requests import find_side_request
+from toolway.engine.token_count import are_counted, tokens_of
 from toolway.errors import UpstreamError
 from toolway.schema.compile import MOST_TOOLS
 from toolway.settings.settings import Settings
@@ -94,7 +95,7 @@ class FastLane:
         """A request that wants nothing of Toolway itself, to be asked at once; None: not by this lane.
 
         `body` is what was read of the bytes `raw`. The lane is for one whole answer to a client that names no tools, of
-        a caller whose tokens nobody counts, to a conversation that holds no calls or questions and of which nothing is
+        a caller who may use the model, to a conversation that holds no calls or questions and of which nothing is
         kept; while our tools are offered as they are, by all that is known of the model.
         """
         if not (self._is_open and _is_plain(body) and _is_free(caller, body)):
@@ -135,12 +136,14 @@ class FastLane:
                 told(HeadArrived(headers=answer.headers))
                 raw = await answer.read()
                 if message := plain_message(raw):
+                    self._count(request, sent, message)
                     await begun.close()
                     return _ended(request, message, events), answer.headers
                 answer.put_back(raw)
         except UpstreamError as error:
             begun.error = error
         except BaseException as error:
+            self._count(request, sent, None)
             await begun.close()
             with anyio.CancelScope(shield=True):
                 await interrupted.keep(self._store, request.caller, request.chat.messages, events)
@@ -149,6 +152,12 @@ class FastLane:
             raise
         events.heard = told.types
         return Begun(request=begun, events=events)
+
+    def _count(self, request: LaneRequest, sent: ChatRequest, message: Message | None) -> None:
+        """Count the tokens of a caller who may not use as many as it likes."""
+        principal = request.caller.principal
+        if principal.quotas and are_counted(principal):
+            self._resources.meter.spend(principal, tokens_of(sent, message))
 
     async def _is_kept(self, body: JSON, raw: bytes, caller: Caller) -> bool:
         """Whether an earlier attempt at this request, or an answer that broke off, left rounds that belong into it."""
@@ -221,10 +230,8 @@ _PLAIN_ENDINGS = ("stop", "length", "content_filter")
 
 
 def _is_free(caller: Caller, body: JSON) -> bool:
-    """Whether a caller may use the model that a request names, for as many tokens as it likes."""
+    """Whether a caller may use the model that a request names."""
     if caller.query:
         return False
     principal = caller.principal
-    if principal.models and ("models" in body or not principal.may_use_model(body.get("model"))):
-        return False
-    return not any(quota.unit == "tokens" for quota in principal.quotas)
+    return not principal.models or ("models" not in body and principal.may_use_model(body.get("model")))

@@ -8,6 +8,7 @@ from typing import Any
 from toolway.conversation.events import Chunks, Emit, Event
 from toolway.conversation.message import ChatRequest, Message
 from toolway.errors import UpstreamError
+from toolway.types import Principal
 from toolway.upstream.model_call import Turn
 from toolway.wire.lenient_json import dumps
 
@@ -33,15 +34,27 @@ def with_token_count(turn: Turn, spend: Callable[[int], None]) -> Turn:
         try:
             message = await turn(_with_usage(request), count, is_clients)
         except UpstreamError:
-            spend(_estimate(request) + pieces if pieces else 0)
+            spend(tokens_of(request, None, pieces) if pieces else 0)
             raise
         except BaseException:
-            spend(_estimate(request) + pieces)
+            spend(tokens_of(request, None, pieces))
             raise
-        spend(tokens_in(message.usage) or _estimate(request) + max(pieces, _size(message.fields)))
+        spend(tokens_of(request, message, pieces))
         return message
 
     return ask
+
+
+def are_counted(principal: Principal) -> bool:
+    """Whether a principal may use so many tokens and no more."""
+    return any(quota.unit == "tokens" for quota in principal.quotas)
+
+
+def tokens_of(request: ChatRequest, message: Message | None, pieces: int = 0) -> int:
+    """What a turn took, of whose answer so many pieces came; without a message it was given up."""
+    if message is None:
+        return _estimate(request) + pieces
+    return tokens_in(message.usage) or _estimate(request) + max(pieces, _size(message.fields))
 
 
 def tokens_in(usage: Any) -> int:
