@@ -235,7 +235,7 @@ def test_the_keys_of_an_edited_file_hold_at_once_and_those_of_a_broken_one_do_no
         assert not opens("alice")
         wait_until(lambda: "added: the key dora; removed: the key alice, the key bob" in log.getvalue())
         write(file, keys={"dora": {"hash": hash_of("dora"), "tols": []}, "eve": {"hash": hash_of("eve")}})
-        wait_until(lambda: "stay as they were: " in log.getvalue())
+        wait_until(lambda: "the configuration stays as it was: " in log.getvalue())
         assert "mcp.json:1: keys.dora: 'tols' is not known; did you mean 'tools'." in log.getvalue()
         assert opens("dora") and not opens("eve")
         file.write_text('{"mcpServers": {}}')
