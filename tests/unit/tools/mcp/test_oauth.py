@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
+import sys
 from pathlib import Path
+from subprocess import DEVNULL
 from typing import Any
 
 import anyio
@@ -161,6 +164,30 @@ async def test_many_processes_renew_one_grant_once(tmp_path: Path) -> None:
         await used(settings, guarded)
     assert guarded.given == ["authorization_code", "refresh_token"]
     assert guarded.refused == []
+
+
+async def test_processes_that_are_refused_at_once_renew_once_and_the_grant_lives(tmp_path: Path) -> None:
+    """Two workers of `serve` and one `toolway tools`, at a server that ends a grant whose old token is shown again."""
+    guarded = Guarded(strict=True)
+    with serving(guarded.app) as base:
+        settings = settings_for(tmp_path, {"type": "http", "url": f"{base}/mcp"})
+        await logged_in(settings)
+        guarded.tokens.clear()
+        guarded.crowd = 3
+        kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+        env = {**kept, "TOOLWAY_TOKEN_FILE": settings.tools.token_file, "OPENAI_BASE_URL": f"{base}/v1"}
+        env |= {"TOOLWAY_PORT": "0", "TOOLWAY_WORKERS": "2", "NO_COLOR": "1"}
+        command = [sys.executable, "-m", "toolway"]
+        async with await anyio.open_process(
+            [*command, "serve"], cwd=tmp_path, env=env, stderr=DEVNULL
+        ) as server:
+            with anyio.fail_after(PATIENCE):
+                ran = await anyio.run_process([*command, "tools", "--json"], cwd=tmp_path, env=env)
+            listed = json.loads(ran.stdout)
+            server.terminate()
+    assert listed[0]["available"]
+    assert guarded.given == ["authorization_code", "refresh_token"]
+    assert (guarded.refused, guarded.ended) == ([], False)
 
 
 async def test_a_refused_renewal_takes_what_another_machine_was_given(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 from urllib.parse import urlencode
 
+import anyio
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
@@ -20,7 +21,8 @@ class Guarded:
     """`tokens` are good; `given` counts what kind of grant each was given for, `refused` those that were not.
 
     Without `metadata` it is a server of before 2025-06; without `registers` clients are registered by hand. Methods of
-    `scopes` want that scope; a method that is `free` wants no token.
+    `scopes` want that scope; a method that is `free` wants no token. While `crowd` is set, requests with a bad token
+    are refused when so many have come. If it is `strict`, whoever shows a refresh token again ends the grant for all.
     """
 
     def __init__(
@@ -31,6 +33,7 @@ class Guarded:
         scopes: Mapping[str, str] = {},
         free: Collection[str] = (),
         echo: bool = False,
+        strict: bool = False,
     ) -> None:
         self.tokens: set[str] = set()
         self.given: list[str] = []
@@ -44,6 +47,9 @@ class Guarded:
         self._scopes = scopes
         self._free = free
         self._echo = echo
+        self.crowd = 0
+        self._is_strict = strict
+        self._crowd_came = anyio.Event()
         routes = [
             Route("/mcp", self.mcp, methods=["POST"]),
             Route("/authorize", self.authorize),
@@ -61,6 +67,11 @@ class Guarded:
         said = await request.json()
         where = f'Bearer resource_metadata="{base(request)}/.well-known/oauth-protected-resource/mcp"'
         if token not in self.tokens and said["method"] not in self._free:
+            self.crowd -= 1
+            if self.crowd == 0:
+                self._crowd_came.set()
+            if self.crowd > 0:
+                await self._crowd_came.wait()
             return Response(
                 status_code=401, headers={"www-authenticate": where if self._has_metadata else "Bearer"}
             )
@@ -116,6 +127,7 @@ class Guarded:
                 return JSONResponse({"error": "invalid_client"}, 401)
         if kind == "refresh_token" and (self.ended or form["refresh_token"] != f"r{len(self.given)}"):
             self.refused.append(kind)
+            self.ended = self.ended or self._is_strict
             return JSONResponse({"error": "invalid_grant"}, 400)
         self.given.append(kind)
         number = len(self.given)
