@@ -30,7 +30,7 @@ BAD_BODIES: dict[str, tuple[Any, str]] = {
     "not json": (b"{oops", "not valid JSON"),
     "not text": (b"\xff\xfe\x00{", "not valid JSON"),
     "NaN": (b'{"messages":[{"role":"user","content":"x"}],"temperature":NaN}', "not valid JSON"),
-    "half a character": (b'{"messages":[{"role":"user","content":"\\ud83d"}]}', "not valid JSON"),
+    "half a character, cut": (b'{"messages":[{"role":"user","content":"\\ud83d"}', "not valid JSON"),
     "cut": (orjson.dumps(VALID)[:-1], "not valid JSON"),
     "two objects": (orjson.dumps(VALID) * 2, "not valid JSON"),
     "too deep": (b'{"messages":' + b"[" * 5000 + b"]" * 5000 + b"}", "not valid JSON"),
@@ -255,3 +255,14 @@ def test_health_and_readiness_answer(app: AppServer):
     ready = httpx2.get(f"{app.url}/readyz")
     assert (ready.status_code, ready.json()["status"]) == (200, "ready")
     assert httpx2.head(f"{app.url}/healthz").status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses"])
+def test_half_a_character_is_one_that_cannot_be_shown(app: AppServer, path: str):
+    app.set_replies(whole({"content": "Hello"}))
+    body = b'{"model":"mock","messages":[{"role":"user","content":"a\\ud83d b\\ud83d\\ude00"}]}'
+    if path == "/v1/responses":
+        body = b'{"model":"mock","input":"a\\ud83d b\\ud83d\\ude00"}'
+    answer = httpx2.post(f"{app.url}{path}", content=body, timeout=60)
+    assert answer.status_code == 200
+    assert app.upstream.seen[-1].json["messages"][-1]["content"] == "a\ufffd b\U0001f600"

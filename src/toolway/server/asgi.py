@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -15,7 +17,7 @@ from toolway.server.disconnect import cancel_on_disconnect
 from toolway.types import JSON, JSON_TYPE, Header
 from toolway.upstream.client import Answer
 from toolway.wire import sse
-from toolway.wire.lenient_json import dumps
+from toolway.wire.lenient_json import dumps, loads_exact
 
 MAX_DEPTH = 200
 """Levels of nesting. Little more can be read than written (254), and what is kept of a request adds some."""
@@ -50,15 +52,25 @@ def parse_object(body: bytes) -> JSON:
     """The JSON object in a body. Raises InvalidRequest: no JSON, another kind of value, too deep."""
     if not body:
         raise InvalidRequest("The request has no body; send a JSON object.")
-    try:
-        parsed: Any = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise InvalidRequest(f"The request body is not valid JSON: {error}.") from error
+    parsed = _parse(body)
     if not isinstance(parsed, dict):
         raise InvalidRequest("The request body must be a JSON object.")
     if body.count(b"{") + body.count(b"[") > MAX_DEPTH and _is_deep(parsed):
         raise InvalidRequest(f"The request body is nested deeper than {MAX_DEPTH} levels.")
     return parsed
+
+
+def _parse(body: bytes) -> Any:
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        if _HALF.search(body):  # half a character, which JSON allows and orjson does not
+            with suppress(ValueError):
+                return loads_exact(body.decode())
+        raise InvalidRequest(f"The request body is not valid JSON: {error}.") from error
+
+
+_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def _is_deep(parsed: JSON) -> bool:

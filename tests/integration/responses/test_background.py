@@ -412,7 +412,11 @@ def test_what_cannot_be_kept_is_not_begun(redis: RedisServer):
         error_of(respond(app, BODY), 503)
         error_of(respond(app, {**BODY, "stream": True}), 503)
         assert app.upstream.seen == []
-        assert text_of(ask(app, streamed=True)) == "Hello"  # whoever waits for it gets it all the same
+        for streamed in (True, False):
+            app.set_replies(turn("Hello", streamed=streamed))
+            told = ask(app, streamed=streamed)  # whoever waits for it gets it all the same, and is told
+            assert (text_of(told), told["store"]) == ("Hello", False)
+        app.set_replies(turn("Hello", streamed=True))
         redis.start()
         until(app, begun(app)["id"], "completed")
 

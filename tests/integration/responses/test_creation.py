@@ -138,6 +138,19 @@ def test_json_of_any_form(app: AppServer):
     assert response["text"] == {"format": {"type": "json_object"}, "verbosity": "low"}
 
 
+def test_parts_as_chat_completions_have_them_are_taken(app: AppServer):
+    app.set_replies(turn("A pixel.", streamed=False))
+    parts = [
+        {"type": "text", "text": "What is this?"},
+        {"type": "image_url", "image_url": {"url": PIXEL, "detail": "low"}},
+        {"type": "file", "file": {"filename": "a.pdf", "file_data": "data:application/pdf;base64,eA=="}},
+    ]
+    odd = {"type": "input_image", "image_url": {"url": PIXEL}}
+    ask(app, input=[{"role": "user", "content": [*parts, odd]}])
+    shown = {"type": "image_url", "image_url": {"url": PIXEL}}
+    assert sent(app)[0]["content"] == [*parts, shown]
+
+
 def test_pictures_and_files_go_to_the_model(app: AppServer):
     app.set_replies(turn("A pixel.", streamed=False))
     content = [

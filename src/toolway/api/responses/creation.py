@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -149,8 +150,8 @@ class ResponseCreator:
     async def keep(self, draft: Draft, record: Record) -> Record:
         """Keep a record, if it is to be stored; returns it, with its place.
 
-        Whoever waits for a response can do without, but one that is made in the background is lost then: a store that
-        is away is waited for, a while. Raises StoreError for such a response alone.
+        Whoever waits for a response can do without, and reads in it that it is not stored. One that is made in the
+        background is lost then: a store that is away is waited for, a while. Raises StoreError for such a one alone.
         """
         patience = anyio.current_time() + PATIENCE
         while draft.request.store:
@@ -158,7 +159,7 @@ class ResponseCreator:
                 return await self.records.save(draft.owner, record, draft.previous)
             except StoreError as error:
                 if not draft.request.background:
-                    break
+                    return replace(record, resource={**record.resource, "store": False})
                 if isinstance(error, NoRoomInStore) or anyio.current_time() > patience:
                     raise
             await anyio.sleep(1.0)
@@ -188,6 +189,8 @@ class ResponseCreator:
             await deliver(events[:-1])
             draft.writer.withdraw_end()
             raise
+        if draft.request.store and not record.resource["store"]:
+            events[-1] = draft.writer.unstored(events[-1])
         await deliver(events)
         return record
 

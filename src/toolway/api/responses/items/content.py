@@ -36,15 +36,17 @@ def _part(part: JSON, where: str) -> JSON:
     match part.get("type"):
         case "input_text" | "output_text" | "text" if isinstance(part.get("text"), str):
             return {"type": "text", "text": part["text"]}
-        case "input_image" if isinstance(part.get("image_url"), str):
+        case "input_image" | "image_url" if url := _image_url(part.get("image_url")):
             detail = {"detail": part["detail"]} if part.get("detail") else {}
-            return {"type": "image_url", "image_url": {"url": part["image_url"], **detail}}
+            return {"type": "image_url", "image_url": {**detail, **url}}
         case "input_file" if isinstance(part.get("file_data"), str):
             file = {name: part[name] for name in ("filename", "file_data") if part.get(name)}
             return {"type": "file", "file": file}
+        case "file" if isinstance(part.get("file"), dict) and isinstance(part["file"].get("file_data"), str):
+            return {"type": "file", "file": part["file"]}
         case "input_audio" if isinstance(part.get("input_audio"), dict):
             return {"type": "input_audio", "input_audio": part["input_audio"]}
-        case "input_image" | "input_file":
+        case "input_image" | "input_file" | "image_url" | "file":
             raise InvalidRequest(
                 "Files are not kept here: send image_url (a URL or data: URL) or file_data.", param=where
             )
@@ -73,3 +75,10 @@ def _bytes(entry: JSON, token: str) -> list[int]:
 
 def _objects(value: Any) -> list[JSON]:
     return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
+
+
+def _image_url(value: Any) -> JSON | None:
+    """What a chat completion's part holds, for a URL alone and for such an object."""
+    if isinstance(value, dict):
+        return value if isinstance(value.get("url"), str) else None
+    return {"url": value} if isinstance(value, str) else None

@@ -221,6 +221,12 @@ class EventWriter:
         self._state.frame |= {"status": "completed", "completed_at": self._completed_at()}
         return [self._state.whole("response.completed")]
 
+    def unstored(self, last: Event) -> Event:
+        """The last event, that was not told yet, with the news that the response is not stored."""
+        self._state.withdraw()
+        self._state.frame["store"] = False
+        return self._state.whole(last[0])
+
     def withdraw_end(self) -> None:
         """The last event was not told, since what it tells could not be kept; nothing is left of the answer."""
         self._state.withdraw()

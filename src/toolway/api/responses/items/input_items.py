@@ -127,7 +127,7 @@ class InputItems:
         self._end_turn()
         for part in self._parts:
             self.messages += part.close() if isinstance(part, TurnBuilder) else [part]
-        if self._unserved and not self.messages:
+        if self._unserved and all(message is UNREADABLE for message in self.messages):
             raise self._unserved
         return self.messages
 
@@ -254,11 +254,12 @@ class InputItems:
     def _compaction(self, item: JSON, where: str) -> None:
         summary = unsealed(item.get("encrypted_content"))
         if summary is None:
-            raise InvalidRequest(
+            log.info("a compaction that was not made here is left out of the conversation")
+            self._unserved = self._unserved or InvalidRequest(
                 "This compaction was not made here and cannot be read.", param=f"{where}.encrypted_content"
             )
         self._end_turn()
-        self._parts.append(summary_message(summary))
+        self._parts.append(UNREADABLE if summary is None else summary_message(summary))
 
     def _tool(self, item: JSON, where: str) -> tuple[str, str]:
         """The id of a call, and how the model names its tool."""
@@ -320,6 +321,13 @@ def answered_before(request: str) -> InvalidRequest:
 def summary_message(summary: str) -> JSON:
     """What the model reads in place of a conversation that was compacted."""
     return {"role": "user", "content": f"Summary of the conversation so far:\n{summary}"}
+
+
+UNREADABLE: JSON = {
+    "role": "user",
+    "content": "(What was said earlier was summarised by another program; the summary cannot be read here.)",
+}
+"""What the model reads in place of a compaction that was made elsewhere."""
 
 
 def sealed(text: str) -> str:
