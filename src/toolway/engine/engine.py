@@ -81,7 +81,7 @@ class Conversation:
     """The questions of this conversation, where it asks in words."""
     approved: Sequence[ToolCall] = ()
     takes_approvals: bool = False
-    is_complete: bool = False
+    complete: int = 0
     pauses: bool = False
     optional: frozenset[str] = frozenset()
     gives_ids: bool = False
@@ -112,6 +112,10 @@ class Conversation:
         self.events.deliver = self._with_public_ids(deliver) if deliver and hands_out_calls else deliver
         outcome = await self._run_behind(turn, raw, done or {})
         return for_client(outcome, self.token) if hands_out_calls else outcome
+
+    async def history(self) -> Sequence[Any]:
+        """The client's messages, with what it never saw of earlier rounds in its places."""
+        return await self._with_hidden(self.request.messages)
 
     async def ask(self, request: ChatRequest) -> Message:
         """One exchange with the model about this conversation, whose calls are not run."""
@@ -221,15 +225,13 @@ class Conversation:
             return turn
         return with_token_count(turn, partial(self.resources.meter.spend, principal))
 
-    async def _with_hidden(self, sent: Sequence[object]) -> Sequence[object]:
+    async def _with_hidden(self, sent: Sequence[Any]) -> Sequence[Any]:
         """The client's messages, with what it never saw of earlier rounds in its places."""
-        if self.is_complete:
-            return sent
         store, owner = self.resources.store, self.caller.id
         messages = list(sent)
-        places = await interrupted.find(store, self.caller, sent)
+        places = await interrupted.find(store, self.caller, sent) if not self.complete else ()
         if self.resources.settings.loop.replay:
-            messages = await hidden_rounds.recall(store, self.caller, messages)
+            messages = await hidden_rounds.recall(store, self.caller, messages, self.complete)
         messages = await split_turns.restore(store, owner, messages)
         if places:
             messages = interrupted.put_back(messages, places)
@@ -290,8 +292,8 @@ class ConversationRequest:
 
     `dialect` is the API that the client speaks. `narrowed` narrows the tools as `options.selection` does. Calls of a
     tool that `asks` wait for an approval; those that have one are `approved`, and run before the model is asked. One
-    that `takes_approvals` tells its client of calls that wait; for any other the answer is a question in words. With
-    `is_complete` the messages are as the model saw them, so that nothing must be put back. A client that sees the
+    that `takes_approvals` tells its client of calls that wait; for any other the answer is a question in words. In the
+    first `complete` messages, which are as the model saw them, nothing must be put back. A client that sees the
     rounds `pauses` at their limit. `optional` options are left out where the model server refuses them. With
     `gives_ids` the client gets ids of ours for its calls in any case: some take one that comes twice for the same call.
     """
@@ -303,7 +305,7 @@ class ConversationRequest:
     asks: Callable[[Tool], bool] | None = None
     approved: Sequence[ToolCall] = ()
     takes_approvals: bool = False
-    is_complete: bool = False
+    complete: int = 0
     pauses: bool = False
     optional: frozenset[str] = frozenset()
     gives_ids: bool = False
@@ -455,7 +457,7 @@ class Engine:
             else ApprovalTurns(self.policy, gate, caller),
             approved=request.approved,
             takes_approvals=request.takes_approvals,
-            is_complete=request.is_complete,
+            complete=request.complete,
             pauses=request.pauses,
             optional=request.optional,
             gives_ids=request.gives_ids,

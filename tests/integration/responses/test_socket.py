@@ -77,6 +77,26 @@ def test_a_warm_up_is_kept_and_gone_on_from(app: AppServer):
     assert [message["content"] for message in sent(app)] == ["I live in Paris.", QUESTION]
 
 
+def test_a_warm_up_with_a_history_of_the_clients_own_holds_what_the_client_never_saw(app: AppServer):
+    """As Codex takes a session up again."""
+    own = {"type": "function", "name": "mine", "parameters": {"type": "object"}}
+    theirs = tool_call("mine", "{}", id="call_1", index=1)
+    app.set_replies(turn("Both. ", OURS, theirs, streamed=True), text_stream("Done."))
+    user = {"role": "user", "content": QUESTION}
+    with websocket(app) as connection:
+        first = made(connection, input=[user], tools=[own], store=False)
+        [call] = items_of(first, "function_call")
+    result = {"type": "function_call_output", "call_id": call["call_id"], "output": "x"}
+    with websocket(app) as connection:
+        history = [user, *first["output"], result]
+        warm = create(connection, input=history, tools=[own], store=False, generate=False)[-1]["response"]
+        app.set_replies(text_stream("Done."))
+        made(connection, input="More.", tools=[own], store=False, previous_response_id=warm["id"])
+    told = sent(app)
+    assert [message["role"] for message in told] == ["user", "assistant", "tool", "tool", "user"]
+    assert [call["id"] for call in told[1]["tool_calls"]] == ["ours", "call_1"]
+
+
 def test_tools_run_unseen_or_seen(app: AppServer):
     app.set_replies(turn("", OURS, streamed=True), text_stream("Cloudy."))
     with websocket(app) as connection:

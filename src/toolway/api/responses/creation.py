@@ -136,7 +136,8 @@ class ResponseCreator:
             raise InvalidRequest("An approval needs a response that is generated.", param="generate")
         await self.claim(draft)
         events = [*draft.writer.began(), *draft.writer.completed_empty()]
-        record = await self.keep(draft, draft.record(messages=draft.input.messages))
+        _, history = split_leading(await draft.conversation.history())
+        record = await self.keep(draft, draft.record(messages=[*draft.leading, *history]))
         await deliver(events)
         return record
 

@@ -131,7 +131,7 @@ class _Reading:
             narrowed=[*narrowed, *([self._declared] if self._declared else [])],
             asks=self._needs_approval if self._entries else None,
             approved=[approved.call for approved in self._input.approved],
-            is_complete=self._previous is not None,
+            complete=max(0, len(messages) - len(self._history) + self._input.kept),
         )
 
     def draft(self, conversation: Conversation) -> Draft:

@@ -64,14 +64,16 @@ async def remember(store: Store, caller: Caller, messages: Sequence[Any], outcom
                 await store.put(key, AMBIGUOUS, certain=True)
 
 
-async def recall(store: Store, caller: Caller, messages: list[Any]) -> list[Any]:
+async def recall(store: Store, caller: Caller, messages: list[Any], complete: int = 0) -> list[Any]:
     """The conversation with the rounds behind each answer that is known, byte for byte as the model saw them.
+
+    The first `complete` messages have them already.
 
     The answer itself keeps only the words of its last turn: those before stand in the rounds. An answer that was
     changed stays as the client sent it; what stood before it may change, but for the question.
     """
     recalled: list[Any] = []
-    marks = {mark.position: mark for mark in _marks(messages)}
+    marks = {mark.position: mark for mark in _marks(messages) if mark.position >= complete}
     for position, message in enumerate(messages):
         known = await _find(store, caller, marks[position]) if position in marks else None
         if known is not None and known.hidden:

@@ -59,7 +59,7 @@ async function streamed(messages) {
     if (part.type === 'text-delta') told.text += part.text;
     if (part.type === 'error') note(part.error);
   }
-  return told.error ? null : { steps: await result.steps, response: await result.response, content: await result.content };
+  return told.error ? null : { steps: await result.steps, responseMessages: await result.responseMessages, content: await result.content };
 }
 
 async function play() {
@@ -74,7 +74,7 @@ async function play() {
       told.asked.push(...requests.map((part) => part.toolCall.toolName));
       told.tools.push(...parts.filter((part) => part.type === 'tool-result').map((part) => part.toolName));
       told.usage = result.steps.at(-1).usage.totalTokens ?? null;
-      messages.push(...result.response.messages);
+      messages.push(...result.responseMessages);
       const approved = kind === 'approve';
       const answer = { type: 'tool-approval-response', approved, providerExecuted: true };
       const content = requests.map(({ approvalId }) => ({ ...answer, approvalId }));

@@ -3,9 +3,10 @@
 
 import OpenAI from 'openai';
 
-const [url, api, mode, tools, manner] = process.argv.slice(2);
+const [url, api, mode, tools, manner, ...asked] = process.argv.slice(2);
+const questions = asked.length ? asked : ['What is the weather in Paris?'];
 const told = { text: '', tools: [], ran: [], usage: null, error: null };
-const messages = [{ role: 'user', content: 'What is the weather in Paris?' }];
+let messages = [];
 const stream = mode === 'streamed' ? { stream: true, stream_options: { include_usage: true } } : {};
 const client = new OpenAI({ baseURL: url, apiKey: 'unused' });
 
@@ -35,6 +36,7 @@ async function runTools() {
   });
   const completion = await runner.finalChatCompletion();
   told.usage = completion.usage?.total_tokens ?? null;
+  messages = runner.messages;
 }
 
 async function create() {
@@ -51,7 +53,10 @@ async function create() {
 }
 
 try {
-  await { chat: { create, runTools } }[api][manner]();
+  for (const content of questions) {
+    messages.push({ role: 'user', content });
+    await { chat: { create, runTools } }[api][manner]();
+  }
 } catch (error) {
   told.error = { type: error.constructor.name, status: error.status ?? null, message: error.message };
 }

@@ -6,7 +6,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from case import QUESTION, Case, Told, tell
+from case import Case, Told, tell
 
 MODELS = """
 - model_id: toolway
@@ -28,13 +28,14 @@ def ask(case: Case, told: Told) -> None:
     import llm  # reads LLM_USER_PATH
 
     tools = [llm.Tool.function(told.double, name="double")] if case.brings_tool else None
-    chain = llm.get_model("toolway").chain(QUESTION, tools=tools, stream=case.streamed)
-    for response in chain.responses():
-        for text in response:
-            told.text += text
-        told.tools += [call.name for call in response.tool_calls()]
-        usage = response.usage()
-        told.usage = (usage.input or 0) + (usage.output or 0)
+    conversation = llm.get_model("toolway").conversation(tools=tools)
+    for question in case.questions:
+        for response in conversation.chain(question, stream=case.streamed).responses():
+            for text in response:
+                told.text += text
+            told.tools += [call.name for call in response.tool_calls()]
+            usage = response.usage()
+            told.usage = (usage.input or 0) + (usage.output or 0)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from case import QUESTION, Case, Told, tell
+from case import Case, Told, tell
 from openai import OpenAI
 
 DOUBLE: Any = {
@@ -19,21 +19,25 @@ DOUBLE: Any = {
 
 def play(case: Case, told: Told) -> None:
     ask = {("chat", "create"): create, ("chat", "stream"): stream}[case.api, case.manner]
-    request: dict[str, Any] = {"model": "mock", "messages": [{"role": "user", "content": QUESTION}]}
+    request: dict[str, Any] = {"model": "mock", "messages": []}
     if case.brings_tool:
         request["tools"] = [DOUBLE]
     with OpenAI(base_url=case.url, api_key="unused") as client:
-        while True:
-            message = ask(client, case, request, told)
-            calls = message.get("tool_calls") or []
-            told.tools += [call["function"]["name"] for call in calls]
-            if not calls:
-                return
-            results = [
-                {"role": "tool", "tool_call_id": call["id"], "content": run(call["function"], told)}
-                for call in calls
-            ]
-            request["messages"] += [message, *results]
+        for question in case.questions:
+            request["messages"].append({"role": "user", "content": question})
+            while answer(ask(client, case, request, told), request, told):
+                pass
+
+
+def answer(message: dict[str, Any], request: dict[str, Any], told: Told) -> bool:
+    """Put a message into the conversation, and the results of its calls behind it; whether it has any."""
+    calls = message.get("tool_calls") or []
+    told.tools += [call["function"]["name"] for call in calls]
+    results = [
+        {"role": "tool", "tool_call_id": call["id"], "content": run(call["function"], told)} for call in calls
+    ]
+    request["messages"] += [message, *results]
+    return bool(calls)
 
 
 def run(function: dict[str, str], told: Told) -> str:

@@ -85,6 +85,8 @@ class InputItems:
         """Ids of calls whose results are ours, though the client sent them."""
         self.refused: list[str] = []
         """Approval requests that were refused."""
+        self.kept = len(self.messages)
+        """How many messages of the conversation came before the items; `close` counts those of `turn`."""
         self._expose = expose
         self._client_name = client_name
         self._parts: list[JSON | TurnBuilder] = []
@@ -99,8 +101,9 @@ class InputItems:
         self._approved: dict[str, Approved] = {}
         self._waiting: dict[str, JSON] = {}
         """The empty results of approved calls, each under its request."""
+        self._kept_turn: TurnBuilder | None = None
         if turn is not None:
-            kept = self._begin(TurnBuilder(turn.assistant, turn.results, turn.behind))
+            kept = self._kept_turn = self._begin(TurnBuilder(turn.assistant, turn.results, turn.behind))
             self._asks = dict(turn.asks)
             for identity in kept.unanswered - set(self._asks.values()):
                 self._unanswered[identity] = [kept]
@@ -127,6 +130,8 @@ class InputItems:
         self._end_turn()
         for part in self._parts:
             self.messages += part.close() if isinstance(part, TurnBuilder) else [part]
+            if part is self._kept_turn:
+                self.kept = len(self.messages)
         if self._unserved and all(message is UNREADABLE for message in self.messages):
             raise self._unserved
         return self.messages
@@ -367,10 +372,8 @@ class TurnBuilder:
     def __init__(
         self, assistant: JSON | None = None, results: Sequence[JSON] = (), behind: Sequence[JSON] = ()
     ) -> None:
-        before = assistant or {}
-        self._rest = {
-            key: value for key, value in before.items() if key not in ("role", "content", "tool_calls")
-        }
+        before = assistant or {"role": "assistant", "content": ""}
+        self._before = {key: value for key, value in before.items() if key != "tool_calls"}
         self._texts: list[str | list[Any]] = [before["content"]] if before.get("content") else []
         thought = before.get("reasoning_content")
         self._thoughts: list[str | list[Any]] = [thought] if thought else []
@@ -423,7 +426,7 @@ class TurnBuilder:
                 raise InvalidRequest(
                     f"No tool output found for function call {identity[:100]}.", param="input"
                 )
-        message: JSON = {"role": "assistant", "content": joined(self._texts), **self._rest}
+        message: JSON = {**self._before, "content": joined(self._texts)}
         if self._thoughts:
             message["reasoning_content"] = joined(self._thoughts)
         if self.calls:
