@@ -24,7 +24,7 @@ from toolway.settings.settings import load_settings
 
 Offer = Literal["all tools", "append", "call"]
 
-TOOLS = 50
+TOOLS = 24
 TURNS = 10
 
 
