@@ -17,8 +17,12 @@ from toolway.stores import open_store
 from toolway.tools.catalog import Catalog
 from toolway.tools.direct import DirectTools, narrowed
 from toolway.tools.factory import SourceFactory
+from toolway.tools.mcp.options import depth
 from toolway.types import Caller
 from toolway.upstream.client import Upstream
+
+DEEPEST = 3
+"""Toolways that may start one another."""
 
 STARTUP_WAIT = 15.0
 """Seconds in which the first list waits for the servers: not every client hears of the tools that come later."""
@@ -30,31 +34,43 @@ async def run_stdio(settings: Settings, profile: str | None) -> None:
         selection = narrowed((), profile, settings.tools.profiles) if profile else ()
     except NotFound as error:
         raise ConfigError(error.message) from None
-    async with (
-        open_store(settings.store.url, ttl=settings.store.ttl, max_bytes=settings.store.max_bytes) as store,
-        open_policy(settings, store) as policy,
-        Upstream.connect(settings.upstream) as upstream,
-        anyio.create_task_group() as tasks,
-    ):
-        ended = anyio.Event()
+    _refuse_circle()
+    ended = anyio.Event()
+    async with anyio.create_task_group() as tasks:
         tasks.start_soon(_wait_for_signal, ended)
-        factory = SourceFactory(upstream, settings.upstream.api_key)
-        catalog = Catalog(factory.sources(settings.tools), prefixed=settings.tools.tool_prefix == "always")
-        direct = DirectTools(catalog, timeout=settings.loop.tool_timeout, startup_wait=STARTUP_WAIT)
+        async with (
+            open_store(
+                settings.store.url, ttl=settings.store.ttl, max_bytes=settings.store.max_bytes
+            ) as store,
+            open_policy(settings, store) as policy,
+            Upstream.connect(settings.upstream) as upstream,
+        ):
+            factory = SourceFactory(upstream, settings.upstream.api_key)
+            catalog = Catalog(
+                factory.sources(settings.tools), prefixed=settings.tools.tool_prefix == "always"
+            )
+            direct = DirectTools(catalog, timeout=settings.loop.tool_timeout, startup_wait=STARTUP_WAIT)
+            caller = Caller(id="stdio", selection=selection)
 
-        caller = Caller(id="stdio", selection=selection)
+            async def serve() -> None:
+                await serve_stdio(direct, policy, caller)
+                ended.set()
 
-        async def serve() -> None:
-            await serve_stdio(direct, policy, caller)
-            ended.set()
-
-        tasks.start_soon(serve)
-        async with catalog.running(), watch_config(settings, factory, catalog, policy=policy):
-            await ended.wait()
-        tasks.cancel_scope.cancel()
+            tasks.start_soon(serve)
+            async with catalog.running(), watch_config(settings, factory, catalog, policy=policy):
+                await ended.wait()
         sys.stdout.flush()
         # The thread that reads standard input cannot be interrupted, and would hold the end until a line comes.
         os._exit(0)
+
+
+def _refuse_circle() -> None:
+    """Raise ConfigError when this is a Toolway within Toolways: an entry that starts the one that reads it."""
+    if depth() >= DEEPEST:
+        raise ConfigError(
+            "Toolway starts itself in a circle: its mcp.json has an entry that runs `toolway mcp` with the same file. "
+            "Give Toolway a file of its own (--config)."
+        )
 
 
 async def _wait_for_signal(ended: anyio.Event) -> None:

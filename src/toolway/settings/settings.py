@@ -58,8 +58,8 @@ _VARIABLES = {
 }
 _LISTS = {"api_keys", "console_keys", "allowed_hosts", "cors_origins", "tool_search_always"}
 _SECRET = {"openai_api_key", "api_keys", "console_keys"}
-_READ_ELSEWHERE = {"TOOLWAY_CACHE"}
-"""Where the demo keeps its model's weights; not a setting of the server."""
+_READ_ELSEWHERE = {"TOOLWAY_CACHE", "TOOLWAY_DEPTH"}
+"""Where the demo keeps its model's weights, and how many Toolways started one another; not settings of the server."""
 _TOKEN = re.compile(r"TOOLWAY_SERVER_([A-Z0-9_]+)_TOKEN")
 _MISTAKEN = {
     "OPENAI_API_BASE": "OPENAI_BASE_URL",

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import random
+import subprocess
+import sys
 import tracemalloc
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -13,10 +17,13 @@ import orjson
 import pytest
 from mcp.client import Client
 
-from tests.integration.mcp.conftest import PROFILES
+from tests.integration.mcp.conftest import PROFILES, TOOLWAY
 from tests.support.app_server import AppServer, app_server
 from tests.support.fuzz import EXAMPLES
 from tests.support.hostile import hostile
+from toolway.settings.mcp_server import StdioServerConfig
+from toolway.tools.catalog import Catalog
+from toolway.tools.mcp import MCPSource
 
 pytestmark = pytest.mark.anyio
 
@@ -175,3 +182,25 @@ async def test_calls_leave_no_memory_behind(app: AppServer):
             tracemalloc.stop()
     # What the client and its caches keep is in this, too.
     assert after - before < 300 * 300, f"{(after - before) / 300:.0f} bytes a call"
+
+
+def test_a_toolway_that_starts_itself_is_ended_with_a_sentence(mcp_json: Path):
+    refused = subprocess.run(
+        [TOOLWAY, "mcp", "--config", str(mcp_json)],
+        env={**os.environ, "TOOLWAY_DEPTH": "3"},
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert refused.returncode == 1
+    assert "Toolway starts itself in a circle" in refused.stderr
+
+
+async def test_a_server_knows_within_how_many_toolways_it_runs(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TOOLWAY_DEPTH", "1")
+    code = "import os, sys; sys.exit('depth ' + os.environ['TOOLWAY_DEPTH'])"
+    config = StdioServerConfig(label="s", type="stdio", command=sys.executable, args=("-c", code))
+    async with Catalog([MCPSource(config)]).running() as catalog:
+        await catalog.wait_until_tried(60)
+        assert "depth 2" in str(catalog.sources[0].status.error)

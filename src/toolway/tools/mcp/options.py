@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import re
 import time
 from collections import deque
@@ -16,6 +17,16 @@ from toolway.net.ssrf import SsrfGuard
 from toolway.types import JSON
 
 Transport = Literal["stdio", "http", "sse"]
+
+DEPTH = "TOOLWAY_DEPTH"
+"""The variable that tells a program within how many Toolways it was started."""
+
+
+def depth() -> int:
+    """Within how many Toolways this process was started."""
+    text = os.environ.get(DEPTH, "")
+    return int(text) if text.isdecimal() and len(text) < 5 else 0
+
 
 Sampler = Callable[[JSON], Awaitable[JSON]]
 """Answers `sampling/createMessage`: its params -> its result."""

@@ -25,7 +25,7 @@ from toolway.errors import SourceError
 from toolway.settings.mcp_server import StdioServerConfig, with_home
 from toolway.tools.mcp import reaper
 from toolway.tools.mcp.messages import Lines, MessageLines, TooLong, parse
-from toolway.tools.mcp.options import Budget, ServerLog
+from toolway.tools.mcp.options import DEPTH, Budget, ServerLog, depth
 from toolway.tools.mcp.sdk import SessionMessage
 
 PATIENCE = 2.0
@@ -202,7 +202,7 @@ async def open_stdio(config: StdioServerConfig, *, limit: int, log: ServerLog) -
     Raises:
         SourceError: The command cannot be started.
     """
-    whole = environment(config.env)
+    whole = {**environment(config.env), DEPTH: str(depth() + 1)}
     program, where = _resolve(config.command, whole, config.cwd)
     argv, fds = _under_watch([program, *config.args])
     try:
