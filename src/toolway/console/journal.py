@@ -48,7 +48,7 @@ PAUSE = 0.2
 """Seconds between two looks at what happened."""
 WHOLE_RATE, WHOLE_BURST = 10.0, 100.0
 """Conversations a second that are kept with all that was in them, in the long run and at once."""
-LISTED_RATE, LISTED_BURST = 100.0, 2000.0
+LISTED_RATE, LISTED_BURST = 100.0, 500.0
 """Those that are kept as a line in the list."""
 SLICE = 0.003
 """Seconds that writing down may take at a time: requests wait for it."""
@@ -164,9 +164,12 @@ class Journal:
 
     # -- for the request
 
-    def subscribe(self) -> Recorder:
-        """The subscriber of one conversation."""
-        return Recorder(self, self._feed)
+    def subscribe(self) -> Recorder | None:
+        """The subscriber of one conversation; None when there are too many at once to be listed."""
+        if self._lines.spend():
+            return Recorder(self, self._feed)
+        self.left_out += 1
+        return None
 
     def changed(self, recorder: Recorder) -> None:
         """Something happened in a conversation that a page may show."""
@@ -223,9 +226,6 @@ class Journal:
         while self._ended:
             recorder = self._ended.popleft()
             self._changed.pop(recorder.id, None)
-            if not self._lines.spend():
-                self.left_out += 1
-                continue
             summary = self._summary(recorder)
             if self._whole.spend():
                 await self._keep(summary, self._record(summary, recorder))

@@ -178,8 +178,8 @@ Subscriber = Callable[[Event], None]
 """Is told every event of one request but its chunks, in order, and may not wait."""
 
 
-Subscribe = Callable[[], Subscriber]
-"""Makes a subscriber for one request. It may have a function `is_quiet`: whether that hears of failures alone."""
+Subscribe = Callable[[], Subscriber | None]
+"""Makes a subscriber for one request, if any; a function `is_quiet` of it says whether that hears of failures alone."""
 
 
 def is_quiet(subscribe: Subscribe) -> bool:
@@ -216,6 +216,11 @@ class EventStream:
         self._of_failures = of_failures
         self._on_head = on_head
         self._unfinished: list[Chunks] = []
+
+    @property
+    def has_subscribers(self) -> bool:
+        """Whether anybody hears of a request in which nothing fails."""
+        return bool(self._subscribers)
 
     async def emit(self, event: Event) -> None:
         """Something happened in the loop."""

@@ -475,7 +475,8 @@ class Engine:
         subscribers: list[Subscriber] = []
         of_failures: list[Subscriber] = []
         for subscribe in self._subscribers:
-            (of_failures if is_quiet(subscribe) else subscribers).append(subscribe())
+            if (subscriber := subscribe()) is not None:
+                (of_failures if is_quiet(subscribe) else subscribers).append(subscriber)
         return EventStream(subscribers, of_failures=of_failures, on_head=self._target.learn_from)
 
     def _side_request(self, request: ConversationRequest, caller: Caller) -> SideRequest | None:

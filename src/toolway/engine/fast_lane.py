@@ -126,14 +126,16 @@ class FastLane:
         """Ask the model server once: the outcome and the answer's headers, or what the ordinary way goes on with."""
         events, sent = request.events, request.chat.with_tools(request.snapshot.all_definitions)
         told = _Told(events)
-        told(_beginning(request), RoundBegan(number=1), ModelAsked(request=sent))
+        if events.has_subscribers:
+            told(_beginning(request), RoundBegan(number=1), ModelAsked(request=sent))
         headers = [*request.caller.headers, JSON_TYPE]
         begun = BegunRequest(self._resources.upstream, "/chat/completions", headers, dumps(sent.body()))
         try:
             answer = await begun.send()
             if answer.is_success:
                 self._target.learn_from(answer.headers)
-                told(HeadArrived(headers=answer.headers))
+                if events.has_subscribers:
+                    told(HeadArrived(headers=answer.headers))
                 raw = await answer.read()
                 if message := plain_message(raw):
                     self._count(request, sent, message)
