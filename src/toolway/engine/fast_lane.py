@@ -122,8 +122,8 @@ class FastLane:
             len(snapshot.offered), snapshot.size, most_tools=most, known=target.infos.known(model)
         )
 
-    async def ask(self, request: LaneRequest) -> tuple[Outcome, Sequence[Header]] | Begun:
-        """Ask the model server once: the outcome and the answer's headers, or what the ordinary way goes on with."""
+    async def ask(self, request: LaneRequest) -> tuple[Message, Sequence[Header]] | Begun:
+        """Ask the model server once: its message and its headers, or what the ordinary way goes on with."""
         events, sent = request.events, request.chat.with_tools(request.snapshot.all_definitions)
         told = _Told(events)
         if events.has_subscribers:
@@ -140,7 +140,9 @@ class FastLane:
                 if message := plain_message(raw):
                     self._count(request, sent, message)
                     await begun.close()
-                    return _ended(request, message, events), answer.headers
+                    if events.has_subscribers:
+                        _tell_end(request, message)
+                    return message, answer.headers
                 answer.put_back(raw)
         except UpstreamError as error:
             begun.error = error
@@ -202,12 +204,11 @@ def _beginning(request: LaneRequest) -> ConversationBegan:
     )
 
 
-def _ended(request: LaneRequest, message: Message, events: EventStream) -> Outcome:
+def _tell_end(request: LaneRequest, message: Message) -> None:
     prompt = tuple(request.chat.messages)
     outcome = Outcome(message=message, usage=message.usage, total_usage=message.usage, prompt=prompt)
-    events.notify(ModelAnswered(message=message))
-    events.notify(ConversationEnded(outcome=outcome))
-    return outcome
+    request.events.notify(ModelAnswered(message=message))
+    request.events.notify(ConversationEnded(outcome=outcome))
 
 
 def plain_message(raw: bytes) -> Message | None:

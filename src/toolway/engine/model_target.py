@@ -124,6 +124,8 @@ class ModelTarget:
     def habits(self, model: Any) -> ModelHabits:
         """What was learned of one model, to be added to."""
         name = model if isinstance(model, str) else ""
+        if (known := self._habits.get(name)) is not None:
+            return known
         if len(self._habits) >= MAX_MODELS and name not in self._habits:
             self._habits.clear()
         return self._habits.setdefault(name, ModelHabits())

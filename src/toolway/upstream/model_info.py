@@ -134,7 +134,7 @@ class ModelInfos:
         return Listing(status=answer.status, headers=answer.headers, body=parsed, came_at=time.monotonic())
 
     def _fresh(self, name: str) -> ModelInfo | None:
-        until, info = self._known.get(name, (0.0, ModelInfo()))
+        until, info = self._known.get(name, (0.0, None))
         return info if until > time.monotonic() else None
 
     async def _ask(self, name: str, headers: Sequence[Header]) -> tuple[float, ModelInfo]:

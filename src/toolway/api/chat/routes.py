@@ -10,8 +10,8 @@ from starlette.types import Receive, Scope, Send
 from toolway.api.answers import answer_errors, answer_stream, answer_whole
 from toolway.api.chat.chunks import Envelope, failure, progress_chunk
 from toolway.api.option_headers import NO_OPTIONS, read_option_headers
-from toolway.conversation.events import Chunks, ConversationFailed, Event, HeadArrived, Outcome
-from toolway.conversation.message import TEXT_FIELDS, ChatRequest, joined
+from toolway.conversation.events import Chunks, ConversationFailed, Event, HeadArrived
+from toolway.conversation.message import TEXT_FIELDS, ChatRequest, Message, joined
 from toolway.conversation.tool_calls import call_object
 from toolway.engine.engine import Conversation, ConversationRequest, Engine, ToolsAtHand
 from toolway.engine.fast_lane import Begun, LaneRequest
@@ -77,8 +77,8 @@ class ChatCompletions:
             if isinstance(answer, Begun):
                 begun = answer
                 return
-            outcome, headers = answer
-            await send_json(send, 200, _whole(outcome), relayed(headers))
+            message, headers = answer
+            await send_json(send, 200, _whole(message, message.usage), relayed(headers))
 
         await cancel_on_disconnect(scope, receive, run)
         return begun
@@ -95,7 +95,8 @@ class ChatCompletions:
         else:
 
             async def produce() -> JSON:
-                return _whole(await conversation.run(whole_turn, raw=raw))
+                outcome = await conversation.run(whole_turn, raw=raw)
+                return _whole(outcome.message, outcome.usage, outcome.earlier)
 
             await answer_whole(scope, receive, send, conversation=conversation, produce=produce)
 
@@ -200,20 +201,20 @@ def _refuse_many(tools: RequestTools) -> None:
         )
 
 
-def _whole(outcome: Outcome) -> JSON:
+def _whole(last: Message, usage: JSON | None, earlier: Sequence[JSON] = ()) -> JSON:
     """The last round's answer with the text of all rounds in it, our calls gone and usage summed."""
-    frame = outcome.message.frame
+    frame = last.frame
     choice = frame["choices"][0]
-    message = {**choice["message"], **outcome.message.fields}
-    if outcome.earlier:
-        message |= _joined_text((*outcome.earlier, message))
+    message = {**choice["message"], **last.fields}
+    if earlier:
+        message |= _joined_text((*earlier, message))
     if message.get("tool_calls"):
         message.pop("function_call", None)  # llama-cpp-python says each call twice
-        message["tool_calls"] = [call_object(call) for call in outcome.message.tool_calls]
+        message["tool_calls"] = [call_object(call) for call in last.tool_calls]
         if not message["tool_calls"]:
             del message["tool_calls"]
-    choice = {**choice, "index": 0, "message": message, "finish_reason": outcome.message.finish_reason}
-    return {**frame, "choices": [choice], **({"usage": outcome.usage} if outcome.usage else {})}
+    choice = {**choice, "index": 0, "message": message, "finish_reason": last.finish_reason}
+    return {**frame, "choices": [choice], **({"usage": usage} if usage else {})}
 
 
 def _joined_text(rounds: Sequence[JSON]) -> JSON:
