@@ -39,7 +39,7 @@ def tables(result: dict[str, Any]) -> Iterator[Table]:
 
 def scenario_table(scenario: Scenario, targets: dict[str, Any]) -> Table:
     unit = "event" if scenario.counts_events else "request"
-    head = ["", f"{unit}s/s", "of nginx", f"CPU µs/{unit}", "first byte ms", "p50 ms", "p99 ms"]
+    head = ["", f"{unit}s/s", "of nginx", "of Envoy", f"CPU µs/{unit}", "first byte ms", "p50 ms", "p99 ms"]
     return scenario.title, head, [row(name, values) for name, values in targets.items()]
 
 
@@ -48,6 +48,7 @@ def row(name: str, values: dict[str, Any]) -> list[str]:
         name,
         number(values["rate"], 0),
         number(values["of_nginx"], 3),
+        number(values.get("of_envoy"), 3),
         number(values["cpu_us"], 1) if values["cpu_us"] else "",
         *(number(values[key], 2, scale=1000) for key in ("first_us", "p50_us", "p99_us")),
     ]

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 
 RESPONSES = "/v1/responses"
-RELAYS = ("direct", "nginx", "relay", "toolway")
+RELAYS = ("direct", "nginx", "envoy", "relay", "toolway")
 TOOLWAYS = ("toolway-0", "toolway", "toolway-200")
 
 

@@ -47,7 +47,7 @@ def rate_ratio(a: Sample, b: Sample) -> float:
 
 
 def summarise(samples: Samples) -> dict[str, dict[str, Any]]:
-    """Scenario -> target -> median figures, `of_nginx` (ratio of the rates), `faults` (a sum)."""
+    """Scenario -> target -> median figures, `of_nginx` and `of_envoy` (ratios of the rates), `faults` (a sum)."""
     return {
         scenario: {target: figures(samples, scenario, target) for target in by_target}
         for scenario, by_target in samples.items()
@@ -59,6 +59,7 @@ def figures(samples: Samples, scenario: str, target: str) -> dict[str, Any]:
     return {
         **{figure: median(one[figure] for one in rounds) for figure in FIGURES},
         "of_nginx": by_round(samples, (scenario, target), (scenario, "nginx"), rate_ratio),
+        "of_envoy": by_round(samples, (scenario, target), (scenario, "envoy"), rate_ratio),
         "faults": sum(one["faults"] for one in rounds),
         "complaint": next((one["complaint"] for one in rounds if one["complaint"]), ""),
     }

