@@ -46,9 +46,9 @@ MOST_WAITING = 2000
 """Conversations that wait to be written down."""
 PAUSE = 0.2
 """Seconds between two looks at what happened."""
-WHOLE_RATE, WHOLE_BURST = 10.0, 100.0
+WHOLE_RATE, WHOLE_BURST = 5.0, 100.0
 """Conversations a second that are kept with all that was in them, in the long run and at once."""
-LISTED_RATE, LISTED_BURST = 100.0, 500.0
+LISTED_RATE, LISTED_BURST = 20.0, 200.0
 """Those that are kept as a line in the list."""
 SLICE = 0.003
 """Seconds that writing down may take at a time: requests wait for it."""
