@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import orjson
 import pytest
 
-from tests.integration.access.chat import Chat, code_in, is_question, text_in, write_config
+from tests.integration.access.chat import Chat, code_in, is_question, model, text_in, write_config
 from tests.support.app_server import AppServer, app_server, serving
 from tests.support.gate import DEADLINE, Gate
 from tests.support.tools import CITY, ToolService, document
@@ -425,3 +426,39 @@ def test_a_denied_call_is_a_result_that_the_model_reads(tmp_path: Path) -> None:
         assert chat.seen[-1]["content"].startswith(
             "Error: get_weather was not run: it is not allowed here: Not on weekdays"
         )
+
+
+@pytest.mark.parametrize("progress", ["off", "reasoning", "openwebui"])
+def test_progress_is_shown_of_a_call_that_was_approved(tmp_path: Path, progress: str) -> None:
+    with app_server(config=write_config(tmp_path, [ASK]), progress=progress) as app:
+        chat = Chat(app, stream=True)
+        chat.say("weather: Paris")
+        assert chat.say("yes") == "Done."
+        assert chat.cities == ["Paris"]
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_the_messages_api_asks_in_words_too(app: AppServer, stream: bool) -> None:
+    app.upstream.answer = model
+    messages: list[JSON] = [{"role": "user", "content": "weather: Paris"}]
+    question = messages_api(app, messages, stream)
+    assert is_question(question)
+    messages += [
+        {"role": "assistant", "content": [{"type": "text", "text": question}]},
+        {"role": "user", "content": [{"type": "text", "text": "yes"}]},
+    ]
+    assert messages_api(app, messages, stream) == "Done."
+    assert app.tools.calls == [("get_weather", {"city": "Paris"})]
+
+
+def messages_api(app: AppServer, messages: list[JSON], stream: bool) -> str:
+    """The text of an answer of the Messages API."""
+    body = {"model": "m", "max_tokens": 100, "messages": messages, "stream": stream}
+    answer = httpx2.post(f"{app.url}/v1/messages", json=body, timeout=DEADLINE)
+    assert answer.status_code == 200, answer.text
+    if not stream:
+        return "".join(block.get("text", "") for block in answer.json()["content"])
+    events = [orjson.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: ")]
+    return "".join(
+        event["delta"].get("text", "") for event in events if event["type"] == "content_block_delta"
+    )

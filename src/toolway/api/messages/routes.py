@@ -137,8 +137,10 @@ class _Answer:
             if type(event) is Chunks:
                 await stream.write(self._writer.chunks(event.items))
                 return
-            if type(event) is HeadArrived and not stream.started:
-                await stream.start([_request_id(), *relayed(event.headers)])
+            if not stream.started and isinstance(event, HeadArrived | CallBegan):
+                # A call that was approved runs before the model is asked.
+                headers = event.headers if isinstance(event, HeadArrived) else ()
+                await stream.start([_request_id(), *relayed(headers)])
             await stream.write(self._written(event))
 
         return self._writer.ended(await self._run(streamed_turn, deliver))
