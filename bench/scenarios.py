@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 
 RESPONSES = "/v1/responses"
+MESSAGES = "/v1/messages"
 RELAYS = ("direct", "nginx", "envoy", "relay", "toolway")
 TOOLWAYS = ("toolway-0", "toolway", "toolway-200")
 
@@ -44,7 +45,7 @@ class Scenario:
         return 5 if self.stream and self.path == RESPONSES else 1
 
     def body(self) -> bytes:
-        if self.path not in ("/v1/chat/completions", RESPONSES):
+        if self.path not in ("/v1/chat/completions", RESPONSES, MESSAGES):
             return json.dumps({"query": "foxes", "limit": 3}).encode()
         model = f"mock-c{self.chunks}-s200-d{self.pause_us}-t{self.calls}"
         messages = [
@@ -53,6 +54,8 @@ class Scenario:
         ]
         said = "input" if self.path == RESPONSES else "messages"
         request = {"model": model, said: messages, "temperature": 0.7}
+        if self.path == MESSAGES:
+            request |= {"max_tokens": 1000, "system": messages[0]["content"], "messages": messages[1:]}
         return json.dumps({**request, "stream": True} if self.stream else request).encode()
 
 
@@ -80,6 +83,18 @@ def response(connections: int) -> Scenario:
     )
 
 
+def message(connections: int) -> Scenario:
+    title = f"The same over the Messages API, {connections} at a time"
+    return Scenario(
+        key=f"message-{connections}",
+        title=title,
+        targets=("toolway",),
+        connections=connections,
+        stream=True,
+        path=MESSAGES,
+    )
+
+
 def tool_round(connections: int, *, stream: bool) -> Scenario:
     kind = "Streamed" if stream else "Whole"
     return Scenario(
@@ -100,6 +115,8 @@ SCENARIOS = (
     streamed(16),
     response(1),
     response(16),
+    message(1),
+    message(16),
     Scenario(
         key="first-byte",
         title="Time to the first byte: 10 chunks, 1 ms apart, one stream",

@@ -1,6 +1,6 @@
 """A million random and mutated inputs into all that reads from outside: `python -m tests.fuzz_long`.
 
-The promises of `test_mutated.py` in `tests/unit/conversation` and `tests/unit/api/responses`, and of `test_compile.py`,
+The promises of `test_mutated.py` in `tests/unit/conversation` and below `tests/unit/api`, and of `test_compile.py`,
 a hundred times as fast, since nothing is shrunk.
 Each input comes from a number of its own: what fails is told with the command that repeats it.
 """
@@ -19,6 +19,7 @@ import orjson
 
 from tests.support.hostile import hostile
 from tests.support.schemas import KEYWORDS, WORDS, assert_compiled
+from tests.unit.api.messages import test_mutated as messages
 from tests.unit.api.responses.test_mutated import BODY, assert_body, assert_written
 from tests.unit.conversation.test_mutated import (
     ANSWER,
@@ -96,6 +97,14 @@ def respond(random: Random) -> None:
     assert_body(mutated(random, BODY), is_checked=random.random() < CHECKED)
 
 
+def converse(random: Random) -> None:
+    """The body of a request to the Messages API, mutated or with values of other kinds in it."""
+    if random.random() < 0.5:
+        messages.assert_body(mutated(random, messages.BODY))
+    else:
+        messages.assert_confused(random)
+
+
 def narrate(random: Random) -> None:
     """The events of a response."""
     theirs, cut = random.random() < 0.5, random.random() < 0.1
@@ -109,7 +118,16 @@ def call(random: Random) -> None:
     LOOP.run_until_complete(assert_result(hostile(random), schema, random.choice(["", "\ud800", "\x00"])))
 
 
-TARGETS: tuple[Callable[[Random], None], ...] = (decode, build, parse, compile_any, respond, narrate, call)
+TARGETS: tuple[Callable[[Random], None], ...] = (
+    decode,
+    build,
+    parse,
+    compile_any,
+    respond,
+    converse,
+    narrate,
+    call,
+)
 
 
 def main() -> None:

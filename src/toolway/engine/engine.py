@@ -108,7 +108,9 @@ class Conversation:
         to nothing a short while ago. `done` has the results of approved calls that need not run again.
         """
         # Decided once: tools may be left out meanwhile, and all of an answer must name a call alike.
-        hands_out_calls = bool(self.tools.clients and (self.tools.tools or self.gives_ids))
+        hands_out_calls = bool(
+            (self.tools.clients and (self.tools.tools or self.gives_ids)) or (self.gives_ids and self.pauses)
+        )
         self.events.deliver = self._with_public_ids(deliver) if deliver and hands_out_calls else deliver
         outcome = await self._run_behind(turn, raw, done or {})
         return for_client(outcome, self.token) if hands_out_calls else outcome
@@ -244,8 +246,9 @@ class Conversation:
         store, owner = self.resources.store, self.caller.id
         await self.resources.search.keep(self.tools, self.caller, sent)
         if outcome.split_turn and outcome.message.tool_calls:
-            await split_turns.keep(store, owner, self.token, outcome.split_turn, outcome.hidden)
-        elif self.resources.settings.loop.replay and not outcome.is_paused:
+            hidden = () if self.pauses else outcome.hidden
+            await split_turns.keep(store, owner, self.token, outcome.split_turn, hidden)
+        elif self.resources.settings.loop.replay and not self.pauses:
             await hidden_rounds.remember(store, self.caller, sent, outcome)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +24,9 @@ RENEWAL_WAIT = 2.0
 """Seconds in which definitions of tools that joined must be made; later they are for the next request."""
 
 Fit = Callable[[Snapshot], Snapshot]
+
+Run = Callable[[Tool, JSON], Awaitable[ToolResult]]
+"""Runs a tool of the dialect's own, whose arguments were checked."""
 
 BESIDE_TOOLS = ("tools", "tool_choice", "parallel_tool_calls")
 """Members of a request that servers refuse when no tool stands in it."""
@@ -84,6 +87,8 @@ class RequestTools:
         self._joined: dict[str, None] = {}
         self._called: set[Tool] = set()
         self._added: dict[str, Any] = {}
+        self._runs: dict[Tool, Run] = {}
+        """How tools are run that the dialect brought."""
         self._shortened: dict[str, orjson.Fragment] = {}
         self._enforced = named_tool(self._choice) if enforce_choice else None
         self._is_withdrawn = False
@@ -309,6 +314,8 @@ class RequestTools:
 
     async def run(self, tool: Tool, arguments: JSON, on_progress: OnProgress | None = None) -> ToolResult:
         """Run one of these tools, or the search, whose arguments were checked."""
+        if run := self._runs.get(tool):
+            return await run(tool, arguments)
         if self.search is None or not self.is_search(tool):
             return await self.snapshot.run(tool, arguments, on_progress)
         if tool is self.search.caller:
@@ -379,6 +386,16 @@ class RequestTools:
             return False
         self._define_own(tool)
         return True
+
+    def bring(self, tool: Tool, run: Run) -> None:
+        """Offer a tool that the dialect runs."""
+        self._define_own(tool)
+        self._runs[tool] = run
+
+    def join_clients(self, functions: Sequence[JSON]) -> None:
+        """Show the model more of the client's own tools from the next round on."""
+        self._clients_tools = [*(self._clients_tools or ()), *functions]
+        self.clients |= _names_in(functions)
 
     def _define_own(self, tool: Tool) -> None:
         self._added[tool.name] = define({tool.name: tool}, self.snapshot.target).fragments[tool.name]

@@ -290,6 +290,44 @@ def test_a_server_that_does_not_answer_is_a_400(app: AppServer):
     assert "cannot be listed" in check_error(answer.json())
 
 
+SEARCHES = {
+    "tool_search_tool_bm25": '{"query":"send a letter by mail"}',
+    "tool_search_tool_regex": '{"pattern":"weather_on|send.*letter"}',
+}
+
+
+@BOTH
+@pytest.mark.parametrize("name", SEARCHES)
+def test_the_model_searches_deferred_tools(app: AppServer, streamed: bool, name: str):
+    tools = [
+        {"type": f"{name}_20251119", "name": name},
+        {"name": "send_letter", "description": "Sends a letter.", "input_schema": {}, "defer_loading": True},
+        {"name": "bake_bread", "description": "Bakes bread.", "input_schema": {}, "defer_loading": True},
+    ]
+    find = ModelTurn(calls=(tool_call(name, SEARCHES[name], id="call_0"),))
+    send = ModelTurn(calls=(tool_call("send_letter", "{}", id="call_0"),))
+    set_turns(app, find, send, ModelTurn(text="Sent."))
+    message = ask(app, streamed=streamed, tools=tools)
+    search, found, use = message["content"]
+    assert (search["type"], search["name"]) == ("server_tool_use", name)
+    assert found["tool_use_id"] == search["id"]
+    assert found["content"]["tool_references"] == [{"type": "tool_reference", "tool_name": "send_letter"}]
+    assert (use["type"], use["name"]) == ("tool_use", "send_letter")
+    names = [[tool["function"]["name"] for tool in sent(app, n)["tools"]] for n in (0, 1)]
+    assert names[0] == ["get_weather", "list_cities", name]
+    assert names[1] == ["send_letter", "get_weather", "list_cities", name]
+    history = [
+        *QUESTION,
+        {"role": "assistant", "content": message["content"]},
+        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": use["id"], "content": "ok"}]},
+    ]
+    assert ask(app, streamed=streamed, tools=tools, messages=history)["stop_reason"] == "end_turn"
+    roles = [m["role"] for m in sent(app)["messages"]]
+    assert roles == ["user", "assistant", "tool", "assistant", "tool"]
+    assert '"name":"send_letter"' in sent(app)["messages"][2]["content"]
+    assert "send_letter" in [tool["function"]["name"] for tool in sent(app)["tools"]]
+
+
 def test_tokens_are_counted_with_our_tools(app: AppServer):
     counts = [
         post(app, {"tools": tools}, "/count_tokens").json()["input_tokens"]

@@ -9,6 +9,7 @@ from typing import Any
 from toolway.api.fields import text_in, thought_in
 from toolway.api.messages.request import Thinking
 from toolway.api.messages.signatures import sealed
+from toolway.api.messages.tool_search import SERVER, DeferredTools
 from toolway.conversation.call_ids import original_id
 from toolway.conversation.chunk_template import TextRun
 from toolway.conversation.events import Outcome
@@ -52,12 +53,16 @@ class MessageWriter:
         input_tokens: int,
         thinking: Thinking = "off",
         shown: Collection[str] = (),
+        searched: DeferredTools | None = None,
+        searches: Collection[str] = (),
         stop_sequences: Collection[str] = (),
     ) -> None:
         self.started = False
         """Whether any event was told."""
         self._thinking = thinking
         self._shown = shown
+        self._searched = searched
+        self._searches = searches
         self._stop_sequences = stop_sequences
         self._content: list[JSON] = []
         self._block: _OpenBlock | None = None
@@ -123,6 +128,8 @@ class MessageWriter:
 
     def call_began(self, call: ToolCall, tool: Tool | None) -> bytes:
         """A call of ours is about to run."""
+        if self._is_search(tool):
+            return self._search_began(call)
         if tool is None or tool.server not in self._shown:
             return PING
         self._ids[call.id] = f"mcptoolu_{secrets.token_hex(12)}"
@@ -138,6 +145,8 @@ class MessageWriter:
 
     def call_ended(self, call: ToolCall, tool: Tool | None, result: ToolResult) -> bytes:
         """A call of ours has its result."""
+        if self._searched and self._is_search(tool):
+            return self._search_ended(call, self._searched.found(result))
         if tool is None or tool.server not in self._shown:
             return b""
         content = [{"type": "text", "text": fix_surrogates(result.text)}]
@@ -147,6 +156,21 @@ class MessageWriter:
             "is_error": result.is_error,
             "content": content,
         }
+        return b"".join(self._whole_block(block))
+
+    def _is_search(self, tool: Tool | None) -> bool:
+        return tool is not None and tool.server == SERVER and tool.name in self._searches
+
+    def _search_began(self, call: ToolCall) -> bytes:
+        self._ids[call.id] = f"srvtoolu_{secrets.token_hex(12)}"
+        given = harmless(read_arguments(call.arguments) or {})
+        block = {"type": "server_tool_use", "id": self._ids[call.id], "name": call.name, "input": given}
+        return b"".join([*self._end_turn(), *self._whole_block(block)])
+
+    def _search_ended(self, call: ToolCall, names: Collection[str]) -> bytes:
+        references = [{"type": "tool_reference", "tool_name": name} for name in names]
+        found = {"type": "tool_search_tool_search_result", "tool_references": references}
+        block = {"type": "tool_search_tool_result", "tool_use_id": self._ids.pop(call.id), "content": found}
         return b"".join(self._whole_block(block))
 
     def ended(self, outcome: Outcome) -> bytes:

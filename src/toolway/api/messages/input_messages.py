@@ -168,8 +168,7 @@ class InputMessages:
         """Tools that were found, as the model reads of them in the result; from now on they are offered."""
         for name in names:
             self._load(name)
-        lines = [f"<function>{_described(name, self._deferred.get(name, {}))}</function>" for name in names]
-        return "\n".join(["<functions>", *lines, "</functions>"])
+        return definitions_text(names, self._deferred)
 
     def _assistant(self, blocks: Sequence[JSON], where: str) -> None:
         if self._turn is None or self._after or self._turn.has_results:
@@ -226,6 +225,24 @@ class InputMessages:
         text = "\n".join(fields.texts_in(block.get("content")))
         turn.add_result(identity, text_of(ToolResult(text=text, is_error=bool(result.get("is_error")))))
 
+    def _server_tool_use(self, block: JSON, where: str) -> None:
+        if str(block.get("name")).startswith("tool_search_tool"):
+            call = fields.check(_TOOL_USE, block, where)
+            self.own.add(call["id"])
+            self._open().add_call(call["id"], call["name"], call["input"], where)
+
+    def _tool_search_result(self, block: JSON, where: str) -> None:
+        turn, identity, content = self._turn, block.get("tool_use_id"), block.get("content")
+        if turn is None or identity not in turn.unanswered or not isinstance(content, dict):
+            return
+        entries = content.get("tool_references")
+        references = entries if isinstance(entries, list) else ()
+        names = [
+            entry["tool_name"] for entry in references if isinstance(entry, dict) and "tool_name" in entry
+        ]
+        known = [name for name in names if isinstance(name, str)]
+        turn.add_result(str(identity), self._definitions(known) if known else "No tool fits.")
+
     def _settle(self) -> None:
         """Write down the open turn, and what was said since."""
         if self._turn is not None:
@@ -244,9 +261,17 @@ _READERS: Mapping[str, Callable[[InputMessages, JSON, str], None]] = {
     "tool_use": InputMessages._tool_use,
     "mcp_tool_use": InputMessages._mcp_tool_use,
     "mcp_tool_result": InputMessages._mcp_tool_result,
+    "server_tool_use": InputMessages._server_tool_use,
+    "tool_search_tool_result": InputMessages._tool_search_result,
     "compaction": InputMessages._compaction,
 }
 """How a block of the model's is read; those of other types, which only Anthropic's own tools write, are left out."""
+
+
+def definitions_text(names: Sequence[str], tools: Mapping[str, JSON]) -> str:
+    """Tools that were found, as the model reads of them."""
+    lines = [f"<function>{_described(name, tools.get(name, {}))}</function>" for name in names]
+    return "\n".join(["<functions>", *lines, "</functions>"])
 
 
 def _described(name: str, tool: JSON) -> str:

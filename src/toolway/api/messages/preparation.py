@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
@@ -10,7 +10,15 @@ from starlette.types import Scope
 
 from toolway.api.messages.content import Media
 from toolway.api.messages.input_messages import InputMessages
-from toolway.api.messages.request import OPTIONAL, MessagesRequest, Toolset, as_functions, read_tool
+from toolway.api.messages.request import (
+    OPTIONAL,
+    SEARCH_TOOLS,
+    MessagesRequest,
+    Toolset,
+    as_functions,
+    read_tool,
+)
+from toolway.api.messages.tool_search import DeferredTools, search_tool
 from toolway.api.option_headers import read_option_headers
 from toolway.conversation.message import ChatRequest
 from toolway.engine.engine import Conversation, ConversationRequest, Engine, ToolsAtHand
@@ -27,6 +35,8 @@ class Draft:
     request: MessagesRequest
     conversation: Conversation
     media: Media
+    searched: DeferredTools | None = None
+    """The deferred tools, if the model can search them."""
 
 
 class RequestReader:
@@ -47,7 +57,10 @@ class RequestReader:
 
         async with self._engine.open(read, caller=caller, declared=request.mcp) as conversation:
             conversation.results.adopt_calls(conversation.request.messages, reading.input.own)
-            yield Draft(request=request, conversation=conversation, media=reading.input.media)
+            searched = _searched(request, conversation, reading.input.loaded)
+            yield Draft(
+                request=request, conversation=conversation, media=reading.input.media, searched=searched
+            )
 
 
 class _Reading:
@@ -77,7 +90,7 @@ class _Reading:
             options=read_option_headers(()),
             dialect="messages",
             narrowed=[declared] if request.toolsets else [],
-            pauses=bool(request.toolsets),
+            pauses=bool(request.toolsets or request.searches),
             optional=OPTIONAL,
             gives_ids=True,
         )
@@ -102,6 +115,27 @@ class _Reading:
         found = [request.deferred[name] for name in given.loaded if name in request.deferred]
         tools = [*request.tools, *found, *(tool for tool in inline if tool)]
         return [tool for tool in tools if tool["name"] not in given.removed]
+
+
+def _searched(
+    request: MessagesRequest, conversation: Conversation, loaded: Collection[str]
+) -> DeferredTools | None:
+    """Offer the search tools of a request over those deferred tools that the model does not see yet."""
+    hidden = {name: tool for name, tool in request.deferred.items() if name not in loaded}
+    if not request.searches or not hidden or conversation.request.options.get("tool_choice") == "none":
+        return None
+
+    def load(names: Sequence[str]) -> None:
+        new = [hidden[name] for name in names if name not in conversation.tools.clients]
+        conversation.tools.join_clients(as_functions(new))
+
+    searched = DeferredTools(hidden, load)
+    for name, kind in request.searches.items():
+        by_pattern = kind.startswith(f"{SEARCH_TOOLS}regex")
+        conversation.tools.bring(
+            search_tool(kind, name), searched.by_pattern if by_pattern else searched.by_words
+        )
+    return searched
 
 
 PREFILL = {"add_generation_prompt": False, "continue_final_message": True}

@@ -59,6 +59,9 @@ _TOOL_CONFIG = fields.object_of(enabled=bool)
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 _EFFORTS = {"low": "low", "medium": "medium", "high": "high", "xhigh": "high", "max": "high"}
 
+SEARCH_TOOLS = "tool_search_tool_"
+"""How the types of Anthropic's tool search tools begin; `regex` or `bm25` stands behind it."""
+
 MAX_USER = 64
 """Characters of `user` that OpenAI takes; Claude Code's user_id has more."""
 
@@ -95,6 +98,8 @@ class MessagesRequest:
     system: Sequence[str]
     tools: Sequence[JSON]
     deferred: Mapping[str, JSON]
+    searches: Mapping[str, str]
+    """The types of Anthropic's tool search tools that the request has, by the names that it gives them."""
     toolsets: Sequence[Toolset]
     stream: bool
     thinking: Thinking
@@ -129,6 +134,7 @@ def read_request(body: JSON, *, counts_only: bool = False) -> MessagesRequest:
         system=_system(body.get("system")),
         tools=[tool for tool in tools if not tool.get("defer_loading")],
         deferred={tool["name"]: tool for tool in tools if tool.get("defer_loading")},
+        searches=_searches(given),
         toolsets=_toolsets(known.get("mcp_servers") or [], given),
         stream=bool(known.get("stream")),
         thinking=_shown(thinking),
@@ -241,9 +247,22 @@ def _tool(entry: JSON, where: str) -> JSON | None:
             f"{where}: tools of the type {kind[:50]!r} need a model of Anthropic's; declare a custom tool.",
             param=where,
         )
-    if kind != "mcp_toolset":
+    if kind != "mcp_toolset" and not kind.startswith(SEARCH_TOOLS):
         log.info("the client's tool of type %s is left out: only Anthropic runs it", kind[:50])
     return None
+
+
+def _searches(tools: Sequence[JSON]) -> dict[str, str]:
+    """Only a name that no other tool has: the search is for what cannot be called yet."""
+    names = [tool.get("name") for tool in tools]
+    searches = {}
+    for number, tool in enumerate(tools):
+        kind, name = tool.get("type"), tool.get("name")
+        if isinstance(kind, str) and kind.startswith(SEARCH_TOOLS):
+            if not isinstance(name, str) or not name or names.count(name) > 1:
+                raise fields.wrong(f"tools[{number}].name", "a name of its own")
+            searches[name] = kind
+    return searches
 
 
 def _toolsets(servers: Sequence[JSON], tools: Sequence[JSON]) -> list[Toolset]:

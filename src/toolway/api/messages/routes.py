@@ -118,6 +118,8 @@ class _Answer:
             input_tokens=estimate,
             thinking=request.thinking,
             shown=frozenset(entry["server_label"] for entry in request.mcp),
+            searched=draft.searched,
+            searches=request.searches if draft.searched else (),
             stop_sequences=frozenset(request.stop_sequences),
         )
 

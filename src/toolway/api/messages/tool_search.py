@@ -1,0 +1,92 @@
+"""Anthropic's tool search tools: the model searches the request's deferred tools, and sees what it finds."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+from toolway.api.messages.input_messages import definitions_text
+from toolway.api.messages.request import SEARCH_TOOLS
+from toolway.search.index import ToolIndex
+from toolway.types import JSON, Tool, ToolResult
+
+SERVER = "toolway"
+MOST_FOUND = 5
+
+_ALTERNATIVE = re.compile(r"\|")
+_WORD = re.compile(r"\w+")
+
+
+class DeferredTools:
+    """The deferred tools of one request, `load` of which shows the model tools by their names."""
+
+    def __init__(self, tools: Mapping[str, JSON], load: Callable[[Sequence[str]], None]) -> None:
+        self._tools = tools
+        self._load = load
+        self._found: dict[str, Sequence[str]] = {}
+        named = {
+            name: Tool(
+                name=name,
+                server="",
+                description=tool.get("description") or "",
+                parameters=tool.get("input_schema") or {},
+            )
+            for name, tool in tools.items()
+        }
+        self._index = ToolIndex.build(named)
+
+    async def by_words(self, _: Tool, arguments: JSON) -> ToolResult:
+        """Run the search by words (BM25)."""
+        return self._shown(self._index.search(str(arguments["query"])[:1000], self._tools.keys()))
+
+    async def by_pattern(self, _: Tool, arguments: JSON) -> ToolResult:
+        """Run the search by a pattern, of which the words count, in their order: a model's pattern may never end."""
+        wanted = [_WORD.findall(part.lower()) for part in _ALTERNATIVE.split(str(arguments["pattern"])[:200])]
+        texts = {
+            name: f"{name} {tool.get('description') or ''}".lower() for name, tool in self._tools.items()
+        }
+        return self._shown([n for n, text in texts.items() if any(_holds(text, words) for words in wanted)])
+
+    def found(self, result: ToolResult) -> Sequence[str]:
+        """The names of the tools that a result shows."""
+        return self._found.get(result.text, ())
+
+    def _shown(self, names: Sequence[str]) -> ToolResult:
+        names = list(names)[:MOST_FOUND]
+        if not names:
+            return ToolResult(text="No tool fits. Try other words for what it does, or go on without it.")
+        self._load(names)
+        text = definitions_text(names, self._tools)
+        self._found[text] = names
+        return ToolResult(text=text)
+
+
+def search_tool(kind: str, name: str) -> Tool:
+    """The tool that a type of Anthropic's stands for, as the model sees it."""
+    by_pattern = kind.startswith(f"{SEARCH_TOOLS}regex")
+    member, about = (
+        ("pattern", "Words of a name or description, as a regular expression")
+        if by_pattern
+        else ("query", "What the tool does, in words")
+    )
+    return Tool(
+        name=name,
+        server=SERVER,
+        description="Finds tools that are not in your list, by what they do; from then on they can be called.",
+        parameters={
+            "type": "object",
+            "properties": {member: {"type": "string", "minLength": 1, "description": about}},
+            "required": [member],
+        },
+    )
+
+
+def _holds(text: str, words: Sequence[str]) -> bool:
+    """Whether these words stand in a text, in this order."""
+    position = 0
+    for word in words:
+        position = text.find(word, position)
+        if position < 0:
+            return False
+        position += len(word)
+    return bool(words)
