@@ -233,7 +233,9 @@ class InputMessages:
 
     def _tool_search_result(self, block: JSON, where: str) -> None:
         turn, identity, content = self._turn, block.get("tool_use_id"), block.get("content")
-        if turn is None or identity not in turn.unanswered or not isinstance(content, dict):
+        if turn is None or not isinstance(identity, str) or not isinstance(content, dict):
+            return
+        if identity not in turn.unanswered:
             return
         entries = content.get("tool_references")
         references = entries if isinstance(entries, list) else ()
@@ -241,7 +243,7 @@ class InputMessages:
             entry["tool_name"] for entry in references if isinstance(entry, dict) and "tool_name" in entry
         ]
         known = [name for name in names if isinstance(name, str)]
-        turn.add_result(str(identity), self._definitions(known) if known else "No tool fits.")
+        turn.add_result(identity, self._definitions(known) if known else "No tool fits.")
 
     def _settle(self) -> None:
         """Write down the open turn, and what was said since."""
