@@ -1,7 +1,7 @@
 /* load.c - a load generator that understands SSE and the stamps of mock.c.
  *
  *   cc -O2 -o load load.c && ./load --port 9000 --body FILE [--path /v1/chat/completions]
- *                                   [--conns 1] [--seconds 5] [--warm 1] [--stamps N] [--repeats 1] [--stream 0|1] [--once 0|1]
+ *                                   [--conns 1] [--seconds 5] [--warm 1] [--stamps N] [--repeats 1] [--stream 0|1] [--end TEXT] [--once 0|1]
  *
  * A closed loop: each connection sends its next request as soon as the answer to the last one is whole. With
  * --once each sends a single request, and the end is when all were answered, at the latest after --seconds.
@@ -11,7 +11,7 @@
  *   chunk  from the stamp (written by the mock) to its arrival here
  * "held" is the greatest number of answers that had begun, and were not over, at one time.
  *
- * An answer is "wrong" when it does not hold exactly N stamps, or, streamed, not exactly one [DONE], or fewer
+ * An answer is "wrong" when it does not hold exactly N stamps, or, streamed, not exactly one end, or fewer
  * events than stamps (each of which a right answer says `repeats` times): chunks that were lost, doubled or melted together.
  */
 #define _GNU_SOURCE
@@ -55,6 +55,7 @@ typedef struct {
 static const uint64_t TO_THE_END = ~0ull;
 
 static int epoll_fd, port = 9000, want_stamps = -1, repeats = 1;
+static const char *done = "data: [DONE]"; /* how the line begins that ends a stream */
 static bool want_stream, measuring, once;
 static int waiting, under_way, held; /* waiting: with --once, for the answers of so many connections */
 static char *request;
@@ -135,14 +136,13 @@ static void finish(Conn *c, bool whole) {
     } else {
         wrong++;
         if (!complaint[0])
-            snprintf(complaint, sizeof complaint, "%d stamps, %d events, %d [DONE]", c->stamps, c->events, c->dones);
+            snprintf(complaint, sizeof complaint, "%d stamps, %d events, %d ends", c->stamps, c->events, c->dones);
     }
 }
 
 /* ---- reading an answer ------------------------------------------------------------------------------ */
 
 static void count_events(Conn *c, const char *p, const char *end) {
-    static const char done[] = "data: [DONE]";
     while (p < end) {
         if (c->matched < 0) { /* skip the rest of the line */
             p = memchr(p, '\n', end - p);
@@ -155,7 +155,7 @@ static void count_events(Conn *c, const char *p, const char *end) {
             if (c->matched == 5) {
                 c->events++;
                 if (measuring) events++;
-            } else if (c->matched == sizeof done - 1) {
+            } else if (c->matched == (int)strlen(done)) {
                 c->dones++;
                 c->matched = -1;
             }
@@ -326,6 +326,7 @@ int main(int argc, char **argv) {
         else if (!strcmp(key, "--warm")) warm = atof(value);
         else if (!strcmp(key, "--stamps")) want_stamps = atoi(value);
         else if (!strcmp(key, "--repeats")) repeats = atoi(value);
+        else if (!strcmp(key, "--end")) done = value;
         else if (!strcmp(key, "--stream")) want_stream = atoi(value);
         else if (!strcmp(key, "--once")) once = atoi(value);
         else return fprintf(stderr, "load: unknown option %s\n", key), 2;

@@ -40,6 +40,7 @@ def load_command(target: Program, scenario: Scenario, seconds: float, warm: floa
         "stamps": scenario.stamps,
         "repeats": scenario.repeats,
         "stream": int(scenario.stream),
+        "end": scenario.end,
     }
     return [
         str(WORK / "load"),

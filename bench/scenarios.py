@@ -40,6 +40,11 @@ class Scenario:
         return (self.chunks if self.stream else 1) * self.repeats
 
     @property
+    def end(self) -> str:
+        """How the line begins that ends a stream."""
+        return 'data: {"type":"message_stop"' if self.path == MESSAGES else "data: [DONE]"
+
+    @property
     def repeats(self) -> int:
         """How often an answer says each stamp: the events at the end of a response repeat its text four times."""
         return 5 if self.stream and self.path == RESPONSES else 1
