@@ -176,8 +176,9 @@ class Conversation:
         try:
             outcome = await run_tool_loop(request, turn=self._turn(turn), loop=loop, done=done)
         except BaseException as error:
-            with anyio.CancelScope(shield=True):
-                await interrupted.keep(self.resources.store, self.caller, sent, self.events)
+            if not self.pauses:
+                with anyio.CancelScope(shield=True):
+                    await interrupted.keep(self.resources.store, self.caller, sent, self.events)
             if isinstance(error, anyio.get_cancelled_exc_class()):
                 self.events.notify(ClientLeft())
             raise

@@ -225,6 +225,38 @@ def test_an_error_inside_a_stream(app: AppServer):
     assert "CUDA error" in check_error(message["error"])
 
 
+@BOTH
+def test_a_web_page_in_place_of_an_answer(app: AppServer, streamed: bool):
+    page = Reply([b"<html><title>Bad gateway</title></html>"], 502, [(b"content-type", b"text/html")])
+    set_turns(app, page)
+    answer = post(app, {"max_tokens": 5, "stream": streamed})
+    assert answer.status_code == 502
+    assert "web page: Bad gateway" in check_error(answer.json())
+
+
+@BOTH
+def test_an_answer_of_thoughts_alone(app: AppServer, streamed: bool):
+    set_turns(app, ModelTurn(thought="Hm."))
+    message = ask(app, streamed=streamed, thinking={"type": "enabled", "budget_tokens": 1024})
+    assert [block["type"] for block in message["content"]] == ["thinking"]
+    assert ask(app, streamed=streamed)["content"] == [{"type": "text", "text": ""}]
+
+
+@BOTH
+def test_rounds_that_the_client_was_shown_are_not_put_back_again(streamed: bool):
+    with app_server(replay=True) as app:
+        label = app.settings.tools.endpoints[0].label
+        named = {"mcp_servers": [{"type": "url", "name": label, "url": "toolway:"}]}
+        set_turns(
+            app, ModelTurn(text="Look. ", calls=(PARIS,)), ModelTurn(text="Cloudy."), ModelTurn(text="Yes.")
+        )
+        message = ask(app, streamed=streamed, **named)
+        history = [*QUESTION, {"role": "assistant", "content": message["content"]}, *QUESTION]
+        ask(app, streamed=streamed, messages=history, **named)
+        roles = [m["role"] for m in sent(app)["messages"]]
+        assert roles == ["user", "assistant", "tool", "assistant", "user"]
+
+
 def test_ids_of_calls_come_once_whatever_the_model_calls_them(app: AppServer):
     theirs = tool_call("theirs", "{}", id="call_0")
     tools = [{"name": "theirs", "input_schema": {"type": "object"}}]
