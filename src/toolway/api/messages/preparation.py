@@ -87,8 +87,8 @@ class _Reading:
         declared = [choice for toolset in request.toolsets for choice in _choices(toolset, tools.snapshot)]
         return ConversationRequest(
             chat=ChatRequest.of({**self._options(), "messages": messages}),
-            options=read_option_headers(()),
             dialect="messages",
+            options=read_option_headers(()),
             narrowed=[declared] if request.toolsets else [],
             pauses=bool(request.toolsets or request.searches),
             optional=OPTIONAL,
