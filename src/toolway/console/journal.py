@@ -186,7 +186,6 @@ class Journal:
     def ended(self, recorder: Recorder) -> None:
         """A conversation is over."""
         if recorder.id:  # else it never began
-            self._live.pop(recorder.id, None)
             if len(self._ended) == MOST_WAITING:
                 self.left_out += 1
                 self._ended.popleft()
@@ -229,6 +228,7 @@ class Journal:
             summary = self._summary(recorder)
             if self._whole.spend():
                 await self._keep(summary, self._record(summary, recorder))
+            self._live.pop(recorder.id, None)
             self._listed[recorder.id] = summary
             while len(self._listed) > MOST:
                 self._listed.popitem(last=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -48,8 +49,20 @@ def summary_of(identity: str, events: Sequence[Timed], *, said: bool, mask: Mask
     began, first = events[0]
     assert isinstance(first, ConversationBegan)  # noqa: S101
     last_at, last = events[-1]
-    ended = [event for _, event in events if isinstance(event, CallEnded)]
-    found: JSON = {
+    count = Counter(type(event) for _, event in events)
+    failed, tools = 0, set[str]()
+    usage: JSON = {"prompt": 0, "completion": 0, "cached": 0}
+    first_text: float | None = None
+    for at, event in events:
+        if isinstance(event, CallBegan):
+            tools.add(event.call.name[:200])
+        elif isinstance(event, CallEnded):
+            failed += event.result.is_error
+        elif isinstance(event, ModelAnswered):
+            _add_usage(usage, event.message.usage)
+        elif isinstance(event, TextBegan) and first_text is None:
+            first_text = at - began
+    return {
         "id": identity,
         "began": began,
         "seconds": last_at - began,
@@ -62,21 +75,16 @@ def summary_of(identity: str, events: Sequence[Timed], *, said: bool, mask: Mask
         "side": first.side,
         "messages": first.messages,
         "offered": first.tools,
-        "rounds": sum(isinstance(event, RoundBegan) for _, event in events),
-        "calls": sum(isinstance(event, CallBegan) for _, event in events),
-        "failed_calls": sum(event.result.is_error for event in ended),
-        "tools": sorted({event.call.name[:200] for _, event in events if isinstance(event, CallBegan)})[:50],
-        "asked_again": max(0, _asked(events) - sum(isinstance(event, RoundBegan) for _, event in events)),
-        "usage": _usage(events),
-        "finish": None,
-        "error": None,
-        "first_text": next((at - began for at, event in events if isinstance(event, TextBegan)), None),
+        "rounds": count[RoundBegan],
+        "calls": count[CallBegan],
+        "failed_calls": failed,
+        "tools": sorted(tools)[:50],
+        "asked_again": max(0, count[ModelAsked] - count[RoundBegan]),
+        "usage": usage,
+        "finish": last.outcome.message.finish_reason if isinstance(last, ConversationEnded) else None,
+        "error": error_of(last.error, mask) if isinstance(last, ConversationFailed) else None,
+        "first_text": first_text,
     }
-    if isinstance(last, ConversationEnded):
-        found["finish"] = last.outcome.message.finish_reason
-    elif isinstance(last, ConversationFailed):
-        found["error"] = error_of(last.error, mask)
-    return found
 
 
 def record_of(
@@ -286,21 +294,13 @@ def _state(last: Event) -> str:
     return "running"
 
 
-def _asked(events: Sequence[Timed]) -> int:
-    return sum(isinstance(event, ModelAsked) for _, event in events)
-
-
-def _usage(events: Sequence[Timed]) -> JSON:
-    """Tokens of all rounds together."""
-    found = {"prompt": 0, "completion": 0, "cached": 0}
-    for _, event in events:
-        usage = event.message.usage if isinstance(event, ModelAnswered) else None
-        if isinstance(usage, dict):
-            details = usage.get("prompt_tokens_details")
-            found["prompt"] += _number(usage.get("prompt_tokens"))
-            found["completion"] += _number(usage.get("completion_tokens"))
-            found["cached"] += _number(details.get("cached_tokens")) if isinstance(details, dict) else 0
-    return found
+def _add_usage(total: JSON, usage: JSON | None) -> None:
+    """Tokens of one more round."""
+    if isinstance(usage, dict):
+        details = usage.get("prompt_tokens_details")
+        total["prompt"] += _number(usage.get("prompt_tokens"))
+        total["completion"] += _number(usage.get("completion_tokens"))
+        total["cached"] += _number(details.get("cached_tokens")) if isinstance(details, dict) else 0
 
 
 def _number(value: Any) -> int:

@@ -328,3 +328,17 @@ def test_a_subscriber_costs_a_request_next_to_nothing(monkeypatch):
         assert (min(seconds(journal.subscribe) for _ in range(9)) - without) / 500 < 60e-6
     finally:
         gc.enable()
+
+
+async def test_a_conversation_that_is_over_is_there_before_it_is_written_down():
+    journal = opened()
+    recorder = journal.subscribe()
+    assert recorder
+    played(recorder)
+    [line] = journal.newest(5)
+    assert line["state"] == "done"
+    record = await journal.find(line["id"])
+    assert record
+    assert record["steps"][-1]["kind"] == "ended"
+    async with journal.running():
+        assert await kept(journal) == [line | {"size": journal._sizes[line["id"]]}]

@@ -12,6 +12,7 @@ const PAGES = [
   ["servers", "servers", "Servers", () => import("./servers.js")],
   ["tools", "tools", "Tools", () => import("./tools.js")],
   ["playground", "playground", "Playground", () => import("./playground.js")],
+  ["approvals", "approvals", "Approvals", () => import("./approvals.js")],
 ];
 
 const theme = signal(localStorage.getItem("toolway-theme") ?? "auto");
