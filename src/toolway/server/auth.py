@@ -41,7 +41,7 @@ class AuthMiddleware:
     - Host must be one valid name that belongs to this server, or the answer is 400 or 403. This, with the
       next rule, stops DNS rebinding and other web pages' requests (CVE-2025-66416 and its kin).
     - Origin, when sent, must be the server's own or in `cors_origins`, or the answer is 403. Allowed other
-      origins get CORS headers; there are never credentials in the sense of CORS, since there are no cookies.
+      origins get CORS headers, without credentials in the sense of CORS: the console's cookie is for its own page.
     - With keys, one of them must come in `Authorization: Bearer`, `api-key` or `x-api-key`, or the
       answer is 401. Its header is taken out of the request here, so that nothing behind can pass it on;
       a credential that is not ours stays and may be meant for the model server.
