@@ -1,0 +1,69 @@
+"""Clients of MCP that others wrote, unchanged, with one entry for all servers."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.compat.clients.installed import PATIENCE, PLACE, SCRIPTS, missing
+from tests.support.app_server import AppServer, app_server
+from tests.unit.tools.mcp.support import SERVERS
+
+pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
+
+TOOLS = ["ask", "measure", "tell", "think"]
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("clients") / "mcp.json"
+    entry = {"command": sys.executable, "args": [str(SERVERS / "rich.py")]}
+    path.write_text(json.dumps({"mcpServers": {"rich": entry}}))
+    return path
+
+
+@pytest.fixture(scope="module")
+def app(config: Path) -> Iterator[AppServer]:
+    with app_server(config=str(config), endpoints="") as app:
+        app.until_ready()
+        yield app
+
+
+def told(*command: str, source: Path | None = None) -> Any:
+    text = source.read_text() if source else None
+    ran = subprocess.run(
+        command, input=text, cwd=PLACE, check=False, capture_output=True, text=True, timeout=PATIENCE
+    )
+    assert ran.returncode == 0, ran.stderr
+    return json.loads(ran.stdout)
+
+
+@pytest.mark.parametrize("transport", ["http", "stdio"])
+def test_the_typescript_sdk_has_everything(app: AppServer, config: Path, transport: str):
+    toolway = str(Path(sys.executable).with_name("toolway"))
+    place = [f"{app.url}/mcp"] if transport == "http" else [toolway, "mcp", "--config", str(config)]
+    said = told("node", "--input-type=module", "-", *place, source=SCRIPTS / "node_mcp.mjs")
+    assert said["tools"] == TOOLS
+    assert said["called"]["structuredContent"] == {"metres": 2.5}
+    assert said["prompts"] == ["write"]
+    assert said["resources"] == ["config://app", "note://rich/1"]
+
+
+def test_the_inspector_lists_and_calls(app: AppServer):
+    inspector = [
+        str(PLACE / "node_modules/.bin/mcp-inspector"),
+        "--cli",
+        f"{app.url}/mcp",
+        "--transport",
+        "http",
+    ]
+    listed = told(*inspector, "--method", "tools/list")
+    assert [tool["name"] for tool in listed["tools"]] == TOOLS
+    called = told(*inspector, "--method", "tools/call", "--tool-name", "measure", "--tool-arg", "what=room")
+    assert called["structuredContent"] == {"metres": 2.5}
