@@ -6,8 +6,10 @@ import json
 import logging
 import urllib.error
 import urllib.request
+from http.client import HTTPException
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import anyio
 import orjson
@@ -145,12 +147,12 @@ def grants(url: Url = None, key: Key = None, as_json: AsJSON = False) -> None:
 @approvals.command()
 def revoke(identity: Annotated[str, typer.Argument(metavar="ID")], url: Url = None, key: Key = None) -> None:
     """Take an "always" back."""
-    _Console(url, key).ask("DELETE", f"/grants/{identity}")
+    _Console(url, key).ask("DELETE", f"/grants/{quote(identity, safe='')}")
     typer.echo("It will be asked about again.")
 
 
 def _answer(identity: str, url: str | None, key: str | None, body: JSON) -> None:
-    counts = _Console(url, key).ask("POST", f"/approvals/{identity}", body)
+    counts = _Console(url, key).ask("POST", f"/approvals/{quote(identity, safe='')}", body)
     what = "approved" if counts["approve"] else "denied"
     typer.echo(f"It is {what}." if counts["is_first"] else f"It was {what} before, by {counts['by']}.")
 
@@ -185,7 +187,7 @@ class _Console:
                 fail(orjson.loads(error.read())["error"]["message"])
             except (ValueError, KeyError, TypeError):
                 fail(f"{address} answered {error.code}; is its console on (TOOLWAY_CONSOLE)?")
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, HTTPException) as error:
             fail(f"{self._base} cannot be asked: {error}")
 
 

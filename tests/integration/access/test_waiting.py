@@ -165,6 +165,7 @@ def test_the_command_line_lists_and_answers(app: AppServer, tmp_path: Path) -> N
     assert answers == ["Done."]
     assert chat.cities == ["Paris"]
     assert "There is no approval" in toolway("deny", "apr_gone")
+    assert "There is no" in toolway("deny", "no such/id")
     assert toolway("list") == "Nothing waits.\n"
     assert toolway("grants") == "There are none.\n"
 
