@@ -14,6 +14,7 @@ from tests.support.answers import chunks_of, content_of, error_of
 from tests.support.app_server import AppServer, app_server, serving
 from tests.support.tools import CITY, Raw, ToolService, document
 from tests.support.upstream import Reply, call_stream, chunk, json_reply, sse, text_stream, tool_call, whole
+from toolway.engine import recovery
 
 JSON = dict[str, Any]
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(16)
@@ -168,6 +169,15 @@ def test_a_server_that_says_later_is_waited_for_once_tools_ran(server: AppServer
     assert ask(server, busy, stream=stream) == "At last."
     assert time.monotonic() - before > 0.25
     assert len(server.tools.calls) == 1
+
+
+def test_a_server_that_names_no_time_is_asked_a_few_times(server: AppServer, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(recovery, "_PAUSES", (0.01, 0.02))
+    slow = json_reply({"error": {"message": "slow"}}, 429)
+    server.set_replies()
+    server.upstream.answer = lambda body: slow if results_in(body) else calls("get_weather", body)
+    assert server.ask().status_code == 502
+    assert len(server.upstream.seen) == 4
 
 
 def test_a_wait_that_is_too_long_fails_at_once_and_says_when_to_come_back(server: AppServer):

@@ -202,9 +202,12 @@ class Recovery:
         return sent.with_messages([*sent.messages, *self._note]) if self._note else sent
 
     async def _wait(self, seconds: float, error: UpstreamError) -> bool:
-        """Wait as the model server says, if that can be borne."""
+        """Wait as the model server says, if that can be borne; one that names no time is asked a few times."""
         pause = max(seconds, 0.25) if seconds else _PAUSES[min(self._waits, len(_PAUSES) - 1)]
-        if pause > min(self._patience, self._limits.seconds_left):
+        is_over = (
+            not seconds and self._waits >= len(_PAUSES) and error.status != 503
+        )  # a model may load for long
+        if is_over or pause > min(self._patience, self._limits.seconds_left):
             return False
         log.info("tools have run, so the model server is asked again in %.1f s: %s", pause, error.message)
         self._waits += 1
