@@ -1,1 +1,1 @@
-"""Who may do what: keys, their tools, limits and quotas; rules, approvals, pinned tools and the audit log."""
+"""Who may do what: keys, their tools, limits and quotas; rules, approvals and the audit log."""
