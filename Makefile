@@ -5,13 +5,14 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 py
 UV := .venv/bin/uv
 SYNC := UV_PROJECT_ENVIRONMENT=.venv VIRTUAL_ENV= $(UV) sync --frozen --inexact
 
-.PHONY: help install demo test real-servers conformance clients fuzz lint schema screenshots bench clean
+.PHONY: help install demo test real-servers conformance schemathesis clients fuzz lint schema screenshots bench clean
 
 help:
 	@echo "make demo     see it work: a real model, real tool servers, one question (first run: about 140 MB)"
 	@echo "make test     install what the tests need and run them"
 	@echo "make real-servers  try MCP servers of others: needs node, npm and the network"
 	@echo "make conformance  run the client and the server mode of the MCP conformance suite: needs npm and the network"
+	@echo "make schemathesis  fuzz /tools/{name} by our own OpenAPI document: needs the network"
 	@echo "make clients  try the clients of others, unchanged: needs node, npm and the network"
 	@echo "make install  give yourself .venv/bin/toolway"
 	@echo "make lint     ruff and mypy --strict"
@@ -64,6 +65,9 @@ conformance: .conformance/.installed
 	@cp tests/compat/conformance/package.json .conformance/
 	@cd .conformance && npm install --no-audit --no-fund --no-package-lock --silent
 	@touch $@
+
+schemathesis: .venv/.installed
+	.venv/bin/python -m tests.compat.rest_fuzz
 
 clients: .clients/.installed
 	.venv/bin/python -m pytest tests/compat/clients
