@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import logging
 import os
@@ -21,6 +20,11 @@ from toolway.access.rules import Decision
 from toolway.telemetry.logging import Redactor
 from toolway.types import JSON, Tool, ToolCall, ToolResult
 from toolway.wire.lenient_json import dumps
+
+try:
+    import fcntl
+except ImportError:  # Windows: there several processes must not share one file
+    fcntl = None  # type: ignore[assignment]
 
 log = logging.getLogger("toolway.access")
 
@@ -251,6 +255,9 @@ class _RotatingFile(_Sink):
         if self._lock is None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(f"{self._path}.lock", os.O_WRONLY | os.O_CREAT, 0o600)
+        if fcntl is None:
+            yield
+            return
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         try:
             yield

@@ -20,7 +20,7 @@ from pydantic.fields import FieldInfo
 from pydantic.json_schema import GenerateJsonSchema
 
 from toolway.errors import ConfigError
-from toolway.settings.access import ROOTS as ACCESSROOTS
+from toolway.settings.access import ROOTS as ACCESS_ROOTS
 from toolway.settings.access import UNDECLARED, AccessConfig, json_schemas, read_access
 from toolway.settings.jsonc import MistakeError, Node, parse, parse_toml
 from toolway.settings.mcp_server import (
@@ -163,7 +163,7 @@ def _entries(root: Node, report: Report) -> dict[str, Node]:
                 )
             else:
                 found[label] = entry
-    if not keys and not any(key in root.value for key in ACCESSROOTS):
+    if not keys and not any(key in root.value for key in ACCESS_ROOTS):
         report.problem(root.line, "mcpServers", "the file has no such key, and no servers")
     _warn_of_unknown_roots(root, report)
     return found
@@ -172,11 +172,11 @@ def _entries(root: Node, report: Report) -> dict[str, Node]:
 def _warn_of_unknown_roots(root: Node, report: Report) -> None:
     for key, node in root.value.items():
         # Keys unlike ours are other settings of the program whose file this is.
-        if key in (*ROOTS, *ACCESSROOTS):
+        if key in (*ROOTS, *ACCESS_ROOTS):
             continue
         if hint := nearest(key, ROOTS):
             report.warning(node.line, key, "this key is not read" + hint)
-        elif isinstance(node.value, dict | list) and (hint := nearest(key, ACCESSROOTS)):
+        elif isinstance(node.value, dict | list) and (hint := nearest(key, ACCESS_ROOTS)):
             # Not read, it would leave open what was to be closed.
             report.problem(node.line, key, "this key is not read" + hint)
 
@@ -382,7 +382,7 @@ def json_schema() -> dict[str, Any]:
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Tool servers of Toolway, and who may use them (mcp.json)",
         "type": "object",
-        "anyOf": [{"required": [key]} for key in ("mcpServers", "servers", "mcp", *ACCESSROOTS)],
+        "anyOf": [{"required": [key]} for key in ("mcpServers", "servers", "mcp", *ACCESS_ROOTS)],
         "properties": {key: {"$ref": "#/$defs/servers"} for key in ("mcpServers", "servers")}
         | json_schemas(described),
         "$defs": {
