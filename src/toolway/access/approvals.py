@@ -15,10 +15,10 @@ from typing import Literal
 
 import anyio
 
-from toolway.access.digests import digest_of
 from toolway.access.index import Index
 from toolway.errors import InvalidRequest, NotFound
 from toolway.stores import Key, Kind, Store, share_of
+from toolway.tools.digests import digest_of
 from toolway.types import JSON, Caller, Tool, ToolCall
 from toolway.wire.lenient_json import dumps
 

@@ -21,6 +21,7 @@ from rich.markup import escape
 
 from toolway import __version__
 from toolway.app.keys import app as keys_app
+from toolway.app.pin import pin
 from toolway.app.policy import approvals, audit, policy
 from toolway.app.terminal import AsJSON, ConfigFile, complain, fail, first_sentence, print_json, print_table
 from toolway.errors import ConfigError, SourceError, sentence
@@ -48,6 +49,7 @@ app.add_typer(keys_app, name="keys")
 app.add_typer(policy, name="policy")
 app.add_typer(approvals, name="approvals")
 app.command()(audit)
+app.command()(pin)
 Strict = Annotated[bool, typer.Option("--strict", help="Take unknown keys in the mcp.json for mistakes.")]
 Full = Annotated[bool, typer.Option("--full", help="Print whole descriptions, not their first sentences.")]
 
@@ -123,6 +125,9 @@ def tools(as_json: AsJSON = False, full: Full = False, config: ConfigFile = None
             _print_tools(found, full=full)
             typer.echo()
         _print_servers(statuses)
+    for label, status in statuses.items():
+        for warning in status.warnings:
+            complain(f"{label}: {warning}")
     if too_many:
         complain(f"{too_many[0].upper()}{too_many[1:]}.")
     if statuses and not any(status.is_usable for status in statuses.values()):

@@ -34,6 +34,7 @@ from toolway.settings.settings import Settings, load_settings
 from toolway.stores import Kind, open_store
 from toolway.tools.catalog import Catalog, Snapshot
 from toolway.tools.factory import open_sources
+from toolway.tools.pins import Pins
 from toolway.types import JSON, JSON_TYPE, Choice, Header, ToolSource, last_error
 from toolway.upstream.client import Upstream, credential, proxy_of
 from toolway.upstream.model_call import whole_turn
@@ -211,6 +212,7 @@ async def _try_everything(settings: Settings) -> list[Finding]:
             found += await _try_chat(upstream, settings, model, target, catalog.snapshot)
         proxies = _proxies(settings)
         found += [_judge_source(source, proxies.get(source.label)) for source in sources]
+        found += _judge_pins(settings)
         found += _judge_names(target.fit(catalog.snapshot))
         found += _judge_patterns(settings.access, catalog.snapshot)
         found += _judge_rules(settings, catalog.snapshot)
@@ -330,6 +332,14 @@ def _judge_rules(settings: Settings, snapshot: Snapshot) -> list[Finding]:
     count = len(rules.rules)
     good = f"{count} rule{'s'[: count != 1]}; toolway policy explain says what becomes of a call"
     return [Finding(check="rules", ok=not told, detail="; ".join(told) or good)]
+
+
+def _judge_pins(settings: Settings) -> list[Finding]:
+    """Nothing to find where tools need no pins."""
+    if not settings.tools.pins:
+        return []
+    pins = Pins(settings.tools)
+    return [Finding(check="pins", ok=not pins.trouble, detail=pins.trouble or f"{pins.path} can be read")]
 
 
 def _judge_names(snapshot: Snapshot) -> list[Finding]:

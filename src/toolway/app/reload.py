@@ -1,4 +1,4 @@
-"""Live reload of `mcp.json` when it changes, or on SIGHUP; requests under way keep the tools that they have."""
+"""Live reload of `mcp.json`, when it changes or on SIGHUP, and of its lock file; requests keep the tools they have."""
 
 from __future__ import annotations
 
@@ -84,6 +84,8 @@ class ConfigWatcher:
             # A file that still changes is being written: half of it would only be a mistake to report.
             if mark is not None and mark == before and mark != self._read_at:
                 self.reload()
+            if self._factory.pins and self._factory.pins.read():
+                self._catalog.refresh()
 
     async def reload_on_hangup(self) -> None:
         """Read the file at each SIGHUP."""

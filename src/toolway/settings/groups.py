@@ -335,6 +335,8 @@ class ToolSettings:
     config: str | None = None
     """Path of the file that describes tool servers (`mcp.json`)."""
     strict: Flag = False
+    pins: Flag = False
+    """Whether only tools are offered that the lock file has as they are."""
     token_file: str = "~/.config/toolway/tokens.json"  # noqa: S105 - a path
     tool_names: ToolNames = "operation"
     tool_prefix: ToolPrefix = "clash"

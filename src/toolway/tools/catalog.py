@@ -317,6 +317,10 @@ class Catalog:
         else:
             self._start([source])
 
+    def refresh(self) -> None:
+        """Look at the sources anew, of which something else than their servers changed the status."""
+        self._notice()
+
     def set_target(self, target: SchemaTarget) -> None:
         """From now on snapshots have their definitions ready for this kind of model server."""
         self._target = target
@@ -418,21 +422,12 @@ class Catalog:
     def _report(self, source: ToolSource) -> None:
         status, seen = source.status, self._seen.get(source)
         self._seen[source] = status
-        if seen and (seen.state, len(seen.tools), seen.error) == (
+        if not seen or (seen.state, len(seen.tools), seen.error) != (
             status.state,
             len(status.tools),
             status.error,
         ):
-            return
-        if status.state == "ready":
-            count = len(status.tools)
-            log.info(
-                "server %s is ready: %d tool%s (%s)", source.label, count, "s"[: count != 1], status.protocol
-            )
-        elif status.state == "stopped":
-            log.info("server %s is stopped", source.label)
-        elif status.state != "starting":
-            log.warning("server %s: %s (%s)", source.label, status.state, status.error)
+            _report_state(source.label, status)
         for warning in status.warnings:
             if not seen or warning not in seen.warnings:
                 log.warning("server %s: %s", source.label, warning)
@@ -449,3 +444,13 @@ class Catalog:
         for name, reason in self.snapshot.left_out.items():
             if name not in before.left_out:
                 log.warning("tool %s is left out, its schema cannot be used: %s", name, reason)
+
+
+def _report_state(label: str, status: SourceStatus) -> None:
+    if status.state == "ready":
+        count = len(status.tools)
+        log.info("server %s is ready: %d tool%s (%s)", label, count, "s"[: count != 1], status.protocol)
+    elif status.state == "stopped":
+        log.info("server %s is stopped", label)
+    elif status.state != "starting":
+        log.warning("server %s: %s (%s)", label, status.state, status.error)

@@ -31,6 +31,7 @@ from toolway.tools.client_servers import IDLE, PATIENCE, DeclaredServer, Dynamic
 from toolway.tools.mcp import ConnectOptions, MCPSource, ReconnectPolicy
 from toolway.tools.mcp.sampling import UpstreamSampler
 from toolway.tools.openapi import OpenAPISource
+from toolway.tools.pins import PinnedSource, Pins
 from toolway.tools.server_output import ServerOutput
 from toolway.tools.transformed import Mask, MaskedSource, TransformedSource
 from toolway.types import JSON, OnProgress, SourceStatus, Tool, ToolResult, ToolSource
@@ -74,19 +75,26 @@ class SourceFactory:
         self._made: dict[str, tuple[Endpoint | ConfiguredServer, ToolSource]] = {}
         self.output: dict[str, ServerOutput] = {}
         """What each MCP server of the file writes, by its label."""
+        self.pins: Pins | None = None
+        """Which tools may be offered, once there are sources."""
 
     def sources(self, settings: ToolSettings) -> list[ToolSource]:
         """A source for each configured server, in the order of the configuration."""
         configs: list[Endpoint | ConfiguredServer] = [*settings.endpoints, *settings.servers]
-        made = {config.label: (config, self._source(config, settings)) for config in configs}
+        self.pins = self.pins or Pins(settings)
+        self.pins.forget(config.label for config in configs)
+        made = {config.label: (config, self._source(config, settings, self.pins)) for config in configs}
         self._made = made
         self.output = {label: output for label, output in self.output.items() if label in made}
         return [source for _, source in made.values()]
 
-    def _source(self, config: Endpoint | ConfiguredServer, settings: ToolSettings) -> ToolSource:
+    def _source(self, config: Endpoint | ConfiguredServer, settings: ToolSettings, pins: Pins) -> ToolSource:
         known = self._made.get(config.label)
         if known is not None and known[0] == config:
             return known[1]
+        return PinnedSource(self._new(config, settings), pins)
+
+    def _new(self, config: Endpoint | ConfiguredServer, settings: ToolSettings) -> ToolSource:
         if isinstance(config, Endpoint):
             return _autodetected(config, settings)
         if isinstance(config, UnusableServerConfig):

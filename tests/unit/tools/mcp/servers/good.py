@@ -36,6 +36,9 @@ TOOLS = [
 ]
 """The names that tools/list offers; `grow` adds as many as `count` says."""
 
+DESCRIPTIONS: dict[str, str] = {}
+"""Those that are not simply the name."""
+
 EVENTS: list[str] = []
 HANG_UP: list[Any] = []
 BUS = InMemorySubscriptionBus()
@@ -54,7 +57,7 @@ async def list_tools(ctx: Any, params: Any) -> types.ListToolsResult:
         "properties": {"value": {}, "seconds": {"type": "number"}, "count": {"type": "integer"}},
     }
     return types.ListToolsResult(
-        tools=[types.Tool(name=n, input_schema=schema, description=n) for n in TOOLS]
+        tools=[types.Tool(name=n, input_schema=schema, description=DESCRIPTIONS.get(n, n)) for n in TOOLS]
     )
 
 

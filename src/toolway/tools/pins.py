@@ -1,0 +1,210 @@
+"""Pinned tools: the lock file beside the mcp.json, and the sources that offer only what it has."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from weakref import WeakKeyDictionary
+
+from toolway.settings.edit import replace_text
+from toolway.settings.groups import ToolSettings
+from toolway.settings.mcp_server import with_home
+from toolway.tools.digests import definition_of, digest, digest_of
+from toolway.tools.suspicious import hides_text, names_in, visible, words_in
+from toolway.tools.transformed import SourceWrapper
+from toolway.types import JSON, OnProgress, SourceStatus, Tool, ToolResult, ToolSource
+from toolway.wire.lenient_json import loads
+
+log = logging.getLogger("toolway.pins")
+
+VERSION = 1
+FOUND = "mcp.json"
+MAX_NAMES = 10
+"""So many tools a warning names."""
+
+Pinned = dict[str, dict[str, JSON]]
+"""Server -> tool -> definition, as it was accepted."""
+
+
+def lock_path(settings: ToolSettings) -> Path:
+    """The lock file: `mcp.lock.json` for `mcp.json`, in the same folder."""
+    return with_home(settings.config or FOUND).with_suffix(".lock.json")
+
+
+def read_lock(path: Path) -> Pinned:
+    """What a lock file holds. Raises ValueError with a sentence for one that is broken, OSError."""
+    try:
+        content = loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"it is not JSON: {error}") from None
+    if not isinstance(content, dict) or content.get("version") != VERSION:
+        raise ValueError(f'it has no "version": {VERSION}')
+    found: Pinned = {}
+    try:
+        for server, tools in content["servers"].items():
+            for name, pin in tools.items():
+                definition = {key: value for key, value in pin.items() if key != "digest"}
+                if pin["digest"] != f"sha256:{digest(server, name, definition)}":
+                    raise ValueError(f"the digest of {server}.{name} is not that of its text")
+                found.setdefault(server, {})[name] = definition
+    except (KeyError, TypeError, AttributeError):
+        raise ValueError('it must hold {"servers": {SERVER: {TOOL: {"digest": ...}}}}') from None
+    return found
+
+
+def write_lock(path: Path, pinned: Pinned) -> None:
+    """Replace the lock file at once. What is not ASCII stands in it as an escape, so that nothing hides."""
+    servers = {
+        server: {
+            name: {"digest": f"sha256:{digest(server, name, definition)}", **definition}
+            for name, definition in sorted(tools.items())
+        }
+        for server, tools in sorted(pinned.items())
+        if tools
+    }
+    replace_text(path, json.dumps({"version": VERSION, "servers": servers}, indent=2) + "\n")
+
+
+class Pins:
+    """What the sources of one factory share: what is pinned, and which tools each server has."""
+
+    def __init__(self, settings: ToolSettings) -> None:
+        self.is_on = settings.pins
+        self.path = lock_path(settings)
+        self.trouble = ""
+        """Why the lock file, as it is now, is not in force; empty: it is."""
+        self.version = 0
+        """Another one whenever a source may have to be looked at anew."""
+        self._digests: set[str] = set()
+        self._names: dict[str, frozenset[str]] = {}
+        self._looked_at: WeakKeyDictionary[Tool, tuple[str, frozenset[str]]] = WeakKeyDictionary()
+        self._stamp: tuple[int, int, int] | None = None
+        if self.is_on:
+            self.read()
+
+    def read(self) -> bool:
+        """Read the lock file if it is another one; whether it is. A broken one leaves in force what was."""
+        stamp = _stamp(self.path)
+        if not self.is_on or (stamp == self._stamp and self.version):
+            return False
+        self._stamp = stamp
+        self.version += 1
+        try:
+            pinned = read_lock(self.path)
+        except FileNotFoundError:
+            self.trouble = f"there is no {self.path}: `toolway pin` makes it"
+        except (ValueError, OSError) as error:
+            self.trouble = f"{self.path} cannot be used: {error}"
+        else:
+            self.trouble = ""
+            self._digests = {
+                digest(server, name, definition)
+                for server, tools in pinned.items()
+                for name, definition in tools.items()
+            }
+            log.info("%s: %d tools are pinned", self.path, len(self._digests))
+        if self.trouble:
+            kept = f"; the {len(self._digests)} tools pinned before stay so" if self._digests else ""
+            log.error("%s%s", self.trouble, kept)
+        return True
+
+    def has(self, tool: Tool) -> bool:
+        """Whether a tool may be offered as it is."""
+        return not self.is_on or digest_of(tool) in self._digests
+
+    def learn(self, label: str, tools: Iterable[Tool]) -> None:
+        """Tell what tools a server has."""
+        names = frozenset(tool.name for tool in tools)
+        if self._names.get(label) != names:
+            self._names[label] = names
+            self.version += 1
+
+    def suspicions(self, label: str, tools: Iterable[Tool]) -> list[str]:
+        """Sentences about tools of a server that hide text, or lead the model to another server's tools."""
+        own = self._names.get(label, frozenset())
+        others = (
+            frozenset[str]().union(*(names for other, names in self._names.items() if other != label)) - own
+        )
+        found = []
+        for tool in tools:
+            hidden, words = self._known(tool)
+            if hidden:
+                found.append(f"the tool {visible(tool.name)} hides text from people: {hidden}")
+            if not others.isdisjoint(words) and (named := names_in(definition_of(tool), others)):
+                names = name_some(map(visible, named))
+                found.append(
+                    f"the tool {visible(tool.name)} tells the model of other servers' tools: {names}"
+                )
+        return found
+
+    def _known(self, tool: Tool) -> tuple[str, frozenset[str]]:
+        """What hides text in a tool, and its words; looked for once."""
+        if tool not in self._looked_at:
+            definition = definition_of(tool)
+            self._looked_at[tool] = hides_text(tool.name, definition), words_in(definition)
+        return self._looked_at[tool]
+
+    def forget(self, labels: Iterable[str]) -> None:
+        """Keep only what is known of these servers."""
+        kept = set(labels)
+        self._names = {label: names for label, names in self._names.items() if label in kept}
+
+
+class PinnedSource(SourceWrapper):
+    """`inner` without the tools that are not pinned, where tools must be; and with warnings of suspicious ones."""
+
+    def __init__(self, inner: ToolSource, pins: Pins) -> None:
+        super().__init__(inner)
+        self._pins = pins
+        self._seen: tuple[SourceStatus, int] | None = None
+        self._status = SourceStatus()
+        self._withheld: Mapping[str, Tool] = {}
+
+    @property
+    def status(self) -> SourceStatus:
+        """The inner status; the same object for as long as neither it nor the pins change."""
+        newest = self.inner.status
+        if self._seen is None or self._seen[0] is not newest or self._seen[1] != self._pins.version:
+            self._pins.learn(self.label, newest.tools)
+            self._seen = newest, self._pins.version
+            self.kind = self.inner.kind
+            self._status = self._judge(newest)
+        return self._status
+
+    def _judge(self, status: SourceStatus) -> SourceStatus:
+        self._withheld = {tool.name: tool for tool in status.tools if not self._pins.has(tool)}
+        warnings = self._pins.suspicions(self.label, status.tools)
+        if self._withheld:
+            names = name_some(map(visible, self._withheld))
+            why = self._pins.trouble or "`toolway pin --review` shows what is new or changed, and accepts it"
+            warnings.append(f"not offered, since not pinned: {names} ({why})")
+        if not warnings:
+            return status
+        tools = tuple(tool for tool in status.tools if tool.name not in self._withheld)
+        return replace(status, tools=tools, warnings=(*status.warnings, *warnings))
+
+    async def call(self, tool: Tool, arguments: JSON, on_progress: OnProgress | None = None) -> ToolResult:
+        """Run the inner tool, unless it changed since it was offered."""
+        _ = self.status
+        if tool.name in self._withheld:
+            text = f"{tool.name} was changed by its server, and may not be run until a person has accepted the change."
+            return ToolResult(text=text, is_error=True, failure="denied")
+        return await self.inner.call(tool, arguments, on_progress)
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def name_some(names: Iterable[str]) -> str:
+    """The first of them, and how many are not named."""
+    names = list(names)
+    more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+    return ", ".join(names[:MAX_NAMES]) + more
