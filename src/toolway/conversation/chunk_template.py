@@ -77,10 +77,11 @@ class ChunkTemplate:
         begin, end = self._begin, self._end
         if not (begin and data.startswith(begin)):
             return None
-        *quoted, last = data[len(begin) :].split(self._between, MAX_RUN)
-        text, is_whole, _ = last.partition(end)
-        if is_whole:
-            quoted.append(text)
+        # Not at `between`: to look for so long a text is prepared for anew at each place.
+        events, size = data.split(end, MAX_RUN)[:-1], len(begin)
+        quoted = [event[size:] for event in events]
+        if not data.startswith(begin + self._between.join(quoted) + end):
+            quoted = [event[size:] for event in takewhile(lambda event: event.startswith(begin), events)]
         if (plain := _plain_texts(quoted)) is None:
             quoted = list(takewhile(_plain_text, quoted))
             plain = b"".join(quoted).decode()

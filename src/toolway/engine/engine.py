@@ -112,7 +112,10 @@ class Conversation:
             (self.tools.clients and (self.tools.tools or self.gives_ids)) or (self.gives_ids and self.pauses)
         )
         self.events.deliver = self._with_public_ids(deliver) if deliver and hands_out_calls else deliver
-        outcome = await self._run_behind(turn, raw, done or {})
+        try:
+            outcome = await self._run_behind(turn, raw, done or {})
+        finally:
+            self.events.deliver = None  # it may lead back here, and the garbage collector is dear
         return for_client(outcome, self.token) if hands_out_calls else outcome
 
     async def history(self) -> Sequence[Any]:

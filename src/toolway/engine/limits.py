@@ -7,6 +7,7 @@ from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from functools import partial
 
 from toolway.conversation.tool_calls import read_arguments
 from toolway.types import ToolCall, ToolResult
@@ -51,7 +52,9 @@ class LoopLimits:
         self._limits = limits
         self._started = time.monotonic()
         self._calls = 0
-        self._past: defaultdict[str, deque[_PastCall]] = defaultdict(self._window)
+        # Of one tool, the newest calls: as many as both rules need, and as many between them.
+        window = 2 * max(limits.max_repeats, limits.max_similar)
+        self._past: defaultdict[str, deque[_PastCall]] = defaultdict(partial(deque, maxlen=window))
         self._warned: set[str] = set()
 
     @property
@@ -120,10 +123,6 @@ class LoopLimits:
         if sum(entry.is_like(past[-1]) for entry in past) >= self._limits.max_similar:
             return f"{call.name} was called {len(past)} times with almost the same arguments and results"
         return None
-
-    def _window(self) -> deque[_PastCall]:
-        """The newest calls of one tool: as many as both rules need, and as many between them."""
-        return deque(maxlen=2 * max(self._limits.max_repeats, self._limits.max_similar))
 
 
 def _canonical(call: ToolCall) -> str:

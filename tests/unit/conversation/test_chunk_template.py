@@ -86,7 +86,7 @@ def test_a_run_is_the_chunks_that_are_recognised_one_by_one(texts: list[str], be
     data = b"".join(b"data: " + payload + b"\n\n" for payload in payloads) + behind
     template = learned()
     alike = list(itertools.takewhile(lambda payload: template.text_in(payload) is not None, payloads))[
-        : MAX_RUN + 1
+        :MAX_RUN
     ]
     found = template.run_in(data)
     if found is None:
@@ -106,3 +106,10 @@ def test_a_run_ends_before_an_event_that_is_cut():
         assert found is not None
         run, rest = found
         assert (run.text, rest) == ("word", event[:size])
+
+
+def test_a_run_ends_before_an_event_that_begins_in_another_way():
+    events = [b"data: " + orjson.dumps({**chunk("word"), "id": name}) + b"\n\n" for name in "cdc"]
+    found = learned().run_in(b"".join(events))
+    assert found is not None
+    assert (found[0].text, found[0].events, found[1]) == ("word", events[0], b"".join(events[1:]))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import orjson
 
 from tests.support.responses import check_events, check_response
-from tests.unit.api.responses.golden_runner import TOOL, call, run_steps, writer_of
+from tests.unit.api.responses.golden_runner import TOOL, call, chunk, run_steps, writer_of
 from toolway.api.responses.items.event_writer import EventWriter
 from toolway.api.responses.items.request import read_request
+from toolway.conversation.chunk_template import ChunkTemplate
 from toolway.conversation.message import Message
 from toolway.errors import UpstreamError
 from toolway.types import ToolResult
@@ -66,3 +67,23 @@ def test_a_model_server_that_does_not_name_its_model_or_tier_properly_is_passed_
     frame = {"model": 5, "service_tier": "on_demand"}
     final = check_events([*writer.began(), *writer.ended(Message(fields={}, frame=frame), None)])
     assert (final["model"], final["service_tier"]) == ("m", "flex")
+
+
+def test_a_run_of_chunks_is_written_like_its_chunks_one_by_one():
+    first = {"choices": [{"index": 0, "delta": {"content": "The "}}]}
+    payloads = [
+        orjson.dumps({"choices": [{"index": 0, "delta": {"content": text}}]})
+        for text in ("fox", " é", "日本")
+    ]
+    template = ChunkTemplate()
+    template.learn(first, orjson.dumps(first))
+    found = template.run_in(b"".join(b"data: %b\n\n" % payload for payload in payloads))
+    assert found is not None
+    told = []
+    for items in (found[0], list(found[0])):
+        for before in ([], [chunk({"content": "The "})], [chunk({"content": "half \ud83d"})]):
+            writer = writer_of({"input": "Hi"})
+            events = [*writer.began(), *writer.chunks(before), *writer.chunks(items)]
+            told.append([*events, *writer.chunks(items), *writer.ended(Message(fields={}), None)])
+            check_events(told[-1])
+    assert told[:3] == told[3:]

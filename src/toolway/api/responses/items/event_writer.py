@@ -20,6 +20,7 @@ from toolway.api.responses.items.response_object import (
     published,
     read_usage,
 )
+from toolway.conversation.chunk_template import TextRun
 from toolway.conversation.message import Ending, Message
 from toolway.conversation.tool_calls import read_arguments
 from toolway.errors import ToolwayError, UpstreamError
@@ -110,6 +111,9 @@ class EventWriter:
 
     def chunks(self, items: Items) -> list[Event]:
         """What one read from the model server brought for the client (`turn.Chunks`)."""
+        part = self._text_part
+        if isinstance(items, TextRun) and part and part.kind == "output_text" and not part.deltas.waits:
+            return part.run(items, self._state.take_numbers(len(items.quoted)))
         events: list[Event] = []
         for item, _ in items:
             if isinstance(item, str):

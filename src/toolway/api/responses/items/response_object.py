@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from toolway.api.responses.items.request import ResponseRequest, shown_members, tool_as_shown
+from toolway.conversation.chunk_template import TextRun
 from toolway.types import JSON
 from toolway.wire.lenient_json import JsonText, dumps
 
@@ -190,8 +191,12 @@ class ResponseState:
 
     def numbered(self) -> bytes:
         """The end of the next event, for those who write its beginning themselves."""
-        self._number += 1
-        return b',"sequence_number":%d}' % (self._number - 1)
+        return b',"sequence_number":%d}' % self.take_numbers(1)
+
+    def take_numbers(self, count: int) -> int:
+        """The first of the numbers of so many events, for those who write them themselves."""
+        self._number += count
+        return self._number - count
 
 
 class DeltaStream(JsonText):
@@ -200,11 +205,11 @@ class DeltaStream(JsonText):
     def __init__(self, kind: str, about: JSON) -> None:
         super().__init__()
         self.kind = kind
-        self._head = dumps({"type": kind, **about})[:-1] + b',"delta":'
+        self.head = dumps({"type": kind, **about})[:-1] + b',"delta":'
 
     def add(self, text: str) -> bytes:
         """The event for one more piece, but for its end."""
-        return self._head + self.quoted(text)
+        return self.head + self.quoted(text)
 
 
 class TextPart:
@@ -224,6 +229,16 @@ class TextPart:
             self.logprobs += logprobs
             tail = b',"logprobs":' + dumps(logprobs)
         return self.deltas.kind, self.deltas.add(text) + tail + end
+
+    def run(self, run: TextRun, number: int) -> list[Event]:
+        """The events for chunks that need no parser, from this number on; no piece may wait."""
+        self.deltas.append(run.text)
+        kind, head = self.deltas.kind, self.deltas.head
+        tail = self._tail + b',"sequence_number":'
+        return [
+            (kind, b'%b"%b"%b%d}' % (head, text, tail, number))
+            for number, text in enumerate(run.quoted, number)
+        ]
 
     def as_json(self) -> JSON:
         """The part with what was said by now."""
