@@ -27,6 +27,7 @@ KEYS: Any = {
     "alice": {"hash": hash_of("alice"), "group": "family", "tools": ["get_weather"]},
     "bob": {"hash": hash_of("bob"), "models": ["small*"], "max_rounds": 1},
     "guest": {"hash": hash_of("guest"), "routes": ["chat"]},
+    "elsewhere": {"hash": hash_of("elsewhere"), "tools": ["other.*"]},
     "root": {"hash": hash_of("root"), "routes": ["console"]},
     "carol": {"hash": hash_of("carol"), "group": "family"},
     "late": {"hash": hash_of("late"), "expires": "2020-01-01"},
@@ -322,3 +323,12 @@ def test_clients_of_mcp_see_what_their_key_may_use(app: AppServer):
     assert "Unknown tool" in guesses[0]
     assert guesses[0].replace("secret_tool", "no_such_tool") == guesses[1]
     assert not app.tools.calls
+
+
+@pytest.mark.parametrize(("key", "count"), [("alice", 1), ("elsewhere", 0)])
+def test_a_server_all_of_whose_tools_are_hidden_is_in_no_health_report(app: AppServer, key: str, count: int):
+    while (answer := httpx2.get(f"{app.url}/readyz", headers=bearer("carol"))).json()[
+        "status"
+    ] == "not ready":
+        assert answer.status_code == 503
+    assert len(httpx2.get(f"{app.url}/readyz", headers=bearer(key)).json()["servers"]) == count

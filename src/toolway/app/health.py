@@ -9,6 +9,7 @@ from toolway.app.state import AppState
 from toolway.engine.model_target import USER_AGENT
 from toolway.errors import ToolwayError
 from toolway.server.asgi import send_json
+from toolway.server.caller import principal_of
 from toolway.types import JSON
 from toolway.upstream.client import credential
 
@@ -45,6 +46,9 @@ class Readiness:
             status = (
                 "ready" if all(state in ("ready", "stopped") for state in servers.values()) else "degraded"
             )
+        if selection := principal_of(scope).selection:  # no others exist for this key
+            visible = {source.label for source in self._state.catalog.snapshot.visible_to(selection).sources}
+            servers = {label: state for label, state in servers.items() if label in visible}
         body: JSON = {"status": status, "upstream": upstream, "servers": servers}
         if not await self._state.store.is_ready():
             body |= {"status": "degraded" if status == "ready" else status, "store": "unreachable"}

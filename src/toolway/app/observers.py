@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -11,7 +12,6 @@ import anyio
 
 from toolway.app.state import AppState
 from toolway.conversation.events import Subscribe
-from toolway.errors import ConfigError
 from toolway.settings.groups import UpstreamSettings
 from toolway.telemetry.conversation_log import ConversationLog
 from toolway.types import SourceStatus, Tool
@@ -19,20 +19,23 @@ from toolway.types import SourceStatus, Tool
 if TYPE_CHECKING:
     from toolway.telemetry.tracing import Tracing
 
+log = logging.getLogger("toolway.telemetry")
+
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 
 
 def open_tracing(settings: UpstreamSettings) -> Tracing | None:
-    """Traces, where OpenTelemetry's variables ask for them. Raises ConfigError."""
+    """Traces, where OpenTelemetry's variables ask for them and its SDK is here. Raises ConfigError."""
     if not wants_traces(os.environ):
         return None
     try:
         from toolway.telemetry.tracing import Tracing  # noqa: PLC0415 - needs an extra
-    except ImportError:
-        raise ConfigError(
-            "OTEL_EXPORTER_OTLP_ENDPOINT or OTEL_TRACES_EXPORTER is set, but OpenTelemetry's SDK is not installed. "
-            'Install Toolway with the extra "otel", or unset the variable.'
-        ) from None
+    except ImportError:  # machines set these variables for every program
+        log.warning(
+            "no traces: OTEL_EXPORTER_OTLP_ENDPOINT or OTEL_TRACES_EXPORTER is set, but OpenTelemetry's SDK is not "
+            'installed; install Toolway with the extra "otel"'
+        )
+        return None
     return Tracing(settings)
 
 

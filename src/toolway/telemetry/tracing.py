@@ -20,8 +20,8 @@ from opentelemetry import context as current
 from opentelemetry import propagate, trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON, Decision
 from opentelemetry.trace import Span, SpanKind, StatusCode
@@ -77,7 +77,9 @@ class Tracing:
             id_generator=self._ids,
         )
         for exporter in _exporters():
-            self._provider.add_span_processor(BatchSpanProcessor(exporter))
+            self._provider.add_span_processor(BatchSpanProcessor(_Telling(exporter)))
+        # Each failure is told many times over there; once is enough, and here.
+        logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
         self.tracer = self._provider.get_tracer("toolway", __version__)
         url = urlsplit(settings.base_url)
         self.server: JSON = {
@@ -130,6 +132,33 @@ def _exporter(name: str) -> Any:
             f"OTEL_TRACES_EXPORTER: there is no exporter {name!r} here; installed: {', '.join(sorted(known.names))}."
         )
     return known[name].load()()
+
+
+class _Telling(SpanExporter):
+    """An exporter that says once that it cannot export, and once that it can again."""
+
+    def __init__(self, exporter: SpanExporter) -> None:
+        self._exporter = exporter
+        self._fails = False
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """Export; the result of the exporter, which repeats by itself for a while."""
+        result = self._exporter.export(spans)
+        fails = result is not SpanExportResult.SUCCESS
+        if fails and not self._fails:
+            log.warning("traces cannot be exported, and are lost until they can: is the collector there?")
+        elif self._fails and not fails:
+            log.warning("traces are exported again")
+        self._fails = fails
+        return result
+
+    def shutdown(self) -> None:
+        """Export no more."""
+        self._exporter.shutdown()
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        """Whether all that was handed over is exported."""
+        return self._exporter.force_flush(timeout_millis)
 
 
 class _Ids(IdGenerator):
