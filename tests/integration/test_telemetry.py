@@ -18,8 +18,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.integration.test_commands import PATIENCE, serving, toolway
 from tests.support.app_server import QUESTION, AppServer, app_server
 from tests.support.collector import Collector
+from tests.support.gate import Gate
 from tests.support.logs import logged
 from tests.support.servers import running
+from tests.support.tools import ToolService
 from tests.support.upstream import ScriptedUpstream, call_stream, json_reply, text_stream, tool_call, whole
 from tests.unit.tools.mcp.support import SERVERS
 from toolway.settings.groups import LogSettings, Settings
@@ -86,6 +88,32 @@ def test_a_refusal_and_a_failure_are_counted_under_their_codes():
         assert answer.status_code == 503
         assert scrape.of("model_failures_total", model="failing", code="overloaded") == 1
         assert scrape.of("conversations_total", model="failing", streamed="false", outcome="503") == 1
+
+
+def test_what_ends_without_an_answer_is_under_way_no_more():
+    gate = Gate()
+
+    async def slow(_: Any) -> Any:
+        await gate()
+
+    with app_server(call_stream(tool_call("slow")), tools=ToolService(slow=slow), metrics="on") as app:
+        scrape = Scrape(app)
+        assert app.ask(n=3).status_code == 400
+        with pytest.raises(httpx2.TimeoutException):
+            body = {"model": "left", "messages": QUESTION, "stream": True}
+            httpx2.post(
+                f"{app.url}/v1/chat/completions", json=body, timeout=httpx2.Timeout(PATIENCE, read=1.0)
+            )
+        gate.wait_for_arrival()
+        end = time.monotonic() + PATIENCE
+        under_way = [
+            ("conversations_open", {"streamed": "true"}),
+            ("conversations_open", {"streamed": "false"}),
+        ]
+        while any(scrape.of(name, **labels) for name, labels in [*under_way, ("tool_calls_open", {})]):
+            assert time.monotonic() < end
+        assert scrape.of("conversations_total", model="left", streamed="true", outcome="client left") == 1
+        gate.open()
 
 
 def test_names_that_clients_choose_do_not_make_figures_without_end():

@@ -80,7 +80,15 @@ class ConfigRoutes:
         entry = body.get("entry")
         if not isinstance(entry, dict) or not label.strip():
             raise InvalidRequest("entry must be an object, and the server needs a name.", param="entry")
-        return await self._save(body, lambda text: set_member(text, [_root_of(text, label), label], entry))
+
+        def change(text: str) -> str:
+            if body.get("new") is True and label in _entries(text):
+                raise InvalidRequest(
+                    f"There is a server {label[:100]!r} already; edit that, or choose another name."
+                )
+            return set_member(text, [_root_of(text, label), label], entry)
+
+        return await self._save(body, change)
 
     async def _remove(self, request: ConsoleRequest) -> JSON:
         body, label = await request.body(), request.names[0]

@@ -134,6 +134,11 @@ class ConversationMetrics:
         self._streamed = "false"
         self._is_open = False
         self._requests = 0
+        self._calls = 0
+
+    def __del__(self) -> None:
+        # Some end without a word: several answers to one request, a client that left before the first round.
+        self._close("other")
 
     def __call__(self, event: Event) -> None:
         """Count an event; most are none of ours."""
@@ -163,9 +168,11 @@ class ConversationMetrics:
 
     def _on_call(self, _: CallBegan) -> None:
         CALLS_OPEN.add()
+        self._calls += 1
 
     def _on_result(self, event: CallEnded) -> None:
         CALLS_OPEN.add(by=-1)
+        self._calls -= 1
         labels = _labels(event.tool)
         CALLS.add(*labels, "error" if event.result.is_error else "ok")
         CALL_SECONDS.observe(event.seconds, *labels)
@@ -191,6 +198,8 @@ class ConversationMetrics:
             return
         self._is_open = False
         OPEN.add(self._streamed, by=-1)
+        CALLS_OPEN.add(by=-self._calls)  # those that ended with the request
+        self._calls = 0
         CONVERSATIONS.add(self._model, self._streamed, outcome)
         seconds = time.perf_counter() - self._began
         CONVERSATION_SECONDS.observe(seconds, self._model, self._streamed)

@@ -99,6 +99,18 @@ def test_a_server_is_added_by_the_form_and_its_comments_survive(app, config, bro
     app.until_servers_are(good="ready", second="ready")
 
 
+def test_a_new_server_does_not_take_the_place_of_another(app, config, browser):
+    before = config.read_text()
+    with browser.new_context() as tab:
+        page = tab.new_page()
+        page.goto(f"{app.url}/#/servers/add")
+        page.get_by_label("Name", exact=True).first.fill("good")
+        page.get_by_label("command *").fill("other")
+        page.get_by_role("button", name="Save").click()
+        expect(page.get_by_role("alert")).to_contain_text("There is a server 'good' already")
+    assert config.read_text() == before
+
+
 def test_a_broken_edit_is_not_saved_and_its_line_is_told(app, config, browser):
     before = config.read_text()
     with browser.new_context() as tab:

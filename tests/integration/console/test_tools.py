@@ -84,6 +84,15 @@ def test_a_tool_is_tried_by_a_form_of_its_schema(app, browser, tmp_path):
         assert violations(page) == []
 
 
+def test_arguments_that_are_no_json_are_not_sent(app, browser):
+    with console_page(browser, f"{app.url}/#/tools/send_parcel") as page:
+        page.get_by_role("button", name="As JSON").first.click()
+        page.get_by_role("textbox", name="Arguments").fill('{"kind')
+        expect(page.get_by_role("button", name="Run", exact=True)).to_be_disabled()
+        page.get_by_role("textbox", name="Arguments").fill('{"kind": "small"}')
+        expect(page.get_by_role("button", name="Run", exact=True)).to_be_enabled()
+
+
 def test_pictures_and_sounds_of_a_result_are_shown_and_heard(browser, tmp_path):
     config = tmp_path / "mcp.json"
     good = {"command": sys.executable, "args": ["-m", "tests.unit.tools.mcp.servers.good"]}

@@ -146,7 +146,7 @@ function Edit({ label = "" }) {
     try {
       const { type, ...rest } = entry;
       const whole = kind === "openapi" ? { type: "openapi", ...rest } : label ? entry : rest;
-      await put(`config/servers/${at(name.trim())}`, { entry: whole, digest: file.digest });
+      await put(`config/servers/${at(name.trim())}`, { entry: whole, digest: file.digest, new: !label });
       announce("Saved");
       location.hash = `#/servers/${at(name.trim())}`;
     } catch (refusal) {

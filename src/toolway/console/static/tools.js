@@ -81,6 +81,7 @@ function Tool({ name }) {
 function Try({ tool, name }) {
   const [value, setValue] = useState(() => startValue(tool.schema) ?? {});
   const [asJson, setAsJson] = useState(false);
+  const [unread, setUnread] = useState(false);
   const [result, setResult] = useState(null);
   const [error, setError] = useState(null);
   const running = useRef(null);
@@ -88,6 +89,7 @@ function Try({ tool, name }) {
   useEffect(() => () => running.current?.abort(), []);
   const run = async (event) => {
     event?.preventDefault();
+    if (unread) return;
     running.current = new AbortController();
     setBusy(true);
     setError(null);
@@ -101,10 +103,10 @@ function Try({ tool, name }) {
   };
   const press = (event) => { if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) run(event); };
   return html`<form class="column" onSubmit=${run} onKeyDown=${press}>
-    <div class="row"><button type="button" class="quiet compact" aria-pressed=${String(asJson)} onClick=${() => setAsJson(!asJson)}>${asJson ? "As a form" : "As JSON"}</button></div>
-    ${asJson ? html`<${Json} common=${{ "aria-label": "Arguments" }} rows=${10} value=${value} onChange=${(changed) => changed !== undefined && setValue(changed)} />`
+    <div class="row"><button type="button" class="quiet compact" aria-pressed=${String(asJson)} onClick=${() => { setUnread(false); setAsJson(!asJson); }}>${asJson ? "As a form" : "As JSON"}</button></div>
+    ${asJson ? html`<${Json} common=${{ "aria-label": "Arguments" }} rows=${10} value=${value} onChange=${(changed, wrong) => { setUnread(Boolean(wrong)); if (!wrong) setValue(changed ?? {}); }} />`
       : html`<${SchemaForm} schema=${tool.schema} value=${value} onChange=${setValue} />`}
-    <div class="row"><button type="submit" class="primary" disabled=${busy}>${busy ? "Running…" : "Run"}</button>
+    <div class="row"><button type="submit" class="primary" disabled=${busy || unread}>${busy ? "Running…" : "Run"}</button>
       ${busy && html`<button type="button" onClick=${() => running.current.abort()}>Stop</button>`}</div>
     <${Wrong} error=${error} />
     ${result && html`<${Result} result=${result} />`}

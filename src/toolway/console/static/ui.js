@@ -12,7 +12,7 @@ const INVISIBLE = /[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\u00ad\u0
 export const visible = (text) =>
   String(text ?? "").replace(INVISIBLE, (c) => `\u27e8${c.codePointAt(0).toString(16).padStart(4, "0")}\u27e9`);
 
-export const Text = ({ children, class: look }) => html`<bdi class=${look}>${visible(children)}</bdi>`;
+export const Text = ({ children, class: look }) => html`<bdi class=${look}>${visible([children].flat().join(""))}</bdi>`;
 
 export const plural = (number, noun) => `${count(number)} ${noun}${number === 1 ? "" : "s"}`;
 export const count = (number) => Number(number ?? 0).toLocaleString("en");
