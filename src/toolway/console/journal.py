@@ -12,10 +12,10 @@ import secrets
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import monotonic, perf_counter, time
 from typing import Any
-from weakref import WeakValueDictionary
+from weakref import ReferenceType, WeakValueDictionary, ref
 
 import anyio
 import orjson
@@ -30,6 +30,7 @@ from toolway.conversation.events import (
     ConversationEnded,
     ConversationFailed,
     Event,
+    EventStream,
     ModelAnswered,
 )
 from toolway.errors import StoreError
@@ -65,7 +66,7 @@ _RECORD = Kind("console.conversation", dict)
 class Recorder:
     """Keeps the events of one conversation; a subscriber. Nothing is read of them here."""
 
-    __slots__ = ("__weakref__", "_feed", "_journal", "chunks", "events", "id", "progress", "text")
+    __slots__ = ("__weakref__", "_feed", "_journal", "_stream", "chunks", "events", "id", "progress", "text")
 
     def __init__(self, journal: Journal, feed: Feed) -> None:
         self.id = ""
@@ -76,9 +77,13 @@ class Recorder:
         """What the model says now, as far as somebody looks on."""
         self._journal = journal
         self._feed = feed
+        self._stream: ReferenceType[EventStream] | None = None
+        """Weakly: it holds its subscribers, and what a circle holds waits for the garbage collector."""
 
     def __call__(self, event: Event) -> None:
         kind = type(event)
+        if isinstance(event, ConversationBegan) and event.stream:
+            self._stream, event = ref(event.stream), replace(event, stream=None)
         if kind is not CallProgressed:
             self.events.append((time(), event))
         if self._feed.pages or kind in _READ:
@@ -98,15 +103,14 @@ class Recorder:
 
     def watch(self) -> None:
         """Hear of the text as it comes."""
-        first = self.events[0][1] if self.events else None
-        if isinstance(first, ConversationBegan) and first.stream and first.stream.watcher is None:
-            first.stream.watcher = self.chunks.append
+        stream = self._stream and self._stream()
+        if stream and stream.watcher is None:
+            stream.watcher = self.chunks.append
 
     def unwatch(self) -> None:
         """Hear of it no more: nobody looks on."""
-        first = self.events[0][1] if self.events else None
-        if isinstance(first, ConversationBegan) and first.stream:
-            first.stream.watcher = None
+        if stream := self._stream and self._stream():
+            stream.watcher = None
         self.chunks.clear()
 
     def take_text(self) -> str:

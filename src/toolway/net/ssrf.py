@@ -50,6 +50,9 @@ _METADATA = frozenset(map(ip_address, ("100.100.100.200", "168.63.129.16", "fd00
 _THIS_NETWORK = IPv4Network("0.0.0.0/8")
 
 
+UNKNOWN_NAME = "its name is not known"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Destination:
     """Where a URL leads. `host` is a name in lower case and ASCII, or an address in its one usual form."""
@@ -328,4 +331,4 @@ class SsrfGuard:
         except (OSError, UnicodeError):
             if not self._allowed.lists(self.place):
                 return []  # whether a name is known inside is nothing that a client should find out
-            raise OSError("its name is not known") from None
+            raise OSError(UNKNOWN_NAME) from None

@@ -67,7 +67,7 @@ def test_a_profile_has_its_tools_and_no_others(app: AppServer):
     assert list(document["paths"]) == ["/get_weather"]
     assert "Runs list_cities" not in orjson.dumps(document).decode()
     assert problem(call(app, "weather/list_cities"), 404)["detail"].startswith("There is no tool")
-    assert "those that are: rich, weather" in problem(call(app, "other/get_weather"), 404)["detail"]
+    assert "those that are: rich, searched, weather" in problem(call(app, "other/get_weather"), 404)["detail"]
 
 
 @pytest.mark.parametrize(

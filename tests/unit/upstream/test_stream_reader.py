@@ -79,7 +79,7 @@ def test_pieces_and_shortcuts_change_nothing(deltas: list[Any], line: bytes, cut
 
 
 def test_chunks_that_are_alike_are_passed_on_as_the_bytes_they_came_in():
-    events = [event_of(b"data: %b\n\n", {"content": "word"}) for _ in range(20)]
+    events = [event_of(b"data: %b\n\n", {"content": "word"}) for _ in range(40)]
     runs: list[bytes] = []
 
     async def emit(event: Event) -> None:

@@ -33,7 +33,7 @@ from mcp_types import ErrorData, JSONRPCError, JSONRPCRequest
 from toolway.net.client import ClientCertificate, tls_context
 from toolway.net.errors import connect_error_behind
 from toolway.net.proxy import Proxy, proxy_for
-from toolway.net.ssrf import SsrfGuard
+from toolway.net.ssrf import UNKNOWN_NAME, SsrfGuard
 from toolway.settings.mcp_server import RemoteServerConfig
 from toolway.tools.mcp.errors import HTTP_TROUBLE, RefusedError
 from toolway.tools.mcp.messages import Answer, RequestId, correlated, error, parse, parse_answer
@@ -262,9 +262,23 @@ _WORDS: Sequence[tuple[type[httpx2.TransportError], str]] = (
 """What happened, as the rest of a sentence that begins with the server's name, by the first kind that fits."""
 
 
+def _own_words(error: httpx2.TransportError) -> str:
+    """What was refused on this side (by the guard of servers that requests bring along, by our reading); else empty."""
+    behind: BaseException | None = error
+    while behind is not None:
+        is_refused = isinstance(behind, PermissionError) and behind.errno is None
+        if is_refused or str(behind) == UNKNOWN_NAME:
+            return str(behind)
+        behind = behind.__cause__ or behind.__context__
+    is_mapped = type(error.__cause__ or error.__context__).__module__.startswith("httpcore2")
+    return "" if is_mapped else str(error)
+
+
 def _words(error: httpx2.TransportError) -> str:
     if behind := connect_error_behind(error):
         return behind.words
+    if own := _own_words(error):
+        return f"cannot be used: {own}"
     return next(words for kind, words in _WORDS if isinstance(error, kind))
 
 
