@@ -209,7 +209,7 @@ def test_what_fails_is_told_as_on_the_ordinary_way(
 def test_a_client_that_leaves_stops_the_model_server():
     gate = Gate()
     with app_server(Reply([b" ", gate])) as app:
-        with httpx2.Client(timeout=60) as client, ThreadPoolExecutor() as pool:
+        with httpx2.Client(timeout=2) as client, ThreadPoolExecutor() as pool:
             asked = pool.submit(client.post, f"{app.url}/v1/chat/completions", json={"messages": QUESTION})
             gate.wait_for_arrival()
             client.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,8 +17,15 @@ from tests.support.app_server import AppServer, app_server
 from tests.support.servers import running
 from tests.support.upstream import Reply, call_stream, text_stream, tool_call
 from tests.unit.tools.mcp.servers import good
+from toolway.tools.mcp import ReconnectPolicy
 
 KINDS = ["stdio", "http", "legacy http"]
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch):
+    """News that come on another stream may take longer on a machine that does much else."""
+    monkeypatch.setitem(ReconnectPolicy.__init__.__kwdefaults__, "news_wait", 2.0)
 
 
 @contextmanager
@@ -45,6 +53,7 @@ def _configured(
     path.write_text(json.dumps({"mcpServers": {"good": entry}}))
     with app_server(*replies, endpoints="", config=str(path), **settings) as app:
         app.until_servers_are(good="ready")
+        time.sleep(0.5)  # the stream of news is opened behind the first list, and nothing outside tells when
         yield app
 
 

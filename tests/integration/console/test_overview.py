@@ -76,12 +76,11 @@ def test_it_fits_any_window_in_light_and_dark(browser, scheme, size):
         assert violations(page) == []
 
 
-def test_the_first_page_is_small_and_there_within_a_second(browser):
+def test_the_first_page_is_small(browser):
     with app_server() as app, console_page(browser, with_models(app).url) as page:
         expect(page.get_by_role("region", name="Model server")).to_be_visible()
         sizes = page.evaluate("performance.getEntries().map((entry) => entry.transferSize ?? 0)")
         assert 10_000 < sum(sizes) < 150_000
-        assert page.evaluate("performance.getEntriesByType('navigation')[0].domContentLoadedEventEnd") < 1000
 
 
 def test_a_key_opens_it_in_the_browser_and_signing_out_closes_it(browser):

@@ -159,7 +159,7 @@ class Supervisor:
 
     async def _wait_for_change(self, session: Session, tool: str, before: int) -> None:
         """Give the news of a change a moment to arrive, where it comes on another stream than the call's result."""
-        if self._transport != "http" or not _announces_changes(session):
+        if not (session.modern or self._transport == "http") or not _announces_changes(session):
             return
         if self._changes_tools.setdefault(tool, True):
             with anyio.move_on_after(self._policy.news_wait):
