@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
@@ -15,6 +13,7 @@ import anyio
 from toolway.console.parts import Parts
 from toolway.console.routes import ConsoleRequest, Route
 from toolway.errors import ConfigError, Forbidden, InvalidRequest
+from toolway.settings.edit import write_at_once
 from toolway.settings.jsonc import MistakeError, Node, parse
 from toolway.settings.jsonc_edit import remove_member, set_member
 from toolway.settings.mcp_json import ROOTS, json_schema, keys_of
@@ -113,7 +112,7 @@ class ConfigRoutes:
                 where = f"{self._parts.config.path}:"
                 raise InvalidRequest(error.message.replace(where, "line "), code="config_mistakes") from None
             try:
-                await anyio.to_thread.run_sync(_replace, self._parts.config.path, text)
+                await anyio.to_thread.run_sync(_write, self._parts.config.path, text)
             except OSError as error:
                 raise InvalidRequest(f"The file cannot be written: {error.strerror}.") from None
             self._parts.config.reload()
@@ -171,18 +170,8 @@ def _entries(text: str) -> JSON:
     return {label: entry.plain() for node in _roots(text).values() for label, entry in node.value.items()}
 
 
-def _replace(path: Path, text: str) -> None:
-    """Write the file in one step, with the rights that it has; a link stays one. Raises OSError."""
+def _write(path: Path, text: str) -> None:
+    """Write the file, in a folder that is made if need be. Raises OSError."""
     path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
-    mode = path.stat().st_mode & 0o777 if path.exists() else 0o600
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-        os.chmod(name, mode)  # noqa: PTH101
-        os.replace(name, path)  # noqa: PTH105
-    except OSError:
-        with suppress(OSError):
-            os.unlink(name)  # noqa: PTH108
-        raise
+    write_at_once(path, text)

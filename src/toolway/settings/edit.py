@@ -162,23 +162,28 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Put `text` into the file at once, so that no reader ever sees half of it. Raises ConfigError."""
-    target = path.resolve()
+    """`write_at_once`. Raises ConfigError."""
     try:
-        mode = target.stat().st_mode & 0o777 if target.exists() else 0o600
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(name).chmod(mode)
-            _put(Path(name), target, text)
-        finally:
-            with suppress(OSError):
-                Path(name).unlink()
+        write_at_once(path, text)
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error}") from None
+
+
+def write_at_once(path: Path, text: str) -> None:
+    """Put `text` into the file, so that no reader ever sees half of it; rights and a link stay. Raises OSError."""
+    target = path.resolve()
+    mode = target.stat().st_mode & 0o777 if target.exists() else 0o600
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).chmod(mode)
+        _put(Path(name), target, text)
+    finally:
+        with suppress(OSError):
+            Path(name).unlink()
 
 
 def _put(file: Path, target: Path, text: str) -> None:
