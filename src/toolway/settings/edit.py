@@ -13,20 +13,22 @@ from pathlib import Path
 from typing import Any
 
 from toolway.errors import ConfigError
-from toolway.settings.jsonc import TOKEN
+from toolway.settings.jsonc import TOKEN, MistakeError
 
 INDENT = "  "
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Token:
+class Token:
+    """One token of JSON with comments, and where it stands; white space and comments are none."""
+
     text: str
     start: int
     end: int
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Member:
+class Member:
     """A member of an object: where its key stands among the tokens, and where its value begins and ends."""
 
     at: int
@@ -35,18 +37,17 @@ class _Member:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Object:
+class Object:
     """An object: the tokens that begin and end it, and its members."""
 
     opening: int
     closing: int
-    members: dict[str, _Member]
+    members: dict[str, Member]
 
 
 def with_member(text: str, path: Sequence[str], value: Any) -> str:
     """The text of a file in which the member at `path` is `value`; objects on the way there are made."""
-    tokens = _tokens(text)
-    found, rest = _find(tokens, path)
+    tokens, found, rest = find(text, path)
     if not rest:
         member = found.members[path[-1]]
         return text[: tokens[member.first].start] + _json(value) + text[tokens[member.last].end :]
@@ -57,8 +58,7 @@ def with_member(text: str, path: Sequence[str], value: Any) -> str:
 
 def without_member(text: str, path: Sequence[str]) -> str:
     """The text without the member at `path`. Raises KeyError when there is none."""
-    tokens = _tokens(text)
-    found, _ = _find(tokens, path)
+    tokens, found, _ = find(text, path)
     member = found.members[path[-1]]
     start, end = tokens[member.at].start, tokens[member.last].end
     if tokens[member.last + 1].text == ",":
@@ -71,38 +71,41 @@ def without_member(text: str, path: Sequence[str]) -> str:
     return text[:start] + text[end:]
 
 
-def _find(tokens: Sequence[_Token], path: Sequence[str]) -> tuple[_Object, Sequence[str]]:
-    """The innermost object on the way that there is, and what of the way is not there."""
+def find(text: str, path: Sequence[str]) -> tuple[Sequence[Token], Object, Sequence[str]]:
+    """The tokens, the innermost object on the way to a member that there is, and what of the way is not there.
+
+    Raises MistakeError when something on the way is no object.
+    """
+    matches = TOKEN.finditer(text)
+    tokens = [Token(text=m[0], start=m.start(), end=m.end()) for m in matches if m.lastgroup != "space"]
+    if not tokens or tokens[0].text != "{":
+        raise MistakeError("the file must hold an object", 1)
     found = _object(tokens, 0)
     for depth, key in enumerate(path):
         if key not in found.members:
-            return found, path[depth:]
+            return tokens, found, path[depth:]
         if depth + 1 < len(path):
-            found = _object(tokens, found.members[key].first)
-    return found, ()
+            value = found.members[key].first
+            if tokens[value].text != "{":
+                raise MistakeError(f"{key!r} must be an object", text.count("\n", 0, tokens[value].start) + 1)
+            found = _object(tokens, value)
+    return tokens, found, ()
 
 
-def _tokens(text: str) -> list[_Token]:
-    found = TOKEN.finditer(text)
-    return [_Token(text=m[0], start=m.start(), end=m.end()) for m in found if m.lastgroup != "space"]
-
-
-def _object(tokens: Sequence[_Token], opening: int) -> _Object:
+def _object(tokens: Sequence[Token], opening: int) -> Object:
     """The object that begins with this token."""
-    if tokens[opening].text != "{":
-        raise ConfigError("What must be changed in the file is no object.")
-    members: dict[str, _Member] = {}
+    members: dict[str, Member] = {}
     at = opening + 1
     while tokens[at].text != "}":
         last = _end_of_value(tokens, at + 2)
-        members[json.loads(tokens[at].text)] = _Member(at=at, first=at + 2, last=last)
+        members[json.loads(tokens[at].text)] = Member(at=at, first=at + 2, last=last)
         at = last + 1
         if tokens[at].text == ",":
             at += 1
-    return _Object(opening=opening, closing=at, members=members)
+    return Object(opening=opening, closing=at, members=members)
 
 
-def _end_of_value(tokens: Sequence[_Token], at: int) -> int:
+def _end_of_value(tokens: Sequence[Token], at: int) -> int:
     depth = 0
     while True:
         depth += {"{": 1, "[": 1, "}": -1, "]": -1}.get(tokens[at].text, 0)
@@ -111,7 +114,7 @@ def _end_of_value(tokens: Sequence[_Token], at: int) -> int:
         at += 1
 
 
-def _inserted(text: str, tokens: Sequence[_Token], into: _Object, member: str) -> str:
+def _inserted(text: str, tokens: Sequence[Token], into: Object, member: str) -> str:
     """The text with one more member at the end of an object: on a line of its own, unless the object is on one."""
     opening, closing, last = tokens[into.opening], tokens[into.closing], None
     for known in into.members.values():

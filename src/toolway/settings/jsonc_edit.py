@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from toolway.settings.jsonc import TOKEN, MistakeError
+from toolway.settings.edit import find
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +31,8 @@ def set_member(text: str, path: Sequence[str], value: Any) -> str:
 
     `text` is JSON with comments, as `jsonc.parse` takes it. Raises MistakeError.
     """
-    *above, name = path
-    holder, missing = _innermost(text, above)
+    holder, missing = _innermost(text, path)
+    name = path[-1]
     for key in reversed(missing):
         name, value = key, {name: value}
     indent = _indent_of(text, holder)
@@ -57,8 +57,8 @@ def set_member(text: str, path: Sequence[str], value: Any) -> str:
 
 def remove_member(text: str, path: Sequence[str]) -> str:
     """The text without the member under these keys; the same text if there is none. Raises MistakeError."""
-    *above, name = path
-    holder, missing = _innermost(text, above)
+    holder, missing = _innermost(text, path)
+    name = path[-1]
     there = holder.members.get(name)
     if missing or there is None:
         return text
@@ -77,48 +77,17 @@ def remove_member(text: str, path: Sequence[str]) -> str:
     return text[:start] + text[end:]
 
 
-def _innermost(text: str, path: Sequence[str]) -> tuple[_Object, list[str]]:
-    """The object under as many of these keys as there are, and the keys that there are not."""
-    tokens = [match for match in TOKEN.finditer(text) if match.lastgroup != "space"]
-    if not tokens or tokens[0][0] != "{":
-        raise MistakeError("the file must hold an object", 1)
-    found, _ = _object(text, tokens, 0)
-    for number, key in enumerate(path):
-        member = found.members.get(key)
-        if member is None:
-            return found, list(path[number:])
-        if text[member.value] != "{":
-            raise MistakeError(f"{key!r} must be an object", text.count("\n", 0, member.value) + 1)
-        first = next(n for n, token in enumerate(tokens) if token.start() == member.value)
-        found, _ = _object(text, tokens, first)
-    return found, []
-
-
-def _object(text: str, tokens: Sequence[re.Match[str]], at: int) -> tuple[_Object, int]:
-    """The object whose brace is token `at`, and the token of its closing brace."""
-    start, members = tokens[at].start(), {}
-    at += 1
-    while tokens[at][0] != "}":
-        key = tokens[at]
-        last = _end_of_value(tokens, at + 2)
-        members[json.loads(key[0])] = _Member(
-            start=key.start(), value=tokens[at + 2].start(), end=tokens[last].end()
+def _innermost(text: str, path: Sequence[str]) -> tuple[_Object, Sequence[str]]:
+    """The object that holds the member, or as much of the way to it as there is, and the keys that there are not."""
+    tokens, found, rest = find(text, path)
+    members = {
+        key: _Member(
+            start=tokens[member.at].start, value=tokens[member.first].start, end=tokens[member.last].end
         )
-        at = last + 1
-        if tokens[at][0] == ",":
-            at += 1
-    return _Object(start=start, end=tokens[at].start(), members=members), at
-
-
-def _end_of_value(tokens: Sequence[re.Match[str]], at: int) -> int:
-    """The last token of the value that begins with token `at`."""
-    depth = 0
-    while True:
-        mark = tokens[at][0] if tokens[at].lastgroup == "mark" else ""
-        depth += (mark in ("{", "[")) - (mark in ("}", "]"))
-        if depth == 0:
-            return at
-        at += 1
+        for key, member in found.members.items()
+    }
+    start, end = tokens[found.opening].start, tokens[found.closing].start
+    return _Object(start=start, end=end, members=members), rest[:-1]
 
 
 def _indent_of(text: str, holder: _Object) -> str:
