@@ -22,7 +22,7 @@ from toolway.conversation.events import (
     RoundBegan,
     TextBegan,
 )
-from toolway.conversation.message import ChatRequest
+from toolway.conversation.message import ChatRequest, cached_tokens, token_count
 from toolway.errors import ToolwayError
 from toolway.types import JSON, ToolCall
 from toolway.wire.lenient_json import dumps, loads
@@ -296,15 +296,9 @@ def _state(last: Event) -> str:
 
 def _add_usage(total: JSON, usage: JSON | None) -> None:
     """Tokens of one more round."""
-    if isinstance(usage, dict):
-        details = usage.get("prompt_tokens_details")
-        total["prompt"] += _number(usage.get("prompt_tokens"))
-        total["completion"] += _number(usage.get("completion_tokens"))
-        total["cached"] += _number(details.get("cached_tokens")) if isinstance(details, dict) else 0
-
-
-def _number(value: Any) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53 else 0
+    total["prompt"] += token_count(usage, "prompt_tokens")
+    total["completion"] += token_count(usage, "completion_tokens")
+    total["cached"] += cached_tokens(usage)
 
 
 def _client(first: ConversationBegan) -> str:

@@ -285,11 +285,26 @@ def add_usage(total: JSON | None, more: JSON | None) -> JSON | None:
     return summed
 
 
+def token_count(usage: JSON | None, *path: str) -> int:
+    """A number of tokens in a usage object; 0 for what is none."""
+    return known_token_count(usage, *path) or 0
+
+
+def known_token_count(usage: JSON | None, *path: str) -> int | None:
+    """The same; None for what is none. Servers that compute in floating point write 12.0."""
+    value: Any = usage
+    for name in path:
+        value = value.get(name) if isinstance(value, dict) else None
+    return int(value) if _is_number(value) and 0 <= value <= _MOST_TOKENS else None
+
+
+_MOST_TOKENS = 2**53
+"""More is an error of the model server's, and no JSON reader takes it."""
+
+
 def cached_tokens(usage: JSON | None) -> int:
     """The tokens of the prompt that the model server need not read anew."""
-    details = usage.get("prompt_tokens_details") if usage else None
-    cached = details.get("cached_tokens") if isinstance(details, dict) else None
-    return cached if isinstance(cached, int) else 0
+    return token_count(usage, "prompt_tokens_details", "cached_tokens")
 
 
 def usage_for_client(last: JSON | None, total: JSON | None, *, rounds: int) -> JSON | None:

@@ -28,6 +28,7 @@ from toolway.conversation.events import (
     ModelFailed,
     TextBegan,
 )
+from toolway.conversation.message import token_count
 from toolway.telemetry.figures import Figure, write_for_all
 from toolway.types import SourceStatus, Tool
 
@@ -183,7 +184,7 @@ class ConversationMetrics:
         if self._requests > outcome.rounds:
             RETRIES.add(self._model, by=self._requests - outcome.rounds)
         for kind, path in _KINDS.items():
-            if tokens := _number(outcome.total_usage, path):
+            if tokens := token_count(outcome.total_usage, *path):
                 TOKENS.add(self._model, kind, by=tokens)
         self._close("ok")
 
@@ -232,12 +233,6 @@ _CODES = _Bounded(100)
 def _code(code: object) -> str:
     text = str(code)[:100]
     return text if text in _CODES else "other"
-
-
-def _number(usage: Any, path: Sequence[str]) -> float:
-    for name in path:
-        usage = usage.get(name) if isinstance(usage, dict) else None
-    return usage if isinstance(usage, int | float) and usage > 0 else 0
 
 
 async def sample(statuses: Callable[[], Sequence[tuple[str, SourceStatus]]]) -> None:

@@ -41,7 +41,7 @@ from toolway.conversation.events import (
     Subscriber,
     TextBegan,
 )
-from toolway.conversation.message import ChatRequest, Message
+from toolway.conversation.message import ChatRequest, Message, known_token_count
 from toolway.errors import ConfigError, ToolwayError
 from toolway.settings.groups import UpstreamSettings
 from toolway.types import JSON, Caller, Tool, ToolCall
@@ -378,14 +378,8 @@ def _usage(usage: JSON | None) -> JSON:
         "cache_read.input_tokens": ("prompt_tokens_details", "cached_tokens"),
         "reasoning.output_tokens": ("completion_tokens_details", "reasoning_tokens"),
     }
-    found: JSON = {}
-    for name, path in paths.items():
-        value: Any = usage
-        for member in path:
-            value = value.get(member) if isinstance(value, dict) else None
-        if isinstance(value, int):
-            found[f"gen_ai.usage.{name}"] = value
-    return found
+    found = {name: known_token_count(usage, *path) for name, path in paths.items()}
+    return {f"gen_ai.usage.{name}": tokens for name, tokens in found.items() if tokens is not None}
 
 
 def _fail(span: Span, error: ToolwayError) -> None:

@@ -13,7 +13,7 @@ from toolway.api.messages.tool_search import SERVER, DeferredTools
 from toolway.conversation.call_ids import original_id
 from toolway.conversation.chunk_template import TextRun
 from toolway.conversation.events import Outcome
-from toolway.conversation.message import Ending, Message
+from toolway.conversation.message import Ending, Message, cached_tokens, token_count
 from toolway.conversation.tool_calls import read_arguments
 from toolway.errors import ToolwayError, UpstreamError
 from toolway.server.envelopes import ANTHROPIC
@@ -36,7 +36,6 @@ _DELTAS: Mapping[str, tuple[bytes, bytes]] = {
 }
 """By the kind of a block: the type of its deltas, and the member that holds the text."""
 _CALL_MEMBERS = frozenset({"index", "id", "type", "function", "custom"})
-_MOST_TOKENS = 2**53
 
 
 class MessageWriter:
@@ -402,24 +401,15 @@ def _is_object(text: str) -> bool:
 
 def _usage(usage: JSON) -> JSON:
     """The usage of chat completions in Anthropic's names: what came from a cache is told apart."""
-    prompt, details = _count(usage.get("prompt_tokens")), usage.get("prompt_tokens_details")
-    cached, written = (
-        (_count(details.get("cached_tokens")), _count(details.get("cache_write_tokens")))
-        if isinstance(details, dict)
-        else (0, 0)
-    )
+    prompt = token_count(usage, "prompt_tokens")
+    cached = cached_tokens(usage)
+    written = token_count(usage, "prompt_tokens_details", "cache_write_tokens")
     return {
         "input_tokens": max(0, prompt - cached - written),
         "cache_creation_input_tokens": written,
         "cache_read_input_tokens": cached,
-        "output_tokens": _count(usage.get("completion_tokens")),
+        "output_tokens": token_count(usage, "completion_tokens"),
     }
-
-
-def _count(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _MOST_TOKENS:
-        return 0
-    return int(value)
 
 
 def _given_up(message: Message) -> UpstreamError:

@@ -7,6 +7,7 @@ from typing import Any
 
 from toolway.api.responses.items.request import ResponseRequest, shown_members, tool_as_shown
 from toolway.conversation.chunk_template import TextRun
+from toolway.conversation.message import token_count
 from toolway.types import JSON
 from toolway.wire.lenient_json import JsonText, dumps
 
@@ -38,8 +39,6 @@ _CHOICE = {
 _FORMAT = {"json_schema": ("name", "description", "schema", "strict")}
 """What is repeated of `tool_choice` and `text.format`, besides the type."""
 
-_MOST_TOKENS = 2**53
-"""More is an error of the model server's, and no JSON reader takes it."""
 
 _KNOWN = {
     "service_tier": frozenset({"auto", "default", "flex", "scale", "priority", "fast", "ultrafast"}),
@@ -110,32 +109,20 @@ def read_usage(usage: JSON | None) -> JSON | None:
     """The usage of chat completions in the names of responses."""
     if not usage:
         return None
-    input_tokens = _count(usage.get("prompt_tokens"))
-    output_tokens = _count(usage.get("completion_tokens"))
+    input_tokens = token_count(usage, "prompt_tokens")
+    output_tokens = token_count(usage, "completion_tokens")
     return {
         "input_tokens": input_tokens,
         "input_tokens_details": {
-            "cached_tokens": _detail(usage, "prompt_tokens_details", "cached_tokens"),
-            "cache_write_tokens": _detail(usage, "prompt_tokens_details", "cache_write_tokens"),
+            "cached_tokens": token_count(usage, "prompt_tokens_details", "cached_tokens"),
+            "cache_write_tokens": token_count(usage, "prompt_tokens_details", "cache_write_tokens"),
         },
         "output_tokens": output_tokens,
         "output_tokens_details": {
-            "reasoning_tokens": _detail(usage, "completion_tokens_details", "reasoning_tokens")
+            "reasoning_tokens": token_count(usage, "completion_tokens_details", "reasoning_tokens")
         },
-        "total_tokens": _count(usage.get("total_tokens")) or input_tokens + output_tokens,
+        "total_tokens": token_count(usage, "total_tokens") or input_tokens + output_tokens,
     }
-
-
-def _detail(usage: JSON, group: str, name: str) -> int:
-    details = usage.get(group)
-    return _count(details.get(name)) if isinstance(details, dict) else 0
-
-
-def _count(value: Any) -> int:
-    """A number of tokens; servers that compute in floating point write 12.0."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _MOST_TOKENS:
-        return 0
-    return int(value)
 
 
 class ResponseState:
