@@ -55,7 +55,7 @@ from toolway.errors import ConnectorError, ToolwayError, UpstreamError, to_publi
 from toolway.schema.compile import MOST_TOOLS
 from toolway.settings.settings import Settings
 from toolway.stores import Store
-from toolway.tools.catalog import Catalog, Snapshot
+from toolway.tools.catalog import STARTUP_WAIT, Catalog, Snapshot
 from toolway.tools.client_servers import DynamicServers, read_declared
 from toolway.types import JSON, JSON_TYPE, Caller, Header, Selection, Tool, ToolCall, ToolResult
 from toolway.upstream.client import BegunRequest, Upstream
@@ -274,10 +274,6 @@ def _told(turn: Turn, events: EventStream) -> Turn:
 
 async def _to_nobody(_: Event) -> None:
     return
-
-
-STARTUP_WAIT = 2.0
-"""Seconds after the start in which a request waits for tool servers that were not tried yet."""
 
 
 @dataclass(frozen=True, kw_only=True)

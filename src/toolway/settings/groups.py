@@ -174,14 +174,20 @@ def parse_profiles(value: Any) -> tuple[Profile, ...]:
     """
     if isinstance(value, tuple) and all(isinstance(entry, Profile) for entry in value):
         return value
-    if isinstance(value, str):
-        try:
-            value = orjson.loads(value)
-        except orjson.JSONDecodeError as error:
-            raise ValueError(f"it is not JSON: {error}") from None
+    value = _from_text(value)
     if not isinstance(value, Mapping):
         raise ValueError('write a JSON object like {"research": ["search.*", "fetch"]}')
     return tuple(_profile(name, patterns) for name, patterns in value.items())
+
+
+def _from_text(value: Any) -> Any:
+    """What JSON text says; anything else as it is. Raises ValueError."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return orjson.loads(value)
+    except orjson.JSONDecodeError as error:
+        raise ValueError(f"it is not JSON: {error}") from None
 
 
 def split_model(model: Any, profiles: Iterable[Profile]) -> tuple[Any, Profile | None]:
@@ -210,11 +216,7 @@ def parse_aliases(value: Any) -> tuple[ModelAlias, ...]:
     """Aliases from `{"claude-*": "qwen3-8b"}`, as an object or as its JSON text. Raises ValueError."""
     if isinstance(value, tuple) and all(isinstance(entry, ModelAlias) for entry in value):
         return value
-    if isinstance(value, str):
-        try:
-            value = orjson.loads(value)
-        except orjson.JSONDecodeError as error:
-            raise ValueError(f"it is not JSON: {error}") from None
+    value = _from_text(value)
     if not isinstance(value, Mapping) or not all(
         isinstance(text, str) and text for text in (*value.keys(), *value.values())
     ):

@@ -46,6 +46,10 @@ MAX_LINES = 20
 """Renamed tools that the log names one by one."""
 
 
+STARTUP_WAIT = 2.0
+"""Seconds after the start in which a request waits for tool servers that were not tried yet."""
+
+
 class Snapshot:
     """The tools of one moment under the names that models see, sorted; it never changes.
 

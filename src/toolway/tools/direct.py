@@ -6,12 +6,9 @@ from collections.abc import Iterable, Mapping
 
 from toolway.errors import NotFound
 from toolway.settings.groups import Profile
-from toolway.tools.catalog import Catalog
+from toolway.tools.catalog import STARTUP_WAIT, Catalog
 from toolway.tools.invoke import Gate, invoke
 from toolway.types import Choice, OnProgress, Selection, Tool, ToolCall, ToolResult, is_selected
-
-STARTUP_WAIT = 2.0
-"""Seconds after the start in which a request waits for tool servers that were not tried yet."""
 
 
 def narrowed(selection: Selection, name: str, profiles: Iterable[Profile]) -> Selection:
