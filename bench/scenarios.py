@@ -76,27 +76,16 @@ def streamed(connections: int) -> Scenario:
     )
 
 
-def response(connections: int) -> Scenario:
-    title = f"The same over the Responses API, {connections} at a time"
+def over(api: str, connections: int) -> Scenario:
+    """Streams over another API than chat completions: "response" or "message"."""
+    title = f"The same over the {api.capitalize()}s API, {connections} at a time"
     return Scenario(
-        key=f"response-{connections}",
+        key=f"{api}-{connections}",
         title=title,
         targets=("toolway",),
         connections=connections,
         stream=True,
-        path=RESPONSES,
-    )
-
-
-def message(connections: int) -> Scenario:
-    title = f"The same over the Messages API, {connections} at a time"
-    return Scenario(
-        key=f"message-{connections}",
-        title=title,
-        targets=("toolway",),
-        connections=connections,
-        stream=True,
-        path=MESSAGES,
+        path={"response": RESPONSES, "message": MESSAGES}[api],
     )
 
 
@@ -118,10 +107,10 @@ SCENARIOS = (
     whole(16),
     streamed(1),
     streamed(16),
-    response(1),
-    response(16),
-    message(1),
-    message(16),
+    over("response", 1),
+    over("response", 16),
+    over("message", 1),
+    over("message", 16),
     Scenario(
         key="first-byte",
         title="Time to the first byte: 10 chunks, 1 ms apart, one stream",

@@ -35,9 +35,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-PATIENCE = 30.0
-"""Seconds in which `tools` and `call` wait for servers that have not answered yet."""
-
 app = typer.Typer(
     name="toolway",
     no_args_is_help=True,
@@ -259,18 +256,12 @@ def demo(
 
 def _with_catalog(settings: Settings, use: Callable[[Catalog], Coroutine[Any, Any, T]]) -> T:
     """Run `use` on a catalog whose servers have all been tried. What goes wrong is told once, not logged too."""
-    from toolway.tools.catalog import Catalog
-    from toolway.tools.factory import open_sources
+    from toolway.tools.factory import open_catalog
 
     logging.getLogger("toolway").setLevel(logging.CRITICAL)
 
     async def run() -> T:
-        prefixed = settings.tools.tool_prefix == "always"
-        async with (
-            open_sources(settings.tools) as sources,
-            Catalog(sources, prefixed=prefixed).running() as catalog,
-        ):
-            await catalog.wait_until_tried(PATIENCE)
+        async with open_catalog(settings.tools) as catalog:
             return await use(catalog)
 
     return anyio.run(run)

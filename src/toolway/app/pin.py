@@ -22,8 +22,6 @@ from toolway.tools.pins import Pinned, lock_path, name_some, read_lock, write_lo
 from toolway.tools.suspicious import hides_text, names_in, secret_parameters, visible, words_to_model
 from toolway.types import JSON, SourceStatus, last_error
 
-SERVER_PATIENCE = 30.0
-
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
@@ -156,16 +154,11 @@ def _accept(path: Path, changes: Sequence[Change]) -> None:
 
 async def _find_changes(settings: Settings, pinned: Pinned) -> list[Change]:
     """How the tools of the servers that can be asked differ from what is pinned."""
-    from toolway.tools.catalog import Catalog  # noqa: PLC0415
-    from toolway.tools.factory import open_sources  # noqa: PLC0415
+    from toolway.tools.factory import open_catalog  # noqa: PLC0415
 
     logging.getLogger("toolway").setLevel(logging.CRITICAL)
-    async with (
-        open_sources(replace(settings.tools, pins=False)) as sources,
-        Catalog(sources).running() as catalog,
-    ):
-        await catalog.wait_until_tried(SERVER_PATIENCE)
-        statuses = {source.label: source.status for source in sources}
+    async with open_catalog(replace(settings.tools, pins=False)) as catalog:
+        statuses = {source.label: source.status for source in catalog.sources}
     for label, status in statuses.items():
         if not status.is_usable:
             complain(f"{label} stays as it is pinned, since it cannot be asked: {last_error(status)}")

@@ -22,7 +22,6 @@ from toolway.settings.settings import Settings, load_settings
 from toolway.tools import names
 from toolway.types import JSON, Tool
 
-SERVER_PATIENCE = 30.0
 HTTP_PATIENCE = 30.0
 
 policy = typer.Typer(no_args_is_help=True, help="What the rules of the mcp.json say.")
@@ -80,16 +79,10 @@ def explain(  # noqa: PLR0917 - typer passes them by name
 
 async def _tools(settings: Settings) -> dict[str, Tool]:
     """The tools as models see them, once each server was tried."""
-    from toolway.tools.catalog import Catalog  # noqa: PLC0415
-    from toolway.tools.factory import open_sources  # noqa: PLC0415
+    from toolway.tools.factory import open_catalog  # noqa: PLC0415
 
     logging.getLogger("toolway").setLevel(logging.CRITICAL)
-    prefixed = settings.tools.tool_prefix == "always"
-    async with (
-        open_sources(settings.tools) as sources,
-        Catalog(sources, prefixed=prefixed).running() as catalog,
-    ):
-        await catalog.wait_until_tried(SERVER_PATIENCE)
+    async with open_catalog(settings.tools) as catalog:
         return dict(catalog.snapshot.tools)
 
 

@@ -27,6 +27,7 @@ from toolway.settings.mcp_server import (
     with_home,
 )
 from toolway.tools.autodetect import AutodetectSource, find_mcp, has_document
+from toolway.tools.catalog import Catalog
 from toolway.tools.client_servers import IDLE, PATIENCE, DeclaredServer, DynamicServers
 from toolway.tools.mcp import ConnectOptions, MCPSource, ReconnectPolicy
 from toolway.tools.mcp.sampling import UpstreamSampler
@@ -189,6 +190,21 @@ async def open_dynamic(
 async def open_sources(settings: ToolSettings) -> AsyncIterator[Sequence[ToolSource]]:
     """A source for each configured server."""
     yield SourceFactory().sources(settings)
+
+
+COMMAND_PATIENCE = 30.0
+"""Seconds in which a server must come for a command that asks once."""
+
+
+@asynccontextmanager
+async def open_catalog(settings: ToolSettings) -> AsyncIterator[Catalog]:
+    """A catalog for a single look: all configured servers were tried when it is entered, or had COMMAND_PATIENCE."""
+    async with (
+        open_sources(settings) as sources,
+        Catalog(sources, prefixed=settings.tool_prefix == "always").running() as catalog,
+    ):
+        await catalog.wait_until_tried(COMMAND_PATIENCE)
+        yield catalog
 
 
 def _auth(config: McpServerConfig, token_file: str, mask: Mask) -> Any:
