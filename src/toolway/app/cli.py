@@ -23,7 +23,16 @@ from toolway import __version__
 from toolway.app.keys import app as keys_app
 from toolway.app.pin import pin
 from toolway.app.policy import approvals, audit, policy
-from toolway.app.terminal import AsJSON, ConfigFile, complain, fail, first_sentence, print_json, print_table
+from toolway.app.terminal import (
+    AsJSON,
+    ConfigFile,
+    complain,
+    fail,
+    first_sentence,
+    print_findings,
+    print_json,
+    print_table,
+)
 from toolway.errors import ConfigError, SourceError, sentence
 from toolway.settings.mcp_server import RemoteServerConfig, with_home
 from toolway.settings.settings import Settings, load_settings
@@ -180,7 +189,7 @@ def mcp(
 @app.command()
 def doctor(as_json: AsJSON = False, config: ConfigFile = None) -> None:
     """Check the configuration, the model server and every tool server; say what is wrong and what to do."""
-    from toolway.app.doctor import examine, print_findings
+    from toolway.app.doctor import examine
 
     findings = examine(config)
     if as_json:

@@ -11,8 +11,6 @@ from functools import partial
 
 import anyio
 import orjson
-from rich.console import Console
-from rich.markup import escape
 
 from toolway.access.policy import misses_of
 from toolway.access.rules import Rules
@@ -105,20 +103,6 @@ async def judge_running(state: AppState) -> list[Finding]:
     if not await state.store.is_ready():
         found.append(Finding(check="store", ok=False, detail="it cannot be reached"))
     return found
-
-
-def print_findings(findings: Sequence[Finding]) -> None:
-    """One line for each finding, advice below it."""
-    console = Console(highlight=False)
-    for finding in findings:
-        mark = "[green]ok  [/]" if finding.ok else "[red]FAIL[/]"
-        console.print(f"{mark} [bold]{escape(finding.check)}[/]: {escape(finding.detail)}", soft_wrap=True)
-        if finding.advice:
-            console.print(f"     -> {escape(finding.advice)}", soft_wrap=True)
-    failed = sum(not finding.ok for finding in findings)
-    console.print(
-        f"[red]{failed} of {len(findings)} checks failed.[/]" if failed else "[green]All is well.[/]"
-    )
 
 
 def _configuration(settings: Settings) -> list[Finding]:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import orjson
 import typer
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
+from rich.markup import escape
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from toolway.app.doctor import Finding
 
 MIN_ROOM = 24
 """Cells that a description has beside its tool, or it stands below it."""
@@ -81,3 +85,17 @@ def fail(message: str) -> NoReturn:
     """Say why, and end with status 1."""
     complain(message)
     sys.exit(1)
+
+
+def print_findings(findings: Sequence[Finding]) -> None:
+    """One line for each finding, advice below it."""
+    console = Console(highlight=False)
+    for finding in findings:
+        mark = "[green]ok  [/]" if finding.ok else "[red]FAIL[/]"
+        console.print(f"{mark} [bold]{escape(finding.check)}[/]: {escape(finding.detail)}", soft_wrap=True)
+        if finding.advice:
+            console.print(f"     -> {escape(finding.advice)}", soft_wrap=True)
+    failed = sum(not finding.ok for finding in findings)
+    console.print(
+        f"[red]{failed} of {len(findings)} checks failed.[/]" if failed else "[green]All is well.[/]"
+    )
