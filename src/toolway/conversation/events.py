@@ -131,6 +131,28 @@ class ConversationBegan:
     stream: EventStream | None = None
     """The stream that tells this; a subscriber can watch the text through it."""
 
+    @classmethod
+    def of(
+        cls,
+        request: ChatRequest,
+        offered: Mapping[str, Tool],
+        caller: Caller,
+        stream: EventStream,
+        side: str = "",
+    ) -> ConversationBegan:
+        """The beginning of this request, with these tools of ours in it."""
+        return cls(
+            model=request.options.get("model"),
+            streamed=request.is_streamed,
+            messages=len(request.messages),
+            tools=len(offered),
+            side=side,
+            request=request,
+            offered=offered,
+            caller=caller,
+            stream=stream,
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class ConversationEnded:

@@ -466,7 +466,10 @@ class Engine:
             gives_ids=request.gives_ids,
             begun=request.begun.request if request.begun else None,
         )
-        conversation.events.notify(_beginning(conversation, side))
+        aside = f"{side.client}'s {side.purpose}" if side else ""
+        conversation.events.notify(
+            ConversationBegan.of(chat, tools.tools, caller, conversation.events, aside)
+        )
         return conversation
 
     async def _model_info(self, model: Any, headers: Sequence[Header]) -> ModelInfo:
@@ -513,18 +516,3 @@ class _Opening(AbstractAsyncContextManager[Conversation]):
 
     async def __aexit__(self, *_: object) -> None:
         self._engine.catalog.release(self._snapshot)
-
-
-def _beginning(conversation: Conversation, side: SideRequest | None) -> ConversationBegan:
-    chat, offered = conversation.request, conversation.tools.tools
-    return ConversationBegan(
-        model=chat.options.get("model"),
-        streamed=chat.is_streamed,
-        messages=len(chat.messages),
-        tools=len(offered),
-        side=f"{side.client}'s {side.purpose}" if side else "",
-        request=chat,
-        offered=offered,
-        caller=conversation.caller,
-        stream=conversation.events,
-    )

@@ -127,7 +127,8 @@ class FastLane:
         events, sent = request.events, request.chat.with_tools(request.snapshot.all_definitions)
         told = _Told(events)
         if events.has_subscribers:
-            told(_beginning(request), RoundBegan(number=1), ModelAsked(request=sent))
+            began = ConversationBegan.of(request.chat, request.snapshot.offered, request.caller, events)
+            told(began, RoundBegan(number=1), ModelAsked(request=sent))
         headers = [*request.caller.headers, JSON_TYPE]
         begun = BegunRequest(self._resources.upstream, "/chat/completions", headers, dumps(sent.body()))
         try:
@@ -189,19 +190,6 @@ class _Told:
         for event in events:
             self._events.notify(event)
             self.types.append(type(event))
-
-
-def _beginning(request: LaneRequest) -> ConversationBegan:
-    return ConversationBegan(
-        model=request.chat.options.get("model"),
-        streamed=False,
-        messages=len(request.chat.messages),
-        tools=len(request.snapshot.offered),
-        request=request.chat,
-        offered=request.snapshot.offered,
-        caller=request.caller,
-        stream=request.events,
-    )
 
 
 def _tell_end(request: LaneRequest, message: Message) -> None:
