@@ -8,7 +8,7 @@ from collections.abc import Callable
 import httpx2
 import pytest
 
-from tests.integration.responses.requests import BOTH, THEIRS, ask, items_of, kinds, sent, turn
+from tests.integration.responses.requests import BOTH, THEIRS, ask, get, items_of, kinds, sent, turn
 from tests.support.app_server import AppServer, app_server
 from tests.support.upstream import tool_call
 from toolway.types import JSON
@@ -157,6 +157,31 @@ def test_an_output_is_paired_with_its_call_wherever_it_stands(app: AppServer):
         "d",
         "user",
     ]
+
+
+def test_a_history_in_the_shapes_of_chat_completions_is_read_and_gone_on_with(app: AppServer):
+    app.set_replies(turn("It runs.", streamed=False), turn("Bye.", streamed=False))
+    calls = [
+        {"id": name, "type": "function", "function": {"name": "theirs", "arguments": "{}"}} for name in "cd"
+    ]
+    history: list[JSON] = [
+        USER,
+        {"role": "assistant", "content": "Look.", "reasoning_content": "Hm.", "tool_calls": calls},
+        {"role": "tool", "tool_call_id": "d", "content": "two"},
+        {"role": "tool", "tool_call_id": "c", "content": [{"type": "text", "text": "one"}]},
+    ]
+    first = ask(app, input=history, tools=[{"type": "function", "function": {"name": "theirs"}}])
+    assert sent(app) == [
+        *history[:2],
+        {"role": "tool", "tool_call_id": "c", "content": "one"},
+        {"role": "tool", "tool_call_id": "d", "content": "two"},
+    ]
+    assert app.upstream.seen[0].json["tools"][0] == {"type": "function", "function": {"name": "theirs"}}
+    ask(app, input=[MORE], previous_response_id=first["id"])
+    assert sent(app)[-2:] == [{"role": "assistant", "content": "It runs."}, MORE]
+    listed = get(app, f"{first['id']}/input_items").json()["data"]
+    kinds = [entry["type"] for entry in reversed(listed)]
+    assert kinds == ["message", "reasoning", "message", *["function_call"] * 2, *["function_call_output"] * 2]
 
 
 IDS: dict[str, Callable[[random.Random, int], str]] = {

@@ -187,8 +187,7 @@ class InputItems:
             raise InvalidRequest(
                 f"No tool call found for function call output with call_id {identity[:100]}.", param="input"
             )
-        output = item.get("output")
-        parts = chat_content(output if output is not None else "", f"{where}.output")
+        parts = chat_content(_output_of(item), f"{where}.output")
         behind: list[JSON] = []
         if isinstance(parts, list):  # a tool message holds text alone
             shown = [part for part in parts if part["type"] != "text"]
@@ -357,6 +356,15 @@ def _thought(item: JSON) -> str:
         or unsealed(item.get("encrypted_content"))
         or text_in(item.get("summary"))
     )
+
+
+def _output_of(item: JSON) -> Any:
+    """The text or the parts of an output; older agents send objects, Codex `{content, success}`, others their result."""
+    output = item.get("output")
+    if not isinstance(output, dict):
+        return "" if output is None else output
+    content = output.get("content")
+    return content if isinstance(content, str | list) else dumps_text(output)
 
 
 def _failure(error: Any) -> str:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from toolway.api import fields
+from toolway.api.responses.items.chat_shapes import own_shapes
 from toolway.errors import InvalidRequest
 from toolway.tools import names
 from toolway.types import JSON
@@ -22,12 +23,14 @@ _IN_A_NAMESPACE = "A namespace holds function and custom tools."
 CUSTOM_INPUT = "input"
 """The one argument of the function that stands for a custom tool."""
 
-_HOSTED = frozenset({
-    "apply_patch", "code_interpreter", "computer", "computer_use_preview", "file_search", "image_generation",
-    "local_shell", "programmatic_tool_calling", "shell", "tool_search", "web_search",
-    "web_search_2025_08_26", "web_search_preview", "web_search_preview_2025_03_11",
-})  # fmt: skip
-"""Tools that only OpenAI runs. Clients declare some of them always (Codex), so they are left out, not refused."""
+_HOSTED = (
+    "apply_patch", "code_interpreter", "computer", "file_search", "image_generation", "local_shell",
+    "programmatic_tool_calling", "shell", "tool_search", "web_search",
+)  # fmt: skip
+"""How the types of tools begin that only OpenAI runs; new ones add a word or a date.
+
+Clients declare some of them always (Codex), so they are left out, not refused.
+"""
 
 _SHOWN = {
     "function": ("name", "description", "parameters", "strict"),
@@ -121,9 +124,9 @@ class ClientTool:
 class ResponseRequest:
     """A request to create a response. `chat` is the body of a chat completion, without messages.
 
-    `given` is the body as it came, checked; `items` is its input as a list, `tools` are the declarations served,
-    `client_tools` the client's own among them by the names that the model calls them by, and `mcp` the entries that
-    name tool servers.
+    `given` is the body, checked, in the shapes of this API; `items` is its input as a list, `tools` are the
+    declarations served, `client_tools` the client's own among them by the names that the model calls them by, and
+    `mcp` the entries that name tool servers.
     """
 
     given: JSON
@@ -161,6 +164,7 @@ def read_request(body: JSON) -> ResponseRequest:
     for name, why in _UNSERVED.items():
         if body.get(name) is not None:
             raise InvalidRequest(why, param=name, code="unsupported_parameter")
+    body = own_shapes(body)
     known = fields.check(_REQUEST, body)
     _check_choice(body.get("tool_choice"))
     items = _items(body)
@@ -419,7 +423,7 @@ def _read_tool(tool: Any, where: str, served: Collection[str] = _DECLARATIONS) -
     if not isinstance(tool, dict):
         raise fields.wrong(where, "an object")
     kind = tool.get("type")
-    if not isinstance(kind, str) or kind not in _HOSTED.union(served):
+    if not isinstance(kind, str) or not (kind in served or kind.startswith(_HOSTED)):
         raise fields.invalid(kind, f"{where}.type", _SERVED if served is _DECLARATIONS else _IN_A_NAMESPACE)
     if kind not in served:
         log.info("the client's tool of type %s is left out: only OpenAI runs it", kind)
