@@ -359,7 +359,7 @@ def _thought(item: JSON) -> str:
 
 
 def _output_of(item: JSON) -> Any:
-    """The text or the parts of an output; older agents send objects, Codex `{content, success}`, others their result."""
+    """The text or the parts of an output; older agents send objects: Codex `{content, success}`, others results."""
     output = item.get("output")
     if not isinstance(output, dict):
         return "" if output is None else output
