@@ -1,7 +1,8 @@
 """Approvals: calls that wait for a person, kept in the store, so that any replica can go on with them.
 
-A call waits until somebody with the right answers, once, or its time is over. The store counts the time, and of two
-who answer at once it lets one win; so neither a clock that jumps nor a race lets a call run twice.
+A call waits until somebody with the right answers, or its time is over. The first answer counts; only a no takes a yes
+back, until the call begins. The store counts the time, and of those who would begin the call or take it back at once it
+lets one win; so neither a clock that jumps nor a race lets a call run twice, or after a no.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import hashlib
 import secrets
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -99,7 +101,8 @@ class Grant:
 APPROVAL = Kind("approval", Approval)
 VERDICT = Kind("verdict", Verdict)
 GRANT = Kind("grant", Grant)
-USED = Kind("approval used", bool)
+BEGUN = Kind("approval used", bool)
+"""Whether the call of an approval has begun; False: it never will, since a yes was taken back."""
 LINK = Kind("approval link", str)
 AWAITED = Kind("approval awaited", str)
 
@@ -163,23 +166,41 @@ class Approvals:
         pending = [a for a, verdict in zip(found, verdicts, strict=True) if a is not None and verdict is None]
         return sorted((a for a in pending if owner in (None, a.owner)), key=lambda a: a.created)
 
-    async def answer(self, identity: str, verdict: Verdict, *, owner: str | None = None) -> Verdict:
-        """Decide; returns the answer that counts, which is the first one. With `owner` only that one's own are there.
+    async def answer(
+        self, identity: str, verdict: Verdict, *, owner: str | None = None, takes_back: bool = True
+    ) -> Verdict:
+        """Decide; returns the answer that counts: the first one, or a no that takes a yes back in time.
 
+        With `owner` only that one's own are there. What is no more than the lack of an answer does not `takes_back`.
         Raises NotFound: no such approval, or its time is over.
         """
         approval = await self.find(identity)
         if approval is None or (owner is not None and approval.owner != owner):
-            raise NotFound(f"There is no approval {identity[:100]!r}; it may have been too late for it.")
+            raise _not_found(identity)
         if verdict.approve and verdict.always:
             verdict = replace(verdict, grant=_new_grant_id(approval, verdict.always))
         if not await self.store.add(_verdict(identity), verdict, ttl=2 * self.seconds):
-            return await self.verdict(identity) or verdict
+            return await self._second(approval, verdict, takes_back=takes_back)
         await self._waiting.remove(approval.slot)
         if event := self._answered.get(identity):
             event.set()
         if verdict.grant:
             await self._grant(approval, verdict)
+        return verdict
+
+    async def _second(self, approval: Approval, verdict: Verdict, *, takes_back: bool) -> Verdict:
+        """The answer that counts when there was one before this."""
+        first = await self.verdict(approval.id)
+        if first is None:
+            raise _not_found(approval.id)
+        if verdict.approve or not first.approve or not takes_back:
+            return first
+        if not await self.store.add(_begun(approval.id), False, ttl=2 * self.seconds):
+            return verdict if await self.is_taken_back(approval) else first
+        await self.store.put(_verdict(approval.id), verdict, ttl=2 * self.seconds, certain=True)
+        if first.grant:
+            with suppress(NotFound):
+                await self.revoke(first.grant)
         return verdict
 
     async def verdict(self, identity: str) -> Verdict | None:
@@ -188,7 +209,11 @@ class Approvals:
 
     async def use(self, approval: Approval) -> bool:
         """Whether this approved call may run now: True once, for one of all who ask."""
-        return await self.store.add(USED.key(OURS, approval.id), True, ttl=2 * self.seconds)
+        return await self.store.add(_begun(approval.id), True, ttl=2 * self.seconds)
+
+    async def is_taken_back(self, approval: Approval) -> bool:
+        """Whether somebody said no to this call after a yes, before it began."""
+        return await self.store.get(_begun(approval.id), certain=True) is False
 
     async def withdraw(self, approvals: Sequence[Approval]) -> None:
         """Nobody waits for these any more; an answer comes too late."""
@@ -284,6 +309,14 @@ class Approvals:
 
 def _key(identity: str) -> Key[Approval]:
     return APPROVAL.key(OURS, identity)
+
+
+def _not_found(identity: str) -> NotFound:
+    return NotFound(f"There is no approval {identity[:100]!r}; it may have been too late for it.")
+
+
+def _begun(identity: str) -> Key[bool]:
+    return BEGUN.key(OURS, identity)
 
 
 def _verdict(identity: str) -> Key[Verdict]:

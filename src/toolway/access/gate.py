@@ -34,7 +34,7 @@ class _Settled:
 
     approval: Approval | None = None
     verdict: Verdict | None = None
-    refusal: str = ""
+    refusal: str = "nobody answered"
 
 
 class CallGate:
@@ -102,18 +102,22 @@ class CallGate:
         return left
 
     async def resume(
-        self, call: ToolCall, identity: str, verdict: Verdict
+        self, call: ToolCall, identity: str, verdict: Verdict, *, takes_back: bool = True
     ) -> tuple[Approval | None, Verdict]:
         """Go on with a call that waited in an earlier request, under the approval of this id.
 
-        Returns the approval, None when its time is over, and the answer that counts: the first one. Raises StoreError.
+        Returns the approval, None when its time is over, and the answer that counts (`Approvals.answer`). Raises
+        StoreError.
         """
         approval = await self._approvals.find(identity)
-        if approval and approval.owner == self._caller.id:
-            verdict = await self._approvals.answer(identity, verdict)
-            self._tell_answered(approval, verdict)
-        else:
+        if approval and approval.owner != self._caller.id:
             approval = None
+        if approval:
+            try:
+                verdict = await self._approvals.answer(identity, verdict, takes_back=takes_back)
+                self._tell_answered(approval, verdict)
+            except NotFound:
+                approval = None
         self.grants += [verdict.grant] if verdict.grant else []
         self._settled[_key(call)] = _Settled(approval=approval, verdict=verdict)
         return approval, verdict
@@ -239,7 +243,7 @@ class CallGate:
                 return ""
             settled = await self._ask_on_the_way(call, tool)
         approval, verdict = settled.approval, settled.verdict
-        if settled.refusal or verdict is None:
+        if verdict is None:
             return settled.refusal
         if not verdict.approve:
             return _because("it was not approved", verdict.reason)
@@ -247,7 +251,14 @@ class CallGate:
             return "" if decision.effect == "allow" else "the answer came after the time for it was over"
         if not approval.is_for(tool, arguments):
             return "the tool is no longer the one that was asked about; it would have to be asked about again"
-        return "" if await self._approvals.use(approval) else "it was run before with this approval"
+        return await self._begin(approval)
+
+    async def _begin(self, approval: Approval) -> str:
+        """Why an approved call may not begin; empty, once, when it may. Raises StoreError."""
+        if await self._approvals.use(approval):
+            return ""
+        is_taken_back = await self._approvals.is_taken_back(approval)
+        return "it was not approved" if is_taken_back else "it was run before with this approval"
 
     async def _ask_on_the_way(self, call: ToolCall, tool: Tool) -> _Settled:
         """Ask about a call outside of a loop, which comes again when nobody answered."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +55,15 @@ class Chat:
 
     def send(self, *extra: JSON) -> httpx2.Response:
         """The messages as they are, once more."""
+        with self.open(*extra) as answer:
+            answer.read()
+        return answer
+
+    def open(self, *extra: JSON) -> AbstractContextManager[httpx2.Response]:
+        """The same, for an answer that is read while it comes."""
         body = {"model": "mock", "messages": [*self.messages, *extra], "stream": self.stream}
-        return httpx2.post(f"{self.url}/v1/chat/completions", json=body, timeout=DEADLINE, **self.options)
+        url = f"{self.url}/v1/chat/completions"
+        return httpx2.stream("POST", url, json=body, timeout=DEADLINE, **self.options)
 
     def say(self, text: Any) -> str:
         """The answer to one more message of the user's, which is kept too."""

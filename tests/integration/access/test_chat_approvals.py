@@ -17,6 +17,7 @@ from tests.support.app_server import AppServer, app_server, serving
 from tests.support.gate import DEADLINE, Gate
 from tests.support.tools import CITY, ToolService, document
 from tests.support.upstream import call_stream, tool_call, whole
+from toolway.access.keys import hash_of
 from toolway.settings.settings import reload_servers
 
 JSON = dict[str, Any]
@@ -192,6 +193,39 @@ def test_of_a_yes_and_a_no_at_the_same_time_one_counts(chat: Chat) -> None:
         assert chat.cities in ([], ["Paris"])
         chat.send({"role": "user", "content": "yes"})
         assert chat.cities in ([], ["Paris"])
+
+
+def test_a_no_stops_a_call_that_was_approved_and_has_not_begun(tmp_path: Path) -> None:
+    gate = Gate()
+
+    async def slow(_: JSON) -> JSON:
+        await gate()
+        return {}
+
+    keys = {"anna": {"hash": hash_of("anna"), "concurrent_tool_calls": 1}}
+    config = write_config(tmp_path, [ASK], keys=keys)
+    with app_server(config=config, tools=ToolService(list_cities=slow), progress="reasoning") as app:
+        chat = Chat(app, stream=True, headers={"authorization": "Bearer anna"})
+        chat.say("weather: Paris")
+        busy = call_stream(tool_call("list_cities", "{}"))
+        app.upstream.answer = lambda body: busy if body["messages"][-1]["content"] == "busy" else model(body)
+        question = {"model": "mock", "messages": [{"role": "user", "content": "busy"}], "stream": True}
+        other = threading.Thread(target=app.post, args=(question,), kwargs=chat.options)
+        other.start()
+        gate.wait_for_arrival()  # until it ends no other call of this key begins
+        chat.messages.append({"role": "user", "content": "yes"})
+        with chat.open() as answer:
+            lines = answer.iter_lines()
+            assert any("get_weather" in line for line in lines)
+            refusing = chat.branch()
+            del refusing.messages[-1]
+            refusing.say("no")
+            gate.open()
+            assert any("[DONE]" in line for line in lines)
+        other.join()
+        assert [name for name, _ in app.tools.calls] == ["list_cities"]
+        told = [seen.json["messages"][-1]["content"] for seen in app.upstream.seen]
+        assert any("get_weather was not run: it was not approved" in content for content in told)
 
 
 def test_branches_that_answer_otherwise_run_nothing_more(chat: Chat) -> None:

@@ -16,7 +16,7 @@ import pytest
 from mcp.client import Client
 from mcp_types import ElicitResult
 
-from tests.integration.access.chat import Chat, is_question, write_config
+from tests.integration.access.chat import Chat, code_in, is_question, write_config
 from tests.support.app_server import AppServer, app_server
 from tests.support.gate import DEADLINE
 
@@ -215,6 +215,29 @@ def test_what_no_chat_answers_is_asked_in_the_chat_when_nobody_else_did(tmp_path
         chat.say("Is it done?")
         assert chat.cities == ["Paris"]
         assert [message["role"] for message in chat.seen] == ["user", "assistant", "tool", "user"]
+
+
+@pytest.mark.parametrize("answer", ["no", "no CODE", "nein"])
+def test_a_no_in_the_chat_counts_also_when_the_console_said_yes_before(tmp_path: Path, answer: str) -> None:
+    with app_server(config=write_config(tmp_path, [ASK]), approval_wait=0.2) as app:
+        chat = Chat(app)
+        question = chat.say("weather: Paris")
+        decide(app, waiting(app, 1)[0]["id"], approve=True, always="key")
+        chat.say(answer.replace("CODE", code_in(question)))
+        assert chat.cities == []
+        assert "the user did not approve it" in chat.seen[-1]["content"]
+        assert httpx2.get(f"{app.url}/console/api/grants", timeout=DEADLINE).json() == {"grants": []}
+
+
+def test_a_no_of_the_console_counts_also_when_it_said_yes_before(tmp_path: Path) -> None:
+    with app_server(config=write_config(tmp_path, [ASK]), approval_wait=0.2) as app:
+        chat = Chat(app)
+        chat.say("weather: Paris")
+        (approval,) = waiting(app, 1)
+        decide(app, approval["id"], approve=True)
+        assert decide(app, approval["id"], approve=False).json()["approve"] is False
+        chat.say("yes")
+        assert chat.cities == []
 
 
 @pytest.mark.parametrize("mode", ["2026-07-28", "legacy"])

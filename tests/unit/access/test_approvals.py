@@ -62,6 +62,48 @@ async def test_of_many_who_answer_at_once_the_first_counts_for_all() -> None:
     assert await made.waiting() == []
 
 
+async def test_a_no_takes_a_yes_back_until_the_call_begins() -> None:
+    made = approvals()
+    early, late = await asked(made), await asked(made)
+    await made.answer(early.id, replace(YES, always="key"))
+    assert (await made.answer(early.id, NO)).approve is False
+    assert await made.granted(ALICE.id, TOOL) is None
+    assert (await made.answer(early.id, YES)).approve is False
+    assert (await made.use(early), await made.is_taken_back(early)) == (False, True)
+    await made.answer(late.id, YES)
+    assert await made.use(late)
+    assert (await made.answer(late.id, NO)).approve is True
+    assert not await made.is_taken_back(late)
+
+
+async def test_what_is_no_answer_leaves_an_answer_as_it_is() -> None:
+    made = approvals()
+    approval = await asked(made)
+    await made.answer(approval.id, YES)
+    assert (await made.answer(approval.id, NO, takes_back=False)).approve is True
+    assert await made.use(approval)
+
+
+@pytest.mark.parametrize("first", ["run", "no"])
+async def test_of_a_run_and_many_who_say_no_at_once_either_it_runs_or_no_counts(first: str) -> None:
+    made = approvals()
+    approval = await asked(made)
+    await made.answer(approval.id, YES)
+    ran: list[bool] = []
+    found: list[bool] = []
+
+    async def run() -> None:
+        ran.append(await made.use(approval))
+
+    async def refuse() -> None:
+        found.append((await made.answer(approval.id, NO)).approve)
+
+    async with anyio.create_task_group() as group:
+        for work in [run, refuse, refuse] if first == "run" else [refuse, refuse, run]:
+            group.start_soon(work)
+    assert found == [ran[0]] * 2
+
+
 async def test_an_approval_is_good_for_one_run() -> None:
     made = approvals()
     approval = await asked(made)

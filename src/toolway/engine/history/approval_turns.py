@@ -19,12 +19,12 @@ import anyio
 from toolway.access.approvals import Approval, Verdict
 from toolway.access.gate import CallGate
 from toolway.access.policy import Policy
-from toolway.access.questions import code_at_end, language_of, new_code, read_reply, write_question
+from toolway.access.questions import Reply, code_at_end, language_of, new_code, read_reply, write_question
 from toolway.conversation.events import Chunks, EventStream, Outcome
 from toolway.conversation.message import joined
 from toolway.engine.history.split_turns import parts_of
 from toolway.engine.tool_results import tool_message
-from toolway.errors import StoreError
+from toolway.errors import NotFound, StoreError
 from toolway.stores import Kind
 from toolway.types import JSON, Caller, ToolCall
 
@@ -189,8 +189,18 @@ class ApprovalTurns:
         if answered is None:
             return _refused(turn, digest, "it was begun before, and it is not known whether it ran"), ()
         if answered.reply != digest:
+            await self._take_back(turn, read_reply(text, code, len(turn.calls)))
             return _refused(turn, digest, "the question about it was answered before, and otherwise"), ()
         return answered, ()
+
+    async def _take_back(self, turn: _Turn, reply: Reply | None) -> None:
+        """The user now refuses calls that an earlier answer allowed: those that have not begun do not run."""
+        if reply is None:
+            return
+        for number, identity in enumerate(turn.approvals):
+            if number not in reply.approved:
+                with suppress(NotFound):
+                    await self._approvals.answer(identity, Verdict(approve=False, by="chat"))
 
     async def _wait_for(self, code: str, digest: str) -> _Answered | None:
         """What comes of the same answer, which somebody else is about to carry out."""
@@ -228,7 +238,8 @@ class ApprovalTurns:
                 reason="" if reply else "the user answered something else",
                 always="conversation" if reply and reply.always else "",
             )
-            approval, verdict = await self._gate.resume(call, identity, verdict)
+            # Something else is no answer: what somebody else said meanwhile counts.
+            approval, verdict = await self._gate.resume(call, identity, verdict, takes_back=reply is not None)
             if approval and verdict.approve:
                 approved.append(call)
                 grants += [verdict.grant] if verdict.always == "conversation" else []
