@@ -8,7 +8,7 @@ import httpx2
 import openai
 import pytest
 
-from tests.support.app_server import AppServer, app_server
+from tests.support.app_server import QUESTION, AppServer, app_server
 from tests.support.upstream import Reply, call_stream, json_reply, text_stream, tool_call, whole
 
 MODELS = {"object": "list", "data": [{"id": "qwen3", "object": "model", "owned_by": "llamacpp"}]}
@@ -78,8 +78,60 @@ def test_a_profile_is_taken_by_the_models_name(app: AppServer):
     assert (seen.json["model"], names(seen)) == ("qwen3", ["list_cities"])
     (seen,) = ask(app, model="qwen3@none")
     assert names(seen) == []
-    (seen,) = ask(app, model="user@example")
-    assert seen.json["model"] == "user@example"
+
+
+@pytest.mark.parametrize("model", ["qwen3@town", "qwen3@", "qwen3@towns@none2", "qwen3@Towns"])
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_a_profile_that_is_not_there_is_told_and_opens_no_tools(app: AppServer, model: str, stream: bool):
+    app.set_replies(whole({"content": "Hi"}))
+    for path, error in dialect_errors(app, model, stream):
+        assert "those that are: none, towns." in error["message"], path
+    assert [seen for seen in app.upstream.seen if seen.method == "POST"] == []
+
+
+def dialect_errors(app: AppServer, model: str, stream: bool) -> list[tuple[str, Any]]:
+    """What each dialect answers to a question to this model, which must be a 404 in its envelope."""
+    question = [{"role": "user", "content": "Hi"}]
+    found = []
+    for path, body in (
+        ("/v1/chat/completions", {"messages": question}),
+        ("/v1/responses", {"input": "Hi"}),
+        ("/v1/messages", {"messages": question, "max_tokens": 9}),
+    ):
+        answer = httpx2.post(f"{app.url}{path}", json={"model": model, "stream": stream, **body})
+        assert answer.status_code == 404, (path, answer.text)
+        found.append((path, answer.json()["error"]))
+    return found
+
+
+def test_a_models_own_name_may_look_as_if_it_had_a_profile():
+    listed = json_reply({"object": "list", "data": [{"id": "claude@20240229"}, {"id": "qwen3"}]})
+    for options in ({"profiles": PROFILES}, {}):
+        with app_server(whole({"content": "Hi"}), model_aliases='{"user@own": "x@y"}', **options) as app:
+            app.upstream.models = listed
+            for model, sent in (("claude@20240229", "claude@20240229"), ("user@own", "x@y")):
+                (seen,) = ask(app, model=model)
+                assert seen.json["model"] == sent
+            assert app.ask(model="qwen3@lost").status_code == 404
+            assert app.ask(model="gone@20250101").status_code == (404 if options else 200)
+
+
+def test_without_profiles_a_suffix_at_a_known_model_is_told():
+    with app_server(whole({"content": "Hi"})) as app:
+        app.upstream.models = json_reply(MODELS)
+        answer = app.ask(model="qwen3@towns")
+        assert "There is no profile 'towns' here; those that are: none." in answer.json()["error"]["message"]
+        assert app.ask(model="@cf/meta/llama").status_code == 200
+
+
+def test_a_misspelt_header_is_told_and_each_of_several_narrows(app: AppServer):
+    answer = app.ask(headers={"X-Toolway-Tool": "none"})
+    assert answer.status_code == 400
+    assert "no header x-toolway-tool; those that are: " in answer.json()["error"]["message"]
+    app.set_replies(whole({"content": "Hi"}))
+    twice = [("X-Toolway-Tools", "get_*"), ("X-Toolway-Tools", "*")]
+    httpx2.post(f"{app.url}/v1/chat/completions", json={"model": "m", "messages": QUESTION}, headers=twice)
+    assert names(app.upstream.seen[-1]) == ["get_weather"]
 
 
 def test_all_choices_narrow_and_none_widens(app: AppServer):

@@ -19,14 +19,23 @@ MAX_SECONDS = b"x-toolway-max-seconds"
 
 NO_OPTIONS = RequestOptions()
 
+_KNOWN = frozenset({TOOLS, TOOL_SEARCH, MAX_ROUNDS, MAX_CALLS, MAX_SECONDS})
+
 
 def read_option_headers(headers: Iterable[Header]) -> RequestOptions:
     """Raises InvalidRequest for a header that says nothing."""
-    found = {name: value for name, value in headers if name.startswith(OPTION_PREFIX)}
+    headers = [header for header in headers if header[0].startswith(OPTION_PREFIX)]
+    found = dict(headers)
     if not found:
         return NO_OPTIONS
+    if unknown := found.keys() - _KNOWN:
+        # Not read, it would leave open what was to be closed.
+        known = ", ".join(sorted(name.decode() for name in _KNOWN))
+        raise InvalidRequest(
+            f"There is no header {min(unknown).decode('latin-1')[:100]}; those that are: {known}."
+        )
     return RequestOptions(
-        selection=[_choices(found[TOOLS])] if TOOLS in found else [],
+        selection=[_choices(value) for name, value in headers if name == TOOLS],
         tool_search=_mode(found),
         max_rounds=_number(found, MAX_ROUNDS),
         max_calls=_number(found, MAX_CALLS),

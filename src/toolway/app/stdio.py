@@ -15,9 +15,10 @@ from toolway.errors import ConfigError, NotFound
 from toolway.settings.settings import Settings
 from toolway.stores import open_store
 from toolway.tools.catalog import Catalog
-from toolway.tools.direct import DirectTools, narrowed
+from toolway.tools.direct import DirectTools
 from toolway.tools.factory import SourceFactory
 from toolway.tools.mcp.options import depth
+from toolway.tools.profiles import narrowed
 from toolway.types import Caller
 from toolway.upstream.client import Upstream
 
@@ -31,7 +32,7 @@ STARTUP_WAIT = 15.0
 async def run_stdio(settings: Settings, profile: str | None) -> None:
     """Serve until the client closes its end, or SIGTERM. Raises ConfigError for a profile that there is not."""
     try:
-        selection = narrowed((), profile, settings.tools.profiles) if profile else ()
+        selection = narrowed((), profile, settings.tools.profiles, {}) if profile else ()
     except NotFound as error:
         raise ConfigError(error.message) from None
     _refuse_circle()

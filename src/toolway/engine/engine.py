@@ -53,10 +53,12 @@ from toolway.engine.tool_search import inner_call
 from toolway.engine.tool_vectors import ToolVectors
 from toolway.errors import ConnectorError, ToolwayError, UpstreamError, to_public_error
 from toolway.schema.compile import MOST_TOOLS
+from toolway.settings.groups import profile_suffix, split_model
 from toolway.settings.settings import Settings
 from toolway.stores import Store
 from toolway.tools.catalog import STARTUP_WAIT, Catalog, Snapshot
 from toolway.tools.client_servers import DynamicServers, read_declared
+from toolway.tools.profiles import no_such_profile
 from toolway.types import JSON, JSON_TYPE, Caller, Header, Selection, Tool, ToolCall, ToolResult
 from toolway.upstream.client import BegunRequest, Upstream
 from toolway.upstream.model_call import Turn, TurnFactory, whole_turn
@@ -408,6 +410,7 @@ class Engine:
         chat, options = read_profile(
             request.chat, request.options, self.settings.tools.profiles, self.settings.upstream.model_aliases
         )
+        await self._check_profile(request.chat.options.get("model"), snapshot, caller)
         check_models(caller.principal, chat.options)
         side = self._side_request(request, caller)
         if side:
@@ -471,6 +474,21 @@ class Engine:
             ConversationBegan.of(chat, tools.tools, caller, conversation.events, aside)
         )
         return conversation
+
+    async def _check_profile(self, named: Any, snapshot: Snapshot, caller: Caller) -> None:
+        """Raise NotFound for a model whose name ends like that of a profile which is not there.
+
+        Without its profile a request would have all tools. Names of models may look so too: one that the model server
+        lists, or that is an alias, is a model. Where there are no profiles, so is one whose beginning is none.
+        """
+        profiles, aliases = self.settings.tools.profiles, self.settings.upstream.model_aliases
+        bare, suffix = profile_suffix(named)
+        if not bare or split_model(named, profiles)[1] or named in [alias.name for alias in aliases]:
+            return
+        own = [header for header in caller.headers if header[0] != USER_AGENT[0]]
+        is_model, is_bare = await self._target.infos.are_listed([named, bare], [*own, USER_AGENT])
+        if not is_model and (profiles or is_bare):
+            raise no_such_profile(suffix, profiles, caller.selection, snapshot.tools, param="model")
 
     async def _model_info(self, model: Any, headers: Sequence[Header]) -> ModelInfo:
         """What the model server says of a model to this caller; the question is Toolway's own."""

@@ -41,6 +41,7 @@ from toolway.engine.side_requests import find_side_request
 from toolway.engine.token_count import are_counted, tokens_of
 from toolway.errors import UpstreamError
 from toolway.schema.compile import MOST_TOOLS
+from toolway.settings.groups import profile_suffix
 from toolway.settings.settings import Settings
 from toolway.tools.catalog import Catalog, Snapshot
 from toolway.types import JSON, JSON_TYPE, Caller, Header
@@ -175,6 +176,8 @@ class FastLane:
 def _is_plain(body: JSON) -> bool:
     """Whether a request is one for a whole answer without a word of tools or calls."""
     if body.get("stream") or body.get("n") not in (None, 1) or not CHOOSE_TOOLS.isdisjoint(body):
+        return False
+    if profile_suffix(body.get("model"))[0]:
         return False
     return not any(may_have_ids(message) for message in body["messages"])
 

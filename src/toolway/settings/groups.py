@@ -192,11 +192,15 @@ def _from_text(value: Any) -> Any:
 
 def split_model(model: Any, profiles: Iterable[Profile]) -> tuple[Any, Profile | None]:
     """`qwen3@research` -> `qwen3` and that profile; a name without the suffix of a known profile stays whole."""
-    if not isinstance(model, str):
-        return model, None
-    bare, _, suffix = model.rpartition("@")
+    bare, suffix = profile_suffix(model)
     found = next((profile for profile in profiles if bare and profile.name == suffix), None)
     return (bare, found) if found else (model, None)
+
+
+def profile_suffix(model: Any) -> tuple[str, str]:
+    """`qwen3@research` -> `qwen3` and `research`, whether there is such a profile or not; empty without one."""
+    bare, _, suffix = model.rpartition("@") if isinstance(model, str) else ("", "", "")
+    return bare, suffix
 
 
 @dataclass(frozen=True, kw_only=True)

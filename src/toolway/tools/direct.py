@@ -2,22 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
-from toolway.errors import NotFound
-from toolway.settings.groups import Profile
 from toolway.tools.catalog import STARTUP_WAIT, Catalog
 from toolway.tools.invoke import Gate, invoke
-from toolway.types import Choice, OnProgress, Selection, Tool, ToolCall, ToolResult, is_selected
-
-
-def narrowed(selection: Selection, name: str, profiles: Iterable[Profile]) -> Selection:
-    """What a profile leaves of a selection. Raises NotFound for a profile that there is not."""
-    known = {profile.name: profile for profile in profiles}
-    if name not in known:
-        names = ", ".join(sorted(known)) or "none"
-        raise NotFound(f"There is no profile {name[:100]!r} here; those that are: {names}.")
-    return [*selection, [Choice(patterns=known[name].patterns)]]
+from toolway.types import OnProgress, Selection, Tool, ToolCall, ToolResult, is_selected
 
 
 class DirectTools:
@@ -27,6 +16,11 @@ class DirectTools:
         self.catalog = catalog
         self._timeout = timeout
         self._startup_wait = startup_wait
+
+    @property
+    def known(self) -> Mapping[str, Tool]:
+        """All tools that there are, also those that cannot be called now."""
+        return self.catalog.snapshot.tools
 
     async def until_tried(self) -> None:
         """Wait, for a moment after the start, until each server has been tried."""

@@ -107,6 +107,13 @@ class ModelInfos:
         log.debug("model %s: context %s, sees %s", name, info.context, info.sees)
         return info
 
+    async def are_listed(self, models: Sequence[str], headers: Sequence[Header]) -> list[bool]:
+        """Which of these the server has in its list, as far as it tells; the first decides whether it is asked anew."""
+        listing = None
+        with anyio.move_on_after(TIMEOUT):
+            listing = await self.listing(headers, models[0])
+        return [listing is not None and listing.names(model) for model in models]
+
     async def listing(self, headers: Sequence[Header], model: str | None = None) -> Listing | None:
         """`/v1/models`, not older than MAX_AGE and, if one can be had, with `model` in it. None: no answer came."""
         async with self._listing:

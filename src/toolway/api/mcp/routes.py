@@ -17,7 +17,8 @@ from toolway.errors import InvalidRequest
 from toolway.server.caller import caller_of
 from toolway.server.envelopes import send_error
 from toolway.settings.settings import Settings
-from toolway.tools.direct import DirectTools, narrowed
+from toolway.tools.direct import DirectTools
+from toolway.tools.profiles import narrowed
 from toolway.types import Caller
 
 ROOT = "/mcp"
@@ -76,7 +77,8 @@ class McpEndpoint:
         name = _profile_name(scope)
         if not name:
             return caller
-        return replace(caller, selection=narrowed(caller.selection, name, self._settings.tools.profiles))
+        profiles = self._settings.tools.profiles
+        return replace(caller, selection=narrowed(caller.selection, name, profiles, self._direct.known))
 
     async def _open(self) -> ASGIApp:
         async with self._opening:

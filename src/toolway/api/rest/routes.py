@@ -21,8 +21,9 @@ from toolway.server.caller import caller_of
 from toolway.server.disconnect import cancel_on_disconnect
 from toolway.server.envelopes import PROBLEM, problem, send_error
 from toolway.settings.settings import Settings
-from toolway.tools.direct import DirectTools, narrowed
+from toolway.tools.direct import DirectTools
 from toolway.tools.names import closest
+from toolway.tools.profiles import narrowed
 from toolway.types import JSON, Caller, Tool, ToolResult
 from toolway.wire.lenient_json import dumps
 
@@ -59,7 +60,7 @@ class RestTools:
         if len(profile) > 1:
             raise NotFound(f"There is nothing at {scope['path'][:200]}; a tool is at /tools/NAME.")
         if profile:
-            selection = narrowed(selection, profile[0], self._settings.tools.profiles)
+            selection = narrowed(selection, profile[0], self._settings.tools.profiles, self._direct.known)
         if name != DOCUMENT:
             _allow(scope, "POST")
             await self._call(scope, receive, send, name, replace(caller, selection=selection))
