@@ -31,6 +31,7 @@ BLOCKS = {
     "thinking": {"thinking", "signature"},
     "redacted_thinking": {"data"},
     "tool_use": {"id", "name", "input"},
+    "mcp_tool_listing": {"mcp_server_name", "tools"},
     "mcp_tool_use": {"id", "name", "server_name", "input"},
     "mcp_tool_result": {"tool_use_id", "is_error", "content"},
     "server_tool_use": {"id", "name", "input"},

@@ -58,6 +58,7 @@ from toolway.settings.settings import Settings
 from toolway.stores import Store
 from toolway.tools.catalog import STARTUP_WAIT, Catalog, Snapshot
 from toolway.tools.client_servers import DynamicServers, read_declared
+from toolway.tools.listed import ListedSource
 from toolway.tools.profiles import no_such_profile
 from toolway.types import JSON, JSON_TYPE, Caller, Header, Selection, Tool, ToolCall, ToolResult
 from toolway.upstream.client import BegunRequest, Upstream
@@ -374,17 +375,27 @@ class Engine:
         return self._target
 
     def open(
-        self, read: ReadRequest, *, caller: Caller, declared: Sequence[JSON] = ()
+        self,
+        read: ReadRequest,
+        *,
+        caller: Caller,
+        declared: Sequence[JSON] = (),
+        listed: Mapping[str, Sequence[Tool]] = {},
     ) -> AbstractAsyncContextManager[Conversation]:
         """The conversation of one request; its tools stay alive until the block ends. Raises InvalidRequest.
 
-        `declared` are the entries of the request that name tool servers, its own or ours.
+        `declared` are the entries of the request that name tool servers, its own or ours. `listed` are by label the
+        tools that servers of its own have for it, whatever these have by now.
         """
-        return self._open_with(declared, read, caller) if declared else _Opening(self, read, caller)
+        return self._open_with(declared, listed, read, caller) if declared else _Opening(self, read, caller)
 
     @asynccontextmanager
     async def _open_with(
-        self, declared: Sequence[JSON], read: ReadRequest, caller: Caller
+        self,
+        declared: Sequence[JSON],
+        listed: Mapping[str, Sequence[Tool]],
+        read: ReadRequest,
+        caller: Caller,
     ) -> AsyncIterator[Conversation]:
         await self.settled()
         with self.catalog.use() as everything:
@@ -392,7 +403,11 @@ class Engine:
             labels = {source.label for source in snapshot.sources}
             brought = [server for entry in declared if (server := read_declared(entry, labels))]
             async with self._client_servers.use(brought, owner=caller.id) as reached:
-                joined = snapshot.with_sources(reached.sources).visible_to(caller.selection)
+                sources = [
+                    ListedSource(source, listed[source.label]) if source.label in listed else source
+                    for source in reached.sources
+                ]
+                joined = snapshot.with_sources(sources).visible_to(caller.selection)
                 request = read(ToolsAtHand(snapshot=joined, failures=reached.failures))
                 yield await self.conversation(request, joined, caller)
 

@@ -387,6 +387,11 @@ class RequestTools:
         self._define_own(tool)
         return True
 
+    def hold_back(self, names: Collection[str]) -> None:
+        """Offer these tools only when they `join`; where all are searched anyway, they are found there."""
+        if not self.search:
+            self._leave_out(names)
+
     def bring(self, tool: Tool, run: Run) -> None:
         """Offer a tool that the dialect runs."""
         self._define_own(tool)

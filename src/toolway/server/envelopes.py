@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 from starlette.types import Scope, Send
 
-from toolway.errors import ConnectorError, ToolwayError, UpstreamError, UpstreamStatus
+from toolway.errors import ConnectorError, InvalidRequest, ToolwayError, UpstreamError, UpstreamStatus
 from toolway.server.asgi import relayed, send_whole
 from toolway.types import JSON, JSON_TYPE, Header
 from toolway.upstream.refusals import is_overflow, sizes_in
@@ -68,7 +68,7 @@ class AnthropicEnvelope(Envelope):
     def body(self, error: ToolwayError) -> JSON:
         kind = _ANTHROPIC_TYPES.get(status := self.status(error))
         kind = kind or ("invalid_request_error" if status < 500 else "api_error")
-        told: JSON = {"type": kind, "message": _overflow(error) or error.message}
+        told: JSON = {"type": kind, "message": _overflow(error) or _with_place(error)}
         if error.code == NO_THREADS:
             told["details"] = {"error_code": error.code, "unsupported": [error.param]}
         return {"type": "error", "error": told, "request_id": request_id()}
@@ -97,6 +97,13 @@ _ANTHROPIC_TYPES = {
 def request_id() -> str:
     """A new id of a request, as Anthropic writes them."""
     return f"req_{secrets.token_hex(12)}"
+
+
+def _with_place(error: ToolwayError) -> str:
+    """The message, behind the place of what is wrong: this envelope has no member for that."""
+    if not isinstance(error, InvalidRequest) or not error.param or error.param in error.message:
+        return error.message
+    return f"{error.param}: {error.message}"
 
 
 def _overflow(error: ToolwayError) -> str:

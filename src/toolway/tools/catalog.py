@@ -193,6 +193,14 @@ class Snapshot:
         """The name under which a tool is listed, given that or its qualified one, which is good whatever is listed."""
         return name if name in self.tools else self._listed_names.get(name)
 
+    def names_of(self, server: str, name: str | None = None) -> list[str]:
+        """The names under which models see a tool of a server, which is given by either name, or all of its tools."""
+        return [
+            known
+            for known, tool in self.tools.items()
+            if tool.server == server and name in (None, known, tool.name)
+        ]
+
     def definition(self, name: str) -> orjson.Fragment:
         """One tool as OpenAI's `tools` list wants it, already JSON."""
         return self._definitions[name]

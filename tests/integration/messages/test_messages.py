@@ -2,62 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import httpx2
 import pytest
 
+from tests.integration.messages.asking import BOTH, KEY, QUESTION, ask, post, sent, set_turns
 from tests.support.app_server import AppServer, app_server
 from tests.support.messages import check_error, check_message, events_of, read_message
 from tests.support.model_turns import ModelTurn
-from tests.support.servers import running
-from tests.support.upstream import JSON, OUT_OF_MEMORY, Reply, chunk, json_reply, sse, tool_call
-from tests.unit.tools.mcp.servers.guarded import Guarded
+from tests.support.upstream import OUT_OF_MEMORY, Reply, chunk, json_reply, sse, tool_call
 
-BOTH = pytest.mark.parametrize("streamed", [True, False], ids=["streamed", "whole"])
 PARIS = tool_call("get_weather", '{"city":"Paris"}', id="call_a")
-QUESTION = [{"role": "user", "content": "What is the weather?"}]
-KEY = {"x-api-key": "sk-mine", "anthropic-version": "2023-06-01"}
 OVERFLOW = {
     "message": "This model's maximum context length is 32768 tokens. However, your messages resulted in 40000 tokens.",
     "type": "invalid_request_error",
     "code": "context_length_exceeded",
 }
-
-
-@pytest.fixture(scope="module")
-def app():
-    settings: JSON = {"max_rounds": 2, "dynamic_servers": "127.0.0.1", "keepalive_interval": 0.05}
-    with app_server(model_aliases='{"claude-mock": "mock", "claude-*": "small"}', **settings) as server:
-        yield server
-
-
-def set_turns(app: AppServer, *turns: ModelTurn | Reply) -> None:
-    """The model's turns, the last one again and again."""
-
-    def answer(body: JSON) -> Reply:
-        turn = turns[min(len(app.upstream.seen), len(turns) - 1)]
-        return turn if isinstance(turn, Reply) else turn.reply(streamed=bool(body.get("stream")))
-
-    app.set_replies()
-    app.upstream.answer = answer
-
-
-def post(app: AppServer, body: JSON, path: str = "", **headers: str) -> httpx2.Response:
-    sent = {"model": "mock", "messages": QUESTION, **body}
-    return httpx2.post(f"{app.url}/v1/messages{path}", json=sent, headers=headers, timeout=60)
-
-
-def ask(app: AppServer, *, streamed: bool = False, **body: Any) -> JSON:
-    answer = post(app, {"max_tokens": 100, "stream": streamed, **body}, **KEY)
-    assert answer.status_code == 200, answer.text
-    assert answer.headers["request-id"].startswith("req_")
-    return read_message(answer.text) if streamed else check_message(answer.json())
-
-
-def sent(app: AppServer, number: int = -1) -> JSON:
-    body: JSON = app.upstream.seen[number].json
-    return body
 
 
 @BOTH
@@ -268,58 +227,6 @@ def test_ids_of_calls_come_once_whatever_the_model_calls_them(app: AppServer):
         message = read_message(answer.text) if streamed else check_message(answer.json())
         ids.add(message["content"][0]["id"])
     assert len(ids) == 2
-
-
-@BOTH
-def test_a_server_that_the_request_brings_is_shown_and_pauses_at_the_limit(app: AppServer, streamed: bool):
-    server = Guarded()
-    server.tokens = {"secret"}
-    with running(server.app, lifespan="off") as url:
-        brought = {
-            "mcp_servers": [
-                {
-                    "type": "url",
-                    "name": "notes",
-                    "url": f"{url.replace('localhost', '127.0.0.1')}/mcp",
-                    "authorization_token": "secret",
-                }
-            ],
-            "tools": [
-                {
-                    "type": "mcp_toolset",
-                    "mcp_server_name": "notes",
-                    "default_config": {"enabled": False},
-                    "configs": {"ok": {"enabled": True}},
-                }
-            ],
-        }
-        ok = [ModelTurn(text=f"{n}. ", calls=(tool_call("ok", "{}", id="call_0"),)) for n in (1, 2)]
-        set_turns(app, *ok, ModelTurn(text="Done."))
-        message = ask(app, streamed=streamed, **brought)
-        kinds = [block["type"] for block in message["content"]]
-        assert kinds == ["text", "mcp_tool_use", "mcp_tool_result"] * 2
-        assert message["stop_reason"] == "pause_turn"
-        assert message["content"][2]["content"] == [{"type": "text", "text": "fine"}]
-        assert [tool["function"]["name"] for tool in sent(app, 0)["tools"]] == ["ok"]
-        history = [*QUESTION, {"role": "assistant", "content": message["content"]}]
-        last = ask(app, streamed=streamed, messages=history, **brought)
-    assert [block["text"] for block in last["content"]] == ["Done."]
-    roles = [m["role"] for m in sent(app)["messages"]]
-    assert roles == ["user", "assistant", "tool", "assistant", "tool"]
-
-
-def test_a_server_that_may_not_be_used_is_the_clients_fault(app: AppServer):
-    servers = [{"type": "url", "name": "moon", "url": "http://169.254.169.254/mcp"}]
-    answer = post(app, {"max_tokens": 5, "mcp_servers": servers})
-    assert answer.status_code == 400
-    assert "may not be used here" in check_error(answer.json())
-
-
-def test_a_server_that_does_not_answer_is_a_400(app: AppServer):
-    servers = [{"type": "url", "name": "moon", "url": "http://127.0.0.1:9/mcp"}]
-    answer = post(app, {"max_tokens": 5, "mcp_servers": servers})
-    assert answer.status_code == 400
-    assert "cannot be listed" in check_error(answer.json())
 
 
 SEARCHES = {

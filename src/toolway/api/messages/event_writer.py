@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from toolway.api.fields import text_in, thought_in
@@ -41,8 +41,9 @@ _CALL_MEMBERS = frozenset({"index", "id", "type", "function", "custom"})
 class MessageWriter:
     """Writes one message. Each method returns the events of what it was told, as bytes; `message` is all of it.
 
-    One block is open at a time. Calls of the client's that come at once are written one after the other. Of calls of
-    ours there is no trace, but for those of the servers `shown`, which the request brought along.
+    The blocks of `listings` come first. One block is open at a time. Calls of the client that come at once are written
+    one after the other. Of calls of ours there is no trace, but for those of the servers `shown`, which the request
+    brought along.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class MessageWriter:
         searched: DeferredTools | None = None,
         searches: Collection[str] = (),
         stop_sequences: Collection[str] = (),
+        listings: Sequence[JSON] = (),
     ) -> None:
         self.started = False
         """Whether any event was told."""
@@ -63,6 +65,7 @@ class MessageWriter:
         self._searched = searched
         self._searches = searches
         self._stop_sequences = stop_sequences
+        self._listings = listings
         self._content: list[JSON] = []
         self._block: _OpenBlock | None = None
         self._calls: dict[int, _Call] = {}
@@ -93,7 +96,8 @@ class MessageWriter:
     def began(self) -> bytes:
         """The model server works at the message."""
         self.started = True
-        return _event("message_start", message=self.message)
+        start = _event("message_start", message=self.message)
+        return b"".join([start, *(event for block in self._listings for event in self._whole_block(block))])
 
     def chunks(self, items: Items) -> bytes:
         """What one read from the model server brought for the client (`Chunks.items`)."""
@@ -178,7 +182,7 @@ class MessageWriter:
         if message.ending == "failed":
             raise _given_up(message)
         events = self._end_turn()
-        if not self._content:
+        if len(self._content) == len(self._listings):
             events += self._block_of("text")[1]
         events += self._close()
         reason, sequence = self._stop_reason(outcome)

@@ -12,6 +12,7 @@ from toolway.api.messages.signatures import unsealed
 from toolway.conversation.call_ids import original_id
 from toolway.engine.tool_results import text_of
 from toolway.errors import InvalidRequest
+from toolway.tools import names
 from toolway.types import JSON, ToolResult
 from toolway.wire.lenient_json import dumps, dumps_text
 
@@ -27,8 +28,8 @@ _REFERENCE = fields.object_of({"tool_name": fields.Name})
 BILLING = "x-anthropic-billing-header:"
 """How a text of Claude Code begins that is no word to the model, and another one in each version."""
 
-Expose = Callable[[str, str], str]
-"""`expose(server, name)`: how the model calls a tool of a server that the request names."""
+Expose = Callable[[str, str | None], Sequence[str]]
+"""`expose(server, name)`: how the model calls a tool of a server that the request names, or all of its tools."""
 
 
 class InputMessages:
@@ -114,20 +115,28 @@ class InputMessages:
             self._after.append((self._late_role, [text_part(text) for text in texts]))
 
     def _change(self, kind: str, tool: Any, where: str) -> None:
-        """A tool is offered from here on, or no more."""
+        """Tools are offered from here on, or no more."""
         if not isinstance(tool, dict):
             raise fields.wrong(where, "an object")
         definition = tool.get("definition")
         if kind == "tool_addition" and isinstance(definition, dict):
+            if definition.get("type") == "mcp_toolset":  # what it defers stays so
+                self.removed.difference_update(self._expose(str(definition.get("mcp_server_name")), None))
+                return
             self.defined.append(definition)
-        name = (definition if isinstance(definition, dict) else tool).get("name")
-        if not isinstance(name, str):
-            return
-        if kind == "tool_addition":
-            self._load(name)
-        else:
-            self.loaded.pop(name, None)
-            self.removed.add(name)
+        for name in self._names(definition if isinstance(definition, dict) else tool):
+            if kind == "tool_addition":
+                self._load(name)
+            else:
+                self.loaded.pop(name, None)
+                self.removed.add(name)
+
+    def _names(self, tool: JSON) -> Sequence[str]:
+        """The names of the tools that a reference or a definition is about."""
+        name, server = tool.get("name"), tool.get("server_name")
+        if isinstance(server, str):
+            return self._expose(server, name if isinstance(name, str) else None)
+        return [name] if isinstance(name, str) else []
 
     def _load(self, name: str) -> None:
         self.loaded[name] = None
@@ -156,19 +165,19 @@ class InputMessages:
         if content is None:
             return []
         parts: list[JSON] = []
-        names = []
+        found = []
         for number, block in enumerate(blocks_of(content, where)):
             if block.get("type") == "tool_reference":
-                names.append(str(fields.check(_REFERENCE, block, f"{where}[{number}]")["tool_name"]))
+                found.append(str(fields.check(_REFERENCE, block, f"{where}[{number}]")["tool_name"]))
             else:
                 parts += parts_of(block, f"{where}[{number}]", self.media)
-        return [*parts, *([text_part(self._definitions(names))] if names else [])]
+        return [*parts, *([text_part(self._definitions(found))] if found else [])]
 
-    def _definitions(self, names: Sequence[str]) -> str:
+    def _definitions(self, found: Sequence[str]) -> str:
         """Tools that were found, as the model reads of them in the result; from now on they are offered."""
-        for name in names:
+        for name in found:
             self._load(name)
-        return definitions_text(names, self._deferred)
+        return definitions_text(found, self._deferred)
 
     def _assistant(self, blocks: Sequence[JSON], where: str) -> None:
         if self._turn is None or self._after or self._turn.has_results:
@@ -212,7 +221,8 @@ class InputMessages:
     def _mcp_tool_use(self, block: JSON, where: str) -> None:
         call = fields.check(_MCP_TOOL_USE, block, where)
         self.own.add(call["id"])
-        name = self._expose(call["server_name"], call["name"])
+        exposed = self._expose(call["server_name"], call["name"])
+        name = exposed[0] if exposed else names.legal(call["name"])
         self._open().add_call(call["id"], name, call["input"], where)
 
     def _mcp_tool_result(self, block: JSON, where: str) -> None:
@@ -239,10 +249,11 @@ class InputMessages:
             return
         entries = content.get("tool_references")
         references = entries if isinstance(entries, list) else ()
-        names = [
-            entry["tool_name"] for entry in references if isinstance(entry, dict) and "tool_name" in entry
+        known = [
+            entry["tool_name"]
+            for entry in references
+            if isinstance(entry, dict) and isinstance(entry.get("tool_name"), str)
         ]
-        known = [name for name in names if isinstance(name, str)]
         turn.add_result(identity, self._definitions(known) if known else "No tool fits.")
 
     def _settle(self) -> None:
@@ -270,9 +281,9 @@ _READERS: Mapping[str, Callable[[InputMessages, JSON, str], None]] = {
 """How a block of the model's is read; those of other types, which only Anthropic's own tools write, are left out."""
 
 
-def definitions_text(names: Sequence[str], tools: Mapping[str, JSON]) -> str:
+def definitions_text(found: Sequence[str], tools: Mapping[str, JSON]) -> str:
     """Tools that were found, as the model reads of them."""
-    lines = [f"<function>{_described(name, tools.get(name, {}))}</function>" for name in names]
+    lines = [f"<function>{_described(name, tools.get(name, {}))}</function>" for name in found]
     return "\n".join(["<functions>", *lines, "</functions>"])
 
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
 from starlette.types import Scope
 
+from toolway.api.messages.connector import knows_listings
 from toolway.api.messages.content import Media
 from toolway.api.messages.input_messages import InputMessages
 from toolway.api.messages.request import (
     OPTIONAL,
     SEARCH_TOOLS,
     MessagesRequest,
-    Toolset,
     as_functions,
     read_tool,
 )
@@ -23,9 +23,7 @@ from toolway.api.option_headers import read_option_headers
 from toolway.conversation.message import ChatRequest
 from toolway.engine.engine import Conversation, ConversationRequest, Engine, ToolsAtHand
 from toolway.server.caller import as_openai_caller, caller_of
-from toolway.tools import names
-from toolway.tools.catalog import Snapshot
-from toolway.types import JSON, Choice
+from toolway.types import JSON
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +33,8 @@ class Draft:
     request: MessagesRequest
     conversation: Conversation
     media: Media
+    listings: Sequence[JSON] = ()
+    """What the client is told of the tools of its servers."""
     searched: DeferredTools | None = None
     """The deferred tools, if the model can search them."""
 
@@ -51,15 +51,23 @@ class RequestReader:
         caller = as_openai_caller(caller_of(scope, self._engine.settings.upstream))
         options = read_option_headers(scope["headers"])
         reading = _Reading(request, is_openai=self._engine.target.is_openai)
+        tells_listings = knows_listings(scope["headers"])
 
         def read(tools: ToolsAtHand) -> ConversationRequest:
             return replace(reading.conversation(tools), options=options)
 
-        async with self._engine.open(read, caller=caller, declared=request.mcp) as conversation:
+        async with self._engine.open(
+            read, caller=caller, declared=request.mcp, listed=request.listed
+        ) as conversation:
             conversation.results.adopt_calls(conversation.request.messages, reading.input.own)
-            searched = _searched(request, conversation, reading.input.loaded)
+            hidden = reading.hidden
+            conversation.tools.hold_back(hidden.keys())
             yield Draft(
-                request=request, conversation=conversation, media=reading.input.media, searched=searched
+                request=request,
+                conversation=conversation,
+                media=reading.input.media,
+                listings=reading.listings if tells_listings else (),
+                searched=_searched(request, conversation, hidden),
             )
 
 
@@ -75,25 +83,33 @@ class _Reading:
         request = self._request
         for failure in tools.failures.values():
             raise failure
+        snapshot, toolsets = tools.snapshot, request.toolsets
+        self.listings = [toolset.listing(snapshot) for toolset in toolsets if toolset.tools is None]
+        self._deferred = dict(request.deferred)
+        for toolset in toolsets:
+            self._deferred |= toolset.deferred(snapshot)
         self.input = InputMessages(
-            lambda server, name: _exposed(tools.snapshot, server, name),
-            request.deferred,
-            late_role="system" if self._is_openai else "user",
+            snapshot.names_of, self._deferred, late_role="system" if self._is_openai else "user"
         )
         messages = self.input.read(request.messages)
         system = [*request.system, *self.input.system]
         if system:
             messages = [{"role": "system", "content": "\n\n".join(system)}, *messages]
-        declared = [choice for toolset in request.toolsets for choice in _choices(toolset, tools.snapshot)]
+        declared = [toolset.choice(snapshot, without=self.input.removed) for toolset in toolsets]
         return ConversationRequest(
             chat=ChatRequest.of({**self._options(), "messages": messages}),
             dialect="messages",
             options=read_option_headers(()),
-            narrowed=[declared] if request.toolsets else [],
-            pauses=bool(request.toolsets or request.searches),
+            narrowed=[declared] if toolsets else [],
+            pauses=bool(toolsets or request.searches),
             optional=OPTIONAL,
             gives_ids=True,
         )
+
+    @property
+    def hidden(self) -> dict[str, JSON]:
+        """The deferred tools that nothing in the conversation has shown to the model, of the client and of servers."""
+        return {name: tool for name, tool in self._deferred.items() if name not in self.input.loaded}
 
     def _options(self) -> JSON:
         options = self._request.options
@@ -118,16 +134,17 @@ class _Reading:
 
 
 def _searched(
-    request: MessagesRequest, conversation: Conversation, loaded: Collection[str]
+    request: MessagesRequest, conversation: Conversation, hidden: Mapping[str, JSON]
 ) -> DeferredTools | None:
     """Offer the search tools of a request over those deferred tools that the model does not see yet."""
-    hidden = {name: tool for name, tool in request.deferred.items() if name not in loaded}
     if not request.searches or not hidden or conversation.request.options.get("tool_choice") == "none":
         return None
 
     def load(names: Sequence[str]) -> None:
-        new = [hidden[name] for name in names if name not in conversation.tools.clients]
-        conversation.tools.join_clients(as_functions(new))
+        tools = conversation.tools
+        new = [name for name in names if name in request.deferred and name not in tools.clients]
+        tools.join_clients(as_functions([hidden[name] for name in new]))
+        tools.join(name for name in names if name not in request.deferred)
 
     searched = DeferredTools(hidden, load)
     for name, kind in request.searches.items():
@@ -140,25 +157,3 @@ def _searched(
 
 PREFILL = {"add_generation_prompt": False, "continue_final_message": True}
 """What makes vLLM and SGLang go on with the last message; llama.cpp does so by itself, others refuse or ignore it."""
-
-
-def _exposed(snapshot: Snapshot, server: str, name: str) -> str:
-    """The name under which the model sees a tool of a server."""
-    known = (
-        key for key, tool in snapshot.tools.items() if tool.server == server and name in (key, tool.name)
-    )
-    return next(known, names.legal(name))
-
-
-def _choices(toolset: Toolset, snapshot: Snapshot) -> list[Choice]:
-    """The tools of a server that the request wants."""
-    label = toolset.entry["server_label"]
-    if toolset.by_default and not toolset.configs:
-        return [Choice(server=label)]
-    wanted = {
-        tool.name
-        for name, tool in snapshot.tools.items()
-        if tool.server == label
-        and (toolset.takes(tool.name) if tool.name in toolset.configs else toolset.takes(name))
-    }
-    return [Choice(server=label, names=frozenset(wanted))]

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from toolway.api import fields
 from toolway.api.messages.client_tools import CLIENT_TOOLS
+from toolway.api.messages.connector import Toolset, read_toolsets
 from toolway.api.messages.content import blocks_of
 from toolway.api.messages.input_messages import BILLING
 from toolway.errors import InvalidRequest
 from toolway.server.envelopes import NO_THREADS
-from toolway.types import JSON
+from toolway.types import JSON, Tool
 
 log = logging.getLogger("toolway.messages")
 
@@ -49,12 +50,6 @@ _CHOICE = fields.object_of(
 _TOOL = fields.object_of(
     {"name": fields.Name}, description=str, input_schema=JSON, strict=bool, defer_loading=bool
 )
-_SERVER = fields.object_of(
-    {"name": fields.Name, "url": fields.Name}, authorization_token=str, tool_configuration=JSON
-)
-_CONFIGURATION = fields.object_of(enabled=bool, allowed_tools=fields.Texts)
-_TOOLSET = fields.object_of({"mcp_server_name": fields.Name}, default_config=JSON, configs=JSON)
-_TOOL_CONFIG = fields.object_of(enabled=bool)
 
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 _EFFORTS = {"low": "low", "medium": "medium", "high": "high", "xhigh": "high", "max": "high"}
@@ -69,20 +64,6 @@ OPTIONAL = frozenset(
     {"reasoning_effort", "parallel_tool_calls", "max_tokens", "max_completion_tokens", "top_k", "user"}
 )
 """What clients of Anthropic's API send always, and some model servers refuse: it is left out then."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Toolset:
-    """Which tools of a server the request wants: those in `configs` as it says there, all others as `by_default`."""
-
-    entry: JSON
-    """The server as an entry of the type mcp, as the Responses API has it."""
-    by_default: bool = True
-    configs: Mapping[str, bool] = field(default_factory=dict)
-
-    def takes(self, name: str) -> bool:
-        """Whether the tool of this name is wanted."""
-        return self.configs.get(name, self.by_default)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +91,11 @@ class MessagesRequest:
         """The entries that name tool servers, as the Responses API has them."""
         return [toolset.entry for toolset in self.toolsets]
 
+    @property
+    def listed(self) -> dict[str, Sequence[Tool]]:
+        """By the names of servers, the tools that they are to have, whatever they say now."""
+        return {toolset.label: toolset.tools for toolset in self.toolsets if toolset.tools is not None}
+
 
 def read_request(body: JSON, *, counts_only: bool = False) -> MessagesRequest:
     """Raises InvalidRequest with the name of the first wrong field; `counts_only` wants no max_tokens."""
@@ -135,7 +121,7 @@ def read_request(body: JSON, *, counts_only: bool = False) -> MessagesRequest:
         tools=[tool for tool in tools if not tool.get("defer_loading")],
         deferred={tool["name"]: tool for tool in tools if tool.get("defer_loading")},
         searches=_searches(given),
-        toolsets=_toolsets(known.get("mcp_servers") or [], given),
+        toolsets=read_toolsets(known.get("mcp_servers") or [], given, known["messages"]),
         stream=bool(known.get("stream")),
         thinking=_shown(thinking),
         stop_sequences=known.get("stop_sequences") or (),
@@ -263,57 +249,3 @@ def _searches(tools: Sequence[JSON]) -> dict[str, str]:
                 raise fields.wrong(f"tools[{number}].name", "a name of its own")
             searches[name] = kind
     return searches
-
-
-def _toolsets(servers: Sequence[JSON], tools: Sequence[JSON]) -> list[Toolset]:
-    fields.check_size("mcp_servers", len(servers))
-    chosen = {}
-    for number, tool in enumerate(tools):
-        if tool.get("type") == "mcp_toolset":
-            entry = fields.check(_TOOLSET, tool, f"tools[{number}]")
-            if entry["mcp_server_name"] in chosen:
-                raise InvalidRequest(
-                    f"Two toolsets name the server {entry['mcp_server_name'][:100]!r}; send one.",
-                    param="tools",
-                )
-            chosen[entry["mcp_server_name"]] = (entry, f"tools[{number}]")
-    toolsets = [_toolset(server, f"mcp_servers[{number}]", chosen) for number, server in enumerate(servers)]
-    named = [toolset.entry["server_label"] for toolset in toolsets]
-    if missing := [name for name in chosen if name not in named]:
-        raise InvalidRequest(
-            f"A toolset names the server {missing[0][:100]!r}, which is none of mcp_servers.", param="tools"
-        )
-    return toolsets
-
-
-def _toolset(given: JSON, where: str, chosen: Mapping[str, tuple[JSON, str]]) -> Toolset:
-    server = fields.check(_SERVER, given, where)
-    label = server["name"]
-    entry = {"type": "mcp", "server_label": label, "server_url": server["url"]}
-    if token := server.get("authorization_token"):
-        entry["authorization"] = token
-    if label in chosen:
-        toolset, place = chosen[label]
-        default = fields.check(_TOOL_CONFIG, toolset.get("default_config") or {}, f"{place}.default_config")
-        by_default = default.get("enabled") is not False
-        configs = {
-            name: by_default if enabled is None else enabled
-            for name, config in (toolset.get("configs") or {}).items()
-            for enabled in [_enabled(config, f"{place}.configs.{name}"[:200])]
-        }
-        return Toolset(entry=entry, by_default=by_default, configs=configs)
-    configuration = fields.check(
-        _CONFIGURATION, server.get("tool_configuration") or {}, f"{where}.tool_configuration"
-    )
-    allowed: Collection[str] | None = configuration.get("allowed_tools")
-    is_enabled = configuration.get("enabled") is not False
-    if allowed is None or not is_enabled:
-        return Toolset(entry=entry, by_default=is_enabled)
-    return Toolset(entry=entry, by_default=False, configs=dict.fromkeys(allowed, True))
-
-
-def _enabled(config: Any, where: str) -> bool | None:
-    if not isinstance(config, dict):
-        raise fields.wrong(where, "an object")
-    enabled: bool | None = fields.check(_TOOL_CONFIG, config, where).get("enabled")
-    return enabled

@@ -27,7 +27,7 @@ from toolway.server.envelopes import request_id
 from toolway.types import JSON, Header
 from toolway.upstream.model_call import TurnFactory, streamed_turn, unstreamed_turn
 from toolway.upstream.refusals import is_overflow, is_refusal
-from toolway.wire.lenient_json import dumps
+from toolway.wire.lenient_json import dumps, harmless
 
 ROOT = "/v1/messages"
 
@@ -121,6 +121,7 @@ class _Answer:
             searched=draft.searched,
             searches=request.searches if draft.searched else (),
             stop_sequences=frozenset(request.stop_sequences),
+            listings=[harmless(listing) for listing in draft.listings],
         )
 
     async def whole(self) -> JSON:

@@ -173,22 +173,13 @@ class _Reading:
 
 def _read_items(request: ResponseRequest, snapshot: Snapshot, previous: Record | None) -> InputItems:
     def expose(label: str, name: str) -> str:
-        return next(iter(_exposed(snapshot, label, name)), names.legal(name))
+        return next(iter(snapshot.names_of(label, name)), names.legal(name))
 
     messages, turn = (previous.messages, previous.turn) if previous else ((), None)
     items = InputItems(expose, messages, turn, client_name=request.model_name)
     for number, item in enumerate(request.items):
         items.add(item, f"input[{number}]")
     return items
-
-
-def _exposed(snapshot: Snapshot, label: str, name: str | None) -> list[str]:
-    """The names under which the model sees a tool of a server, or all of its tools."""
-    return [
-        known
-        for known, tool in snapshot.tools.items()
-        if tool.server == label and name in (None, known, tool.name)
-    ]
 
 
 def split_leading(history: Sequence[JSON]) -> tuple[list[JSON], list[JSON]]:
@@ -216,7 +207,7 @@ def _with_role(message: JSON, late_role: str) -> JSON:
 
 def _chosen(request: ResponseRequest, snapshot: Snapshot) -> tuple[JSON, list[list[Choice]]]:
     """The chat body with the request's `tool_choice`, and what that narrows our tools to."""
-    choice, allowed = choice_of(request, lambda label, name: _exposed(snapshot, label, name))
+    choice, allowed = choice_of(request, snapshot.names_of)
     body = request.chat if choice is None else {**request.chat, "tool_choice": choice}
     if request.stream or request.background:
         body = {**body, "stream": True, "stream_options": {"include_usage": True}}

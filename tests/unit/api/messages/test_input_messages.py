@@ -16,7 +16,7 @@ SHOWN = {"type": "image_url", "image_url": {"url": "data:image/png;base64,aaaa"}
 
 
 def reader(late_role: str = "user", **deferred: JSON) -> InputMessages:
-    return InputMessages(lambda server, name: f"{server}_{name}", deferred, late_role)
+    return InputMessages(lambda server, name: [f"{server}_{name}"], deferred, late_role)
 
 
 def read(*messages: JSON, late_role: str = "user") -> list[JSON]:

@@ -65,7 +65,7 @@ def assert_body(data: bytes) -> None:
 def assert_served(body: JSON) -> list[JSON]:
     """The messages of a request: each call has its result right behind it, in order, and nothing is null."""
     request = read_request(body)
-    given = InputMessages(lambda server, name: f"{server}_{name}", request.deferred, "user")
+    given = InputMessages(lambda server, name: [f"{server}_{name}"], request.deferred, "user")
     messages = given.read(request.messages)
     tools = [*request.tools, *(tool for entry in given.defined if (tool := read_tool(entry, "tool")))]
     for function in as_functions(tools):
