@@ -244,6 +244,29 @@ def test_the_keys_of_an_edited_file_hold_at_once_and_those_of_a_broken_one_do_no
         assert httpx2.get(f"{app.url}/").status_code == 401
 
 
+def test_what_a_file_names_and_is_not_there_is_told_at_the_start_and_when_it_is_read_again(tmp_path: Path):
+    file = tmp_path / "mcp.json"
+    rule = {"effect": "deny", "tools": ["get_weather"]}
+    wrong = {"exclude": ["get_wether"], "hash": hash_of("x")}
+    with logged(Settings()) as log:
+        config = write(file, rules=[{**rule, "keys": ["nobody"]}], keys={"ben": wrong}, groups={})
+        with app_server(config=config, profiles={"towns": ["lst_*"]}):
+            wait_until(lambda: "the key ben: 'get_wether' fits no tool" in log.getvalue())
+            assert "rule 1: keys: 'nobody' fits no key" in log.getvalue()
+            assert "the profile towns: 'lst_*' fits no tool" in log.getvalue()
+            assert "rule 2" not in log.getvalue()
+            write(
+                file,
+                rules=[rule, {**rule, "effect": "ask"}, {"effect": "ask", "tools": ["delte_*"]}],
+                keys={"ben": wrong},
+                groups={"team": {"tools": ["mail.*"]}},
+            )
+            wait_until(lambda: "rule 3: tools: 'delte_*' fits no tool" in log.getvalue())
+            assert "rule 2 can never hit: all that it fits is decided by rule 1" in log.getvalue()
+            assert "the group team: 'mail.*' fits no tool" in log.getvalue()
+            assert log.getvalue().count("get_wether") == 1
+
+
 def test_a_websocket_ends_when_its_key_is_taken_away(tmp_path: Path):
     from websockets.exceptions import ConnectionClosed
     from websockets.sync.client import connect

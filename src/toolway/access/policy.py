@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -19,18 +19,9 @@ from toolway.access.rules import Origin, Rules
 from toolway.settings.settings import Settings
 from toolway.stores import Store
 from toolway.telemetry.logging import Redactor
-from toolway.types import Caller, Tool
+from toolway.types import Caller
 
 log = logging.getLogger("toolway.config")
-
-
-def misses_of(settings: Settings, rules: Rules, tools: Mapping[str, Tool]) -> list[str]:
-    """Sentences about what the rules name and is not there; keys may be those of people with a JWT."""
-    access = settings.access
-    has_jwt = access.jwt is not None
-    keys = [key.name for key in access.keys]
-    found = rules.misses(tools, settings.labels, keys, [group.name for group in access.groups])
-    return [sentence for sentence in found if not (has_jwt and ": keys: " in sentence)]
 
 
 @asynccontextmanager

@@ -12,7 +12,7 @@ from functools import partial
 import anyio
 import orjson
 
-from toolway.access.policy import misses_of
+from toolway.access.misses import idle_patterns, misses_of_rules
 from toolway.access.rules import Rules
 from toolway.access.tokens import TokenVerifier
 from toolway.app.state import AppState, judge_size
@@ -33,7 +33,7 @@ from toolway.stores import Kind, open_store
 from toolway.tools.catalog import Catalog, Snapshot
 from toolway.tools.factory import open_sources
 from toolway.tools.pins import Pins
-from toolway.types import JSON, JSON_TYPE, Choice, Header, ToolSource, last_error
+from toolway.types import JSON, JSON_TYPE, Header, ToolSource, last_error
 from toolway.upstream.client import Upstream, credential, proxy_of
 from toolway.upstream.model_call import whole_turn
 
@@ -140,13 +140,7 @@ def _judge_patterns(access: AccessConfig, snapshot: Snapshot) -> list[Finding]:
     found = []
     owners: list[GroupConfig | KeyConfig] = [*access.groups, *access.keys]
     for one in owners:
-        patterns = [*(one.tools or ()), *one.exclude]
-        idle = [
-            p
-            for p in patterns
-            if not any(Choice(patterns=(p,)).takes(*tool) for tool in snapshot.tools.items())
-        ]
-        if idle:
+        if idle := idle_patterns(one, snapshot.tools):
             detail = f"no tool is meant by {name_some(idle, 5)} ({one.where})"
             advice = "Write names as `toolway tools` shows them, or SERVER.TOOL; * stands for anything."
             found.append(Finding(check=f"tools of {one.name}", ok=False, detail=detail, advice=advice))
@@ -312,7 +306,7 @@ def _judge_rules(settings: Settings, snapshot: Snapshot) -> list[Finding]:
     rules = Rules(settings.access.rules, settings.labels)
     if not rules.rules:
         return []
-    told = [*rules.warnings, *misses_of(settings, rules, snapshot.tools)]
+    told = [*rules.warnings, *misses_of_rules(settings, rules, snapshot.tools)]
     count = len(rules.rules)
     good = f"{count} rule{'s'[: count != 1]}; toolway policy explain says what becomes of a call"
     return [Finding(check="rules", ok=not told, detail="; ".join(told) or good)]

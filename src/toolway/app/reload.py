@@ -68,6 +68,8 @@ class ConfigWatcher:
         self.settings = replace(settings, tools=replace(settings.tools, config=config))
         """With the servers of the file, as it was last read."""
         self.path = with_home(config)
+        self.read_again = anyio.Event()
+        """Set when the file was read again; another one takes its place then."""
         self._factory = factory
         self._catalog = catalog
         self._keys = keys
@@ -124,6 +126,8 @@ class ConfigWatcher:
             self._policy.configure(self.settings)
         self._catalog.replace(self._factory.sources(self.settings.tools))
         log.info("%s", _difference(before, _entries(self.settings)))
+        self.read_again.set()
+        self.read_again = anyio.Event()
 
 
 def _without_broken_edits(tools: ToolSettings, before: Mapping[str, ConfiguredServer]) -> ToolSettings:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import anyio
 
 from toolway.access.keys import KeyRing
-from toolway.access.policy import Policy, misses_of, open_policy
+from toolway.access.misses import misses_of
+from toolway.access.policy import Policy, open_policy
 from toolway.access.quotas import Meter, open_meter
 from toolway.app.reload import ConfigWatcher, watch_config
 from toolway.engine.model_target import USER_AGENT, ModelTarget
@@ -70,7 +71,7 @@ async def open_state(settings: Settings, keys: KeyRing) -> AsyncIterator[AppStat
             anyio.create_task_group() as tasks,
         ):
             tasks.start_soon(_warn_of_size, settings, catalog, target)
-            tasks.start_soon(_warn_of_rules, settings, catalog, policy)
+            tasks.start_soon(_warn_of_misses, config, catalog, policy)
             yield AppState(
                 settings=settings,
                 upstream=upstream,
@@ -125,11 +126,19 @@ async def judge_size(
     return SizeVerdict(text=text, is_ok=True)
 
 
-async def _warn_of_rules(settings: Settings, catalog: Catalog, policy: Policy) -> None:
-    """Once all servers were tried: only then it is known what there is."""
-    if policy.rules.rules and await catalog.wait_until_tried(SIZE_PATIENCE):
-        for warning in misses_of(settings, policy.rules, catalog.snapshot.tools):
-            log.warning("%s", warning)
+async def _warn_of_misses(config: ConfigWatcher, catalog: Catalog, policy: Policy) -> None:
+    """Tell what the configuration names and is not there, at the start and whenever the file was read again."""
+    told: list[str] = []
+    while True:
+        read_again = config.read_again
+        with anyio.move_on_after(SIZE_PATIENCE):
+            await catalog.until_tried()  # only then it is known what there is
+            found = misses_of(config.settings, policy.rules, catalog.snapshot.tools)
+            for warning in found:
+                if warning not in told:
+                    log.warning("%s", warning)
+            told = found
+        await read_again.wait()
 
 
 async def _warn_of_size(settings: Settings, catalog: Catalog, target: ModelTarget) -> None:

@@ -271,7 +271,15 @@ def _checked(kind: str, name: str, node: Node, report: Report, expanded: _Expand
         report.problem(node.line, label, "it must be an object")
         return None
     keys = {f.name for f in fields(_MODELS[kind])}
-    entry = {key: child.plain() for key, child in node.value.items() if child.value is not None}
+    entry = {key: child.plain() for key, child in node.value.items()}
+    if empty := [key for key, value in entry.items() if value is None and key in keys - _INNER]:
+        for key in empty:
+            report.problem(
+                node.value[key].line,
+                f"{label}.{key}",
+                "null says nothing; leave it out, or write [] for none",
+            )
+        return None
     if unknown := _INNER & entry.keys():
         report.problem(node.value[min(unknown)].line, f"{label}.{min(unknown)}", "this key is not known")
         return None

@@ -309,6 +309,8 @@ class Catalog:
         """
         self.sources = tuple(sources)
         self._kept = {}
+        if self._all_tried.is_set() and any(source.status.is_untried for source in sources):
+            self._all_tried = anyio.Event()
         self._start(source for source in sources if source not in self._running and source not in self._held)
         self._held &= set(sources)
         self._notice()
@@ -383,6 +385,10 @@ class Catalog:
         for source, scope in self._running.items():
             if source not in needed:
                 scope.cancel()
+
+    async def until_tried(self) -> None:
+        """Wait, however long it takes, until each source has been tried once."""
+        await self._all_tried.wait()
 
     async def wait_until_tried(self, within: float) -> bool:
         """Wait until each source has been tried once, or is `within` seconds old; whether all have been tried."""

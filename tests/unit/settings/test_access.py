@@ -88,6 +88,8 @@ def test_all_that_a_key_and_its_group_may_have() -> None:
         ({"group": "home"}, "keys.alice.group: there is no group 'home'; the groups are: none."),
         ({"hash": "sk-toolway-a-real-key"}, "keys.alice.hash: it is no digest"),
         ({"shared": {}}, "keys.alice: 'shared' is not known"),
+        ({"tools": None}, "keys.alice.tools: null says nothing; leave it out, or write [] for none."),
+        ({"expires": None}, "keys.alice.expires: null says nothing"),
     ],
 )
 def test_a_mistake_in_a_key_is_told_with_its_line(entry: Any, said: str) -> None:

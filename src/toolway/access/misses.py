@@ -1,0 +1,50 @@
+"""Finds what the configuration names and is not there: a misspelt pattern that excludes excludes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from toolway.access.rules import Rules
+from toolway.settings.access import Rights
+from toolway.settings.settings import Settings
+from toolway.types import Choice, Tool
+
+
+def misses_of(settings: Settings, rules: Rules, tools: Mapping[str, Tool]) -> list[str]:
+    """Sentences about what rules, keys, groups and profiles name, while these are the tools, as models see them."""
+    return [
+        *misses_of_rules(settings, rules, tools),
+        *_of_rights(settings, tools),
+        *_of_profiles(settings, tools),
+    ]
+
+
+def misses_of_rules(settings: Settings, rules: Rules, tools: Mapping[str, Tool]) -> list[str]:
+    """Sentences about what the rules name and is not there; keys may be those of people with a JWT."""
+    access = settings.access
+    has_jwt = access.jwt is not None
+    keys = [key.name for key in access.keys]
+    found = rules.misses(tools, settings.labels, keys, [group.name for group in access.groups])
+    return [sentence for sentence in found if not (has_jwt and ": keys: " in sentence)]
+
+
+def idle_patterns(rights: Rights, tools: Mapping[str, Tool]) -> list[str]:
+    """The patterns of a key or group that no tool fits now."""
+    return _idle([*(rights.tools or ()), *rights.exclude], tools)
+
+
+def _of_rights(settings: Settings, tools: Mapping[str, Tool]) -> Iterator[str]:
+    for kind, owners in (("group", settings.access.groups), ("key", settings.access.keys)):
+        for one in owners:
+            for pattern in idle_patterns(one, tools):
+                yield f"{one.where}: the {kind} {one.name}: {pattern!r} fits no tool"
+
+
+def _of_profiles(settings: Settings, tools: Mapping[str, Tool]) -> Iterator[str]:
+    for profile in settings.tools.profiles:
+        for pattern in _idle(profile.patterns, tools):
+            yield f"the profile {profile.name}: {pattern!r} fits no tool"
+
+
+def _idle(patterns: Sequence[str], tools: Mapping[str, Tool]) -> list[str]:
+    return [p for p in patterns if not any(Choice(patterns=(p,)).takes(*tool) for tool in tools.items())]
