@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -120,6 +120,8 @@ class Approvals:
         self._waiting = Index(store, "approvals")
         self._granted = Index(store, "grants")
         self._answered: dict[str, anyio.Event] = {}
+        self.listeners: list[Callable[[], None]] = []
+        """Called when something began or ceased to wait, or a standing yes came or went, in this process."""
 
     async def ask(
         self,
@@ -152,7 +154,12 @@ class Approvals:
         slot = await self._waiting.add(approval.id, share_of(caller.id), self.seconds)
         approval = replace(approval, slot=slot)
         await self.store.put(_key(approval.id), approval, ttl=self.seconds, certain=True)
+        self._tell()
         return approval
+
+    def _tell(self) -> None:
+        for listener in self.listeners:
+            listener()
 
     async def find(self, identity: str) -> Approval | None:
         """The approval with this id; None when its time is over, or there never was one."""
@@ -186,6 +193,7 @@ class Approvals:
             event.set()
         if verdict.grant:
             await self._grant(approval, verdict)
+        self._tell()
         return verdict
 
     async def _second(self, approval: Approval, verdict: Verdict, *, takes_back: bool) -> Verdict:
@@ -220,6 +228,7 @@ class Approvals:
         for approval in approvals:
             await self.store.delete(_key(approval.id))
             await self._waiting.remove(approval.slot)
+        self._tell()
 
     async def wait(self, approvals: Sequence[Approval], seconds: float) -> dict[str, Verdict]:
         """Wait until all are answered, so long at most; the answers by the ids of those that have one."""
@@ -305,6 +314,7 @@ class Approvals:
             raise NotFound(f"There is no grant {identity[:100]!r}.")
         await self.store.delete(_grant(identity))
         await self._granted.remove(grant.slot)
+        self._tell()
 
 
 def _key(identity: str) -> Key[Approval]:

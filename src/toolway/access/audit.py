@@ -9,7 +9,7 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -138,6 +138,10 @@ class AuditLog:
             self._told(approval.arguments),
             _of_decision("allow" if verdict.approve else "deny", approval.rule, verdict.reason),
         )
+
+    def changed(self, event: str, by: str, what: str) -> None:
+        """A person changed what is allowed here: `by` is the name of their key, `what` of that which they changed."""
+        self._note(event, {"toolway.changed": what, "toolway.by": by})
 
     def _told(self, arguments: JSON | str) -> JSON:
         """Arguments as a digest, the same for the same arguments, or as text."""
@@ -288,28 +292,3 @@ class _RotatingFile(_Sink):
             if older.exists():
                 older.replace(f"{self._path}.{number}")
         self._path.replace(f"{self._path}.1")
-
-
-def read_lines(path: Path, files: int) -> Iterator[JSON]:
-    """The entries of an audit log, the oldest first, those that were set aside too; what is no entry is passed over."""
-    import orjson  # noqa: PLC0415
-
-    for part in [*(Path(f"{path}.{number}") for number in range(files, 0, -1)), path]:
-        if part.exists():
-            with part.open("rb") as file:
-                for line in file:
-                    try:
-                        entry = orjson.loads(line)
-                    except ValueError:
-                        continue
-                    if isinstance(entry, dict):
-                        yield entry
-
-
-def matching(entries: Iterable[JSON], wanted: Mapping[str, str]) -> Iterator[JSON]:
-    """Those whose members are as wanted, by shell patterns."""
-    from fnmatch import fnmatchcase  # noqa: PLC0415
-
-    for entry in entries:
-        if all(fnmatchcase(str(entry.get(key, "")), pattern) for key, pattern in wanted.items()):
-            yield entry

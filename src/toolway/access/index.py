@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from functools import cached_property
 
 from toolway.errors import TooMany
 from toolway.stores import Key, Kind, Store
@@ -47,8 +48,12 @@ class Index:
         return [slot[0] for slot in (await self._taken()).values()]
 
     async def _taken(self) -> dict[int, list[str]]:
-        found = await self._store.get_all([self._key(number) for number in range(SLOTS)])
+        found = await self._store.get_all(self._keys)
         return {number: slot for number, slot in enumerate(found) if slot}
+
+    @cached_property
+    def _keys(self) -> list[Key[list[str]]]:
+        return [self._key(number) for number in range(SLOTS)]
 
     def _key(self, slot: int) -> Key[list[str]]:
         return SLOT.key("toolway", self._name, str(slot))

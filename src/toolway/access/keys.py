@@ -56,6 +56,8 @@ class KeyRing:
             for digest in (sha256(key.encode()).digest() for key in api_keys)
         ]
         self._entries: dict[bytes, _Entry] = {}
+        self.used_at: dict[str, float] = {}
+        """When this process last saw each key (Unix time), by the id of its principal."""
         self.is_closed = bool(api_keys)
         self.tokens: TokenVerifier | None = None
         """Finds who comes with a token of an identity provider, where there is one."""
@@ -70,6 +72,8 @@ class KeyRing:
         self.tokens = TokenVerifier(config, config.jwt, self.tokens) if config.jwt else None
         # Where both have a key, the one in the file says what it may do.
         self._entries = {entry.digest: entry for entry in entries}
+        known = {entry.principal.id for entry in entries}
+        self.used_at = {identity: at for identity, at in self.used_at.items() if identity in known}
         if self.is_closed and not config.is_declared and not self._of_environment:
             log.warning("there are no keys any more; nobody may do anything until there are, or a restart")
         self.is_closed = self.is_closed or config.is_declared
@@ -83,15 +87,17 @@ class KeyRing:
         entry = self._entries.get(digest)
         if entry is None or not hmac.compare_digest(entry.digest, digest):
             return None
-        if entry.expires is not None and time.time() >= entry.expires:
+        now = time.time()
+        if entry.expires is not None and now >= entry.expires:
             raise Unauthorized("This API key has expired; ask for a new one.", code="expired_api_key")
+        self.used_at[entry.principal.id] = now
         return entry.principal
 
-    def digests(self, route: str) -> list[bytes]:
-        """The digests of the keys that name this route among theirs, and whose time is not over."""
+    def digests(self, route: str) -> dict[bytes, str]:
+        """The digests of the keys that name this route among theirs and whose time is not over, and their names."""
         now = time.time()
-        return [
-            entry.digest
+        return {
+            entry.digest: entry.principal.name
             for entry in self._entries.values()
             if route in (entry.principal.routes or ()) and (entry.expires is None or now < entry.expires)
-        ]
+        }

@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Collection
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from toolway.access.keys import PREFIX, hash_of, new_secret
-from toolway.app.terminal import AsJSON, ConfigFile, complain, fail, print_json, print_table
-from toolway.errors import ConfigError
-from toolway.settings.access import KeyConfig, check_name
-from toolway.settings.edit import locked, replace_text, with_member, without_member
-from toolway.settings.mcp_json import parse_config
+from toolway.access.key_file import add_key, described, revoke_key, rotate_key, state_of
+from toolway.app.terminal import AsJSON, ConfigFile, complain, print_json, print_table
 from toolway.settings.mcp_server import with_home
-from toolway.settings.settings import environment, load_settings
-from toolway.types import JSON
-
-EMPTY = '{\n  "mcpServers": {}\n}\n'
+from toolway.settings.settings import load_settings
 
 Name = Annotated[str, typer.Argument(help="Who has the key; any words.")]
 
@@ -45,99 +35,50 @@ def add(  # noqa: PLR0917 - typer passes them by name
     config: ConfigFile = None,
 ) -> None:
     """Make a key. It is printed once; the file keeps its digest."""
-    secret = new_secret()
     said = {"group": group, "expires": expires, "tools": tools, "models": models, "routes": routes}
-    entry = {"hash": hash_of(secret)} | {key: value for key, value in said.items() if value}
-    try:
-        check_name(name)
-    except ValueError as error:
-        fail(f"{name!r}: {error}.")
-
-    def change(text: str, known: Collection[str]) -> str:
-        if name in known:
-            fail(f"There is a key {name} already; `toolway keys rotate` gives it a new secret.")
-        return with_member(text, ["keys", name], entry)
-
-    _tell(secret, name, _change(config, change, makes_file=True), as_json)
+    path = _file(config)
+    _tell(add_key(path, name, {key: value for key, value in said.items() if value}), name, path, as_json)
 
 
 @app.command()
 def rotate(name: Name, as_json: AsJSON = False, config: ConfigFile = None) -> None:
     """Give a key a new secret; the old one opens nothing any more."""
-    secret = new_secret()
-
-    def change(text: str, known: Collection[str]) -> str:
-        _need(name, known)
-        return with_member(text, ["keys", name, "hash"], hash_of(secret))
-
-    _tell(secret, name, _change(config, change), as_json)
+    path = _file(config)
+    _tell(rotate_key(path, name), name, path, as_json)
 
 
 @app.command()
 def revoke(name: Name, config: ConfigFile = None) -> None:
     """Take a key away, at once also where Toolway runs with this file."""
-
-    def change(text: str, known: Collection[str]) -> str:
-        _need(name, known)
-        return without_member(text, ["keys", name])
-
-    complain(f"The key {name} is gone from {_change(config, change)}.")
+    path = _file(config)
+    revoke_key(path, name)
+    complain(f"The key {name} is gone from {path}.")
 
 
 @app.command("list")
 def list_keys(as_json: AsJSON = False, config: ConfigFile = None) -> None:
     """List the keys of the file and what they may do."""
-    settings = load_settings(config=config)
-    access = settings.access
+    keys = load_settings(config=config).access.keys
     if as_json:
-        print_json([_as_json(key) for key in access.keys])
+        print_json([described(key) for key in keys])
         return
-    if not access.keys:
+    if not keys:
         complain("There are no keys in the mcp.json; `toolway keys add NAME` makes one.")
         return
     rows = [
         [
             key.name,
             key.group or "",
-            _state(key),
+            state_of(key),
             *(_shown(getattr(key, what)) for what in ("tools", "models", "routes")),
         ]
-        for key in access.keys
+        for key in keys
     ]
     print_table(["name", "group", "state", "tools", "models", "routes"], rows)
 
 
-def _change(
-    config: str | None, change: Callable[[str, Collection[str]], str], *, makes_file: bool = False
-) -> Path:
-    """Change the file's text, if what comes out of it can be used; the file that was changed."""
-    settings = load_settings(config=config)
-    path = with_home(settings.tools.config or "mcp.json")
-    if path.suffix == ".toml":
-        fail(f"{path} is TOML, which is not changed here; have the keys in an mcp.json.")
-    if not path.exists() and not makes_file:
-        fail("There is no mcp.json with keys in it; `toolway keys add NAME` makes one.")
-    with locked(path):
-        text = _read(path) if path.exists() else EMPTY
-        env = environment()
-        before = parse_config(text, env, path=str(path))
-        changed = change(text, {key.name for key in before.access.keys})
-        parse_config(changed, env, path=str(path))
-        replace_text(path, changed)
-    return path
-
-
-def _read(path: Path) -> str:
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            return file.read()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from None
-
-
-def _need(name: str, known: Collection[str]) -> None:
-    if name not in known:
-        fail(f"There is no key {name}; those that are: {', '.join(sorted(known)) or 'none'}.")
+def _file(config: str | None) -> Path:
+    return with_home(load_settings(config=config).tools.config or "mcp.json")
 
 
 def _tell(secret: str, name: str, path: Path, as_json: bool) -> None:
@@ -148,18 +89,5 @@ def _tell(secret: str, name: str, path: Path, as_json: bool) -> None:
     typer.echo(secret)
 
 
-def _state(key: KeyConfig) -> str:
-    if key.expires is None:
-        return "valid"
-    word = "expired" if time.time() >= key.expires else "until"
-    return f"{word} {datetime.fromtimestamp(key.expires, UTC):%Y-%m-%d}"
-
-
 def _shown(patterns: tuple[str, ...] | None) -> str:
     return "" if patterns is None else ", ".join(patterns) or "none"
-
-
-def _as_json(key: KeyConfig) -> JSON:
-    names = ("name", "group", "tools", "exclude", "models", "routes")
-    shown = {name: value for name in names if (value := getattr(key, name)) not in (None, ())}
-    return {**shown, "prefix": PREFIX, "state": _state(key), "expires": key.expires}

@@ -15,7 +15,7 @@ import anyio
 import orjson
 import typer
 
-from toolway.access.audit import matching, read_lines
+from toolway.access.audit_entries import matches, oldest_first
 from toolway.access.rules import Origin, Rules
 from toolway.app.terminal import AsJSON, ConfigFile, fail, print_json, print_table
 from toolway.settings.settings import Settings, load_settings
@@ -207,8 +207,8 @@ def audit(  # noqa: PLR0917 - typer passes them by name
         "event": event,
     }
     wanted = {name: pattern for name, pattern in asked.items() if pattern is not None}
-    for entry in matching(read_lines(Path(path), settings.audit_files), wanted):
-        if since and str(entry.get("time", "")) < since:
+    for entry in oldest_first(Path(path), settings.audit_files):
+        if not matches(entry, wanted) or (since and str(entry.get("time", "")) < since):
             continue
         typer.echo(orjson.dumps(entry).decode() if as_json else _line(entry))
 

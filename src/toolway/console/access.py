@@ -30,6 +30,9 @@ SESSION_SECONDS = 8 * 3600
 CHANGES = b"x-toolway-console"
 """The header without which nothing is changed: no form and no page of another origin can send it."""
 
+CONSOLE = "console"
+"""Who changes something, for the audit log, where no key of the file says it."""
+
 OPEN = "open"
 """The value of that header where there is no session."""
 
@@ -43,11 +46,12 @@ _ENDED = Kind("console.ended", bool)
 
 @dataclass(frozen=True, kw_only=True)
 class Session:
-    """One use of a key. `token` must come with each change; `until` is Unix time."""
+    """One use of a key. `token` must come with each change; `until` is Unix time; `by` is the name of the key."""
 
     id: str
     token: str
     until: float
+    by: str = CONSOLE
 
 
 NO_SESSION = Session(id="", token=OPEN, until=0.0)
@@ -66,9 +70,9 @@ class Access:
         self._peers: OrderedDict[tuple[str, int], tuple[float, bool]] = OrderedDict()
 
     @property
-    def _keys(self) -> list[bytes]:
-        """The digests of the keys that open the console: its own, and those of the file that name it."""
-        return [*self._own_keys, *self._ring.digests("console")]
+    def _keys(self) -> dict[bytes, str]:
+        """The digests of the keys that open the console, its own and those of the file that name it; their names."""
+        return dict.fromkeys(self._own_keys, CONSOLE) | self._ring.digests("console")
 
     @property
     def needs_key(self) -> bool:
@@ -114,7 +118,8 @@ class Access:
         identity, until = secrets.token_urlsafe(12), int(time.time()) + SESSION_SECONDS
         value = f"{until}.{identity}.{_signed(found[0], 'session', until, identity)}"
         is_secure = scope.get("scheme") == "https" or headers.get(b"origin", b"").startswith(b"https://")
-        session = Session(id=identity, token=_signed(found[0], "token", until, identity), until=until)
+        token = _signed(found[0], "token", until, identity)
+        session = Session(id=identity, token=token, until=until, by=self._keys[found[0]])
         return session, _cookie(value, SESSION_SECONDS, is_secure=is_secure)
 
     async def sign_out(self, session: Session) -> Header:
@@ -128,14 +133,14 @@ class Access:
             until, identity, signature = (*value.split("."), "", "")[:3]
             if not until.isdecimal() or len(until) > 12 or int(until) < time.time():
                 continue
-            for key in self._keys:
+            for key, name in self._keys.items():
                 if hmac.compare_digest(
                     _signed(key, "session", int(until), identity).encode(), signature.encode()
                 ):
                     if await self._store.get(_ended(identity), certain=True):
                         return None
                     token = _signed(key, "token", int(until), identity)
-                    return Session(id=identity, token=token, until=float(until))
+                    return Session(id=identity, token=token, until=float(until), by=name)
         return None
 
     def _check_peer(self, scope: Scope, headers: dict[bytes, bytes]) -> None:

@@ -9,8 +9,10 @@ import anyio
 
 from toolway.console.access import Access
 from toolway.console.approvals import ApprovalRoutes
+from toolway.console.audit import Audit
 from toolway.console.config_file import ConfigRoutes
 from toolway.console.conversations import Conversations
+from toolway.console.keys import Keys
 from toolway.console.openapi import document_route
 from toolway.console.overview import Overview
 from toolway.console.parts import Parts
@@ -31,6 +33,7 @@ async def open_console(parts: Parts) -> AsyncIterator[Console]:
             servers.notice()
             parts.feed.publish("state", {})
 
+        access = Access(parts.settings, parts.store, parts.keys)
         pages = (
             Overview(parts),
             Conversations(parts),
@@ -38,10 +41,12 @@ async def open_console(parts: Parts) -> AsyncIterator[Console]:
             ConfigRoutes(parts),
             Tools(parts),
             Playground(parts),
-            ApprovalRoutes(parts),
+            ApprovalRoutes(parts, tasks),
+            Keys(parts, access, tasks),
+            Audit(parts),
         )
         routes = [route for page in pages for route in page.routes()]
-        console = Console(Access(parts.settings, parts.store, parts.keys), parts.feed, routes)
+        console = Console(access, parts.feed, routes)
         console.add(document_route(console.routes))
         parts.catalog.listeners.append(notice)
         try:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
-from toolway.access.approvals import Approval, Approvals, Scope, Verdict
+import anyio
+from anyio.abc import TaskGroup
+
+from toolway.access.approvals import LOOK_SECONDS, Approval, Approvals, Scope, Verdict
 from toolway.console.parts import Parts
 from toolway.console.routes import ConsoleRequest, Route
-from toolway.errors import InvalidRequest
+from toolway.errors import InvalidRequest, StoreError
 from toolway.types import JSON
 
+TOPIC = "approvals"
 MAX_BODY = 10_000
 MAX_REASON = 1_000
 SCOPES: dict[Any, Scope] = {None: "", "": "", "conversation": "conversation", "key": "key"}
@@ -19,8 +24,11 @@ SCOPES: dict[Any, Scope] = {None: "", "": "", "conversation": "conversation", "k
 class ApprovalRoutes:
     """Its routes, and what they answer."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, tasks: TaskGroup) -> None:
+        self._parts = parts
         self._approvals: Approvals = parts.engine.policy.approvals
+        self._news = anyio.Event()
+        tasks.start_soon(self._watch)
 
     def routes(self) -> list[Route]:
         """The routes of the approvals."""
@@ -33,6 +41,27 @@ class ApprovalRoutes:
                   summary='The tools that somebody said "always" for.'),
             Route(method="DELETE", path="/grants/{}", handler=self._revoke, summary='Take an "always" back.'),
         ]  # fmt: skip
+
+    async def _watch(self) -> None:
+        """Tell open pages when something else waits: at once what happened here, soon what did in other processes."""
+        feed, told = self._parts.feed, None
+        self._approvals.listeners.append(self._wake)
+        while True:
+            with anyio.move_on_after(LOOK_SECONDS):
+                await self._news.wait()
+            self._news = anyio.Event()
+            if not feed.is_watched(TOPIC):
+                told = None
+                continue
+            with suppress(StoreError):
+                waiting, grants = await self._approvals.waiting(), await self._approvals.grants()
+                now = [one.id for one in waiting] + [one.id for one in grants]
+                if now != told:
+                    feed.publish(TOPIC, {"waiting": len(waiting)})
+                told = now
+
+    def _wake(self) -> None:
+        self._news.set()
 
     async def _list(self, _: ConsoleRequest) -> JSON:
         return {"approvals": [self._shown(approval) for approval in await self._approvals.waiting()]}
@@ -52,7 +81,7 @@ class ApprovalRoutes:
             raise InvalidRequest('always must be "conversation" or "key".', param="always")
         if not isinstance(reason, str) or len(reason) > MAX_REASON:
             raise InvalidRequest(f"reason must be a text of at most {MAX_REASON} characters.", param="reason")
-        verdict = Verdict(approve=approve, by="console", reason=reason, always=SCOPES[always])
+        verdict = Verdict(approve=approve, by=request.session.by, reason=reason, always=SCOPES[always])
         counts = await self._approvals.answer(request.names[0], verdict)
         return {"approve": counts.approve, "by": counts.by, "is_first": counts.at == verdict.at}
 
@@ -63,4 +92,5 @@ class ApprovalRoutes:
 
     async def _revoke(self, request: ConsoleRequest) -> JSON:
         await self._approvals.revoke(request.names[0])
+        self._parts.note_change("grant.revoked", request.session.by, request.names[0])
         return {"revoked": request.names[0]}

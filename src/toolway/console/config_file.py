@@ -72,7 +72,7 @@ class ConfigRoutes:
         text = body.get("text")
         if not isinstance(text, str) or len(text) > MAX_FILE:
             raise InvalidRequest("text must be the text of the file, at most 1 MiB of it.", param="text")
-        return await self._save(body, lambda _: text)
+        return await self._save(request, body, lambda _: text)
 
     async def _set(self, request: ConsoleRequest) -> JSON:
         body, label = await request.body(), request.names[0]
@@ -87,13 +87,19 @@ class ConfigRoutes:
                 )
             return set_member(text, [_root_of(text, label), label], entry)
 
-        return await self._save(body, change)
+        return await self._save(request, body, change, label)
 
     async def _remove(self, request: ConsoleRequest) -> JSON:
         body, label = await request.body(), request.names[0]
-        return await self._save(body, lambda text: remove_member(text, [_root_of(text, label), label]))
 
-    async def _save(self, body: JSON, change: Callable[[str], str]) -> JSON:
+        def change(text: str) -> str:
+            return remove_member(text, [_root_of(text, label), label])
+
+        return await self._save(request, body, change, label)
+
+    async def _save(
+        self, request: ConsoleRequest, body: JSON, change: Callable[[str], str], label: str = ""
+    ) -> JSON:
         self._check_right()
         if not self._is_json() and "text" not in body:
             raise InvalidRequest("Entries of a TOML file can only be changed in its text.")
@@ -116,6 +122,7 @@ class ConfigRoutes:
             except OSError as error:
                 raise InvalidRequest(f"The file cannot be written: {error.strerror}.") from None
             self._parts.config.reload()
+        self._parts.note_change("config.changed", request.session.by, label or str(self._parts.config.path))
         return {"digest": _digest(text), "text": text}
 
     def _check_right(self) -> None:

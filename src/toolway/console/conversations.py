@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from toolway.console.parts import Parts
-from toolway.console.routes import ConsoleRequest, Route
-from toolway.errors import InvalidRequest, NotFound
+from toolway.console.routes import ConsoleRequest, Route, limit_of
+from toolway.errors import NotFound
 from toolway.types import JSON
 
 PAGE, MOST = 100, 500
@@ -38,10 +38,7 @@ class Conversations:
 
     async def _list(self, request: ConsoleRequest) -> JSON:
         query = request.query
-        try:
-            most = min(int(query.get("limit", PAGE)), MOST)
-        except ValueError:
-            raise InvalidRequest("limit must be a number.", param="limit") from None
+        most = limit_of(query, PAGE, MOST)
         tool, state, caller = query.get("tool"), query.get("state"), query.get("caller")
 
         def fits(line: JSON) -> bool:
@@ -52,7 +49,7 @@ class Conversations:
             )
 
         text = query.get("text", "")[:MOST_TEXT].strip()
-        found, more = await self._journal.search(text, fits, query.get("before", ""), max(1, most))
+        found, more = await self._journal.search(text, fits, query.get("before", ""), most)
         return {
             "conversations": found,
             "more": more,

@@ -53,3 +53,8 @@ class Parts:
     def output(self) -> Mapping[str, ServerOutput]:
         """What each MCP server of the file writes, by its label."""
         return self.factory.output
+
+    def note_change(self, event: str, by: str, what: str) -> None:
+        """Tell the audit log that a person changed something here; `by` is the name of their key."""
+        if self.policy.audit:
+            self.policy.audit.changed(event, by, what)

@@ -63,6 +63,14 @@ class Reply:
     headers: Sequence[Header] = ()
 
 
+def limit_of(query: Mapping[str, str], default: int, most: int) -> int:
+    """How many a request wants to have at once. Raises InvalidRequest."""
+    try:
+        return max(1, min(int(query.get("limit", default)), most))
+    except ValueError:
+        raise InvalidRequest("limit must be a number.", param="limit") from None
+
+
 Handler = Callable[[ConsoleRequest], Awaitable[Any]]
 """Answers a request: with JSON, or a dataclass that becomes JSON, or a Reply."""
 Streamer = Callable[[ConsoleRequest, EventStreamResponse], Awaitable[None]]
@@ -117,7 +125,7 @@ class Console:
                 method="GET", path="/events", streamer=self._events,
                 summary="What happens, by topic, as server-sent events that go on where they broke off.",
                 query={
-                    "topics": "state, conversations, conversation:ID and log:SERVER, separated by commas",
+                    "topics": "state, conversations, conversation:ID, approvals and log:SERVER, separated by commas",
                     "after": "the id of the last event that came; the header Last-Event-ID does the same",
                 },
                 answer="Each event is a list of its topic and a value. The event `reset` says that some were lost.",

@@ -42,6 +42,11 @@ class Rate(NamedTuple):
     most: int
     seconds: int
 
+    def __str__(self) -> str:
+        unit, seconds = next((u, s) for u, s in reversed(_SECONDS.items()) if self.seconds % s == 0)
+        number = self.seconds // seconds
+        return f"{self.most}/{unit}" if number == 1 else f"{self.most}/{number} {unit}s"
+
 
 def _rate(value: Any) -> Any:
     if isinstance(value, Rate):

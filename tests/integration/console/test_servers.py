@@ -7,18 +7,17 @@ import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx2
 import pytest
 from playwright.sync_api import expect
 
+from tests.integration.console.api import api
 from tests.support.app_server import AppServer, app_server
 from tests.support.browser import PHONE, console_page, is_wider_than_the_window, violations
 
 GOOD = {"command": sys.executable, "args": ["-m", "tests.unit.tools.mcp.servers.good"]}
 HOSTILE = '</bdi><img src=x onerror="hacked=1"> \u202etxt'
-CHANGE = {"x-toolway-console": "open"}
 TALKATIVE = """
 import sys, os
 print("<script>hacked=1</script> \\x1b[31mstarting up", file=sys.stderr, flush=True)
@@ -38,10 +37,6 @@ def app(config: Path) -> Iterator[AppServer]:
     config.write_text(f'{{\n  // mine\n  "mcpServers": {{\n    "good": {entry} // it works\n  }}\n}}\n')
     with app_server(endpoints="", config=str(config)) as server:
         yield server
-
-
-def api(app: AppServer, method: str, path: str, **options: Any) -> httpx2.Response:
-    return httpx2.request(method, f"{app.url}/console/api/{path}", headers=CHANGE, timeout=30, **options)
 
 
 def test_a_server_that_crashes_while_one_looks_says_why_and_starts_anew(app, browser):

@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from tests.support.gate import DEADLINE
+from toolway.access import audit_entries
 from toolway.access.approvals import Approval, Verdict
-from toolway.access.audit import AuditLog, matching, read_lines
+from toolway.access.audit import AuditLog
+from toolway.access.audit_entries import matches, newest_first, oldest_first
 from toolway.access.rules import ALLOWED, Decision
 from toolway.telemetry.logging import Redactor
 from toolway.types import Tool, ToolCall, ToolResult
@@ -40,7 +42,7 @@ def note(
 
 
 def entries(path: Path, files: int = 2) -> list[dict[str, Any]]:
-    return list(read_lines(path, files))
+    return list(oldest_first(path, files))
 
 
 def test_a_line_says_who_ran_what_and_how_it_went(tmp_path: Path) -> None:
@@ -190,10 +192,45 @@ def test_what_is_no_entry_is_passed_over(tmp_path: Path) -> None:
 
 
 def test_entries_are_found_by_patterns() -> None:
-    found: list[dict[str, Any]] = [
-        {"toolway.key.name": "tim", "n": 1},
-        {"toolway.key.name": "tom", "n": 2},
-        {"n": 3},
-    ]
-    assert [entry["n"] for entry in matching(found, {"toolway.key.name": "t?m"})] == [1, 2]
-    assert [entry["n"] for entry in matching(found, {"toolway.key.name": "tim", "n": "1"})] == [1]
+    entry = {"toolway.key.name": "tim", "n": 1}
+    assert matches(entry, {"toolway.key.name": "t?m", "n": "1"})
+    assert not matches(entry, {"toolway.key.name": "tom"})
+    assert not matches({"n": 3}, {"toolway.key.name": "t?m"})
+
+
+@pytest.mark.parametrize("block", [1, 7, 64 * 2**10])
+def test_entries_are_read_from_the_end_as_from_the_beginning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    monkeypatch.setattr(audit_entries, "BLOCK", block)
+    path = tmp_path / "audit.jsonl"
+    (tmp_path / "audit.jsonl.1").write_bytes(b'{"n": 1}\n\nnonsense\n{"n": 2}\n')
+    path.write_bytes('{"n": 3, "text": "ü"}\n{"n": 4}\n{"n": '.encode())
+    assert [entry["n"] for _, entry in newest_first(path, 2)] == [4, 3, 2, 1]
+    for place, entry in newest_first(path, 2):
+        assert [one["n"] for _, one in newest_first(path, 2, place)] == list(range(entry["n"] - 1, 0, -1))
+
+
+def test_who_reads_from_the_end_goes_on_after_the_file_was_set_aside(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    path.write_bytes(b'{"n": 1}\n{"n": 2}\n')
+    place, newest = next(newest_first(path, 2))
+    assert newest == {"n": 2}
+    path.replace(f"{path}.1")
+    path.write_bytes(b'{"n": 3}\n')
+    assert [entry["n"] for _, entry in newest_first(path, 2, place)] == [1]
+    assert list(newest_first(path, 2, "1-7")) == [], "a file that is no longer there"
+
+
+def test_a_line_that_is_too_long_to_be_one_is_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    path.write_bytes(b'{"n": 1}\n' + b"x" * 3 * 2**20 + b'\n{"n": 2}\n')
+    assert [entry["n"] for _, entry in newest_first(path, 0)] == [2, 1]
+
+
+def test_a_change_by_a_person_says_who_and_what(tmp_path: Path) -> None:
+    log = audit(tmp_path / "audit.jsonl")
+    log.changed("key.added", "anna", "ben")
+    log.close()
+    [line] = entries(tmp_path / "audit.jsonl")
+    assert (line["event"], line["toolway.by"], line["toolway.changed"]) == ("key.added", "anna", "ben")

@@ -1,10 +1,8 @@
 /* The approvals: calls that wait for a person, with exactly what would run, and standing yeses. */
 
 import { useEffect, useState } from "preact/hooks";
-import { at, get, post, remove } from "./api.js";
+import { at, follow, get, post, remove } from "./api.js";
 import { Ago, announce, Card, Empty, Heading, html, Text, useLoaded, visible, Wrong } from "./ui.js";
-
-const EVERY = 2000;
 
 async function load() {
   const [{ approvals }, { grants }] = await Promise.all([get("approvals"), get("grants")]);
@@ -14,10 +12,7 @@ async function load() {
 export default function Approvals() {
   const { value, error, reload } = useLoaded(load);
   const [failure, setFailure] = useState(null);
-  useEffect(() => {
-    const timer = setInterval(() => document.hidden || reload(), EVERY);
-    return () => clearInterval(timer);
-  }, []);
+  useEffect(() => follow("approvals", reload), []);
   const act = async (work, said) => {
     try {
       setFailure(null);

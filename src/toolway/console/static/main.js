@@ -4,6 +4,7 @@ import { render } from "preact";
 import { useEffect, useState } from "preact/hooks";
 import { signal } from "@preact/signals";
 import { loadSession, offline, session, signIn, signOut } from "./api.js";
+import { waiting, watchApprovals } from "./waiting.js";
 import { announced, html, Icon, Wrong } from "./ui.js";
 
 const PAGES = [
@@ -13,7 +14,10 @@ const PAGES = [
   ["tools", "tools", "Tools", () => import("./tools.js")],
   ["playground", "playground", "Playground", () => import("./playground.js")],
   ["approvals", "approvals", "Approvals", () => import("./approvals.js")],
+  ["keys", "keys", "Keys", () => import("./keys.js")],
+  ["audit", "audit", "Audit", () => import("./audit.js")],
 ];
+const ON_PHONE = ["overview", "conversations", "playground", "approvals"]; /* the others come with one press more */
 
 const theme = signal(localStorage.getItem("toolway-theme") ?? "auto");
 theme.subscribe((value) => {
@@ -37,6 +41,17 @@ function Theme() {
     <${Icon} name="theme" /></button>`;
 }
 
+function Nav({ name }) {
+  const [open, setOpen] = useState(false);
+  useEffect(() => setOpen(false), [name]);
+  return html`<nav class=${`nav ${open ? "is-open" : ""}`} aria-label="Pages"><ul>
+    ${PAGES.map(([path, key, title]) => html`<li key=${key} class=${ON_PHONE.includes(key) ? "" : "second"}><a href=${`#/${path}`}
+      aria-current=${path === name ? "page" : undefined}><${Icon} name=${key} />${title}
+      ${key === "approvals" && waiting.value > 0 && html`<span class="count" aria-label=${`${waiting.value} wait`}>${waiting.value}</span>`}</a></li>`)}
+    <li class="more"><button type="button" aria-expanded=${String(open)} onClick=${() => setOpen(!open)}><${Icon} name="more" />${open ? "Less" : "More"}</button></li>
+  </ul></nav>`;
+}
+
 function Frame() {
   const [page, setPage] = useState(null);
   const { names, query } = here.value;
@@ -46,6 +61,7 @@ function Frame() {
     load().then((module) => wanted && setPage({ id, component: module.default }));
     return () => { wanted = false; };
   }, [id]);
+  useEffect(watchApprovals, []);
   const rest = names.slice(1).join("/");
   useEffect(() => {
     scrollTo(0, 0);
@@ -58,10 +74,7 @@ function Frame() {
     }}>Skip to the page</a>
     <header class="side">
       <a class="brand" href="#/"><img src="console/icon.svg" alt="" /> Toolway</a>
-      <nav class="nav" aria-label="Pages"><ul>
-        ${PAGES.map(([path, key, title]) => html`<li key=${key}><a href=${`#/${path}`}
-          aria-current=${path === name ? "page" : undefined}><${Icon} name=${key} />${title}</a></li>`)}
-      </ul></nav>
+      <${Nav} name=${name} />
       <div class="foot row">
         <${Theme} />
         ${session.value.can_sign_in && html`<button type="button" class="quiet compact" onClick=${signOut}>Sign out</button>`}

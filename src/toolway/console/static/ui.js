@@ -49,6 +49,7 @@ const PATHS = {
   keys: "M8 15a4 4 0 1 1 3.500-6H21v4h-3v3h-4v-3h-2.500A4 4 0 0 1 8 15zM8 11h.01",
   audit: "M6 3h9l4 4v14H6zM9 11h7M9 15h7",
   theme: "M12 3a9 9 0 1 0 0 18zM12 3a9 9 0 0 1 0 18",
+  more: "M4 7h16M4 12h16M4 17h16",
   close: "M6 6l12 12M18 6L6 18",
 };
 export const Icon = ({ name }) =>
