@@ -34,7 +34,8 @@ from toolway.app.terminal import (
     print_table,
 )
 from toolway.errors import ConfigError, SourceError, sentence
-from toolway.settings.mcp_server import RemoteServerConfig, with_home
+from toolway.settings.groups import ToolSettings
+from toolway.settings.mcp_server import RemoteServerConfig
 from toolway.settings.settings import Settings, load_settings
 from toolway.tools import names
 from toolway.types import JSON, SourceStatus, Tool, ToolResult, last_error
@@ -232,12 +233,12 @@ def login(
     if server not in remote:
         names = ", ".join(remote) or "none"
         fail(f"There is no server {server} with a url in the mcp.json; those with one: {names}.")
-    anyio.run(_login, remote[server], with_home(settings.tools.token_file))
+    anyio.run(_login, remote[server], settings.tools)
     typer.echo(f"Toolway may use {server} now; {settings.tools.token_file} remembers it.")
 
 
-async def _login(server: RemoteServerConfig, token_file: Path) -> None:
-    from toolway.tools.mcp.oauth import TokenFile
+async def _login(server: RemoteServerConfig, settings: ToolSettings) -> None:
+    from toolway.tools.factory import grants_of
     from toolway.tools.mcp.oauth import login as ask
 
     async def show(page: str) -> None:
@@ -245,7 +246,7 @@ async def _login(server: RemoteServerConfig, token_file: Path) -> None:
         await anyio.to_thread.run_sync(webbrowser.open, page)
 
     try:
-        await ask(server, show, TokenFile(token_file))
+        await ask(server, show, grants_of(settings))
     except SourceError as error:
         fail(f"{server.url}: {error.message}")
 

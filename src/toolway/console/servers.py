@@ -14,7 +14,8 @@ from toolway.console.overview import summary_of
 from toolway.console.parts import Parts
 from toolway.console.routes import ConsoleRequest, Route
 from toolway.errors import InvalidRequest, NotFound, SourceError
-from toolway.settings.mcp_server import RemoteServerConfig, with_home
+from toolway.settings.mcp_server import RemoteServerConfig
+from toolway.tools.factory import grants_of
 from toolway.types import JSON, SourceStatus, ToolSource
 
 log = logging.getLogger("toolway.console")
@@ -158,7 +159,7 @@ class Servers:
         told = anyio.Event()
 
         async def ask() -> None:
-            from toolway.tools.mcp.oauth import TokenFile, login  # noqa: PLC0415 - loads httpx2
+            from toolway.tools.mcp.oauth import login  # noqa: PLC0415 - loads httpx2
 
             nonlocal failed
 
@@ -169,7 +170,7 @@ class Servers:
 
             try:
                 with anyio.move_on_after(LOGIN_SECONDS):
-                    await login(server, show, TokenFile(with_home(self._parts.settings.tools.token_file)))
+                    await login(server, show, grants_of(self._parts.settings.tools))
                     self._parts.catalog.restart(source)
             except SourceError as error:
                 failed = error.message

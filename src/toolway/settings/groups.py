@@ -363,6 +363,8 @@ class ToolSettings:
     """The tool servers of the file `config`. Not a setting."""
     disabled: tuple[str, ...] = ()
     """The names of those that the file says are disabled. Not a setting."""
+    grant_store: str | None = field(default=None, repr=False)
+    """`TOOLWAY_STORE`, when machines share it: there is what people granted. Not a setting."""
 
     @property
     def all_disabled(self) -> str:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import anyio
@@ -37,6 +37,11 @@ from toolway.tools.server_output import ServerOutput
 from toolway.tools.transformed import Mask, MaskedSource, TransformedSource
 from toolway.types import JSON, OnProgress, SourceStatus, Tool, ToolResult, ToolSource
 from toolway.upstream.client import Upstream
+
+if TYPE_CHECKING:  # they load for a tenth of a second
+    import httpx2
+
+    from toolway.tools.mcp.grants import Grants
 
 SILENT_LOG = logging.getLogger("toolway.silent")
 SILENT_LOG.disabled = True
@@ -108,7 +113,7 @@ class SourceFactory:
             options = ConnectOptions(
                 max_result_bytes=settings.max_tool_response_bytes,
                 sampler=self._sampler(config),
-                auth=partial(_auth, config, settings.token_file, mask),
+                auth=partial(_auth, config, settings, mask),
                 certificate=_certificate(config),
                 on_line=self._listener(config.label, mask),
             )
@@ -207,9 +212,12 @@ async def open_catalog(settings: ToolSettings) -> AsyncIterator[Catalog]:
         yield catalog
 
 
-def _auth(config: McpServerConfig, token_file: str, mask: Mask) -> Any:
+def _auth(
+    config: McpServerConfig, settings: ToolSettings, mask: Mask, transport: httpx2.AsyncBaseTransport
+) -> httpx2.Auth | None:
     """What authenticates at a remote server: client credentials, or what `toolway login` was granted."""
-    from toolway.tools.mcp.oauth import Grant, TokenAuth, TokenFile  # noqa: PLC0415 - loads httpx2
+    from toolway.tools.mcp.grants import Grant  # noqa: PLC0415 - loads httpx2
+    from toolway.tools.mcp.oauth import TokenAuth  # noqa: PLC0415 - loads httpx2
 
     if isinstance(config, StdioServerConfig):
         return None
@@ -224,11 +232,17 @@ def _auth(config: McpServerConfig, token_file: str, mask: Mask) -> Any:
             scope=config.auth.scope,
             by_machine=True,
         )
-        return TokenAuth(config.url, grant, learned=mask.add)
+        return TokenAuth(config.url, transport, grant=grant, learned=mask.add)
     if "authorization" in {name.lower() for name in config.headers}:
         return None
-    file = TokenFile(with_home(token_file))
-    return TokenAuth(config.url, file.grant(config.url), file, mask.add)
+    return TokenAuth(config.url, transport, grants=grants_of(settings), learned=mask.add)
+
+
+def grants_of(settings: ToolSettings) -> Grants:
+    """Where what people granted to Toolway is kept."""
+    from toolway.tools.mcp.grants import Grants, TokenFile  # noqa: PLC0415 - loads httpx2
+
+    return Grants(TokenFile(with_home(settings.token_file)), settings.grant_store)
 
 
 def _certificate(config: McpServerConfig) -> ClientCertificate | None:

@@ -11,7 +11,6 @@ import logging
 import os
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -21,8 +20,8 @@ import httpx2
 from toolway.errors import SourceError
 from toolway.settings.settings import load_settings
 from toolway.tools.catalog import Catalog
-from toolway.tools.factory import open_sources
-from toolway.tools.mcp.oauth import TokenFile, login
+from toolway.tools.factory import grants_of, open_sources
+from toolway.tools.mcp.oauth import login
 from toolway.types import Tool
 
 SCENARIO = os.environ.get("MCP_CONFORMANCE_SCENARIO", "")
@@ -44,7 +43,7 @@ async def main(url: str) -> None:
             if "toolway login" not in said:
                 return
             (server,) = settings.tools.servers
-            await login(server, browse, TokenFile(Path(settings.tools.token_file)))
+            await login(server, browse, grants_of(settings.tools))
 
 
 async def credentials(url: str) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from toolway.settings.groups import ToolSettings
 from toolway.tools.catalog import Snapshot
 from toolway.tools.client_servers import DeclaredServer, DynamicServers, read_declared
 from toolway.tools.factory import open_dynamic
-from toolway.tools.mcp.oauth import Grant, TokenFile
+from toolway.tools.mcp.grants import Grant, TokenFile
 
 Answer = Callable[[bytes], bytes | None]
 

@@ -77,10 +77,11 @@ def http_client(
     inner: httpx2.AsyncBaseTransport = OpenTransport(options.certificate)
     if egress is not None:
         inner = GuardedTransport(egress, tls=_tls(), limit=limit)
+    transport = Isolating(inner, limit) if isolate else inner
     return httpx2.AsyncClient(
-        transport=Isolating(inner, limit) if isolate else inner,
+        transport=transport,
         headers=dict(headers),
-        auth=options.auth() if options.auth else None,
+        auth=options.auth(transport) if options.auth else None,
         timeout=httpx2.Timeout(CONNECT_TIMEOUT, read=None),
         trust_env=False,
     )

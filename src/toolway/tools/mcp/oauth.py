@@ -1,25 +1,17 @@
-"""OAuth of remote servers: tokens kept in a private file and renewed when stale, and `toolway login` in a browser."""
+"""OAuth of remote servers: tokens on requests, renewed when stale, and `toolway login` in a browser."""
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import contextlib
-import hashlib
 import logging
-import os
 import re
-import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import asdict, dataclass, field, fields, replace
-from pathlib import Path
-from urllib.parse import parse_qs, quote, urljoin, urlsplit
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from urllib.parse import parse_qs, urljoin, urlsplit
 
 import anyio
 import httpx2
-import jwt
 import orjson
 from mcp.client.auth import OAuthClientProvider
 from mcp.client.auth.exceptions import OAuthFlowError, OAuthRegistrationError
@@ -31,226 +23,52 @@ from mcp.shared.auth import (
 )
 from pydantic import AnyUrl, ValidationError
 
-from toolway.errors import SourceError
+from toolway.errors import ConfigError, SourceError, StoreError
 from toolway.settings.mcp_server import OAuthClient, RemoteServerConfig
 from toolway.tools.mcp.errors import LostError, RefusedError, cause_of
+from toolway.tools.mcp.grants import RENEWAL_SECONDS, Grant, Grants, HeldGrant
 from toolway.tools.mcp.options import ConnectOptions, ServerLog
 from toolway.tools.mcp.session import connect, list_tools
 from toolway.types import JSON
-
-try:
-    import fcntl
-except ImportError:  # Windows: there processes are not kept from renewing at the same time
-    fcntl = None  # type: ignore[assignment]
-
-EARLY = 30.0
-"""Seconds before its end at which a token counts as stale."""
-
-LOOK_EVERY = 0.05
-"""Seconds between two looks whether another process has finished renewing."""
-
-_TOKEN_TIMEOUT = {"connect": 10.0, "read": 30.0, "write": 10.0, "pool": 10.0}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Grant:
-    """A token, and what it takes to get the next one. `expires_at` is Unix time in seconds."""
-
-    token_url: str
-    client_id: str
-    client_secret: str | None = field(default=None, repr=False)
-    scope: str | None = None
-    resource: str | None = None
-    access_token: str | None = field(default=None, repr=False)
-    refresh_token: str | None = field(default=None, repr=False)
-    expires_at: float | None = None
-    by_machine: bool = False
-    """Client credentials: there is no person who could log in."""
-    secret_in_body: bool = False
-    """The client's secret is sent in the form (`client_secret_post`), not as Basic authorization."""
-    private_key: str | None = field(default=None, repr=False)
-    """PEM, in place of a secret: it signs who the client is (`private_key_jwt`, RFC 7523)."""
-    algorithm: str = "RS256"
-    audience: str | None = None
-    """Whom the signature is for; None: the token endpoint."""
-
-    @property
-    def renewable(self) -> bool:
-        """Whether the token endpoint may give another one: for a refresh token, or for client credentials."""
-        return self.refresh_token is not None or self.by_machine
-
-    def stale(self) -> bool:
-        """Whether there is no token that would still be good on arrival."""
-        late = self.expires_at is not None and time.time() > self.expires_at - EARLY
-        return self.access_token is None or late
-
-    def renewal(self) -> httpx2.Request:
-        """The request to the token endpoint (RFC 6749, 4.4 and 6)."""
-        form = {"grant_type": "client_credentials"}
-        if self.refresh_token is not None:
-            form = {"grant_type": "refresh_token", "refresh_token": self.refresh_token}
-        optional = {"scope": self.scope, "resource": self.resource}
-        form |= {name: value for name, value in optional.items() if value}
-        headers = {"accept": "application/json"}
-        if self.private_key is not None:
-            form |= {"client_id": self.client_id, **self._assertion(self.private_key)}
-        elif self.client_secret is None or self.secret_in_body:
-            form["client_id"] = self.client_id
-            form |= {"client_secret": self.client_secret} if self.client_secret else {}
-        else:
-            pair = f"{quote(self.client_id, safe='')}:{quote(self.client_secret, safe='')}".encode()
-            headers["authorization"] = f"Basic {base64.b64encode(pair).decode()}"
-        extensions = {"timeout": _TOKEN_TIMEOUT}
-        return httpx2.Request("POST", self.token_url, data=form, headers=headers, extensions=extensions)
-
-    def _assertion(self, key: str) -> dict[str, str]:
-        now = int(time.time())
-        claims = {
-            "iss": self.client_id,
-            "sub": self.client_id,
-            "aud": self.audience or self.token_url,
-            "jti": secrets.token_urlsafe(16),
-            "iat": now,
-            "exp": now + 300,
-        }
-        return {
-            "client_assertion_type": "urn:ietf:params:oauth:client-assertion-type:jwt-bearer",
-            "client_assertion": jwt.encode(claims, key, self.algorithm),
-        }
-
-    def ended(self) -> Grant:
-        """Without the tokens that the server takes no more: only another login helps."""
-        return replace(self, access_token=None, refresh_token=None, expires_at=None)
-
-    def renewed(self, said: JSON) -> Grant:
-        """With the tokens of a token endpoint's answer."""
-        seconds = said.get("expires_in")
-        return replace(
-            self,
-            access_token=str(said["access_token"]),
-            refresh_token=said.get("refresh_token") or self.refresh_token,
-            expires_at=time.time() + seconds if isinstance(seconds, int | float) else None,
-        )
-
-
-class TokenFile:
-    """The grants of all servers by their URLs, and what servers asked for that was not granted.
-
-    It is read and written whole, by several processes.
-    """
-
-    _DEMANDS = "demands"
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def grant(self, url: str) -> Grant | None:
-        """What was granted for a server, if anything."""
-        entry = self._entries().get(url)
-        if not isinstance(entry, dict):
-            return None
-        known = {field.name for field in fields(Grant)}
-        try:
-            return Grant(**{name: value for name, value in entry.items() if name in known})
-        except TypeError:
-            return None
-
-    def keep(self, url: str, grant: Grant) -> None:
-        """Write it down; others cannot read the file at any moment."""
-        self._change(lambda entries: {**entries, url: asdict(grant)})
-
-    def demand(self, url: str) -> str | None:
-        """The newest `WWW-Authenticate` with which the server refused a request, for the next login."""
-        demands = self._entries().get(self._DEMANDS)
-        found = demands.get(url) if isinstance(demands, dict) else None
-        return found if isinstance(found, str) else None
-
-    def keep_demand(self, url: str, challenge: str | None) -> None:
-        """Write it down, or forget it."""
-        if challenge != self.demand(url):
-            self._change(
-                lambda entries: {**entries, self._DEMANDS: _with(entries.get(self._DEMANDS), url, challenge)}
-            )
-
-    @asynccontextmanager
-    async def renewing(self, url: str) -> AsyncIterator[None]:
-        """While the block lasts, no other process renews the grant of this server: refresh tokens are good once."""
-        name = hashlib.sha256(url.encode()).hexdigest()[:12]
-        with self._opened(f".{name}.lock") as lock:
-            while fcntl is not None:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    await anyio.sleep(LOOK_EVERY)
-            yield
-
-    def _change(self, change: Callable[[JSON], JSON]) -> None:
-        with self._opened(".lock") as lock:
-            if fcntl is not None:
-                fcntl.flock(lock, fcntl.LOCK_EX)  # held for moments
-            new = self._path.with_suffix(".new")
-            with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-                file.write(orjson.dumps(change(self._entries()), option=orjson.OPT_INDENT_2))
-            new.replace(self._path)
-
-    @contextmanager
-    def _opened(self, suffix: str) -> Iterator[int]:
-        """A file beside this one, to be locked; closing it is the end of the lock."""
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = os.open(self._path.with_name(self._path.name + suffix), os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            yield lock
-        finally:
-            os.close(lock)
-
-    def _entries(self) -> JSON:
-        try:
-            found = orjson.loads(self._path.read_bytes())
-        except (OSError, orjson.JSONDecodeError):
-            return {}
-        return found if isinstance(found, dict) else {}
-
-
-def _with(demands: object, url: str, challenge: str | None) -> JSON:
-    known = {key: value for key, value in demands.items() if key != url} if isinstance(demands, dict) else {}
-    return {**known, url: challenge} if challenge else known
 
 
 class TokenAuth(httpx2.Auth):
     """Puts a fresh bearer token on each request; what cannot be renewed is left to the server to refuse.
 
     The SDK's own provider holds a lock around each whole request and reads each answer to its end: calls would
-    wait for one another, and streams would never begin. A grant of the file is renewed by one process at a time, which
-    looks first whether another one has done it. `learned` hears of each token that is sent.
+    wait for one another, and streams would never begin. A grant of a person's (`grants`) is renewed by one process at a
+    time, which looks first whether another one has done it, by a request over `transport` that nobody cancels: a
+    refresh token whose answer was lost is a grant that was lost. `learned` hears of each token that is sent.
     """
 
     def __init__(
         self,
         url: str,
-        grant: Grant | None,
-        file: TokenFile | None = None,
+        transport: httpx2.AsyncBaseTransport,
+        *,
+        grant: Grant | None = None,
+        grants: Grants | None = None,
         learned: Callable[[str], None] = lambda token: None,
     ) -> None:
         self._url = url
+        self._transport = transport
         self._grant = grant
-        self._file = file
+        self._grants = grants
         self._learned = learned
         self._lock = anyio.Lock()
+        self._is_read = False
 
     async def async_auth_flow(
         self, request: httpx2.Request
     ) -> AsyncGenerator[httpx2.Request, httpx2.Response]:
         """Renew when stale, send, and once more after a 401."""
         used, was_renewed = None, False
+        if not self._is_read:
+            await self._read_again()
         for last in (False, True):
             was_asked = False
             if self._must_renew(used) and not was_renewed:
-                async with self._lock, self._alone():
-                    self._read_again()
-                    if self._must_renew(used) and self._grant is not None:
-                        await self._learn((yield self._grant.renewal()))
-                        was_renewed = was_asked = True
+                was_renewed = was_asked = await self._renew(used)
             token = self._grant.access_token if self._grant else None
             if last and token == used and not was_asked:
                 return  # the last answer is the server's own, not that of the token endpoint
@@ -259,11 +77,11 @@ class TokenAuth(httpx2.Auth):
                 self._learned(token)
                 request.headers["authorization"] = f"Bearer {token}"
             response = yield request
-            if _is_refused(response) and self._file is not None:
-                self._file.keep_demand(self._url, response.headers.get("www-authenticate") or "Bearer")
+            if _is_refused(response) and self._grants is not None:
+                self._grants.keep_demand(self._url, response.headers.get("www-authenticate") or "Bearer")
             if response.status_code != 401:
                 return
-            self._read_again()
+            await self._read_again()
 
     def _must_renew(self, used: str | None) -> bool:
         grant = self._grant
@@ -271,36 +89,70 @@ class TokenAuth(httpx2.Auth):
             return False
         return grant.stale() or (used is not None and grant.access_token == used)
 
-    @asynccontextmanager
-    async def _alone(self) -> AsyncIterator[None]:
-        async with self._file.renewing(self._url) if self._file else contextlib.nullcontext():
-            yield
+    async def _renew(self, used: str | None) -> bool:
+        """Get another token than `used`; whether the token endpoint was asked, and not another process faster.
 
-    def _read_again(self) -> None:
-        """What another process was given meanwhile, or a person at a login."""
-        if self._file is not None and (found := self._file.grant(self._url)) is not None:
-            self._grant = found
-
-    async def _learn(self, response: httpx2.Response) -> None:
-        assert self._grant is not None  # noqa: S101
+        Raises httpx2.ConnectError when it cannot be known whether another process renews.
+        """
         try:
-            said = orjson.loads(await response.aread())
-        except (orjson.JSONDecodeError, httpx2.StreamError):
+            async with self._lock, self._alone() as held:
+                if held is not None:
+                    self._take(await held.read())
+                if not self._must_renew(used):
+                    return False
+                with anyio.move_on_after(RENEWAL_SECONDS, shield=True):
+                    await self._ask(held)
+        except (ConfigError, StoreError) as error:
+            raise httpx2.ConnectError(f"its grant cannot be renewed. {error.message}") from error
+        return True
+
+    @asynccontextmanager
+    async def _alone(self) -> AsyncIterator[HeldGrant | None]:
+        if self._grants is None:
+            yield None
             return
-        if not isinstance(said, dict):
-            return
+        async with self._grants.renewing(self._url) as held:
+            yield held
+
+    async def _read_again(self) -> None:
+        """What another process was given meanwhile, or a person at a login."""
+        self._is_read = True
+        if self._grants is not None:
+            self._take(await self._grants.read(self._url))
+
+    def _take(self, found: Grant | None) -> None:
+        if found is not None:
+            self._grant = found.newer(self._grant)
+
+    async def _ask(self, held: HeldGrant | None) -> None:
+        refused = self._grant
+        assert refused is not None  # noqa: S101
+        said = await self._answer_to(refused.renewal())
         if isinstance(said.get("access_token"), str):
-            self._grant = self._grant.renewed(said)
-        elif said.get("error") == "invalid_grant" and not self._grant.by_machine:
-            refused = self._grant
-            self._read_again()
-            if self._grant.refresh_token != refused.refresh_token:
-                return  # whoever cannot be locked out (another machine, Windows) was faster
+            self._grant = refused.renewed(said)
+        elif said.get("error") == "invalid_grant" and held is not None:
+            found = await held.read()
+            if found is not None and found.refresh_token != refused.refresh_token:
+                self._grant = (
+                    found  # whoever cannot be locked out (a machine without the store, Windows) was faster
+                )
+                return
             self._grant = refused.ended()
         else:
             return
-        if self._file is not None:
-            self._file.keep(self._url, self._grant)
+        if held is not None:
+            await held.keep(self._grant)
+
+    async def _answer_to(self, renewal: httpx2.Request) -> JSON:
+        """What the token endpoint says; nothing, when that is no JSON object."""
+        response = await self._transport.handle_async_request(renewal)
+        try:
+            said = orjson.loads(await response.aread())
+        except (orjson.JSONDecodeError, httpx2.StreamError):
+            return {}
+        finally:
+            await response.aclose()
+        return said if isinstance(said, dict) else {}
 
 
 PATIENCE = 300.0
@@ -370,7 +222,7 @@ class _Callback:
 async def login(
     config: RemoteServerConfig,
     show: Callable[[str], Awaitable[None]],
-    file: TokenFile,
+    grants: Grants,
 ) -> Grant:
     """Have a person allow access to a server, and keep what was granted; `show` opens the page that asks.
 
@@ -385,9 +237,9 @@ async def login(
     listener = await _listen(callback, registration.callback_port or 0)
     port = listener.sockets[0].getsockname()[1]
     provider = _provider(config.url, show, callback, port, registration)
-    before = file.grant(config.url)
+    before = await grants.read(config.url)
     scopes = f"{before.scope or '' if before else ''} {registration.scope or ''}"
-    auth = _LoginAuth(provider, file.demand(config.url), scopes)
+    auth = _LoginAuth(provider, grants.file.demand(config.url), scopes)
     try:
         await _use(config, auth)
     except Exception as error:  # the border of the command: the SDK raises what it likes
@@ -395,8 +247,12 @@ async def login(
     finally:
         listener.close()
     grant = _grant(provider)
-    file.keep(config.url, grant)
-    file.keep_demand(config.url, None)
+    try:
+        async with grants.renewing(config.url) as held:
+            await held.keep(grant)
+    except (ConfigError, StoreError, OSError) as error:
+        raise SourceError(f"what was granted cannot be kept: {error}", stage="login") from error
+    grants.keep_demand(config.url, None)
     return grant
 
 
@@ -503,7 +359,7 @@ def _is_refused(response: httpx2.Response) -> bool:
 
 async def _use(config: RemoteServerConfig, auth: httpx2.Auth) -> None:
     """Shake hands with the server and list its tools; a refusal that no login mends is none of a login's business."""
-    options = ConnectOptions(auth=lambda: auth)
+    options = ConnectOptions(auth=lambda _: auth)
     log = ServerLog(logging.getLogger(f"toolway.server.{config.label}"))
     async with connect(config, "sse" if config.type == "sse" else "http", options, log) as connection:
         for era in ("legacy", "modern"):
@@ -538,4 +394,5 @@ def _grant(provider: OAuthClientProvider) -> Grant:
         secret_in_body=client.token_endpoint_auth_method == "client_secret_post",  # noqa: S105
         scope=tokens.scope,
         resource=context.get_resource_url() if asks_for_resource else None,
+        granted_at=time.time(),
     ).renewed(tokens.model_dump(exclude_none=True))

@@ -40,8 +40,8 @@ class ConnectOptions:
     """The longest message that is read."""
     sampler: Sampler | None = None
     """None: a server that asks for a model is refused."""
-    auth: Callable[[], Any] | None = None
-    """Makes an httpx2.Auth, or None, for each connection."""
+    auth: Callable[[Any], Any] | None = None
+    """Makes an httpx2.Auth, or None, for each connection; it is given its httpx2.AsyncBaseTransport."""
     certificate: ClientCertificate | None = None
     """By which it is known to a server over TLS."""
     egress: SsrfGuard | None = None

@@ -6,6 +6,7 @@ import json
 import os
 import stat
 import sys
+from functools import partial
 from pathlib import Path
 from subprocess import DEVNULL
 from typing import Any
@@ -17,14 +18,18 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from tests.support.gate import Gate
+from tests.support.redis import RedisServer
 from tests.support.servers import running as serving
 from tests.unit.tools.mcp.servers.guarded import Guarded
 from tests.unit.tools.mcp.support import PATIENCE
 from toolway.errors import SourceError
 from toolway.settings.settings import load_settings
 from toolway.tools.catalog import Catalog
-from toolway.tools.factory import open_sources
-from toolway.tools.mcp.oauth import Grant, TokenAuth, TokenFile, login
+from toolway.tools.factory import grants_of, open_sources
+from toolway.tools.mcp.grants import Grant, Grants, TokenFile
+from toolway.tools.mcp.http import OpenTransport
+from toolway.tools.mcp.oauth import TokenAuth, login
 
 
 async def browse(page: str) -> None:
@@ -33,10 +38,11 @@ async def browse(page: str) -> None:
         assert (await browser.get(page)).status_code == 200
 
 
-def settings_for(tmp_path: Path, entry: dict[str, Any]) -> Any:
+def settings_for(tmp_path: Path, entry: dict[str, Any], **more: str) -> Any:
     path = tmp_path / "mcp.json"
     path.write_text(json.dumps({"mcpServers": {"web": entry}}))
-    return load_settings({}, None, config=str(path), token_file=str(tmp_path / "tokens" / "tokens.json"))
+    tokens = str(tmp_path / "tokens" / "tokens.json")
+    return load_settings({}, None, config=str(path), token_file=tokens, **more)
 
 
 def robot(base: str, **secret: str) -> dict[str, str]:
@@ -119,9 +125,8 @@ async def test_wrong_credentials_are_a_state(tmp_path: Path) -> None:
 
 async def logged_in(settings: Any) -> Grant:
     """What `toolway login web` does."""
-    file = TokenFile(Path(settings.tools.token_file))
     with anyio.fail_after(PATIENCE):
-        return await login(settings.tools.servers[0], browse, file)
+        return await login(settings.tools.servers[0], browse, grants_of(settings.tools))
 
 
 async def test_a_login_is_remembered_and_renewed(tmp_path: Path) -> None:
@@ -172,8 +177,7 @@ async def test_processes_that_are_refused_at_once_renew_once_and_the_grant_lives
     with serving(guarded.app) as base:
         settings = settings_for(tmp_path, {"type": "http", "url": f"{base}/mcp"})
         await logged_in(settings)
-        guarded.tokens.clear()
-        guarded.crowd = 3
+        guarded.gather(3)
         kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
         env = {**kept, "TOOLWAY_TOKEN_FILE": settings.tools.token_file, "OPENAI_BASE_URL": f"{base}/v1"}
         env |= {"TOOLWAY_PORT": "0", "TOOLWAY_WORKERS": "2", "NO_COLOR": "1"}
@@ -190,6 +194,9 @@ async def test_processes_that_are_refused_at_once_renew_once_and_the_grant_lives
     assert (guarded.refused, guarded.ended) == ([], False)
 
 
+PING = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
+
+
 async def test_a_refused_renewal_takes_what_another_machine_was_given(tmp_path: Path) -> None:
     guarded = Guarded()
     with serving(guarded.app) as base:
@@ -199,17 +206,114 @@ async def test_a_refused_renewal_takes_what_another_machine_was_given(tmp_path: 
         renewed = first.renewed({"access_token": "t2", "refresh_token": "r2"})
         guarded.given.append("refresh_token")
         guarded.tokens = {"t2"}
-        auth = TokenAuth(f"{base}/mcp", first, file)
 
-        async def meanwhile(request: httpx2.Request) -> None:
-            if request.url.path == "/token":
-                file.keep(f"{base}/mcp", renewed)
+        async def meanwhile() -> None:
+            file.keep(f"{base}/mcp", renewed)
 
-        ping = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
-        async with httpx2.AsyncClient(auth=auth, event_hooks={"request": [meanwhile]}) as client:
-            assert (await client.post(f"{base}/mcp", json=ping)).status_code == 200
+        guarded.at_token = meanwhile
+        transport = OpenTransport()
+        auth = TokenAuth(f"{base}/mcp", transport, grants=Grants(file))
+        async with httpx2.AsyncClient(transport=transport, auth=auth) as client:
+            assert (await client.post(f"{base}/mcp", json=PING)).status_code == 200
     assert guarded.refused == ["refresh_token"]
     assert file.grant(f"{base}/mcp") == renewed
+
+
+async def test_a_renewal_that_nobody_waits_for_any_more_is_kept(tmp_path: Path) -> None:
+    """The answer holds the only refresh token that is still good."""
+    guarded, gate = Guarded(strict=True), Gate()
+    with serving(guarded.app) as base:
+        settings = settings_for(tmp_path, {"type": "http", "url": f"{base}/mcp"})
+        await logged_in(settings)
+        guarded.tokens.clear()
+        guarded.at_token = gate
+        transport = OpenTransport()
+        auth = TokenAuth(f"{base}/mcp", transport, grants=grants_of(settings.tools))
+        async with (
+            httpx2.AsyncClient(transport=transport, auth=auth) as client,
+            anyio.create_task_group() as tasks,
+        ):
+            tasks.start_soon(partial(client.post, f"{base}/mcp", json=PING))
+            await anyio.to_thread.run_sync(gate.wait_for_arrival)
+            tasks.cancel_scope.cancel()
+            gate.open()
+        await used(settings, guarded)
+        await used(settings, guarded, expire=True)
+    assert guarded.given == ["authorization_code", *["refresh_token"] * 2]
+    assert (guarded.refused, guarded.ended) == ([], False)
+
+
+async def test_replicas_with_a_redis_renew_one_grant_once_though_each_has_a_file_of_its_own(
+    tmp_path: Path, redis: RedisServer
+) -> None:
+    """Three processes as on three machines: one file is of the login, one of yesterday, one cannot be written."""
+    guarded = Guarded(strict=True)
+    with serving(guarded.app) as base:
+        entry = {"type": "http", "url": f"{base}/mcp"}
+        settings = settings_for(tmp_path, entry, store=redis.url)
+        await logged_in(settings)
+        homes = [tmp_path / name for name in ("login", "yesterday", "read-only")]
+        for home in homes:
+            home.mkdir()
+        written = await anyio.Path(settings.tools.token_file).read_bytes()
+        (homes[0] / "tokens.json").write_bytes(written)
+        (homes[1] / "tokens.json").write_bytes(written)
+        places = [str(home / "tokens.json") for home in homes[:2]] + ["/proc/1/none/tokens.json"]
+        for round_ in range(2):
+            guarded.gather(len(places))
+            async with anyio.create_task_group() as tasks:
+                for place in places:
+                    tasks.start_soon(use_as_replica, tmp_path, base, redis.url, place)
+            assert guarded.given == ["authorization_code", *["refresh_token"] * (round_ + 1)]
+    assert (guarded.refused, guarded.ended) == ([], False)
+
+
+async def use_as_replica(folder: Path, base: str, store: str, token_file: str) -> None:
+    """`toolway tools` as another machine would run it."""
+    kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    env = {**kept, "TOOLWAY_TOKEN_FILE": token_file, "OPENAI_BASE_URL": f"{base}/v1", "TOOLWAY_STORE": store}
+    command = [sys.executable, "-m", "toolway", "tools", "--json"]
+    with anyio.fail_after(2 * PATIENCE):
+        ran = await anyio.run_process(command, cwd=folder, env=env)
+    assert json.loads(ran.stdout)[0]["available"], ran.stdout
+
+
+async def test_a_grant_is_not_renewed_while_nobody_can_know_who_else_renews_it(
+    tmp_path: Path, redis: RedisServer
+) -> None:
+    guarded = Guarded(strict=True)
+    with serving(guarded.app) as base:
+        settings = settings_for(tmp_path, {"type": "http", "url": f"{base}/mcp"}, store=redis.url)
+        await logged_in(settings)
+        guarded.tokens.clear()
+        redis.stop()
+        async with open_sources(settings.tools) as sources, Catalog(sources).running() as catalog:
+            await catalog.wait_until_tried(PATIENCE)
+            assert sources[0].status.state == "failed"
+            assert "its grant cannot be renewed. TOOLWAY_STORE: redis://" in (sources[0].status.error or "")
+        assert guarded.given == ["authorization_code"]
+        redis.start()
+        await used(settings, guarded)
+    assert (guarded.given[1:], guarded.refused) == (["refresh_token"], [])
+
+
+async def test_a_login_is_newer_than_a_grant_that_ended_wherever_that_is_kept(
+    tmp_path: Path, redis: RedisServer
+) -> None:
+    guarded = Guarded()
+    with serving(guarded.app) as base:
+        entry = {"url": f"{base}/mcp"}
+        settings = settings_for(tmp_path, entry, store=redis.url)
+        await logged_in(settings)
+        guarded.tokens.clear()
+        guarded.ended = True
+        async with open_sources(settings.tools) as sources, Catalog(sources).running() as catalog:
+            await catalog.wait_until_tried(PATIENCE)
+            assert sources[0].status.state == "needs auth"
+        guarded.ended = False
+        await logged_in(settings_for(tmp_path, entry))
+        await used(settings, guarded)
+    assert guarded.given == ["authorization_code"] * 2
 
 
 async def test_a_grant_that_ended_needs_a_login_and_is_not_tried_again(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any
 from urllib.parse import urlencode
 
@@ -21,8 +21,8 @@ class Guarded:
     """`tokens` are good; `given` counts what kind of grant each was given for, `refused` those that were not.
 
     Without `metadata` it is a server of before 2025-06; without `registers` clients are registered by hand. Methods of
-    `scopes` want that scope; a method that is `free` wants no token. While `crowd` is set, requests with a bad token
-    are refused when so many have come. If it is `strict`, whoever shows a refresh token again ends the grant for all.
+    `scopes` want that scope; a method that is `free` wants no token. `at_token` is waited for before a token is given.
+    If it is `strict`, whoever shows a refresh token again ends the grant for all.
     """
 
     def __init__(
@@ -47,7 +47,8 @@ class Guarded:
         self._scopes = scopes
         self._free = free
         self._echo = echo
-        self.crowd = 0
+        self._crowd = 0
+        self.at_token: Callable[[], Awaitable[None]] | None = None
         self._is_strict = strict
         self._crowd_came = anyio.Event()
         routes = [
@@ -62,15 +63,20 @@ class Guarded:
             routes.append(Route("/register", self.register, methods=["POST"]))
         self.app = Starlette(routes=routes)
 
+    def gather(self, number: int) -> None:
+        """Take all tokens away, and refuse requests only when so many have come."""
+        self.tokens.clear()
+        self._crowd, self._crowd_came = number, anyio.Event()
+
     async def mcp(self, request: Request) -> Response:
         token = request.headers.get("authorization", "").removeprefix("Bearer ")
         said = await request.json()
         where = f'Bearer resource_metadata="{base(request)}/.well-known/oauth-protected-resource/mcp"'
         if token not in self.tokens and said["method"] not in self._free:
-            self.crowd -= 1
-            if self.crowd == 0:
+            self._crowd -= 1
+            if self._crowd == 0:
                 self._crowd_came.set()
-            if self.crowd > 0:
+            if self._crowd > 0:
                 await self._crowd_came.wait()
             return Response(
                 status_code=401, headers={"www-authenticate": where if self._has_metadata else "Bearer"}
@@ -116,6 +122,8 @@ class Guarded:
     async def token(self, request: Request) -> Response:
         form = await request.form()
         kind = str(form["grant_type"])
+        if self.at_token is not None:
+            await self.at_token()
         if kind == "authorization_code":
             digest = hashlib.sha256(str(form["code_verifier"]).encode()).digest()
             assert base64.urlsafe_b64encode(digest).rstrip(b"=").decode() == self.codes.pop(str(form["code"]))
