@@ -6,6 +6,7 @@ import json
 import logging
 import urllib.error
 import urllib.request
+from collections.abc import Mapping, Sequence
 from http.client import HTTPException
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,11 +17,15 @@ import orjson
 import typer
 
 from toolway.access.audit_entries import matches, oldest_first
-from toolway.access.rules import Origin, Rules
+from toolway.access.principal import principal_of_key, principal_of_person
+from toolway.access.rules import Origin, Rule, Rules
 from toolway.app.terminal import AsJSON, ConfigFile, fail, print_json, print_table
+from toolway.settings.access import AccessConfig, GroupConfig, KeyConfig
+from toolway.settings.rules import Dialect
 from toolway.settings.settings import Settings, load_settings
 from toolway.tools import names
-from toolway.types import JSON, Tool
+from toolway.tools.invoke import read_call
+from toolway.types import JSON, Principal, Tool, ToolCall, ToolResult, is_selected
 
 HTTP_PATIENCE = 30.0
 
@@ -38,43 +43,105 @@ Always = Annotated[
 
 @policy.command()
 def explain(  # noqa: PLR0917 - typer passes them by name
-    tool: Annotated[str, typer.Argument(help="The tool, as `toolway tools` names it.")],
+    tool: Annotated[str, typer.Argument(help="The tool, as `toolway tools` names it, or SERVER.TOOL.")],
     arguments: Annotated[str, typer.Argument(help="Its arguments as a JSON object.")] = "{}",
     key: Annotated[str, typer.Option(help="The name of the key that calls.")] = "",
+    group: Annotated[str, typer.Option(help="The group of who calls with a token, not a key.")] = "",
     model: Annotated[str, typer.Option(help="The model that calls.")] = "",
-    dialect: Annotated[str, typer.Option(help="chat, responses, messages, mcp or rest.")] = "chat",
+    dialect: Annotated[Dialect, typer.Option(help="The way by which the call comes.")] = "chat",
     config: ConfigFile = None,
     as_json: AsJSON = False,
 ) -> None:
-    """Say which rule decides about a call, and why those before it do not."""
+    """Say what becomes of a call: whether the key has the tool at all, and which rule decides and why."""
     settings = load_settings(config=config)
+    principal, owners = _principal(settings.access, key, group)
+    found = anyio.run(_tools, settings)
+    name = _named(tool, found)
+    values, fault = _read_arguments(name, found[name], arguments)
+    if why := _why_hidden(principal, owners, name, found[name], model, dialect):
+        _tell_explanation("none", [], as_json, why)
+        return
+    origin = Origin(key=key, group=principal.group, model=model, dialect=dialect)
+    steps = list(Rules(settings.access.rules, settings.labels).explain(name, found[name], origin, values))
+    hit = steps[-1][0] if steps and not steps[-1][1] else None
+    notes = ["" if hit else "No rule fits: allow", fault]
+    _tell_explanation(hit.config.effect if hit else "allow", steps, as_json, *filter(None, notes))
+
+
+def _read_arguments(name: str, tool: Tool, arguments: str) -> tuple[JSON, str]:
+    """The arguments as the tool would get them, and why they are none for it, if so."""
     try:
         values = orjson.loads(arguments)
     except orjson.JSONDecodeError as error:
         fail(f"The arguments are not JSON: {error}")
     if not isinstance(values, dict):
         fail("The arguments must be a JSON object.")
-    known = next((each for each in settings.access.keys if each.name == key), None)
-    if key and known is None:
-        fail(f"There is no key {key} in the mcp.json.")
-    found = anyio.run(_tools, settings)
-    if tool not in found:
-        close = names.closest(tool, found)
-        fail(f"There is no tool named {tool}. " + (f"Did you mean {' or '.join(close)}?" if close else ""))
-    origin = Origin(key=key, group=(known.group if known else "") or "", model=model, dialect=dialect)
-    steps = list(Rules(settings.access.rules, settings.labels).explain(tool, found[tool], origin, values))
-    hit = steps[-1][0] if steps and not steps[-1][1] else None
+    fitted = read_call(ToolCall(id="", name=name, arguments=arguments), tool)
+    if isinstance(fitted, ToolResult):
+        return values, f"Such a call fails before any rule is asked: {fitted.text}"
+    return fitted, ""
+
+
+def _tell_explanation(effect: str, steps: Sequence[tuple[Rule, str]], as_json: bool, *notes: str) -> None:
+    """`steps` are the rules that were asked, with the condition that did not fit; empty for the one that decides."""
     if as_json:
         passed = [{"rule": rule.label, "does_not_fit": unfit} for rule, unfit in steps if unfit]
-        effect = hit.config.effect if hit else "allow"
-        print_json({"effect": effect, "rule": hit.label if hit else None, "passed": passed})
+        hit = next((rule.label for rule, unfit in steps if not unfit), None)
+        print_json({"effect": effect, "rule": hit, "passed": passed, "notes": notes})
         return
     for rule, unfit in steps:
         reason = f", {rule.config.reason}" if rule.config.reason else ""
         said = f"does not fit: {unfit}" if unfit else f"decides: {rule.config.effect}{reason}"
         typer.echo(f"{rule.label}  {said}  ({rule.config.where})")
-    if hit is None:
-        typer.echo("No rule fits: allow")
+    for note in notes:
+        typer.echo(note)
+
+
+def _principal(
+    access: AccessConfig, key: str, group: str
+) -> tuple[Principal, Sequence[KeyConfig | GroupConfig]]:
+    """Who calls, and what the file says of them."""
+    if key and (known := next((each for each in access.keys if each.name == key), None)):
+        of_group = access.group(known.group)
+        return principal_of_key(known, access), [known, *([of_group] if of_group else [])]
+    if key and not group:
+        fail(f"There is no key {key} in the mcp.json; of who calls with a token, say the --group.")
+    if not group:
+        return Principal(), []
+    if (named := access.group(group)) is None:
+        known_groups = ", ".join(each.name for each in access.groups) or "none"
+        fail(f"There is no group {group} in the mcp.json; those that are: {known_groups}.")
+    return principal_of_person("", "", key or f"the group {group}", named), [named]
+
+
+def _named(tool: str, found: Mapping[str, Tool]) -> str:
+    """The name, as models see it, of the tool that is meant."""
+    if tool in found:
+        return tool
+    qualified = {f"{each.server}.{each.name}": name for name, each in found.items()}
+    if tool not in qualified:
+        close = names.closest(tool, list(qualified if "." in tool else found))
+        fail(f"There is no tool named {tool}. " + (f"Did you mean {' or '.join(close)}?" if close else ""))
+    return qualified[tool]
+
+
+def _why_hidden(  # noqa: PLR0917 - all that a call is
+    principal: Principal,
+    owners: Sequence[KeyConfig | GroupConfig],
+    name: str,
+    tool: Tool,
+    model: str,
+    dialect: Dialect,
+) -> str:
+    """Why there is no such tool, model or route for who calls; empty when there is. No rule is asked then."""
+    places = " and ".join(owner.where for owner in owners)
+    if principal.routes is not None and dialect not in principal.routes:
+        return f"No rule is asked: {principal.name} may not use {dialect}  ({places})"
+    if model and not principal.may_use_model(model):
+        return f"No rule is asked: there is no model {model} for {principal.name}  ({places})"
+    if not is_selected(name, tool, principal.selection):
+        return f"No rule is asked: there is no tool {name} for {principal.name}  ({places})"
+    return ""
 
 
 async def _tools(settings: Settings) -> dict[str, Tool]:

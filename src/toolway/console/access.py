@@ -21,6 +21,7 @@ from toolway.access.keys import KeyRing
 from toolway.console.peer import is_own_user
 from toolway.errors import Forbidden, TooMany, Unauthorized
 from toolway.net.hosts import is_loopback
+from toolway.server.caller import CREDENTIALS
 from toolway.settings.settings import Settings
 from toolway.stores import Key, Kind, Store
 from toolway.types import Header
@@ -41,6 +42,11 @@ _TRIES, _TRIES_SECONDS = 10, 60.0
 _PEERS, _PEER_SECONDS = 1000, 30.0
 """Connections of which it is remembered for a while whose they are."""
 _FORWARDED = frozenset({b"forwarded", b"x-forwarded-for", b"x-real-ip", b"via"})
+_NEEDS_SESSION = (
+    "The console's API takes no key in a header, but a session: POST /console/api/session with the key as "
+    '{"key": "..."} and the header X-Toolway-Console: open; then send the cookie that it sets, and with each change '
+    "the token that it answers, in X-Toolway-Console."
+)  # the same for a wrong key, or keys could be tried here without end
 _ENDED = Kind("console.ended", bool)
 
 
@@ -91,7 +97,8 @@ class Access:
         session = await self._session(headers)
         if session is None:
             if self.needs_key:
-                raise Unauthorized(self._how_to_enter(), code="console_key_needed")
+                has_key = not CREDENTIALS.isdisjoint(headers)
+                raise Unauthorized(self._how_to_enter(*[_NEEDS_SESSION] * has_key), code="console_key_needed")
             self._check_peer(scope, headers)
             session = NO_SESSION
         if scope["method"] not in ("GET", "HEAD"):

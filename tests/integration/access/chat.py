@@ -49,6 +49,7 @@ class Chat:
         self.app = app
         self.url = url or app.url
         self.stream = stream
+        self.model = options.pop("model", "mock")
         self.options = options
         self.messages: list[JSON] = []
         app.upstream.answer = model
@@ -61,7 +62,7 @@ class Chat:
 
     def open(self, *extra: JSON) -> AbstractContextManager[httpx2.Response]:
         """The same, for an answer that is read while it comes."""
-        body = {"model": "mock", "messages": [*self.messages, *extra], "stream": self.stream}
+        body = {"model": self.model, "messages": [*self.messages, *extra], "stream": self.stream}
         url = f"{self.url}/v1/chat/completions"
         return httpx2.stream("POST", url, json=body, timeout=DEADLINE, **self.options)
 

@@ -19,6 +19,7 @@ from mcp_types import ElicitResult
 from tests.integration.access.chat import Chat, code_in, is_question, write_config
 from tests.support.app_server import AppServer, app_server
 from tests.support.gate import DEADLINE
+from toolway.access.keys import hash_of
 
 JSON = dict[str, Any]
 ASK: JSON = {"tools": ["get_weather"], "effect": "ask"}
@@ -176,8 +177,12 @@ def test_policy_explain_and_audit(tmp_path: Path) -> None:
         {"servers": ["nobody"], "effect": "deny"},
         {**ASK, "name": "weather", "effect": "deny", "reason": "No."},
     ]
-    with app_server(config=write_config(tmp_path, rules), audit=str(log)) as app:
-        Chat(app).say("weather: Paris")
+    access = {
+        "keys": {"tim": {"hash": hash_of("tim"), "group": "kids", "models": ["small*"]}},
+        "groups": {"kids": {"exclude": ["list_*"], "routes": ["chat"]}},
+    }
+    with app_server(config=write_config(tmp_path, rules, **access), audit=str(log)) as app:
+        Chat(app, headers={"authorization": "Bearer tim"}, model="small").say("weather: Paris")
         tools = app.settings.tools.endpoints[0].url
 
         def toolway(*arguments: str) -> tuple[int, str]:
@@ -197,6 +202,19 @@ def test_policy_explain_and_audit(tmp_path: Path) -> None:
         assert orjson.loads(told)["effect"] == "allow"
         assert "Did you mean get_weather?" in toolway("policy", "explain", "get_wether")[1]
         assert "There is no key bob" in toolway("policy", "explain", "get_weather", "--key", "bob")[1]
+        label = app.settings.tools.endpoints[0].label
+        name = f"{label}.get_weather"
+        qualified = toolway("policy", "explain", name, '{"city": "Paris"}', "--key", "tim")[1]
+        assert "weather  decides: deny" in qualified
+        for options, told in (
+            (["--key", "tim"], "there is no tool list_cities for tim  ("),
+            (["--group", "kids"], "there is no tool list_cities for the group kids  ("),
+            (["--key", "tim", "--dialect", "mcp"], "tim may not use mcp"),
+            (["--key", "tim", "--model", "large"], "there is no model large for tim"),
+            (["--group", "team"], "There is no group team in the mcp.json; those that are: kids."),
+        ):
+            assert told in toolway("policy", "explain", "list_cities", *options)[1]
+        assert "Such a call fails before any rule is asked" in toolway("policy", "explain", "get_weather")[1]
     entries = [orjson.loads(line) for line in log.read_bytes().splitlines()]
     assert [(entry["gen_ai.tool.name"], entry["toolway.rule"]) for entry in entries] == [
         ("get_weather", "weather")

@@ -50,6 +50,27 @@ def test_this_machines_user_needs_no_key_while_there_are_none(opened):
     assert api(opened, "GET", "overview").json()["servers"][0]["label"]
 
 
+@pytest.mark.parametrize("key", [CONSOLE_KEY, "wrong"])
+@pytest.mark.parametrize("header", ["authorization", "x-api-key"])
+def test_a_key_that_comes_as_a_header_is_told_how_it_becomes_a_session(closed, header, key):
+    sent = {header: f"Bearer {key}" if header == "authorization" else key}
+    answer = api(closed, "GET", "approvals", headers=sent)
+    assert answer.status_code == 401
+    assert "but a session: POST /console/api/session" in answer.json()["error"]["message"]
+    assert "session" not in api(closed, "GET", "approvals").json()["error"]["message"]
+
+
+def test_a_program_signs_in_as_the_documentation_says(closed):
+    form = {"content-type": "application/x-www-form-urlencoded"}
+    with httpx2.Client(base_url=f"{closed.url}/console/api/") as client:
+        body = json.dumps({"key": CONSOLE_KEY})
+        token = client.post("session", content=body, headers={**CHANGE, **form}).json()["token"]
+        assert client.get("approvals").json() == {"approvals": []}
+        change = {"x-toolway-console": token, **form}
+        answer = client.post("approvals/none", content=json.dumps({"approve": True}), headers=change)
+        assert "There is no approval 'none'" in answer.json()["error"]["message"]
+
+
 @pytest.mark.parametrize(
     "headers",
     [
