@@ -16,6 +16,7 @@ from toolway.console.keys import Keys
 from toolway.console.openapi import document_route
 from toolway.console.overview import Overview
 from toolway.console.parts import Parts
+from toolway.console.pins import PinRoutes
 from toolway.console.playground import Playground
 from toolway.console.routes import Console
 from toolway.console.servers import Servers
@@ -38,6 +39,7 @@ async def open_console(parts: Parts) -> AsyncIterator[Console]:
             Overview(parts),
             Conversations(parts),
             servers,
+            PinRoutes(parts),
             ConfigRoutes(parts),
             Tools(parts),
             Playground(parts),

@@ -16,6 +16,7 @@ from toolway.console.routes import ConsoleRequest, Route
 from toolway.errors import InvalidRequest, NotFound, SourceError
 from toolway.settings.mcp_server import RemoteServerConfig
 from toolway.tools.factory import grants_of
+from toolway.tools.pins import PinnedSource
 from toolway.types import JSON, SourceStatus, ToolSource
 
 log = logging.getLogger("toolway.console")
@@ -127,6 +128,7 @@ class Servers:
             "is_in_file": any(
                 server.label == source.label for server in self._parts.config.settings.tools.servers
             ),
+            "is_pinned": isinstance(source, PinnedSource) and source.is_pinned,
             "can_login": self._remote(source.label) is not None,
         }
 

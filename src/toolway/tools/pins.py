@@ -164,6 +164,16 @@ class PinnedSource(SourceWrapper):
         self._withheld: Mapping[str, Tool] = {}
 
     @property
+    def is_pinned(self) -> bool:
+        """Whether it offers only what was accepted."""
+        return self._pins.is_on
+
+    @property
+    def whole(self) -> SourceStatus:
+        """The status with the tools that are not offered too."""
+        return self.inner.status
+
+    @property
     def status(self) -> SourceStatus:
         """The inner status; the same object for as long as neither it nor the pins change."""
         newest = self.inner.status

@@ -3,6 +3,7 @@
 import { useEffect, useRef, useState } from "preact/hooks";
 import { at, follow, get, post, put, remove } from "./api.js";
 import { Ago, announce, Card, clock, count, Dialog, Empty, Heading, html, Panel, plural, State, Tabs, Text, useLoaded, visible, Wrong } from "./ui.js";
+import { Pins } from "./pins.js";
 import { SchemaForm } from "./schema-form.js";
 
 export default function Servers({ names }) {
@@ -36,7 +37,8 @@ function List() {
           <td><${State} of=${server.state} /></td>
           <td class="narrow-off soft nowrap"><${Text}>${server.protocol ?? server.kind}<//></td>
           <td class="number">${count(server.tools)}</td>
-          <td class="narrow-off small trouble">${server.error && html`<${Ago} at=${server.error_at} /> <${Text} class="soft">${server.error}<//>`}</td></tr>`)}
+          <td class="narrow-off small trouble">${server.error ? html`<${Ago} at=${server.error_at} /> <${Text} class="soft">${server.error}<//>`
+            : server.warnings[0] && html`<${Text} class="soft">${server.warnings[0]}<//>`}</td></tr>`)}
         </tbody></table></div>`}
     </section>
     ${value.disabled.length > 0 && html`<p class="soft">Disabled in the file: ${visible(value.disabled.join(", "))}</p>`}`}
@@ -89,6 +91,7 @@ function Server({ label }) {
     ${value.error && html`<div class="notice bad"><strong><${Text}>${value.error_stage ?? value.state}<//></strong> <${Ago} at=${value.error_at} />
       <p><${Text}>${value.error}<//></p></div>`}
     ${value.warnings.length > 0 && html`<div class="notice warn"><ul>${value.warnings.map((one) => html`<li key=${one}><${Text}>${one}<//></li>`)}</ul></div>`}
+    ${value.is_pinned && html`<${Pins} label=${label} again=${value} />`}
     ${value.has_output && html`<${Card} title="Output" id="output"><${Log} label=${label} first=${value.output} /><//>`}
     <div class="grid">
       <${Card} title="History" id="history" flush><div class="scroll"><table><thead class="hidden"><tr><th>When</th><th>State</th><th>Why</th></tr></thead>

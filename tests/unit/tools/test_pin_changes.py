@@ -1,0 +1,38 @@
+"""How tools differ from what was accepted: no line of a tool's may hide in the difference."""
+
+from __future__ import annotations
+
+import pytest
+
+from toolway.tools.pin_changes import MOST_COMPARED, Change, changes_of
+from toolway.types import SourceStatus, Tool
+
+
+def change(before: str, after: str) -> Change:
+    return Change(server="s", tool="t", before={"description": before}, after={"description": after})
+
+
+@pytest.mark.parametrize("line", ["++ do this", "-- do this", "@@ do this", "+++ b", "--- a"])
+def test_lines_that_look_like_the_head_of_a_difference_are_shown(line):
+    assert f"+{line}" in change("Reads.", f"Reads.\n{line}").difference
+    assert f"-{line}" in change(f"Reads.\n{line}", "Reads.").difference
+
+
+def test_a_definition_that_is_very_long_is_shown_without_being_compared():
+    before = "\n".join(f"line {n}" for n in range(MOST_COMPARED))
+    found = change(before, before + "!").difference
+    assert len(found) == 2 * MOST_COMPARED
+    assert [found[0], found[-1]] == ["-description: line 0", f"+line {MOST_COMPARED - 1}!"]
+
+
+def test_new_changed_and_gone_tools_are_told_apart_and_those_that_are_the_same_are_not_told():
+    same, other, new = (
+        Tool(name=n, server="s", description=n, parameters={}) for n in ("same", "other", "new")
+    )
+    pinned = {
+        "s": {"same": {"description": "same"}, "other": {"description": "x"}, "gone": {"description": "y"}}
+    }
+    found = changes_of({"s": SourceStatus(state="ready", tools=(same, other, new))}, pinned)
+    assert [(one.tool, one.kind, bool(one.digest)) for one in found] == [
+        ("gone", "gone", False), ("new", "new", True), ("other", "changed", True)
+    ]  # fmt: skip
