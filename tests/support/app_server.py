@@ -12,7 +12,7 @@ import httpx2
 import openai
 
 from tests.support.gate import DEADLINE
-from tests.support.servers import running, running_server
+from tests.support.servers import UseLoop, running, running_server
 from tests.support.tools import ToolService
 from tests.support.upstream import Reply, ScriptedUpstream
 from toolway.api.responses import DEFAULT_PACE, Pace
@@ -77,9 +77,13 @@ def app_server(
     tools: ToolService | None = None,
     endpoints: str | None = None,
     pace: Pace = DEFAULT_PACE,
+    on_start: UseLoop | None = None,
     **settings: Any,
 ) -> Iterator[AppServer]:
-    """Start everything; `endpoints` in place of the one tool service, `settings` as load_settings takes them."""
+    """Start everything; `endpoints` in place of the one tool service, `settings` as load_settings takes them.
+
+    `on_start` is given the event loop of this Toolway.
+    """
     upstream = ScriptedUpstream(list(replies))
     service = tools or ToolService()
     with ExitStack() as stack:
@@ -95,13 +99,15 @@ def app_server(
                 **settings,
             },
         )
-        url = stack.enter_context(serving(chosen, pace=pace))
+        url = stack.enter_context(serving(chosen, pace=pace, on_start=on_start))
         yield AppServer(url, upstream, service, chosen)
 
 
 @contextmanager
-def serving(settings: Settings, *, pace: Pace = DEFAULT_PACE) -> Iterator[str]:
+def serving(
+    settings: Settings, *, pace: Pace = DEFAULT_PACE, on_start: UseLoop | None = None
+) -> Iterator[str]:
     """Toolway alone, as `toolway serve` configures it; yields its URL."""
     config = server_config(create_app(settings, pace=pace), settings.server, timeout_graceful_shutdown=1)
-    with running_server(config) as url:
+    with running_server(config, on_start=on_start) as url:
         yield url

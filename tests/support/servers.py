@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import uvicorn
 
+UseLoop = Callable[[asyncio.AbstractEventLoop], None]
+
 
 class _Announced(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, config: uvicorn.Config, on_start: UseLoop | None) -> None:
         super().__init__(config)
         self.up = threading.Event()
+        self._on_start = on_start
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        if self._on_start:
+            self._on_start(asyncio.get_running_loop())
         self.up.set()
 
 
@@ -36,12 +42,14 @@ def running(app: Any, *, port: int = 0, **config: Any) -> Iterator[str]:
 
 
 @contextmanager
-def running_server(config: uvicorn.Config, *, port: int = 0) -> Iterator[str]:
-    """The same for a whole configuration of uvicorn."""
+def running_server(
+    config: uvicorn.Config, *, port: int = 0, on_start: UseLoop | None = None
+) -> Iterator[str]:
+    """The same for a whole configuration of uvicorn; `on_start` is given its event loop."""
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind(("127.0.0.1", port))
-    server = _Announced(config)
+    server = _Announced(config, on_start)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     try:

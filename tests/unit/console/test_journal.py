@@ -6,6 +6,7 @@ import gc
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
+from weakref import ref
 
 import anyio
 import pytest
@@ -61,13 +62,11 @@ def opened(
 def began(recorder: Recorder, *messages: JSON, model: str = "qwen") -> EventStream:
     stream = EventStream([recorder])
     body = {"model": model, "messages": list(messages or [USER]), "temperature": 0.5}
-    request = ChatRequest.of(body)
     stream.notify(
         ConversationBegan(
-            model=model, streamed=True, messages=len(request.messages), tools=1, request=request,
-            offered={"get_weather": TOOL}, caller=CALLER, stream=stream,
+            request=ChatRequest.of(body), offered={"get_weather": TOOL}, caller=CALLER, stream=ref(stream)
         )
-    )  # fmt: skip
+    )
     return stream
 
 

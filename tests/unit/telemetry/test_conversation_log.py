@@ -27,7 +27,7 @@ from toolway.conversation.events import (
     RoundBegan,
     TextBegan,
 )
-from toolway.conversation.message import Message
+from toolway.conversation.message import ChatRequest, Message
 from toolway.errors import InvalidRequest, UpstreamError
 from toolway.settings.env_endpoints import Endpoint
 from toolway.settings.groups import LogSettings, ServerSettings, Settings, ToolSettings, UpstreamSettings
@@ -64,9 +64,10 @@ def lines(stream: io.StringIO) -> list[str]:
 
 def talk() -> None:
     note = ConversationLog()
-    note(ConversationBegan(model="m", streamed=True, messages=2, tools=3))
     call = ToolCall(id="1", name="get_weather", arguments='{"city":"Paris"}')
     tool = Tool(name="get_weather", server="weather", description="", parameters={})
+    request = ChatRequest.of({"model": "m", "stream": True, "messages": [{}, {}]})
+    note(ConversationBegan(request=request, offered={"a": tool, "b": tool, "c": tool}))
     note(RoundBegan(number=1))
     note(CallBegan(call=call, tool=tool))
     note(CallEnded(call=call, tool=tool, result=ToolResult(text="sunny"), seconds=0.5))
@@ -123,7 +124,7 @@ def test_configuring_twice_does_not_write_twice(written: io.StringIO) -> None:
 def test_long_values_are_cut(written: io.StringIO) -> None:
     call = ToolCall(id="1", name="n" * 1000, arguments="a" * 100_000)
     note = ConversationLog()
-    note(ConversationBegan(model="m" * 5000, streamed=False, messages=0, tools=0))
+    note(ConversationBegan(request=ChatRequest.of({"model": "m" * 5000, "messages": []})))
     note(CallBegan(call=call, tool=None))
     assert all(len(line) < 700 for line in lines(written))
     assert "(100,000 characters)" in written.getvalue()

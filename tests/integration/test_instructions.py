@@ -1,0 +1,109 @@
+"""What a request costs, counted in instructions of Python, so that it holds on a busy machine: it must not grow.
+
+`python -m tests.integration.test_instructions` shows the counts, and with a name the functions that they come from.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from types import CodeType
+from typing import Any
+
+import httpx2
+import pytest
+
+from tests.support.app_server import QUESTION, AppServer, app_server
+from tests.support.instructions import Instructions
+from tests.support.upstream import Reply, call_stream, text_stream, tool_call, whole
+
+CHAT, RESPONSES, MESSAGES = "/v1/chat/completions", "/v1/responses", "/v1/messages"
+WORDS = whole({"content": "It is cloudy."})
+
+
+def at_once(stream: Reply) -> Reply:
+    """A stream that comes in one read."""
+    return Reply([b"".join(part for part in stream.parts if isinstance(part, bytes))])
+
+
+ONE, HUNDRED = at_once(text_stream("a")), at_once(text_stream(*["ab"] * 100))
+CALLED = at_once(call_stream(tool_call()))
+CALL = whole({"tool_calls": [tool_call()]}, finish="tool_calls")
+RUNS = 12
+"""Of so many requests the cheapest counts: in the others something else may have run in between."""
+
+LIMITS = {
+    "a whole answer": (6_250, CHAT, [WORDS], {}),
+    "a stream": (10_950, CHAT, [ONE], {"stream": True}),
+    "a stream of a hundred events": (12_700, CHAT, [HUNDRED], {"stream": True}),
+    "a whole tool round": (20_100, CHAT, [CALL, WORDS], {}),
+    "a streamed tool round": (21_700, CHAT, [CALLED, ONE], {"stream": True}),
+    "a whole response": (18_600, RESPONSES, [WORDS], {}),
+    "a streamed response": (20_200, RESPONSES, [ONE], {"stream": True}),
+    "a whole message": (13_100, MESSAGES, [WORDS], {}),
+    "a streamed message": (14_850, MESSAGES, [ONE], {"stream": True}),
+}
+"""Instructions that one request may take with Python 3.11, and the request. Lower them when it takes less."""
+
+
+class Counted:
+    """A Toolway whose instructions are counted."""
+
+    def __init__(self, app: AppServer, instructions: Instructions) -> None:
+        self._app = app
+        self.instructions = instructions
+
+    def request(self, path: str, replies: list[Reply], more: dict[str, Any]) -> int:
+        """The instructions that such a request takes when all is warm."""
+        said = {"input": QUESTION} if path == RESPONSES else {"messages": QUESTION, "max_tokens": 99}
+        self._app.set_replies(*replies * (RUNS + 3))
+        counts = []
+        with httpx2.Client(base_url=self._app.url, timeout=20) as client:
+            for _ in range(RUNS + 3):
+                before = self.instructions.total
+                with self.instructions.counting():
+                    answer = client.post(path, json={"model": "mock", **said, **more})
+                assert answer.status_code == 200, answer.text
+                counts.append(self.instructions.total - before)
+        return min(counts[3:])
+
+
+@pytest.fixture(scope="module")
+def counted() -> Iterator[Counted]:
+    instructions = Instructions()
+    with app_server(on_start=instructions.watch) as app:
+        app.until_ready()
+        yield Counted(app, instructions)
+
+
+@pytest.mark.skipif(
+    sys.version_info[:2] != (3, 11), reason="other versions of Python have other instructions"
+)
+@pytest.mark.parametrize("name", LIMITS)
+def test_a_request_costs_no_more_than_it_did(counted: Counted, name: str):
+    limit, path, replies, more = LIMITS[name]
+    took = counted.request(path, replies, more)
+    assert took <= limit, f"{name} takes {took} instructions; it may take {limit}"
+    assert took > 0.9 * limit, f"{name} takes {took} instructions only: lower its limit, {limit}"
+
+
+def main(names: list[str]) -> None:
+    """Print what each costs, and for those that are named the functions that cost most."""
+    instructions = Instructions()
+    with app_server(on_start=instructions.watch) as app:
+        app.until_ready()
+        for name, (limit, path, replies, more) in LIMITS.items():
+            instructions.by_function.clear()
+            print(f"{Counted(app, instructions).request(path, replies, more):8} of {limit:6} {name}")
+            for code, count in instructions.by_function.most_common(60 if name in names else 0):
+                print(f"{count / (RUNS + 3):12.1f} {_name(code)}")
+
+
+def _name(code: CodeType) -> str:
+    """Where a function stands; of one that a dataclass made itself, its arguments."""
+    made = code.co_filename == "<string>"
+    return f"{code.co_qualname} {code.co_varnames[1:5] if made else code.co_filename}:{code.co_firstlineno}"
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
