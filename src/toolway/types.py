@@ -7,7 +7,19 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
 from fnmatch import fnmatchcase
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar, dataclass_transform
+
+_C = TypeVar("_C")
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field,))
+def record(cls: type[_C]) -> type[_C]:
+    """A keyword-only dataclass for a value that each request makes: frozen for the type checker alone.
+
+    `frozen=True` triples what it costs to make one, and a request makes some thirty.
+    """
+    return dataclass(kw_only=True, unsafe_hash=True)(cls)
+
 
 Header = tuple[bytes, bytes]
 """A header of HTTP as it stands in ASGI; our own names are lower case."""
@@ -42,7 +54,7 @@ class Tool:
     handle: Any = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class ToolCall:
     """A call as the model wrote it: `arguments` is the text between the quotes, whatever it holds.
 
@@ -67,7 +79,7 @@ Failure = Literal["tool", "arguments", "timeout", "denied"]
 """Why a result is an error: the tool says so or is away, it was called wrongly, it took too long, it may not run."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class ToolResult:
     """What the model reads after a call. A tool's trouble is a result with `is_error`, never an exception."""
 
@@ -299,6 +311,8 @@ class Caller:
     """Whose repeated requests are one and the same; without a credential that is one connection at most."""
     is_known: bool = True
     """Whether a credential came with the request; without one everybody has the same `id`."""
+    option_headers: Sequence[Header] = ()
+    """The headers X-Toolway-*, by which it asks something of Toolway itself."""
     query: bytes = b""
     """The query of the request's URL, which goes along too."""
     selection: Selection = ()

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import get_args
 
 from toolway.engine.request_options import RequestOptions
 from toolway.errors import InvalidRequest
-from toolway.server.caller import OPTION_PREFIX
 from toolway.settings.groups import SearchMode
 from toolway.types import Choice, Header
 
@@ -22,12 +21,11 @@ NO_OPTIONS = RequestOptions()
 _KNOWN = frozenset({TOOLS, TOOL_SEARCH, MAX_ROUNDS, MAX_CALLS, MAX_SECONDS})
 
 
-def read_option_headers(headers: Iterable[Header]) -> RequestOptions:
-    """Raises InvalidRequest for a header that says nothing."""
-    headers = [header for header in headers if header[0].startswith(OPTION_PREFIX)]
-    found = dict(headers)
-    if not found:
+def read_option_headers(headers: Sequence[Header]) -> RequestOptions:
+    """What `Caller.option_headers` ask. Raises InvalidRequest for one that says nothing."""
+    if not headers:
         return NO_OPTIONS
+    found = dict(headers)
     if unknown := found.keys() - _KNOWN:
         # Not read, it would leave open what was to be closed.
         known = ", ".join(sorted(name.decode() for name in _KNOWN))

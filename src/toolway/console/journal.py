@@ -12,10 +12,10 @@ import secrets
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from time import monotonic, perf_counter, time
 from typing import Any
-from weakref import ReferenceType, WeakValueDictionary, ref
+from weakref import ReferenceType, WeakValueDictionary
 
 import anyio
 import orjson
@@ -78,21 +78,19 @@ class Recorder:
         self._journal = journal
         self._feed = feed
         self._stream: ReferenceType[EventStream] | None = None
-        """Weakly: it holds its subscribers, and what a circle holds waits for the garbage collector."""
 
     def __call__(self, event: Event) -> None:
-        kind = type(event)
-        if isinstance(event, ConversationBegan) and event.stream:
-            self._stream, event = ref(event.stream), replace(event, stream=None)
-        if kind is not CallProgressed:
-            self.events.append((time(), event))
-        if self._feed.pages or kind in _READ:
+        self.events.append((time(), event))
+        if type(event) in _READ or self._feed.pages:
             self._read(event)
 
     def _read(self, event: Event) -> None:
         match event:
+            case ConversationBegan():
+                self._stream = event.stream
             case CallProgressed(call=call):
                 self.progress[call.id] = event
+                del self.events[-1]  # the next report takes its place
             case ModelAnswered():
                 self.text = ""
                 self.chunks.clear()

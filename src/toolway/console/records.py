@@ -103,18 +103,16 @@ def record_of(
     assert isinstance(first, ConversationBegan)  # noqa: S101
     writer = _Writer(said=said, mask=mask)
     request = first.request
-    sent = [writer.place(message, "client") for message in request.messages] if request else []
-    options = {
-        key: value for key, value in (request.options if request else {}).items()
-        if key not in ("messages", "tools", "functions")
-    }  # fmt: skip
+    sent = [writer.place(message, "client") for message in request.messages]
+    shown = request.options.keys() - {"messages", "tools", "functions"}
+    options = {key: value for key, value in request.options.items() if key in shown}
     steps = [step for at, event in events if (step := writer.step(at - events[0][0], event, progress))]
     return {
         **summary,
         "shows_contents": said,
         "sent": sent,
         "options": writer.trimmed(options),
-        "client_tools": _names_in(request.tools if request else None),
+        "client_tools": _names_in(request.tools),
         "our_tools": [{"name": name, "server": tool.server} for name, tool in first.offered.items()][:2000],
         "messages": writer.messages,
         "steps": steps,
@@ -310,7 +308,7 @@ def _client(first: ConversationBegan) -> str:
 
 def _title(first: ConversationBegan) -> str:
     """The beginning of what the user said last."""
-    for message in reversed(first.request.messages if first.request else ()):
+    for message in reversed(first.request.messages):
         if isinstance(message, dict) and message.get("role") == "user":
             content = message.get("content")
             parts = content if isinstance(content, list) else [{"text": content}]

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import ReferenceType
 
 from toolway.conversation.chunk_template import TextRun
 from toolway.conversation.message import ChatRequest, Message
 from toolway.errors import ToolwayError, UpstreamError
-from toolway.types import JSON, Caller, Header, Progress, Tool, ToolCall, ToolResult
+from toolway.types import JSON, Caller, Header, Progress, Tool, ToolCall, ToolResult, record
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class RoundBegan:
     """The model is asked for the `number`th time in this request; the first is 1. `hidden` as in Outcome."""
 
@@ -20,47 +21,47 @@ class RoundBegan:
     hidden: tuple[JSON, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@record
 class ModelAsked:
     """This request goes to the model server. A round may ask several times, until it is answered."""
 
     request: ChatRequest
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@record
 class ModelAnswered:
     """The model server's answer to the newest request is whole; calls that it wrote as text are still text."""
 
     message: Message
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@record
 class ModelFailed:
     """The newest request got no answer, or was refused; it may be asked again in another way."""
 
     error: UpstreamError
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@record
 class HeadArrived:
     """The model server accepted the request of this turn: its answer will be a 200."""
 
     headers: Sequence[Header]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # one is made of each network read: `frozen` would triple its price
 class Chunks:
     """What one network read brought for the client: (chunk, its bytes as they came, or None if it was changed)."""
 
     items: list[tuple[JSON | str, bytes | None]] | TextRun
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class TextBegan:
     """The client sees the first words of this turn; subscribers are told this in place of all the chunks."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class CallBegan:
     """A call of ours is about to run; `tool` is None when nothing here has that name."""
 
@@ -68,7 +69,7 @@ class CallBegan:
     tool: Tool | None
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class CallProgressed:
     """A call of ours that is under way reported how far it is; the client's side is told if it shows progress."""
 
@@ -77,7 +78,7 @@ class CallProgressed:
     progress: Progress
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class CallEnded:
     """A call of ours is over, well or badly, after `seconds`."""
 
@@ -87,7 +88,7 @@ class CallEnded:
     seconds: float
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class Outcome:
     """How a request ended: the last message, what was said in the rounds before it, and what it all cost.
 
@@ -113,62 +114,57 @@ class Outcome:
     """Whether the limit of rounds is reached, and the client goes on by sending back what it was shown."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class ConversationBegan:
-    """A request was read and can be run: its model, and how many messages and tools of ours are in it."""
+    """A request was read and can be run."""
 
-    model: Any
-    streamed: bool
-    messages: int
-    tools: int
-    side: str = ""
-    """What the client asks for itself beside the conversation of its user; it gets no tools of ours then."""
-    request: ChatRequest | None = None
+    request: ChatRequest
     """As the client sent it."""
     offered: Mapping[str, Tool] = field(default_factory=dict)
     """The tools of ours that are in it, by the names that the model sees."""
     caller: Caller | None = None
-    stream: EventStream | None = None
-    """The stream that tells this; a subscriber can watch the text through it."""
+    side: str = ""
+    """What the client asks for itself beside the conversation of its user; it gets no tools of ours then."""
+    stream: ReferenceType[EventStream] | None = None
+    """The stream that tells this, by which a subscriber can watch the text. Weakly: it holds its subscribers, and what
+    a circle holds waits for the garbage collector.
+    """
 
-    @classmethod
-    def of(
-        cls,
-        request: ChatRequest,
-        offered: Mapping[str, Tool],
-        caller: Caller,
-        stream: EventStream,
-        side: str = "",
-    ) -> ConversationBegan:
-        """The beginning of this request, with these tools of ours in it."""
-        return cls(
-            model=request.options.get("model"),
-            streamed=request.is_streamed,
-            messages=len(request.messages),
-            tools=len(offered),
-            side=side,
-            request=request,
-            offered=offered,
-            caller=caller,
-            stream=stream,
-        )
+    @property
+    def model(self) -> Any:
+        """What the client calls the model."""
+        return self.request.options.get("model")
+
+    @property
+    def streamed(self) -> bool:
+        return self.request.is_streamed
+
+    @property
+    def messages(self) -> int:
+        """How many messages the client sent."""
+        return len(self.request.messages)
+
+    @property
+    def tools(self) -> int:
+        """How many tools of ours are in it."""
+        return len(self.offered)
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class ConversationEnded:
     """The answer is whole."""
 
     outcome: Outcome
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class ConversationFailed:
     """The client gets this error instead of an answer, or at the end of its stream."""
 
     error: ToolwayError
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class ClientLeft:
     """The client is gone; what ran for it is stopped."""
 

@@ -6,13 +6,13 @@ What each rule is good for is in `docs/wire.md`; every one was seen on a real se
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from itertools import chain, groupby
 from typing import Any, Literal, cast
 
 from toolway.conversation.tool_calls import CallAssembler
 from toolway.errors import UpstreamError
-from toolway.types import JSON, ToolCall
+from toolway.types import JSON, ToolCall, record
 from toolway.wire.lenient_json import fix_surrogates, harmless
 
 TEXT_FIELDS = ("reasoning_content", "reasoning", "content", "refusal", "reasoning_details", "thinking_blocks")
@@ -40,7 +40,7 @@ _ENVELOPE = frozenset(
 )
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class Message:
     """One turn of the model, clean.
 
@@ -328,7 +328,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class ChatRequest:
     """One request for the model server, its body made by `body` when it is sent.
 

@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcon
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
+from weakref import ref
 
 import anyio
 
@@ -60,7 +61,7 @@ from toolway.tools.catalog import STARTUP_WAIT, Catalog, Snapshot
 from toolway.tools.client_servers import DynamicServers, read_declared
 from toolway.tools.listed import ListedSource
 from toolway.tools.profiles import no_such_profile
-from toolway.types import JSON, JSON_TYPE, Caller, Header, Selection, Tool, ToolCall, ToolResult
+from toolway.types import JSON, JSON_TYPE, Caller, Header, Selection, Tool, ToolCall, ToolResult, record
 from toolway.upstream.client import BegunRequest, Upstream
 from toolway.upstream.model_call import Turn, TurnFactory, whole_turn
 from toolway.upstream.model_info import ModelInfo
@@ -279,7 +280,7 @@ async def _to_nobody(_: Event) -> None:
     return
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class ToolsAtHand:
     """The tools of all servers, of those that the request brings along too, and which of these failed."""
 
@@ -292,7 +293,7 @@ class ToolsAtHand:
         return [source.label for source in self.snapshot.sources]
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class ConversationRequest:
     """What a dialect reads of a request: a chat completion, and what is wanted of Toolway itself.
 
@@ -485,8 +486,11 @@ class Engine:
             begun=request.begun.request if request.begun else None,
         )
         aside = f"{side.client}'s {side.purpose}" if side else ""
-        conversation.events.notify(
-            ConversationBegan.of(chat, tools.tools, caller, conversation.events, aside)
+        events = conversation.events
+        events.notify(
+            ConversationBegan(
+                request=chat, offered=tools.tools, caller=caller, side=aside, stream=ref(events)
+            )
         )
         return conversation
 
@@ -521,6 +525,8 @@ class Engine:
     def _side_request(self, request: ConversationRequest, caller: Caller) -> SideRequest | None:
         """What a client asks for itself; one that chooses tools of ours wants them."""
         if self.settings.loop.side_request_tools or request.options.selection or request.narrowed:
+            return None
+        if request.begun:  # the fast lane takes none
             return None
         return find_side_request(request.chat, caller.headers)
 

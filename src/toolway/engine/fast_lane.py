@@ -10,8 +10,8 @@ which gets what was asked and answered as a `BegunRequest` and asks nothing twic
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
+from weakref import ref
 
 import anyio
 import orjson
@@ -44,12 +44,12 @@ from toolway.schema.compile import MOST_TOOLS
 from toolway.settings.groups import profile_suffix
 from toolway.settings.settings import Settings
 from toolway.tools.catalog import Catalog, Snapshot
-from toolway.types import JSON, JSON_TYPE, Caller, Header
+from toolway.types import JSON, JSON_TYPE, Caller, Header, record
 from toolway.upstream.client import BegunRequest
 from toolway.wire.lenient_json import MAX_DEPTH, dumps
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@record
 class LaneRequest:
     """A request that may take the lane."""
 
@@ -60,7 +60,7 @@ class LaneRequest:
     events: EventStream
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@record
 class Begun:
     """What the lane did for a request that must go the ordinary way: what was asked, and what subscribers heard."""
 
@@ -128,7 +128,10 @@ class FastLane:
         events, sent = request.events, request.chat.with_tools(request.snapshot.all_definitions)
         told = _Told(events)
         if events.has_subscribers:
-            began = ConversationBegan.of(request.chat, request.snapshot.offered, request.caller, events)
+            chat, offered = request.chat, request.snapshot.offered
+            began = ConversationBegan(
+                request=chat, offered=offered, caller=request.caller, stream=ref(events)
+            )
             told(began, RoundBegan(number=1), ModelAsked(request=sent))
         headers = [*request.caller.headers, JSON_TYPE]
         begun = BegunRequest(self._resources.upstream, "/chat/completions", headers, dumps(sent.body()))

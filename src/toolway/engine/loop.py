@@ -32,7 +32,7 @@ from toolway.engine.tool_results import READER, ToolResults, tool_message
 from toolway.errors import OverQuota, QuotasUnknown, UpstreamError
 from toolway.tools import names
 from toolway.tools.invoke import invoke
-from toolway.types import JSON, OnProgress, Progress, Tool, ToolCall, ToolResult
+from toolway.types import JSON, OnProgress, Progress, Tool, ToolCall, ToolResult, record
 from toolway.upstream.model_call import Turn
 from toolway.upstream.refusals import is_refusal
 from toolway.wire.lenient_json import dumps_text
@@ -43,7 +43,7 @@ OF_CALLS = ("tool_calls", "function_call")
 """The finish_reasons that say that the client has calls to run."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class Loop:
     """What the rounds of one request share."""
 
@@ -73,7 +73,7 @@ class Loop:
     """In which each call runs. May raise OverQuota or QuotasUnknown."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class EarlierWork:
     """What was done for a request before it is run.
 

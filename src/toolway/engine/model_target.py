@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import sha256
 from typing import Any
 from urllib.parse import urlsplit
@@ -86,7 +87,7 @@ class ModelTarget:
         """The tools that are left out because the model server refuses them, as they were defined then."""
         return tuple(self._rejected.values())
 
-    @property
+    @cached_property
     def is_openai(self) -> bool:
         """Whether it is OpenAI's own server, or Azure's of the same models, by its address."""
         host = urlsplit(self._settings.base_url).hostname or ""
@@ -116,9 +117,9 @@ class ModelTarget:
             return await self.infos.listing(headers) is not None
         return False
 
-    def learn_from(self, headers: Iterable[types.Header]) -> None:
+    def learn_from(self, headers: Sequence[types.Header]) -> None:
         """Learn from the head of any answer: llama.cpp names itself."""
-        if self.profile == "openai" and any(h == (b"server", b"llama.cpp") for h in headers):
+        if self.profile == "openai" and (b"server", b"llama.cpp") in headers:
             self._become("llama.cpp")
 
     def habits(self, model: Any) -> ModelHabits:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from toolway.conversation.message import ChatRequest
@@ -11,10 +11,10 @@ from toolway.engine.limits import Limits
 from toolway.errors import InvalidRequest, NotFound
 from toolway.settings.groups import ModelAlias, Profile, SearchMode, resolve_alias, split_model
 from toolway.settings.settings import Settings
-from toolway.types import JSON, Choice, Principal, Selection
+from toolway.types import JSON, Choice, Principal, Selection, record
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class RequestOptions:
     """Which tools may be offered, and limits; None asks for nothing, and no limit is ever above the settings'."""
 
@@ -33,6 +33,8 @@ class RequestOptions:
 
     def lowered(self, limits: Limits) -> Limits:
         """The limits of this request."""
+        if self.max_rounds is self.max_calls is self.max_seconds is None:
+            return limits
         asked = {name: getattr(self, name) for name in ("max_rounds", "max_calls", "max_seconds")}
         return lowered(limits, {name: value for name, value in asked.items() if value is not None})
 

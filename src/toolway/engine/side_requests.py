@@ -7,7 +7,7 @@ seen by nobody.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -77,15 +77,18 @@ def _table() -> tuple[SideRequest, ...]:
     )
 
 
+_SYSTEM, _USER = frozenset({"system", "developer"}), frozenset({"user"})
+
+
 def _first_system(messages: Sequence[Any]) -> str:
-    return _said_by({"system", "developer"}, messages[0]) if messages else ""
+    return _said_by(_SYSTEM, messages[0]) if messages else ""
 
 
 def _last_user(messages: Sequence[Any]) -> str:
-    return _said_by({"user"}, messages[-1]) if messages else ""
+    return _said_by(_USER, messages[-1]) if messages else ""
 
 
-def _said_by(roles: set[str], message: Any) -> str:
+def _said_by(roles: Set[str], message: Any) -> str:
     """What a message of one of these roles says, from its first letter on."""
     if not isinstance(message, dict) or message.get("role") not in roles:
         return ""

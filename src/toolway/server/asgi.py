@@ -22,6 +22,8 @@ from toolway.wire.lenient_json import dumps, loads_exact
 MAX_DEPTH = 200
 """Levels of nesting. Little more can be read than written (254), and what is kept of a request adds some."""
 
+_OF_BODIES = frozenset({b"content-length", b"content-encoding"})
+
 
 class ClientGone(Exception):
     """The client left, perhaps before its request was whole; there is nobody to answer."""
@@ -30,6 +32,8 @@ class ClientGone(Exception):
 async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
     """The whole body. Raises TooLarge over `limit` bytes, before buffering more than that; ClientGone."""
     for name, value in scope["headers"]:
+        if name not in _OF_BODIES:
+            continue
         if name == b"content-length" and value.isdigit() and int(value) > limit:
             raise _too_large(limit)
         if name == b"content-encoding" and value.lower() != b"identity":

@@ -54,6 +54,7 @@ def _caller(scope: Scope, settings: UpstreamSettings) -> Caller:
         id=identity,
         name=principal.name,
         headers=[header for header in headers if not header[0].startswith(OPTION_PREFIX)],
+        option_headers=[header for header in scope["headers"] if header[0].startswith(OPTION_PREFIX)],
         retry_id=identity if is_known else f"{identity}:{_digest(identity, _origin_of(scope))}",
         is_known=is_known,
         query=scope.get("query_string", b""),

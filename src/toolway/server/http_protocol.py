@@ -261,6 +261,15 @@ class HttpProtocol(HttpToolsProtocol):
 class _Cycle(RequestResponseCycle):
     """uvicorn's side of one request; what it says when the app said nothing is in the envelope too."""
 
+    async def send(self, message: Any) -> None:
+        """As uvicorn does; a piece of a stream that is under way takes the short way, for most messages are such."""
+        is_ready = not (self.disconnected or self.flow.write_paused or self.response_complete)
+        if self.chunked_encoding and is_ready and message.get("more_body"):
+            if body := message["body"]:
+                self.transport.write(b"%x\r\n%b\r\n" % (len(body), body))
+        else:
+            await super().send(message)
+
     async def send_500_response(self) -> None:
         error = ToolwayError("Toolway itself failed at this request; its log says why.")
         scope = cast("Any", self.scope)

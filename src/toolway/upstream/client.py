@@ -328,13 +328,16 @@ def credential(api_key: str | None) -> list[Header]:
 
 
 def _end_to_end(headers: Sequence[Header]) -> list[Header]:
-    named = {
-        token.strip().lower()
-        for name, value in headers
-        if name == b"connection"
-        for token in value.split(b",")
-    }
-    return [header for header in headers if header[0] not in HOP_BY_HOP and header[0] not in named]
+    kept, named = [], b""
+    for header in headers:
+        if header[0] not in HOP_BY_HOP:
+            kept.append(header)
+        elif header[0] == b"connection":
+            named += b"," + header[1].lower()
+    if not named:
+        return kept
+    names = {token.strip() for token in named.split(b",")}
+    return [header for header in kept if header[0] not in names]
 
 
 def _decompressed(decompress: Decompress, piece: bytes) -> Iterator[bytes]:

@@ -42,8 +42,8 @@ class ChatCompletions:
     async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
         raw = await read_body(scope, receive, self._settings.server.max_body_bytes)
         body = _checked(parse_object(raw))
-        options = read_option_headers(scope["headers"])
         caller = caller_of(scope, self._settings.upstream)
+        options = read_option_headers(caller.option_headers)
         begun: Begun | None = None
         if options is NO_OPTIONS and (request := await self._lane.request_for(body, raw, caller)):
             begun = await self._by_fast_lane(scope, receive, send, request)

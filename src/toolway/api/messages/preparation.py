@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from starlette.types import Scope
 
@@ -22,6 +22,7 @@ from toolway.api.messages.tool_search import DeferredTools, search_tool
 from toolway.api.option_headers import read_option_headers
 from toolway.conversation.message import ChatRequest
 from toolway.engine.engine import Conversation, ConversationRequest, Engine, ToolsAtHand
+from toolway.engine.request_options import RequestOptions
 from toolway.server.caller import as_openai_caller, caller_of
 from toolway.types import JSON
 
@@ -49,15 +50,11 @@ class RequestReader:
     async def open(self, scope: Scope, request: MessagesRequest) -> AsyncIterator[Draft]:
         """Read the conversation of a request. Raises InvalidRequest, ConnectorError."""
         caller = as_openai_caller(caller_of(scope, self._engine.settings.upstream))
-        options = read_option_headers(scope["headers"])
-        reading = _Reading(request, is_openai=self._engine.target.is_openai)
+        options = read_option_headers(caller.option_headers)
+        reading = _Reading(request, options, is_openai=self._engine.target.is_openai)
         tells_listings = knows_listings(scope["headers"])
-
-        def read(tools: ToolsAtHand) -> ConversationRequest:
-            return replace(reading.conversation(tools), options=options)
-
         async with self._engine.open(
-            read, caller=caller, declared=request.mcp, listed=request.listed
+            reading.conversation, caller=caller, declared=request.mcp, listed=request.listed
         ) as conversation:
             conversation.results.adopt_calls(conversation.request.messages, reading.input.own)
             hidden = reading.hidden
@@ -74,8 +71,9 @@ class RequestReader:
 class _Reading:
     """One request on its way to a conversation."""
 
-    def __init__(self, request: MessagesRequest, *, is_openai: bool) -> None:
+    def __init__(self, request: MessagesRequest, options: RequestOptions, *, is_openai: bool) -> None:
         self._request = request
+        self._toolways = options
         self._is_openai = is_openai
 
     def conversation(self, tools: ToolsAtHand) -> ConversationRequest:
@@ -99,7 +97,7 @@ class _Reading:
         return ConversationRequest(
             chat=ChatRequest.of({**self._options(), "messages": messages}),
             dialect="messages",
-            options=read_option_headers(()),
+            options=self._toolways,
             narrowed=[declared] if toolsets else [],
             pauses=bool(toolsets or request.searches),
             optional=OPTIONAL,

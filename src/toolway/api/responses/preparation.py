@@ -88,7 +88,7 @@ class RequestReader:
             previous = check_previous(await self._records.find(caller.id, request.previous), request.previous)
         items = [await self._resolved(item, caller.id) for item in request.items]
         late_role = "system" if self._engine.target.is_openai else "user"
-        options = read_option_headers(scope["headers"])
+        options = read_option_headers(caller.option_headers)
         reading = _Reading(replace(request, items=items), options, previous, late_role)
         async with self._engine.open(reading.request, caller=caller, declared=request.mcp) as conversation:
             yield reading.draft(conversation)
