@@ -9,6 +9,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from tests.support.answers import calls_of
 from tests.support.app_server import QUESTION, AppServer, app_server
 from tests.support.gate import Gate
 from tests.support.upstream import OUT_OF_MEMORY, Reply, chunk, sse, text_stream, tool_call
@@ -157,3 +158,72 @@ def test_one_whose_attempt_ran_nothing_does_not_get_the_rounds_of_another(app: A
     app.set_replies(OUT_OF_MEMORY)
     app.ask(stream=True, headers=headers_of("mine"), temperature=0.5)
     assert roles(goes_on(app, MORE)) == ["user", "user"]
+
+
+@pytest.fixture
+def replaying() -> Iterator[AppServer]:
+    with app_server(replay=True) as server:
+        yield server
+
+
+THEIRS: JSON = {"type": "function", "function": {"name": "theirs", "parameters": {"type": "object"}}}
+PART = assistant("Let me look. It is cloudy in")
+
+
+def comes_back(app: AppServer, *replies: Reply, **more: Any) -> httpx2.Response:
+    """The client asks again by itself, with the part that it saw as its last message."""
+    app.upstream.replies = [*replies]
+    app.upstream.seen.clear()
+    return app.ask(stream=True, headers=headers_of("mine"), messages=[*QUESTION, PART], **more)
+
+
+def test_a_client_that_goes_on_by_itself_has_the_rounds_and_its_answer_is_one(replaying: AppServer):
+    breaks_off(replaying)
+    comes_back(replaying, text_stream(" Paris."))
+    (asked,) = replaying.upstream.seen
+    read = asked.json["messages"]
+    assert roles(read) == ["user", "assistant", "tool", "assistant"]
+    assert read[-1] == assistant("It is cloudy in")
+    later = goes_on(replaying, assistant("Let me look. It is cloudy in\n\n Paris."), MORE)
+    assert later == [*read[:-1], assistant("It is cloudy in Paris."), MORE]
+    assert len(replaying.tools.calls) == 1
+
+
+def test_what_ran_while_a_client_went_on_by_itself_comes_back_too(replaying: AppServer):
+    breaks_off(replaying)
+    comes_back(replaying, LOOKS, text_stream("It rains."))
+    later = goes_on(replaying, assistant("Let me look. It is cloudy inLet me look. It rains."), MORE)
+    assert roles(later) == ["user", *["assistant", "tool"] * 2, "assistant", "user"]
+    assert [later[1]["content"], later[3]["content"]] == ["Let me look. ", "It is cloudy inLet me look. "]
+    assert later[5] == assistant("It rains.")
+
+
+def test_a_client_that_goes_on_by_itself_may_be_interrupted_again(app: AppServer):
+    breaks_off(app)
+    comes_back(app, LOOKS, broken("It rains in the"))
+    later = goes_on(app, assistant("Let me look. It is cloudy inLet me look. It rains in"), MORE)
+    assert roles(later) == ["user", *["assistant", "tool"] * 2, "assistant", "user"]
+    assert later[5] == assistant("It rains in")
+    assert len(app.tools.calls) == 2
+
+
+@pytest.mark.parametrize("rounds", [(), (LOOKS,)], ids=["at once", "after a round"])
+def test_a_call_of_the_clients_behind_what_it_went_on_with_brings_all_back(
+    app: AppServer, rounds: tuple[Reply, ...]
+):
+    breaks_off(app, tools=[THEIRS])
+    mixed = sse(
+        chunk(content="Mine. "),
+        chunk(tool_calls=[tool_call("theirs", "{}", "c")]),
+        chunk(finish="tool_calls"),
+    )
+    answer = comes_back(app, *rounds, mixed, tools=[THEIRS])
+    (call,) = calls_of(answer.text)
+    said = {**assistant("Let me look. It is cloudy in Mine. "), "tool_calls": [call]}
+    later = goes_on(app, said, {"role": "tool", "tool_call_id": call["id"], "content": "done"})
+    assert roles(later) == ["user", *["assistant", "tool"] * (2 + len(rounds))]
+    assert [message["content"] for message in later if message["role"] == "assistant"] == (
+        ["Let me look. ", "It is cloudy inMine. "]
+        if not rounds
+        else ["Let me look. ", "It is cloudy inLet me look. ", "Mine. "]
+    )

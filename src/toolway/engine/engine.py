@@ -86,6 +86,7 @@ class Conversation:
     approved: Sequence[ToolCall] = ()
     takes_approvals: bool = False
     complete: int = 0
+    prefills: bool = True
     pauses: bool = False
     optional: frozenset[str] = frozenset()
     gives_ids: bool = False
@@ -124,12 +125,13 @@ class Conversation:
 
     async def history(self) -> Sequence[Any]:
         """The client's messages, with what it never saw of earlier rounds in its places."""
-        return await self._with_hidden(self.request.messages)
+        sent = self.request.messages
+        return await self._with_hidden(sent, await self._interrupted(sent))
 
     async def ask(self, request: ChatRequest) -> Message:
         """One exchange with the model about this conversation, whose calls are not run."""
         turn = self._counted(whole_turn(self._upstream, self.headers))
-        messages = await self._with_hidden(request.messages)
+        messages = await self._with_hidden(request.messages, await self._interrupted(request.messages))
         return await turn(request.with_messages(messages), _to_nobody, lambda _: True)
 
     @property
@@ -154,7 +156,10 @@ class Conversation:
 
     async def _run(self, turn: TurnFactory, done: EarlierWork) -> Outcome:
         sent, settings = self.request.messages, self.resources.settings
-        messages = await self._with_hidden(sent)
+        places = await self._interrupted(sent)
+        messages = await self._with_hidden(sent, places)
+        if before := interrupted.continued(sent, places):
+            done = replace(done, is_unseen=True)
         if restored := self.turns and await self.turns.restore(messages):
             messages, done = restored.messages, self._with_approved(restored, done)
             self.results.adopt(messages, with_original_ids(sent))
@@ -185,7 +190,7 @@ class Conversation:
         except BaseException as error:
             if not self.pauses:
                 with anyio.CancelScope(shield=True):
-                    await interrupted.keep(self.resources.store, self.caller, sent, self.events)
+                    await interrupted.keep(self.resources.store, self.caller, sent, self.events, before)
             if isinstance(error, anyio.get_cancelled_exc_class()):
                 self.events.notify(ClientLeft())
             raise
@@ -196,7 +201,7 @@ class Conversation:
         if self.turns and outcome.pending_approvals:
             outcome = await self.turns.ask(outcome, loop.pending, sent, self.events)
         else:
-            await self._keep(sent, outcome)
+            await self._keep(sent, outcome, before)
         self.events.notify(ConversationEnded(outcome=outcome))
         if settings.loop.usage == "sum":
             outcome = replace(outcome, usage=outcome.total_usage)
@@ -235,11 +240,16 @@ class Conversation:
             return turn
         return with_token_count(turn, partial(self.resources.meter.spend, principal))
 
-    async def _with_hidden(self, sent: Sequence[Any]) -> Sequence[Any]:
+    async def _interrupted(self, sent: Sequence[Any]) -> Sequence[interrupted.Place]:
+        """Where rounds of interrupted answers belong."""
+        return await interrupted.find(
+            self.resources.store, self.caller, sent, complete=self.complete, prefills=self.prefills
+        )
+
+    async def _with_hidden(self, sent: Sequence[Any], places: Sequence[interrupted.Place]) -> Sequence[Any]:
         """The client's messages, with what it never saw of earlier rounds in its places."""
         store, owner = self.resources.store, self.caller.id
         messages = list(sent)
-        places = await interrupted.find(store, self.caller, sent) if not self.complete else ()
         if self.resources.settings.loop.replay:
             messages = await hidden_rounds.recall(store, self.caller, messages, self.complete)
         messages = await split_turns.restore(store, owner, messages)
@@ -249,10 +259,14 @@ class Conversation:
             self.results.adopt(messages, with_original_ids(sent))
         return messages
 
-    async def _keep(self, sent: Sequence[object], outcome: Outcome) -> None:
+    async def _keep(
+        self, sent: Sequence[object], outcome: Outcome, before: interrupted.Continued | None
+    ) -> None:
         """What the client does not see of this answer, for when it comes back."""
         store, owner = self.resources.store, self.caller.id
         await self.resources.search.keep(self.tools, self.caller, sent)
+        if before is not None:
+            sent, outcome = before.sent, before.one(outcome)
         if outcome.split_turn and outcome.message.tool_calls:
             hidden = () if self.pauses else outcome.hidden
             await split_turns.keep(store, owner, self.token, outcome.split_turn, hidden)
@@ -480,6 +494,7 @@ class Engine:
             approved=request.approved,
             takes_approvals=request.takes_approvals,
             complete=request.complete,
+            prefills=request.dialect != "responses",
             pauses=request.pauses,
             optional=request.optional,
             gives_ids=request.gives_ids,

@@ -87,6 +87,8 @@ class EarlierWork:
     rounds: Sequence[JSON] = ()
     fill: Callable[[Sequence[JSON]], Awaitable[Sequence[Any]]] | None = None
     """Makes the conversation with the results of the approved calls in it, which it keeps."""
+    is_unseen: bool = False
+    """Whether rounds that the client never saw stand at the end of its messages."""
 
 
 NOTHING_EARLIER = EarlierWork()
@@ -97,6 +99,7 @@ class _Account:
     """What the rounds so far said, cost and added to the conversation."""
 
     begin: int
+    is_unseen: bool = False
     earlier: list[JSON] = field(default_factory=list)
     usage: JSON | None = None
     total_usage: JSON | None = None
@@ -106,7 +109,13 @@ class _Account:
     @classmethod
     def of(cls, request: ChatRequest, done: EarlierWork) -> _Account:
         turns = [message for message in done.rounds if message["role"] == "assistant"]
-        return cls(begin=len(request.messages), earlier=turns, rounds=len(turns), calls=len(done.approved))
+        return cls(
+            begin=len(request.messages),
+            is_unseen=done.is_unseen,
+            earlier=turns,
+            rounds=len(turns),
+            calls=len(done.approved),
+        )
 
     def hidden(self, request: ChatRequest) -> tuple[JSON, ...]:
         return tuple(request.messages[self.begin :])
@@ -392,7 +401,7 @@ def _refusal(call: ToolCall, reason: str) -> JSON:
 
 def _unseen(message: Message, account: _Account, tools: RequestTools) -> Sequence[JSON]:
     """What to hold when the client must run its calls after rounds of ours, of which it knows nothing."""
-    if not message.tool_calls or not account.earlier or message.cut_short:
+    if not message.tool_calls or message.cut_short or not (account.earlier or account.is_unseen):
         return ()
     only_clients = all(tools.is_clients(call.name) for call in message.tool_calls)
     return (assistant_message(message, tools),) if only_clients else ()

@@ -8,9 +8,20 @@ from collections.abc import Callable
 import httpx2
 import pytest
 
-from tests.integration.responses.requests import BOTH, THEIRS, ask, get, items_of, kinds, sent, turn
+from tests.integration.responses.requests import (
+    BOTH,
+    THEIRS,
+    ask,
+    events_of,
+    get,
+    items_of,
+    kinds,
+    respond,
+    sent,
+    turn,
+)
 from tests.support.app_server import AppServer, app_server
-from tests.support.upstream import tool_call
+from tests.support.upstream import Reply, chunk, sse, tool_call
 from toolway.types import JSON
 
 USER: JSON = {"role": "user", "content": "What is the weather in Paris?"}
@@ -41,6 +52,29 @@ def the_rounds(app: AppServer, streamed: bool, *last: JSON) -> JSON:
         turn("Now.", *last, thought="Third.", streamed=streamed),
     )
     return ask(app, streamed=streamed, input=[USER], tools=[THEIRS], store=False)
+
+
+def shown(answer: httpx2.Response) -> list[JSON]:
+    """The items that Codex keeps of a stream that broke."""
+    done = [e["item"] for e in events_of(answer.text) if e["type"] == "response.output_item.done"]
+    return [{k: v for k, v in item.items() if k != "id" and v is not None} for item in done]
+
+
+def test_a_client_that_asks_again_behind_what_it_saw_has_the_rounds_and_the_turn_is_made_anew(app: AppServer):
+    """As Codex does when a stream breaks."""
+    broken = Reply(parts=sse(chunk(content="It is"), done=False).parts, cut=True)
+    request: JSON = {"instructions": "Be kind.", "stream": True, "store": False}
+    request["headers"] = {"authorization": "Bearer mine"}
+    app.set_replies(turn("I look.", tool_call(id="one"), thought="Hm.", streamed=True), broken)
+    items = [USER, *shown(respond(app, input=[USER], **request))]
+    before = sent(app)
+    app.set_replies(turn("It rains.", streamed=True))
+    items += shown(respond(app, input=items, **request))
+    assert sent(app) == before
+    app.set_replies(turn("Sunny.", streamed=True))
+    respond(app, input=[*items, MORE], **request)
+    assert sent(app) == [*before, {"role": "assistant", "content": "It rains."}, MORE]
+    assert len(app.tools.calls) == 0
 
 
 @BOTH

@@ -4,6 +4,9 @@ A client that left in the middle of an answer, or whose answer broke off, comes 
 nothing of it, and then a new message of its user. What ran meanwhile it never saw. The rounds are found by all that
 the client sent before, and the part that it shows must be the beginning of what it was sent; where two attempts look
 alike and had other rounds, they are nobody's. Whoever has no key must show a part that nobody could guess.
+
+Some clients come back by themselves, with the part as their last message (Codex, whose stream broke): their answer
+goes on behind it, and is kept as one with what ran before.
 """
 
 from __future__ import annotations
@@ -11,11 +14,11 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import islice, pairwise
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
-from toolway.conversation.events import EventStream
+from toolway.conversation.events import EventStream, Outcome
 from toolway.engine.history.hidden_rounds import essence, text_of
 from toolway.stores import Key, Kind, Store
 from toolway.types import JSON, Caller
@@ -55,24 +58,88 @@ class Place:
     rest: JSON | None
 
 
-async def keep(store: Store, caller: Caller, sent: Sequence[Any], events: EventStream) -> None:
-    """An attempt to answer these messages broke off."""
+@dataclass(frozen=True, kw_only=True)
+class Continued:
+    """An attempt behind which the client goes on with the same answer, whose `part` is its last message.
+
+    `sent` is what stands before the part, `rounds` are the messages that it never saw, and `rest` is what stands of
+    the part behind them.
+    """
+
+    sent: Sequence[Any]
+    part: str
+    rounds: Sequence[JSON]
+    rest: str
+
+    def one(self, outcome: Outcome) -> Outcome:
+        """The whole answer: this attempt and what came of going on. What was said of one turn is one message."""
+        if outcome.hidden:
+            hidden = self._with_rest(outcome.hidden)
+            return replace(outcome, hidden=(*self.rounds, *hidden), earlier=(self._seen, *outcome.earlier))
+        before = {"content": self.part.removesuffix(self.rest)}
+        (fields,) = self._with_rest((outcome.message.fields,))
+        return replace(
+            outcome,
+            hidden=tuple(self.rounds),
+            earlier=(before, *outcome.earlier),
+            message=replace(outcome.message, fields=fields),
+            split_turn=self._with_rest(outcome.split_turn),
+        )
+
+    def all_rounds(self, rounds: Sequence[JSON]) -> list[JSON]:
+        """Its rounds, and those of going on."""
+        return [*self.rounds, *self._with_rest(rounds)]
+
+    @property
+    def _seen(self) -> JSON:
+        return {"content": self.part}
+
+    def _with_rest(self, messages: Sequence[JSON]) -> tuple[JSON, ...]:
+        """`messages`, of which the first goes on behind the rest."""
+        if not messages or not self.rest:
+            return tuple(messages)
+        first, *others = messages
+        return ({**first, "content": self.rest + text_of(first.get("content"))}, *others)
+
+
+def continued(sent: Sequence[Any], places: Sequence[Place]) -> Continued | None:
+    """The attempt that the client goes on with by itself, if there is one."""
+    if not places or places[-1].anchor is not sent[-1]:
+        return None
+    place, part = places[-1], text_of(sent[-1].get("content"))
+    rest = text_of(place.rest.get("content")) if place.rest else ""
+    return Continued(sent=sent[:-1], part=part, rounds=place.rounds, rest=rest)
+
+
+async def keep(
+    store: Store, caller: Caller, sent: Sequence[Any], events: EventStream, before: Continued | None = None
+) -> None:
+    """An attempt to answer these messages broke off, perhaps one that went on `before`."""
     if not events.rounds and not store.may_have(caller.id):
         return
+    rounds = list(events.rounds)
+    said = [text_of(message.get("content")) for message in rounds if message["role"] == "assistant"]
+    if before is not None:
+        sent, said, rounds = before.sent, [before.part, *said], before.all_rounds(rounds)
     key, conversation = _key_of(caller, sent), list(_digests(sent))[-1]
     kept = await store.get(key) or []
-    turns = [text_of(message.get("content")) for message in events.rounds if message["role"] == "assistant"]
-    shown = "".join([*turns, events.unfinished_text()])
-    new = _Attempt(conversation=conversation, shown="".join(shown.split()), rounds=list(events.rounds))
+    shown = "".join([*said, events.unfinished_text()])
+    new = _Attempt(conversation=conversation, shown="".join(shown.split()), rounds=rounds)
     others = [old for old in kept if old.conversation != conversation or not _continues(new, old)]
     # One without any makes those of another, that looks the same, nobody's.
     if new.rounds or any(old.conversation == conversation for old in others):
         await store.put(key, [*others, new][-MOST:])
 
 
-async def find(store: Store, caller: Caller, sent: Sequence[Any]) -> Sequence[Place]:
-    """Where rounds of interrupted answers belong in a conversation of the client's."""
-    if not store.may_have(caller.id) or not (parts := _parts(sent)):
+async def find(
+    store: Store, caller: Caller, sent: Sequence[Any], *, complete: int = 0, prefills: bool = True
+) -> Sequence[Place]:
+    """Where rounds of interrupted answers belong in a conversation of the client's.
+
+    The first `complete` messages have them already. A part that ends the conversation is what the model goes on with,
+    or, in an API without `prefills`, a turn that is to be made anew: many templates refuse such an end.
+    """
+    if not store.may_have(caller.id) or not (parts := [part for part in _parts(sent) if part[0] >= complete]):
         return ()
     if not (kept := await store.get(_key_of(caller, sent))):
         return ()
@@ -83,7 +150,9 @@ async def find(store: Store, caller: Caller, sent: Sequence[Any]) -> Sequence[Pl
             old for old in kept if old.conversation == digests[before] and _is_part(part, old.shown, caller)
         ]
         if alike and all(old.rounds == alike[0].rounds for old in alike) and alike[0].rounds:
-            places.append(_place(sent[before], part, alike[0].rounds))
+            place = _place(sent[before], part, alike[0].rounds)
+            is_last = place.anchor is sent[-1] and part is not None
+            places.append(replace(place, rest=None) if is_last and not prefills else place)
     return places
 
 
@@ -102,16 +171,18 @@ def put_back(messages: Sequence[Any], places: Sequence[Place]) -> list[Any]:
 def _parts(sent: Sequence[Any]) -> list[tuple[int, str | None]]:
     """Each place where an answer may have broken off: how many messages stand before it, and the part that is shown.
 
-    No part: a message of the user's follows where an answer should stand.
+    No part: a message of the user's follows where an answer should stand. The last message may be a part.
     """
     places: list[tuple[int, str | None]] = []
-    for position, (one, other) in enumerate(pairwise(sent)):
-        if not isinstance(one, dict) or not isinstance(other, dict) or other.get("role") != "user":
+    for position, one in enumerate(sent):
+        behind = sent[position + 1] if position + 1 < len(sent) else None
+        is_last, role = position + 1 == len(sent), one.get("role") if isinstance(one, dict) else None
+        if role is None or not (is_last or (isinstance(behind, dict) and behind.get("role") == "user")):
             continue
-        if one.get("role") != "assistant":
-            places.append((position + 1, None))
-        elif not one.get("tool_calls"):
+        if role == "assistant" and not one.get("tool_calls"):
             places.append((position, text_of(one.get("content"))))
+        elif role != "assistant" and not is_last:
+            places.append((position + 1, None))
     return places
 
 
@@ -130,7 +201,8 @@ def _place(anchor: Any, part: str | None, rounds: Sequence[JSON]) -> Place:
         return Place(anchor=anchor, rounds=rounds, rest=anchor)
     told = "".join(text_of(message.get("content")) for message in rounds if message["role"] == "assistant")
     rest = part.removeprefix(told) if part.startswith(told) else _behind(part, len("".join(told.split())))
-    return Place(anchor=anchor, rounds=rounds, rest={**anchor, "content": rest} if rest.strip() else None)
+    rest = rest.lstrip()  # where the client parts two texts
+    return Place(anchor=anchor, rounds=rounds, rest={**anchor, "content": rest} if rest else None)
 
 
 def _behind(text: str, count: int) -> str:
