@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import yaml
 
 from toolway.errors import SourceError
 from toolway.types import JSON
+from toolway.wire.large_json import STEP, loads_in_steps
 from toolway.wire.lenient_json import loads_harmless
 
 MAX_DEPTH = 200
@@ -51,6 +53,9 @@ def version_of(document: Any) -> str:
 
 def _parse_json(content: bytes) -> Any:
     try:
+        if len(content) > STEP:
+            with suppress(ValueError):
+                return loads_in_steps(content)
         return loads_harmless(content, max_parts=MAX_NODES)
     except ValueError as error:
         try:
