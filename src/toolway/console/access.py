@@ -220,4 +220,4 @@ def _signed(key: bytes, purpose: str, until: int, identity: str) -> str:
 
 
 def _ended(identity: str) -> Key[bool]:
-    return _ENDED.key("console", identity)
+    return _ENDED.key("console sessions", identity)

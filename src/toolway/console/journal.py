@@ -9,18 +9,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from time import monotonic, perf_counter, time
 from typing import Any
 from weakref import ReferenceType, WeakValueDictionary
 
 import anyio
-import orjson
 
 from toolway.console.feed import Feed
+from toolway.console.history import History
 from toolway.console.records import Timed, record_of, summary_of
 from toolway.conversation.events import (
     CallProgressed,
@@ -33,16 +33,12 @@ from toolway.conversation.events import (
     EventStream,
     ModelAnswered,
 )
-from toolway.errors import StoreError
 from toolway.settings.groups import ConsoleSettings
-from toolway.stores import Key, Kind, Store
+from toolway.stores import Store
 from toolway.types import JSON
-from toolway.wire.lenient_json import dumps, dumps_text
 
 log = logging.getLogger("toolway.console")
 
-MOST = 10_000
-"""Conversations that are listed."""
 MOST_WAITING = 2000
 """Conversations that wait to be written down."""
 PAUSE = 0.2
@@ -53,14 +49,15 @@ LISTED_RATE, LISTED_BURST = 20.0, 200.0
 """Those that are kept as a line in the list."""
 SLICE = 0.003
 """Seconds that writing down may take at a time: requests wait for it."""
-SEARCH_SECONDS = 2.0
-"""How long what was said is looked through for a text."""
+READ_SECONDS = 2.0
+"""While a page is open, seconds between two looks at what other processes wrote down."""
+END_SECONDS = 2.0
+"""Seconds that writing down the last conversations may take at the end."""
 BATCH = 50
 """Lines that a page is told at once; if more changed, it loads the list anew."""
 
 _READ = frozenset({ConversationBegan, CallProgressed, ConversationEnded, ConversationFailed, ClientLeft})
 """Events that are looked at while no page is open."""
-_RECORD = Kind("console.conversation", dict)
 
 
 class Recorder:
@@ -147,17 +144,13 @@ class Journal:
     def __init__(
         self, settings: ConsoleSettings, feed: Feed, store: Store, *, said: bool, mask: Callable[[str], str]
     ) -> None:
-        self._settings = settings
         self._feed = feed
-        self._store = store
+        self._history = History(settings, store, self._tell)
         self._said = said
         self._mask = mask
         self._live: WeakValueDictionary[str, Recorder] = WeakValueDictionary()
         self._changed: dict[str, Recorder] = {}
         self._ended: deque[Recorder] = deque()
-        self._listed: OrderedDict[str, JSON] = OrderedDict()
-        self._sizes: OrderedDict[str, int] = OrderedDict()
-        self._size = 0
         self._whole, self._lines = _Budget(WHOLE_RATE, WHOLE_BURST), _Budget(LISTED_RATE, LISTED_BURST)
         self._work = asyncio.Event()
         self._epoch, self._last = secrets.token_hex(4), 0xFFF
@@ -199,23 +192,29 @@ class Journal:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Write down what happens while the block lasts, and at its end what is left."""
-        async with anyio.create_task_group() as group:
-            group.start_soon(self._run)
-            try:
-                yield
-            finally:
-                group.cancel_scope.cancel()
+        try:
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._run)
+                try:
+                    yield
+                finally:
+                    group.cancel_scope.cancel()
+        finally:
+            with anyio.move_on_after(END_SECONDS, shield=True):
+                await self._write_down()
 
     async def _run(self) -> None:
         while True:
-            await self._work.wait()
+            with anyio.move_on_after(READ_SECONDS):
+                await self._work.wait()
             await anyio.sleep(PAUSE)
             self._work.clear()
             try:
                 lines = await self._write_down()
                 lines += self._look_at_live()
-                if lines:
-                    self._feed.publish("conversations", lines if len(lines) <= BATCH else None)
+                self._tell(lines)
+                if self._feed.pages:
+                    await self._history.read(READ_SECONDS)
             except Exception:  # the border of this task: what cannot be written down is no reason to end it
                 log.exception("a conversation cannot be kept for the console")
             if self._feed.pages and self._live:
@@ -228,12 +227,13 @@ class Journal:
             recorder = self._ended.popleft()
             self._changed.pop(recorder.id, None)
             summary = self._summary(recorder)
-            if self._whole.spend():
-                await self._keep(summary, self._record(summary, recorder))
+            record = self._record(summary, recorder) if self._whole.spend() else None
+            try:
+                await self._history.keep(summary, record)
+            except anyio.get_cancelled_exc_class():
+                self._ended.appendleft(recorder)
+                raise
             self._live.pop(recorder.id, None)
-            self._listed[recorder.id] = summary
-            while len(self._listed) > MOST:
-                self._listed.popitem(last=False)
             if self._feed.is_watched(f"conversation:{recorder.id}"):
                 self._feed.publish(f"conversation:{recorder.id}", {"changed": True})
             if len(lines) <= BATCH:
@@ -268,35 +268,21 @@ class Journal:
     def _record(self, summary: JSON, recorder: Recorder) -> JSON:
         return record_of(summary, recorder.events, recorder.progress, said=self._said, mask=self._mask)
 
-    async def _keep(self, summary: JSON, record: JSON) -> None:
-        text = dumps(record)
-        identity = summary["id"]
-        summary["size"] = len(text)
-        self._sizes[identity] = len(text)
-        self._size += len(text)
-        await self._store.put(self._key(identity), orjson.Fragment(text), ttl=self._settings.ttl)
-        while self._size > self._settings.max_bytes:
-            oldest, size = self._sizes.popitem(last=False)
-            self._size -= size
-            with suppress(StoreError):
-                await self._store.delete(self._key(oldest))
-
-    @staticmethod
-    def _key(identity: str) -> Key[JSON]:
-        return _RECORD.key("console", identity)
+    def _tell(self, lines: list[JSON]) -> None:
+        if lines:
+            self._feed.publish("conversations", lines if len(lines) <= BATCH else None)
 
     # -- for pages
 
-    def newest(self, most: int) -> list[JSON]:
+    async def newest(self, most: int) -> list[JSON]:
         """Summaries of the newest conversations, the newest first."""
+        await self._history.read()
+        return self._all(most)[:most]
+
+    def _all(self, most: int) -> list[JSON]:
+        """Those that run, and of those that are over so many."""
         live = [self._summary(recorder) for recorder in list(self._live.values()) if recorder.events]
-        live.sort(key=lambda one: -one["began"])
-        found = live[:most]
-        for identity in reversed(self._listed):
-            if len(found) >= most:
-                break
-            found.append(self._listed[identity])
-        return found
+        return sorted([*live, *self._history.newest(most)], key=lambda one: -one["began"])
 
     async def find(self, identity: str) -> JSON | None:
         """All of one conversation; of one that was kept as a line alone, that line."""
@@ -306,35 +292,17 @@ class Journal:
             recorder.take_text()
             record = self._record(self._summary(recorder), recorder)
             return {**record, "text": recorder.text if self._said else ""}
-        return await self._store.get(self._key(identity)) or self._listed.get(identity)
+        return await self._history.record(identity)
 
     async def search(
         self, text: str, fits: Callable[[JSON], bool], before: str, most: int
     ) -> tuple[list[JSON], bool]:
-        """The newest conversations that fit and hold the text, older than the one named `before`; are there more?
-
-        What was said is looked through for some time; what is older than that is found by its line alone.
-        """
-        wanted = text.casefold()
-        found: list[JSON] = []
-        end = monotonic() + SEARCH_SECONDS
-        lines = self.newest(MOST + len(self._live))
+        """The newest conversations that fit and hold the text, older than the one named `before`; are there more?"""
+        await self._history.read()
+        lines = self._all(self._history.most)
         position = next((n + 1 for n, one in enumerate(lines) if one["id"] == before), 0)
-        for number, line in enumerate(lines[position:]):
-            if number % 20 == 19:
-                await anyio.lowlevel.checkpoint()
-            if not fits(line):
-                continue
-            if wanted and wanted not in dumps(line).decode(errors="replace").casefold():
-                if "size" not in line or monotonic() > end:
-                    continue
-                record = await self._store.get(self._key(line["id"]))
-                if record is None or wanted not in dumps_text(record).casefold():
-                    continue
-            if len(found) == most:
-                return found, True
-            found.append(line)
-        return found, False
+        found = await self._history.search(lines[position:], text, fits, most + 1)
+        return found[:most], len(found) > most
 
 
 def _text_in(chunk: Any) -> str:

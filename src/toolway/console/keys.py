@@ -140,7 +140,7 @@ class Keys:
 
 
 def _used(identity: str) -> Key[float]:
-    return _USED.key("console", identity)
+    return _USED.key("console keys", identity)
 
 
 @cache

@@ -56,7 +56,7 @@ class Overview:
                 "tokens": estimated_tokens(snapshot.all_definitions) if snapshot.offered else 0,
             },
             "findings": self._findings,
-            "conversations": parts.journal.newest(6),
+            "conversations": await parts.journal.newest(6),
             "needs_key": parts.keys.is_closed,
             "shows_contents": settings.shows_contents,
             "may_edit": settings.console.edit,

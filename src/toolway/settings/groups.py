@@ -460,7 +460,10 @@ class ConsoleSettings:
     edit: Flag = True
     """Whether it may change the file of the tool servers, and so run programs."""
     contents: Contents = "auto"
+    max_conversations: Size = 10_000
+    """Conversations that are listed; the oldest go first."""
     max_bytes: Size = 16 * 2**20
+    """What is kept of all of them but their lines in the list."""
     ttl: Seconds = 86_400.0
 
 

@@ -43,6 +43,7 @@ _NAMES = {
     ("console", "edit"): "console_edit",
     ("console", "contents"): "console_contents",
     ("console", "max_bytes"): "console_max_bytes",
+    ("console", "max_conversations"): "console_max_conversations",
     ("console", "ttl"): "console_ttl",
     ("log", "format"): "log_format",
     ("metrics", "address"): "metrics",

@@ -90,6 +90,18 @@ class MemoryEntries:
             self._ends.push((until, key.owner, key.digest), self._all_ends)
         return True
 
+    async def newest(self, owner: str, most: int, after: str) -> list[tuple[str, bytes]]:
+        """What an owner has, the last written first."""
+        now = time.monotonic()
+        found: list[tuple[str, bytes]] = []
+        share = self._shares.get(owner)
+        for digest, (until, text) in reversed(share.entries.items()) if share else ():
+            if digest == after or len(found) == most:
+                break
+            if until > now:
+                found.append((digest, text))
+        return found
+
     async def check(self) -> None:
         """Nothing can be wrong with them."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 import anyio
@@ -29,6 +30,9 @@ ANSWER_SECONDS = 5.0
 REST_SECONDS = 5.0
 """A server that did not answer in time is left alone for so long."""
 
+
+AT_ONCE = 1000
+"""Entries that one command asks for."""
 
 _FAILURES = (exceptions.RedisError, OSError)
 _LONGEST_TTL = 10**14
@@ -153,6 +157,22 @@ class RedisEntries:
         places = [*_keys(keys[0]), *(PREFIX + key.digest for key in keys[1:])]
         args: list[Any] = [PREFIX, keys[0].digest, _milliseconds(ttl), *(key.digest for key in keys)]
         return bool(await self._twice(lambda: self._renew(places, args)))
+
+    async def newest(self, owner: str, most: int, after: str) -> list[tuple[str, bytes]]:
+        """What an owner has, the last written first."""
+        ages = f"{PREFIX}{owner}:ages"
+        score = await self._twice(lambda: self._redis.zscore(ages, after)) if after else None
+        since = "-inf" if score is None else f"({score!r}"
+        members: Any = await self._twice(
+            lambda: self._redis.zrevrangebyscore(ages, "+inf", since, start=0, num=most)
+        )
+        digests = [member.decode() for member in members]
+        found: list[tuple[str, bytes]] = []
+        for start in range(0, len(digests), AT_ONCE):
+            part = digests[start : start + AT_ONCE]
+            texts: list[Any] = await self._twice(partial(self._redis.mget, [PREFIX + one for one in part]))
+            found += [(digest, text) for digest, text in zip(part, texts, strict=True) if text is not None]
+        return found
 
     async def check(self) -> None:
         """See whether Redis takes something; a full one may still give."""

@@ -60,6 +60,13 @@ END;
 clock showed then.
 """
 
+_NEWEST = """
+SELECT key, CAST(value AS BLOB) FROM lives JOIN entries USING (id)
+WHERE share = (SELECT id FROM shares WHERE owner = ?) AND until > ?
+    AND written > COALESCE((SELECT written FROM lives WHERE key = ?), -1)
+ORDER BY written DESC LIMIT ?
+"""
+
 _DELETE_ONE = """
 DELETE FROM lives WHERE id = (
     SELECT id FROM lives WHERE share = (SELECT id FROM shares ORDER BY size DESC LIMIT 1) ORDER BY written LIMIT 1
@@ -116,6 +123,15 @@ class SqliteEntries:
     async def renew(self, keys: Sequence[AnyKey], ttl: float) -> bool:
         """Let these live as if they were written now."""
         return await self._writer.run(lambda db: self._renew(db, keys, ttl))
+
+    async def newest(self, owner: str, most: int, after: str) -> list[tuple[str, bytes]]:
+        """What an owner has, the last written first."""
+
+        def read(db: sqlite3.Connection) -> list[tuple[str, bytes]]:
+            found = db.execute(_NEWEST, (owner, self._clock.now(), after, most))
+            return [(key, bytes(value or b"")) for key, value in found]
+
+        return await self._reader.run(read)
 
     async def check(self) -> None:
         """See whether the file can be read and written."""

@@ -7,12 +7,13 @@ import json
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import fields, is_dataclass
 from functools import cached_property
 from typing import Any, Generic, NamedTuple, ParamSpec, Protocol, TypeVar
 from zlib import crc32
 
+import anyio
 import orjson
 from pydantic import TypeAdapter
 
@@ -26,6 +27,9 @@ T_co = TypeVar("T_co", covariant=True)
 
 log = logging.getLogger("toolway.store")
 
+
+SLICE = 50
+"""Values that are read at once of many: requests wait for it."""
 
 QUIET_SECONDS = 60.0
 """A store that is down fails every request; one line for so long says it."""
@@ -123,6 +127,12 @@ class Entries(Protocol):
     async def remove(self, key: AnyKey) -> bool:
         """Forget what `key` has; True for one of all who try, when it had something."""
 
+    async def newest(self, owner: str, most: int, after: str) -> list[tuple[str, bytes]]:
+        """What counts to the share of `owner`, with the digest of its key: the last written first, `most` at most.
+
+        Only what was written after the entry with the digest `after`; all, when that is not there.
+        """
+
     async def check(self) -> None:
         """See whether these entries can be read and written."""
 
@@ -179,6 +189,20 @@ class Store:
         return [
             None if text is None else self._decoded(key, text) for key, text in zip(keys, texts, strict=True)
         ]
+
+    async def newest(
+        self, kind: Kind[T], owner: str, most: int, after: str = ""
+    ) -> AsyncIterator[tuple[str, T]]:
+        """What an owner keeps who keeps only this kind, each with the digest of its key: the last put first.
+
+        Only what was put after the key with the digest `after`, if that is there. Raises StoreError.
+        """
+        share = share_of(owner)
+        for number, (digest, text) in enumerate(await self._run(self._entries.newest, share, most, after)):
+            if number % SLICE == SLICE - 1:
+                await anyio.lowlevel.checkpoint()
+            if (value := self._decoded(Key(digest, share, kind), text)) is not None:
+                yield digest, value
 
     async def add(self, key: Key[T], value: T, *, ttl: float | None = None) -> bool:
         """Keep a value unless `key` has one; True for exactly one of all who try, in all processes.

@@ -10,7 +10,7 @@ import httpx2
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.support.app_server import AppServer, app_server
+from tests.support.app_server import AppServer, app_server, serving
 from tests.support.browser import PHONE, console_page, is_wider_than_the_window, violations
 from tests.support.gate import Gate
 from tests.support.tools import ToolService
@@ -159,6 +159,29 @@ def test_where_contents_are_not_shown_nothing_that_was_said_is(browser):
             expect(page.locator(".call")).to_contain_text("get_weather")
             text = page.locator("body").inner_text()
             assert not [word for word in ("Paris", "sunny", "cloudy") if word in text]
+
+
+def test_conversations_outlive_the_process_and_are_seen_by_others_with_the_same_store(app, browser, tmp_path):
+    settings = app.settings_with_store(f"sqlite:///{tmp_path / 'store.db'}")
+
+    def ask(url: str, question: str) -> None:
+        body = {"model": "mock", "messages": [{"role": "user", "content": question}]}
+        assert httpx2.post(f"{url}/v1/chat/completions", json=body, timeout=30).status_code == 200
+
+    app.set_replies(whole({"content": "an answer"}))
+    with serving(settings) as url:
+        ask(url, "before the restart")
+    with (
+        serving(settings) as first,
+        serving(settings) as second,
+        console_page(browser, f"{first}/#/conversations") as page,
+    ):
+        titles = page.locator("td.what a")
+        expect(titles).to_have_text(["before the restart"])
+        ask(second, "asked elsewhere")
+        expect(titles).to_have_text(["asked elsewhere", "before the restart"])
+        titles.first.click()
+        expect(page.locator(".line-of-time")).to_contain_text("an answer")
 
 
 def test_a_conversation_that_is_gone_is_told(app, browser):

@@ -346,6 +346,30 @@ async def test_what_takes_the_room_of_others_is_not_kept(store_url: str):
         assert [await store.get(key(name, "bob")) for name in "kl"] == [None, None]
 
 
+async def test_what_an_owner_keeps_is_read_from_the_newest_on(store_url: str):
+    async with opened(store_url) as store:
+
+        async def newest(most: int = 10, after: str = "") -> list[tuple[str, Any]]:
+            found = [(digest, value["n"]) async for digest, value in store.newest(TEST, "me", most, after)]
+            assert [digest for digest, _ in found] == [key(str(n)).digest for _, n in found]
+            return found
+
+        assert await newest() == []
+        for n in range(5):
+            await store.put(key(str(n)), {"n": n})
+            await store.put(key(str(n), "another"), {"n": -n})
+        assert [n for _, n in await newest()] == [4, 3, 2, 1, 0]
+        assert [n for _, n in await newest(2)] == [4, 3]
+        await store.put(key("1"), {"n": 1})
+        await store.delete(key("3"))
+        await store.put(key("0"), {"n": 0}, ttl=1e-6)
+        await until_gone(store, "0")
+        assert [n for _, n in await newest()] == [1, 4, 2]
+        assert [n for _, n in await newest(after=key("4").digest)] == [1]
+        assert await newest(after=key("1").digest) == []
+        assert [n for _, n in await newest(after=key("gone").digest)] == [1, 4, 2]
+
+
 @pytest.mark.parametrize("store_url", ["memory"], indirect=True)
 async def test_a_key_that_is_written_again_and_again_takes_no_more_room(store_url: str):
     async with opened(store_url) as store:
