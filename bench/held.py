@@ -7,9 +7,9 @@ import subprocess
 from typing import Any
 
 from measure import load_command
-from processes import Program, start_on
+from processes import OTHER_CPUS, Program, start_on
 from scenarios import Scenario
-from targets import OTHER_CPUS, start_mock, start_toolway, wait_for_tools
+from targets import start_mock, start_toolway, wait_for_tools
 
 TOOLS = 20
 HELD = Scenario(

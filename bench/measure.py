@@ -6,9 +6,8 @@ import json
 import subprocess
 from typing import Any
 
-from processes import Program, start_on
+from processes import OTHER_CPUS, WORK, Program, start_on
 from scenarios import Scenario
-from targets import OTHER_CPUS, WORK
 
 Sample = dict[str, Any]
 
@@ -34,6 +33,7 @@ def load_command(target: Program, scenario: Scenario, seconds: float, warm: floa
         "port": target.port,
         "path": scenario.path,
         "body": body,
+        "headers": "".join(f"{name}: {value}\r\n" for name, value in target.headers.items()),
         "conns": scenario.connections,
         "seconds": seconds,
         "warm": warm,

@@ -28,6 +28,15 @@ def choose_cpus() -> tuple[set[int], set[int]]:
     return {first}, set(others) or {first}
 
 
+HERE = Path(__file__).resolve().parent
+WORK = HERE / ".work"
+TARGET_CPUS, OTHER_CPUS = choose_cpus()
+
+
+class MissingError(Exception):
+    """A target cannot be measured on this machine; the text says why and what to do."""
+
+
 def start_on(cpus: set[int], command: Sequence[str], **options: Any) -> subprocess.Popen[str]:
     """A child inherits the CPUs of its parent, so the parent moves for the moment of the start."""
     mine = os.sched_getaffinity(0)
@@ -58,8 +67,11 @@ class Program:
         cpus: set[int],
         log: Path,
         env: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         self.port = port
+        self.headers = headers or {}
+        """What it must be told with each request."""
         self.log = log
         with log.open("w") as output:
             self.process = start_on(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from history import FIGURES
 from scenarios import SCENARIOS, Scenario
 
 Table = tuple[str, Sequence[str], list[list[str]]]
@@ -35,6 +36,8 @@ def tables(result: dict[str, Any]) -> Iterator[Table]:
     if held := result.get("held"):
         yield held_table(held)
     yield goal_table(result["goals"])
+    if result.get("history"):
+        yield history_table(result["history"])
 
 
 def scenario_table(scenario: Scenario, targets: dict[str, Any]) -> Table:
@@ -89,6 +92,15 @@ def goal_table(goals: list[dict[str, Any]]) -> Table:
         for goal in goals
     ]
     return "Goals", ["", "measured", "goal", ""], rows
+
+
+def history_table(runs: list[dict[str, Any]]) -> Table:
+    """CPU µs of an answer or event, and its share of Envoy's rate, run by run; only one machine's can be compared."""
+    rows = []
+    for run in runs:
+        cells = [f"{run[key]['cpu_us']:,.1f} ({number(run[key]['of_envoy'], 2) or '-'})" for key in FIGURES]
+        rows.append([f"{run['date']} {run['commit']}", *cells])
+    return "History: CPU µs (share of Envoy)", ["", *FIGURES.values()], rows
 
 
 def number(value: float | None, digits: int, *, scale: float = 1) -> str:

@@ -15,12 +15,16 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import history
+from chart import chart
 from held import HELD, hold
 from measure import Sample, measure
+from processes import WORK, MissingError
 from report import render
+from rivals import find_nginx
 from scenarios import SCENARIOS, Scenario
 from summary import Samples, goals, summarise
-from targets import WORK, MissingError, Targets, build, find_nginx
+from targets import Targets, build
 
 
 def say(text: str) -> None:
@@ -37,6 +41,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--scenarios", default="", help="only these, with commas between them")
     parser.add_argument("--markdown", action="store_true", help="print markdown instead of aligned text")
     parser.add_argument("--json", type=Path, default=WORK / "result.json", help="where the result is written")
+    parser.add_argument("--svg", type=Path, help="draw the shares of Envoy there")
     parser.add_argument(
         "--render", type=Path, metavar="JSON", help="print an earlier result and measure nothing"
     )
@@ -157,7 +162,11 @@ def main() -> None:
         except MissingError as error:
             sys.exit(str(error))
         chosen.json.write_text(json.dumps(result, indent=1) + "\n")
-    print(render(result, markdown=chosen.markdown))
+        if not chosen.quick:
+            history.remember(result)
+    if chosen.svg:
+        chosen.svg.write_text(chart(result), encoding="utf-8")
+    print(render({**result, "history": history.rows()}, markdown=chosen.markdown))
 
 
 if __name__ == "__main__":

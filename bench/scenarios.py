@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 RESPONSES = "/v1/responses"
 MESSAGES = "/v1/messages"
-RELAYS = ("direct", "nginx", "envoy", "relay", "toolway")
+RELAYS = ("direct", "nginx", "haproxy", "envoy", "relay", "litellm", "portkey", "toolway")
 TOOLWAYS = ("toolway-0", "toolway", "toolway-200")
 
 

