@@ -15,8 +15,6 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
-import orjson
-
 from tests.support.hostile import hostile
 from tests.support.schemas import KEYWORDS, WORDS, assert_compiled
 from tests.unit.api.messages import test_mutated as messages
@@ -34,6 +32,7 @@ from tests.unit.conversation.test_mutated import (
 from tests.unit.tools.test_invoke import assert_result
 from toolway.schema.compile import MAX_BYTES, TERSEST, CannotCompile, compile_schema
 from toolway.schema.targets import SCHEMA_TARGETS
+from toolway.wire.lenient_json import dumps
 
 LOOP = asyncio.new_event_loop()
 
@@ -89,7 +88,7 @@ def compile_any(random: Random) -> None:
     except CannotCompile:
         return
     assert_compiled(compiled, target)
-    assert len(orjson.dumps(compiled)) <= MAX_BYTES
+    assert len(dumps(compiled)) <= MAX_BYTES
 
 
 def respond(random: Random) -> None:

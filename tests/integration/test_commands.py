@@ -261,8 +261,8 @@ def test_call_reads_arguments_from_stdin_and_prints_json(tools_url: str, tmp_pat
         (["broken", '{"city": "x"}'], "no such city"),
         (["get_wether"], "Did you mean get_weather"),
         (["get_weather", "{}"], "`city` is required"),
-        (["get_weather", "{oops"], "not JSON"),
-        (["get_weather", "[]"], "must be a JSON object"),
+        (["get_weather", "{oops"], "line 1 column 2"),
+        (["get_weather", "[]"], "it is not a JSON object. Write a JSON object, like"),
     ],
 )
 def test_call_fails_with_status_1_and_says_why(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -78,7 +79,7 @@ class ToolService:
         if name == "openapi.json":
             await self._answer(send, 200, self.document)
         elif name in self.behaviours:
-            arguments = orjson.loads(body) if body else {}
+            arguments = json.loads(body) if body else {}
             self.calls.append((name, arguments))
             await self._run(name, arguments, receive, send)
         else:

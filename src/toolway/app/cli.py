@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import anyio
-import orjson
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -32,6 +31,7 @@ from toolway.app.terminal import (
     print_findings,
     print_json,
     print_table,
+    read_arguments,
 )
 from toolway.errors import ConfigError, SourceError, sentence
 from toolway.settings.groups import ToolSettings
@@ -151,7 +151,7 @@ def call(
     config: ConfigFile = None,
 ) -> None:
     """Run one tool and print its result; status 1 if it failed."""
-    values = _parse_arguments(sys.stdin.read() if arguments == "-" else arguments)
+    values = read_arguments(sys.stdin.read() if arguments == "-" else arguments)
     settings = load_settings(config=config)
     _warn(settings)
 
@@ -303,16 +303,6 @@ async def _call(catalog: Catalog, name: str, arguments: JSON, seconds: float) ->
     return ToolResult(
         text=f"{name} did not answer within {tool.timeout or seconds:g} seconds.", is_error=True
     )
-
-
-def _parse_arguments(arguments: str) -> JSON:
-    try:
-        values = orjson.loads(arguments)
-    except orjson.JSONDecodeError as error:
-        fail(f"The arguments are not JSON: {error}")
-    if not isinstance(values, dict):
-        fail('The arguments must be a JSON object, like \'{"city": "Paris"}\'.')
-    return values
 
 
 def _tool_json(name: str, tool: Tool) -> JSON:

@@ -19,7 +19,7 @@ import typer
 from toolway.access.audit_entries import matches, oldest_first
 from toolway.access.principal import principal_of_key, principal_of_person
 from toolway.access.rules import Origin, Rule, Rules
-from toolway.app.terminal import AsJSON, ConfigFile, fail, print_json, print_table
+from toolway.app.terminal import AsJSON, ConfigFile, fail, print_json, print_table, read_arguments
 from toolway.settings.access import AccessConfig, GroupConfig, KeyConfig
 from toolway.settings.rules import Dialect
 from toolway.settings.settings import Settings, load_settings
@@ -70,12 +70,7 @@ def explain(  # noqa: PLR0917 - typer passes them by name
 
 def _read_arguments(name: str, tool: Tool, arguments: str) -> tuple[JSON, str]:
     """The arguments as the tool would get them, and why they are none for it, if so."""
-    try:
-        values = orjson.loads(arguments)
-    except orjson.JSONDecodeError as error:
-        fail(f"The arguments are not JSON: {error}")
-    if not isinstance(values, dict):
-        fail("The arguments must be a JSON object.")
+    values = read_arguments(arguments)
     fitted = read_call(ToolCall(id="", name=name, arguments=arguments), tool)
     if isinstance(fitted, ToolResult):
         return values, f"Such a call fails before any rule is asked: {fitted.text}"

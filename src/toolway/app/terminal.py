@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
-import orjson
 import typer
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
+
+from toolway.conversation.tool_calls import parse_arguments
+from toolway.types import JSON
 
 if TYPE_CHECKING:
     from toolway.app.doctor import Finding
@@ -73,7 +76,15 @@ def first_sentence(text: str) -> str:
 
 def print_json(value: Any) -> None:
     """A value as JSON, indented."""
-    typer.echo(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode())
+    typer.echo(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+def read_arguments(text: str) -> JSON:
+    """The arguments of a tool as somebody wrote them on the command line; ends the command if they are none."""
+    try:
+        return parse_arguments(text)
+    except ValueError as error:
+        fail(f'The arguments cannot be used: {error}. Write a JSON object, like \'{{"city": "Paris"}}\'.')
 
 
 def complain(message: str) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from time import monotonic
 from typing import Any
 
-import orjson
-
 from toolway.access.principal import principal_of_key
 from toolway.console.parts import Parts
 from toolway.console.routes import ConsoleRequest, Route
@@ -17,7 +15,7 @@ from toolway.server.disconnect import cancel_on_disconnect
 from toolway.tools.catalog import Snapshot
 from toolway.tools.direct import DirectTools
 from toolway.types import JSON, Caller, Tool, ToolResult, is_selected
-from toolway.wire.lenient_json import dumps_text, harmless
+from toolway.wire.lenient_json import dumps, dumps_text, harmless, loads
 
 MOST_DESCRIPTION = 300
 """Characters of a description in the list."""
@@ -123,7 +121,7 @@ def _tokens(snapshot: Snapshot, name: str) -> int:
 
 
 def _definition(snapshot: Snapshot, name: str) -> Any:
-    return orjson.loads(orjson.dumps(snapshot.definition(name))) if name in snapshot.offered else None
+    return loads(dumps(snapshot.definition(name))) if name in snapshot.offered else None
 
 
 def _shown(result: ToolResult) -> JSON:

@@ -14,7 +14,6 @@ from typing import Any
 from weakref import ref
 
 import anyio
-import orjson
 
 from toolway.access.policy import Policy
 from toolway.conversation.events import (
@@ -46,7 +45,7 @@ from toolway.settings.settings import Settings
 from toolway.tools.catalog import Catalog, Snapshot
 from toolway.types import JSON, JSON_TYPE, Caller, Header, record
 from toolway.upstream.client import BegunRequest
-from toolway.wire.lenient_json import MAX_DEPTH, dumps
+from toolway.wire.lenient_json import MAX_DEPTH, dumps, loads_told
 
 
 @record
@@ -208,10 +207,10 @@ def _tell_end(request: LaneRequest, message: Message) -> None:
 def plain_message(raw: bytes) -> Message | None:
     """The message of a whole answer in words, if nothing in it is for anybody but the client."""
     try:
-        answer = orjson.loads(raw)
-    except orjson.JSONDecodeError:
+        answer, is_strict = loads_told(raw)
+    except ValueError:
         return None
-    if not isinstance(answer, dict) or raw.count(b"{") + raw.count(b"[") > MAX_DEPTH:
+    if not is_strict or not isinstance(answer, dict) or raw.count(b"{") + raw.count(b"[") > MAX_DEPTH:
         return None
     try:
         message = read_answer(answer)

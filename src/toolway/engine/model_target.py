@@ -14,7 +14,6 @@ from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
 import anyio
-import orjson
 
 from toolway import __version__, types
 from toolway.engine.recovery import ModelHabits, Room
@@ -25,6 +24,7 @@ from toolway.tools.catalog import Snapshot
 from toolway.types import JSON, Tool
 from toolway.upstream.client import Upstream, credential
 from toolway.upstream.model_info import Listing, ModelInfos
+from toolway.wire.lenient_json import dumps
 
 log = logging.getLogger("toolway.backend")
 
@@ -195,7 +195,7 @@ def digest(tool: Tool) -> bytes:
     """The same bytes for the same definition of the same tool."""
     if tool not in _digests:
         definition = [tool.server, tool.name, tool.description, tool.parameters]
-        _digests[tool] = sha256(orjson.dumps(definition, default=repr)).digest()
+        _digests[tool] = sha256(dumps(definition)).digest()
     return _digests[tool]
 
 

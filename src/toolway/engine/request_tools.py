@@ -16,7 +16,7 @@ from toolway.schema.compile import define, need_search, tokens_of
 from toolway.tools import names
 from toolway.tools.catalog import Snapshot
 from toolway.types import JSON, OnProgress, Selection, Tool, ToolCall, ToolResult, is_selected
-from toolway.wire.lenient_json import dumps
+from toolway.wire.lenient_json import dumps, loads
 
 log = logging.getLogger("toolway.backend")
 
@@ -359,7 +359,7 @@ class RequestTools:
         excess = min(excess, sum(sizes.values()) - keep)
         for name in sorted(sizes, key=lambda name: -sizes[name]):
             if removed < excess and name not in self._shortened:
-                short = orjson.dumps(first_sentences(orjson.loads(dumps(self.definition(name)))))
+                short = dumps(first_sentences(loads(dumps(self.definition(name)))))
                 self._shortened[name] = orjson.Fragment(short)
                 removed += sizes[name] - len(short)
                 sizes[name] = len(short)

@@ -8,13 +8,11 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import orjson
-
 from toolway.conversation.tool_calls import read_arguments
 from toolway.search.found import SHOWN, Found, found, fused
 from toolway.tools.catalog import Snapshot
 from toolway.types import JSON, Selection, Tool, ToolCall, ToolResult
-from toolway.wire.lenient_json import dumps, dumps_text
+from toolway.wire.lenient_json import dumps, dumps_text, loads
 
 Way = Literal["append", "call"]
 """How a found tool becomes callable: its definition joins the request's tools, or only `call_tool` runs it."""
@@ -208,7 +206,7 @@ def _free(name: str, taken: Collection[str]) -> str:
 
 
 def _function(snapshot: Snapshot, name: str) -> JSON:
-    definition: JSON = orjson.loads(dumps(snapshot.definition(name)))
+    definition: JSON = loads(dumps(snapshot.definition(name)))
     function: JSON = definition["function"]
     return {key: value for key, value in function.items() if key != "strict"}
 

@@ -174,7 +174,7 @@ def _cut(text: str, limit: int) -> str:
 _MAX_DEPTH = 12
 _DISTINGUISHING = frozenset({"type", "enum", "const", "anyOf", "oneOf"})
 """Keywords that tell values apart; without any of them a schema takes everything."""
-_INTEGER = re.compile(r"-?(?:0|[1-9][0-9]{0,17})")
+_INTEGER = re.compile(r"-?(?:0|[1-9][0-9]{0,99})")
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]{0,17})(?:\.[0-9]{1,17})?(?:[eE][+-]?[0-9]{1,3})?")
 
 

@@ -17,6 +17,7 @@ from toolway.schema.dereference import MAX_NODES, TooLarge, dereference, merge_a
 from toolway.schema.keywords import OF_TYPE, distinct, members_of, names_in, parts_of, type_of, types_of
 from toolway.schema.targets import NUMBERS, RULES, SchemaTarget, TargetRules, portable_pattern
 from toolway.types import JSON, Tool
+from toolway.wire.lenient_json import dumps_exact
 
 MOST_TOOLS = 128
 """OpenAI refuses a request with more, and models choose badly among so many."""
@@ -151,8 +152,8 @@ def _serialised_within(
 
 def _definition(name: str, tool: Tool, target: SchemaTarget, terse: int) -> bytes | str:
     try:
-        return orjson.dumps({"type": "function", "function": _function(name, tool, target, terse)})
-    except (CannotCompile, TypeError) as error:
+        return dumps_exact({"type": "function", "function": _function(name, tool, target, terse)})
+    except ValueError as error:
         return str(error)
 
 
@@ -200,11 +201,11 @@ def compile_schema(schema: JSON, target: SchemaTarget, *, terse: int = 0) -> JSO
     for depth in (depth for depth in _DEPTHS if depth <= _DEPTH_WHEN_TERSE[terse]):
         try:
             compiled = _Compiler(RULES[target], terse).root(dereference(schema, depth=depth))
-            if len(orjson.dumps(compiled)) <= MAX_BYTES:
+            if len(dumps_exact(compiled)) <= MAX_BYTES:
                 return compiled
         except TooLarge:
             continue
-        except (TypeError, RecursionError) as error:  # orjson's word for lone surrogates and huge integers
+        except (ValueError, RecursionError) as error:  # halves of characters, levels without end
             reason = str(error)
     raise CannotCompile(reason)
 

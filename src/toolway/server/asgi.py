@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import re
+import json
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from contextlib import suppress
 from typing import Any
 
-import orjson
 from starlette.types import Receive, Scope, Send
 
 from toolway.errors import InvalidRequest, TooLarge
@@ -56,35 +54,15 @@ def parse_object(body: bytes) -> JSON:
     """The JSON object in a body. Raises InvalidRequest: no JSON, another kind of value, too deep."""
     if not body:
         raise InvalidRequest("The request has no body; send a JSON object.")
-    parsed = _parse(body)
+    try:
+        parsed = loads_exact(body, max_depth=MAX_DEPTH)
+    except json.JSONDecodeError as error:
+        raise InvalidRequest(f"The request body is not valid JSON: {error}.") from error
+    except ValueError as error:
+        raise InvalidRequest(f"The request body cannot be used: {error}.") from error
     if not isinstance(parsed, dict):
         raise InvalidRequest("The request body must be a JSON object.")
-    if body.count(b"{") + body.count(b"[") > MAX_DEPTH and _is_deep(parsed):
-        raise InvalidRequest(f"The request body is nested deeper than {MAX_DEPTH} levels.")
     return parsed
-
-
-def _parse(body: bytes) -> Any:
-    try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        if _HALF.search(body):  # half a character, which JSON allows and orjson does not
-            with suppress(ValueError):
-                return loads_exact(body.decode())
-        raise InvalidRequest(f"The request body is not valid JSON: {error}.") from error
-
-
-_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
-
-
-def _is_deep(parsed: JSON) -> bool:
-    level: list[Any] = [parsed]
-    for _ in range(MAX_DEPTH):
-        inner = (outer.values() if type(outer) is dict else outer for outer in level)
-        level = [value for values in inner for value in values if type(value) in (dict, list)]
-        if not level:
-            return False
-    return True
 
 
 def _too_large(limit: int) -> TooLarge:

@@ -15,7 +15,6 @@ from importlib.metadata import entry_points
 from typing import Any
 from urllib.parse import urlsplit
 
-import orjson
 from opentelemetry import context as current
 from opentelemetry import propagate, trace
 from opentelemetry.context import Context
@@ -46,6 +45,7 @@ from toolway.errors import ConfigError, ToolwayError
 from toolway.settings.groups import UpstreamSettings
 from toolway.types import JSON, Caller, Tool, ToolCall
 from toolway.upstream.client import TRACE_HEADERS
+from toolway.wire.lenient_json import dumps_text
 
 log = logging.getLogger("toolway.telemetry")
 
@@ -216,7 +216,7 @@ class ConversationTrace:
             **_options(event.request),
         }
         if self._tracing.captures:
-            attributes["gen_ai.input.messages"] = _dumps([_shown(m) for m in event.request.messages])
+            attributes["gen_ai.input.messages"] = dumps_text([_shown(m) for m in event.request.messages])
         self._chat = self._tracing.tracer.start_span(
             f"chat {model}".strip(), context=self._context, kind=SpanKind.CLIENT, attributes=attributes
         )
@@ -233,7 +233,7 @@ class ConversationTrace:
             self._chat.set_attributes(_answer(event.message))
             if self._tracing.captures:
                 shown = [{**_shown(_as_message(event.message)), "finish_reason": event.message.finish_reason}]
-                self._chat.set_attribute("gen_ai.output.messages", _dumps(shown))
+                self._chat.set_attribute("gen_ai.output.messages", dumps_text(shown))
         self._end_chat()
 
     def _refused(self, _: Span, event: ModelFailed) -> None:
@@ -415,7 +415,3 @@ def _part(part: Any) -> JSON:
     if isinstance(part, dict) and part.get("type") == "text":
         return {"type": "text", "content": part.get("text")}
     return part if isinstance(part, dict) else {"type": "text", "content": str(part)}
-
-
-def _dumps(value: Any) -> str:
-    return orjson.dumps(value, default=str).decode()

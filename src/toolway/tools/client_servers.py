@@ -11,13 +11,13 @@ from hashlib import sha256
 from typing import Any
 
 import anyio
-import orjson
 from anyio.abc import TaskGroup
 
 from toolway.errors import Busy, ConnectorError, InvalidRequest, sentence
 from toolway.net.ssrf import AllowList, Destination, Resolve, SsrfGuard, read_destination
 from toolway.tools.transformed import SourceWrapper
 from toolway.types import JSON, OnProgress, Tool, ToolResult, ToolSource
+from toolway.wire.lenient_json import dumps
 
 HERE = "toolway:"
 """What begins a `server_url` that stands for a configured server."""
@@ -55,7 +55,7 @@ class DeclaredServer:
     def key(self, owner: str) -> bytes:
         """The same bytes for the same server with the same credentials, declared by the same owner."""
         said = [owner, self.label, self.place.url, sorted(self.headers.items())]
-        return sha256(orjson.dumps(said)).digest()
+        return sha256(dumps(said)).digest()
 
 
 def read_declared(entry: JSON, configured: Collection[str]) -> DeclaredServer | None:
@@ -416,11 +416,7 @@ def _excess(tools: Sequence[Tool]) -> str | None:
 
 
 def _size(tool: Tool) -> int:
-    try:
-        parameters = len(orjson.dumps(tool.parameters))
-    except TypeError:
-        parameters = len(repr(tool.parameters))
-    return len(tool.name) + len(tool.description) + parameters
+    return len(tool.name) + len(tool.description) + len(dumps(tool.parameters))
 
 
 def _not_allowed(server: DeclaredServer, reason: str) -> InvalidRequest:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
 
 import anyio
 import anyio.lowlevel
@@ -214,23 +213,15 @@ class StreamReader:
 
 def _parse_chunk(payload: bytes) -> tuple[JSON, bytes | None]:
     """The chunk, and its bytes unless only lax readers take them."""
-    raw: bytes | None = payload
     try:
-        chunk: Any = orjson.loads(payload)
-    except orjson.JSONDecodeError:
-        chunk, raw = _parse_lax_chunk(payload), None
-    if not isinstance(chunk, dict):
-        raise UpstreamError("The model server sent an event that is not a JSON object.")
-    return chunk, raw
-
-
-def _parse_lax_chunk(payload: bytes) -> Any:
-    try:
-        return lenient_json.loads(payload)
+        chunk, is_strict = lenient_json.loads_told(payload)
     except ValueError as error:
         raise UpstreamError(
             f"The model server sent an event that is not JSON: {_excerpt(payload)}"
         ) from error
+    if not isinstance(chunk, dict):
+        raise UpstreamError("The model server sent an event that is not a JSON object.")
+    return chunk, payload if is_strict else None
 
 
 def _stray_error(text: bytes) -> UpstreamError:

@@ -2,7 +2,7 @@
 
 What comes from a model server, a client or a tool may be nested thousands of levels, hold numbers of thousands of
 digits, or half a surrogate pair. Each edge reads and writes through this module, so that none of it is ever a fault
-of ours.
+of ours. Integers stay exact in both directions: orjson makes floats of those beyond 64 bits and writes none of them.
 """
 
 from __future__ import annotations
@@ -27,32 +27,44 @@ LEFT_OUT = "…"
 """Stands in the place of what is too deep or too much."""
 
 _LEVELS_OF_ORJSON = 254
-_LONG_NUMBER = re.compile(r"[0-9]{19}")
+_LARGEST = 10**MAX_DIGITS
+_LONG_INTEGER = re.compile(rb"(?<![0-9.])[0-9]{19}")
+"""What may be beyond 64 bits."""
+_ZEROS_FOR_DIGITS = bytes(0x30 if byte in b"0123456789" else byte for byte in range(256))
 _QUOTED_LEFT_OUT = f'"{LEFT_OUT}"'.encode()
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]|-?[0-9]{20,}(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?', re.DOTALL)
 
 
 def loads(text: bytes) -> Any:
     """The value, null for NaN; a text in it may hold half a character. Raises ValueError for what is no JSON."""
-    try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError:
+    return loads_told(text)[0]
+
+
+def loads_told(text: bytes) -> tuple[Any, bool]:
+    """The same, and whether every JSON reader takes the text and finds this value in it."""
+    if not _may_hold_large_integers(text):
         try:
-            return json.loads(text, parse_constant=lambda _: None)
-        except RecursionError as error:
-            raise ValueError("nested too deeply") from error
+            return orjson.loads(text), True
+        except orjson.JSONDecodeError:
+            pass
+    try:
+        return json.loads(text, parse_constant=lambda _: None), False
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
 def loads_harmless(text: bytes, *, max_parts: int = MAX_PARTS) -> Any:
-    """The value as `harmless` makes it. What orjson reads has no halves and no large integers, but may be deep."""
-    try:
-        value = orjson.loads(text)
-    except orjson.JSONDecodeError:
-        value = loads(text)
-    else:
-        if text.count(b"{") + text.count(b"[") <= MAX_DEPTH:
-            return value
-    return harmless(value, max_parts=max_parts)
+    """The value as `harmless` makes it."""
+    return harmless(loads(text), max_parts=max_parts)
+
+
+def _may_hold_large_integers(text: bytes) -> bool:
+    """Whether 19 digits in a row, no decimals, are in it. Every sixth byte says no for most: such a row has three."""
+    return (
+        b"000" in text[::6].translate(_ZEROS_FOR_DIGITS)
+        and b"0" * 19 in text.translate(_ZEROS_FOR_DIGITS)
+        and _LONG_INTEGER.search(text) is not None
+    )
 
 
 def loads_cut(text: bytes) -> Any:
@@ -78,29 +90,31 @@ def loads_cut(text: bytes) -> Any:
     return harmless(loads(b"".join([*kept, text[begin:]])))
 
 
-def loads_exact(text: str) -> Any:
+def loads_exact(text: str | bytes, *, max_depth: int = MAX_DEPTH) -> Any:
     """The value with every integer as it is written. Raises ValueError, in words, for what cannot be kept so."""
-    if _LONG_NUMBER.search(text):
-        value = _loads_digits(text)
-    else:
+    if isinstance(text, str):
+        text = text.encode(errors="surrogatepass")
+    if not _may_hold_large_integers(text):
         try:
-            return _bounded(orjson.loads(text), text)
+            return _bounded(orjson.loads(text), text, max_depth)
         except orjson.JSONDecodeError:
-            value = _loads_digits(text)
-    return fix_surrogates_in(_bounded(value, text))
+            pass
+    return fix_surrogates_in(_bounded(_loads_digits(text), text, max_depth))
 
 
-def _bounded(value: Any, text: str) -> Any:
-    if text.count("{") + text.count("[") > MAX_DEPTH and is_too_deep(value):
-        raise ValueError(f"it is nested deeper than {MAX_DEPTH} levels")
+def _bounded(value: Any, text: bytes, max_depth: int) -> Any:
+    if text.count(b"{") + text.count(b"[") > max_depth and is_too_deep(value, max_depth):
+        raise ValueError(f"it is nested deeper than {max_depth} levels")
     return value
 
 
-def _loads_digits(text: str) -> Any:
+def _loads_digits(text: bytes) -> Any:
     try:
         return json.loads(text, parse_constant=_refuse, parse_int=_exact_integer, parse_float=_finite)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+    except UnicodeDecodeError as error:
+        raise ValueError("it is not UTF-8") from error
 
 
 def _exact_integer(digits: str) -> int:
@@ -128,6 +142,15 @@ def dumps(value: Any, *, sort_keys: bool = False) -> bytes:
         return _dumps_slowly(value, sort_keys=sort_keys, ascii_only=True).encode()
 
 
+def dumps_exact(value: Any) -> bytes:
+    """JSON of a value that every reader takes as it is. Raises ValueError for halves of characters and NaN."""
+    try:
+        return orjson.dumps(value)
+    except TypeError:
+        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False, default=_plain)
+        return text.encode()
+
+
 def dumps_text(value: Any) -> str:
     """JSON of any value as text for people and models: integers stay exact, halves of characters become U+FFFD."""
     try:
@@ -151,24 +174,23 @@ def _dumps_slowly(value: Any, *, sort_keys: bool, ascii_only: bool) -> str:
 
 
 def harmless(value: Any, *, max_parts: int = MAX_PARTS) -> Any:
-    """A value like `value` that every JSON reader and writer takes; the same object if it is harmless already.
+    """A value like `value` that every JSON reader takes; the same object if orjson writes it.
 
-    Halves of characters become U+FFFD, integers beyond 64 bits the nearest float, what is no number null; what is
-    deeper than MAX_DEPTH or more than `max_parts` is left out.
+    Halves of characters become U+FFFD, what is no number null; what is deeper than MAX_DEPTH, has more than MAX_DIGITS
+    digits or is more than `max_parts` is left out. Integers beyond 64 bits stay, and `dumps` writes them.
     """
     return value if _is_harmless(value) else _Copy(max_parts).of(value, MAX_DEPTH)
 
 
-def is_too_deep(value: Any) -> bool:
-    """Whether a value has more than MAX_DEPTH levels."""
-    level = [value]
-    for _ in range(MAX_DEPTH):
-        level = [part for outer in level for part in _parts_of(outer) if isinstance(part, dict | list)]
-    return bool(level)
-
-
-def _parts_of(value: Any) -> Any:
-    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+def is_too_deep(value: Any, max_depth: int = MAX_DEPTH) -> bool:
+    """Whether a value has more levels than these."""
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(max_depth):
+        inner = (outer.values() if isinstance(outer, dict) else outer for outer in level)
+        level = [part for parts in inner for part in parts if isinstance(part, dict | list)]
+        if not level:
+            return False
+    return True
 
 
 def _is_harmless(value: Any) -> bool:
@@ -200,7 +222,7 @@ class _Copy:
                 self._object(value, depth - 1) if isinstance(value, dict) else self._array(value, depth - 1)
             )
         if isinstance(value, int) and not isinstance(value, bool):
-            return _narrow(value)
+            return value if -_LARGEST < value < _LARGEST else LEFT_OUT
         if isinstance(value, float):
             return value if math.isfinite(value) else None
         return value if value is None or isinstance(value, bool) else _plain(value)
@@ -220,15 +242,6 @@ class _Copy:
                 break
             copy[fix_surrogates(str(key))] = self.of(item, depth)
         return copy
-
-
-def _narrow(number: int) -> int | float | None:
-    if -(2**63) <= number < 2**64:
-        return number
-    try:
-        return float(number)
-    except OverflowError:
-        return None
 
 
 def _plain(value: Any) -> Any:

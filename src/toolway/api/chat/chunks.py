@@ -102,7 +102,7 @@ class Envelope:
 
 def failure(error: ToolwayError) -> bytes:
     """The end of a stream that failed: an error without choices, so that no client takes it for an answer."""
-    return sse.encode(orjson.dumps(openai_envelope(error))) + sse.STREAM_END
+    return sse.encode(lenient_json.dumps(openai_envelope(error))) + sse.STREAM_END
 
 
 Form = Literal["off", "openwebui", "reasoning"]

@@ -9,11 +9,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
-import orjson
-
 from toolway.tools.mcp.sdk import find_invalid_x_mcp_header, x_mcp_header_map
 from toolway.types import JSON, Image, Tool, ToolResult
-from toolway.wire.lenient_json import dumps_text, harmless
+from toolway.wire.lenient_json import dumps_text, harmless, loads_exact
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,8 +230,8 @@ def _mirrored(structured: Any, texts: list[str]) -> bool:
 
 def _loads(text: str) -> Any:
     try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError:
+        return loads_exact(text)
+    except ValueError:
         return text
 
 

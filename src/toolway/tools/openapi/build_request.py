@@ -13,12 +13,12 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import quote, unquote, unquote_to_bytes
 
-import orjson
 from yarl import URL
 
 from toolway import __version__
 from toolway.tools.openapi.operation import Body, BodyField, Credentials, Operation, Parameter
 from toolway.types import JSON
+from toolway.wire.lenient_json import dumps
 
 FIXED_HEADERS = {
     "Accept": "application/json, */*;q=0.8",
@@ -211,7 +211,7 @@ def _object(body: Body, members: list[Member]) -> Payload:
         return _urlencoded(members), body.media_type
     if body.kind == "multipart":
         return _multipart(members)
-    return _json({field.name: value for field, value in members}), body.media_type
+    return dumps({field.name: value for field, value in members}), body.media_type
 
 
 def _whole(body: Body, value: Any) -> Payload:
@@ -220,17 +220,10 @@ def _whole(body: Body, value: Any) -> Payload:
     if body.kind == "text":
         return to_text(value).encode(), _with_charset(body.media_type)
     if body.kind == "json":
-        return _json(value), body.media_type
+        return dumps(value), body.media_type
     if not isinstance(value, dict):
         raise RequestRefused(f"`{body.argument}` must be an object")
     return _object(body, [(BodyField(argument=name, name=name), item) for name, item in value.items()])
-
-
-def _json(value: Any) -> bytes:
-    try:
-        return orjson.dumps(value)
-    except TypeError:  # integers beyond 64 bits
-        return to_json(value).encode()
 
 
 def _with_charset(media_type: str) -> str:

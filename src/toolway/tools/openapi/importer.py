@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urljoin
 
-import orjson
 from yarl import URL
 
 from toolway.errors import SourceError
@@ -18,7 +17,7 @@ from toolway.tools.openapi.operation import Credentials, Operation, Security
 from toolway.tools.openapi.parameters import DeclaredOperation, UnusableOperation, read_inputs
 from toolway.tools.openapi.schemas import Schemas
 from toolway.types import JSON, Tool
-from toolway.wire.lenient_json import harmless
+from toolway.wire.lenient_json import dumps, harmless
 
 LARGE_SCHEMA = 64 * 2**10
 """Bytes of a tool's schema from which on a model with a small context is in trouble."""
@@ -240,7 +239,7 @@ def _summary(left_out: list[LeftOut]) -> tuple[str, ...]:
 
 
 def _large(tools: list[Tool]) -> tuple[str, ...]:
-    names = [tool.name for tool in tools if len(orjson.dumps(tool.parameters)) > LARGE_SCHEMA]
+    names = [tool.name for tool in tools if len(dumps(tool.parameters)) > LARGE_SCHEMA]
     if not names:
         return ()
     shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")

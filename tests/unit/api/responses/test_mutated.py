@@ -22,6 +22,7 @@ from toolway.conversation.message import MessageBuilder
 from toolway.errors import InvalidRequest, ToolwayError, UpstreamError
 from toolway.server.asgi import parse_object
 from toolway.types import JSON, ToolResult
+from toolway.wire.lenient_json import dumps
 
 BODY = orjson.dumps(orjson.loads((Path(__file__).parent / "body.json").read_bytes()))
 THEIRS = {"tools": [{"type": "function", "name": "get_weather"}, {"type": "custom", "name": "client_tool"}]}
@@ -55,7 +56,7 @@ def assert_served(request: ResponseRequest, *, is_checked: bool) -> None:
     for entry in request.mcp:
         assert needs_approval(entry, "add") in (True, False)
     resource = EventWriter(request, "resp_0").resource
-    orjson.dumps([resource, request.chat])
+    dumps([resource, request.chat])
     if is_checked:
         check_response(resource)
 
@@ -85,7 +86,7 @@ def assert_messages(messages: list[JSON]) -> None:
         assert not waiting
         waiting = [made["id"] for made in message.get("tool_calls", ())]
     assert not waiting
-    orjson.dumps(messages)
+    dumps(messages)
 
 
 def assert_written(data: bytes, *, theirs: bool, cut: bool, is_checked: bool) -> None:

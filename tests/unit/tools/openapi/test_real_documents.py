@@ -11,7 +11,6 @@ from collections import Counter
 from functools import cache
 
 import jsonschema_rs
-import orjson
 import pytest
 
 from tests.support.paths import SHARED
@@ -20,6 +19,7 @@ from toolway.schema.compile import MAX_BYTES, compile_schema
 from toolway.schema.targets import SCHEMA_TARGETS, SchemaTarget
 from toolway.tools.openapi.document import parse_document
 from toolway.tools.openapi.importer import Imported, import_document
+from toolway.wire.lenient_json import dumps, dumps_text
 
 PLACE = SHARED / "openapi"
 
@@ -106,7 +106,7 @@ def test_every_tool_has_a_name_of_its_own_a_description_and_a_legal_schema(name:
 @each
 def test_every_reference_in_a_tool_leads_to_a_definition_in_that_tool(name: str) -> None:
     for tool in imported(name).tools:
-        text = orjson.dumps(tool.parameters).decode()
+        text = dumps_text(tool.parameters)
         referred = set(re.findall(r'"\$ref":"([^"]*)"', text))
         assert referred <= {f"#/$defs/{definition}" for definition in tool.parameters.get("$defs", ())}
 
@@ -117,7 +117,7 @@ def test_every_tool_compiles_for_every_kind_of_model_server(name: str, target: S
     for tool in imported(name).tools:
         compiled = compile_schema(tool.parameters, target)
         assert_compiled(compiled, target)
-        assert len(orjson.dumps(compiled)) <= MAX_BYTES
+        assert len(dumps(compiled)) <= MAX_BYTES
 
 
 @each
@@ -147,4 +147,4 @@ def test_the_same_document_gives_the_same_bytes() -> None:
     first = [(tool.name, tool.parameters) for tool in imported(name).tools]
     imported.cache_clear()
     again = [(tool.name, tool.parameters) for tool in imported(name).tools]
-    assert orjson.dumps(first) == orjson.dumps(again)
+    assert dumps(first) == dumps(again)
