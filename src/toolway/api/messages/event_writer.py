@@ -224,21 +224,12 @@ class MessageWriter:
             self._member = "reasoning"
         if isinstance(details := delta.get("reasoning_details"), list):
             self._details += details
-        if thought := thought or thought_in(content):
-            events += self._think(thought)
+        if self._thinking != "off" and (thought := thought or thought_in(content)):
+            events += self._say("thinking", thought)
         if text := text_in(content) + text_in(delta.get("refusal")):
             events += self._say("text", text)
         for fragment in delta.get("tool_calls") or ():
             events += self._fragment(fragment)
-        return events
-
-    def _think(self, thought: str) -> list[bytes]:
-        if self._thinking == "off":
-            return []
-        if self._thinking == "shown":
-            return self._say("thinking", thought)
-        block, events = self._block_of("thinking")
-        block.text.quoted(thought)
         return events
 
     def _say(self, kind: str, text: str) -> list[bytes]:
@@ -246,6 +237,9 @@ class MessageWriter:
             self._behind.append((kind, text))
             return []
         block, events = self._block_of(kind)
+        if kind == "thinking" and self._thinking == "sealed":
+            block.text.quoted(text)
+            return events
         return [*events, block.delta(text)]
 
     def _block_of(self, kind: str) -> tuple[_OpenBlock, list[bytes]]:

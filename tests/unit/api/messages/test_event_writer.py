@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.support.messages import check_error, check_message, events_of, read_message
@@ -201,6 +201,18 @@ def test_a_model_server_that_gives_up_is_an_error():
     assert check_error(event) == "It broke."
 
 
+@example(
+    [
+        {
+            "delta": {
+                "tool_calls": [{"index": None, "function": {"name": "f"}}, {"function": {"arguments": "}"}}]
+            }
+        },
+        {"delta": {"reasoning": "a"}},
+    ],
+    False,
+    "sealed",
+)
 @given(st.lists(choices, max_size=12), st.booleans(), st.sampled_from(["off", "shown", "sealed"]))
 def test_any_chunks_are_told_in_valid_events(sent: list[JSON], fails: bool, thinking: Any):
     builder, made = MessageBuilder({"f", "sql"}.__contains__), writer(thinking=thinking)
