@@ -17,7 +17,7 @@ from tests.unit.tools.mcp.support import SERVERS
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
 
-TOOLS = ["ask", "measure", "tell", "think"]
+TOOLS = ["ask", "measure", "mirror", "tell", "think"]
 
 
 @pytest.fixture(scope="module")

@@ -170,6 +170,7 @@ async def test_a_profile_shows_its_tools_and_no_others(app: AppServer):
         assert [tool.name for tool in (await client.list_tools()).tools] == [
             "ask",
             "measure",
+            "mirror",
             "tell",
             "think",
         ]

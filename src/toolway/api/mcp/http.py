@@ -13,9 +13,10 @@ from mcp.server.transport_security import TransportSecuritySettings
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from toolway.access.policy import Policy
+from toolway.api.mcp.exchanges import SESSION_IDLE, Exchanges
 from toolway.api.mcp.relay import Context
 from toolway.api.mcp.routes import CALLER, SEARCHES
-from toolway.api.mcp.server import CatalogServer
+from toolway.api.mcp.server import CatalogServer, asking
 from toolway.server.caller import caller_id
 from toolway.settings.settings import Settings
 from toolway.tools.direct import DirectTools
@@ -38,6 +39,7 @@ async def open_sessions(direct: DirectTools, policy: Policy, settings: Settings)
         security_settings=TransportSecuritySettings(enable_dns_rebinding_protection=False),
         max_request_body_size=settings.server.max_body_bytes,
         max_sessions=MOST_SESSIONS,
+        session_idle_timeout=SESSION_IDLE,
     )
     endpoint = StreamableHTTPASGIApp(manager)
 
@@ -46,8 +48,18 @@ async def open_sessions(direct: DirectTools, policy: Policy, settings: Settings)
         token = AccessToken(token="", client_id=caller_id(scope), scopes=[])
         await endpoint({**scope, "user": AuthenticatedUser(token)}, receive, send)
 
+    exchanges = Exchanges(server, manager._server_instances, owned)
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        """A caller reads nothing of tools that are not there for it, out of refusals neither."""
+        token = asking.set(scope[CALLER])
+        try:
+            await exchanges(scope, receive, send)
+        finally:
+            asking.reset(token)
+
     async with manager.run(), server.running():
-        yield owned
+        yield answer
 
 
 def _caller(ctx: Context) -> Caller:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, nullcontext
+from contextvars import ContextVar
 from functools import partial
 from itertools import islice
 from typing import Any
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakKeyDictionary, WeakSet, WeakValueDictionary
 
 import anyio
 from mcp.server.connection import Connection
@@ -22,6 +23,7 @@ from mcp.server.subscriptions import (
     ToolsListChanged,
 )
 from mcp.shared.exceptions import MCPError
+from mcp.shared.inbound import x_mcp_header_map
 from mcp_types import (
     INVALID_PARAMS,
     MISSING_REQUIRED_CLIENT_CAPABILITY,
@@ -49,9 +51,10 @@ from toolway.api.mcp.results import call_result, complete, is_result, tool_objec
 from toolway.api.mcp.search import DirectSearch
 from toolway.errors import OverQuota, QuotasUnknown
 from toolway.server.admission import call_slot
+from toolway.server.caller import caller_id
 from toolway.tools.direct import DirectTools
 from toolway.tools.names import closest
-from toolway.types import JSON, Caller, OnProgress, Selection, Tool, ToolResult
+from toolway.types import JSON, Caller, OnProgress, Selection, Tool, ToolResult, is_selected
 from toolway.wire.lenient_json import dumps_text
 
 PAGE = 1_000
@@ -65,6 +68,12 @@ SETTLE = 0.05
 
 NOTIFY_SECONDS = 5.0
 """How long a client may take to be told."""
+
+OWNER = "toolway.owner"
+"""Where it stands in the state of a connection whose session it is: `caller_id`."""
+
+asking: ContextVar[Caller | None] = ContextVar("asking", default=None)
+"""Whose request is read in this task, as far as it came by HTTP."""
 
 
 class CatalogServer(Server[Any]):
@@ -90,6 +99,9 @@ class CatalogServer(Server[Any]):
         self._stateless = StatelessCalls()
         self._bus = InMemorySubscriptionBus()
         self._connections: WeakSet[Connection] = WeakSet()
+        self.by_session: WeakValueDictionary[str, Connection] = WeakValueDictionary()
+        """The connections of clients with a session, whose owners are in their states."""
+        self._mirrored: WeakKeyDictionary[Tool, bool] = WeakKeyDictionary()
         self._objects: WeakKeyDictionary[Tool, dict[tuple[str, str], JSON]] = WeakKeyDictionary()
         handlers: dict[str, Any] = {
             "on_list_tools": self._list_tools,
@@ -173,7 +185,11 @@ class CatalogServer(Server[Any]):
 
     async def _remember(self, ctx: Context, _: NotificationParams) -> None:
         """A client of a version that is told of changes by the connection, for as long as that lasts."""
-        self._connections.add(ctx.session._connection)
+        connection = ctx.session._connection
+        self._connections.add(connection)
+        if connection.session_id is not None and ctx.request is not None:
+            connection.state[OWNER] = caller_id(ctx.request.scope)
+            self.by_session[connection.session_id] = connection
 
     async def _list_tools(self, ctx: Context, params: PaginatedRequestParams) -> JSON:
         found = await self._direct.tools(self._caller(ctx).selection)
@@ -253,8 +269,13 @@ class CatalogServer(Server[Any]):
         return {}
 
     def _input_schema(self, name: str) -> JSON | None:
-        tool = self._direct.catalog.snapshot.tools.get(name)
-        return tool.parameters if tool else None
+        """The schema of a tool some of whose arguments stand in headers too; None for one that the caller has not."""
+        tool, caller = self._direct.known.get(name), asking.get()
+        if tool is None or (caller is not None and not is_selected(name, tool, caller.selection)):
+            return None
+        if tool not in self._mirrored:
+            self._mirrored[tool] = bool(x_mcp_header_map(tool.parameters))
+        return tool.parameters if self._mirrored[tool] else None
 
 
 def page_of(names: Any, cursor: str | None) -> tuple[list[str], JSON]:

@@ -19,7 +19,6 @@ from collections.abc import (
 )
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
-from http import HTTPStatus
 from typing import Any, cast
 from urllib.parse import urljoin, urlsplit
 
@@ -38,8 +37,9 @@ from toolway.settings.mcp_server import RemoteServerConfig
 from toolway.tools.mcp.errors import HTTP_TROUBLE, RefusedError
 from toolway.tools.mcp.messages import Answer, RequestId, correlated, error, parse, parse_answer
 from toolway.tools.mcp.options import ConnectOptions
+from toolway.tools.mcp.posts import CONNECT_TIMEOUT, OwnClient, Posts, Sink
+from toolway.tools.mcp.refusals import MAX_ERROR_BODY, failure, refusal
 from toolway.tools.mcp.sdk import (
-    ContextSendStream,
     ReadStream,
     ServerMessageMetadata,
     SessionMessage,
@@ -47,19 +47,14 @@ from toolway.tools.mcp.sdk import (
     WriteStream,
     create_context_streams,
 )
-from toolway.types import JSON
 
-CONNECT_TIMEOUT = 10.0
 DELETE_TIMEOUT = 2.0
 """Seconds for the DELETE that ends a session."""
 
-MAX_ERROR_BODY = 64 * 2**10
-"""Bytes of an error's body that are read."""
-
 _UNSENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.ProxyError)
 
-Sink = ContextSendStream[SessionMessage | Exception]
-Streams = tuple[ReadStream[SessionMessage | Exception], WriteStream[SessionMessage]]
+Streams = tuple[ReadStream[SessionMessage | Exception], WriteStream[SessionMessage], Posts | None]
+"""What a server says, what is said to it, and how a request goes there beside the streams, if it can."""
 
 
 def _tls(certificate: ClientCertificate | None = None) -> ssl.SSLContext:
@@ -181,28 +176,19 @@ class _Body(httpx2.AsyncByteStream):
 
 
 def _broken(request: httpx2.Request, error: httpx2.TransportError) -> httpx2.Response:
-    unsent = isinstance(error, _UNSENT)
-    trouble = {"unsent": unsent, "down": isinstance(error, httpx2.ConnectError)}
-    return _answer(request, 502, f"the server {_words(error)}", trouble)
+    return _answer(request, 502, _failure(error))
+
+
+def _failure(error: httpx2.TransportError) -> ErrorData:
+    is_unsent, is_down = isinstance(error, _UNSENT), isinstance(error, httpx2.ConnectError)
+    return failure(_words(error), is_unsent=is_unsent, is_down=is_down)
 
 
 async def _refusal(request: httpx2.Request, response: httpx2.Response) -> httpx2.Response:
     body = await _read(response)
-    error = _jsonrpc_error(body)
-    status = response.status_code
-    trouble = {**_seen(request, response), "data": error.get("data")}
-    message = error.get("message") or _describe(status, response.headers, body)
-    return _answer(request, status, str(message), trouble, code=error.get("code", -32000))
-
-
-def _seen(request: httpx2.Request, response: httpx2.Response) -> JSON:
-    """What the HTTP layer knows of a refusal."""
-    return {
-        "status": response.status_code,
-        "session": "mcp-session-id" in request.headers,
-        "retry_after": response.headers.get("retry-after"),
-        "authenticate": response.headers.get("www-authenticate"),
-    }
+    in_session = "mcp-session-id" in request.headers
+    refused = refusal(response.status_code, response.headers, body, in_session=in_session)
+    return _answer(request, response.status_code, refused)
 
 
 async def _read(response: httpx2.Response) -> bytes:
@@ -218,32 +204,10 @@ async def _read(response: httpx2.Response) -> bytes:
     return body
 
 
-def _jsonrpc_error(body: bytes) -> JSON:
-    try:
-        value = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return {}
-    error = value.get("error") if isinstance(value, dict) else None
-    return error if isinstance(error, dict) and isinstance(error.get("code"), int) else {}
-
-
-def _describe(status: int, headers: httpx2.Headers, body: bytes) -> str:
-    phrase = HTTPStatus(status).phrase if status in HTTPStatus._value2member_map_ else ""
-    text = f"the server answered HTTP {status} {phrase}".rstrip()
-    if retry_after := headers.get("retry-after"):
-        text += f", to be tried again after {retry_after}"
-    plain = "html" not in headers.get("content-type", "")
-    said = body[:300].decode(errors="replace").strip() if plain else ""
-    return f"{text}: {said}" if said else text
-
-
-def _answer(
-    request: httpx2.Request, status: int, message: str, trouble: JSON, *, code: int = -32000
-) -> httpx2.Response:
-    error = {"code": code, "message": message, "data": {HTTP_TROUBLE: trouble}}
-    content = orjson.dumps({"jsonrpc": "2.0", "id": None, "error": error})
+def _answer(request: httpx2.Request, status: int, trouble: ErrorData) -> httpx2.Response:
+    content = orjson.dumps({"jsonrpc": "2.0", "id": None, "error": trouble.model_dump()})
     headers = {"content-type": "application/json"}
-    if challenge := trouble.get("authenticate"):
+    if challenge := trouble.data[HTTP_TROUBLE].get("authenticate"):
         headers["www-authenticate"] = challenge
     return httpx2.Response(status, headers=headers, content=content, request=request)
 
@@ -331,6 +295,7 @@ async def open_http(config: RemoteServerConfig, options: ConnectOptions) -> Asyn
     transport = HttpTransport(config.url, max_sse_event_size=options.max_result_bytes)
     inbound, read = create_context_streams[SessionMessage | Exception](0)
     write, outbound = create_context_streams[SessionMessage](0)
+    own = OwnClient.of(config, options)
     async with (
         http_client(config.headers, options) as client,
         inbound,
@@ -345,10 +310,17 @@ async def open_http(config: RemoteServerConfig, options: ConnectOptions) -> Asyn
 
         tasks.start_soon(transport.post_writer, client, outbound, inbound, write, listen, tasks)
         try:
-            yield read, write
+            yield read, write, Posts(transport, client, inbound, own, lambda: _is_needed(client.auth))
         finally:
+            if own is not None:
+                own.close()
             await transport.terminate_session(client)
             tasks.cancel_scope.cancel()
+
+
+def _is_needed(auth: Any) -> bool:
+    """Whether requests are authenticated now."""
+    return auth is not None and bool(getattr(auth, "is_needed", True))
 
 
 @asynccontextmanager
@@ -374,7 +346,7 @@ async def open_sse(config: RemoteServerConfig, options: ConnectOptions) -> Async
             partial(_receive_events, client, config.url, inbound, options.max_result_bytes)
         )
         tasks.start_soon(_send_messages, client, target, outbound, inbound)
-        yield read, write
+        yield read, write, None
         tasks.cancel_scope.cancel()
 
 
@@ -390,8 +362,8 @@ async def _receive_events(
     accept = {"accept": "text/event-stream", "cache-control": "no-store"}
     async with client.stream("GET", url, headers=accept) as response, inbound:
         if response.status_code >= 400:
-            words = _describe(response.status_code, response.headers, await _read(response))
-            raise RefusedError(-32000, words, {HTTP_TROUBLE: _seen(response.request, response)})
+            refused = refusal(response.status_code, response.headers, await _read(response), in_session=False)
+            raise RefusedError(refused.code, refused.message, refused.data)
         told = False
         try:
             async for event in httpx2.EventSource(response, max_event_size=limit):
@@ -436,13 +408,10 @@ async def _post(client: httpx2.AsyncClient, target: str, content: str) -> ErrorD
             target, content=content, headers={"content-type": "application/json"}, timeout=CONNECT_TIMEOUT
         )
     except httpx2.TransportError as error:
-        trouble: JSON = {"unsent": isinstance(error, _UNSENT), "down": isinstance(error, httpx2.ConnectError)}
-        return ErrorData(code=-32000, message=f"the server {_words(error)}", data={HTTP_TROUBLE: trouble})
+        return _failure(error)
     if response.status_code < 400:
         return None
-    trouble = {"status": response.status_code, "session": True}
-    message = _describe(response.status_code, response.headers, response.content)
-    return ErrorData(code=-32000, message=message, data={HTTP_TROUBLE: trouble})
+    return refusal(response.status_code, response.headers, response.content, in_session=True)
 
 
 # Their lines hold URLs and headers of answers, and those hold keys.

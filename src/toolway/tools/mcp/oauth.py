@@ -58,6 +58,11 @@ class TokenAuth(httpx2.Auth):
         self._lock = anyio.Lock()
         self._is_read = False
 
+    @property
+    def is_needed(self) -> bool:
+        """Whether there is anything to put on a request."""
+        return not self._is_read or self._grant is not None
+
     async def async_auth_flow(
         self, request: httpx2.Request
     ) -> AsyncGenerator[httpx2.Request, httpx2.Response]:

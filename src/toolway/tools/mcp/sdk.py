@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import logging
 
-from mcp.client.streamable_http import StreamableHTTPTransport
+from mcp.client.streamable_http import RequestContext, StreamableHTTPTransport
 from mcp.shared._context_streams import ContextSendStream, create_context_streams
+from mcp.shared._otel import inject_trace_context
 from mcp.shared._stream_protocols import ReadStream, WriteStream
 from mcp.shared.dispatcher import CallOptions, DispatchContext, ProgressFnT
 from mcp.shared.inbound import (
@@ -22,7 +23,7 @@ from mcp.shared.inbound import (
     x_mcp_header_map,
 )
 from mcp.shared.jsonrpc_dispatcher import JSONRPCDispatcher
-from mcp.shared.message import ServerMessageMetadata, SessionMessage
+from mcp.shared.message import ClientMessageMetadata, ServerMessageMetadata, SessionMessage
 from mcp.shared.transport_context import TransportContext
 
 __all__ = [
@@ -31,11 +32,13 @@ __all__ = [
     "MCP_PROTOCOL_VERSION_HEADER",
     "NAME_BEARING_METHODS",
     "CallOptions",
+    "ClientMessageMetadata",
     "ContextSendStream",
     "DispatchContext",
     "JSONRPCDispatcher",
     "ProgressFnT",
     "ReadStream",
+    "RequestContext",
     "ServerMessageMetadata",
     "SessionMessage",
     "StreamableHTTPTransport",
@@ -44,6 +47,7 @@ __all__ = [
     "create_context_streams",
     "encode_header_value",
     "find_invalid_x_mcp_header",
+    "inject_trace_context",
     "mcp_param_headers",
     "x_mcp_header_map",
 ]

@@ -8,7 +8,7 @@ what a ServerConfig describes. The `mcp` SDK is loaded with this module, so noth
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +28,8 @@ from mcp_types import (
     METHOD_NOT_FOUND,
     PROTOCOL_VERSION_META_KEY,
     UNSUPPORTED_PROTOCOL_VERSION,
+    JSONRPCError,
+    JSONRPCRequest,
     JSONRPCResponse,
 )
 from mcp_types.version import (
@@ -45,6 +47,7 @@ from toolway.tools.mcp.http import open_http, open_sse
 from toolway.tools.mcp.inbound import TOOLS_CHANGED, InboundFilter
 from toolway.tools.mcp.messages import Answer, correlated
 from toolway.tools.mcp.options import ConnectOptions, Sampler, ServerLog, Transport
+from toolway.tools.mcp.posts import Posts
 from toolway.tools.mcp.results import (
     Handle,
     resource_list,
@@ -67,6 +70,7 @@ from toolway.tools.mcp.sdk import (
     TransportContext,
     WriteStream,
     encode_header_value,
+    inject_trace_context,
     mcp_param_headers,
 )
 from toolway.tools.mcp.stdio import StdioServer, open_stdio
@@ -82,6 +86,9 @@ from toolway.types import (
 )
 
 CLIENT_INFO = {"name": "toolway", "version": __version__}
+CANCEL_SECONDS = 1.0
+"""How long a call that was cancelled waits until its server is told."""
+
 PROBE_TIMEOUT = 5.0
 """Seconds that `server/discover` may take before the server is taken for an old one."""
 
@@ -96,7 +103,8 @@ _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "notice": logging.INFO,
 class Session:
     """Speaks with one server. `closed` is set when it has gone, `tools_changed` when its tools changed.
 
-    `is_shared`: all answers come on one stream, so that only their ids say which request they end.
+    `is_shared`: all answers come on one stream, so that only their ids say which request they end. With `posts` calls
+    of tools need no stream.
     """
 
     def __init__(
@@ -108,6 +116,7 @@ class Session:
         sampler: Sampler | None = None,
         asks_clients: bool = False,
         is_shared: bool = True,
+        posts: Posts | None = None,
     ) -> None:
         self.closed = anyio.Event()
         self.tools_changed = anyio.Event()
@@ -128,6 +137,9 @@ class Session:
         self._open: dict[int, str] = {}
         self._clients: dict[int, CallClient] = {}
         self._next_id = 0
+        self._posts = posts
+        self._posting: set[anyio.CancelScope] = set()
+        """What is under way by them; it ends with the connection."""
         inbound = InboundFilter(
             read,
             changed=self._list_changed,
@@ -161,6 +173,8 @@ class Session:
             await self._dispatcher.run(self._on_request, self._on_notify, task_status=task_status)
         finally:
             self.closed.set()
+            for scope in self._posting:
+                scope.cancel()
 
     # -- requests
 
@@ -193,10 +207,47 @@ class Session:
             options["cancel_on_abandon"] = False  # forbidden by the specification
         params, options["headers"] = self._stamped(method, params or {}, headers or {})
         with self._numbered(method, options):
+            if self._posts and method == "tools/call" and within is None:
+                return await self._posted(self._posts, method, params, options, on_progress)
             try:
                 return await self._dispatcher.send_raw_request(method, params, options)
             except MCPError as error:
                 raise self._translated(error) from None
+
+    async def _posted(
+        self, posts: Posts, method: str, params: JSON, options: CallOptions, on_progress: OnProgress | None
+    ) -> JSON:
+        number = options["request_id"]
+        meta = {**params.get("_meta", {}), **({"progressToken": number} if on_progress else {})}
+        inject_trace_context(meta)
+        params = {**params, "_meta": meta} if meta else params
+        request = JSONRPCRequest(jsonrpc="2.0", id=number, method=method, params=params)
+        answer = None
+        with anyio.CancelScope() as scope:
+            self._posting.add(scope)
+            try:
+                answer = await posts.ask(request, options.get("headers") or {}, _read_progress(on_progress))
+            except anyio.get_cancelled_exc_class():
+                await self._cancel(number)
+                raise
+            except Exception:
+                if not self.closed.is_set():
+                    raise
+            finally:
+                self._posting.discard(scope)
+        if answer is None:
+            raise LostError()
+        if isinstance(answer, JSONRPCError):
+            raise self._translated(MCPError(answer.error.code, answer.error.message, answer.error.data))
+        return answer.result
+
+    async def _cancel(self, number: int | str) -> None:
+        """Tell a server of an older version that nobody waits for a call; to one of 2026-07-28 the closing says it."""
+        if self.closed.is_set() or self.modern:
+            return
+        with anyio.move_on_after(CANCEL_SECONDS, shield=True):
+            told = {"requestId": number, "reason": "caller cancelled"}
+            await self._dispatcher.notify("notifications/cancelled", told)
 
     @contextmanager
     def _numbered(self, method: str, options: CallOptions) -> Iterator[None]:
@@ -508,6 +559,24 @@ def _version_named_in(refusal: RefusedError) -> str | None:
     return max(older, default=None)
 
 
+def _read_progress(report: OnProgress | None) -> Callable[[JSON], None]:
+    """Tells of the params of a notification of progress, as far as they are in shape."""
+
+    def read(params: JSON) -> None:
+        progress, total, message = (params.get(name) for name in ("progress", "total", "message"))
+        if report is None or not isinstance(progress, int | float) or isinstance(progress, bool):
+            return
+        report(
+            Progress(
+                progress=float(progress),
+                total=float(total) if isinstance(total, int | float) else None,
+                message=message if isinstance(message, str) else None,
+            )
+        )
+
+    return read
+
+
 def _progress(report: OnProgress) -> ProgressFnT:
     async def relay(progress: float, total: float | None, message: str | None) -> None:
         report(Progress(progress=progress, total=total, message=message))
@@ -544,7 +613,7 @@ async def connect(
             session = Session(server, server, log=log, sampler=options.sampler, asks_clients=True)
         else:
             open_streams = open_http if transport == "http" else open_sse
-            read, write = await stack.enter_async_context(open_streams(config, options))
+            read, write, posts = await stack.enter_async_context(open_streams(config, options))
             session = Session(
                 read,
                 write,
@@ -552,6 +621,7 @@ async def connect(
                 sampler=options.sampler,
                 asks_clients=options.egress is None,
                 is_shared=transport == "sse",
+                posts=posts,
             )
         tasks = await stack.enter_async_context(anyio.create_task_group())
         await tasks.start(session.run)

@@ -35,11 +35,17 @@ MEASURE = {
     "_meta": {"example.com/kind": "ruler"},
 }
 PLAIN = {"type": "object", "properties": {}}
+REGION = {"type": "string", "x-mcp-header": "Region"}
 TOOLS = [
     MEASURE,
     {"name": "ask", "description": "Asks the user.", "inputSchema": PLAIN},
     {"name": "think", "description": "Asks a model.", "inputSchema": PLAIN},
     {"name": "tell", "description": "Writes into the log.", "inputSchema": PLAIN},
+    {
+        "name": "mirror",
+        "description": "Says which region.",
+        "inputSchema": {"type": "object", "properties": {"region": REGION}},
+    },
 ]
 FORM = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
 ASK = {"mode": "form", "message": "Who are you?", "requestedSchema": FORM}

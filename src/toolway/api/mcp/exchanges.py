@@ -1,0 +1,341 @@
+"""Requests of /mcp as what most of them are: one POST, one answer, in the task of the request.
+
+The SDK's transport takes tasks, streams and a server of events for each, which cost more than all the rest. Its kernel
+answers here too; what is not plainly a request goes to the transport, whose bytes these are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakValueDictionary
+
+import anyio
+from mcp.server.connection import Connection
+from mcp.server.runner import ServerRunner, modern_error_data
+from mcp.server.streamable_http import StreamableHTTPServerTransport, check_accept_headers
+from mcp.shared.exceptions import NoBackChannelError
+from mcp.shared.inbound import (
+    ERROR_CODE_HTTP_STATUS,
+    InboundModernRoute,
+    classify_inbound_request,
+    find_duplicated_routing_header,
+    validate_mcp_param_headers,
+)
+from mcp.shared.jsonrpc_dispatcher import cancelled_request_id_from_params, progress_token_from_params
+from mcp.shared.message import ServerMessageMetadata
+from mcp.shared.transport_context import TransportContext
+from mcp_types import JSONRPCError, JSONRPCRequest, JSONRPCResponse
+from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSIONS
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from toolway.api.mcp.server import OWNER, CatalogServer
+from toolway.server.asgi import send_whole
+from toolway.server.caller import caller_id
+from toolway.server.disconnect import cancel_on_disconnect
+from toolway.types import JSON, JSON_TYPE, Header
+
+MAX_BODY = 256 * 2**10
+"""Bytes of a request that is read here."""
+
+PING_SECONDS = 15.0
+"""Silence after which an answer becomes a stream, so that nobody on the way takes the connection for dead."""
+
+PING = b": ping\r\n\r\n"
+
+STREAM: tuple[Header, ...] = (
+    (b"content-type", b"text/event-stream"),
+    (b"cache-control", b"no-cache, no-transform"),
+    (b"x-accel-buffering", b"no"),
+)
+
+SESSION_ID = "mcp-session-id"
+
+QUICK = frozenset({"tools/call", "tools/list"})
+"""What is answered here of a client with a session."""
+
+_ASKED = ("elicitation", "sampling", "roots")
+
+
+class Exchanges:
+    """An ASGI app that answers what it can of `server`, and hands all else to `otherwise`.
+
+    `transports` are the sessions of the SDK's manager by their ids.
+    """
+
+    def __init__(
+        self,
+        server: CatalogServer,
+        transports: Mapping[str, StreamableHTTPServerTransport],
+        otherwise: ASGIApp,
+    ) -> None:
+        self._server = server
+        self._transports = transports
+        self._otherwise = otherwise
+        self._calls: WeakValueDictionary[tuple[str, Any], _Dispatch] = WeakValueDictionary()
+        """The requests under way of clients with a session."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["method"] == "POST" and 0 < _length(scope) <= MAX_BODY:
+            messages, body = await _read(receive)
+            if body is not None and (exchange := self._exchange(scope, body)):
+                await self._answer(exchange, scope, receive, send)
+                return
+            receive = _again(messages, receive)
+        await self._otherwise(scope, receive, send)
+
+    def _exchange(self, scope: Scope, body: bytes) -> _Exchange | None:
+        """The request in a body, if it is one that is answered here."""
+        request = Request(scope)
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind != "application/json" or check_accept_headers(request) != (True, True):
+            return None
+        try:
+            decoded = json.loads(body)
+            version = request.headers.get("mcp-protocol-version")
+            if version in MODERN_PROTOCOL_VERSIONS:
+                return self._modern(request, decoded, JSONRPCRequest.model_validate(decoded))
+            if self._cancels(request, decoded) or version not in (None, *HANDSHAKE_PROTOCOL_VERSIONS):
+                return None
+            return self._of_session(request, JSONRPCRequest.model_validate(decoded))
+        except (ValueError, RecursionError):
+            return None
+
+    def _modern(self, request: Request, decoded: JSON, asked: JSONRPCRequest) -> _Exchange | None:
+        if asked.method == "subscriptions/listen" or find_duplicated_routing_header(request.headers.items()):
+            return None
+        headers = dict(request.headers)
+        route = classify_inbound_request(decoded, headers=headers)
+        if not isinstance(route, InboundModernRoute) or self._has_wrong_headers(request, headers, asked):
+            return None
+        connection = Connection.from_envelope(
+            route.protocol_version, route.client_info, route.client_capabilities
+        )
+        return _Exchange(request=request, asked=asked, connection=connection)
+
+    def _has_wrong_headers(self, request: Request, headers: Mapping[str, str], asked: JSONRPCRequest) -> bool:
+        """Whether arguments that are told in headers too are told otherwise there."""
+        params = asked.params or {}
+        name, arguments = params.get("name"), params.get("arguments") or {}
+        if asked.method != "tools/call" or not isinstance(name, str) or not isinstance(arguments, dict):
+            return False
+        schema = self._server.get_tool_input_schema(name) if self._server.get_tool_input_schema else None
+        return (
+            schema is not None and validate_mcp_param_headers(schema, arguments, request.headers) is not None
+        )
+
+    def _of_session(self, request: Request, asked: JSONRPCRequest) -> _Exchange | None:
+        """A request in a session, if its client answers no questions: those go over the transport's streams."""
+        identity = request.headers.get(SESSION_ID, "")
+        transport, connection = self._transports.get(identity), self._server.by_session.get(identity)
+        if transport is None or connection is None or transport.is_terminated or asked.method not in QUICK:
+            return None
+        offers = connection.client_capabilities
+        if any(getattr(offers, name, None) is not None for name in _ASKED):
+            return None
+        if connection.state[OWNER] != caller_id(request.scope) or not connection.initialize_accepted:
+            return None
+        return _Exchange(request=request, asked=asked, connection=connection, transport=transport)
+
+    def _cancels(self, request: Request, decoded: Any) -> bool:
+        """Cancel the call that a notification is about; the transport acknowledges it."""
+        if not isinstance(decoded, dict) or decoded.get("method") != "notifications/cancelled":
+            return False
+        params, session = decoded.get("params"), request.headers.get(SESSION_ID, "")
+        number = cancelled_request_id_from_params(params if isinstance(params, dict) else None)
+        is_owners = (connection := self._server.by_session.get(session)) is not None and (
+            connection.state[OWNER] == caller_id(request.scope)
+        )
+        if is_owners and (call := self._calls.get((session, number))):
+            call.cancel()
+        return True
+
+    async def _answer(self, exchange: _Exchange, scope: Scope, receive: Receive, send: Send) -> None:
+        answer = _Answer(send, exchange)
+        if exchange.transport is None:
+            await cancel_on_disconnect(scope, receive, lambda: self._run(exchange, answer))
+            return
+        # A client with a session that hangs up may come back: only what it says ends a call of its own.
+        exchange.hold_session()
+        try:
+            await self._run(exchange, answer)
+        finally:
+            exchange.hold_session()
+
+    async def _run(self, exchange: _Exchange, answer: _Answer) -> None:
+        asked = exchange.asked
+        dispatch = _Dispatch(
+            request_id=asked.id,
+            message_metadata=ServerMessageMetadata(request_context=exchange.request),
+            progress_token=progress_token_from_params(asked.params),
+            answer=answer,
+        )
+        self._calls[exchange.session_id, asked.id] = dispatch
+        runner: ServerRunner[Any] = ServerRunner(self._server, exchange.connection, {})
+        with dispatch.scope:
+            async with asyncio.TaskGroup() as group:
+                later = asyncio.get_running_loop().call_later(
+                    PING_SECONDS, lambda: group.create_task(answer.keep_alive())
+                )
+                try:
+                    result = await runner.on_request(dispatch, asked.method, asked.params)
+                    last: JSONRPCResponse | JSONRPCError = JSONRPCResponse(
+                        jsonrpc="2.0", id=asked.id, result=result
+                    )
+                except Exception as raised:
+                    last = JSONRPCError(jsonrpc="2.0", id=asked.id, error=modern_error_data(raised))
+                finally:
+                    later.cancel()
+                answer.is_over = True
+                await answer.end(last)
+        if dispatch.cancel_requested.is_set():
+            await answer.end(None)
+
+
+@dataclass(kw_only=True)
+class _Exchange:
+    """A request that is answered here. `transport` is that of its session, if it has one."""
+
+    request: Request
+    asked: JSONRPCRequest
+    connection: Connection
+    transport: StreamableHTTPServerTransport | None = None
+
+    @property
+    def session_id(self) -> str:
+        return self.connection.session_id or ""
+
+    def hold_session(self) -> None:
+        """Begin its idle time anew."""
+        idle = self.transport.idle_scope if self.transport else None
+        if idle is not None and idle.deadline < float("inf"):
+            idle.deadline = anyio.current_time() + SESSION_IDLE
+
+
+SESSION_IDLE = 30 * 60.0
+"""Seconds without a request after which a session ends."""
+
+
+class _Answer:
+    """The answer to one request: JSON, or events once something is told before the result."""
+
+    def __init__(self, send: Send, exchange: _Exchange) -> None:
+        self.is_over = False
+        self._send = send
+        self._is_modern = exchange.transport is None
+        self._headers = [(SESSION_ID.encode(), exchange.session_id.encode())] if exchange.session_id else []
+        self._is_stream = False
+
+    async def tell(self, method: str, params: Mapping[str, Any] | None) -> None:
+        """A notification."""
+        told = {"jsonrpc": "2.0", "method": method, **({} if params is None else {"params": dict(params)})}
+        await self._write(b"event: message\r\ndata: %b\r\n\r\n" % _dumps(told))
+
+    async def keep_alive(self) -> None:
+        """Write a ping now and then until the answer is over."""
+        while not self.is_over:
+            await self._write(PING)
+            await asyncio.sleep(PING_SECONDS)
+
+    async def end(self, last: JSONRPCResponse | JSONRPCError | None) -> None:
+        """The result; none for a request that its client cancelled."""
+        if last is None or self._is_stream:
+            event = b"event: message\r\ndata: %b\r\n\r\n" % self._bytes(last) if last else b""
+            await self._write(event, more=False)
+            return
+        status = 200
+        if self._is_modern and isinstance(last, JSONRPCError):
+            status = ERROR_CODE_HTTP_STATUS.get(last.error.code, 200)
+        await send_whole(self._send, status, self._bytes(last), [JSON_TYPE, *self._headers])
+
+    async def _write(self, events: bytes, *, more: bool = True) -> None:
+        if not self._is_stream:
+            self._is_stream = True
+            start: Message = {
+                "type": "http.response.start",
+                "status": 200,
+                "headers": [*STREAM, *self._headers],
+            }
+            await self._send(start)
+        await self._send({"type": "http.response.body", "body": events, "more_body": more})
+
+    def _bytes(self, message: JSONRPCResponse | JSONRPCError) -> bytes:
+        if not self._is_modern:
+            return message.model_dump_json(by_alias=True, exclude_unset=True).encode()
+        return _dumps(message.model_dump(mode="json", by_alias=True, exclude_none=True))
+
+
+@dataclass(kw_only=True, eq=False)
+class _Dispatch:
+    """The SDK's `DispatchContext` of one request: its client can be told something, and asked nothing."""
+
+    request_id: Any
+    message_metadata: ServerMessageMetadata
+    progress_token: Any
+    answer: _Answer
+    transport: TransportContext = field(
+        default_factory=lambda: TransportContext(kind="streamable-http", can_send_request=False)
+    )
+    cancel_requested: anyio.Event = field(default_factory=anyio.Event)
+    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    can_send_request: bool = False
+
+    def cancel(self) -> None:
+        """End the request, whose client wants no answer any more."""
+        self.cancel_requested.set()
+        self.scope.cancel()
+
+    async def send_raw_request(self, method: str, params: Any, opts: Any = None) -> dict[str, Any]:
+        raise NoBackChannelError(method)
+
+    async def notify(self, method: str, params: Mapping[str, Any] | None, opts: Any = None) -> None:
+        await self.answer.tell(method, params)
+
+    async def progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
+        if self.progress_token is None:
+            return
+        told = {
+            "progressToken": self.progress_token,
+            "progress": progress,
+            "total": total,
+            "message": message,
+        }
+        await self.notify(
+            "notifications/progress", {name: value for name, value in told.items() if value is not None}
+        )
+
+
+def _dumps(message: JSON) -> bytes:
+    return json.dumps(message, separators=(",", ":")).encode()
+
+
+def _length(scope: Scope) -> int:
+    """What the client says of the size of its body; 0 if it says nothing."""
+    told = [value for name, value in scope["headers"] if name == b"content-length"]
+    return int(told[0]) if len(told) == 1 and told[0].isdigit() else 0
+
+
+async def _read(receive: Receive) -> tuple[list[Message], bytes | None]:
+    """The messages of a body, and all of it; None when the client left inside it."""
+    messages: list[Message] = []
+    while not messages or messages[-1].get("more_body"):
+        messages.append(await receive())
+        if messages[-1]["type"] != "http.request":
+            return messages, None
+    return messages, b"".join(message.get("body", b"") for message in messages)
+
+
+def _again(messages: list[Message], receive: Receive) -> Receive:
+    """`receive` from the beginning."""
+    left = iter(messages)
+
+    async def receive_again() -> Message:
+        message = next(left, None)
+        return await receive() if message is None else message
+
+    return receive_again

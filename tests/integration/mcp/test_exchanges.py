@@ -1,0 +1,229 @@
+"""What /mcp answers itself, and what the SDK's transport answers in its place, is the same to the byte."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from random import Random
+from typing import Any
+
+import anyio
+import httpx2
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.integration.mcp.test_door import HEADERS, METHODS, confused, hello, post
+from tests.support.app_server import AppServer
+from tests.support.fuzz import slow
+from toolway.api.mcp.exchanges import Exchanges
+
+pytestmark = pytest.mark.anyio
+
+MODERN = "2026-07-28"
+META = {
+    "io.modelcontextprotocol/protocolVersion": MODERN,
+    "io.modelcontextprotocol/clientCapabilities": {},
+    "io.modelcontextprotocol/clientInfo": {"name": "c", "version": "1"},
+}
+ALL = "toolway.api.mcp.exchanges.MAX_BODY"
+"""With 0 for it every request is the transport's."""
+
+
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The methods of the requests that were answered without the transport."""
+    came: list[str] = []
+    answer = Exchanges._answer
+
+    async def watched(self: Exchanges, exchange: Any, *others: Any) -> None:
+        came.append(exchange.asked.method)
+        await answer(self, exchange, *others)
+
+    monkeypatch.setattr(Exchanges, "_answer", watched)
+    return came
+
+
+def ask(app: AppServer, method: str, headers: Mapping[str, str], **params: Any) -> httpx2.Response:
+    body = {"jsonrpc": "2.0", "id": 7, "method": method, "params": params}
+    return post(app, body, **headers)
+
+
+def modern(app: AppServer, method: str, **params: Any) -> httpx2.Response:
+    headers = {"mcp-protocol-version": MODERN, "mcp-method": method}
+    if isinstance(name := params.get("name") or params.get("uri"), str):
+        headers["mcp-name"] = name
+    return ask(app, method, headers, **params, _meta=META)
+
+
+@pytest.fixture
+def session(app: AppServer) -> Iterator[dict[str, str]]:
+    """The headers of a session whose client said that it is ready."""
+    opened = {"mcp-session-id": post(app, hello()).headers["mcp-session-id"]}
+    headers = {**opened, "mcp-protocol-version": "2025-11-25"}
+    post(app, {"jsonrpc": "2.0", "method": "notifications/initialized"}, **headers)
+    while "result" not in ask(app, "tools/list", headers).text:
+        pass
+    yield headers
+    httpx2.delete(f"{app.url}/mcp", headers={**HEADERS, **headers})
+
+
+REQUESTS: list[tuple[str, dict[str, Any]]] = [
+    ("tools/list", {}),
+    ("tools/list", {"cursor": "nobody's"}),
+    ("tools/call", {"name": "get_weather", "arguments": {"city": "Zürich \N{SNOWMAN}"}}),
+    ("tools/call", {"name": "structured", "arguments": {}}),
+    ("tools/call", {"name": "everything", "arguments": {}}),
+    ("tools/call", {"name": "image", "arguments": {}}),
+    ("tools/call", {"name": "fail", "arguments": {}}),
+    ("tools/call", {"name": "echo", "arguments": {"value": [None, 2**70, 1.5, {"a": None}]}}),
+    ("tools/call", {"name": "echo", "arguments": ["no object"]}),
+    ("tools/call", {"name": "nobody"}),
+    ("tools/call", {}),
+    ("prompts/list", {}),
+    ("resources/read", {"uri": "nothing://there"}),
+    ("server/discover", {}),
+    ("no/such", {}),
+]
+
+
+@pytest.mark.parametrize(("method", "params"), REQUESTS)
+def test_a_request_of_the_newest_version(
+    app: AppServer, method: str, params: dict[str, Any], taken: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    own = modern(app, method, **params)
+    assert taken == [method]
+    monkeypatch.setattr(ALL, 0)
+    theirs = modern(app, method, **params)
+    assert taken == [method]
+    assert (own.status_code, own.content) == (theirs.status_code, theirs.content)
+    assert own.headers["content-type"] == theirs.headers["content-type"]
+
+
+@pytest.mark.parametrize(("method", "params"), REQUESTS)
+def test_a_request_in_a_session(
+    app: AppServer,
+    method: str,
+    params: dict[str, Any],
+    session: dict[str, str],
+    taken: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    own = ask(app, method, session, **params)
+    assert taken == ([method] if method in ("tools/call", "tools/list") else [])
+    monkeypatch.setattr(ALL, 0)
+    theirs = ask(app, method, session, **params)
+    assert own.status_code == theirs.status_code
+    assert _message(own) == _message(theirs)
+    assert own.headers["mcp-session-id"] == theirs.headers["mcp-session-id"]
+
+
+def _message(response: httpx2.Response) -> Any:
+    text = response.text
+    return json.loads(text.partition("data: ")[2] if text.startswith("event:") else text)
+
+
+ODD_HEADERS = st.dictionaries(
+    st.sampled_from(["mcp-method", "mcp-name", "mcp-protocol-version", "accept", "content-type"]),
+    st.sampled_from(
+        ["tools/call", "echo", MODERN, "2025-11-25", "application/json", "text/plain", "*/*", "é"]
+    ),
+    max_size=2,
+)
+
+
+@slow
+@given(st.integers(0, 2**32), ODD_HEADERS)
+def test_confused_requests_are_refused_alike(app: AppServer, seed: int, odd: dict[str, str]):
+    chance = Random(seed)
+    body = confused(chance)
+    method = chance.choice(METHODS)
+    headers = {"mcp-protocol-version": MODERN, "mcp-method": method, **odd}
+    try:
+        decoded = json.loads(body)
+        decoded["method"] = decoded["method"] if chance.random() < 0.2 else method
+        if chance.random() < 0.5:
+            headers["mcp-name"] = str(decoded["params"].get("name"))
+        body = json.dumps(decoded).encode()
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
+        pass
+    sendable = {name: value.encode("latin-1", "replace") for name, value in headers.items()}
+
+    def answers() -> tuple[int, bytes]:
+        sent = {**{name: value.encode() for name, value in HEADERS.items()}, **sendable}
+        answer = httpx2.post(f"{app.url}/mcp", content=body, headers=sent, timeout=20)
+        return answer.status_code, answer.content
+
+    own = answers()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ALL, 0)
+        theirs = answers()
+    assert own == theirs
+    assert own[0] < 500
+
+
+def call(name: str, **arguments: Any) -> dict[str, Any]:
+    params = {"name": name, "arguments": arguments}
+    return {"jsonrpc": "2.0", "id": 9, "method": "tools/call", "params": params}
+
+
+async def test_a_call_in_a_session_is_cancelled_by_that_session_alone(
+    app: AppServer, session: dict[str, str]
+):
+    other = {**session, "mcp-session-id": post(app, hello()).headers["mcp-session-id"]}
+    post(app, {"jsonrpc": "2.0", "method": "notifications/initialized"}, **other)
+    cancel = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 9}}
+    answers = []
+
+    async with httpx2.AsyncClient(base_url=app.url, timeout=20) as client, anyio.create_task_group() as tasks:
+
+        async def say(body: dict[str, Any], headers: dict[str, str]) -> httpx2.Response:
+            answer = await client.post("/mcp", json=body, headers={**HEADERS, **headers})
+            answers.append(answer)
+            return answer
+
+        async def events() -> list[str]:
+            said = _message(await say(call("events"), other))["result"]["content"][0]["text"]
+            return [word for word in said.split() if word in ("started", "cancelled")][before:]
+
+        before = 0
+        before = len(await events())
+        tasks.start_soon(say, call("slow", seconds=60), session)
+        while await events() != ["started"]:
+            pass
+        assert (await say(cancel, other)).status_code == 202
+        assert await events() == ["started"]
+        assert (await say(cancel, session)).status_code == 202
+        while await events() != ["started", "cancelled"]:
+            pass
+    assert [
+        answer.content for answer in answers if answer.headers.get("content-type") == "text/event-stream"
+    ] == [b""]
+
+
+async def test_a_client_with_a_session_that_hangs_up_does_not_end_its_call(
+    app: AppServer, session: dict[str, str]
+):
+    async with httpx2.AsyncClient(base_url=app.url, timeout=20) as client:
+        with anyio.move_on_after(0.2):
+            await client.post("/mcp", json=call("slow", seconds=0.6), headers={**HEADERS, **session})
+        said = await client.post("/mcp", json=call("events"), headers={**HEADERS, **session})
+    assert _message(said)["result"]["content"][0]["text"].endswith("started")
+
+
+@pytest.mark.parametrize("path", ["/mcp", "/mcp/weather"])
+def test_arguments_in_headers_tell_nothing_of_a_tool_that_is_not_there_for_the_caller(
+    app: AppServer, path: str
+):
+    """A header that contradicts its argument is refused, where the caller has the tool."""
+    headers = {"mcp-protocol-version": MODERN, "mcp-method": "tools/call", "mcp-name": "mirror"}
+    params = {"name": "mirror", "arguments": {"region": "north"}, "_meta": META}
+    body = {"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": params}
+    answer = post(app, body, path, **headers, **{"mcp-param-region": "south"})
+    error = answer.json()["error"]
+    if path == "/mcp":
+        assert (answer.status_code, error["code"]) == (400, -32020)
+        assert "Mcp-Param-Region" in error["message"]
+    else:
+        assert error["code"] == -32602
+        assert error["message"].startswith("Unknown tool")
