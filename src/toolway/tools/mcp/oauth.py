@@ -25,10 +25,10 @@ from pydantic import AnyUrl, ValidationError
 
 from toolway.errors import ConfigError, SourceError, StoreError
 from toolway.settings.mcp_server import OAuthClient, RemoteServerConfig
+from toolway.tools.mcp.connection import connect, list_tools
 from toolway.tools.mcp.errors import LostError, RefusedError, cause_of
 from toolway.tools.mcp.grants import RENEWAL_SECONDS, Grant, Grants, HeldGrant
 from toolway.tools.mcp.options import ConnectOptions, ServerLog
-from toolway.tools.mcp.session import connect, list_tools
 from toolway.types import JSON
 
 

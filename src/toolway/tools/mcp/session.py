@@ -1,16 +1,15 @@
 """One connection to one MCP server, of either era: requests out as plain JSON, polite refusals in.
 
 It stands on the SDK's dispatcher, but reads the results itself: `ClientSession` validates each against its models,
-so that one tool with a sloppy schema, or one content block of an unknown kind, costs the whole answer. `connect` opens
-what a ServerConfig describes. The `mcp` SDK is loaded with this module, so nothing imports it before it is needed.
+so that one tool with a sloppy schema, or one content block of an unknown kind, costs the whole answer. The
+`mcp` SDK is loaded with this module, so nothing imports it before it is needed.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -41,20 +40,17 @@ from mcp_types.version import (
 
 from toolway import __version__
 from toolway.errors import ToolwayError
-from toolway.settings.mcp_server import Era, McpServerConfig, StdioServerConfig
+from toolway.settings.mcp_server import Era
 from toolway.tools.mcp.errors import LostError, RefusedError
-from toolway.tools.mcp.http import open_http, open_sse
 from toolway.tools.mcp.inbound import TOOLS_CHANGED, InboundFilter
 from toolway.tools.mcp.messages import Answer, correlated
-from toolway.tools.mcp.options import ConnectOptions, Sampler, ServerLog, Transport
+from toolway.tools.mcp.options import Sampler, ServerLog
 from toolway.tools.mcp.posts import Posts
 from toolway.tools.mcp.results import (
     Handle,
     resource_list,
     resource_result,
-    resource_tools,
     tool_result,
-    tools,
 )
 from toolway.tools.mcp.sdk import (
     MCP_METHOD_HEADER,
@@ -73,14 +69,12 @@ from toolway.tools.mcp.sdk import (
     inject_trace_context,
     mcp_param_headers,
 )
-from toolway.tools.mcp.stdio import StdioServer, open_stdio
 from toolway.types import (
     JSON,
     CallClient,
     ClientRefused,
     OnProgress,
     Progress,
-    Tool,
     ToolResult,
     call_client,
 )
@@ -582,68 +576,3 @@ def _progress(report: OnProgress) -> ProgressFnT:
         report(Progress(progress=progress, total=total, message=message))
 
     return relay
-
-
-@dataclass(frozen=True, kw_only=True)
-class Connection:
-    """A session, and the process behind it when it has one."""
-
-    session: Session
-    server: StdioServer | None = None
-
-
-@asynccontextmanager
-async def connect(
-    config: McpServerConfig,
-    transport: Transport,
-    options: ConnectOptions,
-    log: ServerLog,
-) -> AsyncIterator[Connection]:
-    """A session whose messages are being read, for as long as the `async with` lasts.
-
-    Raises:
-        SourceError: A stdio server cannot be started.
-        httpx2.HTTPError: An SSE server cannot be reached.
-    """
-    server = None
-    async with AsyncExitStack() as stack:
-        if isinstance(config, StdioServerConfig):
-            process = open_stdio(config, limit=options.max_result_bytes, log=log)
-            server = await stack.enter_async_context(process)
-            session = Session(server, server, log=log, sampler=options.sampler, asks_clients=True)
-        else:
-            open_streams = open_http if transport == "http" else open_sse
-            read, write, posts = await stack.enter_async_context(open_streams(config, options))
-            session = Session(
-                read,
-                write,
-                log=log,
-                sampler=options.sampler,
-                asks_clients=options.egress is None,
-                is_shared=transport == "sse",
-                posts=posts,
-            )
-        tasks = await stack.enter_async_context(anyio.create_task_group())
-        await tasks.start(session.run)
-        yield Connection(session=session, server=server)
-        tasks.cancel_scope.cancel()
-
-
-async def list_tools(
-    session: Session, config: McpServerConfig
-) -> tuple[tuple[Tool, ...], tuple[str, ...], float | None]:
-    """The tools of a server, what was mended about them, and how many seconds they may be kept (2026-07-28).
-
-    A server without tools has none; that it does not know the question is no error.
-    """
-    try:
-        items, page = await session.list_all("tools/list", "tools")
-    except RefusedError:
-        if "tools" in session.capabilities:
-            raise
-        items, page = [], {}
-    found, warnings = tools(items, server=config.label, modern=session.modern)
-    if config.resources and "resources" in session.capabilities:
-        found += resource_tools(config.label, [tool.name for tool in found])
-    ttl = page.get("ttlMs")
-    return found, warnings, ttl / 1000 if isinstance(ttl, int | float) and ttl > 0 else None

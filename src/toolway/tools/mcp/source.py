@@ -22,9 +22,10 @@ from toolway.tools.mcp.options import Budget, ConnectOptions, ServerLog, Transpo
 from toolway.types import JSON, OnProgress, SourceStatus, State, Tool, ToolResult
 
 if TYPE_CHECKING:
-    from toolway.tools.mcp.session import Connection, Session
+    from toolway.tools.mcp.connection import Connection
+    from toolway.tools.mcp.session import Session
 
-SDK = "toolway.tools.mcp.session"
+SDK = "toolway.tools.mcp.connection"
 """Imported at the first connection, because the `mcp` SDK comes with it."""
 
 
