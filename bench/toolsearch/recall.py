@@ -27,7 +27,19 @@ def of_public_set(folder: Path) -> list[Row]:
     index = ToolIndex.build({f"{tool['server']}/{tool['name']}": _tool(tool) for tool in tools})
     known = {tool.name for tool in index.tools.values()}
     cases = [({name for name in task["tools"] if name in known}, task["steps"]) for task in tasks]
-    return [(f"public set: {len(index.names)} tools, {len(cases)} tasks", ""), *_rates(index, cases)]
+    own = _own_tasks()
+    return [
+        (f"public set: {len(index.names)} tools, {len(cases)} tasks", ""),
+        *_rates(index, cases),
+        (f"the same tools, {len(own)} tasks of our own", ""),
+        *_rates(index, own),
+    ]
+
+
+def _own_tasks() -> list[tuple[set[str], list[str]]]:
+    text = (Path(__file__).parent / "tasks.txt").read_text()
+    lines = [line.partition("|") for line in text.splitlines() if not line.startswith("#")]
+    return [(set(tools.split()), [step.strip() for step in steps.split(";")]) for steps, _, tools in lines]
 
 
 def of_own_set() -> list[Row]:

@@ -15,6 +15,9 @@ NEIGHBOURS = 60
 """Names that it brings beside them."""
 
 MOST_SERVERS = 8
+SERVER_OFFSET = 10
+"""The same as RANK_OFFSET for the ranking of servers, by the ranks of their tools."""
+
 RANK_OFFSET = 20
 """Of reciprocal rank fusion: how little the first place is worth more than the next ones."""
 
@@ -65,5 +68,5 @@ def _servers(index: ToolIndex, ranked: Sequence[str]) -> list[str]:
     """The servers that fit best, by the ranks of their tools."""
     scores: defaultdict[str, float] = defaultdict(float)
     for rank, name in enumerate(ranked[:_RANKED], 1):
-        scores[index.tools[name].server] += 1 / (RANK_OFFSET + rank)
+        scores[index.tools[name].server] += 1 / (SERVER_OFFSET + rank)
     return sorted(scores, key=lambda server: -scores[server])[:MOST_SERVERS]

@@ -23,11 +23,12 @@ SATURATION = 1.2
 LENGTH_NORM = 0.3
 """BM25's k1 and b."""
 
-RELATED = 0.3
+RELATED = 0.4
 """What a word that can mean the same counts, against the word itself."""
 
-TELLING = 0.2
-"""Of all tools; a word of more tells nothing where it only can mean what was asked for."""
+TELLING = 0.1
+FEW = 10
+"""Of all tools, and how many always; a word of more tells nothing where it only can mean what was asked for."""
 
 NAME_COVERED = 1.5
 """What is added for a name all of whose words are asked for."""
@@ -118,9 +119,10 @@ class ToolIndex:
         if word not in self._concepts:
             best: dict[int, float] = {}
             meant = word if word in self._postings or related(word) else self._correct(word)
+            most = max(FEW, len(self.names) * TELLING)
             for other in (meant, *sorted(related(meant))):
                 numbers, weights = self._postings.get(other, _NOTHING)
-                if other != meant and len(numbers) > len(self.names) * TELLING:
+                if other != meant and len(numbers) > most:
                     continue
                 share = self._rarity(other) * (1.0 if other == meant else RELATED)
                 for number, weight in zip(numbers, weights, strict=True):

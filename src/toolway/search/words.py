@@ -1,10 +1,10 @@
-"""Text -> the stems by which it is found: names split, endings taken off, what means the same looked up."""
+"""Text -> the stems by which it is found: names split, endings taken off, Chinese read as English; what is related."""
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache, lru_cache
 from importlib.resources import files
 
@@ -27,8 +27,7 @@ _PATH = re.compile(r"(?<![\w/])(?:~|\.{1,2}|[A-Za-z]:)?(?:[/\\][\w.+-]+)+|\b[\w-
 _FORMATS: Mapping[str, str] = {
     extension: meaning
     for extensions, meaning in {
-        "md": "markdown file",
-        "txt log ini toml yaml yml json xml bib": "text file",
+        "md txt log ini toml yaml yml json xml bib": "text file",
         "csv tsv": "csv table file",
         "xls xlsx ods": "excel spreadsheet file",
         "doc docx odt rtf": "word document file",
@@ -75,6 +74,7 @@ def _stems_of(token: str) -> tuple[str, ...]:
     for word in _WORD.findall(token[:100]):
         if ord(word[0]) >= _IDEOGRAPHS:
             found += [word[at : at + 2] for at in range(max(1, len(word) - 1))]
+            found += _in_english(word)
         elif (lower := word.lower()) not in _STOP_WORDS:
             found.append(stem(lower))
     return tuple(found)
@@ -82,7 +82,8 @@ def _stems_of(token: str) -> tuple[str, ...]:
 
 def query_words(query: str) -> list[str]:
     """The stems of what somebody looks for; a path or a URL counts as the kind of thing that it names."""
-    return words(_PATH.sub(_kind_of_file, _URL.sub(" url website ", query)), 40)
+    found = words(_PATH.sub(_kind_of_file, _URL.sub(" url website ", query)), 40)
+    return [word for word in found if word not in _SAYS_NOTHING_IN_A_QUERY] or found
 
 
 def _kind_of_file(match: re.Match[str]) -> str:
@@ -124,11 +125,53 @@ def _without_suffix(word: str) -> str:
     return word
 
 
+def _in_english(text: str) -> list[str]:
+    """What the known words of a Chinese text mean; of two that overlap the longer, else the first."""
+    meanings, longest = _chinese()
+    found: list[str] = []
+    at = 0
+    while at < len(text):
+        for end in range(min(at + longest, len(text)), at, -1):
+            if text[at:end] in meanings:
+                found += meanings[text[at:end]]
+                break
+        else:
+            end = at + 1
+        at = end
+    return found
+
+
+@cache
+def _chinese() -> tuple[Mapping[str, Sequence[str]], int]:
+    """The English stems of Chinese words, and the length of the longest of these."""
+    meanings: dict[str, Sequence[str]] = {}
+    for line in _lines("chinese.txt"):
+        chinese, _, english = line.partition(":")
+        meanings |= dict.fromkeys(chinese.split(), tuple(map(stem, english.split())))
+    return meanings, max(map(len, meanings))
+
+
+def _lines(name: str) -> list[str]:
+    """The lines of a list beside this module, without comments."""
+    text = files(__package__).joinpath(name).read_text(encoding="utf-8")
+    return [line for line in text.splitlines() if line and not line.startswith("#")]
+
+
+_SAYS_NOTHING_IN_A_QUERY = frozenset(
+    map(
+        stem,
+        "related relevant regarding concerning based according help want need proper multiple various several different"
+        " specific more most also only just".split(),
+    )
+)
+"""Stems that tell something in the name of a tool alone; how many are meant, as `all`, is not among them."""
+
+
 @cache
 def _thesaurus() -> Mapping[str, frozenset[str]]:
     related: dict[str, set[str]] = defaultdict(set)
-    for line in files(__package__).joinpath("thesaurus.txt").read_text().splitlines():
-        group = [stem(word) for word in line.partition("#")[0].split()]
+    for line in _lines("thesaurus.txt"):
+        group = [stem(word) for word in line.split()]
         for word in group:
             related[word].update(group)
     return {word: frozenset(group - {word}) for word, group in related.items()}

@@ -29,7 +29,7 @@ TOOLS = {
         tool("sendMail", "Sends an email.", "mail", recipient="To whom", subject="Subject"),
         tool("list_issues", "Issues of a repository.", "github", assignee="Who works on it"),
         tool("create_presentation", "Begin a new slide deck.", "office"),
-        tool("hotel_search", "酒店搜索", "travel"),
+        tool("jiudian", "酒店搜索", "travel"),
     )
 }
 INDEX = ToolIndex.build(TOOLS)
@@ -44,7 +44,9 @@ INDEX = ToolIndex.build(TOOLS)
         ("tickets assigned to me, by assignee", "list_issues"),
         ("make a powerpoint", "create_presentation"),
         ("sned an emial to Ann", "sendMail"),
-        ("搜索酒店", "hotel_search"),
+        ("搜索酒店", "jiudian"),
+        ("find a hotel", "jiudian"),
+        ("写入文件", "write_file"),
     ],
 )
 def test_a_tool_is_found_by_what_a_model_writes(query: str, best: str):
