@@ -7,7 +7,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
 from fnmatch import fnmatchcase
-from typing import Any, Literal, Protocol, TypeVar, dataclass_transform
+from functools import cached_property
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar, dataclass_transform
 
 _C = TypeVar("_C")
 
@@ -255,8 +256,7 @@ def _may_take(choice: Choice, server: str) -> bool:
     return any(fnmatchcase(server, pattern.partition(".")[0]) for pattern in choice.patterns)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Quota:
+class Quota(NamedTuple):
     """How much all who share an `account` may use in so many seconds; 0 of them means: at the same time."""
 
     account: str
@@ -284,6 +284,32 @@ class Principal:
     quotas: Sequence[Quota] = ()
     tool_search: Literal["auto", "on", "off"] | None = None
     """Whether its tools are searched; None: as the settings say."""
+
+    @cached_property
+    def request_rates(self) -> Sequence[Quota]:
+        """By what a request is judged when it begins."""
+        found = [quota for quota in self.quotas if quota.seconds and quota.unit != "tool_calls"]
+        return sorted(found, key=lambda quota: quota.unit, reverse=True)  # that for tokens is told first
+
+    @cached_property
+    def request_places(self) -> Sequence[Quota]:
+        """How many requests may be under way."""
+        return [quota for quota in self.quotas if quota.unit == "requests" and not quota.seconds]
+
+    @cached_property
+    def call_rates(self) -> Sequence[Quota]:
+        """By what a call of a tool is judged."""
+        return [quota for quota in self.quotas if quota.unit == "tool_calls" and quota.seconds]
+
+    @cached_property
+    def call_places(self) -> Sequence[Quota]:
+        """How many calls of tools may be under way."""
+        return [quota for quota in self.quotas if quota.unit == "tool_calls" and not quota.seconds]
+
+    @cached_property
+    def token_quotas(self) -> Sequence[Quota]:
+        """From what tokens are taken."""
+        return [quota for quota in self.quotas if quota.unit == "tokens"]
 
     def may_use_model(self, name: object) -> bool:
         """Whether it may ask for a model of this name; who may not use each must name one."""

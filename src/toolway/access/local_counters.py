@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from toolway.types import Quota
 
@@ -14,6 +16,16 @@ SWEEP = 1_000
 """So many accounts are counted before those are forgotten whose time is over."""
 
 
+class Standing(NamedTuple):
+    """How it stands with a quota: how many are left, and in how many seconds there will be more."""
+
+    quota: Quota
+    left: int
+    seconds: float
+    is_over: bool = False
+    """Whether it was used up already."""
+
+
 class LocalCounters:
     """Counts for quotas, as `RedisCounters` does; its methods wait for nothing."""
 
@@ -22,47 +34,53 @@ class LocalCounters:
         self._counts: dict[Quota, tuple[int, float]] = {}
         """How many, and when a new window begins."""
 
-    async def take(self, quota: Quota) -> bool:
-        """Count one; False, and it is not counted, when the quota is used up."""
+    def take(self, quotas: Sequence[Quota]) -> list[Standing]:
+        """Count one for each rate among them, if none of all is used up; tokens are only looked at."""
         now = time.monotonic()
-        if not is_moving(quota):
-            count, end = self._window(quota, now)
-            if count < quota.most:
-                self._counts[quota] = (count + 1, end)
-            return count < quota.most
-        hits = self._recent(quota, now)
-        if len(hits) >= quota.most:
-            return False
-        hits.append(now)
-        return True
+        found = [self._standing(quota, now) for quota in quotas]
+        if any(standing.is_over for standing in found):
+            return found
+        return [standing if _is_looked_at(standing.quota) else self._one(standing, now) for standing in found]
 
-    async def add(self, quota: Quota, number: int) -> None:
+    def add(self, used: Mapping[Quota, int]) -> None:
         """Count what was used already, beyond the quota too."""
-        count, end = self._window(quota, time.monotonic())
-        self._counts[quota] = (count + number, end)
-
-    async def left(self, quota: Quota) -> tuple[int, float]:
-        """How many are left, and in how many seconds there will be more."""
         now = time.monotonic()
-        if not is_moving(quota):
+        for quota, number in used.items():
             count, end = self._window(quota, now)
-            return max(0, quota.most - count), end - now if count else 0.0
-        hits = self._recent(quota, now)
-        return quota.most - len(hits), hits[0] + quota.seconds - now if hits else 0.0
+            self._counts[quota] = (count + number, end)
+
+    def _standing(self, quota: Quota, now: float) -> Standing:
+        if is_moving(quota):
+            hits = self._recent(quota, now)
+            left, seconds = quota.most - len(hits), hits[0] + quota.seconds - now if hits else 0.0
+        else:
+            count, end = self._window(quota, now)
+            left, seconds = quota.most - count, end - now if count else 0.0
+        return Standing(quota, max(0, left), seconds, left <= 0)
+
+    def _one(self, standing: Standing, now: float) -> Standing:
+        quota = standing.quota
+        if is_moving(quota):
+            self._hits[quota].append(now)
+        else:
+            count, end = self._window(quota, now)
+            self._counts[quota] = (count + 1, end)
+        return Standing(quota, standing.left - 1, standing.seconds or quota.seconds)
 
     def _recent(self, quota: Quota, now: float) -> deque[float]:
         hits = self._hits.get(quota)
         if hits is None:
             self._forget_old(now)
             hits = self._hits[quota] = deque()
-        while hits and hits[0] <= now - quota.seconds:
+        oldest = now - quota.seconds
+        while hits and hits[0] <= oldest:
             hits.popleft()
         return hits
 
     def _window(self, quota: Quota, now: float) -> tuple[int, float]:
-        count, end = self._counts.get(quota, (0, 0.0))
-        if now < end:
-            return count, end
+        known = self._counts.get(quota)
+        if known is not None and now < known[1]:
+            return known
         self._forget_old(now)
         return 0, now + quota.seconds
 
@@ -74,4 +92,8 @@ class LocalCounters:
 
 def is_moving(quota: Quota) -> bool:
     """Whether the window of a quota moves with the time."""
-    return quota.unit != "tokens" and quota.most <= MOST_MOVING
+    return quota.most <= MOST_MOVING and quota.unit != "tokens"
+
+
+def _is_looked_at(quota: Quota) -> bool:
+    return quota.unit == "tokens"

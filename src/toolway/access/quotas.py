@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import math
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakValueDictionary
 
 import anyio
-import anyio.to_thread
 
-from toolway.access.local_counters import LocalCounters
+from toolway.access.local_counters import LocalCounters, Standing
 from toolway.errors import OverQuota, QuotasUnknown
 from toolway.settings.groups import is_shared
 from toolway.stores.store import EntriesError, Rest
@@ -23,8 +21,6 @@ from toolway.types import Header, Principal, Quota
 
 if TYPE_CHECKING:
     from toolway.access.redis_counters import RedisCounters
-
-    AnyCounters = LocalCounters | RedisCounters
 
 T = TypeVar("T")
 
@@ -38,6 +34,14 @@ REST_SECONDS = 5.0
 
 QUIET_SECONDS = 60.0
 _WORDS = {"requests": "requests", "tool_calls": "tool calls", "tokens": "tokens"}
+_HEADERS = {
+    unit: (
+        b"x-ratelimit-limit-" + unit.encode(),
+        b"x-ratelimit-remaining-" + unit.encode(),
+        b"x-ratelimit-reset-" + unit.encode(),
+    )
+    for unit in ("requests", "tokens")
+}
 _TIMES = {1: "second", 60: "minute", 3_600: "hour", 86_400: "day"}
 
 
@@ -61,14 +65,14 @@ class Meter:
     def __init__(self, store: str = "memory:", *, fails_closed: bool = False) -> None:
         self._url = store if is_shared(store) else ""
         self._fails_closed = fails_closed
-        self._opening = anyio.Lock()
         self._own = LocalCounters()
         self._shared: RedisCounters | None = None
         self._rest = Rest(REST_SECONDS)
         self._quiet_until = -math.inf
         self._under_way: Counter[Quota] = Counter()
         self._limiters: WeakValueDictionary[Quota, anyio.CapacityLimiter] = WeakValueDictionary()
-        self._owed: defaultdict[Quota, int] = defaultdict(int)
+        self._owed: dict[Quota, int] = {}
+        """Tokens that Redis was not told of yet."""
 
     def request(self, principal: Principal) -> AbstractAsyncContextManager[list[Header]]:
         """Count a request, which is under way while the block lasts; yields what its answer tells of the quotas.
@@ -80,22 +84,26 @@ class Meter:
     @asynccontextmanager
     async def call(self, principal: Principal) -> AsyncIterator[None]:
         """Count a call of a tool, which waits until fewer are under way. Raises OverQuota, and QuotasUnknown."""
+        await self._take(principal.call_rates)
+        if not principal.call_places:
+            yield
+            return
         async with AsyncExitStack() as stack:
-            for quota in _of(principal, "tool_calls"):
-                if quota.seconds:
-                    await self._take(quota)
-                else:
-                    await stack.enter_async_context(self._limiter(quota))
+            for quota in principal.call_places:
+                await stack.enter_async_context(self._limiter(quota))
             yield
 
     def spend(self, principal: Principal, tokens: int) -> None:
-        """Tokens were used; they are counted when the request ends."""
-        for quota in _of(principal, "tokens"):
-            self._owed[quota] += max(0, tokens)
+        """Tokens were used; Redis is told when the request ends."""
+        for quota in principal.token_quotas:
+            self._owed[quota] = self._owed.get(quota, 0) + max(0, tokens)
+        if not self._url:
+            self._own.add(self._owed)
+            self._owed.clear()
 
     async def begin(self, principal: Principal) -> list[Header]:
         """Count a request that begins; the headers that tell what is left."""
-        places = [quota for quota in _of(principal, "requests") if not quota.seconds]
+        places = principal.request_places
         for quota in places:
             if self._under_way[quota] >= quota.most:
                 raise OverQuota(
@@ -107,17 +115,15 @@ class Meter:
         try:
             if self._owed:
                 await self._settle()
-            return await self._take_request(principal)
+            return _headers_of(await self._take(principal.request_rates))
         except BaseException:
             self._leave(places)
             raise
 
     async def end(self, principal: Principal) -> None:
         """A request that was counted is over."""
-        self._leave([quota for quota in _of(principal, "requests") if not quota.seconds])
-        if self._owed and not self._url:
-            await self._settle()
-        elif self._owed:
+        self._leave(principal.request_places)
+        if self._owed:
             with anyio.CancelScope(shield=True):
                 await self._settle()
 
@@ -133,51 +139,46 @@ class Meter:
             limiter = self._limiters[quota] = anyio.CapacityLimiter(quota.most)
         return limiter
 
-    async def _take_request(self, principal: Principal) -> list[Header]:
-        """Count a request; the headers that tell what is left."""
-        told: dict[str, tuple[int, Quota, float]] = {}
-        for quota in sorted(_of(principal, "tokens", "requests"), key=lambda quota: quota.unit, reverse=True):
-            if not quota.seconds:
-                continue
-            if quota.unit == "requests":
-                await self._take(quota)
-                if self._url:
-                    continue  # to ask what is left would cost each request as much again
-            left, seconds = await self._left(quota)
-            if quota.unit == "tokens" and left <= 0:
-                raise _over(quota, seconds)
-            if quota.unit not in told or left < told[quota.unit][0]:
-                told[quota.unit] = (left, quota, seconds)
-        return [header for left, quota, seconds in told.values() for header in _headers(quota, left, seconds)]
+    async def _take(self, quotas: Sequence[Quota]) -> list[Standing]:
+        """Count one for each rate; how it stands with each. Raises OverQuota, and QuotasUnknown."""
+        if not quotas:
+            return []
+        found = self._own.take(quotas) if not self._url else await self._take_shared(quotas)
+        for standing in found:
+            if standing.is_over:
+                raise _over(standing)
+        return found
 
-    async def _take(self, quota: Quota) -> None:
-        if not await self._count(lambda counters: counters.take(quota)):
-            _, seconds = await self._left(quota)
-            raise _over(quota, seconds)
-
-    async def _left(self, quota: Quota) -> tuple[int, float]:
-        return await self._count(lambda counters: counters.left(quota))
+    async def _take_shared(self, quotas: Sequence[Quota]) -> list[Standing]:
+        shared = self._counters()
+        if (found := await self._asked(lambda: shared.take(quotas))) is None:
+            return self._own.take(quotas)
+        return found
 
     async def _settle(self) -> None:
         """Count the tokens that were used."""
-        while self._owed:
-            quota, tokens = self._owed.popitem()
-            try:
-                await self._count(lambda counters: counters.add(quota, tokens))  # noqa: B023 - awaited here
-            except QuotasUnknown:
-                self._owed[quota] += tokens
-                return
+        owed, self._owed = self._owed, {}
+        shared = self._counters()
 
-    async def _count(self, work: Callable[[AnyCounters], Awaitable[T]]) -> T:
-        """Raises QuotasUnknown."""
-        if not self._url:
-            return await work(self._own)
-        shared = self._shared or await self._open()
+        async def add() -> bool:
+            await shared.add(owed)
+            return True
+
+        try:
+            if await self._asked(add) is None:
+                self._own.add(owed)
+        except QuotasUnknown:
+            for quota, tokens in owed.items():
+                self._owed[quota] = self._owed.get(quota, 0) + tokens
+
+    async def _asked(self, work: Callable[[], Awaitable[T]]) -> T | None:
+        """What Redis answers; None when it does not, and this process is to count by itself. Raises QuotasUnknown."""
+        shared = self._counters()
         try:
             self._rest.check()
             # redis-py tidies up behind one cancellation, but anyio's come again and again.
             with anyio.CancelScope(shield=True):
-                return await work(shared)
+                return await work()
         except shared.errors as error:
             self._rest.begin()
             self._note(error)
@@ -185,17 +186,14 @@ class Meter:
             pass
         if self._fails_closed:
             raise QuotasUnknown("What this key has used cannot be known now; try again.")
-        return await work(self._own)
+        return None
 
-    async def _open(self) -> RedisCounters:
-        """Load what counts in Redis when there is something to count: it takes a while."""
-        async with self._opening:
-            if self._shared is None:
-                module = await anyio.to_thread.run_sync(
-                    importlib.import_module, "toolway.access.redis_counters"
-                )
-                self._shared = module.RedisCounters(self._url)
-            return self._shared
+    def _counters(self) -> RedisCounters:
+        if self._shared is None:
+            from toolway.access.redis_counters import RedisCounters  # noqa: PLC0415 - redis is optional
+
+            self._shared = RedisCounters(self._url)
+        return self._shared
 
     async def close(self) -> None:
         """Let the connections go."""
@@ -225,29 +223,36 @@ class _Request(AbstractAsyncContextManager[list[Header]]):
         await self._meter.end(self._principal)
 
 
-def _of(principal: Principal, *units: str) -> list[Quota]:
-    return [quota for quota in principal.quotas if quota.unit in units]
-
-
-def _over(quota: Quota, seconds: float) -> OverQuota:
+def _over(standing: Standing) -> OverQuota:
+    quota = standing.quota
     time_of = _TIMES.get(quota.seconds) or f"{quota.seconds} seconds"
     message = f"The quota of {quota.most:,} {_WORDS[quota.unit]} per {time_of} is used up"
-    wait = max(1, math.ceil(seconds))
+    wait = max(1, math.ceil(standing.seconds))
     headers = [(b"retry-after", b"%d" % wait)]
     if quota.unit != "tool_calls":
-        headers += _headers(quota, 0, seconds)
+        headers += _headers(standing)
     if wait > PATIENT:
         headers.append((b"x-should-retry", b"false"))
     return OverQuota(f"{message}; try again in {_words(wait)}.", headers=headers)
 
 
-def _headers(quota: Quota, left: int, seconds: float) -> list[Header]:
+def _headers_of(standings: Sequence[Standing]) -> list[Header]:
+    """What is told of the tightest quota of each unit."""
+    told: dict[str, Standing] = {}
+    for standing in standings:
+        known = told.get(standing.quota.unit)
+        if known is None or standing.left < known.left:
+            told[standing.quota.unit] = standing
+    return [header for standing in told.values() for header in _headers(standing)]
+
+
+def _headers(standing: Standing) -> list[Header]:
     """As OpenAI tells them."""
-    unit = quota.unit.encode()
+    limit, remaining, reset = _HEADERS[standing.quota.unit]
     return [
-        (b"x-ratelimit-limit-" + unit, b"%d" % quota.most),
-        (b"x-ratelimit-remaining-" + unit, b"%d" % left),
-        (b"x-ratelimit-reset-" + unit, _duration(seconds).encode()),
+        (limit, b"%d" % standing.quota.most),
+        (remaining, b"%d" % standing.left),
+        (reset, _duration(standing.seconds).encode()),
     ]
 
 

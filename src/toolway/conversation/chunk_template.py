@@ -30,6 +30,9 @@ class TextRun:
     head: bytes
     tail: bytes
 
+    def __len__(self) -> int:
+        return len(self.quoted)
+
     def __iter__(self) -> Iterator[tuple[str, bytes]]:
         head, tail = self.head, self.tail
         return ((text.decode(), head + text + tail) for text in self.quoted)

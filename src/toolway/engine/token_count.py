@@ -28,7 +28,7 @@ def with_token_count(turn: Turn, spend: Callable[[int], None]) -> Turn:
         async def count(event: Event) -> None:
             nonlocal pieces
             if type(event) is Chunks:
-                pieces += sum(1 for _ in event.items)
+                pieces += len(event.items)
             await emit(event)
 
         try:
@@ -47,7 +47,7 @@ def with_token_count(turn: Turn, spend: Callable[[int], None]) -> Turn:
 
 def are_counted(principal: Principal) -> bool:
     """Whether a principal may use so many tokens and no more."""
-    return any(quota.unit == "tokens" for quota in principal.quotas)
+    return bool(principal.token_quotas)
 
 
 def tokens_of(request: ChatRequest, message: Message | None, pieces: int = 0) -> int:
@@ -61,11 +61,10 @@ def tokens_in(usage: Any) -> int:
     """The tokens of a usage object, whose members may be missing or odd; 0: it tells of none."""
     if not isinstance(usage, dict):
         return 0
-    total, *parts = (
-        value if isinstance(value := usage.get(name), int) and value > 0 else 0
-        for name in ("total_tokens", "prompt_tokens", "completion_tokens", "input_tokens", "output_tokens")
-    )
-    return total or sum(parts)
+    if type(total := usage.get("total_tokens")) is int and total > 0:
+        return total
+    names = ("prompt_tokens", "completion_tokens", "input_tokens", "output_tokens")
+    return sum(value for name in names if type(value := usage.get(name)) is int and value > 0)
 
 
 def _with_usage(request: ChatRequest) -> ChatRequest:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
 from typing import Any
@@ -88,7 +88,7 @@ class Admission:
             return
         if principal.quotas:
             scope = {**scope, METER: self._meter}
-            if is_passed_on and any(quota.unit == "tokens" for quota in principal.quotas):
+            if is_passed_on and principal.token_quotas:
                 handler = _counting(handler, partial(self._meter.spend, principal))
         if not principal.quotas or scope["type"] == "websocket" or scope["method"] in UNCOUNTED:
             await handler(scope, receive, send)
@@ -116,11 +116,11 @@ def _with_headers(send: Send, headers: Sequence[Header]) -> Send:
         return send
     names = {name for name, _ in headers}
 
-    async def send_with_headers(message: Message) -> None:
+    def send_with_headers(message: Message) -> Awaitable[None]:  # no coroutine: it stands before each event
         if message["type"] == "http.response.start":
             others = [header for header in message.get("headers", ()) if header[0] not in names]
             message = {**message, "headers": [*others, *headers]}
-        await send(message)
+        return send(message)
 
     return send_with_headers
 

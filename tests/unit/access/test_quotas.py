@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 import anyio
 import pytest
+from redis.asyncio import Redis
 
 from tests.support.redis import RedisServer, redis  # noqa: F401 - a fixture
 from toolway.access.local_counters import LocalCounters
@@ -44,9 +45,9 @@ def test_requests_are_counted_to_the_quota_and_no_further(store: str) -> None:
         async with open_meter(store) as meter:
             alice = who(quota("requests", 2))
             told = [await ask(meter, alice), await ask(meter, alice)]
-            if store == "memory:":
-                assert [one["x-ratelimit-remaining-requests"] for one in told] == ["1", "0"]
-                assert told[0]["x-ratelimit-limit-requests"] == "2"
+            assert [one["x-ratelimit-remaining-requests"] for one in told] == ["1", "0"]
+            assert [one["x-ratelimit-limit-requests"] for one in told] == ["2", "2"]
+            assert all(one["x-ratelimit-reset-requests"] in ("1m0s", "59s", "60s") for one in told), told
             with pytest.raises(OverQuota, match="2 requests per minute is used up; try again in") as refused:
                 await ask(meter, alice)
             headers = dict(refused.value.headers)
@@ -179,39 +180,76 @@ def test_a_redis_that_answers_late_is_waited_for_once(redis: RedisServer) -> Non
     run(main)
 
 
-def test_a_clock_that_jumps_frees_nobody_and_locks_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("jump", [-86_400.0, 86_400.0])
+def test_a_clock_that_jumps_frees_nobody_and_locks_nobody_out(
+    store: str, jump: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def main() -> None:
-        counters = LocalCounters()
-        limited, tokens = quota("requests", 1), quota("tokens", 10)
-        assert await counters.take(limited)
-        await counters.add(tokens, 10)
-        for jump in (-86_400.0, 86_400.0):
-            monkeypatch.setattr(time, "time", lambda jump=jump: 1_800_000_000.0 + jump)
-            assert not await counters.take(limited)
-            left, seconds = await counters.left(tokens)
-            assert (left, 59 < seconds <= 60) == (0, True)
-        assert await counters.take(quota("requests", 1, account="bob"))
+        async with open_meter(store) as meter, open_meter(store) as replica:
+            alice = who(quota("requests", 1))
+            spender = who(quota("tokens", 10, account="spender"), name="spender")
+            await ask(meter, alice)
+            await ask(meter, spender, tokens=10)
+            monkeypatch.setattr(time, "time", lambda: 1_800_000_000.0 + jump)
+            other = replica if store != "memory:" else meter
+            for principal in (alice, spender):
+                with pytest.raises(OverQuota) as refused:
+                    await ask(other, principal)
+                assert 58 <= int(dict(refused.value.headers)[b"retry-after"]) <= 60
+            await ask(other, who(quota("requests", 1, account="bob"), name="bob"))
+            monkeypatch.undo()
+            with pytest.raises(OverQuota):
+                await ask(meter, who(quota("requests", 1, account="bob"), name="bob"))
+
+    run(main)
+
+
+def test_what_one_quota_refuses_is_counted_by_none(store: str) -> None:
+    async def main() -> None:
+        async with open_meter(store) as meter:
+            narrow, wide = quota("requests", 1, account="group"), quota("requests", 5)
+            await ask(meter, who(wide, narrow))
+            for _ in range(3):
+                with pytest.raises(OverQuota, match="1 requests per minute"):
+                    await ask(meter, who(wide, narrow))
+            assert (await ask(meter, who(wide)))["x-ratelimit-remaining-requests"] == "3"
+
+    run(main)
+
+
+def test_a_request_costs_redis_one_round_trip_and_its_tokens_another(redis: RedisServer) -> None:  # noqa: F811
+    async def main() -> None:
+        async with open_meter(redis.url) as meter, Redis.from_url(redis.url) as watcher:
+            alice = who(
+                quota("requests", 9),
+                quota("requests", 99, 3600),
+                quota("tokens", 99),
+                quota("requests", 99, account="g"),
+            )
+            await ask(meter, alice, tokens=1)  # opens the connection, and has the scripts there
+            before = await watcher.info("commandstats")
+            await ask(meter, alice, tokens=1)
+            after = await watcher.info("commandstats")
+            calls = {name: after[name]["calls"] - before.get(name, {"calls": 0})["calls"] for name in after}
+            assert calls["cmdstat_evalsha"] == 2
+            assert calls.get("cmdstat_eval", 0) + calls.get("cmdstat_script|load", 0) == 0
 
     run(main)
 
 
 def test_accounts_whose_time_is_over_are_forgotten() -> None:
-    async def main() -> None:
-        counters = LocalCounters()
-        for number in range(3_000):
-            await counters.add(quota("tokens", 1, 0, f"{number}"), 1)
-            await counters.take(quota("requests", 1, 0, f"{number}"))
-        assert len(counters._counts) + len(counters._hits) < 2_000
-
-    run(main)
+    counters = LocalCounters()
+    for number in range(3_000):
+        counters.add({quota("tokens", 1, 0, f"{number}"): 1})
+        counters.take([quota("requests", 1, 0, f"{number}")])
+    assert len(counters._counts) + len(counters._hits) < 2_000
 
 
 def test_many_are_counted_in_a_window_that_does_not_move(store: str) -> None:
     async def main() -> None:
         async with open_meter(store) as meter:
             many = quota("requests", 1_000_000)
-            for left in (999_999, 999_998):
-                await ask(meter, who(many))
-                assert (await meter._left(many))[0] == left
+            for left in ("999999", "999998"):
+                assert (await ask(meter, who(many)))["x-ratelimit-remaining-requests"] == left
 
     run(main)
