@@ -70,7 +70,9 @@ class AuditLog:
         )
         self._arguments = arguments
         self._redact = redact or Redactor(())
-        self._lines: queue.Queue[Mapping[str, Any] | None] = queue.Queue(WAITING)
+        self._lines: queue.SimpleQueue[Mapping[str, Any] | None] = queue.SimpleQueue()
+        self._taken = self._done = 0
+        """How many lines requests gave, and how many the thread is done with."""
         self._lost = 0
         self._counting = threading.Lock()
         self._silent_until = float("-inf")
@@ -80,14 +82,11 @@ class AuditLog:
     @property
     def waiting(self) -> int:
         """How many lines are not written yet."""
-        return self._lines.unfinished_tasks
+        return self._taken - self._done
 
     def close(self) -> None:
         """Write what waits, for a moment at most, and end."""
-        try:
-            self._lines.put(None, timeout=FLUSH_SECONDS)
-        except queue.Full:
-            return
+        self._lines.put(None)
         self._thread.join(FLUSH_SECONDS)
 
     def call(
@@ -102,46 +101,65 @@ class AuditLog:
         decision: Decision,
     ) -> None:
         """A call ended, or was not let run; `arguments` None: they could not be used."""
-        error = (
-            {"error.type": "denied" if decision.effect == "deny" else "tool_error"} if result.is_error else {}
-        )
-        self._note(
-            "call",
-            who,
-            _of_tool(call.name, tool.name, tool.server),
-            {"gen_ai.tool.call.id": call.id},
-            self._told(call.arguments if arguments is None else arguments),
-            _of_decision(decision.effect, decision.rule, decision.reason),
-            error,
-            {"duration": round(seconds, 4), "result.bytes": len(result.text.encode(errors="replace"))},
-        )
+        line = {
+            "time": time.time(),
+            "event": "call",
+            **who,
+            **_of_tool(call.name, tool.name, tool.server),
+            "gen_ai.tool.call.id": call.id,
+            **self._told(call.arguments if arguments is None else arguments),
+            "toolway.decision": decision.effect,
+            "toolway.rule": decision.rule,
+            "toolway.reason": decision.reason,
+            "duration": round(seconds, 4),
+            "result.bytes": len(result.text.encode(errors="replace")),
+        }
+        if result.is_error:
+            line["error.type"] = "denied" if decision.effect == "deny" else "tool_error"
+        self._note(line)
 
     def asked(self, who: Mapping[str, Any], approval: Approval) -> None:
         """A call waits for a person."""
         self._note(
-            "approval.asked",
-            who,
-            _of_tool(approval.name, approval.tool, approval.server),
-            {"toolway.approval.id": approval.id},
-            self._told(approval.arguments),
-            _of_decision("ask", approval.rule, approval.reason),
+            {
+                **self._of(approval, "approval.asked", who),
+                "toolway.decision": "ask",
+                "toolway.reason": approval.reason,
+            }
         )
 
     def answered(self, who: Mapping[str, Any], approval: Approval, verdict: Verdict) -> None:
         """A person answered, and the request went on."""
         self._note(
-            "approval.answered",
-            who,
-            _of_tool(approval.name, approval.tool, approval.server),
-            {"toolway.approval.id": approval.id, "toolway.approval.by": verdict.by},
-            {"toolway.approval.always": verdict.always} if verdict.always else {},
-            self._told(approval.arguments),
-            _of_decision("allow" if verdict.approve else "deny", approval.rule, verdict.reason),
+            {
+                **self._of(approval, "approval.answered", who),
+                "toolway.approval.by": verdict.by,
+                "toolway.approval.always": verdict.always,
+                "toolway.decision": "allow" if verdict.approve else "deny",
+                "toolway.reason": verdict.reason,
+            }
         )
+
+    def refused(self, who: Mapping[str, Any], what: Mapping[str, Any]) -> None:
+        """A request was refused before anything of it was done."""
+        self._note(
+            {"time": time.time(), "event": "request.refused", **who, "toolway.decision": "deny", **what}
+        )
+
+    def _of(self, approval: Approval, event: str, who: Mapping[str, Any]) -> JSON:
+        return {
+            "time": time.time(),
+            "event": event,
+            **who,
+            **_of_tool(approval.name, approval.tool, approval.server),
+            "toolway.approval.id": approval.id,
+            **self._told(approval.arguments),
+            "toolway.rule": approval.rule,
+        }
 
     def changed(self, event: str, by: str, what: str) -> None:
         """A person changed what is allowed here: `by` is the name of their key, `what` of that which they changed."""
-        self._note(event, {"toolway.changed": what, "toolway.by": by})
+        self._note({"time": time.time(), "event": event, "toolway.changed": what, "toolway.by": by})
 
     def _told(self, arguments: JSON | str) -> JSON:
         """Arguments as a digest, the same for the same arguments, or as text."""
@@ -151,13 +169,11 @@ class AuditLog:
             told["gen_ai.tool.call.arguments"] = text[:MAX_TEXT].decode(errors="replace")
         return told
 
-    def _note(self, event: str, *parts: Mapping[str, Any]) -> None:
-        line: JSON = {"time": time.time(), "event": event}
-        for part in parts:
-            line |= part
-        try:
-            self._lines.put_nowait(line)
-        except queue.Full:
+    def _note(self, line: Mapping[str, Any]) -> None:
+        if self._lines.qsize() < WAITING:
+            self._taken += 1
+            self._lines.put(line)
+        else:
             with self._counting:
                 self._lost += 1
 
@@ -172,8 +188,7 @@ class AuditLog:
                     lines.append(self._lines.get_nowait())
             is_open = None not in lines
             self._write([line for line in lines if line is not None])
-            for _ in lines:
-                self._lines.task_done()
+            self._done += len(lines) - lines.count(None)
         self._sink.close()
 
     def _write(self, lines: list[Mapping[str, Any]]) -> None:
@@ -206,10 +221,6 @@ def _of_tool(name: str, tool: str, server: str) -> JSON:
         "toolway.server": server,
         **own,
     }
-
-
-def _of_decision(effect: str, rule: str, reason: str) -> JSON:
-    return {"toolway.decision": effect, "toolway.rule": rule, "toolway.reason": reason}
 
 
 class _Sink:

@@ -7,7 +7,6 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import anyio
@@ -66,6 +65,7 @@ class CallGate:
         self._messages = messages
         self._settled: dict[tuple[str, str], _Settled] = {}
         self._decisions: dict[str, Decision] = {}
+        self._who: Mapping[str, Any] | None = None
         self.grants: list[str] = []
         """The ids of the standing yeses that hold in this conversation."""
 
@@ -170,9 +170,14 @@ class CallGate:
                 decision=decision,
             )
 
-    @cached_property
+    @property
     def who(self) -> Mapping[str, Any]:
         """Who makes the calls, and by which way, in the words of OpenTelemetry where it has any."""
+        if self._who is None:
+            self._who = self._found_out()
+        return self._who
+
+    def _found_out(self) -> Mapping[str, Any]:
         return {
             "user.id": self._caller.id.rpartition(":")[2][:16],
             "toolway.key.name": self._caller.name,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from toolway.types import Quota
@@ -30,70 +30,88 @@ class LocalCounters:
     """Counts for quotas, as `RedisCounters` does; its methods wait for nothing."""
 
     def __init__(self) -> None:
-        self._hits: dict[Quota, deque[float]] = {}
-        self._counts: dict[Quota, tuple[int, float]] = {}
-        """How many, and when a new window begins."""
+        self._windows: dict[Quota, _Moving | _Fixed] = {}
 
     def take(self, quotas: Sequence[Quota]) -> list[Standing]:
         """Count one for each rate among them, if none of all is used up; tokens are only looked at."""
         now = time.monotonic()
-        found = [self._standing(quota, now) for quota in quotas]
-        if any(standing.is_over for standing in found):
-            return found
-        return [standing if _is_looked_at(standing.quota) else self._one(standing, now) for standing in found]
+        windows = [self._windows.get(quota) or self._open(quota, now) for quota in quotas]
+        looks = [window.look(now) for window in windows]
+        if min(looks)[0] <= 0:
+            return [
+                Standing(quota, max(0, left), seconds, left <= 0)
+                for quota, (left, seconds) in zip(quotas, looks, strict=True)
+            ]
+        found = []
+        for quota, window, (left, seconds) in zip(quotas, windows, looks, strict=True):
+            if quota.unit == "tokens":
+                found.append(Standing(quota, left, seconds))
+            else:
+                window.add(1, now)
+                found.append(Standing(quota, left - 1, seconds or quota.seconds))
+        return found
 
-    def add(self, used: Mapping[Quota, int]) -> None:
+    def add(self, quota: Quota, number: int) -> None:
         """Count what was used already, beyond the quota too."""
         now = time.monotonic()
-        for quota, number in used.items():
-            count, end = self._window(quota, now)
-            self._counts[quota] = (count + number, end)
+        window = self._windows.get(quota) or self._open(quota, now)
+        window.look(now)
+        window.add(number, now)
 
-    def _standing(self, quota: Quota, now: float) -> Standing:
-        if is_moving(quota):
-            hits = self._recent(quota, now)
-            left, seconds = quota.most - len(hits), hits[0] + quota.seconds - now if hits else 0.0
-        else:
-            count, end = self._window(quota, now)
-            left, seconds = quota.most - count, end - now if count else 0.0
-        return Standing(quota, max(0, left), seconds, left <= 0)
+    def _open(self, quota: Quota, now: float) -> _Moving | _Fixed:
+        if len(self._windows) >= SWEEP:
+            self._windows = {
+                known: window for known, window in self._windows.items() if window.ends_after(now)
+            }
+        window = self._windows[quota] = (_Moving if is_moving(quota) else _Fixed)(quota)
+        return window
 
-    def _one(self, standing: Standing, now: float) -> Standing:
-        quota = standing.quota
-        if is_moving(quota):
-            self._hits[quota].append(now)
-        else:
-            count, end = self._window(quota, now)
-            self._counts[quota] = (count + 1, end)
-        return Standing(quota, standing.left - 1, standing.seconds or quota.seconds)
 
-    def _recent(self, quota: Quota, now: float) -> deque[float]:
-        hits = self._hits.get(quota)
-        if hits is None:
-            self._forget_old(now)
-            hits = self._hits[quota] = deque()
-        oldest = now - quota.seconds
+class _Moving:
+    """A window of the last seconds, wherever it begins: it remembers each use."""
+
+    def __init__(self, quota: Quota) -> None:
+        self._most, self._seconds = quota.most, quota.seconds
+        self._hits: deque[float] = deque()
+
+    def look(self, now: float) -> tuple[int, float]:
+        """How many are left, and in how many seconds there will be more."""
+        hits, oldest = self._hits, now - self._seconds
         while hits and hits[0] <= oldest:
             hits.popleft()
-        return hits
+        return self._most - len(hits), hits[0] - oldest if hits else 0.0
 
-    def _window(self, quota: Quota, now: float) -> tuple[int, float]:
-        known = self._counts.get(quota)
-        if known is not None and now < known[1]:
-            return known
-        self._forget_old(now)
-        return 0, now + quota.seconds
+    def add(self, number: int, now: float) -> None:
+        """Count so many, after a look."""
+        self._hits.extend([now] * number)
 
-    def _forget_old(self, now: float) -> None:
-        if len(self._counts) + len(self._hits) >= SWEEP:
-            self._counts = {quota: kept for quota, kept in self._counts.items() if now < kept[1]}
-            self._hits = {q: hits for q, hits in self._hits.items() if hits and hits[-1] > now - q.seconds}
+    def ends_after(self, now: float) -> bool:
+        """Whether something in it counts now."""
+        return bool(self._hits) and self._hits[-1] > now - self._seconds
+
+
+class _Fixed:
+    """A window that begins with the first use."""
+
+    def __init__(self, quota: Quota) -> None:
+        self._most, self._seconds = quota.most, quota.seconds
+        self._count, self._end = 0, 0.0
+
+    def look(self, now: float) -> tuple[int, float]:
+        """How many are left, and in how many seconds there will be more."""
+        if now >= self._end:
+            self._count, self._end = 0, now + self._seconds
+        return self._most - self._count, self._end - now if self._count else 0.0
+
+    def add(self, number: int, now: float) -> None:
+        """Count so many, after a look."""
+        self._count += number
+
+    def ends_after(self, now: float) -> bool:
+        """Whether something in it counts now."""
+        return now < self._end
 
 
 def is_moving(quota: Quota) -> bool:
     """Whether the window of a quota moves with the time."""
     return quota.most <= MOST_MOVING and quota.unit != "tokens"
-
-
-def _is_looked_at(quota: Quota) -> bool:
-    return quota.unit == "tokens"

@@ -96,10 +96,10 @@ class Meter:
     def spend(self, principal: Principal, tokens: int) -> None:
         """Tokens were used; Redis is told when the request ends."""
         for quota in principal.token_quotas:
-            self._owed[quota] = self._owed.get(quota, 0) + max(0, tokens)
-        if not self._url:
-            self._own.add(self._owed)
-            self._owed.clear()
+            if self._url:
+                self._owed[quota] = self._owed.get(quota, 0) + tokens
+            else:
+                self._own.add(quota, tokens)
 
     async def begin(self, principal: Principal) -> list[Header]:
         """Count a request that begins; the headers that tell what is left."""
@@ -166,7 +166,8 @@ class Meter:
 
         try:
             if await self._asked(add) is None:
-                self._own.add(owed)
+                for quota, tokens in owed.items():
+                    self._own.add(quota, tokens)
         except QuotasUnknown:
             for quota, tokens in owed.items():
                 self._owed[quota] = self._owed.get(quota, 0) + tokens
@@ -238,32 +239,33 @@ def _over(standing: Standing) -> OverQuota:
 
 def _headers_of(standings: Sequence[Standing]) -> list[Header]:
     """What is told of the tightest quota of each unit."""
-    told: dict[str, Standing] = {}
-    for standing in standings:
-        known = told.get(standing.quota.unit)
-        if known is None or standing.left < known.left:
-            told[standing.quota.unit] = standing
-    return [header for standing in told.values() for header in _headers(standing)]
+    if len(standings) > 1:
+        tightest = {standing.quota.unit: standing for standing in sorted(standings, key=_left, reverse=True)}
+        standings = list(tightest.values())
+    return [header for standing in standings for header in _headers(standing)]
 
 
-def _headers(standing: Standing) -> list[Header]:
+def _left(standing: Standing) -> int:
+    return standing.left
+
+
+def _headers(standing: Standing) -> tuple[Header, Header, Header]:
     """As OpenAI tells them."""
-    limit, remaining, reset = _HEADERS[standing.quota.unit]
-    return [
-        (limit, b"%d" % standing.quota.most),
-        (remaining, b"%d" % standing.left),
-        (reset, _duration(standing.seconds).encode()),
-    ]
+    quota, left, seconds, _ = standing
+    limit, remaining, reset = _HEADERS[quota.unit]
+    return (limit, b"%d" % quota.most), (remaining, b"%d" % left), (reset, _duration(seconds).encode())
 
 
 def _duration(seconds: float) -> str:
     """Seconds as OpenAI writes them: 6m0s, 120ms."""
     if seconds < 1:
         return f"{math.ceil(seconds * 1000)}ms"
-    minutes, rest = divmod(math.ceil(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    parts = [(hours, "h"), (minutes, "m")]
-    return "".join(f"{value}{unit}" for value, unit in parts if value or (unit == "m" and hours)) + f"{rest}s"
+    rest = math.ceil(seconds)
+    if rest < 60:
+        return f"{rest}s"
+    if rest < 3600:
+        return f"{rest // 60}m{rest % 60}s"
+    return f"{rest // 3600}h{rest // 60 % 60}m{rest % 60}s"
 
 
 def _words(seconds: int) -> str:

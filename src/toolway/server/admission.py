@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -60,13 +60,18 @@ def is_below(path: str, root: str) -> bool:
 
 def may_ask(principal: Principal, method: str, path: str, is_passed_on: bool) -> bool:
     """Whether a key may ask for this path."""
-    if principal.routes is None or path in FOR_EVERYBODY:
+    routes = principal.routes
+    if routes is None or path in FOR_EVERYBODY:
         return True
+    return not routes.isdisjoint(_families(method, path, is_passed_on))
+
+
+@lru_cache(maxsize=1024)
+def _families(method: str, path: str, is_passed_on: bool) -> frozenset[str]:
+    """The families of which one opens a path."""
     if is_below(path, MODELS):
-        families = _OF_MODELS if method in ("GET", "HEAD") else _PASSED_ON
-    else:
-        families = _PASSED_ON if is_passed_on else frozenset({family_of(path)})
-    return bool(families & principal.routes)
+        return _OF_MODELS if method in ("GET", "HEAD") else _PASSED_ON
+    return _PASSED_ON if is_passed_on else frozenset({family_of(path)})
 
 
 class Admission:
@@ -80,8 +85,10 @@ class Admission:
     ) -> None:
         """Handle a request that came with a key; `is_passed_on` says that its handler is the passthrough."""
         principal = principal_of(scope)
-        if not may_ask(principal, scope.get("method", "GET"), scope["path"], is_passed_on):
-            if scope["type"] == "websocket":
+        is_socket = scope["type"] == "websocket"
+        method = "GET" if is_socket else scope["method"]
+        if not may_ask(principal, method, scope["path"], is_passed_on):
+            if is_socket:
                 send = in_place_of_upgrade(scope, send)
             refused = Forbidden("This API key may not use this route.", code="route_not_allowed")
             await send_error(scope, send, refused)
@@ -90,7 +97,7 @@ class Admission:
             scope = {**scope, METER: self._meter}
             if is_passed_on and principal.token_quotas:
                 handler = _counting(handler, partial(self._meter.spend, principal))
-        if not principal.quotas or scope["type"] == "websocket" or scope["method"] in UNCOUNTED:
+        if not principal.quotas or is_socket or method in UNCOUNTED:
             await handler(scope, receive, send)
             return
         try:
@@ -114,15 +121,22 @@ def _with_headers(send: Send, headers: Sequence[Header]) -> Send:
     """`send`, which tells what is left of the quotas in place of what the model server tells of its own."""
     if not headers:
         return send
-    names = {name for name, _ in headers}
 
     def send_with_headers(message: Message) -> Awaitable[None]:  # no coroutine: it stands before each event
         if message["type"] == "http.response.start":
-            others = [header for header in message.get("headers", ()) if header[0] not in names]
-            message = {**message, "headers": [*others, *headers]}
+            message = {**message, "headers": [*_without(message.get("headers", ()), headers), *headers]}
         return send(message)
 
     return send_with_headers
+
+
+def _without(headers: Iterable[Header], others: Sequence[Header]) -> Iterable[Header]:
+    """The headers but for those of which there are others."""
+    found = [header for header in headers if header[0][:12] == b"x-ratelimit-"]
+    names = {name for name, _ in others} if found else ()
+    return (
+        [header for header in headers if header not in found or header[0] not in names] if found else headers
+    )
 
 
 def _counting(handler: ASGIApp, spend: Callable[[int], None]) -> ASGIApp:

@@ -19,7 +19,7 @@ from toolway.server.envelopes import send_error
 from toolway.server.resource_metadata import WELL_KNOWN, answer_metadata, metadata_url
 from toolway.server.websocket import in_place_of_upgrade
 from toolway.settings.groups import ServerSettings
-from toolway.types import Header
+from toolway.types import Header, Principal
 
 OPEN_ROUTES = frozenset({"/healthz", "/docs"})
 """Routes that ask for no key. They say nothing about this installation."""
@@ -159,18 +159,25 @@ class AuthMiddleware:
 
     async def _authenticated(self, scope: Scope, seen: Sequence[Header]) -> Scope:
         """The scope without the headers that hold our key, and with whose key it is."""
-        credentials = [header for header in seen if header[0] in CREDENTIALS]
-        ours = {header: found for header in credentials if (found := self._keys.find(key_in(header)))}
-        if not ours and self._keys.tokens:
-            tokens = [(header, token) for header in credentials if is_token(token := key_in(header))]
-            ours = {header: await self._keys.tokens.find(token) for header, token in tokens[:1]}
-        if not ours:
+        headers: list[Header] = scope["headers"].copy()
+        principal: Principal | None = None
+        for header in seen:
+            if header[0] in CREDENTIALS and (found := self._keys.find(key_in(header))):
+                principal = principal or found
+                if header in headers:
+                    headers.remove(header)
+        if principal is None and self._keys.tokens:
+            for header in seen:
+                if header[0] in CREDENTIALS and is_token(token := key_in(header)):
+                    principal = await self._keys.tokens.find(token)
+                    headers = [other for other in headers if other != header]
+                    break
+        if principal is None:
             raise Unauthorized(
                 "Missing or unknown API key: send a key of this server as 'Authorization: Bearer KEY'.",
                 code="invalid_api_key",
             )
-        principal = next(iter(ours.values()))
-        return {**scope, "headers": [h for h in scope["headers"] if h not in ours], CALLER_KEY: principal}
+        return {**scope, "headers": headers, CALLER_KEY: principal}
 
 
 def _host_rule(settings: ServerSettings, keys: KeyRing) -> Callable[[bytes], bool]:
