@@ -345,3 +345,9 @@ class Caller:
     """Which tools there are for this caller; no others exist for it, in no list, error or search."""
     principal: Principal = ANYBODY
     """Whose key or token came with the request; it has what else this caller may do."""
+
+    @property
+    def client(self) -> str:
+        """What the program that sent the request says that it is, 80 characters of it at most."""
+        agent = next((value for name, value in self.headers if name == b"user-agent"), b"")
+        return agent[:80].decode("latin-1")

@@ -58,6 +58,10 @@ class Approval:
     rule: str = ""
     reason: str = ""
     dialect: str = ""
+    client: str = ""
+    """What the caller's program says that it is."""
+    conversation: str = ""
+    """The id of the conversation, as in the audit log; empty where there is none."""
     created: float = field(default_factory=time.time)
     seconds: float = 0.0
     slot: int = 0
@@ -133,6 +137,7 @@ class Approvals:
         rule: str,
         reason: str,
         dialect: str,
+        conversation: str = "",
     ) -> Approval:
         """Let a call wait. Raises InvalidRequest when nobody can be asked about it, StoreError."""
         if len(_text(arguments)) > MAX_ARGUMENTS:
@@ -149,6 +154,8 @@ class Approvals:
             rule=rule,
             reason=reason,
             dialect=dialect,
+            client=caller.client,
+            conversation=conversation,
             seconds=self.seconds,
         )
         slot = await self._waiting.add(approval.id, share_of(caller.id), self.seconds)

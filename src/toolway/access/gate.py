@@ -181,7 +181,7 @@ class CallGate:
         return {
             "user.id": self._caller.id.rpartition(":")[2][:16],
             "toolway.key.name": self._caller.name,
-            "gen_ai.conversation.id": _conversation(self._caller.id, self._messages),
+            "gen_ai.conversation.id": conversation_of(self._caller.id, self._messages),
             "gen_ai.request.model": self._origin.model,
             "toolway.dialect": self._origin.dialect,
         }
@@ -210,6 +210,7 @@ class CallGate:
                 rule=decision.rule,
                 reason=decision.reason,
                 dialect=self._origin.dialect,
+                conversation=self.who["gen_ai.conversation.id"],
             )
         except InvalidRequest as error:
             self._settled[_key(call)] = _Settled(refusal=f"nobody can be asked about it: {error.message}")
@@ -305,7 +306,7 @@ class CallGate:
 _BESIDE = "a person would have to approve it, who cannot be asked beside other calls: call it again by itself"
 
 
-def _conversation(owner: str, messages: Sequence[Any]) -> str:
+def conversation_of(owner: str, messages: Sequence[Any]) -> str:
     """What is the same for all requests of a conversation: a digest of whose it is, and how its user began it."""
     begin = next(
         (m.get("content") for m in messages if isinstance(m, dict) and m.get("role") == "user"), None

@@ -13,8 +13,8 @@ import anyio.to_thread
 
 from toolway.access.approvals import Approvals
 from toolway.access.audit import AuditLog
-from toolway.access.elicitation import elicit
-from toolway.access.gate import CallGate
+from toolway.access.elicitation import elicit as ask_client
+from toolway.access.gate import CallGate, Elicit
 from toolway.access.rules import Origin, Rules
 from toolway.settings.settings import Settings
 from toolway.stores import Store
@@ -74,11 +74,13 @@ class Policy:
         model: object = "",
         asks: bool = False,
         messages: Sequence[Any] = (),
+        wait: float | None = None,
+        elicit: Elicit | None = None,
     ) -> CallGate | None:
         """What the calls of one request pass before they run; None when nothing is to be decided or noted.
 
         `asks` says that its client wants to be asked about some calls, whatever the rules say. The audit log tells
-        conversations apart by their first `messages`.
+        conversations apart by their first `messages`. `wait` and `elicit` take the place of those that all have.
         """
         if not (self.rules.rules or self.audit or asks):
             return None
@@ -94,7 +96,7 @@ class Policy:
             self.audit,
             caller=caller,
             origin=origin,
-            wait=self._wait,
-            elicit=partial(elicit, redact=self.redact),
+            wait=self._wait if wait is None else wait,
+            elicit=elicit or partial(ask_client, redact=self.redact),
             messages=messages,
         )

@@ -64,13 +64,7 @@ class ApprovalRoutes:
         self._news.set()
 
     async def _list(self, _: ConsoleRequest) -> JSON:
-        return {"approvals": [self._shown(approval) for approval in await self._approvals.waiting()]}
-
-    def _shown(self, approval: Approval) -> JSON:
-        """Without whose it is but for the name of the key: the rest is a digest of credentials."""
-        hidden = ("owner", "slot", "tool_digest")
-        shown = {name: value for name, value in asdict(approval).items() if name not in hidden}
-        return {**shown, "expires": approval.created + approval.seconds}
+        return {"approvals": [shown_approval(approval) for approval in await self._approvals.waiting()]}
 
     async def _answer(self, request: ConsoleRequest) -> JSON:
         body = await request.body(MAX_BODY)
@@ -94,3 +88,10 @@ class ApprovalRoutes:
         await self._approvals.revoke(request.names[0])
         self._parts.note_change("grant.revoked", request.session.by, request.names[0])
         return {"revoked": request.names[0]}
+
+
+def shown_approval(approval: Approval) -> JSON:
+    """An approval without whose it is but for the name of the key: the rest is a digest of credentials."""
+    hidden = ("owner", "slot", "tool_digest")
+    shown = {name: value for name, value in asdict(approval).items() if name not in hidden}
+    return {**shown, "expires": approval.created + approval.seconds}

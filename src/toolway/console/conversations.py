@@ -9,11 +9,13 @@ from toolway.types import JSON
 
 PAGE, MOST = 100, 500
 MOST_TEXT = 200
+SAME = ("state", "caller", "conversation")
 QUERY = {
     "text": "what a line or what was said holds",
     "tool": "a part of the name of a tool that was called",
     "state": "running, done, waiting, error or left",
     "caller": "the name of a key",
+    "conversation": "the id that approvals and the audit log give: all requests of one conversation",
     "before": "the id of a conversation: older ones are answered",
     "limit": f"how many, at most {MOST}",
 }
@@ -39,13 +41,11 @@ class Conversations:
     async def _list(self, request: ConsoleRequest) -> JSON:
         query = request.query
         most = limit_of(query, PAGE, MOST)
-        tool, state, caller = query.get("tool"), query.get("state"), query.get("caller")
+        tool, same = query.get("tool"), {name: query[name] for name in SAME if query.get(name)}
 
         def fits(line: JSON) -> bool:
-            return (
-                (not tool or any(tool in name for name in line["tools"]))
-                and (not state or line["state"] == state)
-                and (not caller or line["caller"] == caller)
+            return (not tool or any(tool in name for name in line["tools"])) and all(
+                line.get(name) == value for name, value in same.items()
             )
 
         text = query.get("text", "")[:MOST_TEXT].strip()

@@ -21,7 +21,7 @@ import anyio
 
 from toolway.console.feed import Feed
 from toolway.console.history import History
-from toolway.console.records import Timed, record_of, summary_of
+from toolway.console.records import Timed, conversation_in, record_of, summary_of
 from toolway.conversation.events import (
     CallProgressed,
     Chunks,
@@ -63,7 +63,18 @@ _READ = frozenset({ConversationBegan, CallProgressed, ConversationEnded, Convers
 class Recorder:
     """Keeps the events of one conversation; a subscriber. Nothing is read of them here."""
 
-    __slots__ = ("__weakref__", "_feed", "_journal", "_stream", "chunks", "events", "id", "progress", "text")
+    __slots__ = (
+        "__weakref__",
+        "_feed",
+        "_journal",
+        "_stream",
+        "chunks",
+        "conversation",
+        "events",
+        "id",
+        "progress",
+        "text",
+    )
 
     def __init__(self, journal: Journal, feed: Feed) -> None:
         self.id = ""
@@ -72,6 +83,8 @@ class Recorder:
         self.chunks: list[Chunks] = []
         self.text = ""
         """What the model says now, as far as somebody looks on."""
+        self.conversation: str | None = None
+        """The id of the conversation that it is part of, once that was asked for."""
         self._journal = journal
         self._feed = feed
         self._stream: ReferenceType[EventStream] | None = None
@@ -263,7 +276,10 @@ class Journal:
         return lines
 
     def _summary(self, recorder: Recorder) -> JSON:
-        return summary_of(recorder.id, recorder.events, said=self._said, mask=self._mask)
+        if recorder.conversation is None:
+            recorder.conversation = conversation_in(recorder.events)
+        summary = summary_of(recorder.id, recorder.events, said=self._said, mask=self._mask)
+        return {**summary, "conversation": recorder.conversation}
 
     def _record(self, summary: JSON, recorder: Recorder) -> JSON:
         return record_of(summary, recorder.events, recorder.progress, said=self._said, mask=self._mask)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from toolway.access.approvals import Approval
+from toolway.console.approvals import shown_approval
 from toolway.console.parts import Parts
 from toolway.console.routes import ConsoleRequest, Route
 from toolway.conversation.events import (
@@ -35,6 +37,7 @@ class Playground:
 
     def __init__(self, parts: Parts) -> None:
         self._engine = parts.engine
+        self._wait = parts.settings.approvals.approval_ttl
         self._api_key = parts.settings.upstream.api_key
 
     def routes(self) -> list[Route]:
@@ -51,8 +54,14 @@ class Playground:
             raise InvalidRequest("messages must be a list of at least one message.", param="messages")
         chat = {**body, "stream": True, "stream_options": {"include_usage": True}}
 
+        async def ask(approval: Approval) -> None:
+            """Show it in the chat; the answer comes over the routes of the approvals."""
+            await response.write(_event({"approval": shown_approval(approval)}))
+
         def read(_: ToolsAtHand) -> ConversationRequest:
-            return ConversationRequest(chat=ChatRequest.of(chat), options=RequestOptions())
+            return ConversationRequest(
+                chat=ChatRequest.of(chat), options=RequestOptions(), approval_wait=self._wait, elicit=ask
+            )
 
         async def deliver(event: Event) -> None:
             if isinstance(event, HeadArrived) and not response.started:

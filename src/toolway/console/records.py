@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from toolway.access.gate import conversation_of
 from toolway.conversation.events import (
     CallBegan,
     CallEnded,
@@ -70,7 +71,7 @@ def summary_of(identity: str, events: Sequence[Timed], *, said: bool, mask: Mask
         "model": mask(_short(str(first.model), 200)),
         "title": mask(_title(first)) if said else "",
         "caller": first.caller.name if first.caller else "",
-        "client": _client(first),
+        "client": first.caller.client if first.caller else "",
         "streamed": first.streamed,
         "side": first.side,
         "messages": first.messages,
@@ -271,6 +272,15 @@ class _Writer:
         )
 
 
+def conversation_in(events: Sequence[Timed]) -> str:
+    """The id of the conversation that these events are part of, as in the audit log and in approvals; or nothing."""
+    first = events[0][1]
+    assert isinstance(first, ConversationBegan)  # noqa: S101
+    if first.caller is None or first.request is None:
+        return ""
+    return conversation_of(first.caller.id, first.request.messages)
+
+
 def error_of(error: ToolwayError, mask: Masked) -> JSON:
     """An error for the console."""
     return {
@@ -297,13 +307,6 @@ def _add_usage(total: JSON, usage: JSON | None) -> None:
     total["prompt"] += token_count(usage, "prompt_tokens")
     total["completion"] += token_count(usage, "completion_tokens")
     total["cached"] += cached_tokens(usage)
-
-
-def _client(first: ConversationBegan) -> str:
-    """What the client says that it is."""
-    headers = first.caller.headers if first.caller else ()
-    agent = next((value for name, value in headers if name == b"user-agent"), b"")
-    return agent[:80].decode("latin-1")
 
 
 def _title(first: ConversationBegan) -> str:

@@ -12,7 +12,7 @@ from weakref import ref
 import anyio
 
 from toolway.access.approvals import Approval
-from toolway.access.gate import CallGate
+from toolway.access.gate import CallGate, Elicit
 from toolway.access.policy import Policy
 from toolway.access.quotas import Meter
 from toolway.conversation.call_ids import for_client, new_token, with_original_ids, with_public_ids
@@ -330,6 +330,10 @@ class ConversationRequest:
     pauses: bool = False
     optional: frozenset[str] = frozenset()
     gives_ids: bool = False
+    approval_wait: float | None = None
+    """Seconds for which its calls wait for a person before it goes on; None: as it is configured."""
+    elicit: Elicit | None = None
+    """Asks the person at the client about a call."""
     begun: Begun | None = None
     """What the fast lane did for this request."""
 
@@ -476,6 +480,8 @@ class Engine:
             model=chat.options.get("model"),
             asks=bool(request.asks or request.approved),
             messages=chat.messages,
+            wait=request.approval_wait,
+            elicit=request.elicit,
         )
         conversation = Conversation(
             resources=self._resources,

@@ -8,18 +8,20 @@ import Conversation from "./conversation.js";
 const STATES = [["", "any state"], ["running", "running"], ["done", "done"], ["waiting", "waits for approval"],
   ["error", "failed"], ["left", "client left"]];
 
+const CHOSEN = [["tool", "tool"], ["caller", "key"], ["conversation", "requests of conversation"]];
+
 export default function Conversations({ names, query }) {
   return names[0] ? html`<${Conversation} id=${names[0]} key=${names[0]} />` : html`<${List} query=${query} />`;
 }
 
 function List({ query }) {
   const [wanted, setWanted] = useState({ text: query.get("text") ?? "", state: query.get("state") ?? "",
-    tool: query.get("tool") ?? "", caller: query.get("caller") ?? "" });
+    tool: query.get("tool") ?? "", caller: query.get("caller") ?? "", conversation: query.get("conversation") ?? "" });
   const [found, setFound] = useState(null);
   const [fresh, setFresh] = useState([]);
   const [error, setError] = useState(null);
   const turn = useRef(0);
-  const isPlain = !wanted.text && !wanted.state && !wanted.tool && !wanted.caller;
+  const isPlain = Object.values(wanted).every((value) => !value);
 
   const load = async (before = "") => {
     const mine = ++turn.current;
@@ -72,10 +74,8 @@ function List({ query }) {
       </select>
     <//>
     <${Wrong} error=${error} />
-    ${(wanted.tool || wanted.caller) && html`<div class="row">
-      ${wanted.tool && html`<button type="button" class="compact" onClick=${() => setWanted({ ...wanted, tool: "" })}>tool <${Text}>${wanted.tool}<//> ×</button>`}
-      ${wanted.caller && html`<button type="button" class="compact" onClick=${() => setWanted({ ...wanted, caller: "" })}>key <${Text}>${wanted.caller}<//> ×</button>`}
-    </div>`}
+    ${CHOSEN.some(([name]) => wanted[name]) && html`<div class="row">${CHOSEN.filter(([name]) => wanted[name]).map(([name, said]) => html`<button type="button" class="compact" key=${name}
+      onClick=${() => setWanted({ ...wanted, [name]: "" })}>${said} <${Text}>${wanted[name]}<//> ×</button>`)}</div>`}
     ${found && !found.shows_contents && html`<p class="notice">What is said is not kept here;
       <code>TOOLWAY_CONSOLE_CONTENTS=on</code> changes that.</p>`}
     ${fresh.length > 0 && html`<button type="button" class="fresh" onClick=${show}>${fresh.length} new – show</button>`}

@@ -3,6 +3,7 @@
 import { useEffect, useRef, useState } from "preact/hooks";
 import { get, open } from "./api.js";
 import { announce, Copy, count, Empty, Heading, html, State, Text, useLoaded, visible, Wrong } from "./ui.js";
+import { Approval } from "./approval.js";
 import { Call } from "./conversation.js";
 import { Markdown } from "./markdown.js";
 
@@ -118,19 +119,29 @@ export default function Playground() {
   </div>`;
 }
 
+/* a call that waits, until it is answered, here or elsewhere, and the chat goes on behind it */
+function Waiting({ one, isOpen }) {
+  const [counts, setCounts] = useState(null);
+  if (isOpen && !counts) return html`<${Approval} one=${one} isHere onAnswered=${setCounts} />`;
+  return counts && html`<p class="soft small">${counts.approve ? "Approved" : "Refused"}: <${Text} class="mono">${one.name}<//></p>`;
+}
+
 function Answer({ turn, isLast, busy, onAgain }) {
   const working = isLast && busy;
   const said = turn.parts.filter((part) => part.kind === "text").map((part) => part.text).join("\n\n");
   const groups = [];
+  const last = turn.parts.at(-1);
   for (const part of turn.parts) {
     if (part.kind === "call" && groups.at(-1)?.calls) groups.at(-1).calls.push(part);
     else groups.push(part.kind === "call" ? { calls: [part] } : part);
   }
+  const settled = groups.findLastIndex((group) => group.kind !== "approval");
   return html`<div class="turn">
     ${groups.map((group, index) => group.calls ? html`<div class="calls" key=${index}>${group.calls.map((call) => html`<${Call} key=${call.id} call=${call} isRunning=${working} />`)}</div>`
+      : group.kind === "approval" ? html`<${Waiting} key=${group.id} one=${group} isOpen=${working && index > settled} />`
       : group.kind === "thought" ? html`<details key=${index}><summary>Thought</summary><pre class="block">${visible(group.text)}</pre></details>`
         : html`<${Markdown} key=${index} text=${group.text} />`)}
-    ${working && html`<${State} of="running" word=${turn.parts.length ? "at work" : "the model is at work"} />`}
+    ${working && html`<${State} of=${last?.kind === "approval" ? "waiting" : "running"} word=${last?.kind === "approval" ? "waits for your answer" : turn.parts.length ? "at work" : "the model is at work"} />`}
     ${!working && html`<div class="row small soft">
       ${turn.end?.stopped && html`<span class="warn">stopped</span>`}
       ${turn.end?.error && html`<div class="notice bad" role="alert"><${Text}>${turn.end.error}<//></div>`}
@@ -152,6 +163,7 @@ function after(turn, told) {
         : { parts: [...turn.parts, { kind, text: told[kind] }] };
     }
   }
+  if (told.approval) return { parts: [...turn.parts, { ...told.approval, kind: "approval" }] };
   if (told.call) return { parts: [...turn.parts, { kind: "call", ...told.call, result: null, progress: null }] };
   const mend = (id, more) => ({ parts: turn.parts.map((part) => part.kind === "call" && part.id === id && !part.result ? { ...part, ...more } : part) });
   if (told.progress) return mend(told.progress.id, { progress: told.progress });
