@@ -13,6 +13,7 @@ ToolwayError                      500  toolway_error          a bug, or a limit 
 │   ├── Unauthorized              401
 │   ├── Forbidden                 403
 │   ├── NotFound                  404
+│   ├── MethodNotAllowed          405
 │   ├── TooLarge                  413
 │   └── TooMany                   429
 │       └── OverQuota             429
@@ -132,9 +133,10 @@ class MethodNotAllowed(InvalidRequest):
 
     status = 405
 
-    def __init__(self, message: str, methods: Sequence[str]) -> None:
-        super().__init__(message)
-        self.allow = ", ".join(methods).encode()
+    def __init__(self, method: str, path: str, methods: Sequence[str]) -> None:
+        allowed = ", ".join(methods)
+        super().__init__(f"{method} is not for {path[:200]}; use {' or '.join(methods)}.")
+        self.headers = [(b"allow", allowed.encode())]
 
 
 class TooLarge(InvalidRequest):

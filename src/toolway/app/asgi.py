@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Any
 
 from starlette.routing import Router
@@ -36,7 +37,7 @@ from toolway.console.feed import Feed
 from toolway.console.journal import Journal
 from toolway.console.parts import Parts
 from toolway.engine.engine import Engine
-from toolway.errors import ConfigError, NotFound, ToolwayError
+from toolway.errors import ConfigError, MethodNotAllowed, NotFound, ToolwayError
 from toolway.server.admission import Admission
 from toolway.server.auth import CONSOLE, AuthMiddleware, wants_page
 from toolway.server.caller import CALLER_KEY
@@ -236,7 +237,11 @@ class Routes:
         if other := self._spelled_otherwise(method, path):
             handler, path = other
             return handler, {**scope, "path": path}
-        return (self._passthrough if path.startswith("/v1/") else _missing), scope
+        if path.startswith("/v1/"):
+            return self._passthrough, scope
+        name = plain_path(path).lower()
+        methods = sorted(method for method, known in self._exact if known == name and method != "WEBSOCKET")
+        return (partial(_refuse_method, methods) if methods else _missing), scope
 
     def name_of(self, path: str) -> str:
         """The route that answers a path, in a form of which there are few."""
@@ -269,6 +274,10 @@ class Routes:
 async def _missing(scope: Scope, receive: Receive, send: Send) -> None:
     refused = NotFound(f"There is no {scope['method']} {scope['path'][:200]} here; the APIs are under /v1.")
     await send_error(scope, send, refused)
+
+
+async def _refuse_method(methods: Sequence[str], scope: Scope, receive: Receive, send: Send) -> None:
+    await send_error(scope, send, MethodNotAllowed(scope["method"], scope["path"], methods))
 
 
 async def _no_websocket(scope: Scope, receive: Receive, send: Send) -> None:

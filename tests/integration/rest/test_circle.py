@@ -52,6 +52,8 @@ async def test_the_same_tools_come_back(app: AppServer, mcp_json):
     # `grow` adds tools to the server behind the running Toolway alone.
     after = {name: tool for name, tool in after.items() if not name.startswith("grown")}
     assert set(after) == set(before)
+    # How MCP's clients send an argument is nothing to a client of REST.
+    del before["mirror"]["parameters"]["properties"]["region"]["x-mcp-header"]
     for name, tool in before.items():
         assert after[name] == tool, name
 

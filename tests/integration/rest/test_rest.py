@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import anyio
@@ -12,11 +13,15 @@ import httpx2
 import orjson
 import pytest
 from openapi_spec_validator import validate
+from starlette.requests import Request
+from starlette.responses import Response
 
 from tests.support.app_server import AppServer, app_server
 from tests.support.gate import DEADLINE, Gate
+from tests.support.servers import running
 from tests.support.tools import Raw, ToolService
 from tests.unit.tools.mcp.servers import good, rich
+from tests.unit.tools.openapi.service import Service, document, json_body, operation
 
 
 def call(app: AppServer, path: str, body: Any = b"", **options: Any) -> httpx2.Response:
@@ -113,7 +118,67 @@ def test_errors_are_problems_with_the_tools_words(app: AppServer):
     assert problem(call(app, "echo", [1]), 400)
     assert problem(call(app, "echo", {"value": "x" * 200_000}), 413)
     assert problem(call(app, "a/b/c", {}), 404)
-    assert httpx2.get(f"{app.url}/tools/echo").headers["allow"] == "POST"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("GET", "/tools/echo", "POST"),
+        ("POST", "/tools/weather/openapi.json", "GET, HEAD"),
+        ("POST", "/openapi.json", "GET"),
+        ("PUT", "/docs/", "GET"),
+        ("PATCH", "/mcp", "DELETE, GET, POST"),
+        ("GET", "/v1/messages", "POST"),
+        ("GET", "/v1/messages/count_tokens", "POST"),
+    ],
+)
+def test_a_method_that_a_route_has_not_is_told_those_that_it_has(
+    app: AppServer, method: str, path: str, allowed: str
+):
+    answer = httpx2.request(method, f"{app.url}{path}")
+    assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
+    assert "use " in answer.text
+
+
+PLACE = {"name": "place", "in": "path", "required": True, "schema": {"type": "string"}}
+COUNT = {"name": "count", "in": "query", "schema": {"type": "integer"}}
+LARGE = 2**100 + 1
+
+
+async def large(request: Request) -> Response:
+    """What was asked with an integer beyond 64 bits, and one more."""
+    body = (await request.body()).decode()
+    asked = {"body": body, "query": request.url.query, "path": request.url.path}
+    return Response(json.dumps({**asked, "answer": -LARGE}), media_type="application/json")
+
+
+@pytest.fixture(scope="module")
+def exact() -> Iterator[AppServer]:
+    """In front of a service with a path to fill in, and with integers in a query and in a body."""
+    schema = json_body({"type": "object", "properties": {"count": {"type": "integer"}}})
+    paths = {
+        "/at/{place}": {"get": operation("at", parameters=[PLACE, COUNT])},
+        "/add": {"post": operation("add", requestBody=schema)},
+    }
+    with running(Service(document(paths), large), lifespan="off") as url, app_server(endpoints=url) as app:
+        app.until_ready()
+        yield app
+
+
+def test_integers_beyond_64_bits_are_exact_both_ways(exact: AppServer, app: AppServer):
+    for name, asked in (("add", b'{"count":%d}' % LARGE), ("at", b'{"place":"x","count":%d}' % LARGE)):
+        said = call(exact, name, asked)
+        assert said.status_code == 200
+        found = json.loads(said.text)
+        assert found["answer"] == -LARGE
+        assert str(LARGE) in found["body"] + found["query"]
+    assert call(app, "echo", b'{"value": %d}' % LARGE).text == str(LARGE)
+
+
+@pytest.mark.parametrize("place", ["..", ".", "a/../b", "%2e%2e", "..;x"])
+def test_a_path_that_leads_elsewhere_is_the_clients_fault(exact: AppServer, place: str):
+    told = problem(call(exact, "at", {"place": place}), 422)
+    assert "may not be `.` or `..`" in told["detail"]
 
 
 CITY = {"city": "Paris"}

@@ -20,7 +20,7 @@ from toolway.conversation.events import (
     RoundBegan,
 )
 from toolway.engine.engine import Engine
-from toolway.errors import InvalidRequest, NotFound, ToolwayError, UpstreamError
+from toolway.errors import InvalidRequest, MethodNotAllowed, NotFound, ToolwayError, UpstreamError
 from toolway.server.asgi import EventStreamResponse, parse_object, read_body, relayed, send_json
 from toolway.server.disconnect import cancel_on_disconnect, error_at_stop
 from toolway.server.envelopes import request_id
@@ -54,6 +54,8 @@ class Messages:
         elif (method, path) == ("POST", ROOT):
             await self._create(scope, receive, send)
         else:
+            if path in (ROOT, f"{ROOT}/count_tokens"):
+                raise MethodNotAllowed(method, path, ["POST"])
             raise NotFound(f"There is no {method} {path[:200]} here; POST {ROOT} creates a message.")
 
     async def _create(self, scope: Scope, receive: Receive, send: Send) -> None:

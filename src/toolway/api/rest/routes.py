@@ -47,8 +47,7 @@ class RestTools:
         try:
             await self._answer(scope, receive, send)
         except InvalidRequest as error:
-            allow = [(b"allow", error.allow)] if isinstance(error, MethodNotAllowed) else []
-            await send_error(scope, send, error, allow)
+            await send_error(scope, send, error)
         except ClientGone:
             return
 
@@ -96,7 +95,7 @@ class RestTools:
 
 def _allow(scope: Scope, *methods: str) -> None:
     if scope["method"] not in methods:
-        raise MethodNotAllowed(f"{scope['method']} is not for this; use {' or '.join(methods)}.", methods)
+        raise MethodNotAllowed(scope["method"], scope["path"], methods)
 
 
 def _problem(name: str, result: ToolResult | None, tools: Mapping[str, Tool], arguments: JSON) -> JSON:

@@ -88,7 +88,7 @@ class OpenAPISource:
                 request, max_bytes=self._settings.max_tool_response_bytes
             )
         except RequestRefused as refusal:
-            return ToolResult(text=str(refusal), is_error=True)
+            return ToolResult(text=str(refusal), is_error=True, failure="arguments")
         except SourceError as error:
             if error.stage == "connect" and self._status.state == "ready":
                 self._wake.set()
