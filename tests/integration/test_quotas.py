@@ -13,7 +13,10 @@ import pytest
 from tests.support.app_server import QUESTION, AppServer, app_server, serving
 from tests.support.redis import RedisServer, redis  # noqa: F401 - a fixture
 from tests.support.upstream import Reply, call_stream, json_reply, text_stream, tool_call, whole
+from toolway.access.audit import AuditLog
 from toolway.access.keys import hash_of
+from toolway.access.refusals import Refusals
+from toolway.errors import Unauthorized
 
 USAGE = {"prompt_tokens": 60, "completion_tokens": 10, "total_tokens": 70}
 
@@ -154,3 +157,46 @@ def test_messages_over_a_websocket_are_requests(tmp_path: Path):
                     event = json.loads(socket.recv(timeout=30))
                 assert event["type"] == expected
             assert event["status"] == 429
+
+
+def test_the_audit_log_tells_of_who_was_refused(tmp_path: Path):
+    log = tmp_path / "audit.jsonl"
+    quotas = {"requests": "3/minute", "tool_calls": "1/minute", "routes": ["chat"]}
+    with app_server(config=config(tmp_path, **quotas), audit=str(log)) as app:
+        for _ in range(3):
+            assert ask(app, "wrong").status_code == 401
+        passed = httpx2.post(f"{app.url}/v1/embeddings", json={}, headers=bearer("alice"))
+        assert passed.status_code == 403
+        two = whole(
+            {"content": None, "tool_calls": [tool_call(id="a"), tool_call(id="b", index=1)]}, "tool_calls"
+        )
+        assert ask(app, "alice", two, whole({"content": "Hi"})).status_code == 200
+        assert [ask(app).status_code for _ in range(4)] == [200, 200, 429, 429]
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    told = [line for line in lines if line["event"] == "refused"]
+    assert [line["error.type"] for line in told] == [
+        "invalid_api_key",
+        "route_not_allowed",
+        "rate_limit_exceeded",
+        "rate_limit_exceeded",
+    ]
+    assert told[0]["client.address"] == "127.0.0.1"
+    assert "toolway.key.name" not in told[0]
+    assert (told[1]["toolway.key.name"], told[1]["url.path"]) == ("alice", "/v1/embeddings")
+    assert (told[3]["toolway.key.name"], told[3]["http.response.status_code"]) == ("alice", 429)
+    assert told[2]["toolway.reason"].startswith("The quota of 1 tool calls per minute is used up")
+    assert told[3]["toolway.reason"].startswith("The quota of 3 requests per minute is used up")
+
+
+def test_the_same_refusal_again_and_again_is_one_line_with_a_count(tmp_path: Path):
+    audit = AuditLog(str(tmp_path / "audit.jsonl"), max_bytes=10**6, files=1)
+    refusals = Refusals()
+    refusals.note(Unauthorized("No.", code="invalid_api_key"))
+    refusals.audit = audit
+    for address in ("10.0.0.1", "10.0.0.2"):
+        for _ in range(100):
+            where = {"client.address": address}
+            refusals.note(Unauthorized("No.", code="invalid_api_key"), where=where)
+    audit.close()
+    lines = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
+    assert [line["client.address"] for line in lines] == ["10.0.0.1", "10.0.0.2"]

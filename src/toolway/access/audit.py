@@ -17,6 +17,7 @@ from typing import Any, TextIO
 
 from toolway.access.approvals import Approval, Verdict
 from toolway.access.rules import Decision
+from toolway.errors import ToolwayError
 from toolway.telemetry.logging import Redactor
 from toolway.types import JSON, Tool, ToolCall, ToolResult
 from toolway.wire.lenient_json import dumps
@@ -140,10 +141,19 @@ class AuditLog:
             }
         )
 
-    def refused(self, who: Mapping[str, Any], what: Mapping[str, Any]) -> None:
-        """A request was refused before anything of it was done."""
+    def refused(self, key: str, error: ToolwayError, where: Mapping[str, Any]) -> None:
+        """Who has this key, or no known one, was refused before anything was done."""
         self._note(
-            {"time": time.time(), "event": "request.refused", **who, "toolway.decision": "deny", **what}
+            {
+                "time": time.time(),
+                "event": "refused",
+                "toolway.key.name": key,
+                **where,
+                "toolway.decision": "deny",
+                "toolway.reason": error.message,
+                "error.type": error.code or error.type,
+                "http.response.status_code": error.status,
+            }
         )
 
     def _of(self, approval: Approval, event: str, who: Mapping[str, Any]) -> JSON:

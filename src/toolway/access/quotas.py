@@ -14,6 +14,7 @@ from weakref import WeakValueDictionary
 import anyio
 
 from toolway.access.local_counters import LocalCounters, Standing
+from toolway.access.refusals import Refusals
 from toolway.errors import OverQuota, QuotasUnknown
 from toolway.settings.groups import is_shared
 from toolway.stores.store import EntriesError, Rest
@@ -46,9 +47,11 @@ _TIMES = {1: "second", 60: "minute", 3_600: "hour", 86_400: "day"}
 
 
 @asynccontextmanager
-async def open_meter(store: str, *, fails_closed: bool = False) -> AsyncIterator[Meter]:
+async def open_meter(
+    store: str, *, fails_closed: bool = False, refusals: Refusals | None = None
+) -> AsyncIterator[Meter]:
     """A meter for a block. Where `store` (as TOOLWAY_STORE names it) is a Redis, all processes count there."""
-    meter = Meter(store, fails_closed=fails_closed)
+    meter = Meter(store, fails_closed=fails_closed, refusals=refusals)
     try:
         yield meter
     finally:
@@ -62,9 +65,12 @@ class Meter:
     done. What is under way at the same time is counted in each process alone.
     """
 
-    def __init__(self, store: str = "memory:", *, fails_closed: bool = False) -> None:
+    def __init__(
+        self, store: str = "memory:", *, fails_closed: bool = False, refusals: Refusals | None = None
+    ) -> None:
         self._url = store if is_shared(store) else ""
         self._fails_closed = fails_closed
+        self._refusals = refusals or Refusals()
         self._own = LocalCounters()
         self._shared: RedisCounters | None = None
         self._rest = Rest(REST_SECONDS)
@@ -84,7 +90,7 @@ class Meter:
     @asynccontextmanager
     async def call(self, principal: Principal) -> AsyncIterator[None]:
         """Count a call of a tool, which waits until fewer are under way. Raises OverQuota, and QuotasUnknown."""
-        await self._take(principal.call_rates)
+        await self._take(principal, principal.call_rates)
         if not principal.call_places:
             yield
             return
@@ -106,16 +112,14 @@ class Meter:
         places = principal.request_places
         for quota in places:
             if self._under_way[quota] >= quota.most:
-                raise OverQuota(
-                    f"This key may have {quota.most} requests under way at the same time; wait for one to end.",
-                    headers=[(b"retry-after", b"1")],
-                )
+                message = f"This key may have {quota.most} requests under way at the same time; wait for one to end."
+                raise self._refused(principal, OverQuota(message, headers=[(b"retry-after", b"1")]))
         for quota in places:
             self._under_way[quota] += 1
         try:
             if self._owed:
                 await self._settle()
-            return _headers_of(await self._take(principal.request_rates))
+            return _headers_of(await self._take(principal, principal.request_rates))
         except BaseException:
             self._leave(places)
             raise
@@ -139,14 +143,18 @@ class Meter:
             limiter = self._limiters[quota] = anyio.CapacityLimiter(quota.most)
         return limiter
 
-    async def _take(self, quotas: Sequence[Quota]) -> list[Standing]:
+    def _refused(self, principal: Principal, error: OverQuota) -> OverQuota:
+        self._refusals.note(error, principal.name)
+        return error
+
+    async def _take(self, principal: Principal, quotas: Sequence[Quota]) -> list[Standing]:
         """Count one for each rate; how it stands with each. Raises OverQuota, and QuotasUnknown."""
         if not quotas:
             return []
         found = self._own.take(quotas) if not self._url else await self._take_shared(quotas)
         for standing in found:
             if standing.is_over:
-                raise _over(standing)
+                raise self._refused(principal, _over(standing))
         return found
 
     async def _take_shared(self, quotas: Sequence[Quota]) -> list[Standing]:

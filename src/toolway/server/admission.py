@@ -11,8 +11,9 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from toolway.access.quotas import Meter
+from toolway.access.refusals import Refusals
 from toolway.errors import Forbidden, OverQuota, QuotasUnknown
-from toolway.server.caller import principal_of
+from toolway.server.caller import place_of, principal_of
 from toolway.server.envelopes import send_error
 from toolway.server.websocket import in_place_of_upgrade
 from toolway.types import Header, Principal
@@ -77,8 +78,9 @@ def _families(method: str, path: str, is_passed_on: bool) -> frozenset[str]:
 class Admission:
     """Lets the handler of a request have it, if its principal may, and counts it against the principal's quotas."""
 
-    def __init__(self, meter: Meter) -> None:
+    def __init__(self, meter: Meter, refusals: Refusals) -> None:
         self._meter = meter
+        self._refusals = refusals
 
     async def run(
         self, handler: ASGIApp, scope: Scope, receive: Receive, send: Send, *, is_passed_on: bool
@@ -91,6 +93,7 @@ class Admission:
             if is_socket:
                 send = in_place_of_upgrade(scope, send)
             refused = Forbidden("This API key may not use this route.", code="route_not_allowed")
+            self._refusals.note(refused, principal.name, place_of(scope))
             await send_error(scope, send, refused)
             return
         if principal.quotas:

@@ -10,11 +10,12 @@ from ipaddress import ip_address
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from toolway.access.keys import KeyRing
+from toolway.access.refusals import Refusals
 from toolway.access.tokens import is_token
 from toolway.errors import Forbidden, InvalidRequest, ToolwayError, Unauthorized
 from toolway.net.hosts import is_loopback
 from toolway.server.admission import is_below
-from toolway.server.caller import CALLER_KEY, CREDENTIALS, key_in
+from toolway.server.caller import CALLER_KEY, CREDENTIALS, key_in, place_of
 from toolway.server.envelopes import send_error
 from toolway.server.resource_metadata import WELL_KNOWN, answer_metadata, metadata_url
 from toolway.server.websocket import in_place_of_upgrade
@@ -49,8 +50,15 @@ class AuthMiddleware:
     All of it holds for a WebSocket too, before it is one: browsers let any page open them.
     """
 
-    def __init__(self, app: ASGIApp, settings: ServerSettings, keys: KeyRing | None = None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        settings: ServerSettings,
+        keys: KeyRing | None = None,
+        refusals: Refusals | None = None,
+    ) -> None:
         self._app = app
+        self._refusals = refusals or Refusals()
         self._keys = keys or KeyRing(settings.api_keys)
         self._origins = frozenset(origin.encode() for origin in settings.cors_origins)
         self._is_our_host = lru_cache(maxsize=256)(_host_rule(settings, self._keys))
@@ -78,6 +86,7 @@ class AuthMiddleware:
             elif self._keys.is_closed and scope["path"] not in OPEN_ROUTES and not _is_for_console(scope):
                 scope = await self._authenticated(scope, seen)
         except ToolwayError as error:
+            self._refusals.note(error, where=place_of(scope))
             await send_error(scope, send, error, self._challenge(scope, error))
         else:
             await app(scope, receive, send)
@@ -89,6 +98,7 @@ class AuthMiddleware:
             if self._keys.is_closed:
                 scope = await self._authenticated(scope, seen)
         except ToolwayError as error:
+            self._refusals.note(error, where=place_of(scope))
             await send_error(scope, in_place_of_upgrade(scope, send), error, self._challenge(scope, error))
         else:
             if CALLER_KEY in scope:

@@ -69,6 +69,16 @@ def principal_of(scope: Scope) -> Principal:
     return found
 
 
+def place_of(scope: Scope) -> dict[str, str]:
+    """From where a request came and what it asked for, in the words of OpenTelemetry."""
+    peer = scope.get("client")
+    return {
+        "client.address": peer[0] if peer else "",
+        "http.request.method": scope.get("method", "GET"),
+        "url.path": scope["path"][:200],
+    }
+
+
 def _is_known(scope: Scope) -> bool:
     return CALLER_KEY in scope or any(name in CREDENTIALS for name, _ in scope["headers"])
 
