@@ -41,6 +41,8 @@ class SideRequest:
 def find_side_request(request: ChatRequest, headers: Sequence[Header]) -> SideRequest | None:
     """The entry that a request fits; None: it is a question of somebody's."""
     for role, text in (("system", _first_system(request.messages)), ("user", _last_user(request.messages))):
+        if not text:
+            continue
         beginnings = _beginnings(role)
         # Nearly all requests are none of these, and are known by this look alone.
         if not (folded := text[: beginnings.longest].casefold()).startswith(beginnings.all):

@@ -21,6 +21,7 @@ MAX_BUFFERED = 256 * 1024
 
 
 _TLS_ALERT = b"\x15\x03"
+_FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 
 
 class Reply:
@@ -40,8 +41,6 @@ class Reply:
         self.begun = self.complete = self.keeps_alive = False
         self._has_body = method != "HEAD"
         self._is_framed = False
-        self._head_size = 0
-        """Bytes of the headers so far."""
         self._stray = 0
         """Bytes since the last piece of body."""
         self.on_body = self.parts.append if self._has_body else _refuse_body
@@ -88,21 +87,20 @@ class Reply:
             raise _not_http()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self.status:
-            return
-        self._head_size += len(name) + len(value) + 4
-        if self._head_size > MAX_HEAD:
-            raise _not_http()
-        name = name.lower()
-        if name == b"content-length":
-            self._is_framed = True
-        elif name == b"transfer-encoding":
-            self._is_framed = True
-            if value.rstrip().lower() != b"chunked":
-                raise _not_http()
-        self.headers.append((name, value.rstrip(b" \t")))
+        if not self.status:
+            self.headers.append((name.lower(), value.rstrip(b" \t")))
 
     def on_headers_complete(self) -> None:
+        if (
+            self._stray > MAX_HEAD
+            and sum(len(name) + len(value) + 4 for name, value in self.headers) > MAX_HEAD
+        ):
+            raise _not_http()
+        for name, value in self.headers:
+            if name in _FRAMING:
+                self._is_framed = True
+                if name == b"transfer-encoding" and value.rstrip().lower() != b"chunked":
+                    raise _not_http()
         status = self._parser.get_status_code()
         if 100 <= status < 200 and status != 101:
             self.headers.clear()
