@@ -222,7 +222,10 @@ class Conversation:
 
     def _turn(self, factory: TurnFactory) -> Turn:
         """How the model is asked in this conversation: from the inside out."""
-        turn = self._counted(_told(factory(self._upstream, self.headers), self.events))
+        turn = factory(self._upstream, self.headers)
+        if self.events.has_subscribers:
+            turn = _told(turn, self.events)
+        turn = self._counted(turn)
         if self.resources.settings.loop.text_tool_calls:
             turn = with_text_tool_calls(turn, tools=self.tools)
         return without_rejected_tools(

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from toolway.wire.lenient_json import MAX_DEPTH
+from toolway.wire.lenient_json import MAX_DEPTH, loads_told
 
 STEP = 2**17
 """Bytes that are parsed at once."""
@@ -37,11 +37,18 @@ class _Container(NamedTuple):
     inner: list[_Container]
 
 
-def loads_in_steps(text: bytes, *, step: int = STEP, loads: Callable[[bytes], Any] = orjson.loads) -> Any:
+def _loads_plain(text: bytes) -> Any:
+    value, is_plain = loads_told(text)
+    if not is_plain:
+        raise ValueError("not every JSON reader takes it")
+    return value
+
+
+def loads_in_steps(text: bytes, *, step: int = STEP, loads: Callable[[bytes], Any] = _loads_plain) -> Any:
     """The value of a text that is an object or an array, as `loads` reads it, which gets about `step` bytes at a time.
 
     A member that is larger and holds no object or array is read at once. Raises ValueError for what is no JSON, deeper
-    than MAX_DEPTH levels, or written so oddly that it must be read at once.
+    than MAX_DEPTH levels, or written so oddly that it must be read at once: also for integers beyond 64 bits.
     """
     return _Reader(text, step, loads).value(_outermost(text, step))
 

@@ -26,7 +26,6 @@ MAX_PARTS = 200_000
 LEFT_OUT = "…"
 """Stands in the place of what is too deep or too much."""
 
-_LEVELS_OF_ORJSON = 254
 _LARGEST = 10**MAX_DIGITS
 _LONG_INTEGER = re.compile(rb"(?<![0-9.])[0-9]{19}")
 """What may be beyond 64 bits."""
@@ -55,7 +54,10 @@ def loads_told(text: bytes) -> tuple[Any, bool]:
 
 def loads_harmless(text: bytes, *, max_parts: int = MAX_PARTS) -> Any:
     """The value as `harmless` makes it."""
-    return harmless(loads(text), max_parts=max_parts)
+    value, is_plain = loads_told(text)
+    if is_plain and text.count(b"{") + text.count(b"[") <= MAX_DEPTH:
+        return value
+    return harmless(value, max_parts=max_parts)
 
 
 def _may_hold_large_integers(text: bytes) -> bool:
@@ -194,14 +196,12 @@ def is_too_deep(value: Any, max_depth: int = MAX_DEPTH) -> bool:
 
 
 def _is_harmless(value: Any) -> bool:
-    """Asked of orjson: it refuses halves, large integers and depth, here beneath as many levels as are too many."""
-    for _ in range(_LEVELS_OF_ORJSON - MAX_DEPTH):
-        value = [value]
+    """Asked of orjson, which refuses halves, large integers and still greater depth."""
     try:
-        orjson.dumps(value)
+        text = orjson.dumps(value)
     except TypeError:
         return False
-    return True
+    return text.count(b"{") + text.count(b"[") <= MAX_DEPTH or not is_too_deep(value)
 
 
 class _Copy:
