@@ -90,7 +90,7 @@ def of_tokens(count: int = 600) -> list[Row]:
     """What a conversation with one search costs, against all definitions; a quarter of a token a byte."""
     tools = dict(list(catalogue().items())[:count])
     everything = len(orjson.dumps(define(tools, "openai").all)) // 4
-    search = ToolSearch(SearchRules(), tools, ())
+    search = ToolSearch(SearchRules(), tools)
     own = len(orjson.dumps(define({t.name: t for t in (search.finder, search.caller)}, "openai").all)) // 4
     return [
         (f"definitions of {count} tools, tokens", f"{everything:,}"),

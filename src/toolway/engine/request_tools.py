@@ -288,13 +288,18 @@ class RequestTools:
             return
         self.reachable = self.tools
         rules = replace(rules, context=context or rules.context)
-        self.search = ToolSearch(rules, self.reachable, {*self.reachable, *self.clients})
+        self.search = ToolSearch(rules, self.reachable, self.clients, self.snapshot)
         always, choice = rules.always, named_tool(self._choice)
-        self.tools = {
-            name: tool
-            for name, tool in self.reachable.items()
-            if name == choice or (always and is_selected(name, tool, always))
-        }
+        named = self.reachable.keys() & {choice}
+        self.tools = (
+            {
+                name: tool
+                for name, tool in self.reachable.items()
+                if name in named or is_selected(name, tool, always)
+            }
+            if always
+            else {name: self.reachable[name] for name in named}
+        )
         self._is_withdrawn = False
         for tool in (self.search.finder, self.search.caller):
             self._define_own(tool)

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 from toolway.conversation.tool_calls import read_arguments
 from toolway.search.found import SHOWN, Found, found, fused
@@ -68,13 +69,46 @@ def _within(most: int, context: int | None, share: float) -> int:
     return most if context is None else min(most, int(context * CHARS_PER_TOKEN * share))
 
 
-class ToolSearch:
-    """The two tools of one request, for all those `reachable`; `taken` are names that they may not have."""
+_kept: WeakKeyDictionary[Snapshot, dict[tuple[str, str, int], tuple[Tool, Tool]]] = WeakKeyDictionary()
+"""The search and call tools for all tools of a snapshot, by their names and the room for the catalogue."""
 
-    def __init__(self, rules: SearchRules, reachable: Mapping[str, Tool], taken: Collection[str]) -> None:
+
+class ToolSearch:
+    """The two tools of one request, for all those `reachable`; `clients` are names that they may not have either.
+
+    They are made once for all requests that may use everything in a `snapshot`.
+    """
+
+    def __init__(
+        self,
+        rules: SearchRules,
+        reachable: Mapping[str, Tool],
+        clients: Collection[str] = (),
+        snapshot: Snapshot | None = None,
+    ) -> None:
         self.rules = rules
-        self.finder = _finder(_free("search_tools", taken), catalogue(reachable, rules.catalogue_chars))
-        self.caller = _caller(_free("call_tool", taken), self.finder.name)
+        self.names = _free("search_tools", reachable, clients), _free("call_tool", reachable, clients)
+        """Those of the two tools."""
+        self._reachable = reachable
+        self._kept = _kept.setdefault(snapshot, {}) if snapshot and reachable is snapshot.offered else {}
+
+    @property
+    def finder(self) -> Tool:
+        """The tool that searches; its description holds the catalogue."""
+        return self._both[0]
+
+    @property
+    def caller(self) -> Tool:
+        """The tool that calls others."""
+        return self._both[1]
+
+    @property
+    def _both(self) -> tuple[Tool, Tool]:
+        finder, caller = self.names
+        room = self.rules.catalogue_chars
+        if (key := (finder, caller, room)) not in self._kept:
+            self._kept[key] = _finder(finder, catalogue(self._reachable, room)), _caller(caller, finder)
+        return self._kept[key]
 
     async def search(
         self, arguments: JSON, snapshot: Snapshot, reachable: Mapping[str, Tool]
@@ -199,8 +233,8 @@ def _caller(name: str, finder: str) -> Tool:
     )
 
 
-def _free(name: str, taken: Collection[str]) -> str:
-    while name in taken:
+def _free(name: str, *taken: Collection[str]) -> str:
+    while any(name in names for names in taken):
         name = f"toolway_{name}"
     return name
 

@@ -36,7 +36,8 @@ class DirectSearch:
         """The result of a search, or of the tool that is meant; None: there is no such tool for this caller."""
         found = await self._direct.tools(selection)
         search, call = _search_of(found), ToolCall(id="", name=name, arguments=arguments)
-        if name == search.finder.name:
+        finder, caller = search.names
+        if name == finder:
             with self._direct.catalog.use() as snapshot:
                 offered = {known: tool for known, tool in found.items() if known in snapshot.offered}
 
@@ -44,18 +45,18 @@ class DirectSearch:
                     return (await search.search(asked, snapshot, offered))[0]
 
                 return await invoke(call, search.finder, run, patience=PATIENCE)
-        meant = inner_call(call) if name == search.caller.name else call
-        if meant is call and name == search.caller.name:
+        meant = inner_call(call) if name == caller else call
+        if meant is call and name == caller:
             text = 'call_tool wants {"name": the name of a tool, "arguments": {...}}'
             return ToolResult(text=text, is_error=True)
         result = await self._direct.call(
             meant.name, meant.arguments, selection, gate=gate, on_progress=on_progress
         )
         if result is None and meant is not call:
-            text = f"there is no tool named {meant.name[:100]!r}; {search.finder.name} finds those that there are"
+            text = f"there is no tool named {meant.name[:100]!r}; {finder} finds those that there are"
             return ToolResult(text=text, is_error=True)
         return result
 
 
 def _search_of(found: Mapping[str, Tool]) -> ToolSearch:
-    return ToolSearch(SearchRules(way="call"), found, found)
+    return ToolSearch(SearchRules(way="call"), found)
