@@ -37,7 +37,7 @@ def test_the_first_run_with_nothing_configured_tells_what_to_do(browser):
     ):
         steps = page.get_by_role("region", name="Three steps to the first tool call")
         expect(steps).to_contain_text("Start your model server")
-        expect(steps).to_contain_text("OPENAI_BASE_URL")
+        expect(steps).to_contain_text("Set OPENAI_BASE_URL, for LM Studio to http")
         expect(page.get_by_text("not reachable")).to_be_visible()
         assert violations(page) == []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import stat
 import sys
 from collections.abc import Iterator
@@ -85,12 +86,20 @@ def test_a_server_is_added_by_the_form_and_its_comments_survive(app, config, bro
         for number, argument in enumerate(GOOD["args"], 1):
             page.get_by_role("group", name="args").get_by_role("button", name="Add").click()
             page.get_by_role("textbox", name=f"args {number}").fill(argument)
+        raw = page.get_by_label("The entry as JSON")
+        expect(raw).to_have_value(re.compile('"tests.unit.tools.mcp.servers.good"'))
+        raw.fill("{")
+        expect(page.get_by_role("button", name="Save")).to_be_disabled()
+        raw.fill(json.dumps({**GOOD, "timeout": 7}))
+        page.locator("summary", has_text="More").click()
+        expect(page.get_by_label("timeout", exact=True)).to_have_value("7")
         page.get_by_role("button", name="Save").click()
         expect(page.locator("h1")).to_have_text("second")
         expect(page.locator("h1 + .state")).to_have_text("ready")
     text = config.read_text()
     assert "// mine" in text
     assert "// it works" in text
+    assert '"timeout": 7' in text
     app.until_servers_are(good="ready", second="ready")
 
 

@@ -76,7 +76,7 @@ function List({ query }) {
     <${Wrong} error=${error} />
     ${CHOSEN.some(([name]) => wanted[name]) && html`<div class="row">${CHOSEN.filter(([name]) => wanted[name]).map(([name, said]) => html`<button type="button" class="compact" key=${name}
       onClick=${() => setWanted({ ...wanted, [name]: "" })}>${said} <${Text}>${wanted[name]}<//> ×</button>`)}</div>`}
-    ${found && !found.shows_contents && html`<p class="notice">What is said is not kept here;
+    ${found && !found.shows_contents && html`<p class="notice">What is said is not kept here;${" "}
       <code>TOOLWAY_CONSOLE_CONTENTS=on</code> changes that.</p>`}
     ${fresh.length > 0 && html`<button type="button" class="fresh" onClick=${show}>${fresh.length} new – show</button>`}
     ${found && html`<section class="card" aria-label="Conversations">

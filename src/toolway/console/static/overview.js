@@ -51,7 +51,7 @@ function ModelServer({ value }) {
       ${first && html`<dt>${server.models.length === 1 ? "Model" : "Models"}</dt>
         <dd><${Text} class="mono">${first.id}<//>${server.models.length > 1 ? ` and ${count(server.models.length - 1)} more` : ""}</dd>
         <dt>Context</dt><dd>${first.context ? `${count(first.context)} tokens` : "not told"}</dd>`}
-      <dt>Tools take</dt><dd>${count(value.tools.tokens)} tokens of each request${first?.context && value.tools.tokens
+      <dt>Tools take</dt><dd><a href="#/tools?order=tokens">${count(value.tools.tokens)} tokens</a> of each request${first?.context && value.tools.tokens
         ? `, ${Math.round(value.tools.tokens / first.context * 100)} % of the context` : ""}</dd>
       <dt>Schemas as for</dt><dd>${server.profile}</dd>
     </dl>
@@ -88,11 +88,11 @@ function FirstSteps({ value }) {
     <ol class="steps">
       <li><span class=${`number ${has ? "is-done" : ""}`}>1</span><div><h3>${has ? "The model server answers" : "Start your model server"}</h3>
         <p class="soft">${has ? html`It is at <code><${Text}>${value.model_server.url}<//></code>.`
-          : html`Toolway looks for it at <code><${Text}>${value.model_server.url}<//></code>. Is it elsewhere? Set
-            <code>OPENAI_BASE_URL</code>, for LM Studio to <code>http://localhost:1234/v1</code>, for Ollama to
+          : html`Toolway looks for it at <code><${Text}>${value.model_server.url}<//></code>. Is it elsewhere? Set${" "}
+            <code>OPENAI_BASE_URL</code>, for LM Studio to <code>http://localhost:1234/v1</code>, for Ollama to${" "}
             <code>http://localhost:11434/v1</code>, and start Toolway anew.`}</p></div></li>
       <li><span class="number">2</span><div><h3>Add a tool server</h3>
-        <p class="soft">A program or a URL that speaks MCP, or a service with an <code>openapi.json</code>. The
+        <p class="soft">A program or a URL that speaks MCP, or a service with an <code>openapi.json</code>. The${" "}
           <code>mcp.json</code> of Claude, Cursor or VS Code works as it is.</p>
         ${value.may_edit && html`<p class="row"><a class="button primary" href="#/servers/add">Add a server</a>
           <a class="button" href="#/servers/file">Write the file</a></p>`}</div></li>

@@ -4,7 +4,7 @@ import { useEffect, useRef, useState } from "preact/hooks";
 import { at, follow, get, post, put, remove } from "./api.js";
 import { Ago, announce, Card, clock, count, Dialog, Empty, Heading, html, Panel, plural, State, Tabs, Text, useLoaded, visible, Wrong } from "./ui.js";
 import { Pins } from "./pins.js";
-import { SchemaForm } from "./schema-form.js";
+import { Json, SchemaForm } from "./schema-form.js";
 
 export default function Servers({ names }) {
   if (names[0] === "add") return html`<${Edit} key="add" />`;
@@ -85,8 +85,8 @@ function Server({ label }) {
         <button type="button" class="danger" onClick=${() => setLeaving(true)}>Remove</button>`}
     <//>
     <${Wrong} error=${failure ?? error} />
-    ${login && (/^https?:\/\//.test(login) ? html`<div class="notice">Allow Toolway to use this server:
-      <a href=${login} target="_blank" rel="noopener noreferrer"> open the page of <${Text}>${new URL(login).host}<//></a>. It comes back to this machine.</div>`
+    ${login && (/^https?:\/\//.test(login) ? html`<div class="notice">Allow Toolway to use this server:${" "}
+      <a href=${login} target="_blank" rel="noopener noreferrer">open the page of <${Text}>${new URL(login).host}<//></a>. It comes back to this machine.</div>`
       : html`<div class="notice bad">The server names a page that is no web page.</div>`)}
     ${value.error && html`<div class="notice bad"><strong><${Text}>${value.error_stage ?? value.state}<//></strong> <${Ago} at=${value.error_at} />
       <p><${Text}>${value.error}<//></p></div>`}
@@ -123,7 +123,7 @@ function Log({ label, first: lines }) {
   }), [label]);
   useEffect(() => { if (atEnd.current) box.current.scrollTop = box.current.scrollHeight; }, [shown]);
   const scrolled = () => { atEnd.current = box.current.scrollHeight - box.current.scrollTop - box.current.clientHeight < 30; };
-  return html`<div class="log" ref=${box} tabindex="0" role="log" aria-live="off" aria-label=${`Output of ${visible(label)}`} onScroll=${scrolled}>
+  return html`<div class=${`log ${shown.length ? "" : "is-empty"}`} ref=${box} tabindex="0" role="log" aria-live="off" aria-label=${`Output of ${visible(label)}`} onScroll=${scrolled}>
     ${shown.length === 0 ? html`<span class="soft">Nothing yet.</span>` : shown.map((line, index) => html`<div key=${index}><time>${clock(line.at)}</time><${Text}>${line.text}<//></div>`)}</div>`;
 }
 
@@ -137,19 +137,27 @@ function Edit({ label = "" }) {
   const [entry, setEntry] = useState(null);
   const [failure, setFailure] = useState(null);
   const [busy, setBusy] = useState(false);
-  useEffect(() => {
-    if (!file || entry) return;
-    const known = file.entries[label] ?? {};
+  const [version, setVersion] = useState(0); /* of the entry, as far as the form changed it */
+  const [unread, setUnread] = useState(false);
+  const take = (known) => {
     setKind(known.type === "openapi" ? "openapi" : known.url || known.serverUrl || known.httpUrl ? "http" : "stdio");
     setEntry(known);
-  }, [file]);
+  };
+  useEffect(() => { if (file && !entry) take(file.entries[label] ?? {}); }, [file]);
+  const whole = () => {
+    const { type, ...rest } = entry;
+    return kind === "openapi" ? { type: "openapi", ...rest } : label ? entry : rest;
+  };
+  const fill = (changed) => { setEntry(changed); setVersion(version + 1); setUnread(false); };
+  const read = (changed, wrong) => {
+    setUnread(Boolean(wrong));
+    if (!wrong && changed && typeof changed === "object" && !Array.isArray(changed)) take(changed);
+  };
   const save = async (event) => {
     event.preventDefault();
     setBusy(true);
     try {
-      const { type, ...rest } = entry;
-      const whole = kind === "openapi" ? { type: "openapi", ...rest } : label ? entry : rest;
-      await put(`config/servers/${at(name.trim())}`, { entry: whole, digest: file.digest, new: !label });
+      await put(`config/servers/${at(name.trim())}`, { entry: whole(), digest: file.digest, new: !label });
       announce("Saved");
       location.hash = `#/servers/${at(name.trim())}`;
     } catch (refusal) {
@@ -164,21 +172,23 @@ function Edit({ label = "" }) {
   const rest = file.kinds[kind].filter((key) => !MAIN[kind].includes(key) && key !== "enabled");
   const part = (keys, required = []) => ({ type: "object", properties: pick(keys), required, $defs: file.schema.$defs, additionalProperties: false });
   const needed = { stdio: ["command"], http: ["url"], openapi: [] }[kind];
-  return html`<div class="page narrow">
+  return html`<div class="page">
     <p class="small"><a href="#/servers">Servers</a></p>
     <${Heading} title=${title}><a class="button" href="#/servers/file">Edit the file</a><//>
-    <form class="card" onSubmit=${save}><div class="body column">
+    <div class="beside"><form class="card" onSubmit=${save}><div class="body column">
       <${Wrong} error=${failure} />
       ${!label && html`<fieldset class="kinds"><legend class="hidden">Kind</legend>${KINDS.map(([key, said]) => html`<label class="check" key=${key}>
-        <input type="radio" name="kind" checked=${kind === key} onChange=${() => setKind(key)} />${said}</label>`)}</fieldset>`}
+        <input type="radio" name="kind" checked=${kind === key} onChange=${() => { setKind(key); setVersion(version + 1); }} />${said}</label>`)}</fieldset>`}
       <div class="field"><label for="name">Name</label><span class="hint">How it is called in lists, logs and the file.</span>
         <input id="name" required pattern=".*\\S.*" value=${name} readonly=${!!label} onInput=${(event) => setName(event.target.value)} /></div>
-      <${SchemaForm} key=${kind} schema=${part(MAIN[kind], needed)} value=${entry} onChange=${setEntry} />
-      <details><summary>More</summary><${SchemaForm} key=${kind} schema=${part(rest)} value=${entry} onChange=${setEntry} /></details>
-      <p class="small soft">Values like <code>${"${TOKEN}"}</code> are taken from the environment of Toolway. The file: <${Text} class="mono">${file.path}<//></p>
-      <div class="row"><button type="submit" class="primary" disabled=${busy}>Save</button>
+      <${SchemaForm} key=${kind} schema=${part(MAIN[kind], needed)} value=${entry} onChange=${fill} />
+      <details><summary>More</summary><${SchemaForm} key=${kind} schema=${part(rest)} value=${entry} onChange=${fill} /></details>
+      <p class="small soft">Values like <code>${"${TOKEN}"}</code> are taken from the environment of Toolway.</p>
+      <div class="row"><button type="submit" class="primary" disabled=${busy || unread}>Save</button>
         <a class="button" href=${label ? `#/servers/${at(label)}` : "#/servers"}>Cancel</a></div>
     </div></form>
+    <${Card} title="In the file" id="in-file"><p class="small soft"><${Text} class="mono">${file.path}<//></p>
+      <${Json} key=${version} common=${{ "aria-label": "The entry as JSON", spellcheck: false }} rows=${14} value=${whole()} onChange=${read} /><//></div>
   </div>`;
 }
 

@@ -13,7 +13,7 @@ export default function Tools({ names, query }) {
 function List({ query }) {
   const { value, error, reload } = useLoaded(() => get("tools"));
   const [text, setText] = useState(query.get("text") ?? "");
-  const [order, setOrder] = useState("name");
+  const [order, setOrder] = useState(query.get("order") ?? "name");
   useEffect(() => {
     let due = 0;
     const stop = follow("state", () => { clearTimeout(due); due = setTimeout(reload, 200); });
