@@ -34,7 +34,7 @@ FUZZ_INPUTS ?= 1000000
 FUZZ_EXAMPLES ?= 2000
 FUZZED := $(addprefix tests/unit/,$(addsuffix .py,conversation/test_mutated wire/test_sse conversation/test_message \
 	schema/test_compile schema/test_arguments conversation/test_text_call_parser api/responses/test_mutated \
-	api/responses/test_random wire/test_lenient_json tools/test_invoke)) tests/compat/quirks/test_rendered.py
+	api/responses/test_random api/test_confused wire/test_lenient_json tools/test_invoke)) tests/compat/quirks/test_rendered.py
 
 fuzz: .venv/.installed
 	.venv/bin/python -m tests.fuzz_long --inputs $(FUZZ_INPUTS)

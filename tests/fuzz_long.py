@@ -1,7 +1,7 @@
 """A million random and mutated inputs into all that reads from outside: `python -m tests.fuzz_long`.
 
-The promises of `test_mutated.py` in `tests/unit/conversation` and below `tests/unit/api`, and of `test_compile.py`,
-a hundred times as fast, since nothing is shrunk.
+The promises of `test_mutated.py` in `tests/unit/conversation` and below `tests/unit/api`, of `test_confused.py` there,
+and of `test_compile.py`, a hundred times as fast, since nothing is shrunk.
 Each input comes from a number of its own: what fails is told with the command that repeats it.
 """
 
@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import atexit
 import sys
 import time
 from collections.abc import Callable
+from functools import cache
 from random import Random
 from typing import Any
 
 from tests.support.hostile import hostile
 from tests.support.schemas import KEYWORDS, WORDS, assert_compiled
+from tests.unit.api import test_confused as direct
+from tests.unit.api.direct import DirectApps
 from tests.unit.api.messages import test_mutated as messages
 from tests.unit.api.responses.test_mutated import BODY, assert_body, assert_written
 from tests.unit.conversation.test_mutated import (
@@ -117,6 +121,23 @@ def call(random: Random) -> None:
     LOOP.run_until_complete(assert_result(hostile(random), schema, random.choice(["", "\ud800", "\x00"])))
 
 
+def ask_mcp(random: Random) -> None:
+    """A request to /mcp with values of other kinds in it."""
+    direct.assert_mcp(_apps(), random)
+
+
+def ask_rest(random: Random) -> None:
+    """A call over REST with values of other kinds in it."""
+    direct.assert_rest(_apps(), random)
+
+
+@cache
+def _apps() -> DirectApps:
+    apps = DirectApps().__enter__()
+    atexit.register(apps.__exit__)
+    return apps
+
+
 TARGETS: tuple[Callable[[Random], None], ...] = (
     decode,
     build,
@@ -126,6 +147,8 @@ TARGETS: tuple[Callable[[Random], None], ...] = (
     converse,
     narrate,
     call,
+    ask_mcp,
+    ask_rest,
 )
 
 

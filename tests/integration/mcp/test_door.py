@@ -19,8 +19,8 @@ from mcp.client import Client
 
 from tests.integration.mcp.conftest import PROFILES, TOOLWAY
 from tests.support.app_server import AppServer, app_server
+from tests.support.confused import confused, modern_headers
 from tests.support.fuzz import EXAMPLES
-from tests.support.hostile import hostile
 from toolway.settings.mcp_server import StdioServerConfig
 from toolway.tools.catalog import Catalog
 from toolway.tools.mcp import MCPSource
@@ -29,10 +29,6 @@ pytestmark = pytest.mark.anyio
 
 HEADERS = {"accept": "application/json, text/event-stream", "content-type": "application/json"}
 VERSIONS = ["2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05"]
-MODERN = {
-    "io.modelcontextprotocol/protocolVersion": "2026-07-28",
-    "io.modelcontextprotocol/clientCapabilities": {},
-}
 
 
 def post(app: AppServer, body: Any, path: str = "/mcp", **headers: str) -> httpx2.Response:
@@ -94,53 +90,6 @@ def test_several_workers_have_no_sessions():
         assert said["result"]["content"][0]["text"] == '{"city":"Rome","sky":"cloudy"}'
 
 
-METHODS = [
-    "tools/call", "tools/list", "prompts/get", "prompts/list", "resources/read", "resources/list",
-    "resources/templates/list", "completion/complete", "logging/setLevel", "server/discover", "ping", "initialize",
-]  # fmt: skip
-GOOD: dict[str, Any] = {
-    "name": "echo", "arguments": {"value": 1}, "uri": "toolway://rich/note://rich/1", "cursor": "after:a",
-    "ref": {"type": "ref/prompt", "name": "rich__write"}, "argument": {"name": "topic", "value": "t"},
-    "level": "info", "requestState": "s", "inputResponses": {"q": {}}, "_meta": {"progressToken": 1},
-}  # fmt: skip
-
-
-def confused(chance: random.Random) -> bytes:
-    """A request with values of wrong types in some of its places."""
-    params = {key: value for key, value in GOOD.items() if chance.random() < 0.5}
-    for key in list(params):
-        if chance.random() < 0.4:
-            params[key] = hostile(chance, 3)
-    meta = params.get("_meta")
-    params["_meta"] = {**(meta if isinstance(meta, dict) else {}), **MODERN}
-    body: Any = {
-        "jsonrpc": "2.0",
-        "id": chance.randint(1, 99),
-        "method": chance.choice(METHODS),
-        "params": params,
-    }
-    if chance.random() < 0.2:
-        body[chance.choice(list(body))] = hostile(chance, 3)
-    try:
-        return json.dumps(body).encode()
-    except (ValueError, RecursionError):
-        return orjson.dumps(MODERN)
-
-
-def read_again(body: bytes) -> dict[str, Any]:
-    try:
-        read = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return {}
-    return read if isinstance(read, dict) else {}
-
-
-def legal(value: Any) -> str:
-    """As a header, if that can be."""
-    fits = isinstance(value, str) and value.strip() and value.isascii() and value.isprintable()
-    return value.strip()[:100] if fits else "x"
-
-
 @pytest.mark.parametrize("modern", [True, False])
 def test_nonsense_is_answered_and_breaks_nothing(app: AppServer, modern: bool):
     chance = random.Random(7)
@@ -151,13 +100,7 @@ def test_nonsense_is_answered_and_breaks_nothing(app: AppServer, modern: bool):
     with httpx2.Client(timeout=20) as client:
         for _ in range(EXAMPLES * 2):
             body = confused(chance)
-            headers = dict(HEADERS, **session)
-            if modern:
-                read = read_again(body)
-                method, params = read.get("method"), read.get("params")
-                name = params.get("name", params.get("uri")) if isinstance(params, dict) else None
-                headers |= {"mcp-protocol-version": "2026-07-28"}
-                headers |= {"mcp-method": legal(method), "mcp-name": legal(name)}
+            headers = {**HEADERS, **(modern_headers(body) if modern else session)}
             answer = client.post(f"{app.url}/mcp", content=body, headers=headers)
             assert answer.status_code < 500, (body[:500], answer.text[:500])
     assert message(post(app, hello()))["result"]["serverInfo"]["name"] == "toolway"

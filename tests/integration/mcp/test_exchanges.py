@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.integration.mcp.test_door import HEADERS, METHODS, confused, hello, post
+from tests.integration.mcp.test_door import HEADERS, hello, post
 from tests.support.app_server import AppServer
+from tests.support.confused import METHODS, confused
 from tests.support.fuzz import slow
 from toolway.api.mcp.exchanges import Exchanges
 

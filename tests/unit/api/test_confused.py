@@ -1,0 +1,78 @@
+"""Whatever comes to /mcp or the REST service, the answer is in its envelope, and no fault of ours."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.support.confused import PATHS, confused, confused_arguments, modern_headers
+from tests.support.fuzz import slow
+from tests.unit.api.direct import JSON_BODY, Answer, DirectApps
+from toolway.types import JSON
+
+
+@pytest.fixture(scope="module")
+def apps() -> Iterator[DirectApps]:
+    with DirectApps() as apps:
+        yield apps
+
+
+@slow
+@given(st.integers(0, 2**32))
+def test_mcp(apps: DirectApps, seed: int):
+    assert_mcp(apps, Random(seed))
+
+
+@slow
+@given(st.integers(0, 2**32))
+def test_rest(apps: DirectApps, seed: int):
+    assert_rest(apps, Random(seed))
+
+
+def test_a_right_request_is_served(apps: DirectApps):
+    answer = apps.ask(apps.rest, "POST", "/tools/order", b'{"count": 3}')
+    assert (answer.status, answer.body) == (200, b'{"count":3}')
+
+
+def assert_mcp(apps: DirectApps, chance: Random) -> None:
+    """A request of the newest version or in a session: JSON-RPC comes back, by itself or as an event."""
+    body = confused(chance)
+    headers = apps.session if chance.random() < 0.3 else {**JSON_BODY, **modern_headers(body)}
+    answer = apps.ask(apps.mcp, "POST", "/mcp", body, headers)
+    assert answer.status < 500, (body, answer)
+    if answer.status in (202, 406):
+        assert not answer.body
+        return
+    told = _message(answer)
+    assert told["jsonrpc"] == "2.0"
+    assert ("result" in told) != ("error" in told)
+    if "error" in told:
+        assert isinstance(told["error"]["code"], int)
+        assert told["error"]["message"]
+
+
+def _message(answer: Answer) -> JSON:
+    last = answer.body
+    if answer.headers["content-type"].startswith("text/event-stream"):
+        *_, last = [line for line in answer.body.split(b"\r\n") if line.startswith(b"data: ")]
+    found: JSON = json.loads(last.removeprefix(b"data: "))
+    return found
+
+
+def assert_rest(apps: DirectApps, chance: Random) -> None:
+    """A call: its result, or a problem whose status is that of the answer."""
+    body, path = confused_arguments(chance), chance.choice(PATHS)
+    method = "POST" if chance.random() < 0.9 else chance.choice(["GET", "PUT", "DELETE"])
+    answer = apps.ask(apps.rest, method, f"/tools/{path}", body)
+    if answer.status == 200:
+        return
+    assert answer.status in (400, 404, 405, 413, 422), (path, body, answer)
+    assert answer.headers["content-type"] == "application/problem+json"
+    problem = json.loads(answer.body)
+    assert problem["status"] == answer.status
+    assert problem["detail"]
