@@ -33,7 +33,7 @@ def tables(result: dict[str, Any]) -> Iterator[Table]:
         if targets := result["scenarios"].get(scenario.key):
             yield scenario_table(scenario, targets)
     yield memory_table(result["memory"])
-    if held := result.get("held"):
+    for held in result["held"].values():
         yield held_table(held)
     yield goal_table(result["goals"])
     if result.get("history"):

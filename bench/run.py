@@ -53,7 +53,7 @@ def options() -> argparse.Namespace:
 
 def chosen_scenarios(keys: str) -> list[Scenario]:
     wanted = split(keys)
-    known = [scenario.key for scenario in (*SCENARIOS, HELD)]
+    known = [scenario.key for scenario in (*SCENARIOS, *HELD)]
     if unknown := set(wanted) - set(known):
         sys.exit(f"No such scenario: {', '.join(unknown)}. There are: {', '.join(known)}")
     return [scenario for scenario in SCENARIOS if not wanted or scenario.key in wanted]
@@ -141,13 +141,15 @@ def run(chosen: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def held_streams(chosen: argparse.Namespace) -> dict[str, Any] | None:
-    """Once, when the other targets are gone: it has no rival, and its figure is no rate."""
+def held_streams(chosen: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Once, when the other targets are gone: these have no rival, and their figures are no rates."""
     scenarios, names = split(chosen.scenarios), split(chosen.targets)
-    if (scenarios and HELD.key not in scenarios) or (names and "toolway" not in names):
-        return None
-    say(HELD.title)
-    return hold()
+    held = {}
+    for scenario in HELD:
+        if (not scenarios or scenario.key in scenarios) and (not names or "toolway" in names):
+            say(scenario.title)
+            held[scenario.key] = hold(scenario)
+    return held
 
 
 def main() -> None:

@@ -87,7 +87,7 @@ class Goal:
 
 
 def goals(
-    samples: Samples, idle_memory: dict[str, dict[str, float]], held: dict[str, Any] | None
+    samples: Samples, idle_memory: dict[str, dict[str, float]], held: dict[str, dict[str, Any]]
 ) -> list[Goal]:
     def against(
         rival: str, scenario: str, combine: Callable[[Sample, Sample], float] = rate_ratio
@@ -98,6 +98,12 @@ def goals(
         return Goal(
             text=f"{text}: share of Envoy's", limit=limit, value=against("envoy", scenario), at_least=True
         )
+
+    def held_memory(streams: str, scenario: str, limit: float) -> Goal:
+        one = held.get(scenario, {})
+        is_right = one and not one["faults"] and one["held"] == one["streams"]
+        text = f"The same at its peak, with {streams} paced streams at once (MB)"
+        return Goal(text=text, limit=limit, value=one["peak_mb"] if is_right else None, digits=0)
 
     return [
         share_of_envoy("Whole answers/s, 16 at a time, 20 tools added and none called", "whole-16", 0.7),
@@ -127,14 +133,8 @@ def goals(
             value=idle_memory.get("toolway", {}).get("rss"),
             digits=0,
         ),
-        Goal(
-            text="The same at its peak, with 1,000 paced streams at once (MB)",
-            limit=150,
-            value=held["peak_mb"]
-            if held and not held["faults"] and held["held"] == held["streams"]
-            else None,
-            digits=0,
-        ),
+        held_memory("1,000", "held-1000", 150),
+        held_memory("10,000", "held-10000", 600),
         Goal(
             text="CPU time of a streamed event over the Responses API, 16 at a time: times that in chat completions",
             limit=3,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import socket
 import ssl
@@ -19,6 +20,8 @@ class Fault(Enum):
     UNTRUSTED = auto()
     """The TLS handshake failed."""
     REFUSED = auto()
+    NO_FILES = auto()
+    """This process, or the system, may not open one more file or socket."""
     NOT_ACCEPTED = auto()
     """There was no connection in time."""
     UNANSWERED = auto()
@@ -64,6 +67,11 @@ def connect_error(error: Exception) -> HttpError | None:
     if isinstance(error, ssl.SSLError):
         return HttpError(Fault.UNTRUSTED, _tls_words(error))
     if isinstance(error, OSError):
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            return HttpError(
+                Fault.NO_FILES,
+                "cannot be asked: no more files and sockets may be open here; raise that limit (`ulimit -n`)",
+            )
         return HttpError(Fault.REFUSED, "the server refuses it")
     return None
 

@@ -26,6 +26,10 @@ from toolway.server.websocket import PONG_SECONDS, WebSocketProtocol
 from toolway.settings.groups import ServerSettings, Settings
 from toolway.telemetry.logging import configure_logging
 
+if sys.platform != "win32":
+    import resource
+
+MOST_FILES = 65_536
 _BACKLOG = 2048
 _NOT_HERE = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 
@@ -41,6 +45,7 @@ def run(settings: Settings, create_app: CreateApp, on_listening: Callable[[str],
     does not start.
     """
     check_exposure(settings.server, has_keys=settings.access.is_declared)
+    allow_open_files()
     sockets = listen(settings.server.host, settings.server.port)
     config = server_config(partial(_build, create_app, settings), settings.server, factory=True)
     try:
@@ -56,6 +61,20 @@ def run(settings: Settings, create_app: CreateApp, on_listening: Callable[[str],
     finally:
         for listener in sockets:
             listener.close()
+
+
+def allow_open_files() -> None:
+    """Let this process have as many connections as the system permits, up to MOST_FILES.
+
+    Shells give a program 1,024 files, which are five hundred streams: each has a client's socket and a model server's.
+    """
+    if sys.platform == "win32":
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        with suppress(ValueError, OSError):  # macOS permits fewer than it says
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _metrics(settings: Settings) -> AbstractContextManager[None]:

@@ -297,7 +297,7 @@ def _upstream_error(error: HttpError) -> UpstreamError:
                 "The model server cannot be found: the host name in OPENAI_BASE_URL is unknown.",
                 code="upstream_unreachable",
             )
-        case Fault.UNTRUSTED | Fault.PROXY:
+        case Fault.UNTRUSTED | Fault.PROXY | Fault.NO_FILES:
             return UpstreamError(f"The model server {error}.", code="upstream_unreachable")
         case Fault.NOT_ACCEPTED:
             return UpstreamTimeout("The model server did not accept the connection in time.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import ipaddress
 import ssl
 from collections.abc import AsyncIterator
@@ -247,6 +248,12 @@ async def test_a_server_that_asks_for_a_certificate_gets_it(authority: Authority
         async with client_of(port, "localhost") as client:
             with pytest.raises(HttpError):
                 await post(client)
+
+
+def test_a_process_without_free_files_says_so_and_not_that_the_server_is_away():
+    told = connect_error(OSError(errno.EMFILE, "Too many open files"))
+    assert told is not None
+    assert (told.fault, "ulimit -n" in told.words) == (Fault.NO_FILES, True)
 
 
 @pytest.mark.parametrize("reason", ["TLSV13_ALERT_CERTIFICATE_REQUIRED", "SSLV3_ALERT_HANDSHAKE_FAILURE"])

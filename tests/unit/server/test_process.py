@@ -15,8 +15,11 @@ import httpx2
 import pytest
 
 from toolway.errors import ConfigError
-from toolway.server.process import base_url, check_exposure, listen, run
+from toolway.server.process import MOST_FILES, base_url, check_exposure, listen, run
 from toolway.settings.groups import ServerSettings, Settings
+
+if sys.platform != "win32":
+    import resource
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of Unix")
 
@@ -44,10 +47,12 @@ class Served:
 
 
 @contextmanager
-def served(*arguments: str, **settings: object) -> Iterator[Served]:
+def served(*arguments: str, shell: str = "", **settings: object) -> Iterator[Served]:
+    """The server; what `shell` says is done before it."""
     env = {f"TOOLWAY_{name.upper()}": str(value) for name, value in settings.items()}
+    command = [sys.executable, "-m", "tests.unit.server.echo", *arguments]
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.unit.server.echo", *arguments],
+        ["sh", "-c", f'{shell}; exec "$@"', "sh", *command] if shell else command,
         env={**os.environ, "TOOLWAY_PORT": "0", **env},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -77,6 +82,14 @@ def to_end(client: socket.socket) -> bytes:
     while part := client.recv(65536):
         received += part
     return received
+
+
+def test_it_may_open_as_many_files_as_the_system_permits() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with served(shell="ulimit -Sn 256") as server:
+        assert httpx2.get(server.url).status_code == 200
+        most = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+        assert resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE) == (most, hard)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -47,7 +47,7 @@ OnProgressParams = Callable[[JSON], None]
 Sink = ContextSendStream[SessionMessage | Exception]
 
 _DOWN = frozenset({Fault.UNKNOWN_HOST, Fault.UNTRUSTED, Fault.REFUSED})
-_UNSENT = _DOWN | {Fault.UNSENDABLE, Fault.PROXY, Fault.NOT_ACCEPTED}
+_UNSENT = _DOWN | {Fault.UNSENDABLE, Fault.PROXY, Fault.NO_FILES, Fault.NOT_ACCEPTED}
 _NOT_THE_CALLS = frozenset({401, 403})
 """Refusals that are about who asks, and what a login mends."""
 
