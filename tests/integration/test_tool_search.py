@@ -236,6 +236,25 @@ def test_tools_that_are_refused_are_searched_in_the_same_request_and_from_then_o
         assert offers(app) == [META], "what was learned is remembered"
 
 
+@pytest.mark.parametrize(
+    ("entry", "refused"),
+    [({"owned_by": "llamacpp", "meta": {"n_ctx": 4096}}, 0), ({"owned_by": "me"}, 1)],
+    ids=["a context that is known", "one that is not"],
+)
+def test_without_search_what_cannot_fit_is_shortened_before_it_is_refused_or_once_after_it(
+    entry: JSON, refused: int, caplog: pytest.LogCaptureFixture
+):
+    with app_server(tools=many_tools(), tool_search="off") as app:
+        app.upstream.models = models(**entry)
+        app.upstream.answer = within_4096
+        for _ in range(3):
+            assert app.ask().json()["choices"][0]["message"]["content"] == "It fits."
+        assert len(app.upstream.seen) == 3 + refused
+        assert 20 < len(offers(app)[-1]) < 202
+        assert "share_ticket_3" in caplog.text, "the operator reads which tools are left out"
+        assert caplog.text.count("described in their first sentences") == 1
+
+
 def test_only_what_the_request_may_use_is_found_or_named():
     replies = (
         call_stream(search("delete a song, list songs")),

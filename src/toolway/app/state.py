@@ -119,15 +119,9 @@ async def judge_size(
         room = f" of {info.context:,}" if info.context else ""
         text = f"{number} tools take about {tokens:,}{room} tokens; the model searches them (TOOLWAY_TOOL_SEARCH)"
         return SizeVerdict(text=text, is_ok=True)
-    if (why := why_too_many(number, tokens, info.context)) is None:
+    if (why := why_too_many(number, tokens, info.context, most)) is None:
         return None
-    if settings.tools.tool_search == "off":
-        return SizeVerdict(text=why, is_ok=False)
-    text = (
-        f"{number} tools (about {tokens:,} tokens) are in each request; a model server that takes no more than "
-        f"{MOST_TOOLS}, as OpenAI, lets its models search them; TOOLWAY_TOOL_SEARCH=on does so at once"
-    )
-    return SizeVerdict(text=text, is_ok=True)
+    return SizeVerdict(text=why, is_ok=settings.tools.tool_search != "off")
 
 
 async def _warn_of_misses(config: ConfigWatcher, catalog: Catalog, policy: Policy) -> None:

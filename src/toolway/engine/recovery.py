@@ -96,6 +96,8 @@ class ModelHabits:
     """Options that it does not know, of those that a request can do without."""
     room: Room | None = None
     """How long a prompt may be; None: no limit was met of late."""
+    left_out: frozenset[str] | None = None
+    """The tools of which the log said that the room is too small for them; None: it said nothing yet."""
 
 
 def fit_tools(request: ChatRequest, tools: RequestTools, habits: ModelHabits) -> ChatRequest:
@@ -112,9 +114,23 @@ def fit_tools(request: ChatRequest, tools: RequestTools, habits: ModelHabits) ->
     size = _prompt_size(sent)
     step = max(1, room.limit // _STEPS)
     excess = -(-(size - room.target) // step) * step
-    if size <= room.limit or tools.shorten(excess, keep=int(room.limit * _LEFT_FREE)) is None:
+    if size <= room.limit or (left := tools.shorten(excess, keep=int(room.limit * _LEFT_FREE))) is None:
         return sent
+    _tell_of_short_definitions(left, room, habits)
     return tools.put_into(request)
+
+
+def _tell_of_short_definitions(left: Sequence[str], room: Room, habits: ModelHabits) -> None:
+    """Log what became of the tools, once for each that is left out."""
+    if habits.left_out is not None and habits.left_out.issuperset(left):
+        return
+    habits.left_out = (habits.left_out or frozenset()).union(left)
+    log.warning(
+        "the model has room for about %s tokens: its tools are described in their first sentences%s; choose tools with "
+        "include or a profile, have them searched with TOOLWAY_TOOL_SEARCH=auto, or give the model a larger context",
+        f"{room.context:,}",
+        f", and these are left out: {', '.join(left)}" if left else "",
+    )
 
 
 def _prompt_size(request: ChatRequest) -> int:

@@ -7,11 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 from toolway.engine.history import found_tools
-from toolway.engine.recovery import ModelHabits
+from toolway.engine.recovery import ModelHabits, Room
 from toolway.engine.request_tools import RequestTools
 from toolway.engine.tool_search import SearchRules, Way
 from toolway.engine.tool_vectors import ToolVectors
-from toolway.schema.compile import ALWAYS_FIT, need_search, tokens_of
+from toolway.schema.compile import ALWAYS_FIT, TOKENS_A_BYTE, need_search, tokens_of
 from toolway.settings.groups import SearchMode, ToolSettings
 from toolway.stores import Store
 from toolway.types import Caller, Choice, Selection
@@ -52,7 +52,10 @@ class SearchPolicy:
         to these `messages`.
         """
         mode = mode or self._mode
-        if mode == "off" or not tools.are_offered:
+        if not tools.are_offered:
+            return
+        if mode == "off":
+            await _shorten_what_cannot_fit(tools, habits, info)
             return
         most = habits.most_tools or most_tools
         rules = replace(self._rules, most_tools=most) if most else self._rules
@@ -94,6 +97,16 @@ class SearchPolicy:
             return []
         kept = await found_tools.recall(self._store, caller, messages)
         return list(dict.fromkeys([*kept, *found_tools.called_in(messages)]))
+
+
+async def _shorten_what_cannot_fit(
+    tools: RequestTools, habits: ModelHabits, info: Callable[[], Awaitable[ModelInfo]]
+) -> None:
+    """Definitions that alone are longer than a context that is known are not sent to be refused."""
+    if habits.room is None and (tokens := tokens_of(tools.size)) > ALWAYS_FIT:
+        context = (await info()).context
+        if context and tokens > context:
+            habits.room = Room.of(context / TOKENS_A_BYTE)
 
 
 def _either(one: Selection, other: Selection) -> Selection:

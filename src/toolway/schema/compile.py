@@ -77,10 +77,10 @@ def need_search(tools: int, tokens: int, context: int | None, most_tools: int | 
     return tools > (most_tools or tools) or tokens > (context or USUAL_CONTEXT) * SEARCH_SHARE
 
 
-def why_too_many(tools: int, tokens: int, context: int | None) -> str | None:
+def why_too_many(tools: int, tokens: int, context: int | None, most_tools: int | None = None) -> str | None:
     """What is wrong with so many tools of so many tokens, and what to do about it; None: nothing is.
 
-    `context` is how many tokens the model can read, if that is known.
+    `context` is how many tokens the model can read and `most_tools` how many tools its server takes, where known.
     """
     if tokens > (_LARGE if context is None else context * _SHARE):
         room = f"{tokens:,} of {context:,}" if context else f"{tokens:,}"
@@ -89,10 +89,15 @@ def why_too_many(tools: int, tokens: int, context: int | None) -> str | None:
             f"the definitions of {tools} tools take about {room} tokens; "
             f"leave some out with `include` or a profile{larger}"
         )
-    if tools > MOST_TOOLS:
+    if tools > (most_tools or MOST_TOOLS):
+        why = (
+            f"its model server takes no more than {most_tools}"
+            if most_tools
+            else "models choose badly among so many"
+        )
         return (
-            f"{tools} tools (about {tokens:,} tokens) are in each request, and OpenAI takes no more than {MOST_TOOLS}; "
-            "leave some out with `include` or a profile"
+            f"{tools} tools (about {tokens:,} tokens) are in each request, and {why}; "
+            "leave some out with `include` or a profile, or have them searched with TOOLWAY_TOOL_SEARCH=on"
         )
     return None
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 
 from tests.support.schemas import assert_compiled, whole_schemas
-from toolway.schema.compile import MAX_BYTES, TERSEST, CannotCompile, compile_schema
+from toolway.schema.compile import MAX_BYTES, TERSEST, CannotCompile, compile_schema, why_too_many
 from toolway.schema.targets import SCHEMA_TARGETS, SchemaTarget, portable_pattern
 from toolway.wire.lenient_json import dumps
 
@@ -211,3 +211,10 @@ def test_whatever_comes_in_a_legal_schema_comes_out(target: SchemaTarget, schema
         return
     assert_compiled(compiled, target)
     assert len(dumps(compiled)) <= MAX_BYTES
+
+
+def test_what_is_said_of_too_many_tools_names_the_limit_that_there_is():
+    assert why_too_many(128, 1_000, 100_000) is None
+    assert "models choose badly" in str(why_too_many(129, 1_000, 100_000))
+    assert "takes no more than 64" in str(why_too_many(65, 1_000, 100_000, 64))
+    assert "of 4,096 tokens" in str(why_too_many(3, 4_000, 4_096, 64))
