@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import re
 import secrets
+import time
 import tomllib
 import unicodedata
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -40,11 +40,14 @@ def code_at_end(text: str) -> str | None:
     return found[1] if found else None
 
 
-def write_question(approvals: Sequence[Approval], code: str, language: str, redact: Redactor) -> str:
+def write_question(
+    approvals: Sequence[Approval], code: str, language: str, redact: Redactor, *, is_asked_again: bool = False
+) -> str:
     """The question in Markdown: what would run with which arguments, and how to answer. `language` is one of ours."""
     words = _languages()[language]
     many = len(approvals) > 1
-    lines = [words["many"].format(count=len(approvals)) if many else words["one"], ""]
+    lines = [words["unclear"], ""] if is_asked_again else []
+    lines += [words["many"].format(count=len(approvals)) if many else words["one"], ""]
     for number, approval in enumerate(approvals, 1):
         head = f"`{_inline(approval.name)}` ({_inline(approval.server)})"
         reason = f": {_inline(approval.reason)}" if approval.reason else ""
@@ -53,7 +56,9 @@ def write_question(approvals: Sequence[Approval], code: str, language: str, reda
             *_fenced(approval, words, redact),
             "",
         ]
-    minutes = max(1, round(min(approval.seconds for approval in approvals) / 60))
+    left = min(approval.created + approval.seconds for approval in approvals) - time.time()
+    most = min(approval.seconds for approval in approvals)
+    minutes = max(1, round(min(max(left, 0), most) / 60))
     lines += [words["how_many" if many else "how_one"], f"{words['until'].format(minutes=minutes)} {code}"]
     return "\n".join(lines)
 
@@ -107,47 +112,81 @@ def _cut(text: str, most: int, words: Mapping[str, str]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Reply:
-    """An answer to a question: the numbers (from 0) of the calls that may run, and whether for the conversation."""
+    """An answer to a question: the numbers (from 0) of the calls that may run, and whether for the conversation.
+
+    One that is not `is_clear` was meant as an answer, but it is not certain which.
+    """
 
     approved: frozenset[int] = frozenset()
     always: bool = False
+    is_clear: bool = True
+
+
+UNCLEAR = Reply(is_clear=False)
 
 
 def read_reply(text: str, code: str, count: int) -> Reply | None:
     """What a user's message answers to a question about `count` calls; None when it is no answer, but something else.
 
-    Only a message that is nothing but an answer is one, or a text that somebody pastes would be.
+    Only a message that is nothing but an answer is one, or a text that somebody pastes would be. Nothing is guessed of
+    words that answer one thing and another, numbers that no call has, a question mark or another code.
     """
-    if len(text) > 100 or "?" in text or "？" in text:
+    if len(text) > 100:
         return None
-    words = _plain(text)
-    with_code = code.casefold() in words
-    if with_code:
-        words = " ".join(words.replace(code.casefold(), " ").split())
-    known, every = _answers(), frozenset(range(count))
-    if words in known["no"]:
-        return Reply()
-    if words in known["yes"] or (with_code and not words):
-        return Reply(approved=every)
-    if words in known["always"]:
-        return Reply(approved=every, always=True)
-    first, _, rest = words.partition(" ")
-    numbers = _numbers(rest if first in known["yes"] else words, count)
-    return Reply(approved=numbers) if numbers else None
+    words, has_code = _without_code(_plain(text), code)
+    kinds = _kinds(words)
+    if kinds is None:
+        return UNCLEAR if _OTHER_CODE.fullmatch(words) else None
+    return UNCLEAR if _DOUBT.search(text) else _answer(kinds, re.findall(r"\d+", words), has_code, count)
 
 
-def _numbers(words: str, count: int) -> frozenset[int]:
-    """The numbers in a list of nothing but numbers of calls; none when it is anything else."""
-    found = re.findall(r"\d+", words)
-    if re.sub(r"\d+|[\s,;+&]|\band\b|\bund\b|\bet\b|\by\b|\be\b", "", words) or len(found) > count:
-        return frozenset()
-    numbers = frozenset(int(number) - 1 for number in found if len(number) < 4)
-    return numbers if len(numbers) == len(found) and numbers <= frozenset(range(count)) else frozenset()
+def _answer(kinds: frozenset[str], numbers: Sequence[str], has_code: bool, count: int) -> Reply:
+    wants = kinds - {"courtesy"}
+    if numbers:
+        approved = _approved(numbers, count)
+        return Reply(approved=approved) if approved and wants <= {"yes"} else UNCLEAR
+    if "no" in wants:
+        return Reply() if wants == {"no"} else UNCLEAR
+    if wants or has_code:
+        return Reply(approved=frozenset(range(count)), always="always" in wants)
+    return UNCLEAR
+
+
+_DOUBT = re.compile(r"[?？؟]|\d\.\d")
+_OTHER_CODE = re.compile(rf"[{ALPHABET.lower()}]{{4}}-[{ALPHABET.lower()}]{{4}}")
+
+
+def _without_code(words: str, code: str) -> tuple[str, bool]:
+    """The words without the code of the question, with or without its hyphen, and whether it was there."""
+    pattern = r"[\s-]?".join(map(re.escape, code.casefold().split("-")))
+    rest, found = re.subn(rf"(?<!\w){pattern}(?!\w)", " ", words)
+    return " ".join(rest.split()), bool(found)
+
+
+def _kinds(words: str) -> frozenset[str] | None:
+    """What the words of a message answer, besides numbers; None when one of them belongs into no answer."""
+    found: set[str] = set()
+    for word in re.split(r"[\s,;+&]+", words):
+        if not word or word.isdecimal():
+            continue
+        if (kinds := _vocabulary().get(word)) is None:
+            return None
+        found |= kinds
+    return frozenset(found)
+
+
+def _approved(numbers: Sequence[str], count: int) -> frozenset[int]:
+    """The calls of these numbers, which are written from 1; none when one is no call's, or is there twice."""
+    found = frozenset(int(number) - 1 for number in numbers if len(number) < 4)
+    return found if len(found) == len(numbers) and found <= frozenset(range(count)) else frozenset()
 
 
 def _plain(text: str) -> str:
+    """A text without case, marks and dashes that look different and mean the same; multi-word answers are one word."""
     text = unicodedata.normalize("NFKC", text).casefold().replace("’", "'")
-    return " ".join(re.sub(r"[^\w\s',;+&👍✅👎❌-]", " ", text).strip(" ',;").split())
+    text = re.sub(r"[\u2010-\u2015\u2212]", "-", text)
+    text = " ".join(re.sub(r"[^\w\s',;+&👍✅👎❌-]", " ", text).strip(" ',;").split())
+    return _PHRASES.sub(lambda phrase: phrase[0].replace(" ", "_"), text)
 
 
 @cache
@@ -155,45 +194,59 @@ def _languages() -> Mapping[str, Mapping[str, str]]:
     return tomllib.loads(Path(__file__).with_name("questions.toml").read_text(encoding="utf-8"))
 
 
+_PHRASES = re.compile(r"\b(?:do it|va bene|bien sûr|per favore|her zaman|all of them)\b")
+_MORE = {
+    "yes": "👍 ✅ do_it va_bene d'accord bien_sûr",
+    "no": "👎 ❌",
+    "all": "all_of_them",
+    "always": "her_zaman",
+    "courtesy": "per_favore and und et y e en i и ve",
+}
+
+
 @cache
-def _answers() -> Mapping[str, frozenset[str]]:
-    """What may be answered, in all languages; what is a no in one of them is a yes in none."""
-    found: dict[str, set[str]] = {kind: set() for kind in ("yes", "no", "always")}
-    for words in _languages().values():
-        for kind, answers in found.items():
-            answers |= {_plain(word) for word in words[kind].split()}
-    found["yes"] |= {
-        "👍",
-        "✅",
-        "go ahead",
-        "do it",
-        "va bene",
-        "d'accord",
-        "bien sûr",
-        "yes please",
-        "ja bitte",
-    }
-    found["no"] |= {"👎", "❌", "do not", "no thanks", "nein danke"}
-    found["always"].add("her zaman")
-    found["yes"] -= found["no"]
-    return {kind: frozenset(answers) for kind, answers in found.items()}
+def _vocabulary() -> Mapping[str, frozenset[str]]:
+    """Each word that may stand in an answer, in all languages, and what it answers: yes, no, all, always, or nothing.
+
+    What is a no in one of them is nothing else in any.
+    """
+    found: dict[str, set[str]] = {}
+    for words in (*_languages().values(), _MORE):
+        for kind in ("yes", "no", "all", "always", "courtesy"):
+            for word in words.get(kind, "").split():
+                found.setdefault(_plain(word), set()).add(kind)
+    return {word: frozenset(_what_counts(kinds)) for word, kinds in found.items()}
+
+
+def _what_counts(kinds: set[str]) -> set[str]:
+    if "no" in kinds:
+        return {"no"}
+    return kinds - {"courtesy"} or kinds
 
 
 def language_of(texts: Sequence[str], accepted: str = "") -> str:
-    """The language of what a user wrote, the newest text last, else the first that is `accepted` (Accept-Language)."""
-    sample = " ".join(text[-500:] for text in texts[-3:]).casefold()
+    """The language of what a user wrote, the newest text last, else the first that is `accepted` (Accept-Language).
+
+    One short word tells nothing: then what the user wrote before is looked at too.
+    """
+    for many in (3, 20):
+        if found := _language_in(" ".join(text[-500:] for text in texts[-many:]).casefold()):
+            return found
+    return next((tag for tag in _tags(accepted) if tag in _languages()), "en")
+
+
+def _language_in(sample: str) -> str:
+    """The language of a text by its letters, or by two common words or a longer one; empty when that is not certain."""
     for language, letters in _SCRIPTS.items():
         if len(re.findall(letters, sample)) * 3 > len(re.sub(r"\W", "", sample)) > 0:
             return language
-    words = Counter(re.findall(r"[^\W\d]+(?:'[^\W\d]+)?", sample))
+    words = set(re.findall(r"[^\W\d]+(?:'[^\W\d]+)?", sample))
     hits = {
-        language: sum(words[word] for word in set(own["words"].split()))
+        language: sum(1 + (len(word) > 3) for word in words.intersection(own["words"].split()))
         for language, own in _languages().items()
     }
-    best = max(hits, key=lambda language: hits[language])
-    if hits[best] and list(hits.values()).count(hits[best]) == 1:
-        return best
-    return next((tag for tag in _tags(accepted) if tag in _languages()), "en")
+    best, second = sorted(hits, key=lambda language: hits[language], reverse=True)[:2]
+    return best if hits[best] >= 2 and hits[best] > hits[second] else ""
 
 
 _SCRIPTS = {

@@ -5,12 +5,13 @@ What each rule is good for is in `docs/wire.md`; every one was seen on a real se
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import field, replace
 from itertools import chain, groupby
 from typing import Any, Literal, cast
 
-from toolway.conversation.tool_calls import CallAssembler
+from toolway.conversation.tool_calls import CallAssembler, new_id
 from toolway.errors import UpstreamError
 from toolway.types import JSON, ToolCall, record
 from toolway.wire.lenient_json import fix_surrogates, harmless
@@ -372,3 +373,11 @@ class ChatRequest:
         if self.tools is None:
             return {**self.options, "messages": self.messages}
         return {**self.options, "messages": self.messages, "tools": self.tools}
+
+
+def own_answer(model: Any, text: str | None = None) -> Message:
+    """A whole answer of ours in the place of one of the model's, which was not let speak."""
+    said = {"role": "assistant"} if text is None else {"role": "assistant", "content": text}
+    frame = {"model": model, "choices": [{"index": 0, "message": said}]}
+    answer = {"id": f"chatcmpl-{new_id()}", "object": "chat.completion", "created": int(time.time()), **frame}
+    return Message(fields=said, finish_reason="stop", frame=answer)

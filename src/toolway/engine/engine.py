@@ -161,6 +161,8 @@ class Conversation:
         if before := interrupted.continued(sent, places):
             done = replace(done, is_unseen=True)
         if restored := self.turns and await self.turns.restore(messages):
+            if restored.question:
+                return await self._ask_again(restored.question)
             messages, done = restored.messages, self._with_approved(restored, done)
             self.results.adopt(messages, with_original_ids(sent))
         if done.rounds:
@@ -182,9 +184,7 @@ class Conversation:
             if self.caller.principal.quotas
             else nullcontext,
         )
-        request = self.request.with_messages(messages)
-        if self.optional and (refused := self.optional & loop.habits.refused_options):
-            request = request.without(*refused)
+        request = self._taken(self.request.with_messages(messages), loop)
         try:
             outcome = await run_tool_loop(request, turn=self._turn(turn), loop=loop, done=done)
         except BaseException as error:
@@ -206,6 +206,18 @@ class Conversation:
         if settings.loop.usage == "sum":
             outcome = replace(outcome, usage=outcome.total_usage)
         return outcome
+
+    async def _ask_again(self, question: str) -> Outcome:
+        """The outcome of a request whose answer to a question was unclear."""
+        assert self.turns  # noqa: S101 - it has asked before
+        outcome = await self.turns.ask_again(question, self.request, self.events)
+        self.events.notify(ConversationEnded(outcome=outcome))
+        return outcome
+
+    def _taken(self, request: ChatRequest, loop: Loop) -> ChatRequest:
+        """The request without those optional options that the model server refuses."""
+        refused = self.optional & loop.habits.refused_options
+        return request.without(*refused) if refused else request
 
     def _with_approved(self, restored: Restored, done: EarlierWork) -> EarlierWork:
         """What must be run before the model is asked, when the user's message answers a question."""

@@ -23,8 +23,15 @@ from toolway.conversation.events import (
     Outcome,
     RoundBegan,
 )
-from toolway.conversation.message import ChatRequest, Message, add_usage, cached_tokens, usage_for_client
-from toolway.conversation.tool_calls import call_object, new_id, read_arguments
+from toolway.conversation.message import (
+    ChatRequest,
+    Message,
+    add_usage,
+    cached_tokens,
+    own_answer,
+    usage_for_client,
+)
+from toolway.conversation.tool_calls import call_object, read_arguments
 from toolway.engine.limits import LoopLimits
 from toolway.engine.recovery import ModelHabits, Recovery, fit_tools
 from toolway.engine.request_tools import RequestTools
@@ -176,7 +183,7 @@ async def run_tool_loop(
             if not stop_reason or loop.events.saw_text or not is_refusal(error):
                 raise
             log.warning("the model server refuses to answer without calling tools: %s", error.message)
-            message = await _close(_nothing_said(request), stop_reason, loop.events)
+            message = await _close(own_answer(request.options.get("model")), stop_reason, loop.events)
         account.add(message)
         ours = [tools.resolve(call) for call in message.tool_calls if not tools.is_clients(call.name)]
         if stop_reason and ours:
@@ -405,14 +412,6 @@ def _unseen(message: Message, account: _Account, tools: RequestTools) -> Sequenc
         return ()
     only_clients = all(tools.is_clients(call.name) for call in message.tool_calls)
     return (assistant_message(message, tools),) if only_clients else ()
-
-
-def _nothing_said(request: ChatRequest) -> Message:
-    """The turn of a model that was not let speak."""
-    said = {"role": "assistant"}
-    frame = {"model": request.options.get("model"), "choices": [{"index": 0, "message": said}]}
-    answer = {"id": f"chatcmpl-{new_id()}", "object": "chat.completion", "created": int(time.time()), **frame}
-    return Message(fields=said, finish_reason="stop", frame=answer)
 
 
 async def _close(message: Message, reason: str, events: EventStream) -> Message:

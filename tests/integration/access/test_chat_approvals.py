@@ -40,7 +40,10 @@ def roles(messages: list[JSON]) -> list[str]:
     return [message["role"] for message in messages]
 
 
-@pytest.mark.parametrize("answer", ["yes", "Yes!", " ja ", "OK", "はい", "👍", "CODE", "yes CODE"])
+YES = ["yes", "Yes!", " ja ", "OK", "はい", "👍", "CODE", "yes CODE", "Yes, please do it.", "alle", "1"]
+
+
+@pytest.mark.parametrize("answer", YES)
 def test_a_yes_runs_exactly_what_was_shown(chat: Chat, answer: str) -> None:
     question = chat.say("weather: Paris")
     assert chat.cities == []
@@ -75,20 +78,7 @@ def test_a_no_runs_nothing_and_the_model_is_told(chat: Chat, answer: str) -> Non
     assert chat.seen[-1]["content"] == "Error: get_weather was not run: the user did not approve it."
 
 
-@pytest.mark.parametrize(
-    "answer",
-    [
-        "yes, but for Rome",
-        "What would that cost?",
-        "yes?",
-        "WXYZ-2345",
-        "1 2",
-        "7",
-        "",
-        "yes\n\nno",
-        "never mind",
-    ],
-)
+@pytest.mark.parametrize("answer", ["yes, but for Rome", "What would that cost?", "never mind"])
 def test_anything_else_is_no_approval_and_reaches_the_model(chat: Chat, answer: str) -> None:
     chat.say("weather: Paris")
     chat.say(answer)
@@ -98,6 +88,48 @@ def test_anything_else_is_no_approval_and_reaches_the_model(chat: Chat, answer: 
     assert chat.seen[3]["content"] == answer
     chat.say("yes")
     assert chat.cities == []
+
+
+@pytest.mark.parametrize("answer", ["yes?", "WXYZ-2345", "1 2", "7", "", "yes\n\nno", "yes, nope", "thanks"])
+def test_an_answer_that_is_not_clear_runs_nothing_and_is_asked_for_again(chat: Chat, answer: str) -> None:
+    first = chat.say("weather: Paris")
+    asked = len(chat.app.upstream.seen)
+    again = chat.say(answer)
+    assert chat.cities == []
+    assert len(chat.app.upstream.seen) == asked
+    assert code_in(again) != code_in(first)
+    assert again.startswith("I did not understand that")
+    assert again[: -len("K7QF-2MXD")].endswith(first[: -len("K7QF-2MXD")])
+    assert is_question(chat.say("hm?" if answer == "7" else answer)) is (answer != "7")
+    if answer != "7":
+        assert chat.say("yes") == "Done."
+        assert chat.cities == ["Paris"]
+        assert roles(chat.seen) == ROLES_AFTER
+        chat.say("Thanks")
+        assert roles(chat.seen) == [*ROLES_AFTER, "assistant", "user"]
+        assert "cloudy" in chat.seen[2]["content"]
+
+
+def test_an_unclear_answer_may_be_edited_and_an_old_question_still_runs_once(chat: Chat) -> None:
+    chat.say("weather: Paris")
+    edited = chat.branch()
+    chat.say("yes?")
+    assert edited.say("yes") == "Done."
+    chat.say("yes")
+    assert chat.cities == ["Paris"]
+
+
+def test_an_unclear_answer_after_the_console_said_yes_lets_it_run_once(app: AppServer) -> None:
+    chat = Chat(app)
+    chat.say("weather: Paris")
+    url = f"{app.url}/console/api/approvals"
+    (waiting,) = httpx2.get(url, timeout=DEADLINE).json()["approvals"]
+    headers = {"x-toolway-console": "open"}
+    httpx2.post(f"{url}/{waiting['id']}", json={"approve": True}, headers=headers, timeout=DEADLINE)
+    chat.say("yes?")
+    chat.say("Thanks")
+    assert chat.cities == ["Paris"]
+    assert "cloudy" in chat.seen[2]["content"]
 
 
 def test_a_picture_beside_a_yes_is_something_else(chat: Chat) -> None:
@@ -128,8 +160,9 @@ def test_a_system_message_behind_the_answer_changes_nothing(chat: Chat) -> None:
         ("2", ["Rome"]),
         ("1, 3", ["Paris", "Oslo"]),
         ("yes 1 and 2", ["Paris", "Rome"]),
-        ("4", []),
-        ("1 1", []),
+        ("1 2", ["Paris", "Rome"]),
+        ("all", ["Paris", "Rome", "Oslo"]),
+        ("none", []),
     ],
 )
 def test_one_answer_is_for_all_calls_or_for_those_that_it_numbers(
@@ -445,10 +478,21 @@ def test_secrets_and_hidden_characters_are_not_shown_and_nothing_ends_the_quotat
         ("Quel temps fait-il dans la ville ? weather: Paris", {}, "Puis-je exécuter ceci ?"),
         ("weather: Paris", {"accept-language": "fi, es-MX;q=0.8"}, "¿Puedo ejecutar esto?"),
         ("weather: Paris", {}, "May I run this?"),
+        ("Ja! weather: Paris", {}, "May I run this?"),
+        ("Ja! weather: Paris", {"accept-language": "de"}, "Darf ich das ausführen?"),
     ],
 )
 def test_the_question_is_in_the_users_language(app: AppServer, text: str, headers: JSON, start: str) -> None:
     assert Chat(app, headers=headers).say(text).startswith(start)
+
+
+def test_the_question_is_in_the_language_that_the_user_wrote_before(app: AppServer) -> None:
+    chat = Chat(app)
+    chat.messages = [
+        {"role": "user", "content": "Bitte zeige mir, was das ist."},
+        *[{"role": role, "content": "Ja!"} for _ in range(3) for role in ("assistant", "user")],
+    ]
+    assert chat.say("weather: Paris").startswith("Darf ich das ausführen?")
 
 
 def test_a_denied_call_is_a_result_that_the_model_reads(tmp_path: Path) -> None:

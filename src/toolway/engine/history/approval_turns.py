@@ -20,8 +20,8 @@ from toolway.access.approvals import Approval, Verdict
 from toolway.access.gate import CallGate
 from toolway.access.policy import Policy
 from toolway.access.questions import Reply, code_at_end, language_of, new_code, read_reply, write_question
-from toolway.conversation.events import Chunks, EventStream, Outcome
-from toolway.conversation.message import joined
+from toolway.conversation.events import Chunks, EventStream, HeadArrived, Outcome, RoundBegan
+from toolway.conversation.message import ChatRequest, joined, own_answer
 from toolway.engine.history.split_turns import parts_of
 from toolway.engine.tool_results import tool_message
 from toolway.errors import NotFound, StoreError
@@ -72,9 +72,13 @@ ANSWERED = Kind("approval answered", _Answered)
 
 @dataclass(kw_only=True)
 class Restored:
-    """A conversation with the turns behind its questions; `approved` are the calls in it that must run now."""
+    """A conversation with the turns behind its questions; `approved` are the calls in it that must run now.
+
+    With a `question` nothing goes on: it is asked again, since it is not certain what its answer meant.
+    """
 
     messages: Sequence[Any]
+    question: str = ""
     approved: Sequence[ToolCall] = ()
     keep: Callable[[_Answered], Awaitable[None]] | None = None
     answered: _Answered | None = None
@@ -113,7 +117,15 @@ class ApprovalTurns:
         self, outcome: Outcome, asked: Sequence[Approval], messages: Sequence[Any], events: EventStream
     ) -> Outcome:
         """The outcome with a question about its calls that wait as the end of the answer. Raises StoreError."""
-        question = await self._question(outcome, asked, messages)
+        turn = _Turn(
+            before=list(outcome.hidden),
+            **parts_of(outcome.split_turn),
+            calls=list(outcome.pending_approvals),
+            approvals=[approval.id for approval in asked],
+            question="",
+            length=0,
+        )
+        question = await self._question(turn, asked, messages)
         message, content = outcome.message, outcome.message.fields.get("content")
         if content or any(turn.get("content") for turn in outcome.earlier):
             question = f"\n\n{question}"
@@ -122,21 +134,25 @@ class ApprovalTurns:
         message = replace(message, fields=fields, finish_reason="stop")
         return replace(outcome, message=message, split_turn=())
 
-    async def _question(self, outcome: Outcome, asked: Sequence[Approval], messages: Sequence[Any]) -> str:
+    async def ask_again(self, question: str, request: ChatRequest, events: EventStream) -> Outcome:
+        """The outcome of a request whose answer is nothing but a question."""
+        await events.emit(RoundBegan(number=1))
+        await events.emit(HeadArrived(headers=()))
+        await events.emit(Chunks([({"choices": [{"index": 0, "delta": {"content": question}}]}, None)]))
+        return Outcome(
+            message=own_answer(request.options.get("model"), question), prompt=tuple(request.messages)
+        )
+
+    async def _question(
+        self, turn: _Turn, asked: Sequence[Approval], messages: Sequence[Any], *, is_asked_again: bool = False
+    ) -> str:
         """Keep the turn; the question about its open calls, in the language of its user as far as it is known."""
         accepted = next((value for name, value in self._caller.headers if name == b"accept-language"), b"")
         code = new_code()
         language = language_of([_text(m) for m in messages if _is_users(m)], accepted.decode("latin-1"))
-        question = write_question(asked, code, language, self._redact)
+        question = write_question(asked, code, language, self._redact, is_asked_again=is_asked_again)
         essence = _essence(question)
-        turn = _Turn(
-            before=list(outcome.hidden),
-            **parts_of(outcome.split_turn),
-            calls=list(outcome.pending_approvals),
-            approvals=[approval.id for approval in asked],
-            question=_digest(essence),
-            length=len(essence),
-        )
+        turn = replace(turn, question=_digest(essence), length=len(essence))
         await self._store.put(TURN.key(self._owner, code), turn, certain=True)
         return question
 
@@ -154,7 +170,13 @@ class ApprovalTurns:
             turn = None
             if code and _is_users(reply):
                 turn = await self._turn(code, messages[position], is_last)
-            if code and turn and reply:
+            is_unclear = bool(code and turn and reply and await self._is_unclear(code, turn, reply))
+            if turn and is_unclear and is_last:
+                restored.question = await self._open_question(turn, messages)
+                is_unclear = bool(restored.question)
+            if is_unclear:
+                position += 2  # the model sees neither the question nor what was no answer to it
+            elif code and turn and reply:
                 answered, approved = await self._answer(code, turn, reply, is_last)
                 if approved:
                     restored.approved, restored.keep = approved, partial(self._keep, code)
@@ -167,6 +189,22 @@ class ApprovalTurns:
                 position += 1
         restored.messages = found
         return restored
+
+    async def _is_unclear(self, code: str, turn: _Turn, reply: JSON) -> bool:
+        """Whether a message was meant as an answer to a question, but not which; not once it counted as none."""
+        read = read_reply(_text(reply), code, len(turn.calls))
+        if read is None or read.is_clear:
+            return False
+        return await self._store.get(ANSWERED.key(self._owner, code), certain=True) is None
+
+    async def _open_question(self, turn: _Turn, messages: Sequence[Any]) -> str:
+        """The question about a turn once more; empty when it has its answers by now, or the time for them is over."""
+        asked = [await self._approvals.find(identity) for identity in turn.approvals]
+        verdicts = [await self._approvals.verdict(identity) for identity in turn.approvals]
+        waiting = [approval for approval in asked if approval and approval.owner == self._owner]
+        if len(waiting) < len(asked) or all(verdicts):
+            return ""
+        return await self._question(turn, waiting, messages, is_asked_again=True)
 
     async def _turn(self, code: str, message: JSON, is_last: bool) -> _Turn | None:
         turn = await self._store.get(TURN.key(self._owner, code), certain=is_last)
@@ -189,7 +227,7 @@ class ApprovalTurns:
         if answered is None:
             return _refused(turn, digest, "it was begun before, and it is not known whether it ran"), ()
         if answered.reply != digest:
-            await self._take_back(turn, read_reply(text, code, len(turn.calls)))
+            await self._take_back(turn, _clear_reply(text, code, turn))
             return _refused(turn, digest, "the question about it was answered before, and otherwise"), ()
         return answered, ()
 
@@ -227,7 +265,7 @@ class ApprovalTurns:
     async def _decide(
         self, code: str, turn: _Turn, text: str, digest: str
     ) -> tuple[_Answered, Sequence[ToolCall]]:
-        reply = read_reply(text, code, len(turn.calls))
+        reply = _clear_reply(text, code, turn)
         approved: list[ToolCall] = []
         results: list[JSON] = []
         grants: list[str] = []
@@ -253,6 +291,12 @@ class ApprovalTurns:
 
     async def _keep(self, code: str, answered: _Answered) -> None:
         await self._store.put(ANSWERED.key(self._owner, code), answered)
+
+
+def _clear_reply(text: str, code: str, turn: _Turn) -> Reply | None:
+    """What a text answers to a question; None when that is not certain."""
+    reply = read_reply(text, code, len(turn.calls))
+    return reply if reply and reply.is_clear else None
 
 
 def _why(call: ToolCall, approval: Approval | None, verdict: Verdict) -> str:
