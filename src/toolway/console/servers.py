@@ -39,14 +39,13 @@ class _Story:
         if now == self.seen:
             return False
         self.seen = now
-        self.changes.append({
-            "at": time.time(),
-            "state": status.state,
-            "tools": len(status.tools),
-            "stage": status.error_stage,
-            "error": status.error,
-        })  # fmt: skip
+        self.tell(status.state, len(status.tools), status.error_stage, status.error)
         return True
+
+    def tell(self, state: str, tools: int, stage: str | None, error: str | None) -> None:
+        self.changes.append(
+            {"at": time.time(), "state": state, "tools": tools, "stage": stage, "error": error}
+        )
 
 
 class Servers:
@@ -179,6 +178,9 @@ class Servers:
             except Exception:  # the border of this task: a login that fails is no reason to end the console
                 log.exception("the login at %s failed", source.label)
                 failed = "The login failed; the log says why."
+            if failed and told.is_set():  # who began it looks at the page of the login now
+                self._stories[source.label].tell(source.status.state, 0, "login", failed)
+                self._parts.feed.publish("state", {})
             told.set()
 
         self._tasks.start_soon(ask)

@@ -8,6 +8,7 @@ import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import httpx2
 import pytest
@@ -16,6 +17,8 @@ from playwright.sync_api import expect
 from tests.integration.console.api import api
 from tests.support.app_server import AppServer, app_server
 from tests.support.browser import PHONE, console_page, is_wider_than_the_window, violations
+from tests.support.servers import running
+from tests.unit.tools.mcp.servers.guarded import Guarded
 
 GOOD = {"command": sys.executable, "args": ["-m", "tests.unit.tools.mcp.servers.good"]}
 HOSTILE = '</bdi><img src=x onerror="hacked=1"> \u202etxt'
@@ -189,6 +192,44 @@ def test_where_the_file_may_not_be_changed_it_is_not_shown_either(config):
         assert api(app, "GET", "config").status_code == 403
         assert api(app, "PUT", "config", json={"text": "{}", "digest": ""}).status_code == 403
         assert not api(app, "GET", "servers").json()["may_edit"]
+
+
+@pytest.fixture
+def guarded(tmp_path: Path) -> Iterator[AppServer]:
+    """A server that asks for a login."""
+    with running(Guarded().app) as url:
+        config = tmp_path / "guarded.json"
+        config.write_text(json.dumps({"mcpServers": {"web": {"url": f"{url}/mcp"}}}))
+        tokens = str(tmp_path / "tokens.json")
+        with app_server(endpoints="", config=str(config), token_file=tokens) as server:
+            server.until_servers_are(web="needs auth")
+            yield server
+
+
+def test_a_server_that_asks_for_it_is_logged_in_at(guarded, browser):
+    with console_page(browser, f"{guarded.url}/#/servers/web") as page:
+        expect(page.locator("h1 + .state")).to_have_text("needs a login")
+        page.get_by_role("button", name="Log in").click()
+        link = page.get_by_role("link", name="open the page of 127.0.0.1")
+        expect(link).to_have_attribute("rel", "noopener noreferrer")
+        assert violations(page) == []
+        with page.context.expect_page() as opened:
+            link.click()
+        expect(opened.value.locator("body")).to_contain_text("Done. You can close this window.")
+        expect(page.locator("h1 + .state")).to_have_text("ready")
+        expect(link).to_have_count(0)
+        expect(page.get_by_role("region", name="tools")).to_contain_text("ok")
+        assert violations(page) == []
+
+
+def test_a_login_that_is_refused_stands_in_the_history(guarded, browser):
+    with console_page(browser, f"{guarded.url}/#/servers/web") as page:
+        page.get_by_role("button", name="Log in").click()
+        login = page.get_by_role("link", name="open the page of 127.0.0.1").get_attribute("href")
+        asked = parse_qs(urlsplit(login).query)
+        refused = {"error": "access_denied", "state": asked["state"][0]}
+        httpx2.get(asked["redirect_uri"][0], params=refused, timeout=30)
+        expect(page.get_by_role("region", name="History")).to_contain_text("login: ")
 
 
 def test_a_server_that_is_not_there_is_a_404(app):

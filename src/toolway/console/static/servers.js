@@ -85,7 +85,7 @@ function Server({ label }) {
         <button type="button" class="danger" onClick=${() => setLeaving(true)}>Remove</button>`}
     <//>
     <${Wrong} error=${failure ?? error} />
-    ${login && (/^https?:\/\//.test(login) ? html`<div class="notice">Allow Toolway to use this server:${" "}
+    ${login && value.state !== "ready" && (/^https?:\/\//.test(login) ? html`<div class="notice">Allow Toolway to use this server:${" "}
       <a href=${login} target="_blank" rel="noopener noreferrer">open the page of <${Text}>${new URL(login).host}<//></a>. It comes back to this machine.</div>`
       : html`<div class="notice bad">The server names a page that is no web page.</div>`)}
     ${value.error && html`<div class="notice bad"><strong><${Text}>${value.error_stage ?? value.state}<//></strong> <${Ago} at=${value.error_at} />

@@ -163,9 +163,7 @@ class TokenAuth(httpx2.Auth):
 PATIENCE = 300.0
 """Seconds that a person has for the browser."""
 
-_PAGE = (
-    b"<!doctype html><title>Toolway</title><p>Done. You can close this window and go back to the terminal."
-)
+_PAGE = b"<!doctype html><title>Toolway</title><p>Done. You can close this window."
 _SCOPE = re.compile(r'(?<![\w-])scope="?([^",]*)"?')
 
 
