@@ -166,10 +166,8 @@ def test_several_answers_that_are_refused_are_refused(app: AppServer):
     [
         ("GET", "/nothing"),
         ("POST", "/chat"),
-        ("POST", "/healthz"),
         ("GET", "/v1"),
         ("GET", "/v2/models"),
-        ("DELETE", "/"),
         ("GET", "/%2e%2e/etc/passwd"),
     ],
 )
@@ -197,6 +195,10 @@ SPELLINGS: dict[str, Callable[[str], str]] = {
     "two dots": lambda path: path.replace("/v1/", "/v1/x/../"),
     "encoded dots": lambda path: path.replace("/v1/", "/v1/%2e/"),
     "query": lambda path: path + "/?api-version=1",
+    "parameters": lambda path: path + ";v=1",
+    "parameters inside": lambda path: path.replace("/v1/", "/v1;a=b/"),
+    "NUL": lambda path: path + "%00",
+    "line ends": lambda path: path + "%0D%0A",
 }
 
 
@@ -244,6 +246,32 @@ def test_a_stored_response_is_found_with_another_spelling_of_its_path(app: AppSe
     made = httpx2.post(f"{app.url}/v1/responses", json={**VALID, "input": "Hello"}).json()
     for path in ("/V1/Responses/", "/responses/", "/v1//responses/"):
         assert httpx2.get(f"{app.url}{path}{made['id']}/").json()["id"] == made["id"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allow"),
+    [
+        ("PUT", "/v1/chat/completions", "POST"),
+        ("DELETE", "/v1//chat/completions/", "POST"),
+        ("GET", "/v1/responses", "POST"),
+        ("PATCH", "/v1/responses/resp_1", "GET, HEAD, DELETE"),
+        ("GET", "/v1/responses/resp_1/cancel", "POST"),
+        ("GET", "/v1/messages", "POST"),
+        ("PUT", "/v1/messages/count_tokens", "POST"),
+        ("POST", "/healthz", "GET"),
+        ("DELETE", "/", "GET"),
+        ("PUT", "/mcp", "DELETE, GET, POST"),
+        ("POST", "/docs", "GET"),
+        ("GET", "/tools/get_weather", "POST"),
+        ("POST", "/console/app.js", "GET, HEAD"),
+    ],
+)
+def test_a_route_says_for_which_methods_it_is(app: AppServer, method: str, path: str, allow: str):
+    app.set_replies(whole({"content": "Hello"}))
+    answer = httpx2.request(method, app.url + path, timeout=20)
+    assert (answer.status_code, answer.headers["allow"]) == (405, allow)
+    assert "use" in answer.text
+    assert app.upstream.seen == []
 
 
 def test_a_route_of_the_model_server_is_the_model_servers_to_refuse(app: AppServer):

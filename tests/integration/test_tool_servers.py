@@ -222,8 +222,13 @@ def test_a_server_whose_document_never_comes_delays_nobody_for_long():
     ):
         assert offered(app) == ["get_weather", "list_cities"]
         ready = httpx2.get(f"{app.url}/readyz")
+        over_rest = httpx2.post(f"{app.url}/tools/look_up")
+        app.set_replies(call_stream(tool_call("look_up", "{}")), text_stream("Done.")).ask(stream=True)
         gate.open()
     assert (ready.status_code, ready.json()["servers"]["mute"]) == (503, "starting")
+    assert over_rest.status_code == 503
+    for told in (over_rest.json()["detail"], result_in(app)):
+        assert told.endswith("The tool server mute is still starting; try again.")
 
 
 def test_a_request_keeps_the_tools_that_it_began_with():

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
+from urllib.parse import unquote
 
 from starlette.routing import Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -139,7 +141,6 @@ class Routes:
             self._exact = {
                 ("POST", "/v1/chat/completions"): ChatCompletions(engine),
                 ("POST", "/v1/messages"): messages,
-                ("GET", "/v1/messages"): messages,
                 ("GET", "/v1/models"): models,
                 ("GET", "/healthz"): healthz,
                 ("GET", "/readyz"): Readiness(state),
@@ -217,7 +218,7 @@ class Routes:
         )
         creator = ResponseCreator(engine, records)
         responses = Responses(creator, background)
-        self._exact["POST", "/v1/responses"] = self._exact["GET", "/v1/responses"] = responses
+        self._exact["POST", "/v1/responses"] = responses
         self._exact["WEBSOCKET", "/v1/responses"] = Socket(creator)
         self._below["/v1/responses/"] = responses
         async with background.running():
@@ -240,11 +241,9 @@ class Routes:
         if other := self._spelled_otherwise(method, path):
             handler, path = other
             return handler, {**scope, "path": path}
-        if path.startswith("/v1/"):
-            return self._passthrough, scope
-        name = plain_path(path).lower()
-        methods = sorted(method for method, known in self._exact if known == name and method != "WEBSOCKET")
-        return (partial(_refuse_method, methods) if methods else _missing), scope
+        if methods := self._other_methods(method, _meant(path)):
+            return partial(_refuse_method, methods), scope
+        return (self._passthrough if path.startswith("/v1/") else _missing), scope
 
     def name_of(self, path: str) -> str:
         """The route that answers a path, in a form of which there are few."""
@@ -262,25 +261,43 @@ class Routes:
         Model servers take many spellings too. One that is ours in a single spelling is ours in all of them: what is
         passed on is answered without tools, and nobody sees why.
         """
-        plain = plain_path(path)
-        name = plain.lower()
+        plain, name = plain_path(path), _meant(path)
         if handler := self._handler(method, name):
             return handler, name
-        below = f"{name}/" if path.endswith("/") else name
+        below = f"{plain.lower()}/" if path.endswith("/") else plain.lower()
         roots = (root for root in self._below if below.startswith(root))
         return next(((self._below[root], root + plain[len(root) :]) for root in roots), None)
+
+    def _other_methods(self, method: str, name: str) -> list[str]:
+        """What a route of ours is for, if this method is not the model server's to answer there."""
+        if _is_passed_on(method, name):
+            return []
+        return sorted(known for known, path in self._exact if path == name and known != "WEBSOCKET")
 
     def _upgrade(self, scope: Scope) -> tuple[ASGIApp, Scope]:
         return self._exact.get(("WEBSOCKET", scope["path"]), _no_websocket), scope
 
 
-async def _missing(scope: Scope, receive: Receive, send: Send) -> None:
-    refused = NotFound(f"There is no {scope['method']} {scope['path'][:200]} here; the APIs are under /v1.")
-    await send_error(scope, send, refused)
+def _meant(path: str) -> str:
+    """The route that a path means; there are servers that take away the parameters of its segments (RFC 3986, 3.3)."""
+    return plain_path(_PARAMETERS.sub("", unquote(path))).lower()
+
+
+_PARAMETERS = re.compile(r";[^/\\]*")
+
+
+def _is_passed_on(method: str, name: str) -> bool:
+    """Whether a method at a route of ours is the model server's: OpenAI lists stored completions by such a GET."""
+    return name == "/v1/models" or (name == "/v1/chat/completions" and method in ("GET", "HEAD", "OPTIONS"))
 
 
 async def _refuse_method(methods: Sequence[str], scope: Scope, receive: Receive, send: Send) -> None:
     await send_error(scope, send, MethodNotAllowed(scope["method"], scope["path"], methods))
+
+
+async def _missing(scope: Scope, receive: Receive, send: Send) -> None:
+    refused = NotFound(f"There is no {scope['method']} {scope['path'][:200]} here; the APIs are under /v1.")
+    await send_error(scope, send, refused)
 
 
 async def _no_websocket(scope: Scope, receive: Receive, send: Send) -> None:

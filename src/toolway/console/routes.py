@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 from toolway.console.access import NO_SESSION, Access, Session
 from toolway.console.assets import HARMLESS, PAGE, assets
 from toolway.console.feed import Feed
-from toolway.errors import InvalidRequest, NotFound, Stopping, ToolwayError, to_public_error
+from toolway.errors import InvalidRequest, MethodNotAllowed, NotFound, Stopping, ToolwayError, to_public_error
 from toolway.server.asgi import (
     ClientGone,
     EventStreamResponse,
@@ -146,7 +146,7 @@ class Console:
             path, method = scope["path"], scope["method"]
             if not path.startswith(f"{API}/"):
                 if method not in ("GET", "HEAD"):
-                    raise NotFound(f"There is no {method} here.")
+                    raise MethodNotAllowed(method, scope["path"], ["GET", "HEAD"])
                 await _send_asset(scope, send, path.removeprefix("/console/"))
                 return
             await self._api(scope, receive, send)
@@ -182,9 +182,14 @@ class Console:
     def _route(self, scope: Scope) -> tuple[Route, tuple[str, ...]]:
         raw = scope.get("raw_path") or scope["path"].encode()
         path = raw.decode("latin-1").partition("?")[0].removeprefix(API)
+        methods = []
         for route in self.routes:
-            if route.method == scope["method"] and (names := route.match(path)) is not None:
-                return route, names
+            if (names := route.match(path)) is not None:
+                if route.method == scope["method"]:
+                    return route, names
+                methods.append(route.method)
+        if methods:
+            raise MethodNotAllowed(scope["method"], scope["path"], methods)
         raise NotFound(f"There is no {scope['method']} {scope['path'][:200]} here.")
 
     async def _session(self, request: ConsoleRequest) -> JSON:

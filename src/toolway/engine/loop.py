@@ -346,7 +346,8 @@ async def _result_of(
         text = f"the tool {call.name[:100]!r} is not available now: its server is away. Go on without it."
         return ToolResult(text=text, is_error=True)
     if tool is None:
-        return _unknown(call.name, [*loop.tools.tools, *loop.tools.reachable, *loop.tools.clients])
+        known = [*loop.tools.tools, *loop.tools.reachable, *loop.tools.clients]
+        return _unknown(call.name, known, loop.tools.snapshot.untried)
     is_builtin = tool is READER or loop.tools.is_search(tool)
     try:
         async with nullcontext() if is_builtin else loop.slot():
@@ -396,9 +397,8 @@ class _ProgressRelay:
         self._busy = False
 
 
-def _unknown(name: str, known: Sequence[str]) -> ToolResult:
-    close = names.closest(name, known)
-    hint = f"Did you mean {' or '.join(close)}?" if close else "Use only the tools you were given."
+def _unknown(name: str, known: Sequence[str], untried: Sequence[str]) -> ToolResult:
+    hint = names.hint(name, known, untried) or "Use only the tools you were given."
     return ToolResult(text=f"there is no tool named {name[:100]!r}. {hint}", is_error=True)
 
 

@@ -166,12 +166,17 @@ _WITHOUT_V1 = frozenset({"chat", "messages", "responses"})
 """Routes of the API that clients ask for without /v1 when their base URL lacks it."""
 
 
+_UNSEEN = "".join(map(chr, range(33))) + "\x7f"
+"""Blanks and control characters, which some servers pass over at the ends of a segment."""
+
+
 def plain_path(path: str) -> str:
     """How a path is meant that clients spell otherwise: `/v1//chat/completions/`, `/v1/v1/...`, `/chat/completions`.
 
     Single slashes, none at the end, one `/v1` in front of the API's routes, nothing percent-encoded.
     """
-    segments = [part.strip() for part in unquote(path).replace("\\", "/").split("/") if part.strip()]
+    parts = (part.strip(_UNSEEN) for part in unquote(path).replace("\\", "/").split("/"))
+    segments = [part for part in parts if part]
     while [part.lower() for part in segments[:2]] == ["v1", "v1"]:
         del segments[0]
     if segments and segments[0].lower() in _WITHOUT_V1:

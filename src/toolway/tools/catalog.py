@@ -76,6 +76,11 @@ class Snapshot:
         self._views: dict[Selection, Snapshot] = {}
         self._define(target, excluded)
 
+    @property
+    def untried(self) -> list[str]:
+        """The labels of the servers that have not been tried yet, whose tools nobody knows."""
+        return [source.label for source in self.sources if source.status.is_untried]
+
     def visible_to(self, selection: Selection) -> Snapshot:
         """What there is for a caller: no other tools, and no server that has none for it."""
         if not selection:

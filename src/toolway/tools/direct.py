@@ -22,6 +22,10 @@ class DirectTools:
         """All tools that there are, also those that cannot be called now."""
         return self.catalog.snapshot.tools
 
+    def untried(self, selection: Selection) -> list[str]:
+        """The servers of a caller that are still starting, whose tools nobody knows."""
+        return self.catalog.snapshot.visible_to(selection).untried
+
     async def until_tried(self) -> None:
         """Wait, for a moment after the start, until each server has been tried."""
         await self.catalog.wait_until_tried(self._startup_wait)

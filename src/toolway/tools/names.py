@@ -96,6 +96,18 @@ def find(name: str, tools: Mapping[str, Tool]) -> str | None:
     return same[0] if len(same) == 1 else None
 
 
+def hint(name: str, known: Iterable[str], untried: Sequence[str] = ()) -> str:
+    """What to do about a name that nothing has, as a sentence; empty when nobody knows.
+
+    `untried` are the servers that have not said yet what they have.
+    """
+    if untried:
+        servers = f"server {untried[0]} is" if len(untried) == 1 else f"servers {', '.join(untried)} are"
+        return f"The tool {servers} still starting; try again."
+    close = closest(name, known)
+    return f"Did you mean {' or '.join(close)}?" if close else ""
+
+
 def closest(name: str, tools: Iterable[str]) -> list[str]:
     """Up to three offered names that look like `name`."""
     return difflib.get_close_matches(name, list(tools), n=3, cutoff=0.5)

@@ -53,7 +53,7 @@ from toolway.errors import OverQuota, QuotasUnknown
 from toolway.server.admission import call_slot
 from toolway.server.caller import caller_id
 from toolway.tools.direct import DirectTools
-from toolway.tools.names import closest
+from toolway.tools.names import hint
 from toolway.types import JSON, Caller, OnProgress, Selection, Tool, ToolResult, is_selected
 from toolway.wire.lenient_json import dumps_text
 
@@ -224,9 +224,9 @@ class CatalogServer(Server[Any]):
         if isinstance(result, dict):
             return result
         if result is None:
-            close = closest(params.name, await self._direct.tools(caller.selection))
-            hint = f" Did you mean {' or '.join(close)}?" if close else ""
-            raise MCPError(INVALID_PARAMS, f"Unknown tool: {params.name[:100]}.{hint}")
+            known = await self._direct.tools(caller.selection)
+            told = hint(params.name, known, self._direct.untried(caller.selection))
+            raise MCPError(INVALID_PARAMS, f"Unknown tool: {params.name[:100]}. {told}".rstrip())
         if result.refusal and result.refusal["code"] == MISSING_REQUIRED_CLIENT_CAPABILITY:
             raise MCPError(**result.refusal)  # what the client has to know to call again with it
         return complete(call_result(result, ctx.protocol_version))

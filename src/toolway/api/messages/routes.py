@@ -53,9 +53,9 @@ class Messages:
             await self._count(scope, receive, send)
         elif (method, path) == ("POST", ROOT):
             await self._create(scope, receive, send)
+        elif path == f"{ROOT}/count_tokens":
+            raise MethodNotAllowed(method, path, ["POST"])
         else:
-            if path in (ROOT, f"{ROOT}/count_tokens"):
-                raise MethodNotAllowed(method, path, ["POST"])
             raise NotFound(f"There is no {method} {path[:200]} here; POST {ROOT} creates a message.")
 
     async def _create(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -15,7 +15,7 @@ from toolway.api.responses.creation import ResponseCreator, compact, count_token
 from toolway.api.responses.items.response_object import Event
 from toolway.api.responses.preparation import Draft
 from toolway.api.responses.records import Record, Records
-from toolway.errors import InvalidRequest, NotFound, ToolwayError, to_public_error
+from toolway.errors import InvalidRequest, MethodNotAllowed, NotFound, ToolwayError, to_public_error
 from toolway.server.admission import request_slot
 from toolway.server.asgi import ClientGone, EventStreamResponse, parse_object, read_body, send_json
 from toolway.server.caller import caller_id
@@ -56,10 +56,8 @@ class Responses:
             await self._create(scope, receive, send)
         elif route := _DRAFT_ROUTES.get(asked):
             await self._answer_draft(scope, receive, send, route)
-        elif scope["path"] != ROOT:
-            await self._stored(scope, receive, send)
         else:
-            raise NotFound(f"There is no {scope['method']} {ROOT} here; POST creates a response.")
+            await self._stored(scope, receive, send)
 
     async def _create(self, scope: Scope, receive: Receive, send: Send) -> None:
         raw = await read_body(scope, receive, self._settings.server.max_body_bytes)
@@ -125,6 +123,8 @@ class Responses:
 
 MAX_LIMIT = 100
 
+_METHODS = {"": ("GET", "HEAD", "DELETE"), "cancel": ("POST",), "input_items": ("GET", "HEAD")}
+
 
 class Stored:
     """An ASGI app for the routes of one response."""
@@ -148,6 +148,8 @@ class Stored:
             case "GET" | "HEAD", "input_items":
                 record = await self._records.get(owner, identity)
                 await send_json(send, 200, _page(list(record.items), query))
+            case method, "" | "cancel" | "input_items":
+                raise MethodNotAllowed(method, scope["path"], _METHODS[what])
             case method, _:
                 raise NotFound(f"There is no {method} {scope['path'][:200]} here.")
 

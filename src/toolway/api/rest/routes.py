@@ -22,9 +22,9 @@ from toolway.server.disconnect import cancel_on_disconnect
 from toolway.server.envelopes import PROBLEM, problem, send_error
 from toolway.settings.settings import Settings
 from toolway.tools.direct import DirectTools
-from toolway.tools.names import closest
+from toolway.tools.names import hint
 from toolway.tools.profiles import narrowed
-from toolway.types import JSON, Caller, Tool, ToolResult
+from toolway.types import JSON, Caller, Selection, Tool, ToolResult
 from toolway.wire.lenient_json import dumps
 
 ROOT = "/tools"
@@ -82,7 +82,9 @@ class RestTools:
         async def call() -> None:
             async with call_slot(scope):
                 result = await self._direct.call(name, body.decode() or "{}", caller.selection, gate=gate)
-            if result is None or result.is_error:
+            if result is None:
+                await _send_problem(send, await self._unknown(name, caller.selection))
+            elif result.is_error:
                 tools = await self._direct.tools(caller.selection)
                 await _send_problem(send, _problem(name, result, tools, arguments))
             else:
@@ -92,17 +94,18 @@ class RestTools:
 
         await cancel_on_disconnect(scope, receive, call)
 
+    async def _unknown(self, name: str, selection: Selection) -> JSON:
+        tools, untried = await self._direct.tools(selection), self._direct.untried(selection)
+        told = f"There is no tool {name[:100]!r} here. {hint(name, tools, untried)}".rstrip()
+        return problem(503 if untried else 404, told)
+
 
 def _allow(scope: Scope, *methods: str) -> None:
     if scope["method"] not in methods:
         raise MethodNotAllowed(scope["method"], scope["path"], methods)
 
 
-def _problem(name: str, result: ToolResult | None, tools: Mapping[str, Tool], arguments: JSON) -> JSON:
-    if result is None:
-        close = closest(name, tools)
-        hint = f" Did you mean {' or '.join(close)}?" if close else ""
-        return problem(404, f"There is no tool {name[:100]!r} here.{hint}")
+def _problem(name: str, result: ToolResult, tools: Mapping[str, Tool], arguments: JSON) -> JSON:
     status = {"arguments": 422, "timeout": 504, "denied": 403}.get(result.failure, 502)
     more: JSON = {}
     if status == 422 and name in tools:

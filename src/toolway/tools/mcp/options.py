@@ -102,6 +102,8 @@ class ServerLog:
         self._logger = logger
         self._on_line = on_line
         self._lines: deque[bytes] = deque(maxlen=LINES)
+        self.written = 0
+        """How many lines of standard error there were."""
         self._budget = Budget(rate=RATE, burst=BURST)
         self._dropped = self._dropped_bytes = 0
         self._report: asyncio.TimerHandle | None = None
@@ -115,6 +117,7 @@ class ServerLog:
         if not line.strip():
             return
         self._lines.append(line[:LINE])
+        self.written += 1
         if self._budget.spend():
             text = _readable(line[:LINE])
             self._logger.info("%s", text)
@@ -146,11 +149,15 @@ class ServerLog:
         if self._on_line:
             self._on_line(text)
 
-    def last_words(self) -> str:
-        """A sentence with the last lines, to stand behind another one; empty if there are none."""
-        if not self._lines:
+    def last_words(self, since: int = 0) -> str:
+        """A sentence with the last lines, to stand behind another one; empty if there are none.
+
+        `since` is how many were written before: those are left out.
+        """
+        newest = list(self._lines)[-(self.written - since) :] if self.written > since else []
+        lines = [text for line in newest if (text := _readable(line))]
+        if not lines:
             return ""
-        lines = [text for line in self._lines if (text := _readable(line))]
         telling = [line for line in lines[:-5] if _TELLING.match(line)][-1:]
         return " It last wrote: " + " | ".join([*telling, *(["..."] if telling else []), *lines[-5:]])
 

@@ -61,23 +61,36 @@ class _IdleError(Exception):
     """A lazy server was ended because nobody needs it now."""
 
 
+@dataclass(eq=False)
+class RunningCall:
+    """A call that is under way; whether no other one ever was beside it."""
+
+    is_alone: bool
+
+
 class Activity:
     """Which calls are under way, and since when there is none."""
 
     def __init__(self) -> None:
-        self.calls = 0
+        self.calls: set[RunningCall] = set()
+        self.begun = 0
+        """How many calls there ever were."""
         self._last_call: float | None = None
         self._called = anyio.Event()
 
     @contextlib.contextmanager
-    def call(self) -> Iterator[None]:
+    def call(self) -> Iterator[RunningCall]:
         """A call is under way while the block lasts."""
-        self.calls += 1
+        call = RunningCall(is_alone=not self.calls)
+        for other in self.calls:
+            other.is_alone = False
+        self.calls.add(call)
+        self.begun += 1
         self._called.set()
         try:
-            yield
+            yield call
         finally:
-            self.calls -= 1
+            self.calls.discard(call)
             self._last_call = anyio.current_time()
 
     async def wait_for_call(self) -> None:
@@ -117,6 +130,8 @@ class Supervisor:
         self._era: Era = config.era
         self._transport: Transport = _first_transport(config)
         self._stage = "start"
+        self._told_error = ""
+        self._calls_before = 0
         self._useless_lives = 0
         self._is_useful = False
         self._listed_changes = 0
@@ -140,7 +155,8 @@ class Supervisor:
             while self._session is None and self.status.state in waiting:
                 await self._news.wait()
         if self._session is None:
-            raise SourceError(self.status.error or "it is being started", stage="call")
+            error = self._told_error if self.status.error else ""
+            raise SourceError(error or "it is being started", stage="call")
         return self._session
 
     def call_succeeded(self) -> None:
@@ -203,6 +219,7 @@ class Supervisor:
         """From one start of the server to its end. How many seconds to wait before the next; None: for a call."""
         self._is_useful = False
         self.log.clear()
+        self._calls_before = self.activity.begun
         began = anyio.current_time()
         try:
             await self._connected(sdk)
@@ -371,8 +388,11 @@ class Supervisor:
         lost = not self.status.tools or self._useless_lives >= self._policy.patience
         message = explain(error, self._config.label, configured=self._options.egress is None)
         message += self._hint(error)
+        self._told_error = message
         if words := self.log.last_words():
             message += f".{words}"
+        if self._stage != "running" or self.activity.begun == self._calls_before:
+            self._told_error = message  # else what it wrote may be about somebody else's call
         if self._stage == "start" and self._config.where:
             message = f"{self._config.where}: {message}"
         stage = error.stage if isinstance(error, SourceError) else self._stage
@@ -480,8 +500,10 @@ class MCPSource:
 
     async def call(self, tool: Tool, arguments: JSON, on_progress: OnProgress | None = None) -> ToolResult:
         """Run one tool; see `ToolSource.call`. What cannot have reached the server is sent once more."""
+        log = self._supervisor.log
+        before = log.written
         try:
-            with self._supervisor.activity.call():
+            with self._supervisor.activity.call() as running:
                 return await self._call(tool, arguments, on_progress)
         except RefusedError as refusal:
             told = {"code": refusal.code, "message": refusal.message, "data": refusal.data}
@@ -490,7 +512,9 @@ class MCPSource:
         except LostError as lost:
             ended = f"The server {self.label!r} ended during the call ({lost}) and is being restarted."
             unknown = "Whether the call had an effect is unknown."
-            return _error(f"{ended} {unknown}{self._supervisor.log.last_words()}")
+            # What was written before, or for a call beside this one, may be about somebody else.
+            words = log.last_words(before) if running.is_alone else ""
+            return _error(f"{ended} {unknown}{words}")
         except SourceError as error:
             return _error(f"The server {self.label!r} is not available: {error}")
 

@@ -118,6 +118,42 @@ async def test_a_call_while_the_server_comes_back_waits_for_it() -> None:
         assert (await server.call("ok")).text == "fine"
 
 
+async def test_the_error_of_a_crash_holds_nothing_that_was_written_for_another_call() -> None:
+    said: list[str] = []
+    async with running(bad(), policy=ReconnectPolicy(restart_wait=0.0), on_line=said.append) as server:
+        await server.ready()
+        await server.call("whisper")
+        await until(lambda: "of the call before" in said)
+        result = await server.call("exit")
+        assert "It last wrote: about to fail" in result.text
+        assert "of the call before" not in result.text
+        if server.source.status.state == "starting":
+            assert "last wrote" not in (await server.call("ok")).text
+        status = await server.until(lambda status: status.error is not None)
+        assert status.error
+        assert "of the call before" in status.error, "who runs the server reads all"
+
+
+async def test_calls_side_by_side_read_nothing_of_each_other_when_the_server_crashes() -> None:
+    async with running(bad(era="legacy")) as server:
+        await server.ready()
+        results: list[ToolResult] = []
+
+        async with anyio.create_task_group() as tasks:
+
+            async def crash() -> None:
+                results.append(await server.call("exit"))
+
+            async def call() -> None:
+                results.append(await server.call("hold", on_progress=lambda _: tasks.start_soon(crash)))
+
+            tasks.start_soon(call)
+        assert [("ended" in result.text, "last wrote" in result.text) for result in results] == [
+            (True, False),
+            (True, False),
+        ]
+
+
 async def test_the_error_of_a_crash_says_what_the_server_last_wrote() -> None:
     async with running(bad()) as server:
         await server.ready()

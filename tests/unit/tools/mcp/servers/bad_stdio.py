@@ -20,6 +20,7 @@ TOOLS = [
         "partial",
         "huge",
         "exit",
+        "whisper",
         "big_stderr",
         "storm",
         "unknown_notification",
@@ -132,6 +133,9 @@ def call(request):
         case "exit":
             print("about to fail", file=sys.stderr, flush=True)
             os._exit(9)
+        case "whisper":
+            print("of the call before", file=sys.stderr, flush=True)
+            send(good)
         case "big_stderr":
             sys.stderr.write("e" * 5_000_000)
             sys.stderr.flush()
