@@ -10,6 +10,7 @@ from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
+from toolway.conversation.events import CallBegan, Event, HeadArrived
 from toolway.engine.engine import Conversation
 from toolway.errors import ToolwayError
 from toolway.server.asgi import (
@@ -54,6 +55,15 @@ async def answer_stream(
         await stream.end(last)
 
     await stream_events(scope, receive, send, run, keep_alive=keep_alive, pulse=pulse)
+
+
+async def start_stream(stream: EventStreamResponse, event: Event, headers: tuple[Header, ...] = ()) -> None:
+    """Start a stream, with its `headers`, at the first event that says that it will not be an error status.
+
+    That is the head of the model server's answer, or a call that was approved and runs before the model is asked.
+    """
+    if not stream.started and isinstance(event, HeadArrived | CallBegan):
+        await stream.start([*headers, *relayed(event.headers if isinstance(event, HeadArrived) else ())])
 
 
 async def answer_whole(

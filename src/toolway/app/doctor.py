@@ -25,7 +25,6 @@ from toolway.engine.request_tools import RequestTools
 from toolway.engine.search_policy import SearchPolicy
 from toolway.errors import ConfigError, StoreError, UpstreamError
 from toolway.net.proxy import Proxy, proxy_for
-from toolway.schema.compile import MOST_TOOLS
 from toolway.server.process import check_exposure
 from toolway.settings.access import AccessConfig, GroupConfig, KeyConfig
 from toolway.settings.settings import Settings, load_settings
@@ -238,7 +237,7 @@ async def _try_chat(
         tools,
         None,
         habits=target.habits(model),
-        most_tools=MOST_TOOLS if target.is_openai else None,
+        most_tools=target.max_tools,
         info=partial(target.infos.get, model, _headers(settings)),
     )
     whole = whole_turn(upstream, _headers(settings))

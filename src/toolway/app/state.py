@@ -17,7 +17,7 @@ from toolway.access.refusals import Refusals
 from toolway.app.reload import ConfigWatcher, watch_config
 from toolway.engine.model_target import USER_AGENT, ModelTarget
 from toolway.engine.tool_vectors import ToolVectors, open_vectors
-from toolway.schema.compile import MOST_TOOLS, estimated_tokens, need_search, why_too_many
+from toolway.schema.compile import MAX_TOOLS, estimated_tokens, need_search, why_too_many
 from toolway.settings.settings import Settings
 from toolway.stores import Store, open_store
 from toolway.tools.catalog import Catalog, Snapshot
@@ -30,7 +30,7 @@ log = logging.getLogger("toolway.tools")
 SIZE_PATIENCE = 60.0
 """Seconds after the start in which every server may come, before it is judged whether the tools fit."""
 
-ALWAYS_FIT = 2_000
+FIT_ANY_MODEL = 2_000
 """Tokens of tools that are too many for no model; nobody is asked then."""
 
 
@@ -111,10 +111,10 @@ async def judge_size(
     if not fitted.offered:
         return None
     number, tokens = len(fitted.offered), estimated_tokens(fitted.all_definitions)
-    if tokens < ALWAYS_FIT and number <= MOST_TOOLS:
+    if tokens < FIT_ANY_MODEL and number <= MAX_TOOLS:
         return None
     info = await target.infos.get(model, [USER_AGENT, *credential(settings.upstream.api_key)])
-    most = MOST_TOOLS if target.is_openai else None
+    most = target.max_tools
     if settings.tools.tool_search != "off" and need_search(number, tokens, info.context, most):
         room = f" of {info.context:,}" if info.context else ""
         text = f"{number} tools take about {tokens:,}{room} tokens; the model searches them (TOOLWAY_TOOL_SEARCH)"

@@ -192,6 +192,11 @@ TextBegan go to subscribers alone.
 Emit = Callable[[Event], Awaitable[None]]
 """Where events are pushed to; the pushing waits for a client that reads slowly."""
 
+
+async def emit_to_nobody(_: Event) -> None:
+    """Where events go that nobody is told of."""
+
+
 Subscriber = Callable[[Event], None]
 """Is told every event of one request but its chunks, in order, and may not wait."""
 

@@ -68,6 +68,13 @@ class Message:
         return self.ending != "whole"
 
 
+def unfinished_answer(message: Message) -> UpstreamError:
+    """The error of an answer whose finish_reason says that the model server gave up."""
+    reason = fix_surrogates(str(message.finish_reason))[:100]
+    text = f"The model server did not finish its answer: its finish_reason is {reason!r}."
+    return UpstreamError(text, code=reason)
+
+
 def error_in(body: JSON) -> UpstreamError | None:
     """The error that a server put into a 200 answer or a stream, as it named it."""
     error = body.get("error") or (_bare_error(body) if "choices" not in body else None)

@@ -31,6 +31,7 @@ from toolway.conversation.events import (
     Outcome,
     Subscribe,
     Subscriber,
+    emit_to_nobody,
     is_quiet,
 )
 from toolway.conversation.message import ChatRequest, Message
@@ -53,7 +54,6 @@ from toolway.engine.tool_results import Budget, ResultRules, ToolResults
 from toolway.engine.tool_search import inner_call
 from toolway.engine.tool_vectors import ToolVectors
 from toolway.errors import ConnectorError, ToolwayError, UpstreamError, to_public_error
-from toolway.schema.compile import MOST_TOOLS
 from toolway.settings.groups import profile_suffix, split_model
 from toolway.settings.settings import Settings
 from toolway.stores import Store
@@ -132,7 +132,7 @@ class Conversation:
         """One exchange with the model about this conversation, whose calls are not run."""
         turn = self._counted(whole_turn(self._upstream, self.headers))
         messages = await self._with_hidden(request.messages, await self._interrupted(request.messages))
-        return await turn(request.with_messages(messages), _to_nobody, lambda _: True)
+        return await turn(request.with_messages(messages), emit_to_nobody, lambda _: True)
 
     @property
     def _upstream(self) -> Upstream:
@@ -305,10 +305,6 @@ def _told(turn: Turn, events: EventStream) -> Turn:
     return ask
 
 
-async def _to_nobody(_: Event) -> None:
-    return
-
-
 @record
 class ToolsAtHand:
     """The tools of all servers, of those that the request brings along too, and which of these failed."""
@@ -343,6 +339,8 @@ class ConversationRequest:
     takes_approvals: bool = False
     complete: int = 0
     pauses: bool = False
+    prefills: bool = True
+    """Whether the API takes an assistant message at the end as the beginning of its answer."""
     optional: frozenset[str] = frozenset()
     gives_ids: bool = False
     approval_wait: float | None = None
@@ -484,7 +482,7 @@ class Engine:
             options.tool_search or caller.principal.tool_search,
             always=options.always,
             habits=self._target.habits(chat.options.get("model")),
-            most_tools=MOST_TOOLS if self._target.is_openai else None,
+            most_tools=self._target.max_tools,
             info=model_info,
             caller=caller,
             messages=chat.messages,
@@ -515,7 +513,7 @@ class Engine:
             approved=request.approved,
             takes_approvals=request.takes_approvals,
             complete=request.complete,
-            prefills=request.dialect != "responses",
+            prefills=request.prefills,
             pauses=request.pauses,
             optional=request.optional,
             gives_ids=request.gives_ids,

@@ -39,7 +39,6 @@ from toolway.engine.resources import Resources
 from toolway.engine.side_requests import find_side_request
 from toolway.engine.token_count import are_counted, tokens_of
 from toolway.errors import UpstreamError
-from toolway.schema.compile import MOST_TOOLS
 from toolway.settings.groups import profile_suffix
 from toolway.settings.settings import Settings
 from toolway.tools.catalog import Catalog, Snapshot
@@ -117,9 +116,8 @@ class FastLane:
         target = self._target
         if target.cuts_silently or target.habits(model) != NO_HABITS:
             return False
-        most = MOST_TOOLS if target.is_openai else None
         return self._resources.search.leaves_alone(
-            len(snapshot.offered), snapshot.size, most_tools=most, known=target.infos.known(model)
+            len(snapshot.offered), snapshot.size, most_tools=target.max_tools, known=target.infos.known(model)
         )
 
     async def ask(self, request: LaneRequest) -> tuple[Message, Sequence[Header]] | Begun:

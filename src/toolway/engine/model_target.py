@@ -17,7 +17,7 @@ import anyio
 
 from toolway import __version__, types
 from toolway.engine.recovery import ModelHabits, Room
-from toolway.schema.compile import TOKENS_A_BYTE
+from toolway.schema.compile import MAX_TOOLS, TOKENS_A_BYTE
 from toolway.schema.targets import SchemaTarget
 from toolway.settings.groups import UpstreamSettings
 from toolway.tools.catalog import Snapshot
@@ -92,6 +92,11 @@ class ModelTarget:
         """Whether it is OpenAI's own server, or Azure's of the same models, by its address."""
         host = urlsplit(self._settings.base_url).hostname or ""
         return host == "api.openai.com" or host.endswith(_AZURE)
+
+    @property
+    def max_tools(self) -> int | None:
+        """How many tools a request may hold, where that is known without asking."""
+        return MAX_TOOLS if self.is_openai else None
 
     @asynccontextmanager
     async def learning(self) -> AsyncIterator[ModelTarget]:

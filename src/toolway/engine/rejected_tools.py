@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import anyio
 
-from toolway.conversation.events import Emit, Event, EventStream
+from toolway.conversation.events import Emit, EventStream, emit_to_nobody
 from toolway.conversation.message import ChatRequest, Message
 from toolway.engine.model_target import ModelTarget
 from toolway.engine.request_tools import RequestTools
@@ -177,7 +177,7 @@ async def _search(error: UpstreamError, request: ChatRequest, tools: RequestTool
 
     async def refuses(some: Sequence[str]) -> bool:
         try:
-            await probe(_probe_request(request, tools, some), _to_nobody, _everything)
+            await probe(_probe_request(request, tools, some), emit_to_nobody, _everything)
         except UpstreamError as refusal:
             if is_about_tools(refusal):
                 return True
@@ -201,10 +201,6 @@ def _probe_request(request: ChatRequest, tools: RequestTools, names: Sequence[st
     definitions = [*tools.clients_definitions, *(tools.definition(name) for name in names)]
     question = {"role": "user", "content": "Hello"}
     return replace(bare, messages=[question], tools=definitions or [_HARMLESS])
-
-
-async def _to_nobody(_: Event) -> None:
-    return
 
 
 def _everything(_: str) -> bool:

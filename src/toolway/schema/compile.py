@@ -19,7 +19,7 @@ from toolway.schema.targets import NUMBERS, RULES, SchemaTarget, TargetRules, po
 from toolway.types import JSON, Tool
 from toolway.wire.lenient_json import dumps_exact
 
-MOST_TOOLS = 128
+MAX_TOOLS = 128
 """OpenAI refuses a request with more, and models choose badly among so many."""
 
 TOKENS_A_BYTE = 0.25
@@ -89,7 +89,7 @@ def why_too_many(tools: int, tokens: int, context: int | None, most_tools: int |
             f"the definitions of {tools} tools take about {room} tokens; "
             f"leave some out with `include` or a profile{larger}"
         )
-    if tools > (most_tools or MOST_TOOLS):
+    if tools > (most_tools or MAX_TOOLS):
         why = (
             f"its model server takes no more than {most_tools}"
             if most_tools

@@ -7,10 +7,10 @@ from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
-from toolway.api.answers import answer_errors, answer_stream, answer_whole
+from toolway.api.answers import answer_errors, answer_stream, answer_whole, start_stream
 from toolway.api.chat.chunks import Envelope, failure, progress_chunk
 from toolway.api.option_headers import NO_OPTIONS, read_option_headers
-from toolway.conversation.events import CallBegan, Chunks, ConversationFailed, Event, HeadArrived
+from toolway.conversation.events import Chunks, ConversationFailed, Event
 from toolway.conversation.message import TEXT_FIELDS, ChatRequest, Message, joined
 from toolway.conversation.tool_calls import call_object
 from toolway.engine.engine import Conversation, ConversationRequest, Engine, ToolsAtHand
@@ -110,9 +110,7 @@ class ChatCompletions:
                 if type(event) is Chunks:
                     await stream.write(envelope.write(event.items))
                     return
-                if not stream.started and isinstance(event, HeadArrived | CallBegan):
-                    # A call that was approved runs before the model is asked.
-                    await stream.start(relayed(event.headers if isinstance(event, HeadArrived) else ()))
+                await start_stream(stream, event)
                 if chunk := progress_chunk(event, progress):
                     await stream.write(envelope.write([(chunk, None)]))
 

@@ -13,9 +13,9 @@ from toolway.api.messages.tool_search import SERVER, DeferredTools
 from toolway.conversation.call_ids import original_id
 from toolway.conversation.chunk_template import TextRun
 from toolway.conversation.events import Outcome
-from toolway.conversation.message import Ending, Message, cached_tokens, token_count
+from toolway.conversation.message import Ending, cached_tokens, token_count, unfinished_answer
 from toolway.conversation.tool_calls import read_arguments
-from toolway.errors import ToolwayError, UpstreamError
+from toolway.errors import ToolwayError
 from toolway.server.envelopes import ANTHROPIC
 from toolway.types import JSON, Tool, ToolCall, ToolResult
 from toolway.wire.lenient_json import JsonText, dumps, dumps_text, fix_surrogates, harmless
@@ -180,7 +180,7 @@ class MessageWriter:
         """The answer is whole, cut or paused. Raises UpstreamError when the model server gave it up."""
         message = outcome.message
         if message.ending == "failed":
-            raise _given_up(message)
+            raise unfinished_answer(message)
         events = self._end_turn()
         if len(self._content) == len(self._listings):
             events += self._block_of("text")[1]
@@ -408,10 +408,3 @@ def _usage(usage: JSON) -> JSON:
         "cache_read_input_tokens": cached,
         "output_tokens": token_count(usage, "completion_tokens"),
     }
-
-
-def _given_up(message: Message) -> UpstreamError:
-    reason = fix_surrogates(str(message.finish_reason))[:100]
-    return UpstreamError(
-        f"The model server did not finish its answer: its finish_reason is {reason!r}.", code=reason
-    )

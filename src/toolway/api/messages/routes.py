@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from starlette.types import Receive, Scope, Send
 
-from toolway.api.answers import answer_errors, answer_stream, answer_whole
+from toolway.api.answers import answer_errors, answer_stream, answer_whole, start_stream
 from toolway.api.messages.count_tokens import TokenCounter
 from toolway.api.messages.event_writer import PING, MessageWriter
 from toolway.api.messages.preparation import Draft, RequestReader
@@ -21,7 +21,7 @@ from toolway.conversation.events import (
 )
 from toolway.engine.engine import Engine
 from toolway.errors import InvalidRequest, MethodNotAllowed, NotFound, ToolwayError, UpstreamError
-from toolway.server.asgi import EventStreamResponse, parse_object, read_body, relayed, send_json
+from toolway.server.asgi import EventStreamResponse, parse_object, read_body, send_json
 from toolway.server.disconnect import cancel_on_disconnect, error_at_stop
 from toolway.server.envelopes import request_id
 from toolway.types import JSON, Header
@@ -142,10 +142,7 @@ class _Answer:
             if type(event) is Chunks:
                 await stream.write(self._writer.chunks(event.items))
                 return
-            if not stream.started and isinstance(event, HeadArrived | CallBegan):
-                # A call that was approved runs before the model is asked.
-                headers = event.headers if isinstance(event, HeadArrived) else ()
-                await stream.start([_request_id(), *relayed(headers)])
+            await start_stream(stream, event, (_request_id(),))
             await stream.write(self._written(event))
 
         return self._writer.ended(await self._run(streamed_turn, deliver))

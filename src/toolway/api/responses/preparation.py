@@ -128,6 +128,7 @@ class _Reading:
             options=with_deferred(self._limited(self._options), request.mcp, labels),
             dialect="responses",
             takes_approvals=True,
+            prefills=False,
             narrowed=[*narrowed, *([self._declared] if self._declared else [])],
             asks=self._needs_approval if self._entries else None,
             approved=[approved.call for approved in self._input.approved],

@@ -21,9 +21,9 @@ from toolway.api.responses.items.response_object import (
     read_usage,
 )
 from toolway.conversation.chunk_template import TextRun
-from toolway.conversation.message import Ending, Message
+from toolway.conversation.message import Ending, Message, unfinished_answer
 from toolway.conversation.tool_calls import read_arguments
-from toolway.errors import ToolwayError, UpstreamError
+from toolway.errors import ToolwayError
 from toolway.server.envelopes import openai_envelope
 from toolway.types import JSON, Tool, ToolCall, ToolResult
 from toolway.wire.lenient_json import dumps_text, fix_surrogates, harmless
@@ -194,7 +194,7 @@ class EventWriter:
         """The last turn is over: the answer is whole, cut, or the model server gave it up."""
         if message.ending == "failed":
             self._state.frame["usage"] = read_usage(usage)
-            return self.failed(_given_up(message))
+            return self.failed(unfinished_answer(message))
         cut = _INCOMPLETE.get(message.ending)
         status = "incomplete" if cut else "completed"
         events = self._close(status)
@@ -401,12 +401,6 @@ def _blank(kind: str) -> tuple[str, JSON]:
     if kind == "reasoning_text":
         return "rs", {"type": "reasoning", "status": "in_progress", "summary": [], "content": []}
     return "msg", {"type": "message", "status": "in_progress", "role": "assistant", "content": []}
-
-
-def _given_up(message: Message) -> UpstreamError:
-    reason = fix_surrogates(str(message.finish_reason))[:100]
-    text = f"The model server did not finish its answer: its finish_reason is {reason!r}."
-    return UpstreamError(text, code=reason)
 
 
 def _arguments(call: ToolCall) -> str:
