@@ -354,7 +354,10 @@ def test_a_path_that_is_spelled_otherwise(app: AppServer, path: str):
     check_error(httpx2.post(app.url + path, json={}).json())
 
 
-def test_other_methods_and_routes_below_are_not_found(app: AppServer):
-    for answer in (httpx2.get(f"{app.url}/v1/messages"), httpx2.post(f"{app.url}/v1/messages/batches")):
-        assert answer.status_code == 404
+def test_other_methods_are_not_allowed_and_routes_below_are_not_found(app: AppServer):
+    not_allowed = httpx2.get(f"{app.url}/v1/messages")
+    assert (not_allowed.status_code, not_allowed.headers["allow"]) == (405, "POST")
+    missing = httpx2.post(f"{app.url}/v1/messages/batches")
+    assert missing.status_code == 404
+    for answer in (not_allowed, missing):
         check_error(answer.json())
