@@ -342,6 +342,8 @@ def _announce(settings: Settings, url: str) -> None:
         f"[bold]Toolway {__version__}[/] at [bold]{url}/v1[/], in front of {settings.upstream.base_url}",
         soft_wrap=True,
     )
+    if settings.console.enabled:
+        console.print(f"Its console: [bold]{url}[/]", soft_wrap=True)
     if settings.tools.all_disabled:
         console.print(f"[yellow]{escape(settings.tools.all_disabled)}[/]", soft_wrap=True)
     elif not settings.tools.endpoints and not settings.tools.servers:

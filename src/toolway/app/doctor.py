@@ -94,7 +94,11 @@ async def judge_running(state: AppState) -> list[Finding]:
     models, model = await _try_models(state.upstream, settings, [USER_AGENT])
     found.append(models)
     proxies = _proxies(settings)
-    found += [_judge_source(source, proxies.get(source.label)) for source in catalog.sources]
+    found += [
+        _judge_source(source, proxies.get(source.label))
+        for source in catalog.sources
+        if source.status.state != "starting" or source.status.error
+    ]
     found += [finding for finding in _judge_names(state.target.fit(catalog.snapshot)) if not finding.ok]
     found += _judge_refused(state.target)
     if models.ok:
@@ -294,7 +298,7 @@ def _judge_source(source: ToolSource, proxy: Proxy | None) -> Finding:
         return Finding(
             check=check, ok=bool(names), detail=detail if names else "it has no tools", advice=advice
         )
-    if status.state == "starting":
+    if status.state == "starting" and not status.error:
         detail = f"no answer within {SERVER_PATIENCE:g} seconds"
         return Finding(check=check, ok=False, detail=detail, advice="Is it the right address and port?")
     advice = _ADVICE.get(status.error_stage or "")

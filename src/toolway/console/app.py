@@ -28,15 +28,16 @@ async def open_console(parts: Parts) -> AsyncIterator[Console]:
     """The console of a running Toolway, while the block lasts."""
 
     async with anyio.create_task_group() as tasks, parts.journal.running():
-        servers = Servers(parts, tasks)
+        servers, overview = Servers(parts, tasks), Overview(parts)
 
         def notice() -> None:
             servers.notice()
+            overview.notice()
             parts.feed.publish("state", {})
 
         access = Access(parts.settings, parts.store, parts.keys)
         pages = (
-            Overview(parts),
+            overview,
             Conversations(parts),
             servers,
             PinRoutes(parts),

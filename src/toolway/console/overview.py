@@ -32,6 +32,7 @@ class Overview:
         self._model_server: JSON = {}
         self._findings: Sequence[JSON] = ()
         self._asked_at = float("-inf")
+        self._is_stale = False
         self._asking = anyio.Lock()
 
     def routes(self) -> list[Route]:
@@ -41,6 +42,10 @@ class Overview:
                   summary="The state of everything, what is wrong and what to do about it.",
                   query={"fresh": "look anew at the model server"}),
         ]  # fmt: skip
+
+    def notice(self) -> None:
+        """A tool server is in another state: what was found is so no longer."""
+        self._is_stale = True
 
     async def _overview(self, request: ConsoleRequest) -> JSON:
         await self._ask(at_once="fresh" in request.query)
@@ -67,8 +72,9 @@ class Overview:
     async def _ask(self, *, at_once: bool) -> None:
         async with self._asking:
             age = time.monotonic() - self._asked_at
-            if age < (1.0 if at_once else FRESH_SECONDS):
+            if not self._is_stale and age < (1.0 if at_once else FRESH_SECONDS):
                 return
+            self._is_stale = False
             self._model_server = await self._look_at_model_server()
             self._findings = await self._parts.judge()
             self._asked_at = time.monotonic()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import sys
+
 import pytest
 from playwright.sync_api import expect
 
@@ -50,6 +53,23 @@ def test_what_is_wrong_stands_there_with_what_to_do_about_it(browser):
         wrong = page.get_by_role("region", name="What is wrong")
         expect(wrong).to_contain_text("tool server gone")
         expect(wrong).to_contain_text("MCP_SERVER_ENDPOINTS")
+
+
+def test_why_a_server_does_not_start_is_two_looks_away(browser, tmp_path):
+    config = tmp_path / "mcp.json"
+    program = "import sys; print('KeyError: NOTES_TOKEN is not set', file=sys.stderr); sys.exit(3)"
+    entry = {"command": sys.executable, "args": ["-c", program]}
+    config.write_text(json.dumps({"mcpServers": {"notes": entry}}))
+    with (
+        app_server(endpoints="", config=str(config)) as app,
+        console_page(browser, with_models(app).url) as page,
+    ):
+        wrong = page.get_by_role("region", name="What is wrong")
+        expect(wrong).to_contain_text("ended with exit status 3")
+        expect(wrong).not_to_contain_text("no answer within")
+        assert violations(page) == []
+        wrong.get_by_role("link", name="tool server notes").click()
+        expect(page.get_by_role("log")).to_contain_text("KeyError: NOTES_TOKEN is not set")
 
 
 def test_a_server_that_comes_up_shows_without_a_reload(browser, tmp_path):

@@ -27,7 +27,7 @@ export default function Overview() {
     ${wrong.length > 0 && html`<${Card} title="What is wrong" id="wrong" flush>
       ${wrong.map((finding) => html`<div class="finding" key=${finding.check + finding.detail}>
         <span class="mark" aria-hidden="true"></span>
-        <div class="grow"><p><strong><${Text}>${finding.check}<//></strong>${": "}<${Text}>${finding.detail}<//></p>
+        <div class="grow"><p><strong><${Check} of=${finding.check} servers=${value.servers} /></strong>${": "}<${Text}>${finding.detail}<//></p>
           ${finding.advice && html`<p class="advice"><${Text}>${finding.advice}<//></p>`}</div>
       </div>`)}<//>`}
     <div class="grid">
@@ -37,6 +37,12 @@ export default function Overview() {
     <${Conversations} conversations=${value.conversations} />
     <${Connect} value=${value} />
   </div>`;
+}
+
+/* what was looked at; a tool server leads to its page */
+function Check({ of: check, servers }) {
+  const server = servers.find(({ label }) => check === `tool server ${label}` || check.startsWith(`tool server ${label} through `));
+  return server ? html`<a href=${`#/servers/${encodeURIComponent(server.label)}`}><${Text}>${check}<//></a>` : html`<${Text}>${check}<//>`;
 }
 
 function ModelServer({ value }) {
