@@ -6,14 +6,15 @@ import hashlib
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
-from pathlib import Path
+from typing import Any
 
 import anyio
+import anyio.to_thread
 
 from toolway.console.parts import Parts
 from toolway.console.routes import ConsoleRequest, Route
 from toolway.errors import ConfigError, Forbidden, InvalidRequest
-from toolway.settings.edit import write_at_once
+from toolway.settings.edit import locked, write_at_once
 from toolway.settings.jsonc import MistakeError, Node, parse
 from toolway.settings.jsonc_edit import remove_member, set_member
 from toolway.settings.mcp_json import ROOTS, json_schema, keys_of
@@ -104,26 +105,34 @@ class ConfigRoutes:
         if not self._is_json() and "text" not in body:
             raise InvalidRequest("Entries of a TOML file can only be changed in its text.")
         async with self._changing:
-            now = self._text()
-            if body.get("digest") != _digest(now):
-                raise InvalidRequest(
-                    "The file was changed meanwhile, by somebody else; load it again.", code="config_changed"
-                )
-            try:
-                text = change(now if now is not None else NEW)
-                check_servers(self._parts.config.settings, text)
-            except MistakeError as mistake:
-                raise InvalidRequest(f"line {mistake.line}: {mistake}.", code="config_mistakes") from None
-            except ConfigError as error:
-                where = f"{self._parts.config.path}:"
-                raise InvalidRequest(error.message.replace(where, "line "), code="config_mistakes") from None
-            try:
-                await anyio.to_thread.run_sync(_write, self._parts.config.path, text)
-            except OSError as error:
-                raise InvalidRequest(f"The file cannot be written: {error.strerror}.") from None
+            text = await anyio.to_thread.run_sync(self._change, body.get("digest"), change)
             self._parts.config.reload()
         self._parts.note_change("config.changed", request.session.by, label or str(self._parts.config.path))
         return {"digest": _digest(text), "text": text}
+
+    def _change(self, digest: Any, change: Callable[[str], str]) -> str:
+        """Change the file, if it has this digest, while no command does; its new text. Raises InvalidRequest."""
+        path = self._parts.config.path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with locked(path):
+                now = self._text()
+                if digest != _digest(now):
+                    raise InvalidRequest(
+                        "The file was changed meanwhile, by somebody else; load it again.",
+                        code="config_changed",
+                    )
+                text = change(now if now is not None else NEW)
+                check_servers(self._parts.config.settings, text)
+                write_at_once(path, text)
+        except MistakeError as mistake:
+            raise InvalidRequest(f"line {mistake.line}: {mistake}.", code="config_mistakes") from None
+        except ConfigError as error:
+            where = f"{path}:"
+            raise InvalidRequest(error.message.replace(where, "line "), code="config_mistakes") from None
+        except OSError as error:
+            raise InvalidRequest(f"The file cannot be written: {error.strerror}.") from None
+        return text
 
     def _check_right(self) -> None:
         if not self._parts.settings.console.edit:
@@ -175,10 +184,3 @@ def _root_of(text: str, label: str) -> str:
 def _entries(text: str) -> JSON:
     """The entries as they stand there, by label."""
     return {label: entry.plain() for node in _roots(text).values() for label, entry in node.value.items()}
-
-
-def _write(path: Path, text: str) -> None:
-    """Write the file, in a folder that is made if need be. Raises OSError."""
-    path = path.resolve()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_at_once(path, text)

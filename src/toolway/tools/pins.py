@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from weakref import WeakKeyDictionary
+
+import anyio
+import anyio.to_thread
 
 from toolway.settings.edit import replace_text
 from toolway.settings.groups import ToolSettings
@@ -24,6 +27,9 @@ VERSION = 1
 FOUND = "mcp.json"
 MAX_NAMES = 10
 """So many tools a warning names."""
+
+AT_ONCE = 20
+"""So many new tools are looked at without a thread."""
 
 Pinned = dict[str, dict[str, JSON]]
 """Server -> tool -> definition, as it was accepted."""
@@ -80,7 +86,7 @@ class Pins:
         """Another one whenever a source may have to be looked at anew."""
         self._digests: set[str] = set()
         self._names: dict[str, frozenset[str]] = {}
-        self._looked_at: WeakKeyDictionary[Tool, tuple[str, frozenset[str]]] = WeakKeyDictionary()
+        self._looked_at: WeakKeyDictionary[Tool, _Look] = WeakKeyDictionary()
         self._stamp: tuple[int, int, int] | None = None
         if self.is_on:
             self.read()
@@ -130,27 +136,51 @@ class Pins:
         )
         found = []
         for tool in tools:
-            hidden, words = self._known(tool)
-            if hidden:
-                found.append(f"the tool {visible(tool.name)} hides text from people: {hidden}")
-            if not others.isdisjoint(words) and (named := names_in(definition_of(tool), others)):
+            look = self._look(tool)
+            if look.hidden:
+                found.append(f"the tool {visible(tool.name)} hides text from people: {look.hidden}")
+            if named := look.names(tool, others):
                 names = name_some(map(visible, named))
                 found.append(
                     f"the tool {visible(tool.name)} tells the model of other servers' tools: {names}"
                 )
         return found
 
-    def _known(self, tool: Tool) -> tuple[str, frozenset[str]]:
-        """What hides text in a tool, and its words; looked for once."""
-        if tool not in self._looked_at:
-            definition = definition_of(tool)
-            self._looked_at[tool] = hides_text(tool.name, definition), words_in(definition)
-        return self._looked_at[tool]
+    def unknown(self, tools: Iterable[Tool]) -> list[Tool]:
+        """Those that nobody has looked at yet."""
+        return [tool for tool in tools if tool not in self._looked_at]
+
+    def look_at(self, label: str, tools: Iterable[Tool]) -> None:
+        """Look at tools of a server before `suspicions` is asked: of many that takes a while, for which a thread is."""
+        self.suspicions(label, tools)
+
+    def _look(self, tool: Tool) -> _Look:
+        if (look := self._looked_at.get(tool)) is None:
+            look = self._looked_at[tool] = _Look(tool)
+        return look
 
     def forget(self, labels: Iterable[str]) -> None:
         """Keep only what is known of these servers."""
         kept = set(labels)
         self._names = {label: names for label, names in self._names.items() if label in kept}
+
+
+class _Look:
+    """What is suspicious in a tool, whatever its server's other tools are; each is looked for once."""
+
+    def __init__(self, tool: Tool) -> None:
+        definition = definition_of(tool)
+        self.hidden = hides_text(tool.name, definition)
+        self._words = words_in(definition)
+        self._mentioned: frozenset[str] = frozenset()
+        self._named: Sequence[str] = ()
+
+    def names(self, tool: Tool, known: frozenset[str]) -> Sequence[str]:
+        """Those of `known` names of other tools that it mentions as such."""
+        mentioned = known & self._words
+        if mentioned != self._mentioned:
+            self._mentioned, self._named = mentioned, names_in(definition_of(tool), mentioned)
+        return self._named
 
 
 class PinnedSource(SourceWrapper):
@@ -162,6 +192,42 @@ class PinnedSource(SourceWrapper):
         self._seen: tuple[SourceStatus, int] | None = None
         self._status = SourceStatus()
         self._withheld: Mapping[str, Tool] = {}
+        self._looks = False
+        """Whether many new tools are looked at in a thread, before anybody hears of them."""
+        self._known = SourceStatus()
+        """The newest status of which all tools were looked at."""
+
+    async def run(self, changed: Callable[[], None]) -> None:
+        """Run the inner source."""
+        news = anyio.Event()
+
+        async def look() -> None:
+            nonlocal news
+            while True:
+                await news.wait()
+                news = anyio.Event()
+                status = self.inner.status
+                await anyio.to_thread.run_sync(self._pins.look_at, self.label, status.tools)
+                changed()
+
+        def inner_changed() -> None:
+            if self._is_known(self.inner.status):
+                changed()
+            else:
+                news.set()
+
+        self._looks = True
+        try:
+            async with anyio.create_task_group() as group:
+                group.start_soon(look)
+                await self.inner.run(inner_changed)
+                group.cancel_scope.cancel()
+        finally:
+            self._looks = False
+
+    def _is_known(self, status: SourceStatus) -> bool:
+        """Whether a status can be shown now: few of its tools, if any, are still to be looked at."""
+        return len(status.tools) < AT_ONCE or len(self._pins.unknown(status.tools)) < AT_ONCE
 
     @property
     def is_pinned(self) -> bool:
@@ -177,6 +243,8 @@ class PinnedSource(SourceWrapper):
     def status(self) -> SourceStatus:
         """The inner status; the same object for as long as neither it nor the pins change."""
         newest = self.inner.status
+        if newest is not self._known:
+            newest = self._known = newest if not self._looks or self._is_known(newest) else self._known
         if self._seen is None or self._seen[0] is not newest or self._seen[1] != self._pins.version:
             self._pins.learn(self.label, newest.tools)
             self._seen = newest, self._pins.version
@@ -198,8 +266,8 @@ class PinnedSource(SourceWrapper):
 
     async def call(self, tool: Tool, arguments: JSON, on_progress: OnProgress | None = None) -> ToolResult:
         """Run the inner tool, unless it changed since it was offered."""
-        _ = self.status
-        if tool.name in self._withheld:
+        newest = next((other for other in self.inner.status.tools if other.name == tool.name), None)
+        if newest is not None and not self._pins.has(newest):
             text = f"{tool.name} was changed by its server, and may not be run until a person has accepted the change."
             return ToolResult(text=text, is_error=True, failure="denied")
         return await self.inner.call(tool, arguments, on_progress)

@@ -6,6 +6,7 @@ import json
 import re
 import stat
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -19,6 +20,7 @@ from tests.support.app_server import AppServer, app_server
 from tests.support.browser import PHONE, console_page, is_wider_than_the_window, violations
 from tests.support.servers import running
 from tests.unit.tools.mcp.servers.guarded import Guarded
+from toolway.settings.edit import locked
 
 GOOD = {"command": sys.executable, "args": ["-m", "tests.unit.tools.mcp.servers.good"]}
 HOSTILE = '</bdi><img src=x onerror="hacked=1"> \u202etxt'
@@ -166,6 +168,21 @@ def test_two_who_edit_at_the_same_time_do_not_overwrite_each_other(app, config):
     assert answer.status_code == 400
     assert answer.json()["error"]["code"] == "config_changed"
     assert "// by hand" in config.read_text()
+
+
+def test_a_command_that_changes_the_file_is_waited_for(app, config):
+    digest = api(app, "GET", "config").json()["digest"]
+    answers = []
+    body = {"text": '{"mcpServers": {}}', "digest": digest}
+    thread = threading.Thread(target=lambda: answers.append(api(app, "PUT", "config", json=body)))
+    with locked(config):
+        thread.start()
+        thread.join(0.5)
+        assert thread.is_alive()
+        config.write_text(config.read_text() + "// by a command\n")
+    thread.join()
+    assert answers[0].json()["error"]["code"] == "config_changed"
+    assert "// by a command" in config.read_text()
 
 
 @pytest.mark.parametrize(
