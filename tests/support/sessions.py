@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from tests.support.model_turns import ModelTurn
@@ -17,14 +18,20 @@ JSON = dict[str, Any]
 
 
 class SessionModel:
-    """Says its turns in order, whatever it reads; the same request again gets the same turn."""
+    """Says its turns in order, whatever it reads; the same request again gets the same turn.
 
-    def __init__(self, *turns: ModelTurn) -> None:
+    A request without the tool `own` of the client's is one that it makes beside the conversation, for a title.
+    """
+
+    def __init__(self, *turns: ModelTurn, own: str | None = None) -> None:
         self._turns = turns
+        self._own = own
         self._asked: list[JSON] = []
 
     def answer(self, body: JSON) -> Reply:
         """The reply to a request."""
+        if self._own and self._own not in [tool["function"]["name"] for tool in body.get("tools") or ()]:
+            return ModelTurn(text="A talk").reply(streamed=bool(body.get("stream")))
         same = [number for number, asked in enumerate(self._asked) if asked["messages"] == body["messages"]]
         if not same:
             self._asked.append(body)
@@ -41,8 +48,11 @@ class SessionModel:
         """How many turns were said."""
         return len(self._asked)
 
-    def faults(self) -> list[str]:
-        """What is wrong with the requests, one sentence each."""
+    def faults(self, *, rewrites_questions: bool = False) -> list[str]:
+        """What is wrong with the requests, one sentence each.
+
+        What the user's messages say is not compared when the client itself `rewrites_questions`.
+        """
         found = [
             f"round {number + 1}: {fault}"
             for number, body in enumerate(self._asked)
@@ -50,7 +60,8 @@ class SessionModel:
         ]
         if self.rounds != len(self._turns):
             found.append(f"{self.rounds} rounds were played of {len(self._turns)}")
-        for number, (before, after) in enumerate(zip(self._asked, self._asked[1:], strict=False)):
+        asked = [_without_questions(body) for body in self._asked] if rewrites_questions else self._asked
+        for number, (before, after) in enumerate(pairwise(asked)):
             turn = self._turns[min(number, len(self._turns) - 1)]
             found += [
                 f"round {number + 1} to {number + 2}: {fault}" for fault in _changes(before, after, turn)
@@ -74,6 +85,14 @@ def unpaired(messages: Sequence[JSON]) -> list[str]:
         if len(set(open_ids)) < len(open_ids):
             faults.append(f"message {position} has calls with equal ids: {open_ids}")
     return [*faults, *([f"no result of {open_ids}"] if open_ids else [])]
+
+
+def _without_questions(body: JSON) -> JSON:
+    """The request with messages of the user's whose words do not matter."""
+    return {
+        **body,
+        "messages": [{**m, "content": ""} if m["role"] == "user" else m for m in body["messages"]],
+    }
 
 
 def _changes(before: JSON, after: JSON, turn: ModelTurn) -> list[str]:

@@ -66,8 +66,8 @@ IGNORED = frozenset(
     "settings authProviderType targetAudience targetServiceAccount startup_timeout_sec headersHelper required".split()
 )
 """Keys that other hosts read and that change nothing here."""
-ROOTS = ("mcpServers", "servers", "context_servers", "mcp_servers")
-"""Where a file keeps its servers: most programs, VS Code, Zed, Codex. opencode does it under "mcp" itself."""
+ROOTS = ("mcpServers", "servers", "context_servers", "mcp.servers", "amp.mcpServers", "mcp_servers")
+"""Where most programs, VS Code, Zed, VS Code's settings, Amp and Codex keep servers; opencode does in "mcp" itself."""
 _SWITCHES = ("enabled", "isActive", "active")
 _OF_CREDENTIALS = tuple(field.name for field in fields(ClientCredentials))
 

@@ -43,11 +43,12 @@ ECHO = tool_call("exec_command", '{"cmd":"echo forty-$((1+1))"}', id="call_2", i
 class Codex:
     """An installation of its own, and what `codex exec` tells in it."""
 
-    def __init__(self, home: Path, url: str, websockets: bool) -> None:
+    def __init__(self, home: Path, url: str, websockets: bool, more: str = "") -> None:
         self._home, self._websockets = home, websockets
         self._work = home / "work"
         self._work.mkdir()
-        (home / "config.toml").write_text(CONFIG.format(url=url, websockets=str(websockets).lower()))
+        config = CONFIG.format(url=url, websockets=str(websockets).lower())
+        (home / "config.toml").write_text(config + more)
 
     def says(self, prompt: str, *more: str) -> list[JSON]:
         """The items of its answer, in order; `more` are words between `exec` and the prompt."""

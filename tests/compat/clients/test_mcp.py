@@ -12,7 +12,10 @@ from typing import Any
 import pytest
 
 from tests.compat.clients.installed import PATIENCE, PLACE, SCRIPTS, missing
+from tests.compat.clients.test_clients import set_turns
+from tests.compat.clients.test_codex import Codex
 from tests.support.app_server import AppServer, app_server
+from tests.support.upstream import tool_call
 from tests.unit.tools.mcp.support import SERVERS
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
@@ -67,3 +70,25 @@ def test_the_inspector_lists_and_calls(app: AppServer):
     assert [tool["name"] for tool in listed["tools"]] == TOOLS
     called = told(*inspector, "--method", "tools/call", "--tool-name", "measure", "--tool-arg", "what=room")
     assert called["structuredContent"] == {"metres": 2.5}
+
+
+ENTRY = """
+[mcp_servers.toolway]
+url = "{url}/mcp"
+default_tools_approval_mode = "approve"
+"""
+
+
+def test_codex_calls_a_tool_behind_its_one_entry(app: AppServer, tmp_path: Path):
+    """The model server is behind Toolway as well, which leaves Codex's tools to Codex."""
+    name = "mcp__toolway__measure"
+    set_turns(app, ("", tool_call(name, '{"what":"room"}', id="call_1")), ("It is small.",))
+    codex = Codex(tmp_path, app.url, websockets=False, more=ENTRY.format(url=app.url))
+    items = codex.says("How large is the room?")
+    offered = [tool["function"]["name"] for tool in app.upstream.seen[0].json["tools"]]
+    assert {f"mcp__toolway__{tool}" for tool in TOOLS} <= {*offered}
+    (call,) = [item for item in items if item["type"] == "mcp_tool_call"]
+    assert (call["server"], call["tool"], call["status"]) == ("toolway", "measure", "completed")
+    assert call["result"]["structured_content"] == {"metres": 2.5}
+    assert "2.5" in app.upstream.seen[-1].json["messages"][-1]["content"]
+    assert items[-1]["text"] == "It is small."

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.compat.clients.agents import AGENTS, Agent
 from tests.compat.clients.installed import ClientRun, missing
+from tests.compat.clients.test_anthropic import runs
 from tests.compat.clients.test_clients import each_client
 from tests.compat.clients.test_codex import Codex
 from tests.support.app_server import AppServer, app_server
@@ -45,7 +47,7 @@ def session(app: AppServer, own: tuple[str, str], *, thinks: bool) -> SessionMod
             ModelTurn(text=f"Mine {number}. ", calls=(theirs[0],), thought=thought),
             ModelTurn(text=f"Answer {number}."),
         ]
-    model = SessionModel(*turns)
+    model = SessionModel(*turns, own=own[0])
     app.set_replies()
     app.upstream.answer = model.answer
     return model
@@ -58,6 +60,29 @@ def test_a_session_of_sixteen_rounds(app: AppServer, run: ClientRun):
     assert told["error"] is None
     assert (told["ran"], len(app.tools.calls)) == ([21] * 2 * QUESTIONS, 3 * QUESTIONS)
     assert (model.rounds, model.faults()) == (QUESTIONS * ROUNDS, [])
+
+
+@runs("own")
+def test_a_session_of_sixteen_rounds_over_messages(app: AppServer, run: ClientRun):
+    model = session(app, ("double", '{"x":21}'), thinks=False)
+    told = run.told(app, *(f"Question {number} of {run}?" for number in range(QUESTIONS)))
+    assert told["error"] is None
+    assert (told["ran"], len(app.tools.calls)) == ([21] * 2 * QUESTIONS, 3 * QUESTIONS)
+    assert (model.rounds, model.faults()) == (QUESTIONS * ROUNDS, [])
+
+
+@pytest.mark.parametrize("agent", AGENTS, ids=str)
+def test_a_session_of_an_agent_that_is_taken_up_again_and_again(app: AppServer, tmp_path: Path, agent: Agent):
+    if not agent.program.exists():
+        pytest.skip(f"{agent.program} is not installed")
+    model = session(app, agent.own, thinks=True)
+    agent.set_up(tmp_path, app.url)
+    for number in range(QUESTIONS):
+        told = agent.says(tmp_path, app.url, f"Question {number}?", again=number > 0)
+        assert f"Answer {number}." in told
+    assert len(app.tools.calls) == 3 * QUESTIONS
+    faults = model.faults(rewrites_questions=agent.rewrites_questions)
+    assert (model.rounds, faults) == (QUESTIONS * ROUNDS, [])
 
 
 @pytest.mark.parametrize("websockets", [False, True], ids=["stream", "websocket"])

@@ -333,6 +333,7 @@ OPENCODE = """{"$schema": "https://opencode.ai/config.json", "model": "x/y", "mc
 ZED = """{"telemetry": {"metrics": false}, "context_servers": {
   "new": {"source": "custom", "command": "npx", "args": ["-y", "files"], "env": {}},
   "old": {"command": {"path": "npx", "args": ["-y", "files"], "env": {"A": "b"}}, "settings": {}}}}"""
+FLAT = """{"editor.fontSize": 12, "%s": {"files": {"command": "npx", "args": ["-y", "files"]}}}"""
 CODEX = """model = "gpt-5"
 
 [mcp_servers.files]
@@ -358,7 +359,8 @@ def test_the_files_of_more_programs_are_read_as_they_are() -> None:
     assert (files.type, web.type, read(OPENCODE).disabled) == ("stdio", "auto", ("off",))
     assert isinstance(files, StdioServerConfig)
     assert (files.command, files.args, files.env) == ("npx", ("-y", "files"), {"KEY": "t0ken"})
-    for server in read(ZED).servers:
+    flat = [*read(FLAT % "mcp.servers").servers, *read(FLAT % "amp.mcpServers").servers]
+    for server in (*read(ZED).servers, *flat):
         assert isinstance(server, StdioServerConfig)
         assert (server.command, server.args) == ("npx", ("-y", "files"))
     for text in (CLAUDE_CODE, CURSOR_OAUTH, OPENCODE, ZED):
