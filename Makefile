@@ -73,7 +73,7 @@ clients: .clients/.installed
 	.venv/bin/python -m pytest tests/compat/clients
 
 .clients/.installed: .venv/.installed tests/compat/clients/package.json tests/compat/clients/requirements.txt
-	@echo "Installing the clients into .clients (about 1.1 GB)"
+	@echo "Installing the clients into .clients (about 2 GB)"
 	@mkdir -p .clients
 	@cp tests/compat/clients/package.json .clients/
 	@cd .clients && npm install --no-audit --no-fund --no-package-lock --silent
