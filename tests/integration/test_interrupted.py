@@ -227,3 +227,84 @@ def test_a_call_of_the_clients_behind_what_it_went_on_with_brings_all_back(
         if not rounds
         else ["Let me look. ", "It is cloudy inLet me look. ", "Mine. "]
     )
+
+
+def test_rounds_before_a_new_question_are_told_once_in_all_that_follows(replaying: AppServer):
+    breaks_off(replaying)
+    mixed = sse(
+        chunk(content="Mine. "),
+        chunk(tool_calls=[tool_call("theirs", "{}", "c")]),
+        chunk(finish="tool_calls"),
+    )
+    replaying.set_replies(mixed, text_stream("Sunny."))
+    messages = [*QUESTION, MORE]
+    answer = replaying.ask(stream=True, headers=headers_of("mine"), messages=messages, tools=[THEIRS])
+    (call,) = calls_of(answer.text)
+    messages += [{**assistant("Mine. "), "tool_calls": [call]}]
+    messages += [{"role": "tool", "tool_call_id": call["id"], "content": "done"}]
+    replaying.ask(stream=True, headers=headers_of("mine"), messages=messages, tools=[THEIRS])
+    first, second = (seen.json["messages"] for seen in replaying.upstream.seen)
+    assert roles(first) == ["user", "assistant", "tool", "user"]
+    assert second[: len(first)] == first
+    assert roles(second[len(first) :]) == ["assistant", "tool"]
+    later = goes_on(replaying, *messages[1:], assistant("Sunny."), MORE)
+    assert later[: len(second)] == second
+    assert roles(later[len(second) :]) == ["assistant", "user"]
+
+
+@pytest.fixture
+def telling() -> Iterator[AppServer]:
+    """Its client sees which calls have ended."""
+    with app_server(progress="openwebui") as server:
+        yield server
+
+
+def leaves_while_a_tool_runs(app: AppServer, *calls: JSON, **more: Any) -> None:
+    """The client hangs up when one call has ended, and the other one runs."""
+    gate = Gate()
+
+    async def waits(_: Any) -> str:
+        await gate()
+        return "never"
+
+    app.tools.behaviours["list_cities"] = waits
+    turn = [tool_call(id="one"), tool_call("list_cities", "{}", id="two", index=1), *calls]
+    app.set_replies(sse(chunk(content="Both. "), chunk(tool_calls=turn), chunk(finish="tool_calls")))
+    body = {"model": "mock", "messages": QUESTION, "stream": True, **more}
+    url = f"{app.url}/v1/chat/completions"
+    with (
+        httpx2.Client() as client,
+        client.stream("POST", url, json=body, headers=headers_of("mine")) as answer,
+    ):
+        for line in answer.iter_lines():
+            if "get_weather: done" in line:
+                gate.wait_for_arrival()
+                break
+    app.tools.departures.wait()
+
+
+@pytest.mark.parametrize("seen", [[], [assistant("Both. ")]], ids=["nothing", "text"])
+def test_a_call_that_was_cancelled_while_it_ran_is_told_as_such(telling: AppServer, seen: list[JSON]):
+    leaves_while_a_tool_runs(telling, tool_call("theirs", "{}", id="three", index=2), tools=[THEIRS])
+    read = goes_on(telling, *seen, MORE)
+    assert roles(read) == ["user", "assistant", "tool", "tool", "tool", "user"]
+    assert read[1]["content"] == "Both. "
+    assert [message["tool_call_id"] for message in read[2:5]] == ["one", "two", "three"]
+    assert "cloudy" in read[2]["content"]
+    assert "cancelled, since the client left" in read[3]["content"]
+    assert "not run" in read[4]["content"]
+
+
+def test_a_cancelled_call_runs_when_the_same_request_comes_again(telling: AppServer):
+    """A client whose patience was too short has no use for its cancelled call."""
+    leaves_while_a_tool_runs(telling)
+    telling.tools.behaviours["list_cities"] = cities
+    both = [tool_call(id="one"), tool_call("list_cities", "{}", id="two", index=1)]
+    telling.set_replies(sse(chunk(tool_calls=both), chunk(finish="tool_calls")), text_stream("Fine."))
+    telling.ask(stream=True, headers=headers_of("mine"))
+    assert sorted(name for name, _ in telling.tools.calls) == ["get_weather", "list_cities"]
+    assert roles(telling.upstream.seen[-1].json["messages"]) == ["user", "assistant", "tool", "tool"]
+
+
+async def cities(_: Any) -> list[str]:
+    return ["Paris"]

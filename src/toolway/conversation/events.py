@@ -231,6 +231,8 @@ class EventStream:
         """The headers of the model server's first answer."""
         self.rounds: Sequence[JSON] = ()
         """The messages of all rounds of ours that are finished."""
+        self.cut: Sequence[JSON] = ()
+        """Those of a round whose calls were cancelled while they ran."""
         self.watcher: Callable[[Chunks], None] | None = None
         """Is told of all chunks too, while somebody looks at the text as it comes; may not wait."""
         self.heard: list[type[Event]] = []

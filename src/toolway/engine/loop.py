@@ -35,7 +35,7 @@ from toolway.conversation.tool_calls import call_object, read_arguments
 from toolway.engine.limits import LoopLimits
 from toolway.engine.recovery import ModelHabits, Recovery, fit_tools
 from toolway.engine.request_tools import RequestTools
-from toolway.engine.tool_results import READER, ToolResults, tool_message
+from toolway.engine.tool_results import READER, ToolResults, text_of, tool_message
 from toolway.errors import OverQuota, QuotasUnknown, UpstreamError
 from toolway.tools import names
 from toolway.tools.invoke import invoke
@@ -190,6 +190,7 @@ async def run_tool_loop(
             message = await _close(message, stop_reason, loop.events)
         if stop_reason or message.cut_short or not ours:
             return account.outcome(_for_client(message, tools), request, _unseen(message, account, tools))
+        whole_turn = assistant_message(message, tools)
         stop_reason = loop.limits.stop_reason(account.rounds, ours)
         unapproved: list[ToolCall] = []
         if stop_reason:
@@ -197,10 +198,9 @@ async def run_tool_loop(
         else:
             unapproved = await _unapproved(ours, loop, may_wait=len(ours) == len(message.tool_calls))
             ours = [call for call in ours if call not in unapproved]
-            answers = await run_calls(ours, loop)
+            answers = await _run_round(whole_turn, ours, loop)
             account.calls += len(ours)
             await tools.renew(ours)
-        whole_turn = assistant_message(message, tools)
         if len(ours) < len(message.tool_calls):
             return account.outcome(_for_client(message, tools), request, (whole_turn, *answers), unapproved)
         account.earlier.append(message.fields)
@@ -297,15 +297,49 @@ def _with_tools(request: ChatRequest, loop: Loop) -> ChatRequest:
     return fit_tools(request, loop.tools, loop.habits)
 
 
+async def _run_round(turn: JSON, calls: Sequence[ToolCall], loop: Loop) -> list[JSON]:
+    """`run_calls` of a whole turn. When it is cancelled, what is known by then is left in `EventStream.cut`."""
+    results = [_CANCELLED for _ in calls]
+    try:
+        return await run_calls(calls, loop, results=results)
+    except anyio.get_cancelled_exc_class():
+        with anyio.CancelScope(shield=True):
+            told = await loop.results.messages(calls, results)
+        ours = {message["tool_call_id"]: message for message in told if message["role"] == "tool"}
+        others = [message for message in told if message["role"] != "tool"]
+        answers = [ours.get(call["id"]) or _not_run(call["id"]) for call in turn["tool_calls"]]
+        loop.events.cut = (turn, *answers, *others)
+        raise
+
+
+_CANCELLED = ToolResult(
+    text="cancelled, since the client left while it ran. What it did until then is not known.", is_error=True
+)
+
+
+def _not_run(identity: str) -> JSON:
+    """What stands behind a call of the client's that never reached it."""
+    text = text_of(ToolResult(text="not run, since the answer was interrupted.", is_error=True))
+    return {"role": "tool", "tool_call_id": identity, "content": text}
+
+
 async def run_calls(
-    calls: Sequence[ToolCall], loop: Loop, done: Mapping[str, ToolResult] | None = None
+    calls: Sequence[ToolCall],
+    loop: Loop,
+    done: Mapping[str, ToolResult] | None = None,
+    *,
+    results: list[ToolResult] | None = None,
 ) -> list[JSON]:
     """Run calls side by side; their messages for the model, in order. Never raises for a tool's trouble.
 
-    `done` has the results of calls that need not run, by the ids of the calls.
+    `done` has the results of calls that need not run, by the ids of the calls. `results`, one for each call, are
+    replaced as they come.
     """
     refusals = loop.limits.admit(calls)
-    results = [ToolResult(text=why or "", is_error=True) for why in refusals]
+    results = results or [_CANCELLED] * len(calls)
+    for position, why in enumerate(refusals):
+        if why is not None:
+            results[position] = ToolResult(text=why, is_error=True)
     admitted = [position for position, why in enumerate(refusals) if why is None]
     done = done or {}
     if len(admitted) == 1 and not loop.relays_progress:  # a task group costs more than all else here

@@ -104,7 +104,7 @@ class Continued:
 
 def continued(sent: Sequence[Any], places: Sequence[Place]) -> Continued | None:
     """The attempt that the client goes on with by itself, if there is one."""
-    if not places or places[-1].anchor is not sent[-1]:
+    if not places or places[-1].anchor is not sent[-1] or sent[-1].get("role") != "assistant":
         return None
     place, part = places[-1], text_of(sent[-1].get("content"))
     rest = text_of(place.rest.get("content")) if place.rest else ""
@@ -115,15 +115,15 @@ async def keep(
     store: Store, caller: Caller, sent: Sequence[Any], events: EventStream, before: Continued | None = None
 ) -> None:
     """An attempt to answer these messages broke off, perhaps one that went on `before`."""
-    if not events.rounds and not store.may_have(caller.id):
+    rounds = [*events.rounds, *events.cut]
+    if not rounds and not store.may_have(caller.id):
         return
-    rounds = list(events.rounds)
     said = [text_of(message.get("content")) for message in rounds if message["role"] == "assistant"]
     if before is not None:
         sent, said, rounds = before.sent, [before.part, *said], before.all_rounds(rounds)
     key, conversation = _key_of(caller, sent), list(_digests(sent))[-1]
     kept = await store.get(key) or []
-    shown = "".join([*said, events.unfinished_text()])
+    shown = "".join([*said, "" if events.cut else events.unfinished_text()])
     new = _Attempt(conversation=conversation, shown="".join(shown.split()), rounds=rounds)
     others = [old for old in kept if old.conversation != conversation or not _continues(new, old)]
     # One without any makes those of another, that looks the same, nobody's.
