@@ -52,6 +52,8 @@ class Tool:
     """MCP's hints (`readOnlyHint`, `destructiveHint`, ...): what the server claims of the tool, and no proof."""
     extra: JSON = field(default_factory=dict)
     """What else MCP tells of a tool, in its words: title, outputSchema, icons, _meta."""
+    path: tuple[str, ...] = ()
+    """The names of the Toolways that it came through."""
     handle: Any = None
 
 

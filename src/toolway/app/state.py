@@ -21,6 +21,7 @@ from toolway.schema.compile import MAX_TOOLS, estimated_tokens, need_search, why
 from toolway.settings.settings import Settings
 from toolway.stores import Store, open_store
 from toolway.tools.catalog import Catalog, Snapshot
+from toolway.tools.circles import name_of
 from toolway.tools.client_servers import DynamicServers
 from toolway.tools.factory import SourceFactory, open_dynamic
 from toolway.upstream.client import Upstream, credential
@@ -64,7 +65,9 @@ async def open_state(settings: Settings, keys: KeyRing, refusals: Refusals) -> A
         factory = SourceFactory(upstream, settings.upstream.api_key)
         async with (
             Catalog(
-                factory.sources(settings.tools), prefixed=settings.tools.tool_prefix == "always"
+                factory.sources(settings.tools),
+                prefixed=settings.tools.tool_prefix == "always",
+                name=name_of(settings.tools),
             ).running() as catalog,
             open_policy(settings, store) as policy,
             watch_config(settings, factory, catalog, keys, policy) as config,

@@ -15,6 +15,7 @@ from toolway.errors import ConfigError, NotFound
 from toolway.settings.settings import Settings
 from toolway.stores import open_store
 from toolway.tools.catalog import Catalog
+from toolway.tools.circles import name_of
 from toolway.tools.direct import DirectTools
 from toolway.tools.factory import SourceFactory
 from toolway.tools.mcp.options import depth
@@ -48,7 +49,9 @@ async def run_stdio(settings: Settings, profile: str | None) -> None:
         ):
             factory = SourceFactory(upstream, settings.upstream.api_key)
             catalog = Catalog(
-                factory.sources(settings.tools), prefixed=settings.tools.tool_prefix == "always"
+                factory.sources(settings.tools),
+                prefixed=settings.tools.tool_prefix == "always",
+                name=name_of(settings.tools),
             )
             direct = DirectTools(catalog, timeout=settings.loop.tool_timeout, startup_wait=STARTUP_WAIT)
             caller = Caller(id="stdio", selection=selection)

@@ -267,12 +267,14 @@ def _defining(
 class Catalog:
     """Runs every source side by side and keeps the newest snapshot of what they offer together.
 
-    With `prefixed` each tool is named with its server's label. Without, a tool keeps its name when another server comes
-    up later that has one of the same name; see `docs/decisions/019-names-that-stay.md`.
+    `name` is that of this Toolway in the paths of tools. With `prefixed` each tool is named with its server's label.
+    Without, a tool keeps its name when another server comes up later that has one of the same name; see
+    `docs/decisions/019-names-that-stay.md`.
     """
 
-    def __init__(self, sources: Sequence[ToolSource] = (), *, prefixed: bool = False) -> None:
+    def __init__(self, sources: Sequence[ToolSource] = (), *, prefixed: bool = False, name: str = "") -> None:
         self.sources = tuple(sources)
+        self.name = name
         self._prefixed = prefixed
         self._kept: dict[names.Key, str] = {}
         self._target: SchemaTarget = "openai"

@@ -28,6 +28,7 @@ from toolway.settings.mcp_server import (
 )
 from toolway.tools.autodetect import AutodetectSource, find_mcp, has_document
 from toolway.tools.catalog import Catalog
+from toolway.tools.circles import OpenedCircle, name_of
 from toolway.tools.client_servers import IDLE, PATIENCE, DeclaredServer, DynamicServers
 from toolway.tools.mcp import ConnectOptions, MCPSource, ReconnectPolicy
 from toolway.tools.mcp.sampling import UpstreamSampler
@@ -78,6 +79,8 @@ class SourceFactory:
     def __init__(self, upstream: Upstream | None = None, api_key: str | None = None) -> None:
         self._upstream = upstream
         self._api_key = api_key
+        self._name = ""
+        """That of this Toolway in the paths of tools: what it was at the start."""
         self._made: dict[str, tuple[Endpoint | ConfiguredServer, ToolSource]] = {}
         self.output: dict[str, ServerOutput] = {}
         """What each MCP server of the file writes, by its label."""
@@ -98,7 +101,8 @@ class SourceFactory:
         known = self._made.get(config.label)
         if known is not None and known[0] == config:
             return known[1]
-        return PinnedSource(self._new(config, settings), pins)
+        self._name = self._name or name_of(settings)
+        return PinnedSource(OpenedCircle(self._new(config, settings), self._name), pins)
 
     def _new(self, config: Endpoint | ConfiguredServer, settings: ToolSettings) -> ToolSource:
         if isinstance(config, Endpoint):

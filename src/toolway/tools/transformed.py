@@ -60,7 +60,7 @@ class SourceWrapper:
         return await cast(ContextSource, self.inner).request(method, params)
 
 
-class _StatusTransformer(SourceWrapper, ABC):
+class StatusTransformer(SourceWrapper, ABC):
     """A wrapper that shows another status, made anew only when the inner source has a new one."""
 
     def __init__(self, inner: ToolSource) -> None:
@@ -159,7 +159,7 @@ def _basic(header: str) -> Iterator[str]:
         yield pair.partition(":")[2]
 
 
-class MaskedSource(_StatusTransformer):
+class MaskedSource(StatusTransformer):
     """`inner`, of which no text holds a secret of the operator's: results, errors, progress and definitions."""
 
     def __init__(self, inner: ToolSource, mask: Mask) -> None:
@@ -235,7 +235,7 @@ class MaskedSource(_StatusTransformer):
         )
 
 
-class TransformedSource(_StatusTransformer):
+class TransformedSource(StatusTransformer):
     """`inner` seen through `include`, `exclude`, `rename`, `prefix`, `description` and `timeout`.
 
     All of them go by the names that the server itself gives its tools.

@@ -30,6 +30,7 @@ from mcp.shared.message import ServerMessageMetadata
 from mcp.shared.transport_context import TransportContext
 from mcp_types import JSONRPCError, JSONRPCRequest, JSONRPCResponse
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSIONS
+from pydantic_core import PydanticSerializationError
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -38,6 +39,7 @@ from toolway.server.asgi import send_whole
 from toolway.server.caller import caller_id
 from toolway.server.disconnect import cancel_on_disconnect
 from toolway.types import JSON, JSON_TYPE, Header
+from toolway.wire.lenient_json import dumps, harmless
 
 MAX_BODY = 256 * 2**10
 """Bytes of a request that is read here."""
@@ -266,7 +268,10 @@ class _Answer:
 
     def _bytes(self, message: JSONRPCResponse | JSONRPCError) -> bytes:
         if not self._is_modern:
-            return message.model_dump_json(by_alias=True, exclude_unset=True).encode()
+            try:
+                return message.model_dump_json(by_alias=True, exclude_unset=True).encode()
+            except PydanticSerializationError:  # half a character of the client's own, told back to it
+                return dumps(harmless(message.model_dump(by_alias=True, exclude_unset=True)))
         return _dumps(message.model_dump(mode="json", by_alias=True, exclude_none=True))
 
 

@@ -9,15 +9,23 @@ from mcp_types import SERVER_INFO_META_KEY
 from mcp_types.methods import serialize_server_result
 from pydantic import ValidationError
 
+from toolway.tools.circles import passed_on
 from toolway.types import JSON, Tool, ToolResult
 from toolway.wire.lenient_json import dumps_text
 
 _ESSENTIAL = ("name", "description", "inputSchema")
 
 
-def tool_object(name: str, tool: Tool, version: str) -> JSON:
-    """MCP's `Tool`, as its server gave it but for the name; members that are not what MCP says are left out."""
-    details: JSON = {**tool.extra, **({"annotations": tool.annotations} if tool.annotations else {})}
+def tool_object(name: str, tool: Tool, version: str, toolway: str | None) -> JSON:
+    """MCP's `Tool`, as its server gave it but for the name; members that are not what MCP says are left out.
+
+    `toolway` is the name of this Toolway in the path of the tool, for a client that is one too.
+    """
+    extra = tool.extra if toolway is None else passed_on(tool, toolway)
+    details: JSON = {
+        **extra,
+        **({"annotations": tool.annotations} if tool.annotations else {}),
+    }
     whole: JSON = {
         **details,
         "name": name,

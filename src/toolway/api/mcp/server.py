@@ -102,7 +102,7 @@ class CatalogServer(Server[Any]):
         self.by_session: WeakValueDictionary[str, Connection] = WeakValueDictionary()
         """The connections of clients with a session, whose owners are in their states."""
         self._mirrored: WeakKeyDictionary[Tool, bool] = WeakKeyDictionary()
-        self._objects: WeakKeyDictionary[Tool, dict[tuple[str, str], JSON]] = WeakKeyDictionary()
+        self._objects: WeakKeyDictionary[Tool, dict[tuple[str, str, str | None], JSON]] = WeakKeyDictionary()
         handlers: dict[str, Any] = {
             "on_list_tools": self._list_tools,
             "on_call_tool": self._call_tool,
@@ -196,14 +196,17 @@ class CatalogServer(Server[Any]):
         if self._searches(ctx):
             found = self._search.tools(found)
         names, cursor = page_of(found, params.cursor)
-        version = ctx.protocol_version
-        return complete({"tools": [self._object(name, found[name], version) for name in names], **cursor})
+        version, path = ctx.protocol_version, self._direct.catalog.name if _is_toolway(ctx) else None
+        return complete(
+            {"tools": [self._object(name, found[name], version, path) for name in names], **cursor}
+        )
 
-    def _object(self, name: str, tool: Tool, version: str) -> JSON:
+    def _object(self, name: str, tool: Tool, version: str, path: str | None) -> JSON:
         known = self._objects.setdefault(tool, {})
-        if (name, version) not in known:
-            known[name, version] = tool_object(name, tool, version)
-        return known[name, version]
+        key = name, version, path
+        if key not in known:
+            known[key] = tool_object(name, tool, version, path)
+        return known[key]
 
     async def _call_tool(self, ctx: Context, params: CallToolRequestParams) -> JSON:
         caller = self._caller(ctx)
@@ -254,7 +257,10 @@ class CatalogServer(Server[Any]):
         self, ask: Callable[[JSON, Selection], Awaitable[JSON]], ctx: Context, params: BaseModel
     ) -> JSON:
         await self._direct.until_tried()
-        plain = params.model_dump(by_alias=True, mode="json", exclude_none=True)
+        try:
+            plain = params.model_dump(by_alias=True, mode="json", exclude_none=True)
+        except ValueError:
+            raise MCPError(INVALID_PARAMS, "The params are nested too deeply.") from None
         for key in ("_meta", "inputResponses", "requestState"):
             plain.pop(key, None)
         selection = self._caller(ctx).selection
@@ -276,6 +282,12 @@ class CatalogServer(Server[Any]):
         if tool not in self._mirrored:
             self._mirrored[tool] = bool(x_mcp_header_map(tool.parameters))
         return tool.parameters if self._mirrored[tool] else None
+
+
+def _is_toolway(ctx: Context) -> bool:
+    """Whether the client offers what it gets here to others."""
+    params = ctx.session.client_params
+    return params is not None and params.client_info.name == "toolway"
 
 
 def page_of(names: Any, cursor: str | None) -> tuple[list[str], JSON]:

@@ -8,6 +8,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from toolway import __version__
+from toolway.tools.circles import passed_on
 from toolway.tools.openapi.published import published
 from toolway.types import JSON, Tool
 
@@ -46,11 +47,16 @@ PROBLEM: JSON = {
 _schemas: WeakKeyDictionary[Tool, dict[str, JSON]] = WeakKeyDictionary()
 
 
-def openapi_document(tools: Mapping[str, Tool], *, root: str, paths: str, has_keys: bool) -> JSON:
-    """The document for `tools` by name. Its paths begin with `paths` and stand below the path `root`."""
+def openapi_document(
+    tools: Mapping[str, Tool], *, root: str, paths: str, has_keys: bool, toolway: str
+) -> JSON:
+    """The document for `tools` by name. Its paths begin with `paths` and stand below the path `root`.
+
+    `toolway` is the name of this Toolway in the paths that tools take.
+    """
     schemas: JSON = {}
     operations = {
-        f"{paths}/{name}": {"post": _operation(name, tool, schemas)} for name, tool in tools.items()
+        f"{paths}/{name}": {"post": _operation(name, tool, schemas, toolway)} for name, tool in tools.items()
     }
     components: JSON = {"schemas": {**schemas, "toolway.problem": PROBLEM}}
     document: JSON = {
@@ -71,16 +77,16 @@ def openapi_document(tools: Mapping[str, Tool], *, root: str, paths: str, has_ke
     return document
 
 
-def _operation(name: str, tool: Tool, schemas: JSON) -> JSON:
+def _operation(name: str, tool: Tool, schemas: JSON, toolway: str) -> JSON:
     made = _schemas.setdefault(tool, {})
     if name not in made:
-        made[name] = _made(name, tool)
+        made[name] = _made(name, tool, passed_on(tool, toolway))
     schemas |= made[name]["schemas"]
     operation: JSON = made[name]["operation"]
     return operation
 
 
-def _made(name: str, tool: Tool) -> JSON:
+def _made(name: str, tool: Tool, extra: JSON) -> JSON:
     """One operation, and the schemas that it refers to."""
     schemas = {name: published(tool.parameters, _at(name))}
     answer: JSON = {}
@@ -103,7 +109,7 @@ def _made(name: str, tool: Tool) -> JSON:
             },
             **{status: _problem(text) for status, text in _ERRORS.items()},
         },
-        "x-mcp": {**tool.extra, **({"annotations": tool.annotations} if tool.annotations else {})},
+        "x-mcp": {**extra, **({"annotations": tool.annotations} if tool.annotations else {})},
     }
     if tool.description:
         operation["description"] = tool.description

@@ -71,6 +71,7 @@ class RestTools:
             root=root,
             paths="" if root else ROOT,
             has_keys=self._has_keys(),
+            toolway=self._direct.catalog.name,
         )
         await send_json(send, 200, document, [(b"cache-control", b"no-cache")])
 
