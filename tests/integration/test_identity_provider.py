@@ -5,13 +5,20 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import httpx2
 import pytest
+from mcp.client import Client
+from mcp.client.auth import AuthorizationCodeResult, OAuthClientProvider
+from mcp.client.streamable_http import streamable_http_client
+from mcp.shared.auth import OAuthClientInformationFull, OAuthClientMetadata, OAuthToken
 
 from tests.support.app_server import app_server
+from tests.support.gate import DEADLINE
+from tests.support.oauth import AuthorizationServer
 from tests.support.oidc import OidcProvider, oidc_provider
-from tests.support.servers import free_port
+from tests.support.servers import free_port, running
 from tests.support.upstream import whole
 from toolway.access.keys import hash_of
 
@@ -92,3 +99,76 @@ def test_the_address_is_the_one_that_is_set_whatever_the_host_says(tmp_path: Pat
 def test_without_a_provider_there_is_no_such_document(tmp_path: Path):
     with app_server() as app:
         assert httpx2.get(f"{app.url}/.well-known/oauth-protected-resource").status_code == 404
+
+
+class _Memory:
+    """Where a client of the SDK's keeps its tokens."""
+
+    def __init__(self) -> None:
+        self._tokens: OAuthToken | None = None
+        self._client: OAuthClientInformationFull | None = None
+
+    async def get_tokens(self) -> OAuthToken | None:
+        return self._tokens
+
+    async def set_tokens(self, tokens: OAuthToken) -> None:
+        self._tokens = tokens
+
+    async def get_client_info(self) -> OAuthClientInformationFull | None:
+        return self._client
+
+    async def set_client_info(self, client_info: OAuthClientInformationFull) -> None:
+        self._client = client_info
+
+
+def login(url: str) -> OAuthClientProvider:
+    """How a client of the SDK's logs in, whose user says yes to everything."""
+    sent: list[str] = []
+
+    async def redirect(address: str) -> None:
+        async with httpx2.AsyncClient() as browser:
+            sent.append((await browser.get(address)).headers["location"])
+
+    async def callback() -> AuthorizationCodeResult:
+        answer = parse_qs(urlsplit(sent[-1]).query)
+        return AuthorizationCodeResult(code=answer["code"][0], state=answer["state"][0], iss=answer["iss"][0])
+
+    metadata = OAuthClientMetadata(
+        client_name="test",
+        redirect_uris=["http://127.0.0.1:1/callback"],
+        grant_types=["authorization_code"],
+        response_types=["code"],
+        token_endpoint_auth_method="none",
+    )
+    return OAuthClientProvider(url, metadata, _Memory(), redirect, callback)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("group", ["engineering", "sales"])
+async def test_a_client_of_the_mcp_sdk_finds_the_login_and_has_the_tools_of_its_group(
+    tmp_path: Path, group: str
+):
+    server = AuthorizationServer("toolway", sub="ann", groups=[group])
+    with (
+        running(server.app, lifespan="off") as server.issuer,
+        app_server(config=config(tmp_path, OidcProvider(server.issuer))) as app,
+    ):
+        auth = login(f"{app.url}/mcp")
+        async with httpx2.AsyncClient(auth=auth, timeout=DEADLINE) as http:
+            transport = streamable_http_client(f"{app.url}/mcp", http_client=http)
+            if group == "sales":
+                with pytest.raises(Exception, match="TaskGroup"):
+                    async with Client(transport) as client:
+                        await client.list_tools()
+                tokens = auth.context.current_tokens
+                assert tokens
+                refused = httpx2.post(f"{app.url}/mcp", json={}, headers=bearer(tokens.access_token))
+                assert refused.status_code == 403
+                assert app.tools.calls == []
+            else:
+                async with Client(transport) as client:
+                    names = [tool.name for tool in (await client.list_tools()).tools]
+                    assert names == ["get_weather"]
+                    assert not (await client.call_tool("get_weather", {"city": "Paris"})).is_error
+                assert app.tools.calls == [("get_weather", {"city": "Paris"})]
+        assert server.resources == [f"{app.url}/mcp"]
