@@ -407,6 +407,10 @@ class RequestTools:
         self._clients_tools = [*(self._clients_tools or ()), *functions]
         self.clients |= _names_in(functions)
 
+    def know_clients(self, names: Iterable[str]) -> None:
+        """A call of one of these is the client's too, though the model does not see them."""
+        self.clients = self.clients.union(names)
+
     def _define_own(self, tool: Tool) -> None:
         self._added[tool.name] = define({tool.name: tool}, self.snapshot.target).fragments[tool.name]
         self.tools = {**self.tools, tool.name: tool}

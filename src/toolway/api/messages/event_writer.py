@@ -6,10 +6,10 @@ import secrets
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+from toolway.api.deferred_tools import SERVER, DeferredTools
 from toolway.api.fields import text_in, thought_in
 from toolway.api.messages.request import Thinking
 from toolway.api.messages.signatures import sealed
-from toolway.api.messages.tool_search import SERVER, DeferredTools
 from toolway.conversation.call_ids import original_id
 from toolway.conversation.chunk_template import TextRun
 from toolway.conversation.events import Outcome

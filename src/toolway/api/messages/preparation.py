@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from starlette.types import Scope
 
+from toolway.api.deferred_tools import DeferredTools, search_tool
 from toolway.api.messages.connector import knows_listings
 from toolway.api.messages.content import Media
-from toolway.api.messages.input_messages import InputMessages
+from toolway.api.messages.input_messages import InputMessages, definitions_text
 from toolway.api.messages.request import (
     OPTIONAL,
     SEARCH_TOOLS,
@@ -18,13 +19,12 @@ from toolway.api.messages.request import (
     as_functions,
     read_tool,
 )
-from toolway.api.messages.tool_search import DeferredTools, search_tool
 from toolway.api.option_headers import read_option_headers
 from toolway.conversation.message import ChatRequest
 from toolway.engine.engine import Conversation, ConversationRequest, Engine, ToolsAtHand
 from toolway.engine.request_options import RequestOptions
 from toolway.server.caller import as_openai_caller, caller_of
-from toolway.types import JSON
+from toolway.types import JSON, Tool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,13 +144,22 @@ def _searched(
         tools.join_clients(as_functions([hidden[name] for name in new]))
         tools.join(name for name in names if name not in request.deferred)
 
-    searched = DeferredTools(hidden, load)
+    searched = DeferredTools(
+        {name: _searchable(name, tool) for name, tool in hidden.items()},
+        load,
+        lambda names: definitions_text(names, hidden),
+    )
     for name, kind in request.searches.items():
         by_pattern = kind.startswith(f"{SEARCH_TOOLS}regex")
         conversation.tools.bring(
-            search_tool(kind, name), searched.by_pattern if by_pattern else searched.by_words
+            search_tool(name, by_pattern=by_pattern), searched.by_pattern if by_pattern else searched.by_words
         )
     return searched
+
+
+def _searchable(name: str, tool: JSON) -> Tool:
+    description, parameters = tool.get("description") or "", tool.get("input_schema") or {}
+    return Tool(name=name, server="", description=description, parameters=parameters)
 
 
 PREFILL = {"add_generation_prompt": False, "continue_final_message": True}

@@ -9,11 +9,13 @@ from typing import Any
 
 from starlette.types import Scope
 
+from toolway.api.deferred_tools import DeferredTools, search_tool
 from toolway.api.fields import texts_in
 from toolway.api.option_headers import read_option_headers
 from toolway.api.responses.items.event_writer import EventWriter
 from toolway.api.responses.items.input_items import InputItems
 from toolway.api.responses.items.request import ResponseRequest, choice_of, needs_approval, read_request
+from toolway.api.responses.items.tool_search import Search, declarations, found_text
 from toolway.api.responses.records import Record, Records, check_previous, new_id, with_ids
 from toolway.conversation.message import ChatRequest
 from toolway.engine.engine import Conversation, ConversationRequest, Engine, ToolsAtHand
@@ -115,12 +117,17 @@ class _Reading:
         """The conversation that the request goes on with. Raises InvalidRequest."""
         request, snapshot = self._request, tools.snapshot
         self._failures = tools.failures
-        self._input = _read_items(request, snapshot, self._previous)
+        self._search = search = Search.of(request, snapshot.tools)
+        self._input = _read_items(request, snapshot, self._previous, search)
         self._history = self._input.close()
         self._leading, rest = split_leading(self._history)
         labels = [*tools.labels, *tools.failures]
         self._declared = choices_of(request.mcp, labels)
         body, narrowed = _chosen(request, snapshot)
+        self._hidden: JSON = {}
+        if search:
+            body, self._hidden = search.hide(request, body, search.loaded_in(self._history))
+            self._request = search.declared_in(request)
         rest = [_with_role(message, self._late_role) for message in rest]
         messages = [*_instructions(request, self._leading), *rest]
         return ConversationRequest(
@@ -140,6 +147,8 @@ class _Reading:
         previous, identity = self._previous, new_id()
         own = {*self._input.own, *(previous.own if previous else ())}
         conversation.results.adopt_calls(self._history, own)
+        writer = EventWriter(self._request, identity)
+        self._offer_search(conversation, writer)
         conversation.request = _without_idle_options(conversation)
         seen = self._input.listed | set(previous.listed if previous else ())
         listing = {label: self._listing(label, conversation) for label in self._entries if label not in seen}
@@ -147,7 +156,7 @@ class _Reading:
         return Draft(
             request=self._request,
             conversation=conversation,
-            writer=EventWriter(self._request, identity),
+            writer=writer,
             input=self._input,
             listing=listing,
             listed=sorted(seen | shown),
@@ -155,6 +164,25 @@ class _Reading:
             leading=self._leading,
             previous=previous,
         )
+
+    def _offer_search(self, conversation: Conversation, writer: EventWriter) -> None:
+        """Let the model search the hidden tools; a call of one that it did not look up is the client's all the same."""
+        search, hidden, request = self._search, self._hidden, self._request
+        conversation.tools.know_clients(hidden)
+        if search is None or search.is_clients or not hidden or request.given.get("tool_choice") == "none":
+            return
+
+        def load(names: Sequence[str]) -> None:
+            conversation.tools.join_clients([hidden[name] for name in names])
+
+        writer.searched = DeferredTools(
+            {name: _searchable(function["function"]) for name, function in hidden.items()},
+            load,
+            lambda names: found_text(declarations(request, names), request.model_name),
+        )
+        tool = search_tool(search.name)
+        writer.search = tool.name
+        conversation.tools.bring(tool, writer.searched.by_words)
 
     def _limited(self, options: RequestOptions) -> RequestOptions:
         """The options with the request's own `max_tool_calls`, if that is less."""
@@ -172,12 +200,20 @@ class _Reading:
         return _listing(conversation.tools.snapshot, label, listable)
 
 
-def _read_items(request: ResponseRequest, snapshot: Snapshot, previous: Record | None) -> InputItems:
+def _searchable(function: JSON) -> Tool:
+    description, parameters = function.get("description") or "", function.get("parameters") or {}
+    return Tool(name=function["name"], server="", description=description, parameters=parameters)
+
+
+def _read_items(
+    request: ResponseRequest, snapshot: Snapshot, previous: Record | None, search: Search | None
+) -> InputItems:
     def expose(label: str, name: str) -> str:
         return next(iter(snapshot.names_of(label, name)), names.legal(name))
 
     messages, turn = (previous.messages, previous.turn) if previous else ((), None)
-    items = InputItems(expose, messages, turn, client_name=request.model_name)
+    name = search.name if search else None
+    items = InputItems(expose, messages, turn, client_name=request.model_name, search=name)
     for number, item in enumerate(request.items):
         items.add(item, f"input[{number}]")
     return items

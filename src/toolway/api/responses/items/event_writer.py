@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from toolway.api.deferred_tools import SERVER, DeferredTools
 from toolway.api.fields import text_in, thought_in
 from toolway.api.responses.items.content import read_logprobs
 from toolway.api.responses.items.input_items import round_mark, sealed
@@ -20,6 +21,7 @@ from toolway.api.responses.items.response_object import (
     published,
     read_usage,
 )
+from toolway.api.responses.items.tool_search import declarations
 from toolway.conversation.chunk_template import TextRun
 from toolway.conversation.message import Ending, Message, unfinished_answer
 from toolway.conversation.tool_calls import read_arguments
@@ -37,6 +39,9 @@ _FAILURES = frozenset({
     "context_length_exceeded", "insufficient_quota", "invalid_prompt", "rate_limit_exceeded", "server_is_overloaded",
 })  # fmt: skip
 """Why a response failed, in codes that clients act on; the documents of OpenAI do not name them all."""
+
+_SEARCHED_HERE: JSON = {"execution": "server", "call_id": None}
+"""What items of a tool search that ran here have in common."""
 
 _ANSWERS = frozenset({"message", "compaction", "function_call", "custom_tool_call", "mcp_approval_request"})
 """Items that are an answer to the client; a complete response has one."""
@@ -59,6 +64,11 @@ class EventWriter:
         self._text_part: TextPart | None = None
         self._client_calls: dict[int, ClientCall] = {}
         self._mcp_calls: dict[str, int] = {}
+        self.searched: DeferredTools | None = None
+        """The deferred tools that the model can search here."""
+        self.search: str | None = None
+        """The name of the search for them."""
+        self._searches: set[str] = set()
         self._round = 0
         self.calls = 0
         """How many calls of ours began, seen by the client or not."""
@@ -139,6 +149,8 @@ class EventWriter:
     def call_began(self, call: ToolCall, tool: Tool | None, request: str | None = None) -> list[Event]:
         """A call of ours is about to run; `request` is the approval request that let it."""
         self.calls += 1
+        if self._is_search(tool):
+            return self._search_began(call)
         if tool is None or tool.server not in self._declared:
             return []
         events = self._close()
@@ -161,8 +173,28 @@ class EventWriter:
         self._state.change(index, arguments=arguments)
         return events
 
+    def _is_search(self, tool: Tool | None) -> bool:
+        return bool(self.searched and tool and tool.server == SERVER and tool.name == self.search)
+
+    def _search_began(self, call: ToolCall) -> list[Event]:
+        events = self._close()
+        given = harmless(read_arguments(call.arguments) or {})
+        item = {**_SEARCHED_HERE, "type": "tool_search_call", "status": "in_progress", "arguments": given}
+        index, added = self._state.add("tsc", item)
+        self._searches.add(call.id)
+        return [*events, *added, self._state.done(index, status="completed")]
+
+    def _search_ended(self, result: ToolResult) -> list[Event]:
+        found = declarations(self._request, self.searched.found(result)) if self.searched else []
+        item = {**_SEARCHED_HERE, "type": "tool_search_output", "status": "in_progress", "tools": []}
+        index, added = self._state.add("tso", item)
+        return [*added, self._state.done(index, status="completed", tools=found)]
+
     def call_ended(self, call: ToolCall, result: ToolResult) -> list[Event]:
         """A call of ours has its result."""
+        if call.id in self._searches:
+            self._searches.discard(call.id)
+            return self._search_ended(result)
         index = self._mcp_calls.pop(call.id, None)
         if index is None:
             return []
@@ -198,7 +230,9 @@ class EventWriter:
         cut = _INCOMPLETE.get(message.ending)
         status = "incomplete" if cut else "completed"
         events = self._close(status)
-        if not cut and not any(item["type"] in _ANSWERS for item in self._state.items):
+        if not cut and not any(
+            item["type"] in _ANSWERS or item.get("execution") == "client" for item in self._state.items
+        ):
             events += [*self._begin_text("output_text")[1], *self._close()]
         frame = message.frame
         self._state.frame |= {
@@ -358,6 +392,17 @@ class EventWriter:
     def _begin_call(self, fragment: JSON, name: str) -> tuple[ClientCall, list[Event]]:
         events = self._end_text()  # a message is whole when the calls begin
         tool = self._request.client_tools.get(name) or ClientTool(name=name)
+        if tool.is_search:
+            item = {
+                "type": "tool_search_call",
+                "execution": "client",
+                "status": "in_progress",
+                "arguments": {},
+            }
+            index, added = self._state.add("tsc", {**item, "call_id": fix_surrogates(fragment["id"])})
+            call = ClientCall(self._state.items[index]["id"], index, is_custom=True)
+            self._client_calls[fragment["index"]] = call
+            return call, [*events, *added]
         is_custom = tool.is_custom
         item = {
             "type": "custom_tool_call" if is_custom else "function_call",
@@ -379,6 +424,9 @@ class EventWriter:
     def _end_call(self, call: ClientCall, status: str) -> list[Event]:
         index = call.index
         events = self._arguments_delta(call, rest) if (rest := call.deltas.rest()) else []
+        if self._state.items[index]["type"] == "tool_search_call":
+            given = harmless(read_arguments(call.deltas.whole()) or {})
+            return [*events, self._state.done(index, status=status, arguments=given)]
         if call.is_custom:
             text = _input(call.deltas.whole())
             return [

@@ -8,12 +8,13 @@ import logging
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 from toolway.api import fields
 from toolway.api.fields import text_in
 from toolway.api.responses.items.content import chat_content
 from toolway.api.responses.items.request import CUSTOM_INPUT
+from toolway.api.responses.items.tool_search import found_text
 from toolway.conversation.call_ids import original_id
 from toolway.conversation.message import joined
 from toolway.engine.tool_results import text_of
@@ -32,6 +33,10 @@ _OF_A_ROUND = re.compile(r"mcpr?_([0-9a-f]+)[0-9a-f]{4}(r[0-9a-f]+)")
 _FUNCTION_CALL = fields.object_of({"call_id": fields.Name, "name": fields.Name, "arguments": str})
 _CUSTOM_TOOL_CALL = fields.object_of({"call_id": fields.Name, "name": fields.Name, "input": str})
 _CALL_OUTPUT = fields.object_of({"call_id": fields.Name})
+_SEARCH_CALL = fields.object_of(call_id=fields.Name, id=fields.Name, arguments=JSON)
+_SEARCH_OUTPUT = fields.object_of(
+    call_id=fields.Name, tools=Annotated[list[JSON], fields.Kind("a list of tools")]
+)
 _MCP_CALL = fields.object_of(output=str, approval_request_id=str, arguments=str)
 _MCP_TOOL = fields.object_of(dict.fromkeys(("id", "server_label", "name"), fields.Name))
 _APPROVAL_REQUEST = fields.object_of({"arguments": str})
@@ -64,7 +69,7 @@ class InputItems:
     """Takes the items of a conversation in order; `close` gives the messages.
 
     `messages` and `turn` are what came before them. `expose(label, name)` tells how the model calls a tool of a server,
-    `client_name(name, namespace)` how it calls one of the client's.
+    `client_name(name, namespace)` how it calls one of the client's, and `search` is how it calls OpenAI's tool search.
     Items of one turn (reasoning, texts, calls) become one assistant message with the results behind it, wherever in
     the conversation these are given. Every call needs a result: what is wrong with that is an InvalidRequest that names
     the item. Items of a type that is not served here are left out.
@@ -77,6 +82,7 @@ class InputItems:
         turn: Turn | None = None,
         *,
         client_name: Callable[[str, Any], str] = lambda name, _: name,
+        search: str | None = None,
     ) -> None:
         self.messages = list(messages)
         self.listed: set[str] = set()
@@ -89,6 +95,7 @@ class InputItems:
         """How many messages of the conversation came before the items; `close` counts those of `turn`."""
         self._expose = expose
         self._client_name = client_name
+        self._search = search
         self._parts: list[JSON | TurnBuilder] = []
         """The messages behind `messages`, and the turns that are messages only when all is read."""
         self._unserved: InvalidRequest | None = None
@@ -96,6 +103,7 @@ class InputItems:
         self._open: TurnBuilder | None = None
         self._unanswered: dict[str, list[TurnBuilder]] = {}
         """The turns with a call of the client's that has no result yet, by the id of the call."""
+        self._searches: list[str] = []
         self._asks: dict[str, str] = {}
         self._answered: set[str] = set()
         self._approved: dict[str, Approved] = {}
@@ -116,7 +124,8 @@ class InputItems:
     def add(self, item: JSON, where: str) -> None:
         """The next item; `where` names it in errors, "input[3]"."""
         kind = item.get("type") or ("message" if "role" in item else None)
-        if isinstance(kind, str) and (read := _READERS.get(kind)):
+        read = _READERS.get(kind) if isinstance(kind, str) else None
+        if read and (self._search or kind != "tool_search_call"):
             read(self, item, where)
             return
         unserved = fields.invalid(kind, where, "Items of this type are not served here.")
@@ -195,6 +204,26 @@ class InputItems:
             parts = "\n".join(part["text"] for part in parts if part["type"] == "text")
             parts = parts or "(see the images)" if shown else parts
         turns.pop(0).add_result(identity, parts or "(the tool returned nothing)", behind)
+
+    def _search_call(self, item: JSON, where: str) -> None:
+        call = fields.check(_SEARCH_CALL, item, where)
+        identity = call.get("call_id") or call.get("id") or f"search_{len(self._searches)}"
+        turn, is_cut = self._turn_for_call(), item.get("status") == "incomplete"
+        turn.add_call(
+            identity, self._search or "", dumps_text(call.get("arguments") or {}), where=where, is_cut=is_cut
+        )
+        self._unanswered.setdefault(identity, []).append(turn)
+        self._searches.append(identity)
+
+    def _search_output(self, item: JSON, where: str) -> None:
+        """Its tools are declared too, whether there is a call for it or not."""
+        identity = fields.check(_SEARCH_OUTPUT, item, where).get("call_id")
+        if identity is None:
+            identity = next((known for known in self._searches if self._unanswered.get(known)), "")
+        elif identity not in self._unanswered:
+            identity = original_id(identity)
+        if turns := self._unanswered.get(identity):
+            turns.pop(0).add_result(identity, found_text(item.get("tools") or (), self._client_name))
 
     def _mcp_call(self, item: JSON, where: str) -> None:
         call = fields.check(_MCP_CALL, item, where)
@@ -307,6 +336,8 @@ _READERS: Mapping[str, Callable[[InputItems, JSON, str], None]] = {
     "custom_tool_call": InputItems._call,
     "function_call_output": InputItems._output,
     "custom_tool_call_output": InputItems._output,
+    "tool_search_call": InputItems._search_call,
+    "tool_search_output": InputItems._search_output,
     "mcp_list_tools": InputItems._list_tools,
     "mcp_call": InputItems._mcp_call,
     "mcp_approval_request": InputItems._ask,

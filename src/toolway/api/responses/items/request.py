@@ -17,7 +17,7 @@ from toolway.types import JSON
 
 log = logging.getLogger("toolway.responses")
 
-_SERVED = "Tools served here: function, custom and mcp."
+_SERVED = "Tools served here: function, custom, mcp and tool_search."
 _IN_A_NAMESPACE = "A namespace holds function and custom tools."
 
 CUSTOM_INPUT = "input"
@@ -33,9 +33,10 @@ Clients declare some of them always (Codex), so they are left out, not refused.
 """
 
 _SHOWN = {
-    "function": ("name", "description", "parameters", "strict"),
-    "custom": ("name", "description", "format"),
+    "function": ("name", "description", "parameters", "strict", "defer_loading"),
+    "custom": ("name", "description", "format", "defer_loading"),
     "mcp": ("server_label", "server_description", "server_url", "allowed_tools"),
+    "tool_search": ("execution", "description", "parameters"),
 }
 """What the response repeats of a declaration. The rest may be secret."""
 
@@ -43,13 +44,17 @@ _NULL = {
     "function": ("description", "parameters", "strict"),
     "custom": (),
     "mcp": ("server_description", "allowed_tools"),
+    "tool_search": (),
 }
 """What it says also when nothing was given."""
 
 
 _DECLARATIONS = {
-    "function": fields.object_of({"name": fields.Name}, description=str, parameters=JSON, strict=bool),
-    "custom": fields.object_of({"name": fields.Name}, description=str, format=JSON),
+    "function": fields.object_of(
+        {"name": fields.Name}, description=str, parameters=JSON, strict=bool, defer_loading=bool
+    ),
+    "custom": fields.object_of({"name": fields.Name}, description=str, format=JSON, defer_loading=bool),
+    "tool_search": fields.object_of(execution=Literal["server", "client"], description=str, parameters=JSON),
     "mcp": fields.object_of(
         {"server_label": fields.Name},
         **dict.fromkeys(("server_url", "server_description", "authorization"), str),
@@ -118,6 +123,8 @@ class ClientTool:
     name: str
     namespace: str | None = None
     is_custom: bool = False
+    is_search: bool = False
+    """It is the tool search that the client runs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,8 +132,8 @@ class ResponseRequest:
     """A request to create a response. `chat` is the body of a chat completion, without messages.
 
     `given` is the body, checked, in the shapes of this API; `items` is its input as a list, `tools` are the
-    declarations served, `client_tools` the client's own among them by the names that the model calls them by, and
-    `mcp` the entries that name tool servers.
+    declarations served, `client_tools` the client's own among them by the names that the model calls them by,
+    `deferred` the names of those that a search finds, and `mcp` the entries that name tool servers.
     """
 
     given: JSON
@@ -135,6 +142,7 @@ class ResponseRequest:
     tools: Sequence[JSON]
     instructions: str | None
     client_tools: Mapping[str, ClientTool]
+    deferred: frozenset[str]
     mcp: Sequence[JSON]
     previous: str | None
     stream: bool
@@ -142,6 +150,11 @@ class ResponseRequest:
     background: bool
     max_tool_calls: int | None
     include: frozenset[str]
+
+    @property
+    def search(self) -> JSON | None:
+        """The declaration of OpenAI's tool search, if there is one."""
+        return next((tool for tool in self.tools if tool["type"] == "tool_search"), None)
 
     @property
     def compacts(self) -> bool:
@@ -168,10 +181,12 @@ def read_request(body: JSON) -> ResponseRequest:
     known = fields.check(_REQUEST, body)
     _check_choice(body.get("tool_choice"))
     items = _items(body)
-    tools = read_tools(body.get("tools"), "tools")
+    given = read_tools(body.get("tools"), "tools")
+    loaded: list[JSON] = []
     for number, item in enumerate(items):
         if item.get("type") in ("additional_tools", "tool_search_output"):
-            tools += read_tools(item.get("tools"), f"input[{number}].tools")
+            loaded += read_tools(item.get("tools"), f"input[{number}].tools")
+    tools = [*given, *loaded]
     declared = _client_tools(tools)
     store, background = known.get("store") is not False, bool(known.get("background"))
     if background and not store:
@@ -183,6 +198,7 @@ def read_request(body: JSON) -> ResponseRequest:
         instructions=known.get("instructions"),
         tools=tools,
         client_tools={name: tool for name, (tool, _) in declared.items()},
+        deferred=_deferred(declared, given, loaded),
         mcp=[tool for tool in tools if tool["type"] == "mcp"],
         previous=known.get("previous_response_id"),
         stream=bool(known.get("stream")),
@@ -331,6 +347,18 @@ def _client_tools(tools: Sequence[JSON]) -> dict[str, tuple[ClientTool, JSON]]:
                 name = names.with_hash(name, f"{space['name']}\0{tool['name']}")
             declared.setdefault(name, (own, tool))
     return declared
+
+
+def _deferred(
+    declared: Mapping[str, tuple[ClientTool, JSON]], given: Sequence[JSON], loaded: Sequence[JSON]
+) -> frozenset[str]:
+    """The names of the tools that are to be found first, if there is a search for them, and were not found yet."""
+    if not any(tool["type"] == "tool_search" for tool in given):
+        return frozenset()
+    found = {own for own, _ in _client_tools(loaded).values()}
+    return frozenset(
+        name for name, (own, tool) in declared.items() if tool.get("defer_loading") and own not in found
+    )
 
 
 def _joined(namespace: str, name: str) -> str:

@@ -1,16 +1,16 @@
-"""Anthropic's tool search tools: the model searches the request's deferred tools, and sees what it finds."""
+"""Deferred tools of one request: out of the model's sight until a search that the dialect knows finds them."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
 
-from toolway.api.messages.input_messages import definitions_text
-from toolway.api.messages.request import SEARCH_TOOLS
 from toolway.search.index import ToolIndex
 from toolway.types import JSON, Tool, ToolResult
 
 SERVER = "toolway"
+"""The server that the tools by which others are searched belong to."""
+
 MOST_FOUND = 5
 
 _ALTERNATIVE = re.compile(r"\|")
@@ -18,22 +18,22 @@ _WORD = re.compile(r"\w+")
 
 
 class DeferredTools:
-    """The deferred tools of one request, `load` of which shows the model tools by their names."""
+    """Searchable `tools` by the names that the model calls them by.
 
-    def __init__(self, tools: Mapping[str, JSON], load: Callable[[Sequence[str]], None]) -> None:
+    `load` shows the model some of them from the next round on; `text` is what it reads of them in the result.
+    """
+
+    def __init__(
+        self,
+        tools: Mapping[str, Tool],
+        load: Callable[[Sequence[str]], None],
+        text: Callable[[Sequence[str]], str],
+    ) -> None:
         self._tools = tools
         self._load = load
+        self._text = text
         self._found: dict[str, Sequence[str]] = {}
-        named = {
-            name: Tool(
-                name=name,
-                server="",
-                description=tool.get("description") or "",
-                parameters=tool.get("input_schema") or {},
-            )
-            for name, tool in tools.items()
-        }
-        self._index = ToolIndex.build(named)
+        self._index = ToolIndex.build(tools)
 
     async def by_words(self, _: Tool, arguments: JSON) -> ToolResult:
         """Run the search by words (BM25)."""
@@ -42,9 +42,7 @@ class DeferredTools:
     async def by_pattern(self, _: Tool, arguments: JSON) -> ToolResult:
         """Run the search by a pattern, of which the words count, in their order: a model's pattern may never end."""
         wanted = [_WORD.findall(part.lower()) for part in _ALTERNATIVE.split(str(arguments["pattern"])[:200])]
-        texts = {
-            name: f"{name} {tool.get('description') or ''}".lower() for name, tool in self._tools.items()
-        }
+        texts = {name: f"{name} {tool.description}".lower() for name, tool in self._tools.items()}
         return self._shown([n for n, text in texts.items() if any(_holds(text, words) for words in wanted)])
 
     def found(self, result: ToolResult) -> Sequence[str]:
@@ -56,14 +54,13 @@ class DeferredTools:
         if not names:
             return ToolResult(text="No tool fits. Try other words for what it does, or go on without it.")
         self._load(names)
-        text = definitions_text(names, self._tools)
+        text = self._text(names)
         self._found[text] = names
         return ToolResult(text=text)
 
 
-def search_tool(kind: str, name: str) -> Tool:
-    """The tool that a type of Anthropic's stands for, as the model sees it."""
-    by_pattern = kind.startswith(f"{SEARCH_TOOLS}regex")
+def search_tool(name: str, *, by_pattern: bool = False) -> Tool:
+    """The tool by which the model searches, by words or by a pattern of words."""
     member, about = (
         ("pattern", "Words of a name or description, as a regular expression")
         if by_pattern
