@@ -258,7 +258,19 @@ def test_a_no_of_the_console_counts_also_when_it_said_yes_before(tmp_path: Path)
         assert chat.cities == []
 
 
+PARIS: JSON = {"city": "Paris"}
+SEARCHED: JSON = {"searched": {"tools": ["*"], "tool_search": "on"}}
+
+
 @pytest.mark.parametrize("mode", ["2026-07-28", "legacy"])
+@pytest.mark.parametrize(
+    ("path", "name", "arguments"),
+    [
+        ("/mcp", "get_weather", PARIS),
+        ("/mcp/searched", "call_tool", {"name": "get_weather", "arguments": PARIS}),
+    ],
+    ids=["listed", "searched"],
+)
 @pytest.mark.parametrize(
     ("answer", "run"),
     [
@@ -269,7 +281,13 @@ def test_a_no_of_the_console_counts_also_when_it_said_yes_before(tmp_path: Path)
     ],
 )
 async def test_the_person_at_an_mcp_client_is_asked(
-    tmp_path: Path, mode: str, answer: ElicitResult, run: list[str]
+    tmp_path: Path,
+    mode: str,
+    path: str,
+    name: str,
+    arguments: JSON,
+    answer: ElicitResult,
+    run: list[str],
 ) -> None:
     asked: list[str] = []
 
@@ -277,10 +295,10 @@ async def test_the_person_at_an_mcp_client_is_asked(
         asked.append(params.message)
         return answer
 
-    with app_server(config=write_config(tmp_path, [ASK])) as app:
+    with app_server(config=write_config(tmp_path, [ASK]), profiles=SEARCHED) as app:
         app.until_ready()
-        async with Client(f"{app.url}/mcp", mode=mode, elicitation_callback=elicit) as client:
-            result = await client.call_tool("get_weather", {"city": "Paris"})
+        async with Client(f"{app.url}{path}", mode=mode, elicitation_callback=elicit) as client:
+            result = await client.call_tool(name, arguments)
         assert len(asked) == 1
         assert '"city": "Paris"' in asked[0]
         assert result.is_error is not bool(run)
