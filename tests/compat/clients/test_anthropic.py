@@ -111,6 +111,7 @@ def test_a_server_that_the_request_names_is_shown(app: AppServer, run: ClientRun
     told = run.told(app, *QUESTIONS)
     assert (told["text"], told["tools"]) == ("Look. Cloudy.Still.", ["get_weather", "get_weather"])
     assert told["error"] is None
+    assert told["asked"] == ["get_weather", "list_cities"]  # what is sent back is not listed again
     results = ('{"city":"Rome","sky":"cloudy"}', '{"city":"Paris","sky":"cloudy"}')
     assert sorted(told["ran"]) == [len(result) for result in results]  # a stream has them as they come
     said = app.upstream.seen[2].json["messages"]

@@ -92,13 +92,13 @@ def tool_runner(client: Anthropic, case: Case, told: Told, messages: list[Any]) 
 
 
 def connector(client: Anthropic, case: Case, told: Told, messages: list[Any]) -> None:
-    """A server that the request names, whose calls are shown; a pause is gone on from."""
+    """A server that the request names, whose tools are listed and whose calls are shown; a pause is gone on from."""
     request: Any = {
         "model": "mock",
         "max_tokens": 2000,
         "mcp_servers": [{"type": "url", "name": case.server, "url": "toolway:"}],
         "tools": [{"type": "mcp_toolset", "mcp_server_name": case.server}],
-        "betas": ["mcp-client-2025-11-20"],
+        "betas": ["mcp-client-2026-09-15"],
     }
     while True:
         if case.streamed:
@@ -107,6 +107,8 @@ def connector(client: Anthropic, case: Case, told: Told, messages: list[Any]) ->
         else:
             message = client.beta.messages.create(messages=messages, **request)
         told.text += "".join(block.text for block in message.content if block.type == "text")
+        listings = [block for block in message.content if block.type == "mcp_tool_listing"]
+        told.asked += [tool.name for listing in listings for tool in listing.tools]
         told.tools += [block.name for block in message.content if block.type == "mcp_tool_use"]
         told.ran += [
             len(block.content[0].text) for block in message.content if block.type == "mcp_tool_result"
