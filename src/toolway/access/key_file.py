@@ -10,7 +10,7 @@ from pathlib import Path
 
 from toolway.access.keys import PREFIX, hash_of, new_secret
 from toolway.errors import ConfigError
-from toolway.settings.access import KeyConfig, Rate, check_name
+from toolway.settings.access import KeyConfig, Rate, Rights, check_name
 from toolway.settings.edit import locked, replace_text, with_member, without_member
 from toolway.settings.mcp_json import parse_config
 from toolway.settings.settings import environment
@@ -18,8 +18,8 @@ from toolway.types import JSON
 
 EMPTY = '{\n  "mcpServers": {}\n}\n'
 
-_OF_THE_FILE = ("where", "hash")
-"""Members of a key that say nothing about what it may do."""
+_OF_THE_FILE = ("where", "hash", "shared")
+"""Members of an entry that say nothing about what one key may do."""
 
 
 def add_key(path: Path, name: str, rights: JSON) -> str:
@@ -66,13 +66,17 @@ def revoke_key(path: Path, name: str) -> None:
 
 def described(key: KeyConfig) -> JSON:
     """A key as JSON: what it may do, and until when (`state` in words, `expires` in Unix time); never its digest."""
-    said = {one.name: getattr(key, one.name) for one in fields(key) if one.name not in _OF_THE_FILE}
-    shown = {
+    return {**rights_of(key), "prefix": PREFIX, "state": state_of(key), "expires": key.expires}
+
+
+def rights_of(entry: Rights) -> JSON:
+    """What the entry of a key or a group says of what may be done, as JSON."""
+    said = {one.name: getattr(entry, one.name) for one in fields(entry) if one.name not in _OF_THE_FILE}
+    return {
         name: str(value) if isinstance(value, Rate) else value
         for name, value in said.items()
         if value not in (None, ())
     }
-    return {**shown, "prefix": PREFIX, "state": state_of(key), "expires": key.expires}
 
 
 def state_of(key: KeyConfig) -> str:

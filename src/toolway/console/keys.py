@@ -10,7 +10,7 @@ import anyio
 import anyio.to_thread
 from anyio.abc import TaskGroup
 
-from toolway.access.key_file import add_key, described, revoke_key, rotate_key
+from toolway.access.key_file import add_key, described, revoke_key, rights_of, rotate_key
 from toolway.access.principal import principal_of_key
 from toolway.console.access import Access
 from toolway.console.parts import Parts
@@ -62,7 +62,7 @@ class Keys:
                 for key, principal, at in zip(settings.access.keys, principals, stored, strict=True)
             ],
             "of_environment": len(self._parts.settings.server.api_keys),
-            "groups": [group.name for group in settings.access.groups],
+            "groups": {group.name: rights_of(group) for group in settings.access.groups},
             "file": str(self._parts.config.path),
             "may_edit": self._parts.settings.console.edit,
             "is_open": not self._access.needs_key,

@@ -6,7 +6,7 @@ import { Empty, Heading, html, seconds, Text, visible, Wrong } from "./ui.js";
 
 const NAMES = ["since", "until", "key", "tool", "decision", "event"];
 const DECISIONS = [["", "any decision"], ["allow", "allowed"], ["ask", "asked"], ["deny", "denied"]];
-const EVENTS = [["", "any event"], ["call", "calls"], ["approval.*", "approvals"], ["key.*", "keys"], ["config.*", "configuration"], ["pin.*", "pins"], ["grant.*", "standing yeses"], ["lost", "lost lines"]];
+const EVENTS = [["", "any event"], ["call", "calls"], ["approval.*", "approvals"], ["refused", "refused requests"], ["key.*", "keys"], ["config.*", "configuration"], ["pin.*", "pins"], ["grant.*", "standing yeses"], ["lost", "lost lines"]];
 
 /* what people type is a part of a name, unless it is a pattern */
 const pattern = (text) => /[*?[]/.test(text) || !text ? text : `*${text}*`;
@@ -73,7 +73,7 @@ const SHOWN = ["time", "event", "gen_ai.operation.name"];
 function Entry({ entry }) {
   const [open, setOpen] = useState(false);
   const decision = entry["toolway.decision"];
-  const subject = entry["gen_ai.tool.name"] ?? entry["toolway.changed"] ?? (entry.lines ? `${entry.lines} lines` : "");
+  const subject = entry["gen_ai.tool.name"] ?? entry["toolway.changed"] ?? entry["url.path"] ?? (entry.lines ? `${entry.lines} lines` : "");
   const by = entry["toolway.approval.by"] ?? entry["toolway.by"] ?? entry["toolway.key.name"];
   return html`<tr>
       <td class="small soft"><time dateTime=${visible(entry.time)} title=${visible(entry.time)}>${when(entry.time)}</time></td>

@@ -85,7 +85,7 @@ function List({ query }) {
         : html`<div class="scroll"><table class="list">
           <thead><tr><th>Conversation</th><th>State</th><th class="narrow-off">Tools called</th>
             <th class="number narrow-off">Rounds</th><th class="number narrow-off">Tokens</th>
-            <th class="number">Took</th><th class="right narrow-off">When</th></tr></thead>
+            <th class="number narrow-off">Took</th><th class="right narrow-off">When</th></tr></thead>
           <tbody>${found.conversations.map((one) => html`<${Line} key=${one.id} one=${one} />`)}</tbody></table></div>`}
     </section>`}
     ${found?.more && html`<div class="row"><button type="button"
@@ -97,7 +97,7 @@ function List({ query }) {
 function Line({ one }) {
   return html`<tr class="go">
     <td class="what"><a class="whole" href=${`#/conversations/${at(one.id)}`}><${Text}>${one.title || one.side || "(not kept)"}<//></a>
-      <div class="row tight small soft"><${Text}>${one.model}<//>${one.client && html`<span class="narrow-off">·</span><${Text} class="narrow-off cut">${one.client}<//>`}
+      <div class="row tight small soft"><span class="narrow-only"><${Ago} at=${one.began} /></span><${Text}>${one.model}<//>${one.client && html`<span class="narrow-off">·</span><${Text} class="narrow-off cut">${one.client}<//>`}
         ${one.caller && html`<span class="tag"><${Text}>${one.caller}<//></span>`}
         ${one.side && html`<span class="tag" title="Asked by the client for itself; gets no tools">side request</span>`}
         ${one.failed_calls > 0 && html`<span class="tag bad">${one.failed_calls} failed</span>`}
@@ -107,7 +107,7 @@ function Line({ one }) {
       ${one.tools.length > 3 && html`<span class="soft small">+${one.tools.length - 3}</span>`}</td>
     <td class="number narrow-off">${one.rounds}</td>
     <td class="number narrow-off">${one.usage.prompt + one.usage.completion ? count(one.usage.prompt + one.usage.completion) : "–"}</td>
-    <td class="number">${one.state === "running" ? "…" : seconds(one.seconds)}</td>
+    <td class="number narrow-off">${one.state === "running" ? "…" : seconds(one.seconds)}</td>
     <td class="right narrow-off"><${Ago} at=${one.began} /></td>
   </tr>`;
 }

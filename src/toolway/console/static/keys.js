@@ -50,7 +50,7 @@ function List() {
         <tbody>${value.keys.map((key) => html`<tr key=${key.name}>
           <td><strong><${Text}>${key.name}<//></strong>${key.group && html` <span class="tag">group <${Text}>${key.group}<//></span>`}</td>
           <td class="narrow-off small soft">${key.routes ? visible(key.routes.join(", ") || "nothing") : "all but the console"}</td>
-          <td class="narrow-off small soft">${limits(key).map((one) => html`<div key=${one}><${Text}>${one}<//></div>`)}</td>
+          <td class="narrow-off small soft">${[...limits(key), ...limits(value.groups[key.group] ?? {}).map((one) => `group: ${one}`)].map((one) => html`<div key=${one}><${Text}>${one}<//></div>`)}</td>
           <td class="nowrap ${key.state.startsWith("expired") ? "bad" : "soft"}">${key.state === "valid" ? "without end" : key.state}</td>
           <td class="right narrow-off nowrap">${key.used_at ? html`<${Ago} at=${key.used_at} />` : html`<span class="soft">never seen</span>`}</td>
           ${value.may_edit && html`<td class="right"><span class="row tight still end">
@@ -114,9 +114,9 @@ function Add() {
       ${value.is_open && html`<p class="notice warn">It is the first key: from now on nobody gets in without one, also not to this console, which it therefore opens.</p>`}
       <div class="field"><label for="name">Name</label><span class="hint">Who has it; any words.</span>
         <input id="name" required maxlength="100" pattern=".*\\S.*" value=${name} onInput=${(event) => setName(event.target.value)} /></div>
-      ${value.groups.length > 0 && html`<div class="field"><label for="group">Group</label><span class="hint">Its rights and quotas hold for the key too.</span>
+      ${Object.keys(value.groups).length > 0 && html`<div class="field"><label for="group">Group</label><span class="hint">Its rights and quotas hold for the key too.</span>
         <select id="group" value=${rights.group ?? ""} onChange=${set("group")}><option value="">none</option>
-          ${value.groups.map((group) => html`<option key=${group} value=${group}>${visible(group)}</option>`)}</select></div>`}
+          ${Object.keys(value.groups).map((group) => html`<option key=${group} value=${group}>${visible(group)}</option>`)}</select></div>`}
       <div class="field"><label for="expires">Last day</label><span class="hint">Left empty, it is valid without end.</span>
         <input id="expires" type="date" min=${new Date().toISOString().slice(0, 10)} value=${rights.expires ?? ""} onInput=${set("expires")} /></div>
       <fieldset class="kinds"><legend>May ask</legend>${every.map((route) => html`<label class="check" key=${route}>

@@ -75,6 +75,7 @@ function Server({ label }) {
   }, "Removed");
   if (!value) return html`<div class="page"><p class="small"><a href="#/servers">Servers</a></p><${Heading} title=${label} /><${Wrong} error=${error} /></div>`;
   const stopped = value.state === "stopped";
+  const warnings = value.warnings.filter((one) => !(value.is_pinned && one.startsWith("not offered, since not pinned"))); /* those are below, to be accepted */
   return html`<div class="page">
     <p class="small"><a href="#/servers">Servers</a></p>
     <${Heading} title=${label} state=${html`<${State} of=${value.state} />`}>
@@ -90,7 +91,7 @@ function Server({ label }) {
       : html`<div class="notice bad">The server names a page that is no web page.</div>`)}
     ${value.error && html`<div class="notice bad"><strong><${Text}>${value.error_stage ?? value.state}<//></strong> <${Ago} at=${value.error_at} />
       <p><${Text}>${value.error}<//></p></div>`}
-    ${value.warnings.length > 0 && html`<div class="notice warn"><ul>${value.warnings.map((one) => html`<li key=${one}><${Text}>${one}<//></li>`)}</ul></div>`}
+    ${warnings.length > 0 && html`<div class="notice warn"><ul>${warnings.map((one) => html`<li key=${one}><${Text}>${one}<//></li>`)}</ul></div>`}
     ${value.is_pinned && html`<${Pins} label=${label} again=${value} />`}
     ${value.has_output && html`<${Card} title="Output" id="output"><${Log} label=${label} first=${value.output} /><//>`}
     <div class="grid">
