@@ -163,8 +163,8 @@ class Conversation:
         if restored := self.turns and await self.turns.restore(messages):
             if restored.question:
                 return await self._ask_again(restored.question)
-            messages, done = restored.messages, self._with_approved(restored, done)
-            self.results.adopt(messages, with_original_ids(sent))
+            done = self._with_restored(restored, messages, done)
+            messages = restored.messages
         if done.rounds:
             self.results.adopt(done.rounds, sent)
         loop = Loop(
@@ -219,8 +219,10 @@ class Conversation:
         refused = self.optional & loop.habits.refused_options
         return request.without(*refused) if refused else request
 
-    def _with_approved(self, restored: Restored, done: EarlierWork) -> EarlierWork:
+    def _with_restored(self, restored: Restored, before: Sequence[Any], done: EarlierWork) -> EarlierWork:
         """What must be run before the model is asked, when the user's message answers a question."""
+        if restored.messages is not before:
+            self.results.adopt(restored.messages, with_original_ids(self.request.messages))
         if not restored.approved:
             return done
         self.tools.approve([call.name for call in restored.approved])

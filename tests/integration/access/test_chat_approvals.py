@@ -5,16 +5,19 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import httpx2
+import openai
 import orjson
 import pytest
 
 from tests.integration.access.chat import Chat, code_in, is_question, model, text_in, write_config
 from tests.support.app_server import AppServer, app_server, serving
 from tests.support.gate import DEADLINE, Gate
+from tests.support.redis import RedisServer, redis  # noqa: F401 - a fixture
 from tests.support.tools import CITY, ToolService, document
 from tests.support.upstream import call_stream, tool_call, whole
 from toolway.access.keys import hash_of
@@ -433,6 +436,68 @@ def test_any_replica_goes_on_with_a_question(tmp_path: Path, store_url: str) -> 
             chat.url = app.url
             chat.say("Thanks")
             assert "cloudy" in chat.seen[2]["content"]
+
+
+def say(url: str, *messages: JSON) -> str:
+    """What a client of OpenAI's SDK is answered."""
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key="test", max_retries=0, timeout=DEADLINE)
+    with client:
+        told: Any = client.chat.completions.create(model="mock", messages=messages)  # type: ignore[call-overload]
+    return str(told.choices[0].message.content)
+
+
+def test_a_yes_and_a_no_at_two_replicas_at_once_agree(tmp_path: Path, redis: RedisServer) -> None:  # noqa: F811
+    with app_server(config=write_config(tmp_path, [ASK]), store=redis.url) as app:
+        app.upstream.answer = model
+        with serving(app.settings) as other:
+            for _ in range(5):
+                app.tools.calls.clear()
+                asked = {"role": "user", "content": "weather: Paris"}
+                question = {"role": "assistant", "content": say(app.url, asked)}
+                answers = [(url, text) for url in (app.url, other) for text in ("yes", "no")]
+                threads = [
+                    threading.Thread(
+                        target=say, args=(url, asked, question, {"role": "user", "content": text})
+                    )
+                    for url, text in answers
+                ]
+                for thread in threads:
+                    thread.start()
+                for thread in threads:
+                    thread.join()
+                ran = len(app.tools.calls)
+                assert ran <= 1
+                for url in (app.url, other):
+                    say(url, asked, question, {"role": "user", "content": "yes"})
+                assert len(app.tools.calls) == ran
+
+
+def test_while_redis_does_not_answer_nothing_runs_and_the_same_yes_counts_once_later(
+    tmp_path: Path,
+    redis: RedisServer,  # noqa: F811
+) -> None:
+    with app_server(config=write_config(tmp_path, [ASK]), store=redis.url) as app:
+        app.upstream.answer = model
+        asked = {"role": "user", "content": "weather: Paris"}
+        conversation = (
+            asked,
+            {"role": "assistant", "content": say(app.url, asked)},
+            {"role": "user", "content": "yes"},
+        )
+        redis.freeze()
+        with pytest.raises(openai.APIStatusError) as refused:
+            say(app.url, *conversation)
+        assert refused.value.status_code == 503
+        assert app.tools.calls == []
+        redis.thaw()
+        end = time.monotonic() + DEADLINE
+        while True:
+            with suppress(openai.APIStatusError):
+                assert say(app.url, *conversation) == "Done."
+                break
+            assert time.monotonic() < end
+        assert say(app.url, *conversation) == "Done."
+        assert app.tools.calls == [("get_weather", {"city": "Paris"})]
 
 
 def test_a_turn_with_a_call_of_the_clients_asks_nothing_and_hands_that_over(app: AppServer) -> None:
