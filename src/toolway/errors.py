@@ -187,7 +187,8 @@ class UpstreamStatus(UpstreamError):
             if said is None
             else f": {(_sentence_in(said) or body.decode(errors='replace'))[:500]}"
         )
-        super().__init__(f"The model server answered {status}{told}{hint and ' ' + hint}")
+        message = f"The model server answered {status}{told}"
+        super().__init__(f"{sentence(message)} {hint}" if hint else message)
         self.status = status
         self.headers = headers
         self.body = body

@@ -265,6 +265,26 @@ def test_a_broken_stream_ends_with_an_error_and_no_finish(app: AppServer, name: 
         assert content_of(chunks) == "Well"
 
 
+@pytest.mark.parametrize(
+    ("payload", "message"),
+    [
+        (b'data: [{"error":{"message":"overloaded"}}]', "overloaded"),
+        (b'[{"error":{"message":"overloaded"}}]', "overloaded"),
+        (b'data: {"error":true,"message":"overloaded"}', "overloaded"),
+        (b'data: {"error":{"msg":"overloaded","code":1234567890123456789012}}', "overloaded"),
+        (b'data: {"error":{"message":"half \\ud83c"}}', "half \ufffd"),
+        (b"upstream connect error or disconnect", "upstream connect error"),
+        (b"data: null", "'null'"),
+        (b'data: {"choices":[{"index":0,"delta":{},"finish_reason":null}]}', "without an answer in it"),
+    ],
+)
+def test_what_a_server_says_in_place_of_an_answer_reaches_the_client(
+    app: AppServer, payload: bytes, message: str
+):
+    app.set_replies(Reply([payload + b"\n\n", b"data: [DONE]\n\n"]))
+    assert message in error_of(chunks_of(app.ask(stream=True).text))["message"]
+
+
 def test_a_stream_request_that_is_answered_with_an_error_object(app: AppServer):
     app.set_replies(json_reply({"error": {"message": "out of memory", "type": "server_error", "code": 500}}))
     answer = app.ask(**STREAM)

@@ -80,11 +80,13 @@ def error_in(body: JSON) -> UpstreamError | None:
     error = body.get("error") or (_bare_error(body) if "choices" not in body else None)
     if not error:
         return None
+    error = harmless(body if error is True else error)
     if not isinstance(error, dict):
         return UpstreamError(f"The model server reported an error: {error}")
     code = error.get("code")
+    said = next((error[name] for name in _MESSAGES if error.get(name)), None)
     found = UpstreamError(
-        str(error.get("message") or "The model server reported an error without a message."),
+        str(said or "The model server reported an error without a message."),
         param=error.get("param"),
         code=None if code is None else str(code),
     )
@@ -97,6 +99,9 @@ def _bare_error(body: JSON) -> Any:
     is_error = body.get("object") == "error" or ("message" in body and not body.keys().isdisjoint(_OF_ERRORS))
     return body if is_error else body.get("detail")
 
+
+_MESSAGES = ("message", "msg", "detail")
+"""What servers call the message of an error."""
 
 _OF_ERRORS = frozenset({"code", "type", "status", "statusCode"})
 

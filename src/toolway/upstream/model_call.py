@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 
 import anyio
 import anyio.lowlevel
-import orjson
 
 from toolway.conversation.chunk_template import ChunkTemplate
 from toolway.conversation.events import Chunks, Emit, HeadArrived
@@ -131,15 +131,20 @@ async def _read_stream(answer: Answer, emit: Emit, builder: MessageBuilder) -> M
                     await anyio.lowlevel.checkpoint()
         if not stream.is_done:
             await stream.close()
-    except sse.NotAnEventStream as stray:
-        raise _stray_error(stray.text) from stray
-    if not (builder.started and (stream.is_done or builder.finished)):
-        reason = "before it was complete" if builder.started else "without an answer in it"
+    except sse.NotAnEventStream as broken:
+        raise _stray_error(broken.text) from broken
+    message, stray = builder.message(), stream.decoder.stray or builder.stray
+    if stray and not builder.finished and (stream.is_done or not builder.started):
+        raise _stray_error(stray if isinstance(stray, bytes) else lenient_json.dumps(stray))
+    if not (builder.finished or (stream.is_done and _says_anything(message))):
+        reason = "before it was complete" if _says_anything(message) else "without an answer in it"
         raise UpstreamError(f"The model server's stream ended {reason}.", code="upstream_cut")
-    if not builder.finished and (stream.decoder.stray or builder.stray):
-        raise _stray_error(stream.decoder.stray or lenient_json.dumps(builder.stray))
     await answer.drain()
-    return builder.message()
+    return message
+
+
+def _says_anything(message: Message) -> bool:
+    return bool(message.tool_calls) or any(value for key, value in message.fields.items() if key != "role")
 
 
 class StreamReader:
@@ -220,18 +225,18 @@ def _parse_chunk(payload: bytes) -> tuple[JSON, bytes | None]:
             f"The model server sent an event that is not JSON: {_excerpt(payload)}"
         ) from error
     if not isinstance(chunk, dict):
-        raise UpstreamError("The model server sent an event that is not a JSON object.")
+        raise _stray_error(payload)
     return chunk, payload if is_strict else None
 
 
 def _stray_error(text: bytes) -> UpstreamError:
     """What a server wrote instead of events, as the error it means."""
-    try:
-        body = orjson.loads(text)
-    except orjson.JSONDecodeError:
-        body = None
-    if isinstance(body, dict) and (error := error_in(body)):
-        return error
+    for part in (text, text.partition(b"\n")[0]):
+        with suppress(ValueError):
+            body = lenient_json.loads(part)
+            body = body[0] if isinstance(body, list) and body else body  # Gemini's way
+            if isinstance(body, dict) and (error := error_in(body)):
+                return error
     return UpstreamError(f"The model server broke its stream off with: {_excerpt(text)}")
 
 
