@@ -44,7 +44,8 @@ def test_a_key_is_made_listed_rotated_and_revoked(tmp_path: Path):
     text = file.read_text()
     assert "// The servers." in text and secret not in text
     assert sha256(secret.encode()).hexdigest() in text
-    assert "Jürgen M  family  until 2999-12-31" in keys(tmp_path, "list").stdout
+    listed = keys(tmp_path, "list").stdout
+    assert "Jürgen M  family  until 2999-12-31  weather (group)" in listed
     rotated = keys(tmp_path, "rotate", "Jürgen M", "--json")
     other = json.loads(rotated.stdout)["key"]
     with app_server(config=str(file)) as app:
@@ -64,6 +65,7 @@ def _opens(url: str, key: str) -> bool:
     [
         (["add", "bob", "--group", "famly"], "there is no group 'famly'; did you mean 'family'"),
         (["add", "bob", "--expires", "soon"], "keys.bob.expires: 'soon' is no date"),
+        (["add", "bob", "--expires", "2020-01-01"], "2020-01-01 is over: the key bob would open nothing"),
         (["add", "bob", "--routes", "chats"], "keys.bob.routes[0]: 'chats' is none of chat"),
         (["add", " "], "a name has 1 to 100 visible characters"),
         (["rotate", "bob"], "There is no key bob; those that are: none."),

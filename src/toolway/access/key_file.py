@@ -97,8 +97,14 @@ def _change(path: Path, change: Callable[[str, Collection[str]], str], *, makes_
         text = _read(path) if path.exists() else EMPTY
         env = environment()
         before = parse_config(text, env, path=str(path))
-        changed = change(text, {key.name for key in before.access.keys})
-        parse_config(changed, env, path=str(path))
+        known = {key.name for key in before.access.keys}
+        changed = change(text, known)
+        for key in parse_config(changed, env, path=str(path)).access.keys:
+            if key.name not in known and state_of(key).startswith("expired"):
+                day = state_of(key).removeprefix("expired ")
+                raise ConfigError(
+                    f"{day} is over: the key {key.name} would open nothing; name a day to come."
+                )
         replace_text(path, changed)
 
 

@@ -167,6 +167,12 @@ def initialise(
 
 
 def _choose_model(dotenv: Path, models: Sequence[FoundModel], confirm: Confirm, say: Say) -> None:
+    known = dotenv.read_text(encoding="utf-8") if dotenv.exists() else ""
+    if url := os.environ.get("OPENAI_BASE_URL"):
+        found = _ask("", url)
+        answer = f"it answers, with {len(found.models)} models" if found else "`toolway doctor` tries it"
+        say(f"OPENAI_BASE_URL is {url}, and stays so: {answer}.")
+        return
     if not models:
         usual = ", ".join(MODEL_SERVERS)
         say(
@@ -175,8 +181,7 @@ def _choose_model(dotenv: Path, models: Sequence[FoundModel], confirm: Confirm, 
         return
     for found in models:
         say(f"{found.program} answers at {found.url}, with {len(found.models)} models.")
-    known = dotenv.read_text(encoding="utf-8") if dotenv.exists() else ""
-    if "OPENAI_BASE_URL" in known or "OPENAI_BASE_URL" in os.environ:
+    if "OPENAI_BASE_URL" in known:
         return
     for found in models:
         if confirm(f"Have Toolway stand before {found.program}?"):

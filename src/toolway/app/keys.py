@@ -9,6 +9,7 @@ import typer
 
 from toolway.access.key_file import add_key, described, revoke_key, rotate_key, state_of
 from toolway.app.terminal import AsJSON, ConfigFile, complain, print_json, print_table
+from toolway.settings.access import GroupConfig, KeyConfig
 from toolway.settings.mcp_server import with_home
 from toolway.settings.settings import load_settings
 
@@ -58,7 +59,8 @@ def revoke(name: Name, config: ConfigFile = None) -> None:
 @app.command("list")
 def list_keys(as_json: AsJSON = False, config: ConfigFile = None) -> None:
     """List the keys of the file and what they may do."""
-    keys = load_settings(config=config).access.keys
+    access = load_settings(config=config).access
+    keys = access.keys
     if as_json:
         print_json([described(key) for key in keys])
         return
@@ -70,7 +72,7 @@ def list_keys(as_json: AsJSON = False, config: ConfigFile = None) -> None:
             key.name,
             key.group or "",
             state_of(key),
-            *(_shown(getattr(key, what)) for what in ("tools", "models", "routes")),
+            *(_shown(key, access.group(key.group), what) for what in ("tools", "models", "routes")),
         ]
         for key in keys
     ]
@@ -89,5 +91,9 @@ def _tell(secret: str, name: str, path: Path, as_json: bool) -> None:
     typer.echo(secret)
 
 
-def _shown(patterns: tuple[str, ...] | None) -> str:
-    return "" if patterns is None else ", ".join(patterns) or "none"
+def _shown(key: KeyConfig, group: GroupConfig | None, what: str) -> str:
+    """What a key may use; what its group may comes behind it, since each narrows the other."""
+    rights = [(getattr(one, what), " (group)" if one is group else "") for one in (key, group) if one]
+    return "; ".join(
+        f"{', '.join(patterns) or 'none'}{whose}" for patterns, whose in rights if patterns is not None
+    )

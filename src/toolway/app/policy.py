@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ import typer
 from toolway.access.audit_entries import matches, oldest_first
 from toolway.access.principal import principal_of_key, principal_of_person
 from toolway.access.rules import Origin, Rule, Rules
-from toolway.app.terminal import AsJSON, ConfigFile, fail, print_json, print_table, read_arguments
+from toolway.app.terminal import AsJSON, ConfigFile, complain, fail, print_json, print_table, read_arguments
 from toolway.settings.access import AccessConfig, GroupConfig, KeyConfig
 from toolway.settings.rules import Dialect
 from toolway.settings.settings import Settings, load_settings
@@ -28,6 +29,8 @@ from toolway.tools.invoke import read_call
 from toolway.types import JSON, Principal, Tool, ToolCall, ToolResult, is_selected
 
 HTTP_PATIENCE = 30.0
+
+_TIME = re.compile(r"\d{4}(-\d\d(-\d\d([T ][\d:.]*Z?)?)?)?$")
 
 policy = typer.Typer(no_args_is_help=True, help="What the rules of the mcp.json say.")
 approvals = typer.Typer(no_args_is_help=True, help="List and answer the calls that wait for a person.")
@@ -252,7 +255,9 @@ def audit(  # noqa: PLR0917 - typer passes them by name
     tool: Annotated[str | None, typer.Option(help="A pattern of the tool.")] = None,
     server: Annotated[str | None, typer.Option(help="A pattern of the server.")] = None,
     decision: Annotated[str | None, typer.Option(help="allow, deny or ask.")] = None,
-    event: Annotated[str | None, typer.Option(help="call, approval.*, lost.")] = None,
+    event: Annotated[
+        str | None, typer.Option(help="A pattern of the kind of entry, like call or approval.*.")
+    ] = None,
     since: Annotated[str | None, typer.Option(help="A time or its beginning, like 2026-11-29.")] = None,
     as_json: AsJSON = False,
 ) -> None:
@@ -261,6 +266,10 @@ def audit(  # noqa: PLR0917 - typer passes them by name
     path = file or settings.file
     if path is None or path == "-":
         fail("There is no file of an audit log: set TOOLWAY_AUDIT, or name it.")
+    if not Path(path).exists():
+        fail(f"There is no file {path}.")
+    if since and not _TIME.match(since):
+        fail(f"--since {since}: write a time or its beginning, like 2026-11-29 or 2026-11-29T12.")
     asked = {
         "toolway.key.name": key,
         "gen_ai.tool.name": tool,
@@ -269,14 +278,24 @@ def audit(  # noqa: PLR0917 - typer passes them by name
         "event": event,
     }
     wanted = {name: pattern for name, pattern in asked.items() if pattern is not None}
+    seen: set[str] = set()
+    is_shown = False
     for entry in oldest_first(Path(path), settings.audit_files):
-        if not matches(entry, wanted) or (since and str(entry.get("time", "")) < since):
-            continue
-        typer.echo(orjson.dumps(entry).decode() if as_json else _line(entry))
+        seen.add(str(entry.get("event")))
+        if matches(entry, wanted) and not (since and str(entry.get("time", "")) < since):
+            is_shown = True
+            typer.echo(orjson.dumps(entry).decode() if as_json else _line(entry))
+    if not is_shown:
+        complain(f"No entry fits; the log tells of: {', '.join(sorted(seen)) or 'nothing'}.")
+
+
+def _printable(text: str) -> str:
+    """A text that does nothing to a terminal."""
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
 
 def _line(entry: JSON) -> str:
     shown = ("time", "event", "toolway.key.name", "gen_ai.tool.name", "toolway.decision", "toolway.rule")
-    parts = [ascii(str(entry.get(name, "-")))[1:-1] for name in shown]
+    parts = [_printable(str(entry.get(name, "-"))) for name in shown]
     more = entry.get("error.type") or (f"{entry['duration']} s" if "duration" in entry else "")
     return "  ".join([*parts, str(more)]).rstrip()

@@ -220,7 +220,12 @@ def test_policy_explain_and_audit(tmp_path: Path) -> None:
         ("get_weather", "weather")
     ]
     assert entries[0]["gen_ai.conversation.id"]
-    assert toolway("audit", str(log), "--decision", "allow") == (0, "")
+    assert "No entry fits; the log tells of: call." in toolway("audit", str(log), "--decision", "allow")[1]
+    assert "write a time or its beginning" in toolway("audit", str(log), "--since", "yesterday")[1]
+    assert "There is no file" in toolway("audit", f"{log}.not")[1]
+    named = {**entries[0], "toolway.key.name": "Jürgen\x1b[31m", "event": "call"}
+    log.write_bytes(orjson.dumps(named) + b"\n" + log.read_bytes())
+    assert "Jürgen\\x1b[31m" in toolway("audit", str(log), "--event", "call")[1]
     assert "get_weather  deny  weather  denied" in toolway("audit", str(log), "--tool", "get_*")[1]
 
 

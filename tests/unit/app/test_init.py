@@ -78,6 +78,16 @@ def test_only_what_is_confirmed_is_taken_over_and_nothing_is_overwritten(tmp_pat
     assert "there already" in said[-1]
 
 
+def test_a_model_server_that_is_set_already_stays(tmp_path, monkeypatch):
+    models = json_reply({"object": "list", "data": [{"id": "a"}, {"id": "b"}]})
+    said: list[str] = []
+    with running(ScriptedUpstream([models], models=models), lifespan="off") as url:
+        monkeypatch.setenv("OPENAI_BASE_URL", f"{url}/v1")
+        assert initialise(tmp_path, confirm=lambda _: True, say=said.append, models=[], servers=[])
+    assert f"OPENAI_BASE_URL is {url}/v1, and stays so: it answers, with 2 models." in said
+    assert not (tmp_path / ".env").exists()
+
+
 def test_a_model_server_that_answers_is_found_and_goes_into_the_env_file(tmp_path, monkeypatch):
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     upstream = ScriptedUpstream([json_reply({"data": [{"id": "qwen3"}]})])
