@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -10,6 +12,7 @@ import pytest
 
 from tests.support.app_server import QUESTION, AppServer, app_server
 from tests.support.upstream import Reply, call_stream, json_reply, text_stream, tool_call, whole
+from toolway.access.keys import hash_of
 
 MODELS = {"object": "list", "data": [{"id": "qwen3", "object": "model", "owned_by": "llamacpp"}]}
 PROFILES = '{"towns": ["list_*"], "none": []}'
@@ -102,6 +105,27 @@ def dialect_errors(app: AppServer, model: str, stream: bool) -> list[tuple[str, 
         assert answer.status_code == 404, (path, answer.text)
         found.append((path, answer.json()["error"]))
     return found
+
+
+def test_a_key_is_told_of_the_profiles_that_have_tools_for_it(tmp_path: Path):
+    keys = {"anna": {"hash": hash_of("anna"), "tools": ["get_*"]}}
+    file = tmp_path / "mcp.json"
+    file.write_text(json.dumps({"mcpServers": {}, "keys": keys}))
+    with app_server(config=str(file), profiles='{"towns": ["list_*"], "sky": ["*weather"]}') as app:
+        headers = {"Authorization": "Bearer anna"}
+        told = [app.ask(model="m@town", headers=headers)]
+        told += [
+            httpx2.post(f"{app.url}{path}", json={}, headers=headers)
+            for path in ("/mcp/town", "/tools/town/x")
+        ]
+        assert [answer.status_code for answer in told] == [404] * 3
+        assert all("There is no profile 'town' here; those that are: sky." in answer.text for answer in told)
+
+
+def test_a_profile_behind_one_of_several_models_is_refused(app: AppServer):
+    answer = app.ask(models=["qwen3", "qwen3@towns"])
+    assert answer.status_code == 400
+    assert "only the name in model can have" in answer.json()["error"]["message"]
 
 
 def test_a_models_own_name_may_look_as_if_it_had_a_profile():

@@ -71,6 +71,7 @@ def read_profile(
         return request, options
     named = request.options.get("model")
     bare, profile = split_model(named, profiles)
+    _check_fallbacks(request.options.get("models"), profiles)
     model = resolve_alias(bare, aliases)
     if model != named:
         request = request.with_options(model=model)
@@ -78,6 +79,16 @@ def read_profile(
         options = options.narrowed([Choice(patterns=profile.patterns)])
         options = replace(options, tool_search=options.tool_search or profile.tool_search)
     return request, options
+
+
+def _check_fallbacks(models: Any, profiles: Sequence[Profile]) -> None:
+    """Raise InvalidRequest for a profile at one of the `models` that a server may choose from; it would not hold."""
+    for name in models if isinstance(models, list) else ():
+        if split_model(name, profiles)[1]:
+            raise InvalidRequest(
+                f"{name[:100]!r} in models has a profile, which only the name in model can have.",
+                param="models",
+            )
 
 
 def check_models(principal: Principal, body: Mapping[str, Any]) -> None:
