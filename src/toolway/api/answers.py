@@ -11,7 +11,7 @@ from typing import Any
 from starlette.types import Receive, Scope, Send
 
 from toolway.conversation.events import CallBegan, Event, HeadArrived
-from toolway.engine.engine import Conversation
+from toolway.engine.conversation import Conversation
 from toolway.errors import ToolwayError
 from toolway.server.asgi import (
     ClientGone,

@@ -18,7 +18,8 @@ from toolway.conversation.events import (
     RoundBegan,
 )
 from toolway.conversation.message import ChatRequest
-from toolway.engine.engine import ConversationRequest, ToolsAtHand
+from toolway.engine.conversation import ConversationRequest
+from toolway.engine.engine import ToolsAtHand
 from toolway.engine.request_options import RequestOptions
 from toolway.errors import InvalidRequest, ToolwayError
 from toolway.server.asgi import EventStreamResponse

@@ -42,7 +42,7 @@ BODIES: dict[str, tuple[bytes, str]] = {
     "not json": (b"{oops", "not valid JSON"),
     "not text": (b"\xff\xfe\x00{", "not valid JSON"),
     "NaN": (b'{"input":"Hi","temperature":NaN}', "not valid JSON"),
-    "too deep": (b'{"input":' + b"[" * 5000 + b"]" * 5000 + b"}", "not valid JSON"),
+    "too deep": (b'{"input":' + b"[" * 5000 + b"]" * 5000 + b"}", "nested too deeply"),
     "a list": (b"[]", "must be a JSON object"),
     "null": (b"null", "must be a JSON object"),
 }

@@ -13,7 +13,8 @@ from toolway.api.option_headers import NO_OPTIONS, read_option_headers
 from toolway.conversation.events import Chunks, ConversationFailed, Event
 from toolway.conversation.message import TEXT_FIELDS, ChatRequest, Message, joined
 from toolway.conversation.tool_calls import call_object
-from toolway.engine.engine import Conversation, ConversationRequest, Engine, ToolsAtHand
+from toolway.engine.conversation import Conversation, ConversationRequest
+from toolway.engine.engine import Engine, ToolsAtHand
 from toolway.engine.fast_lane import Begun, LaneRequest
 from toolway.engine.request_options import RequestOptions, choices_of, with_deferred
 from toolway.engine.request_tools import RequestTools
@@ -86,7 +87,7 @@ class ChatCompletions:
     async def _serve(
         self, scope: Scope, receive: Receive, send: Send, conversation: Conversation, raw: bytes
     ) -> None:
-        request = conversation.request
+        request = conversation.chat
         if request.options.get("n") not in (None, 1):
             _refuse_many(conversation.tools)
             await cancel_on_disconnect(scope, receive, lambda: self._relay(scope, send, conversation, raw))
@@ -102,7 +103,7 @@ class ChatCompletions:
 
     async def _stream(self, scope: Scope, receive: Receive, send: Send, conversation: Conversation) -> None:
         """The answer as server-sent events; the 200 goes out when the model server accepted round 1."""
-        envelope = Envelope(conversation.request.options.get("model"))
+        envelope = Envelope(conversation.chat.options.get("model"))
         progress = self._settings.loop.progress
 
         async def produce(stream: EventStreamResponse) -> bytes:
@@ -115,7 +116,7 @@ class ChatCompletions:
                     await stream.write(envelope.write([(chunk, None)]))
 
             outcome = await conversation.run(streamed_turn, deliver)
-            usage = outcome.usage if _wants_usage(conversation.request) else None
+            usage = outcome.usage if _wants_usage(conversation.chat) else None
             return envelope.end(outcome.message, usage)
 
         async def fail(error: ToolwayError) -> bytes:
@@ -135,7 +136,7 @@ class ChatCompletions:
     async def _relay(self, scope: Scope, send: Send, conversation: Conversation, raw: bytes) -> None:
         """Several answers to one request (`n`), which only go without tools of ours: untouched."""
         started = False
-        body = conversation.tools.put_into(conversation.request).body()
+        body = conversation.tools.put_into(conversation.chat).body()
         raw = raw if body == parse_object(raw) else dumps(body)
         try:
             with error_at_stop(scope):

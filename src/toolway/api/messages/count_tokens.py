@@ -33,7 +33,7 @@ class TokenCounter:
     async def count(self, draft: Draft) -> int:
         """The tokens of a request's input, our tools included."""
         conversation = draft.conversation
-        body = conversation.tools.put_into(conversation.request).body()
+        body = conversation.tools.put_into(conversation.chat).body()
         for way in list(self._ways):
             count = await way(draft, body)
             if count is not None:

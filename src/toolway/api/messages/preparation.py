@@ -21,7 +21,8 @@ from toolway.api.messages.request import (
 )
 from toolway.api.option_headers import read_option_headers
 from toolway.conversation.message import ChatRequest
-from toolway.engine.engine import Conversation, ConversationRequest, Engine, ToolsAtHand
+from toolway.engine.conversation import Conversation, ConversationRequest
+from toolway.engine.engine import Engine, ToolsAtHand
 from toolway.engine.request_options import RequestOptions
 from toolway.server.caller import as_openai_caller, caller_of
 from toolway.types import JSON, Tool
@@ -56,7 +57,7 @@ class RequestReader:
         async with self._engine.open(
             reading.conversation, caller=caller, declared=request.mcp, listed=request.listed
         ) as conversation:
-            conversation.results.adopt_calls(conversation.request.messages, reading.input.own)
+            conversation.results.adopt_calls(conversation.chat.messages, reading.input.own)
             hidden = reading.hidden
             conversation.tools.hold_back(hidden.keys())
             yield Draft(
@@ -135,7 +136,7 @@ def _searched(
     request: MessagesRequest, conversation: Conversation, hidden: Mapping[str, JSON]
 ) -> DeferredTools | None:
     """Offer the search tools of a request over those deferred tools that the model does not see yet."""
-    if not request.searches or not hidden or conversation.request.options.get("tool_choice") == "none":
+    if not request.searches or not hidden or conversation.chat.options.get("tool_choice") == "none":
         return None
 
     def load(names: Sequence[str]) -> None:

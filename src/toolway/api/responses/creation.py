@@ -275,7 +275,7 @@ async def count_tokens(draft: Draft) -> JSON:
     It is asked for an answer of one token, so it also reads the input into its cache. Raises UpstreamError.
     """
     conversation = draft.conversation
-    request = conversation.tools.put_into(conversation.request)
+    request = conversation.tools.put_into(conversation.chat)
     outcome = await conversation.ask(request.with_options(max_tokens=1))
     if not outcome.usage:
         raise UpstreamError("The model server does not say how many tokens it read.")
@@ -288,7 +288,7 @@ async def compact(draft: Draft) -> JSON:
 
     Raises InvalidRequest without a model, which the published schema wants here, and UpstreamError.
     """
-    request = draft.conversation.request
+    request = draft.conversation.chat
     if "model" not in request.options:
         raise InvalidRequest(
             "Missing required parameter: 'model'.", param="model", code="missing_required_parameter"
@@ -311,7 +311,7 @@ async def compact(draft: Draft) -> JSON:
 
 async def _summarise(draft: Draft) -> tuple[Message, str]:
     """One turn in which the model summarises the conversation. Raises UpstreamError, also for one without an end."""
-    request, target = draft.conversation.request, draft.conversation.resources.target
+    request, target = draft.conversation.chat, draft.conversation.resources.target
     messages = [*request.messages, {"role": "user", "content": SUMMARISE}]
     request = request.without(*_ANSWER_OPTIONS).with_messages(messages)
     if not target.is_openai:  # its reasoning models refuse this option, and end by themselves

@@ -18,7 +18,8 @@ from toolway.api.responses.items.request import ResponseRequest, choice_of, need
 from toolway.api.responses.items.tool_search import Search, declarations, found_text
 from toolway.api.responses.records import Record, Records, check_previous, new_id, with_ids
 from toolway.conversation.message import ChatRequest
-from toolway.engine.engine import Conversation, ConversationRequest, Engine, ToolsAtHand
+from toolway.engine.conversation import Conversation, ConversationRequest
+from toolway.engine.engine import Engine, ToolsAtHand
 from toolway.engine.request_options import RequestOptions, choices_of, with_deferred
 from toolway.server.caller import caller_of
 from toolway.tools import names
@@ -149,7 +150,9 @@ class _Reading:
         conversation.results.adopt_calls(self._history, own)
         writer = EventWriter(self._request, identity)
         self._offer_search(conversation, writer)
-        conversation.request = _without_idle_options(conversation)
+        if not (conversation.tools.tools or conversation.chat.tools):  # OpenAI refuses options of tools then
+            chat = conversation.chat.without("tool_choice", "parallel_tool_calls")
+            conversation.request = replace(conversation.request, chat=chat)
         seen = self._input.listed | set(previous.listed if previous else ())
         listing = {label: self._listing(label, conversation) for label in self._entries if label not in seen}
         shown = {label for label in self._entries if label in seen or not listing[label].error}
@@ -196,7 +199,7 @@ class _Reading:
         if label in self._failures:
             return Listing(tools=(), error=self._failures[label].message)
         # What is listed holds for a conversation, so the choice of one response does not narrow it.
-        listable = [*conversation.options.selection, self._declared]
+        listable = [*conversation.request.options.selection, self._declared]
         return _listing(conversation.tools.snapshot, label, listable)
 
 
@@ -265,10 +268,3 @@ def _listing(snapshot: Snapshot, label: str, selection: Selection) -> Listing:
         None if known or status.state in ("ready", "stopped") else f"The server is not there: {status.state}."
     )
     return Listing(tools=[tool for name, tool in known if is_selected(name, tool, selection)], error=error)
-
-
-def _without_idle_options(conversation: Conversation) -> ChatRequest:
-    """OpenAI refuses options of tools where there are none."""
-    if conversation.tools.tools or conversation.request.tools:
-        return conversation.request
-    return conversation.request.without("tool_choice", "parallel_tool_calls")

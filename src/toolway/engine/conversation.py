@@ -1,0 +1,326 @@
+"""One conversation with the model, our tools in it: what is wanted of it, and how it is run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import Any
+
+import anyio
+
+from toolway.access.approvals import Approval
+from toolway.access.gate import CallGate, Elicit
+from toolway.conversation.call_ids import for_client, new_token, with_original_ids, with_public_ids
+from toolway.conversation.events import (
+    Chunks,
+    ClientLeft,
+    ConversationEnded,
+    ConversationFailed,
+    Emit,
+    Event,
+    EventStream,
+    ModelAnswered,
+    ModelAsked,
+    ModelFailed,
+    Outcome,
+    emit_to_nobody,
+)
+from toolway.conversation.message import ChatRequest, Message
+from toolway.engine.fast_lane import Begun
+from toolway.engine.history import hidden_rounds, interrupted, split_turns
+from toolway.engine.history.approval_turns import ApprovalTurns, Restored
+from toolway.engine.history.resume import Attempt
+from toolway.engine.limits import Limits, LoopLimits
+from toolway.engine.loop import EarlierWork, Loop, run_tool_loop
+from toolway.engine.rejected_tools import without_rejected_tools
+from toolway.engine.request_options import RequestOptions
+from toolway.engine.request_tools import RequestTools
+from toolway.engine.resources import Resources
+from toolway.engine.text_tool_calls import with_text_tool_calls
+from toolway.engine.token_count import are_counted, with_token_count
+from toolway.engine.tool_results import ToolResults
+from toolway.errors import ToolwayError, UpstreamError, to_public_error
+from toolway.types import Caller, Header, Selection, Tool, ToolCall, ToolResult, record
+from toolway.upstream.client import Upstream
+from toolway.upstream.model_call import Turn, TurnFactory, whole_turn
+
+
+@record
+class ConversationRequest:
+    """What a dialect reads of a request: a chat completion, and what is wanted of Toolway itself.
+
+    `dialect` is the API that the client speaks. `narrowed` narrows the tools as `options.selection` does. Calls of a
+    tool that `asks` wait for an approval; those that have one are `approved`, and run before the model is asked. One
+    that `takes_approvals` tells its client of calls that wait; for any other the answer is a question in words. In the
+    first `complete` messages, which are as the model saw them, nothing must be put back. A client that sees the
+    rounds `pauses` at their limit. `optional` options are left out where the model server refuses them. With
+    `gives_ids` the client gets ids of ours for its calls in any case: some take one that comes twice for the same call.
+    """
+
+    chat: ChatRequest
+    options: RequestOptions
+    dialect: str = "chat"
+    narrowed: Selection = ()
+    asks: Callable[[Tool], bool] | None = None
+    approved: Sequence[ToolCall] = ()
+    takes_approvals: bool = False
+    complete: int = 0
+    pauses: bool = False
+    prefills: bool = True
+    """Whether the API takes an assistant message at the end as the beginning of its answer."""
+    optional: frozenset[str] = frozenset()
+    gives_ids: bool = False
+    approval_wait: float | None = None
+    """Seconds for which its calls wait for a person before it goes on; None: as it is configured."""
+    elicit: Elicit | None = None
+    """Asks the person at the client about a call."""
+    begun: Begun | None = None
+    """What the fast lane did for this request."""
+
+
+@dataclass(kw_only=True)
+class Conversation:
+    """One request, ready to be run once; made by `Engine.open`. Its messages are as the client sent them."""
+
+    resources: Resources
+    request: ConversationRequest
+    """What the dialect read, for the model and with the options that it means."""
+    limits: Limits
+    tools: RequestTools
+    results: ToolResults
+    caller: Caller
+    headers: Sequence[Header]
+    events: EventStream
+    gate: CallGate | None = None
+    turns: ApprovalTurns | None = None
+    """The questions of this conversation, where it asks in words."""
+    pending: Sequence[Approval] = ()
+    """The approvals of the outcome's calls that wait."""
+
+    @property
+    def chat(self) -> ChatRequest:
+        """The chat completion that it asks for."""
+        return self.request.chat
+
+    @cached_property
+    def token(self) -> str:
+        """What stands in the ids of the calls that leave."""
+        return new_token()
+
+    async def run(
+        self,
+        turn: TurnFactory,
+        deliver: Emit | None = None,
+        *,
+        raw: bytes | None = None,
+        done: Mapping[str, ToolResult] | None = None,
+    ) -> Outcome:
+        """Run to the end, asking by `turn`; `deliver` writes what the client may see. Raises what the loop raises.
+
+        A request whose bytes are given as `raw` goes on behind the rounds of an attempt at the same bytes that came
+        to nothing a short while ago. `done` has the results of approved calls that need not run again.
+        """
+        # Decided once: tools may be left out meanwhile, and all of an answer must name a call alike.
+        gives_ids, tools = self.request.gives_ids, self.tools
+        hands_out_calls = bool(
+            (tools.clients and (tools.tools or gives_ids)) or (gives_ids and self.request.pauses)
+        )
+        self.events.deliver = self._with_public_ids(deliver) if deliver and hands_out_calls else deliver
+        try:
+            outcome = await self._run_behind(turn, raw, done or {})
+        finally:
+            self.events.deliver = None  # it may lead back here, and the garbage collector is dear
+        return for_client(outcome, self.token) if hands_out_calls else outcome
+
+    async def history(self) -> Sequence[Any]:
+        """The client's messages, with what it never saw of earlier rounds in its places."""
+        sent = self.chat.messages
+        return await self._with_hidden(sent, await self._interrupted(sent))
+
+    async def ask(self, request: ChatRequest) -> Message:
+        """One exchange with the model about this conversation, whose calls are not run."""
+        turn = self._with_token_count(whole_turn(self._upstream, self.headers))
+        messages = await self._with_hidden(request.messages, await self._interrupted(request.messages))
+        return await turn(request.with_messages(messages), emit_to_nobody, lambda _: True)
+
+    @property
+    def _upstream(self) -> Upstream:
+        upstream = self.resources.upstream.with_query(self.caller.query)
+        return upstream.going_on(self.request.begun.request) if self.request.begun else upstream
+
+    def failed(self, raised: Exception) -> ToolwayError:
+        """The error that the client gets in place of an answer; subscribers are told."""
+        error = to_public_error(raised)
+        self.events.notify(ConversationFailed(error=error))
+        return error
+
+    async def _run_behind(
+        self, turn: TurnFactory, raw: bytes | None, done: Mapping[str, ToolResult]
+    ) -> Outcome:
+        """Run behind what was done for this request before."""
+        if raw is None:
+            return await self._run(turn, EarlierWork(approved=self.request.approved, results=done))
+        async with Attempt(self.resources.store, self.caller.retry_id, raw, self.events) as rounds:
+            return await self._run(turn, EarlierWork(rounds=rounds))
+
+    async def _run(self, turn: TurnFactory, done: EarlierWork) -> Outcome:
+        sent, settings = self.chat.messages, self.resources.settings
+        places = await self._interrupted(sent)
+        messages = await self._with_hidden(sent, places)
+        if before := interrupted.continued(sent, places):
+            done = replace(done, is_unseen=True)
+        if restored := self.turns and await self.turns.restore(messages):
+            if restored.question:
+                return await self._ask_again(restored.question)
+            done = self._with_restored(restored, messages, done)
+            messages = restored.messages
+        if done.rounds:
+            self.results.adopt(done.rounds, sent)
+        loop = Loop(
+            tools=self.tools,
+            limits=LoopLimits(self.limits),
+            results=self.results,
+            events=self.events,
+            tool_timeout=settings.loop.tool_timeout,
+            relays_progress=settings.loop.progress != "off",
+            retry_wait=settings.loop.retry_wait,
+            habits=self.resources.target.habits(self.chat.options.get("model")),
+            pauses=self.request.pauses,
+            optional=self.request.optional,
+            gate=self.gate,
+            takes_approvals=self.request.takes_approvals,
+            slot=partial(self.resources.meter.call, self.caller.principal)
+            if self.caller.principal.quotas
+            else nullcontext,
+        )
+        request = self._without_refused_options(self.chat.with_messages(messages), loop)
+        try:
+            outcome = await run_tool_loop(request, turn=self._turn(turn), loop=loop, done=done)
+        except BaseException as error:
+            if not self.request.pauses:
+                with anyio.CancelScope(shield=True):
+                    await interrupted.keep(self.resources.store, self.caller, sent, self.events, before)
+            if isinstance(error, anyio.get_cancelled_exc_class()):
+                self.events.notify(ClientLeft())
+            raise
+        finally:
+            if restored:
+                await restored.settle()
+        self.pending = loop.pending
+        if self.turns and outcome.pending_approvals:
+            outcome = await self.turns.ask(outcome, loop.pending, sent, self.events)
+        else:
+            await self._keep(sent, outcome, before)
+        self.events.notify(ConversationEnded(outcome=outcome))
+        if settings.loop.usage == "sum":
+            outcome = replace(outcome, usage=outcome.total_usage)
+        return outcome
+
+    async def _ask_again(self, question: str) -> Outcome:
+        """The outcome of a request whose answer to a question was unclear."""
+        assert self.turns  # noqa: S101 - it has asked before
+        outcome = await self.turns.ask_again(question, self.chat, self.events)
+        self.events.notify(ConversationEnded(outcome=outcome))
+        return outcome
+
+    def _without_refused_options(self, request: ChatRequest, loop: Loop) -> ChatRequest:
+        """The request without those optional options that the model server refuses."""
+        refused = self.request.optional & loop.habits.refused_options
+        return request.without(*refused) if refused else request
+
+    def _with_restored(self, restored: Restored, before: Sequence[Any], done: EarlierWork) -> EarlierWork:
+        """What must be run before the model is asked, when the user's message answers a question."""
+        if restored.messages is not before:
+            self.results.adopt(restored.messages, with_original_ids(self.chat.messages))
+        if not restored.approved:
+            return done
+        self.tools.approve([call.name for call in restored.approved])
+        return replace(done, approved=restored.approved, fill=restored.fill)
+
+    def _with_public_ids(self, deliver: Emit) -> Emit:
+        async def deliver_public(event: Event) -> None:
+            await deliver(with_public_ids(event, self.token) if type(event) is Chunks else event)
+
+        return deliver_public
+
+    def _turn(self, factory: TurnFactory) -> Turn:
+        """How the model is asked in this conversation.
+
+        From the inside out: one exchange as the client wants it, told to subscribers, its tokens counted, calls that
+        the model writes as text read, and asked again without tools that the model server refuses.
+        """
+        turn = factory(self._upstream, self.headers)
+        if self.events.has_subscribers:
+            turn = _with_events(turn, self.events)
+        turn = self._with_token_count(turn)
+        if self.resources.settings.loop.text_tool_calls:
+            turn = with_text_tool_calls(turn, tools=self.tools)
+        return without_rejected_tools(
+            turn,
+            tools=self.tools,
+            target=self.resources.target,
+            probe=self._with_token_count(whole_turn(self._upstream, self.headers)),
+            events=self.events,
+        )
+
+    def _with_token_count(self, turn: Turn) -> Turn:
+        """`turn`, whose tokens are counted for a caller who may not use as many as it likes."""
+        principal = self.caller.principal
+        if not are_counted(principal):
+            return turn
+        return with_token_count(turn, partial(self.resources.meter.spend, principal))
+
+    async def _interrupted(self, sent: Sequence[Any]) -> Sequence[interrupted.Place]:
+        """Where rounds of interrupted answers belong."""
+        return await interrupted.find(
+            self.resources.store,
+            self.caller,
+            sent,
+            complete=self.request.complete,
+            prefills=self.request.prefills,
+        )
+
+    async def _with_hidden(self, sent: Sequence[Any], places: Sequence[interrupted.Place]) -> Sequence[Any]:
+        """The client's messages, with what it never saw of earlier rounds in its places."""
+        store, owner = self.resources.store, self.caller.id
+        messages = list(sent)
+        if self.resources.settings.loop.replay:
+            messages = await hidden_rounds.recall(store, self.caller, messages, self.request.complete)
+        messages = await split_turns.restore(store, owner, messages)
+        if places:
+            messages = interrupted.put_back(messages, places)
+        if len(messages) > len(sent):
+            self.results.adopt(messages, with_original_ids(sent))
+        return messages
+
+    async def _keep(
+        self, sent: Sequence[object], outcome: Outcome, before: interrupted.Continued | None
+    ) -> None:
+        """What the client does not see of this answer, for when it comes back."""
+        store, owner = self.resources.store, self.caller.id
+        await self.resources.search.keep(self.tools, self.caller, sent)
+        if before is not None:
+            sent, outcome = before.sent, before.one(outcome)
+        if outcome.split_turn and outcome.message.tool_calls:
+            hidden = () if self.request.pauses else outcome.hidden
+            await split_turns.keep(store, owner, self.token, outcome.split_turn, hidden)
+        elif self.resources.settings.loop.replay and not self.request.pauses:
+            await hidden_rounds.remember(store, self.caller, sent, outcome)
+
+
+def _with_events(turn: Turn, events: EventStream) -> Turn:
+    """`turn`, of which subscribers hear each request as it goes out, and what came of it."""
+
+    async def ask(request: ChatRequest, emit: Emit, is_clients: Callable[[str], bool]) -> Message:
+        events.notify(ModelAsked(request=request))
+        try:
+            message = await turn(request, emit, is_clients)
+        except UpstreamError as error:
+            events.notify(ModelFailed(error=error))
+            raise
+        events.notify(ModelAnswered(message=message))
+        return message
+
+    return ask
