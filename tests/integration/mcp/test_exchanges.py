@@ -163,6 +163,19 @@ def test_confused_requests_are_refused_alike(app: AppServer, seed: int, odd: dic
     assert own[0] < 500
 
 
+@pytest.mark.parametrize("has_session", [True, False])
+def test_a_call_that_takes_long_is_a_stream_with_pings(
+    app: AppServer, session: dict[str, str], has_session: bool, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("toolway.api.mcp.exchanges.PING_SECONDS", 0.05)
+    params: dict[str, Any] = {"name": "slow", "arguments": {"seconds": 0.4}}
+    said = ask(app, "tools/call", session, **params) if has_session else modern(app, "tools/call", **params)
+    assert said.headers["content-type"] == "text/event-stream"
+    *pings, event = said.text.removesuffix("\r\n\r\n").split("\r\n\r\n")
+    assert set(pings) == {": ping"}
+    assert _message(httpx2.Response(200, text=event))["result"]["content"][0]["text"] == "slept"
+
+
 def call(name: str, **arguments: Any) -> dict[str, Any]:
     params = {"name": name, "arguments": arguments}
     return {"jsonrpc": "2.0", "id": 9, "method": "tools/call", "params": params}

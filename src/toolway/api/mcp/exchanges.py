@@ -181,8 +181,9 @@ class Exchanges:
         runner: ServerRunner[Any] = ServerRunner(self._server, exchange.connection, {})
         with dispatch.scope:
             async with asyncio.TaskGroup() as group:
+                pings: list[asyncio.Task[None]] = []
                 later = asyncio.get_running_loop().call_later(
-                    PING_SECONDS, lambda: group.create_task(answer.keep_alive())
+                    PING_SECONDS, lambda: pings.append(group.create_task(answer.keep_alive()))
                 )
                 try:
                     result = await runner.on_request(dispatch, asked.method, asked.params)
@@ -193,7 +194,8 @@ class Exchanges:
                     last = JSONRPCError(jsonrpc="2.0", id=asked.id, error=modern_error_data(raised))
                 finally:
                     later.cancel()
-                answer.is_over = True
+                    for ping in pings:
+                        ping.cancel()
                 await answer.end(last)
         if dispatch.cancel_requested.is_set():
             await answer.end(None)
@@ -227,7 +229,6 @@ class _Answer:
     """The answer to one request: JSON, or events once something is told before the result."""
 
     def __init__(self, send: Send, exchange: _Exchange) -> None:
-        self.is_over = False
         self._send = send
         self._is_modern = exchange.transport is None
         self._headers = [(SESSION_ID.encode(), exchange.session_id.encode())] if exchange.session_id else []
@@ -239,8 +240,8 @@ class _Answer:
         await self._write(b"event: message\r\ndata: %b\r\n\r\n" % _dumps(told))
 
     async def keep_alive(self) -> None:
-        """Write a ping now and then until the answer is over."""
-        while not self.is_over:
+        """Write a ping now and then until cancelled."""
+        while True:
             await self._write(PING)
             await asyncio.sleep(PING_SECONDS)
 
