@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -306,77 +306,6 @@ def test_a_profile_may_choose():
             app.ask(stream=True, model=model)
         assert [len(offer) for offer in offers(app)] == [2, 1, 2]
         assert offers(app)[0] == META
-
-
-def of_subject(subject: str) -> ToolService:
-    """An ordinary server: fifteen tools about one thing."""
-    service = many_tools(3)
-    paths = service.document["paths"]
-    service.document["paths"] = {path: item for path, item in paths.items() if f"_{subject}_" in path}
-    return service
-
-
-def at_4096(body: JSON) -> Reply | None:
-    tokens = len(json.dumps(body)) // 4
-    return (
-        refuses(f"request ({tokens} tokens) exceeds the available context size (4096)")
-        if tokens > 4096
-        else None
-    )
-
-
-def at_128(body: JSON) -> Reply | None:
-    refusal = at_most_128(body)
-    return refusal if refusal.status == 400 else None
-
-
-def cutting(body: JSON) -> Reply | None:
-    """Ollama forgets what does not fit, and says nothing; then it does not know what was asked."""
-    return whole({"content": "What was the question?"}) if len(json.dumps(body)) // 4 > 4096 else None
-
-
-SERVERS: dict[str, tuple[JSON, Callable[[JSON], Reply | None]]] = {
-    "llama.cpp with 4096": ({"owned_by": "llamacpp", "meta": {"n_ctx": 4096}}, at_4096),
-    "one with 4096 that does not say so": ({"owned_by": "me"}, at_4096),
-    "one with at most 128 tools": ({"owned_by": "me"}, at_128),
-    "Ollama": ({"owned_by": "library"}, cutting),
-}
-
-
-@pytest.mark.parametrize("server", SERVERS)
-def test_ten_ordinary_servers_just_work(server: str):
-    entry, limit = SERVERS[server]
-    services = [of_subject(subject) for subject in SUBJECTS]
-
-    def script(body: JSON) -> Reply:
-        if refusal := limit(body):
-            return refusal
-        asked = max(n for n, message in enumerate(body["messages"]) if message["role"] == "user")
-        done = sum(message["role"] == "tool" for message in body["messages"][asked:])
-        turn = sum(message["role"] == "user" for message in body["messages"]) - 1
-        subject = SUBJECTS[turn]
-        calls = [search(f"delete a {subject}"), through(f"delete_{subject}_1", {"id": turn})]
-        return (
-            whole({"tool_calls": [calls[done]]}, finish="tool_calls")
-            if done < 2
-            else whole({"content": "Done."})
-        )
-
-    with ExitStack() as stack:
-        urls = [stack.enter_context(running(service, lifespan="off")) for service in services]
-        endpoints = ",".join(f"{subject}={url}" for subject, url in zip(SUBJECTS, urls, strict=True))
-        app = stack.enter_context(app_server(endpoints=endpoints))
-        app.upstream.answer = script
-        app.upstream.models = models(**entry)
-        app.upstream.asides = {"/api/show": json_reply({"model_info": {"llama.context_length": 131_072}})}
-        messages: list[JSON] = []
-        for turn, service in enumerate(services[:5]):
-            messages.append({"role": "user", "content": f"Delete {SUBJECTS[turn]} {turn}."})
-            answer = app.ask(messages=messages)
-            assert answer.json()["choices"][0]["message"]["content"] == "Done."
-            assert service.calls == [(f"delete_{SUBJECTS[turn]}_1", {"id": turn})]
-            messages.append({"role": "assistant", "content": "Done."})
-        assert all(len(offer) < 40 for offer in offers(app)[1:])
 
 
 @contextmanager

@@ -96,6 +96,8 @@ class ModelHabits:
     """Options that it does not know, of those that a request can do without."""
     room: Room | None = None
     """How long a prompt may be; None: no limit was met of late."""
+    searches: bool = False
+    """The log said that its tools are searched, and why."""
     left_out: frozenset[str] | None = None
     """The tools of which the log said that the room is too small for them; None: it said nothing yet."""
 
@@ -287,6 +289,7 @@ class Recovery:
             tools.begin_search(context=context or room.context)
         else:
             return None
+        self._habits.searches = True
         log.warning("%d tools are too many (%s): the model searches them from now on", count, why)
         return request
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,6 +17,8 @@ from toolway.settings.groups import SearchMode, ToolSettings
 from toolway.stores import Store
 from toolway.types import Caller, Choice, Selection
 from toolway.upstream.model_info import ModelInfo
+
+log = logging.getLogger("toolway.search")
 
 
 class SearchPolicy:
@@ -69,6 +72,9 @@ class SearchPolicy:
             rules, way=self._chosen_way(habits, known), context=min(contexts, default=None)
         )
         if mode == "on" or tools.need_search:
+            if mode == "auto" and not habits.searches:
+                habits.searches = True
+                _tell_why(tools, tools.search_rules)
             tools.begin_search(await self._found_before(tools, caller, messages))
 
     def leaves_alone(self, count: int, size: int, *, most_tools: int | None, known: ModelInfo | None) -> bool:
@@ -107,6 +113,19 @@ async def _shorten_what_cannot_fit(
         context = (await info()).context
         if context and tokens > context:
             habits.room = Room.of(context / TOKENS_A_BYTE)
+
+
+def _tell_why(tools: RequestTools, rules: SearchRules) -> None:
+    """Log once for each model that its tools are searched."""
+    of_what = f" of {rules.context:,}" if rules.context else ""
+    most = f", and its server takes {rules.most_tools:,}" if rules.most_tools else ""
+    log.warning(
+        "%d tools take about %s%s tokens%s: the model searches them (TOOLWAY_TOOL_SEARCH)",
+        tools.count,
+        f"{tokens_of(tools.size):,}",
+        of_what,
+        most,
+    )
 
 
 def _either(one: Selection, other: Selection) -> Selection:

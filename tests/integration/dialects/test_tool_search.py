@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,24 @@ import httpx2
 import pytest
 
 from tests.integration.dialects.dialects import DIALECTS, Client
-from tests.integration.test_tool_search import META, QUERIES, names, results, search, searching, through
-from tests.support.upstream import Reply, call_stream, text_stream, tool_call, whole
+from tests.integration.test_tool_search import (
+    META,
+    QUERIES,
+    SUBJECTS,
+    at_most_128,
+    many_tools,
+    models,
+    names,
+    refuses,
+    results,
+    search,
+    searching,
+    through,
+)
+from tests.support.app_server import app_server
+from tests.support.servers import running
+from tests.support.tools import ToolService
+from tests.support.upstream import Reply, call_stream, json_reply, text_stream, tool_call, whole
 from toolway.access.keys import hash_of
 
 JSON = dict[str, Any]
@@ -52,6 +70,89 @@ def test_ten_turns_begin_with_the_same_bytes(dialect: type[Client], mode: str, w
         assert later["messages"][: len(earlier["messages"])] == earlier["messages"]
         assert later["tools"][: len(earlier["tools"])] == earlier["tools"]
     assert len({json.dumps(request["tools"]) for request in requests}) == (1 if way == "call" else 6)
+
+
+def of_subject(subject: str) -> ToolService:
+    """An ordinary server: fifteen tools about one thing."""
+    service = many_tools(3)
+    paths = service.document["paths"]
+    service.document["paths"] = {path: item for path, item in paths.items() if f"_{subject}_" in path}
+    return service
+
+
+def at_4096(body: JSON) -> Reply | None:
+    tokens = len(json.dumps(body)) // 4
+    return (
+        refuses(f"request ({tokens} tokens) exceeds the available context size (4096)")
+        if tokens > 4096
+        else None
+    )
+
+
+def at_128(body: JSON) -> Reply | None:
+    refusal = at_most_128(body)
+    return refusal if refusal.status == 400 else None
+
+
+def cutting(body: JSON) -> Reply | None:
+    """Ollama forgets what does not fit, and says nothing; then it does not know what was asked."""
+    return whole({"content": "What was the question?"}) if len(json.dumps(body)) // 4 > 4096 else None
+
+
+SERVERS: dict[str, tuple[JSON, Callable[[JSON], Reply | None]]] = {
+    "llama.cpp with 4096": ({"owned_by": "llamacpp", "meta": {"n_ctx": 4096}}, at_4096),
+    "one with 4096 that does not say so": ({"owned_by": "me"}, at_4096),
+    "one with at most 128 tools": ({"owned_by": "me"}, at_128),
+    "Ollama": ({"owned_by": "library"}, cutting),
+}
+
+
+@pytest.fixture(scope="module")
+def services() -> Iterator[dict[str, tuple[ToolService, str]]]:
+    """Ten servers, and where they are."""
+    with ExitStack() as stack:
+        made = {subject: of_subject(subject) for subject in SUBJECTS}
+        yield {
+            subject: (service, stack.enter_context(running(service, lifespan="off")))
+            for subject, service in made.items()
+        }
+
+
+@pytest.mark.parametrize("server", SERVERS)
+@pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name)
+def test_ten_ordinary_servers_just_work(
+    dialect: type[Client],
+    server: str,
+    services: dict[str, tuple[ToolService, str]],
+    caplog: pytest.LogCaptureFixture,
+):
+    entry, limit = SERVERS[server]
+
+    def script(body: JSON) -> Reply:
+        if refusal := limit(body):
+            return refusal
+        asked = max(n for n, message in enumerate(body["messages"]) if message["role"] == "user")
+        done = sum(message["role"] == "tool" for message in body["messages"][asked:])
+        turn = sum(message["role"] == "user" for message in body["messages"]) - 1
+        subject = SUBJECTS[turn]
+        calls = [search(f"delete a {subject}"), through(f"delete_{subject}_1", {"id": turn})]
+        return reply(body, *calls[done:][:1])
+
+    endpoints = ",".join(f"{subject}={url}" for subject, (_, url) in services.items())
+    with app_server(endpoints=endpoints) as app:
+        app.upstream.answer = script
+        app.upstream.models = models(**entry)
+        app.upstream.asides = {"/api/show": json_reply({"model_info": {"llama.context_length": 131_072}})}
+        client = dialect(app, dialect.modes[0])
+        for turn, subject in enumerate(SUBJECTS[:3]):
+            service, _ = services[subject]
+            service.calls.clear()
+            assert client.ask(f"Delete {subject} {turn}.").text == "Done."
+            assert service.calls == [(f"delete_{subject}_1", {"id": turn})]
+        offered = [names(seen.json) for seen in app.upstream.seen]
+        assert all(len(offer) < 40 for offer in offered[1:])
+        assert offered[-1][:2] == META
+        assert "the model searches them" in caplog.text, "the operator reads what became of the tools"
 
 
 PATHS: dict[str, JSON] = {
