@@ -30,9 +30,10 @@ _WRITTEN_HERE = frozenset(
     {b"host", b"content-length", b"transfer-encoding", b"connection", b"keep-alive", b"upgrade", b"expect"}
 )
 _ONCE = frozenset(
-    b"api-key authorization content-location content-range content-type cookie date from idempotency-key"
-    b" if-modified-since if-range if-unmodified-since max-forwards openai-organization openai-project origin"
-    b" proxy-authorization range referer traceparent user-agent x-api-key".split()
+    b"anthropic-version api-key authorization content-location content-range content-type cookie date from"
+    b" idempotency-key if-modified-since if-range if-unmodified-since last-event-id max-forwards mcp-method mcp-name"
+    b" mcp-protocol-version mcp-session-id openai-organization openai-project origin proxy-authorization range referer"
+    b" traceparent user-agent x-api-key x-client-request-id x-goog-api-key x-request-id".split()
 )
 """Headers of a request whose value is no list (RFC 9110, 5.3): two of one name contradict each other."""
 _MAX_PROXY_HEAD = 16 * 1024

@@ -15,7 +15,8 @@ from toolway.errors import UpstreamError, UpstreamStatus
 _OVERFLOW = re.compile(
     r"exceed_context_size|context_(?:length|window)_exceeded|context the overflows|prompt_tokens_exceeded"
     r"|max_model_len|context (?:length|size|window|limit)[^.]{0,60}exceed"
-    r"|exceed[^.]{0,60}context (?:length|size|window|limit)|(?:prompt|input|request) is too (?:long|large)"
+    r"|exceed[^.]{0,60}context (?:length|size|window|limit)|(?:prompt|input|request) (?:is )?too (?:long|large)"
+    r"|(?:greater|longer|larger|more) than (?:the )?[^.]{0,30}(?:max_seq_len|context (?:length|size|window))"
     r"|maximum (?:context|prompt) length|model's (?:maximum )?context length|too large for model with"
     r"|reduce the length of (?:the )?(?:messages|input|prompt|either)|too many (?:input |prompt )?tokens"
     r"|(?:input|prompt) (?:token count|length)[^.]{0,60}exceed|exceeds? the maximum number of tokens"

@@ -229,6 +229,19 @@ def test_headers_go_along_but_those_of_the_connection() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "name", ["Content-Type", "Authorization", "X-Request-Id", "Traceparent", "Idempotency-Key", "User-Agent"]
+)
+def test_a_header_that_a_request_may_have_once_goes_along_once(name: str) -> None:
+    upstream = Recorded()
+    with through(upstream) as url, connect(url) as client:
+        twice = f"{name}: first\r\n{name.lower()}: last\r\n".encode()
+        client.sendall(b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n" + twice + b"\r\n")
+        until(client, b"ok")
+    _, _, _, headers, _ = upstream.requests[0]
+    assert [value for known, value in headers if known == name.lower().encode()] == [b"last"]
+
+
 def test_nothing_is_added_to_a_bare_request() -> None:
     upstream = Recorded()
     with through(upstream) as url, connect(url) as client:

@@ -34,6 +34,12 @@ SIZES = [
     ("This model's maximum prompt length is 131072 but the request contains 150000 tokens.", 150000, 131072),
     ("Your request exceeded model token limit: 8192 (requested: 9000)", 9000, 8192),
     ("Please reduce the length of the messages or completion. Current length is 9000 while limit is 8192", 9000, 8192),
+    ("The input (5120 tokens) is longer than the model's context length (4096 tokens).", 5120, 4096),
+    ("Prompt length 5000 is greater than max_seq_len 4096", 5000, 4096),
+    ("Prompt too long: 5000 tokens exceeds max 4096", 5000, 4096),
+    ("The number of tokens to keep from the initial prompt is greater than the context length. Try to load the model "
+     "with a larger context length, or provide a shorter input", 0, 0),
+    ("Context length exceeded: 5000 > 4096", 5000, 4096),
     ("the prompt is too long", 0, 0),
 ]  # fmt: skip
 
