@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tests.compat.clients.installed import PATIENCE, PLACE
+from tests.support.gate import Gate
 
 MODEL = "mock"
 BIN = PLACE / "node_modules" / ".bin"
@@ -44,22 +47,40 @@ class Agent:
 
     def says(self, home: Path, url: str, question: str, *, again: bool) -> str:
         """What it prints."""
-        done = subprocess.run(
+        with self._running(home, url, question, again=again) as process:
+            output, errors = process.communicate(timeout=2 * PATIENCE)
+        assert process.returncode == 0, errors + output
+        return output
+
+    def interrupt(self, home: Path, url: str, question: str, gate: Gate) -> None:
+        """Ask again, and end it as Ctrl-C does when somebody has come to the gate."""
+        with self._running(home, url, question, again=True) as process:
+            gate.wait_for_arrival()
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=PATIENCE)
+
+    @contextmanager
+    def _running(
+        self, home: Path, url: str, question: str, *, again: bool
+    ) -> Iterator[subprocess.Popen[str]]:
+        with subprocess.Popen(
             [str(self.program), *self.command(question, again)],
             cwd=home,
             env={"PATH": os.environ["PATH"], "HOME": str(home), "CI": "1", **self.env(url)},
             stdin=subprocess.DEVNULL,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=2 * PATIENCE,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr + done.stdout
-        return done.stdout
+        ) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
 
 
 def _shell(name: str, **more: Any) -> tuple[str, str]:
-    return name, json.dumps({"command": "echo forty-two", **more})
+    # As clients write it again, who know their own calls as objects.
+    return name, json.dumps({"command": "echo forty-two", **more}, separators=(",", ":"))
 
 
 def _pi(url: str) -> dict[str, Any]:
