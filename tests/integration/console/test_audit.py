@@ -58,12 +58,16 @@ def test_what_was_called_and_decided_is_seen_the_newest_first(app, browser):
         denied.get_by_role("button").click()
         expect(entries).to_contain_text("toolway.arguments.sha256")
         assert violations(page) == []
+        expect(page.get_by_role("link", name="Its conversation")).to_be_visible()
         page.get_by_label("Decision").select_option("allow")
         expect(denied).to_have_count(0)
         page.set_viewport_size(PHONE)
         assert not is_wider_than_the_window(page)
         assert violations(page) == []
         assert page.evaluate("window.hacked") is None
+        entries.get_by_role("button").first.click()
+        page.get_by_role("link", name="Its conversation").click()
+        expect(page.locator("td.what a")).to_have_text(["What is the weather in Paris?"])
 
 
 def test_entries_are_found_and_loaded_page_by_page_also_from_files_set_aside(app, log, browser):

@@ -86,5 +86,6 @@ function Entry({ entry }) {
       <td class="narrow-off">${by && html`<${Text}>${by}<//>`} ${entry["toolway.dialect"] && html`<span class="soft small"><${Text}>${entry["toolway.dialect"]}<//></span>`}</td>
       <td class="number narrow-off">${seconds(entry.duration)}</td></tr>
     ${open && html`<tr class="more"><td colspan="5"><dl class="facts">${Object.entries(entry).filter(([name]) => !SHOWN.includes(name)).map(([name, value]) =>
-      html`<dt key=${name} class="small"><${Text}>${name}<//></dt><dd class="mono small"><${Text}>${typeof value === "object" ? JSON.stringify(value) : value}<//></dd>`)}</dl></td></tr>`}`;
+      html`<dt key=${name} class="small"><${Text}>${name}<//></dt><dd class="mono small"><${Text}>${typeof value === "object" ? JSON.stringify(value) : value}<//></dd>`)}</dl>
+      ${entry["gen_ai.conversation.id"] && html`<p class="small"><a href=${`#/conversations?conversation=${encodeURIComponent(entry["gen_ai.conversation.id"])}`}>Its conversation</a></p>`}</td></tr>`}`;
 }
