@@ -107,6 +107,14 @@ def test_a_client_may_write_that_the_answer_was_interrupted(app: AppServer):
     assert read[3]["content"].startswith("It is")
 
 
+@pytest.mark.parametrize("note", ["No response requested.", "[Request interrupted by user]"])
+def test_a_note_in_place_of_the_answer_stays_whole_behind_the_rounds(app: AppServer, note: str):
+    breaks_off(app)
+    read = goes_on(app, assistant(note), MORE)
+    assert roles(read) == ["user", "assistant", "tool", "assistant", "user"]
+    assert read[3] == assistant(note)
+
+
 def test_an_error_in_place_of_an_answer_keeps_the_rounds_as_well(app: AppServer):
     breaks_off(app, OUT_OF_MEMORY)
     assert roles(goes_on(app, MORE)) == ["user", "assistant", "tool", "user"]

@@ -30,8 +30,11 @@ MOST = 8
 UNGUESSABLE = 40
 """Characters of an answer, white space not counted, that tell whose it is where nobody has a key."""
 
-_NOTE = re.compile(r"\W*(\w+ ?){0,4}(interrupted|aborted|cancell?ed|stopped)", re.IGNORECASE)
-"""What some clients write behind the part of an answer: "[Response interrupted by user]"."""
+_NOTE = re.compile(
+    r"\W*(\w+ ?){0,4}(interrupted|aborted|cancell?ed|stopped)|Noresponserequested\.", re.IGNORECASE
+)
+"""What some clients write behind the part of an answer, or in its place: "[Response interrupted by user]"; Claude
+Code's "No response requested."; without white space."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +153,7 @@ async def find(
             old for old in kept if old.conversation == digests[before] and _is_part(part, old.shown, caller)
         ]
         if alike and all(old.rounds == alike[0].rounds for old in alike) and alike[0].rounds:
-            place = _place(sent[before], part, alike[0].rounds)
+            place = _place(sent[before], part, alike[0])
             is_last = place.anchor is sent[-1] and part is not None
             places.append(replace(place, rest=None) if is_last and not prefills else place)
     return places
@@ -188,19 +191,26 @@ def _parts(sent: Sequence[Any]) -> list[tuple[int, str | None]]:
 
 def _is_part(part: str | None, shown: str, caller: Caller) -> bool:
     """Whether this is what a client may show of an answer whose text began like that."""
-    seen = "".join((part or "").split())
-    pairs = zip(seen, shown, strict=False)
-    same = next((n for n, (one, other) in enumerate(pairs) if one != other), min(len(seen), len(shown)))
+    seen, same = "".join((part or "").split()), _shared(part or "", shown)
     if same < len(seen) and not _NOTE.match(seen[same:]):
         return False
     return caller.is_known or same >= UNGUESSABLE
 
 
-def _place(anchor: Any, part: str | None, rounds: Sequence[JSON]) -> Place:
+def _shared(part: str, shown: str) -> int:
+    """How many characters of an answer, white space not counted, are at the beginning of a part."""
+    seen = "".join(part.split())
+    pairs = zip(seen, shown, strict=False)
+    return next((n for n, (one, other) in enumerate(pairs) if one != other), min(len(seen), len(shown)))
+
+
+def _place(anchor: Any, part: str | None, old: _Attempt) -> Place:
+    rounds = old.rounds
     if part is None:
         return Place(anchor=anchor, rounds=rounds, rest=anchor)
     told = "".join(text_of(message.get("content")) for message in rounds if message["role"] == "assistant")
-    rest = part.removeprefix(told) if part.startswith(told) else _behind(part, len("".join(told.split())))
+    seen = min(len("".join(told.split())), _shared(part, old.shown))
+    rest = part.removeprefix(told) if part.startswith(told) else _behind(part, seen)
     rest = rest.lstrip()  # where the client parts two texts
     return Place(anchor=anchor, rounds=rounds, rest={**anchor, "content": rest} if rest else None)
 
