@@ -375,6 +375,17 @@ def test_doctor_has_words_of_its_own_for_an_mcp_server_that_is_not_there(
     assert "Start it, or correct its address" in check["advice"]
 
 
+@pytest.mark.parametrize("at_its_end", ["", "raise SystemExit(3)"])
+def test_doctor_tells_what_a_program_that_is_no_mcp_server_says(tmp_path: Path, at_its_end: str):
+    program = f"print('Hello I am no JSON', flush=True); import sys; {at_its_end or 'sys.stdin.read()'}"
+    entry = {"mcpServers": {"chatty": {"command": sys.executable, "args": ["-c", program]}}}
+    (tmp_path / "mcp.json").write_bytes(orjson.dumps(entry))
+    ran = toolway("doctor", "--json", cwd=tmp_path, OPENAI_BASE_URL="http://127.0.0.1:9/v1")
+    check = next(c for c in orjson.loads(ran.stdout)["checks"] if c["check"] == "tool server chatty")
+    assert "it wrote on its standard output: Hello I am no JSON" in check["detail"]
+    assert check["advice"].startswith("Run its command by hand: an MCP server waits in silence.")
+
+
 def test_doctor_tries_the_store(tools_url: str, tmp_path: Path):
     with model_server() as base:
         variables = {"OPENAI_BASE_URL": base, "MCP_SERVER_ENDPOINTS": tools_url}

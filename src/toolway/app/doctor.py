@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -44,11 +44,15 @@ _ADVICE = {
     "connect": "Start it, or correct its address where it is configured (MCP_SERVER_ENDPOINTS or mcp.json).",
     "fetch": "If it wants a key: TOOLWAY_SERVER_<NAME>_TOKEN, or headers in the mcp.json.",
     "start": "Correct the command in the mcp.json, or install what it runs.",
-    "initialize": "Run its command by hand, or open its address: it does not answer as an MCP server does.",
+    "initialize": "Open its address: it does not answer as an MCP server does.",
     "list tools": "It does not answer as an MCP server does; its log may say why.",
     "parse": "Its address must lead to a service with an openapi.json, or to the document itself.",
 }
 """What to do, by the stage in which a tool server failed."""
+_PROGRAM_ADVICE = (
+    "Run its command by hand: an MCP server waits in silence, and some need an argument like stdio."
+)
+"""The same for a program that was started and does not answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,12 +97,8 @@ async def judge_running(state: AppState) -> list[Finding]:
     ]
     models, model = await _try_models(state.upstream, settings, [USER_AGENT])
     found.append(models)
-    proxies = _proxies(settings)
-    found += [
-        _judge_source(source, proxies.get(source.label))
-        for source in catalog.sources
-        if source.status.state != "starting" or source.status.error
-    ]
+    told = (source for source in catalog.sources if not source.status.is_untried or source.status.warnings)
+    found += _judge_sources(told, settings)
     found += [finding for finding in _judge_names(state.target.fit(catalog.snapshot)) if not finding.ok]
     found += _judge_refused(state.target)
     if models.ok:
@@ -191,8 +191,7 @@ async def _try_everything(settings: Settings) -> list[Finding]:
         if models.ok:
             await target.learn()
             found += await _try_chat(upstream, settings, model, target, catalog.snapshot)
-        proxies = _proxies(settings)
-        found += [_judge_source(source, proxies.get(source.label)) for source in sources]
+        found += _judge_sources(sources, settings)
         found += _judge_pins(settings)
         found += _judge_names(target.fit(catalog.snapshot))
         found += _judge_patterns(settings.access, catalog.snapshot)
@@ -286,7 +285,16 @@ def _proxies(settings: Settings) -> dict[str, Proxy]:
     return found
 
 
-def _judge_source(source: ToolSource, proxy: Proxy | None) -> Finding:
+def _judge_sources(sources: Iterable[ToolSource], settings: Settings) -> list[Finding]:
+    proxies = _proxies(settings)
+    programs = {server.label for server in settings.tools.servers if server.type == "stdio"}
+    return [
+        _judge_source(source, proxies.get(source.label), is_program=source.label in programs)
+        for source in sources
+    ]
+
+
+def _judge_source(source: ToolSource, proxy: Proxy | None, *, is_program: bool) -> Finding:
     status = source.status
     check = f"tool server {source.label}" + (f" through the proxy {proxy}" if proxy else "")
     if status.is_usable:
@@ -299,9 +307,12 @@ def _judge_source(source: ToolSource, proxy: Proxy | None) -> Finding:
             check=check, ok=bool(names), detail=detail if names else "it has no tools", advice=advice
         )
     if status.state == "starting" and not status.error:
-        detail = f"no answer within {SERVER_PATIENCE:g} seconds"
-        return Finding(check=check, ok=False, detail=detail, advice="Is it the right address and port?")
-    advice = _ADVICE.get(status.error_stage or "")
+        waited = "it does not answer" if status.warnings else f"no answer within {SERVER_PATIENCE:g} seconds"
+        detail = "; ".join([waited, *status.warnings])
+        advice = _PROGRAM_ADVICE if is_program else "Is it the right address and port?"
+        return Finding(check=check, ok=False, detail=detail, advice=advice)
+    stage = status.error_stage or ""
+    advice = _PROGRAM_ADVICE if is_program and stage == "initialize" else _ADVICE.get(stage)
     return Finding(check=check, ok=False, detail=f"{status.state}: {last_error(status)}", advice=advice)
 
 

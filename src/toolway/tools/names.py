@@ -101,11 +101,12 @@ def hint(name: str, known: Iterable[str], untried: Sequence[str] = ()) -> str:
 
     `untried` are the servers that have not said yet what they have.
     """
+    close = closest(name, known)
+    meant = f"Did you mean {' or '.join(close)}?" if close else ""
     if untried:
         servers = f"server {untried[0]} is" if len(untried) == 1 else f"servers {', '.join(untried)} are"
-        return f"The tool {servers} still starting; try again."
-    close = closest(name, known)
-    return f"Did you mean {' or '.join(close)}?" if close else ""
+        return f"{meant} The tool {servers} still starting; try again.".lstrip()
+    return meant
 
 
 def closest(name: str, tools: Iterable[str]) -> list[str]:

@@ -96,3 +96,12 @@ def test_another_name_is_not_guessed(written: str):
 
 def test_close_names_are_named():
     assert names.closest("get_wether", ["get_weather", "list_cities"]) == ["get_weather"]
+
+
+def test_close_names_are_named_also_while_a_server_starts():
+    told = names.hint("ecoh", ["echo"], untried=["slow"])
+    assert told == "Did you mean echo? The tool server slow is still starting; try again."
+    assert (
+        names.hint("zzz", ["echo"], untried=["a", "b"])
+        == "The tool servers a, b are still starting; try again."
+    )

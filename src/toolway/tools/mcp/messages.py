@@ -6,6 +6,7 @@ For stdio also the framing: newlines in linear time, noise left out.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,12 +80,14 @@ class Lines:
 class MessageLines:
     """The lines of a server that look like messages. `noise` counts the bytes of all others until it is reset.
 
-    A message that is printed over several lines, from a line "{" to a line "}", counts as one.
+    `on_noise` is told each line of text. A message that is printed over several lines, from a line "{" to a line "}",
+    counts as one.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, on_noise: Callable[[bytes], None] = lambda line: None) -> None:
         self.noise = 0
         self._limit = limit
+        self._on_noise = on_noise
         self._lines = Lines(limit)
         self._indented: list[bytes] = []
         self._size = 0
@@ -106,6 +109,7 @@ class MessageLines:
         if text.startswith((b"{", b"[")):
             return text
         self.noise += len(line) + 1
+        self._on_noise(line)
         return None
 
     def _continue(self, line: bytes) -> bytes | None:

@@ -83,6 +83,8 @@ class Budget:
 
 LINES = 40
 """Lines of standard error that are kept for an error message; it shows the last five, and the one that tells most."""
+STDOUT_LINES = 5
+"""Lines of standard output that are no messages and are kept for an error message: the first of them."""
 LINE = 500
 """Characters of one line that are kept."""
 
@@ -96,12 +98,23 @@ REPORT_EVERY = 10.0
 
 
 class ServerLog:
-    """Logs what a server says under its own logger, and keeps the newest lines of standard error of this life."""
+    """Logs what a server says under its own logger, and keeps of this life what it wrote for people.
 
-    def __init__(self, logger: logging.Logger, on_line: Callable[[str], None] | None = None) -> None:
+    That are the newest lines of standard error, and the first of standard output: text there is no message, and of
+    a program that is no MCP server it is all that there will be. `on_stdout` is called after each of those.
+    """
+
+    def __init__(
+        self,
+        logger: logging.Logger,
+        on_line: Callable[[str], None] | None = None,
+        on_stdout: Callable[[], None] = lambda: None,
+    ) -> None:
         self._logger = logger
         self._on_line = on_line
+        self._on_stdout = on_stdout
         self._lines: deque[bytes] = deque(maxlen=LINES)
+        self._stdout: list[bytes] = []
         self.written = 0
         """How many lines of standard error there were."""
         self._budget = Budget(rate=RATE, burst=BURST)
@@ -111,13 +124,25 @@ class ServerLog:
     def clear(self) -> None:
         """A new process starts."""
         self._lines.clear()
+        self._stdout.clear()
 
     def add_stderr(self, line: bytes) -> None:
-        """One line of the server's standard error. In a flood it is not even decoded."""
-        if not line.strip():
-            return
-        self._lines.append(line[:LINE])
-        self.written += 1
+        """One line of the server's standard error."""
+        if line.strip():
+            self._lines.append(line[:LINE])
+            self.written += 1
+            self._add_line(line)
+
+    def add_stdout(self, line: bytes) -> None:
+        """One line of the server's standard output that is no message."""
+        if line.strip():
+            self._add_line(line)
+            if len(self._stdout) < STDOUT_LINES:
+                self._stdout.append(line[:LINE])
+                self._on_stdout()
+
+    def _add_line(self, line: bytes) -> None:
+        """Log a line; in a flood it is not even decoded."""
         if self._budget.spend():
             text = _readable(line[:LINE])
             self._logger.info("%s", text)
@@ -160,6 +185,11 @@ class ServerLog:
             return ""
         telling = [line for line in lines[:-5] if _TELLING.match(line)][-1:]
         return " It last wrote: " + " | ".join([*telling, *(["..."] if telling else []), *lines[-5:]])
+
+    def stdout_words(self) -> str:
+        """What it wrote on its standard output instead of messages, in this life; empty if it wrote nothing else."""
+        lines = [text for line in self._stdout if (text := _readable(line))]
+        return f"it wrote on its standard output: {' | '.join(lines)}" if lines else ""
 
     def _tell(self) -> None:
         self._report = None

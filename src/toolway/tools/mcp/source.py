@@ -120,7 +120,7 @@ class Supervisor:
     ) -> None:
         self.status = SourceStatus()
         self.activity = Activity()
-        self.log = ServerLog(logger, options.on_line)
+        self.log = ServerLog(logger, options.on_line, self._stdout_written)
         self._config = config
         self._options = options
         self._policy = policy
@@ -389,6 +389,8 @@ class Supervisor:
         message = explain(error, self._config.label, configured=self._options.egress is None)
         message += self._hint(error)
         self._told_error = message
+        if self.status.state != "ready" and (said := self.log.stdout_words()):
+            message += f"; {said}"
         if words := self.log.last_words():
             message += f".{words}"
         if self._stage != "running" or self.activity.begun == self._calls_before:
@@ -404,10 +406,19 @@ class Supervisor:
         self._publish(
             state=state,
             tools=_unavailable(self.status.tools) if needs_auth or lost else self.status.tools,
+            warnings=self.status.warnings if self.status.tools else (),
             error=message,
             error_at=time.time(),
             error_stage=stage,
         )
+
+    def _stdout_written(self) -> None:
+        """A program that is no MCP server may be waited for very long: say at once what it says in place of messages.
+
+        One that begins with a line for people and then is ready has its list's warnings in place of this one.
+        """
+        if self._session is None and not self.status.tools:
+            self._publish(warnings=(self.log.stdout_words(),))
 
     def _hint(self, error: Exception) -> str:
         """The likeliest mistake of all: a URL that lacks its path."""

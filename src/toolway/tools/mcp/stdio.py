@@ -65,7 +65,7 @@ class StdioServer(asyncio.SubprocessProtocol, ObjectStream[SessionMessage]):
     def __init__(self, *, limit: int, log: ServerLog) -> None:
         self.exited = anyio.Event()
         self.returncode: int | None = None
-        self._lines = MessageLines(limit)
+        self._lines = MessageLines(limit, log.add_stdout)
         self._stderr = Lines(STDERR_LINE)
         self._log = log
         self._noise = Budget(rate=NOISE_RATE, burst=NOISE_BURST)
@@ -113,6 +113,7 @@ class StdioServer(asyncio.SubprocessProtocol, ObjectStream[SessionMessage]):
     def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
         """The server closed a pipe; without its standard output it has nothing more to say."""
         if fd == 1:
+            self._inbox.extend(self._lines.feed(b"\n"))  # a last line may have no end
             self._end()
 
     def process_exited(self) -> None:
@@ -149,7 +150,11 @@ class StdioServer(asyncio.SubprocessProtocol, ObjectStream[SessionMessage]):
             anyio.EndOfStream: There will be none.
         """
         while not self._parsed:
-            self._parsed.extend(map(SessionMessage, parse(await self._line())))
+            line = await self._line()
+            messages = parse(line)
+            if not messages:  # it only began like one, as the line of a log does: [INFO] ...
+                self._log.add_stdout(line.head if isinstance(line, TooLong) else line)
+            self._parsed.extend(map(SessionMessage, messages))
         return self._parsed.popleft()
 
     async def _line(self) -> bytes | TooLong:

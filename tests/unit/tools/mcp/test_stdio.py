@@ -128,8 +128,6 @@ async def test_a_version_that_nobody_speaks_is_a_failure_that_says_so() -> None:
 
 
 async def test_a_server_that_never_answers_initialize_fails_after_its_time() -> None:
-    from toolway.tools.mcp import ReconnectPolicy
-
     async with running(bad("initialize_hangs"), policy=ReconnectPolicy(connect_timeout=1.0)) as server:
         status = await server.until(lambda status: status.state == "failed")
         assert status.error == "no answer within 1 s"
@@ -147,6 +145,49 @@ async def test_the_line_that_tells_what_went_wrong_is_kept_before_a_long_stack()
         status = await server.until(lambda status: status.state == "failed")
         assert "Error: Cannot find module '/srv/index.js' | ..." in (status.error or "")
         assert (status.error or "").endswith("Node.js v22.11.0")
+
+
+NO_SERVER = """
+import sys
+for line in ("Hello I am no JSON", "", "[INFO] and a log", '{"level": "info"}'):
+    print(line, flush=True)
+if "stays" in sys.argv:
+    sys.stdin.read()
+else:
+    sys.exit(print("no end", end=""))
+"""
+
+
+async def test_a_program_that_prints_text_is_told_of_at_once_and_in_the_error(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", "toolway.server.bad")
+    heard: list[str] = []
+    said = 'it wrote on its standard output: Hello I am no JSON | [INFO] and a log | {"level": "info"}'
+    policy = ReconnectPolicy(connect_timeout=1.0, first_delay=60)
+    async with running(bad(args=("-c", NO_SERVER, "stays")), policy=policy, on_line=heard.append) as server:
+        status = await server.until(lambda status: status.warnings == (said,))
+        assert status.is_untried
+        status = await server.until(lambda status: status.state == "failed")
+    assert status.error == f"no answer within 1 s; {said}"
+    assert status.warnings == ()
+    assert heard[:3] == ["Hello I am no JSON", "[INFO] and a log", '{"level": "info"}']
+    assert "Hello I am no JSON" in [record.getMessage() for record in caplog.records]
+
+
+async def test_a_program_that_prints_text_and_ends_fails_with_it() -> None:
+    async with running(bad(args=("-c", NO_SERVER))) as server:
+        status = await server.until(lambda status: status.state == "failed")
+    assert (status.error or "").startswith(
+        "the server ended with exit status 0; it wrote on its standard out"
+    )
+    assert (status.error or "").endswith('{"level": "info"} | no end')
+
+
+async def test_a_banner_is_no_warning_of_a_server_that_is_ready() -> None:
+    async with running(bad("banner")) as server:
+        assert (await server.ready()).warnings == ()
+        assert any("Welcome to FooServer" in status.warnings[0] for status in server.seen if status.warnings)
 
 
 async def test_a_command_that_is_not_there_is_named_once(caplog: pytest.LogCaptureFixture) -> None:
