@@ -383,7 +383,7 @@ def test_doctor_tells_what_a_program_that_is_no_mcp_server_says(tmp_path: Path, 
     ran = toolway("doctor", "--json", cwd=tmp_path, OPENAI_BASE_URL="http://127.0.0.1:9/v1")
     check = next(c for c in orjson.loads(ran.stdout)["checks"] if c["check"] == "tool server chatty")
     assert "it wrote on its standard output: Hello I am no JSON" in check["detail"]
-    assert check["advice"].startswith("Run its command by hand: an MCP server waits in silence.")
+    assert check["advice"].startswith("Run its command by hand: an MCP server waits in silence")
 
 
 def test_doctor_tries_the_store(tools_url: str, tmp_path: Path):
