@@ -270,9 +270,65 @@ def test_branches_that_answer_otherwise_run_nothing_more(chat: Chat) -> None:
     chat.say("no")
     other.say("yes")
     assert chat.cities == []
-    assert "was answered before, and otherwise" in other.seen[2]["content"]
+    assert "was refused by an earlier answer" in other.seen[2]["content"]
     chat.say("and now?")
     assert "did not approve" in chat.seen[2]["content"]
+
+
+@pytest.mark.parametrize(
+    ("first", "again"),
+    [
+        ("yes", "Yes!"),
+        ("yes", "all"),
+        ("yes", "yes CODE"),
+        ("yes", "3 2 1"),
+        ("1, 3", "1 3"),
+        ("no", "nope"),
+        ("always", "immer"),
+        ("What would that cost?", "never mind"),
+    ],
+)
+def test_the_same_decision_in_other_words_brings_what_the_first_one_brought(
+    chat: Chat, first: str, again: str
+) -> None:
+    question = chat.say("weather: Paris, Rome, Oslo")
+    other = chat.branch()
+    chat.say(first)
+    run = list(chat.cities)
+    other.say(again.replace("CODE", code_in(question)))
+    assert chat.cities == run
+    assert other.seen[:5] == chat.seen[:5]
+    assert roles(other.seen) == roles(chat.seen)
+    other.say("and now?")
+    assert other.seen[:5] == chat.seen[:5]
+    assert chat.cities == run
+
+
+@pytest.mark.parametrize("now", ["no", "2", "always", "yes?", "something else"])
+def test_another_decision_after_the_calls_ran_does_not_deny_that_they_may_have_run(
+    chat: Chat, now: str
+) -> None:
+    chat.say("weather: Paris, Rome")
+    other = chat.branch()
+    chat.say("1")
+    other.say(now)
+    assert chat.cities == ["Paris"]
+    paris, rome = (message["content"] for message in other.seen[2:4])
+    assert "was allowed by an earlier answer" in paris
+    assert "may have run then" in paris
+    assert "was not run: it was refused by an earlier answer" in rome
+    assert other.seen[4]["content"] == now
+
+
+def test_a_call_that_an_earlier_answer_refused_can_be_asked_about_anew(chat: Chat) -> None:
+    chat.say("weather: Paris")
+    other = chat.branch()
+    chat.say("no")
+    other.say("yes")
+    assert "call it again" in other.seen[2]["content"]
+    assert is_question(other.say("weather: Paris"))
+    assert other.say("yes") == "Done."
+    assert chat.cities == ["Paris"]
 
 
 def test_a_question_that_is_asked_again_has_an_answer_of_its_own(chat: Chat) -> None:

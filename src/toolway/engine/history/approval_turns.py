@@ -8,10 +8,11 @@ stand in place of both, as if the calls had run at once; so the model never sees
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import repeat
 from typing import Any
 
 import anyio
@@ -54,9 +55,9 @@ class _Turn:
 
 @dataclass(frozen=True, kw_only=True)
 class _Answered:
-    """What stands in place of the question since it was answered by the text of this digest.
+    """What stands in place of the question since a reply decided this (`_decision`).
 
-    `is_pure` says that this text was nothing but an answer, which the model does not see.
+    `is_pure` says that the reply was nothing but an answer, which the model does not see.
     """
 
     reply: str
@@ -214,21 +215,23 @@ class ApprovalTurns:
         self, code: str, turn: _Turn, reply: JSON, is_last: bool
     ) -> tuple[_Answered, Sequence[ToolCall]]:
         """What stands in place of question and reply, and the calls in it that must run now."""
-        text = _text(reply)
-        digest = _digest(_essence(text))
+        answer = _clear_reply(_text(reply), code, turn)
+        decision = _decision(answer)
         key = ANSWERED.key(self._owner, code)
         answered = await self._store.get(key, certain=is_last)
         if answered is None:
             if not is_last:
-                return _refused(turn, digest, "nobody approved it"), ()
-            if await self._store.add(CLAIM.key(self._owner, code), digest):
-                return await self._decide_or_release(code, turn, text, digest)
-            answered = await self._wait_for(code, digest)
+                return _not_run(turn, decision, repeat("was not run: nobody approved it")), ()
+            if await self._store.add(CLAIM.key(self._owner, code), decision):
+                return await self._decide_or_release(code, turn, answer)
+            answered = await self._wait_for(code, decision)
         if answered is None:
-            return _refused(turn, digest, "it was begun before, and it is not known whether it ran"), ()
-        if answered.reply != digest:
-            await self._take_back(turn, _clear_reply(text, code, turn))
-            return _refused(turn, digest, "the question about it was answered before, and otherwise"), ()
+            fate = "was not run again: it was begun before, and it is not known whether it ran"
+            return _not_run(turn, decision, repeat(fate)), ()
+        if answered.reply != decision:
+            await self._take_back(turn, answer)
+            verdicts = [await self._approvals.verdict(identity) for identity in turn.approvals]
+            return _not_run(turn, decision, map(_fate, verdicts)), ()
         return answered, ()
 
     async def _take_back(self, turn: _Turn, reply: Reply | None) -> None:
@@ -240,10 +243,10 @@ class ApprovalTurns:
                 with suppress(NotFound):
                     await self._approvals.answer(identity, Verdict(approve=False, by="chat"))
 
-    async def _wait_for(self, code: str, digest: str) -> _Answered | None:
-        """What comes of the same answer, which somebody else is about to carry out."""
+    async def _wait_for(self, code: str, decision: str) -> _Answered | None:
+        """What comes of the same decision, which somebody else is about to carry out."""
         known = await self._store.get(CLAIM.key(self._owner, code), certain=True)
-        if known is not None and known != digest:
+        if known is not None and known != decision:
             return _Answered(reply=known, is_pure=False, messages=[])
         with anyio.move_on_after(PATIENCE):
             while True:
@@ -253,19 +256,18 @@ class ApprovalTurns:
         return None
 
     async def _decide_or_release(
-        self, code: str, turn: _Turn, text: str, digest: str
+        self, code: str, turn: _Turn, reply: Reply | None
     ) -> tuple[_Answered, Sequence[ToolCall]]:
         try:
-            return await self._decide(code, turn, text, digest)
+            return await self._decide(code, turn, reply)
         except StoreError:
             with suppress(StoreError):  # so that the same answer can be sent again
                 await self._store.delete(CLAIM.key(self._owner, code))
             raise
 
     async def _decide(
-        self, code: str, turn: _Turn, text: str, digest: str
+        self, code: str, turn: _Turn, reply: Reply | None
     ) -> tuple[_Answered, Sequence[ToolCall]]:
-        reply = _clear_reply(text, code, turn)
         approved: list[ToolCall] = []
         results: list[JSON] = []
         grants: list[str] = []
@@ -283,7 +285,10 @@ class ApprovalTurns:
                 grants += [verdict.grant] if verdict.always == "conversation" else []
             results.append(tool_message(call, "" if call in approved else _why(call, approval, verdict)))
         answered = _Answered(
-            reply=digest, is_pure=reply is not None, messages=_segment(turn, results), grants=grants
+            reply=_decision(reply),
+            is_pure=reply is not None,
+            messages=_segment(turn, results),
+            grants=grants,
         )
         if not approved:
             await self._keep(code, answered)
@@ -306,10 +311,36 @@ def _why(call: ToolCall, approval: Approval | None, verdict: Verdict) -> str:
     return f"Error: {call.name} was not run: the user did not approve it{why}."
 
 
-def _refused(turn: _Turn, digest: str, why: str) -> _Answered:
-    """The turn without its open calls having run; the reply is a message like any other."""
-    results = [tool_message(call, f"Error: {call.name} was not run: {why}.") for call in turn.calls]
-    return _Answered(reply=digest, is_pure=False, messages=_segment(turn, results))
+def _decision(reply: Reply | None) -> str:
+    """What an answer decides, the same in all its wordings: which calls may run, and whether for the conversation.
+
+    Empty for what is no answer: it decides nothing.
+    """
+    if reply is None:
+        return ""
+    numbers = " ".join(map(str, sorted(reply.approved)))
+    return f"always {numbers}" if reply.always else numbers or "none"
+
+
+def _fate(verdict: Verdict | None) -> str:
+    """What became of a call whose question had another answer before; `verdict` is the one that counts."""
+    earlier = "an earlier answer to this question, in another branch of this conversation"
+    if verdict is None:
+        return (
+            f"was not run for this answer: its time is over. It is not known whether it ran after {earlier}"
+        )
+    if verdict.approve:
+        return f"was not run for this answer: it was allowed by {earlier}, and may have run then"
+    return f"was not run: it was refused by {earlier}. If it is still wanted, call it again: the user is asked anew"
+
+
+def _not_run(turn: _Turn, decision: str, fates: Iterable[str]) -> _Answered:
+    """The turn in which a reply of this decision, a message like any other, runs none of the open calls."""
+    results = [
+        tool_message(call, f"Error: {call.name} {fate}.")
+        for call, fate in zip(turn.calls, fates, strict=False)
+    ]
+    return _Answered(reply=decision, is_pure=False, messages=_segment(turn, results))
 
 
 def _segment(turn: _Turn, results: Sequence[JSON]) -> list[JSON]:
