@@ -31,7 +31,13 @@ class _Call:
     public_id: str = ""
     """The id that others see: set once, when the name is known."""
 
+    def is_blank(self) -> bool:
+        return not any(map(str.strip, self.arguments))
+
     def is_whole(self) -> bool:
+        """Whether the arguments have come to their end."""
+        if self.arguments and self.arguments[0][:1] == "{" and self.arguments[-1].rstrip()[-1:] != "}":
+            return False  # told without another look at all that has come
         text = "".join(self.arguments)
         return bool(text.strip()) and _is_json(text)
 
@@ -61,7 +67,7 @@ class CallAssembler:
 
     def finished(self) -> tuple[ToolCall, ...]:
         """All calls; an id is made only where it is missing or was used before in this turn."""
-        return tuple(self._finish(call) for call in self._calls if call.name or call.arguments)
+        return tuple(self._finish(call) for call in self._calls if call.name or not call.is_blank())
 
     def _finish(self, call: _Call) -> ToolCall:
         arguments = fix_surrogates("".join(call.arguments))
@@ -77,7 +83,7 @@ class CallAssembler:
 
     def _position(self, marks: _Marks) -> int:
         index, identity, name, arguments = marks
-        known = self._at_index.get(index) if index is not None else self._by_id(identity)
+        known = self._begun(index, identity, name)
         if known is not None and not _begins_anew(self._calls[known], identity, name, arguments):
             return known
         self._calls.append(_Call())
@@ -85,12 +91,19 @@ class CallAssembler:
             self._at_index[index] = len(self._calls) - 1
         return len(self._calls) - 1
 
-    def _by_id(self, identity: str | None) -> int | None:
-        """Where a fragment without an index goes on: at its id, else at the newest call."""
-        for position, call in enumerate(self._calls):
-            if identity and call.id == identity:
-                return position
-        return len(self._calls) - 1 if self._calls else None
+    def _begun(self, index: int | None, identity: str | None, name: str) -> int | None:
+        """The call that a fragment may go on with: at its index; without one at its id, else the newest.
+
+        The id tells too where it is another than at the index and there is no name, as when all have one index.
+        """
+        known = len(self._calls) - 1 if self._calls else None
+        if index is not None:
+            known = self._at_index.get(index)
+            if known is None or name or self._calls[known].id is None:
+                return known
+        if identity is None or known is None or self._calls[known].id == identity:
+            return known
+        return next((position for position, call in enumerate(self._calls) if call.id == identity), known)
 
     def _clean(self, call: _Call, text: str, extra: JSON) -> JSON | None:
         kind, member = ("custom", "input") if call.is_custom else ("function", "arguments")
@@ -110,7 +123,8 @@ class CallAssembler:
 def _begins_anew(call: _Call, identity: str | None, name: str, arguments: Any) -> bool:
     """Whether a fragment that seems to continue `call` is the first of another one."""
     if identity and call.id:
-        return identity != call.id
+        # Servers that make up an id for each fragment tell the name in the first one alone.
+        return identity != call.id and (bool(name) or call.is_whole())
     if not (name and call.name):
         return False
     return name != call.name or (arguments not in (None, "") and call.is_whole())

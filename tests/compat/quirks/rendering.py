@@ -65,12 +65,12 @@ def quirks(draw: st.DrawFn) -> Quirks:
     """Every combination that leaves it clear which fragment belongs to which call."""
     pick = lambda *options: draw(st.sampled_from(options))  # noqa: E731
     index = pick("from 0", "from 1", "gaps", "none", "all 0", "null")
-    ids = pick("once", "always", "then null", "then empty", "never")
+    ids = pick("once", "always", "then null", "then empty", "never", "another each time")
     told_apart = index in ("from 0", "from 1", "gaps")
     return Quirks(
         index=index,
         id=ids,
-        name=pick("once", "always", "then null", "then empty"),
+        name=pick("once", "then null", "then empty", *(["always"] if ids != "another each time" else [])),
         type=pick("once", "always", "never"),
         arguments=pick("whole", "fragments", "object", "twice"),
         name_alone=draw(st.booleans()) and (told_apart or ids != "never"),
@@ -139,7 +139,10 @@ def _fragments(position: int, call: tuple[str, JSON], how: Quirks, number: int) 
                 fragment["index"] = 0
             case "null":
                 fragment["index"] = None
-        fragment |= _once(how.id, n, "id", f"id{number}x{position}")
+        own = f"id{number}x{position}"
+        if how.id == "another each time":
+            fragment["id"] = f"{own}x{n}"
+        fragment |= _once(how.id, n, "id", own)
         fragment["function"] |= _once(how.name, n, "name", name)
         fragment |= _once(how.type, n, "type", "function")
         if piece is not None:

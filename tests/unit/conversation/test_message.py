@@ -59,6 +59,28 @@ PARIS, ROME = '{"city":"Paris"}', '{"city":"Rome"}'
             [fragment(None, "a", "f", '{"x'), fragment(None, "b", "g", "{"), fragment(None, "a", None, '":1}')],
             [("f", '{"x":1}'), ("g", "{")],
         ),
+        # An id for each fragment: what has no name goes on with the call that is not whole.
+        ([fragment(0, "a", "f", ""), fragment(0, "b", None, '{"x'), fragment(0, "c", "", '":1}')], [("f", '{"x":1}')]),
+        ([fragment(0, "a", "f"), fragment(0, "b", None, '{"x'), fragment(0, "b", None, '":1}')], [("f", '{"x":1}')]),
+        (
+            [fragment(0, "a", "f", "{"), fragment(1, "b", "g", "{"), fragment(0, "c", None, "}"),
+             fragment(1, "d", None, "}")],
+            [("f", "{}"), ("g", "{}")],
+        ),
+        (
+            [fragment(0, "a", "f", ""), fragment(0, "b", None, PARIS), fragment(0, "c", "f", ""),
+             fragment(0, "d", None, ROME)],
+            [("f", PARIS), ("f", ROME)],
+        ),
+        ([fragment(None, "a", "f", '{"x'), fragment(None, "b", None, '":1}')], [("f", '{"x":1}')]),
+        ([fragment(0, "a", "f", PARIS), fragment(0, "b", None, "\n"), fragment(0, "c", None, "")], [("f", PARIS)]),
+        # Another id is another call where there is a name, or nothing is left to go on with.
+        ([fragment(0, "a", "f", '{"x'), fragment(0, "b", "f", ROME)], [("f", '{"x'), ("f", ROME)]),
+        ([fragment(0, "a", "f", PARIS), fragment(0, "b"), fragment(0, None, "f", ROME)], [("f", PARIS), ("f", ROME)]),
+        (
+            [fragment(0, "a", "f"), fragment(0, "b", "g"), fragment(0, "a", None, PARIS), fragment(0, "b", None, ROME)],
+            [("f", PARIS), ("g", ROME)],
+        ),
         ([fragment(0, "a"), fragment(0, None, "f", "{}")], [("f", "{}")]),
         ([fragment(0, "a", "f", {"city": "Paris"})], [("f", PARIS)]),
         ([fragment(0, "a", "f")], [("f", "")]),
