@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.support.app_server import QUESTION, AppServer, app_server
 from tests.support.gate import Gate
 from tests.support.upstream import OUT_OF_MEMORY, Reply, sse, tool_call, whole
-from toolway.engine.fast_lane import Begun, FastLane
+from toolway.engine.fast_lane import FastLane, Handover
 
 WORDS = whole(
     {"content": "It is cloudy."}, usage={"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13}
@@ -191,7 +191,7 @@ def test_what_wants_more_goes_the_ordinary_way(
 def test_calls_are_run_and_the_model_server_is_asked_nothing_twice(lane: AppServer, taken: list[Any]):
     lane.set_replies(CALLS, WORDS)
     assert lane.ask().json()["choices"][0]["message"]["content"] == "It is cloudy."
-    assert [type(came) for came in taken] == [Begun]
+    assert [type(came) for came in taken] == [Handover]
     assert len(lane.tools.calls) == 1
     roles = [[message["role"] for message in seen.json["messages"]] for seen in lane.upstream.seen]
     assert roles == [["user"], ["user", "assistant", "tool"]]
@@ -203,7 +203,7 @@ def test_what_fails_is_told_as_on_the_ordinary_way(
 ):
     body = as_json({"model": "mock", "messages": QUESTION})
     assert through(lane, body, reply) == through(ordinary, body, reply)
-    assert [type(came) for came in taken] == [Begun]
+    assert [type(came) for came in taken] == [Handover]
 
 
 def test_a_client_that_leaves_stops_the_model_server():

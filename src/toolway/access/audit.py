@@ -108,7 +108,7 @@ class AuditLog:
             **who,
             **_of_tool(call.name, tool.name, tool.server),
             "gen_ai.tool.call.id": call.id,
-            **self._told(call.arguments if arguments is None else arguments),
+            **self._arguments_shown(call.arguments if arguments is None else arguments),
             "toolway.decision": decision.effect,
             "toolway.rule": decision.rule,
             "toolway.reason": decision.reason,
@@ -163,7 +163,7 @@ class AuditLog:
             **who,
             **_of_tool(approval.name, approval.tool, approval.server),
             "toolway.approval.id": approval.id,
-            **self._told(approval.arguments),
+            **self._arguments_shown(approval.arguments),
             "toolway.rule": approval.rule,
         }
 
@@ -171,7 +171,7 @@ class AuditLog:
         """A person changed what is allowed here: `by` is the name of their key, `what` of that which they changed."""
         self._note({"time": time.time(), "event": event, "toolway.changed": what, "toolway.by": by})
 
-    def _told(self, arguments: JSON | str) -> JSON:
+    def _arguments_shown(self, arguments: JSON | str) -> JSON:
         """Arguments as a digest, the same for the same arguments, or as text."""
         text = dumps(arguments, sort_keys=True)
         told: JSON = {"toolway.arguments.sha256": hashlib.sha256(text).hexdigest()}

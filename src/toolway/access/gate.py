@@ -174,10 +174,10 @@ class CallGate:
     def who(self) -> Mapping[str, Any]:
         """Who makes the calls, and by which way, in the words of OpenTelemetry where it has any."""
         if self._who is None:
-            self._who = self._found_out()
+            self._who = self._caller_fields()
         return self._who
 
-    def _found_out(self) -> Mapping[str, Any]:
+    def _caller_fields(self) -> Mapping[str, Any]:
         return {
             "user.id": self._caller.id.rpartition(":")[2][:16],
             "toolway.key.name": self._caller.name,

@@ -31,7 +31,7 @@ class Index:
     async def add(self, identity: str, owner: str, ttl: float) -> int:
         """Keep an id for `ttl` seconds; returns its slot. Raises TooMany, StoreError."""
         for _ in range(ATTEMPTS):
-            taken = await self._taken()
+            taken = await self._slots()
             if Counter(slot[1] for slot in taken.values())[owner] >= MOST_OF_ONE or len(taken) == SLOTS:
                 break
             slot = random.choice([number for number in range(SLOTS) if number not in taken])
@@ -45,9 +45,9 @@ class Index:
 
     async def ids(self) -> list[str]:
         """All ids. Raises StoreError."""
-        return [slot[0] for slot in (await self._taken()).values()]
+        return [slot[0] for slot in (await self._slots()).values()]
 
-    async def _taken(self) -> dict[int, list[str]]:
+    async def _slots(self) -> dict[int, list[str]]:
         found = await self._store.get_all(self._keys)
         return {number: slot for number, slot in enumerate(found) if slot}
 

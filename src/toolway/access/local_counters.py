@@ -16,7 +16,7 @@ SWEEP = 1_000
 """So many accounts are counted before those are forgotten whose time is over."""
 
 
-class Standing(NamedTuple):
+class QuotaStatus(NamedTuple):
     """How it stands with a quota: how many are left, and in how many seconds there will be more."""
 
     quota: Quota
@@ -32,23 +32,23 @@ class LocalCounters:
     def __init__(self) -> None:
         self._windows: dict[Quota, _Moving | _Fixed] = {}
 
-    def take(self, quotas: Sequence[Quota]) -> list[Standing]:
+    def take(self, quotas: Sequence[Quota]) -> list[QuotaStatus]:
         """Count one for each rate among them, if none of all is used up; tokens are only looked at."""
         now = time.monotonic()
         windows = [self._windows.get(quota) or self._open(quota, now) for quota in quotas]
         looks = [window.look(now) for window in windows]
         if min(looks)[0] <= 0:
             return [
-                Standing(quota, max(0, left), seconds, left <= 0)
+                QuotaStatus(quota, max(0, left), seconds, left <= 0)
                 for quota, (left, seconds) in zip(quotas, looks, strict=True)
             ]
         found = []
         for quota, window, (left, seconds) in zip(quotas, windows, looks, strict=True):
             if quota.unit == "tokens":
-                found.append(Standing(quota, left, seconds))
+                found.append(QuotaStatus(quota, left, seconds))
             else:
                 window.add(1, now)
-                found.append(Standing(quota, left - 1, seconds or quota.seconds))
+                found.append(QuotaStatus(quota, left - 1, seconds or quota.seconds))
         return found
 
     def add(self, quota: Quota, number: int) -> None:

@@ -13,11 +13,11 @@ from weakref import WeakValueDictionary
 
 import anyio
 
-from toolway.access.local_counters import LocalCounters, Standing
+from toolway.access.local_counters import LocalCounters, QuotaStatus
 from toolway.access.refusals import Refusals
 from toolway.errors import OverQuota, QuotasUnknown
 from toolway.settings.groups import is_shared
-from toolway.stores.store import EntriesError, Rest
+from toolway.stores.store import Cooldown, EntriesError
 from toolway.types import Header, Principal, Quota
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Meter:
         self._refusals = refusals or Refusals()
         self._own = LocalCounters()
         self._shared: RedisCounters | None = None
-        self._rest = Rest(REST_SECONDS)
+        self._rest = Cooldown(REST_SECONDS)
         self._quiet_until = -math.inf
         self._under_way: Counter[Quota] = Counter()
         self._limiters: WeakValueDictionary[Quota, anyio.CapacityLimiter] = WeakValueDictionary()
@@ -147,7 +147,7 @@ class Meter:
         self._refusals.note(error, principal.name)
         return error
 
-    async def _take(self, principal: Principal, quotas: Sequence[Quota]) -> list[Standing]:
+    async def _take(self, principal: Principal, quotas: Sequence[Quota]) -> list[QuotaStatus]:
         """Count one for each rate; how it stands with each. Raises OverQuota, and QuotasUnknown."""
         if not quotas:
             return []
@@ -157,9 +157,9 @@ class Meter:
                 raise self._refused(principal, _over(standing))
         return found
 
-    async def _take_shared(self, quotas: Sequence[Quota]) -> list[Standing]:
+    async def _take_shared(self, quotas: Sequence[Quota]) -> list[QuotaStatus]:
         shared = self._counters()
-        if (found := await self._asked(lambda: shared.take(quotas))) is None:
+        if (found := await self._ask_redis(lambda: shared.take(quotas))) is None:
             return self._own.take(quotas)
         return found
 
@@ -173,14 +173,14 @@ class Meter:
             return True
 
         try:
-            if await self._asked(add) is None:
+            if await self._ask_redis(add) is None:
                 for quota, tokens in owed.items():
                     self._own.add(quota, tokens)
         except QuotasUnknown:
             for quota, tokens in owed.items():
                 self._owed[quota] = self._owed.get(quota, 0) + tokens
 
-    async def _asked(self, work: Callable[[], Awaitable[T]]) -> T | None:
+    async def _ask_redis(self, work: Callable[[], Awaitable[T]]) -> T | None:
         """What Redis answers; None when it does not, and this process is to count by itself. Raises QuotasUnknown."""
         shared = self._counters()
         try:
@@ -232,7 +232,7 @@ class _Request(AbstractAsyncContextManager[list[Header]]):
         await self._meter.end(self._principal)
 
 
-def _over(standing: Standing) -> OverQuota:
+def _over(standing: QuotaStatus) -> OverQuota:
     quota = standing.quota
     time_of = _TIMES.get(quota.seconds) or f"{quota.seconds} seconds"
     message = f"The quota of {quota.most:,} {_WORDS[quota.unit]} per {time_of} is used up"
@@ -245,19 +245,21 @@ def _over(standing: Standing) -> OverQuota:
     return OverQuota(f"{message}; try again in {_words(wait)}.", headers=headers)
 
 
-def _headers_of(standings: Sequence[Standing]) -> list[Header]:
+def _headers_of(standings: Sequence[QuotaStatus]) -> list[Header]:
     """What is told of the tightest quota of each unit."""
     if len(standings) > 1:
-        tightest = {standing.quota.unit: standing for standing in sorted(standings, key=_left, reverse=True)}
+        tightest = {
+            standing.quota.unit: standing for standing in sorted(standings, key=_units_left, reverse=True)
+        }
         standings = list(tightest.values())
     return [header for standing in standings for header in _headers(standing)]
 
 
-def _left(standing: Standing) -> int:
+def _units_left(standing: QuotaStatus) -> int:
     return standing.left
 
 
-def _headers(standing: Standing) -> tuple[Header, Header, Header]:
+def _headers(standing: QuotaStatus) -> tuple[Header, Header, Header]:
     """As OpenAI tells them."""
     quota, left, seconds, _ = standing
     limit, remaining, reset = _HEADERS[quota.unit]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from toolway.access.local_counters import Standing, is_moving
+from toolway.access.local_counters import QuotaStatus, is_moving
 from toolway.stores.redis import connections
 from toolway.types import Quota
 
@@ -77,12 +77,14 @@ class RedisCounters:
         """Let the connections go."""
         await self._pool.disconnect()
 
-    async def take(self, quotas: Sequence[Quota]) -> list[Standing]:
+    async def take(self, quotas: Sequence[Quota]) -> list[QuotaStatus]:
         """Count one for each rate among them, if none of all is used up; tokens are only looked at."""
         arguments = [part for quota in quotas for part in (_kind(quota), quota.most, quota.seconds * 1000)]
         is_refused, found = await self._take(_keys(quotas), arguments)
         return [
-            Standing(quota, max(0, quota.most - used), wait / 1000, bool(is_refused) and used >= quota.most)
+            QuotaStatus(
+                quota, max(0, quota.most - used), wait / 1000, bool(is_refused) and used >= quota.most
+            )
             for quota, (used, wait) in zip(quotas, found, strict=True)
         ]
 

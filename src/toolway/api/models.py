@@ -70,7 +70,7 @@ class ModelList:
         found = listed["data"] if isinstance(listed, dict) else ()
         models = [_as_anthropic(model) for model in found if isinstance(model.get("id"), str)]
         identity = unquote(scope["path"]).removeprefix(ROOT).strip("/")
-        body = _named(models, identity) if identity else _page(models, scope["query_string"])
+        body = _find_model(models, identity) if identity else _page(models, scope["query_string"])
         await send_json(send, 200, body, [(b"request-id", request_id().encode())])
 
     async def _fetch(self, scope: Scope) -> tuple[Answer, JSON | bytes]:
@@ -131,7 +131,7 @@ def _as_anthropic(model: JSON) -> JSON:
     }
 
 
-def _named(models: Sequence[JSON], identity: str) -> JSON:
+def _find_model(models: Sequence[JSON], identity: str) -> JSON:
     found = next((model for model in models if model["id"] == identity), None)
     if found is None:
         raise NotFound(f"model: {identity[:200]}")

@@ -50,7 +50,7 @@ class Passthrough:
             if not principal.models:
                 body = await request.body() if _has_body(scope) else None
             else:
-                body = await self._checked(scope, receive, path, principal)
+                body = await self._check_request(scope, receive, path, principal)
         except InvalidRequest as error:
             await send_error(scope, send, error)
             return
@@ -60,7 +60,9 @@ class Passthrough:
             scope, request.receive_after_body, lambda: self._exchange(scope, path, body, send)
         )
 
-    async def _checked(self, scope: Scope, receive: Receive, path: str, principal: Principal) -> bytes | None:
+    async def _check_request(
+        self, scope: Scope, receive: Receive, path: str, principal: Principal
+    ) -> bytes | None:
         """The body of a request whose models may be used. Written anew: parsers differ where a member stands twice."""
         named = [
             value for name, value in parse_qsl(scope["query_string"].decode("latin-1")) if name == "model"

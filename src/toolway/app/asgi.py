@@ -43,7 +43,7 @@ from toolway.engine.engine import Engine
 from toolway.errors import ConfigError, MethodNotAllowed, NotFound, ToolwayError
 from toolway.server.admission import Admission
 from toolway.server.auth import CONSOLE, AuthMiddleware, wants_page
-from toolway.server.caller import CALLER_KEY
+from toolway.server.caller import PRINCIPAL_KEY
 from toolway.server.envelopes import plain_path, send_error
 from toolway.server.websocket import in_place_of_upgrade
 from toolway.settings.settings import Settings, load_settings
@@ -227,7 +227,7 @@ class Routes:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hand a request to its handler."""
         handler, scope = self._upgrade(scope) if scope["type"] == "websocket" else self._find(scope)
-        if CALLER_KEY in scope:
+        if PRINCIPAL_KEY in scope:
             is_passed_on = handler is self._passthrough
             await self._admission.run(handler, scope, receive, send, is_passed_on=is_passed_on)
         else:

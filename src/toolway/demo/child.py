@@ -53,7 +53,9 @@ class Child:
         try:
             address = self._ready.get(timeout=seconds)
         except queue.Empty:
-            raise DemoError(f"{self.name} did not start within {seconds:.0f} s.{self._said()}") from None
+            raise DemoError(
+                f"{self.name} did not start within {seconds:.0f} s.{self._last_output()}"
+            ) from None
         if address is None:
             raise self.death()
         return address
@@ -68,7 +70,7 @@ class Child:
         status = self.process.wait(STOP_SECONDS)
         for reader in self._readers:
             reader.join(STOP_SECONDS)
-        return DemoError(f"{self.name} ended with {_status_text(status)}.{self._said()}")
+        return DemoError(f"{self.name} ended with {_status_text(status)}.{self._last_output()}")
 
     def stop(self) -> None:
         """End it: politely, then not."""
@@ -96,7 +98,7 @@ class Child:
         if stream is self.process.stdout:
             self._ready.put(None)
 
-    def _said(self) -> str:
+    def _last_output(self) -> str:
         return "".join(f"\n  {line}" for line in ("Its last words:", *self._last)) if self._last else ""
 
 

@@ -28,7 +28,7 @@ from toolway.conversation.events import (
     emit_to_nobody,
 )
 from toolway.conversation.message import ChatRequest, Message
-from toolway.engine.fast_lane import Begun
+from toolway.engine.fast_lane import Handover
 from toolway.engine.history import hidden_rounds, interrupted, split_turns
 from toolway.engine.history.approval_turns import ApprovalTurns, Restored
 from toolway.engine.history.resume import Attempt
@@ -76,7 +76,7 @@ class ConversationRequest:
     """Seconds for which its calls wait for a person before it goes on; None: as it is configured."""
     elicit: Elicit | None = None
     """Asks the person at the client about a call."""
-    begun: Begun | None = None
+    handover: Handover | None = None
     """What the fast lane did for this request."""
 
 
@@ -148,7 +148,7 @@ class Conversation:
     @property
     def _upstream(self) -> Upstream:
         upstream = self.resources.upstream.with_query(self.caller.query)
-        return upstream.going_on(self.request.begun.request) if self.request.begun else upstream
+        return upstream.resuming(self.request.handover.request) if self.request.handover else upstream
 
     def failed(self, raised: Exception) -> ToolwayError:
         """The error that the client gets in place of an answer; subscribers are told."""
@@ -296,7 +296,7 @@ class Conversation:
         return messages
 
     async def _keep(
-        self, sent: Sequence[object], outcome: Outcome, before: interrupted.Continued | None
+        self, sent: Sequence[object], outcome: Outcome, before: interrupted.Continuation | None
     ) -> None:
         """What the client does not see of this answer, for when it comes back."""
         store, owner = self.resources.store, self.caller.id

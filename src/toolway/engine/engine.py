@@ -189,7 +189,7 @@ class Engine:
             results=ToolResults(rules=self._rules, store=self.store, owner=caller.id, ask=model_info),
             caller=caller,
             headers=headers,
-            events=request.begun.events if request.begun else self._events(),
+            events=request.handover.events if request.handover else self._events(),
             gate=gate,
             turns=None
             if gate is None or request.takes_approvals
@@ -271,7 +271,7 @@ class Engine:
         """What a client asks for itself; one that chooses tools of ours wants them."""
         if self.settings.loop.side_request_tools or request.options.selection or request.narrowed:
             return None
-        if request.begun:  # the fast lane takes none
+        if request.handover:  # the fast lane takes none
             return None
         return find_side_request(request.chat, caller.headers)
 

@@ -3,7 +3,7 @@
 The ordinary way, `Engine.open` and `Conversation.run`, is the truth. A request may take the lane when that way could do
 no more with it than put our tools in, send it, and hand the answer on: `FastLane.request_for` is that contract, one
 look. What comes of it is looked at once more (`plain_message`); all but a plain answer in words goes the ordinary way,
-which gets what was asked and answered as a `BegunRequest` and asks nothing twice.
+which gets what was asked and answered as a `StartedRequest` and asks nothing twice.
 `tests/integration/test_fast_lane.py` holds the lane to the same bytes in both directions.
 """
 
@@ -43,7 +43,7 @@ from toolway.settings.groups import profile_suffix
 from toolway.settings.settings import Settings
 from toolway.tools.catalog import Catalog, Snapshot
 from toolway.types import JSON, JSON_TYPE, Caller, Header, record
-from toolway.upstream.client import BegunRequest
+from toolway.upstream.client import StartedRequest
 from toolway.wire.lenient_json import MAX_DEPTH, dumps, loads_told
 
 
@@ -59,10 +59,10 @@ class LaneRequest:
 
 
 @record
-class Begun:
+class Handover:
     """What the lane did for a request that must go the ordinary way: what was asked, and what subscribers heard."""
 
-    request: BegunRequest
+    request: StartedRequest
     events: EventStream
 
 
@@ -120,10 +120,10 @@ class FastLane:
             len(snapshot.offered), snapshot.size, most_tools=target.max_tools, known=target.infos.known(model)
         )
 
-    async def ask(self, request: LaneRequest) -> tuple[Message, Sequence[Header]] | Begun:
+    async def ask(self, request: LaneRequest) -> tuple[Message, Sequence[Header]] | Handover:
         """Ask the model server once: its message and its headers, or what the ordinary way goes on with."""
         events, sent = request.events, request.chat.with_tools(request.snapshot.all_definitions)
-        told = _Told(events)
+        told = _Notifier(events)
         if events.has_subscribers:
             chat, offered = request.chat, request.snapshot.offered
             began = ConversationBegan(
@@ -131,9 +131,9 @@ class FastLane:
             )
             told(began, RoundBegan(number=1), ModelAsked(request=sent))
         headers = [*request.caller.headers, JSON_TYPE]
-        begun = BegunRequest(self._resources.upstream, "/chat/completions", headers, dumps(sent.body()))
+        started = StartedRequest(self._resources.upstream, "/chat/completions", headers, dumps(sent.body()))
         try:
-            answer = await begun.send()
+            answer = await started.send()
             if answer.is_success:
                 self._target.learn_from(answer.headers)
                 if events.has_subscribers:
@@ -141,23 +141,23 @@ class FastLane:
                 raw = await answer.read()
                 if message := plain_message(raw):
                     self._count(request, sent, message)
-                    await begun.close()
+                    await started.close()
                     if events.has_subscribers:
                         _tell_end(request, message)
                     return message, answer.headers
                 answer.put_back(raw)
         except UpstreamError as error:
-            begun.error = error
+            started.error = error
         except BaseException as error:
             self._count(request, sent, None)
-            await begun.close()
+            await started.close()
             with anyio.CancelScope(shield=True):
                 await interrupted.keep(self._store, request.caller, request.chat.messages, events)
             if isinstance(error, anyio.get_cancelled_exc_class()):
                 events.notify(ClientLeft())
             raise
         events.heard = told.types
-        return Begun(request=begun, events=events)
+        return Handover(request=started, events=events)
 
     def _count(self, request: LaneRequest, sent: ChatRequest, message: Message | None) -> None:
         """Count the tokens of a caller who may not use as many as it likes."""
@@ -182,7 +182,7 @@ def _is_plain(body: JSON) -> bool:
     return not any(may_have_ids(message) for message in body["messages"])
 
 
-class _Told:
+class _Notifier:
     """Tells subscribers, and remembers of what."""
 
     def __init__(self, events: EventStream) -> None:
@@ -224,8 +224,8 @@ _PLAIN_ENDINGS = ("stop", "length", "content_filter")
 
 
 def _is_free(caller: Caller, body: JSON) -> bool:
-    """Whether a caller may use the model that a request names."""
-    if caller.query:
+    """Whether a caller may use the model that a request names, and asks nothing by headers or query."""
+    if caller.query or caller.option_headers:
         return False
     principal = caller.principal
     return not principal.models or ("models" not in body and principal.may_use_model(body.get("model")))

@@ -71,7 +71,7 @@ class ModelTarget:
         """What it tells about its models; the one place that asks it for them."""
         self._is_certain = settings.schema_profile != "auto"
         self.profile: SchemaTarget = "openai"
-        self._take(_named(settings) or "openai")
+        self._take(_configured_profile(settings) or "openai")
         self.searching = anyio.Lock()
         """Held while somebody looks for the tool that the model server refuses; the others wait for the result."""
         self._tried = anyio.Event()
@@ -102,7 +102,7 @@ class ModelTarget:
     async def learning(self) -> AsyncIterator[ModelTarget]:
         """Find the profile while the block lasts, unless a setting or the address says it."""
         async with anyio.create_task_group() as group:
-            if self._is_certain or _named(self._settings):
+            if self._is_certain or _configured_profile(self._settings):
                 self._tried.set()
             else:
                 group.start_soon(self._learn)
@@ -204,7 +204,7 @@ def digest(tool: Tool) -> bytes:
     return _digests[tool]
 
 
-def _named(settings: UpstreamSettings) -> SchemaTarget | None:
+def _configured_profile(settings: UpstreamSettings) -> SchemaTarget | None:
     """The profile that a setting or the model server's address says."""
     if settings.schema_profile != "auto":
         return settings.schema_profile

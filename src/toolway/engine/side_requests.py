@@ -83,14 +83,14 @@ _SYSTEM, _USER = frozenset({"system", "developer"}), frozenset({"user"})
 
 
 def _first_system(messages: Sequence[Any]) -> str:
-    return _said_by(_SYSTEM, messages[0]) if messages else ""
+    return _text_of(_SYSTEM, messages[0]) if messages else ""
 
 
 def _last_user(messages: Sequence[Any]) -> str:
-    return _said_by(_USER, messages[-1]) if messages else ""
+    return _text_of(_USER, messages[-1]) if messages else ""
 
 
-def _said_by(roles: Set[str], message: Any) -> str:
+def _text_of(roles: Set[str], message: Any) -> str:
     """What a message of one of these roles says, from its first letter on."""
     if not isinstance(message, dict) or message.get("role") not in roles:
         return ""

@@ -37,7 +37,7 @@ def with_text_tool_calls(turn: Turn, *, tools: RequestTools) -> Turn:
         is_text = isinstance(content, str) and held.may_hold_calls and not message.tool_calls
         fields = {key: value for key, value in message.fields.items() if key != "content"}
         if is_text and message.cut_short and is_cut_call(str(content), is_known):
-            frame = _reframed(message, []) if _is_whole(message) else message.frame
+            frame = _with_calls(message, []) if _is_whole(message) else message.frame
             return replace(message, fields=fields, frame=frame)
         calls = read_calls(str(content), is_known) if is_text and not message.cut_short else ()
         if not calls:
@@ -46,7 +46,7 @@ def with_text_tool_calls(turn: Turn, *, tools: RequestTools) -> Turn:
         own = [call_object(call) for call in calls if is_clients(call.name)]
         if own and not _is_whole(message):
             await emit(Chunks([(_chunk([{**call, "index": n} for n, call in enumerate(own)]), None)]))
-        frame = _reframed(message, own) if _is_whole(message) else message.frame
+        frame = _with_calls(message, own) if _is_whole(message) else message.frame
         return replace(message, fields=fields, tool_calls=calls, finish_reason="tool_calls", frame=frame)
 
     return ask
@@ -103,7 +103,7 @@ def _is_whole(message: Message) -> bool:
     return any("message" in choice for choice in message.frame.get("choices") or ())
 
 
-def _reframed(message: Message, own: list[JSON]) -> JSON:
+def _with_calls(message: Message, own: list[JSON]) -> JSON:
     """The whole answer with the client's calls in place of the text."""
     choice = message.frame["choices"][0]
     fields = {**choice["message"], "content": None, **({"tool_calls": own} if own else {})}

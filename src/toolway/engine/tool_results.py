@@ -231,7 +231,7 @@ class ToolResults:
             return ToolResult(text=text, is_error=True)
         room = (await self._budget()).result - 200
         if words := arguments.get("search"):
-            return ToolResult(text=_found(whole, str(words), room))
+            return ToolResult(text=_find_text(whole, str(words), room))
         begin = min(int(arguments.get("offset") or 0), len(whole))
         end = min(begin + min(int(arguments.get("length") or room), room), len(whole))
         rest = f"\n[go on with offset {end}]" if end < len(whole) else "\n[the end]"
@@ -339,7 +339,7 @@ class ToolResults:
         return f"{MAX_PICTURES} are the most at once" if count >= MAX_PICTURES else None
 
 
-def _found(whole: str, words: str, room: int) -> str:
+def _find_text(whole: str, words: str, room: int) -> str:
     """The places of `words` in the text, with what stands around them."""
     places = [match.start() for match in re.finditer(re.escape(words), whole, re.IGNORECASE)]
     if not places:

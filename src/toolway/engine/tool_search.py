@@ -123,10 +123,10 @@ class ToolSearch:
         if not result.shown:
             text = f"No tool fits {query!r}. Try other words for what it does, or go on without it."
             return ToolResult(text=text), ()
-        names, text = self._told(result, snapshot)
+        names, text = self._describe(result, snapshot)
         return ToolResult(text=text), names
 
-    def _told(self, result: Found, snapshot: Snapshot) -> tuple[Sequence[str], str]:
+    def _describe(self, result: Found, snapshot: Snapshot) -> tuple[Sequence[str], str]:
         """As many definitions as there is room for, whole or short, and behind them the names of others."""
         room = self.rules.result_chars * 3 // 4
         parts: list[str] = []

@@ -193,7 +193,7 @@ class ToolVectors:
                 texts = [_text_of(tool) for tool in batch]
                 model = await self._embedder.name()
                 keys = [VECTOR.key(_OWNER, model, _digest(tool)) for tool in batch]
-                kept = [_unpacked(text) for text in await self._kept(keys)]
+                kept = [_unpack(text) for text in await self._read_stored(keys)]
                 new = [number for number, vector in enumerate(kept) if vector is None]
                 made = await self._embedder.embed([texts[number] for number in new]) if new else []
         except TimeoutError:
@@ -204,10 +204,10 @@ class ToolVectors:
             return
         for number, vector in zip(new, made, strict=True):
             kept[number] = vector
-            await self._store.put(keys[number], _packed(vector), ttl=LIFETIME)
+            await self._store.put(keys[number], _pack(vector), ttl=LIFETIME)
         self._vectors.update({tool: vector for tool, vector in zip(batch, kept, strict=True) if vector})
 
-    async def _kept(self, keys: Sequence[Any]) -> list[str | None]:
+    async def _read_stored(self, keys: Sequence[Any]) -> list[str | None]:
         try:
             return await self._store.get_all(keys)
         except StoreError:
@@ -246,11 +246,11 @@ def _digest(tool: Tool) -> str:
     return sha256(digest(tool)).hexdigest()
 
 
-def _packed(vector: Vector) -> str:
+def _pack(vector: Vector) -> str:
     return base64.b64encode(vector.values.tobytes()).decode()
 
 
-def _unpacked(text: str | None) -> Vector | None:
+def _unpack(text: str | None) -> Vector | None:
     try:
         return Vector(array("f", base64.b64decode(text))) if text else None
     except ValueError:

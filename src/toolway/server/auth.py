@@ -15,7 +15,7 @@ from toolway.access.tokens import is_token
 from toolway.errors import Forbidden, InvalidRequest, ToolwayError, Unauthorized
 from toolway.net.hosts import is_loopback
 from toolway.server.admission import is_below
-from toolway.server.caller import CALLER_KEY, CREDENTIALS, key_in, place_of
+from toolway.server.caller import CREDENTIALS, PRINCIPAL_KEY, key_in, place_of
 from toolway.server.envelopes import send_error
 from toolway.server.resource_metadata import WELL_KNOWN, answer_metadata, metadata_url
 from toolway.server.websocket import in_place_of_upgrade
@@ -101,7 +101,7 @@ class AuthMiddleware:
             self._refusals.note(error, where=place_of(scope))
             await send_error(scope, in_place_of_upgrade(scope, send), error, self._challenge(scope, error))
         else:
-            if CALLER_KEY in scope:
+            if PRINCIPAL_KEY in scope:
                 receive = self._while_valid(scope, seen, receive, send)
             await self._app(scope, receive, send)
 
@@ -123,7 +123,7 @@ class AuthMiddleware:
             now = await self._authenticated(scope, seen)
         except ToolwayError:
             return False
-        return bool(now[CALLER_KEY] == scope[CALLER_KEY])
+        return bool(now[PRINCIPAL_KEY] == scope[PRINCIPAL_KEY])
 
     def _check_host(self, seen: Iterable[Header]) -> bytes:
         hosts = [value for name, value in seen if name == b"host"]
@@ -187,7 +187,7 @@ class AuthMiddleware:
                 "Missing or unknown API key: send a key of this server as 'Authorization: Bearer KEY'.",
                 code="invalid_api_key",
             )
-        return {**scope, "headers": headers, CALLER_KEY: principal}
+        return {**scope, "headers": headers, PRINCIPAL_KEY: principal}
 
 
 def _host_rule(settings: ServerSettings, keys: KeyRing) -> Callable[[bytes], bool]:

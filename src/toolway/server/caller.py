@@ -13,7 +13,7 @@ from toolway.settings.groups import UpstreamSettings
 from toolway.types import ANYBODY, Caller, Header, Principal
 from toolway.upstream.client import HOP_BY_HOP, credential
 
-CALLER_KEY = "toolway.caller"
+PRINCIPAL_KEY = "toolway.caller"
 """The scope's key for the `Principal` whose credential came, absent when no keys are configured."""
 
 OPTION_PREFIX = b"x-toolway-"
@@ -33,7 +33,7 @@ _LAST = "toolway.last_caller"
 def caller_of(scope: Scope, settings: UpstreamSettings) -> Caller:
     """The caller of this request."""
     head = [
-        scope.get(CALLER_KEY),
+        scope.get(PRINCIPAL_KEY),
         scope.get("query_string"),
         *(header for header in scope["headers"] if header[0] not in _OF_THE_BODY),
     ]
@@ -65,7 +65,7 @@ def _caller(scope: Scope, settings: UpstreamSettings) -> Caller:
 
 def principal_of(scope: Scope) -> Principal:
     """Whose credential came with the request."""
-    found: Principal = scope.get(CALLER_KEY, ANYBODY)
+    found: Principal = scope.get(PRINCIPAL_KEY, ANYBODY)
     return found
 
 
@@ -80,7 +80,7 @@ def place_of(scope: Scope) -> dict[str, str]:
 
 
 def _is_known(scope: Scope) -> bool:
-    return CALLER_KEY in scope or any(name in CREDENTIALS for name, _ in scope["headers"])
+    return PRINCIPAL_KEY in scope or any(name in CREDENTIALS for name, _ in scope["headers"])
 
 
 def _origin_of(scope: Scope) -> bytes:

@@ -91,7 +91,7 @@ def _alike(name: str) -> str:
     return unicodedata.normalize("NFKC", name).casefold()
 
 
-def _listed(value: Any) -> Any:
+def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
@@ -101,7 +101,7 @@ Patterns = tuple[NonEmpty, ...]
 OneRate = Annotated[Rate, BeforeValidator(_rate), _RATE_SCHEMA]
 Digest = Annotated[NonEmpty, AfterValidator(_digest)]
 Expiry = Annotated[float, BeforeValidator(read_expiry), _TEXT_SCHEMA]
-Audiences = Annotated[tuple[NonEmpty, ...], BeforeValidator(_listed)]
+Audiences = Annotated[tuple[NonEmpty, ...], BeforeValidator(_as_list)]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -41,7 +41,7 @@ class Endpoint:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parsed:
+class ParsedEndpoints:
     """What a list of endpoints came to: `problems` forbid a start, `notes` are for people to read."""
 
     endpoints: tuple[Endpoint, ...]
@@ -57,7 +57,7 @@ class _Entry:
     port: int | None
 
 
-def parse_endpoints(text: str, tokens: Mapping[str, str] | None = None) -> Parsed:
+def parse_endpoints(text: str, tokens: Mapping[str, str] | None = None) -> ParsedEndpoints:
     """Read a list of endpoints, separated by commas or line breaks.
 
     An entry is an http(s) URL or the path of a document, with `name=` in front if its label should not be
@@ -78,7 +78,7 @@ def parse_endpoints(text: str, tokens: Mapping[str, str] | None = None) -> Parse
             entries.append(entry)
     problems += _names_given_twice(entries)
     endpoints = [_with_token(e, tokens or {}, notes) for e in _with_unique_labels(entries)]
-    return Parsed(endpoints=tuple(endpoints), problems=tuple(problems), notes=tuple(notes))
+    return ParsedEndpoints(endpoints=tuple(endpoints), problems=tuple(problems), notes=tuple(notes))
 
 
 def token_key(label: str) -> str:

@@ -15,7 +15,7 @@ from redis.backoff import NoBackoff
 
 from toolway.errors import ConfigError
 from toolway.net.hosts import masked
-from toolway.stores.store import AnyKey, EntriesError, Rest
+from toolway.stores.store import AnyKey, Cooldown, EntriesError
 
 T = TypeVar("T")
 
@@ -120,7 +120,7 @@ class RedisEntries:
         self._write = redis.register_script(_WRITE)
         self._renew = redis.register_script(_RENEW)
         self._remove = redis.register_script(_REMOVE)
-        self._rest = Rest(REST_SECONDS)
+        self._rest = Cooldown(REST_SECONDS)
 
     @classmethod
     @asynccontextmanager

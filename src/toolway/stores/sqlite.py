@@ -13,7 +13,7 @@ from typing import TypeVar
 import anyio
 
 from toolway.errors import ConfigError
-from toolway.stores.store import AnyKey, EntriesError, NoRoomError, Rest
+from toolway.stores.store import AnyKey, Cooldown, EntriesError, NoRoomError
 
 T = TypeVar("T")
 
@@ -86,8 +86,8 @@ class SqliteEntries:
 
     def __init__(self, reader: sqlite3.Connection, writer: sqlite3.Connection, *, max_bytes: int) -> None:
         self.max_bytes = max_bytes
-        self._reader = _Lane(reader)
-        self._writer = _Lane(writer)
+        self._reader = _ThreadConnection(reader)
+        self._writer = _ThreadConnection(writer)
         self._clock = _Clock(writer)
 
     @classmethod
@@ -236,7 +236,7 @@ class _Clock:
         self._saved = now
 
 
-class _Lane:
+class _ThreadConnection:
     """A connection in a thread, for one piece of work after the other.
 
     When another process keeps its lock for too long, all work is refused for a moment.
@@ -245,7 +245,7 @@ class _Lane:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
         self._turn = anyio.CapacityLimiter(1)
-        self._rest = Rest(REST_SECONDS)
+        self._rest = Cooldown(REST_SECONDS)
         self._is_patient = True
 
     async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:

@@ -88,7 +88,7 @@ class NoRoomError(EntriesError):
         super().__init__(f"there is no room for a value of {size:,} bytes beside those of other clients")
 
 
-class Rest:
+class Cooldown:
     """What did not answer in time is left alone for a moment, or each look-up of each request would wait."""
 
     def __init__(self, seconds: float) -> None:

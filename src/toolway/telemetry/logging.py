@@ -95,7 +95,7 @@ class LineFormatter(logging.Formatter):
         where = record.name.removeprefix("toolway.")
         line = f"{when} {record.levelname.lower():<7} {where}: {visible(self.redact(self._message(record)))}"
         if self._colours:
-            line = _painted(line, record.levelno, len(when))
+            line = _in_colour(line, record.levelno, len(when))
         return "\n".join([line, *self._traceback(record)])
 
     def _message(self, record: logging.LogRecord) -> str:
@@ -191,7 +191,7 @@ def _wants_colours(stream: TextIO) -> bool:
     return stream.isatty() and not os.environ.get("NO_COLOR")
 
 
-def _painted(line: str, level: int, time_width: int) -> str:
+def _in_colour(line: str, level: int, time_width: int) -> str:
     colour = "31" if level >= logging.ERROR else "33" if level >= logging.WARNING else ""
     rest = line[time_width:]
     return f"\x1b[2m{line[:time_width]}\x1b[0m" + (f"\x1b[{colour}m{rest}\x1b[0m" if colour else rest)

@@ -77,7 +77,7 @@ class Tracing:
             id_generator=self._ids,
         )
         for exporter in _exporters():
-            self._provider.add_span_processor(BatchSpanProcessor(_Telling(exporter)))
+            self._provider.add_span_processor(BatchSpanProcessor(_LoggingExporter(exporter)))
         # Each failure is told many times over there; once is enough, and here.
         logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
         self.tracer = self._provider.get_tracer("toolway", __version__)
@@ -134,7 +134,7 @@ def _exporter(name: str) -> Any:
     return known[name].load()()
 
 
-class _Telling(SpanExporter):
+class _LoggingExporter(SpanExporter):
     """An exporter that says once that it cannot export, and once that it can again."""
 
     def __init__(self, exporter: SpanExporter) -> None:
@@ -216,7 +216,9 @@ class ConversationTrace:
             **_options(event.request),
         }
         if self._tracing.captures:
-            attributes["gen_ai.input.messages"] = dumps_text([_shown(m) for m in event.request.messages])
+            attributes["gen_ai.input.messages"] = dumps_text(
+                [_chat_message(m) for m in event.request.messages]
+            )
         self._chat = self._tracing.tracer.start_span(
             f"chat {model}".strip(), context=self._context, kind=SpanKind.CLIENT, attributes=attributes
         )
@@ -232,7 +234,12 @@ class ConversationTrace:
         if self._chat:
             self._chat.set_attributes(_answer(event.message))
             if self._tracing.captures:
-                shown = [{**_shown(_as_message(event.message)), "finish_reason": event.message.finish_reason}]
+                shown = [
+                    {
+                        **_chat_message(_as_message(event.message)),
+                        "finish_reason": event.message.finish_reason,
+                    }
+                ]
                 self._chat.set_attribute("gen_ai.output.messages", dumps_text(shown))
         self._end_chat()
 
@@ -291,7 +298,7 @@ class ConversationTrace:
         _fail(root, event.error)
         self._close(root)
 
-    def _left(self, root: Span, _: ClientLeft) -> None:
+    def _client_left(self, root: Span, _: ClientLeft) -> None:
         root.set_attribute("error.type", "client_left")
         self._close(root)
 
@@ -312,7 +319,7 @@ _HANDLERS: dict[type, Callable[[ConversationTrace, Span, Any], None]] = {
     CallEnded: ConversationTrace._result,
     ConversationEnded: ConversationTrace._ended,
     ConversationFailed: ConversationTrace._failed,
-    ClientLeft: ConversationTrace._left,
+    ClientLeft: ConversationTrace._client_left,
 }
 
 
@@ -392,7 +399,7 @@ def _as_message(message: Message) -> JSON:
     return {"role": "assistant", **message.fields, "tool_calls": calls}
 
 
-def _shown(message: Any) -> JSON:
+def _chat_message(message: Any) -> JSON:
     """A chat message in the form of the conventions: its role and its parts."""
     if not isinstance(message, dict):
         return {"role": "user", "parts": [{"type": "text", "content": str(message)}]}

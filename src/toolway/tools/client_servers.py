@@ -154,7 +154,7 @@ _URL = re.compile(r"[a-z][a-z0-9+.-]*://[^\s'\"<>)\]}]+", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reached:
+class ConnectedServers:
     """What became of the declared servers: the tools of those that answer, and by label why others do not."""
 
     sources: tuple[ToolSource, ...] = ()
@@ -205,7 +205,7 @@ class DynamicServers:
                 group.cancel_scope.cancel()
 
     @asynccontextmanager
-    async def use(self, servers: Sequence[DeclaredServer], *, owner: str) -> AsyncIterator[Reached]:
+    async def use(self, servers: Sequence[DeclaredServer], *, owner: str) -> AsyncIterator[ConnectedServers]:
         """The tools of `servers`, for as long as the block lasts; waits until each has answered or failed.
 
         `owner` is a digest of the client's credentials: what one client declares, no other gets.
@@ -216,7 +216,7 @@ class DynamicServers:
         """
         self._check(servers)
         with ExitStack() as stack:
-            lives = [stack.enter_context(self._used(server, owner)) for server in servers]
+            lives = [stack.enter_context(self._in_use(server, owner)) for server in servers]
             failures: dict[str, ConnectorError] = {}
             for live in lives:
                 await live.settled(self._patience + LEEWAY)
@@ -225,7 +225,7 @@ class DynamicServers:
                 if error := live.failure():
                     failures[live.server.label] = error
             ready = tuple(live for live in lives if live.server.label not in failures)
-            yield Reached(sources=ready, failures=failures)
+            yield ConnectedServers(sources=ready, failures=failures)
 
     def _check(self, servers: Sequence[DeclaredServer]) -> None:
         labels = [server.label for server in servers]
@@ -247,7 +247,7 @@ class DynamicServers:
             )
 
     @contextmanager
-    def _used(self, server: DeclaredServer, owner: str) -> Iterator[_Live]:
+    def _in_use(self, server: DeclaredServer, owner: str) -> Iterator[_Live]:
         live = self._live(server, server.key(owner))
         live.users += 1
         live.wake()

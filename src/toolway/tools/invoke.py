@@ -99,13 +99,13 @@ async def _in_time(
             if on_progress:
                 on_progress(_harmless_progress(progress))
 
-        with _unhurried(scope, patience, latest):
+        with _clock_stopped_for_questions(scope, patience, latest):
             return await work(extend)
     return _failure(f"{call.name} did not answer in time and was given up", "timeout")
 
 
 @contextmanager
-def _unhurried(scope: anyio.CancelScope, patience: float, latest: float) -> Iterator[None]:
+def _clock_stopped_for_questions(scope: anyio.CancelScope, patience: float, latest: float) -> Iterator[None]:
     """While the client of a call is asked something, its time does not run."""
     client = call_client.get()
     if client is None:

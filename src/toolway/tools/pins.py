@@ -194,7 +194,7 @@ class PinnedSource(SourceWrapper):
         self._withheld: Mapping[str, Tool] = {}
         self._looks = False
         """Whether many new tools are looked at in a thread, before anybody hears of them."""
-        self._known = SourceStatus()
+        self._findings = SourceStatus()
         """The newest status of which all tools were looked at."""
 
     async def run(self, changed: Callable[[], None]) -> None:
@@ -243,8 +243,8 @@ class PinnedSource(SourceWrapper):
     def status(self) -> SourceStatus:
         """The inner status; the same object for as long as neither it nor the pins change."""
         newest = self.inner.status
-        if newest is not self._known:
-            newest = self._known = newest if not self._looks or self._is_known(newest) else self._known
+        if newest is not self._findings:
+            newest = self._findings = newest if not self._looks or self._is_known(newest) else self._findings
         if self._seen is None or self._seen[0] is not newest or self._seen[1] != self._pins.version:
             self._pins.learn(self.label, newest.tools)
             self._seen = newest, self._pins.version

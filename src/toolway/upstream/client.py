@@ -149,7 +149,7 @@ class Upstream:
         self.has_path = bool(prefix)
         self._query = query
         """What goes along with every request."""
-        self._begun: BegunRequest | None = None
+        self._begun: StartedRequest | None = None
 
     @classmethod
     @asynccontextmanager
@@ -174,7 +174,7 @@ class Upstream:
             return self
         return Upstream(self._client, self._prefix, self.max_answer_bytes, query_with(self._query, query))
 
-    def going_on(self, begun: BegunRequest) -> Upstream:
+    def resuming(self, begun: StartedRequest) -> Upstream:
         """The same connections, where whoever first sends what was `begun` gets the answer to that."""
         behind = Upstream(self._client, self._prefix, self.max_answer_bytes, self._query)
         behind._begun = begun
@@ -238,7 +238,7 @@ class _UpstreamExchange(AbstractAsyncContextManager[Answer]):
         await self._exchange.__aexit__()
 
 
-class BegunRequest(AbstractAsyncContextManager[Answer]):
+class StartedRequest(AbstractAsyncContextManager[Answer]):
     """A POST that is sent before it is known who reads its answer: entered, it gives the answer or raises its error."""
 
     def __init__(self, upstream: Upstream, path: str, headers: Sequence[Header], body: bytes) -> None:

@@ -115,7 +115,7 @@ def most_tools(error: UpstreamError, count: int) -> int | None:
 
 def refusal_code(error: UpstreamError) -> str | None:
     """The code by which clients know an error: its own word, or OpenAI's where it has a number or none."""
-    told = (_told(error) or error) if isinstance(error, UpstreamStatus) else error
+    told = (_error_in_body(error) or error) if isinstance(error, UpstreamStatus) else error
     if told.code and not told.code.isdigit():
         return told.code
     if is_overflow(error):
@@ -183,7 +183,7 @@ def _seconds_until(date: bytes) -> float:
         return 0.0
 
 
-def _told(error: UpstreamStatus) -> UpstreamError | None:
+def _error_in_body(error: UpstreamStatus) -> UpstreamError | None:
     """The error that the body of a refusal holds."""
     body = _body(error)
     return error_in(body) if isinstance(body, dict) else None
@@ -206,7 +206,7 @@ def _error_object(error: UpstreamStatus) -> dict[str, Any]:
 def _message(error: UpstreamError) -> str:
     if not isinstance(error, UpstreamStatus):
         return error.message
-    told = _told(error)
+    told = _error_in_body(error)
     return told.message if told else text_of_error(error)
 
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from toolway.server.auth import AuthMiddleware
-from toolway.server.caller import CALLER_KEY, caller_id, upstream_headers
+from toolway.server.caller import PRINCIPAL_KEY, caller_id, upstream_headers
 from toolway.settings.groups import ServerSettings, UpstreamSettings
 
 Header = tuple[bytes, bytes]
@@ -208,7 +208,7 @@ def test_a_key_opens_in_each_of_its_headers_and_goes_no_further(header: Header) 
     assert heard.status == 200
     assert heard.scope is not None
     assert header not in heard.scope["headers"]
-    assert re.fullmatch("[0-9a-f]{12}", heard.scope[CALLER_KEY].id)
+    assert re.fullmatch("[0-9a-f]{12}", heard.scope[PRINCIPAL_KEY].id)
     assert upstream_headers(heard.scope, UPSTREAM) == [
         (b"accept", b"*/*"),
         (b"authorization", b"Bearer sk-up"),
@@ -246,9 +246,11 @@ def test_our_key_in_one_header_and_the_upstreams_in_another() -> None:
 
 
 def test_two_keys_are_two_callers() -> None:
-    callers = {ask(KEYED, [LOCAL, (b"api-key", key)]).scope[CALLER_KEY].id for key in (b"first", b"second")}  # type: ignore[index]
+    callers = {
+        ask(KEYED, [LOCAL, (b"api-key", key)]).scope[PRINCIPAL_KEY].id for key in (b"first", b"second")
+    }  # type: ignore[index]
     assert len(callers) == 2
-    assert CALLER_KEY not in (ask(ServerSettings(), [LOCAL]).scope or {})
+    assert PRINCIPAL_KEY not in (ask(ServerSettings(), [LOCAL]).scope or {})
 
 
 def test_one_key_has_one_share_whatever_credentials_come_along() -> None:

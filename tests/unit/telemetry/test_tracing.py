@@ -7,11 +7,11 @@ import logging
 import pytest
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
-from toolway.telemetry.tracing import _Telling
+from toolway.telemetry.tracing import _LoggingExporter
 
 
 def test_a_collector_that_is_away_is_told_of_once(caplog: pytest.LogCaptureFixture):
-    exporter = _Telling(OTLPSpanExporter(endpoint="http://127.0.0.1:9/v1/traces", timeout=0.2))
+    exporter = _LoggingExporter(OTLPSpanExporter(endpoint="http://127.0.0.1:9/v1/traces", timeout=0.2))
     with caplog.at_level(logging.WARNING, logger="toolway.telemetry"):
         for _ in range(3):
             exporter.export([])

@@ -9,13 +9,13 @@ from starlette.types import Receive, Scope, Send
 
 from toolway.api.answers import answer_errors, answer_stream, answer_whole, start_stream
 from toolway.api.chat.chunks import Envelope, failure, progress_chunk
-from toolway.api.option_headers import NO_OPTIONS, read_option_headers
+from toolway.api.option_headers import read_option_headers
 from toolway.conversation.events import Chunks, ConversationFailed, Event
 from toolway.conversation.message import TEXT_FIELDS, ChatRequest, Message, joined
 from toolway.conversation.tool_calls import call_object
 from toolway.engine.conversation import Conversation, ConversationRequest
 from toolway.engine.engine import Engine, ToolsAtHand
-from toolway.engine.fast_lane import Begun, LaneRequest
+from toolway.engine.fast_lane import Handover, LaneRequest
 from toolway.engine.request_options import RequestOptions, choices_of, with_deferred
 from toolway.engine.request_tools import RequestTools
 from toolway.errors import InvalidRequest, Stopping, ToolwayError, UpstreamError
@@ -42,47 +42,47 @@ class ChatCompletions:
 
     async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
         raw = await read_body(scope, receive, self._settings.server.max_body_bytes)
-        body = _checked(parse_object(raw))
+        body = _check_body(parse_object(raw))
         caller = caller_of(scope, self._settings.upstream)
         options = read_option_headers(caller.option_headers)
-        begun: Begun | None = None
-        if options is NO_OPTIONS and (request := await self._lane.request_for(body, raw, caller)):
-            begun = await self._by_fast_lane(scope, receive, send, request)
-            if begun is None:
+        handover: Handover | None = None
+        if request := await self._lane.request_for(body, raw, caller):
+            handover = await self._by_fast_lane(scope, receive, send, request)
+            if handover is None:
                 return
 
         def read(tools: ToolsAtHand) -> ConversationRequest:
-            return read_request(body, options, tools, begun)
+            return read_request(body, options, tools, handover)
 
         try:
             async with self._engine.open(read, caller=caller) as conversation:
                 await self._serve(scope, receive, send, conversation, raw)
         finally:
-            if begun is not None:
-                await begun.request.close()
+            if handover is not None:
+                await handover.request.close()
 
     async def _by_fast_lane(
         self, scope: Scope, receive: Receive, send: Send, request: LaneRequest
-    ) -> Begun | None:
+    ) -> Handover | None:
         """Answer by the fast lane; what was begun there if the ordinary way has to go on."""
-        begun: Begun | None = None
+        handover: Handover | None = None
 
         async def run() -> None:
-            nonlocal begun
+            nonlocal handover
             try:
                 with error_at_stop(scope):
                     answer = await self._lane.ask(request)
             except Stopping as error:
                 request.events.notify(ConversationFailed(error=error))
                 raise
-            if isinstance(answer, Begun):
-                begun = answer
+            if isinstance(answer, Handover):
+                handover = answer
                 return
             message, headers = answer
             await send_json(send, 200, _whole(message, message.usage), relayed(headers))
 
         await cancel_on_disconnect(scope, receive, run)
-        return begun
+        return handover
 
     async def _serve(
         self, scope: Scope, receive: Receive, send: Send, conversation: Conversation, raw: bytes
@@ -157,13 +157,13 @@ class ChatCompletions:
 
 
 def read_request(
-    body: JSON, options: RequestOptions, tools: ToolsAtHand, begun: Begun | None = None
+    body: JSON, options: RequestOptions, tools: ToolsAtHand, handover: Handover | None = None
 ) -> ConversationRequest:
     """The conversation that a body asks for; entries of the type mcp in its tools choose among the servers here."""
     request = ChatRequest.of(body)
     entries = [tool for tool in request.tools or () if _is_mcp(tool)]
     if not entries:
-        return ConversationRequest(chat=request, options=options, begun=begun)
+        return ConversationRequest(chat=request, options=options, handover=handover)
     rest = [tool for tool in request.tools if not _is_mcp(tool)]
     chat = request.with_tools(rest) if rest else request.without("tools")
     options = with_deferred(options, entries, tools.labels)
@@ -179,7 +179,7 @@ def _wants_usage(request: ChatRequest) -> bool:
     return isinstance(options, dict) and bool(options.get("include_usage"))
 
 
-def _checked(body: JSON) -> JSON:
+def _check_body(body: JSON) -> JSON:
     """The fields that Toolway itself acts on; all others are the model server's to judge."""
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:

@@ -123,7 +123,7 @@ def read_request(body: JSON, *, counts_only: bool = False) -> MessagesRequest:
         searches=_searches(given),
         toolsets=read_toolsets(known.get("mcp_servers") or [], given, known["messages"]),
         stream=bool(known.get("stream")),
-        thinking=_shown(thinking),
+        thinking=_thinking_of(thinking),
         stop_sequences=known.get("stop_sequences") or (),
     )
 
@@ -166,7 +166,7 @@ def _system(system: Any) -> list[str]:
     return texts
 
 
-def _shown(thinking: JSON) -> Thinking:
+def _thinking_of(thinking: JSON) -> Thinking:
     if thinking.get("type") not in ("enabled", "adaptive"):
         return "off"
     return "sealed" if thinking.get("display") == "omitted" else "shown"

@@ -130,7 +130,7 @@ class _Answer:
         """The message as one object."""
 
         async def deliver(event: Event) -> None:
-            self._written(event)
+            self._events_of(event)
 
         self._writer.ended(await self._run(unstreamed_turn, deliver))
         return self._writer.message
@@ -143,7 +143,7 @@ class _Answer:
                 await stream.write(self._writer.chunks(event.items))
                 return
             await start_stream(stream, event, (_request_id(),))
-            await stream.write(self._written(event))
+            await stream.write(self._events_of(event))
 
         return self._writer.ended(await self._run(streamed_turn, deliver))
 
@@ -151,7 +151,7 @@ class _Answer:
         """The end of a stream that broke."""
         return self._writer.failed(error)
 
-    def _written(self, event: Event) -> bytes:
+    def _events_of(self, event: Event) -> bytes:
         writer = self._writer
         match event:
             case Chunks(items=items):

@@ -82,7 +82,7 @@ CANCEL: Kind[JSON] = Kind("cancel", dict[str, Any])
 """Tells that process to end it."""
 
 
-class KeptEvents:
+class StoredEvents:
     """The events of responses in a store, in parts: any process can deliver them."""
 
     def __init__(self, store: Store, *, ttl: float, poll: float) -> None:
@@ -212,7 +212,7 @@ class Background:
     ) -> None:
         self._records = records
         self._store = store
-        self._kept = KeptEvents(store, ttl=ttl, poll=pace.poll)
+        self._kept = StoredEvents(store, ttl=ttl, poll=pace.poll)
         self._most = most
         self._keep_alive = keep_alive
         self._pace = pace
@@ -277,7 +277,7 @@ class Background:
             return run.draft.writer.resource
         record = await self._records.get(owner, identity)
         if record.resource["status"] in ONGOING and not await self._is_alive(owner, identity):
-            record = await self._bury(owner, identity, record)
+            record = await self._mark_failed(owner, identity, record)
         return record.resource
 
     async def events(self, owner: str, identity: str, begin: int) -> AsyncIterator[Event]:
@@ -338,7 +338,7 @@ class Background:
                     await run.log.deliver(draft.writer.queued())
                     await self._records.save(draft.owner, draft.record())
                     task_status.started(run)
-                    await self._attend(creator, run)
+                    await self._run_guarded(creator, run)
                 finally:
                     run.log.end()
                     run.ended.set()
@@ -346,7 +346,7 @@ class Background:
         finally:
             self._begun -= Counter([owner])
 
-    async def _attend(self, creator: ResponseCreator, run: Run) -> None:
+    async def _run_guarded(self, creator: ResponseCreator, run: Run) -> None:
         try:
             await self._make(creator, run)
         except Exception as raised:  # the border: nobody waits for this task
@@ -354,10 +354,10 @@ class Background:
 
     async def _make(self, creator: ResponseCreator, run: Run) -> None:
         draft = run.draft
-        keeper = _Keeper(run, self._kept)
+        keeper = _EventFlusher(run, self._kept)
         try:
             async with anyio.create_task_group() as group:
-                group.start_soon(self._beat, run, keeper)
+                group.start_soon(self._heartbeat, run, keeper)
                 with run.scope:
                     await self._tell_all(creator, run)
                 group.cancel_scope.cancel()
@@ -387,7 +387,7 @@ class Background:
         except Exception as raised:
             await run.log.deliver(await creator.fail(draft, draft.conversation.failed(raised)))
 
-    async def _beat(self, run: Run, keeper: _Keeper) -> None:
+    async def _heartbeat(self, run: Run, keeper: _EventFlusher) -> None:
         """Say that the response is being made, keep its events, see whether somebody cancelled."""
         said = anyio.current_time()
         while True:
@@ -419,7 +419,7 @@ class Background:
         kind = f"response.{resource['status']}"
         return kind, dumps({"type": kind, "response": resource, "sequence_number": number})
 
-    async def _bury(self, owner: str, identity: str, record: Record) -> Record:
+    async def _mark_failed(self, owner: str, identity: str, record: Record) -> Record:
         newest = await self._records.get(owner, identity)
         if newest.resource["status"] not in ONGOING:
             return newest
@@ -429,10 +429,10 @@ class Background:
         return record
 
 
-class _Keeper:
+class _EventFlusher:
     """Hands the events of a run to the store, as many at a time as there are."""
 
-    def __init__(self, run: Run, kept: KeptEvents) -> None:
+    def __init__(self, run: Run, kept: StoredEvents) -> None:
         self._run = run
         self._kept = kept
         self._done = self._parts = 0

@@ -304,7 +304,7 @@ async def compact(draft: Draft) -> JSON:
         "id": identity,
         "object": "response.compaction",
         "created_at": int(time.time()),
-        "output": [*_said_by_people(draft, identity), item],
+        "output": [*_user_items(draft, identity), item],
         "usage": read_usage(outcome.usage or {"total_tokens": 0}),
     }
 
@@ -327,6 +327,6 @@ async def _summarise(draft: Draft) -> tuple[Message, str]:
     raise UpstreamTimeout(f"The model was not done with its summary after {SUMMARY_SECONDS:g} s.")
 
 
-def _said_by_people(draft: Draft, identity: str) -> list[JSON]:
+def _user_items(draft: Draft, identity: str) -> list[JSON]:
     spoken = [item for item in draft.request.items if item.get("role") in ("user", "developer", "system")]
     return with_ids(spoken, identity)

@@ -124,7 +124,7 @@ class _Reading:
         self._leading, rest = split_leading(self._history)
         labels = [*tools.labels, *tools.failures]
         self._declared = choices_of(request.mcp, labels)
-        body, narrowed = _chosen(request, snapshot)
+        body, narrowed = _with_tool_choice(request, snapshot)
         self._hidden: JSON = {}
         if search:
             body, self._hidden = search.hide(request, body, search.loaded_in(self._history))
@@ -245,7 +245,7 @@ def _with_role(message: JSON, late_role: str) -> JSON:
     return {"role": late_role, "content": "\n\n".join(texts_in(message["content"]))}
 
 
-def _chosen(request: ResponseRequest, snapshot: Snapshot) -> tuple[JSON, list[list[Choice]]]:
+def _with_tool_choice(request: ResponseRequest, snapshot: Snapshot) -> tuple[JSON, list[list[Choice]]]:
     """The chat body with the request's `tool_choice`, and what that narrows our tools to."""
     choice, allowed = choice_of(request, snapshot.names_of)
     body = request.chat if choice is None else {**request.chat, "tool_choice": choice}

@@ -119,8 +119,8 @@ class Records:
             echo |= chunk.echo
         texts = _texts(chunks[-1].messages if chunks else [], kept.turn)
         return Record(
-            resource={**echo, **_unpacked(kept.resource, texts)},
-            items=_unpacked(kept.items, texts),
+            resource={**echo, **_unpack(kept.resource, texts)},
+            items=_unpack(kept.items, texts),
             messages=[message for chunk in chunks for message in chunk.messages],
             turn=kept.turn,
             listed=kept.listed,
@@ -223,8 +223,8 @@ class Records:
         self, owner: str, record: Record, resource: JSON, places: Mapping[str, int] | None = None
     ) -> None:
         kept = _Kept(
-            resource=_packed(resource, places or {}),
-            items=_packed(list(record.items), places or {}),
+            resource=_pack(resource, places or {}),
+            items=_pack(list(record.items), places or {}),
             turn=record.turn,
             listed=list(record.listed),
             path=list(record.path),
@@ -306,26 +306,26 @@ def _long_texts(value: Any) -> Iterator[str]:
             yield from _long_texts(part)
 
 
-def _packed(value: Any, places: Mapping[str, int]) -> Any:
+def _pack(value: Any, places: Mapping[str, int]) -> Any:
     """A value with the number of its place for each text that has one. What begins with NUL begins with two."""
     if isinstance(value, str):
         if value in places:
             return f"\0{places[value]}"
         return f"\0{value}" if value.startswith("\0") else value
     if isinstance(value, dict):
-        return {name: _packed(part, places) for name, part in value.items()}
-    return [_packed(part, places) for part in value] if isinstance(value, list) else value
+        return {name: _pack(part, places) for name, part in value.items()}
+    return [_pack(part, places) for part in value] if isinstance(value, list) else value
 
 
-def _unpacked(value: Any, texts: Sequence[str]) -> Any:
-    """The value that `_packed` got."""
+def _unpack(value: Any, texts: Sequence[str]) -> Any:
+    """The value that `_pack` got."""
     if isinstance(value, str):
         if not value.startswith("\0"):
             return value
         return value[1:] if value.startswith("\0\0") else texts[int(value[1:])]
     if isinstance(value, dict):
-        return {name: _unpacked(part, texts) for name, part in value.items()}
-    return [_unpacked(part, texts) for part in value] if isinstance(value, list) else value
+        return {name: _unpack(part, texts) for name, part in value.items()}
+    return [_unpack(part, texts) for part in value] if isinstance(value, list) else value
 
 
 def new_id() -> str:
@@ -336,10 +336,10 @@ def new_id() -> str:
 def with_ids(items: Sequence[JSON], identity: str) -> list[JSON]:
     """Input items as they are listed: each with an id, and the content of messages as parts."""
     whole = identity.removeprefix(PREFIX)
-    return [_listed(item, f"{whole}i{number:03x}") for number, item in enumerate(items)]
+    return [_as_list_item(item, f"{whole}i{number:03x}") for number, item in enumerate(items)]
 
 
-def _listed(item: JSON, suffix: str) -> JSON:
+def _as_list_item(item: JSON, suffix: str) -> JSON:
     kind = item.get("type") or "message"
     prefix = {"message": "msg", "function_call": "fc", "function_call_output": "fco", "reasoning": "rs"}.get(
         kind, "item"

@@ -80,13 +80,13 @@ def openapi_document(
 def _operation(name: str, tool: Tool, schemas: JSON, toolway: str) -> JSON:
     made = _schemas.setdefault(tool, {})
     if name not in made:
-        made[name] = _made(name, tool, passed_on(tool, toolway))
+        made[name] = _path_item(name, tool, passed_on(tool, toolway))
     schemas |= made[name]["schemas"]
     operation: JSON = made[name]["operation"]
     return operation
 
 
-def _made(name: str, tool: Tool, extra: JSON) -> JSON:
+def _path_item(name: str, tool: Tool, extra: JSON) -> JSON:
     """One operation, and the schemas that it refers to."""
     schemas = {name: published(tool.parameters, _at(name))}
     answer: JSON = {}

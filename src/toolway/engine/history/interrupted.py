@@ -62,7 +62,7 @@ class Place:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Continued:
+class Continuation:
     """An attempt behind which the client goes on with the same answer, whose `part` is its last message.
 
     `sent` is what stands before the part, `rounds` are the messages that it never saw, and `rest` is what stands of
@@ -105,17 +105,17 @@ class Continued:
         return ({**first, "content": self.rest + text_of(first.get("content"))}, *others)
 
 
-def continued(sent: Sequence[Any], places: Sequence[Place]) -> Continued | None:
+def continued(sent: Sequence[Any], places: Sequence[Place]) -> Continuation | None:
     """The attempt that the client goes on with by itself, if there is one."""
     if not places or places[-1].anchor is not sent[-1] or sent[-1].get("role") != "assistant":
         return None
     place, part = places[-1], text_of(sent[-1].get("content"))
     rest = text_of(place.rest.get("content")) if place.rest else ""
-    return Continued(sent=sent[:-1], part=part, rounds=place.rounds, rest=rest)
+    return Continuation(sent=sent[:-1], part=part, rounds=place.rounds, rest=rest)
 
 
 async def keep(
-    store: Store, caller: Caller, sent: Sequence[Any], events: EventStream, before: Continued | None = None
+    store: Store, caller: Caller, sent: Sequence[Any], events: EventStream, before: Continuation | None = None
 ) -> None:
     """An attempt to answer these messages broke off, perhaps one that went on `before`."""
     rounds = [*events.rounds, *events.cut]

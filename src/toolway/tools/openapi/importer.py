@@ -138,7 +138,7 @@ class _Context:
 
 def _annotations(found: DeclaredOperation) -> JSON:
     """What HTTP says of a method (RFC 9110, 9.2), in MCP's words, unless the document itself states it."""
-    if (stated := _stated(found)) is not None:
+    if (stated := _own_extension(found)) is not None:
         annotations = stated.get("annotations")
         return annotations if isinstance(annotations, dict) else {}
     method = found.method.upper()
@@ -148,13 +148,13 @@ def _annotations(found: DeclaredOperation) -> JSON:
 
 
 def _extra(found: DeclaredOperation) -> JSON:
-    if (stated := _stated(found)) is not None:
+    if (stated := _own_extension(found)) is not None:
         return {key: value for key, value in stated.items() if key != "annotations"}
     title = _text(found, "summary")
     return {"title": title} if title and title != _description(found) else {}
 
 
-def _stated(found: DeclaredOperation) -> JSON | None:
+def _own_extension(found: DeclaredOperation) -> JSON | None:
     """What a document tells of a tool in MCP's words, as Toolway's own does; None: it speaks OpenAPI alone."""
     stated = found.raw.get(EXTENSION)
     return harmless(stated) if isinstance(stated, dict) else None

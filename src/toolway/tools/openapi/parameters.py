@@ -325,7 +325,7 @@ def declared_body(
     body = next((p for p in parameters if p.get("in") == "body"), None)
     if body is None:
         return None
-    media_type = _choose(_consumed(operation, schemas))
+    media_type = _choose(_media_types(operation, schemas))
     return DeclaredBody(
         kind=kind_of(media_type),
         media_type=_concrete(media_type),
@@ -357,7 +357,7 @@ def _request_body(raw: Any, pointer: str, schemas: Schemas) -> DeclaredBody | No
 
 def _form_data(form: list[JSON], operation: JSON, pointer: str, schemas: Schemas) -> DeclaredBody:
     """Swagger 2's `in: formData` parameters as one object."""
-    consumed = _consumed(operation, schemas)
+    consumed = _media_types(operation, schemas)
     files = any(p.get("type") == "file" for p in form)
     multipart = files or (
         "application/x-www-form-urlencoded" not in consumed and "multipart/form-data" in consumed
@@ -385,7 +385,7 @@ def _flag(value: Any) -> bool | None:
     return value if isinstance(value, bool) else None
 
 
-def _consumed(operation: JSON, schemas: Schemas) -> list[str]:
+def _media_types(operation: JSON, schemas: Schemas) -> list[str]:
     listed = operation.get("consumes") or schemas.references.at("#/consumes")
     return [str(item) for item in listed] if isinstance(listed, list) and listed else ["application/json"]
 

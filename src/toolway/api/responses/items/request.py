@@ -251,15 +251,15 @@ def choice_of(
     if not isinstance(choice, dict):
         return choice, None
     if choice.get("type") == "allowed_tools":
-        allowed = frozenset(name for tool in choice["tools"] for name in _chosen(tool, request, expose))
+        allowed = frozenset(name for tool in choice["tools"] for name in _names_chosen(tool, request, expose))
         return choice.get("mode") or "auto", allowed
-    chosen = frozenset(_chosen(choice, request, expose))
+    chosen = frozenset(_names_chosen(choice, request, expose))
     if len(chosen) == 1:
         return {"type": "function", "function": {"name": next(iter(chosen))}}, None
     return "required", chosen
 
 
-def _chosen(
+def _names_chosen(
     tool: JSON, request: ResponseRequest, expose: Callable[[str, str | None], Sequence[str]]
 ) -> Sequence[str]:
     name = tool.get("name")
