@@ -40,7 +40,8 @@ class CallGate:
     """The `Gate` of the calls that come with one request of `caller`.
 
     `elicit` asks the person at the client, if that can be; then a call waits `wait` seconds for an answer of somebody
-    else before the request goes on without it.
+    else before the request goes on without it. `write_waiting` says what the caller of a tool that is called directly
+    reads meanwhile.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class CallGate:
         origin: Origin,
         wait: float,
         elicit: Elicit,
+        write_waiting: Callable[[Approval], str],
         messages: Sequence[Any] = (),
     ) -> None:
         self._rules = rules
@@ -62,6 +64,7 @@ class CallGate:
         self._origin = origin
         self._wait = wait
         self._elicit = elicit
+        self._write_waiting = write_waiting
         self._messages = messages
         self._settled: dict[tuple[str, str], _Settled] = {}
         self._decisions: dict[str, Decision] = {}
@@ -280,11 +283,7 @@ class CallGate:
             approval.id
         )
         if verdict is None:
-            minutes = max(1, round(approval.seconds / 60))
-            return _Settled(
-                refusal=f"a person must approve it first (toolway approvals approve {approval.id}). When that is "
-                f"done, within {minutes} minutes, call it again with the same arguments"
-            )
+            return _Settled(refusal=self._write_waiting(approval))
         self._tell_answered(approval, verdict)
         await self._approvals.forget_awaited(approval, tool)
         return _Settled(approval=approval, verdict=verdict)

@@ -16,6 +16,7 @@ from toolway.access.audit import AuditLog
 from toolway.access.elicitation import elicit as ask_client
 from toolway.access.gate import CallGate, Elicit
 from toolway.access.rules import Origin, Rules
+from toolway.access.waiting import write_waiting
 from toolway.settings.settings import Settings
 from toolway.stores import Store
 from toolway.telemetry.logging import Redactor
@@ -25,10 +26,10 @@ log = logging.getLogger("toolway.config")
 
 
 @asynccontextmanager
-async def open_policy(settings: Settings, store: Store) -> AsyncIterator[Policy]:
-    """The policy of these settings, with its audit log while the block lasts."""
+async def open_policy(settings: Settings, store: Store, *, is_served: bool = True) -> AsyncIterator[Policy]:
+    """The policy of these settings, with its audit log while the block lasts. `is_served`: this process listens."""
     if settings.audit.file is None:
-        yield Policy(settings, store)
+        yield Policy(settings, store, is_served=is_served)
         return
     audit = AuditLog(
         settings.audit.file,
@@ -38,7 +39,7 @@ async def open_policy(settings: Settings, store: Store) -> AsyncIterator[Policy]
         redact=Redactor(settings.secrets),
     )
     try:
-        yield Policy(settings, store, audit)
+        yield Policy(settings, store, audit, is_served=is_served)
     finally:
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(audit.close)
@@ -47,13 +48,16 @@ async def open_policy(settings: Settings, store: Store) -> AsyncIterator[Policy]
 class Policy:
     """What is configured now; `configure` puts something else in force for all requests that begin after it."""
 
-    def __init__(self, settings: Settings, store: Store, audit: AuditLog | None = None) -> None:
+    def __init__(
+        self, settings: Settings, store: Store, audit: AuditLog | None = None, *, is_served: bool = True
+    ) -> None:
         self.audit = audit
         self.approvals = Approvals(
             store, seconds=settings.approvals.approval_ttl, grant_seconds=settings.approvals.grant_ttl
         )
         self.redact = Redactor(settings.secrets)
         self._wait = settings.approvals.approval_wait
+        self._write_waiting = partial(write_waiting, settings=settings, is_served=is_served)
         self.rules = Rules()
         self.configure(settings)
 
@@ -98,5 +102,6 @@ class Policy:
             origin=origin,
             wait=self._wait if wait is None else wait,
             elicit=elicit or partial(ask_client, redact=self.redact),
+            write_waiting=self._write_waiting,
             messages=messages,
         )

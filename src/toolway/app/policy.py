@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import re
+import socket
+import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
@@ -220,7 +222,7 @@ class _Console:
 
     def __init__(self, url: str | None, key: str | None) -> None:
         server = load_settings().server
-        self._base = (url or f"http://{server.host}:{server.port}").rstrip("/")
+        self._base = (url or server.local_url()).rstrip("/")
         self._headers = {"content-type": "application/json", "x-toolway-console": "open"}
         if key:
             answer, headers = self._send("POST", "/session", {"key": key})
@@ -246,7 +248,21 @@ class _Console:
             except (ValueError, KeyError, TypeError):
                 fail(f"{address} answered {error.code}; is its console on (TOOLWAY_CONSOLE)?")
         except (OSError, ValueError, HTTPException) as error:
-            fail(f"{self._base} cannot be asked: {error}")
+            fail(f"{self._base} cannot be asked: {_why_not(error)}.")
+
+
+def _why_not(error: Exception) -> str:
+    """Why there was no answer of the console, and what to do about it."""
+    cause = error.reason if isinstance(error, urllib.error.URLError) else error
+    if isinstance(cause, ConnectionRefusedError):
+        return "nobody listens there; start `toolway serve`, or say with --url where it runs"
+    if isinstance(cause, TimeoutError):
+        return f"no answer within {HTTP_PATIENCE:g} seconds"
+    if isinstance(cause, socket.gaierror):
+        return "its host name is unknown"
+    if isinstance(cause, ssl.SSLError) or not isinstance(cause, OSError):
+        return "what answers there is no Toolway; is it the right --url (http or https, and the port)"
+    return cause.strerror or "the connection was closed"
 
 
 def audit(  # noqa: PLR0917 - typer passes them by name

@@ -44,7 +44,7 @@ async def run_stdio(settings: Settings, profile: str | None) -> None:
             open_store(
                 settings.store.url, ttl=settings.store.ttl, max_bytes=settings.store.max_bytes
             ) as store,
-            open_policy(settings, store) as policy,
+            open_policy(settings, store, is_served=False) as policy,
             Upstream.connect(settings.upstream) as upstream,
         ):
             factory = SourceFactory(upstream, settings.upstream.api_key)

@@ -50,7 +50,7 @@ def run(settings: Settings, create_app: CreateApp, on_listening: Callable[[str],
     config = server_config(partial(_build, create_app, settings), settings.server, factory=True)
     try:
         if on_listening:
-            on_listening(base_url(settings.server.host, sockets[0]))
+            on_listening(settings.server.local_url(sockets[0].getsockname()[1]))
         with suppress(KeyboardInterrupt), _metrics(settings):
             if settings.server.workers == 1:
                 _Server(config).run(sockets)
@@ -158,12 +158,6 @@ def _why_not(error: OSError, host: str, port: int) -> str:
     if error.errno == errno.EADDRNOTAVAIL:
         return f"{host} is not an address of this machine. Choose another with --host or TOOLWAY_HOST."
     return f"Cannot listen on port {port} of {host}: {error.strerror or error}."
-
-
-def base_url(host: str, listener: socket.socket) -> str:
-    """What a client on this machine puts in front of /v1 to reach `listener`."""
-    name = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host) or (f"[{host}]" if ":" in host else host)  # noqa: S104
-    return f"http://{name}:{listener.getsockname()[1]}"
 
 
 def server_config(app: Any, settings: ServerSettings, **more: Any) -> uvicorn.Config:

@@ -332,6 +332,11 @@ class ServerSettings:
         """Can other machines reach the address that this process listens on?"""
         return not is_loopback(self.host)
 
+    def local_url(self, port: int | None = None) -> str:
+        """What a client on this machine puts in front of /v1; `port`: the one that is listened on, if it is known."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104
+        return f"http://{f'[{host}]' if ':' in host else host}:{port or self.port}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ToolSettings:

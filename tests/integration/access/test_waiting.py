@@ -6,19 +6,25 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import anyio
 import httpx2
 import orjson
 import pytest
 from mcp.client import Client
+from mcp.client.stdio import StdioServerParameters
 from mcp_types import ElicitResult
 
 from tests.integration.access.chat import Chat, code_in, is_question, write_config
+from tests.integration.mcp.conftest import TOOLWAY
 from tests.support.app_server import AppServer, app_server
 from tests.support.gate import DEADLINE
+from tests.support.raw import raw_server
+from tests.support.servers import free_port
 from toolway.access.keys import hash_of
 
 JSON = dict[str, Any]
@@ -144,6 +150,74 @@ def test_a_direct_caller_comes_again_after_a_yes_and_runs_once(tmp_path: Path) -
         assert call().json() == {"city": "Paris", "sky": "cloudy"}
         assert app.tools.calls == [("get_weather", {"city": "Paris"})]
         assert call().status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({}, "(toolway approvals approve apr_"),
+        ({"port": 9191}, " --url http://127.0.0.1:9191). When that is done"),
+        ({"console": False}, "nobody can be asked: the console and its commands are off (TOOLWAY_CONSOLE)"),
+    ],
+)
+def test_a_direct_caller_is_told_what_can_be_done(tmp_path: Path, options: JSON, words: str) -> None:
+    with app_server(config=write_config(tmp_path, [ASK]), **options) as app:
+        told = httpx2.post(f"{app.url}/tools/get_weather", json={"city": "Paris"}, timeout=DEADLINE)
+        assert words in told.json()["detail"]
+
+
+async def test_who_cannot_be_asked_over_stdio_is_told_what_can_be_done(tmp_path: Path) -> None:
+    config, store = write_config(tmp_path, [ASK]), f"sqlite:///{tmp_path}/store.db"
+
+    @asynccontextmanager
+    async def connected(**more: str) -> AsyncIterator[Client]:
+        env = {"MCP_SERVER_ENDPOINTS": app.settings.tools.endpoints[0].url, "TOOLWAY_CONFIG": config, **more}
+        place = StdioServerParameters(command=TOOLWAY, args=["mcp"], env=env, cwd=str(tmp_path))
+        async with Client(place, mode="legacy") as client:
+            yield client
+
+    async def call(client: Client) -> str:
+        (block,) = (await client.call_tool("get_weather", PARIS)).content
+        return block.text
+
+    with app_server(config=config, store=store) as app:
+        async with connected() as client:
+            told = await call(client)
+            assert "what waits in the memory of `toolway mcp` nobody else sees" in told
+            assert "the same TOOLWAY_STORE" in told
+            assert "apr_" not in told
+        async with connected(TOOLWAY_STORE=store) as client:
+            told = await call(client)
+            assert "at a running `toolway serve` with the same TOOLWAY_STORE (toolway approvals" in told
+            (approval,) = waiting(app, 1)
+            assert f"approve {approval['id']})" in told
+            decide(app, approval["id"], approve=True)
+            assert "cloudy" in await call(client)
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        (
+            "http://127.0.0.1:{free}",
+            "nobody listens there; start `toolway serve`, or say with --url where it runs.",
+        ),
+        ("http://no-such-host.invalid", "its host name is unknown."),
+        ("http://127.0.0.1:{other}", "no Toolway; is it the right --url"),
+    ],
+)
+async def test_why_the_console_cannot_be_asked_is_told_in_plain_words(
+    tmp_path: Path, url: str, words: str
+) -> None:
+    async def ssh(_: Any, writer: Any) -> None:
+        writer.write(b"SSH-2.0-OpenSSH_9.7\r\n")
+
+    async with raw_server(ssh) as port:
+        command = [TOOLWAY, "approvals", "list", "--url", url.format(free=free_port(), other=port)]
+        ran = await anyio.run_process(command, check=False, cwd=tmp_path)
+    assert ran.returncode == 1
+    assert words in ran.stderr.decode()
+    assert "rrno" not in ran.stderr.decode()
 
 
 def test_the_command_line_lists_and_answers(app: AppServer, tmp_path: Path) -> None:

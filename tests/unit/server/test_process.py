@@ -15,7 +15,7 @@ import httpx2
 import pytest
 
 from toolway.errors import ConfigError
-from toolway.server.process import MOST_FILES, base_url, check_exposure, listen, run
+from toolway.server.process import MOST_FILES, check_exposure, listen, run
 from toolway.settings.groups import ServerSettings, Settings
 
 if sys.platform != "win32":
@@ -181,9 +181,11 @@ def test_localhost_is_one_port_on_all_its_addresses() -> None:
     sockets = listen("localhost", 0)
     try:
         assert len({listener.getsockname()[1] for listener in sockets}) == 1
-        assert base_url("localhost", sockets[0]) == f"http://localhost:{sockets[0].getsockname()[1]}"
-        assert base_url("0.0.0.0", sockets[0]).startswith("http://127.0.0.1:")
-        assert base_url("::1", sockets[0]).startswith("http://[::1]:")
+        port = sockets[0].getsockname()[1]
+        assert ServerSettings(host="localhost").local_url(port) == f"http://localhost:{port}"
+        assert ServerSettings(host="0.0.0.0").local_url(port) == f"http://127.0.0.1:{port}"
+        assert ServerSettings(host="::1").local_url(port) == f"http://[::1]:{port}"
+        assert ServerSettings(host="::", port=9).local_url() == "http://[::1]:9"
     finally:
         for listener in sockets:
             listener.close()
