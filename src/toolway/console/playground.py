@@ -61,7 +61,11 @@ class Playground:
 
         def read(_: ToolsAtHand) -> ConversationRequest:
             return ConversationRequest(
-                chat=ChatRequest.of(chat), options=RequestOptions(), approval_wait=self._wait, elicit=ask
+                chat=ChatRequest.of(chat),
+                options=RequestOptions(),
+                approval_wait=self._wait,
+                elicit=ask,
+                shows_progress=True,
             )
 
         async def deliver(event: Event) -> None:

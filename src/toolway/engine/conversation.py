@@ -76,6 +76,8 @@ class ConversationRequest:
     """Seconds for which its calls wait for a person before it goes on; None: as it is configured."""
     elicit: Elicit | None = None
     """Asks the person at the client about a call."""
+    shows_progress: bool = False
+    """Whether its client is told how far a call is, also where TOOLWAY_PROGRESS is off."""
     handover: Handover | None = None
     """What the fast lane did for this request."""
 
@@ -184,7 +186,7 @@ class Conversation:
             results=self.results,
             events=self.events,
             tool_timeout=settings.loop.tool_timeout,
-            relays_progress=settings.loop.progress != "off",
+            relays_progress=self.request.shows_progress or settings.loop.progress != "off",
             retry_wait=settings.loop.retry_wait,
             habits=self.resources.target.habits(self.chat.options.get("model")),
             pauses=self.request.pauses,

@@ -13,9 +13,8 @@ from playwright.sync_api import expect
 
 from tests.support.app_server import AppServer, app_server
 from tests.support.browser import PHONE, console_page, is_wider_than_the_window, violations
-from tests.support.gate import Gate
 from tests.support.tools import ToolService, document
-from tests.support.upstream import Reply, call_stream, chunk, json_reply, sse, text_stream, tool_call
+from tests.support.upstream import json_reply
 
 HOSTILE = "</bdi><script>hacked=1</script><img src=x onerror=hacked=1>"
 ADDRESS = {
@@ -132,55 +131,3 @@ def test_a_tool_that_is_not_there_is_a_404_and_arguments_are_an_object(app):
     assert httpx2.post(f"{url}/get_weather/call", json={}).status_code == 403, "no token"
     wrong = httpx2.post(f"{url}/get_weather/call", json={"arguments": {"city": {}}}, headers=CHANGE).json()
     assert wrong["is_error"]
-
-
-def test_the_playground_shows_calls_and_renders_what_is_said_as_text(app, browser):
-    text = "# A *title*\n\n- one\n- two\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n```js\nalert(1)\n```\n"
-    links = "[x](javascript:hacked=1) ![y](http://evil.example/y.png) [ok](https://example.com/)"
-    app.set_replies(
-        call_stream(tool_call()),
-        text_stream(text, links, HOSTILE, usage={"prompt_tokens": 5, "completion_tokens": 6}),
-    )
-    with console_page(browser, f"{app.url}/#/playground") as page:
-        expect(page.get_by_label("Model")).to_have_value("mock")
-        page.get_by_label("Message").fill("What is the weather?")
-        page.keyboard.press("Enter")
-        expect(page.locator(".call")).to_contain_text('"sky": "cloudy"')
-        expect(page.get_by_text("5 tokens read, 6 written")).to_be_visible()
-        expect(page.locator(".markdown li")).to_have_count(2)
-        expect(page.locator(".markdown td")).to_have_count(2)
-        expect(page.locator(".markdown a")).to_have_count(1)
-        expect(page.locator(".markdown a")).to_have_attribute("rel", "noopener noreferrer nofollow")
-        assert page.locator(".markdown img, .markdown script").count() == 0
-        assert page.evaluate("window.hacked") is None
-        assert violations(page) == []
-        app.set_replies(text_stream("Again."))
-        page.get_by_role("button", name="Repeat").click()
-        expect(page.locator(".markdown")).to_have_text("Again.")
-        page.get_by_role("button", name="Edit").click()
-        expect(page.get_by_label("Message")).to_have_value("What is the weather?")
-
-
-def test_an_answer_is_stopped_and_an_error_is_told(app, browser):
-    gate = Gate()
-    parts = sse(chunk(role="assistant", content="Once "), chunk(content="more"), chunk(finish="stop")).parts
-    app.set_replies(Reply(parts=[parts[0], gate, *parts[1:]]))
-    with console_page(browser, f"{app.url}/#/playground", viewport=PHONE, color_scheme="dark") as page:
-        page.get_by_label("Message").fill("Tell me")
-        page.get_by_role("button", name="Send").click()
-        expect(page.locator(".markdown")).to_have_text("Once ")
-        page.get_by_role("button", name="Stop").click()
-        expect(page.get_by_text("stopped", exact=True)).to_be_visible()
-        app.upstream.departures.wait()
-        gate.open()
-        app.set_replies(json_reply({"error": {"message": "out of memory"}}, 500))
-        page.get_by_role("button", name="Repeat").click()
-        expect(page.get_by_role("alert")).to_contain_text("out of memory")
-        assert not is_wider_than_the_window(page)
-        assert violations(page) == []
-
-
-def test_what_is_no_chat_is_refused(app):
-    for body in ({}, {"messages": []}, {"messages": "x"}):
-        answer = httpx2.post(f"{app.url}/console/api/chat", json=body, headers=CHANGE)
-        assert answer.status_code == 400

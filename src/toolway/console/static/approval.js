@@ -21,7 +21,7 @@ export function Approval({ one, isHere, onAnswered }) {
     }
   };
   const who = one.key ? html`the key <strong><${Text}>${one.key}<//></strong>` : isHere ? "you, here" : "somebody without a key";
-  return html`<article class="card approval" aria-label=${`Call of ${visible(one.name)}`}><header>
+  return html`<article class="card approval" tabindex="-1" aria-label=${`Call of ${visible(one.name)}`}><header>
       <h2 class="mono"><${Text}>${one.name}<//></h2><a class="soft small" href=${`#/servers/${at(one.server)}`}><${Text}>${one.server}<//></a>
       <span class="actions"><${Ago} at=${one.created} /></span></header>
     <div class="body column">
