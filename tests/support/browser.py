@@ -66,3 +66,20 @@ def violations(page: Page) -> list[str]:
 def is_wider_than_the_window(page: Page) -> bool:
     """Whether the page scrolls sideways."""
     return bool(page.evaluate("document.documentElement.scrollWidth > window.innerWidth + 1"))
+
+
+def broken_words(page: Page) -> list[str]:
+    """Words of at most 20 characters that stand on two lines in a table."""
+    found: list[str] = page.evaluate(
+        """() => [...document.querySelectorAll("td, th")].flatMap((cell) => {
+          const broken = [], range = document.createRange();
+          const texts = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT);
+          while (texts.nextNode()) for (const word of texts.currentNode.data.matchAll(/[\\w:.]{1,20}(?![\\w:.])/g)) {
+            range.setStart(texts.currentNode, word.index);
+            range.setEnd(texts.currentNode, word.index + word[0].length);
+            if (new Set([...range.getClientRects()].map((line) => line.top)).size > 1) broken.push(word[0]);
+          }
+          return broken;
+        })"""
+    )
+    return found

@@ -10,7 +10,14 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.support.app_server import AppServer, app_server
-from tests.support.browser import DESK, PHONE, console_page, is_wider_than_the_window, violations
+from tests.support.browser import (
+    DESK,
+    PHONE,
+    broken_words,
+    console_page,
+    is_wider_than_the_window,
+    violations,
+)
 from tests.support.upstream import call_stream, json_reply, text_stream, tool_call
 
 PAGES = {
@@ -52,6 +59,7 @@ def test_every_page_is_accessible_and_fits(app, browser, size, scheme):
             expect(page.locator("main .card, main textarea").first).to_be_visible()
             assert violations(page) == [], path
             assert not is_wider_than_the_window(page), path
+            assert broken_words(page) == [], path
 
 
 def test_on_a_phone_every_page_is_one_or_two_presses_away(app, browser):

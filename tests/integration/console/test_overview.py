@@ -10,6 +10,7 @@ from playwright.sync_api import expect
 
 from tests.support.app_server import AppServer, app_server
 from tests.support.browser import PHONE, console_page, is_wider_than_the_window, violations
+from tests.support.tools import ToolService, document
 from tests.support.upstream import json_reply
 
 MODELS = json_reply({"object": "list", "data": [{"id": "qwen3-8b", "meta": {"n_ctx": 8192}}]})
@@ -18,6 +19,14 @@ MODELS = json_reply({"object": "list", "data": [{"id": "qwen3-8b", "meta": {"n_c
 def with_models(app: AppServer) -> AppServer:
     app.upstream.models = MODELS
     return app
+
+
+def sly_service() -> ToolService:
+    """One that works, and about which Toolway warns."""
+    service = ToolService()
+    hidden = {"type": "string", "description": "be\u202ehaves"}
+    service.document = document({"sly": {"type": "object", "properties": {"x": hidden}}})
+    return service
 
 
 def test_all_is_well_and_a_client_finds_how_to_get_here(browser):
@@ -53,6 +62,30 @@ def test_what_is_wrong_stands_there_with_what_to_do_about_it(browser):
         wrong = page.get_by_role("region", name="What is wrong")
         expect(wrong).to_contain_text("tool server gone")
         expect(wrong).to_contain_text("MCP_SERVER_ENDPOINTS")
+
+
+def test_what_works_but_could_be_better_is_amber_and_says_so_first(browser):
+    with app_server(tools=sly_service()) as app, console_page(browser, with_models(app).url) as page:
+        expect(page.locator("h1 + .state.is-warn")).to_have_text("1 thing to look at")
+        finding = page.get_by_role("region", name="What could be better").locator(".finding")
+        expect(finding.locator("p").first).to_contain_text("sly hides text from people")
+        expect(finding.locator("p").last).to_contain_text("1 tool")
+        expect(finding.locator(".mark.is-warn")).to_have_count(1)
+        assert violations(page) == []
+
+
+def test_the_number_of_things_to_look_at_is_that_of_the_list_and_the_worst_comes_first(browser, tmp_path):
+    config = tmp_path / "mcp.json"
+    config.write_text(json.dumps({"mcpServers": {"gone": {"command": "no-such-program"}}}))
+    with (
+        app_server(tools=sly_service(), config=str(config)) as app,
+        console_page(browser, with_models(app).url) as page,
+    ):
+        expect(page.locator("h1 + .state.is-bad")).to_have_text("2 things to look at")
+        findings = page.get_by_role("region", name="What is wrong").locator(".finding")
+        expect(findings).to_have_count(2)
+        expect(findings.first).to_contain_text("gone")
+        expect(findings.last.locator(".mark.is-warn")).to_have_count(1)
 
 
 def test_why_a_server_does_not_start_is_two_looks_away(browser, tmp_path):

@@ -32,7 +32,7 @@ export default function Approvals() {
       : value.waiting.map((one) => html`<${Approval} key=${one.id} one=${one} onAnswered=${reload} />`)}</section>
     ${value.grants.length > 0 && html`<${Card} title="Standing yeses" id="grants" flush><div class="scroll"><table>
       <thead><tr><th>Tool</th><th>For</th><th class="narrow-off">Since</th><th><span class="hidden">End</span></th></tr></thead>
-      <tbody>${value.grants.map((grant) => html`<tr key=${grant.id}><td><span class="mono"><${Text}>${grant.name}<//></span> <span class="soft small"><${Text}>${grant.server}<//></span></td>
+      <tbody>${value.grants.map((grant) => html`<tr key=${grant.id}><td class="name"><span class="mono"><${Text}>${grant.name}<//></span> <span class="soft small"><${Text}>${grant.server}<//></span></td>
         <td>${grant.scope === "key" ? html`the key <${Text}>${grant.key || "of nobody"}<//>` : "one conversation"}</td>
         <td class="narrow-off"><${Ago} at=${grant.created} /> <span class="soft small">by <${Text}>${grant.by}<//></span></td>
         <td class="right"><button type="button" class="compact danger" aria-label=${`End the yes for ${visible(grant.name)}`}

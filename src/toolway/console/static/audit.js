@@ -43,8 +43,8 @@ export default function Audit({ query }) {
       <input type="search" aria-label="Key" placeholder="Key" value=${wanted.key} onInput=${set("key")} />
       <input type="search" aria-label="Tool" placeholder="Tool" value=${wanted.tool} onInput=${set("tool")} />
       ${choice("decision", "Decision", DECISIONS)}${choice("event", "Event", EVENTS)}
-      <label class="check soft">from <input type="datetime-local" value=${wanted.since} onInput=${set("since")} /></label>
-      <label class="check soft">to <input type="datetime-local" value=${wanted.until} onInput=${set("until")} /></label>
+      <div class="row period"><label class="check soft">from <input type="datetime-local" value=${wanted.since} onInput=${set("since")} /></label>
+      <label class="check soft">to <input type="datetime-local" value=${wanted.until} onInput=${set("until")} /></label></div>
     </div>
     <${Wrong} error=${error} />
     ${found && (found.file === null || found.file === "-" ? html`<div class="card"><${Empty}>${found.file === "-" ? "The audit log goes to the standard output of Toolway."
@@ -76,16 +76,16 @@ function Entry({ entry }) {
   const subject = entry["gen_ai.tool.name"] ?? entry["toolway.changed"] ?? entry["url.path"] ?? (entry.lines ? `${entry.lines} lines` : "");
   const by = entry["toolway.approval.by"] ?? entry["toolway.by"] ?? entry["toolway.key.name"];
   return html`<tr>
-      <td class="small soft"><time dateTime=${visible(entry.time)} title=${visible(entry.time)}>${when(entry.time)}</time></td>
-      <td><button type="button" class="link" aria-expanded=${String(open)} onClick=${() => setOpen(!open)}><span class="soft"><${Text}>${entry.event}<//></span> <${Text} class="mono">${subject}<//></button>
+      <td class="small soft nowrap"><time dateTime=${visible(entry.time)} title=${visible(entry.time)}>${when(entry.time)}</time></td>
+      <td class="long"><button type="button" class="link" aria-expanded=${String(open)} onClick=${() => setOpen(!open)}><span class="soft"><${Text}>${entry.event}<//></span> <${Text} class="mono">${subject}<//></button>
         ${entry["toolway.server"] && html` <span class="soft small narrow-off"><${Text}>${entry["toolway.server"]}<//></span>`}
         ${entry["toolway.reason"] && html`<div class="small soft"><${Text}>${entry["toolway.reason"]}<//></div>`}</td>
       <td>${decision && html`<span class=${`tag ${LOOK[decision] ?? ""}`}><${Text}>${WORD[decision] ?? decision}<//></span>`}
         ${entry["error.type"] && decision !== "deny" && html` <span class="tag bad"><${Text}>${entry["error.type"]}<//></span>`}
         ${entry["toolway.rule"] && html`<div class="small soft"><${Text}>${entry["toolway.rule"]}<//></div>`}</td>
-      <td class="narrow-off">${by && html`<${Text}>${by}<//>`} ${entry["toolway.dialect"] && html`<span class="soft small"><${Text}>${entry["toolway.dialect"]}<//></span>`}</td>
+      <td class="narrow-off name">${by && html`<${Text}>${by}<//>`} ${entry["toolway.dialect"] && html`<span class="soft small"><${Text}>${entry["toolway.dialect"]}<//></span>`}</td>
       <td class="number narrow-off">${seconds(entry.duration)}</td></tr>
-    ${open && html`<tr class="more"><td colspan="5"><dl class="facts">${Object.entries(entry).filter(([name]) => !SHOWN.includes(name)).map(([name, value]) =>
+    ${open && html`<tr class="more"><td class="long" colspan="5"><dl class="facts">${Object.entries(entry).filter(([name]) => !SHOWN.includes(name)).map(([name, value]) =>
       html`<dt key=${name} class="small"><${Text}>${name}<//></dt><dd class="mono small"><${Text}>${typeof value === "object" ? JSON.stringify(value) : value}<//></dd>`)}</dl>
       ${entry["gen_ai.conversation.id"] && html`<p class="small"><a href=${`#/conversations?conversation=${encodeURIComponent(entry["gen_ai.conversation.id"])}`}>Its conversation</a></p>`}</td></tr>`}`;
 }

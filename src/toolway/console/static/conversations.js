@@ -97,7 +97,7 @@ function List({ query }) {
 function Line({ one }) {
   return html`<tr class="go">
     <td class="what"><a class="whole" href=${`#/conversations/${at(one.id)}`}><${Text}>${one.title || one.side || "(not kept)"}<//></a>
-      <div class="row tight small soft"><span class="narrow-only"><${Ago} at=${one.began} /></span><${Text}>${one.model}<//>${one.client && html`<span class="narrow-off">·</span><${Text} class="narrow-off cut">${one.client}<//>`}
+      <div class="row tight small soft"><span class="narrow-only"><${Ago} at=${one.began} /> ·</span><${Text}>${one.model}<//>${one.client && html`<span class="narrow-off">·</span><${Text} class="narrow-off cut">${one.client}<//>`}
         ${one.caller && html`<span class="tag"><${Text}>${one.caller}<//></span>`}
         ${one.side && html`<span class="tag" title="Asked by the client for itself; gets no tools">side request</span>`}
         ${one.failed_calls > 0 && html`<span class="tag bad">${one.failed_calls} failed</span>`}

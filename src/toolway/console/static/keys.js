@@ -48,7 +48,7 @@ function List() {
         : html`<div class="scroll"><table><thead><tr><th>Key</th><th class="narrow-off">May ask</th><th class="narrow-off">Limits</th><th>Valid</th><th class="right narrow-off">Last used</th>
           ${value.may_edit && html`<th><span class="hidden">Change</span></th>`}</tr></thead>
         <tbody>${value.keys.map((key) => html`<tr key=${key.name}>
-          <td><strong><${Text}>${key.name}<//></strong>${key.group && html` <span class="tag">group <${Text}>${key.group}<//></span>`}</td>
+          <td class="name"><strong><${Text}>${key.name}<//></strong>${key.group && html` <span class="tag">group <${Text}>${key.group}<//></span>`}</td>
           <td class="narrow-off small soft">${key.routes ? visible(key.routes.join(", ") || "nothing") : "all but the console"}</td>
           <td class="narrow-off small soft">${[...limits(key), ...limits(value.groups[key.group] ?? {}).map((one) => `group: ${one}`)].map((one) => html`<div key=${one}><${Text}>${one}<//></div>`)}</td>
           <td class="nowrap ${key.state.startsWith("expired") ? "bad" : "soft"}">${key.state === "valid" ? "without end" : key.state}</td>

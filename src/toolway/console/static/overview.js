@@ -18,18 +18,15 @@ export default function Overview() {
   if (value === null) return html`<div class="page"><${Heading} title="Overview" /><${Wrong} error=${error} /></div>`;
   const wrong = value.findings.filter((finding) => !finding.ok || finding.advice);
   const failed = wrong.filter((finding) => !finding.ok);
+  const look = failed.length ? "error" : wrong.length ? "waiting" : "ready";
   const isNew = value.servers.length === 0;
   return html`<div class="page">
-    <${Heading} title="Overview" state=${html`<${State} of=${failed.length ? "error" : "ready"}
-      word=${failed.length ? `${plural(failed.length, "thing")} to look at` : "all is well"} />`} />
+    <${Heading} title="Overview" state=${html`<${State} of=${look}
+      word=${wrong.length ? `${plural(wrong.length, "thing")} to look at` : "all is well"} />`} />
     <${Wrong} error=${error} />
     ${isNew && html`<${FirstSteps} value=${value} />`}
-    ${wrong.length > 0 && html`<${Card} title="What is wrong" id="wrong" flush>
-      ${wrong.map((finding) => html`<div class="finding" key=${finding.check + finding.detail}>
-        <span class="mark" aria-hidden="true"></span>
-        <div class="grow"><p><strong><${Check} of=${finding.check} servers=${value.servers} /></strong>${": "}<${Text}>${finding.detail}<//></p>
-          ${finding.advice && html`<p class="advice"><${Text}>${finding.advice}<//></p>`}</div>
-      </div>`)}<//>`}
+    ${wrong.length > 0 && html`<${Card} title=${failed.length ? "What is wrong" : "What could be better"} id="wrong" flush>
+      ${[...failed, ...wrong.filter((finding) => finding.ok)].map((finding) => html`<${Finding} key=${finding.check + finding.detail} finding=${finding} servers=${value.servers} />`)}<//>`}
     <div class="grid">
       <${ModelServer} value=${value} />
       <${Servers} servers=${value.servers} tools=${value.tools} />
@@ -37,6 +34,15 @@ export default function Overview() {
     <${Conversations} conversations=${value.conversations} />
     <${Connect} value=${value} />
   </div>`;
+}
+
+/* what is wrong and what to do about it; of what works, what would be better stands first */
+function Finding({ finding, servers }) {
+  const { check, ok, detail, advice } = finding;
+  const [text, below] = ok ? [advice, detail] : [detail, advice];
+  return html`<div class="finding"><span class=${`mark ${ok ? "is-warn" : ""}`} aria-hidden="true"></span>
+    <div class="grow"><p><strong><${Check} of=${check} servers=${servers} /></strong>${": "}<${Text}>${text}<//></p>
+      ${below && html`<p class="advice"><${Text}>${below}<//></p>`}</div></div>`;
 }
 
 /* what was looked at; a tool server leads to its page */
@@ -70,7 +76,7 @@ function Servers({ servers, tools }) {
     ${servers.length === 0 ? html`<${Empty}>No tool servers yet.<//>` : html`<div class="scroll"><table>
       <thead class="hidden"><tr><th>Server</th><th>State</th><th>Tools</th></tr></thead>
       <tbody>${servers.map((server) => html`<tr key=${server.label} class="go">
-        <td><a class="whole" href=${`#/servers/${encodeURIComponent(server.label)}`}><${Text}>${server.label}<//></a></td>
+        <td class="name"><a class="whole" href=${`#/servers/${encodeURIComponent(server.label)}`}><${Text}>${server.label}<//></a></td>
         <td><${State} of=${server.state} /></td>
         <td class="number">${count(server.tools)}</td></tr>`)}</tbody></table></div>`}
   <//>`;
@@ -82,7 +88,7 @@ function Conversations({ conversations }) {
       : html`<div class="scroll"><table>
       <thead class="hidden"><tr><th>Conversation</th><th>State</th><th>When</th></tr></thead>
       <tbody>${conversations.map((one) => html`<tr key=${one.id} class="go">
-        <td class="cut-cell"><a class="whole" href=${`#/conversations/${one.id}`}><${Text}>${one.title || one.model || "(no text)"}<//></a></td>
+        <td class="what"><a class="whole" href=${`#/conversations/${one.id}`}><${Text}>${one.title || one.model || "(no text)"}<//></a></td>
         <td><${State} of=${one.state} /></td>
         <td class="right"><${Ago} at=${one.began} /></td></tr>`)}</tbody></table></div>`}
   <//>`;

@@ -33,11 +33,11 @@ function List() {
       ${value.servers.length === 0 ? html`<${Empty}>No tool servers yet.${value.may_edit && html` <a href="#/servers/add">Add one</a>`}<//>`
         : html`<div class="scroll"><table><thead><tr><th>Server</th><th>State</th><th class="narrow-off">Protocol</th><th class="number">Tools</th><th class="narrow-off">Last trouble</th></tr></thead>
         <tbody>${value.servers.map((server) => html`<tr class="go" key=${server.label}>
-          <td><a class="whole" href=${`#/servers/${at(server.label)}`}><${Text}>${server.label}<//></a></td>
+          <td class="name"><a class="whole" href=${`#/servers/${at(server.label)}`}><${Text}>${server.label}<//></a></td>
           <td><${State} of=${server.state} /></td>
           <td class="narrow-off soft nowrap"><${Text}>${server.protocol ?? server.kind}<//></td>
           <td class="number">${count(server.tools)}</td>
-          <td class="narrow-off small trouble">${server.error ? html`<${Ago} at=${server.error_at} /> <${Text} class="soft">${server.error}<//>`
+          <td class="narrow-off small long">${server.error ? html`<${Ago} at=${server.error_at} /> <${Text} class="soft">${server.error}<//>`
             : server.warnings[0] && html`<${Text} class="soft">${server.warnings[0]}<//>`}</td></tr>`)}
         </tbody></table></div>`}
     </section>
@@ -98,12 +98,12 @@ function Server({ label }) {
       <${Card} title="History" id="history" flush><div class="scroll"><table><thead class="hidden"><tr><th>When</th><th>State</th><th>Why</th></tr></thead>
         <tbody>${[...value.changes].reverse().map((change, index) => html`<tr key=${value.changes.length - index}>
           <td class="nowrap soft small">${clock(change.at)}</td><td><${State} of=${change.state} /></td>
-          <td class="small">${change.error ? html`<${Text}>${change.stage ? `${change.stage}: ` : ""}${change.error}<//>`
+          <td class="small long">${change.error ? html`<${Text}>${change.stage ? `${change.stage}: ` : ""}${change.error}<//>`
             : change.state === "ready" ? plural(change.tools, "tool") : ""}</td></tr>`)}</tbody></table></div><//>
       <${Card} title=${plural(value.offers.length, "tool")} id="offers" flush>
         ${value.offers.length === 0 ? html`<${Empty}>It has no tools now.<//>` : html`<div class="scroll tall"><table><thead class="hidden"><tr><th>Tool</th><th>Description</th></tr></thead>
-        <tbody>${value.offers.map((tool) => html`<tr class="go" key=${tool.name}><td><a class="whole mono" href=${`#/tools/${at(tool.name)}`}><${Text}>${tool.name}<//></a></td>
-          <td class="soft small"><${Text}>${first(tool.description)}<//></td></tr>`)}</tbody></table></div>`}<//>
+        <tbody>${value.offers.map((tool) => html`<tr class="go" key=${tool.name}><td class="name"><a class="whole mono" href=${`#/tools/${at(tool.name)}`}><${Text}>${tool.name}<//></a></td>
+          <td class="soft small long"><${Text}>${first(tool.description)}<//></td></tr>`)}</tbody></table></div>`}<//>
     </div>
     <${Dialog} title=${`Remove ${visible(label)}?`} open=${leaving} onClose=${() => setLeaving(false)}>
       <p>Its entry is taken out of the file, and it is stopped.</p>

@@ -40,9 +40,9 @@ function List({ query }) {
     <section class="card" aria-label="Tools">${shown.length === 0 ? html`<${Empty}>${value.tools.length ? "Nothing found." : html`No tools. <a href="#/servers">Servers</a> bring them.`}<//>`
       : html`<div class="scroll"><table><thead><tr><th>Tool</th><th class="narrow-off">Server</th><th>What it does</th><th class="number">Tokens</th></tr></thead>
       <tbody>${shown.map((tool) => html`<tr class="go" key=${tool.name}>
-        <td class="tool-name"><a class="whole mono" href=${`#/tools/${at(tool.name)}`}><${Text}>${tool.name}<//></a></td>
-        <td class="narrow-off soft"><${Text}>${tool.server}<//></td>
-        <td class="small"><${Text} class="soft">${first(tool.description)}<//>${tool.reason && html` <span class="tag warn" title=${visible(tool.reason)}>${
+        <td class="name"><a class="whole mono" href=${`#/tools/${at(tool.name)}`}><${Text}>${tool.name}<//></a></td>
+        <td class="narrow-off soft name"><${Text}>${tool.server}<//></td>
+        <td class="small long"><${Text} class="soft">${first(tool.description)}<//>${tool.reason && html` <span class="tag warn" title=${visible(tool.reason)}>${
           tool.reason === "its server is away" ? "away" : "left out"}</span>`}</td>
         <td class="number">${tool.is_offered ? count(tool.tokens) : "–"}</td></tr>`)}</tbody></table></div>`}
     </section>`}
