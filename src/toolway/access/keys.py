@@ -93,6 +93,11 @@ class KeyRing:
         self.used_at[entry.principal.id] = now
         return entry.principal
 
+    def note_use(self, digest: bytes) -> None:
+        """Somebody came in by the key of this digest, where no secret was sent."""
+        if entry := self._entries.get(digest):
+            self.used_at[entry.principal.id] = time.time()
+
     def digests(self, route: str) -> dict[bytes, str]:
         """The digests of the keys that name this route among theirs and whose time is not over, and their names."""
         now = time.time()

@@ -122,6 +122,7 @@ class Access:
         if not found:
             self._wrong.append(now)
             raise Unauthorized(self._how_to_enter("This is no key of the console."), code="invalid_api_key")
+        self._ring.note_use(found[0])
         identity, until = secrets.token_urlsafe(12), int(time.time()) + SESSION_SECONDS
         value = f"{until}.{identity}.{_signed(found[0], 'session', until, identity)}"
         is_secure = scope.get("scheme") == "https" or headers.get(b"origin", b"").startswith(b"https://")
@@ -146,6 +147,7 @@ class Access:
                 ):
                     if await self._store.get(_ended(identity), certain=True):
                         return None
+                    self._ring.note_use(key)
                     token = _signed(key, "token", int(until), identity)
                     return Session(id=identity, token=token, until=float(until), by=name)
         return None

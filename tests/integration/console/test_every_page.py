@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
 from tests.support.app_server import AppServer, app_server
 from tests.support.browser import (
@@ -75,3 +76,24 @@ def test_on_a_phone_every_page_is_one_or_two_presses_away(app, browser):
         box = bar.get_by_role("link").last.bounding_box()
         assert box
         assert box["x"] + box["width"] <= PHONE["width"]
+
+
+@pytest.mark.parametrize(
+    ("path", "title", "asked"),
+    [("keys", "Keys", "keys"), ("servers/gone/edit", "Edit gone", "config"), ("audit", "Audit", "audit?")],
+)
+def test_a_page_that_waits_for_toolway_says_so(app, browser, path, title, asked):
+    with console_page(browser, app.url) as page:
+        waiting: list[Route] = []
+
+        def hold(route: Route) -> None:
+            waiting.append(route)
+
+        page.route(re.compile(f"/api/{re.escape(asked)}"), hold)
+        page.goto(f"{app.url}/#/{path}")
+        expect(page.locator("h1")).to_have_text(title)
+        expect(page.get_by_text("Loading…")).to_be_visible()
+        assert violations(page) == []
+        waiting[0].continue_()
+        expect(page.locator("main .card").first).to_be_visible()
+        expect(page.get_by_text("Loading…")).to_have_count(0)

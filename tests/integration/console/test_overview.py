@@ -51,6 +51,7 @@ def test_the_first_run_with_nothing_configured_tells_what_to_do(browser):
         expect(steps).to_contain_text("Start your model server")
         expect(steps).to_contain_text("Set OPENAI_BASE_URL, for LM Studio to http")
         expect(page.get_by_text("not reachable")).to_be_visible()
+        expect(steps.get_by_role("link", name="Add a server")).to_have_css("text-decoration-line", "none")
         assert violations(page) == []
 
 

@@ -2,7 +2,7 @@
 
 import { useEffect, useRef, useState } from "preact/hooks";
 import { get } from "./api.js";
-import { Empty, Heading, html, seconds, Text, visible, Wrong } from "./ui.js";
+import { Empty, Heading, html, seconds, Text, useLoading, visible, Wrong } from "./ui.js";
 
 const NAMES = ["since", "until", "key", "tool", "decision", "event"];
 const DECISIONS = [["", "any decision"], ["allow", "allowed"], ["ask", "asked"], ["deny", "denied"]];
@@ -17,6 +17,7 @@ export default function Audit({ query }) {
   const [found, setFound] = useState(null);
   const [error, setError] = useState(null);
   const turn = useRef(0);
+  useLoading(!found && !error);
   const load = async (before = "") => {
     const mine = ++turn.current;
     const asked = { ...wanted, key: pattern(wanted.key), tool: pattern(wanted.tool), since: inUtc(wanted.since), until: inUtc(wanted.until), before };

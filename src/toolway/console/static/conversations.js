@@ -2,7 +2,7 @@
 
 import { useEffect, useRef, useState } from "preact/hooks";
 import { at, follow, get } from "./api.js";
-import { Ago, count, Empty, Heading, html, seconds, State, Text, Wrong } from "./ui.js";
+import { Ago, count, Empty, Heading, html, seconds, State, Text, useLoading, Wrong } from "./ui.js";
 import Conversation from "./conversation.js";
 
 const STATES = [["", "any state"], ["running", "running"], ["done", "done"], ["waiting", "waits for approval"],
@@ -21,6 +21,7 @@ function List({ query }) {
   const [fresh, setFresh] = useState([]);
   const [error, setError] = useState(null);
   const turn = useRef(0);
+  useLoading(!found && !error);
   const isPlain = Object.values(wanted).every((value) => !value);
 
   const load = async (before = "") => {

@@ -9,6 +9,8 @@ export default function Keys({ names }) {
   return names[0] === "add" ? html`<${Add} key="add" />` : html`<${List} />`;
 }
 
+const EVERY = 5000; /* when a key was used is told by nobody */
+
 /* the secret that is shown once; it stays while the session changes */
 let shown = null;
 
@@ -18,7 +20,7 @@ function keep(answer) {
 }
 
 function List() {
-  const { value, error, reload } = useLoaded(() => get("keys"));
+  const { value, error, reload } = useLoaded(() => get("keys"), [], EVERY);
   const [secret, setSecret] = useState(shown);
   const [asking, setAsking] = useState(null);
   const [failure, setFailure] = useState(null);
@@ -52,7 +54,7 @@ function List() {
           <td class="narrow-off small soft">${key.routes ? visible(key.routes.join(", ") || "nothing") : "all but the console"}</td>
           <td class="narrow-off small soft">${[...limits(key), ...limits(value.groups[key.group] ?? {}).map((one) => `group: ${one}`)].map((one) => html`<div key=${one}><${Text}>${one}<//></div>`)}</td>
           <td class="nowrap ${key.state.startsWith("expired") ? "bad" : "soft"}">${key.state === "valid" ? "without end" : key.state}</td>
-          <td class="right narrow-off nowrap">${key.used_at ? html`<${Ago} at=${key.used_at} />` : html`<span class="soft">never seen</span>`}</td>
+          <td class="right narrow-off nowrap">${key.used_at ? html`<${Ago} at=${key.used_at} />` : html`<span class="soft">never</span>`}</td>
           ${value.may_edit && html`<td class="right"><span class="row tight still end">
             <button type="button" class="compact" aria-label=${`Rotate ${visible(key.name)}`} onClick=${() => setAsking({ name: key.name, what: "rotate" })}>Rotate</button>
             <button type="button" class="compact danger" aria-label=${`Revoke ${visible(key.name)}`} onClick=${() => setAsking({ name: key.name, what: "revoke" })}>Revoke</button></span></td>`}

@@ -5,7 +5,7 @@ import { useEffect, useState } from "preact/hooks";
 import { signal } from "@preact/signals";
 import { loadSession, offline, session, signIn, signOut } from "./api.js";
 import { waiting, watchApprovals } from "./waiting.js";
-import { announced, html, Icon, Wrong } from "./ui.js";
+import { announced, html, Icon, loading, Wrong } from "./ui.js";
 
 const PAGES = [
   ["", "overview", "Overview", () => import("./overview.js")],
@@ -82,6 +82,7 @@ function Frame() {
     </header>
     <main id="main" tabindex="-1">
       ${page?.id === id ? html`<${page.component} key=${id} names=${names.slice(1)} query=${query} />` : null}
+      ${(page?.id !== id || loading.value > 0) && html`<p class="loading soft" role="status">Loading…</p>`}
     </main>
     ${offline.value && html`<div class="offline" role="status">No connection to Toolway; trying again</div>`}
     <div class="hidden" role="status" aria-live="polite">${announced.value}</div>

@@ -7,13 +7,12 @@ import { Ago, Card, Code, count, Empty, Heading, html, Panel, plural, State, Tab
 const EVERY = 15000;
 
 export default function Overview() {
-  const { value, error, reload } = useLoaded(() => get("overview"));
+  const { value, error, reload } = useLoaded(() => get("overview"), [], EVERY);
   useEffect(() => {
     let due = 0;
     const soon = () => { clearTimeout(due); due = setTimeout(reload, 250); };
     const stops = [follow("state", soon), follow("conversations", soon)];
-    const timer = setInterval(() => document.hidden || reload(), EVERY);
-    return () => { stops.forEach((stop) => stop()); clearTimeout(due); clearInterval(timer); };
+    return () => { stops.forEach((stop) => stop()); clearTimeout(due); };
   }, []);
   if (value === null) return html`<div class="page"><${Heading} title="Overview" /><${Wrong} error=${error} /></div>`;
   const wrong = value.findings.filter((finding) => !finding.ok || finding.advice);

@@ -153,8 +153,17 @@ export function Dialog({ title, open, onClose, children }) {
     </div></header><div class="body">${children}</div></div>`}</dialog>`;
 }
 
-/* loads a value, again whenever `again` changes; keeps showing the old one meanwhile */
-export function useLoaded(load, again = []) {
+export const loading = signal(0); /* how many things a page waits for that it cannot do without */
+export function useLoading(isLoading) {
+  useEffect(() => {
+    if (!isLoading) return undefined;
+    loading.value++;
+    return () => { loading.value--; };
+  }, [isLoading]);
+}
+
+/* loads a value, again whenever `again` changes and after so many milliseconds; keeps showing the old one meanwhile */
+export function useLoaded(load, again = [], every = 0) {
   const [state, setState] = useState({ value: null, error: null });
   const newest = useRef(0);
   const reload = () => {
@@ -165,5 +174,11 @@ export function useLoaded(load, again = []) {
     );
   };
   useEffect(() => { reload(); }, again);
+  useEffect(() => {
+    if (!every) return undefined;
+    const timer = setInterval(() => document.hidden || reload(), every);
+    return () => clearInterval(timer);
+  }, again);
+  useLoading(state.value === null && state.error === null);
   return { ...state, reload };
 }
