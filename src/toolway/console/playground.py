@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import takewhile
 from typing import Any
 
 from toolway.access.approvals import Approval
@@ -30,6 +32,8 @@ from toolway.wire.lenient_json import dumps
 
 OPTIONS = ("model", "messages", "temperature", "max_tokens", "tool_choice")
 """Members of a request that the page may send."""
+MOST_NOTES = 2000
+"""Characters at the end of a result in which notes of ours can be."""
 _THOUGHTS = ("reasoning_content", "reasoning")
 
 
@@ -97,8 +101,8 @@ def _told(event: Event) -> list[JSON]:
     match event:
         case Chunks():
             return [{kind: text} for chunk, _ in event.items for kind, text in _said(chunk)]
-        case RoundBegan(number=number) if number > 1:
-            return [{"round": number}]
+        case RoundBegan(hidden=hidden) if hidden:
+            return [{"read": _read_by_model(hidden)}]
         case CallBegan(call=call, tool=tool):
             server = tool.server if tool else None
             began = {"id": call.id, "name": call.name, "arguments": call.arguments, "server": server}
@@ -111,6 +115,17 @@ def _told(event: Event) -> list[JSON]:
             ended = {"id": call.id, "is_error": result.is_error, "text": result.text, "images": images}
             return [{"result": {**ended, "size": len(result.text), "seconds": event.seconds}}]
     return []
+
+
+def _read_by_model(hidden: Sequence[JSON]) -> list[JSON]:
+    """What the model reads of the results of the last round: the length of each, and its end, where notes stand."""
+    results = []
+    for message in takewhile(lambda one: one.get("role") != "assistant", reversed(hidden)):
+        content = message.get("content")
+        if message.get("role") == "tool" and isinstance(content, str):
+            read = {"length": len(content), "content": content[-MOST_NOTES:]}
+            results.append({"id": message.get("tool_call_id"), **read})
+    return results
 
 
 def _said(chunk: Any) -> list[tuple[str, str]]:

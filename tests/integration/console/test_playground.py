@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from playwright.sync_api import Page, expect
 from tests.support.app_server import AppServer, app_server
 from tests.support.browser import DESK, PHONE, console_page, is_wider_than_the_window, violations
 from tests.support.gate import Gate
+from tests.support.tools import ToolService
 from tests.support.upstream import Reply, call_stream, chunk, json_reply, sse, text_stream, tool_call
 from tests.unit.tools.mcp.support import SERVERS
 
@@ -64,10 +66,11 @@ def wait_for_the_end(page: Page) -> None:
 
 def test_the_playground_shows_calls_and_renders_what_is_said_as_text(app, browser):
     text = "# A *title*\n\n- one\n- two\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n```js\nalert(1)\n```\n"
-    links = "[x](javascript:hacked=1) ![y](http://evil.example/y.png) [ok](https://example.com/)"
+    links = "[x](javascript:hacked=1) ![y](http://evil.example/y.png) [ok](https://example.com/) "
+    refused = "[no](javascript:f(1)) end"
     app.set_replies(
         call_stream(tool_call()),
-        text_stream(text, links, HOSTILE, usage={"prompt_tokens": 5, "completion_tokens": 6}),
+        text_stream(text, links, refused, HOSTILE, usage={"prompt_tokens": 5, "completion_tokens": 6}),
     )
     with console_page(browser, f"{app.url}/#/playground") as page:
         expect(page.get_by_label("Model")).to_have_value("mock")
@@ -78,6 +81,7 @@ def test_the_playground_shows_calls_and_renders_what_is_said_as_text(app, browse
         expect(page.locator(".markdown li")).to_have_count(2)
         expect(page.locator(".markdown td")).to_have_count(2)
         expect(page.locator(".markdown a")).to_have_count(1)
+        expect(page.locator(".markdown")).to_contain_text("no (javascript:f(1)) end")
         expect(page.locator(".markdown a")).to_have_attribute("rel", "noopener noreferrer nofollow")
         assert page.locator(".markdown img, .markdown script").count() == 0
         assert page.evaluate("window.hacked") is None
@@ -239,3 +243,45 @@ def test_without_a_model_server_the_playground_says_so(browser):
         expect(page.get_by_text("There is no model to ask")).to_contain_text("http://127.0.0.1:9/v1")
         expect(page.get_by_text("There are no tools yet")).to_be_visible()
         assert violations(page) == []
+
+
+def test_what_the_model_did_not_see_of_a_result_is_told(browser, tmp_path):
+    config = tmp_path / "mcp.json"
+    good = {"command": sys.executable, "args": ["-m", "tests.unit.tools.mcp.servers.good"]}
+    config.write_text(json.dumps({"mcpServers": {"good": good}}))
+    calls = call_stream(tool_call("image", "{}")), text_stream("A picture.")
+    with app_server(*calls, endpoints="", config=str(config)) as app:
+        app.upstream.models = MODELS
+        app.until_servers_are(good="ready")
+        note = "[image 1 (image/png) is not shown: this model takes no images]"
+        with console_page(browser, f"{app.url}/#/playground") as page:
+            ask(page)
+            expect(page.get_by_role("img", name="picture of image")).to_be_visible()
+            expect(page.locator(".call")).to_contain_text(note)
+            page.get_by_role("link", name="What happened").click()
+            page.locator("td.what a").first.click()
+            expect(page.locator(".call")).to_contain_text(note)
+            assert violations(page) == []
+
+
+def test_how_much_of_a_long_result_the_model_read_is_told(browser):
+    async def dump(_: object) -> str:
+        return "x" * 100_000
+
+    with app_server(
+        call_stream(tool_call("dump")), text_stream("Long."), tools=ToolService(dump=dump)
+    ) as app:
+        app.upstream.models = MODELS
+        with console_page(browser, f"{app.url}/#/playground") as page:
+            ask(page)
+            told = re.compile(r"The model read [\d,]+ of 100,002 characters")
+            expect(page.get_by_text(told)).to_be_visible()
+            page.get_by_role("link", name="What happened").click()
+            page.locator("td.what a").first.click()
+            expect(page.get_by_text(told)).to_be_visible()
+            expect(page.get_by_text("(84,002 more were not kept)").first).to_be_visible()
+            more = page.locator(".call").get_by_role(
+                "button", name="show the 16,000 characters that were kept"
+            )
+            more.click()
+            expect(more).to_have_count(0)

@@ -2,7 +2,7 @@
 
 import { useEffect, useRef, useState } from "preact/hooks";
 import { at, follow, get } from "./api.js";
-import { bytes, clock, Code, Copy, count, Heading, html, plural, seconds, State, Text, visible, Wrong } from "./ui.js";
+import { bytes, clock, Code, Copy, count, Heading, html, plural, seconds, State, Text, useLoading, visible, Wrong } from "./ui.js";
 
 export default function Conversation({ id }) {
   const [record, setRecord] = useState(null);
@@ -22,6 +22,7 @@ export default function Conversation({ id }) {
     }
   };
   const isRunning = record?.state === "running";
+  useLoading(!record && !error);
   useEffect(() => { load(); }, [id]);
   useEffect(() => {
     if (record && !isRunning) return undefined;
@@ -181,12 +182,16 @@ function Message({ message }) {
 }
 
 const LONG = 900;
+const NOT_KEPT = /… \(([\d,]+) more characters\)$/; /* how the journal ends a text that was too long to be kept */
 
-export function Long({ text }) {
+export function Long({ text: recorded }) {
   const [all, setAll] = useState(false);
+  const lost = NOT_KEPT.exec(recorded);
+  const text = lost ? recorded.slice(0, lost.index) : recorded;
   const shown = all || text.length <= LONG * 1.3 ? text : text.slice(0, LONG);
-  return html`<div class="pre">${visible(shown)}${shown.length < text.length && html`… <button type="button" class="link"
-    onClick=${() => setAll(true)}>show all ${count(text.length)} characters</button>`}</div>`;
+  return html`<div class="pre">${visible(shown)}${(lost || shown.length < text.length) && "… "}${shown.length < text.length && html`<button type="button" class="link"
+    onClick=${() => setAll(true)}>${lost ? `show the ${count(text.length)} characters that were kept` : `show all ${count(text.length)} characters`}</button>`}${
+    lost && html`<span class="soft small"> (${lost[1]} more were not kept)</span>`}</div>`;
 }
 
 function Content({ content }) {
@@ -212,8 +217,11 @@ const Arguments = ({ text }) => {
   return shown === "{}" || shown === "" ? html`<p class="small soft">no arguments</p>` : html`<${Long} text=${shown} />`;
 };
 
+const NOT_SHOWN = /\[image \d+ \([^)\n]*\) is not shown: [^\]\n]*\]/g; /* what the model reads in place of a picture */
+
 export function Call({ call, shown, notRun, isRunning }) {
   const { result, progress } = call;
+  const notes = typeof shown?.content === "string" && result?.images.length ? shown.content.match(NOT_SHOWN) ?? [] : [];
   const cut = result && shown?.length != null && shown.length < result.size;
   return html`<div class="call">
     <div class="row"><strong class="mono"><${Text}>${call.name}<//></strong>
@@ -230,6 +238,7 @@ export function Call({ call, shown, notRun, isRunning }) {
       ${result.images.map((image, index) => image.data && /^image\/[\w.+-]+$/.test(image.media_type) && /^[A-Za-z0-9+/=\s]+$/.test(image.data)
         ? html`<img key=${index} class="picture" src=${`data:${image.media_type};base64,${image.data}`} alt=${`picture of ${visible(call.name)}`} />`
         : html`<p key=${index} class="small soft">a picture, ${bytes(image.size)}</p>`)}
+      ${notes.map((note) => html`<p key=${note} class="small warn">The model read in its place: <${Text}>${note}<//></p>`)}
       ${cut && html`<p class="small warn">The model read ${count(shown.length)} of ${count(result.size)} characters.</p>`}</div>`}
     ${notRun && shown && html`<div class="result is-bad"><${Content} content=${shown.content} /></div>`}
   </div>`;

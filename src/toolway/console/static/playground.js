@@ -189,7 +189,7 @@ function Answer({ turn, isLast, busy, onAgain, onAnswered }) {
     else groups.push(part.kind === "call" ? { calls: [part] } : part);
   }
   return html`<div class="turn">
-    ${groups.map((group, index) => group.calls ? html`<div class="calls" key=${index}>${group.calls.map((call) => html`<${Call} key=${call.id} call=${call} isRunning=${working} />`)}</div>`
+    ${groups.map((group, index) => group.calls ? html`<div class="calls" key=${index}>${group.calls.map((call) => html`<${Call} key=${call.id} call=${call} shown=${call.shown} isRunning=${working} />`)}</div>`
       : group.kind === "approval" ? html`<${Waiting} key=${group.id} one=${group} isOpen=${working && waiting.includes(group)} onAnswered=${(counts) => onAnswered(group, counts)} />`
       : group.kind === "thought" ? html`<details key=${index}><summary>Thought</summary><pre class="block">${visible(group.text)}</pre></details>`
         : html`<${Markdown} key=${index} text=${group.text} />`)}
@@ -220,6 +220,10 @@ function after(turn, told) {
   const mend = (id, more) => ({ parts: turn.parts.map((part) => part.kind === "call" && part.id === id && !part.result ? { ...part, ...more } : part) });
   if (told.progress) return mend(told.progress.id, { progress: told.progress });
   if (told.result) return mend(told.result.id, { result: told.result });
+  if (told.read) {
+    const read = new Map(told.read.map((one) => [one.id, one]));
+    return { parts: turn.parts.map((part) => part.kind === "call" && !part.shown && read.has(part.id) ? { ...part, shown: read.get(part.id) } : part) };
+  }
   if (told.end) return { end: told.end };
   if (told.error) return { end: { error: told.error } };
   return {};
