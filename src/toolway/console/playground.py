@@ -9,6 +9,7 @@ from typing import Any
 from toolway.access.approvals import Approval
 from toolway.console.approvals import shown_approval
 from toolway.console.parts import Parts
+from toolway.console.progress import shown_progress
 from toolway.console.routes import ConsoleRequest, Route
 from toolway.conversation.events import (
     CallBegan,
@@ -108,8 +109,7 @@ def _told(event: Event) -> list[JSON]:
             began = {"id": call.id, "name": call.name, "arguments": call.arguments, "server": server}
             return [{"call": began}]
         case CallProgressed(call=call, progress=progress):
-            told = {"progress": progress.progress, "total": progress.total, "message": progress.message}
-            return [{"progress": {"id": call.id, **told}}]
+            return [{"progress": {"id": call.id, **shown_progress(progress)}}]
         case CallEnded(call=call, result=result):
             images = [{"media_type": image.media_type, "data": image.data} for image in result.images]
             ended = {"id": call.id, "is_error": result.is_error, "text": result.text, "images": images}

@@ -125,7 +125,8 @@ class Console:
                 method="GET", path="/events", streamer=self._events,
                 summary="What happens, by topic, as server-sent events that go on where they broke off.",
                 query={
-                    "topics": "state, conversations, conversation:ID, approvals and log:SERVER, separated by commas",
+                    "topics": "state, conversations, conversation:ID, approvals, call:WATCH and log:SERVER, "
+                    "separated by commas",
                     "after": "the id of the last event that came; the header Last-Event-ID does the same",
                 },
                 answer="Each event is a list of its topic and a value. The event `reset` says that some were lost.",

@@ -5,8 +5,11 @@ from __future__ import annotations
 from time import monotonic
 from typing import Any
 
+import anyio
+
 from toolway.access.principal import principal_of_key
 from toolway.console.parts import Parts
+from toolway.console.progress import ProgressTopic
 from toolway.console.routes import ConsoleRequest, Route
 from toolway.engine.model_target import RejectedTool
 from toolway.errors import InvalidRequest, NotFound
@@ -22,6 +25,8 @@ MOST_DESCRIPTION = 300
 CALLER = Caller(id="console", name="console")
 """Who calls a tool from here, for rules and the audit log."""
 MOST_ARGUMENTS = 64 * 2**20
+MOST_WATCH = 64
+"""Characters of the name by which a page follows its call."""
 
 
 class Tools:
@@ -39,8 +44,9 @@ class Tools:
             Route(method="GET", path="/tools/{}", handler=self._one,
                   summary="One tool: its schema, what the model sees of it, who may use it."),
             Route(method="POST", path="/tools/{}/call", handler=self._call,
-                  summary="Run a tool; a failure of the tool is a result with is_error.",
-                  body={"arguments": {"type": "object"}}),
+                  summary="Run a tool; a failure of the tool is a result with is_error. Its progress is the topic "
+                  "call:WATCH of the events.",
+                  body={"arguments": {"type": "object"}, "watch": {"type": "string"}}),
         ]  # fmt: skip
 
     @property
@@ -101,12 +107,22 @@ class Tools:
         arguments = body.get("arguments", {})
         if not isinstance(arguments, dict):
             raise InvalidRequest("arguments must be an object.", param="arguments")
+        watch = body.get("watch", "")
+        if not isinstance(watch, str) or len(watch) > MOST_WATCH:
+            raise InvalidRequest(f"watch must be a text of at most {MOST_WATCH} characters.", param="watch")
+        progress = ProgressTopic(self._parts.feed, f"call:{watch}")
         answers: list[JSON] = []
 
         async def run() -> None:
             begun = monotonic()
             # Whoever has the console is the operator, whom no rule binds: as with `toolway call`.
-            result = await self._direct.call(request.names[0], dumps_text(arguments), (), gate=None)
+            async with anyio.create_task_group() as group:
+                if watch:
+                    group.start_soon(progress.run)
+                result = await self._direct.call(
+                    request.names[0], dumps_text(arguments), (), gate=None, on_progress=progress
+                )
+                group.cancel_scope.cancel()
             if result is not None:
                 answers.append({"seconds": monotonic() - begun, **_shown(result)})
 

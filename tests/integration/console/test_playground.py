@@ -213,26 +213,53 @@ def test_a_stream_that_ends_without_its_end_is_told(app, browser):
         expect(page.get_by_role("button", name="Repeat")).to_be_visible()
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="named pipes of Unix")
-def test_a_call_shows_how_far_it_is(browser, tmp_path):
-    gates = [tmp_path / name for name in ("first", "second", "third")]
-    for gate in gates:
+@pytest.fixture
+def gates(tmp_path: Path) -> list[Path]:
+    """The named pipes at which the tool `copy` waits."""
+    if sys.platform == "win32":
+        pytest.skip("named pipes of Unix")
+    found = [tmp_path / name for name in ("first", "second", "third")]
+    for gate in found:
         os.mkfifo(gate)
+    return found
+
+
+@pytest.fixture
+def staged(tmp_path: Path, gates: list[Path]) -> Iterator[AppServer]:
+    """One whose model calls `copy`."""
     config = tmp_path / "mcp.json"
-    server = {"command": sys.executable, "args": [str(SERVERS / "staged.py")]}
-    config.write_text(json.dumps({"mcpServers": {"files": server}}))
+    files = {"command": sys.executable, "args": [str(SERVERS / "staged.py")]}
+    config.write_text(json.dumps({"mcpServers": {"files": files}}))
     call = tool_call("copy", json.dumps({"gates": [str(gate) for gate in gates]}))
-    with app_server(call_stream(call), text_stream("Done."), endpoints="", config=str(config)) as app:
-        app.upstream.models = MODELS
-        app.until_servers_are(files="ready")
-        with console_page(browser, f"{app.url}/#/playground") as page:
-            ask(page)
-            for number, gate in enumerate(gates, 1):
-                expect(page.locator(".call")).to_contain_text(f"{25 * number} %stage {number}")
-                gate.write_bytes(b"")
-            expect(page.locator(".call")).to_contain_text("copied")
-            expect(page.locator(".markdown")).to_have_text("Done.")
-            expect(page.get_by_role("progressbar")).to_have_count(0)
+    with app_server(call_stream(call), text_stream("Done."), endpoints="", config=str(config)) as server:
+        server.upstream.models = MODELS
+        server.until_servers_are(files="ready")
+        yield server
+
+
+def test_a_call_shows_how_far_it_is(staged, gates, browser):
+    with console_page(browser, f"{staged.url}/#/playground") as page:
+        ask(page)
+        for number, gate in enumerate(gates, 1):
+            expect(page.locator(".call")).to_contain_text(f"{25 * number} %stage {number}")
+            gate.write_bytes(b"")
+        expect(page.locator(".call")).to_contain_text("copied")
+        expect(page.locator(".markdown")).to_have_text("Done.")
+        expect(page.get_by_role("progressbar")).to_have_count(0)
+
+
+def test_a_tool_that_is_tried_shows_how_far_it_is(staged, gates, browser):
+    with console_page(browser, f"{staged.url}/#/tools/copy") as page:
+        page.get_by_role("button", name="As JSON").first.click()
+        arguments = {"gates": [str(gate) for gate in gates]}
+        page.get_by_role("textbox", name="Arguments").fill(json.dumps(arguments))
+        page.get_by_role("button", name="Run", exact=True).click()
+        for number, gate in enumerate(gates, 1):
+            expect(page.get_by_role("tabpanel")).to_contain_text(f"{25 * number} %stage {number}")
+            assert number > 1 or violations(page) == []
+            gate.write_bytes(b"")
+        expect(page.get_by_role("region", name="Result", exact=True)).to_contain_text("copied")
+        expect(page.get_by_role("progressbar")).to_have_count(0)
 
 
 def test_without_a_model_server_the_playground_says_so(browser):

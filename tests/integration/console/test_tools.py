@@ -128,6 +128,7 @@ def test_a_tool_that_is_not_there_is_a_404_and_arguments_are_an_object(app):
     assert httpx2.get(f"{url}/none").status_code == 404
     assert httpx2.post(f"{url}/none/call", json={}, headers=CHANGE).status_code == 404
     assert httpx2.post(f"{url}/get_weather/call", json={"arguments": []}, headers=CHANGE).status_code == 400
+    assert httpx2.post(f"{url}/get_weather/call", json={"watch": 7}, headers=CHANGE).status_code == 400
     assert httpx2.post(f"{url}/get_weather/call", json={}).status_code == 403, "no token"
     wrong = httpx2.post(f"{url}/get_weather/call", json={"arguments": {"city": {}}}, headers=CHANGE).json()
     assert wrong["is_error"]

@@ -244,7 +244,7 @@ export function Call({ call, shown, notRun, isRunning }) {
   </div>`;
 }
 
-function Progress({ progress }) {
+export function Progress({ progress }) {
   const share = progress.total ? Math.min(1, progress.progress / progress.total) : null;
   return html`<div class="row small"><progress aria-label="Progress" value=${share ?? undefined} max="1"></progress>
     <span class="soft">${share == null ? count(progress.progress) : `${Math.round(share * 100)} %`}</span>

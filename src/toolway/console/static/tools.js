@@ -3,6 +3,7 @@
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { at, follow, get, open } from "./api.js";
 import { Card, Code, count, Empty, Heading, html, Panel, plural, seconds, State, Tabs, Text, useLoaded, visible, Wrong } from "./ui.js";
+import { Progress } from "./conversation.js";
 import { Json, SchemaForm, startValue } from "./schema-form.js";
 import { first } from "./servers.js";
 
@@ -86,6 +87,7 @@ function Try({ tool, name }) {
   const [error, setError] = useState(null);
   const running = useRef(null);
   const [busy, setBusy] = useState(false);
+  const [progress, setProgress] = useState(null);
   useEffect(() => () => running.current?.abort(), []);
   const run = async (event) => {
     event?.preventDefault();
@@ -93,12 +95,16 @@ function Try({ tool, name }) {
     running.current = new AbortController();
     setBusy(true);
     setError(null);
+    setProgress(null);
+    const watch = crypto.getRandomValues(new Uint32Array(4)).join("-");
+    const leave = follow(`call:${watch}`, setProgress);
     try {
-      const response = await open("POST", `tools/${at(name)}/call`, { arguments: value ?? {} }, running.current.signal);
+      const response = await open("POST", `tools/${at(name)}/call`, { arguments: value ?? {}, watch }, running.current.signal);
       setResult(await response.json());
     } catch (refusal) {
       if (refusal.name !== "AbortError") setError(refusal);
     }
+    leave();
     setBusy(false);
   };
   const press = (event) => { if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) run(event); };
@@ -107,7 +113,8 @@ function Try({ tool, name }) {
     ${asJson ? html`<${Json} common=${{ "aria-label": "Arguments" }} rows=${10} value=${value} onChange=${(changed, wrong) => { setUnread(Boolean(wrong)); if (!wrong) setValue(changed ?? {}); }} />`
       : html`<${SchemaForm} schema=${tool.schema} value=${value} onChange=${setValue} />`}
     <div class="row"><button type="submit" class="primary" disabled=${busy || unread}>${busy ? "Running…" : "Run"}</button>
-      ${busy && html`<button type="button" onClick=${() => running.current.abort()}>Stop</button>`}</div>
+      ${busy && html`<button type="button" onClick=${() => running.current.abort()}>Stop</button>`}
+      ${busy && progress && html`<${Progress} progress=${progress} />`}</div>
     <${Wrong} error=${error} />
     ${result && html`<${Result} result=${result} />`}
   </form>`;
