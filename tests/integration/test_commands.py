@@ -188,8 +188,8 @@ def test_too_many_tools_are_told_everywhere(tmp_path: Path):
         examined = toolway("doctor", cwd=tmp_path, **variables)
         listed = toolway("tools", cwd=tmp_path, **variables)
         with serving(SERVE, tmp_path, **variables) as (process, _):
-            assert process.stderr is not None
-            warned = next(line for line in process.stderr if "warning tools" in line)
+            warned = warned_of_size(process)
+            assert "warning tools" in warned
     assert examined.returncode == 1
     assert "All is well" not in examined.stdout
     assert "and 122 more" in examined.stdout
@@ -221,6 +221,32 @@ def test_tools_that_are_searched_are_told_in_numbers(tmp_path: Path):
     assert "The model searches them (TOOLWAY_TOOL_SEARCH)." in ran.stdout
     assert "with 2 tools (132 are searched)" in ran.stdout
     assert ran.returncode == 0
+
+
+def warned_of_size(process: subprocess.Popen[str]) -> str:
+    assert process.stderr is not None
+    return next(line for line in process.stderr if " tools: " in line)
+
+
+@pytest.mark.parametrize("mode", ["auto", "on"])
+def test_the_start_says_which_models_search_when_there_are_several(tmp_path: Path, mode: str):
+    model = Model()
+    entries = [{"id": "small", "max_model_len": 4096}, {"id": "large", "max_model_len": 200_000}]
+    model.models = json_reply({"object": "list", "data": entries})
+    with talkative_tools(130) as endpoint, model_server(model) as base:
+        variables = {"MCP_SERVER_ENDPOINTS": endpoint, "OPENAI_BASE_URL": base, "TOOLWAY_TOOL_SEARCH": mode}
+        with serving(SERVE, tmp_path, **variables) as (process, _):
+            warned = warned_of_size(process)
+    took = re.search(r"132 tools take about ([\d,]+) tokens; ", warned)
+    assert took, warned
+    if mode == "on":
+        assert "the model searches them" in warned
+    else:
+        threshold = re.search(r"read less than ([\d,]+) searches them, any other gets all", warned)
+        assert threshold, warned
+        tokens, least = (int(found[1].replace(",", "")) for found in (took, threshold))
+        assert 4096 < least <= 200_000
+        assert tokens == pytest.approx(0.4 * least, abs=1)
 
 
 def test_call_says_that_there_is_a_picture(tmp_path: Path):

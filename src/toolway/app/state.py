@@ -17,7 +17,7 @@ from toolway.access.refusals import Refusals
 from toolway.app.reload import ConfigWatcher, watch_config
 from toolway.engine.model_target import USER_AGENT, ModelTarget
 from toolway.engine.tool_vectors import ToolVectors, open_vectors
-from toolway.schema.compile import MAX_TOOLS, estimated_tokens, need_search, why_too_many
+from toolway.schema.compile import MAX_TOOLS, SEARCH_SHARE, estimated_tokens, need_search, why_too_many
 from toolway.settings.settings import Settings
 from toolway.stores import Store, open_store
 from toolway.tools.catalog import Catalog, Snapshot
@@ -118,13 +118,20 @@ async def judge_size(
         return None
     info = await target.infos.get(model, [USER_AGENT, *credential(settings.upstream.api_key)])
     most = target.max_tools
-    if settings.tools.tool_search != "off" and need_search(number, tokens, info.context, most):
+    mode = settings.tools.tool_search
+    if mode == "on" or (mode == "auto" and need_search(number, tokens, info.context, most)):
         room = f" of {info.context:,}" if info.context else ""
         text = f"{number} tools take about {tokens:,}{room} tokens; the model searches them (TOOLWAY_TOOL_SEARCH)"
         return SizeVerdict(text=text, is_ok=True)
     if (why := why_too_many(number, tokens, info.context, most)) is None:
         return None
-    return SizeVerdict(text=why, is_ok=settings.tools.tool_search != "off")
+    if mode == "auto" and not model and info.context is None:
+        # One of several models, or of a server that does not answer: each request finds out for its own.
+        why = (
+            f"{number} tools take about {tokens:,} tokens; a model that is known to read less than "
+            f"{int(tokens / SEARCH_SHARE):,} searches them, any other gets all in each request (TOOLWAY_TOOL_SEARCH)"
+        )
+    return SizeVerdict(text=why, is_ok=mode != "off")
 
 
 async def _warn_of_misses(config: ConfigWatcher, catalog: Catalog, policy: Policy) -> None:
