@@ -26,6 +26,7 @@ from tests.support.servers import free_port, running
 from tests.support.tools import Raw, ToolService
 from tests.support.upstream import Reply, ScriptedUpstream, chunk, json_reply, sse, whole
 from tests.unit.tools.mcp.servers.guarded import Guarded
+from toolway.access.keys import hash_of
 
 PATIENCE = 60
 """Seconds; Python has to start and import everything, perhaps on a busy machine."""
@@ -287,6 +288,7 @@ def test_call_reads_arguments_from_stdin_and_prints_json(tools_url: str, tmp_pat
     [
         (["broken", '{"city": "x"}'], "no such city"),
         (["get_wether"], "Did you mean get_weather"),
+        (["town.get_wether"], "Did you mean town.get_weather"),
         (["get_weather", "{}"], "`city` is required"),
         (["get_weather", "{oops"], "line 1 column 2"),
         (["get_weather", "[]"], "it is not a JSON object. Write a JSON object, like"),
@@ -295,10 +297,48 @@ def test_call_reads_arguments_from_stdin_and_prints_json(tools_url: str, tmp_pat
 def test_call_fails_with_status_1_and_says_why(
     tools_url: str, tmp_path: Path, arguments: list[str], words: str
 ):
-    ran = toolway("call", *arguments, cwd=tmp_path, MCP_SERVER_ENDPOINTS=tools_url)
+    ran = toolway("call", *arguments, cwd=tmp_path, MCP_SERVER_ENDPOINTS=f"town={tools_url}")
     assert ran.returncode == 1
     assert words in ran.stderr
     assert "Traceback" not in ran.stderr
+
+
+def test_call_takes_the_name_that_rules_have(tools_url: str, tmp_path: Path):
+    ran = toolway("call", "town.list_cities", cwd=tmp_path, MCP_SERVER_ENDPOINTS=f"town={tools_url}")
+    assert ran.returncode == 0, ran.stderr
+
+
+@pytest.mark.parametrize("command", [("call",), ("policy", "explain")])
+def test_a_tool_that_is_not_there_may_be_one_of_a_server_that_is_down(
+    tools_url: str, tmp_path: Path, command: tuple[str, ...]
+):
+    endpoints = f"town={tools_url},gone=http://127.0.0.1:{free_port()}"
+    ran = toolway(*command, "gone.read_file", cwd=tmp_path, MCP_SERVER_ENDPOINTS=endpoints)
+    assert ran.returncode == 1
+    assert "There is no tool named gone.read_file" in ran.stderr
+    assert "The server gone is not up" in ran.stderr
+    assert "town" not in ran.stderr
+
+
+def test_doctor_finds_no_fault_with_what_names_tools_of_a_server_that_is_down(tools_url: str, tmp_path: Path):
+    rules = [
+        {"tools": ["read_file"], "servers": ["gone"], "effect": "deny"},
+        {"tools": ["gone.*"], "effect": "ask"},
+        {"tools": ["get_wether"], "servers": ["town"], "effect": "ask"},
+    ]
+    keys = {"ann": {"hash": hash_of("ann"), "tools": ["gone.*"]}}
+    variables = {"MCP_SERVER_ENDPOINTS": f"town={tools_url},gone=http://127.0.0.1:{free_port()}"}
+    said = []
+    for chosen in (rules, rules[:2]):
+        config = {"mcpServers": {}, "rules": chosen, "keys": keys}
+        (tmp_path / "mcp.json").write_bytes(orjson.dumps(config))
+        _, found = examined(tmp_path, **variables)
+        said.append(found)
+    assert "'get_wether' fits no tool" in said[0]["rules"]["detail"]
+    assert "gone" not in said[0]["rules"]["detail"]
+    assert said[1]["rules"]["ok"], said[1]
+    assert "the tools of gone is not known before it is up" in said[1]["rules"]["detail"]
+    assert "tools" not in said[1], "nothing is said of the key's patterns"
 
 
 def examined(tmp_path: Path, **variables: str) -> tuple[int, dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from toolway.access.rules import Rules
 from toolway.settings.access import Rights
@@ -10,21 +10,28 @@ from toolway.settings.settings import Settings
 from toolway.types import Choice, Tool
 
 
-def misses_of(settings: Settings, rules: Rules, tools: Mapping[str, Tool]) -> list[str]:
-    """Sentences about what rules, keys, groups and profiles name, while these are the tools, as models see them."""
-    return [
-        *misses_of_rules(settings, rules, tools),
-        *_of_rights(settings, tools),
-        *_of_profiles(settings, tools),
-    ]
+def misses_of(
+    settings: Settings, rules: Rules, tools: Mapping[str, Tool], unknown: Collection[str]
+) -> list[str]:
+    """Sentences about what rules, keys, groups and profiles name, while these are the tools, as models see them.
+
+    A pattern that fits none of them may mean one of a server whose tools are `unknown`: then nothing is said of it.
+    """
+    of_rules = misses_of_rules(settings, rules, tools, unknown)
+    if unknown:
+        return of_rules
+    return [*of_rules, *_of_rights(settings, tools), *_of_profiles(settings, tools)]
 
 
-def misses_of_rules(settings: Settings, rules: Rules, tools: Mapping[str, Tool]) -> list[str]:
+def misses_of_rules(
+    settings: Settings, rules: Rules, tools: Mapping[str, Tool], unknown: Collection[str]
+) -> list[str]:
     """Sentences about what the rules name and is not there; keys may be those of people with a JWT."""
     access = settings.access
     has_jwt = access.jwt is not None
     keys = [key.name for key in access.keys]
-    found = rules.misses(tools, settings.labels, keys, [group.name for group in access.groups])
+    groups = [group.name for group in access.groups]
+    found = rules.misses(tools, settings.labels, keys, groups, unknown)
     return [sentence for sentence in found if not (has_jwt and ": keys: " in sentence)]
 
 

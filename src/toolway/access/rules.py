@@ -72,12 +72,16 @@ class Rule:
         """Whether it is about this tool, which models see as `name`."""
         return not self._unfit_tool(name, tool)
 
+    def fits_server(self, label: str) -> bool:
+        """Whether it may be about tools of the server with this label."""
+        return self._servers.take(label)
+
     def _unfit_tool(self, name: str, tool: Tool) -> str:
         """The condition that the tool does not fit; empty when it fits all."""
         names = {plain(name), plain(tool.name), plain(f"{tool.server}.{tool.name}")}
         if not any(map(self._tools.take, names)):
             return "tools"
-        if not self._servers.take(tool.server):
+        if not self.fits_server(tool.server):
             return "servers"
         hints = hints_of(tool) if tool.server in self._trusted else WORST
         wrong = (hint for hint, wanted in self.config.annotations.items() if hints[hint] is not wanted)
@@ -192,8 +196,12 @@ class Rules:
         servers: Collection[str],
         keys: Collection[str],
         groups: Collection[str],
+        unknown: Collection[str] = (),
     ) -> Iterator[str]:
-        """Sentences about what rules name and is not there: `tools` as models see them, the names of all others."""
+        """Sentences about what rules name and is not there: `tools` as models see them, the names of all others.
+
+        What may be about a tool of servers whose tools are `unknown` is not told.
+        """
         for rule in self.rules:
             config, where = rule.config, f"{rule.config.where}: {rule.label}"
             for name in config.trust:
@@ -208,7 +216,8 @@ class Rules:
                 for pattern in patterns:
                     if not any(fnmatchcase(name, pattern) for name in names):
                         yield f"{where}: {kind}s: {pattern!r} fits no {kind}"
-            yield from _misses_of_tools(rule, where, tools)
+            if not any(map(rule.fits_server, unknown)):
+                yield from _misses_of_tools(rule, where, tools)
 
 
 def _misses_of_tools(rule: Rule, where: str, tools: Mapping[str, Tool]) -> Iterator[str]:

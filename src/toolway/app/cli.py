@@ -143,7 +143,7 @@ def tools(as_json: AsJSON = False, full: Full = False, config: ConfigFile = None
 
 @app.command()
 def call(
-    name: Annotated[str, typer.Argument(help="The tool, as `toolway tools` names it.")],
+    name: Annotated[str, typer.Argument(help="The tool, as `toolway tools` names it, or SERVER.TOOL.")],
     arguments: Annotated[
         str, typer.Argument(help='Its arguments as a JSON object, like \'{"city": "Paris"}\'; - reads stdin.')
     ] = "{}",
@@ -293,11 +293,10 @@ async def _list_tools(
 
 async def _call(catalog: Catalog, name: str, arguments: JSON, seconds: float) -> ToolResult:
     snapshot = catalog.snapshot
-    tool = snapshot.tools.get(name)
-    if tool is None:
-        close = names.closest(name, snapshot.tools)
-        hint = f"Did you mean {' or '.join(close)}?" if close else "`toolway tools` lists them."
-        return ToolResult(text=f"There is no tool named {name}. {hint}", is_error=True)
+    known = names.meant(name, snapshot.tools)
+    if known is None:
+        return ToolResult(text=names.no_such_tool(name, snapshot.tools, snapshot.unknown), is_error=True)
+    tool = snapshot.tools[known]
     with anyio.move_on_after(tool.timeout or seconds):
         return await snapshot.call(tool, arguments)
     return ToolResult(

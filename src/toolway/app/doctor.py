@@ -139,8 +139,10 @@ def _judge_keys(access: AccessConfig) -> list[Finding]:
 
 
 def _judge_patterns(access: AccessConfig, snapshot: Snapshot) -> list[Finding]:
-    """Patterns of keys and groups that no tool matches now."""
-    found = []
+    """Patterns of keys and groups that no tool matches now; nothing to find before all tools are known."""
+    found: list[Finding] = []
+    if snapshot.unknown:
+        return found
     owners: list[GroupConfig | KeyConfig] = [*access.groups, *access.keys]
     for one in owners:
         if idle := idle_patterns(one, snapshot.tools):
@@ -320,9 +322,11 @@ def _judge_rules(settings: Settings, snapshot: Snapshot) -> list[Finding]:
     rules = Rules(settings.access.rules, settings.labels)
     if not rules.rules:
         return []
-    told = [*rules.warnings, *misses_of_rules(settings, rules, snapshot.tools)]
+    told = [*rules.warnings, *misses_of_rules(settings, rules, snapshot.tools, snapshot.unknown)]
     count = len(rules.rules)
     good = f"{count} rule{'s'[: count != 1]}; toolway policy explain says what becomes of a call"
+    if snapshot.unknown:
+        good += f"; whether they fit the tools of {', '.join(snapshot.unknown)} is not known before it is up"
     return [Finding(check="rules", ok=not told, detail="; ".join(told) or good)]
 
 

@@ -60,8 +60,8 @@ def explain(  # noqa: PLR0917 - typer passes them by name
     """Say what becomes of a call: whether the key has the tool at all, and which rule decides and why."""
     settings = load_settings(config=config)
     principal, owners = _principal(settings.access, key, group)
-    found = anyio.run(_tools, settings)
-    name = _named(tool, found)
+    found, unknown = anyio.run(_tools, settings)
+    name = _named(tool, found, unknown)
     values, fault = _read_arguments(name, found[name], arguments)
     if why := _why_hidden(principal, owners, name, found[name], model, dialect):
         _tell_explanation("none", [], as_json, why)
@@ -114,15 +114,12 @@ def _principal(
     return principal_of_person("", "", key or f"the group {group}", named), [named]
 
 
-def _named(tool: str, found: Mapping[str, Tool]) -> str:
+def _named(tool: str, found: Mapping[str, Tool], unknown: Sequence[str]) -> str:
     """The name, as models see it, of the tool that is meant."""
-    if tool in found:
-        return tool
-    qualified = {f"{each.server}.{each.name}": name for name, each in found.items()}
-    if tool not in qualified:
-        close = names.closest(tool, list(qualified if "." in tool else found))
-        fail(f"There is no tool named {tool}. " + (f"Did you mean {' or '.join(close)}?" if close else ""))
-    return qualified[tool]
+    name = names.meant(tool, found)
+    if name is None:
+        fail(names.no_such_tool(tool, found, unknown))
+    return name
 
 
 def _why_hidden(  # noqa: PLR0917 - all that a call is
@@ -144,13 +141,13 @@ def _why_hidden(  # noqa: PLR0917 - all that a call is
     return ""
 
 
-async def _tools(settings: Settings) -> dict[str, Tool]:
-    """The tools as models see them, once each server was tried."""
+async def _tools(settings: Settings) -> tuple[Mapping[str, Tool], Sequence[str]]:
+    """The tools as models see them, once each server was tried, and the servers whose tools are not known."""
     from toolway.tools.factory import open_catalog  # noqa: PLC0415
 
     logging.getLogger("toolway").setLevel(logging.CRITICAL)
     async with open_catalog(settings.tools) as catalog:
-        return dict(catalog.snapshot.tools)
+        return catalog.snapshot.tools, catalog.snapshot.unknown
 
 
 @approvals.command("list")

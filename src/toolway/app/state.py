@@ -141,7 +141,8 @@ async def _warn_of_misses(config: ConfigWatcher, catalog: Catalog, policy: Polic
         read_again = config.read_again
         with anyio.move_on_after(SIZE_PATIENCE):
             await catalog.until_tried()  # only then it is known what there is
-            found = misses_of(config.settings, policy.rules, catalog.snapshot.tools)
+            snapshot = catalog.snapshot
+            found = misses_of(config.settings, policy.rules, snapshot.tools, snapshot.unknown)
             for warning in found:
                 if warning not in told:
                     log.warning("%s", warning)

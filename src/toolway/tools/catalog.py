@@ -81,6 +81,12 @@ class Snapshot:
         """The labels of the servers that have not been tried yet, whose tools nobody knows."""
         return [source.label for source in self.sources if source.status.is_untried]
 
+    @property
+    def unknown(self) -> list[str]:
+        """The labels of the servers that are not up and never were: nobody knows which tools they have."""
+        statuses = {source.label: source.status for source in self.sources}
+        return [label for label, status in statuses.items() if not (status.is_usable or status.tools)]
+
     def visible_to(self, selection: Selection) -> Snapshot:
         """What there is for a caller: no other tools, and no server that has none for it."""
         if not selection:

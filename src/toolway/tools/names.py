@@ -96,6 +96,23 @@ def find(name: str, tools: Mapping[str, Tool]) -> str | None:
     return same[0] if len(same) == 1 else None
 
 
+def no_such_tool(name: str, tools: Mapping[str, Tool], down: Sequence[str]) -> str:
+    """What a person reads who named a tool that is not there, while these servers are `down`."""
+    close = closest(name, [f"{tool.server}.{tool.name}" for tool in tools.values()] if "." in name else tools)
+    told = f"There is no tool named {name}." + (f" Did you mean {' or '.join(close)}?" if close else "")
+    if down:
+        who = f"The server {down[0]} is" if len(down) == 1 else f"The servers {', '.join(down)} are"
+        return f"{told} {who} not up, and may have it: `toolway doctor` says why."
+    return told if close else f"{told} `toolway tools` lists them."
+
+
+def meant(name: str, tools: Mapping[str, Tool]) -> str | None:
+    """The name, as models see it, of the tool that a person means by it or by SERVER.TOOL."""
+    if name in tools:
+        return name
+    return next((known for known, tool in tools.items() if f"{tool.server}.{tool.name}" == name), None)
+
+
 def hint(name: str, known: Iterable[str], untried: Sequence[str] = ()) -> str:
     """What to do about a name that nothing has, as a sentence; empty when nobody knows.
 
