@@ -17,6 +17,7 @@ import pytest
 from tests.support.app_server import QUESTION, AppServer, app_server
 from tests.support.gate import DEADLINE
 from tests.support.logs import logged
+from tests.support.servers import free_port
 from tests.support.tools import ToolService
 from tests.support.upstream import Reply, call_stream, json_reply, text_stream, tool_call, whole
 from toolway.access.keys import hash_of
@@ -355,3 +356,23 @@ def test_a_server_all_of_whose_tools_are_hidden_is_in_no_health_report(app: AppS
     ] == "not ready":
         assert answer.status_code == 503
     assert len(httpx2.get(f"{app.url}/readyz", headers=bearer(key)).json()["servers"]) == count
+
+
+def test_a_server_that_is_down_and_hidden_from_a_key_does_not_make_its_report_degraded(tmp_path: Path):
+    keys = {
+        "here": {"hash": hash_of("here"), "exclude": ["gone.*"]},
+        "there": {"hash": hash_of("there"), "tools": ["gone.*"]},
+        "all": {"hash": hash_of("all")},
+    }
+    dead = {"gone": {"type": "http", "url": f"http://127.0.0.1:{free_port()}/mcp"}}
+    with app_server(config=write(tmp_path / "mcp.json", keys=keys, mcpServers=dead)) as app:
+
+        def report(key: str) -> Any:
+            return httpx2.get(f"{app.url}/readyz", headers=bearer(key), timeout=DEADLINE).json()
+
+        wait_until(lambda: report("all")["status"] == "degraded")
+        here = report("here")
+        assert here["status"] == "ready"
+        assert set(report("all")["servers"]) - set(here["servers"]) == {"gone"}
+        assert report("there")["status"] == "degraded"
+        assert list(report("there")["servers"]) == ["gone"]

@@ -29,7 +29,8 @@ class Readiness:
     """GET /readyz: 200 when the model server answers and each tool server was tried, else 503.
 
     A tool server that is down, or is being restarted, makes the state "degraded", still with 200: requests are
-    served without its tools. So does a store that is away: all are served but those for stored responses.
+    served without its tools. So does a store that is away: all are served but those for stored responses. A key that
+    may use some tools alone hears of their servers alone, in the state too.
     """
 
     def __init__(self, state: AppState) -> None:
@@ -39,6 +40,9 @@ class Readiness:
         """Ask the model server for its models, look at the catalog."""
         upstream = await self._upstream_state()
         sources = self._state.catalog.sources
+        if selection := principal_of(scope).selection:  # no others exist for this key
+            visible = {source.label for source in self._state.catalog.snapshot.visible_to(selection).sources}
+            sources = [source for source in sources if source.label in visible]
         servers = {source.label: source.status.state for source in sources}
         if upstream != "ready" or any(source.status.is_untried for source in sources):
             status = "not ready"
@@ -46,9 +50,6 @@ class Readiness:
             status = (
                 "ready" if all(state in ("ready", "stopped") for state in servers.values()) else "degraded"
             )
-        if selection := principal_of(scope).selection:  # no others exist for this key
-            visible = {source.label for source in self._state.catalog.snapshot.visible_to(selection).sources}
-            servers = {label: state for label, state in servers.items() if label in visible}
         body: JSON = {"status": status, "upstream": upstream, "servers": servers}
         if not await self._state.store.is_ready():
             body |= {"status": "degraded" if status == "ready" else status, "store": "unreachable"}
