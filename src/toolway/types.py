@@ -255,6 +255,9 @@ def may_select(server: str, selection: Selection) -> bool:
 def _may_take(choice: Choice, server: str) -> bool:
     if choice.server is not None:
         return choice.server == server
+    # What ends with * and takes the beginning that all its tools have takes all of them.
+    if any(pattern.endswith("*") and fnmatchcase(f"{server}.", pattern) for pattern in choice.excluded):
+        return False
     return any(fnmatchcase(server, pattern.partition(".")[0]) for pattern in choice.patterns)
 
 
