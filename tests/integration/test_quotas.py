@@ -55,6 +55,19 @@ def test_a_request_over_the_quota_is_told_when_to_come_again(tmp_path: Path):
         assert get.status_code != 429
 
 
+def test_what_toolway_itself_answers_counts_but_for_routes_that_the_key_does_not_have(tmp_path: Path):
+    with app_server(config=config(tmp_path, requests="2/minute", routes=["chat", "rest"])) as app:
+        url, headers = f"{app.url}/v1/chat/completions", bearer("alice")
+        forbidden = httpx2.post(f"{app.url}/v1/embeddings", json={}, headers=headers)
+        assert (forbidden.status_code, "x-ratelimit-remaining-requests" in forbidden.headers) == (403, False)
+        bad = httpx2.post(url, content=b"{", headers=headers)
+        assert (bad.status_code, bad.headers["x-ratelimit-remaining-requests"]) == (400, "1")
+        missing = httpx2.post(f"{app.url}/tools/no_such_tool", json={}, headers=headers)
+        assert (missing.status_code, missing.headers["x-ratelimit-remaining-requests"]) == (404, "0")
+        assert not app.upstream.seen
+        assert ask(app).status_code == 429
+
+
 def test_each_api_tells_it_in_its_own_words(tmp_path: Path):
     with app_server(config=config(tmp_path, requests="1/minute")) as app:
         assert ask(app).status_code == 200

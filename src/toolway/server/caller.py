@@ -21,6 +21,9 @@ OPTION_PREFIX = b"x-toolway-"
 
 CREDENTIALS = frozenset({b"authorization", b"api-key", b"x-api-key"})
 
+PLACEHOLDER = b"unused"
+"""What clients whose library insists on a key are told to give as one: no key where Toolway has one to send."""
+
 _HANDSHAKE = {b"sec-websocket-" + name for name in (b"key", b"version", b"protocol", b"extensions")}
 _STAY_HERE = HOP_BY_HOP | _HANDSHAKE | {b"host", b"expect", b"origin"}
 _OF_THE_BODY = frozenset({b"content-length", b"content-encoding", b"accept-encoding"})
@@ -113,8 +116,8 @@ def upstream_headers(scope: Scope, settings: UpstreamSettings, *, same_body: boo
 
     Left out: what belongs to this connection (also what Connection names), Host, and Origin, since CORS ends
     here. Unless the body goes on as it came (`same_body`), also what describes it, and Accept-Encoding.
-    OPENAI_API_KEY is added when the client sent no credential of its own; `AuthMiddleware` took out the key that it
-    gave to us.
+    OPENAI_API_KEY is added when the client sent no credential of its own, or the placeholder for one;
+    `AuthMiddleware` took out the key that it gave to us.
     """
     headers: list[Header] = scope["headers"]
     named = {
@@ -124,13 +127,14 @@ def upstream_headers(scope: Scope, settings: UpstreamSettings, *, same_body: boo
         for token in value.split(b",")
     }
     kept: list[Header] = []
+    none = (b"", PLACEHOLDER) if settings.api_key else (b"",)
     has_credential = False
     for header in headers:
         name = header[0]
         if name in _STAY_HERE or name in named or (name in _OF_THE_BODY and not same_body):
             continue
         if name in CREDENTIALS:
-            if not key_in(header):
+            if key_in(header) in none:
                 continue
             has_credential = True
         kept.append(header)

@@ -280,6 +280,16 @@ def up(settings: UpstreamSettings, *headers: Header, same_body: bool = False) ->
     return upstream_headers({"headers": list(headers)}, settings, same_body=same_body)
 
 
+@pytest.mark.parametrize(
+    "header", [(b"authorization", b"Bearer unused"), (b"api-key", b"unused"), (b"x-api-key", b" unused ")]
+)
+def test_the_placeholder_of_the_documents_is_no_key_where_there_is_one_to_send(header: Header) -> None:
+    assert up(UPSTREAM, header) == [(b"authorization", b"Bearer sk-up")]
+    assert up(UpstreamSettings(), header) == [header]
+    mine = (header[0], header[1].replace(b"unused", b"unused-2"))
+    assert up(UPSTREAM, mine) == [mine]
+
+
 def test_hop_by_hop_headers_stay_here_also_those_that_connection_names() -> None:
     kept = up(
         UpstreamSettings(),
