@@ -241,7 +241,9 @@ class _Console:
                 return orjson.loads(answer.read()), answer.headers
         except urllib.error.HTTPError as error:
             try:
-                fail(orjson.loads(error.read())["error"]["message"])
+                told = orjson.loads(error.read())["error"]
+                needs_key = told["code"] in ("console_key_needed", "console_closed")
+                fail(told["message"] + " Give it with --key, or in TOOLWAY_CONSOLE_KEY." * needs_key)
             except (ValueError, KeyError, TypeError):
                 fail(f"{address} answered {error.code}; is its console on (TOOLWAY_CONSOLE)?")
         except (OSError, ValueError, HTTPException) as error:

@@ -64,6 +64,9 @@ NO_SESSION = Session(id="", token=OPEN, until=0.0)
 """That of this machine's user where no key is asked for."""
 
 
+_MAKE_A_KEY = "`toolway keys add op --routes console`, or set TOOLWAY_CONSOLE_KEYS to one of your choice and start Toolway anew"
+
+
 class Access:
     """The door of the console. `check` lets a request in, `sign_in` and `sign_out` begin and end a session."""
 
@@ -158,12 +161,13 @@ class Access:
         name = host[0] if host[2].isdecimal() else "".join(host)
         if not is_loopback(name) or not _FORWARDED.isdisjoint(headers):
             raise Forbidden(
-                "From outside, the console opens with a key: set TOOLWAY_CONSOLE_KEYS.", code="console_closed"
+                f"From outside, the console opens with a key: {_MAKE_A_KEY}.", code="console_closed"
             )
         client, server = scope.get("client"), scope.get("server")
         if client and server and server[1] and not self._is_own(tuple(client), tuple(server)):
             raise Forbidden(
-                "Another user of this machine runs this Toolway; with TOOLWAY_CONSOLE_KEYS a key opens its console.",
+                "Another user of this machine runs this Toolway; a key opens its console, which its user makes: "
+                f"{_MAKE_A_KEY}.",
                 code="console_closed",
             )
 
@@ -180,9 +184,7 @@ class Access:
     def _how_to_enter(self, first: str = "The console opens with a key.") -> str:
         if self.can_sign_in:
             return first
-        return (
-            "The console is closed: set TOOLWAY_CONSOLE_KEYS to a key of your choice, and start Toolway anew."
-        )
+        return f"The console is closed: no key opens it yet. Make one: {_MAKE_A_KEY}."
 
 
 def _check_site(headers: dict[bytes, bytes]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import threading
@@ -218,6 +219,29 @@ async def test_why_the_console_cannot_be_asked_is_told_in_plain_words(
     assert ran.returncode == 1
     assert words in ran.stderr.decode()
     assert "rrno" not in ran.stderr.decode()
+
+
+def test_the_command_line_says_how_to_make_and_give_a_key(tmp_path: Path) -> None:
+    config = write_config(tmp_path, [ASK], keys={"anna": {"hash": hash_of("anna")}})
+
+    def toolway(*arguments: str) -> str:
+        command = [sys.executable, "-m", "toolway", *arguments]
+        ran = subprocess.run(command, check=False, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        return ran.stdout + ran.stderr
+
+    with app_server(config=config) as app:
+        told = toolway("approvals", "list", "--url", app.url)
+        assert "Make one: `toolway keys add op --routes console`" in told
+        assert told.endswith("Give it with --key, or in TOOLWAY_CONSOLE_KEY.\n")
+        made = re.search(r"sk-toolway-\w+", toolway("keys", "add", "op", "--routes", "console"))
+        assert made
+        end = time.monotonic() + DEADLINE  # until the file was read again
+        while not httpx2.get(f"{app.url}/console/api/session", timeout=DEADLINE).json()["can_sign_in"]:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        given = ("approvals", "list", "--url", app.url, "--key", made[0])
+        assert toolway(*given) == "Nothing waits.\n"
+        assert "The console opens with a key. Give it with --key" in toolway(*given[:-2])
 
 
 def test_the_command_line_lists_and_answers(app: AppServer, tmp_path: Path) -> None:

@@ -148,7 +148,7 @@ def test_without_a_key_of_its_own_the_console_of_a_server_with_keys_stays_closed
         said = api(app, "GET", "session").json()
         assert not said["is_in"]
         assert not said["can_sign_in"]
-        assert "TOOLWAY_CONSOLE_KEYS" in said["reason"]
+        assert "`toolway keys add op --routes console`, or set TOOLWAY_CONSOLE_KEYS" in said["reason"]
         headers = {"authorization": f"Bearer {API_KEY}"}
         assert api(app, "GET", "overview", headers=headers).status_code == 401
 
