@@ -64,7 +64,10 @@ NO_SESSION = Session(id="", token=OPEN, until=0.0)
 """That of this machine's user where no key is asked for."""
 
 
-_MAKE_A_KEY = "`toolway keys add op --routes console`, or set TOOLWAY_CONSOLE_KEYS to one of your choice and start Toolway anew"
+_MAKE_A_KEY = (
+    "`toolway keys add op --routes console`, or set TOOLWAY_CONSOLE_KEYS to one of your choice, "
+    "and start Toolway anew"
+)
 
 
 class Access:
