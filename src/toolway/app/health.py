@@ -42,7 +42,7 @@ class Readiness:
         sources = self._state.catalog.sources
         if selection := principal_of(scope).selection:  # no others exist for this key
             visible = {source.label for source in self._state.catalog.snapshot.visible_to(selection).sources}
-            sources = [source for source in sources if source.label in visible]
+            sources = tuple(source for source in sources if source.label in visible)
         servers = {source.label: source.status.state for source in sources}
         if upstream != "ready" or any(source.status.is_untried for source in sources):
             status = "not ready"
