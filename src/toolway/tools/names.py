@@ -128,7 +128,7 @@ def hint(name: str, known: Iterable[str], untried: Sequence[str] = ()) -> str:
 
 def closest(name: str, tools: Iterable[str]) -> list[str]:
     """Up to three offered names that look like `name`."""
-    return difflib.get_close_matches(name, list(tools), n=3, cutoff=0.5)
+    return difflib.get_close_matches(name, list(tools), n=3, cutoff=0.65)
 
 
 def with_hash(name: str, whole: str) -> str:

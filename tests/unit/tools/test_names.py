@@ -96,6 +96,12 @@ def test_another_name_is_not_guessed(written: str):
 
 def test_close_names_are_named():
     assert names.closest("get_wether", ["get_weather", "list_cities"]) == ["get_weather"]
+    assert names.closest("ecoh", ["echo", "drop"]) == ["echo"]
+
+
+@pytest.mark.parametrize(("name", "known"), [("nope", "drop"), ("fetch", "search"), ("read", "create_task")])
+def test_names_that_only_share_letters_are_not_close(name: str, known: str):
+    assert names.closest(name, [known]) == []
 
 
 def test_close_names_are_named_also_while_a_server_starts():
