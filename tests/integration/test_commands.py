@@ -452,6 +452,18 @@ def test_doctor_tells_what_a_program_that_is_no_mcp_server_says(tmp_path: Path, 
     assert check["advice"].startswith("Run its command by hand: an MCP server waits in silence")
 
 
+@pytest.mark.parametrize("command", [["doctor"], ["doctor", "--json"], ["tools"], ["tools", "--json"]])
+def test_a_hostile_name_of_a_tool_reaches_no_terminal(tmp_path: Path, command: list[str]):
+    program = tmp_path / "server.py"
+    source = Path(ROOT, "tests/unit/tools/mcp/servers/bad_stdio.py").read_text()
+    program.write_text(source.replace('"a b/c:é" * 20', '"evil\\u202e\\x1b[2J\\u200b"'))
+    entry = {"mcpServers": {"bad": {"command": sys.executable, "args": [str(program), "weird_name"]}}}
+    (tmp_path / "mcp.json").write_bytes(orjson.dumps(entry))
+    ran = toolway(*command, cwd=tmp_path, OPENAI_BASE_URL="http://127.0.0.1:9/v1")
+    assert "evil" in ran.stdout
+    assert all(one == "\n" or one.isprintable() for one in ran.stdout + ran.stderr)
+
+
 def test_doctor_tries_the_store(tools_url: str, tmp_path: Path):
     with model_server() as base:
         variables = {"OPENAI_BASE_URL": base, "MCP_SERVER_ENDPOINTS": tools_url}

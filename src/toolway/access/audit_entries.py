@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -17,6 +18,20 @@ BLOCK = 64 * 2**10
 
 MAX_LINE = 2**20
 """A longer line is no entry."""
+
+
+_TIME = re.compile(r"\d{4}(-\d\d(-\d\d([T ][\d:.]*(Z|\+00:00)?)?)?)?", re.ASCII)
+_PLACE = re.compile(r"\d{1,20}-\d{1,20}", re.ASCII)
+
+
+def is_time(text: str) -> bool:
+    """Whether it is a time as entries have it, or the beginning of one."""
+    return _TIME.fullmatch(text) is not None
+
+
+def is_place(text: str) -> bool:
+    """Whether it can be a place of `newest_first`."""
+    return _PLACE.fullmatch(text) is not None
 
 
 def oldest_first(path: Path, files: int) -> Iterator[JSON]:

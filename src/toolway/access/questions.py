@@ -72,8 +72,8 @@ def write_summary(approval: Approval, language: str, redact: Redactor) -> str:
 
 
 def _inline(text: str) -> str:
-    """A text that cannot be taken for anything but a part of its line."""
-    return re.sub(r"[*`\[\]<>#|]", "", visible(text))[:200]
+    """A text that is read as it is written, and for nothing but a part of its line, where Markdown is shown."""
+    return re.sub(r"[\\*`~\[\]<>#|&]", r"\\\g<0>", visible(text)[:200])
 
 
 def _fenced(approval: Approval, words: Mapping[str, str], redact: Redactor) -> list[str]:

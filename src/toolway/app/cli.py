@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import anyio
 import typer
-from rich.console import Console
-from rich.markup import escape
 
 from toolway import __version__
 from toolway.app.keys import app as keys_app
@@ -26,12 +24,16 @@ from toolway.app.terminal import (
     AsJSON,
     ConfigFile,
     complain,
+    confirm,
     fail,
     first_sentence,
     print_findings,
     print_json,
     print_table,
     read_arguments,
+    say,
+    say_marked,
+    say_result,
 )
 from toolway.errors import ConfigError, SourceError, sentence
 from toolway.settings.groups import ToolSettings
@@ -73,7 +75,7 @@ def main() -> None:
 
 def _version(asked: bool) -> None:
     if asked:
-        typer.echo(f"toolway {__version__}")
+        say(f"toolway {__version__}")
         raise typer.Exit
 
 
@@ -130,7 +132,7 @@ def tools(as_json: AsJSON = False, full: Full = False, config: ConfigFile = None
     else:
         if found:
             _print_tools(found, full=full)
-            typer.echo()
+            say()
         _print_servers(statuses)
     for label, status in statuses.items():
         for warning in status.warnings:
@@ -163,7 +165,7 @@ def call(
         images = [{"media_type": image.media_type, "data": image.data} for image in result.images]
         print_json({"name": name, "is_error": result.is_error, "text": result.text, "images": images})
     else:
-        (complain if result.is_error else typer.echo)(result.text)
+        say_result(result.text, err=result.is_error)
         for image in result.images:
             size = len(image.data) * 3 // 4
             complain(f"(A picture, {image.media_type}, about {size:,} bytes; --json prints it as base64.)")
@@ -211,11 +213,11 @@ def init(
 
     if not yes and not sys.stdin.isatty():
         fail("There is nobody to ask; --yes says yes to everything.")
-    typer.echo("Looking for model servers, and for tool servers in the configuration of other programs ...")
+    say("Looking for model servers, and for tool servers in the configuration of other programs ...")
     written = initialise(
         folder,
-        confirm=(lambda _: True) if yes else partial(typer.confirm, default=True),
-        say=typer.echo,
+        confirm=(lambda _: True) if yes else partial(confirm, default=True),
+        say=say,
         models=find_model_servers(),
         servers=find_servers(config_files(Path.home())),
     )
@@ -234,7 +236,7 @@ def login(
         names = ", ".join(remote) or "none"
         fail(f"There is no server {server} with a url in the mcp.json; those with one: {names}.")
     anyio.run(_login, remote[server], settings.tools)
-    typer.echo(f"Toolway may use {server} now; {settings.tools.token_file} remembers it.")
+    say(f"Toolway may use {server} now; {settings.tools.token_file} remembers it.")
 
 
 async def _login(server: RemoteServerConfig, settings: ToolSettings) -> None:
@@ -242,7 +244,7 @@ async def _login(server: RemoteServerConfig, settings: ToolSettings) -> None:
     from toolway.tools.mcp.oauth import login as ask
 
     async def show(page: str) -> None:
-        typer.echo(f"Allow it in your browser; if none opens, go to:\n{page}")
+        say(f"Allow it in your browser; if none opens, go to:\n{page}")
         await anyio.to_thread.run_sync(webbrowser.open, page)
 
     try:
@@ -336,20 +338,15 @@ def _print_tools(found: Mapping[str, Tool], *, full: bool) -> None:
 
 
 def _announce(settings: Settings, url: str) -> None:
-    console = Console(stderr=True, highlight=False)
-    console.print(
-        f"[bold]Toolway {__version__}[/] at [bold]{url}/v1[/], in front of {settings.upstream.base_url}",
-        soft_wrap=True,
-    )
+    tell = partial(say_marked, err=True)
+    where = "[bold]Toolway {version}[/] at [bold]{url}/v1[/], in front of {upstream}"
+    tell(where, version=__version__, url=url, upstream=settings.upstream.base_url)
     if settings.console.enabled:
-        console.print(f"Its console: [bold]{url}[/]", soft_wrap=True)
+        tell("Its console: [bold]{url}[/]", url=url)
     if settings.tools.all_disabled:
-        console.print(f"[yellow]{escape(settings.tools.all_disabled)}[/]", soft_wrap=True)
+        tell("[yellow]{why}[/]", why=settings.tools.all_disabled)
     elif not settings.tools.endpoints and not settings.tools.servers:
-        console.print(
-            "[yellow]No tool servers are configured[/]; write an mcp.json, or set MCP_SERVER_ENDPOINTS.",
-            soft_wrap=True,
-        )
+        tell("[yellow]No tool servers are configured[/]; write an mcp.json, or set MCP_SERVER_ENDPOINTS.")
 
 
 def _warn(settings: Settings) -> None:

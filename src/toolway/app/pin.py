@@ -12,7 +12,7 @@ from typing import Annotated
 import anyio
 import typer
 
-from toolway.app.terminal import AsJSON, ConfigFile, complain, fail, print_json
+from toolway.app.terminal import AsJSON, ConfigFile, complain, confirm, fail, print_json, say
 from toolway.settings.settings import Settings, load_settings
 from toolway.tools.pin_changes import Change, accept, changes_of, read_pinned
 from toolway.tools.pins import Pinned, lock_path
@@ -40,14 +40,12 @@ def pin(
     elif review:
         accepted = [change for change in changes if _is_accepted(change, path)]
     else:
-        accepted = changes if typer.confirm("Accept all of them?") else []
+        accepted = changes if confirm("Accept all of them?") else []
     if not review or yes:
         accept(path, accepted)
     left = len(changes) - len(accepted)
     if not as_json:
-        typer.echo(
-            f"{path}: {len(accepted)} accepted, {left} not" if changes else f"{path}: nothing has changed"
-        )
+        say(f"{path}: {len(accepted)} accepted, {left} not" if changes else f"{path}: nothing has changed")
     if not settings.tools.pins:
         complain("Pins are not in force: set TOOLWAY_PINS=on.")
     raise typer.Exit(1 if left else 0)
@@ -56,7 +54,7 @@ def pin(
 def _is_accepted(change: Change, path: Path) -> bool:
     """Ask about one, and write it down at once."""
     _show([change])
-    if not typer.confirm("Accept it?"):
+    if not confirm("Accept it?"):
         return False
     accept(path, [change])
     return True
@@ -64,12 +62,12 @@ def _is_accepted(change: Change, path: Path) -> bool:
 
 def _show(changes: Sequence[Change]) -> None:
     for change in changes:
-        typer.secho(change.title, bold=True)
+        say(change.title, bold=True)
         for line in change.difference:
-            typer.secho(f"  {line}", fg={"+": "green", "-": "red"}.get(line[0]))
+            say(f"  {line}", fg={"+": "green", "-": "red"}.get(line[0]))
         for suspicion in change.suspicions:
-            typer.secho(f"  ! {suspicion}", fg="yellow")
-        typer.echo()
+            say(f"  ! {suspicion}", fg="yellow")
+        say()
 
 
 async def _find_changes(settings: Settings, pinned: Pinned) -> list[Change]:

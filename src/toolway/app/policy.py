@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import socket
 import ssl
 import urllib.error
@@ -19,10 +18,19 @@ import anyio
 import orjson
 import typer
 
-from toolway.access.audit_entries import matches, oldest_first
+from toolway.access.audit_entries import is_time, matches, oldest_first
 from toolway.access.principal import principal_of_key, principal_of_person
 from toolway.access.rules import Origin, Rule, Rules
-from toolway.app.terminal import AsJSON, ConfigFile, complain, fail, print_json, print_table, read_arguments
+from toolway.app.terminal import (
+    AsJSON,
+    ConfigFile,
+    complain,
+    fail,
+    print_json,
+    print_table,
+    read_arguments,
+    say,
+)
 from toolway.settings.access import AccessConfig, GroupConfig, KeyConfig
 from toolway.settings.rules import Dialect
 from toolway.settings.settings import Settings, load_settings
@@ -31,8 +39,6 @@ from toolway.tools.invoke import read_call
 from toolway.types import JSON, Principal, Tool, ToolCall, ToolResult, is_selected
 
 HTTP_PATIENCE = 30.0
-
-_TIME = re.compile(r"\d{4}(-\d\d(-\d\d([T ][\d:.]*Z?)?)?)?$")
 
 policy = typer.Typer(no_args_is_help=True, help="What the rules of the mcp.json say.")
 approvals = typer.Typer(no_args_is_help=True, help="List and answer the calls that wait for a person.")
@@ -92,9 +98,9 @@ def _tell_explanation(effect: str, steps: Sequence[tuple[Rule, str]], as_json: b
     for rule, unfit in steps:
         reason = f", {rule.config.reason}" if rule.config.reason else ""
         said = f"does not fit: {unfit}" if unfit else f"decides: {rule.config.effect}{reason}"
-        typer.echo(f"{rule.label}  {said}  ({rule.config.where})")
+        say(f"{rule.label}  {said}  ({rule.config.where})")
     for note in notes:
-        typer.echo(note)
+        say(note)
 
 
 def _principal(
@@ -157,7 +163,7 @@ def list_approvals(url: Url = None, key: Key = None, as_json: AsJSON = False) ->
     if as_json:
         print_json(found)
     elif not found:
-        typer.echo("Nothing waits.")
+        say("Nothing waits.")
     else:
         rows = [
             [a["id"], a["key"], f"{a['server']}.{a['tool']}", json.dumps(a["arguments"], ensure_ascii=True)]
@@ -195,7 +201,7 @@ def grants(url: Url = None, key: Key = None, as_json: AsJSON = False) -> None:
     if as_json:
         print_json(found)
     elif not found:
-        typer.echo("There are none.")
+        say("There are none.")
     else:
         rows = [[g["id"], g["scope"], g["key"], f"{g['server']}.{g['tool']}"] for g in found]
         print_table(["id", "for", "key", "tool"], rows)
@@ -205,13 +211,13 @@ def grants(url: Url = None, key: Key = None, as_json: AsJSON = False) -> None:
 def revoke(identity: Annotated[str, typer.Argument(metavar="ID")], url: Url = None, key: Key = None) -> None:
     """Take an "always" back."""
     _Console(url, key).ask("DELETE", f"/grants/{quote(identity, safe='')}")
-    typer.echo("It will be asked about again.")
+    say("It will be asked about again.")
 
 
 def _answer(identity: str, url: str | None, key: str | None, body: JSON) -> None:
     counts = _Console(url, key).ask("POST", f"/approvals/{quote(identity, safe='')}", body)
     what = "approved" if counts["approve"] else "denied"
-    typer.echo(f"It is {what}." if counts["is_first"] else f"It was {what} before, by {counts['by']}.")
+    say(f"It is {what}." if counts["is_first"] else f"It was {what} before, by {counts['by']}.")
 
 
 class _Console:
@@ -283,7 +289,7 @@ def audit(  # noqa: PLR0917 - typer passes them by name
         fail("There is no file of an audit log: set TOOLWAY_AUDIT, or name it.")
     if not Path(path).exists():
         fail(f"There is no file {path}.")
-    if since and not _TIME.match(since):
+    if since and not is_time(since):
         fail(f"--since {since}: write a time or its beginning, like 2026-11-29 or 2026-11-29T12.")
     asked = {
         "toolway.key.name": key,
@@ -299,18 +305,23 @@ def audit(  # noqa: PLR0917 - typer passes them by name
         seen.add(str(entry.get("event")))
         if matches(entry, wanted) and not (since and str(entry.get("time", "")) < since):
             is_shown = True
-            typer.echo(orjson.dumps(entry).decode() if as_json else _line(entry))
+            print_json(entry, indent=None) if as_json else say(_line(entry))
     if not is_shown:
         complain(f"No entry fits; the log tells of: {', '.join(sorted(seen)) or 'nothing'}.")
 
 
-def _printable(text: str) -> str:
-    """A text that does nothing to a terminal."""
-    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
+_COLUMNS: Sequence[Sequence[str]] = (
+    ["time"],
+    ["event"],
+    ["toolway.key.name", "toolway.by"],
+    ["gen_ai.tool.name", "toolway.changed"],
+    ["toolway.decision"],
+    ["toolway.rule"],
+)
+"""The members of an entry that a line shows: of each column the first that it has."""
 
 
 def _line(entry: JSON) -> str:
-    shown = ("time", "event", "toolway.key.name", "gen_ai.tool.name", "toolway.decision", "toolway.rule")
-    parts = [_printable(str(entry.get(name, "-"))) for name in shown]
+    parts = [str(next((entry[name] for name in names if name in entry), "-")) for names in _COLUMNS]
     more = entry.get("error.type") or (f"{entry['duration']} s" if "duration" in entry else "")
     return "  ".join([*parts, str(more)]).rstrip()

@@ -1,4 +1,8 @@
-"""What the commands print: tables, JSON, complaints; and the options that they share."""
+"""What the commands print: tables, JSON, complaints; and the options that they share.
+
+All that a command prints goes through here: names and texts are those of tool servers, and what in them a terminal
+would act on, or not show, is printed as an escape.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,7 @@ from rich.markup import escape
 from rich.text import Text
 
 from toolway.conversation.tool_calls import parse_arguments
+from toolway.telemetry.logging import visible
 from toolway.types import JSON
 
 if TYPE_CHECKING:
@@ -45,6 +50,7 @@ def print_table(
     With `is_cut` it is shortened to what a terminal has room for; in a file nothing is.
     """
     console = Console(highlight=False)
+    rows = [[*map(visible, row[:-1]), printable(row[-1])] for row in rows]
     *widths, last = [max(map(cell_len, column)) for column in zip(titles, *rows, strict=True)]
     indent = sum(widths) + 2 * len(widths)
     room = console.width if is_cut and console.is_terminal else sys.maxsize
@@ -74,9 +80,47 @@ def first_sentence(text: str) -> str:
     return found[1] if found else text
 
 
-def print_json(value: Any) -> None:
-    """A value as JSON, indented."""
-    typer.echo(json.dumps(value, ensure_ascii=False, indent=2))
+def printable(text: str) -> str:
+    """The text with escapes in place of all that does something to a terminal or hides in it; lines stay lines."""
+    return "\n".join(map(visible, text.replace("\r\n", "\n").expandtabs().split("\n")))
+
+
+def say(text: str = "", *, err: bool = False, **style: Any) -> None:
+    """Print a text; `style` as typer's `secho` takes it."""
+    typer.secho(printable(text), err=err, **style)
+
+
+def say_result(text: str, *, err: bool = False) -> None:
+    """Print the result of a tool: escaped for people, as it is for what reads it out of a file or a pipe."""
+    if (sys.stderr if err else sys.stdout).isatty():
+        say(text, err=err)
+    else:
+        typer.echo(text, err=err, color=True)
+
+
+def say_marked(markup: str, *, err: bool = False, **values: str) -> None:
+    """Print a line in rich's markup, in which values stand as `{name}`."""
+    shown = {name: escape(printable(value)) for name, value in values.items()}
+    Console(stderr=err, highlight=False).print(markup.format(**shown), soft_wrap=True)
+
+
+def confirm(question: str, *, default: bool = False) -> bool:
+    """Ask who sits at the terminal."""
+    return typer.confirm(printable(question), default=default)
+
+
+def print_json(value: Any, *, indent: int | None = 2) -> None:
+    """A value as JSON, whose strings have escapes of their own for what `printable` escapes."""
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    typer.echo(text if text.isprintable() else _UNPRINTABLE.sub(_json_escape, text))
+
+
+_UNPRINTABLE = re.compile(r"[^ -~\n]")
+
+
+def _json_escape(found: re.Match[str]) -> str:
+    one = found[0]
+    return one if visible(one) == one else json.dumps(one)[1:-1]
 
 
 def read_arguments(text: str) -> JSON:
@@ -89,7 +133,7 @@ def read_arguments(text: str) -> JSON:
 
 def complain(message: str) -> None:
     """Tell people something, beside what a program reads."""
-    typer.echo(message, err=True)
+    say(message, err=True)
 
 
 def fail(message: str) -> NoReturn:
@@ -100,13 +144,10 @@ def fail(message: str) -> NoReturn:
 
 def print_findings(findings: Sequence[Finding]) -> None:
     """One line for each finding, advice below it."""
-    console = Console(highlight=False)
     for finding in findings:
         mark = "[green]ok  [/]" if finding.ok else "[red]FAIL[/]"
-        console.print(f"{mark} [bold]{escape(finding.check)}[/]: {escape(finding.detail)}", soft_wrap=True)
+        say_marked(f"{mark} [bold]{{check}}[/]: {{detail}}", check=finding.check, detail=finding.detail)
         if finding.advice:
-            console.print(f"     -> {escape(finding.advice)}", soft_wrap=True)
+            say_marked("     -> {advice}", advice=finding.advice)
     failed = sum(not finding.ok for finding in findings)
-    console.print(
-        f"[red]{failed} of {len(findings)} checks failed.[/]" if failed else "[green]All is well.[/]"
-    )
+    say_marked(f"[red]{failed} of {len(findings)} checks failed.[/]" if failed else "[green]All is well.[/]")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import anyio.to_thread
 
-from toolway.access.audit_entries import matches, newest_first
+from toolway.access.audit_entries import is_place, is_time, matches, newest_first
 from toolway.console.parts import Parts
 from toolway.console.routes import ConsoleRequest, Route, limit_of
 from toolway.errors import InvalidRequest
@@ -50,6 +50,7 @@ class Audit:
 
     async def _list(self, request: ConsoleRequest) -> JSON:
         query, file = request.query, self._settings.file
+        _check(query)
         if file is None or file == "-":
             return {"file": file, "entries": [], "next": None}
         wanted = {member: query[name] for name, member in MEMBERS.items() if query.get(name)}
@@ -75,3 +76,13 @@ class Audit:
             if len(found) == most or time.monotonic() > end:
                 return {"entries": found, "next": place, "reached": reached}
         return {"entries": found, "next": None, "reached": reached}
+
+
+def _check(query: Mapping[str, str]) -> None:
+    for name in ("since", "until"):
+        if query.get(name) and not is_time(query[name]):
+            told = f"{name} must be a time or its beginning, like 2026-11-29 or 2026-11-29T12."
+            raise InvalidRequest(told, param=name)
+    if query.get("before") and not is_place(query["before"]):
+        raise InvalidRequest("before must be the `next` of an answer.", param="before")
+    limit_of(query, PAGE, MOST)

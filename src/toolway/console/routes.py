@@ -64,11 +64,11 @@ class Reply:
 
 
 def limit_of(query: Mapping[str, str], default: int, most: int) -> int:
-    """How many a request wants to have at once. Raises InvalidRequest."""
-    try:
-        return max(1, min(int(query.get("limit", default)), most))
-    except ValueError:
-        raise InvalidRequest("limit must be a number.", param="limit") from None
+    """How many a request wants to have at once; no more than `most` come. Raises InvalidRequest."""
+    text = query.get("limit", str(default))
+    if not (text.isascii() and text.isdigit()) or not text.strip("0"):
+        raise InvalidRequest(f"limit must be a number from 1 to {most}.", param="limit")
+    return most if len(text.lstrip("0")) > len(str(most)) else min(int(text), most)
 
 
 Handler = Callable[[ConsoleRequest], Awaitable[Any]]

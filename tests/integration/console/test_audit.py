@@ -101,7 +101,30 @@ def test_entries_are_found_by_each_of_their_members(app, log):
     assert found(event="approval.*") == []
     first = api(app, "GET", "audit", params={"limit": "2"}).json()
     assert found(before=first["next"], limit="1") == ["tool_247"]
-    assert api(app, "GET", "audit", params={"limit": "two"}).status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("limit", value) for value in ("two", "-1", "0", "", "1.5", "²", "+1")),
+        *(
+            (name, value)
+            for name in ("since", "until")
+            for value in ("zz", "yesterday", "2026-1", "2026-11-29Q")
+        ),
+        *(("before", value) for value in ("zz", "1-", "²-1")),
+    ],
+)
+def test_a_query_that_means_nothing_is_refused(app, log, name: str, value: str):
+    fill(log, 1)
+    answer = api(app, "GET", "audit", params={name: value})
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["error"]["param"] == name
+
+
+def test_a_limit_above_the_most_is_the_most(app, log):
+    fill(log, 1)
+    assert api(app, "GET", "audit", params={"limit": "9" * 5000}).status_code == 200
 
 
 def test_without_a_log_the_page_says_how_to_have_one(browser):

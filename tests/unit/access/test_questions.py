@@ -1,10 +1,13 @@
-"""What is an answer to a question in plain chat, and what language a user writes."""
+"""The question in plain chat, what is an answer to it, and what language a user writes."""
 
 from __future__ import annotations
 
 import pytest
+from markdown_it import MarkdownIt
 
-from toolway.access.questions import Reply, language_of, read_reply
+from toolway.access.approvals import Approval
+from toolway.access.questions import Reply, language_of, read_reply, write_summary
+from toolway.telemetry.logging import Redactor
 
 CODE = "K7QF-2MXD"
 ALL_OF_THREE = Reply(approved=frozenset({0, 1, 2}))
@@ -154,3 +157,18 @@ def test_the_language_is_that_of_more_than_one_short_word(
     texts: list[str], accepted: str, language: str
 ) -> None:
     assert language_of(texts, accepted) == language
+
+
+@pytest.mark.parametrize(
+    "reason", ["cannot be <b>undone</b>", "`rm` *all* | [x](http://x) ~~not~~ a\\*b &lt; # 1", "a\u202eb"]
+)
+def test_a_reason_is_read_as_it_was_written_where_markdown_is_shown(reason: str) -> None:
+    approval = Approval(
+        id="apr_1", owner="o", key="", name="drop", tool="drop", server="<db>", arguments={},
+        tool_digest="", reason=reason, seconds=60,
+    )  # fmt: skip
+    question = write_summary(approval, "en", Redactor(()))
+    tokens = [token for each in MarkdownIt().parse(question) for token in each.children or ()]
+    assert {token.type for token in tokens} <= {"text", "text_special", "code_inline", "softbreak"}, tokens
+    shown = "".join(token.content for token in tokens)
+    assert f"(<db>): {reason}".replace("\u202e", "\\u202e") in shown
