@@ -116,7 +116,7 @@ class AuditLog:
             "result.bytes": len(result.text.encode(errors="replace")),
         }
         if result.is_error:
-            line["error.type"] = "denied" if decision.effect == "deny" else "tool_error"
+            line["error.type"] = _failure(decision, result)
         self._note(line)
 
     def asked(self, who: Mapping[str, Any], approval: Approval) -> None:
@@ -221,6 +221,12 @@ class AuditLog:
         for key in _FREE_TEXT & kept.keys():
             kept[key] = self._redact(kept[key])
         return dumps({**kept, "time": when}) + b"\n"
+
+
+def _failure(decision: Decision, result: ToolResult) -> str:
+    if decision.effect == "deny":
+        return "denied"
+    return "asked" if decision.effect == "ask" and result.failure == "denied" else "tool_error"
 
 
 def _of_tool(name: str, tool: str, server: str) -> JSON:

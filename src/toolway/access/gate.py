@@ -36,6 +36,14 @@ class _Settled:
     refusal: str = "nobody answered"
 
 
+class _Waits(Exception):
+    """A call that comes again must wait for a person: it is neither allowed nor denied, and the audit log says so."""
+
+    def __init__(self, approval: Approval) -> None:
+        super().__init__(approval.id)
+        self.approval = approval
+
+
 class CallGate:
     """The `Gate` of the calls that come with one request of `caller`.
 
@@ -155,6 +163,8 @@ class CallGate:
             why = await self._why_not(call, tool, arguments, decision, settled)
         except StoreError:
             why = UNREACHABLE
+        except _Waits as waits:
+            return _refusal(f"{call.name} was not run: {self._write_waiting(waits.approval)}.")
         return self._denied(call, why) if why else None
 
     def ended(
@@ -270,7 +280,7 @@ class CallGate:
         return "it was not approved" if is_taken_back else "it was run before with this approval"
 
     async def _ask_on_the_way(self, call: ToolCall, tool: Tool) -> _Settled:
-        """Ask about a call outside of a loop, which comes again when nobody answered."""
+        """Ask about a call outside of a loop. Raises _Waits when nobody answered: then it may come again."""
         arguments = read_call(call, tool)
         assert not isinstance(arguments, ToolResult)  # noqa: S101 - `invoke` has read it
         approval = await self._approvals.awaited(self._caller.id, tool, arguments)
@@ -283,7 +293,7 @@ class CallGate:
             approval.id
         )
         if verdict is None:
-            return _Settled(refusal=self._write_waiting(approval))
+            raise _Waits(approval)
         self._tell_answered(approval, verdict)
         await self._approvals.forget_awaited(approval, tool)
         return _Settled(approval=approval, verdict=verdict)

@@ -136,7 +136,8 @@ def test_bad_answers_are_refused(app: AppServer) -> None:
 
 
 def test_a_direct_caller_comes_again_after_a_yes_and_runs_once(tmp_path: Path) -> None:
-    with app_server(config=write_config(tmp_path, [ASK])) as app:
+    log = tmp_path / "audit.jsonl"
+    with app_server(config=write_config(tmp_path, [ASK]), audit=str(log)) as app:
 
         def call(city: str = "Paris") -> httpx2.Response:
             return httpx2.post(f"{app.url}/tools/get_weather", json={"city": city}, timeout=DEADLINE)
@@ -151,6 +152,19 @@ def test_a_direct_caller_comes_again_after_a_yes_and_runs_once(tmp_path: Path) -
         assert call().json() == {"city": "Paris", "sky": "cloudy"}
         assert app.tools.calls == [("get_weather", {"city": "Paris"})]
         assert call().status_code == 403
+    told = [orjson.loads(line) for line in log.read_bytes().splitlines()]
+    members = ("event", "toolway.decision", "error.type")
+    assert [tuple(entry.get(name) for name in members) for entry in told] == [
+        ("approval.asked", "ask", None),
+        ("call", "ask", "asked"),
+        ("call", "ask", "asked"),
+        ("approval.asked", "ask", None),
+        ("call", "ask", "asked"),
+        ("approval.answered", "allow", None),
+        ("call", "ask", None),
+        ("approval.asked", "ask", None),
+        ("call", "ask", "asked"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -325,6 +339,9 @@ def test_policy_explain_and_audit(tmp_path: Path) -> None:
     log.write_bytes(orjson.dumps(named) + b"\n" + log.read_bytes())
     assert "Jürgen\\x1b[31m" in toolway("audit", str(log), "--event", "call")[1]
     assert "get_weather  deny  weather  denied" in toolway("audit", str(log), "--tool", "get_*")[1]
+    changed = {"event": "config.changed", "toolway.changed": "git", "toolway.by": "tim"}
+    log.write_bytes(orjson.dumps({"time": "2026-11-29", **changed}) + b"\n")
+    assert toolway("audit", str(log))[1] == "2026-11-29  config.changed  tim  git  -  -\n"
 
 
 def test_what_no_chat_answers_is_asked_in_the_chat_when_nobody_else_did(tmp_path: Path) -> None:
