@@ -1,7 +1,7 @@
 /* The pieces that all pages are made of. */
 
 import { h } from "preact";
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { signal } from "@preact/signals";
 import htm from "htm";
 
@@ -155,7 +155,7 @@ export function Dialog({ title, open, onClose, children }) {
 
 export const loading = signal(0); /* how many things a page waits for that it cannot do without */
 export function useLoading(isLoading) {
-  useEffect(() => {
+  useLayoutEffect(() => { /* gone before what was loaded is painted */
     if (!isLoading) return undefined;
     loading.value++;
     return () => { loading.value--; };
