@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -129,3 +131,43 @@ async def test_servers_with_the_same_prompts_do_not_clash_and_a_dead_one_takes_n
             said = [plain(await client.get_prompt(name, {"topic": "x"})) for name in names]
             assert [item["messages"][0]["content"]["text"][:4] for item in said] == ["one:", "two:"]
             assert "echo" in {tool.name for tool in (await client.list_tools()).tools}
+
+
+STARTS_AGAIN = """
+import os, pathlib, sys, time
+here = pathlib.Path(__file__).parent
+is_first = not (here / "pid").exists()
+(here / "pid").write_text(str(os.getpid()))
+while not is_first and not (here / "go").exists():
+    time.sleep(0.01)
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+
+
+async def test_what_a_server_has_is_listed_while_it_is_started_again(tmp_path: Path):
+    program = tmp_path / "server.py"
+    program.write_text(STARTS_AGAIN)
+    entry = {"command": sys.executable, "args": [str(program), str(SERVERS / "rich.py")]}
+    path = tmp_path / "mcp.json"
+    path.write_text(json.dumps({"mcpServers": {"rich": entry}}))
+    with app_server(config=str(path), endpoints="") as app:
+        app.until_ready()
+        async with Client(f"{app.url}/mcp") as client:
+
+            async def listed() -> list[Any]:
+                lists = [
+                    await client.list_prompts(),
+                    await client.list_resources(),
+                    await client.list_tools(),
+                ]
+                return [plain(each) for each in lists]
+
+            before = await listed()
+            os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+            while httpx2.get(f"{app.url}/readyz").json()["servers"]["rich"] != "starting":
+                pass
+            assert await listed() == before
+            (tmp_path / "go").touch()
+            assert (
+                plain(await client.read_resource("note://a/b"))["contents"][0]["text"] == "rich: note://a/b"
+            )

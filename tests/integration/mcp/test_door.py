@@ -106,6 +106,40 @@ def test_nonsense_is_answered_and_breaks_nothing(app: AppServer, modern: bool):
     assert message(post(app, hello()))["result"]["serverInfo"]["name"] == "toolway"
 
 
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ([hello()], "batches are not taken"),
+        (7, "it must be an object"),
+        ({**hello(), "jsonrpc": "1.0"}, '`jsonrpc` must be "2.0"'),
+        ({**hello(), "method": 5}, "`method` must be a string"),
+        ({**hello(), "params": [1]}, "`params` must be an object"),
+        ({"jsonrpc": "2.0", "id": 1}, "it has no `method`"),
+    ],
+)
+@pytest.mark.parametrize("size", [0, 300_000])
+def test_what_is_no_message_is_an_invalid_request_in_words(app: AppServer, body: Any, words: str, size: int):
+    answer = post(app, json.dumps(body).encode() + b" " * size)
+    assert answer.status_code == 400
+    error = message(answer)["error"]
+    assert error["code"] == -32600
+    assert words in error["message"]
+    assert "pydantic" not in answer.text
+    assert "mcp-session-id" not in answer.headers
+
+
+@pytest.mark.parametrize("odd", [{"protocolVersion": 5}, {"capabilities": []}, {"clientInfo": None}])
+def test_an_initialize_that_cannot_be_used_opens_no_session(app: AppServer, odd: dict[str, Any]):
+    wrong = hello()
+    wrong["params"].update(odd)
+    answer = post(app, wrong)
+    assert answer.status_code == 400
+    error = message(answer)
+    assert (error["id"], error["error"]["code"]) == (1, -32602)
+    assert next(iter(odd)) in error["error"]["message"]
+    assert "mcp-session-id" not in answer.headers
+
+
 async def test_calls_leave_no_memory_behind(app: AppServer):
     async with Client(f"{app.url}/mcp") as client:
 

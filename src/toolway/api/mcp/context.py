@@ -56,7 +56,7 @@ class CatalogContext:
 
     async def _items(self, source: ContextSource, method: str, key: str) -> list[JSON]:
         known = self._last.setdefault(source, {})
-        if source.status.state == "ready":
+        if source.status.state == "ready" or (source.status.state == "starting" and method not in known):
             try:
                 with anyio.fail_after(LIST_SECONDS):
                     items = (await source.request(method, {}))[key]
@@ -137,7 +137,7 @@ class CatalogContext:
     def state(self) -> list[tuple[Any, ...]]:
         """What changes when the lists may have."""
         return [
-            (source, source.status.offers, source.status.context_changes, source.status.state == "ready")
+            (source, source.status.offers, source.status.context_changes, _is_there(source))
             for source in self._catalog.sources
             if source.status.offers
         ]
@@ -145,7 +145,12 @@ class CatalogContext:
 
 def _has(source: ToolSource, kind: str) -> bool:
     offered = "resources" if kind == "resourceTemplates" else kind
-    return offered in source.status.offers and source.status.is_usable
+    return offered in source.status.offers and _is_there(source)
+
+
+def _is_there(source: ToolSource) -> bool:
+    """Whether a server has what it offers, as its tools are there: also while it is started again."""
+    return source.status.is_usable or source.status.state == "starting"
 
 
 def _is_visible(source: ToolSource, name: str, selection: Selection) -> bool:

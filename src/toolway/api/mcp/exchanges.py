@@ -34,6 +34,7 @@ from pydantic_core import PydanticSerializationError
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from toolway.api.mcp.faults import fault_of
 from toolway.api.mcp.server import OWNER, CatalogServer
 from toolway.server.asgi import send_whole
 from toolway.server.caller import caller_id
@@ -42,7 +43,10 @@ from toolway.types import JSON, JSON_TYPE, Header
 from toolway.wire.lenient_json import dumps, harmless
 
 MAX_BODY = 256 * 2**10
-"""Bytes of a request that is read here."""
+"""Bytes of a request that is answered here."""
+
+MAX_CHECKED = 2**20
+"""Bytes of a body that is looked at before the transport reads it."""
 
 PING_SECONDS = 15.0
 """Silence after which an answer becomes a stream, so that nobody on the way takes the connection for dead."""
@@ -83,11 +87,15 @@ class Exchanges:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        if scope["method"] == "POST" and 0 < _length(scope) <= MAX_BODY:
+        if scope["method"] == "POST" and 0 < (length := _length(scope)) <= MAX_CHECKED:
             messages, body = await _read(receive)
-            if body is not None and (exchange := self._exchange(scope, body)):
-                await self._answer(exchange, scope, receive, send)
-                return
+            if body is not None:
+                if length <= MAX_BODY and (exchange := self._exchange(scope, body)):
+                    await self._answer(exchange, scope, receive, send)
+                    return
+                if _is_handshake(scope) and (fault := fault_of(body)):
+                    await send_whole(send, 400, _dumps(fault.model_dump(mode="json")), [JSON_TYPE])
+                    return
             receive = _again(messages, receive)
         await self._otherwise(scope, receive, send)
 
@@ -318,6 +326,12 @@ class _Dispatch:
 
 def _dumps(message: JSON) -> bytes:
     return json.dumps(message, separators=(",", ":")).encode()
+
+
+def _is_handshake(scope: Scope) -> bool:
+    """Whether a request is of a version with sessions, whose bodies the transport judges in pydantic's words."""
+    told = [value.decode("latin-1") for name, value in scope["headers"] if name == b"mcp-protocol-version"]
+    return not told or told[0] in HANDSHAKE_PROTOCOL_VERSIONS
 
 
 def _length(scope: Scope) -> int:
