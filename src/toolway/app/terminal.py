@@ -81,8 +81,14 @@ def first_sentence(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    """The text with escapes in place of all that does something to a terminal or hides in it; lines stay lines."""
-    return "\n".join(map(visible, text.replace("\r\n", "\n").expandtabs().split("\n")))
+    """The text with escapes in place of all that does something to a terminal or hides in it.
+
+    Lines stay lines, and spaces of every width spaces: Chinese and Japanese are written with one of their own.
+    """
+    return _WORDS.sub(lambda found: visible(found[0]), text.replace("\r\n", "\n").expandtabs())
+
+
+_WORDS = re.compile(r"[^\n\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]+")
 
 
 def say(text: str = "", *, err: bool = False, **style: Any) -> None:
@@ -120,7 +126,7 @@ _UNPRINTABLE = re.compile(r"[^ -~\n]")
 
 def _json_escape(found: re.Match[str]) -> str:
     one = found[0]
-    return one if visible(one) == one else json.dumps(one)[1:-1]
+    return one if printable(one) == one else json.dumps(one)[1:-1]
 
 
 def read_arguments(text: str) -> JSON:

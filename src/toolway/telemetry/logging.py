@@ -10,7 +10,6 @@ from asyncio import CancelledError
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import TextIO
-from unicodedata import category
 from urllib.parse import quote
 
 import orjson
@@ -149,15 +148,10 @@ def trace_ids() -> dict[str, str]:
 
 
 def visible(text: str) -> str:
-    """The text with all that is not printable written as escapes: line breaks, terminal codes, direction marks.
-
-    Spaces of every width stay: Chinese and Japanese are written with one of their own.
-    """
+    """The text with all that is not printable written as escapes: line breaks, terminal codes, direction marks."""
     if text.isprintable():
         return text
-    return "".join(
-        c if c.isprintable() or category(c) == "Zs" else c.encode("unicode_escape").decode() for c in text
-    )
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class _Handler(logging.StreamHandler[TextIO]):
