@@ -31,6 +31,9 @@ MAX_NAMES = 10
 AT_ONCE = 20
 """So many new tools are looked at without a thread."""
 
+LOOK_WAIT = 2.0
+"""Seconds that the result of a call waits until the tools that it loaded were looked at."""
+
 Pinned = dict[str, dict[str, JSON]]
 """Server -> tool -> definition, as it was accepted."""
 
@@ -194,6 +197,8 @@ class PinnedSource(SourceWrapper):
         self._withheld: Mapping[str, Tool] = {}
         self._looks = False
         """Whether many new tools are looked at in a thread, before anybody hears of them."""
+        self._looked = anyio.Event()
+        """Set when that was done; then there is another one."""
         self._findings = SourceStatus()
         """The newest status of which all tools were looked at."""
 
@@ -209,6 +214,8 @@ class PinnedSource(SourceWrapper):
                 status = self.inner.status
                 await anyio.to_thread.run_sync(self._pins.look_at, self.label, status.tools)
                 changed()
+                self._looked.set()
+                self._looked = anyio.Event()
 
         def inner_changed() -> None:
             if self._is_known(self.inner.status):
@@ -270,7 +277,13 @@ class PinnedSource(SourceWrapper):
         if newest is not None and not self._pins.has(newest):
             text = f"{tool.name} was changed by its server, and may not be run until a person has accepted the change."
             return ToolResult(text=text, is_error=True, failure="denied")
-        return await self.inner.call(tool, arguments, on_progress)
+        result = await self.inner.call(tool, arguments, on_progress)
+        if self._looks and not self._is_known(
+            self.inner.status
+        ):  # it loaded many, for the next round of its caller
+            with anyio.move_on_after(LOOK_WAIT):
+                await self._looked.wait()
+        return result
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:

@@ -282,5 +282,5 @@ def test_headers_of_the_model_server_come_along(app: AppServer):
 
 
 def test_a_head_or_get_of_the_root_says_what_to_do(app: AppServer):
-    assert httpx2.get(f"{app.url}/v1/responses").status_code == 404
+    assert httpx2.get(f"{app.url}/v1/responses").status_code == 405
     assert "POST" in httpx2.get(f"{app.url}/v1/responses").json()["error"]["message"]

@@ -109,7 +109,7 @@ def test_a_token_stands_for_a_person_in_a_group() -> None:
         ({"iss": "http://127.0.0.1:1"}, "invalid_token"),
         ({"sub": None}, "invalid_token"),
         ({"sub": 7}, "invalid_token"),
-        ({"nbf": time.time() + 600}, "invalid_token"),
+        ({"nbf": time.time() + 86_400}, "invalid_token"),
     ],
 )
 def test_a_token_for_another_time_place_or_service_is_refused(claims: Any, code: str) -> None:

@@ -90,7 +90,7 @@ async def test_records_of_all_processes_together_are_bounded(store_url: str):
 async def test_what_is_older_than_its_time_is_not_listed(store_url: str):
     async with opened(store_url) as store:
         await history(store).keep(line(1))
-        late = history(store, ttl=900.0)
+        late = history(store, ttl=time.time() - NOW + 900.0)
         await late.keep(line(500))
         await late.read()
         assert names(late.newest(10)) == ["c500"]

@@ -327,8 +327,10 @@ async def test_a_server_that_dies_is_told_and_found_again_when_it_returns() -> N
             assert await say(servers, at(server.url)) == "fine"
         async with servers.use([at(server.url)], owner="") as reached:
             joined = Snapshot([]).with_sources(reached.sources)
-            result = await joined.call(joined.tools["ok"], {})
-            assert result.is_error and "127.0.0.1" not in result.text
+            for _ in range(2):  # the first may go out on a connection that is just being closed
+                result = await joined.call(joined.tools["ok"], {})
+                assert result.is_error and "127.0.0.1" not in result.text
+        await anyio.wait_all_tasks_blocked()  # until its owner has noticed
         assert "cannot be listed" in (await failure(servers, at(server.url))).message
         async with bad_http(port=port) as server:
             assert await say(servers, at(server.url)) == "fine"
@@ -449,7 +451,9 @@ async def test_a_name_that_comes_to_lead_elsewhere_is_judged_again() -> None:
                 assert (await joined.call(joined.tools["ok"], {})).text == "fine"
                 leads_to[:] = ["127.0.0.2"]
                 await server.stop()
-                assert (await joined.call(joined.tools["ok"], {})).is_error
+                for _ in range(2):  # the first may go out on a connection that is just being closed
+                    assert (await joined.call(joined.tools["ok"], {})).is_error
+            await anyio.wait_all_tasks_blocked()  # until its owner has noticed
             await refusal(servers, at(url))
         assert not sentinel.made
 
