@@ -77,7 +77,7 @@ def _inline(text: str) -> str:
 
 
 def _fenced(approval: Approval, words: Mapping[str, str], redact: Redactor) -> list[str]:
-    shown = json.dumps(_shown(approval.arguments, words, redact), ensure_ascii=False, indent=2)
+    shown = json.dumps(_masked_value(approval.arguments, words, redact), ensure_ascii=False, indent=2)
     lines = [visible(line) for line in redact(_cut(shown, MAX_SHOWN, words)).split("\n")]
     # A fence that is longer than any in the text, so that nothing in it ends it.
     longest = max((len(run) for run in re.findall(r"`+", shown)), default=0)
@@ -85,11 +85,11 @@ def _fenced(approval: Approval, words: Mapping[str, str], redact: Redactor) -> l
     return [f"{fence}json", *lines, fence]
 
 
-def _shown(value: Any, words: Mapping[str, str], redact: Redactor, name: str = "") -> Any:
+def _masked_value(value: Any, words: Mapping[str, str], redact: Redactor, name: str = "") -> Any:
     if isinstance(value, dict):
-        return {key: _shown(member, words, redact, key) for key, member in value.items()}
+        return {key: _masked_value(member, words, redact, key) for key, member in value.items()}
     if isinstance(value, list):
-        return [_shown(member, words, redact, name) for member in value]
+        return [_masked_value(member, words, redact, name) for member in value]
     if isinstance(value, str):
         if _SECRET.search(name):
             return MASK

@@ -72,7 +72,7 @@ def list_keys(as_json: AsJSON = False, config: ConfigFile = None) -> None:
             key.name,
             key.group or "",
             state_of(key),
-            *(_shown(key, access.group(key.group), what) for what in ("tools", "models", "routes")),
+            *(_pattern_text(key, access.group(key.group), what) for what in ("tools", "models", "routes")),
         ]
         for key in keys
     ]
@@ -91,7 +91,7 @@ def _tell(secret: str, name: str, path: Path, as_json: bool) -> None:
     say(secret)
 
 
-def _shown(key: KeyConfig, group: GroupConfig | None, what: str) -> str:
+def _pattern_text(key: KeyConfig, group: GroupConfig | None, what: str) -> str:
     """What a key may use; what its group may comes behind it, since each narrows the other."""
     rights = [(getattr(one, what), " (group)" if one is group else "") for one in (key, group) if one]
     return "; ".join(

@@ -67,7 +67,7 @@ def explain(  # noqa: PLR0917 - typer passes them by name
     settings = load_settings(config=config)
     principal, owners = _principal(settings.access, key, group)
     found, unknown = anyio.run(_tools, settings)
-    name = _named(tool, found, unknown)
+    name = _find_name(tool, found, unknown)
     values, fault = _read_arguments(name, found[name], arguments)
     if why := _why_hidden(principal, owners, name, found[name], model, dialect):
         _tell_explanation("none", [], as_json, why)
@@ -120,7 +120,7 @@ def _principal(
     return principal_of_person("", "", key or f"the group {group}", named), [named]
 
 
-def _named(tool: str, found: Mapping[str, Tool], unknown: Sequence[str]) -> str:
+def _find_name(tool: str, found: Mapping[str, Tool], unknown: Sequence[str]) -> str:
     """The name, as models see it, of the tool that is meant."""
     name = names.meant(tool, found)
     if name is None:

@@ -123,13 +123,13 @@ class History:
             part = [line for line in lines[start : start + AT_ONCE] if fits(line)]
             hits = {line["id"] for line in part if not wanted or wanted in _text(line)}
             if wanted and time.monotonic() < end:
-                hits |= await self._said([line["id"] for line in part if "size" in line], wanted)
+                hits |= await self._containing([line["id"] for line in part if "size" in line], wanted)
             found += [line for line in part if line["id"] in hits]
             if len(found) >= most:
                 break
         return found[:most]
 
-    async def _said(self, identities: list[str], wanted: str) -> set[str]:
+    async def _containing(self, identities: list[str], wanted: str) -> set[str]:
         """Those of which the records hold the text."""
         try:
             records = await self._store.get_all([_record(identity) for identity in identities])

@@ -54,7 +54,7 @@ class Keys:
     async def _list(self, _: ConsoleRequest) -> JSON:
         settings = self._parts.config.settings
         principals = [principal_of_key(key, settings.access) for key in settings.access.keys]
-        stored = await self._parts.store.get_all([_used(principal.id) for principal in principals])
+        stored = await self._parts.store.get_all([_usage_key(principal.id) for principal in principals])
         here = self._parts.keys.used_at
         return {
             "keys": [
@@ -85,18 +85,18 @@ class Keys:
         return await self._secret(request, name, secret)
 
     async def _rotate(self, request: ConsoleRequest) -> Reply:
-        name = self._known(request)
+        name = self._existing_name(request)
         secret = await self._change(lambda: rotate_key(self._parts.config.path, name))
         self._parts.note_change("key.rotated", request.session.by, name)
         return await self._secret(request, name, secret)
 
     async def _revoke(self, request: ConsoleRequest) -> JSON:
-        name = self._known(request)
+        name = self._existing_name(request)
         await self._change(lambda: revoke_key(self._parts.config.path, name))
         self._parts.note_change("key.revoked", request.session.by, name)
         return {"revoked": name}
 
-    def _known(self, request: ConsoleRequest) -> str:
+    def _existing_name(self, request: ConsoleRequest) -> str:
         name = request.names[0]
         if name not in {key.name for key in self._parts.config.settings.access.keys}:
             raise NotFound("There is no key of this name in the file.")
@@ -135,11 +135,11 @@ class Keys:
             await anyio.sleep(USED_SECONDS)
             used = dict(self._parts.keys.used_at)
             for identity in [one for one, at in used.items() if told.get(one) != at]:
-                await self._parts.store.put(_used(identity), used[identity], ttl=USED_TTL)
+                await self._parts.store.put(_usage_key(identity), used[identity], ttl=USED_TTL)
             told = used
 
 
-def _used(identity: str) -> Key[float]:
+def _usage_key(identity: str) -> Key[float]:
     return _USED.key("console keys", identity)
 
 

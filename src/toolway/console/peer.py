@@ -20,7 +20,7 @@ def is_own_user(client: tuple[str, int], server: tuple[str, int]) -> bool:
 def _owner(client: tuple[str, int], server: tuple[str, int]) -> int | None:
     family = socket.AF_INET6 if ":" in client[0] else socket.AF_INET
     try:
-        ends = f"{_written(family, *client)} {_written(family, *server)} "
+        ends = f"{_kernel_address(family, *client)} {_kernel_address(family, *server)} "
         with _TABLES[family].open() as table:
             for line in table:
                 if ends in line:
@@ -30,7 +30,7 @@ def _owner(client: tuple[str, int], server: tuple[str, int]) -> int | None:
     return None
 
 
-def _written(family: socket.AddressFamily, host: str, port: int) -> str:
+def _kernel_address(family: socket.AddressFamily, host: str, port: int) -> str:
     """An address as the kernel writes it there: words of four bytes in the order of this machine."""
     packed = socket.inet_pton(family, host.partition("%")[0])
     order = "<" if sys.byteorder == "little" else ">"

@@ -39,7 +39,7 @@ class PinRoutes:
     async def _list(self, request: ConsoleRequest) -> JSON:
         pins = self._parts.factory.pins
         try:
-            shown = await anyio.to_thread.run_sync(self._shown, request.names[0])
+            shown = await anyio.to_thread.run_sync(self._change_rows, request.names[0])
         except ConfigError as error:
             raise InvalidRequest(error.message) from None
         return {
@@ -50,7 +50,7 @@ class PinRoutes:
             "may_edit": self._parts.settings.console.edit,
         }
 
-    def _shown(self, label: str) -> Sequence[JSON]:
+    def _change_rows(self, label: str) -> Sequence[JSON]:
         return [
             {
                 "tool": change.tool,

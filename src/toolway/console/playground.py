@@ -76,7 +76,7 @@ class Playground:
         async def deliver(event: Event) -> None:
             if isinstance(event, HeadArrived) and not response.started:
                 await response.start([])
-            for value in _told(event):
+            for value in _page_events(event):
                 await response.write(_event(value))
 
         headers = [*credential(self._api_key), (b"user-agent", b"toolway-console")]
@@ -97,11 +97,11 @@ async def _fail(response: EventStreamResponse, error: ToolwayError) -> None:
     await response.end(_event({"error": error.message}))
 
 
-def _told(event: Event) -> list[JSON]:
+def _page_events(event: Event) -> list[JSON]:
     """What the page hears of an event."""
     match event:
         case Chunks():
-            return [{kind: text} for chunk, _ in event.items for kind, text in _said(chunk)]
+            return [{kind: text} for chunk, _ in event.items for kind, text in _texts_in(chunk)]
         case RoundBegan(hidden=hidden) if hidden:
             return [{"read": _read_by_model(hidden)}]
         case CallBegan(call=call, tool=tool):
@@ -128,7 +128,7 @@ def _read_by_model(hidden: Sequence[JSON]) -> list[JSON]:
     return results
 
 
-def _said(chunk: Any) -> list[tuple[str, str]]:
+def _texts_in(chunk: Any) -> list[tuple[str, str]]:
     if isinstance(chunk, str):
         return [("text", chunk)]
     choices = chunk.get("choices")

@@ -147,16 +147,16 @@ class _Writer:
 
     def step(self, seconds: float, event: Event, progress: Mapping[str, CallProgressed]) -> JSON | None:
         """What happened, `seconds` after the beginning."""
-        found = self._told(event, progress)
+        found = self._step_of(event, progress)
         return found and {"at": seconds, **found}
 
-    def _told(self, event: Event, progress: Mapping[str, CallProgressed]) -> JSON | None:
+    def _step_of(self, event: Event, progress: Mapping[str, CallProgressed]) -> JSON | None:
         found: JSON | None = None
         match event:
             case RoundBegan(number=number):
                 found = {"kind": "round", "number": number}
             case ModelAsked(request=request):
-                found = self._asked(request)
+                found = self._request_step(request)
             case TextBegan():
                 found = {"kind": "text"}
             case ModelAnswered(message=message):
@@ -188,7 +188,7 @@ class _Writer:
                 found = {"kind": "left"}
         return found
 
-    def _asked(self, request: ChatRequest) -> JSON:
+    def _request_step(self, request: ChatRequest) -> JSON:
         names, size = self._tools_in(request.tools or request.options.get("tools") or ())
         return {
             "kind": "asked",

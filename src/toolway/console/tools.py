@@ -124,7 +124,7 @@ class Tools:
                 )
                 group.cancel_scope.cancel()
             if result is not None:
-                answers.append({"seconds": monotonic() - begun, **_shown(result)})
+                answers.append({"seconds": monotonic() - begun, **_result_fields(result)})
 
         await cancel_on_disconnect(request.scope, request.receive, run)
         if not answers:
@@ -140,7 +140,7 @@ def _definition(snapshot: Snapshot, name: str) -> Any:
     return loads(dumps(snapshot.definition(name))) if name in snapshot.offered else None
 
 
-def _shown(result: ToolResult) -> JSON:
+def _result_fields(result: ToolResult) -> JSON:
     raw = result.raw() if result.raw else {}
     blocks = raw.get("content")
     audio = [

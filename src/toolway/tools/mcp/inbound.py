@@ -73,20 +73,20 @@ class InboundFilter(ObjectReceiveStream[Inbound]):
             if isinstance(message, Answer):
                 if answer := self._answered(message):
                     return SessionMessage(answer)
-                await self._unwanted(self._unasked)
+                await self._count_unread(self._unasked)
                 continue
             if isinstance(message, JSONRPCRequest) and not self._requests.spend():
                 self._ended()
                 raise anyio.EndOfStream
             if isinstance(message, JSONRPCNotification) and message.method in _CHANGES:
                 self._changed(message.method)
-                await self._unwanted(self._changes)
+                await self._count_unread(self._changes)
             elif not isinstance(message, JSONRPCNotification) or self._unasked.spend():
                 return item
             else:
-                await self._unwanted(self._unasked)
+                await self._count_unread(self._unasked)
 
-    async def _unwanted(self, budget: Budget) -> None:
+    async def _count_unread(self, budget: Budget) -> None:
         """One more message that nobody reads; there may be some."""
         if not budget.spend():
             self._dropped()

@@ -199,16 +199,16 @@ class Session:
             options["on_progress"] = _progress(on_progress)
         if method in ("initialize", "server/discover"):
             options["cancel_on_abandon"] = False  # forbidden by the specification
-        params, options["headers"] = self._stamped(method, params or {}, headers or {})
+        params, options["headers"] = self._with_protocol_fields(method, params or {}, headers or {})
         with self._numbered(method, options):
             if self._posts and method == "tools/call" and within is None:
-                return await self._posted(self._posts, method, params, options, on_progress)
+                return await self._post(self._posts, method, params, options, on_progress)
             try:
                 return await self._dispatcher.send_raw_request(method, params, options)
             except MCPError as error:
                 raise self._translated(error) from None
 
-    async def _posted(
+    async def _post(
         self, posts: Posts, method: str, params: JSON, options: CallOptions, on_progress: OnProgress | None
     ) -> JSON:
         number = options["request_id"]
@@ -282,7 +282,9 @@ class Session:
             return LostError()
         return RefusedError(error.code, error.message, error.data)
 
-    def _stamped(self, method: str, params: JSON, headers: Mapping[str, str]) -> tuple[JSON, dict[str, str]]:
+    def _with_protocol_fields(
+        self, method: str, params: JSON, headers: Mapping[str, str]
+    ) -> tuple[JSON, dict[str, str]]:
         version = LATEST_MODERN_VERSION if method == "server/discover" else self.version
         if version is None:
             return params, {}
@@ -486,14 +488,14 @@ class Session:
             case "elicitation/create":
                 return {"action": "decline"}
             case "sampling/createMessage" if self._sampler is not None:
-                return await self._sampled(self._sampler, dict(params or {}))
+                return await self._sample(self._sampler, dict(params or {}))
             case "sampling/createMessage":
                 raise MCPError(
                     METHOD_NOT_FOUND, 'the server asked for a model, and its entry lacks "sampling": true'
                 )
         raise MCPError(METHOD_NOT_FOUND, f"Toolway does not answer {method}")
 
-    async def _sampled(self, sampler: Sampler, params: JSON) -> JSON:
+    async def _sample(self, sampler: Sampler, params: JSON) -> JSON:
         try:
             return await sampler(params)
         except ToolwayError as error:

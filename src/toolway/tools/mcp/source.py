@@ -458,10 +458,10 @@ def _announces_changes(session: Session) -> bool:
 
 
 def _same(new: tuple[Tool, ...], old: tuple[Tool, ...]) -> bool:
-    return list(map(_told, new)) == list(map(_told, old))
+    return list(map(_definition, new)) == list(map(_definition, old))
 
 
-def _told(tool: Tool) -> tuple[object, ...]:
+def _definition(tool: Tool) -> tuple[object, ...]:
     return (tool.name, tool.description, tool.parameters, tool.annotations, tool.extra, tool.handle)
 
 
