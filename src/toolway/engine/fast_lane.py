@@ -31,7 +31,7 @@ from toolway.conversation.events import (
 from toolway.conversation.message import ChatRequest, Message, read_answer
 from toolway.engine.history import interrupted
 from toolway.engine.history.approval_turns import code_in
-from toolway.engine.history.resume import Attempt
+from toolway.engine.history.resume import ATTEMPT, Attempt
 from toolway.engine.history.split_turns import may_have_ids
 from toolway.engine.recovery import ModelHabits
 from toolway.engine.request_tools import CHOOSE_TOOLS
@@ -167,7 +167,7 @@ class FastLane:
 
     async def _is_kept(self, body: JSON, raw: bytes, caller: Caller) -> bool:
         """Whether an earlier attempt at this request, or an answer that broke off, left rounds that belong into it."""
-        if not self._store.may_have(caller.id):
+        if not self._store.may_have(caller.id, ATTEMPT, interrupted.ATTEMPTS):
             return False
         attempt = Attempt(self._store, caller.retry_id, raw, EventStream())
         return await attempt.is_known() or bool(await interrupted.find(self._store, caller, body["messages"]))

@@ -23,6 +23,8 @@ class _Share:
 
     entries: OrderedDict[str, tuple[float, bytes]] = field(default_factory=OrderedDict)
     size: int = 0
+    kinds: set[str] = field(default_factory=set)
+    """The kinds that were ever among them since there are any."""
 
 
 class MemoryEntries:
@@ -56,6 +58,7 @@ class MemoryEntries:
         self._forget(key.owner, key.digest)
         now = time.monotonic()
         share = self._share(key.owner)
+        share.kinds.add(key.kind.name)
         # A copy takes no more memory than it must: what orjson gives keeps hold of the larger buffer that it wrote.
         share.entries[key.digest] = (now + ttl, bytes(memoryview(text)))
         self._ends.push((now + ttl, key.owner, key.digest), self._all_ends)
@@ -105,9 +108,10 @@ class MemoryEntries:
     async def check(self) -> None:
         """Nothing can be wrong with them."""
 
-    def may_have(self, owner: str) -> bool:
-        """Whether there is a share of this owner's."""
-        return owner in self._shares
+    def may_have(self, owner: str, kinds: Iterable[str]) -> bool:
+        """Whether there is a share of this owner's in which one of these kinds was."""
+        share = self._shares.get(owner)
+        return share is not None and not share.kinds.isdisjoint(kinds)
 
     def _share(self, owner: str) -> _Share:
         if owner not in self._shares:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, TypeVar
@@ -178,7 +178,7 @@ class RedisEntries:
         """See whether Redis takes something; a full one may still give."""
         await self._twice(lambda: self._redis.set(f"{PREFIX}check", b"", px=1000))
 
-    def may_have(self, owner: str) -> bool:
+    def may_have(self, owner: str, kinds: Iterable[str]) -> bool:
         """Only Redis knows."""
         return True
 

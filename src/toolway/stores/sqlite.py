@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -138,7 +138,7 @@ class SqliteEntries:
         await self._reader.run(lambda db: db.execute("SELECT id FROM entries LIMIT 1").fetchone())
         await self._writer.run(lambda db: db.execute("UPDATE whole SET written = written + 1"))
 
-    def may_have(self, owner: str) -> bool:
+    def may_have(self, owner: str, kinds: Iterable[str]) -> bool:
         """Only the file knows."""
         return True
 

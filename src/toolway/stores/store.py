@@ -7,7 +7,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import fields, is_dataclass
 from functools import cached_property
 from typing import Any, Generic, NamedTuple, ParamSpec, Protocol, TypeVar
@@ -75,6 +75,7 @@ class Key(NamedTuple, Generic[T_co]):
 
 
 AnyKey = Key[Any]
+AnyKind = Kind[Any]
 
 
 class EntriesError(Exception):
@@ -136,8 +137,8 @@ class Entries(Protocol):
     async def check(self) -> None:
         """See whether these entries can be read and written."""
 
-    def may_have(self, owner: str) -> bool:
-        """False only when it is known without waiting that nothing counts to the share of this owner."""
+    def may_have(self, owner: str, kinds: Iterable[str]) -> bool:
+        """False only when it is known without waiting that this owner's share has nothing of these kinds, by name."""
 
 
 class Store:
@@ -220,9 +221,9 @@ class Store:
         """Forget what `key` has; whether it had something. True for one of several who try. Raises StoreError."""
         return await self._run(self._entries.remove, key)
 
-    def may_have(self, owner: str) -> bool:
-        """Whether anything may be kept for an owner; False when it is known that nothing is, so that none need ask."""
-        return self._entries.may_have(share_of(owner))
+    def may_have(self, owner: str, *kinds: AnyKind) -> bool:
+        """Whether one of these kinds may be kept for an owner; False when it is known to be not: nobody need ask."""
+        return self._entries.may_have(share_of(owner), [kind.name for kind in kinds])
 
     async def is_ready(self) -> bool:
         """Whether the store can be read and written now."""

@@ -49,6 +49,16 @@ async def test_what_is_put_can_be_got_again_and_again(store_url: str):
         assert await store.get(key("another")) is None
 
 
+async def test_what_is_kept_may_be_there(store_url: str):
+    other: Kind[JSON] = Kind("another", dict[str, Any])
+    async with opened(store_url) as store:
+        await store.put(key("k"), {"n": 1})
+        assert store.may_have("me", other, TEST)
+        # False is said only by who knows; entries in memory do.
+        assert not (store_url.startswith("memory") and store.may_have("me", other))
+        assert not (store_url.startswith("memory") and store.may_have("somebody", TEST))
+
+
 async def test_the_newest_value_of_a_key_counts(store_url: str):
     async with opened(store_url) as store:
         await store.put(key("k"), {"n": 1})

@@ -119,7 +119,7 @@ async def keep(
 ) -> None:
     """An attempt to answer these messages broke off, perhaps one that went on `before`."""
     rounds = [*events.rounds, *events.cut]
-    if not rounds and not store.may_have(caller.id):
+    if not rounds and not store.may_have(caller.id, ATTEMPTS):
         return
     said = [text_of(message.get("content")) for message in rounds if message["role"] == "assistant"]
     if before is not None:
@@ -142,7 +142,9 @@ async def find(
     The first `complete` messages have them already. A part that ends the conversation is what the model goes on with,
     or, in an API without `prefills`, a turn that is to be made anew: many templates refuse such an end.
     """
-    if not store.may_have(caller.id) or not (parts := [part for part in _parts(sent) if part[0] >= complete]):
+    if not store.may_have(caller.id, ATTEMPTS) or not (
+        parts := [part for part in _parts(sent) if part[0] >= complete]
+    ):
         return ()
     if not (kept := await store.get(_key_of(caller, sent))):
         return ()

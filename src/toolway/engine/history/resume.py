@@ -41,14 +41,14 @@ class Attempt:
 
     async def is_known(self) -> bool:
         """Whether rounds of an attempt are kept."""
-        return self._store.may_have(self._owner) and await self._store.get(self._key) is not None
+        return self._store.may_have(self._owner, ATTEMPT) and await self._store.get(self._key) is not None
 
     @cached_property
     def _key(self) -> Key[list[JSON]]:
         return ATTEMPT.key(self._owner, hashlib.sha256(self._raw).hexdigest())
 
     async def __aenter__(self) -> Sequence[JSON]:
-        if not self._store.may_have(self._owner):
+        if not self._store.may_have(self._owner, ATTEMPT):
             return ()
         rounds = await self._store.get(self._key) or ()
         self._resumed = len(rounds)
