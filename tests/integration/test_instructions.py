@@ -33,17 +33,18 @@ RUNS = 12
 """Of so many requests the cheapest counts: in the others something else may have run in between."""
 
 LIMITS = {
-    "a whole answer": (6_450, CHAT, [WORDS], {}),
-    "a stream": (11_200, CHAT, [ONE], {"stream": True}),
-    "a stream of a hundred events": (12_900, CHAT, [HUNDRED], {"stream": True}),
-    "a whole tool round": (20_800, CHAT, [CALL, WORDS], {}),
-    "a streamed tool round": (22_200, CHAT, [CALLED, ONE], {"stream": True}),
-    "a whole response": (19_300, RESPONSES, [WORDS], {}),
-    "a streamed response": (20_800, RESPONSES, [ONE], {"stream": True}),
-    "a whole message": (13_900, MESSAGES, [WORDS], {}),
-    "a streamed message": (15_300, MESSAGES, [ONE], {"stream": True}),
+    "a whole answer": (6_900, CHAT, [WORDS], {}),
+    "a stream": (12_300, CHAT, [ONE], {"stream": True}),
+    "a stream of a hundred events": (14_000, CHAT, [HUNDRED], {"stream": True}),
+    "a whole tool round": (22_300, CHAT, [CALL, WORDS], {}),
+    "a streamed tool round": (24_000, CHAT, [CALLED, ONE], {"stream": True}),
+    "a whole response": (20_800, RESPONSES, [WORDS], {}),
+    "a streamed response": (22_500, RESPONSES, [ONE], {"stream": True}),
+    "a whole message": (14_900, MESSAGES, [WORDS], {}),
+    "a streamed message": (16_700, MESSAGES, [ONE], {"stream": True}),
 }
-"""Instructions that one request may take with Python 3.11, a twentieth more than it does, and the request."""
+"""Instructions that one request may take with Python 3.11, an eighth more than it does when
+nothing comes in between, and the request."""
 
 
 class Counted:
@@ -84,7 +85,7 @@ def test_a_request_costs_no_more_than_it_did(counted: Counted, name: str):
     limit, path, replies, more = LIMITS[name]
     took = counted.request(path, replies, more)
     assert took <= limit, f"{name} takes {took} instructions; it may take {limit}"
-    assert took > 0.85 * limit, f"{name} takes {took} instructions only: lower its limit, {limit}"
+    assert took > 0.8 * limit, f"{name} takes {took} instructions only: lower its limit, {limit}"
 
 
 def main(names: list[str]) -> None:
