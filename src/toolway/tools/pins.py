@@ -273,17 +273,21 @@ class PinnedSource(SourceWrapper):
 
     async def call(self, tool: Tool, arguments: JSON, on_progress: OnProgress | None = None) -> ToolResult:
         """Run the inner tool, unless it changed since it was offered."""
-        newest = next((other for other in self.inner.status.tools if other.name == tool.name), None)
-        if newest is not None and not self._pins.has(newest):
+        if self._pins.is_on and self._has_changed(tool):
             text = f"{tool.name} was changed by its server, and may not be run until a person has accepted the change."
             return ToolResult(text=text, is_error=True, failure="denied")
         result = await self.inner.call(tool, arguments, on_progress)
-        if self._looks and not self._is_known(
-            self.inner.status
-        ):  # it loaded many, for the next round of its caller
+        newest = self.inner.status
+        if self._looks and newest is not self._findings and not self._is_known(newest):
+            # It loaded many, for the next round of its caller.
             with anyio.move_on_after(LOOK_WAIT):
                 await self._looked.wait()
         return result
+
+    def _has_changed(self, tool: Tool) -> bool:
+        """Whether the server's tool of this name is now one that nobody accepted."""
+        newest = next((other for other in self.inner.status.tools if other.name == tool.name), None)
+        return newest is not None and not self._pins.has(newest)
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:
