@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.support.app_server import AppServer
 from tests.support.upstream import Reply, chunk, sse, whole
 
 JSON = dict[str, Any]
@@ -43,3 +44,14 @@ class ModelTurn:
 
 def _halves(text: str) -> list[str]:
     return [text[: len(text) // 2], text[len(text) // 2 :]] if text else []
+
+
+def set_turns(app: AppServer, *turns: ModelTurn | Reply) -> None:
+    """The model's turns, each written as its request wants it; the last one again and again."""
+
+    def answer(body: JSON) -> Reply:
+        turn = turns[min(len(app.upstream.seen), len(turns) - 1)]
+        return turn if isinstance(turn, Reply) else turn.reply(streamed=bool(body.get("stream")))
+
+    app.set_replies()
+    app.upstream.answer = answer

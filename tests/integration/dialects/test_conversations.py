@@ -21,7 +21,7 @@ from tests.integration.dialects.dialects import (
 )
 from tests.support.app_server import AppServer, app_server
 from tests.support.fuzz import slow
-from tests.support.model_turns import USAGE, ModelTurn
+from tests.support.model_turns import USAGE, ModelTurn, set_turns
 from tests.support.tools import JSON, Raw, ToolService
 from tests.support.upstream import OUT_OF_MEMORY, Reply, json_reply, tool_call
 
@@ -52,17 +52,6 @@ def app() -> Iterator[AppServer]:
     tools = ToolService(broken=broken, picture=picture)
     with app_server(tools=tools, max_rounds=MAX_ROUNDS, vision="on") as server:
         yield server
-
-
-def set_turns(app: AppServer, *turns: ModelTurn | Reply) -> None:
-    """The model's turns, each written as its request wants it; the last one again and again."""
-
-    def answer(body: JSON) -> Reply:
-        turn = turns[min(len(app.upstream.seen), len(turns) - 1)]
-        return turn if isinstance(turn, Reply) else turn.reply(streamed=bool(body.get("stream")))
-
-    app.set_replies()
-    app.upstream.answer = answer
 
 
 def asked(app: AppServer, number: int = -1) -> list[JSON]:

@@ -9,23 +9,11 @@ import pytest
 
 from tests.support.app_server import AppServer
 from tests.support.messages import check_message, read_message
-from tests.support.model_turns import ModelTurn
-from tests.support.upstream import JSON, Reply
+from tests.support.upstream import JSON
 
 BOTH = pytest.mark.parametrize("streamed", [True, False], ids=["streamed", "whole"])
 QUESTION = [{"role": "user", "content": "What is the weather?"}]
 KEY = {"x-api-key": "sk-mine", "anthropic-version": "2023-06-01"}
-
-
-def set_turns(app: AppServer, *turns: ModelTurn | Reply) -> None:
-    """The model's turns, the last one again and again."""
-
-    def answer(body: JSON) -> Reply:
-        turn = turns[min(len(app.upstream.seen), len(turns) - 1)]
-        return turn if isinstance(turn, Reply) else turn.reply(streamed=bool(body.get("stream")))
-
-    app.set_replies()
-    app.upstream.answer = answer
 
 
 def post(app: AppServer, body: JSON, path: str = "", **headers: str) -> httpx2.Response:

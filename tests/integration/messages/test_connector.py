@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from mcp.server.mcpserver import MCPServer
 
-from tests.integration.messages.asking import BOTH, QUESTION, ask, post, sent, set_turns
+from tests.integration.messages.asking import BOTH, QUESTION, ask, post, sent
 from tests.support.app_server import AppServer
 from tests.support.messages import check_error
-from tests.support.model_turns import ModelTurn
+from tests.support.model_turns import ModelTurn, set_turns
 from tests.support.servers import running
 from tests.support.upstream import JSON, tool_call
 from tests.unit.tools.mcp.servers.guarded import Guarded

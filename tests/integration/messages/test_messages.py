@@ -5,10 +5,10 @@ from __future__ import annotations
 import httpx2
 import pytest
 
-from tests.integration.messages.asking import BOTH, KEY, QUESTION, ask, post, sent, set_turns
+from tests.integration.messages.asking import BOTH, KEY, QUESTION, ask, post, sent
 from tests.support.app_server import AppServer, app_server
 from tests.support.messages import check_error, check_message, events_of, read_message
-from tests.support.model_turns import ModelTurn
+from tests.support.model_turns import ModelTurn, set_turns
 from tests.support.upstream import OUT_OF_MEMORY, Reply, chunk, json_reply, sse, tool_call
 
 PARIS = tool_call("get_weather", '{"city":"Paris"}', id="call_a")
