@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 
+from toolway.dialects import DIALECTS
 from toolway.settings.access import AccessConfig, GroupConfig, KeyConfig, Quotas, Rights
 from toolway.types import Choice, Principal, Quota
 
 A_DAY = 86_400
-ROUTES = frozenset({"chat", "responses", "messages", "mcp", "rest", "passthrough"})
+ROUTES = frozenset({*(dialect.name for dialect in DIALECTS), "passthrough"})
 """What a key may ask that says nothing about it: the console shows what everybody does, and must be named."""
 
 _LIMITS = ("max_rounds", "max_calls", "max_seconds")

@@ -39,6 +39,7 @@ from toolway.console.app import open_console
 from toolway.console.feed import Feed
 from toolway.console.journal import Journal
 from toolway.console.parts import Parts
+from toolway.dialects import CHAT, MCP, MESSAGES, RESPONSES, REST
 from toolway.engine.engine import Engine
 from toolway.errors import ConfigError, MethodNotAllowed, NotFound, ToolwayError
 from toolway.server.admission import Admission
@@ -137,10 +138,10 @@ class Routes:
             )
             models = ModelList(state.upstream, self._settings, self._passthrough)
             messages = Messages(engine)
-            self._below = {"/v1/messages/": messages, "/v1/models/": models}
+            self._below = {f"{MESSAGES.path}/": messages, "/v1/models/": models}
             self._exact = {
-                ("POST", "/v1/chat/completions"): ChatCompletions(engine),
-                ("POST", "/v1/messages"): messages,
+                ("POST", CHAT.path): ChatCompletions(engine),
+                ("POST", MESSAGES.path): messages,
                 ("GET", "/v1/models"): models,
                 ("GET", "/healthz"): healthz,
                 ("GET", "/readyz"): Readiness(state),
@@ -162,10 +163,10 @@ class Routes:
         """Put up the routes of clients that call tools themselves."""
         direct = DirectTools(state.catalog, timeout=self._settings.loop.tool_timeout)
         endpoint = McpEndpoint(direct, state.policy, self._settings)
-        self._exact |= {(method, "/mcp"): endpoint for method in ("GET", "POST", "DELETE")}
-        self._below["/mcp/"] = endpoint
+        self._exact |= {(method, MCP.path): endpoint for method in ("GET", "POST", "DELETE")}
+        self._below[f"{MCP.path}/"] = endpoint
         rest = RestTools(direct, self._settings, state.policy, lambda: self._keys.is_closed)
-        self._exact["GET", "/openapi.json"] = self._below["/tools/"] = rest
+        self._exact["GET", "/openapi.json"] = self._below[f"{REST.path}/"] = rest
         self._exact["GET", "/docs"] = DocsPage()
         async with endpoint.running():
             yield
@@ -218,9 +219,9 @@ class Routes:
         )
         creator = ResponseCreator(engine, records)
         responses = Responses(creator, background)
-        self._exact["POST", "/v1/responses"] = responses
-        self._exact["WEBSOCKET", "/v1/responses"] = Socket(creator)
-        self._below["/v1/responses/"] = responses
+        self._exact["POST", RESPONSES.path] = responses
+        self._exact["WEBSOCKET", RESPONSES.path] = Socket(creator)
+        self._below[f"{RESPONSES.path}/"] = responses
         async with background.running():
             yield
 
@@ -288,7 +289,7 @@ _PARAMETERS = re.compile(r";[^/\\]*")
 
 def _is_passed_on(method: str, name: str) -> bool:
     """Whether a method at a route of ours is the model server's: OpenAI lists stored completions by such a GET."""
-    return name == "/v1/models" or (name == "/v1/chat/completions" and method in ("GET", "HEAD", "OPTIONS"))
+    return name == "/v1/models" or (name == CHAT.path and method in ("GET", "HEAD", "OPTIONS"))
 
 
 async def _refuse_method(methods: Sequence[str], scope: Scope, receive: Receive, send: Send) -> None:

@@ -31,8 +31,8 @@ from toolway.app.terminal import (
     read_arguments,
     say,
 )
+from toolway.dialects import DialectName
 from toolway.settings.access import AccessConfig, GroupConfig, KeyConfig
-from toolway.settings.rules import Dialect
 from toolway.settings.settings import Settings, load_settings
 from toolway.tools import names
 from toolway.tools.invoke import read_call
@@ -59,7 +59,7 @@ def explain(  # noqa: PLR0917 - typer passes them by name
     key: Annotated[str, typer.Option(help="The name of the key that calls.")] = "",
     group: Annotated[str, typer.Option(help="The group of who calls with a token, not a key.")] = "",
     model: Annotated[str, typer.Option(help="The model that calls.")] = "",
-    dialect: Annotated[Dialect, typer.Option(help="The way by which the call comes.")] = "chat",
+    dialect: Annotated[DialectName, typer.Option(help="The way by which the call comes.")] = "chat",
     config: ConfigFile = None,
     as_json: AsJSON = False,
 ) -> None:
@@ -134,7 +134,7 @@ def _why_hidden(  # noqa: PLR0917 - all that a call is
     name: str,
     tool: Tool,
     model: str,
-    dialect: Dialect,
+    dialect: DialectName,
 ) -> str:
     """Why there is no such tool, model or route for who calls; empty when there is. No rule is asked then."""
     places = " and ".join(owner.where for owner in owners)

@@ -28,6 +28,7 @@ from toolway.conversation.events import (
     emit_to_nobody,
 )
 from toolway.conversation.message import ChatRequest, Message
+from toolway.dialects import CHAT, DialectName
 from toolway.engine.fast_lane import Handover
 from toolway.engine.history import hidden_rounds, interrupted, split_turns
 from toolway.engine.history.approval_turns import ApprovalTurns, Restored
@@ -61,7 +62,7 @@ class ConversationRequest:
 
     chat: ChatRequest
     options: RequestOptions
-    dialect: str = "chat"
+    dialect: DialectName = CHAT.name
     narrowed: Selection = ()
     asks: Callable[[Tool], bool] | None = None
     approved: Sequence[ToolCall] = ()

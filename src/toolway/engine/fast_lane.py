@@ -43,7 +43,7 @@ from toolway.settings.groups import profile_suffix
 from toolway.settings.settings import Settings
 from toolway.tools.catalog import Catalog, Snapshot
 from toolway.types import JSON, JSON_TYPE, Caller, Header, record
-from toolway.upstream.client import StartedRequest
+from toolway.upstream.client import CHAT_COMPLETIONS, StartedRequest
 from toolway.wire.lenient_json import MAX_DEPTH, dumps, loads_told
 
 
@@ -131,7 +131,7 @@ class FastLane:
             )
             told(began, RoundBegan(number=1), ModelAsked(request=sent))
         headers = [*request.caller.headers, JSON_TYPE]
-        started = StartedRequest(self._resources.upstream, "/chat/completions", headers, dumps(sent.body()))
+        started = StartedRequest(self._resources.upstream, CHAT_COMPLETIONS, headers, dumps(sent.body()))
         try:
             answer = await started.send()
             if answer.is_success:

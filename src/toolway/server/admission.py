@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from toolway.access.quotas import Meter
 from toolway.access.refusals import Refusals
+from toolway.dialects import DIALECTS, REST, is_below
 from toolway.errors import Forbidden, OverQuota, QuotasUnknown
 from toolway.server.caller import place_of, principal_of
 from toolway.server.envelopes import send_error
@@ -35,28 +36,16 @@ FOR_EVERYBODY = frozenset({"/", "/healthz", "/readyz"})
 MODELS = "/v1/models"
 """What there is to ask for is told to all who may ask for one."""
 
-_OF_MODELS = frozenset({"chat", "responses", "messages", "passthrough"})
 _PASSED_ON = frozenset({"passthrough"})
-_ROOTS = {
-    "/v1/chat/completions": "chat",
-    "/v1/responses": "responses",
-    "/v1/messages": "messages",
-    "/v1": "passthrough",
-    "/mcp": "mcp",
-    "/console": "console",
-    "/metrics": "console",
-}
+_OF_MODELS = _PASSED_ON | {dialect.name for dialect in DIALECTS if dialect.asks_models}
+_ROOTS = {path: dialect.name for dialect in DIALECTS for path in dialect.paths}
+_FAMILIES = {**_ROOTS, "/v1": "passthrough", "/console": "console", "/metrics": "console"}
 """The family of the routes at and below a path; the first that fits. All others are tools of the REST service."""
 
 
 def family_of(path: str) -> str:
     """The family of a path that is written as the routes are."""
-    return next((family for root, family in _ROOTS.items() if is_below(path, root)), "rest")
-
-
-def is_below(path: str, root: str) -> bool:
-    """Whether a path is this one, or one below it."""
-    return path == root or path.startswith(f"{root}/")
+    return next((family for root, family in _FAMILIES.items() if is_below(path, root)), REST.name)
 
 
 def may_ask(principal: Principal, method: str, path: str, is_passed_on: bool) -> bool:

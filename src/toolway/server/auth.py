@@ -12,9 +12,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from toolway.access.keys import KeyRing
 from toolway.access.refusals import Refusals
 from toolway.access.tokens import is_token
+from toolway.dialects import is_below
 from toolway.errors import Forbidden, InvalidRequest, ToolwayError, Unauthorized
 from toolway.net.hosts import is_loopback
-from toolway.server.admission import is_below
 from toolway.server.caller import CREDENTIALS, PRINCIPAL_KEY, key_in, place_of
 from toolway.server.envelopes import send_error
 from toolway.server.resource_metadata import WELL_KNOWN, answer_metadata, metadata_url

@@ -11,6 +11,7 @@ from urllib.parse import unquote
 
 from starlette.types import Scope, Send
 
+from toolway.dialects import DIALECTS, ErrorFormat, is_below
 from toolway.errors import ConnectorError, InvalidRequest, ToolwayError, UpstreamError, UpstreamStatus
 from toolway.server.asgi import relayed, send_whole
 from toolway.types import JSON, JSON_TYPE, Header
@@ -140,20 +141,20 @@ class JsonRpcEnvelope(Envelope):
 
 OPENAI, ANTHROPIC, PROBLEM = OpenAIEnvelope(), AnthropicEnvelope(), ProblemEnvelope()
 
-ENVELOPES: Mapping[str, Envelope] = {
-    "/v1/messages": ANTHROPIC,
-    "/mcp": JsonRpcEnvelope(),
-    "/tools": PROBLEM,
-    "/openapi.json": PROBLEM,
-    "/docs": PROBLEM,
+ENVELOPES: Mapping[ErrorFormat, Envelope] = {
+    "openai": OPENAI,
+    "anthropic": ANTHROPIC,
+    "json-rpc": JsonRpcEnvelope(),
+    "problem": PROBLEM,
 }
-"""By the path at and below which an API stands; all others are OpenAI's."""
+_ROOTS = {path: ENVELOPES[dialect.errors] for dialect in DIALECTS for path in dialect.paths}
+"""By the path at and below which a dialect stands; all others are OpenAI's."""
 
 
 def envelope_of(scope: Scope) -> Envelope:
     """The envelope for errors of this request."""
     path = plain_path(scope["path"])
-    found = next((ENVELOPES[root] for root in ENVELOPES if path == root or path.startswith(f"{root}/")), None)
+    found = next((envelope for root, envelope in _ROOTS.items() if is_below(path, root)), None)
     return found or (ANTHROPIC if path.startswith("/v1/models") and is_anthropic(scope) else OPENAI)
 
 
@@ -162,7 +163,7 @@ def is_anthropic(scope: Scope) -> bool:
     return any(name == b"anthropic-version" for name, _ in scope["headers"])
 
 
-_WITHOUT_V1 = frozenset({"chat", "messages", "responses"})
+_WITHOUT_V1 = frozenset(dialect.path.split("/")[2] for dialect in DIALECTS if dialect.asks_models)
 """Routes of the API that clients ask for without /v1 when their base URL lacks it."""
 
 

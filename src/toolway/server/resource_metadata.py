@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from toolway.dialects import MCP, is_below
 from toolway.server.asgi import send_json
 from toolway.settings.access import JwtConfig
 from toolway.types import JSON
 
 WELL_KNOWN = "/.well-known/oauth-protected-resource"
-MCP = "/mcp"
 
 
 def metadata_of(provider: JwtConfig, scope: Scope) -> JSON:
     """The metadata of what stands behind `WELL_KNOWN` in the path: /mcp, or one of its profiles."""
     behind = scope["path"].removeprefix(WELL_KNOWN).rstrip("/")
     told: JSON = {
-        "resource": _origin(provider, scope) + (behind or MCP),
+        "resource": _origin(provider, scope) + (behind or MCP.path),
         "authorization_servers": [provider.issuer],
         "bearer_methods_supported": ["header"],
         "resource_name": "Toolway",
@@ -27,7 +27,7 @@ def metadata_of(provider: JwtConfig, scope: Scope) -> JSON:
 def metadata_url(provider: JwtConfig, scope: Scope) -> str:
     """Where the metadata of the resource stands that a request asked for."""
     path: str = scope["path"]
-    is_mcp = path == MCP or path.startswith(f"{MCP}/")
+    is_mcp = is_below(path, MCP.path)
     behind = path.rstrip("/") if is_mcp and path.isascii() and path.isprintable() and '"' not in path else ""
     return _origin(provider, scope) + WELL_KNOWN + behind
 
@@ -44,6 +44,6 @@ def answer_metadata(provider: JwtConfig) -> ASGIApp:
 def _origin(provider: JwtConfig, scope: Scope) -> str:
     """Scheme and host, as clients know this server."""
     if provider.resource:
-        return provider.resource.removesuffix("/").removesuffix(MCP)
+        return provider.resource.removesuffix("/").removesuffix(MCP.path)
     host = next((value for name, value in scope["headers"] if name == b"host"), b"localhost")
     return f"{scope.get('scheme', 'http').replace('ws', 'http')}://{host.decode('latin-1')}"

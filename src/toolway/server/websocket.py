@@ -15,6 +15,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.frames import Close, Frame
 from websockets.http11 import Request
 
+from toolway.dialects import RESPONSES
 from toolway.server.asgi import ClientGone
 from toolway.server.disconnect import SHUTDOWN, DisconnectSignal
 from toolway.settings.groups import ServerSettings
@@ -22,7 +23,7 @@ from toolway.types import Header
 
 T = TypeVar("T")
 
-WEBSOCKET_PATHS = frozenset({"/v1/responses"})
+WEBSOCKET_PATHS = frozenset({RESPONSES.path})
 """Where a GET may become a WebSocket. Every other offer to upgrade is declined."""
 
 MAX_QUEUED = 64

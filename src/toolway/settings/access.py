@@ -14,13 +14,14 @@ from pydantic import AfterValidator, BeforeValidator, TypeAdapter, ValidationErr
 from pydantic.config import ConfigDict
 from pydantic.json_schema import SkipJsonSchema
 
+from toolway.dialects import DialectName
 from toolway.settings.jsonc import Node
 from toolway.settings.mcp_server import Address, Count, NonEmpty, Seconds
 from toolway.settings.mistakes import Report, explain, nearest
 from toolway.settings.rules import RuleConfig, read_rules
 
-Route = Literal["chat", "responses", "messages", "mcp", "rest", "console", "passthrough"]
-"""A family of routes; `passthrough` is all that goes to the model server as it comes."""
+Route = Literal[DialectName, "console", "passthrough"]
+"""A family of routes: a dialect, the console, or `passthrough`, all that goes to the model server as it comes."""
 
 OF_KEYS = ("keys", "groups", "jwt")
 ROOTS = (*OF_KEYS, "rules")

@@ -10,12 +10,12 @@ import jsonschema_rs
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.json_schema import SkipJsonSchema, WithJsonSchema
 
+from toolway.dialects import DialectName
 from toolway.settings.jsonc import Node
 from toolway.settings.mistakes import Report, explain
 
 Effect = Literal["allow", "deny", "ask"]
 Hint = Literal["readOnlyHint", "destructiveHint", "idempotentHint", "openWorldHint"]
-Dialect = Literal["chat", "responses", "messages", "mcp", "rest"]
 
 
 def _schema(value: Any) -> Any:
@@ -67,7 +67,7 @@ class RuleConfig:
     """Patterns of the names of groups of keys."""
     models: Patterns = ()
     """Patterns of models, as requests name them."""
-    dialects: tuple[Dialect, ...] = ()
+    dialects: tuple[DialectName, ...] = ()
     """The ways by which a call comes."""
     arguments: Annotated[
         Any, AfterValidator(_schema), WithJsonSchema({"$ref": "https://json-schema.org/draft/2020-12/schema"})

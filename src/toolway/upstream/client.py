@@ -44,6 +44,9 @@ HOP_BY_HOP = frozenset(
 )
 """Headers that belong to one connection (RFC 9110, 7.6.1) and are never passed on."""
 
+CHAT_COMPLETIONS = "/chat/completions"
+"""The endpoint of the model server, below its base URL, that every conversation asks."""
+
 MAX_ERROR_BYTES = 2**20
 
 TRACE_HEADERS: ContextVar[Sequence[Header]] = ContextVar("trace_headers", default=())
@@ -193,7 +196,7 @@ class Upstream:
     ) -> AbstractAsyncContextManager[Answer]:
         """Send a request and yield the answer when its head is there, whatever its status.
 
-        `path` is raw and below the base URL, "/chat/completions"; with `root` below that URL without its /v1.
+        `path` is raw and below the base URL, as CHAT_COMPLETIONS; with `root` below that URL without its /v1.
         Leaving the block before the body was read closes the connection, so the server stops. A `repeatable`
         request is sent again when it met the server closing a connection that had been used before: llama.cpp
         closes some right after an answer, just when the next round is sent. Raises UpstreamError,

@@ -14,7 +14,7 @@ from toolway.conversation.message import ChatRequest, Message, MessageBuilder, e
 from toolway.errors import UpstreamError
 from toolway.net.decompress import PART
 from toolway.types import JSON, Header
-from toolway.upstream.client import Answer, Upstream
+from toolway.upstream.client import CHAT_COMPLETIONS, Answer, Upstream
 from toolway.upstream.refusals import refusal_code
 from toolway.wire import lenient_json, sse
 
@@ -59,7 +59,7 @@ def _asking(upstream: Upstream, headers: Sequence[Header], take: _Take) -> Turn:
         try:
             async with upstream.request(
                 "POST",
-                "/chat/completions",
+                CHAT_COMPLETIONS,
                 headers=headers,
                 body=lenient_json.dumps(request.body()),
                 repeatable=True,

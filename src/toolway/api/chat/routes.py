@@ -24,6 +24,7 @@ from toolway.server.caller import caller_of
 from toolway.server.disconnect import cancel_on_disconnect, error_at_stop
 from toolway.server.envelopes import send_error
 from toolway.types import JSON
+from toolway.upstream.client import CHAT_COMPLETIONS
 from toolway.upstream.model_call import streamed_turn, whole_turn
 from toolway.wire.lenient_json import dumps
 
@@ -142,7 +143,7 @@ class ChatCompletions:
             with error_at_stop(scope):
                 async with self._engine.upstream.request(
                     "POST",
-                    "/chat/completions",
+                    CHAT_COMPLETIONS,
                     query=conversation.caller.query,
                     headers=conversation.headers,
                     body=raw,

@@ -13,6 +13,7 @@ from anyio.abc import TaskGroup, TaskStatus
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from toolway.access.policy import Policy
+from toolway.dialects import MCP
 from toolway.errors import InvalidRequest
 from toolway.server.caller import caller_of
 from toolway.server.envelopes import send_error
@@ -20,8 +21,6 @@ from toolway.settings.settings import Settings
 from toolway.tools.direct import DirectTools
 from toolway.tools.profiles import narrowed
 from toolway.types import Caller
-
-ROOT = "/mcp"
 
 CALLER = "toolway.mcp.caller"
 """Where the caller stands in a request's scope, with the tools that the request may see."""
@@ -97,4 +96,4 @@ class McpEndpoint:
 
 def _profile_name(scope: Scope) -> str:
     path: str = scope["path"]
-    return path.removeprefix(ROOT).strip("/")
+    return path.removeprefix(MCP.path).strip("/")

@@ -49,6 +49,7 @@ from toolway.api.mcp.relay import (
 )
 from toolway.api.mcp.results import call_result, complete, is_result, tool_object, without_hop
 from toolway.api.mcp.search import DirectSearch
+from toolway.dialects import MCP
 from toolway.errors import OverQuota, QuotasUnknown
 from toolway.server.admission import call_slot
 from toolway.server.caller import caller_id
@@ -211,7 +212,7 @@ class CatalogServer(Server[Any]):
     async def _call_tool(self, ctx: Context, params: CallToolRequestParams) -> JSON:
         caller = self._caller(ctx)
         arguments = dumps_text(params.arguments or {})
-        gate = self._policy.gate(caller, dialect="mcp")
+        gate = self._policy.gate(caller, dialect=MCP.name)
 
         async def run(on_progress: OnProgress | None) -> ToolResult | None:
             call = self._search.call if self._searches(ctx) else self._direct.call

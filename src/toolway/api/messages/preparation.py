@@ -21,6 +21,7 @@ from toolway.api.messages.request import (
 )
 from toolway.api.option_headers import read_option_headers
 from toolway.conversation.message import ChatRequest
+from toolway.dialects import MESSAGES
 from toolway.engine.conversation import Conversation, ConversationRequest
 from toolway.engine.engine import Engine, ToolsAtHand
 from toolway.engine.request_options import RequestOptions
@@ -97,7 +98,7 @@ class _Reading:
         declared = [toolset.choice(snapshot, without=self.input.removed) for toolset in toolsets]
         return ConversationRequest(
             chat=ChatRequest.of({**self._options(), "messages": messages}),
-            dialect="messages",
+            dialect=MESSAGES.name,
             options=self._toolways,
             narrowed=[declared] if toolsets else [],
             pauses=bool(toolsets or request.searches),

@@ -19,6 +19,7 @@ from toolway.conversation.events import (
     Outcome,
     RoundBegan,
 )
+from toolway.dialects import MESSAGES
 from toolway.engine.engine import Engine
 from toolway.errors import InvalidRequest, MethodNotAllowed, NotFound, ToolwayError, UpstreamError
 from toolway.server.asgi import EventStreamResponse, parse_object, read_body, send_json
@@ -29,7 +30,7 @@ from toolway.upstream.model_call import TurnFactory, streamed_turn, unstreamed_t
 from toolway.upstream.refusals import is_overflow, is_refusal
 from toolway.wire.lenient_json import dumps, harmless
 
-ROOT = "/v1/messages"
+ROOT = MESSAGES.path
 
 CHARS_PER_TOKEN = 4
 """Of English text; what is counted this way is told before the model server has counted itself."""

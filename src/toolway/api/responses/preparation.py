@@ -18,6 +18,7 @@ from toolway.api.responses.items.request import ResponseRequest, choice_of, need
 from toolway.api.responses.items.tool_search import Search, declarations, found_text
 from toolway.api.responses.records import Record, Records, check_previous, new_id, with_ids
 from toolway.conversation.message import ChatRequest
+from toolway.dialects import RESPONSES
 from toolway.engine.conversation import Conversation, ConversationRequest
 from toolway.engine.engine import Engine, ToolsAtHand
 from toolway.engine.request_options import RequestOptions, choices_of, with_deferred
@@ -134,7 +135,7 @@ class _Reading:
         return ConversationRequest(
             chat=ChatRequest.of({**body, "messages": messages}),
             options=with_deferred(self._limited(self._options), request.mcp, labels),
-            dialect="responses",
+            dialect=RESPONSES.name,
             takes_approvals=True,
             prefills=False,
             narrowed=[*narrowed, *([self._declared] if self._declared else [])],

@@ -15,6 +15,7 @@ from toolway.api.responses.creation import ResponseCreator, compact, count_token
 from toolway.api.responses.items.response_object import Event
 from toolway.api.responses.preparation import Draft
 from toolway.api.responses.records import Record, Records
+from toolway.dialects import RESPONSES
 from toolway.errors import InvalidRequest, MethodNotAllowed, NotFound, ToolwayError, to_public_error
 from toolway.server.admission import request_slot
 from toolway.server.asgi import ClientGone, EventStreamResponse, parse_object, read_body, send_json
@@ -27,7 +28,7 @@ from toolway.upstream.model_call import streamed_turn, unstreamed_turn
 from toolway.wire.lenient_json import dumps
 from toolway.wire.sse import STREAM_END
 
-ROOT = "/v1/responses"
+ROOT = RESPONSES.path
 
 DraftRoute = Callable[[Draft], Awaitable[JSON]]
 
@@ -135,7 +136,7 @@ class Stored:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Raises InvalidRequest."""
-        identity, _, what = unquote(scope["path"]).removeprefix("/v1/responses/").partition("/")
+        identity, _, what = unquote(scope["path"]).removeprefix(f"{ROOT}/").partition("/")
         owner, query = caller_id(scope), _query(scope)
         match scope["method"], what:
             case "GET" | "HEAD", "":

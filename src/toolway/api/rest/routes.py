@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 from toolway.access.policy import Policy
 from toolway.api.rest.document import openapi_document
 from toolway.api.rest.results import http_body
+from toolway.dialects import REST
 from toolway.errors import InvalidRequest, MethodNotAllowed, NotFound
 from toolway.schema.arguments import faults, repair_arguments, without_unset_nulls
 from toolway.server.admission import call_slot
@@ -27,7 +28,7 @@ from toolway.tools.profiles import narrowed
 from toolway.types import JSON, Caller, Selection, Tool, ToolResult
 from toolway.wire.lenient_json import dumps
 
-ROOT = "/tools"
+ROOT = REST.path
 DOCUMENT = "openapi.json"
 
 
@@ -76,7 +77,7 @@ class RestTools:
         await send_json(send, 200, document, [(b"cache-control", b"no-cache")])
 
     async def _call(self, scope: Scope, receive: Receive, send: Send, name: str, caller: Caller) -> None:
-        gate = self._policy.gate(caller, dialect="rest")
+        gate = self._policy.gate(caller, dialect=REST.name)
         body = await read_body(scope, receive, self._settings.server.max_body_bytes)
         arguments = parse_object(body) if body.strip() else {}
 

@@ -8,7 +8,7 @@ import orjson
 
 from toolway.errors import UpstreamError
 from toolway.types import JSON, Header
-from toolway.upstream.client import Upstream, credential
+from toolway.upstream.client import CHAT_COMPLETIONS, Upstream, credential
 
 MAX_ANSWER = 8 * 2**20
 _STOP = {"stop": "endTurn", "length": "maxTokens"}
@@ -26,7 +26,7 @@ class UpstreamSampler:
         """A CreateMessageResult. Raises UpstreamError."""
         models = await self._ask("GET", "/models", None)
         model = next((item["id"] for item in models.get("data") or [] if "id" in item), "default")
-        answer = await self._ask("POST", "/chat/completions", chat_body(params, model, self._max_tokens))
+        answer = await self._ask("POST", CHAT_COMPLETIONS, chat_body(params, model, self._max_tokens))
         return message_result(answer, model)
 
     async def _ask(self, method: str, path: str, body: JSON | None) -> JSON:
