@@ -11,7 +11,8 @@ from pathlib import Path
 from toolway.access.keys import PREFIX, hash_of, new_secret
 from toolway.errors import ConfigError
 from toolway.settings.access import KeyConfig, Rate, Rights, check_name
-from toolway.settings.edit import locked, replace_text, with_member, without_member
+from toolway.settings.files import locked, replace_text
+from toolway.settings.jsonc_edit import with_member, without_member
 from toolway.settings.mcp_json import parse_config
 from toolway.settings.settings import environment
 from toolway.types import JSON

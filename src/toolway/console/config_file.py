@@ -14,9 +14,9 @@ import anyio.to_thread
 from toolway.console.parts import Parts
 from toolway.console.routes import ConsoleRequest, Route
 from toolway.errors import ConfigError, Forbidden, InvalidRequest
-from toolway.settings.edit import locked, write_at_once
+from toolway.settings.files import locked, write_at_once
 from toolway.settings.jsonc import MistakeError, Node, parse
-from toolway.settings.jsonc_edit import remove_member, set_member
+from toolway.settings.jsonc_edit import with_member, without_member
 from toolway.settings.mcp_json import ROOTS, json_schema, keys_of
 from toolway.settings.settings import check_servers
 from toolway.types import JSON
@@ -86,7 +86,7 @@ class ConfigRoutes:
                 raise InvalidRequest(
                     f"There is a server {label[:100]!r} already; edit that, or choose another name."
                 )
-            return set_member(text, [_root_of(text, label), label], entry)
+            return with_member(text, [_root_of(text, label), label], entry, indented=True)
 
         return await self._save(request, body, change, label)
 
@@ -94,7 +94,7 @@ class ConfigRoutes:
         body, label = await request.body(), request.names[0]
 
         def change(text: str) -> str:
-            return remove_member(text, [_root_of(text, label), label])
+            return without_member(text, [_root_of(text, label), label])
 
         return await self._save(request, body, change, label)
 

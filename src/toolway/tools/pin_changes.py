@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from toolway.errors import ConfigError
-from toolway.settings.edit import locked
+from toolway.settings.files import locked
 from toolway.tools.digests import definition_of, digest
 from toolway.tools.pins import Pinned, name_some, read_lock, write_lock
 from toolway.tools.suspicious import hides_text, names_in, secret_parameters, visible, words_to_model

@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 import anyio
 import anyio.to_thread
 
-from toolway.settings.edit import replace_text
+from toolway.settings.files import replace_text
 from toolway.settings.groups import ToolSettings
 from toolway.settings.mcp_server import with_home
 from toolway.tools.digests import definition_of, digest, digest_of

@@ -20,7 +20,7 @@ from tests.support.app_server import AppServer, app_server
 from tests.support.browser import PHONE, console_page, is_wider_than_the_window, violations
 from tests.support.servers import running
 from tests.unit.tools.mcp.servers.guarded import Guarded
-from toolway.settings.edit import locked
+from toolway.settings.files import locked
 
 GOOD = {"command": sys.executable, "args": ["-m", "tests.unit.tools.mcp.servers.good"]}
 HOSTILE = '</bdi><img src=x onerror="hacked=1"> \u202etxt'
