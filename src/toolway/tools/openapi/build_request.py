@@ -7,7 +7,7 @@ import binascii
 import json
 import re
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -17,7 +17,7 @@ from yarl import URL
 
 from toolway import __version__
 from toolway.tools.openapi.operation import Body, BodyField, Credentials, Operation, Parameter
-from toolway.types import JSON
+from toolway.types import JSON, record
 from toolway.wire.lenient_json import dumps
 
 FIXED_HEADERS = {
@@ -29,7 +29,7 @@ FIXED_HEADERS = {
 _PATH_SAFE = "/:@!$&'()*+,;=%"
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class Request:
     """A request as it goes out: nothing is encoded or resolved after this."""
 
@@ -102,7 +102,9 @@ def _value(parameter: Parameter, arguments: JSON) -> Any:
 
 def _allowed(pairs: list[Pair], location: str, operation: Operation) -> list[Pair]:
     """Without the pairs that would stand in a credential's place (an exploded object brings names of its own)."""
-    return [pair for pair in pairs if (location, unquote(pair[0]).lower()) not in operation.reserved]
+    return pairs and [
+        pair for pair in pairs if (location, unquote(pair[0]).lower()) not in operation.reserved
+    ]
 
 
 def _header_value(name: str, text: str) -> str:
@@ -118,10 +120,23 @@ def _is_latin(text: str) -> bool:
 
 
 def _url(operation: Operation, arguments: JSON, query: list[Pair]) -> URL:
-    path = _path(operation, arguments)
+    template = _template(operation.path)
+    if len(template) == 1 and not query:
+        return _fixed_url(operation.base, template[0])
     search = "&".join(f"{name}={value}" for name, value in query)
-    url = URL(f"{operation.base}{path}" + (f"?{search}" if search else ""), encoded=True)
-    base = _parsed(operation.base)
+    return _checked_url(operation.base, _path(operation, template, arguments), search)
+
+
+@lru_cache(maxsize=4096)
+def _fixed_url(base: str, path: str) -> URL:
+    """The URL of an operation whose arguments do not stand in it."""
+    return _checked_url(base, path, "")
+
+
+def _checked_url(operation_base: str, path: str, search: str) -> URL:
+    _refuse_dots(path)
+    url = URL(f"{operation_base}{path}" + (f"?{search}" if search else ""), encoded=True)
+    base = _parsed(operation_base)
     if (url.scheme, url.host, url.port, url.user) != (base.scheme, base.host, base.port, None):
         raise RequestRefused("The arguments would lead the call to another host")
     if not url.raw_path.startswith(base.raw_path.rstrip("/") + "/"):
@@ -134,14 +149,11 @@ def _parsed(base: str) -> URL:
     return URL(base, encoded=True)
 
 
-def _path(operation: Operation, arguments: JSON) -> str:
+def _path(operation: Operation, template: Sequence[str], arguments: JSON) -> str:
     parameters = {p.name: p for p in operation.parameters if p.location == "path"}
-    path = "".join(
-        _path_value(parameters[part], arguments) if index % 2 else part
-        for index, part in enumerate(_template(operation.path))
+    return "".join(
+        _path_value(parameters[part], arguments) if index % 2 else part for index, part in enumerate(template)
     )
-    _refuse_dots(path)
-    return path
 
 
 @lru_cache(maxsize=4096)
@@ -199,7 +211,7 @@ Member = tuple[BodyField, Any]
 def _members(operation: Operation, body: Body, arguments: JSON) -> list[Member]:
     """The body's fields that are given, then (in an open body) the arguments that nothing else claims."""
     members = [(field, arguments[field.argument]) for field in body.fields if field.argument in arguments]
-    if body.open:
+    if body.open and len(members) < len(arguments):
         claimed = {p.argument for p in operation.parameters} | {field.argument for field in body.fields}
         others = [name for name in arguments if name not in claimed]
         members += [(BodyField(argument=name, name=name), arguments[name]) for name in others]

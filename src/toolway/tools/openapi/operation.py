@@ -135,8 +135,10 @@ class Credentials:
             headers=endpoint.headers,
         )
 
-    def merge_headers(self, headers: Mapping[str, str]) -> dict[str, str]:
+    def merge_headers(self, headers: dict[str, str]) -> dict[str, str]:
         """Headers of a request with the configured ones in place of those of the same name."""
+        if not self.headers:
+            return headers
         ours = {name.lower() for name in self.headers}
         return {name: value for name, value in headers.items() if name.lower() not in ours} | dict(
             self.headers

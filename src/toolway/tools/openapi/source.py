@@ -290,13 +290,12 @@ class DocumentReader:
             if answer.status == 304 and self.imported is not None:
                 return self.imported
             _check(answer)
-            headers = answer.headers
             version = _Version(
                 place=place,
-                etag=headers.get("etag"),
-                modified=headers.get("last-modified"),
+                etag=answer.header(b"etag"),
+                modified=answer.header(b"last-modified"),
                 digest=await _digest(answer.body),
-                url=answer.url,
+                url=str(answer.url),
             )
             return await self._import(answer.body, version)
         except SourceError as error:

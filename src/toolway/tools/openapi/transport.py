@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import partial
 from http import HTTPStatus
 from typing import Any
@@ -22,28 +22,34 @@ from toolway.net.errors import Fault, HttpError
 from toolway.net.proxy import proxy_for
 from toolway.tools.openapi.build_request import Request
 from toolway.tools.openapi.operation import essence, kind_of
-from toolway.types import JSON, Header, Image, ToolResult
+from toolway.types import JSON, Header, Image, ToolResult, record
 from toolway.wire.lenient_json import dumps_text, loads_exact
 
 CONNECT_SECONDS = 10.0
 MAX_REDIRECTS = 5
+_REDIRECTS = (301, 302, 303, 307, 308)
 
 _IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 """What may be sent again when it met the server closing a connection that had been used before (RFC 9110, 9.2.2)."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class Answer:
-    """A complete answer: names of `headers` lower-case, `body` decompressed, `url` where it finally came from."""
+    """A complete answer: `body` is decompressed, `url` where it finally came from."""
 
     status: int
-    headers: Mapping[str, str] = field(repr=False)
+    headers: Mapping[bytes, bytes] = field(repr=False)
     body: bytes = field(repr=False)
-    url: str
+    url: URL
+
+    def header(self, name: bytes) -> str | None:
+        """The first header of this name, which is lower-case."""
+        value = self.headers.get(name)
+        return None if value is None else value.decode(errors="surrogateescape")
 
     @property
     def content_type(self) -> str:
-        return self.headers.get("content-type", "")
+        return self.header(b"content-type") or ""
 
 
 class OversizedAnswer(SourceError):
@@ -68,8 +74,7 @@ class Connections:
         try:
             for _ in range(MAX_REDIRECTS + 1):
                 answer = await self._once(request, max_bytes)
-                target = answer.headers.get("location")
-                if answer.status not in (301, 302, 303, 307, 308) or target is None:
+                if answer.status not in _REDIRECTS or (target := answer.header(b"location")) is None:
                     return answer
                 request = _redirected(request, target, answer.status)
         except HttpError as error:
@@ -97,7 +102,8 @@ class Connections:
 
     def _client(self, url: URL, headers: list[Header]) -> HttpClient:
         """The client of the URL's origin, under the name that a configured Host header gives it."""
-        host = next((value.decode() for name, value in headers if name == b"host"), None)
+        named = dict(headers).get(b"host")
+        host = None if named is None else named.decode()
         key = (url.scheme, url.raw_host, url.port, host)
         client = self._clients.get(key)
         if client is None:
@@ -118,27 +124,24 @@ def _origin(url: URL, host: str | None) -> Origin:
 
 
 def _lines(request: Request) -> list[Header]:
-    lines = [(name.lower().encode(), _bytes(value)) for name, value in request.headers.items()]
+    # Also what a server sent and gets back, an ETag, whatever its bytes are.
+    lines = [
+        (name.lower().encode(), value.encode("utf-8", "surrogateescape"))
+        for name, value in request.headers.items()
+    ]
     if request.url.user is not None and all(name != b"authorization" for name, _ in lines):
         pair = f"{request.url.user}:{request.url.password or ''}".encode()
         lines.append((b"authorization", b"Basic " + base64.b64encode(pair)))
     return lines
 
 
-def _bytes(value: str) -> bytes:
-    """The bytes of a header, also of one that a server sent and gets back (an ETag)."""
-    return value.encode(errors="surrogateescape")
-
-
 async def _answer(connection: Connection, url: URL, max_bytes: int) -> Answer:
     reply = connection.reply
     assert reply is not None, "the exchange has an answer"  # noqa: S101
-    headers = {
-        name.decode(errors="surrogateescape"): value.decode(errors="surrogateescape")
-        for name, value in reversed(reply.headers)
-    }  # of several headers with one name the first
-    body = await _read(connection, headers.get("content-encoding", ""), max_bytes)
-    return Answer(status=reply.status, headers=headers, body=body, url=str(url))
+    headers = dict(reversed(reply.headers))  # of several headers with one name the first
+    encoding = headers.get(b"content-encoding", b"").decode("latin-1")
+    body = await _read(connection, encoding, max_bytes)
+    return Answer(status=reply.status, headers=headers, body=body, url=url)
 
 
 def _redirected(request: Request, target: str, status: int) -> Request:
@@ -188,6 +191,7 @@ MAX_ERROR_CHARS = 4000
 PICTURES = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp"})
 """The kinds that models take."""
 
+_CHARSET = re.compile(r"charset=\"?([\w.:-]+)", re.IGNORECASE)
 _DATA_URI = re.compile(r"data:([\w.+-]+/[\w.+-]+)(?:;[^,;]*)*;base64,([A-Za-z0-9+/_=\s-]*)", re.ASCII)
 
 
@@ -198,13 +202,18 @@ def read_result(answer: Answer) -> ToolResult:
     if not answer.body.strip():
         return ToolResult(text=f"Done: the server answered {_status(answer)} without content.")
     media_type = essence(answer.content_type)
+    if media_type == "application/json":  # most
+        return _text_result(_decoded(answer))
     if media_type in PICTURES:
         image = Image(media_type=media_type, data=base64.b64encode(answer.body).decode())
         note = _note(media_type, len(answer.body), "image 1 of this result")
         return ToolResult(text=note, images=(image,), raw=partial(_image_content, image))
     if not _is_text(media_type, answer.body):
         return ToolResult(text=_note(media_type or "data", len(answer.body), "not shown"))
-    text = _decoded(answer)
+    return _text_result(_decoded(answer))
+
+
+def _text_result(text: str) -> ToolResult:
     return _without_data_uris(text) if "data:" in text and ";base64," in text else ToolResult(text=text)
 
 
@@ -224,7 +233,7 @@ def _is_text(media_type: str, body: bytes) -> bool:
 
 
 def _decoded(answer: Answer) -> str:
-    match = re.search(r"charset=\"?([\w.:-]+)", answer.content_type, re.IGNORECASE)
+    match = _CHARSET.search(answer.content_type)
     try:
         text = answer.body.decode(match[1] if match else "utf-8", errors="replace")
     except LookupError:

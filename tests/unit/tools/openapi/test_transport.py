@@ -145,7 +145,7 @@ async def test_the_first_of_several_headers_with_one_name_counts():
         writer.write(b"HTTP/1.1 200 OK\r\nETag: a\xe9\r\netag: b\r\ncontent-length: 0\r\n\r\n")
 
     async with connections_to(serve) as (connections, url):
-        tag = (await ask(connections, url)).headers["etag"]
+        tag = (await ask(connections, url)).header(b"etag")
     again = Heads()
     async with connections_to(again) as (connections, url):
         await ask(connections, url, **{"If-None-Match": tag})
