@@ -7,10 +7,10 @@ from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
-from functools import partial
+from functools import cached_property, partial
 
 from toolway.conversation.tool_calls import read_arguments
-from toolway.types import ToolCall, ToolResult
+from toolway.types import ToolCall, ToolResult, record
 from toolway.wire.lenient_json import dumps
 
 ALIKE = 0.8
@@ -31,10 +31,15 @@ class Limits:
     max_similar: int
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class _PastCall:
-    arguments: str
+    call: ToolCall
     result: str
+
+    @cached_property
+    def arguments(self) -> str:
+        """Read when they are compared: most tools are called once."""
+        return _canonical(self.call)
 
     def is_like(self, other: _PastCall) -> bool:
         return _alike(self.arguments, other.arguments) and _alike(self.result, other.result)
@@ -93,7 +98,7 @@ class LoopLimits:
 
     def record(self, call: ToolCall, result: ToolResult) -> None:
         """A call that was admitted has this result."""
-        self._past[call.name].append(_PastCall(arguments=_canonical(call), result=result.text))
+        self._past[call.name].append(_PastCall(call=call, result=result.text))
 
     def _admit(self, call: ToolCall) -> str | None:
         if self._calls >= self._limits.max_calls:

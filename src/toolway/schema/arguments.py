@@ -30,6 +30,8 @@ def without_unset_nulls(tool: Tool, arguments: JSON) -> JSON:
     Models write `{"limit": null}` for a limit that they do not want (those that know strict mode must).
     """
     nulls = [name for name, value in arguments.items() if value is None]
+    if not nulls:
+        return arguments
     properties, required = members_of(tool.parameters), names_in(tool.parameters.get("required"))
     needless = {
         name
@@ -98,10 +100,11 @@ def failing_schema(tool: Tool, arguments: JSON) -> str:
 
 
 def _validator(tool: Tool) -> jsonschema_rs.Validator | None:
-    if tool not in _validators:
+    known = _validators.get(tool)
+    if known is None and tool not in _validators:
         fallback = {"type": "object", "required": names_in(tool.parameters.get("required"))}
-        _validators[tool] = _compiled(tool.parameters) or _compiled(fallback)
-    return _validators[tool]
+        known = _validators[tool] = _compiled(tool.parameters) or _compiled(fallback)
+    return known
 
 
 def _compiled(schema: JSON) -> jsonschema_rs.Validator | None:

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Collection,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import asynccontextmanager, contextmanager
 from copy import copy
 from functools import cached_property
 from itertools import islice
+from typing import Any
 
 import anyio
 import orjson
@@ -227,9 +237,11 @@ class Snapshot:
         """Check the arguments against the tool's schema, then run it. A failure is a result, never an exception."""
         return await run_checked(tool, arguments, self.run, on_progress)
 
-    async def run(self, tool: Tool, arguments: JSON, on_progress: OnProgress | None = None) -> ToolResult:
+    def run(
+        self, tool: Tool, arguments: JSON, on_progress: OnProgress | None = None
+    ) -> Coroutine[Any, Any, ToolResult]:
         """Run a tool whose arguments were checked."""
-        return await self._owners[tool].call(tool, arguments, on_progress)
+        return self._owners[tool].call(tool, arguments, on_progress)
 
 
 class _Index:

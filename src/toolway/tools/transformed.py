@@ -10,8 +10,8 @@ import binascii
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import partial
@@ -22,6 +22,7 @@ from toolway.errors import SourceError
 from toolway.settings.mcp_server import ServerConfig
 from toolway.types import (
     JSON,
+    CallClient,
     ContextSource,
     OnProgress,
     Progress,
@@ -51,9 +52,11 @@ class SourceWrapper:
         """Run the inner source."""
         await self.inner.run(changed)
 
-    async def call(self, tool: Tool, arguments: JSON, on_progress: OnProgress | None = None) -> ToolResult:
+    def call(
+        self, tool: Tool, arguments: JSON, on_progress: OnProgress | None = None
+    ) -> Coroutine[Any, Any, ToolResult]:
         """Run the tool of the inner source."""
-        return await self.inner.call(tool, arguments, on_progress)
+        return self.inner.call(tool, arguments, on_progress)
 
     async def request(self, method: str, params: JSON) -> JSON:
         """Ask the inner source, which is a `ContextSource` if its status offers anything."""
@@ -183,7 +186,8 @@ class MaskedSource(StatusTransformer):
                 message = progress.message
                 on_progress(replace(progress, message=message and self._mask(message)))
 
-        with self._masked_client():
+        client = call_client.get()
+        with self._masked_client(client) if client else nullcontext():
             result = await self.inner.call(tool, arguments, on_progress and report)
         text = self._mask(result.text)
         if result.raw is not None:
@@ -192,8 +196,9 @@ class MaskedSource(StatusTransformer):
 
     async def request(self, method: str, params: JSON) -> JSON:
         """Ask the inner source, and mask what it says."""
+        client = call_client.get()
         try:
-            with self._masked_client():
+            with self._masked_client(client) if client else nullcontext():
                 said = await super().request(method, params)
         except SourceError as error:
             told = self._mask(error.message)
@@ -202,12 +207,8 @@ class MaskedSource(StatusTransformer):
         return result
 
     @contextmanager
-    def _masked_client(self) -> Iterator[None]:
+    def _masked_client(self, client: CallClient) -> Iterator[None]:
         """What the server tells and asks the client of a call reaches it masked too."""
-        client = call_client.get()
-        if client is None:
-            yield
-            return
 
         def log(params: JSON) -> None:
             client.log(self._mask.within(harmless(params)))
@@ -245,9 +246,11 @@ class TransformedSource(StatusTransformer):
         super().__init__(inner)
         self._config = config
 
-    async def call(self, tool: Tool, arguments: JSON, on_progress: OnProgress | None = None) -> ToolResult:
+    def call(
+        self, tool: Tool, arguments: JSON, on_progress: OnProgress | None = None
+    ) -> Coroutine[Any, Any, ToolResult]:
         """Run the inner tool."""
-        return await self.inner.call(tool.handle, arguments, on_progress)
+        return self.inner.call(tool.handle, arguments, on_progress)
 
     def _transform(self, status: SourceStatus) -> SourceStatus:
         tools = tuple(self._tool(tool) for tool in status.tools if self._is_included(tool.name))
