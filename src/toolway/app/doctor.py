@@ -247,7 +247,7 @@ async def _try_chat(
     )
     whole = whole_turn(upstream, _headers(settings))
     events = EventStream(on_head=target.learn_from)
-    turn = without_rejected_tools(whole, tools=tools, target=target, probe=whole, events=events)
+    turn = without_rejected_tools(whole, tools=tools, target=target, probe=lambda: whole, events=events)
     with anyio.move_on_after(MODEL_PATIENCE):
         try:
             message = await turn(tools.put_into(request), events.emit, tools.is_clients)

@@ -211,6 +211,9 @@ def is_quiet(subscribe: Subscribe) -> bool:
     return ask is not None and ask()
 
 
+_REMEMBERED = frozenset({RoundBegan, HeadArrived, CallBegan})
+
+
 class EventStream:
     """Tells each event to the subscribers, then to the client's side, which may wait; and remembers what matters."""
 
@@ -252,7 +255,8 @@ class EventStream:
         if type(event) is Chunks:
             self._see(event)
         else:
-            self._remember(event)
+            if type(event) in _REMEMBERED:
+                self._remember(event)
             self.notify(event)
         if self.deliver is not None:
             await self.deliver(event)
@@ -283,16 +287,16 @@ class EventStream:
             self._unfinished.append(chunks)
 
     def _remember(self, event: Event) -> None:
-        if isinstance(event, RoundBegan):
+        if type(event) is RoundBegan:
             self.saw_text = False
             self.rounds = event.hidden
             self._unfinished.clear()
-        elif isinstance(event, HeadArrived):
+        elif type(event) is HeadArrived:
             if self.head is None:
                 self.head = event.headers
             if self._on_head is not None:
                 self._on_head(event.headers)
-        elif isinstance(event, CallBegan):
+        else:
             self.tools_ran = True
 
 

@@ -277,8 +277,9 @@ def _whole_calls(calls: Any) -> tuple[ToolCall, ...]:
     if not isinstance(calls, list) or not calls:
         return ()
     assembler = CallAssembler()
-    for number, call in enumerate(calls):
-        assembler.feed([{**call, "index": number}] if isinstance(call, dict) else [])
+    for call in calls:
+        if isinstance(call, dict):
+            assembler.add_whole(call)
     return assembler.finished()
 
 

@@ -61,6 +61,14 @@ class CallAssembler:
                     clean.append((position, named))
         return clean
 
+    def add_whole(self, call: JSON) -> None:
+        """Take a call that comes in one piece."""
+        whole, marks = _Call(), _marks(call)
+        self._calls.append(whole)
+        _add(whole, call, marks)
+        if whole.name:
+            whole.public_id = self._unique_id(whole)
+
     def name(self, position: int) -> str:
         """The name of a call that `feed` returned."""
         return self._calls[position].name

@@ -144,9 +144,8 @@ class Conversation:
 
     async def ask(self, request: ChatRequest) -> Message:
         """One exchange with the model about this conversation, whose calls are not run."""
-        turn = self._with_token_count(whole_turn(self._upstream, self.headers))
         messages = await self._with_hidden(request.messages, await self._interrupted(request.messages))
-        return await turn(request.with_messages(messages), emit_to_nobody, lambda _: True)
+        return await self._whole_turn()(request.with_messages(messages), emit_to_nobody, lambda _: True)
 
     @property
     def _upstream(self) -> Upstream:
@@ -264,9 +263,12 @@ class Conversation:
             turn,
             tools=self.tools,
             target=self.resources.target,
-            probe=self._with_token_count(whole_turn(self._upstream, self.headers)),
+            probe=self._whole_turn,
             events=self.events,
         )
+
+    def _whole_turn(self) -> Turn:
+        return self._with_token_count(whole_turn(self._upstream, self.headers))
 
     def _with_token_count(self, turn: Turn) -> Turn:
         """`turn`, whose tokens are counted for a caller who may not use as many as it likes."""

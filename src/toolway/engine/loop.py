@@ -220,13 +220,13 @@ async def _unapproved(calls: Sequence[ToolCall], loop: Loop, *, may_wait: bool) 
     Nobody can be asked about arguments that cannot be read; the model is told.
     """
     tools, gate = loop.tools, loop.gate
-    found = [(c, tools.find(c.name)) for c in calls if read_arguments(c.arguments) is not None]
     asked = [
         (call, tool)
-        for call, tool in found
-        if tool
+        for call in calls
+        if (tool := tools.find(call.name))
         and not tools.is_search(tool)
         and (tools.must_ask(call.name) or (gate and gate.must_ask(_exact(call, tools), tool)))
+        and read_arguments(call.arguments) is not None
     ]
     if not asked or gate is None:
         return [call for call, _ in asked]
@@ -486,8 +486,8 @@ def assistant_message(message: Message, tools: RequestTools) -> JSON:
 
 
 def _replayed_call(call: ToolCall, tools: RequestTools) -> JSON:
-    arguments = _replayed_arguments(call.arguments)
-    return call_object(replace(call, name=tools.exact_name(call.name), arguments=arguments))
+    name, arguments = tools.exact_name(call.name), _replayed_arguments(call.arguments)
+    return call_object(ToolCall(id=call.id, name=name, arguments=arguments, extra=call.extra))
 
 
 def _replayed_arguments(text: str) -> str:

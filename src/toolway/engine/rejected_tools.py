@@ -128,11 +128,11 @@ _OF_THE_ANSWER = ("stream", "stream_options", "n", "response_format", "logprobs"
 
 
 def without_rejected_tools(
-    turn: Turn, *, tools: RequestTools, target: ModelTarget, probe: Turn, events: EventStream
+    turn: Turn, *, tools: RequestTools, target: ModelTarget, probe: Callable[[], Turn], events: EventStream
 ) -> Turn:
     """`turn`, repeated without the tools that the model server rejects, as long as the client has seen nothing.
 
-    `probe` is a whole turn of the same client. The client's own tools stay: when they are the fault, the refusal is
+    `probe` makes a whole turn of the same client. The client's own tools stay: when they are the fault, the refusal is
     raised as it came.
     """
 
@@ -146,7 +146,7 @@ def without_rejected_tools(
                 is_count = most_tools(error, tools.count) is not None
                 if events.saw_text or not tools.are_offered or is_count or not is_about_tools(error):
                     raise
-                if not await _leave_out(error, request, tools, target, probe):
+                if not await _leave_out(error, request, tools, target, probe()):
                     raise
             request = tools.put_into(request)
         return await turn(request, emit, is_clients)

@@ -30,16 +30,23 @@ Receive = Callable[[], Awaitable[bytes]]
 
 async def read_body(receive: Receive, encoding: str, limit: int) -> bytes:
     """The whole body, decompressed. Raises UnknownEncoding, BrokenBody; OversizedBody beyond `limit` bytes."""
-    decompress = decompressor(encoding)
-    parts, size = [], 0
+    decompress = decompressor(encoding) if encoding else None
+    parts: list[bytes] = []
+    size = 0
     while piece := await receive():
-        for part in decompress(piece):
-            size += len(part)
-            if size > limit:
-                raise OversizedBody(f"{limit:,}")
-            parts.append(part)
-            if len(part) == PART:
-                await asyncio.sleep(0)  # There is more in this piece, and others want the event loop too.
+        if decompress is None:
+            size += len(piece)
+            parts.append(piece)
+        else:
+            for part in decompress(piece):
+                size += len(part)
+                parts.append(part)
+                if size > limit:
+                    break
+                if len(part) == PART:
+                    await asyncio.sleep(0)  # There is more in this piece, and others want the event loop too.
+        if size > limit:
+            raise OversizedBody(f"{limit:,}")
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 

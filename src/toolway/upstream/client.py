@@ -73,7 +73,7 @@ class Answer:
 
     def header(self, name: bytes) -> bytes:
         """The first value of a header, or nothing."""
-        return next((value for key, value in self.headers if key == name), b"")
+        return dict(reversed(self.headers)).get(name, b"")
 
     async def receive(self) -> bytes:
         """What the next network read brings, still compressed if the server did that; nothing at the end.
@@ -331,15 +331,11 @@ def credential(api_key: str | None) -> list[Header]:
 
 
 def _end_to_end(headers: Sequence[Header]) -> list[Header]:
-    kept, named = [], b""
-    for header in headers:
-        if header[0] not in HOP_BY_HOP:
-            kept.append(header)
-        elif header[0] == b"connection":
-            named += b"," + header[1].lower()
-    if not named:
+    kept = [header for header in headers if header[0] not in HOP_BY_HOP]
+    if len(kept) == len(headers):
         return kept
-    names = {token.strip() for token in named.split(b",")}
+    named = [token for name, value in headers if name == b"connection" for token in value.lower().split(b",")]
+    names = set(map(bytes.strip, named))
     return [header for header in kept if header[0] not in names]
 
 

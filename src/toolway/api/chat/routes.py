@@ -221,7 +221,10 @@ def _whole(last: Message, usage: JSON | None, earlier: Sequence[JSON] = ()) -> J
 def _joined_text(rounds: Sequence[JSON]) -> JSON:
     """What was said in all these messages, each kind of it in one piece."""
     found: JSON = {}
+    names = set[str]().union(*rounds)
     for member in TEXT_FIELDS:
+        if member not in names:
+            continue
         pieces = [said.get(member) for said in rounds]
         if said := [piece for piece in pieces if piece and isinstance(piece, str | list)]:
             found[member] = joined(said)
