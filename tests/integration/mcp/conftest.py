@@ -37,7 +37,7 @@ def mcp_json(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="package")
 def app(mcp_json: Path) -> Iterator[AppServer]:
-    with app_server(config=str(mcp_json), profiles=PROFILES, max_body_bytes=200_000) as app:
+    with app_server(config=str(mcp_json), profiles=PROFILES, max_body_bytes=600_000) as app:
         app.until_ready()
         yield app
 

@@ -67,7 +67,6 @@ def test_host_origin_and_profile_are_checked_before_anything_else(app: AppServer
     unknown = post(app, hello(), "/mcp/nobody")
     assert unknown.status_code == 404
     assert f"those that are: {', '.join(sorted(PROFILES))}" in unknown.json()["error"]["message"]
-    assert post(app, {**hello(), "x": "y" * 300_000}).status_code == 413
 
 
 def test_keys_open_it_and_a_session_is_only_its_owners():
@@ -109,7 +108,9 @@ def test_nonsense_is_answered_and_breaks_nothing(app: AppServer, modern: bool):
 @pytest.mark.parametrize(
     ("body", "words"),
     [
-        ([hello()], "batches are not taken"),
+        ([hello()], "`initialize` cannot be in a batch"),
+        ([], "1 to 100 messages"),
+        ([hello()] * 101, "1 to 100 messages, not 101"),
         (7, "it must be an object"),
         ({**hello(), "jsonrpc": "1.0"}, '`jsonrpc` must be "2.0"'),
         ({**hello(), "method": 5}, "`method` must be a string"),
@@ -117,7 +118,7 @@ def test_nonsense_is_answered_and_breaks_nothing(app: AppServer, modern: bool):
         ({"jsonrpc": "2.0", "id": 1}, "it has no `method`"),
     ],
 )
-@pytest.mark.parametrize("size", [0, 300_000])
+@pytest.mark.parametrize("size", [0, 500_000])
 def test_what_is_no_message_is_an_invalid_request_in_words(app: AppServer, body: Any, words: str, size: int):
     answer = post(app, json.dumps(body).encode() + b" " * size)
     assert answer.status_code == 400
@@ -126,6 +127,44 @@ def test_what_is_no_message_is_an_invalid_request_in_words(app: AppServer, body:
     assert words in error["message"]
     assert "pydantic" not in answer.text
     assert "mcp-session-id" not in answer.headers
+
+
+@pytest.mark.parametrize("version", VERSIONS[:2])
+def test_a_version_without_batches_is_told_so(app: AppServer, version: str):
+    answer = post(app, [hello()], **{"mcp-protocol-version": version})
+    assert (answer.status_code, message(answer)["error"]["code"]) == (400, -32600)
+    assert "this version has no batches" in message(answer)["error"]["message"]
+
+
+@pytest.mark.parametrize("is_chunked", [True, False])
+def test_a_body_that_is_too_large_is_told_the_setting(app: AppServer, is_chunked: bool):
+    body = json.dumps({**hello(), "x": "y" * 600_000}).encode()
+    answer = httpx2.post(f"{app.url}/mcp", content=iter([body]) if is_chunked else body, headers=HEADERS)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (413, -32600)
+    assert "TOOLWAY_MAX_BODY_BYTES" in answer.json()["error"]["message"]
+
+
+def test_a_body_in_chunks_is_read_as_any_other(app: AppServer):
+    def sent(body: Any) -> httpx2.Response:
+        whole = json.dumps(body).encode()
+        return httpx2.post(
+            f"{app.url}/mcp", content=iter([whole[:9], whole[9:]]), headers=HEADERS, timeout=20
+        )
+
+    assert message(sent(hello()))["result"]["serverInfo"]["name"] == "toolway"
+    refused = sent({**hello(), "params": [1]})
+    assert (refused.status_code, message(refused)["error"]["code"]) == (400, -32600)
+    assert "`params` must be an object" in message(refused)["error"]["message"]
+
+
+def test_a_client_that_leaves_inside_a_body_leaves_nothing_behind(app: AppServer):
+    def broken():
+        yield b'{"jsonrpc"'
+        raise ConnectionAbortedError
+
+    with pytest.raises(ConnectionAbortedError):
+        httpx2.post(f"{app.url}/mcp", content=broken(), headers=HEADERS)
+    assert message(post(app, hello()))["result"]["serverInfo"]["name"] == "toolway"
 
 
 @pytest.mark.parametrize("odd", [{"protocolVersion": 5}, {"capabilities": []}, {"clientInfo": None}])

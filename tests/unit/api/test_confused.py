@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,7 +14,6 @@ from hypothesis import strategies as st
 from tests.support.confused import PATHS, confused, confused_arguments, modern_headers
 from tests.support.fuzz import slow
 from tests.unit.api.direct import JSON_BODY, Answer, DirectApps
-from toolway.types import JSON
 
 
 @pytest.fixture(scope="module")
@@ -40,28 +40,32 @@ def test_a_right_request_is_served(apps: DirectApps):
 
 
 def assert_mcp(apps: DirectApps, chance: Random) -> None:
-    """A request of the newest version or in a session: JSON-RPC comes back, by itself or as an event."""
+    """A request of the newest version, in a session or in a batch: JSON-RPC comes back, by itself or as an event."""
     body = confused(chance)
     headers = apps.session if chance.random() < 0.3 else {**JSON_BODY, **modern_headers(body)}
+    if is_batch := chance.random() < 0.1:
+        body = b"[%b]" % b",".join([body, *(confused(chance) for _ in range(chance.randint(0, 2)))])
+        headers = {**JSON_BODY, "mcp-session-id": apps.session["mcp-session-id"]}
     answer = apps.ask(apps.mcp, "POST", "/mcp", body, headers)
     assert answer.status < 500, (body, answer)
     if answer.status in (202, 406):
         assert not answer.body
         return
-    told = _message(answer)
-    assert told["jsonrpc"] == "2.0"
-    assert ("result" in told) != ("error" in told)
-    if "error" in told:
-        assert isinstance(told["error"]["code"], int)
-        assert told["error"]["message"]
+    told = _told(answer)
+    assert is_batch or not isinstance(told, list)
+    for message in told if isinstance(told, list) else [told]:
+        assert message["jsonrpc"] == "2.0"
+        assert ("result" in message) != ("error" in message)
+        if "error" in message:
+            assert isinstance(message["error"]["code"], int)
+            assert message["error"]["message"]
 
 
-def _message(answer: Answer) -> JSON:
+def _told(answer: Answer) -> Any:
     last = answer.body
     if answer.headers["content-type"].startswith("text/event-stream"):
         *_, last = [line for line in answer.body.split(b"\r\n") if line.startswith(b"data: ")]
-    found: JSON = json.loads(last.removeprefix(b"data: "))
-    return found
+    return json.loads(last.removeprefix(b"data: "))
 
 
 def assert_rest(apps: DirectApps, chance: Random) -> None:

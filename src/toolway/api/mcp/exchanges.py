@@ -10,6 +10,7 @@ import asyncio
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -34,30 +35,19 @@ from pydantic_core import PydanticSerializationError
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from toolway.api.mcp.batches import answer_batch, batch_in
 from toolway.api.mcp.faults import fault_of
 from toolway.api.mcp.server import OWNER, CatalogServer
-from toolway.server.asgi import send_whole
+from toolway.server.asgi import EventStreamResponse, read_body, send_whole
 from toolway.server.caller import caller_id
 from toolway.server.disconnect import cancel_on_disconnect
-from toolway.types import JSON, JSON_TYPE, Header
+from toolway.types import JSON, JSON_TYPE
 from toolway.wire.lenient_json import dumps, harmless
 
 MAX_BODY = 256 * 2**10
 """Bytes of a request that is answered here."""
 
-MAX_CHECKED = 2**20
-"""Bytes of a body that is looked at before the transport reads it."""
-
-PING_SECONDS = 15.0
-"""Silence after which an answer becomes a stream, so that nobody on the way takes the connection for dead."""
-
 PING = b": ping\r\n\r\n"
-
-STREAM: tuple[Header, ...] = (
-    (b"content-type", b"text/event-stream"),
-    (b"cache-control", b"no-cache, no-transform"),
-    (b"x-accel-buffering", b"no"),
-)
 
 SESSION_ID = "mcp-session-id"
 
@@ -70,7 +60,9 @@ _ASKED = ("elicitation", "sampling", "roots")
 class Exchanges:
     """An ASGI app that answers what it can of `server`, and hands all else to `otherwise`.
 
-    `transports` are the sessions of the SDK's manager by their ids.
+    `transports` are the sessions of the SDK's manager by their ids. An answer that has not come after `keep_alive`
+    seconds becomes a stream, so that nobody on the way takes the connection for dead. Raises InvalidRequest for a body
+    over `max_body` bytes, and ClientGone.
     """
 
     def __init__(
@@ -78,26 +70,37 @@ class Exchanges:
         server: CatalogServer,
         transports: Mapping[str, StreamableHTTPServerTransport],
         otherwise: ASGIApp,
+        *,
+        max_body: int,
+        keep_alive: float,
     ) -> None:
         self._server = server
         self._transports = transports
         self._otherwise = otherwise
+        self._max_body = max_body
+        self._keep_alive = keep_alive
         self._calls: WeakValueDictionary[tuple[str, Any], _Dispatch] = WeakValueDictionary()
         """The requests under way of clients with a session."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        if scope["method"] == "POST" and 0 < (length := _length(scope)) <= MAX_CHECKED:
-            messages, body = await _read(receive)
-            if body is not None:
-                if length <= MAX_BODY and (exchange := self._exchange(scope, body)):
-                    await self._answer(exchange, scope, receive, send)
-                    return
-                if _is_handshake(scope) and (fault := fault_of(body)):
-                    await send_whole(send, 400, _dumps(fault.model_dump(mode="json")), [JSON_TYPE])
-                    return
-            receive = _again(messages, receive)
-        await self._otherwise(scope, receive, send)
+        if scope["method"] != "POST":
+            await self._otherwise(scope, receive, send)
+            return
+        body = await read_body(scope, receive, self._max_body)
+        if batch := batch_in(scope, body):
+            await answer_batch(partial(self._answer, scope, receive), batch, send)
+        else:
+            await self._answer(scope, receive, body, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, body: bytes, send: Send) -> None:
+        """Answer one message."""
+        if len(body) <= MAX_BODY and (exchange := self._exchange(scope, body)):
+            await self._exchanged(exchange, scope, receive, send)
+        elif _is_handshake(scope) and (fault := fault_of(body)):
+            await send_whole(send, 400, _dumps(fault.model_dump(mode="json")))
+        else:
+            await self._otherwise(scope, _from_the_body(body, receive), send)
 
     def _exchange(self, scope: Scope, body: bytes) -> _Exchange | None:
         """The request in a body, if it is one that is answered here."""
@@ -165,8 +168,8 @@ class Exchanges:
             call.cancel()
         return True
 
-    async def _answer(self, exchange: _Exchange, scope: Scope, receive: Receive, send: Send) -> None:
-        answer = _Answer(send, exchange)
+    async def _exchanged(self, exchange: _Exchange, scope: Scope, receive: Receive, send: Send) -> None:
+        answer = _Answer(send, exchange, self._keep_alive)
         if exchange.transport is None:
             await cancel_on_disconnect(scope, receive, lambda: self._run(exchange, answer))
             return
@@ -191,7 +194,7 @@ class Exchanges:
             async with asyncio.TaskGroup() as group:
                 pings: list[asyncio.Task[None]] = []
                 later = asyncio.get_running_loop().call_later(
-                    PING_SECONDS, lambda: pings.append(group.create_task(answer.keep_alive()))
+                    self._keep_alive, lambda: pings.append(group.create_task(answer.keep_alive()))
                 )
                 try:
                     result = await runner.on_request(dispatch, asked.method, asked.params)
@@ -236,44 +239,40 @@ SESSION_IDLE = 30 * 60.0
 class _Answer:
     """The answer to one request: JSON, or events once something is told before the result."""
 
-    def __init__(self, send: Send, exchange: _Exchange) -> None:
+    def __init__(self, send: Send, exchange: _Exchange, keep_alive: float) -> None:
         self._send = send
+        self._interval = keep_alive
         self._is_modern = exchange.transport is None
         self._headers = [(SESSION_ID.encode(), exchange.session_id.encode())] if exchange.session_id else []
-        self._is_stream = False
+        self._stream: EventStreamResponse | None = None
 
     async def tell(self, method: str, params: Mapping[str, Any] | None) -> None:
         """A notification."""
         told = {"jsonrpc": "2.0", "method": method, **({} if params is None else {"params": dict(params)})}
-        await self._write(b"event: message\r\ndata: %b\r\n\r\n" % _dumps(told))
+        await (await self._events()).write(_event(_dumps(told)))
 
     async def keep_alive(self) -> None:
-        """Write a ping now and then until cancelled."""
-        while True:
-            await self._write(PING)
-            await asyncio.sleep(PING_SECONDS)
+        """Write a ping now, and in each silence that follows, until cancelled."""
+        stream = await self._events()
+        await stream.write(PING)
+        await stream.keep_alive()
 
     async def end(self, last: JSONRPCResponse | JSONRPCError | None) -> None:
         """The result; none for a request that its client cancelled."""
-        if last is None or self._is_stream:
-            event = b"event: message\r\ndata: %b\r\n\r\n" % self._bytes(last) if last else b""
-            await self._write(event, more=False)
+        if last is None or self._stream:
+            await (await self._events()).end(_event(self._bytes(last)) if last else b"")
             return
         status = 200
         if self._is_modern and isinstance(last, JSONRPCError):
             status = ERROR_CODE_HTTP_STATUS.get(last.error.code, 200)
         await send_whole(self._send, status, self._bytes(last), [JSON_TYPE, *self._headers])
 
-    async def _write(self, events: bytes, *, more: bool = True) -> None:
-        if not self._is_stream:
-            self._is_stream = True
-            start: Message = {
-                "type": "http.response.start",
-                "status": 200,
-                "headers": [*STREAM, *self._headers],
-            }
-            await self._send(start)
-        await self._send({"type": "http.response.body", "body": events, "more_body": more})
+    async def _events(self) -> EventStreamResponse:
+        """The stream that the answer is from now on."""
+        if self._stream is None:
+            self._stream = EventStreamResponse(self._send, self._interval, PING)
+            await self._stream.start(self._headers)
+        return self._stream
 
     def _bytes(self, message: JSONRPCResponse | JSONRPCError) -> bytes:
         if not self._is_modern:
@@ -328,34 +327,21 @@ def _dumps(message: JSON) -> bytes:
     return json.dumps(message, separators=(",", ":")).encode()
 
 
+def _event(message: bytes) -> bytes:
+    return b"event: message\r\ndata: %b\r\n\r\n" % message
+
+
 def _is_handshake(scope: Scope) -> bool:
     """Whether a request is of a version with sessions, whose bodies the transport judges in pydantic's words."""
     told = [value.decode("latin-1") for name, value in scope["headers"] if name == b"mcp-protocol-version"]
     return not told or told[0] in HANDSHAKE_PROTOCOL_VERSIONS
 
 
-def _length(scope: Scope) -> int:
-    """What the client says of the size of its body; 0 if it says nothing."""
-    told = [value for name, value in scope["headers"] if name == b"content-length"]
-    return int(told[0]) if len(told) == 1 and told[0].isdigit() else 0
-
-
-async def _read(receive: Receive) -> tuple[list[Message], bytes | None]:
-    """The messages of a body, and all of it; None when the client left inside it."""
-    messages: list[Message] = []
-    while not messages or messages[-1].get("more_body"):
-        messages.append(await receive())
-        if messages[-1]["type"] != "http.request":
-            return messages, None
-    return messages, b"".join(message.get("body", b"") for message in messages)
-
-
-def _again(messages: list[Message], receive: Receive) -> Receive:
-    """`receive` from the beginning."""
-    left = iter(messages)
+def _from_the_body(body: bytes, receive: Receive) -> Receive:
+    """`receive`, which tells the body again before what comes behind it."""
+    parts: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def receive_again() -> Message:
-        message = next(left, None)
-        return await receive() if message is None else message
+        return parts.pop() if parts else await receive()
 
     return receive_again

@@ -52,7 +52,7 @@ def _error(decoded: Any, code: int, message: str) -> JSONRPCError:
 
 def _why(decoded: Any) -> str:
     if isinstance(decoded, list):
-        return "batches are not taken, send each message by itself"
+        return "this version has no batches, send each message by itself"
     if not isinstance(decoded, dict):
         return "it must be an object"
     found = {

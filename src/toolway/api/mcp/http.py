@@ -6,10 +6,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+from mcp.server import _streamable_http_modern
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.auth.provider import AccessToken
 from mcp.server.streamable_http_manager import StreamableHTTPASGIApp, StreamableHTTPSessionManager
 from mcp.server.transport_security import TransportSecuritySettings
+from sse_starlette import EventSourceResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from toolway.access.policy import Policy
@@ -33,11 +35,13 @@ async def open_sessions(direct: DirectTools, policy: Policy, settings: Settings)
     With several workers nothing is remembered between requests, since the next one may reach another of them.
     """
     server = CatalogServer(direct, policy, _caller, _searches)
+    max_body, keep_alive = settings.server.max_body_bytes, settings.server.keepalive_interval
+    _ping_every(keep_alive)
     manager = StreamableHTTPSessionManager(
         server,
         stateless=settings.server.workers > 1,
         security_settings=TransportSecuritySettings(enable_dns_rebinding_protection=False),
-        max_request_body_size=settings.server.max_body_bytes,
+        max_request_body_size=max_body,
         max_sessions=MOST_SESSIONS,
         session_idle_timeout=SESSION_IDLE,
     )
@@ -48,7 +52,7 @@ async def open_sessions(direct: DirectTools, policy: Policy, settings: Settings)
         token = AccessToken(token="", client_id=caller_id(scope), scopes=[])
         await endpoint({**scope, "user": AuthenticatedUser(token)}, receive, send)
 
-    exchanges = Exchanges(server, manager._server_instances, owned)
+    exchanges = Exchanges(server, manager._server_instances, owned, max_body=max_body, keep_alive=keep_alive)
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         """A caller reads nothing of tools that are not there for it, out of refusals neither."""
@@ -60,6 +64,15 @@ async def open_sessions(direct: DirectTools, policy: Policy, settings: Settings)
 
     async with manager.run(), server.running():
         yield answer
+
+
+def _ping_every(seconds: float) -> None:
+    """Have the SDK's streams pinged as often as ours, for which it has constants only."""
+    for place, name in (
+        (EventSourceResponse, "DEFAULT_PING_INTERVAL"),
+        (_streamable_http_modern, "_SSE_PING_INTERVAL"),
+    ):
+        setattr(place, name, seconds)
 
 
 def _caller(ctx: Context) -> Caller:

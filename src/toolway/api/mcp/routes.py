@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from toolway.access.policy import Policy
 from toolway.dialects import MCP
 from toolway.errors import InvalidRequest
+from toolway.server.asgi import ClientGone
 from toolway.server.caller import caller_of
 from toolway.server.envelopes import send_error
 from toolway.settings.settings import Settings
@@ -59,10 +60,11 @@ class McpEndpoint:
         try:
             caller = self._caller(scope)
             sessions = self._sessions or await self._open()
+            await sessions({**scope, CALLER: caller, SEARCHES: self._searches(scope)}, receive, send)
+        except ClientGone:
+            pass
         except InvalidRequest as error:
             await send_error(scope, send, error)
-            return
-        await sessions({**scope, CALLER: caller, SEARCHES: self._searches(scope)}, receive, send)
 
     def _searches(self, scope: Scope) -> bool:
         """Whether the profile has its tools searched."""
