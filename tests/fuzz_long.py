@@ -2,7 +2,7 @@
 
 The promises of `test_mutated.py` in `tests/unit/conversation` and below `tests/unit/api`, of `test_confused.py` there,
 and of `test_compile.py`, a hundred times as fast, since nothing is shrunk.
-Each input comes from a number of its own: what fails is told with the command that repeats it.
+Each input comes from a number of its own: what fails is told by the command that repeats it.
 """
 
 from __future__ import annotations
@@ -158,16 +158,18 @@ def main() -> None:
     )
     parser.add_argument("--inputs", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=time.time_ns() % 10**9)
+    parser.add_argument("--only", nargs="+", choices=[target.__name__ for target in TARGETS])
     options = parser.parse_args()
-    each = max(1, options.inputs // len(TARGETS))
-    for target in TARGETS:
+    targets = [target for target in TARGETS if not options.only or target.__name__ in options.only]
+    each = max(1, options.inputs // len(targets))
+    for target in targets:
         started = time.monotonic()
         for number in range(options.seed, options.seed + each):
             try:
                 target(Random(number))
             except Exception:
                 print(
-                    f"{target.__name__} failed: python -m tests.fuzz_long --inputs 1 --seed {number}",
+                    f"python -m tests.fuzz_long --inputs 1 --seed {number} --only {target.__name__}",
                     file=sys.stderr,
                 )
                 raise
