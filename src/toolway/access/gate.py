@@ -70,6 +70,7 @@ class CallGate:
         self._audit = audit
         self._caller = caller
         self._origin = origin
+        self.dialect = origin.dialect
         self._wait = wait
         self._elicit = elicit
         self._write_waiting = write_waiting
@@ -136,13 +137,13 @@ class CallGate:
     async def resume_linked(self, call: ToolCall, request: str) -> None:
         """The same after a yes of a client that knows the approval as its `request`. Raises StoreError."""
         identity = await self._approvals.linked(self._caller.id, request)
-        await self.resume(call, identity or "", Verdict(approve=True, by=self._origin.dialect))
+        await self.resume(call, identity or "", Verdict(approve=True, by=self.dialect))
 
     async def refuse_linked(self, request: str) -> None:
         """A client said no to what it knows as its `request`. Raises StoreError."""
         if identity := await self._approvals.linked(self._caller.id, request):
             with suppress(NotFound):
-                await self._approvals.answer(identity, Verdict(approve=False, by=self._origin.dialect))
+                await self._approvals.answer(identity, Verdict(approve=False, by=self.dialect))
 
     async def link(self, approval: Approval, request: str) -> None:
         """Its client knows this approval as its `request`. What cannot be kept cannot be approved later."""
@@ -196,7 +197,7 @@ class CallGate:
             "toolway.key.name": self._caller.name,
             "gen_ai.conversation.id": conversation_of(self._caller.id, self._messages),
             "gen_ai.request.model": self._origin.model,
-            "toolway.dialect": self._origin.dialect,
+            "toolway.dialect": self.dialect,
         }
 
     def _exists(self, call: ToolCall, tool: Tool) -> bool:
@@ -222,7 +223,7 @@ class CallGate:
                 arguments,
                 rule=decision.rule,
                 reason=decision.reason,
-                dialect=self._origin.dialect,
+                dialect=self.dialect,
                 conversation=self.who["gen_ai.conversation.id"],
             )
         except InvalidRequest as error:

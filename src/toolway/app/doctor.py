@@ -31,6 +31,7 @@ from toolway.settings.settings import Settings, load_settings
 from toolway.stores import Kind, open_store
 from toolway.tools.catalog import Catalog, Snapshot
 from toolway.tools.factory import open_sources
+from toolway.tools.names import name_some
 from toolway.tools.pins import Pins
 from toolway.types import JSON, JSON_TYPE, Header, ToolSource, last_error
 from toolway.upstream.client import Upstream, credential, proxy_of
@@ -346,7 +347,7 @@ def _judge_names(snapshot: Snapshot) -> list[Finding]:
         if name != tool.name
     ]
     if renamed:
-        detail = f"changed to be legal and unique: {name_some(renamed, 5, '; ')}"
+        detail = f"changed to be legal and unique: {name_some(renamed, 5, separator='; ')}"
         found.append(Finding(check="names", ok=True, detail=detail))
     for name, reason in snapshot.left_out.items():
         detail = f"its schema cannot be used: {reason}"
@@ -365,12 +366,6 @@ async def _judge_size(
         return []
     detail, _, advice = size.text.partition("; ")
     return [Finding(check="size", ok=size.is_ok, detail=detail, advice=f"{advice[:1].upper()}{advice[1:]}.")]
-
-
-def name_some(items: Sequence[str], most: int, separator: str = ", ") -> str:
-    """The first of them, and how many are not named."""
-    more = [f"and {len(items) - most} more"] if len(items) > most else []
-    return separator.join([*items[:most], *more])
 
 
 def _headers(settings: Settings) -> list[Header]:

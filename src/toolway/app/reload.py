@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import threading
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 
@@ -20,6 +20,7 @@ from toolway.settings.settings import Settings, reload_servers
 from toolway.telemetry.logging import also_mask
 from toolway.tools.catalog import Catalog
 from toolway.tools.factory import SourceFactory
+from toolway.tools.names import name_some
 
 FOUND = "mcp.json"
 """The file that is read when it is there and no other is named."""
@@ -159,11 +160,6 @@ def _difference(before: Mapping[str, object], after: Mapping[str, object]) -> st
     added = sorted(after.keys() - before.keys())
     removed = sorted(before.keys() - after.keys())
     changed = sorted(label for label in after.keys() & before.keys() if after[label] != before[label])
-    parts = [f"{word}: {_some(labels)}" for word, labels in
+    parts = [f"{word}: {name_some(labels, MAX_NAMES)}" for word, labels in
              (("added", added), ("removed", removed), ("changed", changed)) if labels]  # fmt: skip
     return f"the configuration was read again; {'; '.join(parts) or 'nothing has changed'}"
-
-
-def _some(labels: Sequence[str]) -> str:
-    more = f" and {len(labels) - MAX_NAMES} more" if len(labels) > MAX_NAMES else ""
-    return ", ".join(labels[:MAX_NAMES]) + more

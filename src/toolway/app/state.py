@@ -17,7 +17,7 @@ from toolway.access.refusals import Refusals
 from toolway.app.reload import ConfigWatcher, watch_config
 from toolway.engine.model_target import USER_AGENT, ModelTarget
 from toolway.engine.tool_vectors import ToolVectors, open_vectors
-from toolway.schema.compile import MAX_TOOLS, SEARCH_SHARE, estimated_tokens, need_search, why_too_many
+from toolway.schema.compile import MAX_TOOLS, SEARCH_SHARE, definition_tokens, need_search, why_too_many
 from toolway.settings.settings import Settings
 from toolway.stores import Store, open_store
 from toolway.tools.catalog import Catalog, Snapshot
@@ -113,7 +113,7 @@ async def judge_size(
     fitted = target.fit(snapshot)
     if not fitted.offered:
         return None
-    number, tokens = len(fitted.offered), estimated_tokens(fitted.all_definitions)
+    number, tokens = len(fitted.offered), definition_tokens(fitted.all_definitions)
     if tokens < FIT_ANY_MODEL and number <= MAX_TOOLS:
         return None
     info = await target.infos.get(model, [USER_AGENT, *credential(settings.upstream.api_key)])

@@ -20,7 +20,7 @@ from starlette.types import Scope
 from toolway.access.keys import KeyRing
 from toolway.console.peer import is_own_user
 from toolway.errors import Forbidden, TooMany, Unauthorized
-from toolway.net.hosts import is_loopback
+from toolway.net.hosts import is_loopback, is_same_origin
 from toolway.server.caller import CREDENTIALS
 from toolway.settings.settings import Settings
 from toolway.stores import Key, Kind, Store
@@ -192,8 +192,8 @@ class Access:
 
 def _check_site(headers: dict[bytes, bytes]) -> None:
     """Only the console's own page may ask, whatever origins may use the API. Raises Forbidden."""
-    origin, host = headers.get(b"origin"), headers.get(b"host", b"").lower()
-    is_own = origin is None or origin.lower() in (b"http://" + host, b"https://" + host)
+    origin = headers.get(b"origin")
+    is_own = origin is None or is_same_origin(origin, headers.get(b"host", b""))
     if not is_own or headers.get(b"sec-fetch-site", b"none") not in (b"none", b"same-origin"):
         raise Forbidden("Only the console's own page may ask this.", code="origin_not_allowed")
 

@@ -14,7 +14,7 @@ from toolway.console.routes import ConsoleRequest, Route
 from toolway.engine.model_target import USER_AGENT
 from toolway.errors import ToolwayError
 from toolway.net.hosts import masked
-from toolway.schema.compile import estimated_tokens
+from toolway.schema.compile import definition_tokens
 from toolway.types import JSON, ToolSource
 from toolway.upstream.client import credential
 
@@ -58,7 +58,7 @@ class Overview:
             "servers": [summary_of(source) for source in parts.catalog.sources],
             "tools": {
                 "offered": len(snapshot.offered),
-                "tokens": estimated_tokens(snapshot.all_definitions) if snapshot.offered else 0,
+                "tokens": definition_tokens(snapshot.all_definitions) if snapshot.offered else 0,
             },
             "findings": self._findings,
             "conversations": await parts.journal.newest(6),

@@ -13,7 +13,7 @@ from toolway.console.progress import ProgressTopic
 from toolway.console.routes import ConsoleRequest, Route
 from toolway.engine.model_target import RejectedTool
 from toolway.errors import InvalidRequest, NotFound
-from toolway.schema.compile import estimated_tokens
+from toolway.schema.compile import definition_tokens
 from toolway.server.disconnect import cancel_on_disconnect
 from toolway.tools.catalog import Snapshot
 from toolway.tools.direct import DirectTools
@@ -57,7 +57,7 @@ class Tools:
         snapshot, rejected = self._snapshot, self._rejected()
         return {
             "tools": [self._line(name, tool, snapshot, rejected) for name, tool in snapshot.tools.items()],
-            "tokens": estimated_tokens(snapshot.all_definitions) if snapshot.offered else 0,
+            "tokens": definition_tokens(snapshot.all_definitions) if snapshot.offered else 0,
             "target": snapshot.target,
         }
 
@@ -133,7 +133,7 @@ class Tools:
 
 
 def _tokens(snapshot: Snapshot, name: str) -> int:
-    return estimated_tokens(snapshot.definition(name)) if name in snapshot.offered else 0
+    return definition_tokens(snapshot.definition(name)) if name in snapshot.offered else 0
 
 
 def _definition(snapshot: Snapshot, name: str) -> Any:

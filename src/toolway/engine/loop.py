@@ -35,7 +35,7 @@ from toolway.conversation.tool_calls import call_object, read_arguments
 from toolway.engine.limits import LoopLimits
 from toolway.engine.recovery import ModelHabits, Recovery, fit_tools
 from toolway.engine.request_tools import RequestTools
-from toolway.engine.tool_results import READER, ToolResults, text_of, tool_message
+from toolway.engine.tool_results import READER, ToolResults, fill_results, text_of, tool_message
 from toolway.errors import OverQuota, QuotasUnknown, UpstreamError
 from toolway.tools import names
 from toolway.tools.invoke import invoke
@@ -495,18 +495,3 @@ def _replayed_arguments(text: str) -> str:
     if not arguments:
         return "{}"
     return text if text.lstrip().startswith("{") else dumps_text(arguments)
-
-
-def fill_results(messages: Sequence[JSON], answers: Sequence[JSON]) -> list[JSON]:
-    """The conversation with these results in the places that wait for them, which are empty; pictures go behind."""
-    results = {answer["tool_call_id"]: answer for answer in answers if answer["role"] == "tool"}
-    whole = [results[message["tool_call_id"]] if _waits(message) else message for message in messages]
-    pictures = [answer for answer in answers if answer["role"] != "tool"]
-    if pictures:
-        last = max(number for number, message in enumerate(messages) if _waits(message))
-        whole[last + 1 : last + 1] = pictures
-    return whole
-
-
-def _waits(message: JSON) -> bool:
-    return message["role"] == "tool" and not message["content"]

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from hashlib import sha256
 from typing import Any
 from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
@@ -17,14 +16,15 @@ import anyio
 
 from toolway import __version__, types
 from toolway.engine.recovery import ModelHabits, Room
-from toolway.schema.compile import MAX_TOOLS, TOKENS_A_BYTE
+from toolway.schema.compile import MAX_TOOLS
 from toolway.schema.targets import SchemaTarget
 from toolway.settings.groups import UpstreamSettings
 from toolway.tools.catalog import Snapshot
+from toolway.tools.digests import digest_of
 from toolway.types import JSON, Tool
 from toolway.upstream.client import Upstream, credential
 from toolway.upstream.model_info import Listing, ModelInfos
-from toolway.wire.lenient_json import dumps
+from toolway.wire.tokens import BYTES_PER_TOKEN
 
 log = logging.getLogger("toolway.backend")
 
@@ -76,7 +76,7 @@ class ModelTarget:
         """Held while somebody looks for the tool that the model server refuses; the others wait for the result."""
         self._tried = anyio.Event()
         self._started = time.monotonic()
-        self._rejected: dict[bytes, RejectedTool] = {}
+        self._rejected: dict[str, RejectedTool] = {}
         self._hopeless: WeakKeyDictionary[Snapshot, set[str]] = WeakKeyDictionary()
         self.cuts_silently = False
         """Whether it refuses no prompt that is too long, but forgets a part of it (Ollama)."""
@@ -139,20 +139,20 @@ class ModelTarget:
     async def look_up_room(self, model: Any, headers: Sequence[types.Header]) -> None:
         """Learn how much a model reads whose server cuts the rest away without a word."""
         if self.cuts_silently and (context := (await self.infos.get(model, headers)).context):
-            self.habits(model).room = Room.of(context / TOKENS_A_BYTE)
+            self.habits(model).room = Room.of(context * BYTES_PER_TOKEN)
 
     def fit(self, snapshot: Snapshot) -> Snapshot:
         """The tools as this model server takes them, without those that it refuses."""
         if not self._rejected:
             return snapshot.for_target(self.profile)
-        barred = frozenset(tool for tool in snapshot.tools.values() if digest(tool) in self._rejected)
+        barred = frozenset(tool for tool in snapshot.tools.values() if digest_of(tool) in self._rejected)
         return snapshot.for_target(self.profile, barred)
 
     def bar(self, name: str, tool: Tool, reason: str) -> None:
         """Leave a tool out until its definition changes."""
         while len(self._rejected) >= MAX_REJECTED:
             del self._rejected[next(iter(self._rejected))]
-        self._rejected[digest(tool)] = RejectedTool(name=name, server=tool.server, reason=reason)
+        self._rejected[digest_of(tool)] = RejectedTool(name=name, server=tool.server, reason=reason)
         log.warning(
             "tool %s of server %s is left out until its definition changes: the model server refuses it (%s)",
             name,
@@ -191,17 +191,6 @@ class ModelTarget:
         self.profile = profile
         if self._on_profile:
             self._on_profile(profile)
-
-
-_digests: WeakKeyDictionary[Tool, bytes] = WeakKeyDictionary()
-
-
-def digest(tool: Tool) -> bytes:
-    """The same bytes for the same definition of the same tool."""
-    if tool not in _digests:
-        definition = [tool.server, tool.name, tool.description, tool.parameters]
-        _digests[tool] = sha256(dumps(definition)).digest()
-    return _digests[tool]
 
 
 def _configured_profile(settings: UpstreamSettings) -> SchemaTarget | None:

@@ -21,7 +21,7 @@ from toolway.engine.limits import LoopLimits
 from toolway.engine.request_tools import RequestTools
 from toolway.engine.tool_results import LEAST, ToolResults
 from toolway.errors import UpstreamError
-from toolway.schema.compile import ALWAYS_FIT, SEARCH_SHARE, estimated_tokens, tokens_of, why_too_many
+from toolway.schema.compile import ALWAYS_FIT, SEARCH_SHARE, definition_tokens, why_too_many
 from toolway.types import JSON
 from toolway.upstream.refusals import (
     excess_of,
@@ -36,6 +36,7 @@ from toolway.upstream.refusals import (
     with_hint,
 )
 from toolway.wire.lenient_json import dumps
+from toolway.wire.tokens import estimate_tokens
 
 log = logging.getLogger("toolway.chat")
 
@@ -71,7 +72,7 @@ class Room:
     @property
     def context(self) -> int:
         """The same in tokens."""
-        return tokens_of(self.limit)
+        return estimate_tokens(self.limit)
 
     @classmethod
     def of(cls, limit: float, target: float | None = None) -> Room:
@@ -285,7 +286,7 @@ class Recovery:
         elif is_overflow(error) and error.code != "upstream_cut" and self._fill_the_context(error, sent):
             room, context = _room_by(error, _prompt_size(sent)), sizes_in(error)[1]
             of_what = f" of {context:,}" if context else ""
-            why, self._learned = f"about {tokens_of(tools.size):,}{of_what} tokens", {"room": room}
+            why, self._learned = f"about {estimate_tokens(tools.size):,}{of_what} tokens", {"room": room}
             tools.begin_search(context=context or room.context)
         else:
             return None
@@ -295,11 +296,11 @@ class Recovery:
 
     def _fill_the_context(self, error: UpstreamError, sent: ChatRequest) -> bool:
         """Whether our definitions are the larger part of what is too long."""
-        if tokens_of(self._tools.size) <= ALWAYS_FIT:
+        if estimate_tokens(self._tools.size) <= ALWAYS_FIT:
             return False
         context = sizes_in(error)[1]
-        room = context * SEARCH_SHARE if context else tokens_of(len(dumps(sent.body()))) * SEARCH_SHARE
-        return tokens_of(self._tools.size) > room
+        room = context * SEARCH_SHARE if context else estimate_tokens(len(dumps(sent.body()))) * SEARCH_SHARE
+        return estimate_tokens(self._tools.size) > room
 
     async def _leave_tools_out(
         self, request: ChatRequest, error: UpstreamError, _: ChatRequest
@@ -327,7 +328,7 @@ class Recovery:
             return None
         self._definitions = self._definitions or (
             self._tools.count,
-            estimated_tokens(orjson.Fragment(dumps(sent.tools))),
+            definition_tokens(orjson.Fragment(dumps(sent.tools))),
         )
         excess = int(excess_of(error) * len(dumps(sent.body())))
         if (left := self._tools.shorten(excess)) is None:

@@ -12,11 +12,12 @@ import orjson
 
 from toolway.conversation.message import ChatRequest
 from toolway.engine.tool_search import SearchRules, ToolSearch, first_sentences, inner_call
-from toolway.schema.compile import define, need_search, tokens_of
+from toolway.schema.compile import define, need_search
 from toolway.tools import names
 from toolway.tools.catalog import Snapshot
 from toolway.types import JSON, OnProgress, Selection, Tool, ToolCall, ToolResult, is_selected
 from toolway.wire.lenient_json import dumps, loads
+from toolway.wire.tokens import estimate_tokens
 
 log = logging.getLogger("toolway.backend")
 
@@ -269,7 +270,7 @@ class RequestTools:
         rules = self.search_rules
         if rules is None or self.search or not self.are_offered:
             return False
-        return need_search(self.count, tokens_of(self.size), rules.context, rules.most_tools)
+        return need_search(self.count, estimate_tokens(self.size), rules.context, rules.most_tools)
 
     @property
     def size(self) -> int:

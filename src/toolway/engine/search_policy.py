@@ -12,11 +12,12 @@ from toolway.engine.recovery import ModelHabits, Room
 from toolway.engine.request_tools import RequestTools
 from toolway.engine.tool_search import SearchRules, Way
 from toolway.engine.tool_vectors import ToolVectors
-from toolway.schema.compile import ALWAYS_FIT, TOKENS_A_BYTE, need_search, tokens_of
+from toolway.schema.compile import ALWAYS_FIT, need_search
 from toolway.settings.groups import SearchMode, ToolSettings
 from toolway.stores import Store
 from toolway.types import Caller, Choice, Selection
 from toolway.upstream.model_info import ModelInfo
+from toolway.wire.tokens import BYTES_PER_TOKEN, estimate_tokens
 
 log = logging.getLogger("toolway.search")
 
@@ -63,7 +64,7 @@ class SearchPolicy:
         most = habits.most_tools or most_tools
         rules = replace(self._rules, most_tools=most) if most else self._rules
         tools.search_rules = rules = replace(rules, always=_either(rules.always, always)) if always else rules
-        if mode == "auto" and not (most and tools.count > most) and tokens_of(tools.size) <= ALWAYS_FIT:
+        if mode == "auto" and not (most and tools.count > most) and estimate_tokens(tools.size) <= ALWAYS_FIT:
             return
         known = await info()
         room = habits.room.context if habits.room else None
@@ -79,7 +80,7 @@ class SearchPolicy:
 
     def leaves_alone(self, count: int, size: int, *, most_tools: int | None, known: ModelInfo | None) -> bool:
         """Whether so many tools of so many bytes are all offered, by what is `known` of a model without habits."""
-        tokens = tokens_of(size)
+        tokens = estimate_tokens(size)
         if self._mode != "auto" or (tokens <= ALWAYS_FIT and count <= (most_tools or count)):
             return self._mode != "on"
         return known is not None and not need_search(count, tokens, known.context, most_tools)
@@ -109,10 +110,10 @@ async def _shorten_what_cannot_fit(
     tools: RequestTools, habits: ModelHabits, info: Callable[[], Awaitable[ModelInfo]]
 ) -> None:
     """Definitions that alone are longer than a context that is known are not sent to be refused."""
-    if habits.room is None and (tokens := tokens_of(tools.size)) > ALWAYS_FIT:
+    if habits.room is None and (tokens := estimate_tokens(tools.size)) > ALWAYS_FIT:
         context = (await info()).context
         if context and tokens > context:
-            habits.room = Room.of(context / TOKENS_A_BYTE)
+            habits.room = Room.of(context * BYTES_PER_TOKEN)
 
 
 def _tell_why(tools: RequestTools, rules: SearchRules) -> None:
@@ -122,7 +123,7 @@ def _tell_why(tools: RequestTools, rules: SearchRules) -> None:
     log.warning(
         "%d tools take about %s%s tokens%s: the model searches them (TOOLWAY_TOOL_SEARCH)",
         tools.count,
-        f"{tokens_of(tools.size):,}",
+        f"{estimate_tokens(tools.size):,}",
         of_what,
         most,
     )

@@ -11,9 +11,7 @@ from toolway.errors import UpstreamError
 from toolway.types import Principal
 from toolway.upstream.model_call import Turn
 from toolway.wire.lenient_json import dumps
-
-BYTES_PER_TOKEN = 4
-"""Of JSON, where the model server does not say how many tokens it took."""
+from toolway.wire.tokens import estimate_tokens
 
 
 def with_token_count(turn: Turn, spend: Callable[[int], None]) -> Turn:
@@ -79,4 +77,4 @@ def _estimate(request: ChatRequest) -> int:
 
 
 def _size(value: Any) -> int:
-    return len(dumps(value)) // BYTES_PER_TOKEN
+    return estimate_tokens(len(dumps(value)))

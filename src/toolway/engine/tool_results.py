@@ -14,6 +14,7 @@ from toolway.stores import Kind, Store
 from toolway.types import JSON, Image, OnProgress, Tool, ToolCall, ToolResult
 from toolway.upstream.model_info import ModelInfo
 from toolway.wire.lenient_json import dumps, fix_surrogates
+from toolway.wire.tokens import MIN_BYTES_PER_TOKEN
 
 PICTURES = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp"})
 """The kinds that models take."""
@@ -26,9 +27,6 @@ READ_MORE = "toolway_read_more"
 
 LEAST = 2000
 """Characters of results in one round that every model is trusted with."""
-
-CHARS_PER_TOKEN = 3
-"""On the safe side: English has about four, JSON and code about three."""
 
 PICTURES_OF = "Images returned by "
 """How the message that holds the pictures of a round begins."""
@@ -47,7 +45,7 @@ class Budget:
         """The budget for a model with a context of so many tokens: a quarter for one result, half for a round."""
         if context is None:
             return self
-        chars = context * CHARS_PER_TOKEN
+        chars = context * MIN_BYTES_PER_TOKEN
         return Budget(
             result=min(self.result, max(LEAST, chars // 4)), round=min(self.round, max(LEAST, chars // 2))
         )
@@ -356,3 +354,22 @@ def _find_text(whole: str, words: str, room: int) -> str:
 
 def _size(message: JSON) -> int:
     return len(dumps(message))
+
+
+def fill_results(messages: Sequence[JSON], answers: Sequence[JSON]) -> list[JSON]:
+    """The conversation with these results in the places that wait for them, which are empty; pictures go behind."""
+    results = {answer["tool_call_id"]: answer for answer in answers if answer["role"] == "tool"}
+    whole = [
+        results.get(message["tool_call_id"], message) if _waits(message) else message for message in messages
+    ]
+    pictures = [answer for answer in answers if answer["role"] != "tool"]
+    if pictures:
+        end = 1 + max(number for number, message in enumerate(messages) if _waits(message))
+        while end < len(whole) and whole[end]["role"] == "tool":
+            end += 1
+        whole[end:end] = pictures
+    return whole
+
+
+def _waits(message: JSON) -> bool:
+    return message["role"] == "tool" and not message["content"]

@@ -14,6 +14,7 @@ from toolway.search.found import SHOWN, Found, found, fused
 from toolway.tools.catalog import Snapshot
 from toolway.types import JSON, Selection, Tool, ToolCall, ToolResult
 from toolway.wire.lenient_json import dumps, dumps_text, loads
+from toolway.wire.tokens import MIN_BYTES_PER_TOKEN
 
 Way = Literal["append", "call"]
 """How a found tool becomes callable: its definition joins the request's tools, or only `call_tool` runs it."""
@@ -23,9 +24,6 @@ RankByMeaning = Callable[[str, Mapping[str, Tool]], Awaitable[Sequence[str]]]
 
 MEANING = 0.6
 """What a place in that ranking counts, against one in the ranking by words."""
-
-CHARS_PER_TOKEN = 3
-"""On the safe side, as for results."""
 
 CATALOGUE_CHARS = 6_000
 RESULT_CHARS = 24_000
@@ -66,7 +64,7 @@ class SearchRules:
 
 
 def _within(most: int, context: int | None, share: float) -> int:
-    return most if context is None else min(most, int(context * CHARS_PER_TOKEN * share))
+    return most if context is None else min(most, int(context * MIN_BYTES_PER_TOKEN * share))
 
 
 _kept: WeakKeyDictionary[Snapshot, dict[tuple[str, str, int], tuple[Tool, Tool]]] = WeakKeyDictionary()

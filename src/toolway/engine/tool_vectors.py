@@ -8,7 +8,6 @@ import time
 from array import array
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from hashlib import sha256
 from importlib import import_module
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
@@ -17,11 +16,12 @@ import anyio
 import anyio.to_thread
 import orjson
 
-from toolway.engine.model_target import USER_AGENT, ModelTarget, digest
+from toolway.engine.model_target import USER_AGENT, ModelTarget
 from toolway.errors import ConfigError, StoreError, UpstreamError
 from toolway.search.vectors import Vector, nearest
 from toolway.settings.settings import Settings
 from toolway.stores import Kind, Store
+from toolway.tools.digests import digest_of
 from toolway.types import JSON_TYPE, Tool
 from toolway.upstream.client import Upstream, credential
 
@@ -192,7 +192,7 @@ class ToolVectors:
             with anyio.fail_after(BATCH_PATIENCE):
                 texts = [_text_of(tool) for tool in batch]
                 model = await self._embedder.name()
-                keys = [VECTOR.key(_OWNER, model, _digest(tool)) for tool in batch]
+                keys = [VECTOR.key(_OWNER, model, digest_of(tool)) for tool in batch]
                 kept = [_unpack(text) for text in await self._read_stored(keys)]
                 new = [number for number, vector in enumerate(kept) if vector is None]
                 made = await self._embedder.embed([texts[number] for number in new]) if new else []
@@ -240,10 +240,6 @@ async def open_vectors(
 
 def _text_of(tool: Tool) -> str:
     return f"{tool.server}: {tool.name.replace('_', ' ').replace('-', ' ')}. {tool.description[:400]}"
-
-
-def _digest(tool: Tool) -> str:
-    return sha256(digest(tool)).hexdigest()
 
 
 def _pack(vector: Vector) -> str:

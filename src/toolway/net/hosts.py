@@ -24,3 +24,8 @@ def is_loopback(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def is_same_origin(origin: bytes, host: bytes) -> bool:
+    """Is a page of this Origin one of the server with this Host?"""
+    return origin.lower() in (b"http://" + host.lower(), b"https://" + host.lower())

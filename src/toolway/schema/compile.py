@@ -18,12 +18,10 @@ from toolway.schema.keywords import OF_TYPE, distinct, members_of, names_in, par
 from toolway.schema.targets import NUMBERS, RULES, SchemaTarget, TargetRules, portable_pattern
 from toolway.types import JSON, Tool
 from toolway.wire.lenient_json import dumps_exact
+from toolway.wire.tokens import estimate_tokens
 
 MAX_TOOLS = 128
 """OpenAI refuses a request with more, and models choose badly among so many."""
-
-TOKENS_A_BYTE = 0.25
-"""Of JSON, with the tokenizers of today; a template writes about as much as the JSON has."""
 
 _SHARE = 0.75
 """Of a context that tools may take: a question and an answer need the rest."""
@@ -56,15 +54,10 @@ class Definitions:
     left_out: Mapping[str, str]
 
 
-def estimated_tokens(definitions: orjson.Fragment) -> int:
+def definition_tokens(definitions: orjson.Fragment) -> int:
     """About how many tokens of a prompt these definitions take, to two digits."""
-    tokens = tokens_of(len(orjson.dumps(definitions)))
+    tokens = estimate_tokens(len(orjson.dumps(definitions)))
     return round(tokens, 1 - int(math.log10(tokens))) if tokens >= 100 else tokens
-
-
-def tokens_of(size: int) -> int:
-    """About how many tokens of a prompt so many bytes of definitions take."""
-    return int(size * TOKENS_A_BYTE)
 
 
 def need_search(tools: int, tokens: int, context: int | None, most_tools: int | None) -> bool:

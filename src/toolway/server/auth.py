@@ -14,7 +14,7 @@ from toolway.access.refusals import Refusals
 from toolway.access.tokens import is_token
 from toolway.dialects import is_below
 from toolway.errors import Forbidden, InvalidRequest, ToolwayError, Unauthorized
-from toolway.net.hosts import is_loopback
+from toolway.net.hosts import is_loopback, is_same_origin
 from toolway.server.caller import CREDENTIALS, PRINCIPAL_KEY, key_in, place_of
 from toolway.server.envelopes import send_error
 from toolway.server.resource_metadata import WELL_KNOWN, answer_metadata, metadata_url
@@ -146,7 +146,7 @@ class AuthMiddleware:
             return None
         origin = origins[0].lower()
         if len(origins) == 1 and origin != b"null":
-            if origin in (b"http://" + host.lower(), b"https://" + host.lower()):
+            if is_same_origin(origin, host):
                 return None
             if origin in self._origins:
                 return origins[0]

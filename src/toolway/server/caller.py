@@ -13,7 +13,7 @@ from toolway.settings.groups import UpstreamSettings
 from toolway.types import ANYBODY, Caller, Header, Principal
 from toolway.upstream.client import HOP_BY_HOP, credential
 
-PRINCIPAL_KEY = "toolway.caller"
+PRINCIPAL_KEY = "toolway.principal"
 """The scope's key for the `Principal` whose credential came, absent when no keys are configured."""
 
 OPTION_PREFIX = b"x-toolway-"

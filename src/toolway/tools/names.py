@@ -131,6 +131,13 @@ def closest(name: str, tools: Iterable[str]) -> list[str]:
     return difflib.get_close_matches(name, list(tools), n=3, cutoff=0.65)
 
 
+def name_some(names: Iterable[str], most: int = 10, *, separator: str = ", ") -> str:
+    """The first of them, and how many are not named."""
+    known = list(names)
+    more = f" and {len(known) - most} more" if len(known) > most else ""
+    return separator.join(known[:most]) + more
+
+
 def with_hash(name: str, whole: str) -> str:
     digest = hashlib.sha256(whole.encode()).hexdigest()[:8]
     return f"{name[: MAX_LENGTH - 9]}_{digest}"

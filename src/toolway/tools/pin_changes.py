@@ -11,7 +11,8 @@ from pathlib import Path
 from toolway.errors import ConfigError
 from toolway.settings.files import locked
 from toolway.tools.digests import definition_of, digest
-from toolway.tools.pins import Pinned, name_some, read_lock, write_lock
+from toolway.tools.names import name_some
+from toolway.tools.pins import Pinned, read_lock, write_lock
 from toolway.tools.suspicious import hides_text, names_in, secret_parameters, visible, words_to_model
 from toolway.types import JSON, SourceStatus
 

@@ -16,6 +16,7 @@ from toolway.settings.files import replace_text
 from toolway.settings.groups import ToolSettings
 from toolway.settings.mcp_server import with_home
 from toolway.tools.digests import definition_of, digest, digest_of
+from toolway.tools.names import name_some
 from toolway.tools.suspicious import hides_text, names_in, visible, words_in
 from toolway.tools.transformed import SourceWrapper
 from toolway.types import JSON, OnProgress, SourceStatus, Tool, ToolResult, ToolSource
@@ -25,7 +26,6 @@ log = logging.getLogger("toolway.pins")
 
 VERSION = 1
 FOUND = "mcp.json"
-MAX_NAMES = 10
 """So many tools a warning names."""
 
 AT_ONCE = 20
@@ -296,10 +296,3 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
     except OSError:
         return None
     return found.st_mtime_ns, found.st_size, found.st_ino
-
-
-def name_some(names: Iterable[str]) -> str:
-    """The first of them, and how many are not named."""
-    names = list(names)
-    more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
-    return ", ".join(names[:MAX_NAMES]) + more

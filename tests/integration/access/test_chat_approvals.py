@@ -637,7 +637,16 @@ def test_progress_is_shown_of_a_call_that_was_approved(tmp_path: Path, progress:
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
-def test_the_messages_api_asks_in_words_too(app: AppServer, stream: bool) -> None:
+def test_the_messages_api_asks_in_words_too(tmp_path: Path, stream: bool) -> None:
+    log = tmp_path / "audit.jsonl"
+    with app_server(config=write_config(tmp_path, [ASK]), audit=str(log)) as app:
+        _ask_and_answer(app, stream)
+    told = [orjson.loads(line) for line in log.read_bytes().splitlines()]
+    answered = [entry for entry in told if entry["event"] == "approval.answered"]
+    assert [entry["toolway.approval.by"] for entry in answered] == ["messages"]
+
+
+def _ask_and_answer(app: AppServer, stream: bool) -> None:
     app.upstream.answer = model
     messages: list[JSON] = [{"role": "user", "content": "weather: Paris"}]
     question = messages_api(app, messages, stream)

@@ -12,7 +12,7 @@ import pytest
 from tests.unit.engine.scripted_turns import Behaviour, InMemorySource, ScriptedModel, call, run_loop, says
 from toolway.conversation.events import Chunks, Emit
 from toolway.conversation.message import ChatRequest, Message
-from toolway.engine.tool_results import Budget
+from toolway.engine.tool_results import Budget, fill_results
 from toolway.errors import UpstreamError, UpstreamStatus
 from toolway.types import JSON, Image, ToolResult
 from toolway.upstream.model_info import ModelInfo
@@ -215,3 +215,13 @@ async def test_the_clients_own_results_are_never_shortened():
         model, InMemorySource(long=returns(TEXT)), messages=history, budget=Budget(result=4000, round=4000)
     )
     assert theirs in model.requests[1]["messages"]
+
+
+def test_pictures_of_results_that_were_waited_for_stand_behind_all_results_of_their_turn():
+    def result(number: int, text: str = "") -> JSON:
+        return {"role": "tool", "tool_call_id": str(number), "content": text}
+
+    picture: JSON = {"role": "user", "content": [{"type": "image_url"}]}
+    messages = [{"role": "assistant"}, result(1), result(2, "told"), {"role": "user", "content": "?"}]
+    filled = fill_results(messages, [result(1, "found"), picture])
+    assert filled == [messages[0], result(1, "found"), messages[2], picture, messages[3]]

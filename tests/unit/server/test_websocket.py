@@ -20,7 +20,7 @@ from tests.support.gate import DEADLINE, Gate
 from tests.support.servers import until
 from tests.support.websocket import HANDSHAKE, WebSocketServer, frame, websocket_server
 from toolway.server.asgi import ClientGone
-from toolway.server.caller import upstream_headers
+from toolway.server.caller import PRINCIPAL_KEY, upstream_headers
 from toolway.server.disconnect import SHUTDOWN
 from toolway.server.websocket import MAX_FRAGMENTS, MAX_QUEUED, WebSocket
 from toolway.settings.settings import load_settings
@@ -219,7 +219,7 @@ def test_without_a_key_there_is_no_connection():
 def test_a_key_opens_and_goes_no_further(headers: dict[str, str]):
     with websocket_server(echo, api_keys=KEY) as server, server.connect(additional_headers=headers):
         scope = server.app.scopes[0]
-    assert scope["toolway.caller"]
+    assert scope[PRINCIPAL_KEY]
     assert KEY.encode() not in b" ".join(value for _, value in scope["headers"])
 
 

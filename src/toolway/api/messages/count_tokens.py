@@ -12,8 +12,8 @@ from toolway.errors import UpstreamError
 from toolway.types import JSON
 from toolway.upstream.client import Upstream
 from toolway.wire.lenient_json import dumps
+from toolway.wire.tokens import estimate_tokens
 
-CHARS_PER_TOKEN = 4
 PICTURE_TOKENS = 1000
 """What a picture is taken for."""
 
@@ -72,4 +72,4 @@ class TokenCounter:
     def _estimated(draft: Draft, body: JSON) -> int:
         said = {name: body[name] for name in ("messages", "tools") if name in body}
         text = len(dumps(said)) - draft.media.chars
-        return max(1, text // CHARS_PER_TOKEN + draft.media.count * PICTURE_TOKENS)
+        return max(1, estimate_tokens(text) + draft.media.count * PICTURE_TOKENS)

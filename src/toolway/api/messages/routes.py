@@ -29,11 +29,9 @@ from toolway.types import JSON, Header
 from toolway.upstream.model_call import TurnFactory, streamed_turn, unstreamed_turn
 from toolway.upstream.refusals import is_overflow, is_refusal
 from toolway.wire.lenient_json import dumps, harmless
+from toolway.wire.tokens import estimate_tokens
 
 ROOT = MESSAGES.path
-
-CHARS_PER_TOKEN = 4
-"""Of English text; what is counted this way is told before the model server has counted itself."""
 
 
 class Messages:
@@ -66,7 +64,7 @@ class Messages:
         raw = dumps({name: value for name, value in body.items() if name != "stream"})
         async with self._reader.open(scope, request) as draft:
             size = len(raw) - draft.media.chars
-            message = _Answer(draft, raw, estimate=max(1, size // CHARS_PER_TOKEN))
+            message = _Answer(draft, raw, estimate=max(1, estimate_tokens(size)))
             if request.stream:
                 await self._stream(scope, receive, send, message)
             else:

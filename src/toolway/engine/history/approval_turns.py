@@ -8,7 +8,7 @@ stand in place of both, as if the calls had run at once; so the model never sees
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -24,7 +24,7 @@ from toolway.access.questions import Reply, code_at_end, language_of, new_code, 
 from toolway.conversation.events import Chunks, EventStream, HeadArrived, Outcome, RoundBegan
 from toolway.conversation.message import ChatRequest, joined, own_answer
 from toolway.engine.history.split_turns import parts_of
-from toolway.engine.tool_results import tool_message
+from toolway.engine.tool_results import fill_results, tool_message
 from toolway.errors import NotFound, StoreError
 from toolway.stores import Kind
 from toolway.types import JSON, Caller, ToolCall
@@ -90,7 +90,7 @@ class Restored:
         answered, keep = self.answered, self.keep
         assert answered and keep  # noqa: S101 - calls were approved
         self.keep = None
-        filled = replace(answered, messages=_filled(answered.messages, results))
+        filled = replace(answered, messages=fill_results(answered.messages, results))
         await keep(filled)
         end = self.begin + len(answered.messages)
         return [*self.messages[: self.begin], *filled.messages, *self.messages[end:]]
@@ -241,7 +241,7 @@ class ApprovalTurns:
         for number, identity in enumerate(turn.approvals):
             if number not in reply.approved:
                 with suppress(NotFound):
-                    await self._approvals.answer(identity, Verdict(approve=False, by="chat"))
+                    await self._approvals.answer(identity, Verdict(approve=False, by=self._gate.dialect))
 
     async def _wait_for(self, code: str, decision: str) -> _Answered | None:
         """What comes of the same decision, which somebody else is about to carry out."""
@@ -274,7 +274,7 @@ class ApprovalTurns:
         for number, (call, identity) in enumerate(zip(turn.calls, turn.approvals, strict=True)):
             verdict = Verdict(
                 approve=reply is not None and number in reply.approved,
-                by="chat",
+                by=self._gate.dialect,
                 reason="" if reply else "the user answered something else",
                 always="conversation" if reply and reply.always else "",
             )
@@ -348,18 +348,6 @@ def _segment(turn: _Turn, results: Sequence[JSON]) -> list[JSON]:
     known = {result["tool_call_id"]: result for result in (*turn.results, *results)}
     ordered = [known[call["id"]] for call in turn.assistant["tool_calls"] if call["id"] in known]
     return [*turn.before, turn.assistant, *ordered, *turn.behind]
-
-
-def _filled(messages: Sequence[JSON], answers: Sequence[JSON]) -> list[JSON]:
-    """The messages of a turn with these answers in the places that wait for them; pictures go behind."""
-    results: Mapping[str, JSON] = {a["tool_call_id"]: a for a in answers if a["role"] == "tool"}
-    filled = [
-        results.get(message["tool_call_id"], message)
-        if message["role"] == "tool" and not message["content"]
-        else message
-        for message in messages
-    ]
-    return [*filled, *(answer for answer in answers if answer["role"] != "tool")]
 
 
 def code_in(message: Any) -> str | None:
