@@ -313,12 +313,17 @@ def tls_context(_: ssl.DefaultVerifyPaths, certificate: ClientCertificate | None
 
 def _head(method: str, target: bytes, authority: bytes, headers: Sequence[Header], framing: bytes) -> bytes:
     """The request line and all headers. Raises HttpError when one of them would be two, or none."""
+    framing = framing + b"\r\n\r\n" if framing else b"\r\n"
+    return _request_line(method, target) + _header_lines(authority, tuple(headers)) + framing
+
+
+@lru_cache(maxsize=128)
+def _request_line(method: str, target: bytes) -> bytes:
     line = b"%b %b HTTP/1.1\r\n" % (method.encode(), target)
     if line.count(b" ") != 2:
         raise _unsendable()
     _check_lines(line, 1)
-    framing = framing + b"\r\n\r\n" if framing else b"\r\n"
-    return line + _header_lines(authority, tuple(headers)) + framing
+    return line
 
 
 @lru_cache(maxsize=128)

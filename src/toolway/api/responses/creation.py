@@ -154,14 +154,14 @@ class ResponseCreator:
         Whoever waits for a response can do without, and reads in it that it is not stored. One that is made in the
         background is lost then: a store that is away is waited for, a while. Raises StoreError for such a one alone.
         """
-        patience = anyio.current_time() + PATIENCE
+        patience = time.monotonic() + PATIENCE
         while draft.request.store:
             try:
                 return await self.records.save(draft.owner, record, draft.previous)
             except StoreError as error:
                 if not draft.request.background:
                     return replace(record, resource={**record.resource, "store": False})
-                if isinstance(error, NoRoomInStore) or anyio.current_time() > patience:
+                if isinstance(error, NoRoomInStore) or time.monotonic() > patience:
                     raise
             await anyio.sleep(1.0)
         return record

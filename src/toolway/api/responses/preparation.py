@@ -25,7 +25,7 @@ from toolway.engine.request_options import RequestOptions, choices_of, with_defe
 from toolway.server.caller import caller_of
 from toolway.tools import names
 from toolway.tools.catalog import Snapshot
-from toolway.types import JSON, Choice, Selection, Tool, ToolResult, is_selected
+from toolway.types import JSON, Choice, Selection, Tool, ToolResult, is_selected, record
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class Listing:
     error: str | None
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class Draft:
     """A response that can be made now.
 
@@ -90,17 +90,23 @@ class RequestReader:
         caller = caller_of(scope, self._engine.settings.upstream)
         if previous is None and request.previous:
             previous = check_previous(await self._records.find(caller.id, request.previous), request.previous)
-        items = [await self._resolved(item, caller.id) for item in request.items]
+        if any(map(_is_reference, request.items)):
+            request = replace(
+                request, items=[await self._resolved(item, caller.id) for item in request.items]
+            )
         late_role = "system" if self._engine.target.is_openai else "user"
         options = read_option_headers(caller.option_headers)
-        reading = _Reading(replace(request, items=items), options, previous, late_role)
+        reading = _Reading(request, options, previous, late_role)
         async with self._engine.open(reading.request, caller=caller, declared=request.mcp) as conversation:
             yield reading.draft(conversation)
 
     async def _resolved(self, item: JSON, owner: str) -> JSON:
         """The item that an item_reference stands for; any other item as it is."""
-        is_reference = item.get("type") == "item_reference" or item.keys() == {"id"}
-        return await self._records.item(owner, str(item.get("id"))) if is_reference else item
+        return await self._records.item(owner, str(item.get("id"))) if _is_reference(item) else item
+
+
+def _is_reference(item: JSON) -> bool:
+    return item.get("type") == "item_reference" or item.keys() == {"id"}
 
 
 class _Reading:
@@ -149,7 +155,8 @@ class _Reading:
         previous, identity = self._previous, new_id()
         own = {*self._input.own, *(previous.own if previous else ())}
         conversation.results.adopt_calls(self._history, own)
-        writer = EventWriter(self._request, identity)
+        request = self._request
+        writer = EventWriter(request, identity, is_heard=request.stream or request.background)
         self._offer_search(conversation, writer)
         if not (conversation.tools.tools or conversation.chat.tools):  # OpenAI refuses options of tools then
             chat = conversation.chat.without("tool_choice", "parallel_tool_calls")
@@ -225,7 +232,9 @@ def _read_items(
 
 def split_leading(history: Sequence[JSON]) -> tuple[list[JSON], list[JSON]]:
     """System messages at the beginning, and the rest."""
-    count = next((n for n, message in enumerate(history) if message["role"] != "system"), len(history))
+    count = 0
+    while count < len(history) and history[count]["role"] == "system":
+        count += 1
     return list(history[:count]), list(history[count:])
 
 

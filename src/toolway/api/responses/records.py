@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from toolway.api.responses.items.input_items import Turn
 from toolway.errors import InvalidRequest, NotFound
 from toolway.stores import Key, Kind, Store
-from toolway.types import JSON, ToolResult
+from toolway.types import JSON, ToolResult, record
 
 PREFIX = "resp_"
 
@@ -19,7 +18,7 @@ Path = Sequence[tuple[str, int]]
 """Where the messages of a conversation are kept: of each of these threads so many chunks, from its beginning on."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class Record:
     """One response. `items` are its input with ids, `messages` the conversation as the model saw it, without
     instructions; `turn` is its last turn when calls of it are open, `listed` the servers whose tools were shown, and
@@ -37,7 +36,7 @@ class Record:
     lengths: Sequence[int] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class _Chunk:
     """What one response adds to its conversation. `echo` are the fields of the response that are new, too."""
 
@@ -47,18 +46,20 @@ class _Chunk:
     echo: JSON
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class _Kept:
-    """What is kept of a response beside the chunks of its conversation; texts of the last one are not repeated."""
+    """What is kept of a response beside the chunks of its conversation; long texts of the last one are not repeated."""
 
     resource: JSON
     items: list[JSON]
     turn: Turn | None
     listed: list[str]
     path: list[tuple[str, int]]
+    is_packed: bool = True
+    """Whether `resource` and `items` stand as `_pack` makes them, which they need not where there are no long texts."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class _Answer:
     """The answer to an approval request."""
 
@@ -72,10 +73,10 @@ BRANCH = Kind("branch", str)
 APPROVAL = Kind("approval", _Answer)
 RESULT = Kind("approved result", ToolResult)
 
-_ITS_OWN = frozenset(
+_ITS_OWN = (
     "id created_at completed_at status error incomplete_details output previous_response_id usage".split()
 )
-"""Fields of a response that differ from those of the one before."""
+"""Fields of a response that differ from those of the one before, in their order in it."""
 
 
 class Records:
@@ -117,10 +118,13 @@ class Records:
         echo: JSON = {}
         for chunk in chunks:
             echo |= chunk.echo
-        texts = _texts(chunks[-1].messages if chunks else [], kept.turn)
+        resource, items = kept.resource, kept.items
+        if kept.is_packed:
+            texts = _texts(chunks[-1].messages if chunks else [], kept.turn)
+            resource, items = _unpack(resource, texts), _unpack(items, texts)
         return Record(
-            resource={**echo, **_unpack(kept.resource, texts)},
-            items=_unpack(kept.items, texts),
+            resource={**echo, **resource},
+            items=items,
             messages=[message for chunk in chunks for message in chunk.messages],
             turn=kept.turn,
             listed=kept.listed,
@@ -186,21 +190,28 @@ class Records:
 
     async def _append(self, owner: str, record: Record, before: Record) -> Record:
         """Keep what a record adds to what was kept before."""
-        known = set(before.own)
+        known, echo = set(before.own), dict(record.resource)
+        own = {name: echo.pop(name) for name in _ITS_OWN if name in echo}
+        if before is not _NOTHING:
+            echo = {name: value for name, value in echo.items() if before.resource.get(name, ...) != value}
         chunk = _Chunk(
-            response=record.resource["id"],
+            response=own["id"],
             messages=list(record.messages[len(before.messages) :]),
             own=[identity for identity in record.own if identity not in known],
-            echo={
-                name: value
-                for name, value in record.resource.items()
-                if name not in _ITS_OWN and before.resource.get(name, ...) != value
-            },
+            echo=echo,
         )
         path = await self._place(owner, before.path, chunk)
         places = {text: number for number, text in enumerate(_texts(chunk.messages, record.turn))}
-        own = {name: value for name, value in record.resource.items() if name in _ITS_OWN}
-        kept = replace(record, path=path, lengths=[*before.lengths, len(chunk.messages)])
+        kept = Record(
+            resource=record.resource,
+            items=record.items,
+            messages=record.messages,
+            turn=record.turn,
+            listed=record.listed,
+            own=record.own,
+            path=path,
+            lengths=[*before.lengths, len(chunk.messages)],
+        )
         await self._put(owner, kept, own, places)
         return kept
 
@@ -222,12 +233,14 @@ class Records:
     async def _put(
         self, owner: str, record: Record, resource: JSON, places: Mapping[str, int] | None = None
     ) -> None:
+        items = list(record.items)
         kept = _Kept(
-            resource=_pack(resource, places or {}),
-            items=_pack(list(record.items), places or {}),
+            resource=_pack(resource, places) if places else resource,
+            items=_pack(items, places) if places else items,
             turn=record.turn,
             listed=list(record.listed),
             path=list(record.path),
+            is_packed=bool(places),
         )
         await self._store.put(RESPONSE.key(owner, record.resource["id"]), kept, ttl=self._ttl, certain=True)
 
@@ -287,23 +300,27 @@ def _branch_key(owner: str, path: Path, number: int) -> Key[str]:
     return BRANCH.key(owner, thread, str(count), str(number))
 
 
-LONG = 40
+LONG = 200
 """Texts of so many characters are kept once, in the messages of a chunk."""
 
 
 def _texts(messages: list[JSON], turn: Turn | None) -> list[str]:
     """The texts that a record need not repeat."""
-    return [*_long_texts(messages), *(_long_texts([turn.assistant, list(turn.results)]) if turn else ())]
+    found: list[str] = []
+    _find_long_texts(messages, found)
+    if turn:
+        _find_long_texts([turn.assistant, list(turn.results)], found)
+    return found
 
 
-def _long_texts(value: Any) -> Iterator[str]:
-    """The long texts in a JSON value, always in the same order."""
-    if isinstance(value, str):
-        if len(value) >= LONG:
-            yield value
-    elif isinstance(value, dict | list):
-        for part in value.values() if isinstance(value, dict) else value:
-            yield from _long_texts(part)
+def _find_long_texts(value: JSON | list[Any], found: list[str]) -> None:
+    """Add the long texts in an object or a list, always in the same order."""
+    for part in value.values() if isinstance(value, dict) else value:
+        if isinstance(part, str):
+            if len(part) >= LONG:
+                found.append(part)
+        elif part and isinstance(part, dict | list):
+            _find_long_texts(part, found)
 
 
 def _pack(value: Any, places: Mapping[str, int]) -> Any:
@@ -311,9 +328,9 @@ def _pack(value: Any, places: Mapping[str, int]) -> Any:
     if isinstance(value, str):
         if value in places:
             return f"\0{places[value]}"
-        return f"\0{value}" if value.startswith("\0") else value
+        return f"\0{value}" if value[:1] == "\0" else value
     if isinstance(value, dict):
-        return {name: _pack(part, places) for name, part in value.items()}
+        return {name: _pack(part, places) if part else part for name, part in value.items()}
     return [_pack(part, places) for part in value] if isinstance(value, list) else value
 
 
@@ -339,11 +356,12 @@ def with_ids(items: Sequence[JSON], identity: str) -> list[JSON]:
     return [_as_list_item(item, f"{whole}i{number:03x}") for number, item in enumerate(items)]
 
 
+_ID_PREFIXES = {"message": "msg", "function_call": "fc", "function_call_output": "fco", "reasoning": "rs"}
+
+
 def _as_list_item(item: JSON, suffix: str) -> JSON:
     kind = item.get("type") or "message"
-    prefix = {"message": "msg", "function_call": "fc", "function_call_output": "fco", "reasoning": "rs"}.get(
-        kind, "item"
-    )
+    prefix = _ID_PREFIXES.get(kind, "item")
     listed: JSON = {"id": item.get("id") or f"{prefix}_{suffix}", "type": kind, **_without_null_id(item)}
     if kind == "message":
         listed = {"status": "completed", **listed}
@@ -356,7 +374,9 @@ def _as_list_item(item: JSON, suffix: str) -> JSON:
 
 
 def _without_null_id(item: JSON) -> JSON:
-    return item if item.get("id") else {key: value for key, value in item.items() if key != "id"}
+    if item.get("id") or "id" not in item:
+        return item
+    return {key: value for key, value in item.items() if key != "id"}
 
 
 def _not_found(identity: str) -> NotFound:

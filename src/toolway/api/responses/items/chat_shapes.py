@@ -41,7 +41,7 @@ def own_shapes(body: JSON) -> JSON:
     new = {name: _unwrapped_all(body[name]) for name in ("tools", "tool_choice") if body.get(name)}
     if isinstance(text := body.get("text"), dict) and text.get("format"):
         new["text"] = {**text, "format": _unwrapped(text["format"])}
-    if isinstance(given, list) and any(_is_of_chat(item) for item in given):
+    if isinstance(given, list) and any(map(_is_of_chat, given)):
         fields.check_size("input", len(given), sum(_calls_of(item) for item in given))
         new["input"] = [
             read for number, item in enumerate(given) for read in _items(item, f"input[{number}]")

@@ -51,14 +51,20 @@ class EventWriter:
     """Writes one response. Each method returns the events of what it was told; `resource` is the object so far.
 
     Every event has the next `sequence_number`. Reasoning, text and calls of the client are items as they come. A call
-    of a server that the client declared is an item too; of others there is no trace. `now` gives Unix time in seconds.
+    of a server that the client declared is an item too; of others there is no trace. Where nobody hears of the events
+    they are not written. `now` gives Unix time in seconds.
     """
 
     def __init__(
-        self, request: ResponseRequest, identity: str, *, now: Callable[[], float] = time.time
+        self,
+        request: ResponseRequest,
+        identity: str,
+        *,
+        is_heard: bool = True,
+        now: Callable[[], float] = time.time,
     ) -> None:
         self._now = now
-        self._state = ResponseState(new_response(request, identity, int(now())))
+        self._state = ResponseState(new_response(request, identity, int(now())), is_heard=is_heard)
         self._request = request
         self._declared = frozenset(entry["server_label"] for entry in request.mcp)
         self._text_part: TextPart | None = None

@@ -13,7 +13,7 @@ from toolway.api import fields
 from toolway.api.responses.items.chat_shapes import own_shapes
 from toolway.errors import InvalidRequest
 from toolway.tools import names
-from toolway.types import JSON
+from toolway.types import JSON, record
 
 log = logging.getLogger("toolway.responses")
 
@@ -127,7 +127,7 @@ class ClientTool:
     """It is the tool search that the client runs."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class ResponseRequest:
     """A request to create a response. `chat` is the body of a chat completion, without messages.
 
@@ -292,15 +292,17 @@ def _items(body: JSON) -> list[JSON]:
         return [{"type": "message", "role": "user", "content": given}]
     if not isinstance(given, list) or not all(isinstance(item, dict) for item in given):
         raise InvalidRequest("input must be a text or a list of items.", param="input")
-    fields.check_size("input", len(given), sum(_parts(item) for item in given[: fields.MAX_ENTRIES]))
+    fields.check_size("input", len(given), sum(map(_parts, given[: fields.MAX_ENTRIES])))
     return given
+
+
+_LISTS = ("content", "output", "summary")
 
 
 def _parts(item: JSON) -> int:
     """How many parts the lists of an item hold."""
-    return sum(
-        len(part) for name in ("content", "output", "summary") if isinstance(part := item.get(name), list)
-    )
+    lists = [part for name in _LISTS if isinstance(part := item.get(name), list)]
+    return sum(map(len, lists)) if lists else 0
 
 
 def _response_format(form: JSON) -> JSON | None:

@@ -52,9 +52,8 @@ _KNOWN = {
 def new_response(request: ResponseRequest, identity: str, created_at: int) -> JSON:
     """The object of a response that has just begun. `created_at` is Unix time in whole seconds."""
     given = request.given
-    repeated = {
-        name: default if given.get(name) is None else given[name] for name, default in _DEFAULTS.items()
-    }
+    chosen = {name: value for name, value in given.items() if name in _DEFAULTS and value is not None}
+    repeated = {**_DEFAULTS, **chosen}
     reasoning, text = given.get("reasoning") or {}, given.get("text") or {}
     return {
         "id": identity,
@@ -128,8 +127,9 @@ def read_usage(usage: JSON | None) -> JSON | None:
 class ResponseState:
     """`frame` is the response object without its items; it is the caller's to change."""
 
-    def __init__(self, frame: JSON) -> None:
+    def __init__(self, frame: JSON, *, is_heard: bool = True) -> None:
         self.frame = frame
+        self._is_heard = is_heard
         self.items: list[JSON] = []
         self._number = 0
 
@@ -166,10 +166,13 @@ class ResponseState:
 
     def whole(self, kind: str) -> Event:
         """An event about the response."""
-        return self.event(kind, {"response": self.resource})
+        return self.event(kind, {"response": self.resource} if self._is_heard else {})
 
     def event(self, kind: str, body: JSON) -> Event:
-        """Any event."""
+        """Any event; without its bytes where nobody hears of it."""
+        if not self._is_heard:
+            self._number += 1
+            return kind, b""
         return kind, dumps({"type": kind, **body})[:-1] + self.numbered()
 
     def withdraw(self) -> None:
