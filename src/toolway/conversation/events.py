@@ -278,9 +278,12 @@ class EventStream:
                 subscriber(event)
 
     def _see(self, chunks: Chunks) -> None:
-        if not self.saw_text and any(_says_something(chunk) for chunk, _ in chunks.items):
-            self.saw_text = True
-            self.notify(TextBegan())
+        if not self.saw_text:
+            for chunk, _ in chunks.items:
+                if _says_something(chunk):
+                    self.saw_text = True
+                    self.notify(TextBegan())
+                    break
         if self.watcher is not None:
             self.watcher(chunks)
         if self.rounds:

@@ -246,6 +246,8 @@ class Engine:
         lists, or that is an alias, is a model. Where there are no profiles, so is one whose beginning is none.
         """
         profiles, aliases = self.settings.tools.profiles, self.settings.upstream.model_aliases
+        if not isinstance(named, str) or "@" not in named:
+            return
         bare, suffix = profile_suffix(named)
         if not bare or split_model(named, profiles)[1] or named in [alias.name for alias in aliases]:
             return

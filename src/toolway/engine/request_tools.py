@@ -450,7 +450,9 @@ def _allowed(choice: Any) -> set[str] | None:
 def _names_in(tools: Any) -> set[str]:
     """Names in a `tools` or `functions` list of any kind of entry."""
     found: set[str] = set()
-    for tool in tools if isinstance(tools, list) else ():
+    if not tools or not isinstance(tools, list):
+        return found
+    for tool in tools:
         if isinstance(tool, dict):
             inner = next(
                 (tool[kind] for kind in ("function", "custom") if isinstance(tool.get(kind), dict)), tool

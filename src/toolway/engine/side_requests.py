@@ -40,8 +40,10 @@ class SideRequest:
 
 def find_side_request(request: ChatRequest, headers: Sequence[Header]) -> SideRequest | None:
     """The entry that a request fits; None: it is a question of somebody's."""
-    for role, text in (("system", _first_system(request.messages)), ("user", _last_user(request.messages))):
-        if not text:
+    if not request.messages:
+        return None
+    for role, roles, place in _PLACES:
+        if not (text := _text_of(roles, request.messages[place])):
             continue
         beginnings = _beginnings(role)
         # Nearly all requests are none of these, and are known by this look alone.
@@ -79,15 +81,8 @@ def _table() -> tuple[SideRequest, ...]:
     )
 
 
-_SYSTEM, _USER = frozenset({"system", "developer"}), frozenset({"user"})
-
-
-def _first_system(messages: Sequence[Any]) -> str:
-    return _text_of(_SYSTEM, messages[0]) if messages else ""
-
-
-def _last_user(messages: Sequence[Any]) -> str:
-    return _text_of(_USER, messages[-1]) if messages else ""
+_PLACES = (("system", frozenset({"system", "developer"}), 0), ("user", frozenset({"user"}), -1))
+"""The message that is looked at for each role of the table: the first one, the last one."""
 
 
 def _text_of(roles: Set[str], message: Any) -> str:

@@ -35,11 +35,8 @@ _LAST = "toolway.last_caller"
 
 def caller_of(scope: Scope, settings: UpstreamSettings) -> Caller:
     """The caller of this request."""
-    head = [
-        scope.get(PRINCIPAL_KEY),
-        scope.get("query_string"),
-        *(header for header in scope["headers"] if header[0] not in _OF_THE_BODY),
-    ]
+    headers = [header for header in scope["headers"] if header[0] not in _OF_THE_BODY]
+    head = (scope.get(PRINCIPAL_KEY), scope.get("query_string"), headers)
     connection = scope.get("extensions") or {}
     last = connection.get(_LAST)
     if last is None or last[0] != head:

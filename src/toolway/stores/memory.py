@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 from typing import Any, Generic, TypeVar
 
-from toolway.stores.store import AnyKey, NoRoomError
+from toolway.stores.store import AnyKey, AnyKind, NoRoomError
 
 T = TypeVar("T", bound=tuple[Any, ...])
 
@@ -23,7 +23,7 @@ class _Share:
 
     entries: OrderedDict[str, tuple[float, bytes]] = field(default_factory=OrderedDict)
     size: int = 0
-    kinds: set[str] = field(default_factory=set)
+    kinds: set[AnyKind] = field(default_factory=set)
     """The kinds that were ever among them since there are any."""
 
 
@@ -58,7 +58,7 @@ class MemoryEntries:
         self._forget(key.owner, key.digest)
         now = time.monotonic()
         share = self._share(key.owner)
-        share.kinds.add(key.kind.name)
+        share.kinds.add(key.kind)
         # A copy takes no more memory than it must: what orjson gives keeps hold of the larger buffer that it wrote.
         share.entries[key.digest] = (now + ttl, bytes(memoryview(text)))
         self._ends.push((now + ttl, key.owner, key.digest), self._all_ends)
@@ -108,7 +108,7 @@ class MemoryEntries:
     async def check(self) -> None:
         """Nothing can be wrong with them."""
 
-    def may_have(self, owner: str, kinds: Iterable[str]) -> bool:
+    def may_have(self, owner: str, kinds: Iterable[AnyKind]) -> bool:
         """Whether there is a share of this owner's in which one of these kinds was."""
         share = self._shares.get(owner)
         return share is not None and not share.kinds.isdisjoint(kinds)

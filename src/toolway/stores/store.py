@@ -137,8 +137,8 @@ class Entries(Protocol):
     async def check(self) -> None:
         """See whether these entries can be read and written."""
 
-    def may_have(self, owner: str, kinds: Iterable[str]) -> bool:
-        """False only when it is known without waiting that this owner's share has nothing of these kinds, by name."""
+    def may_have(self, owner: str, kinds: Iterable[AnyKind]) -> bool:
+        """False only when it is known without waiting that this owner's share has nothing of these kinds."""
 
 
 class Store:
@@ -223,7 +223,7 @@ class Store:
 
     def may_have(self, owner: str, *kinds: AnyKind) -> bool:
         """Whether one of these kinds may be kept for an owner; False when it is known to be not: nobody need ask."""
-        return self._entries.may_have(share_of(owner), [kind.name for kind in kinds])
+        return self._entries.may_have(share_of(owner), kinds)
 
     async def is_ready(self) -> bool:
         """Whether the store can be read and written now."""

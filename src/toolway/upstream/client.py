@@ -331,11 +331,15 @@ def credential(api_key: str | None) -> list[Header]:
 
 
 def _end_to_end(headers: Sequence[Header]) -> list[Header]:
-    kept = [header for header in headers if header[0] not in HOP_BY_HOP]
-    if len(kept) == len(headers):
+    kept, named = [], b""
+    for header in headers:
+        if header[0] not in HOP_BY_HOP:
+            kept.append(header)
+        elif header[0] == b"connection":
+            named += b"," + header[1].lower()
+    if not named:
         return kept
-    named = [token for name, value in headers if name == b"connection" for token in value.lower().split(b",")]
-    names = set(map(bytes.strip, named))
+    names = {token.strip() for token in named.split(b",")}
     return [header for header in kept if header[0] not in names]
 
 

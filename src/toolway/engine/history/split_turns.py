@@ -52,7 +52,7 @@ async def restore(store: Store, owner: str, messages: Sequence[Any]) -> list[Any
 
     A turn that the store does not know, whose calls are others, or whose results are not all there, is left as it is.
     """
-    if not any(may_have_ids(message) for message in messages):
+    if not any(map(may_have_ids, messages)):
         return list(messages)
     restored: list[Any] = []
     position = 0
