@@ -63,6 +63,9 @@ class Decoder:
         if self._at_start:
             data = data.removeprefix(b"\xef\xbb\xbf")
             self._at_start = False
+        if not self._data and (payloads := _plain_payloads(data)) is not None:
+            self._unfinished, self._size = [], 0
+            return payloads
         lines = data.split(b"\n")
         rest = lines.pop()
         self._unfinished = [rest] if rest else []
@@ -102,6 +105,19 @@ class Decoder:
         if len(data) > MAX_EVENT_LINES:
             raise NotAnEventStream(data[0])
         return payloads
+
+
+def _plain_payloads(data: bytes) -> list[bytes] | None:
+    """The payloads of whole events of one line each, as nearly all are; None where there is anything else."""
+    *events, rest = data.split(b"\n\n")
+    between = len(events) - 1
+    is_plain = (
+        not rest
+        and data.startswith(b"data: ")
+        and data.count(b"\n\ndata: ") == between
+        and data.count(b"\n") == 2 * len(events)
+    )
+    return [event[6:] for event in events] if is_plain else None
 
 
 def encode(payload: bytes) -> bytes:

@@ -47,6 +47,23 @@ def test_the_cuts_between_reads_mean_nothing(data: st.DataObject):
     assert decode(*[bytes([byte]) for byte in stream]) == payloads
 
 
+ODD = [
+    b"data: 1\n\n",
+    b"data:2\n\n",
+    b"data: \n\n",
+    b"data: a\ndata: b\n\n",
+    b": c\n\n",
+    b"\n",
+    b"event: e\ndata: 3\n\n",
+]
+
+
+@given(st.lists(st.sampled_from(ODD), max_size=8))
+def test_plain_events_among_others_are_read_as_they_are_line_by_line(events: list[bytes]):
+    stream = b"".join(events)
+    assert decode(stream) == decode(*[bytes([byte]) for byte in stream])
+
+
 @pytest.mark.parametrize(
     "intruder",
     [b'{"error": {"message": "no"}}\n', b"<html><body>502</body></html>\n", b'  {"detail": 1}\n\n'],
