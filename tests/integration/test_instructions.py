@@ -34,14 +34,14 @@ RUNS = 12
 
 LIMITS = {
     "a whole answer": (6_900, CHAT, [WORDS], {}),
-    "a stream": (11_700, CHAT, [ONE], {"stream": True}),
-    "a stream of a hundred events": (13_600, CHAT, [HUNDRED], {"stream": True}),
-    "a whole tool round": (19_300, CHAT, [CALL, WORDS], {}),
-    "a streamed tool round": (21_500, CHAT, [CALLED, ONE], {"stream": True}),
-    "a whole response": (16_300, RESPONSES, [WORDS], {}),
-    "a streamed response": (18_500, RESPONSES, [ONE], {"stream": True}),
-    "a whole message": (14_300, MESSAGES, [WORDS], {}),
-    "a streamed message": (16_100, MESSAGES, [ONE], {"stream": True}),
+    "a stream": (11_200, CHAT, [ONE], {"stream": True}),
+    "a stream of a hundred events": (13_200, CHAT, [HUNDRED], {"stream": True}),
+    "a whole tool round": (19_000, CHAT, [CALL, WORDS], {}),
+    "a streamed tool round": (20_700, CHAT, [CALLED, ONE], {"stream": True}),
+    "a whole response": (16_200, RESPONSES, [WORDS], {}),
+    "a streamed response": (18_200, RESPONSES, [ONE], {"stream": True}),
+    "a whole message": (14_200, MESSAGES, [WORDS], {}),
+    "a streamed message": (15_700, MESSAGES, [ONE], {"stream": True}),
 }
 """Instructions that one request may take with Python 3.11, an eighth more than it does when
 nothing comes in between, and the request."""

@@ -202,13 +202,7 @@ Subscriber = Callable[[Event], None]
 
 
 Subscribe = Callable[[], Subscriber | None]
-"""Makes a subscriber for one request, if any; a function `is_quiet` of it says whether that hears of failures alone."""
-
-
-def is_quiet(subscribe: Subscribe) -> bool:
-    """Whether its subscribers need not hear now of a conversation in which nothing fails."""
-    ask: Callable[[], bool] | None = getattr(subscribe, "is_quiet", None)
-    return ask is not None and ask()
+"""Makes a subscriber for one request, if any. One that `is_quiet` hears of failures alone."""
 
 
 _REMEMBERED = frozenset({RoundBegan, HeadArrived, CallBegan})

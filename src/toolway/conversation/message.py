@@ -150,7 +150,7 @@ class MessageBuilder:
             if key not in _NOT_SAID:
                 if value is not None:  # Gemini's signature of a text stands in `extra_content`
                     self._extra[key] = value
-            elif value and key in TEXT_FIELDS and isinstance(value, str | list):
+            elif value and key in TEXT_FIELDS and isinstance(value, (str, list)):
                 self._said.setdefault(key, []).append(value)
         if chunk.get("usage"):
             chunk = self._without_usage(chunk)

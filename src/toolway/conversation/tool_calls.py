@@ -16,8 +16,8 @@ NOT_AN_OBJECT = "it is not a JSON object"
 
 _ALPHABET = string.ascii_letters + string.digits
 
-_Marks = tuple[int | None, str | None, str, Any]
-"""Index, id, name and arguments of a fragment."""
+_Marks = tuple[str | None, str, Any]
+"""Id, name and arguments of a fragment."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -55,7 +55,7 @@ class CallAssembler:
         for fragment in fragments if isinstance(fragments, list) else [fragments]:
             if isinstance(fragment, dict):
                 marks = _marks(fragment)
-                position = self._position(marks)
+                position = self._position(_whole_number(fragment.get("index")), marks)
                 text, extra = _add(self._calls[position], fragment, marks)
                 if named := self._clean(self._calls[position], text, extra):
                     clean.append((position, named))
@@ -89,8 +89,8 @@ class CallAssembler:
             extra=call.extra | custom,
         )
 
-    def _position(self, marks: _Marks) -> int:
-        index, identity, name, arguments = marks
+    def _position(self, index: int | None, marks: _Marks) -> int:
+        identity, name, arguments = marks
         known = self._begun(index, identity, name)
         if known is not None and not _begins_anew(self._calls[known], identity, name, arguments):
             return known
@@ -140,7 +140,7 @@ def _begins_anew(call: _Call, identity: str | None, name: str, arguments: Any) -
 
 def _add(call: _Call, fragment: JSON, marks: _Marks) -> tuple[str, JSON]:
     """Put a fragment into its call; returns the text of arguments and the unknown members it brought."""
-    _, identity, name, arguments = marks
+    identity, name, arguments = marks
     call.id = call.id or identity
     call.name = call.name or name
     call.is_custom = call.is_custom or "custom" in fragment
@@ -163,14 +163,12 @@ def _add(call: _Call, fragment: JSON, marks: _Marks) -> tuple[str, JSON]:
 
 def _marks(fragment: JSON) -> _Marks:
     """Null and empty ones mean nothing."""
-    index = fragment.get("index")
     identity = fragment.get("id")
     function = fragment.get("function") or fragment.get("custom")
     if not isinstance(function, dict):
         function = {}
     name = function.get("name")
     return (
-        _whole_number(index),
         str(identity) if identity not in (None, "") else None,
         name if isinstance(name, str) else "",
         function.get("arguments", function.get("input")),

@@ -34,7 +34,7 @@ from toolway.engine.history import hidden_rounds, interrupted, split_turns
 from toolway.engine.history.approval_turns import ApprovalTurns, Restored
 from toolway.engine.history.resume import Attempt
 from toolway.engine.limits import Limits, LoopLimits
-from toolway.engine.loop import EarlierWork, Loop, run_tool_loop
+from toolway.engine.loop import NOTHING_EARLIER, EarlierWork, Loop, run_tool_loop
 from toolway.engine.rejected_tools import without_rejected_tools
 from toolway.engine.request_options import RequestOptions
 from toolway.engine.request_tools import RequestTools
@@ -165,7 +165,7 @@ class Conversation:
         if raw is None:
             return await self._run(turn, EarlierWork(approved=self.request.approved, results=done))
         async with Attempt(self.resources.store, self.caller.retry_id, raw, self.events) as rounds:
-            return await self._run(turn, EarlierWork(rounds=rounds))
+            return await self._run(turn, EarlierWork(rounds=rounds) if rounds else NOTHING_EARLIER)
 
     async def _run(self, turn: TurnFactory, done: EarlierWork) -> Outcome:
         sent, settings = self.chat.messages, self.resources.settings
@@ -290,9 +290,9 @@ class Conversation:
     async def _with_hidden(self, sent: Sequence[Any], places: Sequence[interrupted.Place]) -> Sequence[Any]:
         """The client's messages, with what it never saw of earlier rounds in its places."""
         store, owner = self.resources.store, self.caller.id
-        messages = list(sent)
+        messages = sent
         if self.resources.settings.loop.replay:
-            messages = await hidden_rounds.recall(store, self.caller, messages, self.request.complete)
+            messages = await hidden_rounds.recall(store, self.caller, list(sent), self.request.complete)
         messages = await split_turns.restore(store, owner, messages)
         if places:
             messages = interrupted.put_back(messages, places)

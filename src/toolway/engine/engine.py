@@ -11,13 +11,7 @@ from weakref import ref
 
 from toolway.access.policy import Policy
 from toolway.access.quotas import Meter
-from toolway.conversation.events import (
-    ConversationBegan,
-    EventStream,
-    Subscribe,
-    Subscriber,
-    is_quiet,
-)
+from toolway.conversation.events import ConversationBegan, EventStream, Subscribe, Subscriber
 from toolway.engine.conversation import Conversation, ConversationRequest
 from toolway.engine.fast_lane import FastLane
 from toolway.engine.history.approval_turns import ApprovalTurns
@@ -217,13 +211,13 @@ class Engine:
         if self._target.cuts_silently and snapshot.offered:
             await self._target.look_up_room(model, [*caller.headers, JSON_TYPE])
         # Only a choice of one tool is worth the question before the first round.
-        choice = named_tool(chat.options.get("tool_choice"))
+        choice = chat.options.get("tool_choice")
         tools = RequestTools(
             chat,
             snapshot,
             [*options.selection, *request.narrowed],
             fit=self._target.fit,
-            enforce_choice=bool(choice) and (await model_info()).ignores_choice,
+            enforce_choice=bool(choice and named_tool(choice)) and (await model_info()).ignores_choice,
             asks=request.asks,
             approved=[name for call in request.approved for name in (call.name, inner_call(call).name)],
         )
@@ -266,7 +260,8 @@ class Engine:
         of_failures: list[Subscriber] = []
         for subscribe in self._subscribers:
             if (subscriber := subscribe()) is not None:
-                (of_failures if is_quiet(subscribe) else subscribers).append(subscriber)
+                is_quiet = getattr(subscriber, "is_quiet", False)
+                (of_failures if is_quiet else subscribers).append(subscriber)
         return EventStream(subscribers, of_failures=of_failures, on_head=self._target.learn_from)
 
     def _side_request(self, request: ConversationRequest, caller: Caller) -> SideRequest | None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
-from functools import cached_property, partial
+from functools import cached_property
 
 from toolway.conversation.tool_calls import read_arguments
 from toolway.types import ToolCall, ToolResult, record
@@ -58,8 +58,8 @@ class LoopLimits:
         self._started = time.monotonic()
         self._calls = 0
         # Of one tool, the newest calls: as many as both rules need, and as many between them.
-        window = 2 * max(limits.max_repeats, limits.max_similar)
-        self._past: defaultdict[str, deque[_PastCall]] = defaultdict(partial(deque, maxlen=window))
+        self._window = 2 * max(limits.max_repeats, limits.max_similar)
+        self._past: dict[str, deque[_PastCall]] = {}
         self._warned: set[str] = set()
 
     @property
@@ -98,7 +98,8 @@ class LoopLimits:
 
     def record(self, call: ToolCall, result: ToolResult) -> None:
         """A call that was admitted has this result."""
-        self._past[call.name].append(_PastCall(call=call, result=result.text))
+        past = self._past.setdefault(call.name, deque(maxlen=self._window))
+        past.append(_PastCall(call=call, result=result.text))
 
     def _admit(self, call: ToolCall) -> str | None:
         if self._calls >= self._limits.max_calls:

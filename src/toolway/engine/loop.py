@@ -115,14 +115,11 @@ class _Account:
 
     @classmethod
     def of(cls, request: ChatRequest, done: EarlierWork) -> _Account:
-        turns = [message for message in done.rounds if message["role"] == "assistant"]
-        return cls(
-            begin=len(request.messages),
-            is_unseen=done.is_unseen,
-            earlier=turns,
-            rounds=len(turns),
-            calls=len(done.approved),
-        )
+        account = cls(begin=len(request.messages), is_unseen=done.is_unseen, calls=len(done.approved))
+        if done.rounds:
+            account.earlier += [message for message in done.rounds if message["role"] == "assistant"]
+            account.rounds = len(account.earlier)
+        return account
 
     def hidden(self, request: ChatRequest) -> tuple[JSON, ...]:
         return tuple(request.messages[self.begin :])

@@ -83,7 +83,7 @@ class RequestTools:
         self.tools = self._permitted(offered)
         self._fit = fit
         self._asks = asks
-        self._approved = {name: offered[name] for name in approved if name in offered}
+        self._approved = {name: offered[name] for name in approved if name in offered} if approved else {}
         self._clients_tools = request.tools
         self._joined: dict[str, None] = {}
         self._called: set[Tool] = set()

@@ -212,12 +212,15 @@ class ToolResults:
 
     async def messages(self, calls: Sequence[ToolCall], results: Sequence[ToolResult]) -> list[JSON]:
         """One `role: tool` message for each call, in order; behind them one with the pictures, if there are some."""
-        shown, noted = await self._pictures(calls, results)
-        texts = [text_of(result) + note for result, note in zip(results, noted, strict=True)]
+        shown: list[tuple[ToolCall, Image]] = []
+        texts = list(map(text_of, results))
+        if any(result.images for result in results):
+            shown, noted = await self._pictures(calls, results)
+            texts = [text + note for text, note in zip(texts, noted, strict=True)]
         if sum(map(len, texts)) > min(LEAST, self._rules.most.result, self._rules.most.round):
             texts = await self._shortened(texts)
-        self.own.update(call.id for call in calls)
-        answers = [tool_message(call, text) for call, text in zip(calls, texts, strict=True)]
+        self.own.update([call.id for call in calls])
+        answers = list(map(tool_message, calls, texts))
         return [*answers, pictures_message(shown)] if shown else answers
 
     async def read(self, _: Tool, arguments: JSON, on_progress: OnProgress | None = None) -> ToolResult:
@@ -306,8 +309,6 @@ class ToolResults:
         self, calls: Sequence[ToolCall], results: Sequence[ToolResult]
     ) -> tuple[list[tuple[ToolCall, Image]], list[str]]:
         """Which pictures are shown, and for each call a note about those that are not."""
-        if not any(result.images for result in results):
-            return [], [""] * len(results)
         sees = self._rules.sees
         if not self.shows_pictures:
             sees = False

@@ -29,13 +29,8 @@ class ConversationLog:
     Costs next to nothing when nobody reads the lines.
     """
 
-    @staticmethod
-    def is_quiet() -> bool:
-        """Whether nothing is written now of a conversation in which nothing fails."""
-        return not log.isEnabledFor(logging.INFO)
-
     def __init__(self) -> None:
-        self._on = log.isEnabledFor(logging.INFO)
+        self.is_quiet = not log.isEnabledFor(logging.INFO)
         self._began = time.monotonic()
 
     @cached_property
@@ -46,7 +41,7 @@ class ConversationLog:
         """Write the line of an event; those with nothing to read are passed over."""
         if type(event) is ConversationFailed:
             self._failed(event.error)
-        elif self._on:
+        elif not self.is_quiet:
             self._write(event)
 
     def _write(self, event: Event) -> None:

@@ -17,6 +17,8 @@ from toolway.server.envelopes import openai_envelope
 from toolway.types import JSON, Progress
 from toolway.wire import lenient_json, sse
 
+_NONE = object()
+
 
 class Envelope:
     """Writes one client's stream. `id`, `created` and `model` are those of the first chunk of round 1."""
@@ -54,8 +56,10 @@ class Envelope:
     def end(self, message: Message, usage: JSON | None) -> bytes:
         """The finish chunk, the usage chunk if there is something to report, and `[DONE]`."""
         choices = message.frame.get("choices")
-        choice = {key: value for key, value in choices[0].items() if key != "message"} if choices else {}
-        frame = {key: value for key, value in message.frame.items() if key != "usage"}
+        choice = dict(choices[0]) if choices else {}
+        choice.pop("message", None)
+        frame = dict(message.frame)
+        frame.pop("usage", None)
         delta = {} if self._role_sent else {"role": "assistant", "content": ""}
         self._role_sent = True
         choice = {**choice, "index": 0, "delta": delta, "finish_reason": message.finish_reason}
@@ -81,11 +85,12 @@ class Envelope:
         enveloped = {**chunk, **self._adopt(chunk)}
         if not (choices := enveloped.get("choices")):
             return enveloped
-        delta = {key: value for key, value in choices[0]["delta"].items() if key != "role"}
+        delta = dict(choices[0]["delta"])
+        role = delta.pop("role", _NONE)
         if not self._role_sent:
             delta = {"role": "assistant", **delta}
             self._role_sent = True
-        elif not any(delta.values()) and "role" in choices[0]["delta"]:
+        elif role is not _NONE and not any(delta.values()):
             return None
         return {**enveloped, "choices": [{"finish_reason": None, **choices[0], "index": 0, "delta": delta}]}
 

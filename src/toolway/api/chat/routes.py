@@ -112,8 +112,9 @@ class ChatCompletions:
                 if type(event) is Chunks:
                     await stream.write(envelope.write(event.items))
                     return
-                await start_stream(stream, event)
-                if chunk := progress_chunk(event, progress):
+                if not stream.started:
+                    await start_stream(stream, event)
+                if progress != "off" and (chunk := progress_chunk(event, progress)):
                     await stream.write(envelope.write([(chunk, None)]))
 
             outcome = await conversation.run(streamed_turn, deliver)

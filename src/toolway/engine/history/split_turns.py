@@ -47,13 +47,13 @@ def parts_of(turn: Sequence[JSON]) -> dict[str, Any]:
     return {"assistant": turn[0], "results": results, "behind": behind}
 
 
-async def restore(store: Store, owner: str, messages: Sequence[Any]) -> list[Any]:
+async def restore(store: Store, owner: str, messages: Sequence[Any]) -> Sequence[Any]:
     """The conversation with each split turn put back in full, results in the order of the calls; all ids original.
 
     A turn that the store does not know, whose calls are others, or whose results are not all there, is left as it is.
     """
     if not any(map(may_have_ids, messages)):
-        return list(messages)
+        return messages
     restored: list[Any] = []
     position = 0
     while position < len(messages):
