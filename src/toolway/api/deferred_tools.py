@@ -78,6 +78,17 @@ def search_tool(name: str, *, by_pattern: bool = False) -> Tool:
     )
 
 
+def searchable(function: JSON, schema: str = "parameters") -> Tool:
+    """What a search reads of a client's function, whose arguments are described in its member `schema`."""
+    description, parameters = function.get("description"), function.get(schema)
+    return Tool(
+        name=function["name"],
+        server="",
+        description=description if isinstance(description, str) else "",
+        parameters=parameters if isinstance(parameters, dict) else {},
+    )
+
+
 def _holds(text: str, words: Sequence[str]) -> bool:
     """Whether these words stand in a text, in this order."""
     position = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -43,7 +43,7 @@ from toolway.engine.text_tool_calls import with_text_tool_calls
 from toolway.engine.token_count import are_counted, with_token_count
 from toolway.engine.tool_results import ToolResults
 from toolway.errors import ToolwayError, UpstreamError, to_public_error
-from toolway.types import Caller, Header, Selection, Tool, ToolCall, ToolResult, record
+from toolway.types import JSON, Caller, Header, Selection, Tool, ToolCall, ToolResult, record
 from toolway.upstream.client import Upstream
 from toolway.upstream.model_call import Turn, TurnFactory, whole_turn
 
@@ -81,6 +81,8 @@ class ConversationRequest:
     """Whether its client is told how far a call is, also where TOOLWAY_PROGRESS is off."""
     handover: Handover | None = None
     """What the fast lane did for this request."""
+    deferred: Mapping[str, JSON] = field(default_factory=dict)
+    """Functions of the client's by name that the model does not see yet; a call of one is the client's."""
 
 
 @dataclass(kw_only=True)

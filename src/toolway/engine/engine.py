@@ -221,6 +221,8 @@ class Engine:
             asks=request.asks,
             approved=[name for call in request.approved for name in (call.name, inner_call(call).name)],
         )
+        if request.deferred:
+            tools.know_clients(request.deferred)
         await self._search.apply(
             tools,
             options.tool_search or caller.principal.tool_search,

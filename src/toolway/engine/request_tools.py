@@ -378,6 +378,8 @@ class RequestTools:
         return left if removed > 0 else None
 
     def _leave_out(self, left: Collection[str]) -> list[str]:
+        if not left:
+            return []
         self.tools = {name: tool for name, tool in self.tools.items() if name not in left}
         return list(left)
 
@@ -409,8 +411,12 @@ class RequestTools:
         self.clients |= _names_in(functions)
 
     def know_clients(self, names: Iterable[str]) -> None:
-        """A call of one of these is the client's too, though the model does not see them."""
-        self.clients = self.clients.union(names)
+        """A call of one of these is the client's too, though the model does not see them; no tool of ours has it."""
+        new = self.clients.union(names) - self.clients
+        self.clients |= new
+        self._leave_out(new & self.tools.keys())
+        if hidden := new & self.reachable.keys():
+            self.reachable = {name: tool for name, tool in self.reachable.items() if name not in hidden}
 
     def _define_own(self, tool: Tool) -> None:
         self._added[tool.name] = define({tool.name: tool}, self.snapshot.target).fragments[tool.name]

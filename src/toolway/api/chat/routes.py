@@ -9,6 +9,7 @@ from starlette.types import Receive, Scope, Send
 
 from toolway.api.answers import answer_errors, answer_stream, answer_whole, start_stream
 from toolway.api.chat.chunks import Envelope, failure, progress_chunk
+from toolway.api.chat.deferred import offer_deferred, without_deferred
 from toolway.api.option_headers import read_option_headers
 from toolway.conversation.events import Chunks, ConversationFailed, Event
 from toolway.conversation.message import TEXT_FIELDS, ChatRequest, Message, joined
@@ -57,6 +58,8 @@ class ChatCompletions:
 
         try:
             async with self._engine.open(read, caller=caller) as conversation:
+                if conversation.request.deferred:
+                    await offer_deferred(conversation, self._engine.store)
                 await self._serve(scope, receive, send, conversation, raw)
         finally:
             if handover is not None:
@@ -163,13 +166,17 @@ def read_request(
 ) -> ConversationRequest:
     """The conversation that a body asks for; entries of the type mcp in its tools choose among the servers here."""
     request = ChatRequest.of(body)
+    if not request.tools:
+        return ConversationRequest(chat=request, options=options, handover=handover)
+    request, deferred = without_deferred(request)
     entries = [tool for tool in request.tools or () if _is_mcp(tool)]
     if not entries:
-        return ConversationRequest(chat=request, options=options, handover=handover)
+        return ConversationRequest(chat=request, options=options, deferred=deferred, handover=handover)
     rest = [tool for tool in request.tools if not _is_mcp(tool)]
     chat = request.with_tools(rest) if rest else request.without("tools")
     options = with_deferred(options, entries, tools.labels)
-    return ConversationRequest(chat=chat, options=options.narrowed(choices_of(entries, tools.labels)))
+    options = options.narrowed(choices_of(entries, tools.labels))
+    return ConversationRequest(chat=chat, options=options, deferred=deferred)
 
 
 def _is_mcp(tool: Any) -> bool:

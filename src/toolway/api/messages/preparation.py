@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from starlette.types import Scope
 
-from toolway.api.deferred_tools import DeferredTools, search_tool
+from toolway.api.deferred_tools import DeferredTools, search_tool, searchable
 from toolway.api.messages.connector import knows_listings
 from toolway.api.messages.content import Media
 from toolway.api.messages.input_messages import InputMessages, definitions_text
@@ -26,7 +26,7 @@ from toolway.engine.conversation import Conversation, ConversationRequest
 from toolway.engine.engine import Engine, ToolsAtHand
 from toolway.engine.request_options import RequestOptions
 from toolway.server.caller import as_openai_caller, caller_of
-from toolway.types import JSON, Tool
+from toolway.types import JSON
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +147,7 @@ def _searched(
         tools.join(name for name in names if name not in request.deferred)
 
     searched = DeferredTools(
-        {name: _searchable(name, tool) for name, tool in hidden.items()},
+        {name: searchable({**tool, "name": name}, "input_schema") for name, tool in hidden.items()},
         load,
         lambda names: definitions_text(names, hidden),
     )
@@ -157,11 +157,6 @@ def _searched(
             search_tool(name, by_pattern=by_pattern), searched.by_pattern if by_pattern else searched.by_words
         )
     return searched
-
-
-def _searchable(name: str, tool: JSON) -> Tool:
-    description, parameters = tool.get("description") or "", tool.get("input_schema") or {}
-    return Tool(name=name, server="", description=description, parameters=parameters)
 
 
 PREFILL = {"add_generation_prompt": False, "continue_final_message": True}

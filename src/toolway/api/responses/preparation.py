@@ -9,7 +9,7 @@ from typing import Any
 
 from starlette.types import Scope
 
-from toolway.api.deferred_tools import DeferredTools, search_tool
+from toolway.api.deferred_tools import DeferredTools, search_tool, searchable
 from toolway.api.fields import texts_in
 from toolway.api.option_headers import read_option_headers
 from toolway.api.responses.items.event_writer import EventWriter
@@ -187,7 +187,7 @@ class _Reading:
             conversation.tools.join_clients([hidden[name] for name in names])
 
         writer.searched = DeferredTools(
-            {name: _searchable(function["function"]) for name, function in hidden.items()},
+            {name: searchable(function["function"]) for name, function in hidden.items()},
             load,
             lambda names: found_text(declarations(request, names), request.model_name),
         )
@@ -209,11 +209,6 @@ class _Reading:
         # What is listed holds for a conversation, so the choice of one response does not narrow it.
         listable = [*conversation.request.options.selection, self._declared]
         return _listing(conversation.tools.snapshot, label, listable)
-
-
-def _searchable(function: JSON) -> Tool:
-    description, parameters = function.get("description") or "", function.get("parameters") or {}
-    return Tool(name=function["name"], server="", description=description, parameters=parameters)
 
 
 def _read_items(

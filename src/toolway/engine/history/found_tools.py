@@ -19,19 +19,24 @@ from toolway.wire.lenient_json import dumps
 FOUND = Kind("found tools", list[str])
 
 _LOOK_UPS = 3
-"""Questions before the last one that are looked at, the newest first."""
+"""Questions that are looked at, the newest first."""
 
 
-async def remember(store: Store, caller: Caller, messages: Sequence[Any], names: Sequence[str]) -> None:
+async def remember(
+    store: Store, caller: Caller, messages: Sequence[Any], names: Sequence[str], kind: Kind[list[str]] = FOUND
+) -> None:
     """Keep what was found for the last question in these messages."""
     for digest in islice(_questions(messages), 1):
-        await store.put(FOUND.key(caller.id, digest), list(names))
+        await store.put(kind.key(caller.id, digest), list(names))
 
 
-async def recall(store: Store, caller: Caller, messages: Sequence[Any]) -> list[str]:
-    """What was found for a question before the last one."""
-    for digest in islice(_questions(messages), 1, 1 + _LOOK_UPS):
-        if names := await store.get(FOUND.key(caller.id, digest)):
+async def recall(
+    store: Store, caller: Caller, messages: Sequence[Any], kind: Kind[list[str]] = FOUND
+) -> list[str]:
+    """What was found for an earlier question, or for the last one if something stands behind it."""
+    first = int(_role(messages[-1]) == "user") if messages else 0
+    for digest in islice(_questions(messages), first, first + _LOOK_UPS):
+        if names := await store.get(kind.key(caller.id, digest)):
             return names
     return []
 
@@ -50,8 +55,12 @@ def _questions(messages: Sequence[Any]) -> Iterator[str]:
     """For each message of a user a digest of all up to it, the last one first; clients change system messages."""
     whole, digests = hashlib.sha256(), []
     for message in messages:
-        if isinstance(message, dict) and message.get("role") not in ("system", "developer"):
+        if isinstance(message, dict) and _role(message) not in ("system", "developer"):
             whole.update(dumps(essence(message)))
-            if message.get("role") == "user":
+            if _role(message) == "user":
                 digests.append(whole.hexdigest())
     return reversed(digests)
+
+
+def _role(message: Any) -> Any:
+    return message.get("role") if isinstance(message, dict) else None
