@@ -1,8 +1,9 @@
-"""Measure tool search: `python -m bench.toolsearch [--public FOLDER] [--prompt]`."""
+"""Measure tool search: `python -m bench.toolsearch [--public FOLDER [--embeddings]] [--prompt TOOLS ...]`."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from bench.toolsearch.prompt import of_prompts
@@ -10,12 +11,24 @@ from bench.toolsearch.recall import of_own_set, of_public_set, of_speed, of_toke
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--public", type=Path, help="a folder with tools.json and tasks.json")
-parser.add_argument("--prompt", action="store_true", help="ask the demo's model too: takes minutes")
+parser.add_argument(
+    "--embeddings", action="store_true", help="with the local model too (toolway[embeddings])"
+)
+parser.add_argument(
+    "--prompt",
+    type=int,
+    nargs="+",
+    default=(),
+    help="only this: so many tools before the demo's model, for an hour",
+)
 options = parser.parse_args()
 
-rows = [*(of_public_set(options.public) if options.public else ()), *of_own_set(), *of_speed(), *of_tokens()]
 if options.prompt:
-    rows += of_prompts()
+    for name, value in of_prompts(options.prompt):
+        print(f"{name:<70}  {value}", flush=True)
+    sys.exit()
+rows = of_public_set(options.public, with_embeddings=options.embeddings) if options.public else []
+rows += [*of_own_set(), *of_speed(), *of_tokens()]
 width = max(len(name) for name, _ in rows)
 for name, value in rows:
     print(f"{name:<{width}}  {value}".rstrip())

@@ -7,6 +7,7 @@ small a one would neither search nor choose.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import httpx2
@@ -24,22 +25,23 @@ from toolway.settings.settings import load_settings
 
 Offer = Literal["all tools", "append", "call"]
 
-TOOLS = 24
 TURNS = 10
 
 
-def of_prompts() -> list[Row]:
-    """The same conversation three times: in each turn a tool is called, and searched before that."""
+def of_prompts(counts: Sequence[int]) -> Iterator[Row]:
+    """For each number of tools the same conversation three times: a turn calls a tool, and searches it before."""
     with running_child(
         "The model server", "bench.toolsearch.model_server", "--weights", str(ensure_weights())
     ) as child:
         base = child.wait_ready(120)
         offers: tuple[Offer, ...] = ("all tools", "append", "call")
-        return [row for offer in offers for row in _conversation(base, offer)]
+        for count in counts:
+            for offer in offers:
+                yield from _conversation(base, count, offer)
 
 
-def _conversation(base: str, offer: Offer) -> list[Row]:
-    chosen = dict(list(catalogue().items())[:TOOLS])
+def _conversation(base: str, count: int, offer: Offer) -> list[Row]:
+    chosen = dict(list(catalogue().items())[:count])
     service = ToolService(**dict.fromkeys((tool.name for tool in chosen.values()), _done))
     service.document = document({tool.name: tool.parameters for tool in chosen.values()})
     for tool in chosen.values():
@@ -54,6 +56,8 @@ def _conversation(base: str, offer: Offer) -> list[Row]:
         running(service, lifespan="off") as tools,
         serving(load_settings({}, None, openai_base_url=f"{upstream}/v1", endpoints=tools, **given)) as url,
     ):
+        while set(httpx2.get(f"{url}/readyz").json()["servers"].values()) != {"ready"}:
+            pass
         messages: list[Any] = []
         for turn in range(TURNS):
             messages.append(
@@ -61,11 +65,15 @@ def _conversation(base: str, offer: Offer) -> list[Row]:
             )
             body = {"model": "m", "messages": messages}
             answer = httpx2.post(f"{url}/v1/chat/completions", json=body, timeout=900)
-            answer.raise_for_status()
+            if answer.status_code != 200:
+                break
             messages.append(answer.json()["choices"][0]["message"])
+    what = f"{count} tools, {offer}"
+    turns = len(messages) // 2
     return [
-        (f"{offer}: {len(model.evaluated)} requests, tokens read anew", f"{sum(model.evaluated):,}"),
-        (f"{offer}: without the first request", f"{sum(model.evaluated[1:]):,}"),
+        (f"{what}: {turns} turns, {len(model.prompts)} requests, tokens read anew", f"{model.evaluated:,}"),
+        (f"{what}: first prompt, longest prompt", f"{model.prompts[0]:,}, {max(model.prompts):,}"),
+        *([(f"{what}: requests refused as too long", f"{model.refused}")] if model.refused else []),
     ]
 
 
@@ -77,7 +85,8 @@ class _Model:
     """Hands each prompt to llama.cpp, keeps what that evaluated, and answers as the script has it."""
 
     def __init__(self, base: str, wanted: list[tuple[str, str]], offer: Offer) -> None:
-        self.evaluated: list[int] = []
+        self.prompts: list[int] = []
+        self.evaluated = self.refused = 0
         self._base = base
         self._wanted = wanted
         self._offer = offer
@@ -100,8 +109,11 @@ class _Model:
         async with httpx2.AsyncClient(timeout=900) as client:
             answer = await client.post(f"{self._base}/chat/completions", json=read)
         if answer.status_code != 200:
+            self.refused += 1
             return json_reply(answer.json(), answer.status_code)
-        self.evaluated.append(answer.json()["timings"]["prompt_n"])
+        timings = answer.json()["timings"]
+        self.prompts.append(timings["prompt_n"] + timings["cache_n"])
+        self.evaluated += timings["prompt_n"]
         return self._next(request["messages"])
 
     def _next(self, messages: list[dict[str, Any]]) -> Reply:

@@ -5,39 +5,71 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
+import anyio
 import orjson
 from bench.toolsearch.catalogue import catalogue, queries
 
 from toolway.engine.tool_search import SearchRules, ToolSearch
+from toolway.engine.tool_vectors import LocalEmbedder, text_of
 from toolway.schema.compile import define
-from toolway.search.found import found
+from toolway.search.found import found, with_meaning
 from toolway.search.index import ToolIndex
+from toolway.search.vectors import nearest
 from toolway.types import Tool
 
 Row = tuple[str, str]
 
 
-def of_public_set(folder: Path) -> list[Row]:
+Case = tuple[set[str], Sequence[str]]
+"""Names of tools, and the queries of a task that should find them."""
+
+Rank = Callable[[str], Sequence[str]]
+
+OWN_TASKS = {
+    "tasks.txt": "tasks of our own",
+    "tasks-unseen.txt": "tasks of our own, written later",
+    "tasks-languages.txt": "queries in other languages",
+    "tasks-no-word.txt": "queries that share no word with the tool",
+}
+
+
+def of_public_set(folder: Path, *, with_embeddings: bool = False) -> list[Row]:
     """The tools and tasks of `folder`: one query for each step, in the words of the person who did it."""
     tools = json.loads((folder / "tools.json").read_text())["tools"]
     tasks = json.loads((folder / "tasks.json").read_text())
     index = ToolIndex.build({f"{tool['server']}/{tool['name']}": _tool(tool) for tool in tools})
     known = {tool.name for tool in index.tools.values()}
-    cases = [({name for name in task["tools"] if name in known}, task["steps"]) for task in tasks]
-    own = _own_tasks()
-    return [
-        (f"public set: {len(index.names)} tools, {len(cases)} tasks", ""),
-        *_rates(index, cases),
-        (f"the same tools, {len(own)} tasks of our own", ""),
-        *_rates(index, own),
-    ]
+    public = [({name for name in task["tools"] if name in known}, task["steps"]) for task in tasks]
+    meant = _meant(index) if with_embeddings else None
+    rows: list[Row] = []
+    for name, what in {"": "tasks of the public set", **OWN_TASKS}.items():
+        cases = _own_tasks(name) if name else public
+        rows += [(f"{len(index.names)} public tools, {len(cases)} {what}", ""), *_rates(index, cases)]
+        if meant:
+            rows += [(f"{label}, with embeddings", rate) for label, rate in _rates(index, cases, meant)]
+    return rows
 
 
-def _own_tasks() -> list[tuple[set[str], list[str]]]:
-    text = (Path(__file__).parent / "tasks.txt").read_text()
+def _meant(index: ToolIndex) -> Rank:
+    """Both rankings as one: by words, and by vectors of the local model."""
+    embedder = LocalEmbedder()
+    tools = list(index.tools.values())
+    texts = [text_of(tool) for tool in tools]
+    vectors = dict(zip(index.names, anyio.run(embedder.embed, texts), strict=True))
+
+    def rank(query: str) -> Sequence[str]:
+        (vector,) = anyio.run(partial(embedder.embed, [query], is_query=True))
+        return with_meaning(index, query, index.search(query), nearest(vector, vectors))
+
+    return rank
+
+
+def _own_tasks(name: str) -> list[Case]:
+    text = (Path(__file__).parent / name).read_text()
     lines = [line.partition("|") for line in text.splitlines() if not line.startswith("#")]
     return [(set(tools.split()), [step.strip() for step in steps.split(";")]) for steps, _, tools in lines]
 
@@ -99,11 +131,12 @@ def of_tokens(count: int = 600) -> list[Row]:
     ]
 
 
-def _rates(index: ToolIndex, cases: Sequence[tuple[set[str], Sequence[str]]]) -> list[Row]:
+def _rates(index: ToolIndex, cases: Sequence[Case], rank: Rank | None = None) -> list[Row]:
+    rank = rank or index.search
     everything = set(index.names)
     total = whole = reached = names = searches = 0
     for needed, words in cases:
-        results = [found(index, index.search(query), everything) for query in words]
+        results = [found(index, rank(query), everything) for query in words]
         shown = {index.tools[name].name for result in results for name in result.shown}
         named = {index.tools[n].name for result in results for ns in result.neighbours.values() for n in ns}
         total += len(needed)

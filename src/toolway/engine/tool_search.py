@@ -10,7 +10,7 @@ from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 from toolway.conversation.tool_calls import read_arguments
-from toolway.search.found import SHOWN, Found, found, fused
+from toolway.search.found import SHOWN, Found, found, with_meaning
 from toolway.tools.catalog import Snapshot
 from toolway.types import JSON, Selection, Tool, ToolCall, ToolResult
 from toolway.wire.lenient_json import dumps, dumps_text, loads
@@ -21,9 +21,6 @@ Way = Literal["append", "call"]
 
 RankByMeaning = Callable[[str, Mapping[str, Tool]], Awaitable[Sequence[str]]]
 """The names of the tools that fit a query, the best first; as far as is known."""
-
-MEANING = 0.6
-"""What a place in that ranking counts, against one in the ranking by words."""
 
 CATALOGUE_CHARS = 6_000
 RESULT_CHARS = 24_000
@@ -116,7 +113,7 @@ class ToolSearch:
         index = await snapshot.index()
         ranked = index.search(query, reachable)
         if self.rules.by_meaning and (meant := await self.rules.by_meaning(query, reachable)):
-            ranked = fused((ranked, 1.0), (meant, MEANING))
+            ranked = with_meaning(index, query, ranked, meant)
         result = found(index, ranked, reachable, min(max(shown, 1), _MOST_SHOWN))
         if not result.shown:
             text = f"No tool fits {query!r}. Try other words for what it does, or go on without it."

@@ -190,7 +190,7 @@ class ToolVectors:
     async def _make(self, batch: Sequence[Tool]) -> None:
         try:
             with anyio.fail_after(BATCH_PATIENCE):
-                texts = [_text_of(tool) for tool in batch]
+                texts = [text_of(tool) for tool in batch]
                 model = await self._embedder.name()
                 keys = [VECTOR.key(_OWNER, model, digest_of(tool)) for tool in batch]
                 kept = [_unpack(text) for text in await self._read_stored(keys)]
@@ -238,7 +238,8 @@ async def open_vectors(
         group.cancel_scope.cancel()
 
 
-def _text_of(tool: Tool) -> str:
+def text_of(tool: Tool) -> str:
+    """What an embedding model reads of a tool."""
     return f"{tool.server}: {tool.name.replace('_', ' ').replace('-', ' ')}. {tool.description[:400]}"
 
 

@@ -21,6 +21,13 @@ SERVER_OFFSET = 10
 RANK_OFFSET = 20
 """Of reciprocal rank fusion: how little the first place is worth more than the next ones."""
 
+MEANING = 0.1
+MEANING_OF_THE_UNSAID = 1.0
+"""What a place in a ranking by meaning counts against one by words, and where no tool says the words of a query."""
+
+SAID = 0.2
+"""The coverage of a query by the best tool from which its words are taken to be said."""
+
 _RANKED = 60
 
 
@@ -39,6 +46,14 @@ def fused(*rankings: tuple[Sequence[str], float]) -> list[str]:
         for rank, name in enumerate(names, 1):
             scores[name] += weight / (RANK_OFFSET + rank)
     return sorted(scores, key=lambda name: -scores[name])
+
+
+def with_meaning(
+    index: ToolIndex, query: str, by_words: Sequence[str], by_meaning: Sequence[str]
+) -> list[str]:
+    """Both rankings as one, in which meaning decides only where words do not."""
+    is_said = bool(by_words) and index.coverage(query, by_words[0]) >= SAID
+    return fused((by_words, 1.0), (by_meaning, MEANING if is_said else MEANING_OF_THE_UNSAID))
 
 
 def found(

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from toolway.search.found import found, fused
+from toolway.search.found import found, fused, with_meaning
 from toolway.search.index import ToolIndex
 from toolway.types import Tool
 
@@ -56,6 +56,24 @@ def test_a_tool_is_found_by_what_a_model_writes(query: str, best: str):
 @pytest.mark.parametrize("query", ["", "the", "zzzzzz", "🙂", "\ud800", "\0" * 100, "((((", "a" * 100_000])
 def test_words_that_say_nothing_find_nothing(query: str):
     assert INDEX.search(query) == []
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("weather forecast", True),
+        ("save text to a file", True),
+        ("weather in Kuala Lumpur", True),
+        ("Wettervorhersage für Hamburg", False),
+        ("will I need an anorak", False),
+        ("", False),
+    ],
+)
+def test_meaning_decides_only_where_no_tool_says_the_words(query: str, said: bool):
+    ranked = INDEX.search(query)
+    meant = next(name for name in INDEX.names if name not in ranked)
+    place = with_meaning(INDEX, query, ranked, [meant]).index(meant)
+    assert place == (len(ranked) if said else min(1, len(ranked)))
 
 
 def test_only_what_is_allowed_is_found():
