@@ -33,7 +33,7 @@ from toolway.conversation.message import (
 )
 from toolway.conversation.tool_calls import call_object, read_arguments
 from toolway.engine.limits import LoopLimits
-from toolway.engine.recovery import ModelHabits, Recovery, fit_tools
+from toolway.engine.recovery import ModelHabits, Recovery, fit_results, fit_tools
 from toolway.engine.request_tools import RequestTools
 from toolway.engine.tool_results import READER, ToolResults, fill_results, text_of, tool_message
 from toolway.errors import OverQuota, QuotasUnknown, UpstreamError
@@ -254,6 +254,8 @@ async def _ask(request: ChatRequest, turn: Turn, loop: Loop) -> tuple[Message, C
     changed: ChatRequest | None = request
     while changed is not None:
         request, changed = changed, None
+        if loop.habits.room:
+            request = await fit_results(request, loop.tools, loop.results, loop.habits)
         sent = _with_tools(request, loop)
         asked = recovery.with_note(sent) if recovery else sent
         try:

@@ -139,7 +139,7 @@ class ModelTarget:
     async def look_up_room(self, model: Any, headers: Sequence[types.Header]) -> None:
         """Learn how much a model reads whose server cuts the rest away without a word."""
         if self.cuts_silently and (context := (await self.infos.get(model, headers)).context):
-            self.habits(model).room = Room.of(context * BYTES_PER_TOKEN)
+            self.habits(model).room = Room.of(context * BYTES_PER_TOKEN, is_silent=True)
 
     def fit(self, snapshot: Snapshot) -> Snapshot:
         """The tools as this model server takes them, without those that it refuses."""

@@ -7,6 +7,7 @@ as the client has seen nothing of the answer. What the client sent is never chan
 from __future__ import annotations
 
 import logging
+import math
 import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -36,7 +37,7 @@ from toolway.upstream.refusals import (
     with_hint,
 )
 from toolway.wire.lenient_json import dumps
-from toolway.wire.tokens import estimate_tokens
+from toolway.wire.tokens import BYTES_PER_TOKEN, MIN_BYTES_PER_TOKEN, estimate_tokens
 
 log = logging.getLogger("toolway.chat")
 
@@ -57,7 +58,7 @@ _LEFT_FREE = 0.25
 """The share of a context that a prompt made shorter leaves for the answer; tools may always have as much."""
 
 _STEPS = 8
-"""Definitions are shortened in so many steps: within one of them the prompt keeps its beginning."""
+"""Of a room; what is over it is made shorter by whole steps."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +69,8 @@ class Room:
     target: int
     until: float
     """When to forget it, in monotonic seconds."""
+    is_silent: bool = False
+    """What is over it is not refused, but forgotten without a word."""
 
     @property
     def context(self) -> int:
@@ -75,10 +78,16 @@ class Room:
         return estimate_tokens(self.limit)
 
     @classmethod
-    def of(cls, limit: float, target: float | None = None) -> Room:
+    def of(cls, limit: float, target: float | None = None, *, is_silent: bool = False) -> Room:
         """That of a limit that is known, or of a target that was found to fit."""
         target = limit * (1 - _LEFT_FREE) if target is None else target
-        return cls(limit=int(limit), target=int(target), until=time.monotonic() + ROOM_LIFETIME)
+        until = time.monotonic() + ROOM_LIFETIME
+        return cls(limit=int(limit), target=int(target), until=until, is_silent=is_silent)
+
+    def excess(self, size: int, target: float) -> int:
+        """Bytes over a target, in whole steps: within one of them a prompt made shorter keeps its beginning."""
+        step = max(1, self.limit // _STEPS)
+        return int(-(-(size - target) // step) * step)
 
 
 @dataclass(kw_only=True)
@@ -101,6 +110,8 @@ class ModelHabits:
     """The log said that its tools are searched, and why."""
     left_out: frozenset[str] | None = None
     """The tools of which the log said that the room is too small for them; None: it said nothing yet."""
+    outgrown: bool = False
+    """The log said that a conversation is longer than its room, and that results give way."""
 
 
 def fit_tools(request: ChatRequest, tools: RequestTools, habits: ModelHabits) -> ChatRequest:
@@ -115,12 +126,38 @@ def fit_tools(request: ChatRequest, tools: RequestTools, habits: ModelHabits) ->
         habits.room = None
         return sent
     size = _prompt_size(sent)
-    step = max(1, room.limit // _STEPS)
-    excess = -(-(size - room.target) // step) * step
+    excess = room.excess(size, room.target)
     if size <= room.limit or (left := tools.shorten(excess, keep=int(room.limit * _LEFT_FREE))) is None:
         return sent
     _tell_of_short_definitions(left, room, habits)
     return tools.put_into(request)
+
+
+async def fit_results(
+    request: ChatRequest, tools: RequestTools, results: ToolResults, habits: ModelHabits
+) -> ChatRequest:
+    """The request with our results shortened, the oldest first, where its server would forget the question instead."""
+    room = habits.room
+    if room is None or not room.is_silent or not results.own:
+        return request
+    begin = results.begin_of_last(request.messages)
+    # Other than definitions, results are anything: code, tables, foreign words.
+    target = room.target * MIN_BYTES_PER_TOKEN / BYTES_PER_TOKEN
+    while (size := _prompt_size(tools.put_into(request))) > target:
+        older, newest = request.messages[:begin], request.messages[begin:]
+        if shorter := await results.shrink(older, room.excess(size, target)):
+            shorter += newest
+        elif (shorter := await results.shrink(request.messages, math.ceil(size - target))) is None:
+            break
+        request = request.with_messages(shorter)
+        if not habits.outgrown:
+            habits.outgrown = True
+            log.warning(
+                "a conversation outgrows the %s tokens that the model reads, and its server would forget the "
+                "beginning: earlier results are shortened; give the model a larger context",
+                f"{room.context:,}",
+            )
+    return request
 
 
 def _tell_of_short_definitions(left: Sequence[str], room: Room, habits: ModelHabits) -> None:

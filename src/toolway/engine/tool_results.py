@@ -246,10 +246,14 @@ class ToolResults:
 
     def size_of_last(self, messages: Sequence[Any]) -> int:
         """Characters of our results at the end of the conversation."""
+        return sum(len(str(message.get("content"))) for message in messages[self.begin_of_last(messages) :])
+
+    def begin_of_last(self, messages: Sequence[Any]) -> int:
+        """Where our results at the end of the conversation begin."""
         own = takewhile(
             lambda message: isinstance(message, dict) and self.is_own(message), reversed(messages)
         )
-        return sum(len(str(message.get("content"))) for message in own)
+        return len(messages) - sum(1 for _ in own)
 
     async def shrink(self, messages: Sequence[Any], excess: int) -> list[Any] | None:
         """The conversation with about so many bytes taken out of our results, the oldest first.
