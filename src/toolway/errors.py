@@ -27,6 +27,7 @@ A tool's trouble is not in the tree: it is a `ToolResult` that the model reads.
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections.abc import Sequence
 
@@ -146,17 +147,22 @@ class TooLarge(InvalidRequest):
 
 
 class TooMany(InvalidRequest):
-    """There is no room for more of this now; later there may be."""
+    """There is no room for more of this now; in so many `seconds` there may be, which the answer tells."""
 
     status = 429
+
+    def __init__(
+        self, message: str, *, seconds: float = 60, headers: Sequence[Header] = (), code: str | None = None
+    ) -> None:
+        super().__init__(message, code=code)
+        self.headers = [(b"retry-after", b"%d" % max(1, math.ceil(seconds))), *headers]
 
 
 class OverQuota(TooMany):
     """A key has used up what it may in a time."""
 
-    def __init__(self, message: str, *, headers: Sequence[Header]) -> None:
-        super().__init__(message, code="rate_limit_exceeded")
-        self.headers = headers
+    def __init__(self, message: str, *, seconds: float, headers: Sequence[Header] = ()) -> None:
+        super().__init__(message, seconds=seconds, headers=headers, code="rate_limit_exceeded")
 
 
 class UpstreamError(ToolwayError):

@@ -113,7 +113,7 @@ class Meter:
         for quota in places:
             if self._under_way[quota] >= quota.most:
                 message = f"This key may have {quota.most} requests under way at the same time; wait for one to end."
-                raise self._refused(principal, OverQuota(message, headers=[(b"retry-after", b"1")]))
+                raise self._refused(principal, OverQuota(message, seconds=1))
         for quota in places:
             self._under_way[quota] += 1
         try:
@@ -237,12 +237,10 @@ def _over(standing: QuotaStatus) -> OverQuota:
     time_of = _TIMES.get(quota.seconds) or f"{quota.seconds} seconds"
     message = f"The quota of {quota.most:,} {_WORDS[quota.unit]} per {time_of} is used up"
     wait = max(1, math.ceil(standing.seconds))
-    headers = [(b"retry-after", b"%d" % wait)]
-    if quota.unit != "tool_calls":
-        headers += _headers(standing)
+    headers = [] if quota.unit == "tool_calls" else [*_headers(standing)]
     if wait > PATIENT:
         headers.append((b"x-should-retry", b"false"))
-    return OverQuota(f"{message}; try again in {_words(wait)}.", headers=headers)
+    return OverQuota(f"{message}; try again in {_words(wait)}.", seconds=wait, headers=headers)
 
 
 def _headers_of(standings: Sequence[QuotaStatus]) -> list[Header]:

@@ -122,7 +122,9 @@ class Access:
         now = time.monotonic()
         self._wrong = [at for at in self._wrong if now - at < _TRIES_SECONDS]
         if len(self._wrong) >= _TRIES:
-            raise TooMany("Too many wrong keys; wait a minute.")
+            raise TooMany(
+                "Too many wrong keys; wait a minute.", seconds=self._wrong[0] + _TRIES_SECONDS - now
+            )
         digest = sha256(key.encode(errors="surrogatepass")).digest()
         found = [known for known in self._keys if hmac.compare_digest(known, digest)]
         if not found:

@@ -141,6 +141,7 @@ def test_keys_cannot_be_guessed_fast():
     with app_server(console_keys=CONSOLE_KEY) as app:
         answers = [api(app, "POST", "session", json={"key": str(n)}, headers=CHANGE) for n in range(12)]
         assert [answer.status_code for answer in answers] == [401] * 10 + [429] * 2
+        assert 0 < int(answers[-1].headers["retry-after"]) <= 60
 
 
 def test_without_a_key_of_its_own_the_console_of_a_server_with_keys_stays_closed():

@@ -336,6 +336,7 @@ def test_more_than_the_allowed_number_are_refused():
         assert len(made) == 2
         refused = next(answer for answer in answers if answer.status_code != 200)
         assert "2 responses" in error_of(refused, 429)["message"]
+        assert refused.headers["retry-after"] == "5"
         # A request that is refused takes no place, and neither does what is over.
         post(app, f"{made[0]}/cancel")
         for _ in range(3):
@@ -360,9 +361,9 @@ def test_one_client_leaves_room_for_the_others():
             ]
 
         assert statuses(10, "bob") == [200] * 8 + [429] * 2
-        assert (
-            "for you" in error_of(respond(app, BODY, headers={"authorization": "Bearer bob"}), 429)["message"]
-        )
+        refused = respond(app, BODY, headers={"authorization": "Bearer bob"})
+        assert "for you" in error_of(refused, 429)["message"]
+        assert refused.headers["retry-after"] == "5"
         assert statuses(1, "alice") == [200]
         gate.open()
 

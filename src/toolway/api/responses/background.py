@@ -27,6 +27,9 @@ from toolway.wire import sse
 from toolway.wire.lenient_json import dumps
 from toolway.wire.sse import STREAM_END
 
+RETRY_SECONDS = 5
+"""When to ask again for a place that is taken."""
+
 
 class EventLog:
     """The events of one response in this process, with whom they came first."""
@@ -253,11 +256,15 @@ class Background:
         """
         free = self._most - self._begun.total()
         if free <= 0:
-            raise TooMany(f"{self._most} responses are made in the background already; try again later.")
+            raise TooMany(
+                f"{self._most} responses are made in the background already; try again later.",
+                seconds=RETRY_SECONDS,
+            )
         if self._begun[owner] >= 4 * free:
             raise TooMany(
                 f"{self._begun[owner]} responses are made for you in the background already, and others"
-                " need room too; try again later."
+                " need room too; try again later.",
+                seconds=RETRY_SECONDS,
             )
 
     async def stream(self, scope: Scope, receive: Receive, send: Send, events: AsyncIterator[Event]) -> None:
