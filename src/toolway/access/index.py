@@ -12,7 +12,7 @@ from toolway.stores import Key, Kind, Store
 SLOTS = 500
 """Entries at the same time."""
 
-MOST_OF_ONE = 250
+MAX_OF_ONE = 250
 """Entries of one owner: nobody takes the places of all others."""
 
 ATTEMPTS = 10
@@ -32,7 +32,7 @@ class Index:
         """Keep an id for `ttl` seconds; returns its slot. Raises TooMany, StoreError."""
         for _ in range(ATTEMPTS):
             taken = await self._slots()
-            if Counter(slot[1] for slot in taken.values())[owner] >= MOST_OF_ONE or len(taken) == SLOTS:
+            if Counter(slot[1] for slot in taken.values())[owner] >= MAX_OF_ONE or len(taken) == SLOTS:
                 break
             slot = random.choice([number for number in range(SLOTS) if number not in taken])
             if await self._store.add(self._key(slot), [identity, owner], ttl=ttl):

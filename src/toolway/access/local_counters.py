@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from toolway.types import Quota
 
-MOST_MOVING = 10_000
+MAX_MOVING = 10_000
 """Windows of more move no more, but begin with the first use: a moving one remembers each."""
 
 SWEEP = 1_000
@@ -114,4 +114,4 @@ class _Fixed:
 
 def is_moving(quota: Quota) -> bool:
     """Whether the window of a quota moves with the time."""
-    return quota.most <= MOST_MOVING and quota.unit != "tokens"
+    return quota.most <= MAX_MOVING and quota.unit != "tokens"

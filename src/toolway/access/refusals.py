@@ -13,7 +13,7 @@ from toolway.errors import ToolwayError
 QUIET_SECONDS = 10.0
 """One line tells of all refusals of a kind in so many seconds, or who is refused could fill the log as it likes."""
 
-MOST_KINDS = 1_000
+MAX_KINDS = 1_000
 """Of so many kinds it is remembered when they were told."""
 
 
@@ -37,6 +37,6 @@ class Refusals:
             self._told[kind] = (told, more + 1)
             return
         self._told[kind] = (now, 0)
-        if len(self._told) > MOST_KINDS:
+        if len(self._told) > MAX_KINDS:
             self._told.popitem(last=False)
         self.audit.refused(key, error, {**where, **({"toolway.repeats": more} if more else {})})

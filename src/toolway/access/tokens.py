@@ -41,10 +41,10 @@ PAUSE_SECONDS = 10.0
 ANSWER_SECONDS = 5.0
 MAX_BYTES = 2**20
 FOR_EVER = 1e12
-MOST_KNOWN = 1_024
+MAX_KNOWN = 1_024
 """So many tokens that were checked are remembered, each until its end."""
 
-MOST_CHARACTERS = 16_384
+MAX_CHARACTERS = 16_384
 ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
 """With public keys alone: under any other a token could be made with what everybody knows."""
 
@@ -55,7 +55,7 @@ log = logging.getLogger("toolway.access")
 
 def is_token(secret: bytes) -> bool:
     """Whether a credential has the form of a JWT."""
-    return secret.startswith(b"eyJ") and secret.count(b".") == 2 and len(secret) <= MOST_CHARACTERS
+    return secret.startswith(b"eyJ") and secret.count(b".") == 2 and len(secret) <= MAX_CHARACTERS
 
 
 class TokenVerifier:
@@ -87,7 +87,7 @@ class TokenVerifier:
         claims = await self._claims(token.decode("latin-1"))
         principal = self._principal(claims)
         self._known[digest] = (principal, min(claims["exp"], FOR_EVER) + LEEWAY, await self._keys.current())
-        while len(self._known) > MOST_KNOWN:
+        while len(self._known) > MAX_KNOWN:
             self._known.popitem(last=False)
         return principal
 

@@ -11,7 +11,7 @@ from toolway.types import JSON, Tool, ToolResult
 SERVER = "toolway"
 """The server that the tools by which others are searched belong to."""
 
-MOST_FOUND = 5
+MAX_FOUND = 5
 
 _ALTERNATIVE = re.compile(r"\|")
 _WORD = re.compile(r"\w+")
@@ -50,7 +50,7 @@ class DeferredTools:
         return self._found.get(result.text, ())
 
     def _shown(self, names: Sequence[str]) -> ToolResult:
-        names = list(names)[:MOST_FOUND]
+        names = list(names)[:MAX_FOUND]
         if not names:
             return ToolResult(text="No tool fits. Try other words for what it does, or go on without it.")
         self._load(names)

@@ -8,7 +8,7 @@ from toolway.errors import NotFound
 from toolway.types import JSON
 
 PAGE, MOST = 100, 500
-MOST_TEXT = 200
+MAX_TEXT = 200
 SAME = ("state", "caller", "conversation")
 QUERY = {
     "text": "what a line or what was said holds",
@@ -48,7 +48,7 @@ class Conversations:
                 line.get(name) == value for name, value in same.items()
             )
 
-        text = query.get("text", "")[:MOST_TEXT].strip()
+        text = query.get("text", "")[:MAX_TEXT].strip()
         found, more = await self._journal.search(text, fits, query.get("before", ""), most)
         return {
             "conversations": found,

@@ -16,7 +16,7 @@ from typing import Any
 from toolway.server.asgi import EventStreamResponse
 from toolway.wire.lenient_json import dumps
 
-MOST_EVENTS, MOST_BYTES = 4000, 8 * 2**20
+MAX_EVENTS, MAX_BYTES = 4000, 8 * 2**20
 """What is kept for pages that come back."""
 BREAK_SECONDS = 60.0
 """How long after the last page is gone its events are kept."""
@@ -60,7 +60,7 @@ class Feed:
         event = f"id: {self._epoch}-{self._last}\ndata: ".encode() + dumps([topic, value]) + b"\n\n"
         self._events.append((topic, event))
         self._size += len(event)
-        while len(self._events) > MOST_EVENTS or self._size > MOST_BYTES:
+        while len(self._events) > MAX_EVENTS or self._size > MAX_BYTES:
             self._size -= len(self._events.popleft()[1])
         self._news.set()
 

@@ -39,7 +39,7 @@ from toolway.types import JSON
 
 log = logging.getLogger("toolway.console")
 
-MOST_WAITING = 2000
+MAX_WAITING = 2000
 """Conversations that wait to be written down."""
 PAUSE = 0.2
 """Seconds between two looks at what happened."""
@@ -194,7 +194,7 @@ class Journal:
     def ended(self, recorder: Recorder) -> None:
         """A conversation is over."""
         if recorder.id:  # else it never began
-            if len(self._ended) == MOST_WAITING:
+            if len(self._ended) == MAX_WAITING:
                 self.left_out += 1
                 self._ended.popleft()
             self._ended.append(recorder)

@@ -21,7 +21,7 @@ from toolway.upstream.client import credential
 MODEL_SECONDS = 3.0
 FRESH_SECONDS = 5.0
 """The model server is not asked more often than that, however many pages are open."""
-MOST_MODELS = 200
+MAX_MODELS = 200
 
 
 class Overview:
@@ -106,7 +106,7 @@ class Overview:
                     "context": known[name].context if name in known else None,
                     "sees": known[name].sees if name in known else None,
                 }
-                for name in ids[:MOST_MODELS]
+                for name in ids[:MAX_MODELS]
             ]
             return {**found, "is_reachable": True, "reason": None, "models": models}
         return found

@@ -15,7 +15,7 @@ from toolway.tools.pins import PinnedSource, lock_path
 from toolway.types import JSON
 
 MAX_BODY = 2**20
-MOST_LINES = 1_000
+MAX_LINES = 1_000
 """Lines of one difference that are shown."""
 
 
@@ -56,7 +56,7 @@ class PinRoutes:
                 "tool": change.tool,
                 "kind": change.kind,
                 "digest": change.digest,
-                "difference": (lines := change.difference)[:MOST_LINES],
+                "difference": (lines := change.difference)[:MAX_LINES],
                 "lines": len(lines),
                 "suspicions": change.suspicions,
             }

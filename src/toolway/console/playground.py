@@ -33,7 +33,7 @@ from toolway.wire.lenient_json import dumps
 
 OPTIONS = ("model", "messages", "temperature", "max_tokens", "tool_choice")
 """Members of a request that the page may send."""
-MOST_NOTES = 2000
+MAX_NOTES = 2000
 """Characters at the end of a result in which notes of ours can be."""
 _THOUGHTS = ("reasoning_content", "reasoning")
 
@@ -123,7 +123,7 @@ def _read_by_model(hidden: Sequence[JSON]) -> list[JSON]:
     for message in takewhile(lambda one: one.get("role") != "assistant", reversed(hidden)):
         content = message.get("content")
         if message.get("role") == "tool" and isinstance(content, str):
-            read = {"length": len(content), "content": content[-MOST_NOTES:]}
+            read = {"length": len(content), "content": content[-MAX_NOTES:]}
             results.append({"id": message.get("tool_call_id"), **read})
     return results
 

@@ -7,13 +7,13 @@ import anyio
 from toolway.console.feed import PAUSE, Feed
 from toolway.types import JSON, Progress
 
-MOST_MESSAGE = 1000
+MAX_MESSAGE = 1000
 """Characters of a report's message."""
 
 
 def shown_progress(progress: Progress) -> JSON:
     """A report for a page."""
-    message = progress.message and progress.message[:MOST_MESSAGE]
+    message = progress.message and progress.message[:MAX_MESSAGE]
     return {"progress": progress.progress, "total": progress.total, "message": message}
 
 

@@ -31,11 +31,11 @@ from toolway.wire.lenient_json import dumps, loads
 Timed = tuple[float, Event]
 """When (Unix time), and what."""
 
-MOST_TEXT = 16_000
+MAX_TEXT = 16_000
 """Characters of one text that are kept."""
-MOST_PICTURE = 100_000
+MAX_PICTURE = 100_000
 """Characters of one picture that are kept, in base64."""
-MOST_RECORD = 1_000_000
+MAX_RECORD = 1_000_000
 """Characters of all texts of one record."""
 TITLE = 160
 
@@ -132,7 +132,7 @@ class _Writer:
         """The messages themselves, so that none gets the place of another that had its address."""
         self._tools: dict[int, tuple[list[str], int]] = {}
         self.messages: list[JSON] = []
-        self.left = MOST_RECORD
+        self.left = MAX_RECORD
 
     def place(self, message: Any, origin: str) -> int:
         """The place of a message among all; it is added where it is new."""
@@ -242,7 +242,7 @@ class _Writer:
     def _text(self, text: str) -> str:
         if found := _DATA_URL.match(text):
             return self._picture_url(found[1] or "data", text)
-        shown = text[: max(0, min(MOST_TEXT, self.left))]
+        shown = text[: max(0, min(MAX_TEXT, self.left))]
         self.left -= len(shown)
         more = len(text) - len(shown)
         # Masked before it is cut, or half a secret would be left.
@@ -250,13 +250,13 @@ class _Writer:
         return f"{shown}… ({more:,} more characters)" if more else shown
 
     def _picture_url(self, kind: str, url: str) -> str:
-        if len(url) > min(MOST_PICTURE, self.left) or not self._said:
+        if len(url) > min(MAX_PICTURE, self.left) or not self._said:
             return f"({kind}, {len(url):,} characters)"
         self.left -= len(url)
         return url
 
     def _picture(self, kind: str, data: str) -> JSON:
-        kept = self._said and len(data) <= min(MOST_PICTURE, self.left)
+        kept = self._said and len(data) <= min(MAX_PICTURE, self.left)
         self.left -= len(data) if kept else 0
         return {"media_type": kind[:100], "size": len(data) * 3 // 4, "data": data if kept else None}
 

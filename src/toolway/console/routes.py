@@ -33,7 +33,7 @@ log = logging.getLogger("toolway.console")
 API = "/console/api"
 MAX_BODY, MAX_CHAT = 8 * 2**20, 64 * 2**20
 KEEP_ALIVE = 15.0
-MOST_TOPICS = 10
+MAX_TOPICS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,7 +215,7 @@ class Console:
         return Reply(value={"is_in": False}, headers=[await self._access.sign_out(request.session)])
 
     async def _events(self, request: ConsoleRequest, response: EventStreamResponse) -> None:
-        topics = set(request.query.get("topics", "").split(",")[:MOST_TOPICS])
+        topics = set(request.query.get("topics", "").split(",")[:MAX_TOPICS])
         given = dict(request.scope["headers"]).get(b"last-event-id", b"").decode("latin-1")
         await self._feed.stream(response, topics, given or request.query.get("after", ""))
 

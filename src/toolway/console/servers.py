@@ -21,7 +21,7 @@ from toolway.types import JSON, SourceStatus, ToolSource
 
 log = logging.getLogger("toolway.console")
 
-MOST_CHANGES = 100
+MAX_CHANGES = 100
 LOGIN_SECONDS = 300.0
 PAGE_SECONDS = 20.0
 """How long a server has to say where its users log in."""
@@ -31,7 +31,7 @@ PAGE_SECONDS = 20.0
 class _Story:
     """What became of one server, the newest last."""
 
-    changes: deque[JSON] = field(default_factory=lambda: deque(maxlen=MOST_CHANGES))
+    changes: deque[JSON] = field(default_factory=lambda: deque(maxlen=MAX_CHANGES))
     seen: tuple[object, ...] = ()
 
     def note(self, status: SourceStatus) -> bool:

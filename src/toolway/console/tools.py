@@ -20,12 +20,12 @@ from toolway.tools.direct import DirectTools
 from toolway.types import JSON, Caller, Tool, ToolResult, is_selected
 from toolway.wire.lenient_json import dumps, dumps_text, harmless, loads
 
-MOST_DESCRIPTION = 300
+MAX_DESCRIPTION = 300
 """Characters of a description in the list."""
 CALLER = Caller(id="console", name="console")
 """Who calls a tool from here, for rules and the audit log."""
-MOST_ARGUMENTS = 64 * 2**20
-MOST_WATCH = 64
+MAX_ARGUMENTS = 64 * 2**20
+MAX_WATCH = 64
 """Characters of the name by which a page follows its call."""
 
 
@@ -74,7 +74,7 @@ class Tools:
         return {
             "name": name,
             "server": tool.server,
-            "description": tool.description[:MOST_DESCRIPTION],
+            "description": tool.description[:MAX_DESCRIPTION],
             "tokens": _tokens(snapshot, name),
             "is_offered": name in snapshot.offered,
             "reason": reason,
@@ -103,13 +103,13 @@ class Tools:
         }
 
     async def _call(self, request: ConsoleRequest) -> Any:
-        body = await request.body(MOST_ARGUMENTS)
+        body = await request.body(MAX_ARGUMENTS)
         arguments = body.get("arguments", {})
         if not isinstance(arguments, dict):
             raise InvalidRequest("arguments must be an object.", param="arguments")
         watch = body.get("watch", "")
-        if not isinstance(watch, str) or len(watch) > MOST_WATCH:
-            raise InvalidRequest(f"watch must be a text of at most {MOST_WATCH} characters.", param="watch")
+        if not isinstance(watch, str) or len(watch) > MAX_WATCH:
+            raise InvalidRequest(f"watch must be a text of at most {MAX_WATCH} characters.", param="watch")
         progress = ProgressTopic(self._parts.feed, f"call:{watch}")
         answers: list[JSON] = []
 

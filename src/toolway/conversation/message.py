@@ -309,10 +309,10 @@ def known_token_count(usage: JSON | None, *path: str) -> int | None:
     value: Any = usage
     for name in path:
         value = value.get(name) if isinstance(value, dict) else None
-    return int(value) if _is_number(value) and 0 <= value <= _MOST_TOKENS else None
+    return int(value) if _is_number(value) and 0 <= value <= _MAX_TOKENS else None
 
 
-_MOST_TOKENS = 2**53
+_MAX_TOKENS = 2**53
 """More is an error of the model server's, and no JSON reader takes it."""
 
 

@@ -32,8 +32,8 @@ _RESULT_SHARE = 0.2
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s|\n")
 
-_MOST_SHOWN = 10
-_MOST_QUERY = 1_000
+_MAX_SHOWN = 10
+_MAX_QUERY = 1_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,12 +109,12 @@ class ToolSearch:
         self, arguments: JSON, snapshot: Snapshot, reachable: Mapping[str, Tool]
     ) -> tuple[ToolResult, Sequence[str]]:
         """What the model reads of one search, and the names of the tools that it shows."""
-        query, shown = str(arguments["query"])[:_MOST_QUERY], int(arguments.get("limit") or SHOWN)
+        query, shown = str(arguments["query"])[:_MAX_QUERY], int(arguments.get("limit") or SHOWN)
         index = await snapshot.index()
         ranked = index.search(query, reachable)
         if self.rules.by_meaning and (meant := await self.rules.by_meaning(query, reachable)):
             ranked = with_meaning(index, query, ranked, meant)
-        result = found(index, ranked, reachable, min(max(shown, 1), _MOST_SHOWN))
+        result = found(index, ranked, reachable, min(max(shown, 1), _MAX_SHOWN))
         if not result.shown:
             text = f"No tool fits {query!r}. Try other words for what it does, or go on without it."
             return ToolResult(text=text), ()
@@ -205,7 +205,7 @@ def _finder(name: str, listed: str) -> Tool:
             "type": "object",
             "properties": {
                 "query": {"type": "string", "description": "What the tool does, or its name", "minLength": 1},
-                "limit": {"type": "integer", "minimum": 1, "maximum": _MOST_SHOWN, "description": "How many"},
+                "limit": {"type": "integer", "minimum": 1, "maximum": _MAX_SHOWN, "description": "How many"},
             },
             "required": ["query"],
         },

@@ -14,7 +14,7 @@ SHOWN = 5
 NEIGHBOURS = 60
 """Names that it brings beside them."""
 
-MOST_SERVERS = 8
+MAX_SERVERS = 8
 SERVER_OFFSET = 10
 """The same as RANK_OFFSET for the ranking of servers, by the ranks of their tools."""
 
@@ -84,4 +84,4 @@ def _servers(index: ToolIndex, ranked: Sequence[str]) -> list[str]:
     scores: defaultdict[str, float] = defaultdict(float)
     for rank, name in enumerate(ranked[:_RANKED], 1):
         scores[index.tools[name].server] += 1 / (SERVER_OFFSET + rank)
-    return sorted(scores, key=lambda server: -scores[server])[:MOST_SERVERS]
+    return sorted(scores, key=lambda server: -scores[server])[:MAX_SERVERS]

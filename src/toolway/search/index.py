@@ -39,10 +39,10 @@ ENOUGH = 1000
 CANDIDATES = 100
 """Tools whose names are looked at."""
 
-MOST_REMEMBERED = 1_000_000
+MAX_REMEMBERED = 1_000_000
 """Entries of postings that are kept for words that were asked for: 8 bytes each."""
 
-_MOST_PROPERTIES = 200
+_MAX_PROPERTIES = 200
 """Properties that are read of one schema."""
 
 _TermWeights = tuple[dict[str, float], frozenset[str]]
@@ -58,7 +58,7 @@ class ToolIndex:
         self._postings: dict[str, tuple[array[int], array[float]]] = {}
         self._name_stems: list[frozenset[str]] = []
         self._concepts: dict[str, tuple[array[int], array[float]]] = {}
-        self._room = MOST_REMEMBERED
+        self._room = MAX_REMEMBERED
         self._servers: defaultdict[str, list[str]] = defaultdict(list)
 
     @classmethod
@@ -143,7 +143,7 @@ class ToolIndex:
             self._room -= len(best)
             if self._room < 0:
                 self._concepts.clear()
-                self._room = MOST_REMEMBERED
+                self._room = MAX_REMEMBERED
             self._concepts[word] = array("I", best), array("f", best.values())
         return self._concepts[word]
 
@@ -211,18 +211,18 @@ def _properties(schema: Any) -> tuple[list[str], list[str]]:
     names: list[str] = []
     texts: list[str] = []
     level = [schema]
-    while level and len(names) < _MOST_PROPERTIES:
+    while level and len(names) < _MAX_PROPERTIES:
         below: list[Any] = []
         for node in level:
             properties = node.get("properties") if isinstance(node, dict) else None
             if not isinstance(properties, dict):
                 continue
-            names += map(str, islice(properties, _MOST_PROPERTIES))
-            for value in islice(properties.values(), _MOST_PROPERTIES):
+            names += map(str, islice(properties, _MAX_PROPERTIES))
+            for value in islice(properties.values(), _MAX_PROPERTIES):
                 if isinstance(value, dict):
                     texts.append(str(value.get("description") or "")[:500])
                     if "enum" in value:
                         texts.append(str(value["enum"])[:500])
                     below += value, value.get("items")
-        level = below[:_MOST_PROPERTIES]
+        level = below[:_MAX_PROPERTIES]
     return names, texts

@@ -29,7 +29,7 @@ from toolway.telemetry.logging import configure_logging
 if sys.platform != "win32":
     import resource
 
-MOST_FILES = 65_536
+MAX_FILES = 65_536
 _BACKLOG = 2048
 _NOT_HERE = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 
@@ -64,14 +64,14 @@ def run(settings: Settings, create_app: CreateApp, on_listening: Callable[[str],
 
 
 def allow_open_files() -> None:
-    """Let this process have as many connections as the system permits, up to MOST_FILES.
+    """Let this process have as many connections as the system permits, up to MAX_FILES.
 
     Shells give a program 1,024 files, which are five hundred streams: each has a client's socket and a model server's.
     """
     if sys.platform == "win32":
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    most = MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_FILES)
     if soft != resource.RLIM_INFINITY and soft < most:
         with suppress(ValueError, OSError):  # macOS permits fewer than it says
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))

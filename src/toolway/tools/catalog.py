@@ -49,7 +49,7 @@ AT_ONCE = 20
 SLICE = 0.004
 """Seconds that this may take at a time: requests wait for it."""
 
-MOST_VIEWS = 128
+MAX_VIEWS = 128
 """So many choices of tools each snapshot keeps ready."""
 
 MAX_LINES = 20
@@ -103,7 +103,7 @@ class Snapshot:
             return self
         key = tuple(map(tuple, selection))
         if key not in self._views:
-            if len(self._views) >= MOST_VIEWS:
+            if len(self._views) >= MAX_VIEWS:
                 del self._views[next(iter(self._views))]
             self._views[key] = self._view(key)
         return self._views[key]

@@ -16,7 +16,7 @@ from toolway.tools.pins import Pinned, read_lock, write_lock
 from toolway.tools.suspicious import hides_text, names_in, secret_parameters, visible, words_to_model
 from toolway.types import JSON, SourceStatus
 
-MOST_COMPARED = 2_000
+MAX_COMPARED = 2_000
 """Lines of a definition that are compared one by one; of a longer one all that was goes, and all that is comes."""
 
 HEADER = 2
@@ -53,7 +53,7 @@ class Change:
     def difference(self) -> list[str]:
         """The lines that came (+), went (-), and stand around them; hidden characters are written as <U+200B>."""
         before, after = _lines(self.before), _lines(self.after)
-        if len(before) + len(after) > MOST_COMPARED:
+        if len(before) + len(after) > MAX_COMPARED:
             return [f"-{line}" for line in before] + [f"+{line}" for line in after]
         lines = list(difflib.unified_diff(before, after, n=2, lineterm=""))[HEADER:]
         return [line for line in lines if not line.startswith("@@")]

@@ -6,14 +6,14 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-MOST_LINES = 500
+MAX_LINES = 500
 
 
 class ServerOutput:
     """The newest lines of one server, whatever becomes of its process. `on_line` are told each new one."""
 
     def __init__(self) -> None:
-        self.lines: deque[tuple[float, str]] = deque(maxlen=MOST_LINES)
+        self.lines: deque[tuple[float, str]] = deque(maxlen=MAX_LINES)
         """When (Unix time), and what."""
         self.on_line: Callable[[float, str], None] | None = None
 

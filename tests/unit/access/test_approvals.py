@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from toolway.access.approvals import Approval, Approvals, Verdict
-from toolway.access.index import MOST_OF_ONE, Index
+from toolway.access.index import MAX_OF_ONE, Index
 from toolway.errors import InvalidRequest, NotFound, StoreError, TooMany
 from toolway.stores import Store
 from toolway.stores.memory import MemoryEntries
@@ -179,8 +179,8 @@ async def test_nobody_is_asked_about_more_than_a_person_can_read() -> None:
 
 async def test_one_owner_leaves_room_for_others() -> None:
     index = Index(Store(MemoryEntries()), "test")
-    slots = [await index.add(f"a{number}", "alice", 60.0) for number in range(MOST_OF_ONE)]
-    assert len(set(slots)) == MOST_OF_ONE
+    slots = [await index.add(f"a{number}", "alice", 60.0) for number in range(MAX_OF_ONE)]
+    assert len(set(slots)) == MAX_OF_ONE
     with pytest.raises(TooMany):
         await index.add("more", "alice", 60.0)
     await index.add("b", "bob", 60.0)

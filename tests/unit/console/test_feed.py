@@ -90,7 +90,7 @@ async def test_a_page_that_missed_something_is_told_to_begin_anew(monkeypatch):
 
 
 async def test_a_page_that_reads_too_slowly_is_told_to_begin_anew(monkeypatch):
-    monkeypatch.setattr(feeds, "MOST_EVENTS", 3)
+    monkeypatch.setattr(feeds, "MAX_EVENTS", 3)
     feed = Feed()
     async with opened(feed, "state") as page:
         for n in range(10):

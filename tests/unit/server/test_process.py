@@ -15,7 +15,7 @@ import httpx2
 import pytest
 
 from toolway.errors import ConfigError
-from toolway.server.process import MOST_FILES, check_exposure, listen, run
+from toolway.server.process import MAX_FILES, check_exposure, listen, run
 from toolway.settings.groups import ServerSettings, Settings
 
 if sys.platform != "win32":
@@ -88,7 +88,7 @@ def test_it_may_open_as_many_files_as_the_system_permits() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with served(shell="ulimit -Sn 256") as server:
         assert httpx2.get(server.url).status_code == 200
-        most = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+        most = MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_FILES)
         assert resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE) == (most, hard)
 
 

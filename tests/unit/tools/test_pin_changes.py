@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from toolway.tools.pin_changes import MOST_COMPARED, Change, changes_of
+from toolway.tools.pin_changes import MAX_COMPARED, Change, changes_of
 from toolway.types import SourceStatus, Tool
 
 
@@ -19,10 +19,10 @@ def test_lines_that_look_like_the_head_of_a_difference_are_shown(line):
 
 
 def test_a_definition_that_is_very_long_is_shown_without_being_compared():
-    before = "\n".join(f"line {n}" for n in range(MOST_COMPARED))
+    before = "\n".join(f"line {n}" for n in range(MAX_COMPARED))
     found = change(before, before + "!").difference
-    assert len(found) == 2 * MOST_COMPARED
-    assert [found[0], found[-1]] == ["-description: line 0", f"+line {MOST_COMPARED - 1}!"]
+    assert len(found) == 2 * MAX_COMPARED
+    assert [found[0], found[-1]] == ["-description: line 0", f"+line {MAX_COMPARED - 1}!"]
 
 
 def test_new_changed_and_gone_tools_are_told_apart_and_those_that_are_the_same_are_not_told():

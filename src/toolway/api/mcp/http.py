@@ -24,7 +24,7 @@ from toolway.settings.settings import Settings
 from toolway.tools.direct import DirectTools
 from toolway.types import Caller
 
-MOST_SESSIONS = 2_000
+MAX_SESSIONS = 2_000
 """Clients of the versions that have sessions (before 2026-07-28) at a time; each ends after 30 idle minutes."""
 
 
@@ -42,7 +42,7 @@ async def open_sessions(direct: DirectTools, policy: Policy, settings: Settings)
         stateless=settings.server.workers > 1,
         security_settings=TransportSecuritySettings(enable_dns_rebinding_protection=False),
         max_request_body_size=max_body,
-        max_sessions=MOST_SESSIONS,
+        max_sessions=MAX_SESSIONS,
         session_idle_timeout=SESSION_IDLE,
     )
     endpoint = StreamableHTTPASGIApp(manager)

@@ -25,7 +25,7 @@ BACKLOG = 64
 QUESTION_SECONDS = 600.0
 """How long a question waits for its answer."""
 
-MOST_QUESTIONS = 1_000
+MAX_QUESTIONS = 1_000
 """Questions that wait at a time."""
 
 LOG_LEVEL = "toolway.log_level"
@@ -270,7 +270,7 @@ class StatelessCalls:
         return call
 
     def _put_aside(self, call: _StatelessCall) -> JSON:
-        if len(self._waiting) >= MOST_QUESTIONS:
+        if len(self._waiting) >= MAX_QUESTIONS:
             call.end()
             raise MCPError(INVALID_PARAMS, "Too many questions wait for their answers; call again later.")
         token = secrets.token_urlsafe(24)

@@ -18,7 +18,7 @@ Inbound = SessionMessage | Exception
 TOOLS_CHANGED = "notifications/tools/list_changed"
 _CHANGES = (TOOLS_CHANGED, "notifications/resources/list_changed", "notifications/prompts/list_changed")
 
-MOST_REQUESTS = 1000
+MAX_REQUESTS = 1000
 """Requests of a server within a minute; each is a task that waits until the server has read its answer."""
 
 UNASKED_RATE, UNASKED_BURST = 200.0, 1000.0
@@ -51,7 +51,7 @@ class InboundFilter(ObjectReceiveStream[Inbound]):
         self._ended = ended
         self._dropped = dropped
         self._answered = answered
-        self._requests = Budget(rate=MOST_REQUESTS / 60, burst=MOST_REQUESTS)
+        self._requests = Budget(rate=MAX_REQUESTS / 60, burst=MAX_REQUESTS)
         self._unasked = Budget(rate=UNASKED_RATE, burst=UNASKED_BURST)
         self._changes = Budget(rate=UNASKED_RATE, burst=CHANGES_BURST)
         self._since_checkpoint = 0
