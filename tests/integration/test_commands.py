@@ -28,7 +28,7 @@ from tests.support.upstream import Reply, ScriptedUpstream, chunk, json_reply, s
 from tests.unit.tools.mcp.servers.guarded import Guarded
 from toolway.access.keys import hash_of
 
-PATIENCE = 60
+TIMEOUT = 60
 """Seconds; Python has to start and import everything, perhaps on a busy machine."""
 
 MODELS = json_reply({"object": "list", "data": [{"id": "mock"}]})
@@ -84,7 +84,7 @@ def toolway(
         input=stdin,
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=TIMEOUT,
         check=False,
     )
 
@@ -582,10 +582,10 @@ def test_app_py_serves_with_the_settings_of_dotenv(tools_url: str, tmp_path: Pat
         (tmp_path / ".env").write_text("\n".join(lines))
         with serving([sys.executable, str(ROOT / "app.py")], tmp_path) as (process, url):
             answer = httpx2.post(
-                f"{url}/v1/chat/completions", json={"model": "mock", "messages": QUESTION}, timeout=PATIENCE
+                f"{url}/v1/chat/completions", json={"model": "mock", "messages": QUESTION}, timeout=TIMEOUT
             )
             process.send_signal(signal.SIGTERM)
-            _, log = process.communicate(timeout=PATIENCE)
+            _, log = process.communicate(timeout=TIMEOUT)
     assert answer.json()["choices"][0]["message"]["content"] == "Hello"
     assert process.returncode == 0
     assert "mock, whole, 1 message, 3 tools" in log
@@ -595,7 +595,7 @@ def test_app_py_serves_with_the_settings_of_dotenv(tools_url: str, tmp_path: Pat
 def test_app_py_without_toolway_says_what_to_run(tmp_path: Path):
     # Without the packages of this environment, as in a fresh clone.
     command = [sys.executable, "-I", "-S", str(ROOT / "app.py")]
-    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=PATIENCE)
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=TIMEOUT)
     assert ran.returncode == 1
     assert ran.stderr.startswith("toolway is not installed for ")
     assert "make install" in ran.stderr
@@ -610,12 +610,12 @@ def test_sigterm_ends_the_server_within_its_grace_while_a_stream_runs(tmp_path: 
     with (
         model_server(answer=Reply([*first, gate])) as base,
         serving(command, tmp_path, OPENAI_BASE_URL=base, TOOLWAY_SHUTDOWN_GRACE="0.5") as (process, url),
-        httpx2.Client(timeout=PATIENCE) as client,
+        httpx2.Client(timeout=TIMEOUT) as client,
         client.stream("POST", f"{url}/v1/chat/completions", json=body) as answer,
     ):
         assert b"Well" in next(answer.iter_raw())
         process.send_signal(signal.SIGTERM)
-        _, log = process.communicate(timeout=PATIENCE)
+        _, log = process.communicate(timeout=TIMEOUT)
         gate.open()
     assert process.returncode == 0
     assert "Traceback" not in log
@@ -640,7 +640,7 @@ def test_sighup_reads_the_mcp_json_again(tools_url: str, tmp_path: Path):
 
     def offered() -> list[str]:
         body = {"model": "mock", "messages": QUESTION}
-        httpx2.post(f"{url}/v1/chat/completions", json=body, timeout=PATIENCE).raise_for_status()
+        httpx2.post(f"{url}/v1/chat/completions", json=body, timeout=TIMEOUT).raise_for_status()
         return tools_in(model.seen[-1].json)
 
     write("a_")
@@ -683,9 +683,9 @@ def test_login_gets_a_token_by_way_of_the_browser(tmp_path: Path):
                 assert process.stdout
                 assert "Allow it in your browser" in process.stdout.readline()
                 page = process.stdout.readline().strip()
-                with httpx2.Client(follow_redirects=True, timeout=PATIENCE) as browser:
+                with httpx2.Client(follow_redirects=True, timeout=TIMEOUT) as browser:
                     assert "You can close this window" in browser.get(page).text
-                told, complaint = process.communicate(timeout=PATIENCE)
+                told, complaint = process.communicate(timeout=TIMEOUT)
             finally:
                 process.kill()
         assert (process.returncode, complaint) == (0, "")

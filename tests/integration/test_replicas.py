@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from tests.integration.test_commands import PATIENCE, serving, toolway
+from tests.integration.test_commands import TIMEOUT, serving, toolway
 from tests.support.answers import calls_of
 from tests.support.app_server import QUESTION
 from tests.support.servers import running
@@ -31,7 +31,7 @@ class Replicas:
 
     def post(self, replica: int, **body: object) -> httpx2.Response:
         url = f"{self.urls[replica]}/v1/chat/completions"
-        return httpx2.post(url, json={"model": "mock", "tools": [THEIRS], **body}, timeout=PATIENCE)
+        return httpx2.post(url, json={"model": "mock", "tools": [THEIRS], **body}, timeout=TIMEOUT)
 
 
 @pytest.fixture

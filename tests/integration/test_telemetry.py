@@ -15,7 +15,7 @@ import httpx2
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.integration.test_commands import PATIENCE, serving, toolway
+from tests.integration.test_commands import TIMEOUT, serving, toolway
 from tests.support.app_server import QUESTION, AppServer, app_server
 from tests.support.collector import Collector
 from tests.support.gate import Gate
@@ -52,7 +52,7 @@ class Scrape:
         self._before = figures(self._text())
 
     def _text(self) -> str:
-        answer = httpx2.get(f"{self._app.url}/metrics", timeout=PATIENCE)
+        answer = httpx2.get(f"{self._app.url}/metrics", timeout=TIMEOUT)
         assert answer.status_code == 200
         return answer.text
 
@@ -102,10 +102,10 @@ def test_what_ends_without_an_answer_is_under_way_no_more():
         with pytest.raises(httpx2.TimeoutException):
             body = {"model": "left", "messages": QUESTION, "stream": True}
             httpx2.post(
-                f"{app.url}/v1/chat/completions", json=body, timeout=httpx2.Timeout(PATIENCE, read=1.0)
+                f"{app.url}/v1/chat/completions", json=body, timeout=httpx2.Timeout(TIMEOUT, read=1.0)
             )
         gate.wait_for_arrival()
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + TIMEOUT
         under_way = [
             ("conversations_open", {"streamed": "true"}),
             ("conversations_open", {"streamed": "false"}),
@@ -157,10 +157,10 @@ def test_several_workers_have_one_sum_at_an_address_of_its_own(tmp_path: Path):
     ):
         for _ in range(20):  # each on a connection of its own, so that both workers get some
             body = {"model": "m", "messages": QUESTION}
-            assert httpx2.post(f"{url}/v1/chat/completions", json=body, timeout=PATIENCE).status_code == 200
-        assert httpx2.get(f"{url}/metrics", timeout=PATIENCE).status_code == 404
-        end = time.monotonic() + PATIENCE
-        while figures(httpx2.get(f"http://{address}/metrics", timeout=PATIENCE).text).get(ENDED) != 20:
+            assert httpx2.post(f"{url}/v1/chat/completions", json=body, timeout=TIMEOUT).status_code == 200
+        assert httpx2.get(f"{url}/metrics", timeout=TIMEOUT).status_code == 404
+        end = time.monotonic() + TIMEOUT
+        while figures(httpx2.get(f"http://{address}/metrics", timeout=TIMEOUT).text).get(ENDED) != 20:
             assert time.monotonic() < end
 
 

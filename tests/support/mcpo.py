@@ -20,7 +20,7 @@ from tests.support.servers import free_port
 
 PACKAGES = ("mcpo==0.0.20", "mcp<2", "fastapi==0.128.0")
 SERVER = Path(__file__).with_name("mcp_time_server.py")
-PATIENCE = 90.0
+TIMEOUT = 90.0
 """Seconds for a start; mcpo connects to its servers one after the other before it listens."""
 
 
@@ -77,10 +77,10 @@ def mcpo(python: Path, *options: str, names: Sequence[str] = ()) -> Iterator[Cal
 
 
 def _listening(url: str, process: subprocess.Popen[bytes], log: Path) -> str:
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     while True:
         try:
-            httpx2.get(f"{url}/openapi.json", timeout=PATIENCE)
+            httpx2.get(f"{url}/openapi.json", timeout=TIMEOUT)
         except httpx2.ConnectError:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(0.1)

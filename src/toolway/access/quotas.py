@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 log = logging.getLogger("toolway.access")
 
-PATIENT = 60
+MAX_RETRY_WAIT = 60
 """Seconds that clients may wait by themselves before they ask again; they are told not to ask for longer."""
 
 REST_SECONDS = 5.0
@@ -238,7 +238,7 @@ def _over(standing: QuotaStatus) -> OverQuota:
     message = f"The quota of {quota.most:,} {_WORDS[quota.unit]} per {time_of} is used up"
     wait = max(1, math.ceil(standing.seconds))
     headers = [] if quota.unit == "tool_calls" else [*_headers(standing)]
-    if wait > PATIENT:
+    if wait > MAX_RETRY_WAIT:
         headers.append((b"x-should-retry", b"false"))
     return OverQuota(f"{message}; try again in {_words(wait)}.", seconds=wait, headers=headers)
 

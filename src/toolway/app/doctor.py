@@ -37,8 +37,8 @@ from toolway.types import JSON, JSON_TYPE, Header, ToolSource, last_error
 from toolway.upstream.client import Upstream, credential, proxy_of
 from toolway.upstream.model_call import whole_turn
 
-SERVER_PATIENCE = 20.0
-MODEL_PATIENCE = 120.0
+SERVER_TIMEOUT = 20.0
+MODEL_TIMEOUT = 120.0
 """Seconds; a model may have to be loaded first."""
 
 _ADVICE = {
@@ -188,7 +188,7 @@ async def _try_everything(settings: Settings) -> list[Finding]:
         Catalog(sources).running() as catalog,
     ):
         target = ModelTarget(settings.upstream, upstream)
-        await catalog.wait_until_tried(SERVER_PATIENCE)
+        await catalog.wait_until_tried(SERVER_TIMEOUT)
         models, model = await _try_models(upstream, settings)
         found.append(models)
         if models.ok:
@@ -249,7 +249,7 @@ async def _try_chat(
     whole = whole_turn(upstream, _headers(settings))
     events = EventStream(on_head=target.learn_from)
     turn = without_rejected_tools(whole, tools=tools, target=target, probe=lambda: whole, events=events)
-    with anyio.move_on_after(MODEL_PATIENCE):
+    with anyio.move_on_after(MODEL_TIMEOUT):
         try:
             message = await turn(tools.put_into(request), events.emit, tools.is_clients)
         except UpstreamError as error:
@@ -259,7 +259,7 @@ async def _try_chat(
         took = f"answers a chat request with {len(tools.tools)} tools{searched}, their schemas as for {target.profile}"
         took += f" (it called {calls[0].name})" if calls else ""
         return [Finding(check=check, ok=True, detail=took), *_judge_refused(target)]
-    detail = f"no answer to a chat request within {MODEL_PATIENCE:g} seconds"
+    detail = f"no answer to a chat request within {MODEL_TIMEOUT:g} seconds"
     return [Finding(check=check, ok=False, detail=detail)]
 
 
@@ -310,7 +310,7 @@ def _judge_source(source: ToolSource, proxy: Proxy | None, *, is_program: bool) 
             check=check, ok=bool(names), detail=detail if names else "it has no tools", advice=advice
         )
     if status.state == "starting" and not status.error:
-        waited = "it does not answer" if status.warnings else f"no answer within {SERVER_PATIENCE:g} seconds"
+        waited = "it does not answer" if status.warnings else f"no answer within {SERVER_TIMEOUT:g} seconds"
         detail = "; ".join([waited, *status.warnings])
         advice = _PROGRAM_ADVICE if is_program else "Is it the right address and port?"
         return Finding(check=check, ok=False, detail=detail, advice=advice)

@@ -38,7 +38,7 @@ from toolway.tools import names
 from toolway.tools.invoke import read_call
 from toolway.types import JSON, Principal, Tool, ToolCall, ToolResult, is_selected
 
-HTTP_PATIENCE = 30.0
+HTTP_TIMEOUT = 30.0
 
 policy = typer.Typer(no_args_is_help=True, help="What the rules of the mcp.json say.")
 approvals = typer.Typer(no_args_is_help=True, help="List and answer the calls that wait for a person.")
@@ -243,7 +243,7 @@ class _Console:
             fail(f"{self._base} is no URL like http://127.0.0.1:8484.")
         request = urllib.request.Request(address, data, self._headers, method=method)  # noqa: S310
         try:
-            with urllib.request.urlopen(request, timeout=HTTP_PATIENCE) as answer:  # noqa: S310
+            with urllib.request.urlopen(request, timeout=HTTP_TIMEOUT) as answer:  # noqa: S310
                 return orjson.loads(answer.read()), answer.headers
         except urllib.error.HTTPError as error:
             try:
@@ -262,7 +262,7 @@ def _why_not(error: Exception) -> str:
     if isinstance(cause, ConnectionRefusedError):
         return "nobody listens there; start `toolway serve`, or say with --url where it runs"
     if isinstance(cause, TimeoutError):
-        return f"no answer within {HTTP_PATIENCE:g} seconds"
+        return f"no answer within {HTTP_TIMEOUT:g} seconds"
     if isinstance(cause, socket.gaierror):
         return "its host name is unknown"
     if isinstance(cause, ssl.SSLError) or not isinstance(cause, OSError):

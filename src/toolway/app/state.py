@@ -28,7 +28,7 @@ from toolway.upstream.client import Upstream, credential
 
 log = logging.getLogger("toolway.tools")
 
-SIZE_PATIENCE = 60.0
+SIZE_TIMEOUT = 60.0
 """Seconds after the start in which every server may come, before it is judged whether the tools fit."""
 
 FIT_ANY_MODEL = 2_000
@@ -139,7 +139,7 @@ async def _warn_of_misses(config: ConfigWatcher, catalog: Catalog, policy: Polic
     told: list[str] = []
     while True:
         read_again = config.read_again
-        with anyio.move_on_after(SIZE_PATIENCE):
+        with anyio.move_on_after(SIZE_TIMEOUT):
             await catalog.until_tried()  # only then it is known what there is
             snapshot = catalog.snapshot
             found = misses_of(config.settings, policy.rules, snapshot.tools, snapshot.unknown)
@@ -151,7 +151,7 @@ async def _warn_of_misses(config: ConfigWatcher, catalog: Catalog, policy: Polic
 
 
 async def _warn_of_size(settings: Settings, catalog: Catalog, target: ModelTarget) -> None:
-    await catalog.wait_until_tried(SIZE_PATIENCE)
-    await target.wait_until_known(SIZE_PATIENCE)
+    await catalog.wait_until_tried(SIZE_TIMEOUT)
+    await target.wait_until_known(SIZE_TIMEOUT)
     if size := await judge_size(settings, target, catalog.snapshot):
         log.log(logging.INFO if size.is_ok else logging.WARNING, "%s", size.text)

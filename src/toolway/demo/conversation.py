@@ -85,10 +85,10 @@ class Conversation:
         begun = time.perf_counter()
         pieces: list[str] = []
         first = 0.0
-        with ExitStack() as patience:
-            patience.enter_context(self._screen.waiting("the model is at work"))
+        with ExitStack() as waiting:
+            waiting.enter_context(self._screen.waiting("the model is at work"))
             for piece in self._pieces(question, temperature):
-                patience.close()
+                waiting.close()
                 first = first or time.perf_counter() - begun
                 pieces.append(piece)
                 self._screen.answer_piece(piece)

@@ -284,7 +284,7 @@ def _recovery(loop: Loop) -> Recovery:
         results=loop.results,
         habits=loop.habits,
         limits=loop.limits,
-        patience=loop.retry_wait if has_worked else 0.0,
+        retry_wait=loop.retry_wait if has_worked else 0.0,
         optional=loop.optional,
     )
 
@@ -388,7 +388,7 @@ async def _result_of(
                 _exact(call, loop.tools),
                 tool,
                 loop.results.read if tool is READER else loop.tools.run,
-                patience=loop.tool_timeout,
+                tool_timeout=loop.tool_timeout,
                 seconds_left=loop.limits.seconds_left,
                 on_progress=on_progress,
                 gate=None if is_builtin else loop.gate,

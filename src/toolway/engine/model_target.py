@@ -37,7 +37,7 @@ MAX_REJECTED = 1000
 MAX_MODELS = 1000
 """Models of which something is remembered; clients name them."""
 
-PATIENCE = 5.0
+LEARN_TIMEOUT = 5.0
 """Seconds that the model server has to say what it is."""
 _PAUSES = (1.0, 2.0, 5.0, 10.0, 30.0)
 
@@ -118,7 +118,7 @@ class ModelTarget:
     async def learn(self) -> bool:
         """Ask the model server once for its models; whether it answered."""
         headers = [USER_AGENT, *credential(self._settings.api_key)]
-        with anyio.move_on_after(PATIENCE):
+        with anyio.move_on_after(LEARN_TIMEOUT):
             return await self.infos.listing(headers) is not None
         return False
 

@@ -190,7 +190,7 @@ _Change = Callable[[ChatRequest, UpstreamError, ChatRequest], Awaitable[ChatRequ
 
 
 class Recovery:
-    """What is tried in one round. `patience` are the seconds that it may wait for the model server, 0 in round 1."""
+    """What is tried in one round. `retry_wait` are the seconds that it may wait for the model server, 0 in round 1."""
 
     def __init__(
         self,
@@ -199,14 +199,14 @@ class Recovery:
         results: ToolResults,
         habits: ModelHabits,
         limits: LoopLimits,
-        patience: float = 0.0,
+        retry_wait: float = 0.0,
         optional: frozenset[str] = frozenset(),
     ) -> None:
         self._tools = tools
         self._results = results
         self._habits = habits
         self._limits = limits
-        self._patience = patience
+        self._retry_wait = retry_wait
         self._optional = optional
         self._changes = self._waits = self._empty = self._unreadable = 0
         self._has_switched = False
@@ -263,11 +263,11 @@ class Recovery:
         is_over = (
             not seconds and self._waits >= len(_PAUSES) and error.status != 503
         )  # a model may load for long
-        if is_over or pause > min(self._patience, self._limits.seconds_left):
+        if is_over or pause > min(self._retry_wait, self._limits.seconds_left):
             return False
         log.info("tools have run, so the model server is asked again in %.1f s: %s", pause, error.message)
         self._waits += 1
-        self._patience -= pause
+        self._retry_wait -= pause
         await anyio.sleep(pause)
         return True
 

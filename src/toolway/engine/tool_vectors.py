@@ -30,10 +30,10 @@ log = logging.getLogger("toolway.search")
 BATCH = 32
 """Tools whose texts go to the embedding model at once."""
 
-QUERY_PATIENCE = 1.0
+QUERY_TIMEOUT = 1.0
 """Seconds that a search waits for the vector of its query; then it goes by words alone."""
 
-BATCH_PATIENCE = 120.0
+BATCH_TIMEOUT = 120.0
 PAUSE = 300.0
 """Seconds in which a model that failed is left alone."""
 
@@ -169,7 +169,7 @@ class ToolVectors:
             self._missing |= dict.fromkeys(tool for tool in tools.values() if tool not in self._vectors)
             self._settled = anyio.Event()
             self._wanted.set()
-        with anyio.move_on_after(QUERY_PATIENCE):
+        with anyio.move_on_after(QUERY_TIMEOUT):
             try:
                 return (
                     nearest((await self._embedder.embed([query], is_query=True))[0], known) if known else []
@@ -189,7 +189,7 @@ class ToolVectors:
 
     async def _make(self, batch: Sequence[Tool]) -> None:
         try:
-            with anyio.fail_after(BATCH_PATIENCE):
+            with anyio.fail_after(BATCH_TIMEOUT):
                 texts = [text_of(tool) for tool in batch]
                 model = await self._embedder.name()
                 keys = [VECTOR.key(_OWNER, model, digest_of(tool)) for tool in batch]

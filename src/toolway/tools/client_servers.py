@@ -130,7 +130,7 @@ def _invalid(message: str) -> InvalidRequest:
 IDLE = 60.0
 """Seconds that a connection is kept for the next request."""
 
-PATIENCE = 20.0
+CONNECT_TIMEOUT = 20.0
 """Seconds from the look-up of its name to the list of its tools."""
 
 LEEWAY = 5.0
@@ -164,8 +164,8 @@ class ConnectedServers:
 class DynamicServers:
     """All connections to declared servers. One is shared by the requests of one owner that declare the same.
 
-    `make` makes the source of a server, which is ready or has failed within `patience` seconds; `limit` is how many
-    there may be at once, and `idle` the seconds that an unused one is kept.
+    `make` makes the source of a server, which is ready or has failed within `connect_timeout` seconds; `limit` is
+    how many there may be at once, and `idle` the seconds that an unused one is kept.
     """
 
     def __init__(
@@ -176,14 +176,14 @@ class DynamicServers:
         *,
         limit: int,
         idle: float = IDLE,
-        patience: float = PATIENCE,
+        connect_timeout: float = CONNECT_TIMEOUT,
     ) -> None:
         self._make = make
         self._allowed = allowed
         self._resolve = resolve
         self._limit = limit
         self._idle = idle
-        self._patience = patience
+        self._connect_timeout = connect_timeout
         self._group: TaskGroup | None = None
         self._by_key: dict[bytes, _Live] = {}
         self._alive: set[_Live] = set()
@@ -219,7 +219,7 @@ class DynamicServers:
             lives = [stack.enter_context(self._in_use(server, owner)) for server in servers]
             failures: dict[str, ConnectorError] = {}
             for live in lives:
-                await live.settled(self._patience + LEEWAY)
+                await live.settled(self._connect_timeout + LEEWAY)
                 if live.egress.refused and not live.is_ready:
                     raise _not_allowed(live.server, "it has no address that may be used")
                 if error := live.failure():

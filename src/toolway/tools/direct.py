@@ -59,5 +59,5 @@ class DirectTools:
                 return None
             call = ToolCall(id="", name=listed, arguments=arguments)
             return await invoke(
-                call, tool, snapshot.run, patience=self._timeout, on_progress=on_progress, gate=gate
+                call, tool, snapshot.run, tool_timeout=self._timeout, on_progress=on_progress, gate=gate
             )

@@ -29,7 +29,7 @@ from toolway.settings.mcp_server import (
 from toolway.tools.autodetect import AutodetectSource, find_mcp, has_document
 from toolway.tools.catalog import Catalog
 from toolway.tools.circles import OpenedCircle, name_of
-from toolway.tools.client_servers import IDLE, PATIENCE, DeclaredServer, DynamicServers
+from toolway.tools.client_servers import CONNECT_TIMEOUT, IDLE, DeclaredServer, DynamicServers
 from toolway.tools.mcp import ConnectOptions, MCPSource, ReconnectPolicy
 from toolway.tools.mcp.sampling import UpstreamSampler
 from toolway.tools.openapi import OpenAPISource
@@ -170,7 +170,11 @@ def _autodetected(endpoint: Endpoint, settings: ToolSettings) -> ToolSource:
 
 @asynccontextmanager
 async def open_dynamic(
-    settings: ToolSettings, *, resolve: Resolve | None = None, idle: float = IDLE, patience: float = PATIENCE
+    settings: ToolSettings,
+    *,
+    resolve: Resolve | None = None,
+    idle: float = IDLE,
+    connect_timeout: float = CONNECT_TIMEOUT,
 ) -> AsyncIterator[DynamicServers]:
     """The connections to servers that requests declare, while the block lasts. `resolve` looks names up."""
 
@@ -180,7 +184,7 @@ async def open_dynamic(
         options = ConnectOptions(
             max_result_bytes=settings.max_tool_response_bytes, egress=egress, logger=SILENT_LOG
         )
-        policy = ReconnectPolicy(connect_timeout=patience, restart_wait=5.0, settle=2.0)
+        policy = ReconnectPolicy(connect_timeout=connect_timeout, restart_wait=5.0, settle=2.0)
         return MaskedSource(MCPSource(config, options, policy), _mask(config))
 
     servers = DynamicServers(
@@ -189,7 +193,7 @@ async def open_dynamic(
         resolve or Resolver(),
         limit=settings.max_dynamic_servers,
         idle=idle,
-        patience=patience,
+        connect_timeout=connect_timeout,
     )
     async with servers.running():
         yield servers
@@ -201,18 +205,18 @@ async def open_sources(settings: ToolSettings) -> AsyncIterator[Sequence[ToolSou
     yield SourceFactory().sources(settings)
 
 
-COMMAND_PATIENCE = 30.0
+COMMAND_TIMEOUT = 30.0
 """Seconds in which a server must come for a command that asks once."""
 
 
 @asynccontextmanager
 async def open_catalog(settings: ToolSettings) -> AsyncIterator[Catalog]:
-    """A catalog for a single look: all configured servers were tried when it is entered, or had COMMAND_PATIENCE."""
+    """A catalog for a single look: all configured servers were tried when it is entered, or had COMMAND_TIMEOUT."""
     async with (
         open_sources(settings) as sources,
         Catalog(sources, prefixed=settings.tool_prefix == "always").running() as catalog,
     ):
-        await catalog.wait_until_tried(COMMAND_PATIENCE)
+        await catalog.wait_until_tried(COMMAND_TIMEOUT)
         yield catalog
 
 

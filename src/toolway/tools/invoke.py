@@ -58,14 +58,14 @@ async def invoke(
     tool: Tool,
     run: RunTool,
     *,
-    patience: float,
+    tool_timeout: float,
     seconds_left: float = math.inf,
     on_progress: OnProgress | None = None,
     gate: Gate | None = None,
 ) -> ToolResult:
     """Run a model's call to its result. A failure is a result that the model reads, never an exception.
 
-    A tool without a timeout of its own has `patience` seconds; each report of progress begins them anew, but all
+    A tool without a timeout of its own has `tool_timeout` seconds; each report of progress begins them anew, but all
     together it has no more than `seconds_left`. Nobody's call runs past the `gate` of its request: whoever invokes a
     tool for a caller hands in what `Policy.gate` makes for it, which is None when nothing is to be decided or noted.
     """
@@ -77,8 +77,8 @@ async def invoke(
     refusal = await gate.admit(call, tool, arguments) if gate else None
     started = time.monotonic()
     work = partial(_run, tool, arguments, run)
-    patience = tool.timeout or patience
-    result = refusal or await _in_time(call, work, patience, seconds_left, on_progress)
+    tool_timeout = tool.timeout or tool_timeout
+    result = refusal or await _in_time(call, work, tool_timeout, seconds_left, on_progress)
     if gate:
         gate.ended(call, tool, arguments, result, time.monotonic() - started)
     return result
@@ -96,11 +96,11 @@ def read_call(call: ToolCall, tool: Tool) -> JSON | ToolResult:
 async def _in_time(
     call: ToolCall,
     work: Callable[[OnProgress], Awaitable[ToolResult]],
-    patience: float,
+    tool_timeout: float,
     seconds_left: float,
     on_progress: OnProgress | None,
 ) -> ToolResult:
-    client, clock = call_client.get(), _Clock(patience, seconds_left)
+    client, clock = call_client.get(), _Clock(tool_timeout, seconds_left)
 
     def report(progress: Progress) -> None:
         clock.restart()
@@ -115,13 +115,13 @@ async def _in_time(
 
 
 class _Clock:
-    """The time that a call has: `patience` seconds, begun anew with each sign of life, `seconds_left` in all."""
+    """The time that a call has: `tool_timeout` seconds, begun anew with each sign of life, `seconds_left` in all."""
 
     # With anyio's scope in place of asyncio's a small call takes a twentieth more.
 
-    def __init__(self, patience: float, seconds_left: float) -> None:
+    def __init__(self, tool_timeout: float, seconds_left: float) -> None:
         self._time = asyncio.get_running_loop().time
-        self._patience = patience
+        self._timeout = tool_timeout
         self._latest = self._time() + seconds_left
         self.deadline = asyncio.timeout_at(self._next())
 
@@ -134,7 +134,7 @@ class _Clock:
         self._set(self._latest)
 
     def _next(self) -> float:
-        return min(self._time() + self._patience, self._latest)
+        return min(self._time() + self._timeout, self._latest)
 
     def _set(self, due: float) -> None:
         with suppress(RuntimeError):  # the call is over

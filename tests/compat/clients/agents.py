@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.compat.clients.installed import PATIENCE, PLACE
+from tests.compat.clients.installed import PLACE, TIMEOUT
 from tests.support.gate import Gate
 
 MODEL = "mock"
@@ -48,7 +48,7 @@ class Agent:
     def says(self, home: Path, url: str, question: str, *, again: bool) -> str:
         """What it prints."""
         with self._running(home, url, question, again=again) as process:
-            output, errors = process.communicate(timeout=2 * PATIENCE)
+            output, errors = process.communicate(timeout=2 * TIMEOUT)
         assert process.returncode == 0, errors + output
         return output
 
@@ -57,7 +57,7 @@ class Agent:
         with self._running(home, url, question, again=True) as process:
             gate.wait_for_arrival()
             process.send_signal(signal.SIGINT)
-            process.communicate(timeout=PATIENCE)
+            process.communicate(timeout=TIMEOUT)
 
     @contextmanager
     def _running(

@@ -18,7 +18,7 @@ from tests.support.paths import ROOT
 PLACE = Path(os.environ.get("TOOLWAY_CLIENTS", ROOT / ".clients"))
 PYTHON = PLACE / "venv" / "bin" / "python"
 SCRIPTS = Path(__file__).parent / "scripts"
-PATIENCE = 60
+TIMEOUT = 60
 """Seconds after which a client hangs; some import for several."""
 
 
@@ -91,7 +91,7 @@ class Answer:
 
     def told(self) -> dict[str, Any]:
         """What it told its user in the end. Fails when it hangs or crashes."""
-        output, errors = self._process.communicate(timeout=PATIENCE)
+        output, errors = self._process.communicate(timeout=TIMEOUT)
         assert self._process.returncode == 0, errors
         told: dict[str, Any] = json.loads(output.splitlines()[-1])
         return told

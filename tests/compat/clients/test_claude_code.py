@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.compat.clients.installed import PATIENCE, PLACE, missing
+from tests.compat.clients.installed import PLACE, TIMEOUT, missing
 from tests.compat.clients.test_clients import OURS, says, set_turns
 from tests.support.app_server import AppServer, app_server
 from tests.support.paths import ROOT
@@ -59,7 +59,7 @@ class ClaudeCode:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=2 * PATIENCE,
+            timeout=2 * TIMEOUT,
             check=False,
         )
         told = [json.loads(line) for line in done.stdout.splitlines() if line]

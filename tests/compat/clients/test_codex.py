@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.compat.clients.installed import PATIENCE, PLACE, missing
+from tests.compat.clients.installed import PLACE, TIMEOUT, missing
 from tests.compat.clients.test_clients import OURS, says, set_turns
 from tests.support.app_server import AppServer, app_server
 from tests.support.upstream import JSON, json_reply, tool_call
@@ -66,7 +66,7 @@ class Codex:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=PATIENCE,
+            timeout=TIMEOUT,
             check=False,
         )
         # When its WebSocket fails, Codex asks over HTTP without a word.

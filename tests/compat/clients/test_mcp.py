@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.compat.clients.installed import PATIENCE, PLACE, SCRIPTS, missing
+from tests.compat.clients.installed import PLACE, SCRIPTS, TIMEOUT, missing
 from tests.compat.clients.test_clients import set_turns
 from tests.compat.clients.test_codex import Codex
 from tests.support.app_server import AppServer, app_server
@@ -41,7 +41,7 @@ def app(config: Path) -> Iterator[AppServer]:
 def told(*command: str, source: Path | None = None) -> Any:
     text = source.read_text() if source else None
     ran = subprocess.run(
-        command, input=text, cwd=PLACE, check=False, capture_output=True, text=True, timeout=PATIENCE
+        command, input=text, cwd=PLACE, check=False, capture_output=True, text=True, timeout=TIMEOUT
     )
     assert ran.returncode == 0, ran.stderr
     return json.loads(ran.stdout)

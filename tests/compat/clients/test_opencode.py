@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.compat.clients.installed import PATIENCE, PLACE, missing
+from tests.compat.clients.installed import PLACE, TIMEOUT, missing
 from tests.compat.clients.test_clients import OURS, set_turns
 from tests.support.app_server import AppServer, app_server
 from tests.support.upstream import JSON, tool_call
@@ -43,7 +43,7 @@ def says(app: AppServer, home: Path, prompt: str) -> str:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=2 * PATIENCE,
+        timeout=2 * TIMEOUT,
         check=False,
     )
     assert done.returncode == 0, done.stderr

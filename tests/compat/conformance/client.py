@@ -27,7 +27,7 @@ from toolway.types import Tool
 SCENARIO = os.environ.get("MCP_CONFORMANCE_SCENARIO", "")
 CONTEXT = json.loads(os.environ.get("MCP_CONFORMANCE_CONTEXT") or "{}")
 METADATA_URL = "https://conformance-test.local/client-metadata.json"
-PATIENCE = 12.0
+TIMEOUT = 12.0
 ROUNDS = 3
 
 
@@ -75,14 +75,14 @@ async def authorization_server(url: str) -> tuple[str, str]:
 async def use(settings: Any) -> str:
     """Call each tool once; what the first that failed said, or the state of the server."""
     async with open_sources(settings.tools) as sources, Catalog(sources).running() as catalog:
-        await catalog.wait_until_tried(PATIENCE)
+        await catalog.wait_until_tried(TIMEOUT)
         status = sources[0].status
         if status.error:
             return status.error
         failures = []
         tools = catalog.snapshot.tools
         for name, values in calls(tools):
-            with anyio.move_on_after(PATIENCE):
+            with anyio.move_on_after(TIMEOUT):
                 result = await catalog.snapshot.call(tools[name], values)
                 failures += [result.text] if result.is_error else []
         return next(iter(failures), f"{len(status.tools)} tools of {status.protocol}")

@@ -30,7 +30,7 @@ from toolway.settings.settings import load_settings
 
 pytestmark = needs_model
 
-PATIENCE = {"timeout": 300, "max_retries": 0, "api_key": "none"}
+OPTIONS = {"timeout": 300, "max_retries": 0, "api_key": "none"}
 
 
 class Counting:
@@ -120,7 +120,7 @@ def wait_until_ready(url: str) -> None:
 
 @pytest.fixture
 def client(way: Way) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=way.base_url, **PATIENCE) as client:
+    with openai.OpenAI(base_url=way.base_url, **OPTIONS) as client:
         yield client
 
 
@@ -180,7 +180,7 @@ def test_usage_counts_both_rounds_once(way: Way, client: openai.OpenAI):
 
 @pytest.mark.anyio
 async def test_the_async_client_gets_the_same(way: Way):
-    async with openai.AsyncOpenAI(base_url=way.base_url, **PATIENCE) as client:
+    async with openai.AsyncOpenAI(base_url=way.base_url, **OPTIONS) as client:
         whole = await client.chat.completions.create(**way.request_body(QUESTION))
         stream = await client.chat.completions.create(**way.request_body(QUESTION), stream=True)
         pieces = [chunk.choices[0].delta.content or "" async for chunk in stream if chunk.choices]

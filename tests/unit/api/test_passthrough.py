@@ -509,9 +509,9 @@ def test_a_client_that_does_not_read_stops_the_upstream() -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         piece = bytes(2**18)
         while sent[0] < size:
-            with anyio.move_on_after(0.5) as patience:
+            with anyio.move_on_after(0.5) as scope:
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
-            if patience.cancelled_caught:
+            if scope.cancelled_caught:
                 stalled.set()
                 await anyio.sleep_forever()
             sent[0] += len(piece)

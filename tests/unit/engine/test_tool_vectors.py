@@ -147,7 +147,7 @@ async def test_a_search_does_not_wait_for_a_query_s_vector_for_long(
     server = EmbeddingServer()
     async with vectors_of(server, store) as vectors:
         await ranked(vectors, "umbrella")
-        monkeypatch.setattr(tool_vectors, "QUERY_PATIENCE", 0.0)
+        monkeypatch.setattr(tool_vectors, "QUERY_TIMEOUT", 0.0)
         assert await vectors.rank("umbrella", TOOLS) == []
 
 

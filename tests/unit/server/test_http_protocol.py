@@ -17,7 +17,7 @@ from tests.support.servers import running, until
 from toolway.server.disconnect import cancel_on_disconnect
 from toolway.server.http_protocol import MAX_BATCH, MAX_HEAD, HttpProtocol, _SendTimeout, _WriteBatch
 
-PATIENCE = 0.4
+TIMEOUT = 0.4
 """The receive timeout of the servers here, in seconds."""
 
 MOUND = 32 * 2**20
@@ -80,15 +80,15 @@ class App:
 
 @contextmanager
 def served(
-    patience: float = PATIENCE,
-    send_patience: float = 60,
+    timeout: float = TIMEOUT,
+    send_timeout: float = 60,
     *,
     app: App | None = None,
     protocol: type[HttpProtocol] = HttpProtocol,
     **config: Any,
 ) -> Iterator[tuple[App, socket.socket]]:
     app = app or App()
-    http = partial(protocol, patience, send_patience)
+    http = partial(protocol, timeout, send_timeout)
     with running(app, http=http, lifespan="off", log_level="error", **config) as url:
         try:
             with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=20) as client:
@@ -168,7 +168,7 @@ def test_a_connection_that_asks_nothing_is_closed_without_a_word(first: bytes) -
 def test_dripping_earns_no_time(start: bytes, piece: bytes) -> None:
     with served() as (app, client):
         client.sendall(start)
-        drip(client, piece, PATIENCE / 10)
+        drip(client, piece, TIMEOUT / 10)
         assert app.requests == []
 
 
@@ -176,7 +176,7 @@ def test_dripping_after_an_answer_earns_no_time_either() -> None:
     with served(timeout_keep_alive=30) as (_, client):
         client.sendall(GET)
         until(client, b"0\r\n\r\n")
-        drip(client, b"\r\n", PATIENCE / 10)
+        drip(client, b"\r\n", TIMEOUT / 10)
 
 
 def test_a_big_honest_upload_may_take_longer_than_the_deadline() -> None:
@@ -185,7 +185,7 @@ def test_a_big_honest_upload_may_take_longer_than_the_deadline() -> None:
         client.sendall(POST + b"Content-Length: %d\r\n\r\n" % (len(piece) * pieces))
         for _ in range(pieces - 1):
             client.sendall(piece)
-            assert silent(client, PATIENCE / 4)
+            assert silent(client, TIMEOUT / 4)
         client.sendall(piece)
         until(client, b"0\r\n\r\n")
         assert app.requests == [("POST", piece * pieces)]
@@ -197,7 +197,7 @@ def test_the_clock_stands_while_the_app_does_not_read() -> None:
         client.sendall(POST.replace(b"/v1/chat/completions", b"/wait") + b"Content-Length: %d\r\n\r\n" % size)
         sender = threading.Thread(target=client.sendall, args=(bytes(size),))
         sender.start()
-        assert silent(client, PATIENCE * 3)
+        assert silent(client, TIMEOUT * 3)
         app.go_on.set()
         until(client, b"0\r\n\r\n")
         sender.join()
@@ -210,7 +210,7 @@ def test_a_client_that_waits_for_100_continue_is_not_slow() -> None:
             POST.replace(b"/v1/chat/completions", b"/wait")
             + b"Expect: 100-continue\r\nContent-Length: 2\r\n\r\n"
         )
-        assert silent(client, PATIENCE * 2)
+        assert silent(client, TIMEOUT * 2)
         app.go_on.set()
         assert until(client, b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
         client.sendall(b"hi")
@@ -221,7 +221,7 @@ def test_a_long_answer_goes_on_after_the_deadline() -> None:
     with served() as (app, client):
         client.sendall(GET.replace(b"/v1/models", b"/stream"))
         until(client, b"first \r\n")
-        assert silent(client, PATIENCE * 2)
+        assert silent(client, TIMEOUT * 2)
         app.go_on.set()
         assert b" last" in until(client, b"0\r\n\r\n")
 
@@ -231,7 +231,7 @@ def test_keep_alive_goes_on_after_the_deadline() -> None:
         for _ in range(20):
             client.sendall(GET)
             until(client, b"0\r\n\r\n")
-        assert silent(client, PATIENCE * 2)
+        assert silent(client, TIMEOUT * 2)
         client.sendall(POST + b"Content-Length: 2\r\n\r\nhi")
         until(client, b"0\r\n\r\n")
         assert len(app.requests) == 21
@@ -247,14 +247,14 @@ FLOOD = GET.replace(b"/v1/models", b"/flood")
 
 
 def test_a_client_that_takes_nothing_is_cut_off_and_its_work_cancelled() -> None:
-    with served(send_patience=0.4) as (app, client):
+    with served(send_timeout=0.4) as (app, client):
         client.sendall(FLOOD)
         assert app.cancelled.wait(20)
         assert not to_end(client).endswith(b"0\r\n\r\n")
 
 
 def test_a_client_that_takes_its_time_is_not_cut_off() -> None:
-    with served(send_patience=1) as (app, client):
+    with served(send_timeout=1) as (app, client):
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
         client.sendall(FLOOD)
         for _ in range(15):
@@ -263,7 +263,7 @@ def test_a_client_that_takes_its_time_is_not_cut_off() -> None:
 
 
 def test_a_client_that_does_not_take_the_end_of_its_answer_is_cut_off() -> None:
-    with served(send_patience=0.4) as (_, client):
+    with served(send_timeout=0.4) as (_, client):
         client.sendall(GET.replace(b"/v1/models", b"/mound"))
         until(client, b"first ")
         with pytest.raises(ConnectionResetError):
@@ -417,7 +417,7 @@ class Written:
 
 def gathering(written: Written) -> _WriteBatch:
     loop = asyncio.get_running_loop()
-    return _WriteBatch(written, loop, _SendTimeout(written, loop, PATIENCE))
+    return _WriteBatch(written, loop, _SendTimeout(written, loop, TIMEOUT))
 
 
 def test_an_answer_that_ends_as_the_server_does_is_sent() -> None:

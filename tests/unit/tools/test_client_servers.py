@@ -19,7 +19,7 @@ from tests.unit.engine.scripted_turns import InMemorySource, echo
 from tests.unit.net.test_client_tls import Authority
 from tests.unit.tools.mcp.servers import good as good_server
 from tests.unit.tools.mcp.servers.bad_http import BadHTTP, bad_http, response
-from tests.unit.tools.mcp.support import PATIENCE, until
+from tests.unit.tools.mcp.support import TIMEOUT, until
 from toolway.errors import Busy, ConnectorError, InvalidRequest
 from toolway.net.ssrf import Resolve, parse_allowed, read_destination
 from toolway.settings.groups import ToolSettings
@@ -49,7 +49,7 @@ async def servers_for(
 ) -> AsyncIterator[DynamicServers]:
     settings = {name: options.pop(name) for name in ("max_dynamic_servers", "token_file") if name in options}
     chosen = ToolSettings(dynamic_servers=parse_allowed(allowed), **settings)
-    with anyio.fail_after(PATIENCE):
+    with anyio.fail_after(TIMEOUT):
         async with open_dynamic(chosen, resolve=resolve or book(), **options) as servers:
             yield servers
 
@@ -313,7 +313,7 @@ async def test_a_client_that_leaves_while_its_server_is_reached_leaves_nothing_b
 
 
 async def test_a_slow_server_is_given_up() -> None:
-    async with listening() as silent, servers_for("127.0.0.1", patience=0.3) as servers:
+    async with listening() as silent, servers_for("127.0.0.1", connect_timeout=0.3) as servers:
         error = await failure(servers, at(silent.url))
         assert (error.status, error.type, error.param) == (424, "external_connector_error", "tools")
         assert "'git' cannot be listed: no answer within 0.3 s" in error.message
@@ -321,7 +321,7 @@ async def test_a_slow_server_is_given_up() -> None:
 
 
 async def test_a_server_that_dies_is_told_and_found_again_when_it_returns() -> None:
-    async with servers_for("127.0.0.1", patience=2.0) as servers:
+    async with servers_for("127.0.0.1", connect_timeout=2.0) as servers:
         async with bad_http() as server:
             port = port_of(server)
             assert await say(servers, at(server.url)) == "fine"
@@ -445,7 +445,7 @@ async def test_a_name_that_comes_to_lead_elsewhere_is_judged_again() -> None:
 
     async with bad_http() as server, listening(host="127.0.0.2", port=port_of(server)) as sentinel:
         url = f"http://evil.example:{port_of(server)}/mcp"
-        async with servers_for("127.0.0.1", rebinding, patience=2.0) as servers:
+        async with servers_for("127.0.0.1", rebinding, connect_timeout=2.0) as servers:
             async with servers.use([at(url)], owner="") as reached:
                 joined = Snapshot([]).with_sources(reached.sources)
                 assert (await joined.call(joined.tools["ok"], {})).text == "fine"
@@ -499,7 +499,7 @@ async def test_the_certificate_must_be_for_the_name_that_was_declared(
     names = book(mcp_example="127.0.0.1", other_example="127.0.0.1")
     with serving(good_server.app(), ssl_certfile=str(identity)) as base:
         port = read_destination(base).port
-        async with servers_for("127.0.0.1", names, patience=5.0) as servers:
+        async with servers_for("127.0.0.1", names, connect_timeout=5.0) as servers:
             assert await say(servers, at(f"https://mcp.example:{port}/mcp"), "echo") == "None"
             error = await failure(servers, at(f"https://other.example:{port}/mcp"))
             assert "its certificate is for another host name" in error.message

@@ -29,7 +29,7 @@ async def result_of(arguments: str, tool: Tool = ANYTHING, run: Any = None) -> T
         return ToolResult(text=json.dumps(arguments))
 
     call = ToolCall(id="1", name="t", arguments=arguments)
-    return await invoke(call, tool, run or echo, patience=10)
+    return await invoke(call, tool, run or echo, tool_timeout=10)
 
 
 @pytest.mark.parametrize("levels", [200, 900, 3000, 100_000])
@@ -91,7 +91,11 @@ async def test_halves_of_characters_in_a_report_of_progress_are_mended():
         return ToolResult(text="done")
 
     await invoke(
-        ToolCall(id="1", name="t", arguments="{}"), ANYTHING, report, patience=10, on_progress=reports.append
+        ToolCall(id="1", name="t", arguments="{}"),
+        ANYTHING,
+        report,
+        tool_timeout=10,
+        on_progress=reports.append,
     )
     assert [report.message for report in reports] == ["a\ufffdb"]
 

@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response
 
 from tests.support.servers import running as serving
 from tests.unit.tools.mcp.servers.guarded import Guarded
-from tests.unit.tools.mcp.support import PATIENCE, SERVERS
+from tests.unit.tools.mcp.support import SERVERS, TIMEOUT
 from tests.unit.tools.openapi.service import Service, document, operation
 from toolway.settings.settings import load_settings
 from toolway.tools.catalog import Catalog
@@ -32,9 +32,9 @@ async def said_by(tool: str, tmp_path: Path, entry: dict[str, Any] | None = None
     config.write_text(json.dumps({"mcpServers": {"s": entry} if entry else {}}))
     loaded = load_settings(settings.pop("env", {}), None, config=str(config), **settings)
     async with open_sources(loaded.tools) as sources, Catalog(sources).running() as catalog:
-        await catalog.wait_until_tried(PATIENCE)
+        await catalog.wait_until_tried(TIMEOUT)
         assert sources[0].status.state == "ready", sources[0].status.error
-        with anyio.fail_after(PATIENCE):
+        with anyio.fail_after(TIMEOUT):
             return (await catalog.snapshot.call(catalog.snapshot.tools[tool], {})).text
 
 

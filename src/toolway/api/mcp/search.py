@@ -9,7 +9,7 @@ from toolway.tools.direct import DirectTools
 from toolway.tools.invoke import Gate, invoke
 from toolway.types import JSON, OnProgress, Selection, Tool, ToolCall, ToolResult
 
-PATIENCE = 30.0
+SEARCH_TIMEOUT = 30.0
 """Seconds that a search may take; it takes longer than milliseconds while the index is made."""
 
 
@@ -44,7 +44,7 @@ class DirectSearch:
                 async def run(_: Tool, asked: JSON, __: OnProgress | None = None) -> ToolResult:
                     return (await search.search(asked, snapshot, offered))[0]
 
-                return await invoke(call, search.finder, run, patience=PATIENCE)
+                return await invoke(call, search.finder, run, tool_timeout=SEARCH_TIMEOUT)
         meant = inner_call(call) if name == caller else call
         if meant is call and name == caller:
             text = 'call_tool wants {"name": the name of a tool, "arguments": {...}}'

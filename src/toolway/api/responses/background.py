@@ -13,7 +13,7 @@ import anyio
 from anyio.abc import TaskGroup, TaskStatus
 from starlette.types import Receive, Scope, Send
 
-from toolway.api.responses.creation import PATIENCE, ResponseCreator
+from toolway.api.responses.creation import STORE_TIMEOUT, ResponseCreator
 from toolway.api.responses.items.response_object import Event
 from toolway.api.responses.preparation import Draft
 from toolway.api.responses.records import Record, Records
@@ -117,19 +117,19 @@ class StoredEvents:
         for, a while; then an error is the last event.
         """
         part = number = 0
-        patience = anyio.current_time() + PATIENCE
+        deadline = anyio.current_time() + STORE_TIMEOUT
         while True:
             try:
                 kept = await self._store.get(EVENTS.key(*place, str(part)), certain=True)
                 is_over = kept is None and not await alive()
                 event = await last(max(number, begin)) if is_over else None
             except StoreError as error:
-                if anyio.current_time() > patience:
+                if anyio.current_time() > deadline:
                     yield _error_event(error, max(number, begin))
                     return
                 await anyio.sleep(self._poll)
                 continue
-            patience = anyio.current_time() + PATIENCE
+            deadline = anyio.current_time() + STORE_TIMEOUT
             if kept is None:
                 if not is_over:
                     await anyio.sleep(self._poll)

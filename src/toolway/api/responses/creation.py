@@ -41,7 +41,7 @@ OnHead = Callable[[list[Header]], Awaitable[None]]
 """Gets the model server's headers before the first event."""
 
 
-PATIENCE = 60.0
+STORE_TIMEOUT = 60.0
 """Seconds for which a store that is away is waited for, by those who have something to keep or to read there."""
 
 
@@ -154,14 +154,14 @@ class ResponseCreator:
         Whoever waits for a response can do without, and reads in it that it is not stored. One that is made in the
         background is lost then: a store that is away is waited for, a while. Raises StoreError for such a one alone.
         """
-        patience = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + STORE_TIMEOUT
         while draft.request.store:
             try:
                 return await self.records.save(draft.owner, record, draft.previous)
             except StoreError as error:
                 if not draft.request.background:
                     return replace(record, resource={**record.resource, "store": False})
-                if isinstance(error, NoRoomInStore) or time.monotonic() > patience:
+                if isinstance(error, NoRoomInStore) or time.monotonic() > deadline:
                     raise
             await anyio.sleep(1.0)
         return record

@@ -29,7 +29,7 @@ from toolway.errors import NotFound, StoreError
 from toolway.stores import Kind
 from toolway.types import JSON, Caller, ToolCall
 
-PATIENCE = 30.0
+REPEAT_TIMEOUT = 30.0
 """Seconds for which one who sends the same answer again waits for what the first one ran."""
 
 LOOK_SECONDS = 0.5
@@ -248,7 +248,7 @@ class ApprovalTurns:
         known = await self._store.get(CLAIM.key(self._owner, code), certain=True)
         if known is not None and known != decision:
             return _Answered(reply=known, is_pure=False, messages=[])
-        with anyio.move_on_after(PATIENCE):
+        with anyio.move_on_after(REPEAT_TIMEOUT):
             while True:
                 if answered := await self._store.get(ANSWERED.key(self._owner, code), certain=True):
                     return answered

@@ -160,7 +160,7 @@ class TokenAuth(httpx2.Auth):
         return said if isinstance(said, dict) else {}
 
 
-PATIENCE = 300.0
+LOGIN_TIMEOUT = 300.0
 """Seconds that a person has for the browser."""
 
 _PAGE = b"<!doctype html><title>Toolway</title><p>Done. You can close this window."
@@ -216,7 +216,7 @@ class _Callback:
 
     async def wait(self) -> AuthorizationCodeResult:
         try:
-            with anyio.fail_after(PATIENCE):
+            with anyio.fail_after(LOGIN_TIMEOUT):
                 return await self._result
         finally:
             self._expect()

@@ -41,7 +41,7 @@ class ReconnectPolicy:
     longest_delay: float = 30.0
     steady_after: float = 10.0
     """A life this long, or one in which a call was answered, makes the next restart an immediate one."""
-    patience: int = 5
+    max_failures: int = 5
     """Lives in a row that came to nothing until the server counts as failed; restarts go on, slowly."""
     settle: float = 0.05
     """Between the first word of changed tools and the new list: a storm becomes one list."""
@@ -149,9 +149,9 @@ class Supervisor:
             SourceError: There is none, and none to be expected.
         """
         lazy = self._config.lazy
-        patience = self._policy.connect_timeout if lazy else self._policy.restart_wait
+        timeout = self._policy.connect_timeout if lazy else self._policy.restart_wait
         waiting = ("starting", "ready", "stopped") if lazy else ("starting", "ready")
-        with anyio.move_on_after(patience):
+        with anyio.move_on_after(timeout):
             while self._session is None and self.status.state in waiting:
                 await self._news.wait()
         if self._session is None:
@@ -385,7 +385,7 @@ class Supervisor:
         if self.status.state != "ready":
             self._era, self._transport = self._config.era, _first_transport(self._config)
         needs_auth = _wants_login(error)
-        lost = not self.status.tools or self._useless_lives >= self._policy.patience
+        lost = not self.status.tools or self._useless_lives >= self._policy.max_failures
         message = explain(error, self._config.label, configured=self._options.egress is None)
         message += self._hint(error)
         self._told_error = message

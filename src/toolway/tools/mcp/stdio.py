@@ -28,7 +28,7 @@ from toolway.tools.mcp.messages import Lines, MessageLines, TooLong, parse
 from toolway.tools.mcp.options import DEPTH, Budget, ServerLog, depth
 from toolway.tools.mcp.sdk import SessionMessage
 
-PATIENCE = 2.0
+KILL_GRACE = 2.0
 """Seconds between closing a server's standard input, SIGTERM and SIGKILL."""
 
 BACKLOG = 256
@@ -192,7 +192,7 @@ class StdioServer(asyncio.SubprocessProtocol, ObjectStream[SessionMessage]):
         if stdin is not None:
             stdin.close()
         for number in (signal.SIGTERM, signal.SIGKILL):
-            with anyio.move_on_after(PATIENCE):
+            with anyio.move_on_after(KILL_GRACE):
                 await self.exited.wait()
                 break
             _signal_group(self.pid, number)

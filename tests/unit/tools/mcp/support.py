@@ -16,7 +16,7 @@ from toolway.tools.mcp import ConnectOptions, MCPSource, ReconnectPolicy
 from toolway.types import JSON, SourceStatus, ToolResult
 
 SERVERS = Path(__file__).parent / "servers"
-PATIENCE = 60.0
+TIMEOUT = 60.0
 """Seconds that anything may take on a busy machine before a test gives up."""
 
 
@@ -35,7 +35,7 @@ class Watched:
         self._news = anyio.Event()
 
     async def until(self, condition: Callable[[SourceStatus], bool]) -> SourceStatus:
-        with anyio.fail_after(PATIENCE):
+        with anyio.fail_after(TIMEOUT):
             while not condition(self.source.status):
                 await self._news.wait()
         return self.source.status
@@ -45,7 +45,7 @@ class Watched:
 
     async def call(self, tool: str, arguments: JSON | None = None, **more: Any) -> ToolResult:
         tools = {tool.name: tool for tool in self.source.status.tools}
-        with anyio.fail_after(PATIENCE):
+        with anyio.fail_after(TIMEOUT):
             return await self.source.call(tools[tool], arguments or {}, **more)
 
 
@@ -87,6 +87,6 @@ def alive(pid: int) -> bool:
 
 async def until(condition: Callable[[], bool]) -> None:
     """Ask again and again, for what tells nobody when it happens (the end of a stranger's process)."""
-    with anyio.fail_after(PATIENCE):
+    with anyio.fail_after(TIMEOUT):
         while not condition():  # noqa: ASYNC110
             await anyio.sleep(0.01)

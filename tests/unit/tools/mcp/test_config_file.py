@@ -23,7 +23,7 @@ from tests.support.tools import ToolService
 from tests.support.upstream import call_stream, text_stream, tool_call
 from tests.unit.tools.mcp.servers import good as good_server
 from tests.unit.tools.mcp.servers.bad_http import bad_http
-from tests.unit.tools.mcp.support import PATIENCE, SERVERS, until
+from tests.unit.tools.mcp.support import SERVERS, TIMEOUT, until
 from toolway.app import reload as reload_module
 from toolway.settings.settings import load_settings
 from toolway.tools.catalog import Catalog
@@ -44,7 +44,7 @@ class Live:
 
     async def call(self, name: str, **arguments: Any) -> ToolResult:
         snapshot = self.catalog.snapshot
-        with anyio.fail_after(PATIENCE):
+        with anyio.fail_after(TIMEOUT):
             return await snapshot.call(snapshot.tools[name], arguments)
 
 
@@ -60,7 +60,7 @@ def settings_of(path: Path, **more: Any) -> Any:
 @asynccontextmanager
 async def settled(settings: Any) -> AsyncIterator[Live]:
     async with open_sources(settings.tools) as sources, Catalog(sources).running() as catalog:
-        assert await catalog.wait_until_tried(PATIENCE)
+        assert await catalog.wait_until_tried(TIMEOUT)
         yield Live(catalog)
 
 
@@ -146,7 +146,7 @@ async def test_a_changed_file_changes_the_servers_and_drops_no_call(
     settings = settings_of(path)
     factory = SourceFactory()
     async with Catalog(factory.sources(settings.tools)).running() as catalog:
-        await catalog.wait_until_tried(PATIENCE)
+        await catalog.wait_until_tried(TIMEOUT)
         live = Live(catalog)
         stayed, left = (await live.call("a_pid")).text, (await live.call("b_pid")).text
         async with reload_module.watch_config(settings, factory, catalog):
@@ -178,7 +178,7 @@ async def test_a_secret_of_a_changed_file_is_masked_in_the_log(
             Catalog(factory.sources(settings.tools)).running() as catalog,
             reload_module.watch_config(settings, factory, catalog),
         ):
-            await catalog.wait_until_tried(PATIENCE)
+            await catalog.wait_until_tried(TIMEOUT)
             write(path, s={**STDIO, "env": {"KEY": "canary-of-the-edit"}})
             await until(lambda: "changed: s" in written.getvalue())
             logging.getLogger("toolway.server.s").warning("%s", "it says canary-of-the-edit")

@@ -16,7 +16,7 @@ from tests.support.proxy import forward_proxy
 from tests.support.servers import running as serving
 from tests.unit.tools.mcp.servers import good as good_server
 from tests.unit.tools.mcp.servers.bad_http import bad_http
-from tests.unit.tools.mcp.support import PATIENCE, Watched, running
+from tests.unit.tools.mcp.support import TIMEOUT, Watched, running
 from toolway.settings.mcp_server import RemoteServerConfig
 from toolway.tools.mcp import ConnectOptions, ReconnectPolicy
 from toolway.types import ToolResult
@@ -57,7 +57,7 @@ async def test_a_cancelled_call_closes_its_stream() -> None:
     async with talking_to_bad(modern=True) as (source, server):
         with anyio.move_on_after(0.2):
             await source.call("hang")
-        with anyio.fail_after(PATIENCE):
+        with anyio.fail_after(TIMEOUT):
             await server.hung_up.wait()
         assert (await source.call("ok")).text == "fine"
 
@@ -66,7 +66,7 @@ async def test_an_old_server_is_told_of_a_cancelled_call() -> None:
     async with talking_to_bad() as (source, server):
         with anyio.move_on_after(0.2):
             await source.call("hang")
-        with anyio.fail_after(PATIENCE):
+        with anyio.fail_after(TIMEOUT):
             while "notifications/cancelled" not in [method for method, _ in server.seen]:
                 await anyio.lowlevel.checkpoint()
 

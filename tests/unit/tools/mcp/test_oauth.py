@@ -22,7 +22,7 @@ from tests.support.gate import Gate
 from tests.support.redis import RedisServer
 from tests.support.servers import running as serving
 from tests.unit.tools.mcp.servers.guarded import Guarded
-from tests.unit.tools.mcp.support import PATIENCE
+from tests.unit.tools.mcp.support import TIMEOUT
 from toolway.errors import SourceError
 from toolway.settings.settings import load_settings
 from toolway.tools.catalog import Catalog
@@ -57,11 +57,11 @@ def robot(base: str, **secret: str) -> dict[str, str]:
 async def used(settings: Any, guarded: Guarded, *, expire: bool = False) -> None:
     """Call a tool, with the token taken away before that if `expire`."""
     async with open_sources(settings.tools) as sources, Catalog(sources).running() as catalog:
-        await catalog.wait_until_tried(PATIENCE)
+        await catalog.wait_until_tried(TIMEOUT)
         assert sources[0].status.state == "ready", sources[0].status.error
         if expire:
             guarded.tokens.clear()
-        with anyio.fail_after(PATIENCE):
+        with anyio.fail_after(TIMEOUT):
             assert (said := (await catalog.snapshot.call(catalog.snapshot.tools["ok"], {})).text) == "fine", (
                 said
             )
@@ -102,7 +102,7 @@ async def test_credentials_need_a_secret_or_a_key(tmp_path: Path, keys: dict[str
         ) as sources,
         Catalog(sources).running() as catalog,
     ):
-        await catalog.wait_until_tried(PATIENCE)
+        await catalog.wait_until_tried(TIMEOUT)
         assert "either a client_secret or a private_key" in (sources[0].status.error or "")
 
 
@@ -118,14 +118,14 @@ async def test_wrong_credentials_are_a_state(tmp_path: Path) -> None:
             open_sources(settings_for(tmp_path, {"url": f"{base}/mcp", "auth": auth}).tools) as sources,
             Catalog(sources).running() as catalog,
         ):
-            await catalog.wait_until_tried(PATIENCE)
+            await catalog.wait_until_tried(TIMEOUT)
             assert sources[0].status.state == "needs auth"
             assert "toolway login web" in (sources[0].status.error or "")
 
 
 async def logged_in(settings: Any) -> Grant:
     """What `toolway login web` does."""
-    with anyio.fail_after(PATIENCE):
+    with anyio.fail_after(TIMEOUT):
         return await login(settings.tools.servers[0], browse, grants_of(settings.tools))
 
 
@@ -151,7 +151,7 @@ async def test_a_server_that_asks_for_no_login_is_no_success(tmp_path: Path) -> 
 async def refusal(settings: Any) -> str:
     """What a call is told that is not allowed."""
     async with open_sources(settings.tools) as sources, Catalog(sources).running() as catalog:
-        await catalog.wait_until_tried(PATIENCE)
+        await catalog.wait_until_tried(TIMEOUT)
         result = await catalog.snapshot.call(catalog.snapshot.tools["ok"], {})
         assert result.is_error
         return result.text
@@ -185,7 +185,7 @@ async def test_processes_that_are_refused_at_once_renew_once_and_the_grant_lives
         async with await anyio.open_process(
             [*command, "serve"], cwd=tmp_path, env=env, stderr=DEVNULL
         ) as server:
-            with anyio.fail_after(PATIENCE):
+            with anyio.fail_after(TIMEOUT):
                 ran = await anyio.run_process([*command, "tools", "--json"], cwd=tmp_path, env=env)
             listed = json.loads(ran.stdout)
             server.terminate()
@@ -273,7 +273,7 @@ async def use_as_replica(folder: Path, base: str, store: str, token_file: str) -
     kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     env = {**kept, "TOOLWAY_TOKEN_FILE": token_file, "OPENAI_BASE_URL": f"{base}/v1", "TOOLWAY_STORE": store}
     command = [sys.executable, "-m", "toolway", "tools", "--json"]
-    with anyio.fail_after(2 * PATIENCE):
+    with anyio.fail_after(2 * TIMEOUT):
         ran = await anyio.run_process(command, cwd=folder, env=env)
     assert json.loads(ran.stdout)[0]["available"], ran.stdout
 
@@ -288,7 +288,7 @@ async def test_a_grant_is_not_renewed_while_nobody_can_know_who_else_renews_it(
         guarded.tokens.clear()
         redis.stop()
         async with open_sources(settings.tools) as sources, Catalog(sources).running() as catalog:
-            await catalog.wait_until_tried(PATIENCE)
+            await catalog.wait_until_tried(TIMEOUT)
             assert sources[0].status.state == "failed"
             assert "its grant cannot be renewed. TOOLWAY_STORE: redis://" in (sources[0].status.error or "")
         assert guarded.given == ["authorization_code"]
@@ -308,7 +308,7 @@ async def test_a_login_is_newer_than_a_grant_that_ended_wherever_that_is_kept(
         guarded.tokens.clear()
         guarded.ended = True
         async with open_sources(settings.tools) as sources, Catalog(sources).running() as catalog:
-            await catalog.wait_until_tried(PATIENCE)
+            await catalog.wait_until_tried(TIMEOUT)
             assert sources[0].status.state == "needs auth"
         guarded.ended = False
         await logged_in(settings_for(tmp_path, entry))
@@ -325,7 +325,7 @@ async def test_a_grant_that_ended_needs_a_login_and_is_not_tried_again(tmp_path:
         guarded.ended = True
         for _ in range(2):
             async with open_sources(settings.tools) as sources, Catalog(sources).running() as catalog:
-                await catalog.wait_until_tried(PATIENCE)
+                await catalog.wait_until_tried(TIMEOUT)
                 assert sources[0].status.state == "needs auth"
                 assert "toolway login web" in (sources[0].status.error or "")
     assert guarded.refused == ["refresh_token"]
@@ -388,6 +388,6 @@ async def test_what_was_granted_is_masked_in_what_comes_back(tmp_path: Path) -> 
         settings = settings_for(tmp_path, {"type": "http", "url": f"{base}/mcp"})
         await logged_in(settings)
         async with open_sources(settings.tools) as sources, Catalog(sources).running() as catalog:
-            await catalog.wait_until_tried(PATIENCE)
+            await catalog.wait_until_tried(TIMEOUT)
             said = (await catalog.snapshot.call(catalog.snapshot.tools["ok"], {})).text
     assert said == "you sent Bearer *** and ***"

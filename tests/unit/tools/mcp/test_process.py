@@ -19,11 +19,11 @@ from tests.support.app_server import QUESTION
 from tests.support.servers import free_port
 from tests.support.servers import running as serving
 from tests.support.upstream import ScriptedUpstream, call_stream, text_stream, tool_call
-from tests.unit.tools.mcp.support import PATIENCE, SERVERS, alive
+from tests.unit.tools.mcp.support import SERVERS, TIMEOUT, alive
 
 
 def wait_for(path: Path) -> str:
-    until = time.monotonic() + PATIENCE
+    until = time.monotonic() + TIMEOUT
     while not path.exists():
         assert time.monotonic() < until, f"{path} did not appear"
         time.sleep(0.01)
@@ -51,13 +51,13 @@ def test_calls_under_way_end_well_and_no_server_stays(tmp_path: Path, number: si
             next(line for line in toolway.stderr if "is ready" in line)
             body = {"model": "mock", "messages": QUESTION, "stream": True}
             url = f"http://127.0.0.1:{port}/v1/chat/completions"
-            answer = threads.submit(httpx2.post, url, json=body, timeout=PATIENCE)
+            answer = threads.submit(httpx2.post, url, json=body, timeout=TIMEOUT)
             server = int(wait_for(tmp_path / "started"))
             toolway.send_signal(number)
             (tmp_path / "go").touch()
-            assert content_of(chunks_of(answer.result(PATIENCE).text)) == "done"
+            assert content_of(chunks_of(answer.result(TIMEOUT).text)) == "done"
             threads.submit(toolway.stderr.read)
-            toolway.wait(PATIENCE)
-        until = time.monotonic() + PATIENCE
+            toolway.wait(TIMEOUT)
+        until = time.monotonic() + TIMEOUT
         while alive(server):
             assert time.monotonic() < until

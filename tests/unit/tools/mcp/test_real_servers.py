@@ -16,7 +16,7 @@ import pytest
 
 from tests.support.paths import ROOT
 from tests.support.servers import free_port
-from tests.unit.tools.mcp.support import PATIENCE, running, until
+from tests.unit.tools.mcp.support import TIMEOUT, running, until
 from toolway.settings.mcp_server import StdioServerConfig
 from toolway.settings.settings import load_settings
 from toolway.tools.catalog import Catalog
@@ -72,7 +72,7 @@ async def test_five_servers_from_one_file(repository: Path) -> None:
             await until(lambda: all(source.status.state == "ready" for source in sources))
 
             async def call(name: str, **arguments: Any) -> ToolResult:
-                with anyio.fail_after(PATIENCE):
+                with anyio.fail_after(TIMEOUT):
                     return await catalog.snapshot.call(catalog.snapshot.tools[name], arguments)
 
             names = catalog.snapshot.tools

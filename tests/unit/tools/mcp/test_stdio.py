@@ -9,7 +9,7 @@ import tracemalloc
 import anyio
 import pytest
 
-from tests.unit.tools.mcp.support import PATIENCE, bad, good, running, until
+from tests.unit.tools.mcp.support import TIMEOUT, bad, good, running, until
 from toolway.tools.catalog import Catalog
 from toolway.tools.mcp import MCPSource, ReconnectPolicy, inbound, options, stdio
 from toolway.types import Progress
@@ -83,10 +83,10 @@ async def test_a_cancelled_call_is_cancelled_at_the_server(era: str) -> None:
                 await server.call("slow", {"seconds": 1000}, on_progress=lambda _: started.set())
 
             tasks.start_soon(call)
-            with anyio.fail_after(PATIENCE):
+            with anyio.fail_after(TIMEOUT):
                 await started.wait()
             tasks.cancel_scope.cancel()
-        with anyio.fail_after(PATIENCE):
+        with anyio.fail_after(TIMEOUT):
             while (await server.call("events")).text != "started cancelled":
                 await anyio.lowlevel.checkpoint()
 
@@ -400,7 +400,7 @@ async def test_half_a_character_in_a_description_costs_no_server() -> None:
 async def test_an_unmatched_error_while_two_calls_are_open_ends_neither() -> None:
     async with running(bad()) as server:
         await server.ready()
-        with anyio.move_on_after(2) as patience:
+        with anyio.move_on_after(2) as scope:
             async with anyio.create_task_group() as tasks:
                 held = anyio.Event()
 
@@ -410,7 +410,7 @@ async def test_an_unmatched_error_while_two_calls_are_open_ends_neither() -> Non
                 tasks.start_soon(hold)
                 await held.wait()
                 await server.call("null_id")
-        assert patience.cancelled_caught
+        assert scope.cancelled_caught
         assert (await server.call("ok")).text == "fine"
 
 

@@ -14,7 +14,7 @@ import pytest
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from tests.support.paths import ROOT
-from tests.unit.tools.mcp.support import PATIENCE, Watched, alive, bad, running, until
+from tests.unit.tools.mcp.support import TIMEOUT, Watched, alive, bad, running, until
 from toolway.tools.mcp import ReconnectPolicy
 from toolway.types import ToolResult
 
@@ -34,7 +34,7 @@ async def during_a_call(server: Watched, act: Callable[[], Any]) -> ToolResult:
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(call)
-        with anyio.fail_after(PATIENCE):
+        with anyio.fail_after(TIMEOUT):
             await started.wait()
         act()
     return results[0]
