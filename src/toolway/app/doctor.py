@@ -256,7 +256,8 @@ async def _try_chat(
             return [Finding(check=check, ok=False, detail=f"a chat request failed: {error.message}")]
         calls = [call for call in message.tool_calls if read_arguments(call.arguments) is not None]
         searched = f" ({len(tools.reachable)} are searched)" if tools.search else ""
-        took = f"answers a chat request with {len(tools.tools)} tools{searched}, their schemas as for {target.profile}"
+        took = f"answers a chat request with {len(tools.tools)} tools{searched}"
+        took += f", their schemas as for {target.schema_target}"
         took += f" (it called {calls[0].name})" if calls else ""
         return [Finding(check=check, ok=True, detail=took), *_judge_refused(target)]
     detail = f"no answer to a chat request within {MODEL_TIMEOUT:g} seconds"

@@ -85,7 +85,7 @@ class Overview:
         target = parts.engine.target
         found: JSON = {
             "url": masked(parts.settings.upstream.base_url),
-            "profile": target.profile,
+            "schema_target": target.schema_target,
             "is_reachable": False,
             "reason": f"no answer within {MODEL_SECONDS:g} seconds",
             "models": [],

@@ -63,15 +63,15 @@ class ModelTarget:
         self,
         settings: UpstreamSettings,
         upstream: Upstream,
-        on_profile: Callable[[SchemaTarget], None] | None = None,
+        on_schema_target: Callable[[SchemaTarget], None] | None = None,
     ) -> None:
         self._settings = settings
-        self._on_profile = on_profile
+        self._on_schema_target = on_schema_target
         self.infos = ModelInfos(upstream, self._on_listing)
         """What it tells about its models; the one place that asks it for them."""
         self._is_certain = settings.schema_profile != "auto"
-        self.profile: SchemaTarget = "openai"
-        self._take(_configured_profile(settings) or "openai")
+        self.schema_target: SchemaTarget = "openai"
+        self._take(_configured_target(settings) or "openai")
         self.searching = anyio.Lock()
         """Held while somebody looks for the tool that the model server refuses; the others wait for the result."""
         self._tried = anyio.Event()
@@ -100,9 +100,9 @@ class ModelTarget:
 
     @asynccontextmanager
     async def learning(self) -> AsyncIterator[ModelTarget]:
-        """Find the profile while the block lasts, unless a setting or the address says it."""
+        """Find the schema target while the block lasts, unless a setting or the address says it."""
         async with anyio.create_task_group() as group:
-            if self._is_certain or _configured_profile(self._settings):
+            if self._is_certain or _configured_target(self._settings):
                 self._tried.set()
             else:
                 group.start_soon(self._learn)
@@ -124,7 +124,7 @@ class ModelTarget:
 
     def learn_from(self, headers: Sequence[types.Header]) -> None:
         """Learn from the head of any answer: llama.cpp names itself."""
-        if self.profile == "openai" and (b"server", b"llama.cpp") in headers:
+        if self.schema_target == "openai" and (b"server", b"llama.cpp") in headers:
             self._become("llama.cpp")
 
     def habits(self, model: Any) -> ModelHabits:
@@ -144,9 +144,9 @@ class ModelTarget:
     def fit(self, snapshot: Snapshot) -> Snapshot:
         """The tools as this model server takes them, without those that it refuses."""
         if not self._rejected:
-            return snapshot.for_target(self.profile)
+            return snapshot.for_target(self.schema_target)
         barred = frozenset(tool for tool in snapshot.tools.values() if digest_of(tool) in self._rejected)
-        return snapshot.for_target(self.profile, barred)
+        return snapshot.for_target(self.schema_target, barred)
 
     def bar(self, name: str, tool: Tool, reason: str) -> None:
         """Leave a tool out until its definition changes."""
@@ -182,19 +182,19 @@ class ModelTarget:
             tries += 1
         self._tried.set()
 
-    def _become(self, profile: SchemaTarget) -> None:
-        if not self._is_certain and profile != self.profile:
-            self._take(profile)
-            log.info("the model server takes schemas as %s does", profile)
+    def _become(self, target: SchemaTarget) -> None:
+        if not self._is_certain and target != self.schema_target:
+            self._take(target)
+            log.info("the model server takes schemas as %s does", target)
 
-    def _take(self, profile: SchemaTarget) -> None:
-        self.profile = profile
-        if self._on_profile:
-            self._on_profile(profile)
+    def _take(self, target: SchemaTarget) -> None:
+        self.schema_target = target
+        if self._on_schema_target:
+            self._on_schema_target(target)
 
 
-def _configured_profile(settings: UpstreamSettings) -> SchemaTarget | None:
-    """The profile that a setting or the model server's address says."""
+def _configured_target(settings: UpstreamSettings) -> SchemaTarget | None:
+    """The target that a setting or the model server's address says."""
     if settings.schema_profile != "auto":
         return settings.schema_profile
     host = urlsplit(settings.base_url).hostname or ""

@@ -158,9 +158,9 @@ async def test_the_list_that_told_which_server_it_is_also_tells_of_its_models():
 async def test_a_list_that_a_client_had_to_be_asked_for_tells_which_server_it_is():
     async with connected(SERVERS["llama.cpp"][0]) as (upstream, settings, _):
         backend = ModelTarget(settings.upstream, upstream)
-        assert backend.profile == "openai"
+        assert backend.schema_target == "openai"
         await backend.infos.get("m", [])
-        assert backend.profile == "llama.cpp"
+        assert backend.schema_target == "llama.cpp"
 
 
 async def test_a_model_that_is_not_in_the_list_is_asked_for_again():

@@ -64,7 +64,7 @@ function ModelServer({ value }) {
         <dt>Context</dt><dd>${first.context ? `${count(first.context)} tokens` : "not told"}</dd>`}
       <dt>Tools take</dt><dd><a href="#/tools?order=tokens">${count(value.tools.tokens)} tokens</a> of each request${first?.context && value.tools.tokens
         ? `, ${Math.round(value.tools.tokens / first.context * 100)} % of the context` : ""}</dd>
-      <dt>Schemas as for</dt><dd>${server.profile}</dd>
+      <dt>Schemas as for</dt><dd>${server.schema_target}</dd>
     </dl>
   <//>`;
 }
