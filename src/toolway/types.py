@@ -91,7 +91,7 @@ class ToolResult:
     images: tuple[Image, ...] = ()
     failure: Failure = "tool"
     """Of a result with `is_error`: whose fault it is."""
-    refusal: JSON | None = field(default=None, compare=False, repr=False)
+    rpc_error: JSON | None = field(default=None, compare=False, repr=False)
     """The error of JSON-RPC (`code`, `message`, `data`) by which an MCP server refused the call."""
     raw: Callable[[], JSON] | None = field(default=None, compare=False, repr=False)
     """Makes MCP's CallToolResult as its server wrote it (content, structuredContent, _meta); None: it wrote none."""

@@ -14,8 +14,8 @@ from tests.support.app_server import QUESTION, AppServer, app_server, serving
 from tests.support.redis import RedisServer, redis  # noqa: F401 - a fixture
 from tests.support.upstream import Reply, call_stream, json_reply, text_stream, tool_call, whole
 from toolway.access.audit import AuditLog
+from toolway.access.denials import Denials
 from toolway.access.keys import hash_of
-from toolway.access.refusals import Refusals
 from toolway.errors import Unauthorized
 
 USAGE = {"prompt_tokens": 60, "completion_tokens": 10, "total_tokens": 70}
@@ -203,13 +203,13 @@ def test_the_audit_log_tells_of_who_was_refused(tmp_path: Path):
 
 def test_the_same_refusal_again_and_again_is_one_line_with_a_count(tmp_path: Path):
     audit = AuditLog(str(tmp_path / "audit.jsonl"), max_bytes=10**6, files=1)
-    refusals = Refusals()
-    refusals.note(Unauthorized("No.", code="invalid_api_key"))
-    refusals.audit = audit
+    denials = Denials()
+    denials.note(Unauthorized("No.", code="invalid_api_key"))
+    denials.audit = audit
     for address in ("10.0.0.1", "10.0.0.2"):
         for _ in range(100):
             where = {"client.address": address}
-            refusals.note(Unauthorized("No.", code="invalid_api_key"), where=where)
+            denials.note(Unauthorized("No.", code="invalid_api_key"), where=where)
     audit.close()
     lines = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
     assert [line["client.address"] for line in lines] == ["10.0.0.1", "10.0.0.2"]

@@ -33,7 +33,7 @@ class _Settled:
 
     approval: Approval | None = None
     verdict: Verdict | None = None
-    refusal: str = "nobody answered"
+    reason: str = "nobody answered"
 
 
 class _Waits(Exception):
@@ -107,7 +107,7 @@ class CallGate:
                 self._tell_answered(approval, verdict)
                 self.grants += [verdict.grant] if verdict.grant else []
             elif approval and not may_stay_open:
-                self._settled[_key(call)] = _Settled(refusal=_BESIDE)
+                self._settled[_key(call)] = _Settled(reason=_BESIDE)
             left.append(approval if approval and _key(call) not in self._settled else None)
         if not may_stay_open:
             await self._withdraw([a for a in waiting if a.id not in answers])
@@ -227,10 +227,10 @@ class CallGate:
                 conversation=self.who["gen_ai.conversation.id"],
             )
         except InvalidRequest as error:
-            self._settled[_key(call)] = _Settled(refusal=f"nobody can be asked about it: {error.message}")
+            self._settled[_key(call)] = _Settled(reason=f"nobody can be asked about it: {error.message}")
             return None
         except StoreError:
-            self._settled[_key(call)] = _Settled(refusal=UNREACHABLE)
+            self._settled[_key(call)] = _Settled(reason=UNREACHABLE)
             return None
         self._tell_asked(approval)
         return approval
@@ -264,7 +264,7 @@ class CallGate:
             settled = await self._ask_on_the_way(call, tool)
         approval, verdict = settled.approval, settled.verdict
         if verdict is None:
-            return settled.refusal
+            return settled.reason
         if not verdict.approve:
             return _because("it was not approved", verdict.reason)
         if approval is None:  # what only the client itself wants to be asked about, it may allow
@@ -288,7 +288,7 @@ class CallGate:
         if approval is None:
             approval = await self._ask(call, tool)
         if approval is None:
-            return self._settled.pop(_key(call), _Settled(refusal=_BESIDE))
+            return self._settled.pop(_key(call), _Settled(reason=_BESIDE))
         await self._approvals.note_awaited(approval, tool)
         verdict = (await self._answers([approval])).get(approval.id) or await self._approvals.verdict(
             approval.id

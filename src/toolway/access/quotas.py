@@ -13,8 +13,8 @@ from weakref import WeakValueDictionary
 
 import anyio
 
+from toolway.access.denials import Denials
 from toolway.access.local_counters import LocalCounters, QuotaStatus
-from toolway.access.refusals import Refusals
 from toolway.errors import OverQuota, QuotasUnknown
 from toolway.settings.groups import is_shared
 from toolway.stores.store import Cooldown, EntriesError
@@ -48,10 +48,10 @@ _TIMES = {1: "second", 60: "minute", 3_600: "hour", 86_400: "day"}
 
 @asynccontextmanager
 async def open_meter(
-    store: str, *, fails_closed: bool = False, refusals: Refusals | None = None
+    store: str, *, fails_closed: bool = False, denials: Denials | None = None
 ) -> AsyncIterator[Meter]:
     """A meter for a block. Where `store` (as TOOLWAY_STORE names it) is a Redis, all processes count there."""
-    meter = Meter(store, fails_closed=fails_closed, refusals=refusals)
+    meter = Meter(store, fails_closed=fails_closed, denials=denials)
     try:
         yield meter
     finally:
@@ -66,11 +66,11 @@ class Meter:
     """
 
     def __init__(
-        self, store: str = "memory:", *, fails_closed: bool = False, refusals: Refusals | None = None
+        self, store: str = "memory:", *, fails_closed: bool = False, denials: Denials | None = None
     ) -> None:
         self._url = store if is_shared(store) else ""
         self._fails_closed = fails_closed
-        self._refusals = refusals or Refusals()
+        self._denials = denials or Denials()
         self._own = LocalCounters()
         self._shared: RedisCounters | None = None
         self._rest = Cooldown(REST_SECONDS)
@@ -144,7 +144,7 @@ class Meter:
         return limiter
 
     def _refused(self, principal: Principal, error: OverQuota) -> OverQuota:
-        self._refusals.note(error, principal.name)
+        self._denials.note(error, principal.name)
         return error
 
     async def _take(self, principal: Principal, quotas: Sequence[Quota]) -> list[QuotaStatus]:

@@ -13,9 +13,9 @@ from urllib.parse import unquote
 from starlette.routing import Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from toolway.access.denials import Denials
 from toolway.access.keys import KeyRing
 from toolway.access.quotas import Meter
-from toolway.access.refusals import Refusals
 from toolway.api.chat.routes import ChatCompletions
 from toolway.api.mcp import McpEndpoint
 from toolway.api.messages import Messages
@@ -57,10 +57,10 @@ def create_app(settings: Settings | None = None, *, pace: Pace = DEFAULT_PACE) -
     """The app for these settings, by default those of the environment. Raises ConfigError."""
     settings = settings or load_settings()
     keys = KeyRing(settings.server.api_keys, settings.access)
-    refusals = Refusals()
-    routes = Routes(settings, pace, keys, refusals)
+    denials = Denials()
+    routes = Routes(settings, pace, keys, denials)
     app: ASGIApp = LifespanRouter(default=routes, lifespan=routes.lifespan, redirect_slashes=False)
-    app = AuthMiddleware(app, settings.server, keys, refusals)
+    app = AuthMiddleware(app, settings.server, keys, denials)
     if settings.metrics.address:
         from toolway.server.metrics import CountedRequests  # noqa: PLC0415 - needs 14 MB
 
@@ -93,22 +93,22 @@ class Routes:
     The method of a WebSocket is "WEBSOCKET"; `websocket.WEBSOCKET_PATHS` has the paths at which there can be one.
     """
 
-    def __init__(self, settings: Settings, pace: Pace, keys: KeyRing, refusals: Refusals) -> None:
+    def __init__(self, settings: Settings, pace: Pace, keys: KeyRing, denials: Denials) -> None:
         self._settings = settings
         self._keys = keys
-        self._refusals = refusals
+        self._denials = denials
         self._pace = pace
         self._exact: dict[tuple[str, str], ASGIApp] = {}
         self._below: dict[str, ASGIApp] = {}
         self._passthrough: ASGIApp = _not_open
-        self._admission = Admission(Meter(), refusals)
+        self._admission = Admission(Meter(), denials)
 
     @asynccontextmanager
     async def lifespan(self, _: Any) -> AsyncIterator[None]:
         """Open the app's state and put up the routes."""
         traces = open_tracing(self._settings.upstream)
         async with (
-            open_state(self._settings, self._keys, self._refusals) as state,
+            open_state(self._settings, self._keys, self._denials) as state,
             observing(state, traces) as subscribers,
             AsyncExitStack() as stack,
         ):
@@ -132,7 +132,7 @@ class Routes:
                 meter=state.meter,
                 subscribers=[*subscribers, *([journal.subscribe] if self._settings.console.enabled else [])],
             )
-            self._admission = Admission(state.meter, self._refusals)
+            self._admission = Admission(state.meter, self._denials)
             self._passthrough = Passthrough(
                 state.upstream, self._settings.upstream, self._settings.server.max_body_bytes
             )

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import anyio
 
+from toolway.access.denials import Denials
 from toolway.access.keys import KeyRing
 from toolway.access.misses import misses_of
 from toolway.access.policy import Policy, open_policy
 from toolway.access.quotas import Meter, open_meter
-from toolway.access.refusals import Refusals
 from toolway.app.reload import ConfigWatcher, watch_config
 from toolway.engine.model_target import USER_AGENT, ModelTarget
 from toolway.engine.tool_vectors import ToolVectors, open_vectors
@@ -53,13 +53,13 @@ class AppState:
 
 
 @asynccontextmanager
-async def open_state(settings: Settings, keys: KeyRing, refusals: Refusals) -> AsyncIterator[AppState]:
+async def open_state(settings: Settings, keys: KeyRing, denials: Denials) -> AsyncIterator[AppState]:
     """Connections and tool sources, for as long as the block lasts. Nothing is waited for."""
     async with (
         open_store(settings.store.url, ttl=settings.store.ttl, max_bytes=settings.store.max_bytes) as store,
         Upstream.connect(settings.upstream) as upstream,
         open_meter(
-            settings.store.url, fails_closed=settings.store.quotas_fail == "closed", refusals=refusals
+            settings.store.url, fails_closed=settings.store.quotas_fail == "closed", denials=denials
         ) as meter,
     ):
         factory = SourceFactory(upstream, settings.upstream.api_key)
@@ -76,7 +76,7 @@ async def open_state(settings: Settings, keys: KeyRing, refusals: Refusals) -> A
             open_vectors(settings, upstream, target, store) as vectors,
             anyio.create_task_group() as tasks,
         ):
-            refusals.audit = policy.audit
+            denials.audit = policy.audit
             tasks.start_soon(_warn_of_size, settings, catalog, target)
             tasks.start_soon(_warn_of_misses, config, catalog, policy)
             yield AppState(

@@ -194,7 +194,7 @@ class AllowList:
 
     entries: tuple[AllowedServer, ...] = ()
 
-    def refusal(self, place: Destination) -> str | None:
+    def denial_of(self, place: Destination) -> str | None:
         """Why a place is out of the question, as the end of a sentence; None: its addresses decide."""
         if not self.entries:
             return f"the operator allows no servers but the configured ones ({SETTING} is empty)"

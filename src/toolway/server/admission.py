@@ -10,8 +10,8 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from toolway.access.denials import Denials
 from toolway.access.quotas import Meter
-from toolway.access.refusals import Refusals
 from toolway.dialects import DIALECTS, REST, is_below
 from toolway.errors import Forbidden, OverQuota, QuotasUnknown
 from toolway.server.caller import place_of, principal_of
@@ -67,9 +67,9 @@ def _families(method: str, path: str, is_passed_on: bool) -> frozenset[str]:
 class Admission:
     """Lets the handler of a request have it, if its principal may, and counts it against the principal's quotas."""
 
-    def __init__(self, meter: Meter, refusals: Refusals) -> None:
+    def __init__(self, meter: Meter, denials: Denials) -> None:
         self._meter = meter
-        self._refusals = refusals
+        self._denials = denials
 
     async def run(
         self, handler: ASGIApp, scope: Scope, receive: Receive, send: Send, *, is_passed_on: bool
@@ -82,7 +82,7 @@ class Admission:
             if is_socket:
                 send = in_place_of_upgrade(scope, send)
             refused = Forbidden("This API key may not use this route.", code="route_not_allowed")
-            self._refusals.note(refused, principal.name, place_of(scope))
+            self._denials.note(refused, principal.name, place_of(scope))
             await send_error(scope, send, refused)
             return
         if principal.quotas:

@@ -9,8 +9,8 @@ from ipaddress import ip_address
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from toolway.access.denials import Denials
 from toolway.access.keys import KeyRing
-from toolway.access.refusals import Refusals
 from toolway.access.tokens import is_token
 from toolway.dialects import is_below
 from toolway.errors import Forbidden, InvalidRequest, ToolwayError, Unauthorized
@@ -55,10 +55,10 @@ class AuthMiddleware:
         app: ASGIApp,
         settings: ServerSettings,
         keys: KeyRing | None = None,
-        refusals: Refusals | None = None,
+        denials: Denials | None = None,
     ) -> None:
         self._app = app
-        self._refusals = refusals or Refusals()
+        self._denials = denials or Denials()
         self._keys = keys or KeyRing(settings.api_keys)
         self._origins = frozenset(origin.encode() for origin in settings.cors_origins)
         self._is_our_host = lru_cache(maxsize=256)(_host_rule(settings, self._keys))
@@ -86,7 +86,7 @@ class AuthMiddleware:
             elif self._keys.is_closed and scope["path"] not in OPEN_ROUTES and not _is_for_console(scope):
                 scope = await self._authenticated(scope, seen)
         except ToolwayError as error:
-            self._refusals.note(error, where=place_of(scope))
+            self._denials.note(error, where=place_of(scope))
             await send_error(scope, send, error, self._challenge(scope, error))
         else:
             await app(scope, receive, send)
@@ -98,7 +98,7 @@ class AuthMiddleware:
             if self._keys.is_closed:
                 scope = await self._authenticated(scope, seen)
         except ToolwayError as error:
-            self._refusals.note(error, where=place_of(scope))
+            self._denials.note(error, where=place_of(scope))
             await send_error(scope, in_place_of_upgrade(scope, send), error, self._challenge(scope, error))
         else:
             if PRINCIPAL_KEY in scope:

@@ -237,7 +237,7 @@ class DynamicServers:
                 code="invalid_server",
             )
         for server in servers:
-            if reason := self._allowed.refusal(server.place):
+            if reason := self._allowed.denial_of(server.place):
                 raise _not_allowed(server, reason)
         if len(servers) > self._limit:
             raise InvalidRequest(

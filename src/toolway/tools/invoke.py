@@ -74,11 +74,11 @@ async def invoke(
         if gate:
             gate.ended(call, tool, None, arguments, 0.0)
         return arguments
-    refusal = await gate.admit(call, tool, arguments) if gate else None
+    denied = await gate.admit(call, tool, arguments) if gate else None
     started = time.monotonic()
     work = partial(_run, tool, arguments, run)
     tool_timeout = tool.timeout or tool_timeout
-    result = refusal or await _in_time(call, work, tool_timeout, seconds_left, on_progress)
+    result = denied or await _in_time(call, work, tool_timeout, seconds_left, on_progress)
     if gate:
         gate.ended(call, tool, arguments, result, time.monotonic() - started)
     return result

@@ -18,7 +18,7 @@ def allows(setting: str, url: str, *addresses: str) -> bool:
     """Whether a URL may be used when its name leads to these addresses."""
     allowed, place = AllowList(parse_allowed(setting)), read_destination(url)
     found = [ip_address(text) for text in addresses] or [place.address]
-    return allowed.refusal(place) is None and all(a is not None and allowed.admits(place, a) for a in found)
+    return allowed.denial_of(place) is None and all(a is not None and allowed.admits(place, a) for a in found)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_a_bad_entry_is_told_with_what_is_legal(entry: str, says: str) -> None:
 
 def test_nothing_is_allowed_by_default() -> None:
     assert load_settings({}, None).tools.dynamic_servers == ()
-    reason = AllowList().refusal(read_destination("https://mcp.example.com/mcp"))
+    reason = AllowList().denial_of(read_destination("https://mcp.example.com/mcp"))
     assert reason is not None and "TOOLWAY_DYNAMIC_SERVERS is empty" in reason
 
 

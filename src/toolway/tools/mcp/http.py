@@ -35,10 +35,10 @@ from toolway.net.proxy import Proxy, proxy_for
 from toolway.net.ssrf import UNKNOWN_NAME, SsrfGuard
 from toolway.settings.mcp_server import RemoteServerConfig
 from toolway.tools.mcp.errors import HTTP_TROUBLE, RefusedError
+from toolway.tools.mcp.http_errors import MAX_ERROR_BODY, http_error, request_failed
 from toolway.tools.mcp.messages import Answer, RequestId, correlated, error, parse, parse_answer
 from toolway.tools.mcp.options import ConnectOptions
 from toolway.tools.mcp.posts import CONNECT_TIMEOUT, OwnClient, Posts, Sink
-from toolway.tools.mcp.refusals import MAX_ERROR_BODY, failure, refusal
 from toolway.tools.mcp.sdk import (
     ReadStream,
     ServerMessageMetadata,
@@ -181,13 +181,13 @@ def _broken(request: httpx2.Request, error: httpx2.TransportError) -> httpx2.Res
 
 def _failure(error: httpx2.TransportError) -> ErrorData:
     is_unsent, is_down = isinstance(error, _UNSENT), isinstance(error, httpx2.ConnectError)
-    return failure(_words(error), is_unsent=is_unsent, is_down=is_down)
+    return request_failed(_words(error), is_unsent=is_unsent, is_down=is_down)
 
 
 async def _refusal(request: httpx2.Request, response: httpx2.Response) -> httpx2.Response:
     body = await _read(response)
     in_session = "mcp-session-id" in request.headers
-    refused = refusal(response.status_code, response.headers, body, in_session=in_session)
+    refused = http_error(response.status_code, response.headers, body, in_session=in_session)
     return _answer(request, response.status_code, refused)
 
 
@@ -362,7 +362,9 @@ async def _receive_events(
     accept = {"accept": "text/event-stream", "cache-control": "no-store"}
     async with client.stream("GET", url, headers=accept) as response, inbound:
         if response.status_code >= 400:
-            refused = refusal(response.status_code, response.headers, await _read(response), in_session=False)
+            refused = http_error(
+                response.status_code, response.headers, await _read(response), in_session=False
+            )
             raise RefusedError(refused.code, refused.message, refused.data)
         told = False
         try:
@@ -411,7 +413,7 @@ async def _post(client: httpx2.AsyncClient, target: str, content: str) -> ErrorD
         return _failure(error)
     if response.status_code < 400:
         return None
-    return refusal(response.status_code, response.headers, response.content, in_session=True)
+    return http_error(response.status_code, response.headers, response.content, in_session=True)
 
 
 # Their lines hold URLs and headers of answers, and those hold keys.

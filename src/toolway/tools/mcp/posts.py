@@ -28,9 +28,9 @@ from toolway.net.decompress import BrokenBody, OversizedBody, UnknownEncoding, r
 from toolway.net.errors import Fault, HttpError
 from toolway.net.proxy import proxy_for
 from toolway.settings.mcp_server import RemoteServerConfig
+from toolway.tools.mcp.http_errors import MAX_ERROR_BODY, http_error, request_failed
 from toolway.tools.mcp.messages import Answer, RequestId, error, parse_answer
 from toolway.tools.mcp.options import ConnectOptions
-from toolway.tools.mcp.refusals import MAX_ERROR_BODY, failure, refusal
 from toolway.tools.mcp.sdk import (
     ClientMessageMetadata,
     ContextSendStream,
@@ -49,7 +49,7 @@ Sink = ContextSendStream[SessionMessage | Exception]
 _DOWN = frozenset({Fault.UNKNOWN_HOST, Fault.UNTRUSTED, Fault.REFUSED})
 _UNSENT = _DOWN | {Fault.UNSENDABLE, Fault.PROXY, Fault.NO_FILES, Fault.NOT_ACCEPTED}
 _NOT_THE_CALLS = frozenset({401, 403})
-"""Refusals that are about who asks, and what a login mends."""
+"""Answers that are about who asks, and what a login mends."""
 
 
 class Posts:
@@ -106,7 +106,9 @@ class Posts:
                     return True
                 messages = await _messages(answer, request.id, in_session="mcp-session-id" in headers)
         except HttpError as fault:
-            trouble = failure(_words(fault), is_unsent=fault.fault in _UNSENT, is_down=fault.fault in _DOWN)
+            trouble = request_failed(
+                _words(fault), is_unsent=fault.fault in _UNSENT, is_down=fault.fault in _DOWN
+            )
             messages = [JSONRPCError(jsonrpc="2.0", id=request.id, error=trouble)]
         for message in messages:
             await context.read_stream_writer.send(SessionMessage(message))
@@ -116,7 +118,7 @@ class Posts:
 async def _messages(answer: OwnAnswer, request_id: RequestId, *, in_session: bool) -> list[JSONRPCMessage]:
     """The messages in a whole answer, that to the request among them."""
     if answer.status >= 400:
-        refused = refusal(answer.status, answer.headers, await answer.beginning(), in_session=in_session)
+        refused = http_error(answer.status, answer.headers, await answer.beginning(), in_session=in_session)
         return [JSONRPCError(jsonrpc="2.0", id=request_id, error=refused)]
     if answer.status == 202:
         return [error(request_id, "server answered a request with 202 Accepted", INVALID_REQUEST)]

@@ -519,7 +519,7 @@ class MCPSource:
         except RefusedError as refusal:
             told = {"code": refusal.code, "message": refusal.message, "data": refusal.data}
             words = explain(refusal, self.label, configured=self._options.egress is None)
-            return replace(_error(words), refusal=told)
+            return replace(_error(words), rpc_error=told)
         except LostError as lost:
             ended = f"The server {self.label!r} ended during the call ({lost}) and is being restarted."
             unknown = "Whether the call had an effect is unknown."

@@ -15,7 +15,7 @@ MAX_ERROR_BODY = 64 * 2**10
 """Bytes of an error's body that are read."""
 
 
-def refusal(status: int, headers: Mapping[str, str], body: bytes, *, in_session: bool) -> ErrorData:
+def http_error(status: int, headers: Mapping[str, str], body: bytes, *, in_session: bool) -> ErrorData:
     """The error for an answer with a status from 400 on."""
     told = _jsonrpc_error(body)
     seen = {**what_was_seen(status, headers, in_session=in_session), "data": told.get("data")}
@@ -23,7 +23,7 @@ def refusal(status: int, headers: Mapping[str, str], body: bytes, *, in_session:
     return ErrorData(code=told.get("code", -32000), message=str(message), data={HTTP_TROUBLE: seen})
 
 
-def failure(words: str, *, is_unsent: bool, is_down: bool) -> ErrorData:
+def request_failed(words: str, *, is_unsent: bool, is_down: bool) -> ErrorData:
     """The error for a request that has no answer; the words follow "the server"."""
     trouble = {"unsent": is_unsent, "down": is_down}
     return ErrorData(code=-32000, message=f"the server {words}", data={HTTP_TROUBLE: trouble})

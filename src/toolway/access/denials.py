@@ -11,14 +11,14 @@ from toolway.access.audit import AuditLog
 from toolway.errors import ToolwayError
 
 QUIET_SECONDS = 10.0
-"""One line tells of all refusals of a kind in so many seconds, or who is refused could fill the log as it likes."""
+"""One line tells of all denials of a kind in so many seconds, or who is refused could fill the log as it likes."""
 
 MAX_KINDS = 1_000
 """Of so many kinds it is remembered when they were told."""
 
 
-class Refusals:
-    """Tells the audit log of refusals, once there is one; who has the same key or address is told of together."""
+class Denials:
+    """Tells the audit log of denials, once there is one; who has the same key or address is told of together."""
 
     def __init__(self) -> None:
         self.audit: AuditLog | None = None
