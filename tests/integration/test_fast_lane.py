@@ -3,24 +3,69 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import socket
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
+import httptools
 import httpx2
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.app_server import QUESTION, AppServer, app_server
-from tests.support.gate import Gate
+from tests.support.gate import DEADLINE, Gate
+from tests.support.raw import split
 from tests.support.upstream import OUT_OF_MEMORY, Reply, sse, tool_call, whole
-from toolway.engine.fast_lane import FastLane, Handover
+from toolway.access.keys import hash_of
+from toolway.conversation.message import Message
+from toolway.engine.fast_lane import FastLane, Handover, LaneClient, LaneExchange, LaneRequest
+from toolway.net.connection import MAX_BUFFERED
+from toolway.server.lane import MAX_SIZE
+from toolway.types import Header
 
 WORDS = whole(
     {"content": "It is cloudy."}, usage={"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13}
 )
 CALLS = whole({"tool_calls": [tool_call()]}, finish="tool_calls")
+
+
+CAME: list[str] = []
+"""What came of each request that took the lane."""
+
+
+class Watched:
+    """The client of a request in the lane; notes what comes of it."""
+
+    def __init__(self, client: LaneClient) -> None:
+        self._client = client
+
+    def answer(self, message: Message, headers: Sequence[Header]) -> None:
+        CAME.append("answered")
+        self._client.answer(message, headers)
+
+    def go_on(self, handover: Handover) -> None:
+        CAME.append("handed over")
+        self._client.go_on(handover)
+
+    def run(self, work: Coroutine[Any, Any, None]) -> None:
+        CAME.append("left")
+        self._client.run(work)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def watched() -> Iterator[None]:
+    ask = FastLane.ask
+
+    def watch(self: FastLane, request: LaneRequest, client: LaneClient) -> LaneExchange | None:
+        return ask(self, request, Watched(client))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FastLane, "ask", watch)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -31,24 +76,15 @@ def lane() -> Iterator[AppServer]:
 
 @pytest.fixture(scope="module")
 def ordinary() -> Iterator[AppServer]:
-    """A profile closes the lane, whether anybody asks for it or not."""
-    with app_server(profiles={"nobodys": ["none*"]}) as server:
+    with app_server(has_lane=False) as server:
         yield server
 
 
 @pytest.fixture
-def taken(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What came of each request that took the lane."""
-    came: list[Any] = []
-    ask = FastLane.ask
-
-    async def watched(self: FastLane, request: Any) -> Any:
-        came.append(None)
-        came[-1] = await ask(self, request)
-        return came[-1]
-
-    monkeypatch.setattr(FastLane, "ask", watched)
-    return came
+def taken() -> list[str]:
+    """What comes of each request that takes the lane in this test."""
+    CAME.clear()
+    return CAME
 
 
 TEXT = st.text(alphabet=st.sampled_from('aé日\n"\\\u2028 '), max_size=6)
@@ -120,43 +156,166 @@ def mutations(draw: Any, raw: bytes) -> bytes:
     return raw[:start] + draw(st.binary(max_size=3) | st.just(raw[start:end] * 2)) + raw[end:]
 
 
-def through(app: AppServer, body: bytes, reply: Reply) -> tuple[Any, ...]:
-    """What the client and the model server got."""
-    app.set_replies(reply)
-    headers = {"content-type": "application/json", "x-own": "kept", "authorization": "Bearer x"}
-    answer = app.post(body, headers=headers)
-    asked = [
+def warm(app: AppServer, *replies: Reply) -> None:
+    """Have a connection to the model server open and idle, which the lane needs; and these answers come next."""
+    app.set_replies(WORDS).ask()
+    app.set_replies(*replies)
+    CAME.clear()
+
+
+def asked(app: AppServer) -> list[Any]:
+    """What the model server was asked, but for its own address."""
+    return [
         (seen.path, seen.query, seen.body, [header for header in seen.headers if header[0] != b"host"])
         for seen in app.upstream.seen
     ]
-    return answer.status_code, answer.content, answer.headers.raw, asked
+
+
+HEAD = (
+    b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nX-Own: kept\r\n"
+    b"Authorization: Bearer x\r\nContent-Length: %d\r\nUser-Agent: mine\r\n\r\n"
+)
+
+
+def request(body: bytes, head: bytes = HEAD) -> bytes:
+    return head % len(body) + body
+
+
+class Answers:
+    """Reads answers from a socket, byte for byte."""
+
+    def __init__(self) -> None:
+        self.whole = 0
+
+    def on_message_complete(self) -> None:
+        self.whole += 1
+
+    def read(self, client: socket.socket, count: int) -> bytes:
+        """So many answers, or what comes until the server closes."""
+        received, parser = b"", httptools.HttpResponseParser(self)
+        while self.whole < count and (part := client.recv(65536)):
+            received += part
+            parser.feed_data(part)
+        return received
+
+
+def connected(app: AppServer) -> socket.socket:
+    host, port = app.url.removeprefix("http://").split(":")
+    client = socket.create_connection((host, int(port)), timeout=DEADLINE)
+    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return client
+
+
+def through(app: AppServer, reply: Reply, *pieces: bytes, count: int = 1) -> tuple[Any, ...]:
+    """What the client and the model server got, to the byte; the client sends these pieces one by one."""
+    warm(app, reply)
+    with connected(app) as client:
+        for piece in pieces:
+            client.sendall(piece)
+        return Answers().read(client, count), asked(app)
 
 
 @settings(max_examples=80, deadline=None)
 @given(body=BODY, answer=ANSWER)
 def test_both_ways_give_the_same_bytes(lane: AppServer, ordinary: AppServer, body: Any, answer: Any):
-    reply = reply_of(as_json(answer))
-    assert through(lane, as_json(body), reply) == through(ordinary, as_json(body), reply)
+    reply, sent = reply_of(as_json(answer)), request(as_json(body))
+    assert through(lane, reply, sent) == through(ordinary, reply, sent)
 
 
 PLAIN = {
     "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "Hi"}}]
 }
+PLAIN_REQUEST = request(as_json({"model": "mock", "messages": QUESTION}))
 
 
 @settings(max_examples=30, deadline=None)
 @given(raw=mutations(as_json(PLAIN)))
 def test_both_ways_read_broken_answers_alike(lane: AppServer, ordinary: AppServer, raw: bytes):
-    body = as_json({"model": "mock", "messages": QUESTION})
-    assert through(lane, body, reply_of(raw)) == through(ordinary, body, reply_of(raw))
+    reply = reply_of(raw)
+    assert through(lane, reply, PLAIN_REQUEST) == through(ordinary, reply, PLAIN_REQUEST)
 
 
-def test_a_plain_answer_takes_the_lane(lane: AppServer, taken: list[Any]):
-    lane.set_replies(WORDS)
+@settings(max_examples=40, deadline=None)
+@given(
+    bodies=st.lists(PLAIN_BODY | WILD_BODY, min_size=1, max_size=3),
+    places=st.lists(st.integers(min_value=0), max_size=3),
+)
+def test_both_ways_read_requests_alike_in_pieces_and_behind_each_other(
+    lane: AppServer, ordinary: AppServer, bodies: list[Any], places: list[int]
+):
+    pieces = split(b"".join(request(as_json(body)) for body in bodies), places)
+    reply, count = reply_of(as_json(PLAIN)), len(bodies)
+    assert through(lane, reply, *pieces, count=count) == through(ordinary, reply, *pieces, count=count)
+
+
+HEADERS = st.sampled_from(
+    [
+        b"Origin: http://localhost\r\n",
+        b"Origin: http://page.example\r\n",
+        b"Origin: http://evil.example\r\n",
+        b"Host: localhost\r\n",
+        b"X-Toolway-Tools: none\r\n",
+        b"Connection: close\r\n",
+        b"Connection: keep-alive, X-Own\r\n",
+        b"Connection: Upgrade\r\nUpgrade: h2c\r\n",
+        b"Content-Encoding: identity\r\n",
+        b"Content-Encoding: gzip\r\n",
+        b"Content-Length: 3\r\n",
+        b"Content-Length: 00\r\n",
+        b"Content-Length : 1\r\n",
+        b"Transfer-Encoding: chunked\r\n",
+        b"Idempotency-Key: a\r\n",
+        b"Api-Key: b\r\n",
+        b"X-Large: " + b"x" * 60_000 + b"\r\n",
+        b"X-Fold: a\r\n b\r\n",
+        b"X-Bare: a\nContent-Length: 5\r\n",
+        b"X-Nothing:\r\n",
+        "X-Latin: \xe9\r\n".encode("latin-1"),
+    ]
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(extra=st.lists(HEADERS, max_size=2), again=st.lists(HEADERS, max_size=1))
+def test_both_ways_read_heads_alike(
+    cors: tuple[AppServer, AppServer], extra: list[bytes], again: list[bytes]
+):
+    """A head is read once for each connection: the second request has another."""
+    body, reply = as_json({"model": "mock", "messages": QUESTION}), reply_of(as_json(PLAIN))
+    results = []
+    for app in cors:
+        warm(app, reply)
+        with connected(app) as client:
+            received = [b""]
+            for more in ([], extra, extra, again, []):
+                if b"connection: close" not in received[-1]:
+                    head = HEAD.replace(b"X-Own", b"".join(more) + b"X-Own", 1)
+                    client.sendall(request(body, head))
+                    received.append(Answers().read(client, 1))
+            results.append((received, asked(app)))
+    assert results[0] == results[1]
+
+
+@pytest.fixture(scope="module")
+def cors() -> Iterator[tuple[AppServer, AppServer]]:
+    """With the lane and without."""
+    allowed = {"cors_origins": ["http://page.example"]}
+    with app_server(**allowed) as one, app_server(has_lane=False, **allowed) as other:
+        yield one, other
+
+
+def test_a_plain_answer_takes_the_lane(lane: AppServer, taken: list[str]):
+    warm(lane, WORDS)
     answer = lane.ask()
     assert answer.json()["choices"][0]["message"] == {"role": "assistant", "content": "It is cloudy."}
-    assert [type(came) for came in taken] == [tuple]
+    assert taken == ["answered"]
     assert [tool["function"]["name"] for tool in lane.upstream.seen[0].json["tools"]]
+
+
+@pytest.mark.parametrize("places", [[], [len(HEAD)], [len(HEAD) + 20, -20, -2]])
+def test_a_body_may_come_behind_its_head_in_pieces(lane: AppServer, taken: list[str], places: list[int]):
+    through(lane, WORDS, *split(PLAIN_REQUEST, places))
+    assert taken == ["answered"]
 
 
 HELD = {"role": "assistant", "content": None, "tool_calls": [tool_call()]}
@@ -173,25 +332,27 @@ TITLE = {"role": "system", "content": "You are a title generator. You output ONL
         ({"functions": []}, {}, ""),
         ({"messages": [*QUESTION, HELD, {"role": "tool", "tool_call_id": "call_1", "content": "x"}]}, {}, ""),
         ({"messages": [TITLE, *QUESTION]}, {}, ""),
+        ({"metadata": "x" * MAX_SIZE}, {}, ""),
         ({}, {"x-toolway-tools": "none"}, ""),
         ({}, {"x-toolway-max-calls": "1"}, ""),
+        ({}, {"connection": "close"}, ""),
         ({}, {}, "?api-version=1"),
     ],
 )
 def test_what_wants_more_goes_the_ordinary_way(
-    lane: AppServer, taken: list[Any], body: Any, headers: dict[str, str], query: str
+    lane: AppServer, taken: list[str], body: Any, headers: dict[str, str], query: str
 ):
-    lane.set_replies(WORDS)
+    warm(lane, WORDS)
     url = f"{lane.url}/v1/chat/completions{query}"
     answer = httpx2.post(url, json={"model": "mock", "messages": QUESTION, **body}, headers=headers)
     assert answer.status_code == 200, answer.text
     assert not taken
 
 
-def test_calls_are_run_and_the_model_server_is_asked_nothing_twice(lane: AppServer, taken: list[Any]):
-    lane.set_replies(CALLS, WORDS)
+def test_calls_are_run_and_the_model_server_is_asked_nothing_twice(lane: AppServer, taken: list[str]):
+    warm(lane, CALLS, WORDS)
     assert lane.ask().json()["choices"][0]["message"]["content"] == "It is cloudy."
-    assert [type(came) for came in taken] == [Handover]
+    assert taken == ["handed over"]
     assert len(lane.tools.calls) == 1
     roles = [[message["role"] for message in seen.json["messages"]] for seen in lane.upstream.seen]
     assert roles == [["user"], ["user", "assistant", "tool"]]
@@ -199,21 +360,112 @@ def test_calls_are_run_and_the_model_server_is_asked_nothing_twice(lane: AppServ
 
 @pytest.mark.parametrize("reply", [OUT_OF_MEMORY, sse(PLAIN), Reply(reset=True), Reply([b"{"], cut=True)])
 def test_what_fails_is_told_as_on_the_ordinary_way(
-    lane: AppServer, ordinary: AppServer, taken: list[Any], reply: Reply
+    lane: AppServer, ordinary: AppServer, taken: list[str], reply: Reply
 ):
-    body = as_json({"model": "mock", "messages": QUESTION})
-    assert through(lane, body, reply) == through(ordinary, body, reply)
-    assert [type(came) for came in taken] == [Handover]
+    got = through(lane, reply, PLAIN_REQUEST)
+    assert taken == ["handed over"]
+    assert got == through(ordinary, reply, PLAIN_REQUEST)
 
 
-def test_a_client_that_leaves_stops_the_model_server():
+def test_an_answer_larger_than_a_buffer_is_read_to_its_end(
+    lane: AppServer, ordinary: AppServer, taken: list[str]
+):
+    long = whole({"content": "x" * 3 * MAX_BUFFERED})
+    got = through(lane, long, PLAIN_REQUEST)
+    assert taken == ["handed over"]
+    assert got == through(ordinary, long, PLAIN_REQUEST)
+
+
+def test_a_client_that_leaves_stops_the_model_server(taken: list[str]):
     gate = Gate()
-    with app_server(Reply([b" ", gate])) as app:
-        with httpx2.Client(timeout=2) as client, ThreadPoolExecutor() as pool:
-            asked = pool.submit(client.post, f"{app.url}/v1/chat/completions", json={"messages": QUESTION})
+    with app_server() as app:
+        warm(app, Reply([b" ", gate]))
+        with connected(app) as client:
+            client.sendall(PLAIN_REQUEST)
             gate.wait_for_arrival()
-            client.close()
-            with pytest.raises(Exception):  # noqa: B017
-                asked.result()
-        gate.open()
         app.upstream.departures.wait()
+        gate.open()
+    assert taken == ["left"]
+
+
+def stopped_while_asked(app: AppServer, stop: Callable[[], None], then: str) -> bytes:
+    """What a client gets that waits when its server is told to stop; the model server is then answered, or not."""
+    gate = Gate()
+    warm(app, Reply([gate, as_json(PLAIN)], 200, [(b"content-type", b"application/json")]))
+    with ThreadPoolExecutor() as threads, connected(app) as client, connected(app) as idle:
+        client.sendall(PLAIN_REQUEST)
+        gate.wait_for_arrival()
+        threads.submit(stop)
+        assert idle.recv(1) == b""
+        if then == "answered":
+            gate.open()
+        answer = Answers().read(client, 1)
+        assert client.recv(1) == b""
+        gate.open()
+        return answer
+
+
+@pytest.mark.parametrize("then", ["answered", "not answered"])
+def test_a_server_that_stops_ends_a_request_alike_on_both_ways(taken: list[str], then: str):
+    answers = []
+    for has_lane in (False, True):
+        with ExitStack() as stack:
+            app = stack.enter_context(app_server(has_lane=has_lane))
+            answers.append(stopped_while_asked(app, stack.close, then))
+    assert answers[0] == answers[1]
+    assert b"connection: close" in answers[0]
+    assert (b" 200 " if then == "answered" else b" 503 ") in answers[0]
+    assert taken == (["answered"] if then == "answered" else ["handed over"])
+
+
+def test_a_key_that_is_taken_away_opens_the_lane_no_more(tmp_path: Path, taken: list[str]):
+    file = tmp_path / "mcp.json"
+
+    def write(*names: str) -> str:
+        keys = {name: {"hash": hash_of(name)} for name in names}
+        file.write_text(json.dumps({"mcpServers": {}, "keys": keys}))
+        return str(file)
+
+    head = HEAD.replace(b"Bearer x", b"Bearer alice")
+    sent = request(as_json({"model": "mock", "messages": QUESTION}), head)
+    with app_server(config=write("alice", "bob")) as app:
+        app.set_replies(WORDS).ask(headers={"Authorization": "Bearer bob"})
+        with connected(app) as client:
+            client.sendall(sent)
+            assert b" 200 " in Answers().read(client, 1)
+            write("bob")
+            answer = b" 200 "
+            while b" 200 " in answer:
+                CAME.clear()
+                client.sendall(sent)
+                answer = Answers().read(client, 1)
+        assert b" 401 " in answer
+        assert not taken
+
+
+@pytest.mark.parametrize(
+    ("rights", "status", "came"),
+    [
+        ({}, 200, ["answered"]),
+        ({"models": ["mock"]}, 200, ["answered"]),
+        ({"tools": ["get_weather"]}, 200, ["answered"]),
+        ({"models": ["other"]}, 404, []),
+        ({"routes": ["mcp"]}, 403, []),
+        ({"requests": "100/minute"}, 200, []),
+        ({"tokens_per_day": 100}, 200, []),
+        ({"max_rounds": 3}, 200, []),
+        ({"tool_search": "on"}, 200, []),
+        ({"expires": "2020-01-01"}, 401, []),
+    ],
+)
+def test_whoever_has_limits_goes_the_ordinary_way(
+    tmp_path: Path, taken: list[str], rights: Any, status: int, came: list[str]
+):
+    keys = {"alice": {"hash": hash_of("alice"), **rights}, "bob": {"hash": hash_of("bob")}}
+    file = tmp_path / "mcp.json"
+    file.write_text(json.dumps({"mcpServers": {}, "keys": keys}))
+    with app_server(config=str(file)) as app:
+        app.set_replies(WORDS).ask(headers={"Authorization": "Bearer bob"})
+        CAME.clear()
+        answer = app.ask(headers={"Authorization": "Bearer alice"})
+        assert (answer.status_code, taken) == (status, came)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import httpx2
@@ -17,6 +18,7 @@ from tests.support.tools import ToolService
 from tests.support.upstream import Reply, ScriptedUpstream
 from toolway.api.responses import DEFAULT_PACE, Pace
 from toolway.app.asgi import create_app
+from toolway.server.http_protocol import HttpProtocol
 from toolway.server.process import server_config
 from toolway.settings.settings import Settings, load_settings
 
@@ -78,11 +80,12 @@ def app_server(
     endpoints: str | None = None,
     pace: Pace = DEFAULT_PACE,
     on_start: UseLoop | None = None,
+    has_lane: bool = True,
     **settings: Any,
 ) -> Iterator[AppServer]:
     """Start everything; `endpoints` in place of the one tool service, `settings` as load_settings takes them.
 
-    `on_start` is given the event loop of this Toolway.
+    `on_start` is given the event loop of this Toolway; without `has_lane` its HTTP protocol has no fast lane.
     """
     upstream = ScriptedUpstream(list(replies))
     service = tools or ToolService()
@@ -99,15 +102,23 @@ def app_server(
                 **settings,
             },
         )
-        url = stack.enter_context(serving(chosen, pace=pace, on_start=on_start))
+        url = stack.enter_context(serving(chosen, pace=pace, on_start=on_start, has_lane=has_lane))
         yield AppServer(url, upstream, service, chosen)
 
 
 @contextmanager
 def serving(
-    settings: Settings, *, pace: Pace = DEFAULT_PACE, on_start: UseLoop | None = None
+    settings: Settings,
+    *,
+    pace: Pace = DEFAULT_PACE,
+    on_start: UseLoop | None = None,
+    has_lane: bool = True,
 ) -> Iterator[str]:
     """Toolway alone, as `toolway serve` configures it; yields its URL."""
-    config = server_config(create_app(settings, pace=pace), settings.server, timeout_graceful_shutdown=1)
+    server = settings.server
+    protocol = (
+        {} if has_lane else {"http": partial(HttpProtocol, server.receive_timeout, server.send_timeout)}
+    )
+    config = server_config(create_app(settings, pace=pace), server, timeout_graceful_shutdown=1, **protocol)
     with running_server(config, on_start=on_start) as url:
         yield url

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from toolway.access.denials import Denials
 from toolway.access.keys import KeyRing
 from toolway.access.quotas import Meter
+from toolway.api.chat.lane import ChatLane
 from toolway.api.chat.routes import ChatCompletions
 from toolway.api.mcp import McpEndpoint
 from toolway.api.messages import Messages
@@ -45,7 +46,9 @@ from toolway.errors import ConfigError, MethodNotAllowed, NotFound, ToolwayError
 from toolway.server.admission import Admission
 from toolway.server.auth import CONSOLE, AuthMiddleware, wants_page
 from toolway.server.caller import PRINCIPAL_KEY
+from toolway.server.door import Door
 from toolway.server.envelopes import plain_path, send_error
+from toolway.server.lane import LANE
 from toolway.server.websocket import in_place_of_upgrade
 from toolway.settings.settings import Settings, load_settings
 from toolway.telemetry.logging import Redactor
@@ -104,8 +107,8 @@ class Routes:
         self._admission = Admission(Meter(), denials)
 
     @asynccontextmanager
-    async def lifespan(self, _: Any) -> AsyncIterator[None]:
-        """Open the app's state and put up the routes."""
+    async def lifespan(self, _: Any) -> AsyncIterator[JSON]:
+        """Open the app's state and put up the routes; yields what connections are to know: the fast lane."""
         traces = open_tracing(self._settings.upstream)
         async with (
             open_state(self._settings, self._keys, self._denials) as state,
@@ -156,7 +159,13 @@ class Routes:
                 await stack.enter_async_context(self._console(state, engine, journal, feed))
             if self._settings.responses.mode != "passthrough":
                 await stack.enter_async_context(self._responses(state, engine))
-            yield
+            yield self._lanes(engine, is_traced=traces is not None)
+
+    def _lanes(self, engine: Engine, *, is_traced: bool) -> JSON:
+        """The fast lane, for the HTTP protocol; none where each request is counted or traced, which is done in ASGI."""
+        if is_traced or self._settings.metrics.address:
+            return {}
+        return {LANE: ChatLane(engine, Door(self._settings.server, self._keys))}
 
     @asynccontextmanager
     async def _direct(self, state: AppState) -> AsyncIterator[None]:

@@ -1,19 +1,18 @@
-"""The fast lane: a whole answer without calls, at the price of one exchange with the model server.
+"""The fast lane: a whole answer without calls, at the price of one exchange with the model server and without a task.
 
 The ordinary way, `Engine.open` and `Conversation.run`, is the truth. A request may take the lane when that way could do
 no more with it than put our tools in, send it, and hand the answer on: `FastLane.request_for` is that contract, one
 look. What comes of it is looked at once more (`plain_message`); all but a plain answer in words goes the ordinary way,
-which gets what was asked and answered as a `StartedRequest` and asks nothing twice.
+which gets what was asked, as far as it is answered, as a `StartedRequest`, and asks nothing twice.
 `tests/integration/test_fast_lane.py` holds the lane to the same bytes in both directions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Protocol
 from weakref import ref
-
-import anyio
 
 from toolway.access.policy import Policy
 from toolway.conversation.events import (
@@ -31,20 +30,23 @@ from toolway.conversation.events import (
 from toolway.conversation.message import ChatRequest, Message, read_answer
 from toolway.engine.history import interrupted
 from toolway.engine.history.approval_turns import code_in
-from toolway.engine.history.resume import ATTEMPT, Attempt
+from toolway.engine.history.resume import ATTEMPT
 from toolway.engine.history.split_turns import may_have_ids
+from toolway.engine.model_target import ModelTarget
 from toolway.engine.recovery import ModelHabits
 from toolway.engine.request_tools import CHOOSE_TOOLS
 from toolway.engine.resources import Resources
 from toolway.engine.side_requests import find_side_request
-from toolway.engine.token_count import are_counted, tokens_of
 from toolway.errors import UpstreamError
 from toolway.settings.groups import profile_suffix
 from toolway.settings.settings import Settings
+from toolway.stores import Store
 from toolway.tools.catalog import Catalog, Snapshot
 from toolway.types import JSON, JSON_TYPE, Caller, Header, record
-from toolway.upstream.client import CHAT_COMPLETIONS, StartedRequest
+from toolway.upstream.client import CHAT_COMPLETIONS, Answer, StartedRequest
 from toolway.wire.lenient_json import MAX_DEPTH, dumps, loads_told
+
+log = logging.getLogger("toolway.chat")
 
 
 @record
@@ -64,6 +66,23 @@ class Handover:
 
     request: StartedRequest
     events: EventStream
+
+    def close(self) -> None:
+        """End the exchange with the model server, if the ordinary way has not."""
+        self.request.close()
+
+
+class LaneClient(Protocol):
+    """Whoever waits for the answer to a request in the lane; one of both is called, once, unless it leaves."""
+
+    def answer(self, message: Message, headers: Sequence[Header]) -> None:
+        """The answer is plain: this message, with these headers of the model server."""
+
+    def go_on(self, handover: Handover) -> None:
+        """The request must go the ordinary way."""
+
+    def run(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run what is left to be done for a client that left."""
 
 
 class FastLane:
@@ -90,18 +109,18 @@ class FastLane:
         self._make_events = make_events
         self._policy = policy
 
-    async def request_for(self, body: JSON, raw: bytes, caller: Caller) -> LaneRequest | None:
+    def request_for(self, body: JSON, caller: Caller) -> LaneRequest | None:
         """A request that wants nothing of Toolway itself, to be asked at once; None: not by this lane.
 
-        `body` is what was read of the bytes `raw`. The lane is for one whole answer to a client that names no tools, of
-        a caller who may use the model, to a conversation that holds no calls or questions and of which nothing is
-        kept; while our tools are offered as they are, by all that is known of the model.
+        The lane is for one whole answer to a client that names no tools, of a caller who may use the model and has no
+        limits of its own, to a conversation that holds no calls or questions and of which nothing can be kept; while
+        our tools are offered as they are, by all that is known of the model.
         """
         if not (self._is_open and _is_plain(body) and _is_free(caller, body)):
             return None
         if self._policy.rules.rules and any(map(code_in, body["messages"])):
             return None
-        if not self._is_settled() or await self._is_kept(body, raw, caller):
+        if not self._is_settled() or self._store.may_have(caller.id, ATTEMPT, interrupted.ATTEMPTS):
             return None
         snapshot = self._target.fit(self._catalog.snapshot.visible_to(caller.selection))
         if not snapshot.offered or not self._takes_all(snapshot, body.get("model")):
@@ -120,57 +139,117 @@ class FastLane:
             len(snapshot.offered), snapshot.size, most_tools=target.max_tools, known=target.infos.known(model)
         )
 
-    async def ask(self, request: LaneRequest) -> tuple[Message, Sequence[Header]] | Handover:
-        """Ask the model server once: its message and its headers, or what the ordinary way goes on with."""
-        events, sent = request.events, request.chat.with_tools(request.snapshot.all_definitions)
-        told = _Notifier(events)
-        if events.has_subscribers:
-            chat, offered = request.chat, request.snapshot.offered
-            began = ConversationBegan(
-                request=chat, offered=offered, caller=request.caller, stream=ref(events)
-            )
-            told(began, RoundBegan(number=1), ModelAsked(request=sent))
+    def ask(self, request: LaneRequest, client: LaneClient) -> LaneExchange | None:
+        """Ask the model server once, for `client`; None when no connection to it is idle."""
+        sent = request.chat.with_tools(request.snapshot.all_definitions)
         headers = [*request.caller.headers, JSON_TYPE]
-        started = StartedRequest(self._resources.upstream, CHAT_COMPLETIONS, headers, dumps(sent.body()))
         try:
-            answer = await started.send()
-            if answer.is_success:
-                self._target.learn_from(answer.headers)
-                if events.has_subscribers:
-                    told(HeadArrived(headers=answer.headers))
-                raw = await answer.read()
-                if message := plain_message(raw):
-                    self._count(request, sent, message)
-                    await started.close()
-                    if events.has_subscribers:
-                        _tell_end(request, message)
-                    return message, answer.headers
+            started = self._resources.upstream.start(CHAT_COMPLETIONS, headers, dumps(sent.body()))
+        except UpstreamError:  # the ordinary way says why it cannot be sent
+            return None
+        if started is None:
+            return None
+        exchange = LaneExchange(request, started, client, self._store, self._target)
+        exchange.begin(sent)
+        return exchange
+
+
+class LaneExchange:
+    """A request on its way to the model server, whose answer is looked at by callbacks."""
+
+    def __init__(
+        self,
+        request: LaneRequest,
+        started: StartedRequest,
+        client: LaneClient,
+        store: Store,
+        target: ModelTarget,
+    ) -> None:
+        self._request = request
+        self._events = request.events
+        self._started = started
+        self._connection = started.connection
+        self._client = client
+        self._store = store
+        self._target = target
+        self._told: list[type[Event]] = []
+        """What subscribers heard."""
+        self._has_head = False
+
+    def begin(self, sent: ChatRequest) -> None:
+        """It was `sent`."""
+        self._connection.call_back(self._look)
+        if self._events.has_subscribers:
+            request = self._request
+            began = ConversationBegan(
+                request=request.chat,
+                offered=request.snapshot.offered,
+                caller=request.caller,
+                stream=ref(self._events),
+            )
+            self._tell(began, RoundBegan(number=1), ModelAsked(request=sent))
+
+    def hand_over(self) -> None:
+        """Leave it to the ordinary way, however far it is."""
+        self._connection.call_back(None)
+        self._events.heard = self._told
+        self._client.go_on(Handover(request=self._started, events=self._events))
+
+    def client_left(self) -> None:
+        """Stop the model server: nobody waits for its answer."""
+        self._connection.call_back(None)
+        self._started.close()
+        self._client.run(self._leave())
+
+    async def _leave(self) -> None:
+        request = self._request
+        await interrupted.keep(self._store, request.caller, request.chat.messages, self._events)
+        self._events.notify(ClientLeft())
+
+    def _look(self) -> None:
+        try:
+            self._take_answer()
+        except Exception:  # a border: the event loop calls, and the ordinary way can do all that this can
+            log.exception("a bug in the fast lane")
+            self.hand_over()
+
+    def _take_answer(self) -> None:
+        """Something came: hand on what is whole and plain, wait for what is not whole, hand over the rest."""
+        connection = self._connection
+        if not connection.is_complete:
+            if connection.has_head and not self._has_head:
+                self._read_head()
+            if connection.is_coming:
+                connection.call_back(self._look)
+            else:
+                self.hand_over()
+            return
+        answer = self._read_head()
+        raw = answer.take() if answer.is_success else None
+        if raw is None or (message := plain_message(raw)) is None:
+            if raw is not None:
                 answer.put_back(raw)
-        except UpstreamError as error:
-            started.error = error
-        except BaseException as error:
-            self._count(request, sent, None)
-            await started.close()
-            with anyio.CancelScope(shield=True):
-                await interrupted.keep(self._store, request.caller, request.chat.messages, events)
-            if isinstance(error, anyio.get_cancelled_exc_class()):
-                events.notify(ClientLeft())
-            raise
-        events.heard = told.types
-        return Handover(request=started, events=events)
+            self.hand_over()
+            return
+        self._started.close()
+        if self._events.has_subscribers:
+            _tell_end(self._request, message)
+        self._client.answer(message, answer.headers)
 
-    def _count(self, request: LaneRequest, sent: ChatRequest, message: Message | None) -> None:
-        """Count the tokens of a caller who may not use as many as it likes."""
-        principal = request.caller.principal
-        if principal.quotas and are_counted(principal):
-            self._resources.meter.spend(principal, tokens_of(sent, message))
+    def _read_head(self) -> Answer:
+        """The answer, which is told of once."""
+        answer = self._started.answer()
+        if answer.is_success and not self._has_head:
+            self._has_head = True
+            self._target.learn_from(answer.headers)
+            if self._events.has_subscribers:
+                self._tell(HeadArrived(headers=answer.headers))
+        return answer
 
-    async def _is_kept(self, body: JSON, raw: bytes, caller: Caller) -> bool:
-        """Whether an earlier attempt at this request, or an answer that broke off, left rounds that belong into it."""
-        if not self._store.may_have(caller.id, ATTEMPT, interrupted.ATTEMPTS):
-            return False
-        attempt = Attempt(self._store, caller.retry_id, raw, EventStream())
-        return await attempt.is_known() or bool(await interrupted.find(self._store, caller, body["messages"]))
+    def _tell(self, *events: Event) -> None:
+        for event in events:
+            self._events.notify(event)
+            self._told.append(type(event))
 
 
 def _is_plain(body: JSON) -> bool:
@@ -180,19 +259,6 @@ def _is_plain(body: JSON) -> bool:
     if profile_suffix(body.get("model"))[0]:
         return False
     return not any(may_have_ids(message) for message in body["messages"])
-
-
-class _Notifier:
-    """Tells subscribers, and remembers of what."""
-
-    def __init__(self, events: EventStream) -> None:
-        self.types: list[type[Event]] = []
-        self._events = events
-
-    def __call__(self, *events: Event) -> None:
-        for event in events:
-            self._events.notify(event)
-            self.types.append(type(event))
 
 
 def _tell_end(request: LaneRequest, message: Message) -> None:
@@ -224,8 +290,10 @@ _PLAIN_ENDINGS = ("stop", "length", "content_filter")
 
 
 def _is_free(caller: Caller, body: JSON) -> bool:
-    """Whether a caller may use the model that a request names, and asks nothing by headers or query."""
+    """Whether a caller may use the model that a request names, without limits, and asks nothing by headers or query."""
     if caller.query or caller.option_headers:
         return False
     principal = caller.principal
+    if principal.quotas or principal.limits or principal.tool_search:
+        return False
     return not principal.models or ("models" not in body and principal.may_use_model(body.get("model")))

@@ -145,12 +145,18 @@ class HttpClient:
         while self._idle:
             self._idle.pop().abort()
 
-    async def acquire(self) -> Connection:
-        """A connection to carry one exchange. Raises HttpError."""
+    def take_idle(self) -> Connection | None:
+        """A connection that is there, to carry one exchange."""
         while self._idle:
             connection = self._idle.pop()
             if not connection.closed:
                 return connection
+        return None
+
+    async def acquire(self) -> Connection:
+        """A connection to carry one exchange. Raises HttpError."""
+        if connection := self.take_idle():
+            return connection
         try:
             async with asyncio.timeout(self._connect):
                 return await self._open()
@@ -224,14 +230,23 @@ class Exchange:
         self._length = length
         self._upload: asyncio.Task[None] | None = None
         self._connection: Connection
+        self._is_sent = False
+
+    def start(self) -> Connection | None:
+        """Send it before it is entered, over a connection that is idle; None when there is none."""
+        connection = self._client.take_idle()
+        if connection is not None:
+            self._send(connection)
+            self._is_sent = True
+        return connection
 
     async def __aenter__(self) -> Connection:
         while True:
-            self._connection = connection = await self._client.acquire()
+            if not self._is_sent:
+                self._send(await self._client.acquire())
+            self._is_sent = False
+            connection = self._connection
             try:
-                connection.send(self._method, self._request, uploads=self._body is not None)
-                if self._body is not None:
-                    self._upload = asyncio.create_task(connection.upload(self._body, self._length))
                 await connection.head()
             except BaseException as error:
                 used = connection.is_used
@@ -242,11 +257,21 @@ class Exchange:
                 self._request = b""  # With many tools it is large, and a stream may last for minutes.
                 return connection
 
+    def _send(self, connection: Connection) -> None:
+        self._connection = connection
+        connection.send(self._method, self._request, uploads=self._body is not None)
+        if self._body is not None:
+            self._upload = asyncio.create_task(connection.upload(self._body, self._length))
+
     async def __aexit__(self, *_: object) -> None:
         await self._end()
 
-    async def _end(self) -> None:
+    def end(self) -> None:
+        """Leave it, where no body is being sent."""
         self._client.release(self._connection)
+
+    async def _end(self) -> None:
+        self.end()
         if self._upload is not None:
             self._upload.cancel()
             await asyncio.wait([self._upload])

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import math
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
@@ -141,7 +142,8 @@ class Connection(asyncio.Protocol):
         """Why its closing by the server is an error."""
         self._buffered = 0
         self._is_paused = self._is_uploading = False
-        self._reader: asyncio.Future[None] | None = None
+        self._wake: Callable[[], None] | None = None
+        """What somebody who waits for the answer is woken by."""
         self._writable: asyncio.Future[None] | None = None
         """While the server does not read: resolved when it does again."""
         self._silence = silence
@@ -184,6 +186,11 @@ class Connection(asyncio.Protocol):
                 return b""
             self._raise_failure()
             await self._wait()
+        return self.take()
+
+    def take(self) -> bytes:
+        """What of the body came since the last time, without waiting."""
+        reply = self._reply
         data = b"".join(reply.parts)
         reply.parts.clear()
         self._buffered = 0
@@ -191,6 +198,20 @@ class Connection(asyncio.Protocol):
             self._is_paused = False
             self._transport.resume_reading()
         return data
+
+    def put_back(self, data: bytes) -> None:
+        """Have what was taken last received once more."""
+        self._reply.parts.insert(0, data)
+
+    @property
+    def is_complete(self) -> bool:
+        """Is the whole answer here?"""
+        return self._reply.complete
+
+    @property
+    def has_head(self) -> bool:
+        """Is its head here?"""
+        return self._reply.status > 0
 
     @property
     def is_read(self) -> bool:
@@ -213,6 +234,23 @@ class Connection(asyncio.Protocol):
             self._error = error
         self.abort()
         self._wake_reader()
+
+    def call_back(self, wake: Callable[[], None] | None) -> None:
+        """Have `wake` called once, when something happens: more of the answer is there, or there will be no more.
+
+        It takes the place of the one before; None: nobody waits.
+
+        """
+        # One timer serves all waits: it looks when the last of them has to end.
+        self._due = self._loop.time() + self._silence
+        if self._timer is None and self._due < math.inf:
+            self._timer = self._loop.call_at(self._due, self._check_silence)
+        self._wake = wake
+
+    @property
+    def is_coming(self) -> bool:
+        """Whether more of the answer comes by itself, without being taken."""
+        return not (self._is_paused or self._error or self._loss)
 
     def abort(self) -> None:
         """Close the connection at once; what was not sent yet is not sent."""
@@ -289,15 +327,13 @@ class Connection(asyncio.Protocol):
             await self._writable
 
     async def _wait(self) -> None:
-        """Until something happens. One timer serves all waits: it looks when the last of them has to end."""
-        self._due = self._loop.time() + self._silence
-        if self._timer is None and self._due < math.inf:
-            self._timer = self._loop.call_at(self._due, self._check_silence)
-        self._reader = self._loop.create_future()
+        """Until something happens."""
+        something: asyncio.Future[None] = self._loop.create_future()
+        self.call_back(partial(_resolve, something))
         try:
-            await self._reader
+            await something
         finally:
-            self._reader = None
+            self._wake = None
 
     def _raise_failure(self) -> None:
         error = self._error or self._loss
@@ -305,13 +341,13 @@ class Connection(asyncio.Protocol):
             raise error
 
     def _wake_reader(self) -> None:
-        reader = self._reader
-        if reader is not None and not reader.done():
-            reader.set_result(None)
+        wake, self._wake = self._wake, None
+        if wake is not None:
+            wake()
 
     def _check_silence(self) -> None:
         self._timer = None
-        if self._reader is None:
+        if self._wake is None:
             return
         if self._is_uploading and self._writable is None:
             # It is the client who is slow.
@@ -320,6 +356,11 @@ class Connection(asyncio.Protocol):
             self._timer = self._loop.call_at(self._due, self._check_silence)
         else:
             self.fail(HttpError(Fault.SILENT, "the server was silent for too long"))
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 def _refuse_body(_: bytes) -> None:

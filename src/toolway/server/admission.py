@@ -14,7 +14,7 @@ from toolway.access.denials import Denials
 from toolway.access.quotas import Meter
 from toolway.dialects import DIALECTS, REST, is_below
 from toolway.errors import Forbidden, OverQuota, QuotasUnknown
-from toolway.server.caller import place_of, principal_of
+from toolway.server.caller import PRINCIPAL_KEY, place_of, principal_of
 from toolway.server.envelopes import send_error
 from toolway.server.websocket import in_place_of_upgrade
 from toolway.types import Header, Principal
@@ -97,6 +97,14 @@ class Admission:
                 await handler(scope, receive, _with_headers(send, headers))
         except (OverQuota, QuotasUnknown) as error:
             await send_error(scope, send, error)
+
+
+def passes_uncounted(scope: Scope) -> bool:
+    """Whether `Admission.run` would do nothing with this request but hand it to its handler, which is ours."""
+    if PRINCIPAL_KEY not in scope:
+        return True
+    principal = principal_of(scope)
+    return not principal.quotas and may_ask(principal, scope["method"], scope["path"], is_passed_on=False)
 
 
 def request_slot(scope: Scope) -> AbstractAsyncContextManager[Any]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache
-from ipaddress import ip_address
+from collections.abc import Sequence
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -13,14 +11,14 @@ from toolway.access.denials import Denials
 from toolway.access.keys import KeyRing
 from toolway.access.tokens import is_token
 from toolway.dialects import is_below
-from toolway.errors import Forbidden, InvalidRequest, ToolwayError, Unauthorized
-from toolway.net.hosts import is_loopback, is_same_origin
+from toolway.errors import ToolwayError, Unauthorized
 from toolway.server.caller import CREDENTIALS, PRINCIPAL_KEY, key_in, place_of
+from toolway.server.door import Door
 from toolway.server.envelopes import send_error
 from toolway.server.resource_metadata import WELL_KNOWN, answer_metadata, metadata_url
 from toolway.server.websocket import in_place_of_upgrade
 from toolway.settings.groups import ServerSettings
-from toolway.types import Header, Principal
+from toolway.types import Header
 
 OPEN_ROUTES = frozenset({"/healthz", "/docs"})
 """Routes that ask for no key. They say nothing about this installation."""
@@ -28,9 +26,7 @@ OPEN_ROUTES = frozenset({"/healthz", "/docs"})
 CONSOLE = "/console/"
 """What is below it asks for sessions, and checks them itself; the page at / that leads there says nothing either."""
 
-_HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_.])?)(:[0-9]{1,5})?")
 _HEADER_NAMES = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z, -]*")
-_LOOKED_AT = CREDENTIALS | {b"host", b"origin"}
 POLICY_VIOLATION = 1008
 _GONE = "This API key was taken away or changed; connect again."
 _METHODS = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
@@ -60,8 +56,7 @@ class AuthMiddleware:
         self._app = app
         self._denials = denials or Denials()
         self._keys = keys or KeyRing(settings.api_keys)
-        self._origins = frozenset(origin.encode() for origin in settings.cors_origins)
-        self._is_our_host = lru_cache(maxsize=256)(_host_rule(settings, self._keys))
+        self._door = Door(settings, self._keys)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -72,11 +67,10 @@ class AuthMiddleware:
             await self._guard_upgrade(scope, receive, send)
 
     async def _guard(self, scope: Scope, receive: Receive, send: Send) -> None:
-        seen = [header for header in scope["headers"] if header[0] in _LOOKED_AT]
+        seen = self._door.seen_in(scope["headers"])
         app = self._app
         try:
-            host = self._check_host(seen)
-            origin = self._check_origin(seen, host)
+            origin = self._door.check_origin(seen)
             if origin is not None:
                 send = _with_cors(send, origin)
             if origin is not None and _is_preflight(scope):
@@ -92,9 +86,9 @@ class AuthMiddleware:
             await app(scope, receive, send)
 
     async def _guard_upgrade(self, scope: Scope, receive: Receive, send: Send) -> None:
-        seen = [header for header in scope["headers"] if header[0] in _LOOKED_AT]
+        seen = self._door.seen_in(scope["headers"])
         try:
-            self._check_origin(seen, self._check_host(seen))
+            self._door.check_origin(seen)
             if self._keys.is_closed:
                 scope = await self._authenticated(scope, seen)
         except ToolwayError as error:
@@ -125,39 +119,6 @@ class AuthMiddleware:
             return False
         return bool(now[PRINCIPAL_KEY] == scope[PRINCIPAL_KEY])
 
-    def _check_host(self, seen: Iterable[Header]) -> bytes:
-        hosts = [value for name, value in seen if name == b"host"]
-        if len(hosts) != 1 or not _HOST.fullmatch(hosts[0]):
-            raise InvalidRequest(
-                "The request must have one Host header that names a host.", code="invalid_host"
-            )
-        if not self._is_our_host(hosts[0]):
-            raise Forbidden(
-                f"This server is not called {hosts[0].decode()}; if it should be, add that name to "
-                "TOOLWAY_ALLOWED_HOSTS.",
-                code="host_not_allowed",
-            )
-        return hosts[0]
-
-    def _check_origin(self, seen: Iterable[Header], host: bytes) -> bytes | None:
-        """The origin to name in CORS headers; None when there is none, or it is this server's own."""
-        origins = [value for name, value in seen if name == b"origin"]
-        if not origins:
-            return None
-        origin = origins[0].lower()
-        if len(origins) == 1 and origin != b"null":
-            if is_same_origin(origin, host):
-                return None
-            if origin in self._origins:
-                return origins[0]
-            if b"*" in self._origins:
-                return b"*"
-        raise Forbidden(
-            "Web pages of this origin may not use this server; if they should, add the origin to "
-            "TOOLWAY_CORS_ORIGINS.",
-            code="origin_not_allowed",
-        )
-
     def _challenge(self, scope: Scope, error: ToolwayError) -> list[Header]:
         """What an answer 401 asks for, and where a token is to be had (RFC 9728)."""
         if not isinstance(error, Unauthorized):
@@ -169,13 +130,8 @@ class AuthMiddleware:
 
     async def _authenticated(self, scope: Scope, seen: Sequence[Header]) -> Scope:
         """The scope without the headers that hold our key, and with whose key it is."""
-        headers: list[Header] = scope["headers"].copy()
-        principal: Principal | None = None
-        for header in seen:
-            if header[0] in CREDENTIALS and (found := self._keys.find(key_in(header))):
-                principal = principal or found
-                if header in headers:
-                    headers.remove(header)
+        principal, ours = self._door.find_keys(seen)
+        headers = [header for header in scope["headers"] if header not in ours]
         if principal is None and self._keys.tokens:
             for header in seen:
                 if header[0] in CREDENTIALS and is_token(token := key_in(header)):
@@ -188,36 +144,6 @@ class AuthMiddleware:
                 code="invalid_api_key",
             )
         return {**scope, "headers": headers, PRINCIPAL_KEY: principal}
-
-
-def _host_rule(settings: ServerSettings, keys: KeyRing) -> Callable[[bytes], bool]:
-    """Is this Host header one of this server's names?
-
-    Loopback names and the bound host always are. On an exposed address so is any IP address: rebinding needs
-    a name. With keys, and no list of names, any name is: a page that rebinds its name holds no key.
-    """
-    listed = frozenset(settings.allowed_hosts)
-    suffixes = tuple(name[1:] for name in listed if name.startswith("*."))
-    any_name = "*" in listed or bool(settings.is_exposed and keys.is_closed and not listed)
-
-    def is_ours(header: bytes) -> bool:
-        whole = header.decode().lower()
-        name = re.sub(r":\d+$", "", whole).rstrip(".")
-        if any_name or is_loopback(name) or name.strip("[]") == settings.host.lower():
-            return True
-        if settings.is_exposed and _is_address(name):
-            return True
-        return name in listed or whole in listed or name.endswith(suffixes)
-
-    return is_ours
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ip_address(name.strip("[]"))
-    except ValueError:
-        return False
-    return True
 
 
 def wants_page(scope: Scope) -> bool:

@@ -116,10 +116,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self._head_size > MAX_HEAD:
             self._refuse_head()
         elif self._begun or self._is_idle():
-            if self._due is None:
-                self._await_request()
-            else:
-                self._due += len(data) / MIN_RATE
+            self._extend_due(len(data))
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -220,6 +217,13 @@ class HttpProtocol(HttpToolsProtocol):
         self._due = self.loop.time() + self._receive_timeout
         if self._timer is None:
             self._timer = self.loop.call_at(self._due, self._check_due)
+
+    def _extend_due(self, size: int) -> None:
+        """So many bytes of a request came."""
+        if self._due is None:
+            self._await_request()
+        else:
+            self._due += size / MIN_RATE
 
     def _check_due(self) -> None:
         self._timer = None

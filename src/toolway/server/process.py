@@ -21,7 +21,7 @@ from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
 from toolway.errors import ConfigError
-from toolway.server.http_protocol import HttpProtocol
+from toolway.server.lane import LaneProtocol
 from toolway.server.websocket import PONG_SECONDS, WebSocketProtocol
 from toolway.settings.groups import ServerSettings, Settings
 from toolway.telemetry.logging import configure_logging
@@ -163,7 +163,7 @@ def _why_not(error: OSError, host: str, port: int) -> str:
 def server_config(app: Any, settings: ServerSettings, **more: Any) -> uvicorn.Config:
     """uvicorn's configuration; what it would add to answers and logs by itself is off."""
     options: dict[str, Any] = {
-        "http": partial(HttpProtocol, settings.receive_timeout, settings.send_timeout),
+        "http": partial(LaneProtocol, settings.receive_timeout, settings.send_timeout),
         "ws": WebSocketProtocol,
         "ws_max_size": settings.max_body_bytes,
         "ws_ping_interval": settings.keepalive_interval,

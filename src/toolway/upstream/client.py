@@ -64,7 +64,6 @@ class Answer:
         self._max_bytes = max_bytes
         self._has_path = has_path
         """Has the base URL a path?"""
-        self._unread = b""
 
     @property
     def is_success(self) -> bool:
@@ -80,18 +79,24 @@ class Answer:
 
         Raises UpstreamError when the connection breaks, UpstreamTimeout when it is silent too long.
         """
-        if self._unread:
-            unread, self._unread = self._unread, b""
-            return unread
         try:
             return await self._connection.receive()
         except HttpError as error:
             raise _upstream_error(error) from error
 
+    def take(self) -> bytes | None:
+        """The body of an answer that is whole; None where it is compressed, or larger than an answer may be."""
+        if self._encoding():
+            return None
+        body = self._connection.take()
+        if len(body) <= self._max_bytes:
+            return body
+        self.put_back(body)
+        return None
+
     def put_back(self, body: bytes) -> None:
-        """Have a whole body, which was read, read once more."""
-        self._unread = body
-        self.headers = [header for header in self.headers if header[0] != b"content-encoding"]
+        """Have a body that was taken received once more."""
+        self._connection.put_back(body)
 
     async def read(self, limit: int | None = None) -> bytes:
         """The whole body, decompressed. Raises UpstreamError when it is larger than `limit`, or than an answer may be.
@@ -207,6 +212,25 @@ class Upstream:
             headers = [*(header for header in headers if header[0] not in names), *trace]
         if self._begun is not None and self._begun.is_it(path, query, headers, body):
             return self._begun
+        return self._exchange(method, path, query, headers, body, repeatable=repeatable, root=root)
+
+    def start(self, path: str, headers: Sequence[Header], body: bytes) -> StartedRequest | None:
+        """Send a POST at once; None when no connection is idle. Raises UpstreamError for what cannot be sent."""
+        exchange = self._exchange("POST", path, b"", headers, body, repeatable=True)
+        connection = exchange.start()
+        return StartedRequest(connection, exchange, (path, b"", headers, body)) if connection else None
+
+    def _exchange(
+        self,
+        method: str,
+        path: str,
+        query: bytes,
+        headers: Sequence[Header],
+        body: bytes | AsyncIterator[bytes] | None,
+        *,
+        repeatable: bool,
+        root: bool = False,
+    ) -> _UpstreamExchange:
         target = (self._root if root else self._prefix) + path.encode()
         if query := query_with(self._query, query):
             target += b"?" + query
@@ -226,12 +250,23 @@ class _UpstreamExchange(AbstractAsyncContextManager[Answer]):
         self._exchange = exchange
         self._upstream = upstream
 
+    def start(self) -> Connection | None:
+        """Send the request before the exchange is entered; None when no connection is idle."""
+        return self._exchange.start()
+
+    def end(self) -> None:
+        """Leave the exchange that was started."""
+        self._exchange.end()
+
     async def __aenter__(self) -> Answer:
         try:
-            connection = await self._exchange.__aenter__()
-            return Answer(connection, self._upstream.max_answer_bytes, has_path=self._upstream.has_path)
+            return self.answer(await self._exchange.__aenter__())
         except HttpError as error:
             raise _upstream_error(error) from error
+
+    def answer(self, connection: Connection) -> Answer:
+        """The answer whose head has come over this connection."""
+        return Answer(connection, self._upstream.max_answer_bytes, has_path=self._upstream.has_path)
 
     async def __aexit__(self, kind: object, error: object, trace: TracebackType | None) -> None:
         if trace is not None:
@@ -242,40 +277,37 @@ class _UpstreamExchange(AbstractAsyncContextManager[Answer]):
 
 
 class StartedRequest(AbstractAsyncContextManager[Answer]):
-    """A POST that is sent before it is known who reads its answer: entered, it gives the answer or raises its error."""
+    """A POST that was sent before it is known who reads the answer: entered, it gives that, or raises its error."""
 
-    def __init__(self, upstream: Upstream, path: str, headers: Sequence[Header], body: bytes) -> None:
-        self.error: UpstreamError | None = None
-        self._what = (path, b"", headers, body)
-        self._exchange = upstream.request("POST", path, headers=headers, body=body, repeatable=True)
-        self._answer: Answer
-        self._is_open = self._is_taken = False
-
-    async def send(self) -> Answer:
-        """Send it; the answer when its head is there. Raises UpstreamError."""
-        self._answer = await self._exchange.__aenter__()
+    def __init__(self, connection: Connection, exchange: _UpstreamExchange, what: tuple[object, ...]) -> None:
+        self.connection = connection
+        self._exchange = exchange
+        self._what = what
         self._is_open = True
-        return self._answer
+        self._is_taken = False
+
+    def answer(self) -> Answer:
+        """The answer, once its head is there."""
+        return self._exchange.answer(self.connection)
 
     def is_it(self, *what: object) -> bool:
         """Whether this is the same request, for the first who asks."""
         return not self._is_taken and what == self._what
 
     async def __aenter__(self) -> Answer:
-        self._is_taken = True
-        if self.error is not None:
-            await self.close()
-            raise self.error
-        return self._answer
+        self._is_taken, self._is_open = True, False
+        answer = await self._exchange.__aenter__()
+        self._is_open = True
+        return answer
 
     async def __aexit__(self, kind: object, error: object, trace: TracebackType | None) -> None:
-        await self.close()
+        self.close()
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """End the exchange, if it was not ended."""
         if self._is_open:
-            self._is_open = False
-            await self._exchange.__aexit__(None, None, None)
+            self._is_open, self._is_taken = False, True
+            self._exchange.end()
 
 
 def query_with(base: bytes, more: bytes) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,6 +17,7 @@ import pytest
 from tests.support.servers import running, until
 from toolway.server.disconnect import cancel_on_disconnect
 from toolway.server.http_protocol import MAX_BATCH, MAX_HEAD, HttpProtocol, _SendTimeout, _WriteBatch
+from toolway.server.lane import LANE, LaneProtocol
 
 TIMEOUT = 0.4
 """The receive timeout of the servers here, in seconds."""
@@ -78,17 +80,43 @@ class App:
             raise
 
 
+class DecliningLane:
+    """Looks at every request, and takes none."""
+
+    path = "/v1/chat/completions"
+
+    def admit(self, scope: Any) -> Any:
+        return scope
+
+    def begin(self, sender: Any, body: bytes, client: Any) -> None:
+        return None
+
+
+class WithLane(LaneProtocol):
+    def __init__(self, *timeouts: float, **given: Any) -> None:
+        super().__init__(*timeouts, **{**given, "app_state": {LANE: DecliningLane()}})
+
+
+@pytest.fixture(autouse=True, params=[HttpProtocol, WithLane], ids=["no lane", "lane"])
+def protocol(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What holds of the protocol holds with a lane in front of its parser."""
+    monkeypatch.setattr(sys.modules[__name__], "PROTOCOL", request.param)
+
+
+PROTOCOL: type[HttpProtocol] = HttpProtocol
+
+
 @contextmanager
 def served(
     timeout: float = TIMEOUT,
     send_timeout: float = 60,
     *,
     app: App | None = None,
-    protocol: type[HttpProtocol] = HttpProtocol,
+    protocol: type[HttpProtocol] | None = None,
     **config: Any,
 ) -> Iterator[tuple[App, socket.socket]]:
     app = app or App()
-    http = partial(protocol, timeout, send_timeout)
+    http = partial(protocol or PROTOCOL, timeout, send_timeout)
     with running(app, http=http, lifespan="off", log_level="error", **config) as url:
         try:
             with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=20) as client:

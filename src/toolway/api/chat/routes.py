@@ -11,19 +11,20 @@ from toolway.api.answers import answer_errors, answer_stream, answer_whole, star
 from toolway.api.chat.chunks import Envelope, failure, progress_chunk
 from toolway.api.chat.deferred import offer_deferred, without_deferred
 from toolway.api.option_headers import read_option_headers
-from toolway.conversation.events import Chunks, ConversationFailed, Event
+from toolway.conversation.events import Chunks, Event
 from toolway.conversation.message import TEXT_FIELDS, ChatRequest, Message, joined
 from toolway.conversation.tool_calls import call_object
 from toolway.engine.conversation import Conversation, ConversationRequest
 from toolway.engine.engine import Engine, ToolsAtHand
-from toolway.engine.fast_lane import Handover, LaneRequest
+from toolway.engine.fast_lane import Handover
 from toolway.engine.request_options import RequestOptions, choices_of, with_deferred
 from toolway.engine.request_tools import RequestTools
 from toolway.errors import InvalidRequest, Stopping, ToolwayError, UpstreamError
-from toolway.server.asgi import EventStreamResponse, parse_object, read_body, relay, relayed, send_json
+from toolway.server.asgi import EventStreamResponse, parse_object, read_body, relay
 from toolway.server.caller import caller_of
 from toolway.server.disconnect import cancel_on_disconnect, error_at_stop
 from toolway.server.envelopes import send_error
+from toolway.server.lane import HANDOVER
 from toolway.types import JSON
 from toolway.upstream.client import CHAT_COMPLETIONS
 from toolway.upstream.model_call import streamed_turn, whole_turn
@@ -36,7 +37,6 @@ class ChatCompletions:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._settings = engine.settings
-        self._lane = engine.fast_lane
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, streamed or whole. Errors go out in OpenAI's envelope."""
@@ -44,49 +44,18 @@ class ChatCompletions:
 
     async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
         raw = await read_body(scope, receive, self._settings.server.max_body_bytes)
-        body = _check_body(parse_object(raw))
+        body = check_body(parse_object(raw))
         caller = caller_of(scope, self._settings.upstream)
         options = read_option_headers(caller.option_headers)
-        handover: Handover | None = None
-        if request := await self._lane.request_for(body, raw, caller):
-            handover = await self._by_fast_lane(scope, receive, send, request)
-            if handover is None:
-                return
+        handover = scope.get("extensions", {}).get(HANDOVER)
 
         def read(tools: ToolsAtHand) -> ConversationRequest:
             return read_request(body, options, tools, handover)
 
-        try:
-            async with self._engine.open(read, caller=caller) as conversation:
-                if conversation.request.deferred:
-                    await offer_deferred(conversation, self._engine.store)
-                await self._serve(scope, receive, send, conversation, raw)
-        finally:
-            if handover is not None:
-                await handover.request.close()
-
-    async def _by_fast_lane(
-        self, scope: Scope, receive: Receive, send: Send, request: LaneRequest
-    ) -> Handover | None:
-        """Answer by the fast lane; what was begun there if the ordinary way has to go on."""
-        handover: Handover | None = None
-
-        async def run() -> None:
-            nonlocal handover
-            try:
-                with error_at_stop(scope):
-                    answer = await self._lane.ask(request)
-            except Stopping as error:
-                request.events.notify(ConversationFailed(error=error))
-                raise
-            if isinstance(answer, Handover):
-                handover = answer
-                return
-            message, headers = answer
-            await send_json(send, 200, _whole(message, message.usage), relayed(headers))
-
-        await cancel_on_disconnect(scope, receive, run)
-        return handover
+        async with self._engine.open(read, caller=caller) as conversation:
+            if conversation.request.deferred:
+                await offer_deferred(conversation, self._engine.store)
+            await self._serve(scope, receive, send, conversation, raw)
 
     async def _serve(
         self, scope: Scope, receive: Receive, send: Send, conversation: Conversation, raw: bytes
@@ -101,7 +70,7 @@ class ChatCompletions:
 
             async def produce() -> JSON:
                 outcome = await conversation.run(whole_turn, raw=raw)
-                return _whole(outcome.message, outcome.usage, outcome.earlier)
+                return whole_answer(outcome.message, outcome.usage, outcome.earlier)
 
             await answer_whole(scope, receive, send, conversation=conversation, produce=produce)
 
@@ -188,7 +157,7 @@ def _wants_usage(request: ChatRequest) -> bool:
     return isinstance(options, dict) and bool(options.get("include_usage"))
 
 
-def _check_body(body: JSON) -> JSON:
+def check_body(body: JSON) -> JSON:
     """The fields that Toolway itself acts on; all others are the model server's to judge."""
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
@@ -210,7 +179,7 @@ def _refuse_many(tools: RequestTools) -> None:
         )
 
 
-def _whole(last: Message, usage: JSON | None, earlier: Sequence[JSON] = ()) -> JSON:
+def whole_answer(last: Message, usage: JSON | None, earlier: Sequence[JSON] = ()) -> JSON:
     """The last round's answer with the text of all rounds in it, our calls gone and usage summed."""
     frame = last.frame
     choice = frame["choices"][0]

@@ -1,0 +1,300 @@
+"""The lane's place in front of the HTTP parser: whole requests are offered to it before they become ASGI.
+
+What the lane does not take goes to the parser byte for byte as it came, so that the ordinary way knows nothing of this.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Coroutine, Sequence
+from typing import Any, Protocol
+
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
+from toolway.server.http_protocol import MAX_HEAD, HttpProtocol
+from toolway.types import Header
+
+log = logging.getLogger("toolway.http")
+
+LANE = "toolway.lane"
+"""Where the app puts the `Lane` of this process into its lifespan's state."""
+
+HANDOVER = "toolway.handover"
+"""Where `scope["extensions"]` has what the lane did for a request that goes the ordinary way."""
+
+MAX_SIZE = HIGH_WATER_LIMIT
+"""Bytes of a request that the lane may have; a larger one goes to the parser as it comes."""
+
+
+class Handover(Protocol):
+    """What the lane did for a request that it does not answer."""
+
+    def close(self) -> None:
+        """Give back what it holds; the ordinary way has ended."""
+
+
+class LaneExchange(Protocol):
+    """A request that the lane took. Its last act is to call one method of the `LaneClient`, unless that left."""
+
+    def hand_over(self) -> None:
+        """Leave it to the ordinary way now: there is no more time."""
+
+    def client_left(self) -> None:
+        """Stop: nobody waits for the answer any more."""
+
+
+class LaneClient(Protocol):
+    """The client of a request that the lane took."""
+
+    def answer(self, headers: Sequence[Header], body: bytes) -> None:
+        """Answer with a 200; the length is told here."""
+
+    def go_on(self, handover: Handover) -> None:
+        """Have the request go the ordinary way."""
+
+    def run(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run what must be done behind a client that left; the server waits for it when it stops."""
+
+
+class Lane(Protocol):
+    """Answers whole requests to one path by callbacks, without a task and without ASGI."""
+
+    path: str
+
+    def admit(self, scope: Scope) -> Any | None:
+        """Who sends requests with this head, if the lane may be asked to answer them."""
+
+    def begin(self, sender: Any, body: bytes, client: LaneClient) -> LaneExchange | None:
+        """Take a request of somebody who was admitted; None: it is none for the lane."""
+
+
+class LaneProtocol(HttpProtocol):
+    """`HttpProtocol` with a lane in front of its parser.
+
+    A request is offered to the lane when nothing else is under way on its connection, it came whole with nothing
+    behind it, and its head is one that the lane admits. All else happens as if there were no lane.
+    """
+
+    def __init__(self, receive_timeout: float, send_timeout: float, **given: Any) -> None:
+        super().__init__(receive_timeout, send_timeout, **given)
+        self._lane: Lane | None = self.app_state.get(LANE)
+        self._line = f"POST {self._lane.path} HTTP/1.1\r\n".encode() if self._lane else b""
+        self._head: _KnownHead | None = None
+        """The last one that was admitted: clients send one head again and again."""
+        self._held = b""
+        """What came and is not parsed: the beginning of a request, or what stands behind the one under way."""
+        self._request = b""
+        """The request under way in the lane."""
+        self._exchange: LaneExchange | None = None
+        self._turn: Any = _LaneTurn()
+        self._stop.add_callback(self._end_lane)
+
+    def data_received(self, data: bytes) -> None:
+        if self._exchange is not None:
+            self._held += data
+            self.flow.pause_reading()
+        elif self._lane is None or self._begun or not self._is_idle():
+            super().data_received(data)
+        else:
+            self._offer(self._held + data if self._held else data, len(data))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        exchange, self._exchange = self._exchange, None
+        self._held = self._request = b""
+        if exchange is not None:
+            exchange.client_left()
+
+    def shutdown(self) -> None:
+        if self._exchange is None:
+            self._parse_held()
+        super().shutdown()
+
+    def answer(self, headers: Sequence[Header], body: bytes) -> None:
+        """As `LaneClient`; written as uvicorn writes it."""
+        self._exchange, self._request = None, b""
+        self._turn.response_complete = True
+        lines = [STATUS_LINE[200]]
+        for name, value in headers:
+            lines += (name, b": ", value, b"\r\n")
+        keeps_alive = self._turn.keep_alive
+        lines.append(b"content-length: %d\r\n%b\r\n" % (len(body), b"" if keeps_alive else _CLOSE))
+        lines.append(body)
+        self._writer.write(b"".join(lines))
+        if not keeps_alive:
+            self._writer.close()
+        self.on_response_complete()
+        if self._held and keeps_alive:
+            data, self._held = self._held, b""
+            self.data_received(data)
+
+    def go_on(self, handover: Handover) -> None:
+        """As `LaneClient`: the parser gets the request now, and then what stands behind it."""
+        data, self._exchange, self._request = self._request, None, b""
+        self._turn.response_complete = True
+        app, self.app = self.app, _with_handover(self.app, handover)
+        super().data_received(data)
+        self.app = app
+        self.cycle.keep_alive = self.cycle.keep_alive and self._turn.keep_alive
+        self._parse_held()
+
+    def run(self, work: Coroutine[Any, Any, None]) -> None:
+        """As `LaneClient`."""
+        task = self.loop.create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    def _offer(self, data: bytes, size: int) -> None:
+        """Have the lane take the request in `data`, or wait for its end, or parse it; `size` bytes of it are new."""
+        self._held = b""
+        head = self._head
+        place = head.body_in(data) if head is not None else None
+        if place is None and data.startswith(self._line):
+            head = self._head = self._read_head(data)
+            place = head.body_in(data) if head is not None else None
+        if head is None or place is None or head.sender is None or self.flow.write_paused:
+            super().data_received(data)
+        elif len(data) < place[1] <= MAX_SIZE:
+            self._held = data
+            self._unset_keepalive_if_required()
+            self._extend_due(size)
+        elif not len(data) == place[1] <= MAX_SIZE or not self._begin(head.sender, data, place[0]):
+            super().data_received(data)
+
+    def _begin(self, sender: Any, data: bytes, start: int) -> bool:
+        """Whether the lane takes the request whose body stands from `start` on."""
+        assert self._lane is not None  # noqa: S101
+        try:
+            exchange = self._lane.begin(sender, data[start:], self)
+        except Exception:  # the border of the lane: the ordinary way can do all that it can
+            log.exception("a bug in the fast lane")
+            return False
+        if exchange is None:
+            return False
+        self._exchange, self._request = exchange, data
+        self._turn.response_complete = False
+        self.cycle = self._turn
+        self._unset_keepalive_if_required()
+        self._due = None
+        return True
+
+    def _read_head(self, data: bytes) -> _KnownHead | None:
+        assert self._lane is not None  # noqa: S101
+        if (found := _read_head(data)) is None:
+            return None
+        before, after, headers = found
+        scope: Scope = {
+            "type": "http",
+            "method": "POST",
+            "path": self._lane.path,
+            "query_string": b"",
+            "headers": headers,
+            "client": self.client,
+            "extensions": self._extensions,
+        }
+        return _KnownHead(before, after, self._lane.admit(scope))
+
+    def _parse_held(self) -> None:
+        data, self._held = self._held, b""
+        if data:
+            super().data_received(data)
+
+    def _check_due(self) -> None:
+        if self._held and self._exchange is None:
+            due = self._due
+            self._parse_held()  # so that the ordinary way ends it
+            self._due = due
+        super()._check_due()
+
+    def _end_lane(self) -> None:
+        """Have the ordinary way tell the client that the server stops."""
+        if self._exchange is not None:
+            self._exchange.hand_over()
+
+
+class _LaneTurn:
+    """What uvicorn takes for the cycle of a request while the lane has it."""
+
+    response_complete = keep_alive = True
+    disconnected = False
+    message_event = asyncio.Event()
+
+
+class _KnownHead:
+    """A head as it stands on the wire, apart from the number of bytes in its body; and who sends it."""
+
+    def __init__(self, before: bytes, after: bytes, sender: Any | None) -> None:
+        self.sender = sender
+        """None: the lane does not admit it."""
+        self._before = before
+        self._after = after
+
+    def body_in(self, data: bytes) -> tuple[int, int] | None:
+        """Where the body begins and ends of a request with this head; None: it has another."""
+        if not data.startswith(self._before):
+            return None
+        start = len(self._before)
+        end = data.find(self._after, start, start + MAX_DIGITS + len(self._after))
+        length = data[start:end] if end > 0 else b""
+        if not length.isdigit():
+            return None
+        begin = end + len(self._after)
+        return begin, begin + int(length)
+
+
+MAX_DIGITS = 8
+
+_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]+)", re.IGNORECASE)
+_NOT_PLAIN = frozenset({b"expect", b"upgrade", b"transfer-encoding", b"content-encoding", b"trailer"})
+_CLOSE = b"connection: close\r\n"
+
+
+def _read_head(data: bytes) -> tuple[bytes, bytes, list[Header]] | None:
+    """What stands before and behind the length in the head of a request, and its headers, read by uvicorn's parser.
+
+    None for a head that is not whole, or asks for more than an answer on a connection that stays.
+    """
+    size = data.find(b"\r\n\r\n") + 4
+    if not 4 <= size <= MAX_HEAD:
+        return None
+    reader = _HeadReader()
+    parser = HttpRequestParser(reader)
+    try:
+        parser.feed_data(data[:size])
+    except (HttpParserError, HttpParserUpgrade):
+        return None
+    names = {name for name, _ in reader.headers}
+    lengths = list(_LENGTH.finditer(data, 0, size))
+    if not (reader.is_whole and parser.should_keep_alive()) or names & _NOT_PLAIN or len(lengths) != 1:
+        return None
+    start, end = lengths[0].span(1)
+    return data[:start], data[end:size], reader.headers
+
+
+class _HeadReader:
+    """Takes what the parser finds in a head."""
+
+    def __init__(self) -> None:
+        self.headers: list[Header] = []
+        self.is_whole = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        self.is_whole = True
+
+
+def _with_handover(app: ASGIApp, handover: Handover) -> ASGIApp:
+    async def go_on(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await app({**scope, "extensions": {**scope["extensions"], HANDOVER: handover}}, receive, send)
+        finally:
+            handover.close()
+
+    return go_on
