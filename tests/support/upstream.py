@@ -97,7 +97,8 @@ class ScriptedUpstream:
             async def watch() -> None:
                 while (await receive())["type"] != "http.disconnect":
                     pass
-                self.departures.note(scope["path"])
+                if not send.__self__.response_complete:
+                    self.departures.note(scope["path"])
                 group.cancel_scope.cancel()
 
             group.start_soon(watch)
