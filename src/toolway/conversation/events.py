@@ -211,6 +211,21 @@ _REMEMBERED = frozenset({RoundBegan, HeadArrived, CallBegan})
 class EventStream:
     """Tells each event to the subscribers, then to the client's side, which may wait; and remembers what matters."""
 
+    deliver: Emit | None = None
+    """The client's side: writes what the client may see."""
+    saw_text = False
+    """Whether the client has seen more of the turn under way than its beginning."""
+    tools_ran = False
+    """Whether any call of ours began."""
+    head: Sequence[Header] | None = None
+    """The headers of the model server's first answer."""
+    rounds: Sequence[JSON] = ()
+    """The messages of all rounds of ours that are finished."""
+    cut: Sequence[JSON] = ()
+    """Those of a round whose calls were cancelled while they ran."""
+    watcher: Callable[[Chunks], None] | None = None
+    """Is told of all chunks too, while somebody looks at the text as it comes; may not wait."""
+
     def __init__(
         self,
         subscribers: Sequence[Subscriber] = (),
@@ -218,20 +233,6 @@ class EventStream:
         of_failures: Sequence[Subscriber] = (),
         on_head: Callable[[Sequence[Header]], None] | None = None,
     ) -> None:
-        self.deliver: Emit | None = None
-        """The client's side: writes what the client may see."""
-        self.saw_text = False
-        """Whether the client has seen more of the turn under way than its beginning."""
-        self.tools_ran = False
-        """Whether any call of ours began."""
-        self.head: Sequence[Header] | None = None
-        """The headers of the model server's first answer."""
-        self.rounds: Sequence[JSON] = ()
-        """The messages of all rounds of ours that are finished."""
-        self.cut: Sequence[JSON] = ()
-        """Those of a round whose calls were cancelled while they ran."""
-        self.watcher: Callable[[Chunks], None] | None = None
-        """Is told of all chunks too, while somebody looks at the text as it comes; may not wait."""
         self.heard: list[type[Event]] = []
         """What subscribers were told already, in this order; they do not hear it twice."""
         self._subscribers = subscribers

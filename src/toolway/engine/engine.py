@@ -75,7 +75,7 @@ class Engine:
         self.upstream = upstream
         self.store = store
         self.catalog = catalog
-        self._is_settled = False
+        self.is_settled = False
         self._client_servers = client_servers
         self._target = target
         self.policy = policy
@@ -89,7 +89,7 @@ class Engine:
             settings,
             self._resources,
             catalog,
-            is_settled=lambda: self._is_settled,
+            is_settled=lambda: self.is_settled,
             make_events=self._events,
             policy=policy,
         )
@@ -144,10 +144,10 @@ class Engine:
 
     async def settled(self) -> None:
         """Wait a little for tool servers and a model server, if these just start."""
-        if not self._is_settled:
+        if not self.is_settled:
             await self.catalog.wait_until_tried(STARTUP_WAIT)
             await self._target.wait_until_known(STARTUP_WAIT)
-            self._is_settled = True
+            self.is_settled = True
 
     async def conversation(
         self, request: ConversationRequest, snapshot: Snapshot, caller: Caller
@@ -287,7 +287,8 @@ class _Opening(AbstractAsyncContextManager[Conversation]):
 
     async def __aenter__(self) -> Conversation:
         engine = self._engine
-        await engine.settled()
+        if not engine.is_settled:
+            await engine.settled()
         self._snapshot = snapshot = engine.catalog.hold()
         try:
             visible = snapshot.visible_to(self._caller.selection)

@@ -56,6 +56,16 @@ class RequestTools:
     whether these tools are offered again or not.
     """
 
+    search: ToolSearch | None = None
+    """The search that stands for most of the tools; None when all are offered."""
+    search_rules: SearchRules | None = None
+    """How tools may be searched; None: not at all."""
+    keeps_definitions = False
+    """Whether definitions of which none may be called stand where there would be none: some model servers read no
+    conversation with calls in it otherwise.
+    """
+    _is_withdrawn = False
+
     def __init__(
         self,
         request: ChatRequest,
@@ -68,10 +78,6 @@ class RequestTools:
         approved: Collection[str] = (),
     ) -> None:
         self.snapshot = fit(snapshot)
-        self.search: ToolSearch | None = None
-        """The search that stands for most of the tools; None when all are offered."""
-        self.search_rules: SearchRules | None = None
-        """How tools may be searched; None: not at all."""
         self.reachable: Mapping[str, Tool] = {}
         functions = request.options.get("functions")
         self.clients = frozenset(_names_in(request.tools) | _names_in(functions))
@@ -92,11 +98,6 @@ class RequestTools:
         """How tools are run that the dialect brought."""
         self._shortened: dict[str, orjson.Fragment] = {}
         self._enforced = named_tool(self._choice) if enforce_choice else None
-        self._is_withdrawn = False
-        self.keeps_definitions = False
-        """Whether definitions of which none may be called stand where there would be none: some model servers read no
-        conversation with calls in it otherwise.
-        """
         self._leaves_calls_alone = bool(functions) or (
             not snapshot.sources and not all(_names_in([tool]) for tool in request.tools or ())
         )

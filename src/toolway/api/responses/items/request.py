@@ -227,13 +227,15 @@ def _chat(body: JSON, known: JSON, functions: Sequence[JSON]) -> JSON:
         chat["max_tokens"] = most
     if functions:
         chat["tools"] = functions
-    if effort := fields.check(_REASONING, known.get("reasoning") or {}, "reasoning").get("effort"):
+    reasoning = known.get("reasoning")
+    if reasoning and (effort := fields.check(_REASONING, reasoning, "reasoning").get("effort")):
         chat["reasoning_effort"] = effort
-    text = fields.check(_TEXT, known.get("text") or {}, "text")
-    if verbosity := text.get("verbosity"):
-        chat["verbosity"] = verbosity
-    if form := _response_format(text.get("format") or {}):
-        chat["response_format"] = form
+    if text := known.get("text"):
+        text = fields.check(_TEXT, text, "text")
+        if verbosity := text.get("verbosity"):
+            chat["verbosity"] = verbosity
+        if form := _response_format(text.get("format") or {}):
+            chat["response_format"] = form
     top = known.get("top_logprobs") or 0
     if top or "message.output_text.logprobs" in (known.get("include") or ()):
         chat |= {"logprobs": True, "top_logprobs": top}

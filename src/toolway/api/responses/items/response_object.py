@@ -95,6 +95,8 @@ def _choice(choice: str | JSON) -> str | JSON:
 
 
 def _text(given: JSON) -> JSON:
+    if not given:
+        return {"format": {"type": "text"}}
     form = given.get("format") or {"type": "text"}
     verbosity = published("verbosity", given.get("verbosity"))
     defaults = {"description": None, "strict": False} if form["type"] == "json_schema" else {}
@@ -170,10 +172,11 @@ class ResponseState:
 
     def event(self, kind: str, body: JSON) -> Event:
         """Any event; without its bytes where nobody hears of it."""
+        number = self._number
+        self._number += 1
         if not self._is_heard:
-            self._number += 1
             return kind, b""
-        return kind, dumps({"type": kind, **body})[:-1] + self.numbered()
+        return kind, dumps({"type": kind, **body, "sequence_number": number})
 
     def withdraw(self) -> None:
         """Give the number of the last event, which was not told, to the next one."""
