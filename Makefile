@@ -5,7 +5,7 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 py
 UV := .venv/bin/uv
 SYNC := UV_PROJECT_ENVIRONMENT=.venv VIRTUAL_ENV= $(UV) sync --frozen --inexact
 
-.PHONY: help install demo test real-servers conformance schemathesis clients fuzz lint schema screenshots bench clean
+.PHONY: help install demo test real-servers conformance schemathesis clients fuzz lint schema screenshots bench soak clean
 
 help:
 	@echo "make demo     see it work: a real model, real tool servers, one question (first run: about 140 MB)"
@@ -20,6 +20,7 @@ help:
 	@echo "make schema   write docs/mcp.schema.json anew from the models of the settings"
 	@echo "make screenshots  make the pictures of docs/console.md anew: needs chromium"
 	@echo "make bench    measure against nginx and Envoy, side by side"
+	@echo "make soak     an hour of many clients at once: does Toolway grow?"
 
 install: .venv/.runtime
 	@echo "Installed: .venv/bin/toolway. Begin with: .venv/bin/toolway init"
@@ -83,6 +84,9 @@ clients: .clients/.installed
 
 bench: .venv/.installed
 	.venv/bin/python bench/run.py
+
+soak: .venv/.installed
+	.venv/bin/python -m bench.soak
 
 clean:
 	rm -rf .venv bench/.work .pytest_cache .mypy_cache .ruff_cache .hypothesis
