@@ -1,22 +1,19 @@
 """What the commands print: tables, JSON, complaints; and the options that they share.
 
 All that a command prints goes through here: names and texts are those of tool servers, and what in them a terminal
-would act on, or not show, is printed as an escape.
+would act on, or not show, is printed as an escape. Tables import `rich` by themselves: `serve` saves its 5 MB.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
-from rich.cells import cell_len, set_cell_size
-from rich.console import Console
-from rich.markup import escape
-from rich.text import Text
 
 from toolway.conversation.tool_calls import parse_arguments
 from toolway.telemetry.logging import visible
@@ -49,6 +46,10 @@ def print_table(
 
     With `is_cut` it is shortened to what a terminal has room for; in a file nothing is.
     """
+    from rich.cells import cell_len, set_cell_size
+    from rich.console import Console
+    from rich.text import Text
+
     console = Console(highlight=False)
     rows = [[*map(visible, row[:-1]), printable(row[-1])] for row in rows]
     *widths, last = [max(map(cell_len, column)) for column in zip(titles, *rows, strict=True)]
@@ -71,6 +72,8 @@ def print_table(
 
 
 def _cut(text: str, room: int) -> str:
+    from rich.cells import cell_len, set_cell_size
+
     return text if cell_len(text) <= room else set_cell_size(text, room - 1).rstrip() + "…"
 
 
@@ -105,9 +108,18 @@ def say_result(text: str, *, err: bool = False) -> None:
 
 
 def say_marked(markup: str, *, err: bool = False, **values: str) -> None:
-    """Print a line in rich's markup, in which values stand as `{name}`."""
-    shown = {name: escape(printable(value)) for name, value in values.items()}
-    Console(stderr=err, highlight=False).print(markup.format(**shown), soft_wrap=True)
+    """Print a line with marks like `[bold]...[/]` and `[red]...[/]`, in which values stand as `{name}`."""
+    shown = {name: printable(value) for name, value in values.items()}
+    text = _MARKED.sub(_styled, markup).format(**shown)
+    typer.echo(text, err=err, color=False if os.environ.get("NO_COLOR") else None)
+
+
+_MARKED = re.compile(r"\[(\w+)\](.*?)\[/\]")
+
+
+def _styled(found: re.Match[str]) -> str:
+    style, text = found.groups()
+    return typer.style(text, bold=True) if style == "bold" else typer.style(text, fg=style)
 
 
 def confirm(question: str, *, default: bool = False) -> bool:

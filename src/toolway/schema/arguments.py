@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import re
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
-
-import jsonschema_rs
 
 from toolway.schema.compile import CannotCompile, compile_schema
 from toolway.schema.dereference import TooLarge, dereference
 from toolway.schema.keywords import members_of, names_in, parts_of, type_of, types_of
 from toolway.types import JSON, Tool
+
+if TYPE_CHECKING:
+    import jsonschema_rs
 
 SHOWN = 5
 """Faults told at once; a model that mends these gets the next ones."""
@@ -63,10 +64,10 @@ def faults(tool: Tool, arguments: JSON) -> list[tuple[list[str | int], str]]:
     validator = _validator(tool)
     for fault in islice(validator.iter_errors(arguments) if validator else (), SHOWN):
         nearest = _nearest(fault)
-        path, kind = list(nearest.instance_path), nearest.kind
-        if isinstance(kind, jsonschema_rs.ValidationErrorKind.Required):
+        path, kind = list(nearest.instance_path), _kind(nearest)
+        if kind.name == "required":
             path.append(kind.property)
-        elif isinstance(kind, jsonschema_rs.ValidationErrorKind.AdditionalProperties):
+        elif kind.name == "additionalProperties":
             path += kind.unexpected[:1]
         found.append((path, _line(fault, tool)))
     return found
@@ -87,8 +88,8 @@ def failing_schema(tool: Tool, arguments: JSON) -> str:
     validator, properties = _validator(tool), members_of(tool.parameters)
     names: dict[str, None] = {}
     for fault in islice(validator.iter_errors(arguments) if validator else (), SHOWN):
-        kind = fault.kind
-        missing = [kind.property] if isinstance(kind, jsonschema_rs.ValidationErrorKind.Required) else []
+        kind = _kind(fault)
+        missing = [kind.property] if kind.name == "required" else []
         names |= dict.fromkeys(str(name) for name in (*fault.instance_path[:1], *missing))
     part = {name: properties[name] for name in names if name in properties}
     try:
@@ -108,6 +109,8 @@ def _validator(tool: Tool) -> jsonschema_rs.Validator | None:
 
 
 def _compiled(schema: JSON) -> jsonschema_rs.Validator | None:
+    import jsonschema_rs  # noqa: PLC0415 - 5 MB, from the first call of a tool on
+
     try:
         return jsonschema_rs.validator_for(
             schema,
@@ -128,10 +131,10 @@ def accepts_null(schema: Any, root: JSON) -> bool:
 def _line(fault: jsonschema_rs.ValidationError, tool: Tool) -> str:
     fault = _nearest(fault)
     where = _place(fault.instance_path)
-    kind = fault.kind
-    if isinstance(kind, jsonschema_rs.ValidationErrorKind.Required):
+    kind = _kind(fault)
+    if kind.name == "required":
         return f"`{_place([*fault.instance_path, kind.property])}` is required and missing"
-    if isinstance(kind, jsonschema_rs.ValidationErrorKind.AdditionalProperties):
+    if kind.name == "additionalProperties":
         return _unexpected(kind.unexpected, where, tool if not fault.instance_path else None)
     got = _cut(json.dumps(fault.instance, ensure_ascii=False), 80)
     return f"`{where}`: {_cut(fault.message, 300)}; it was {got}" if where else _cut(fault.message, 300)
@@ -139,20 +142,22 @@ def _line(fault: jsonschema_rs.ValidationError, tool: Tool) -> str:
 
 def _nearest(fault: jsonschema_rs.ValidationError) -> jsonschema_rs.ValidationError:
     """The fault in the alternative that the model most likely meant: where the arguments fit the deepest."""
-    kind = fault.kind
-    if not isinstance(
-        kind, jsonschema_rs.ValidationErrorKind.AnyOf | jsonschema_rs.ValidationErrorKind.OneOfNotValid
-    ):
+    kind = _kind(fault)
+    if kind.name not in {"anyOf", "oneOf"} or not all(kind.context):  # more than one fits
         return fault
     level = len(fault.instance_path)
-    meant = [faults[0] for faults in kind.context if faults and not _is_wrong_kind(faults[0], level)]
+    meant = [faults[0] for faults in kind.context if not _is_wrong_kind(faults[0], level)]
     return _nearest(max(meant, key=lambda f: len(f.instance_path))) if meant else fault
 
 
 def _is_wrong_kind(fault: jsonschema_rs.ValidationError, level: int) -> bool:
     """Whether an alternative is out of the question: another type, or another constant that tells them apart."""
-    other = jsonschema_rs.ValidationErrorKind.Type | jsonschema_rs.ValidationErrorKind.Constant
-    return isinstance(fault.kind, other) and len(fault.instance_path) <= level
+    return _kind(fault).name in {"type", "const"} and len(fault.instance_path) <= level
+
+
+def _kind(fault: jsonschema_rs.ValidationError) -> Any:
+    """The keyword that is not fulfilled, as `name`, and what it says of the fault."""
+    return fault.kind
 
 
 def _unexpected(names: list[str], where: str, tool: Tool | None) -> str:

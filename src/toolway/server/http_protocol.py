@@ -7,7 +7,7 @@ import re
 import sys
 from asyncio import TimerHandle, Transport
 from contextlib import suppress
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import orjson
 from httptools import HttpParserUpgrade, HttpRequestParser
@@ -16,7 +16,10 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from toolway.errors import InvalidRequest, ToolwayError
 from toolway.server.disconnect import EXTENSION, SHUTDOWN, STOP, DisconnectSignal, stopping
 from toolway.server.envelopes import DO_NOT_RETRY, openai_envelope, send_error
-from toolway.server.websocket import WEBSOCKET_PATHS, WebSocketProtocol
+from toolway.server.websocket import WEBSOCKET_PATHS
+
+if TYPE_CHECKING:
+    from toolway.server.websocket_protocol import WebSocketProtocol
 
 if sys.platform != "win32":
     import fcntl

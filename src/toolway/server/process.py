@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import gc
 import multiprocessing
@@ -22,7 +23,7 @@ from uvicorn.supervisors import Multiprocess
 
 from toolway.errors import ConfigError
 from toolway.server.lane import LaneProtocol
-from toolway.server.websocket import PONG_SECONDS, WebSocketProtocol
+from toolway.server.websocket import PONG_SECONDS
 from toolway.settings.groups import ServerSettings, Settings
 from toolway.telemetry.logging import configure_logging
 
@@ -164,7 +165,7 @@ def server_config(app: Any, settings: ServerSettings, **more: Any) -> uvicorn.Co
     """uvicorn's configuration; what it would add to answers and logs by itself is off."""
     options: dict[str, Any] = {
         "http": partial(LaneProtocol, settings.receive_timeout, settings.send_timeout),
-        "ws": WebSocketProtocol,
+        "ws": _websocket_protocol,
         "ws_max_size": settings.max_body_bytes,
         "ws_ping_interval": settings.keepalive_interval,
         "ws_ping_timeout": PONG_SECONDS,
@@ -183,6 +184,12 @@ def server_config(app: Any, settings: ServerSettings, **more: Any) -> uvicorn.Co
         "timeout_graceful_shutdown": settings.shutdown_grace,
     }
     return uvicorn.Config(app, **{**options, **more})
+
+
+def _websocket_protocol(**given: Any) -> asyncio.Protocol:
+    from toolway.server.websocket_protocol import WebSocketProtocol  # noqa: PLC0415 - 3 MB
+
+    return WebSocketProtocol(**given)
 
 
 def _build(create_app: CreateApp, settings: Settings) -> ASGIApp:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import jsonschema_rs
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.json_schema import SkipJsonSchema, WithJsonSchema
 
 from toolway.dialects import DialectName
 from toolway.settings.jsonc import Node
 from toolway.settings.mistakes import Report, explain
+
+if TYPE_CHECKING:
+    import jsonschema_rs
 
 Effect = Literal["allow", "deny", "ask"]
 Hint = Literal["readOnlyHint", "destructiveHint", "idempotentHint", "openWorldHint"]
@@ -29,6 +31,8 @@ def _schema(value: Any) -> Any:
 
 def compile_arguments(schema: Any) -> jsonschema_rs.Validator:
     """What tells whether arguments fit. Its patterns take time in proportion to the text, and nothing is fetched."""
+    import jsonschema_rs  # noqa: PLC0415 - 5 MB, where a rule looks at arguments
+
     return jsonschema_rs.validator_for(
         schema, pattern_options=jsonschema_rs.RegexOptions(), offline=True, validate_formats=True
     )

@@ -11,7 +11,6 @@ from typing import Any
 
 from toolway.errors import ConfigError
 from toolway.stores.memory import MemoryEntries
-from toolway.stores.sqlite import SqliteEntries
 from toolway.stores.store import Key, Kind, Store, share_of
 
 __all__ = ["Key", "Kind", "Store", "open_store", "share_of"]
@@ -24,6 +23,8 @@ async def open_store(url: str, *, ttl: float, max_bytes: int) -> AsyncIterator[S
     if kind == "memory:":
         yield Store(MemoryEntries(max_bytes=max_bytes), ttl=ttl)
     elif kind == "sqlite":
+        from toolway.stores.sqlite import SqliteEntries  # noqa: PLC0415 - loads SQLite
+
         async with SqliteEntries.open(Path(path.removeprefix("/")), max_bytes=max_bytes) as entries:
             yield Store(entries, ttl=ttl)
     else:

@@ -22,7 +22,8 @@ from tests.support.websocket import HANDSHAKE, WebSocketServer, frame, websocket
 from toolway.server.asgi import ClientGone
 from toolway.server.caller import PRINCIPAL_KEY, upstream_headers
 from toolway.server.disconnect import SHUTDOWN
-from toolway.server.websocket import MAX_FRAGMENTS, MAX_QUEUED, WebSocket
+from toolway.server.websocket import MAX_QUEUED, WebSocket
+from toolway.server.websocket_protocol import MAX_FRAGMENTS
 from toolway.settings.settings import load_settings
 
 KEY = "a-client-key"

@@ -13,7 +13,6 @@ import anyio
 
 from toolway.settings.mcp_server import McpServerConfig, StdioServerConfig
 from toolway.tools.mcp.errors import RefusedError
-from toolway.tools.mcp.http import open_http, open_sse
 from toolway.tools.mcp.options import ConnectOptions, ServerLog, Transport
 from toolway.tools.mcp.results import resource_tools, tools
 from toolway.tools.mcp.session import Session
@@ -49,6 +48,8 @@ async def connect(
             server = await stack.enter_async_context(process)
             session = Session(server, server, log=log, sampler=options.sampler, asks_clients=True)
         else:
+            from toolway.tools.mcp.http import open_http, open_sse  # noqa: PLC0415 - loads httpx2
+
             open_streams = open_http if transport == "http" else open_sse
             read, write, posts = await stack.enter_async_context(open_streams(config, options))
             session = Session(

@@ -43,10 +43,10 @@ from toolway.tools.mcp.sdk import (
     ReadStream,
     ServerMessageMetadata,
     SessionMessage,
-    StreamableHTTPTransport,
     WriteStream,
     create_context_streams,
 )
+from toolway.tools.mcp.sdk_http import StreamableHTTPTransport
 
 DELETE_TIMEOUT = 2.0
 """Seconds for the DELETE that ends a session."""

@@ -31,13 +31,8 @@ from toolway.settings.mcp_server import RemoteServerConfig
 from toolway.tools.mcp.http_errors import MAX_ERROR_BODY, http_error, request_failed
 from toolway.tools.mcp.messages import Answer, RequestId, error, parse_answer
 from toolway.tools.mcp.options import ConnectOptions
-from toolway.tools.mcp.sdk import (
-    ClientMessageMetadata,
-    ContextSendStream,
-    RequestContext,
-    SessionMessage,
-    StreamableHTTPTransport,
-)
+from toolway.tools.mcp.sdk import ClientMessageMetadata, ContextSendStream, SessionMessage
+from toolway.tools.mcp.sdk_http import RequestContext, StreamableHTTPTransport
 from toolway.types import JSON, Header
 from toolway.wire.lenient_json import dumps
 

@@ -1,4 +1,4 @@
-"""Names of the MCP SDK that it does not promise to keep: the only module that imports them.
+"""Names of the MCP SDK that it does not promise to keep: this module and `sdk_http` alone import them.
 
 What else Toolway uses of it is public: models (`mcp_types`) and OAuth (`mcp.client.auth`).
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 
-from mcp.client.streamable_http import RequestContext, StreamableHTTPTransport
 from mcp.shared._context_streams import ContextSendStream, create_context_streams
 from mcp.shared._otel import inject_trace_context
 from mcp.shared._stream_protocols import ReadStream, WriteStream
@@ -38,10 +37,8 @@ __all__ = [
     "JSONRPCDispatcher",
     "ProgressFnT",
     "ReadStream",
-    "RequestContext",
     "ServerMessageMetadata",
     "SessionMessage",
-    "StreamableHTTPTransport",
     "TransportContext",
     "WriteStream",
     "create_context_streams",

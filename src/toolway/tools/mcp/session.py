@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.lowlevel
@@ -45,7 +45,6 @@ from toolway.tools.mcp.errors import LostError, RefusedError
 from toolway.tools.mcp.inbound import TOOLS_CHANGED, InboundFilter
 from toolway.tools.mcp.messages import Answer, correlated
 from toolway.tools.mcp.options import Sampler, ServerLog
-from toolway.tools.mcp.posts import Posts
 from toolway.tools.mcp.results import (
     Handle,
     resource_list,
@@ -78,6 +77,9 @@ from toolway.types import (
     ToolResult,
     call_client,
 )
+
+if TYPE_CHECKING:
+    from toolway.tools.mcp.posts import Posts
 
 CLIENT_INFO = {"name": "toolway", "version": __version__}
 CANCEL_SECONDS = 1.0

@@ -6,8 +6,6 @@ import re
 from functools import partial
 from typing import Any
 
-import jsonschema_rs
-
 from toolway.schema.arguments import is_valid
 from toolway.schema.dereference import References
 from toolway.schema.keywords import SUBSCHEMAS, map_subschemas, parts_of
@@ -35,6 +33,8 @@ def published(schema: JSON, at: str) -> JSON:
 
 def _is_sound(schema: JSON) -> bool:
     """Whether it is a schema of 2020-12 by itself, all of whose references lead to something within it."""
+    import jsonschema_rs  # noqa: PLC0415 - 5 MB, when a document is asked for
+
     if not jsonschema_rs.meta.is_valid({**schema, "$schema": "https://json-schema.org/draft/2020-12/schema"}):
         return False
     references = References(schema)

@@ -9,8 +9,6 @@ from functools import lru_cache, partial
 from typing import Any
 from urllib.parse import unquote
 
-import jsonschema_rs
-
 from toolway.schema.dereference import References
 from toolway.schema.keywords import (
     OF_TYPE,
@@ -262,6 +260,8 @@ def _pattern(value: Any) -> str | None:
 @lru_cache(maxsize=4096)
 def _is_pattern(text: str) -> bool:
     """Whether the engine that checks arguments can read it."""
+    import jsonschema_rs  # noqa: PLC0415 - 5 MB, where a schema has a pattern
+
     try:
         jsonschema_rs.Draft202012Validator({"pattern": text})
     except ValueError:

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from toolway.errors import SourceError
-from toolway.tools.openapi import document as module
+from toolway.tools.openapi import yaml_document as module
 from toolway.tools.openapi.document import parse_document
 
 
