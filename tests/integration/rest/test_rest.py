@@ -70,6 +70,8 @@ def test_documents_below_tools_are_called_below_themselves(app: AppServer, path:
 def test_a_profile_has_its_tools_and_no_others(app: AppServer):
     document = httpx2.get(f"{app.url}/tools/weather/openapi.json").json()
     assert list(document["paths"]) == ["/get_weather"]
+    assert document["info"]["title"] == "Toolway: weather"
+    assert document["info"]["description"] == "The tools of the profile weather behind this Toolway."
     assert "Runs list_cities" not in orjson.dumps(document).decode()
     assert problem(call(app, "weather/list_cities"), 404)["detail"].startswith("There is no tool")
     assert "those that are: rich, searched, weather" in problem(call(app, "other/get_weather"), 404)["detail"]

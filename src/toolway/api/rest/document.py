@@ -48,12 +48,15 @@ _schemas: WeakKeyDictionary[Tool, dict[str, JSON]] = WeakKeyDictionary()
 
 
 def openapi_document(
-    tools: Mapping[str, Tool], *, root: str, paths: str, has_keys: bool, toolway: str
+    tools: Mapping[str, Tool], *, profile: str, root: str, paths: str, has_keys: bool, toolway: str
 ) -> JSON:
-    """The document for `tools` by name. Its paths begin with `paths` and stand below the path `root`.
+    """The document for `tools` by name, which are all or a profile's. Its paths begin with `paths`, below `root`.
 
-    `toolway` is the name of this Toolway in the paths that tools take.
+    Clients show its title as the name of a server. `toolway` is the name of this Toolway in the paths that tools take.
     """
+    title, whose = (
+        (f"Toolway: {profile}", f"the profile {profile}") if profile else ("Toolway", "all servers")
+    )
     schemas: JSON = {}
     operations = {
         f"{paths}/{name}": {"post": _operation(name, tool, schemas, toolway)} for name, tool in tools.items()
@@ -62,9 +65,9 @@ def openapi_document(
     document: JSON = {
         "openapi": "3.1.0",
         "info": {
-            "title": "Toolway",
+            "title": title,
             "version": __version__,
-            "description": "The tools of all servers behind this Toolway.",
+            "description": f"The tools of {whose} behind this Toolway.",
         },
         "paths": operations,
         "components": components,

@@ -69,6 +69,7 @@ class RestTools:
         root = "/".join([ROOT, *profile]) if scope["path"].startswith(ROOT) else ""
         document = openapi_document(
             await self._direct.tools(selection),
+            profile="".join(profile),
             root=root,
             paths="" if root else ROOT,
             has_keys=self._has_keys(),
