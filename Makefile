@@ -13,7 +13,7 @@ help:
 	@echo "make real-servers  try MCP servers of others: needs node, npm and the network"
 	@echo "make conformance  run the client and the server mode of the MCP conformance suite: needs npm and the network"
 	@echo "make schemathesis  fuzz /tools/{name} by our own OpenAPI document: needs the network"
-	@echo "make clients  try the clients of others, unchanged: needs node, npm and the network"
+	@echo "make clients  try the clients of others, unchanged: needs node, npm, chromium and the network"
 	@echo "make install  give yourself .venv/bin/toolway"
 	@echo "make lint     ruff and mypy --strict"
 	@echo "make fuzz     a million random and mutated inputs into all that reads from outside (ten minutes)"
@@ -73,13 +73,16 @@ schemathesis: .venv/.installed
 clients: .clients/.installed
 	.venv/bin/python -m pytest tests/compat/clients
 
-.clients/.installed: .venv/.installed tests/compat/clients/package.json tests/compat/clients/requirements.txt
-	@echo "Installing the clients into .clients (about 2 GB)"
+.clients/.installed: .venv/.installed tests/compat/clients/package.json $(wildcard tests/compat/clients/*.txt)
+	@echo "Installing the clients into .clients (about 4 GB)"
 	@mkdir -p .clients
 	@cp tests/compat/clients/package.json .clients/
 	@cd .clients && npm install --no-audit --no-fund --no-package-lock --silent
 	@$(UV) venv --quiet --allow-existing .clients/venv
 	@$(UV) pip install --quiet --python .clients/venv -r tests/compat/clients/requirements.txt
+	@$(UV) venv --quiet --allow-existing --python '>=3.11,<3.13' .clients/open-webui
+	@$(UV) pip install --quiet --python .clients/open-webui --overrides tests/compat/clients/open_webui_overrides.txt \
+		-r tests/compat/clients/open_webui.txt
 	@touch $@
 
 bench: .venv/.installed

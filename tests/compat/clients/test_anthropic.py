@@ -26,7 +26,9 @@ CLIENTS = (
     client("anthropic-python tool_runner", SDK, "tool_runner", tools=("own",)),
     client("anthropic-node create", "node_anthropic.mjs", "create"),
     client("anthropic-node toolRunner", "node_anthropic.mjs", "toolRunner", tools=("own",)),
+    client("ai-sdk anthropic", "node_ai_sdk.mjs", "anthropic"),
     client("langchain-anthropic", AGENTS, "langchain"),
+    client("litellm", "python_litellm.py", "anthropic"),
     client("pydantic-ai", AGENTS, "pydantic-ai"),
 )
 CONNECTOR = client("anthropic-python connector", SDK, "connector", tools=("never",))

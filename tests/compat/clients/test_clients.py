@@ -48,6 +48,7 @@ CLIENTS = (
     Client(name="ai-sdk compatible", script="node_ai_sdk.mjs", manner="compatible"),
     Client(name="ai-sdk openai", script="node_ai_sdk.mjs", manner="openai"),
     Client(name="langchain-openai", script="python_langchain.py"),
+    Client(name="litellm", script="python_litellm.py", manner="openai"),
     Client(name="llm", script="python_llm.py"),
     Client(name="openai-agents", script="python_agents.py"),
     *over_responses("openai-python", "python_openai_responses.py", *FOUR),

@@ -58,6 +58,18 @@ def test_the_typescript_sdk_has_everything(app: AppServer, config: Path, transpo
     assert said["resources"] == ["config://app", "note://rich/1"]
 
 
+@pytest.mark.parametrize("key", ["", "the-key"])
+def test_mcp_remote_brings_a_client_of_stdio_to_the_endpoint(config: Path, key: str):
+    """As in a client's `mcp.json`: `npx mcp-remote URL --header "Authorization: Bearer KEY"`."""
+    header = ["--header", f"Authorization: Bearer {key}"] if key else []
+    with app_server(config=str(config), endpoints="", api_keys=key) as app:
+        command = [str(PLACE / "node_modules/.bin/mcp-remote"), f"{app.url}/mcp", *header]
+        said = told("node", "--input-type=module", "-", *command, source=SCRIPTS / "node_mcp.mjs")
+    assert said["tools"] == TOOLS
+    assert said["called"]["structuredContent"] == {"metres": 2.5}
+    assert said["prompts"] == ["write"]
+
+
 def test_the_inspector_lists_and_calls(app: AppServer):
     inspector = [
         str(PLACE / "node_modules/.bin/mcp-inspector"),

@@ -1,6 +1,7 @@
-// AI SDK: generateText and streamText, with the provider for compatible servers or OpenAI's own.
+// AI SDK: generateText and streamText, with the provider for compatible servers, OpenAI's own or Anthropic's.
 // Arguments and output are those of case.py. MANNER `unstored` is OpenAI's provider with `store: false`.
 
+import { createAnthropic } from '@ai-sdk/anthropic';
 import { createOpenAI } from '@ai-sdk/openai';
 import { createOpenAICompatible } from '@ai-sdk/openai-compatible';
 import { generateText, stepCountIs, streamText, tool } from 'ai';
@@ -19,6 +20,7 @@ const models = {
     openai: () => openai.chat('mock'),
   },
   responses: { openai: () => openai('mock'), unstored: () => openai('mock') },
+  messages: { anthropic: () => createAnthropic({ baseURL: url, apiKey: 'unused' })('mock') },
 };
 
 const double = tool({
