@@ -1,4 +1,4 @@
-"""Measure tool search: `python -m bench.toolsearch [--public FOLDER [--embeddings]] [--prompt TOOLS ...]`."""
+"""Measure tool search: `python -m bench.toolsearch [--public FOLDER [--embeddings]] [--prompt TOOLS ... [--count]]`."""
 
 from __future__ import annotations
 
@@ -21,10 +21,13 @@ parser.add_argument(
     default=(),
     help="only this: so many tools before the demo's model, for an hour",
 )
+parser.add_argument(
+    "--count", action="store_true", help="count the tokens of --prompt, in a minute, not reading them"
+)
 options = parser.parse_args()
 
 if options.prompt:
-    for name, value in of_prompts(options.prompt):
+    for name, value in of_prompts(options.prompt, counted=options.count):
         print(f"{name:<70}  {value}", flush=True)
     sys.exit()
 rows = of_public_set(options.public, with_embeddings=options.embeddings) if options.public else []

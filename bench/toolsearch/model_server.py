@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from toolway.demo import model
 
+CONTEXT = 8_192
+"""Tokens; the model was trained with no more, and llama.cpp grants no more."""
+
 TEMPLATE = """{%- if tools -%}<|im_start|>system
 You may call functions:
 {%- for tool in tools %}
@@ -22,6 +25,6 @@ Write a call as <tool_call>{"name": "...", "arguments": {...}}</tool_call>.<|im_
 {% endif -%}"""
 
 if __name__ == "__main__":
-    model.CONTEXT_TOKENS = 16_384
+    model.CONTEXT_TOKENS = CONTEXT
     model.chat_template = lambda: TEMPLATE
     model.main()

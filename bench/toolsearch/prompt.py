@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from itertools import takewhile
 from typing import Any, Literal
 
 import httpx2
 import orjson
 from bench.toolsearch.catalogue import catalogue, queries
+from bench.toolsearch.model_server import CONTEXT
 from bench.toolsearch.recall import Row
 from tests.support.app_server import serving
 from tests.support.servers import running
@@ -28,8 +30,12 @@ Offer = Literal["all tools", "append", "call"]
 TURNS = 10
 
 
-def of_prompts(counts: Sequence[int]) -> Iterator[Row]:
-    """For each number of tools the same conversation three times: a turn calls a tool, and searches it before."""
+def of_prompts(counts: Sequence[int], *, counted: bool = False) -> Iterator[Row]:
+    """For each number of tools the same conversation three times: a turn calls a tool, and searches it before.
+
+    What is `counted` is not read by the model: a prompt's tokens behind the beginning that it has in common with the
+    one before.
+    """
     with running_child(
         "The model server", "bench.toolsearch.model_server", "--weights", str(ensure_weights())
     ) as child:
@@ -37,17 +43,17 @@ def of_prompts(counts: Sequence[int]) -> Iterator[Row]:
         offers: tuple[Offer, ...] = ("all tools", "append", "call")
         for count in counts:
             for offer in offers:
-                yield from _conversation(base, count, offer)
+                yield from _conversation(base, count, offer, _Counted if counted else _Model)
 
 
-def _conversation(base: str, count: int, offer: Offer) -> list[Row]:
+def _conversation(base: str, count: int, offer: Offer, kind: type[_Model]) -> list[Row]:
     chosen = dict(list(catalogue().items())[:count])
     service = ToolService(**dict.fromkeys((tool.name for tool in chosen.values()), _done))
     service.document = document({tool.name: tool.parameters for tool in chosen.values()})
     for tool in chosen.values():
         service.document["paths"][f"/{tool.name}"]["post"]["description"] = tool.description
     wanted = [query for query in queries(in_other_words=False) if query.tool in chosen]
-    model = _Model(base, [(q.words, chosen[q.tool].name) for q in wanted], offer)
+    model = kind(base, [(q.words, chosen[q.tool].name) for q in wanted], offer)
     given: dict[str, Any] = {"replay": "true", "debug_output": False, "tool_search": "off"}
     if offer != "all tools":
         given |= {"tool_search": "on", "tool_search_way": offer}
@@ -75,6 +81,10 @@ def _conversation(base: str, count: int, offer: Offer) -> list[Row]:
         (f"{what}: first prompt, longest prompt", f"{model.prompts[0]:,}, {max(model.prompts):,}"),
         *([(f"{what}: requests refused as too long", f"{model.refused}")] if model.refused else []),
     ]
+
+
+class _Refusal(Exception):
+    """llama.cpp refuses a prompt, with this body."""
 
 
 async def _done(_: Any) -> Any:
@@ -105,16 +115,26 @@ class _Model:
         )
 
     async def _reply(self, request: dict[str, Any]) -> Reply:
-        read = {**request, "stream": False, "max_tokens": 1, "cache_prompt": True}
-        async with httpx2.AsyncClient(timeout=900) as client:
-            answer = await client.post(f"{self._base}/chat/completions", json=read)
-        if answer.status_code != 200:
+        try:
+            new, cached = await self._read(request)
+        except _Refusal as refusal:
             self.refused += 1
-            return json_reply(answer.json(), answer.status_code)
-        timings = answer.json()["timings"]
-        self.prompts.append(timings["prompt_n"] + timings["cache_n"])
-        self.evaluated += timings["prompt_n"]
+            return json_reply(refusal.args[0], 400)
+        self.prompts.append(new + cached)
+        self.evaluated += new
         return self._next(request["messages"])
+
+    async def _read(self, request: dict[str, Any]) -> tuple[int, int]:
+        """The tokens of a prompt that llama.cpp evaluates, and those that it knows. Raises _Refusal."""
+        read = {**request, "stream": False, "max_tokens": 1, "cache_prompt": True}
+        answer = await self._post("/v1/chat/completions", read)
+        if "timings" not in answer:
+            raise _Refusal(answer)
+        return answer["timings"]["prompt_n"], answer["timings"]["cache_n"]
+
+    async def _post(self, path: str, body: dict[str, Any]) -> Any:
+        async with httpx2.AsyncClient(timeout=900) as client:
+            return (await client.post(f"{self._base.removesuffix('/v1')}{path}", json=body)).json()
 
     def _next(self, messages: list[dict[str, Any]]) -> Reply:
         asked = max(number for number, message in enumerate(messages) if message["role"] == "user")
@@ -135,3 +155,23 @@ class _Model:
         if done < len(steps):
             return whole({"content": "", "tool_calls": [steps[done]]}, finish="tool_calls")
         return whole({"content": f"That was number {turn}, and it is done."})
+
+
+class _Counted(_Model):
+    """The same without reading: llama.cpp writes and splits the prompt, and what is new in it is counted here."""
+
+    _before: Sequence[int] = ()
+
+    async def _read(self, request: dict[str, Any]) -> tuple[int, int]:
+        written = await self._post(
+            "/apply-template", {key: request[key] for key in ("messages", "tools") if key in request}
+        )
+        split = await self._post("/tokenize", {"content": written["prompt"], "add_special": True})
+        tokens: list[int] = split["tokens"]
+        if len(tokens) >= CONTEXT:
+            message = f"request ({len(tokens)} tokens) exceeds the available context size ({CONTEXT} tokens)"
+            raise _Refusal({"error": {"code": 400, "message": message, "type": "exceed_context_size_error"}})
+        pairs = zip(tokens, self._before, strict=False)
+        cached = min(sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs)), len(tokens) - 1)
+        self._before = tokens
+        return len(tokens) - cached, cached
