@@ -27,8 +27,8 @@ from toolway.errors import ConfigError, SourceError, StoreError
 from toolway.settings.mcp_server import OAuthClient, RemoteServerConfig
 from toolway.tools.mcp.connection import connect, list_tools
 from toolway.tools.mcp.errors import LostError, RefusedError, cause_of
-from toolway.tools.mcp.grants import RENEWAL_SECONDS, Grant, Grants, HeldGrant
 from toolway.tools.mcp.options import ConnectOptions, ServerLog
+from toolway.tools.mcp.tokens import RENEWAL_SECONDS, HeldToken, ServerToken, TokenStore
 from toolway.types import JSON
 
 
@@ -36,9 +36,9 @@ class TokenAuth(httpx2.Auth):
     """Puts a fresh bearer token on each request; what cannot be renewed is left to the server to refuse.
 
     The SDK's own provider holds a lock around each whole request and reads each answer to its end: calls would
-    wait for one another, and streams would never begin. A grant of a person's (`grants`) is renewed by one process at a
+    wait for one another, and streams would never begin. A token of a person's (`store`) is renewed by one process at a
     time, which looks first whether another one has done it, by a request over `transport` that nobody cancels: a
-    refresh token whose answer was lost is a grant that was lost. `learned` hears of each token that is sent.
+    refresh token whose answer was lost is a login that was lost. `learned` hears of each token that is sent.
     """
 
     def __init__(
@@ -46,14 +46,14 @@ class TokenAuth(httpx2.Auth):
         url: str,
         transport: httpx2.AsyncBaseTransport,
         *,
-        grant: Grant | None = None,
-        grants: Grants | None = None,
+        token: ServerToken | None = None,
+        store: TokenStore | None = None,
         learned: Callable[[str], None] = lambda token: None,
     ) -> None:
         self._url = url
         self._transport = transport
-        self._grant = grant
-        self._grants = grants
+        self._token = token
+        self._store = store
         self._learned = learned
         self._lock = anyio.Lock()
         self._is_read = False
@@ -61,7 +61,7 @@ class TokenAuth(httpx2.Auth):
     @property
     def is_needed(self) -> bool:
         """Whether there is anything to put on a request."""
-        return not self._is_read or self._grant is not None
+        return not self._is_read or self._token is not None
 
     async def async_auth_flow(
         self, request: httpx2.Request
@@ -74,7 +74,7 @@ class TokenAuth(httpx2.Auth):
             was_asked = False
             if self._must_renew(used) and not was_renewed:
                 was_renewed = was_asked = await self._renew(used)
-            token = self._grant.access_token if self._grant else None
+            token = self._token.access_token if self._token else None
             if last and token == used and not was_asked:
                 return  # the last answer is the server's own, not that of the token endpoint
             used = token
@@ -82,17 +82,17 @@ class TokenAuth(httpx2.Auth):
                 self._learned(token)
                 request.headers["authorization"] = f"Bearer {token}"
             response = yield request
-            if _is_refused(response) and self._grants is not None:
-                self._grants.keep_demand(self._url, response.headers.get("www-authenticate") or "Bearer")
+            if _is_refused(response) and self._store is not None:
+                self._store.keep_demand(self._url, response.headers.get("www-authenticate") or "Bearer")
             if response.status_code != 401:
                 return
             await self._read_again()
 
     def _must_renew(self, used: str | None) -> bool:
-        grant = self._grant
-        if grant is None or not grant.renewable:
+        token = self._token
+        if token is None or not token.renewable:
             return False
-        return grant.stale() or (used is not None and grant.access_token == used)
+        return token.stale() or (used is not None and token.access_token == used)
 
     async def _renew(self, used: str | None) -> bool:
         """Get another token than `used`; whether the token endpoint was asked, and not another process faster.
@@ -108,45 +108,45 @@ class TokenAuth(httpx2.Auth):
                 with anyio.move_on_after(RENEWAL_SECONDS, shield=True):
                     await self._ask(held)
         except (ConfigError, StoreError) as error:
-            raise httpx2.ConnectError(f"its grant cannot be renewed. {error.message}") from error
+            raise httpx2.ConnectError(f"its token cannot be renewed. {error.message}") from error
         return True
 
     @asynccontextmanager
-    async def _alone(self) -> AsyncIterator[HeldGrant | None]:
-        if self._grants is None:
+    async def _alone(self) -> AsyncIterator[HeldToken | None]:
+        if self._store is None:
             yield None
             return
-        async with self._grants.renewing(self._url) as held:
+        async with self._store.renewing(self._url) as held:
             yield held
 
     async def _read_again(self) -> None:
         """What another process was given meanwhile, or a person at a login."""
         self._is_read = True
-        if self._grants is not None:
-            self._take(await self._grants.read(self._url))
+        if self._store is not None:
+            self._take(await self._store.read(self._url))
 
-    def _take(self, found: Grant | None) -> None:
+    def _take(self, found: ServerToken | None) -> None:
         if found is not None:
-            self._grant = found.newer(self._grant)
+            self._token = found.newer(self._token)
 
-    async def _ask(self, held: HeldGrant | None) -> None:
-        refused = self._grant
+    async def _ask(self, held: HeldToken | None) -> None:
+        refused = self._token
         assert refused is not None  # noqa: S101
         said = await self._answer_to(refused.renewal())
         if isinstance(said.get("access_token"), str):
-            self._grant = refused.renewed(said)
+            self._token = refused.renewed(said)
         elif said.get("error") == "invalid_grant" and held is not None:
             found = await held.read()
             if found is not None and found.refresh_token != refused.refresh_token:
-                self._grant = (
+                self._token = (
                     found  # whoever cannot be locked out (a machine without the store, Windows) was faster
                 )
                 return
-            self._grant = refused.ended()
+            self._token = refused.ended()
         else:
             return
         if held is not None:
-            await held.keep(self._grant)
+            await held.keep(self._token)
 
     async def _answer_to(self, renewal: httpx2.Request) -> JSON:
         """What the token endpoint says; nothing, when that is no JSON object."""
@@ -225,8 +225,8 @@ class _Callback:
 async def login(
     config: RemoteServerConfig,
     show: Callable[[str], Awaitable[None]],
-    grants: Grants,
-) -> Grant:
+    store: TokenStore,
+) -> ServerToken:
     """Have a person allow access to a server, and keep what was granted; `show` opens the page that asks.
 
     The server is used as at any start, so that it may ask at any request of it; what it asked for at a call is asked
@@ -240,23 +240,23 @@ async def login(
     listener = await _listen(callback, registration.callback_port or 0)
     port = listener.sockets[0].getsockname()[1]
     provider = _provider(config.url, show, callback, port, registration)
-    before = await grants.read(config.url)
+    before = await store.read(config.url)
     scopes = f"{before.scope or '' if before else ''} {registration.scope or ''}"
-    auth = _LoginAuth(provider, grants.file.demand(config.url), scopes)
+    auth = _LoginAuth(provider, store.file.demand(config.url), scopes)
     try:
         await _use(config, auth)
     except Exception as error:  # the border of the command: the SDK raises what it likes
         raise SourceError(f"the login failed: {_words(cause_of(error))}", stage="login") from error
     finally:
         listener.close()
-    grant = _grant(provider)
+    token = _token(provider)
     try:
-        async with grants.renewing(config.url) as held:
-            await held.keep(grant)
+        async with store.renewing(config.url) as held:
+            await held.keep(token)
     except (ConfigError, StoreError, OSError) as error:
         raise SourceError(f"what was granted cannot be kept: {error}", stage="login") from error
-    grants.keep_demand(config.url, None)
-    return grant
+    store.keep_demand(config.url, None)
+    return token
 
 
 async def _listen(callback: _Callback, port: int) -> asyncio.Server:
@@ -383,13 +383,13 @@ def _words(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def _grant(provider: OAuthClientProvider) -> Grant:
+def _token(provider: OAuthClientProvider) -> ServerToken:
     context = provider.context
     client, tokens, metadata = context.client_info, context.current_tokens, context.oauth_metadata
     if tokens is None or client is None or client.client_id is None:
         raise SourceError("the server asks for no login", stage="login")
     asks_for_resource = context.should_include_resource_param(context.protocol_version)
-    return Grant(
+    return ServerToken(
         # Servers of before 2025-06 have no metadata; their endpoint is where the first specification put it.
         token_url=str(metadata.token_endpoint) if metadata else urljoin(context.server_url, "/token"),
         client_id=client.client_id,

@@ -26,10 +26,10 @@ from tests.unit.tools.mcp.support import TIMEOUT
 from toolway.errors import SourceError
 from toolway.settings.settings import load_settings
 from toolway.tools.catalog import Catalog
-from toolway.tools.factory import grants_of, open_sources
-from toolway.tools.mcp.grants import Grant, Grants, TokenFile
+from toolway.tools.factory import open_sources, token_store
 from toolway.tools.mcp.http import OpenTransport
 from toolway.tools.mcp.oauth import TokenAuth, login
+from toolway.tools.mcp.tokens import ServerToken, TokenFile, TokenStore
 
 
 async def browse(page: str) -> None:
@@ -123,10 +123,10 @@ async def test_wrong_credentials_are_a_state(tmp_path: Path) -> None:
             assert "toolway login web" in (sources[0].status.error or "")
 
 
-async def logged_in(settings: Any) -> Grant:
+async def logged_in(settings: Any) -> ServerToken:
     """What `toolway login web` does."""
     with anyio.fail_after(TIMEOUT):
-        return await login(settings.tools.servers[0], browse, grants_of(settings.tools))
+        return await login(settings.tools.servers[0], browse, token_store(settings.tools))
 
 
 async def test_a_login_is_remembered_and_renewed(tmp_path: Path) -> None:
@@ -212,11 +212,11 @@ async def test_a_refused_renewal_takes_what_another_machine_was_given(tmp_path: 
 
         guarded.at_token = meanwhile
         transport = OpenTransport()
-        auth = TokenAuth(f"{base}/mcp", transport, grants=Grants(file))
+        auth = TokenAuth(f"{base}/mcp", transport, store=TokenStore(file))
         async with httpx2.AsyncClient(transport=transport, auth=auth) as client:
             assert (await client.post(f"{base}/mcp", json=PING)).status_code == 200
     assert guarded.refused == ["refresh_token"]
-    assert file.grant(f"{base}/mcp") == renewed
+    assert file.token(f"{base}/mcp") == renewed
 
 
 async def test_a_renewal_that_nobody_waits_for_any_more_is_kept(tmp_path: Path) -> None:
@@ -228,7 +228,7 @@ async def test_a_renewal_that_nobody_waits_for_any_more_is_kept(tmp_path: Path) 
         guarded.tokens.clear()
         guarded.at_token = gate
         transport = OpenTransport()
-        auth = TokenAuth(f"{base}/mcp", transport, grants=grants_of(settings.tools))
+        auth = TokenAuth(f"{base}/mcp", transport, store=token_store(settings.tools))
         async with (
             httpx2.AsyncClient(transport=transport, auth=auth) as client,
             anyio.create_task_group() as tasks,
@@ -290,7 +290,7 @@ async def test_a_grant_is_not_renewed_while_nobody_can_know_who_else_renews_it(
         async with open_sources(settings.tools) as sources, Catalog(sources).running() as catalog:
             await catalog.wait_until_tried(TIMEOUT)
             assert sources[0].status.state == "failed"
-            assert "its grant cannot be renewed. TOOLWAY_STORE: redis://" in (sources[0].status.error or "")
+            assert "its token cannot be renewed. TOOLWAY_STORE: redis://" in (sources[0].status.error or "")
         assert guarded.given == ["authorization_code"]
         redis.start()
         await used(settings, guarded)
@@ -335,8 +335,8 @@ async def test_an_old_server_without_metadata_can_be_logged_in_to(tmp_path: Path
     guarded = Guarded(metadata=False)
     with serving(guarded.app) as base:
         settings = settings_for(tmp_path, {"type": "http", "url": f"{base}/mcp"})
-        grant = await logged_in(settings)
-        assert grant.token_url == f"{base}/token"
+        token = await logged_in(settings)
+        assert token.token_url == f"{base}/token"
         await used(settings, guarded)
         await used(settings, guarded, expire=True)
     assert guarded.given == ["authorization_code", "refresh_token"]
