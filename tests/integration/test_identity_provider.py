@@ -12,7 +12,7 @@ import pytest
 from mcp.client import Client
 from mcp.client.auth import AuthorizationCodeResult, OAuthClientProvider
 from mcp.client.streamable_http import streamable_http_client
-from mcp.shared.auth import OAuthClientInformationFull, OAuthClientMetadata, ServerToken
+from mcp.shared.auth import OAuthClientInformationFull, OAuthClientMetadata, OAuthToken
 
 from tests.support.app_server import app_server
 from tests.support.gate import DEADLINE
@@ -105,13 +105,13 @@ class _Memory:
     """Where a client of the SDK's keeps its tokens."""
 
     def __init__(self) -> None:
-        self._tokens: ServerToken | None = None
+        self._tokens: OAuthToken | None = None
         self._client: OAuthClientInformationFull | None = None
 
-    async def get_tokens(self) -> ServerToken | None:
+    async def get_tokens(self) -> OAuthToken | None:
         return self._tokens
 
-    async def set_tokens(self, tokens: ServerToken) -> None:
+    async def set_tokens(self, tokens: OAuthToken) -> None:
         self._tokens = tokens
 
     async def get_client_info(self) -> OAuthClientInformationFull | None:

@@ -243,7 +243,7 @@ async def _fetch(url: str) -> JSON:
             async with client.request(
                 "GET", target.encode(), headers=[(b"accept", b"application/json")]
             ) as connection:
-                status = connection.reply.status if connection.reply else 0
+                status = connection.response.status if connection.response else 0
                 while (part := await connection.receive()) and len(body) <= MAX_BYTES:
                     body += part
     except TimeoutError:

@@ -18,7 +18,7 @@ from toolway.server.disconnect import cancel_on_disconnect, error_at_stop
 from toolway.server.envelopes import is_anthropic, request_id
 from toolway.settings.settings import Settings
 from toolway.types import JSON, Header, Principal
-from toolway.upstream.client import Answer, Upstream
+from toolway.upstream.client import Upstream, UpstreamResponse
 
 ROOT = "/v1/models"
 DEFAULT_LIMIT = 1000
@@ -73,7 +73,7 @@ class ModelList:
         body = _find_model(models, identity) if identity else _page(models, scope["query_string"])
         await send_json(send, 200, body, [(b"request-id", request_id().encode())])
 
-    async def _fetch(self, scope: Scope) -> tuple[Answer, JSON | bytes]:
+    async def _fetch(self, scope: Scope) -> tuple[UpstreamResponse, JSON | bytes]:
         """The model server's answer, and its list with ours in it; its bytes if it is none. Raises UpstreamError."""
         caller = caller_of(scope, self._settings.upstream)
         query = caller.query

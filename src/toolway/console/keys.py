@@ -14,7 +14,7 @@ from toolway.access.key_file import add_key, described, revoke_key, rights_of, r
 from toolway.access.principal import principal_of_key
 from toolway.console.access import Access
 from toolway.console.parts import Parts
-from toolway.console.routes import ConsoleRequest, Reply, Route
+from toolway.console.routes import ConsoleRequest, ConsoleResponse, Route
 from toolway.errors import ConfigError, Forbidden, InvalidRequest, NotFound, ToolwayError
 from toolway.settings.mcp_json import json_schema
 from toolway.stores import Key, Kind
@@ -69,7 +69,7 @@ class Keys:
             "schema": await anyio.to_thread.run_sync(_schema),
         }
 
-    async def _add(self, request: ConsoleRequest) -> Reply:
+    async def _add(self, request: ConsoleRequest) -> ConsoleResponse:
         body = await request.body(MAX_BODY)
         name, rights = body.get("name"), body.get("rights", {})
         if not isinstance(name, str) or not isinstance(rights, dict) or "hash" in rights:
@@ -84,7 +84,7 @@ class Keys:
         self._parts.note_change("key.added", request.session.by, name)
         return await self._secret(request, name, secret)
 
-    async def _rotate(self, request: ConsoleRequest) -> Reply:
+    async def _rotate(self, request: ConsoleRequest) -> ConsoleResponse:
         name = self._existing_name(request)
         secret = await self._change(lambda: rotate_key(self._parts.config.path, name))
         self._parts.note_change("key.rotated", request.session.by, name)
@@ -115,7 +115,7 @@ class Keys:
             self._parts.config.reload()
         return changed
 
-    async def _secret(self, request: ConsoleRequest, name: str, secret: str) -> Reply:
+    async def _secret(self, request: ConsoleRequest, name: str, secret: str) -> ConsoleResponse:
         """A new secret, with a session of it where its key replaces what the asker came in by."""
         value: JSON = {"name": name, "key": secret}
         try:
@@ -124,9 +124,9 @@ class Keys:
             try:
                 session, cookie = self._access.sign_in(request.scope, secret)
             except ToolwayError:
-                return Reply(value=value)
-            return Reply(value={**value, "token": session.token}, headers=[cookie])
-        return Reply(value=value)
+                return ConsoleResponse(value=value)
+            return ConsoleResponse(value={**value, "token": session.token}, headers=[cookie])
+        return ConsoleResponse(value=value)
 
     async def _keep_used(self) -> None:
         """Tell the other processes, and the next ones, when each key was used here."""

@@ -55,7 +55,7 @@ class ConsoleRequest:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reply:
+class ConsoleResponse:
     """An answer with more to it than JSON and a 200."""
 
     value: Any = None
@@ -72,7 +72,7 @@ def limit_of(query: Mapping[str, str], default: int, most: int) -> int:
 
 
 Handler = Callable[[ConsoleRequest], Awaitable[Any]]
-"""Answers a request: with JSON, or a dataclass that becomes JSON, or a Reply."""
+"""Answers a request: with JSON, or a dataclass that becomes JSON, or a ConsoleResponse."""
 Streamer = Callable[[ConsoleRequest, EventStreamResponse], Awaitable[None]]
 """Answers a request with an event stream."""
 
@@ -176,7 +176,7 @@ class Console:
             return
         assert route.handler is not None  # noqa: S101
         answer = await route.handler(request)
-        reply = answer if isinstance(answer, Reply) else Reply(value=answer)
+        reply = answer if isinstance(answer, ConsoleResponse) else ConsoleResponse(value=answer)
         headers = [*HARMLESS, (b"cache-control", b"no-store"), *reply.headers]
         await send_json(send, reply.status, reply.value, headers)
 
@@ -201,18 +201,18 @@ class Console:
             return {"is_in": False, "can_sign_in": may_sign_in, "reason": error.message, "token": None}
         return {"is_in": True, "can_sign_in": bool(session.id), "reason": None, "token": session.token}
 
-    async def _sign_in(self, request: ConsoleRequest) -> Reply:
+    async def _sign_in(self, request: ConsoleRequest) -> ConsoleResponse:
         key = (await request.body(64 * 1024)).get("key")
         if not isinstance(key, str) or not key:
             raise InvalidRequest("The body must be an object with the key.", param="key")
         session, cookie = self._access.sign_in(request.scope, key.strip())
-        return Reply(
+        return ConsoleResponse(
             value={"is_in": True, "can_sign_in": True, "reason": None, "token": session.token},
             headers=[cookie],
         )
 
-    async def _sign_out(self, request: ConsoleRequest) -> Reply:
-        return Reply(value={"is_in": False}, headers=[await self._access.sign_out(request.session)])
+    async def _sign_out(self, request: ConsoleRequest) -> ConsoleResponse:
+        return ConsoleResponse(value={"is_in": False}, headers=[await self._access.sign_out(request.session)])
 
     async def _events(self, request: ConsoleRequest, response: EventStreamResponse) -> None:
         topics = set(request.query.get("topics", "").split(",")[:MAX_TOPICS])

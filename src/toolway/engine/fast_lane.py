@@ -43,7 +43,7 @@ from toolway.settings.settings import Settings
 from toolway.stores import Store
 from toolway.tools.catalog import Catalog, Snapshot
 from toolway.types import JSON, JSON_TYPE, Caller, Header, record
-from toolway.upstream.client import CHAT_COMPLETIONS, Answer, StartedRequest
+from toolway.upstream.client import CHAT_COMPLETIONS, StartedRequest, UpstreamResponse
 from toolway.wire.lenient_json import MAX_DEPTH, dumps, loads_told
 
 log = logging.getLogger("toolway.chat")
@@ -236,7 +236,7 @@ class LaneExchange:
             _tell_end(self._request, message)
         self._client.answer(message, answer.headers)
 
-    def _read_head(self) -> Answer:
+    def _read_head(self) -> UpstreamResponse:
         """The answer, which is told of once."""
         answer = self._started.answer()
         if answer.is_success and not self._has_head:

@@ -204,7 +204,7 @@ class HttpClient:
 
 
 class Exchange:
-    """A request and its answer. Entered, it yields the connection when the answer's head is in its `reply`.
+    """A request and its answer. Entered, it yields the connection when the answer's head is in its `response`.
 
     Leaving it before the body was read closes the connection. Entering raises HttpError,
     and what an iterated body raises.

@@ -25,7 +25,7 @@ _TLS_ALERT = b"\x15\x03"
 _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 
 
-class Reply:
+class Response:
     """The bytes of one answer -> its status, headers and pieces of body. Does no I/O.
 
     Strict (RFC 9112), but for a line end without CR and spaces behind a chunk's size, which handwritten
@@ -127,7 +127,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, silence: float) -> None:
         self.closed = False
-        self.reply: Reply | None = None
+        self.response: Response | None = None
         """The answer under way; None while the connection is idle."""
         self.is_used = False
         """Was there an exchange before this one?"""
@@ -156,7 +156,7 @@ class Connection(asyncio.Protocol):
         It is written when the event loop comes round, together with those of others: to wake a server costs more
         than all else about a small request, and one that is awake takes several.
         """
-        self.reply = Reply(method)
+        self.response = Response(method)
         self._is_uploading = uploads
         self._unsent = request
         self._loop.call_soon(self._write_first)
@@ -169,9 +169,9 @@ class Connection(asyncio.Protocol):
             self.fail(error)
 
     async def head(self) -> None:
-        """Wait until `reply` has a status. Raises HttpError."""
+        """Wait until `response` has a status. Raises HttpError."""
         # An answer that is already known to be broken is no answer; one that is only cut is given as far as it came.
-        while self._error is not None or not self._reply.status:
+        while self._error is not None or not self._response.status:
             self._raise_failure()
             await self._wait()
 
@@ -180,9 +180,9 @@ class Connection(asyncio.Protocol):
 
         Raises HttpError.
         """
-        reply = self._reply
-        while not reply.parts:
-            if reply.complete:
+        response = self._response
+        while not response.parts:
+            if response.complete:
                 return b""
             self._raise_failure()
             await self._wait()
@@ -190,9 +190,9 @@ class Connection(asyncio.Protocol):
 
     def take(self) -> bytes:
         """What of the body came since the last time, without waiting."""
-        reply = self._reply
-        data = b"".join(reply.parts)
-        reply.parts.clear()
+        response = self._response
+        data = b"".join(response.parts)
+        response.parts.clear()
         self._buffered = 0
         if self._is_paused and not self.closed:
             self._is_paused = False
@@ -201,30 +201,30 @@ class Connection(asyncio.Protocol):
 
     def put_back(self, data: bytes) -> None:
         """Have what was taken last received once more."""
-        self._reply.parts.insert(0, data)
+        self._response.parts.insert(0, data)
 
     @property
     def is_complete(self) -> bool:
         """Is the whole answer here?"""
-        return self._reply.complete
+        return self._response.complete
 
     @property
     def has_head(self) -> bool:
         """Is its head here?"""
-        return self._reply.status > 0
+        return self._response.status > 0
 
     @property
     def is_read(self) -> bool:
         """Was the whole body received?"""
-        return self._reply.complete and not self._reply.parts
+        return self._response.complete and not self._response.parts
 
     def end_exchange(self) -> bool:
         """End the exchange; False if no other may follow on this connection."""
-        reply, self.reply, self.is_used = self._reply, None, True
+        response, self.response, self.is_used = self._response, None, True
         return (
-            reply.complete
-            and reply.keeps_alive
-            and not (reply.parts or self._is_uploading or self.closed)
+            response.complete
+            and response.keeps_alive
+            and not (response.parts or self._is_uploading or self.closed)
             and not self._transport.get_write_buffer_size()
         )
 
@@ -258,25 +258,25 @@ class Connection(asyncio.Protocol):
         self._transport.abort()
 
     @property
-    def _reply(self) -> Reply:
-        assert self.reply is not None, "there is no exchange"  # noqa: S101
-        return self.reply
+    def _response(self) -> Response:
+        assert self.response is not None, "there is no exchange"  # noqa: S101
+        return self.response
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
-        reply = self.reply
-        if reply is None or self._unsent:  # nobody asked
+        response = self.response
+        if response is None or self._unsent:  # nobody asked
             self.abort()
             return
         try:
-            reply.feed(data)
+            response.feed(data)
         except HttpError as error:
             self.fail(error)
             return
         self._buffered += len(data)
-        if self._buffered > MAX_BUFFERED and reply.parts and not self._is_paused:
+        if self._buffered > MAX_BUFFERED and response.parts and not self._is_paused:
             self._is_paused = True
             self._transport.pause_reading()
         self._wake_reader()
@@ -286,8 +286,8 @@ class Connection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self.reply is not None:
-            self._loss = _loss(self.reply, exc)
+        if self.response is not None:
+            self._loss = _loss(self.response, exc)
         self._wake_reader()
         self.resume_writing()
 
@@ -367,21 +367,21 @@ def _refuse_body(_: bytes) -> None:
     raise _not_http()
 
 
-def _loss(reply: Reply, cause: Exception | None) -> HttpError | None:
+def _loss(response: Response, cause: Exception | None) -> HttpError | None:
     """What the end of the connection means for this answer; None: it was its end."""
     try:
-        if isinstance(cause, ssl.SSLError) and not reply.begun:
+        if isinstance(cause, ssl.SSLError) and not response.begun:
             return connect_error(cause)  # In TLS 1.3 a client certificate is judged behind the handshake.
-        if cause is not None and reply.begun and not reply.complete:
-            return _cut(reply, type(cause).__name__)
-        reply.end()
+        if cause is not None and response.begun and not response.complete:
+            return _cut(response, type(cause).__name__)
+        response.end()
     except HttpError as error:
         return error
     return None
 
 
-def _cut(reply: Reply, reason: str) -> HttpError:
-    return HttpError(Fault.CUT_BODY if reply.status else Fault.CUT_HEAD, reason)
+def _cut(response: Response, reason: str) -> HttpError:
+    return HttpError(Fault.CUT_BODY if response.status else Fault.CUT_HEAD, reason)
 
 
 def _not_http() -> HttpError:

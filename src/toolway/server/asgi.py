@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 from toolway.errors import InvalidRequest, TooLarge
 from toolway.server.disconnect import cancel_on_disconnect
 from toolway.types import JSON, JSON_TYPE, Header
-from toolway.upstream.client import Answer
+from toolway.upstream.client import UpstreamResponse
 from toolway.wire import sse
 from toolway.wire.lenient_json import dumps, loads_exact
 
@@ -185,7 +185,7 @@ async def stream_events(
     await cancel_on_disconnect(scope, receive, run)
 
 
-async def relay(answer: Answer, send: Send) -> None:
+async def relay(answer: UpstreamResponse, send: Send) -> None:
     """An upstream answer to the client as it comes; what is said of CORS is ours to say."""
     headers = [header for header in answer.headers if not header[0].startswith(b"access-control-")]
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})

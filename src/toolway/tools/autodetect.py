@@ -162,9 +162,9 @@ async def _probe(
 
 
 async def _read(connection: Connection) -> _Answer:
-    reply = connection.reply
-    assert reply is not None, "the exchange has an answer"  # noqa: S101
-    kind = next((value for name, value in reply.headers if name == b"content-type"), b"")
-    is_stream = reply.status == 200 and kind.lower().startswith(b"text/event-stream")
+    response = connection.response
+    assert response is not None, "the exchange has an answer"  # noqa: S101
+    kind = next((value for name, value in response.headers if name == b"content-type"), b"")
+    is_stream = response.status == 200 and kind.lower().startswith(b"text/event-stream")
     start = b"" if is_stream else (await connection.receive())[:LOOKED_AT]
-    return _Answer(status=reply.status, is_stream=is_stream, start=start)
+    return _Answer(status=response.status, is_stream=is_stream, start=start)

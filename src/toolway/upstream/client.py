@@ -27,7 +27,7 @@ from toolway.net.proxy import Proxy, proxy_for
 from toolway.settings.groups import UpstreamSettings
 from toolway.types import Header
 
-__all__ = ["HOP_BY_HOP", "MAX_IDLE", "Answer", "Header", "Upstream"]
+__all__ = ["HOP_BY_HOP", "MAX_IDLE", "Header", "Upstream", "UpstreamResponse"]
 
 HOP_BY_HOP = frozenset(
     {
@@ -53,13 +53,13 @@ TRACE_HEADERS: ContextVar[Sequence[Header]] = ContextVar("trace_headers", defaul
 """The trace that the present task belongs to: headers for the model server, in place of the client's."""
 
 
-class Answer:
+class UpstreamResponse:
     """An upstream answer whose head has come. `headers` are lower-case and end-to-end."""
 
     def __init__(self, connection: Connection, max_bytes: int, *, has_path: bool) -> None:
-        reply = connection.reply
-        self.status = reply.status if reply else 0
-        self.headers = _end_to_end(reply.headers if reply else [])
+        response = connection.response
+        self.status = response.status if response else 0
+        self.headers = _end_to_end(response.headers if response else [])
         self._connection = connection
         self._max_bytes = max_bytes
         self._has_path = has_path
@@ -198,7 +198,7 @@ class Upstream:
         body: bytes | AsyncIterator[bytes] | None = None,
         repeatable: bool = False,
         root: bool = False,
-    ) -> AbstractAsyncContextManager[Answer]:
+    ) -> AbstractAsyncContextManager[UpstreamResponse]:
         """Send a request and yield the answer when its head is there, whatever its status.
 
         `path` is raw and below the base URL, as CHAT_COMPLETIONS; with `root` below that URL without its /v1.
@@ -243,7 +243,7 @@ class Upstream:
             raise _upstream_error(error) from error
 
 
-class _UpstreamExchange(AbstractAsyncContextManager[Answer]):
+class _UpstreamExchange(AbstractAsyncContextManager[UpstreamResponse]):
     """An exchange that is entered with its answer."""
 
     def __init__(self, exchange: Exchange, upstream: Upstream) -> None:
@@ -258,15 +258,15 @@ class _UpstreamExchange(AbstractAsyncContextManager[Answer]):
         """Leave the exchange that was started."""
         self._exchange.end()
 
-    async def __aenter__(self) -> Answer:
+    async def __aenter__(self) -> UpstreamResponse:
         try:
             return self.answer(await self._exchange.__aenter__())
         except HttpError as error:
             raise _upstream_error(error) from error
 
-    def answer(self, connection: Connection) -> Answer:
+    def answer(self, connection: Connection) -> UpstreamResponse:
         """The answer whose head has come over this connection."""
-        return Answer(connection, self._upstream.max_answer_bytes, has_path=self._upstream.has_path)
+        return UpstreamResponse(connection, self._upstream.max_answer_bytes, has_path=self._upstream.has_path)
 
     async def __aexit__(self, kind: object, error: object, trace: TracebackType | None) -> None:
         if trace is not None:
@@ -276,7 +276,7 @@ class _UpstreamExchange(AbstractAsyncContextManager[Answer]):
         await self._exchange.__aexit__()
 
 
-class StartedRequest(AbstractAsyncContextManager[Answer]):
+class StartedRequest(AbstractAsyncContextManager[UpstreamResponse]):
     """A POST that was sent before it is known who reads the answer: entered, it gives that, or raises its error."""
 
     def __init__(self, connection: Connection, exchange: _UpstreamExchange, what: tuple[object, ...]) -> None:
@@ -286,7 +286,7 @@ class StartedRequest(AbstractAsyncContextManager[Answer]):
         self._is_open = True
         self._is_taken = False
 
-    def answer(self) -> Answer:
+    def answer(self) -> UpstreamResponse:
         """The answer, once its head is there."""
         return self._exchange.answer(self.connection)
 
@@ -294,7 +294,7 @@ class StartedRequest(AbstractAsyncContextManager[Answer]):
         """Whether this is the same request, for the first who asks."""
         return not self._is_taken and what == self._what
 
-    async def __aenter__(self) -> Answer:
+    async def __aenter__(self) -> UpstreamResponse:
         self._is_taken, self._is_open = True, False
         answer = await self._exchange.__aenter__()
         self._is_open = True

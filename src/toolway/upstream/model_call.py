@@ -14,7 +14,7 @@ from toolway.conversation.message import ChatRequest, Message, MessageBuilder, e
 from toolway.errors import UpstreamError
 from toolway.net.decompress import PART
 from toolway.types import JSON, Header
-from toolway.upstream.client import CHAT_COMPLETIONS, Answer, Upstream
+from toolway.upstream.client import CHAT_COMPLETIONS, Upstream, UpstreamResponse
 from toolway.upstream.refusals import refusal_code
 from toolway.wire import lenient_json, sse
 
@@ -33,7 +33,7 @@ IsClients = Callable[[str], bool]
 Turn = Callable[[ChatRequest, Emit, IsClients], Awaitable[Message]]
 """`turn(request, emit, is_clients)`: ask the model once."""
 
-_Take = Callable[[Answer, Emit, IsClients], Awaitable[Message]]
+_Take = Callable[[UpstreamResponse, Emit, IsClients], Awaitable[Message]]
 
 TurnFactory = Callable[[Upstream, Sequence[Header]], Turn]
 """One of the functions below: how the model server is asked."""
@@ -74,12 +74,12 @@ def _asking(upstream: Upstream, headers: Sequence[Header], take: _Take) -> Turn:
     return turn
 
 
-async def _take_whole(answer: Answer, emit: Emit, _: IsClients) -> Message:
+async def _take_whole(answer: UpstreamResponse, emit: Emit, _: IsClients) -> Message:
     await emit(HeadArrived(headers=answer.headers))
     return read_answer(_parse_answer(await answer.read()))
 
 
-async def _take_streamed(answer: Answer, emit: Emit, is_clients: IsClients) -> Message:
+async def _take_streamed(answer: UpstreamResponse, emit: Emit, is_clients: IsClients) -> Message:
     kind = answer.header(b"content-type").partition(b";")[0].strip().lower()
     if kind not in _STREAM_TYPES:
         return await _take_unstreamed(answer, emit, is_clients)
@@ -87,7 +87,7 @@ async def _take_streamed(answer: Answer, emit: Emit, is_clients: IsClients) -> M
     return await _read_stream(answer, emit, MessageBuilder(is_clients))
 
 
-async def _take_unstreamed(answer: Answer, emit: Emit, is_clients: IsClients) -> Message:
+async def _take_unstreamed(answer: UpstreamResponse, emit: Emit, is_clients: IsClients) -> Message:
     """A 200 that is no event stream: an error, or all at once, asked for or from a server that cannot stream."""
     builder = MessageBuilder(is_clients)
     whole = _parse_answer(await answer.read())
@@ -120,7 +120,7 @@ def _parse_answer(body: bytes) -> JSON:
     return parsed
 
 
-async def _read_stream(answer: Answer, emit: Emit, builder: MessageBuilder) -> Message:
+async def _read_stream(answer: UpstreamResponse, emit: Emit, builder: MessageBuilder) -> Message:
     decompress, stream = answer.decompressor(), StreamReader(emit, builder)
     try:
         while not stream.is_done and (data := await answer.receive()):

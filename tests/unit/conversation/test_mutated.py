@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.paths import QUIRKS
-from toolway.api.chat.chunks import Envelope
+from toolway.api.chat.chunks import ChunkWriter
 from toolway.conversation.message import Message, MessageBuilder, read_answer
 from toolway.errors import InvalidRequest, UpstreamError
 from toolway.server.asgi import parse_object
@@ -131,17 +131,17 @@ def assert_cuts_change_nothing(data: bytes, cuts: list[int]) -> None:
 
 
 def assert_stream(data: bytes) -> None:
-    builder, envelope = MessageBuilder(lambda name: name.startswith("client")), Envelope("m")
+    builder, writer = MessageBuilder(lambda name: name.startswith("client")), ChunkWriter("m")
     try:
         for payload in decoded(data, []) or ():
             chunk = chunk_of(payload)
             if chunk is not None and (visible := builder.feed(chunk)) is not None:
-                written(envelope.write([(visible, None)]))
+                written(writer.write([(visible, None)]))
     except UpstreamError:
         return
     message = builder.message()
     assert isinstance(message, Message)
-    written(envelope.end(message, message.usage))
+    written(writer.end(message, message.usage))
 
 
 def assert_answer(data: bytes) -> None:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from tests.support.raw import Serve, raw_server, request_head, split
 from toolway.net import client as http_client_module
 from toolway.net.client import HttpClient, Origin
-from toolway.net.connection import MAX_BUFFERED, MAX_HEAD, Reply
+from toolway.net.connection import MAX_BUFFERED, MAX_HEAD, Response
 from toolway.net.errors import Fault, HttpError
 from toolway.types import Header
 
@@ -71,11 +71,11 @@ class Answers:
 
 async def get(client: HttpClient, method: str = "GET", **options: object) -> tuple[int, list[Header], bytes]:
     async with client.request(method, b"/x", **options) as connection:  # type: ignore[arg-type]
-        assert connection.reply is not None
+        assert connection.response is not None
         body = b""
         while part := await connection.receive():
             body += part
-        return connection.reply.status, connection.reply.headers, body
+        return connection.response.status, connection.response.headers, body
 
 
 async def bodies(serve: Serve, times: int = 2, method: str = "GET") -> list[bytes]:
@@ -538,8 +538,8 @@ async def test_a_reader_that_does_not_read_stops_the_server():
     async with client_of(serve) as client, client.request("GET", b"/") as connection:
         await asyncio.wait_for(stalled.wait(), 20)
         assert sent < size / 2
-        assert connection.reply is not None
-        assert sum(map(len, connection.reply.parts)) <= MAX_BUFFERED + 2**18
+        assert connection.response is not None
+        assert sum(map(len, connection.response.parts)) <= MAX_BUFFERED + 2**18
         received = 0
         while part := await connection.receive():
             received += len(part)
@@ -701,10 +701,10 @@ async def test_an_exchange_leaves_nothing_to_the_garbage_collector():
         gc.collect()
         gc.disable()
         try:
-            before = sum(isinstance(thing, Reply) for thing in gc.get_objects())
+            before = sum(isinstance(thing, Response) for thing in gc.get_objects())
             for _ in range(10):
                 await get(client)
-            assert sum(isinstance(thing, Reply) for thing in gc.get_objects()) == before
+            assert sum(isinstance(thing, Response) for thing in gc.get_objects()) == before
         finally:
             gc.enable()
 
@@ -808,13 +808,13 @@ async def test_a_connection_that_nobody_accepts_is_given_up():
 
 
 def read_all(answer: Sequence[bytes], *, closes: bool = False) -> bytes:
-    reply = Reply("GET")
+    response = Response("GET")
     for piece in answer:
-        reply.feed(piece)
+        response.feed(piece)
     if closes:
-        reply.end()
-    assert reply.complete
-    return b"".join(reply.parts)
+        response.end()
+    assert response.complete
+    return b"".join(response.parts)
 
 
 @given(st.lists(st.binary(min_size=1, max_size=40), max_size=8), st.lists(st.integers(0, 9999), max_size=12))
@@ -834,12 +834,12 @@ def test_any_split_of_any_other_answer_gives_the_same_body(body: bytes, places: 
 @settings(max_examples=200)
 def test_any_cut_of_an_answer_is_an_error(name: str, data: st.DataObject):
     answer, body = BODIES[name]
-    reply = Reply("GET")
+    response = Response("GET")
     end = data.draw(st.integers(0, len(answer) - 1))
     with pytest.raises(HttpError):
-        reply.feed(answer[:end]) if end else None
-        reply.end()
-        assert b"".join(reply.parts) == body  # an empty line may be missing behind nothing
+        response.feed(answer[:end]) if end else None
+        response.end()
+        assert b"".join(response.parts) == body  # an empty line may be missing behind nothing
         raise HttpError(Fault.CUT_BODY, "")
 
 
@@ -861,11 +861,11 @@ GARBAGE = st.one_of(
 @given(GARBAGE, st.lists(st.integers(0, 9999), max_size=6))
 @settings(max_examples=500)
 def test_garbage_raises_nothing_but_http_errors(garbage: bytes, places: list[int]):
-    reply = Reply("GET")
+    response = Response("GET")
     try:
         for piece in split(garbage, places):
-            reply.feed(piece)
-        reply.end()
+            response.feed(piece)
+        response.end()
     except HttpError:
         return
-    assert reply.complete
+    assert response.complete

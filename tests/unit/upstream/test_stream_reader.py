@@ -10,7 +10,7 @@ import orjson
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolway.api.chat.chunks import Envelope
+from toolway.api.chat.chunks import ChunkWriter
 from toolway.conversation.events import Chunks, Event
 from toolway.conversation.message import Message, MessageBuilder
 from toolway.upstream.model_call import StreamReader
@@ -37,7 +37,7 @@ def event_of(line: bytes, delta: dict[str, Any]) -> bytes:
 
 def parsed(stream: bytes) -> tuple[bytes, Message]:
     """The bytes for the client and the message, by a parser alone."""
-    decoder, builder, envelope = sse.Decoder(), MessageBuilder(lambda _: True), Envelope("m")
+    decoder, builder, writer = sse.Decoder(), MessageBuilder(lambda _: True), ChunkWriter("m")
     written = b""
     for payload in [*decoder.feed(stream), *decoder.close()]:
         if payload == sse.DONE:
@@ -45,19 +45,19 @@ def parsed(stream: bytes) -> tuple[bytes, Message]:
         chunk = orjson.loads(payload)
         visible = builder.feed(chunk)
         if visible is not None:
-            written += envelope.write([(visible, payload if visible is chunk else None)])
+            written += writer.write([(visible, payload if visible is chunk else None)])
     message = builder.message()
-    return written + envelope.end(message, None), message
+    return written + writer.end(message, None), message
 
 
 async def read(pieces: list[bytes]) -> tuple[bytes, Message]:
-    builder, envelope = MessageBuilder(lambda _: True), Envelope("m")
+    builder, writer = MessageBuilder(lambda _: True), ChunkWriter("m")
     written = b""
 
     async def emit(event: Event) -> None:
         nonlocal written
         assert isinstance(event, Chunks)
-        written += envelope.write(event.items)
+        written += writer.write(event.items)
 
     reader = StreamReader(emit, builder)
     for piece in pieces:
@@ -65,7 +65,7 @@ async def read(pieces: list[bytes]) -> tuple[bytes, Message]:
     if not reader.is_done:
         await reader.close()
     message = builder.message()
-    return written + envelope.end(message, None), message
+    return written + writer.end(message, None), message
 
 
 @given(

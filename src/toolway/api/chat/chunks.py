@@ -20,7 +20,7 @@ from toolway.wire import lenient_json, sse
 _NONE = object()
 
 
-class Envelope:
+class ChunkWriter:
     """Writes one client's stream. `id`, `created` and `model` are those of the first chunk of round 1."""
 
     def __init__(self, model: str | None) -> None:
@@ -49,8 +49,8 @@ class Envelope:
             self._fitted = raw is not None and self._fits(chunk)
             if self._fitted and raw is not None:
                 out.append(sse.encode(raw))
-            elif (enveloped := self._with_envelope(chunk)) is not None:
-                out.append(sse.encode(lenient_json.dumps(enveloped)))
+            elif (framed := self._with_frame(chunk)) is not None:
+                out.append(sse.encode(lenient_json.dumps(framed)))
         return b"".join(out)
 
     def end(self, message: Message, usage: JSON | None) -> bytes:
@@ -81,10 +81,10 @@ class Envelope:
             return True
         return self._role_sent and choices[0].get("index") == 0 and "role" not in choices[0]["delta"]
 
-    def _with_envelope(self, chunk: JSON) -> JSON | None:
-        enveloped = {**chunk, **self._adopt(chunk)}
-        if not (choices := enveloped.get("choices")):
-            return enveloped
+    def _with_frame(self, chunk: JSON) -> JSON | None:
+        framed = {**chunk, **self._adopt(chunk)}
+        if not (choices := framed.get("choices")):
+            return framed
         delta = dict(choices[0]["delta"])
         role = delta.pop("role", _NONE)
         if not self._role_sent:
@@ -92,7 +92,7 @@ class Envelope:
             self._role_sent = True
         elif role is not _NONE and not any(delta.values()):
             return None
-        return {**enveloped, "choices": [{"finish_reason": None, **choices[0], "index": 0, "delta": delta}]}
+        return {**framed, "choices": [{"finish_reason": None, **choices[0], "index": 0, "delta": delta}]}
 
     def _adopt(self, chunk: JSON) -> JSON:
         if not self._same:

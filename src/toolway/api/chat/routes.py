@@ -8,7 +8,7 @@ from typing import Any
 from starlette.types import Receive, Scope, Send
 
 from toolway.api.answers import answer_errors, answer_stream, answer_whole, start_stream
-from toolway.api.chat.chunks import Envelope, failure, progress_chunk
+from toolway.api.chat.chunks import ChunkWriter, failure, progress_chunk
 from toolway.api.chat.deferred import offer_deferred, without_deferred
 from toolway.api.option_headers import read_option_headers
 from toolway.conversation.events import Chunks, Event
@@ -76,22 +76,22 @@ class ChatCompletions:
 
     async def _stream(self, scope: Scope, receive: Receive, send: Send, conversation: Conversation) -> None:
         """The answer as server-sent events; the 200 goes out when the model server accepted round 1."""
-        envelope = Envelope(conversation.chat.options.get("model"))
+        writer = ChunkWriter(conversation.chat.options.get("model"))
         progress = self._settings.loop.progress
 
         async def produce(stream: EventStreamResponse) -> bytes:
             async def deliver(event: Event) -> None:
                 if type(event) is Chunks:
-                    await stream.write(envelope.write(event.items))
+                    await stream.write(writer.write(event.items))
                     return
                 if not stream.started:
                     await start_stream(stream, event)
                 if progress != "off" and (chunk := progress_chunk(event, progress)):
-                    await stream.write(envelope.write([(chunk, None)]))
+                    await stream.write(writer.write([(chunk, None)]))
 
             outcome = await conversation.run(streamed_turn, deliver)
             usage = outcome.usage if _wants_usage(conversation.chat) else None
-            return envelope.end(outcome.message, usage)
+            return writer.end(outcome.message, usage)
 
         async def fail(error: ToolwayError) -> bytes:
             return failure(error)

@@ -36,7 +36,7 @@ from toolway.net.ssrf import UNKNOWN_NAME, SsrfGuard
 from toolway.settings.mcp_server import RemoteServerConfig
 from toolway.tools.mcp.errors import HTTP_TROUBLE, RefusedError
 from toolway.tools.mcp.http_errors import MAX_ERROR_BODY, http_error, request_failed
-from toolway.tools.mcp.messages import Answer, RequestId, correlated, error, parse, parse_answer
+from toolway.tools.mcp.messages import RequestId, RpcResponse, correlated, error, parse, parse_answer
 from toolway.tools.mcp.options import ConnectOptions
 from toolway.tools.mcp.posts import CONNECT_TIMEOUT, OwnClient, Posts, Sink
 from toolway.tools.mcp.sdk import (
@@ -278,7 +278,7 @@ class HttpTransport(StreamableHTTPTransport):
         messages = parse(data)
         if original_request_id is not None:
             messages = [
-                correlated(message, original_request_id) if isinstance(message, Answer) else message
+                correlated(message, original_request_id) if isinstance(message, RpcResponse) else message
                 for message in messages
             ]
             if not messages and data.lstrip().startswith((b"{", b"[")):
@@ -286,7 +286,7 @@ class HttpTransport(StreamableHTTPTransport):
         about = ServerMessageMetadata(related_request_id=original_request_id)
         for message in messages:
             await read_stream_writer.send(SessionMessage(message, metadata=about))
-        return any(isinstance(message, Answer) for message in messages)
+        return any(isinstance(message, RpcResponse) for message in messages)
 
 
 @asynccontextmanager

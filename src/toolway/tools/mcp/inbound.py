@@ -9,7 +9,7 @@ import anyio.lowlevel
 from anyio.abc import ObjectReceiveStream
 from mcp_types import JSONRPCNotification, JSONRPCRequest
 
-from toolway.tools.mcp.messages import Answer
+from toolway.tools.mcp.messages import RpcResponse
 from toolway.tools.mcp.options import Budget
 from toolway.tools.mcp.sdk import ReadStream, SessionMessage
 
@@ -44,7 +44,7 @@ class InboundFilter(ObjectReceiveStream[Inbound]):
         changed: Callable[[str], None],
         ended: Callable[[], None],
         dropped: Callable[[], None] = lambda: None,
-        answered: Callable[[Answer], Answer | None] = lambda answer: answer,
+        answered: Callable[[RpcResponse], RpcResponse | None] = lambda answer: answer,
     ) -> None:
         self._inside = inside
         self._changed = changed
@@ -70,7 +70,7 @@ class InboundFilter(ObjectReceiveStream[Inbound]):
                 self._ended()
                 raise anyio.EndOfStream from None
             message = item.message if isinstance(item, SessionMessage) else None
-            if isinstance(message, Answer):
+            if isinstance(message, RpcResponse):
                 if answer := self._answered(message):
                     return SessionMessage(answer)
                 await self._count_unread(self._unasked)

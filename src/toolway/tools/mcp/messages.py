@@ -130,7 +130,7 @@ class MessageLines:
 
 
 RequestId = int | str
-Answer = JSONRPCResponse | JSONRPCError
+RpcResponse = JSONRPCResponse | JSONRPCError
 
 SHOWN = 200
 """Characters of an answer that is no message which an error shows."""
@@ -164,12 +164,12 @@ def parse(data: bytes | TooLong) -> list[JSONRPCMessage]:
 def parse_answer(data: bytes, request_id: RequestId) -> list[JSONRPCMessage]:
     """The messages of an HTTP body that answers one request: it ends with the one answer, whatever came."""
     messages = [message for payload in _payloads(data) for message in parse(payload)]
-    others: list[JSONRPCMessage] = [message for message in messages if not isinstance(message, Answer)]
-    answers = (correlated(message, request_id) for message in messages if isinstance(message, Answer))
+    others: list[JSONRPCMessage] = [message for message in messages if not isinstance(message, RpcResponse)]
+    answers = (correlated(message, request_id) for message in messages if isinstance(message, RpcResponse))
     return [*others, next(answers, None) or error(request_id, _describe(data), PARSE_ERROR)]
 
 
-def correlated(answer: Answer, request_id: RequestId) -> Answer:
+def correlated(answer: RpcResponse, request_id: RequestId) -> RpcResponse:
     """The answer that an exchange brought, under the id of its request; a result that names another is an error."""
     if isinstance(answer, JSONRPCError):
         return JSONRPCError(jsonrpc="2.0", id=request_id, error=answer.error)

@@ -29,7 +29,7 @@ from toolway.net.errors import Fault, HttpError
 from toolway.net.proxy import proxy_for
 from toolway.settings.mcp_server import RemoteServerConfig
 from toolway.tools.mcp.http_errors import MAX_ERROR_BODY, http_error, request_failed
-from toolway.tools.mcp.messages import Answer, RequestId, error, parse_answer
+from toolway.tools.mcp.messages import RequestId, RpcResponse, error, parse_answer
 from toolway.tools.mcp.options import ConnectOptions
 from toolway.tools.mcp.sdk import ClientMessageMetadata, ContextSendStream, SessionMessage
 from toolway.tools.mcp.sdk_http import RequestContext, StreamableHTTPTransport
@@ -69,7 +69,7 @@ class Posts:
 
     async def ask(
         self, request: JSONRPCRequest, headers: Mapping[str, str], on_progress: OnProgressParams
-    ) -> Answer:
+    ) -> RpcResponse:
         """The answer. What else the server says meanwhile is read with the rest, progress of it told at once."""
         reader = _AnswerReader(request.id, self._inbound, on_progress)
         context = RequestContext(
@@ -127,7 +127,7 @@ class _AnswerReader:
     """Where the messages of one exchange go: the answer stays here."""
 
     def __init__(self, request_id: RequestId, inbound: Sink, on_progress: OnProgressParams) -> None:
-        self.answer: Answer | None = None
+        self.answer: RpcResponse | None = None
         self._request_id = request_id
         self._inbound = inbound
         self._on_progress = on_progress
@@ -135,7 +135,7 @@ class _AnswerReader:
     async def send(self, item: SessionMessage | Exception) -> None:
         """One message."""
         message = item.message if isinstance(item, SessionMessage) else None
-        if isinstance(message, Answer):
+        if isinstance(message, RpcResponse):
             self.answer = self.answer or message
         elif isinstance(message, JSONRPCNotification) and self._is_progress(message):
             self._on_progress(message.params or {})
@@ -202,10 +202,12 @@ class OwnAnswer:
     @classmethod
     def of(cls, connection: Connection, url: str, limit: int) -> OwnAnswer:
         """What has come over a connection; of several headers with one name the first."""
-        reply = connection.reply
-        assert reply is not None, "the exchange has an answer"  # noqa: S101
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(reply.headers)}
-        return cls(status=reply.status, headers=headers, connection=connection, url=url, limit=limit)
+        response = connection.response
+        assert response is not None, "the exchange has an answer"  # noqa: S101
+        headers = {
+            name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(response.headers)
+        }
+        return cls(status=response.status, headers=headers, connection=connection, url=url, limit=limit)
 
     @property
     def is_stream(self) -> bool:

@@ -43,7 +43,7 @@ from toolway.errors import ToolwayError
 from toolway.settings.mcp_server import Era
 from toolway.tools.mcp.errors import LostError, RefusedError
 from toolway.tools.mcp.inbound import TOOLS_CHANGED, InboundFilter
-from toolway.tools.mcp.messages import Answer, correlated
+from toolway.tools.mcp.messages import RpcResponse, correlated
 from toolway.tools.mcp.options import Sampler, ServerLog
 from toolway.tools.mcp.results import (
     Handle,
@@ -262,7 +262,7 @@ class Session:
             del self._open[number]
             self._clients.pop(number, None)
 
-    def _correlated(self, answer: Answer, *, is_shared: bool) -> Answer | None:
+    def _correlated(self, answer: RpcResponse, *, is_shared: bool) -> RpcResponse | None:
         """The answer under the id of the request that it ends; None if it ends none.
 
         A server that could not read a request cannot name it: its error ends the one that is open. A result under a

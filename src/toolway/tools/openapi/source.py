@@ -28,7 +28,7 @@ from toolway.tools.openapi.build_request import FIXED_HEADERS, Request, RequestR
 from toolway.tools.openapi.document import parse_document
 from toolway.tools.openapi.importer import Imported, import_document
 from toolway.tools.openapi.operation import BEARER, Credentials, Secret
-from toolway.tools.openapi.transport import Answer, Connections, OversizedAnswer, read_result
+from toolway.tools.openapi.transport import Connections, HttpResponse, OversizedResponse, read_result
 from toolway.types import JSON, OnProgress, SourceStatus, Tool, ToolResult
 
 FIRST_RETRY = 1.0
@@ -338,14 +338,14 @@ class DocumentReader:
         self._version = version
         return imported
 
-    async def _fetch(self, place: Place) -> Answer:
+    async def _fetch(self, place: Place) -> HttpResponse:
         answer = await self._get(place, self._credentials.default_secrets())
         other = (
             self._credentials.default_secrets() != (BEARER,) and self._credentials.value(BEARER) is not None
         )
         return await self._get(place, (BEARER,)) if other and answer.status in (401, 403) else answer
 
-    async def _get(self, place: Place, secrets: tuple[Secret, ...]) -> Answer:
+    async def _get(self, place: Place, secrets: tuple[Secret, ...]) -> HttpResponse:
         headers = {**FIXED_HEADERS, "Accept": "application/json, application/yaml;q=0.9, */*;q=0.8"}
         if (known := self._version) and known.place == place and self.imported is not None:
             headers |= {"If-None-Match": known.etag} if known.etag else {}
@@ -360,7 +360,7 @@ class DocumentReader:
             raise SourceError(f"is not a URL that can be asked: {error}", stage="connect") from error
         try:
             return await self._connections.exchange(request, max_bytes=self._settings.max_document_bytes)
-        except OversizedAnswer as error:
+        except OversizedResponse as error:
             raise SourceError(f"{error.message} ({MAX_DOCUMENT_BYTES})", stage=error.stage) from error
 
 
@@ -392,7 +392,7 @@ async def _digest(content: bytes) -> bytes:
     return await anyio.to_thread.run_sync(digest) if len(content) > LARGE else digest()
 
 
-def _check(answer: Answer) -> None:
+def _check(answer: HttpResponse) -> None:
     """Raises SourceError unless the answer can hold a document."""
     if answer.status in (404, 405, 410):
         raise _NotHere(f"answered {answer.status}, not an OpenAPI document", stage="fetch")

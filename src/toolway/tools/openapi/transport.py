@@ -34,7 +34,7 @@ _IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 
 
 @record
-class Answer:
+class HttpResponse:
     """A complete answer: `body` is decompressed, `url` where it finally came from."""
 
     status: int
@@ -52,7 +52,7 @@ class Answer:
         return self.header(b"content-type") or ""
 
 
-class OversizedAnswer(SourceError):
+class OversizedResponse(SourceError):
     """An answer has more bytes than it may have."""
 
 
@@ -63,7 +63,7 @@ class Connections:
         self._certificate = certificate
         self._clients: dict[tuple[str, str | None, int | None, str | None], HttpClient] = {}
 
-    async def exchange(self, request: Request, *, max_bytes: int) -> Answer:
+    async def exchange(self, request: Request, *, max_bytes: int) -> HttpResponse:
         """Send a request and read the whole answer, at most `max_bytes` of it when decompressed.
 
         A redirect is followed within the same origin: of GET and HEAD any, of other methods those that keep method and
@@ -89,7 +89,7 @@ class Connections:
             client.close()
         self._clients.clear()
 
-    async def _once(self, request: Request, max_bytes: int) -> Answer:
+    async def _once(self, request: Request, max_bytes: int) -> HttpResponse:
         headers = _lines(request)
         async with self._client(request.url, headers).request(
             request.method,
@@ -135,13 +135,13 @@ def _lines(request: Request) -> list[Header]:
     return lines
 
 
-async def _answer(connection: Connection, url: URL, max_bytes: int) -> Answer:
-    reply = connection.reply
-    assert reply is not None, "the exchange has an answer"  # noqa: S101
-    headers = dict(reversed(reply.headers))  # of several headers with one name the first
+async def _answer(connection: Connection, url: URL, max_bytes: int) -> HttpResponse:
+    response = connection.response
+    assert response is not None, "the exchange has an answer"  # noqa: S101
+    headers = dict(reversed(response.headers))  # of several headers with one name the first
     encoding = headers.get(b"content-encoding", b"").decode("latin-1")
     body = await _read(connection, encoding, max_bytes)
-    return Answer(status=reply.status, headers=headers, body=body, url=url)
+    return HttpResponse(status=response.status, headers=headers, body=body, url=url)
 
 
 def _redirected(request: Request, target: str, status: int) -> Request:
@@ -166,7 +166,7 @@ async def _read(connection: Connection, encoding: str, max_bytes: int) -> bytes:
     try:
         return await read_body(connection.receive, encoding, max_bytes)
     except OversizedBody as error:
-        raise OversizedAnswer(f"answered more than {error} bytes", stage="fetch") from error
+        raise OversizedResponse(f"answered more than {error} bytes", stage="fetch") from error
     except UnknownEncoding as error:
         raise SourceError(
             f"answered in an encoding that was not asked for ({error})", stage="fetch"
@@ -195,7 +195,7 @@ _CHARSET = re.compile(r"charset=\"?([\w.:-]+)", re.IGNORECASE)
 _DATA_URI = re.compile(r"data:([\w.+-]+/[\w.+-]+)(?:;[^,;]*)*;base64,([A-Za-z0-9+/_=\s-]*)", re.ASCII)
 
 
-def read_result(answer: Answer) -> ToolResult:
+def read_result(answer: HttpResponse) -> ToolResult:
     """The result of a call. Anything but a 2xx is an error with its status and what the server said."""
     if not 200 <= answer.status < 300:
         return ToolResult(text=_error(answer), is_error=True)
@@ -232,7 +232,7 @@ def _is_text(media_type: str, body: bytes) -> bool:
     return not re.search(r"[\x00-\x08\x0e-\x1a\x1c-\x1f]", text)
 
 
-def _decoded(answer: Answer) -> str:
+def _decoded(answer: HttpResponse) -> str:
     match = _CHARSET.search(answer.content_type)
     try:
         text = answer.body.decode(match[1] if match else "utf-8", errors="replace")
@@ -284,7 +284,7 @@ def _take_image(match: re.Match[str], images: list[Image]) -> str:
     return _note(media_type, size, f"image {len(images)} of this result")
 
 
-def _error(answer: Answer) -> str:
+def _error(answer: HttpResponse) -> str:
     detail = ""
     if answer.body and _is_text(essence(answer.content_type), answer.body):
         detail = _error_detail(_decoded(answer))
@@ -293,7 +293,7 @@ def _error(answer: Answer) -> str:
     return f"The server answered {_status(answer)}" + (f": {detail}" if detail else " without saying why")
 
 
-def _status(answer: Answer) -> str:
+def _status(answer: HttpResponse) -> str:
     try:
         return f"{answer.status} {HTTPStatus(answer.status).phrase}"
     except ValueError:

@@ -21,7 +21,7 @@ from tests.unit.net.test_client_tls import LOOPBACK, Authority
 from toolway.errors import SourceError
 from toolway.tools.openapi import transport
 from toolway.tools.openapi.build_request import Request
-from toolway.tools.openapi.transport import Answer, Connections
+from toolway.tools.openapi.transport import Connections, HttpResponse
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi"
 
@@ -56,7 +56,7 @@ async def connections_to(
             yield connections, f"http{'s' if tls else ''}://127.0.0.1:{port}/x"
 
 
-async def ask(connections: Connections, url: str, method: str = "GET", **headers: str) -> Answer:
+async def ask(connections: Connections, url: str, method: str = "GET", **headers: str) -> HttpResponse:
     request = Request(method=method, url=URL(url), headers=headers)
     with anyio.fail_after(20):
         return await connections.exchange(request, max_bytes=1000)
