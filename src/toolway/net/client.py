@@ -131,11 +131,11 @@ class HttpClient:
                 headers = [*headers, (b"proxy-authorization", self._proxy.authorization)]
         if body is None or isinstance(body, bytes):
             head = _head(method, target, self._origin.authority, headers, _length_line(method, body))
-            return Exchange(self, method, head + body if body else head, repeatable=repeatable)
+            return Exchange(self, method, (head, body) if body else (head,), repeatable=repeatable)
         length = _length_in(headers)
         line = b"transfer-encoding: chunked" if length is None else b"content-length: %d" % length
         head = _head(method, target, self._origin.authority, headers, line)
-        return Exchange(self, method, head, body=body, length=length)
+        return Exchange(self, method, (head,), body=body, length=length)
 
     def close(self) -> None:
         """Drop the idle connections; the others end with their requests."""
@@ -216,7 +216,7 @@ class Exchange:
         self,
         client: HttpClient,
         method: str,
-        request: bytes,
+        request: Sequence[bytes],
         *,
         repeatable: bool = False,
         body: AsyncIterator[bytes] | None = None,
@@ -254,7 +254,7 @@ class Exchange:
                 if not (self._repeatable and used and _is_unanswered(error)):
                     raise
             else:
-                self._request = b""  # With many tools it is large, and a stream may last for minutes.
+                self._request = ()  # With many tools it is large, and a stream may last for minutes.
                 return connection
 
     def _send(self, connection: Connection) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -134,8 +134,8 @@ class Connection(asyncio.Protocol):
         self.idle_since = 0.0
         self._loop = asyncio.get_running_loop()
         self._transport: Any = None
-        self._unsent = b""
-        """A request, or its head, until it is written."""
+        self._unsent: Sequence[bytes] = ()
+        """The pieces of a request, or its head, until they are written."""
         self._error: Exception | None = None
         """Why we closed the connection."""
         self._loss: Exception | None = None
@@ -150,8 +150,8 @@ class Connection(asyncio.Protocol):
         self._due = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
-    def send(self, method: str, request: bytes, *, uploads: bool = False) -> None:
-        """Begin an exchange with a whole request, or with the head of one whose body `upload` sends.
+    def send(self, method: str, request: Sequence[bytes], *, uploads: bool = False) -> None:
+        """Begin an exchange with the pieces of a whole request, or with the head of one whose body `upload` sends.
 
         It is written when the event loop comes round, together with those of others: to wake a server costs more
         than all else about a small request, and one that is awake takes several.
@@ -300,9 +300,11 @@ class Connection(asyncio.Protocol):
         self._writable = None
 
     def _write_first(self) -> None:
-        request, self._unsent = self._unsent, b""
+        request, self._unsent = self._unsent, ()
         if not self.closed:
-            self._transport.write(request)
+            self._transport.writelines(
+                request
+            )  # A body with many tools is large: it is not copied behind its head.
 
     async def _write_all(self, body: AsyncIterator[bytes], length: int | None) -> None:
         sent = 0
