@@ -36,7 +36,7 @@ LIMITS = {
     "a whole answer": (4_550, CHAT, [WORDS], {}),
     "a stream": (11_200, CHAT, [ONE], {"stream": True}),
     "a stream of a hundred events": (13_200, CHAT, [HUNDRED], {"stream": True}),
-    "a whole tool round": (19_000, CHAT, [CALL, WORDS], {}),
+    "a whole tool round": (18_000, CHAT, [CALL, WORDS], {}),
     "a streamed tool round": (20_700, CHAT, [CALLED, ONE], {"stream": True}),
     "a whole response": (16_200, RESPONSES, [WORDS], {}),
     "a streamed response": (18_200, RESPONSES, [ONE], {"stream": True}),

@@ -152,7 +152,8 @@ class Conversation:
     @property
     def _upstream(self) -> Upstream:
         upstream = self.resources.upstream.with_query(self.caller.query)
-        return upstream.resuming(self.request.handover.request) if self.request.handover else upstream
+        handover = self.request.handover
+        return upstream.resuming(handover.request) if handover and not handover.message else upstream
 
     def failed(self, raised: Exception) -> ToolwayError:
         """The error that the client gets in place of an answer; subscribers are told."""
@@ -252,10 +253,13 @@ class Conversation:
     def _turn(self, factory: TurnFactory) -> Turn:
         """How the model is asked in this conversation.
 
-        From the inside out: one exchange as the client wants it, told to subscribers, its tokens counted, calls that
-        the model writes as text read, and asked again without tools that the model server refuses.
+        From the inside out: one exchange as the client wants it, or what the fast lane had of it, told to subscribers,
+        its tokens counted, calls that the model writes as text read, and asked again without tools that the model
+        server refuses.
         """
         turn = factory(self._upstream, self.headers)
+        if self.request.handover:
+            turn = self.request.handover.resumed(turn)
         if self.events.has_subscribers:
             turn = _with_events(turn, self.events)
         turn = self._with_token_count(turn)

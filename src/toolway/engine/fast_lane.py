@@ -2,8 +2,8 @@
 
 The ordinary way, `Engine.open` and `Conversation.run`, is the truth. A request may take the lane when that way could do
 no more with it than put our tools in, send it, and hand the answer on: `FastLane.request_for` is that contract, one
-look. What comes of it is looked at once more (`plain_message`); all but a plain answer in words goes the ordinary way,
-which gets what was asked, as far as it is answered, as a `StartedRequest`, and asks nothing twice.
+look. What comes of it is looked at once more (`is_plain`); all but a plain answer in words goes the ordinary way, which
+gets what was asked and answered as a `Handover`, and asks nothing twice.
 `tests/integration/test_fast_lane.py` holds the lane to the same bytes in both directions.
 """
 
@@ -19,6 +19,7 @@ from toolway.conversation.events import (
     ClientLeft,
     ConversationBegan,
     ConversationEnded,
+    Emit,
     Event,
     EventStream,
     HeadArrived,
@@ -44,6 +45,7 @@ from toolway.stores import Store
 from toolway.tools.catalog import Catalog, Snapshot
 from toolway.types import JSON, JSON_TYPE, Caller, Header, record
 from toolway.upstream.client import CHAT_COMPLETIONS, StartedRequest, UpstreamResponse
+from toolway.upstream.model_call import IsClients, Turn
 from toolway.wire.lenient_json import MAX_DEPTH, dumps, loads_told
 
 log = logging.getLogger("toolway.chat")
@@ -62,10 +64,31 @@ class LaneRequest:
 
 @record
 class Handover:
-    """What the lane did for a request that must go the ordinary way: what was asked, and what subscribers heard."""
+    """What the lane did for a request that must go the ordinary way: what was `sent`, and what subscribers heard.
 
+    The exchange with the model server is over where a `message` came of it, else the `request` is under way.
+    """
+
+    sent: ChatRequest
     request: StartedRequest
     events: EventStream
+    message: Message | None = None
+    headers: Sequence[Header] = ()
+
+    def resumed(self, turn: Turn) -> Turn:
+        """`turn`, which gives the message that came to whoever first asks for what was sent."""
+        sent, message = self.sent, self.message
+
+        async def ask(request: ChatRequest, emit: Emit, is_clients: IsClients) -> Message:
+            nonlocal message
+            is_it = request.options is sent.options and request.tools is sent.tools
+            if message is None or not is_it or request.messages != sent.messages:
+                return await turn(request, emit, is_clients)
+            answer, message = message, None
+            await emit(HeadArrived(headers=self.headers))
+            return answer
+
+        return ask
 
     def close(self) -> None:
         """End the exchange with the model server, if the ordinary way has not."""
@@ -178,6 +201,7 @@ class LaneExchange:
 
     def begin(self, sent: ChatRequest) -> None:
         """It was `sent`."""
+        self._sent = sent
         self._connection.call_back(self._look)
         if self._events.has_subscribers:
             request = self._request
@@ -189,11 +213,20 @@ class LaneExchange:
             )
             self._tell(began, RoundBegan(number=1), ModelAsked(request=sent))
 
-    def hand_over(self) -> None:
+    def hand_over(self, message: Message | None = None, headers: Sequence[Header] = ()) -> None:
         """Leave it to the ordinary way, however far it is."""
-        self._connection.call_back(None)
+        if message is None:
+            self._connection.call_back(None)
         self._events.heard = self._told
-        self._client.go_on(Handover(request=self._started, events=self._events))
+        self._client.go_on(
+            Handover(
+                sent=self._sent,
+                request=self._started,
+                events=self._events,
+                message=message,
+                headers=headers,
+            )
+        )
 
     def client_left(self) -> None:
         """Stop the model server: nobody waits for its answer."""
@@ -226,12 +259,15 @@ class LaneExchange:
             return
         answer = self._read_head()
         raw = answer.take() if answer.is_success else None
-        if raw is None or (message := plain_message(raw)) is None:
+        if raw is None or (message := whole_message(raw)) is None:
             if raw is not None:
                 answer.put_back(raw)
             self.hand_over()
             return
         self._started.close()
+        if not is_plain(message):
+            self.hand_over(message, answer.headers)
+            return
         if self._events.has_subscribers:
             _tell_end(self._request, message)
         self._client.answer(message, answer.headers)
@@ -268,8 +304,8 @@ def _tell_end(request: LaneRequest, message: Message) -> None:
     request.events.notify(ConversationEnded(outcome=outcome))
 
 
-def plain_message(raw: bytes) -> Message | None:
-    """The message of a whole answer in words, if nothing in it is for anybody but the client."""
+def whole_message(raw: bytes) -> Message | None:
+    """The message of a whole answer, if nothing about it is unusual."""
     try:
         answer, is_strict = loads_told(raw)
     except ValueError:
@@ -277,11 +313,15 @@ def plain_message(raw: bytes) -> Message | None:
     if not is_strict or not isinstance(answer, dict) or raw.count(b"{") + raw.count(b"[") > MAX_DEPTH:
         return None
     try:
-        message = read_answer(answer)
+        return read_answer(answer)
     except UpstreamError:
         return None
+
+
+def is_plain(message: Message) -> bool:
+    """Whether an answer is one in words, and nothing in it is for anybody but the client."""
     is_said = bool(message.fields.get("content")) and "function_call" not in message.fields
-    return message if is_said and message.finish_reason in _PLAIN_ENDINGS and not message.tool_calls else None
+    return is_said and message.finish_reason in _PLAIN_ENDINGS and not message.tool_calls
 
 
 NO_HABITS = ModelHabits()

@@ -44,10 +44,10 @@ class ChatCompletions:
 
     async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
         raw = await read_body(scope, receive, self._settings.server.max_body_bytes)
-        body = check_body(parse_object(raw))
+        handover = scope.get("extensions", {}).get(HANDOVER)
+        body = handover.sent.options if handover else check_body(parse_object(raw))
         caller = caller_of(scope, self._settings.upstream)
         options = read_option_headers(caller.option_headers)
-        handover = scope.get("extensions", {}).get(HANDOVER)
 
         def read(tools: ToolsAtHand) -> ConversationRequest:
             return read_request(body, options, tools, handover)
