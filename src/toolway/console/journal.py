@@ -19,9 +19,9 @@ from weakref import ReferenceType, WeakValueDictionary
 
 import anyio
 
+from toolway.console.conversation_record import Timed, conversation_in, record_of, summary_of
+from toolway.console.conversation_store import ConversationStore
 from toolway.console.feed import Feed
-from toolway.console.history import History
-from toolway.console.records import Timed, conversation_in, record_of, summary_of
 from toolway.conversation.events import (
     CallProgressed,
     Chunks,
@@ -158,7 +158,7 @@ class Journal:
         self, settings: ConsoleSettings, feed: Feed, store: Store, *, said: bool, mask: Callable[[str], str]
     ) -> None:
         self._feed = feed
-        self._history = History(settings, store, self._tell)
+        self._store = ConversationStore(settings, store, self._tell)
         self._said = said
         self._mask = mask
         self._live: WeakValueDictionary[str, Recorder] = WeakValueDictionary()
@@ -227,7 +227,7 @@ class Journal:
                 lines += self._look_at_live()
                 self._tell(lines)
                 if self._feed.pages:
-                    await self._history.read(READ_SECONDS)
+                    await self._store.read(READ_SECONDS)
             except Exception:  # the border of this task: what cannot be written down is no reason to end it
                 log.exception("a conversation cannot be kept for the console")
             if self._feed.pages and self._live:
@@ -242,7 +242,7 @@ class Journal:
             summary = self._summary(recorder)
             record = self._record(summary, recorder) if self._whole.spend() else None
             try:
-                await self._history.keep(summary, record)
+                await self._store.keep(summary, record)
             except anyio.get_cancelled_exc_class():
                 self._ended.appendleft(recorder)
                 raise
@@ -292,13 +292,13 @@ class Journal:
 
     async def newest(self, most: int) -> list[JSON]:
         """Summaries of the newest conversations, the newest first."""
-        await self._history.read()
+        await self._store.read()
         return self._all(most)[:most]
 
     def _all(self, most: int) -> list[JSON]:
         """Those that run, and of those that are over so many."""
         live = [self._summary(recorder) for recorder in list(self._live.values()) if recorder.events]
-        return sorted([*live, *self._history.newest(most)], key=lambda one: -one["began"])
+        return sorted([*live, *self._store.newest(most)], key=lambda one: -one["began"])
 
     async def find(self, identity: str) -> JSON | None:
         """All of one conversation; of one that was kept as a line alone, that line."""
@@ -308,16 +308,16 @@ class Journal:
             recorder.take_text()
             record = self._record(self._summary(recorder), recorder)
             return {**record, "text": recorder.text if self._said else ""}
-        return await self._history.record(identity)
+        return await self._store.record(identity)
 
     async def search(
         self, text: str, fits: Callable[[JSON], bool], before: str, most: int
     ) -> tuple[list[JSON], bool]:
         """The newest conversations that fit and hold the text, older than the one named `before`; are there more?"""
-        await self._history.read()
-        lines = self._all(self._history.most)
+        await self._store.read()
+        lines = self._all(self._store.most)
         position = next((n + 1 for n, one in enumerate(lines) if one["id"] == before), 0)
-        found = await self._history.search(lines[position:], text, fits, most + 1)
+        found = await self._store.search(lines[position:], text, fits, most + 1)
         return found[:most], len(found) > most
 
 

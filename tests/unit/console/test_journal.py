@@ -110,7 +110,7 @@ async def until(holds: Callable[[], bool]) -> None:
 
 
 async def kept(journal: Journal, number: int = 1) -> list[JSON]:
-    await until(lambda: len(journal._history.newest(number)) == number)
+    await until(lambda: len(journal._store.newest(number)) == number)
     return await journal.newest(20_000)
 
 

@@ -34,7 +34,7 @@ _LINE = Kind("console line", dict[str, Any])
 _RECORD = Kind("console record", dict[str, Any])
 
 
-class History:
+class ConversationStore:
     """Lines and records, bounded in number, bytes and age; the oldest go first.
 
     `on_others` hears of lines that other processes wrote down, once they are read.

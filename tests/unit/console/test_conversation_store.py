@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from toolway.console.history import History
+from toolway.console.conversation_store import ConversationStore
 from toolway.settings.groups import ConsoleSettings
 from toolway.stores import Store, open_store
 from toolway.types import JSON
@@ -31,8 +31,10 @@ async def opened(store_url: str) -> AsyncIterator[Store]:
         yield store
 
 
-def history(store: Store, others: list[JSON] | None = None, **settings: Any) -> History:
-    return History(ConsoleSettings(**settings), store, [].extend if others is None else others.extend)
+def history(store: Store, others: list[JSON] | None = None, **settings: Any) -> ConversationStore:
+    return ConversationStore(
+        ConsoleSettings(**settings), store, [].extend if others is None else others.extend
+    )
 
 
 def names(lines: list[JSON]) -> list[str]:
