@@ -108,3 +108,20 @@ def test_a_loaded_tool_with_the_name_of_a_client_s_tool_stays_the_client_s(tmp_p
         answer = app.ask(stream=True, tools=[mine])
         assert offers(app)[1].count("grown12") == 1
         assert '"name":"grown12"' in answer.text
+
+
+@pytest.mark.parametrize("way", ["append", "call"])
+def test_a_loaded_tool_is_found_and_called_in_the_same_request_where_tools_are_searched(
+    way: str, tmp_path: Path
+):
+    def through(name: str, arguments: Any, id: str) -> Reply:
+        return call_stream(tool_call("call_tool", json.dumps({"name": name, "arguments": arguments}), id=id))
+
+    search = call_stream(tool_call("search_tools", '{"query": "grown12"}', id="s"))
+    replies = through("grow", {"count": 1}, "a"), search, through("grown12", {}, "b"), text_stream("Done.")
+    with serving("stdio", tmp_path, *replies, tool_search="on", tool_search_way=way) as app:
+        app.ask(stream=True)
+        loaded, found, ran = results(app)
+    assert loaded == "grown12"
+    assert '"name":"grown12"' in found
+    assert ran == "grown"

@@ -215,6 +215,32 @@ async def test_many_new_tools_are_prepared_while_others_go_on():
         assert len(catalog.snapshot.offered) == 401
 
 
+async def test_tools_are_indexed_while_others_go_on_and_anew_when_there_are_more():
+    many = Switched("many", *(f"tool_{number}" for number in range(2_000)))
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            await anyio.lowlevel.checkpoint()
+            turns += 1
+
+    async with Catalog([many]).running() as catalog, anyio.create_task_group() as group:
+        await many.runs.wait()
+        many.become(many.full)
+        with anyio.fail_after(20):
+            assert await catalog.wait_until_tried(60)
+            group.start_soon(others)
+            assert len((await catalog.snapshot.index()).names) == 2_000
+            assert turns > 5
+            one = replace(many.full.tools[0], name="open_umbrella")
+            many.become(replace(many.full, tools=(*many.full.tools, one)))
+            while "open_umbrella" not in catalog.snapshot.offered:
+                await anyio.lowlevel.checkpoint()
+            assert (await catalog.snapshot.index()).search("umbrella") == ["open_umbrella"]
+        group.cancel_scope.cancel()
+
+
 async def test_definitions_are_ready_for_the_model_server_that_is_expected():
     big = Big("big")
     async with Catalog([big]).running() as catalog:
