@@ -32,6 +32,8 @@ if sys.platform != "win32":
 
 MAX_FILES = 65_536
 _BACKLOG = 2048
+SWITCH_SECONDS = 0.001
+"""How long a thread that reads a document may hold the interpreter while the event loop waits for it (else 5 ms)."""
 _NOT_HERE = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 
 CreateApp = Callable[[Settings], ASGIApp]
@@ -195,6 +197,7 @@ def _websocket_protocol(**given: Any) -> asyncio.Protocol:
 def _build(create_app: CreateApp, settings: Settings) -> ASGIApp:
     configure_logging(settings)
     _stop_with_parent()
+    sys.setswitchinterval(SWITCH_SECONDS)
     app = create_app(settings)
     freeze_garbage_collector()
     return app

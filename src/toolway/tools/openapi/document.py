@@ -47,7 +47,7 @@ def _parse_json(content: bytes) -> Any:
     try:
         if len(content) > STEP:
             with suppress(ValueError):
-                return loads_in_steps(content)
+                return loads_in_steps(content, loads=loads_harmless)  # an example may hold twenty digits
         return loads_harmless(content, max_parts=MAX_PARTS)
     except ValueError as error:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import time
 from typing import Any
 
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from toolway.errors import SourceError
 from toolway.tools.openapi import yaml_document as module
 from toolway.tools.openapi.document import parse_document
+from toolway.wire.large_json import STEP
 
 
 def parse(text: str | bytes) -> dict[str, Any]:
@@ -35,6 +37,21 @@ def test_json_and_yaml_say_the_same() -> None:
 
 def test_a_byte_order_mark_and_blank_lines_in_front_do_not_matter() -> None:
     assert parse(b'\xef\xbb\xbf\n {"swagger": "2.0"}') == {"swagger": "2.0"}
+
+
+def test_a_large_document_is_read_in_steps_also_when_an_example_in_it_has_twenty_digits() -> None:
+    steps: list[Any] = []
+    paths = {f"/{number}": {"get": {"summary": "n" * 500}} for number in range(1000)}
+    text = orjson.dumps({"openapi": "3.1.0", "example": "2605736670972794746", "paths": paths})
+    sys.setprofile(
+        lambda frame, event, argument: steps.append(argument) if argument is orjson.loads else None
+    )
+    try:
+        read = parse(text)
+    finally:
+        sys.setprofile(None)
+    assert read == orjson.loads(text)
+    assert len(steps) // 2 >= len(text) // STEP
 
 
 def test_flow_style_yaml_is_not_taken_for_broken_json() -> None:
