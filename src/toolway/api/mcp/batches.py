@@ -13,7 +13,7 @@ from toolway.wire import sse
 
 VERSION = b"2025-03-26"
 
-MOST = 100
+MAX_MESSAGES = 100
 """Messages in a batch."""
 
 
@@ -30,8 +30,8 @@ def batch_in(scope: Scope, body: bytes) -> list[bytes]:
         batch = [json.dumps(message).encode() for message in messages]
     except (ValueError, RecursionError):
         return []
-    if not 0 < len(batch) <= MOST:
-        raise InvalidRequest(f"A batch has 1 to {MOST} messages, not {len(batch)}.")
+    if not 0 < len(batch) <= MAX_MESSAGES:
+        raise InvalidRequest(f"A batch has 1 to {MAX_MESSAGES} messages, not {len(batch)}.")
     if any(isinstance(message, dict) and message.get("method") == "initialize" for message in messages):
         raise InvalidRequest("`initialize` cannot be in a batch; send it by itself.")
     return batch
