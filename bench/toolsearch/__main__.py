@@ -31,7 +31,7 @@ if options.prompt:
         print(f"{name:<70}  {value}", flush=True)
     sys.exit()
 rows = of_public_set(options.public, with_embeddings=options.embeddings) if options.public else []
-rows += [*of_own_set(), *of_speed(), *of_tokens()]
+rows += [*of_own_set(with_embeddings=options.embeddings), *of_speed(), *of_tokens()]
 width = max(len(name) for name, _ in rows)
 for name, value in rows:
     print(f"{name:<{width}}  {value}".rstrip())

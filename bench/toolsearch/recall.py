@@ -48,9 +48,10 @@ def of_public_set(folder: Path, *, with_embeddings: bool = False) -> list[Row]:
     rows: list[Row] = []
     for name, what in {"": "tasks of the public set", **OWN_TASKS}.items():
         cases = _own_tasks(name) if name else public
-        rows += [(f"{len(index.names)} public tools, {len(cases)} {what}", ""), *_rates(index, cases)]
-        if meant:
-            rows += [(f"{label}, with embeddings", rate) for label, rate in _rates(index, cases, meant)]
+        rows += [
+            (f"{len(index.names)} public tools, {len(cases)} {what}", ""),
+            *_both_rates(index, cases, meant),
+        ]
     return rows
 
 
@@ -74,16 +75,17 @@ def _own_tasks(name: str) -> list[Case]:
     return [(set(tools.split()), [step.strip() for step in steps.split(";")]) for steps, _, tools in lines]
 
 
-def of_own_set() -> list[Row]:
+def of_own_set(*, with_embeddings: bool = False) -> list[Row]:
     """The made-up company: one query for each of its nouns, said as its tool does or in other words."""
     index = ToolIndex.build(catalogue())
+    meant = _meant(index) if with_embeddings else None
     rows = []
     for in_other_words, how in ((False, "the noun of the tool"), (True, "other words for all of it")):
         asked = queries(in_other_words=in_other_words)
         cases = [({index.tools[query.tool].name}, [query.words]) for query in asked]
         rows += [
             (f"own set: {len(index.names)} tools, {len(cases)} queries, {how}", ""),
-            *_rates(index, cases),
+            *_both_rates(index, cases, meant),
         ]
     return rows
 
@@ -129,6 +131,12 @@ def of_tokens(count: int = 600) -> list[Row]:
         ("search_tools and call_tool, tokens", f"{own:,}"),
         ("share", f"{100 * own / everything:.1f} %"),
     ]
+
+
+def _both_rates(index: ToolIndex, cases: Sequence[Case], meant: Rank | None) -> list[Row]:
+    """The rates by words, and by both rankings where there are two."""
+    both = _rates(index, cases, meant) if meant else ()
+    return [*_rates(index, cases), *((f"{label}, with embeddings", rate) for label, rate in both)]
 
 
 def _rates(index: ToolIndex, cases: Sequence[Case], rank: Rank | None = None) -> list[Row]:
