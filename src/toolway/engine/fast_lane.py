@@ -156,7 +156,7 @@ class FastLane:
     def _takes_all(self, snapshot: Snapshot, model: Any) -> bool:
         """Whether the model is offered all these tools, as far as is known without asking."""
         target = self._target
-        if target.cuts_silently or target.habits(model) != NO_HABITS:
+        if target.cuts_silently or vars(target.habits(model)) != _NO_HABITS:
             return False
         return self._resources.search.leaves_alone(
             len(snapshot.offered), snapshot.size, most_tools=target.max_tools, known=target.infos.known(model)
@@ -324,7 +324,7 @@ def is_plain(message: Message) -> bool:
     return is_said and message.finish_reason in _PLAIN_ENDINGS and not message.tool_calls
 
 
-NO_HABITS = ModelHabits()
+_NO_HABITS = vars(ModelHabits())
 
 _PLAIN_ENDINGS = ("stop", "length", "content_filter")
 

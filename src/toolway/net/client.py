@@ -125,17 +125,26 @@ class HttpClient:
         with its whole body is sent again when a used connection was closed unanswered. Raises HttpError
         for a request that cannot be written.
         """
+        if body is None or isinstance(body, bytes):
+            return Exchange(self, method, self.written(method, target, headers, body), repeatable=repeatable)
+        length = _length_in(headers)
+        line = b"transfer-encoding: chunked" if length is None else b"content-length: %d" % length
+        head = self._head(method, target, headers, line)
+        return Exchange(self, method, (head,), body=body, length=length)
+
+    def written(
+        self, method: str, target: bytes, headers: Sequence[Header], body: bytes | None
+    ) -> tuple[bytes, ...]:
+        """A whole request in the pieces that are sent. Raises HttpError when it cannot be written."""
+        head = self._head(method, target, headers, _length_line(method, body))
+        return (head, body) if body else (head,)
+
+    def _head(self, method: str, target: bytes, headers: Sequence[Header], framing: bytes) -> bytes:
         if self._proxy is not None and not self._origin.tls:
             target = b"http://" + self._origin.authority + target
             if self._proxy.authorization:
                 headers = [*headers, (b"proxy-authorization", self._proxy.authorization)]
-        if body is None or isinstance(body, bytes):
-            head = _head(method, target, self._origin.authority, headers, _length_line(method, body))
-            return Exchange(self, method, (head, body) if body else (head,), repeatable=repeatable)
-        length = _length_in(headers)
-        line = b"transfer-encoding: chunked" if length is None else b"content-length: %d" % length
-        head = _head(method, target, self._origin.authority, headers, line)
-        return Exchange(self, method, (head,), body=body, length=length)
+        return _head(method, target, self._origin.authority, headers, framing)
 
     def close(self) -> None:
         """Drop the idle connections; the others end with their requests."""
@@ -221,6 +230,7 @@ class Exchange:
         repeatable: bool = False,
         body: AsyncIterator[bytes] | None = None,
         length: int | None = None,
+        sent: Connection | None = None,
     ) -> None:
         self._client = client
         self._method = method
@@ -229,23 +239,18 @@ class Exchange:
         self._body = body
         self._length = length
         self._upload: asyncio.Task[None] | None = None
+        self._sent = sent
+        """The connection over which it was sent before it is entered."""
         self._connection: Connection
-        self._is_sent = False
-
-    def start(self) -> Connection | None:
-        """Send it before it is entered, over a connection that is idle; None when there is none."""
-        connection = self._client.take_idle()
-        if connection is not None:
-            self._send(connection)
-            self._is_sent = True
-        return connection
 
     async def __aenter__(self) -> Connection:
         while True:
-            if not self._is_sent:
-                self._send(await self._client.acquire())
-            self._is_sent = False
-            connection = self._connection
+            if self._sent is None:
+                self._connection = connection = await self._client.acquire()
+                self._send()
+            else:
+                self._connection = connection = self._sent
+                self._sent = None
             try:
                 await connection.head()
             except BaseException as error:
@@ -257,21 +262,16 @@ class Exchange:
                 self._request = ()  # With many tools it is large, and a stream may last for minutes.
                 return connection
 
-    def _send(self, connection: Connection) -> None:
-        self._connection = connection
-        connection.send(self._method, self._request, uploads=self._body is not None)
+    def _send(self) -> None:
+        self._connection.send(self._method, self._request, uploads=self._body is not None)
         if self._body is not None:
-            self._upload = asyncio.create_task(connection.upload(self._body, self._length))
+            self._upload = asyncio.create_task(self._connection.upload(self._body, self._length))
 
     async def __aexit__(self, *_: object) -> None:
         await self._end()
 
-    def end(self) -> None:
-        """Leave it, where no body is being sent."""
-        self._client.release(self._connection)
-
     async def _end(self) -> None:
-        self.end()
+        self._client.release(self._connection)
         if self._upload is not None:
             self._upload.cancel()
             await asyncio.wait([self._upload])

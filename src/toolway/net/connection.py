@@ -32,18 +32,21 @@ class Response:
     servers send. Interim answers (1xx) are skipped, trailers ignored.
     """
 
+    status = 0
+    """0 until the head is there."""
+    begun = complete = keeps_alive = False
+    on_status = on_chunk_header = on_chunk_complete = None
+    """What the parser need not tell; it would look for them in vain for each answer."""
+    _is_framed = False
+    _stray = 0
+    """Bytes since the last piece of body."""
+
     def __init__(self, method: str) -> None:
-        self.status = 0
-        """0 until the head is there."""
         self.headers: list[Header] = []
         """Lower-case names, values byte for byte."""
         self.parts: list[bytes] = []
         """What came of the body and was not taken yet."""
-        self.begun = self.complete = self.keeps_alive = False
         self._has_body = method != "HEAD"
-        self._is_framed = False
-        self._stray = 0
-        """Bytes since the last piece of body."""
         self.on_body = self.parts.append if self._has_body else _refuse_body
         self._parser: Any = HttpResponseParser(self)
         self._parser.set_dangerous_leniencies(

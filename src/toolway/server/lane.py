@@ -128,7 +128,7 @@ class LaneProtocol(HttpProtocol):
         self._writer.write(b"".join(lines))
         if not keeps_alive:
             self._writer.close()
-        self.on_response_complete()
+        super(HttpProtocol, self).on_response_complete()
         if self._held and keeps_alive:
             data, self._held = self._held, b""
             self.data_received(data)
@@ -233,18 +233,17 @@ class _KnownHead:
         """None: the lane does not admit it."""
         self._before = before
         self._after = after
+        self._start = len(before)
+        self._most = self._start + MAX_DIGITS + len(after)
 
     def body_in(self, data: bytes) -> tuple[int, int] | None:
         """Where the body begins and ends of a request with this head; None: it has another."""
-        if not data.startswith(self._before):
-            return None
-        start = len(self._before)
-        end = data.find(self._after, start, start + MAX_DIGITS + len(self._after))
-        length = data[start:end] if end > 0 else b""
-        if not length.isdigit():
-            return None
-        begin = end + len(self._after)
-        return begin, begin + int(length)
+        if data.startswith(self._before):
+            end = data.find(self._after, self._start, self._most)
+            if (length := data[self._start : end]).isdigit() and end >= 0:
+                begin = end + len(self._after)
+                return begin, begin + int(length)
+        return None
 
 
 MAX_DIGITS = 8

@@ -212,35 +212,43 @@ class Upstream:
             headers = [*(header for header in headers if header[0] not in names), *trace]
         if self._begun is not None and self._begun.is_it(path, query, headers, body):
             return self._begun
-        return self._exchange(method, path, query, headers, body, repeatable=repeatable, root=root)
+        target = self._target(path, query, root=root)
+        try:
+            exchange = self._client.request(method, target, headers=headers, body=body, repeatable=repeatable)
+        except HttpError as error:
+            raise _upstream_error(error) from error
+        return _UpstreamExchange(exchange, self)
 
     def start(self, path: str, headers: Sequence[Header], body: bytes) -> StartedRequest | None:
         """Send a POST at once; None when no connection is idle. Raises UpstreamError for what cannot be sent."""
-        exchange = self._exchange("POST", path, b"", headers, body, repeatable=True)
-        connection = exchange.start()
-        return StartedRequest(connection, exchange, (path, b"", headers, body)) if connection else None
-
-    def _exchange(
-        self,
-        method: str,
-        path: str,
-        query: bytes,
-        headers: Sequence[Header],
-        body: bytes | AsyncIterator[bytes] | None,
-        *,
-        repeatable: bool,
-        root: bool = False,
-    ) -> _UpstreamExchange:
-        target = (self._root if root else self._prefix) + path.encode()
-        if query := query_with(self._query, query):
-            target += b"?" + query
         try:
-            return _UpstreamExchange(
-                self._client.request(method, target, headers=headers, body=body, repeatable=repeatable),
-                self,
-            )
+            request = self._client.written("POST", self._target(path), headers, body)
         except HttpError as error:
             raise _upstream_error(error) from error
+        if (connection := self._client.take_idle()) is None:
+            return None
+        connection.send("POST", request)
+        return StartedRequest(self, connection, request, (path, b"", headers, body))
+
+    def resume(
+        self, connection: Connection, request: Sequence[bytes]
+    ) -> AbstractAsyncContextManager[UpstreamResponse]:
+        """The exchange with the server to which a POST was sent over this connection; it may be repeated."""
+        exchange = Exchange(self._client, "POST", request, repeatable=True, sent=connection)
+        return _UpstreamExchange(exchange, self)
+
+    def answer(self, connection: Connection) -> UpstreamResponse:
+        """The answer whose head has come over this connection."""
+        return UpstreamResponse(connection, self.max_answer_bytes, has_path=self.has_path)
+
+    def release(self, connection: Connection) -> None:
+        """End an exchange that was started."""
+        self._client.release(connection)
+
+    def _target(self, path: str, query: bytes = b"", *, root: bool = False) -> bytes:
+        target = (self._root if root else self._prefix) + path.encode()
+        query = query_with(self._query, query)
+        return target + b"?" + query if query else target
 
 
 class _UpstreamExchange(AbstractAsyncContextManager[UpstreamResponse]):
@@ -250,23 +258,11 @@ class _UpstreamExchange(AbstractAsyncContextManager[UpstreamResponse]):
         self._exchange = exchange
         self._upstream = upstream
 
-    def start(self) -> Connection | None:
-        """Send the request before the exchange is entered; None when no connection is idle."""
-        return self._exchange.start()
-
-    def end(self) -> None:
-        """Leave the exchange that was started."""
-        self._exchange.end()
-
     async def __aenter__(self) -> UpstreamResponse:
         try:
-            return self.answer(await self._exchange.__aenter__())
+            return self._upstream.answer(await self._exchange.__aenter__())
         except HttpError as error:
             raise _upstream_error(error) from error
-
-    def answer(self, connection: Connection) -> UpstreamResponse:
-        """The answer whose head has come over this connection."""
-        return UpstreamResponse(connection, self._upstream.max_answer_bytes, has_path=self._upstream.has_path)
 
     async def __aexit__(self, kind: object, error: object, trace: TracebackType | None) -> None:
         if trace is not None:
@@ -279,35 +275,40 @@ class _UpstreamExchange(AbstractAsyncContextManager[UpstreamResponse]):
 class StartedRequest(AbstractAsyncContextManager[UpstreamResponse]):
     """A POST that was sent before it is known who reads the answer: entered, it gives that, or raises its error."""
 
-    def __init__(self, connection: Connection, exchange: _UpstreamExchange, what: tuple[object, ...]) -> None:
+    def __init__(
+        self, upstream: Upstream, connection: Connection, request: Sequence[bytes], what: tuple[object, ...]
+    ) -> None:
         self.connection = connection
-        self._exchange = exchange
+        self._upstream = upstream
+        self._request = request
         self._what = what
         self._is_open = True
-        self._is_taken = False
+        """Nobody entered or closed it."""
+        self._exchange: AbstractAsyncContextManager[UpstreamResponse]
 
     def answer(self) -> UpstreamResponse:
         """The answer, once its head is there."""
-        return self._exchange.answer(self.connection)
+        return self._upstream.answer(self.connection)
 
     def is_it(self, *what: object) -> bool:
         """Whether this is the same request, for the first who asks."""
-        return not self._is_taken and what == self._what
+        return self._is_open and what == self._what
 
     async def __aenter__(self) -> UpstreamResponse:
-        self._is_taken, self._is_open = True, False
-        answer = await self._exchange.__aenter__()
-        self._is_open = True
-        return answer
+        self._is_open = False
+        self._exchange = self._upstream.resume(self.connection, self._request)
+        return await self._exchange.__aenter__()
 
-    async def __aexit__(self, kind: object, error: object, trace: TracebackType | None) -> None:
-        self.close()
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._exchange.__aexit__(kind, error, trace)
 
     def close(self) -> None:
-        """End the exchange, if it was not ended."""
+        """End the exchange, if nobody entered it."""
         if self._is_open:
-            self._is_open, self._is_taken = False, True
-            self._exchange.end()
+            self._is_open = False
+            self._upstream.release(self.connection)
 
 
 def query_with(base: bytes, more: bytes) -> bytes:

@@ -41,7 +41,8 @@ class ChatLane:
 
     def __init__(self, engine: Engine, door: Door) -> None:
         self._lane = engine.fast_lane
-        self._settings = engine.settings
+        self._upstream = engine.settings.upstream
+        self._max_bytes = engine.settings.server.max_body_bytes
         self._door = door
 
     def admit(self, scope: Scope) -> Sender | None:
@@ -49,13 +50,13 @@ class ChatLane:
         entry = self._door.entry(scope)
         if entry is None or not passes_uncounted(entry.scope):
             return None
-        return Sender(entry=entry, caller=caller_of(entry.scope, self._settings.upstream))
+        return Sender(entry=entry, caller=caller_of(entry.scope, self._upstream))
 
     def begin(self, sender: Sender, raw: bytes, client: LaneClient) -> LaneExchange | None:
         """Ask the model server, if the lane is for this request; errors are told by the ordinary way."""
-        if _is_streamed(raw) or len(raw) > self._settings.server.max_body_bytes:
+        if raw.find(b'"stream":true') >= 0 or raw.find(b'"stream": true') >= 0:
             return None  # before it is parsed, since it will be parsed again
-        if not self._door.is_open_for(sender.entry):
+        if len(raw) > self._max_bytes or not self._door.is_open_for(sender.entry):
             return None
         try:
             body = check_body(parse_object(raw))
@@ -80,8 +81,3 @@ class _Client:
 
     def run(self, work: Coroutine[Any, Any, None]) -> None:
         self.http.run(work)
-
-
-def _is_streamed(raw: bytes) -> bool:
-    """Whether a request looks like one for a stream, before it is parsed."""
-    return b'"stream":true' in raw or b'"stream": true' in raw

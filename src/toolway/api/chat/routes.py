@@ -165,7 +165,7 @@ def check_body(body: JSON) -> JSON:
     if body.get("stream") not in (None, True, False):
         raise InvalidRequest("stream must be true or false.", param="stream")
     for name in ("tools", "functions"):
-        if not isinstance(body.get(name), list | None):
+        if name in body and not isinstance(body[name], list | None):
             raise InvalidRequest(f"{name} must be a list.", param=name)
     return body
 
