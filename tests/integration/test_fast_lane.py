@@ -469,3 +469,28 @@ def test_whoever_has_limits_goes_the_ordinary_way(
         CAME.clear()
         answer = app.ask(headers={"Authorization": "Bearer alice"})
         assert (answer.status_code, taken) == (status, came)
+
+
+def test_what_the_lane_answers_is_counted_as_everything_is(taken: list[str]):
+    figures = []
+    for has_lane in (True, False):
+        with app_server(has_lane=has_lane, metrics="on") as app:
+            before = counted(app)
+            warm(app, WORDS)
+            app.ask()
+            figures.append({name: value - before.get(name, 0) for name, value in counted(app).items()})
+            if has_lane:
+                assert taken == ["answered"]
+    assert figures[0] == figures[1]
+    assert (
+        figures[0]['toolway_http_requests_total{method="POST",route="/v1/chat/completions",status="200"}']
+        == 2
+    )
+
+
+def counted(app: AppServer) -> dict[str, float]:
+    """What is counted of requests and conversations."""
+    lines = httpx2.get(f"{app.url}/metrics").text.splitlines()
+    pairs = [line.rsplit(" ", 1) for line in lines if not line.startswith("#")]
+    named = ("toolway_http_requests_total", "toolway_conversations", "toolway_rounds", "toolway_tokens")
+    return {name: float(value) for name, value in pairs if name.startswith(named) and "/metrics" not in name}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
@@ -162,10 +162,15 @@ class Routes:
             yield self._lanes(engine, is_traced=traces is not None)
 
     def _lanes(self, engine: Engine, *, is_traced: bool) -> JSON:
-        """The fast lane, for the HTTP protocol; none where each request is counted or traced, which is done in ASGI."""
-        if is_traced or self._settings.metrics.address:
+        """The fast lane, for the HTTP protocol; none where requests are traced, since a trace belongs to a task."""
+        if is_traced:
             return {}
-        return {LANE: ChatLane(engine, Door(self._settings.server, self._keys))}
+        count: Callable[[], None] | None = None
+        if self._settings.metrics.address:
+            from toolway.server.metrics import count_request  # noqa: PLC0415 - needs 14 MB
+
+            count = partial(count_request, "POST", ChatLane.path, 200)
+        return {LANE: ChatLane(engine, Door(self._settings.server, self._keys), count)}
 
     @asynccontextmanager
     async def _direct(self, state: AppState) -> AsyncIterator[None]:

@@ -244,9 +244,9 @@ def joined(pieces: Sequence[str | list[Any]]) -> str | list[Any]:
 
 def read_answer(answer: JSON) -> Message:
     """The message of a whole (not streamed) answer. Raises UpstreamError for an answer that is none."""
-    if error := error_in(answer):
-        raise error
     choices = answer.get("choices")
+    if (choices is None or "error" in answer) and (error := error_in(answer)):
+        raise error
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
         raise UpstreamError(
             "The model server's answer has no choices; it may not be an OpenAI-compatible server."

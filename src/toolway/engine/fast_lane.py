@@ -197,7 +197,7 @@ class LaneExchange:
         self._target = target
         self._told: list[type[Event]] = []
         """What subscribers heard."""
-        self._has_head = False
+        self._answer: UpstreamResponse | None = None
 
     def begin(self, sent: ChatRequest) -> None:
         """It was `sent`."""
@@ -240,47 +240,47 @@ class LaneExchange:
         self._events.notify(ClientLeft())
 
     def _look(self) -> None:
+        """Something came: hand on what is whole and plain, wait for what is not whole, hand over the rest."""
         try:
-            self._take_answer()
+            if self._connection.is_complete:
+                self._end()
+            elif self._connection.is_coming:
+                if self._connection.has_head:
+                    self._read_head()
+                self._connection.call_back(self._look)
+            else:
+                self.hand_over()
         except Exception:  # a border: the event loop calls, and the ordinary way can do all that this can
             log.exception("a bug in the fast lane")
             self.hand_over()
 
-    def _take_answer(self) -> None:
-        """Something came: hand on what is whole and plain, wait for what is not whole, hand over the rest."""
-        connection = self._connection
-        if not connection.is_complete:
-            if connection.has_head and not self._has_head:
-                self._read_head()
-            if connection.is_coming:
-                connection.call_back(self._look)
-            else:
-                self.hand_over()
-            return
+    def _end(self) -> None:
+        """The answer is whole."""
         answer = self._read_head()
         raw = answer.take() if answer.is_success else None
-        if raw is None or (message := whole_message(raw)) is None:
-            if raw is not None:
-                answer.put_back(raw)
+        if raw is None:
             self.hand_over()
-            return
-        self._started.close()
-        if not is_plain(message):
-            self.hand_over(message, answer.headers)
-            return
-        if self._events.has_subscribers:
-            _tell_end(self._request, message)
-        self._client.answer(message, answer.headers)
+        elif (message := whole_message(raw)) is None:
+            answer.put_back(raw)
+            self.hand_over()
+        else:
+            self._started.close()
+            if is_plain(message):
+                if self._events.has_subscribers:
+                    _tell_end(self._request, message)
+                self._client.answer(message, answer.headers)
+            else:
+                self.hand_over(message, answer.headers)
 
     def _read_head(self) -> UpstreamResponse:
-        """The answer, which is told of once."""
-        answer = self._started.answer()
-        if answer.is_success and not self._has_head:
-            self._has_head = True
-            self._target.learn_from(answer.headers)
-            if self._events.has_subscribers:
-                self._tell(HeadArrived(headers=answer.headers))
-        return answer
+        """The answer whose head is there, which is told of once."""
+        if self._answer is None:
+            self._answer = answer = self._started.answer()
+            if answer.is_success:
+                self._target.learn_from(answer.headers)
+                if self._events.has_subscribers:
+                    self._tell(HeadArrived(headers=answer.headers))
+        return self._answer
 
     def _tell(self, *events: Event) -> None:
         for event in events:
@@ -294,7 +294,7 @@ def _is_plain(body: JSON) -> bool:
         return False
     if profile_suffix(body.get("model"))[0]:
         return False
-    return not any(may_have_ids(message) for message in body["messages"])
+    return not any(map(may_have_ids, body["messages"]))
 
 
 def _tell_end(request: LaneRequest, message: Message) -> None:

@@ -17,6 +17,11 @@ from toolway.telemetry.figures import DIRECTORY, AllWorkers
 from toolway.telemetry.metrics import FIGURES, HTTP_REQUESTS
 
 
+def count_request(method: str, route: str, status: int) -> None:
+    """A request was answered."""
+    HTTP_REQUESTS.add(method, route, str(status))
+
+
 class CountedRequests:
     """ASGI middleware that counts requests by the route that `route_of` names for a path."""
 
@@ -31,7 +36,7 @@ class CountedRequests:
         def counting(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
                 method = scope["method"] if scope["method"] in _METHODS else "other"
-                HTTP_REQUESTS.add(method, self._route_of(scope["path"]), str(message["status"]))
+                count_request(method, self._route_of(scope["path"]), message["status"])
             return send(message)
 
         await self._app(scope, receive, counting if scope["type"] == "http" else send)

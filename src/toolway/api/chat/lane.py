@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,11 +39,13 @@ class ChatLane:
 
     path = CHAT.path
 
-    def __init__(self, engine: Engine, door: Door) -> None:
+    def __init__(self, engine: Engine, door: Door, count: Callable[[], None] | None = None) -> None:
+        """`count` is called for each request that is answered here."""
         self._lane = engine.fast_lane
         self._upstream = engine.settings.upstream
         self._max_bytes = engine.settings.server.max_body_bytes
         self._door = door
+        self._count = count
 
     def admit(self, scope: Scope) -> Sender | None:
         """Who sends requests with this head, if the door and the admission only let them pass."""
@@ -63,7 +65,7 @@ class ChatLane:
         except InvalidRequest:
             return None
         request = self._lane.request_for(body, sender.caller)
-        return self._lane.ask(request, _Client(client)) if request else None
+        return self._lane.ask(request, _Client(client, self._count)) if request else None
 
 
 @dataclass(slots=True)
@@ -71,9 +73,12 @@ class _Client:
     """The client of one request, to whom a message is the JSON of a chat completion."""
 
     http: LaneClient
+    count: Callable[[], None] | None
 
     def answer(self, message: Message, headers: Sequence[Header]) -> None:
         body = dumps(whole_answer(message, message.usage))
+        if self.count is not None:
+            self.count()
         self.http.answer([JSON_TYPE, *relayed(headers)], body)
 
     def go_on(self, handover: Handover) -> None:
