@@ -30,7 +30,7 @@ Scope = Literal["", "conversation", "key"]
 MAX_ARGUMENTS = 64 * 2**10
 """Bytes of arguments that a person can be asked about."""
 
-LOOK_SECONDS = 1.0
+POLL_SECONDS = 1.0
 """Seconds between two looks whether somebody answered at another replica."""
 
 OURS = "toolway"
@@ -254,7 +254,7 @@ class Approvals:
             left = end - anyio.current_time()
             if len(found) == len(approvals) or left <= 0:
                 return found
-            with anyio.move_on_after(min(left, LOOK_SECONDS)):
+            with anyio.move_on_after(min(left, POLL_SECONDS)):
                 await event.wait()
 
     async def awaited(self, owner: str, tool: Tool, arguments: JSON) -> Approval | None:

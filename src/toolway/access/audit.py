@@ -119,7 +119,7 @@ class AuditLog:
             line["error.type"] = _failure(decision, result)
         self._note(line)
 
-    def asked(self, who: Mapping[str, Any], approval: Approval) -> None:
+    def approval_asked(self, who: Mapping[str, Any], approval: Approval) -> None:
         """A call waits for a person."""
         self._note(
             {
@@ -129,7 +129,7 @@ class AuditLog:
             }
         )
 
-    def answered(self, who: Mapping[str, Any], approval: Approval, verdict: Verdict) -> None:
+    def approval_answered(self, who: Mapping[str, Any], approval: Approval, verdict: Verdict) -> None:
         """A person answered, and the request went on."""
         self._note(
             {

@@ -104,7 +104,7 @@ class CallGate:
         for (call, _), approval in zip(calls, asked, strict=True):
             if approval and (verdict := answers.get(approval.id)):
                 self._settled[_key(call)] = _Settled(approval=approval, verdict=verdict)
-                self._tell_answered(approval, verdict)
+                self._note_answered(approval, verdict)
                 self.grants += [verdict.grant] if verdict.grant else []
             elif approval and not may_stay_open:
                 self._settled[_key(call)] = _Settled(reason=_BESIDE)
@@ -127,7 +127,7 @@ class CallGate:
         if approval:
             try:
                 verdict = await self._approvals.answer(identity, verdict, takes_back=takes_back)
-                self._tell_answered(approval, verdict)
+                self._note_answered(approval, verdict)
             except NotFound:
                 approval = None
         self.grants += [verdict.grant] if verdict.grant else []
@@ -232,7 +232,7 @@ class CallGate:
         except StoreError:
             self._settled[_key(call)] = _Settled(reason=UNREACHABLE)
             return None
-        self._tell_asked(approval)
+        self._note_asked(approval)
         return approval
 
     async def _answers(self, waiting: Sequence[Approval]) -> Mapping[str, Verdict]:
@@ -295,7 +295,7 @@ class CallGate:
         )
         if verdict is None:
             raise _Waits(approval)
-        self._tell_answered(approval, verdict)
+        self._note_answered(approval, verdict)
         await self._approvals.forget_awaited(approval, tool)
         return _Settled(approval=approval, verdict=verdict)
 
@@ -303,14 +303,14 @@ class CallGate:
         self._decisions[call.id] = Decision(effect="deny", rule=self._decisions[call.id].rule, reason=why)
         return _refusal(f"{call.name} was not run: {why}.")
 
-    def _tell_asked(self, approval: Approval) -> None:
+    def _note_asked(self, approval: Approval) -> None:
         log.info("a call of %s waits for an approval: %s", approval.name, approval.id)
         if self._audit:
-            self._audit.asked(self.who, approval)
+            self._audit.approval_asked(self.who, approval)
 
-    def _tell_answered(self, approval: Approval, verdict: Verdict) -> None:
+    def _note_answered(self, approval: Approval, verdict: Verdict) -> None:
         if self._audit:
-            self._audit.answered(self.who, approval, verdict)
+            self._audit.approval_answered(self.who, approval, verdict)
 
 
 _BESIDE = "a person would have to approve it, who cannot be asked beside other calls: call it again by itself"

@@ -36,7 +36,7 @@ class LocalCounters:
         """Count one for each rate among them, if none of all is used up; tokens are only looked at."""
         now = time.monotonic()
         windows = [self._windows.get(quota) or self._open(quota, now) for quota in quotas]
-        looks = [window.look(now) for window in windows]
+        looks = [window.remaining(now) for window in windows]
         if min(looks)[0] <= 0:
             return [
                 QuotaStatus(quota, max(0, left), seconds, left <= 0)
@@ -55,7 +55,7 @@ class LocalCounters:
         """Count what was used already, beyond the quota too."""
         now = time.monotonic()
         window = self._windows.get(quota) or self._open(quota, now)
-        window.look(now)
+        window.remaining(now)
         window.add(number, now)
 
     def _open(self, quota: Quota, now: float) -> _Moving | _Fixed:
@@ -74,7 +74,7 @@ class _Moving:
         self._most, self._seconds = quota.most, quota.seconds
         self._hits: deque[float] = deque()
 
-    def look(self, now: float) -> tuple[int, float]:
+    def remaining(self, now: float) -> tuple[int, float]:
         """How many are left, and in how many seconds there will be more."""
         hits, oldest = self._hits, now - self._seconds
         while hits and hits[0] <= oldest:
@@ -97,7 +97,7 @@ class _Fixed:
         self._most, self._seconds = quota.most, quota.seconds
         self._count, self._end = 0, 0.0
 
-    def look(self, now: float) -> tuple[int, float]:
+    def remaining(self, now: float) -> tuple[int, float]:
         """How many are left, and in how many seconds there will be more."""
         if now >= self._end:
             self._count, self._end = 0, now + self._seconds

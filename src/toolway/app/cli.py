@@ -29,11 +29,11 @@ from toolway.app.terminal import (
     first_sentence,
     print_findings,
     print_json,
+    print_markup,
+    print_result,
     print_table,
+    print_text,
     read_arguments,
-    say,
-    say_marked,
-    say_result,
 )
 from toolway.errors import ConfigError, SourceError, sentence
 from toolway.settings.groups import ToolSettings
@@ -75,7 +75,7 @@ def main() -> None:
 
 def _version(asked: bool) -> None:
     if asked:
-        say(f"toolway {__version__}")
+        print_text(f"toolway {__version__}")
         raise typer.Exit
 
 
@@ -132,7 +132,7 @@ def tools(as_json: AsJSON = False, full: Full = False, config: ConfigFile = None
     else:
         if found:
             _print_tools(found, full=full)
-            say()
+            print_text()
         _print_servers(statuses)
     for label, status in statuses.items():
         for warning in status.warnings:
@@ -165,7 +165,7 @@ def call(
         images = [{"media_type": image.media_type, "data": image.data} for image in result.images]
         print_json({"name": name, "is_error": result.is_error, "text": result.text, "images": images})
     else:
-        say_result(result.text, err=result.is_error)
+        print_result(result.text, err=result.is_error)
         for image in result.images:
             size = len(image.data) * 3 // 4
             complain(f"(A picture, {image.media_type}, about {size:,} bytes; --json prints it as base64.)")
@@ -213,11 +213,11 @@ def init(
 
     if not yes and not sys.stdin.isatty():
         fail("There is nobody to ask; --yes says yes to everything.")
-    say("Looking for model servers, and for tool servers in the configuration of other programs ...")
+    print_text("Looking for model servers, and for tool servers in the configuration of other programs ...")
     written = initialise(
         folder,
         confirm=(lambda _: True) if yes else partial(confirm, default=True),
-        say=say,
+        say=print_text,
         models=find_model_servers(),
         servers=find_servers(config_files(Path.home())),
     )
@@ -236,7 +236,7 @@ def login(
         names = ", ".join(remote) or "none"
         fail(f"There is no server {server} with a url in the mcp.json; those with one: {names}.")
     anyio.run(_login, remote[server], settings.tools)
-    say(f"Toolway may use {server} now; {settings.tools.token_file} remembers it.")
+    print_text(f"Toolway may use {server} now; {settings.tools.token_file} remembers it.")
 
 
 async def _login(server: RemoteServerConfig, settings: ToolSettings) -> None:
@@ -244,7 +244,7 @@ async def _login(server: RemoteServerConfig, settings: ToolSettings) -> None:
     from toolway.tools.mcp.oauth import login as ask
 
     async def show(page: str) -> None:
-        say(f"Allow it in your browser; if none opens, go to:\n{page}")
+        print_text(f"Allow it in your browser; if none opens, go to:\n{page}")
         await anyio.to_thread.run_sync(webbrowser.open, page)
 
     try:
@@ -295,7 +295,7 @@ async def _list_tools(
 
 async def _call(catalog: Catalog, name: str, arguments: JSON, seconds: float) -> ToolResult:
     snapshot = catalog.snapshot
-    known = names.meant(name, snapshot.tools)
+    known = names.resolve(name, snapshot.tools)
     if known is None:
         return ToolResult(text=names.no_such_tool(name, snapshot.tools, snapshot.unknown), is_error=True)
     tool = snapshot.tools[known]
@@ -338,7 +338,7 @@ def _print_tools(found: Mapping[str, Tool], *, full: bool) -> None:
 
 
 def _announce(settings: Settings, url: str) -> None:
-    tell = partial(say_marked, err=True)
+    tell = partial(print_markup, err=True)
     where = "[bold]Toolway {version}[/] at [bold]{url}/v1[/], in front of {upstream}"
     tell(where, version=__version__, url=url, upstream=settings.upstream.base_url)
     if settings.console.enabled:

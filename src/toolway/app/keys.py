@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from toolway.access.key_file import add_key, described, revoke_key, rotate_key, state_of
-from toolway.app.terminal import AsJSON, ConfigFile, complain, print_json, print_table, say
+from toolway.app.terminal import AsJSON, ConfigFile, complain, print_json, print_table, print_text
 from toolway.settings.access import GroupConfig, KeyConfig
 from toolway.settings.mcp_server import with_home
 from toolway.settings.settings import load_settings
@@ -88,7 +88,7 @@ def _tell(secret: str, name: str, path: Path, as_json: bool) -> None:
         print_json({"name": name, "key": secret})
         return
     complain(f"The key of {name}; {path} keeps its digest, so it is shown only now:")
-    say(secret)
+    print_text(secret)
 
 
 def _pattern_text(key: KeyConfig, group: GroupConfig | None, what: str) -> str:

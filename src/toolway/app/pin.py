@@ -12,7 +12,7 @@ from typing import Annotated
 import anyio
 import typer
 
-from toolway.app.terminal import AsJSON, ConfigFile, complain, confirm, fail, print_json, say
+from toolway.app.terminal import AsJSON, ConfigFile, complain, confirm, fail, print_json, print_text
 from toolway.settings.settings import Settings, load_settings
 from toolway.tools.pin_changes import Change, accept, changes_of, read_pinned
 from toolway.tools.pins import Pinned, lock_path
@@ -45,7 +45,9 @@ def pin(
         accept(path, accepted)
     left = len(changes) - len(accepted)
     if not as_json:
-        say(f"{path}: {len(accepted)} accepted, {left} not" if changes else f"{path}: nothing has changed")
+        print_text(
+            f"{path}: {len(accepted)} accepted, {left} not" if changes else f"{path}: nothing has changed"
+        )
     if not settings.tools.pins:
         complain("Pins are not in force: set TOOLWAY_PINS=on.")
     raise typer.Exit(1 if left else 0)
@@ -62,12 +64,12 @@ def _is_accepted(change: Change, path: Path) -> bool:
 
 def _show(changes: Sequence[Change]) -> None:
     for change in changes:
-        say(change.title, bold=True)
+        print_text(change.title, bold=True)
         for line in change.difference:
-            say(f"  {line}", fg={"+": "green", "-": "red"}.get(line[0]))
+            print_text(f"  {line}", fg={"+": "green", "-": "red"}.get(line[0]))
         for suspicion in change.suspicions:
-            say(f"  ! {suspicion}", fg="yellow")
-        say()
+            print_text(f"  ! {suspicion}", fg="yellow")
+        print_text()
 
 
 async def _find_changes(settings: Settings, pinned: Pinned) -> list[Change]:

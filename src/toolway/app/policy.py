@@ -28,8 +28,8 @@ from toolway.app.terminal import (
     fail,
     print_json,
     print_table,
+    print_text,
     read_arguments,
-    say,
 )
 from toolway.dialects import DialectName
 from toolway.settings.access import AccessConfig, GroupConfig, KeyConfig
@@ -70,13 +70,13 @@ def explain(  # noqa: PLR0917 - typer passes them by name
     name = _find_name(tool, found, unknown)
     values, fault = _read_arguments(name, found[name], arguments)
     if why := _why_hidden(principal, owners, name, found[name], model, dialect):
-        _tell_explanation("none", [], as_json, why)
+        _print_explanation("none", [], as_json, why)
         return
     origin = Origin(key=key, group=principal.group, model=model, dialect=dialect)
     steps = list(Rules(settings.access.rules, settings.labels).explain(name, found[name], origin, values))
     hit = steps[-1][0] if steps and not steps[-1][1] else None
     notes = ["" if hit else "No rule fits: allow", fault]
-    _tell_explanation(hit.config.effect if hit else "allow", steps, as_json, *filter(None, notes))
+    _print_explanation(hit.config.effect if hit else "allow", steps, as_json, *filter(None, notes))
 
 
 def _read_arguments(name: str, tool: Tool, arguments: str) -> tuple[JSON, str]:
@@ -88,7 +88,7 @@ def _read_arguments(name: str, tool: Tool, arguments: str) -> tuple[JSON, str]:
     return fitted, ""
 
 
-def _tell_explanation(effect: str, steps: Sequence[tuple[Rule, str]], as_json: bool, *notes: str) -> None:
+def _print_explanation(effect: str, steps: Sequence[tuple[Rule, str]], as_json: bool, *notes: str) -> None:
     """`steps` are the rules that were asked, with the condition that did not fit; empty for the one that decides."""
     if as_json:
         passed = [{"rule": rule.label, "does_not_fit": unfit} for rule, unfit in steps if unfit]
@@ -98,9 +98,9 @@ def _tell_explanation(effect: str, steps: Sequence[tuple[Rule, str]], as_json: b
     for rule, unfit in steps:
         reason = f", {rule.config.reason}" if rule.config.reason else ""
         said = f"does not fit: {unfit}" if unfit else f"decides: {rule.config.effect}{reason}"
-        say(f"{rule.label}  {said}  ({rule.config.where})")
+        print_text(f"{rule.label}  {said}  ({rule.config.where})")
     for note in notes:
-        say(note)
+        print_text(note)
 
 
 def _principal(
@@ -122,7 +122,7 @@ def _principal(
 
 def _find_name(tool: str, found: Mapping[str, Tool], unknown: Sequence[str]) -> str:
     """The name, as models see it, of the tool that is meant."""
-    name = names.meant(tool, found)
+    name = names.resolve(tool, found)
     if name is None:
         fail(names.no_such_tool(tool, found, unknown))
     return name
@@ -163,7 +163,7 @@ def list_approvals(url: Url = None, key: Key = None, as_json: AsJSON = False) ->
     if as_json:
         print_json(found)
     elif not found:
-        say("Nothing waits.")
+        print_text("Nothing waits.")
     else:
         rows = [
             [a["id"], a["key"], f"{a['server']}.{a['tool']}", json.dumps(a["arguments"], ensure_ascii=True)]
@@ -201,7 +201,7 @@ def grants(url: Url = None, key: Key = None, as_json: AsJSON = False) -> None:
     if as_json:
         print_json(found)
     elif not found:
-        say("There are none.")
+        print_text("There are none.")
     else:
         rows = [[g["id"], g["scope"], g["key"], f"{g['server']}.{g['tool']}"] for g in found]
         print_table(["id", "for", "key", "tool"], rows)
@@ -211,13 +211,13 @@ def grants(url: Url = None, key: Key = None, as_json: AsJSON = False) -> None:
 def revoke(identity: Annotated[str, typer.Argument(metavar="ID")], url: Url = None, key: Key = None) -> None:
     """Take an "always" back."""
     _Console(url, key).ask("DELETE", f"/grants/{quote(identity, safe='')}")
-    say("It will be asked about again.")
+    print_text("It will be asked about again.")
 
 
 def _answer(identity: str, url: str | None, key: str | None, body: JSON) -> None:
     counts = _Console(url, key).ask("POST", f"/approvals/{quote(identity, safe='')}", body)
     what = "approved" if counts["approve"] else "denied"
-    say(f"It is {what}." if counts["is_first"] else f"It was {what} before, by {counts['by']}.")
+    print_text(f"It is {what}." if counts["is_first"] else f"It was {what} before, by {counts['by']}.")
 
 
 class _Console:
@@ -305,7 +305,7 @@ def audit(  # noqa: PLR0917 - typer passes them by name
         seen.add(str(entry.get("event")))
         if matches(entry, wanted) and not (since and str(entry.get("time", "")) < since):
             is_shown = True
-            print_json(entry, indent=None) if as_json else say(_line(entry))
+            print_json(entry, indent=None) if as_json else print_text(_line(entry))
     if not is_shown:
         complain(f"No entry fits; the log tells of: {', '.join(sorted(seen)) or 'nothing'}.")
 

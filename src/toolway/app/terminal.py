@@ -94,20 +94,20 @@ def printable(text: str) -> str:
 _WORDS = re.compile(r"[^\n\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]+")
 
 
-def say(text: str = "", *, err: bool = False, **style: Any) -> None:
+def print_text(text: str = "", *, err: bool = False, **style: Any) -> None:
     """Print a text; `style` as typer's `secho` takes it."""
     typer.secho(printable(text), err=err, **style)
 
 
-def say_result(text: str, *, err: bool = False) -> None:
+def print_result(text: str, *, err: bool = False) -> None:
     """Print the result of a tool: escaped for people, as it is for what reads it out of a file or a pipe."""
     if (sys.stderr if err else sys.stdout).isatty():
-        say(text, err=err)
+        print_text(text, err=err)
     else:
         typer.echo(text, err=err, color=True)
 
 
-def say_marked(markup: str, *, err: bool = False, **values: str) -> None:
+def print_markup(markup: str, *, err: bool = False, **values: str) -> None:
     """Print a line with marks like `[bold]...[/]` and `[red]...[/]`, in which values stand as `{name}`."""
     shown = {name: printable(value) for name, value in values.items()}
     text = _MARKED.sub(_styled, markup).format(**shown)
@@ -151,7 +151,7 @@ def read_arguments(text: str) -> JSON:
 
 def complain(message: str) -> None:
     """Tell people something, beside what a program reads."""
-    say(message, err=True)
+    print_text(message, err=True)
 
 
 def fail(message: str) -> NoReturn:
@@ -164,8 +164,10 @@ def print_findings(findings: Sequence[Finding]) -> None:
     """One line for each finding, advice below it."""
     for finding in findings:
         mark = "[green]ok  [/]" if finding.ok else "[red]FAIL[/]"
-        say_marked(f"{mark} [bold]{{check}}[/]: {{detail}}", check=finding.check, detail=finding.detail)
+        print_markup(f"{mark} [bold]{{check}}[/]: {{detail}}", check=finding.check, detail=finding.detail)
         if finding.advice:
-            say_marked("     -> {advice}", advice=finding.advice)
+            print_markup("     -> {advice}", advice=finding.advice)
     failed = sum(not finding.ok for finding in findings)
-    say_marked(f"[red]{failed} of {len(findings)} checks failed.[/]" if failed else "[green]All is well.[/]")
+    print_markup(
+        f"[red]{failed} of {len(findings)} checks failed.[/]" if failed else "[green]All is well.[/]"
+    )

@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 from anyio.abc import TaskGroup
 
-from toolway.access.approvals import LOOK_SECONDS, Approval, Approvals, Scope, Verdict
+from toolway.access.approvals import POLL_SECONDS, Approval, Approvals, Scope, Verdict
 from toolway.console.parts import Parts
 from toolway.console.routes import ConsoleRequest, Route
 from toolway.errors import InvalidRequest, StoreError
@@ -47,7 +47,7 @@ class ApprovalRoutes:
         feed, told = self._parts.feed, None
         self._approvals.listeners.append(self._wake)
         while True:
-            with anyio.move_on_after(LOOK_SECONDS):
+            with anyio.move_on_after(POLL_SECONDS):
                 await self._news.wait()
             self._news = anyio.Event()
             if not feed.is_watched(TOPIC):
@@ -64,7 +64,7 @@ class ApprovalRoutes:
         self._news.set()
 
     async def _list(self, _: ConsoleRequest) -> JSON:
-        return {"approvals": [shown_approval(approval) for approval in await self._approvals.waiting()]}
+        return {"approvals": [approval_json(approval) for approval in await self._approvals.waiting()]}
 
     async def _answer(self, request: ConsoleRequest) -> JSON:
         body = await request.body(MAX_BODY)
@@ -90,7 +90,7 @@ class ApprovalRoutes:
         return {"revoked": request.names[0]}
 
 
-def shown_approval(approval: Approval) -> JSON:
+def approval_json(approval: Approval) -> JSON:
     """An approval without whose it is but for the name of the key: the rest is a digest of credentials."""
     hidden = ("owner", "slot", "tool_digest")
     shown = {name: value for name, value in asdict(approval).items() if name not in hidden}

@@ -7,9 +7,9 @@ from itertools import takewhile
 from typing import Any
 
 from toolway.access.approvals import Approval
-from toolway.console.approvals import shown_approval
+from toolway.console.approvals import approval_json
 from toolway.console.parts import Parts
-from toolway.console.progress import shown_progress
+from toolway.console.progress import progress_json
 from toolway.console.routes import ConsoleRequest, Route
 from toolway.conversation.events import (
     CallBegan,
@@ -62,7 +62,7 @@ class Playground:
 
         async def ask(approval: Approval) -> None:
             """Show it in the chat; the answer comes over the routes of the approvals."""
-            await response.write(_event({"approval": shown_approval(approval)}))
+            await response.write(_event({"approval": approval_json(approval)}))
 
         def read(_: ToolsAtHand) -> ConversationRequest:
             return ConversationRequest(
@@ -109,7 +109,7 @@ def _page_events(event: Event) -> list[JSON]:
             began = {"id": call.id, "name": call.name, "arguments": call.arguments, "server": server}
             return [{"call": began}]
         case CallProgressed(call=call, progress=progress):
-            return [{"progress": {"id": call.id, **shown_progress(progress)}}]
+            return [{"progress": {"id": call.id, **progress_json(progress)}}]
         case CallEnded(call=call, result=result):
             images = [{"media_type": image.media_type, "data": image.data} for image in result.images]
             ended = {"id": call.id, "is_error": result.is_error, "text": result.text, "images": images}

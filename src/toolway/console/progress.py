@@ -11,7 +11,7 @@ MAX_MESSAGE = 1000
 """Characters of a report's message."""
 
 
-def shown_progress(progress: Progress) -> JSON:
+def progress_json(progress: Progress) -> JSON:
     """A report for a page."""
     message = progress.message and progress.message[:MAX_MESSAGE]
     return {"progress": progress.progress, "total": progress.total, "message": message}
@@ -37,5 +37,5 @@ class ProgressTopic:
             await self._news.wait()
             self._news = anyio.Event()
             if self._newest:
-                self._feed.publish(self._topic, shown_progress(self._newest))
+                self._feed.publish(self._topic, progress_json(self._newest))
             await anyio.sleep(PAUSE)

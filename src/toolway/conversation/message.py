@@ -164,7 +164,7 @@ class MessageBuilder:
             return self._without_calls(chunk, choice, delta)
         return chunk
 
-    def say(self, text: str) -> None:
+    def add_content(self, text: str) -> None:
         """More content, from a chunk that holds nothing else new."""
         self._said["content"].append(text)
 
@@ -301,10 +301,10 @@ def add_usage(total: JSON | None, more: JSON | None) -> JSON | None:
 
 def token_count(usage: JSON | None, *path: str) -> int:
     """A number of tokens in a usage object; 0 for what is none."""
-    return known_token_count(usage, *path) or 0
+    return optional_token_count(usage, *path) or 0
 
 
-def known_token_count(usage: JSON | None, *path: str) -> int | None:
+def optional_token_count(usage: JSON | None, *path: str) -> int | None:
     """The same; None for what is none. Servers that compute in floating point write 12.0."""
     value: Any = usage
     for name in path:

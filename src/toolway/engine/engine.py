@@ -128,7 +128,7 @@ class Engine:
         read: ReadRequest,
         caller: Caller,
     ) -> AsyncIterator[Conversation]:
-        await self.settled()
+        await self.wait_until_tried()
         with self.catalog.use() as everything:
             snapshot = everything.visible_to(caller.selection)
             labels = {source.label for source in snapshot.sources}
@@ -142,7 +142,7 @@ class Engine:
                 request = read(ToolsAtHand(snapshot=joined, failures=reached.failures))
                 yield await self.conversation(request, joined, caller)
 
-    async def settled(self) -> None:
+    async def wait_until_tried(self) -> None:
         """Wait a little for tool servers and a model server, if these just start."""
         if not self.is_settled:
             await self.catalog.wait_until_tried(STARTUP_WAIT)
@@ -288,7 +288,7 @@ class _Opening(AbstractAsyncContextManager[Conversation]):
     async def __aenter__(self) -> Conversation:
         engine = self._engine
         if not engine.is_settled:
-            await engine.settled()
+            await engine.wait_until_tried()
         self._snapshot = snapshot = engine.catalog.hold()
         try:
             visible = snapshot.visible_to(self._caller.selection)

@@ -159,7 +159,10 @@ class FastLane:
         if target.cuts_silently or vars(target.habits(model)) != _NO_HABITS:
             return False
         return self._resources.search.leaves_alone(
-            len(snapshot.offered), snapshot.size, most_tools=target.max_tools, known=target.infos.known(model)
+            len(snapshot.offered),
+            snapshot.size,
+            most_tools=target.max_tools,
+            known=target.infos.cached(model),
         )
 
     def ask(self, request: LaneRequest, client: LaneClient) -> LaneExchange | None:

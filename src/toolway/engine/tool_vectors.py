@@ -156,7 +156,7 @@ class ToolVectors:
                     self._missing.pop(tool, None)
             self._settled.set()
 
-    async def settled(self) -> None:
+    async def wait_until_made(self) -> None:
         """Wait until the vectors that were missed were made, or could not be."""
         await self._settled.wait()
 

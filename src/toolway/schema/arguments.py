@@ -16,10 +16,10 @@ from toolway.types import JSON, Tool
 if TYPE_CHECKING:
     import jsonschema_rs
 
-SHOWN = 5
+MAX_SHOWN = 5
 """Faults told at once; a model that mends these gets the next ones."""
 
-SHOWN_OF_SCHEMA = 1500
+MAX_SCHEMA_SHOWN = 1500
 """Characters of a schema that go into an error."""
 
 _validators: WeakKeyDictionary[Tool, jsonschema_rs.Validator | None] = WeakKeyDictionary()
@@ -52,7 +52,7 @@ def validation_error(tool: Tool, arguments: JSON) -> str | None:
     if validator is None:
         return None
     try:
-        lines = [_line(fault, tool) for fault in islice(validator.iter_errors(arguments), SHOWN)]
+        lines = [_line(fault, tool) for fault in islice(validator.iter_errors(arguments), MAX_SHOWN)]
     except (ValueError, RecursionError) as error:  # nested too deeply, or text that is no Unicode
         return f"The arguments of {tool.name} cannot be checked: {error}"
     return "\n- ".join([f"The arguments do not fit the tool {tool.name}:", *lines]) if lines else None
@@ -62,7 +62,7 @@ def faults(tool: Tool, arguments: JSON) -> list[tuple[list[str | int], str]]:
     """What does not fit `tool.parameters`: the path to each member that is wrong or missing, and why."""
     found = []
     validator = _validator(tool)
-    for fault in islice(validator.iter_errors(arguments) if validator else (), SHOWN):
+    for fault in islice(validator.iter_errors(arguments) if validator else (), MAX_SHOWN):
         nearest = _nearest(fault)
         path, kind = list(nearest.instance_path), _kind(nearest)
         if kind.name == "required":
@@ -87,7 +87,7 @@ def failing_schema(tool: Tool, arguments: JSON) -> str:
     """The part of the tool's schema that the arguments do not fit, as JSON, for the model; "" if there is none."""
     validator, properties = _validator(tool), members_of(tool.parameters)
     names: dict[str, None] = {}
-    for fault in islice(validator.iter_errors(arguments) if validator else (), SHOWN):
+    for fault in islice(validator.iter_errors(arguments) if validator else (), MAX_SHOWN):
         kind = _kind(fault)
         missing = [kind.property] if kind.name == "required" else []
         names |= dict.fromkeys(str(name) for name in (*fault.instance_path[:1], *missing))
@@ -97,7 +97,7 @@ def failing_schema(tool: Tool, arguments: JSON) -> str:
     except CannotCompile:
         return ""
     shown = {name: compiled["properties"][name] for name in part if name in compiled["properties"]}
-    return f"Their schema: {_cut(json.dumps(shown, ensure_ascii=False), SHOWN_OF_SCHEMA)}" if shown else ""
+    return f"Their schema: {_cut(json.dumps(shown, ensure_ascii=False), MAX_SCHEMA_SHOWN)}" if shown else ""
 
 
 def _validator(tool: Tool) -> jsonschema_rs.Validator | None:
@@ -161,7 +161,9 @@ def _kind(fault: jsonschema_rs.ValidationError) -> Any:
 
 
 def _unexpected(names: list[str], where: str, tool: Tool | None) -> str:
-    text = f"unknown {', '.join(f'`{name}`' for name in names[:SHOWN])}" + (f" in `{where}`" if where else "")
+    text = f"unknown {', '.join(f'`{name}`' for name in names[:MAX_SHOWN])}" + (
+        f" in `{where}`" if where else ""
+    )
     known = list(members_of(tool.parameters) if tool else ())
     return (
         f"{text}; the arguments are {_cut(', '.join(f'`{name}`' for name in known), 300)}" if known else text

@@ -17,7 +17,7 @@ from toolway.settings.groups import ServerSettings
 from toolway.types import Header, Principal, record
 
 _HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_.])?)(:[0-9]{1,5})?")
-_LOOKED_AT = CREDENTIALS | {b"host", b"origin"}
+_CHECKED = CREDENTIALS | {b"host", b"origin"}
 
 
 @record
@@ -40,7 +40,7 @@ class Door:
     @staticmethod
     def seen_in(headers: Iterable[Header]) -> list[Header]:
         """The headers that are looked at here."""
-        return [header for header in headers if header[0] in _LOOKED_AT]
+        return [header for header in headers if header[0] in _CHECKED]
 
     def check_origin(self, seen: Sequence[Header]) -> bytes | None:
         """The origin to name in CORS headers; None when there is none, or it is this server's own.

@@ -17,7 +17,7 @@ from pydantic.json_schema import SkipJsonSchema
 from toolway.dialects import DialectName
 from toolway.settings.jsonc import Node
 from toolway.settings.mcp_server import Address, Count, NonEmpty, Seconds
-from toolway.settings.mistakes import Report, explain, nearest
+from toolway.settings.mistakes import Report, did_you_mean, explain
 from toolway.settings.rules import RuleConfig, read_rules
 
 Route = Literal[DialectName, "console", "passthrough"]
@@ -225,7 +225,7 @@ UNDECLARED = AccessConfig()
 
 
 _MODELS: Mapping[str, type[Any]] = {"keys": KeyConfig, "groups": GroupConfig, "jwt": JwtConfig}
-_SAID = {
+_DESCRIPTIONS = {
     "keys": "The name of a key -> what it may do.",
     "groups": "The name of a group -> what its keys may do.",
 }
@@ -310,7 +310,7 @@ def _check_references(config: AccessConfig, members: Mapping[str, Node], report:
 
     def check(name: str | None, line: int, label: str) -> None:
         if name is not None and name not in groups:
-            known = nearest(name, groups) or f"; the groups are: {', '.join(groups) or 'none'}"
+            known = did_you_mean(name, groups) or f"; the groups are: {', '.join(groups) or 'none'}"
             report.problem(line, label, f"there is no group {name!r}{known}")
 
     digests: dict[str, str] = {}
@@ -341,8 +341,8 @@ def json_schemas(schema_of: Callable[[type[Any]], dict[str, Any]]) -> dict[str, 
     return {
         "rules": {**rules, "items": schema_of(RuleConfig)},
     } | {
-        kind: {"description": _SAID[kind], "type": "object", "additionalProperties": schema}
-        if kind in _SAID
+        kind: {"description": _DESCRIPTIONS[kind], "type": "object", "additionalProperties": schema}
+        if kind in _DESCRIPTIONS
         else schema
         for kind, schema in made.items()
     }

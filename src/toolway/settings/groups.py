@@ -124,7 +124,7 @@ def store_secrets(url: str) -> tuple[str, ...]:
     return tuple({written, unquote(written), *parse_qs(parts.query).get("password", ())} - {""})
 
 
-def shown_store(text: str) -> str:
+def masked_store(text: str) -> str:
     """What a message may show of something that was meant to be the URL of a store."""
     return text if re.match(r"sqlite|memory", text) else text.partition(":")[0][:20] + ":..."
 

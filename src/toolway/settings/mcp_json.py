@@ -34,7 +34,7 @@ from toolway.settings.mcp_server import (
     expand,
     with_home,
 )
-from toolway.settings.mistakes import Report, explain, nearest
+from toolway.settings.mistakes import Report, did_you_mean, explain
 
 __all__ = ["McpConfig", "ServerConfig", "keys_of", "parse_config", "read_config"]
 
@@ -174,9 +174,9 @@ def _warn_of_unknown_roots(root: Node, report: Report) -> None:
         # Keys unlike ours are other settings of the program whose file this is.
         if key in (*ROOTS, *ACCESS_ROOTS):
             continue
-        if hint := nearest(key, ROOTS):
+        if hint := did_you_mean(key, ROOTS):
             report.warning(node.line, key, "this key is not read" + hint)
-        elif isinstance(node.value, dict | list) and (hint := nearest(key, ACCESS_ROOTS)):
+        elif isinstance(node.value, dict | list) and (hint := did_you_mean(key, ACCESS_ROOTS)):
             # Not read, it would leave open what was to be closed.
             report.problem(node.line, key, "this key is not read" + hint)
 
@@ -298,7 +298,7 @@ def _kind(label: str, node: Node, entry: Mapping[str, Any], report: Report) -> s
         return "http"
     if "url" in entry or "serverUrl" in entry:
         return "auto"
-    meant = [(key, nearest(key, ("command", "url"))) for key in entry]
+    meant = [(key, did_you_mean(key, ("command", "url"))) for key in entry]
     hint = next((f"{said} for {key!r}" for key, said in meant if said), "")
     report.problem(node.line, label, f'it needs a "command" to run or a "url" to call{hint}')
     return None
@@ -311,7 +311,7 @@ def _warn_of_unknown_keys(label: str, node: Node, kind: str, report: Report) -> 
             continue
         elsewhere = any(key in keys_of(other) for other in MODELS)
         said = "this key is not for a server of this kind" if elsewhere else "this key is not known"
-        report.warning(child.line, f"{label}.{key}", said + nearest(key, ("type", *known.values())))
+        report.warning(child.line, f"{label}.{key}", said + did_you_mean(key, ("type", *known.values())))
 
 
 def _in_seconds(server: ServerConfig, node: Node, report: Report) -> ServerConfig:

@@ -52,11 +52,11 @@ def explain(
             sentence = f'it needs a "{name}"'
         case "unexpected_keyword_argument":
             *path, name = path
-            sentence = f"{name!r} is not known{nearest(str(name), known)}"
+            sentence = f"{name!r} is not known{did_you_mean(str(name), known)}"
         case "literal_error":
             legal = re.findall(r"'([^']*)'", mistake["ctx"]["expected"])
             sentence = f"{mistake['input']!r} is none of {', '.join(legal)}"
-            sentence += nearest(str(mistake["input"]), legal)
+            sentence += did_you_mean(str(mistake["input"]), legal)
         case "value_error":
             sentence = str(mistake["ctx"]["error"])
         case kind:
@@ -71,7 +71,7 @@ def explain(
     return line, key, sentence
 
 
-def nearest(key: str, known: Iterable[str]) -> str:
+def did_you_mean(key: str, known: Iterable[str]) -> str:
     """ "; did you mean ...", when one of the known names is near."""
     close = get_close_matches(key, dict.fromkeys(known), 1, 0.7)
     return f"; did you mean {close[0]!r}" if close else ""

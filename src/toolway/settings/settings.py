@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 from toolway.errors import ConfigError
 from toolway.net.hosts import masked
 from toolway.settings.env_endpoints import Endpoint, parse_endpoints, token_key
-from toolway.settings.groups import Settings, is_shared, legal_credential, shown_store
+from toolway.settings.groups import Settings, is_shared, legal_credential, masked_store
 from toolway.settings.mcp_json import McpConfig, parse_config, read_config
 from toolway.settings.mcp_server import UnusableServerConfig, with_home
 
@@ -288,7 +288,7 @@ def _sentences(error: ValidationError, given: Mapping[str, Any]) -> list[str]:
             mistake.get("ctx", {}).get("error")
             or f"it must be {_legal(group, key) or mistake['msg'].lower()}"
         )
-        shown = shown_store if setting == "store" else masked
+        shown = masked_store if setting == "store" else masked
         value = "" if setting in _SECRET else f" is {shown(str(mistake['input']))!r}"
         sentences.append(f"{name}{value}: {reason}.")
     return sentences

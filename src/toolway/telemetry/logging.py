@@ -18,7 +18,7 @@ from toolway.settings.groups import Settings
 from toolway.wire.lenient_json import fix_surrogates_in
 
 MASK = "***"
-SHOWN = 200
+MAX_SHOWN = 200
 """Characters of each value that a line may hold; the words around the values are our own."""
 
 
@@ -105,9 +105,9 @@ class LineFormatter(logging.Formatter):
 
     def _cut(self, value: object) -> object:
         """A long text among a record's values, shortened; masked before, or half a secret would be left."""
-        if not isinstance(value, str) or len(value) <= SHOWN:
+        if not isinstance(value, str) or len(value) <= MAX_SHOWN:
             return value
-        return f"{self.redact(value[: 20 * SHOWN])[:SHOWN]}... ({len(value):,} characters)"
+        return f"{self.redact(value[: 20 * MAX_SHOWN])[:MAX_SHOWN]}... ({len(value):,} characters)"
 
     def _traceback(self, record: logging.LogRecord) -> Iterator[str]:
         texts = []

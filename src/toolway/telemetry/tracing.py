@@ -40,7 +40,7 @@ from toolway.conversation.events import (
     Subscriber,
     TextBegan,
 )
-from toolway.conversation.message import ChatRequest, Message, known_token_count
+from toolway.conversation.message import ChatRequest, Message, optional_token_count
 from toolway.errors import ConfigError, ToolwayError
 from toolway.settings.groups import UpstreamSettings
 from toolway.types import JSON, Caller, Tool, ToolCall
@@ -385,7 +385,7 @@ def _usage(usage: JSON | None) -> JSON:
         "cache_read.input_tokens": ("prompt_tokens_details", "cached_tokens"),
         "reasoning.output_tokens": ("completion_tokens_details", "reasoning_tokens"),
     }
-    found = {name: known_token_count(usage, *path) for name, path in paths.items()}
+    found = {name: optional_token_count(usage, *path) for name, path in paths.items()}
     return {f"gen_ai.usage.{name}": tokens for name, tokens in found.items() if tokens is not None}
 
 

@@ -24,7 +24,7 @@ from toolway.types import SourceStatus, ToolSource
 log = logging.getLogger("toolway.catalog")
 
 PROBE_SECONDS = 5.0
-LOOKED_AT = 4096
+MAX_START = 4096
 """Bytes of an answer that are looked at."""
 
 INITIALIZE = {
@@ -166,5 +166,5 @@ async def _read(connection: Connection) -> _Answer:
     assert response is not None, "the exchange has an answer"  # noqa: S101
     kind = next((value for name, value in response.headers if name == b"content-type"), b"")
     is_stream = response.status == 200 and kind.lower().startswith(b"text/event-stream")
-    start = b"" if is_stream else (await connection.receive())[:LOOKED_AT]
+    start = b"" if is_stream else (await connection.receive())[:MAX_START]
     return _Answer(status=response.status, is_stream=is_stream, start=start)

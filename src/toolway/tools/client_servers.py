@@ -139,7 +139,7 @@ LEEWAY = 5.0
 MAX_AGE = 600.0
 """Seconds after which a connection is not used again: addresses, rights and tools may have changed."""
 
-SHOWN = 500
+MAX_SHOWN = 500
 """Characters of what a server says about its trouble."""
 
 MAX_TOOLS = 1000
@@ -219,7 +219,7 @@ class DynamicServers:
             lives = [stack.enter_context(self._in_use(server, owner)) for server in servers]
             failures: dict[str, ConnectorError] = {}
             for live in lives:
-                await live.settled(self._connect_timeout + LEEWAY)
+                await live.wait_until_tried(self._connect_timeout + LEEWAY)
                 if live.egress.refused and not live.is_ready:
                     raise _not_allowed(live.server, "it has no address that may be used")
                 if error := live.failure():
@@ -354,7 +354,7 @@ class _Live(SourceWrapper):
         self._news.set()
         self._news = anyio.Event()
 
-    async def settled(self, within: float) -> None:
+    async def wait_until_tried(self, within: float) -> None:
         """Wait until it is ready or has failed."""
         with anyio.move_on_after(within):
             while self.status.state == "starting" and not self.ended.is_set():
@@ -382,7 +382,9 @@ class _Live(SourceWrapper):
             return None
         log.info("%s, declared by a request, cannot be used: %s", self.server.place.host, status.state)
         code = "http_error" if status.state == "needs auth" else "connection_error"
-        message = sentence(f"The tools of the MCP server {self.label!r} cannot be listed: {reason[:SHOWN]}")
+        message = sentence(
+            f"The tools of the MCP server {self.label!r} cannot be listed: {reason[:MAX_SHOWN]}"
+        )
         return ConnectorError(message, param="tools", code=code)
 
     def _excess(self) -> str | None:

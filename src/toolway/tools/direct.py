@@ -18,7 +18,7 @@ class DirectTools:
         self._startup_wait = startup_wait
 
     @property
-    def known(self) -> Mapping[str, Tool]:
+    def all_tools(self) -> Mapping[str, Tool]:
         """All tools that there are, also those that cannot be called now."""
         return self.catalog.snapshot.tools
 

@@ -106,7 +106,7 @@ def no_such_tool(name: str, tools: Mapping[str, Tool], down: Sequence[str]) -> s
     return told if close else f"{told} `toolway tools` lists them."
 
 
-def meant(name: str, tools: Mapping[str, Tool]) -> str | None:
+def resolve(name: str, tools: Mapping[str, Tool]) -> str | None:
     """The name, as models see it, of the tool that a person means by it or by SERVER.TOOL."""
     if name in tools:
         return name

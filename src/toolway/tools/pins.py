@@ -89,7 +89,7 @@ class Pins:
         """Another one whenever a source may have to be looked at anew."""
         self._digests: set[str] = set()
         self._names: dict[str, frozenset[str]] = {}
-        self._looked_at: WeakKeyDictionary[Tool, _Look] = WeakKeyDictionary()
+        self._inspections: WeakKeyDictionary[Tool, _Inspection] = WeakKeyDictionary()
         self._stamp: tuple[int, int, int] | None = None
         if self.is_on:
             self.read()
@@ -139,10 +139,10 @@ class Pins:
         )
         found = []
         for tool in tools:
-            look = self._look(tool)
-            if look.hidden:
-                found.append(f"the tool {visible(tool.name)} hides text from people: {look.hidden}")
-            if named := look.names(tool, others):
+            inspection = self._inspected(tool)
+            if inspection.hidden:
+                found.append(f"the tool {visible(tool.name)} hides text from people: {inspection.hidden}")
+            if named := inspection.names(tool, others):
                 names = name_some(map(visible, named))
                 found.append(
                     f"the tool {visible(tool.name)} tells the model of other servers' tools: {names}"
@@ -151,16 +151,16 @@ class Pins:
 
     def unknown(self, tools: Iterable[Tool]) -> list[Tool]:
         """Those that nobody has looked at yet."""
-        return [tool for tool in tools if tool not in self._looked_at]
+        return [tool for tool in tools if tool not in self._inspections]
 
-    def look_at(self, label: str, tools: Iterable[Tool]) -> None:
+    def inspect(self, label: str, tools: Iterable[Tool]) -> None:
         """Look at tools of a server before `suspicions` is asked: of many that takes a while, for which a thread is."""
         self.suspicions(label, tools)
 
-    def _look(self, tool: Tool) -> _Look:
-        if (look := self._looked_at.get(tool)) is None:
-            look = self._looked_at[tool] = _Look(tool)
-        return look
+    def _inspected(self, tool: Tool) -> _Inspection:
+        if (inspection := self._inspections.get(tool)) is None:
+            inspection = self._inspections[tool] = _Inspection(tool)
+        return inspection
 
     def forget(self, labels: Iterable[str]) -> None:
         """Keep only what is known of these servers."""
@@ -168,7 +168,7 @@ class Pins:
         self._names = {label: names for label, names in self._names.items() if label in kept}
 
 
-class _Look:
+class _Inspection:
     """What is suspicious in a tool, whatever its server's other tools are; each is looked for once."""
 
     def __init__(self, tool: Tool) -> None:
@@ -195,9 +195,9 @@ class PinnedSource(SourceWrapper):
         self._seen: tuple[SourceStatus, int] | None = None
         self._status = SourceStatus()
         self._withheld: Mapping[str, Tool] = {}
-        self._looks = False
+        self._inspects = False
         """Whether many new tools are looked at in a thread, before anybody hears of them."""
-        self._looked = anyio.Event()
+        self._inspected_all = anyio.Event()
         """Set when that was done; then there is another one."""
         self._findings = SourceStatus()
         """The newest status of which all tools were looked at."""
@@ -206,16 +206,16 @@ class PinnedSource(SourceWrapper):
         """Run the inner source."""
         news = anyio.Event()
 
-        async def look() -> None:
+        async def inspect() -> None:
             nonlocal news
             while True:
                 await news.wait()
                 news = anyio.Event()
                 status = self.inner.status
-                await anyio.to_thread.run_sync(self._pins.look_at, self.label, status.tools)
+                await anyio.to_thread.run_sync(self._pins.inspect, self.label, status.tools)
                 changed()
-                self._looked.set()
-                self._looked = anyio.Event()
+                self._inspected_all.set()
+                self._inspected_all = anyio.Event()
 
         def inner_changed() -> None:
             if self._is_known(self.inner.status):
@@ -223,14 +223,14 @@ class PinnedSource(SourceWrapper):
             else:
                 news.set()
 
-        self._looks = True
+        self._inspects = True
         try:
             async with anyio.create_task_group() as group:
-                group.start_soon(look)
+                group.start_soon(inspect)
                 await self.inner.run(inner_changed)
                 group.cancel_scope.cancel()
         finally:
-            self._looks = False
+            self._inspects = False
 
     def _is_known(self, status: SourceStatus) -> bool:
         """Whether a status can be shown now: few of its tools, if any, are still to be looked at."""
@@ -251,7 +251,9 @@ class PinnedSource(SourceWrapper):
         """The inner status; the same object for as long as neither it nor the pins change."""
         newest = self.inner.status
         if newest is not self._findings:
-            newest = self._findings = newest if not self._looks or self._is_known(newest) else self._findings
+            newest = self._findings = (
+                newest if not self._inspects or self._is_known(newest) else self._findings
+            )
         if self._seen is None or self._seen[0] is not newest or self._seen[1] != self._pins.version:
             self._pins.learn(self.label, newest.tools)
             self._seen = newest, self._pins.version
@@ -278,10 +280,10 @@ class PinnedSource(SourceWrapper):
             return ToolResult(text=text, is_error=True, failure="denied")
         result = await self.inner.call(tool, arguments, on_progress)
         newest = self.inner.status
-        if self._looks and newest is not self._findings and not self._is_known(newest):
+        if self._inspects and newest is not self._findings and not self._is_known(newest):
             # It loaded many, for the next round of its caller.
             with anyio.move_on_after(LOOK_WAIT):
-                await self._looked.wait()
+                await self._inspected_all.wait()
         return result
 
     def _has_changed(self, tool: Tool) -> bool:

@@ -170,7 +170,7 @@ class StreamReader:
                     await self._flush()
                     alike, data = run
                     self._misses = 0
-                    self._builder.say(alike.text)
+                    self._builder.add_content(alike.text)
                     await self._emit(Chunks(alike))
                 else:
                     data = self._take_some(data)
@@ -199,7 +199,7 @@ class StreamReader:
                 self.is_done = True
                 return
             if (text := self._template.text_in(payload)) is not None:
-                self._builder.say(text)
+                self._builder.add_content(text)
                 self._items.append((text, payload))
                 continue
             chunk, raw = _parse_chunk(payload)

@@ -88,7 +88,7 @@ class ModelInfos:
         self._known: dict[str, tuple[float, ModelInfo]] = {}
         self._asking = anyio.Lock()
 
-    def known(self, model: Any) -> ModelInfo | None:
+    def cached(self, model: Any) -> ModelInfo | None:
         """What is known of `model` without asking; None: nothing, or no more."""
         return self._fresh(model if isinstance(model, str) else "")
 

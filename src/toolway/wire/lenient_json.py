@@ -303,7 +303,7 @@ class JsonText:
         """One more piece, which somebody else has written; nothing may wait."""
         self._pieces.append(text)
 
-    def rest(self) -> str:
+    def flush(self) -> str:
         """What is still to be written when no more comes: a sign for a half that stayed alone."""
         half, self._half = self._half, ""
         return fix_surrogates(half)

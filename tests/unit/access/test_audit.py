@@ -86,8 +86,8 @@ def test_questions_and_answers_are_lines_too(tmp_path: Path) -> None:
         tool_digest="d",
         rule="r",
     )
-    log.asked(WHO, approval)
-    log.answered(WHO, approval, Verdict(approve=False, by="chat", reason="never"))
+    log.approval_asked(WHO, approval)
+    log.approval_answered(WHO, approval, Verdict(approve=False, by="chat", reason="never"))
     log.close()
     asked, answered = entries(tmp_path / "audit.jsonl")
     assert (asked["event"], asked["toolway.decision"], asked["toolway.approval.id"]) == (

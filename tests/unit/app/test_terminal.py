@@ -16,11 +16,11 @@ from toolway.app.terminal import (
     complain,
     print_findings,
     print_json,
+    print_markup,
+    print_result,
     print_table,
+    print_text,
     printable,
-    say,
-    say_marked,
-    say_result,
 )
 
 HOSTILE = "\u202e\u2066\u200b\u200d\ufeff\x1b\x07\x08\x7f\x9b\r\n\t\u2028\x00\U000e0041[]{}/\\"
@@ -35,9 +35,9 @@ def is_harmless(text: str) -> bool:
 def test_nothing_that_is_printed_acts_on_a_terminal_or_hides_in_it(
     text: str, capsys: pytest.CaptureFixture[str]
 ):
-    say(text)
+    print_text(text)
     complain(text)
-    say_marked("[bold]{text}[/]", text=text)
+    print_markup("[bold]{text}[/]", text=text)
     print_table(["a", "b"], [[text, text], ["ready", text]])
     print_findings([Finding(check=text, ok=False, detail=text, advice=text)])
     read = capsys.readouterr()
@@ -61,7 +61,7 @@ def test_what_people_write_is_printed_as_it_is(capsys: pytest.CaptureFixture[str
 
 
 def test_what_a_tool_returned_is_exact_for_a_pipe(capsys: pytest.CaptureFixture[str]):
-    say_result("\x1b[31m\u202e")
+    print_result("\x1b[31m\u202e")
     assert capsys.readouterr().out == "\x1b[31m\u202e\n"
 
 

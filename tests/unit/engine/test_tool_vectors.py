@@ -83,7 +83,7 @@ async def ranked(vectors: ToolVectors, query: str, tools: dict[str, Tool] = TOOL
     """The ranking once all vectors are there."""
     await vectors.rank(query, tools)
     with anyio.fail_after(30):
-        await vectors.settled()
+        await vectors.wait_until_made()
     return await vectors.rank(query, tools)
 
 

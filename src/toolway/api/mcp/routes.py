@@ -79,7 +79,7 @@ class McpEndpoint:
         if not name:
             return caller
         profiles = self._settings.tools.profiles
-        return replace(caller, selection=narrowed(caller.selection, name, profiles, self._direct.known))
+        return replace(caller, selection=narrowed(caller.selection, name, profiles, self._direct.all_tools))
 
     async def _open(self) -> ASGIApp:
         async with self._opening:

@@ -277,7 +277,7 @@ class CatalogServer(Server[Any]):
 
     def _input_schema(self, name: str) -> JSON | None:
         """The schema of a tool some of whose arguments stand in headers too; None for one that the caller has not."""
-        tool, caller = self._direct.known.get(name), asking.get()
+        tool, caller = self._direct.all_tools.get(name), asking.get()
         if tool is None or (caller is not None and not is_selected(name, tool, caller.selection)):
             return None
         if tool not in self._mirrored:

@@ -261,7 +261,7 @@ class MessageWriter:
         block = self._block
         if block is None:
             return []
-        events = [block.delta(rest)] if (rest := block.text.rest()) else []
+        events = [block.delta(rest)] if (rest := block.text.flush()) else []
         text, whole = block.text.whole(), self._content[block.index]
         if block.kind == "thinking":
             hidden = text if self._thinking == "sealed" else ""

@@ -278,7 +278,7 @@ class Background:
 
         await stream_events(scope, receive, send, produce, keep_alive=self._keep_alive)
 
-    async def look(self, owner: str, identity: str) -> JSON:
+    async def current(self, owner: str, identity: str) -> JSON:
         """The response as it is now. Raises NotFound, StoreError."""
         if run := self._own(owner, identity):
             return run.draft.writer.resource
@@ -289,7 +289,7 @@ class Background:
 
     async def events(self, owner: str, identity: str, begin: int) -> AsyncIterator[Event]:
         """The events of a response from the number `begin` on. Raises NotFound, InvalidRequest."""
-        resource = await self.look(owner, identity)
+        resource = await self.current(owner, identity)
         if not resource["background"]:
             raise InvalidRequest(
                 "Only a response that was created with background=true can be streamed again."
@@ -305,7 +305,7 @@ class Background:
 
     async def cancel(self, owner: str, identity: str) -> JSON:
         """End a response wherever it is made; the response as it is then. Raises NotFound, InvalidRequest."""
-        resource = await self.look(owner, identity)
+        resource = await self.current(owner, identity)
         if not resource["background"]:
             raise InvalidRequest("Only a response that was created with background=true can be cancelled.")
         if run := self._own(owner, identity):
@@ -316,12 +316,12 @@ class Background:
             await self._store.put(CANCEL.key(owner, identity), {}, ttl=self._pace.lease, certain=True)
             while resource["status"] in ONGOING:
                 await anyio.sleep(self._pace.poll)
-                resource = await self.look(owner, identity)
+                resource = await self.current(owner, identity)
         return resource
 
     async def delete(self, owner: str, identity: str) -> None:
         """Forget a response and its events; one that is being made is cancelled. Raises NotFound, StoreError."""
-        resource = await self.look(owner, identity)
+        resource = await self.current(owner, identity)
         if resource["background"]:
             await self.cancel(owner, identity)
         await self._records.delete(owner, identity)
@@ -418,7 +418,7 @@ class Background:
     async def _last_event(self, owner: str, identity: str, number: int) -> Event | None:
         """What tells the end of a response whose maker is gone before it could, under this number."""
         try:
-            resource = await self.look(owner, identity)
+            resource = await self.current(owner, identity)
         except NotFound:
             return None
         if resource["status"] not in ("completed", "incomplete", "failed"):

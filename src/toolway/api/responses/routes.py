@@ -157,7 +157,7 @@ class Stored:
     async def _get(self, scope: Scope, receive: Receive, send: Send, owner: str, identity: str) -> None:
         query = _query(scope)
         if query.get("stream", "").lower() not in ("true", "1"):
-            await send_json(send, 200, await self._background.look(owner, identity))
+            await send_json(send, 200, await self._background.current(owner, identity))
             return
         after = _number(query, "starting_after", -1)
         events = await self._background.events(owner, identity, after + 1)

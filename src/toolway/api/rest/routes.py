@@ -60,7 +60,7 @@ class RestTools:
         if len(profile) > 1:
             raise NotFound(f"There is nothing at {scope['path'][:200]}; a tool is at /tools/NAME.")
         if profile:
-            selection = narrowed(selection, profile[0], self._settings.tools.profiles, self._direct.known)
+            selection = narrowed(selection, profile[0], self._settings.tools.profiles, self._direct.all_tools)
         if name != DOCUMENT:
             _allow(scope, "POST")
             await self._call(scope, receive, send, name, replace(caller, selection=selection))

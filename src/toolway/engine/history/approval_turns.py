@@ -32,7 +32,7 @@ from toolway.types import JSON, Caller, ToolCall
 REPEAT_TIMEOUT = 30.0
 """Seconds for which one who sends the same answer again waits for what the first one ran."""
 
-LOOK_SECONDS = 0.5
+POLL_SECONDS = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,7 +252,7 @@ class ApprovalTurns:
             while True:
                 if answered := await self._store.get(ANSWERED.key(self._owner, code), certain=True):
                     return answered
-                await anyio.sleep(LOOK_SECONDS)
+                await anyio.sleep(POLL_SECONDS)
         return None
 
     async def _decide_or_release(

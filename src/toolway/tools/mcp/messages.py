@@ -132,7 +132,7 @@ class MessageLines:
 RequestId = int | str
 RpcResponse = JSONRPCResponse | JSONRPCError
 
-SHOWN = 200
+MAX_SHOWN = 200
 """Characters of an answer that is no message which an error shows."""
 
 _SCALAR = rb'(?:"[^"\\]*"|[\d.]+|null|true|false)'
@@ -195,12 +195,12 @@ def _payloads(data: bytes) -> list[bytes]:
 
 
 def _describe(data: bytes) -> str:
-    text = data[: SHOWN * 4].decode(errors="replace").strip()
+    text = data[: MAX_SHOWN * 4].decode(errors="replace").strip()
     if not text:
         return "the server's answer is empty"
     if text.startswith("<"):
         return "the server answered with a web page, not with JSON-RPC"
-    return f"the server's answer is not JSON-RPC: {text[:SHOWN]}"
+    return f"the server's answer is not JSON-RPC: {text[:MAX_SHOWN]}"
 
 
 def _unreadable(head: bytes, tail: bytes, message: str) -> list[JSONRPCMessage]:

@@ -30,7 +30,7 @@ except ImportError:  # Windows: there processes are not kept from renewing at th
 EARLY = 30.0
 """Seconds before its end at which a token counts as stale."""
 
-LOOK_EVERY = 0.05
+POLL_SECONDS = 0.05
 """Seconds between two looks whether another process has finished renewing."""
 
 _TOKEN_TIMEOUT = {"connect": 10.0, "read": 30.0, "write": 10.0, "pool": 10.0}
@@ -178,7 +178,7 @@ class TokenFile:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     break
                 except BlockingIOError:
-                    await anyio.sleep(LOOK_EVERY)
+                    await anyio.sleep(POLL_SECONDS)
             yield
 
     def _change(self, change: Callable[[JSON], JSON]) -> None:
@@ -299,7 +299,7 @@ class TokenStore:
 async def _locked(store: Store, url: str) -> AsyncIterator[None]:
     key = _RENEWAL.key(_OWNER, url)
     while not await store.add(key, True, ttl=LOCK_SECONDS):  # noqa: ASYNC110 - another machine holds it
-        await anyio.sleep(LOOK_EVERY)
+        await anyio.sleep(POLL_SECONDS)
     try:
         yield
     finally:

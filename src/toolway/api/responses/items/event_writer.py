@@ -346,7 +346,7 @@ class EventWriter:
         return text_part, events
 
     def _end_part(self, text_part: TextPart) -> list[Event]:
-        events = self._text(text_part.kind, rest) if (rest := text_part.deltas.rest()) else []
+        events = self._text(text_part.kind, rest) if (rest := text_part.deltas.flush()) else []
         part, index = text_part.as_json(), text_part.index
         name = "refusal" if text_part.kind == "refusal" else "text"
         about = {"content_index": text_part.number, name: part[name]}
@@ -429,7 +429,7 @@ class EventWriter:
 
     def _end_call(self, call: ClientCall, status: str) -> list[Event]:
         index = call.index
-        events = self._arguments_delta(call, rest) if (rest := call.deltas.rest()) else []
+        events = self._arguments_delta(call, rest) if (rest := call.deltas.flush()) else []
         if self._state.items[index]["type"] == "tool_search_call":
             given = harmless(read_arguments(call.deltas.whole()) or {})
             return [*events, self._state.done(index, status=status, arguments=given)]
