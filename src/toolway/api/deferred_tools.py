@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from toolway.search.index import ToolIndex
+from toolway.tools.catalog import in_slices
 from toolway.types import JSON, Tool, ToolResult
 
 SERVER = "toolway"
@@ -33,10 +34,13 @@ class DeferredTools:
         self._load = load
         self._text = text
         self._found: dict[str, Sequence[str]] = {}
-        self._index = ToolIndex.build(tools)
+        self._index: ToolIndex | None = None
 
     async def by_words(self, _: Tool, arguments: JSON) -> ToolResult:
-        """Run the search by words (BM25)."""
+        """Run the search by words (BM25). Their index is made by the first one: most requests search nothing."""
+        if self._index is None:
+            await in_slices(self._build())
+        assert self._index is not None  # noqa: S101 - just made
         return self._shown(self._index.search(str(arguments["query"])[:1000], self._tools.keys()))
 
     async def by_pattern(self, _: Tool, arguments: JSON) -> ToolResult:
@@ -48,6 +52,9 @@ class DeferredTools:
     def found(self, result: ToolResult) -> Sequence[str]:
         """The names of the tools that a result shows."""
         return self._found.get(result.text, ())
+
+    def _build(self) -> Iterator[None]:
+        self._index = yield from ToolIndex.build_in_steps(self._tools)
 
     def _shown(self, names: Sequence[str]) -> ToolResult:
         names = list(names)[:MAX_FOUND]
