@@ -47,11 +47,12 @@ def told(*command: str, source: Path | None = None) -> Any:
     return json.loads(ran.stdout)
 
 
+@pytest.mark.parametrize("generation", ["first", "second"])
 @pytest.mark.parametrize("transport", ["http", "stdio"])
-def test_the_typescript_sdk_has_everything(app: AppServer, config: Path, transport: str):
+def test_the_typescript_sdk_has_everything(app: AppServer, config: Path, transport: str, generation: str):
     toolway = str(Path(sys.executable).with_name("toolway"))
     place = [f"{app.url}/mcp"] if transport == "http" else [toolway, "mcp", "--config", str(config)]
-    said = told("node", "--input-type=module", "-", *place, source=SCRIPTS / "node_mcp.mjs")
+    said = told("node", "--input-type=module", "-", generation, *place, source=SCRIPTS / "node_mcp.mjs")
     assert said["tools"] == TOOLS
     assert said["called"]["structuredContent"] == {"metres": 2.5}
     assert said["prompts"] == ["write"]
@@ -64,7 +65,7 @@ def test_mcp_remote_brings_a_client_of_stdio_to_the_endpoint(config: Path, key: 
     header = ["--header", f"Authorization: Bearer {key}"] if key else []
     with app_server(config=str(config), endpoints="", api_keys=key) as app:
         command = [str(PLACE / "node_modules/.bin/mcp-remote"), f"{app.url}/mcp", *header]
-        said = told("node", "--input-type=module", "-", *command, source=SCRIPTS / "node_mcp.mjs")
+        said = told("node", "--input-type=module", "-", "first", *command, source=SCRIPTS / "node_mcp.mjs")
     assert said["tools"] == TOOLS
     assert said["called"]["structuredContent"] == {"metres": 2.5}
     assert said["prompts"] == ["write"]
