@@ -129,8 +129,8 @@ class _Reading:
         self._input = _read_items(request, snapshot, self._previous, search)
         self._history = self._input.close()
         self._leading, rest = split_leading(self._history)
-        labels = [*tools.labels, *tools.failures]
-        self._declared = choices_of(request.mcp, labels)
+        labels = [*tools.labels, *tools.failures] if request.mcp else []
+        self._declared = choices_of(request.mcp, labels) if request.mcp else []
         body, narrowed = _with_tool_choice(request, snapshot)
         self._hidden: JSON = {}
         if search:
@@ -140,7 +140,9 @@ class _Reading:
         messages = [*_instructions(request, self._leading), *rest]
         return ConversationRequest(
             chat=ChatRequest.of({**body, "messages": messages}),
-            options=with_deferred(self._limited(self._options), request.mcp, labels),
+            options=with_deferred(self._limited(self._options), request.mcp, labels)
+            if request.mcp
+            else self._limited(self._options),
             dialect=RESPONSES.name,
             takes_approvals=True,
             prefills=False,
@@ -197,8 +199,10 @@ class _Reading:
 
     def _limited(self, options: RequestOptions) -> RequestOptions:
         """The options with the request's own `max_tool_calls`, if that is less."""
+        if self._request.max_tool_calls is None:
+            return options
         limits = [most for most in (options.max_calls, self._request.max_tool_calls) if most is not None]
-        return replace(options, max_calls=min(limits)) if limits else options
+        return replace(options, max_calls=min(limits))
 
     def _needs_approval(self, tool: Tool) -> bool:
         return needs_approval(self._entries.get(tool.server, {}), tool.name)

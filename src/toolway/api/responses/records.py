@@ -100,10 +100,11 @@ class Records:
             return record
         before = _kept_before(record, previous)
         kept = await self._append(owner, record, before)
-        keys = [*_branch_keys(owner, kept.path), *_chunk_keys(owner, kept.path)]
-        if not await self._store.renew(keys, ttl=self._ttl) and before.path:
-            # Somebody deleted the responses before meanwhile.
-            kept = await self._append(owner, record, _NOTHING)
+        if before.path:
+            keys = [*_branch_keys(owner, kept.path), *_chunk_keys(owner, kept.path)]
+            if not await self._store.renew(keys, ttl=self._ttl):
+                # Somebody deleted the responses before meanwhile.
+                kept = await self._append(owner, record, _NOTHING)
         return kept
 
     async def find(self, owner: str, identity: str) -> Record | None:
