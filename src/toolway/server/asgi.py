@@ -169,18 +169,16 @@ async def stream_events(
     stream = EventStreamResponse(send, keep_alive, pulse)
 
     async def run() -> None:
-        # Most streams end before a pulse can be due: a task for each would cost them a twentieth.
-        async with asyncio.TaskGroup() as group:
-            pulses: list[asyncio.Task[None]] = []
-            first = asyncio.get_running_loop().call_later(
-                keep_alive, lambda: pulses.append(group.create_task(stream.keep_alive()))
-            )
-            try:
-                await produce(stream)
-            finally:
-                first.cancel()
+        # Most streams end before a pulse can be due: a task for each, and its group, would cost them a twentieth.
+        loop, pulses = asyncio.get_running_loop(), list[asyncio.Task[None]]()
+        first = loop.call_later(keep_alive, lambda: pulses.append(loop.create_task(stream.keep_alive())))
+        try:
+            await produce(stream)
+        finally:
+            first.cancel()
             for task in pulses:
                 task.cancel()
+                await asyncio.wait(pulses)
 
     await cancel_on_disconnect(scope, receive, run)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 
@@ -35,14 +36,23 @@ _LAST = "toolway.last_caller"
 
 def caller_of(scope: Scope, settings: UpstreamSettings) -> Caller:
     """The caller of this request."""
-    headers = [header for header in scope["headers"] if header[0] not in _OF_THE_BODY]
-    head = (scope.get(PRINCIPAL_KEY), scope.get("query_string"), headers)
+    head = (scope.get(PRINCIPAL_KEY), scope.get("query_string"), _without_body(scope["headers"]))
     connection = scope.get("extensions") or {}
     last = connection.get(_LAST)
     if last is None or last[0] != head:
         last = connection[_LAST] = (head, _caller(scope, settings))
     caller: Caller = last[1]
     return caller
+
+
+def _without_body(headers: Sequence[Header]) -> object:
+    """The headers to compare: without those of the body, which differ from request to request."""
+    named = dict(headers)
+    if len(named) < len(headers):  # there are two of one name
+        return headers
+    for name in _OF_THE_BODY:
+        named.pop(name, None)
+    return named
 
 
 def _caller(scope: Scope, settings: UpstreamSettings) -> Caller:
