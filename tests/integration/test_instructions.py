@@ -36,10 +36,10 @@ LIMITS = {
     "a whole answer": (4_300, CHAT, [WORDS], {}),
     "a stream": (11_200, CHAT, [ONE], {"stream": True}),
     "a stream of a hundred events": (13_200, CHAT, [HUNDRED], {"stream": True}),
-    "a whole tool round": (18_000, CHAT, [CALL, WORDS], {}),
+    "a whole tool round": (17_700, CHAT, [CALL, WORDS], {}),
     "a streamed tool round": (20_700, CHAT, [CALLED, ONE], {"stream": True}),
-    "a whole response": (16_200, RESPONSES, [WORDS], {}),
-    "a streamed response": (18_200, RESPONSES, [ONE], {"stream": True}),
+    "a whole response": (15_800, RESPONSES, [WORDS], {}),
+    "a streamed response": (17_500, RESPONSES, [ONE], {"stream": True}),
     "a whole message": (14_200, MESSAGES, [WORDS], {}),
     "a streamed message": (15_700, MESSAGES, [ONE], {"stream": True}),
 }

@@ -268,9 +268,13 @@ class EventStream:
             self.heard.clear()
         for subscriber in self._subscribers:
             subscriber(event)
-        if type(event) is ConversationFailed:
-            for subscriber in self._of_failures:
-                subscriber(event)
+
+    def fail(self, error: ToolwayError) -> None:
+        """The client gets this error; those are told too who hear of nothing else."""
+        event = ConversationFailed(error=error)
+        self.notify(event)
+        for subscriber in self._of_failures:
+            subscriber(event)
 
     def _see(self, chunks: Chunks) -> None:
         if not self.saw_text:

@@ -17,7 +17,6 @@ from toolway.conversation.events import (
     Chunks,
     ClientLeft,
     ConversationEnded,
-    ConversationFailed,
     Emit,
     Event,
     EventStream,
@@ -158,7 +157,7 @@ class Conversation:
     def failed(self, raised: Exception) -> ToolwayError:
         """The error that the client gets in place of an answer; subscribers are told."""
         error = to_public_error(raised)
-        self.events.notify(ConversationFailed(error=error))
+        self.events.fail(error)
         return error
 
     async def _run_behind(

@@ -87,9 +87,9 @@ class LoopLimits:
             return f"the limit of {limits.max_calls} tool calls for one request is reached"
         if not self.seconds_left:
             return f"the time for tool calls in one request ({limits.max_seconds:g} s) is used up"
-        circling = next((c.name for c in calls if c.name in self._warned and self._circles(c)), None)
-        if circling:
-            return f"{circling} was called again and again without anything new"
+        for call in calls if self._warned else ():
+            if call.name in self._warned and self._circles(call):
+                return f"{call.name} was called again and again without anything new"
         return None
 
     def admit(self, calls: Sequence[ToolCall]) -> list[str | None]:

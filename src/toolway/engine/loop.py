@@ -217,6 +217,8 @@ async def _unapproved(calls: Sequence[ToolCall], loop: Loop, *, may_wait: bool) 
     Nobody can be asked about arguments that cannot be read; the model is told.
     """
     tools, gate = loop.tools, loop.gate
+    if gate is None and not tools.may_ask:
+        return []
     asked = [
         (call, tool)
         for call in calls
@@ -298,7 +300,7 @@ def _with_tools(request: ChatRequest, loop: Loop) -> ChatRequest:
 
 async def _run_round(turn: JSON, calls: Sequence[ToolCall], loop: Loop) -> list[JSON]:
     """`run_calls` of a whole turn. When it is cancelled, what is known by then is left in `EventStream.cut`."""
-    results = [_CANCELLED for _ in calls]
+    results = [_CANCELLED] * len(calls)
     try:
         return await run_calls(calls, loop, results=results)
     except anyio.get_cancelled_exc_class():

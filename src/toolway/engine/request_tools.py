@@ -124,6 +124,11 @@ class RequestTools:
             name: self.snapshot.offered[name] for name in names if name in self.snapshot.offered
         }
 
+    @property
+    def may_ask(self) -> bool:
+        """Whether there are calls that need an approval by what the client asks for."""
+        return self._asks is not None
+
     def must_ask(self, name: str) -> bool:
         """Whether a call of this name, one of ours, needs an approval before it runs."""
         if self._asks is None:
@@ -133,6 +138,8 @@ class RequestTools:
 
     def find(self, name: str) -> Tool | None:
         """The tool that a model meant by `name`, if it is clear."""
+        if (tool := self.tools.get(name)) is not None:
+            return tool
         if found := names.find(name, self.tools):
             return self.tools[found]
         if self.reachable and (found := names.find(name, self.reachable)):
@@ -146,7 +153,7 @@ class RequestTools:
 
     def exact_name(self, name: str) -> str:
         """`name` as the model should have written it, fit to be repeated to the model server."""
-        if name in self.clients:
+        if name in self.tools or name in self.clients:
             return name
         return names.find(name, self.tools) or names.find(name, self.reachable) or names.legal(name)
 
@@ -167,7 +174,7 @@ class RequestTools:
     def _tools_of_round(self) -> Any:
         if self._is_withdrawn or not self.tools:
             return self._clients_tools
-        return self._enforced_definition() or self._definitions()
+        return (self._enforced and self._enforced_definition()) or self._definitions()
 
     def _with_choice(self, request: ChatRequest) -> ChatRequest:
         choice = request.options.get("tool_choice")
