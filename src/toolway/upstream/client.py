@@ -124,11 +124,14 @@ class UpstreamResponse:
             hint = "OPENAI_BASE_URL has no /v1 at its end, which most model servers want."
         return UpstreamStatus(status if status != 304 else 502, self.headers, body, hint)
 
-    def decompressor(self) -> Decompress:
-        """A function that decompresses this body piece by piece. Raises UpstreamError, as the function does."""
+    def decompressor(self) -> Decompress | None:
+        """A function that decompresses this body piece by piece, where it is compressed.
+
+        Raises UpstreamError, as the function does.
+        """
         encoding = self._encoding()
         if not encoding:
-            return lambda piece: (piece,)
+            return None
         try:
             return partial(_decompressed, decompressor(encoding))
         except UnknownEncoding as error:

@@ -124,6 +124,9 @@ async def _read_stream(answer: UpstreamResponse, emit: Emit, builder: MessageBui
     decompress, stream = answer.decompressor(), StreamReader(emit, builder)
     try:
         while not stream.is_done and (data := await answer.receive()):
+            if decompress is None:
+                await stream.take(data)
+                continue
             for part in decompress(data):
                 await stream.take(part)
                 if len(part) == PART:
@@ -167,7 +170,8 @@ class StreamReader:
             while data and not self.is_done:
                 run = self._template.run_in(data) if self.decoder.is_between_events else None
                 if run is not None:
-                    await self._flush()
+                    if self._items:
+                        await self._flush()
                     alike, data = run
                     self._misses = 0
                     self._builder.add_content(alike.text)
@@ -175,14 +179,16 @@ class StreamReader:
                 else:
                     data = self._take_some(data)
         finally:
-            await self._flush()
+            if self._items:
+                await self._flush()
 
     async def close(self) -> None:
         """Read what is left at the end of the stream."""
         try:
             self._feed(self.decoder.close())
         finally:
-            await self._flush()
+            if self._items:
+                await self._flush()
 
     def _take_some(self, data: bytes) -> bytes:
         """Parse the first event, or all where there are few, or they are not alike; returns the rest."""
@@ -211,9 +217,8 @@ class StreamReader:
                 self._items.append((visible, None))
 
     async def _flush(self) -> None:
-        if self._items:
-            items, self._items = self._items, []
-            await self._emit(Chunks(items))
+        items, self._items = self._items, []
+        await self._emit(Chunks(items))
 
 
 def _parse_chunk(payload: bytes) -> tuple[JSON, bytes | None]:
