@@ -15,8 +15,8 @@ from toolway.access.approvals import Approvals
 from toolway.access.audit import AuditLog
 from toolway.access.elicitation import elicit as ask_client
 from toolway.access.gate import CallGate, Elicit
+from toolway.access.questions import write_waiting
 from toolway.access.rules import Origin, Rules
-from toolway.access.waiting import write_waiting
 from toolway.settings.settings import Settings
 from toolway.stores import Store
 from toolway.telemetry.logging import Redactor

@@ -190,7 +190,7 @@ class Rules:
                 names = ", ".join(sorted(loose))
                 yield f"{where} allows calls without {names} too; name what must be there in arguments.required"
 
-    def misses(
+    def unmatched_names(
         self,
         tools: Mapping[str, Tool],
         servers: Collection[str],
@@ -217,10 +217,10 @@ class Rules:
                     if not any(fnmatchcase(name, pattern) for name in names):
                         yield f"{where}: {kind}s: {pattern!r} fits no {kind}"
             if not any(map(rule.fits_server, unknown)):
-                yield from _misses_of_tools(rule, where, tools)
+                yield from _unmatched_tools(rule, where, tools)
 
 
-def _misses_of_tools(rule: Rule, where: str, tools: Mapping[str, Tool]) -> Iterator[str]:
+def _unmatched_tools(rule: Rule, where: str, tools: Mapping[str, Tool]) -> Iterator[str]:
     names = [
         plain(full)
         for name, tool in tools.items()

@@ -12,9 +12,9 @@ from functools import partial
 import anyio
 import orjson
 
-from toolway.access.misses import idle_patterns, misses_of_rules
 from toolway.access.rules import Rules
 from toolway.access.tokens import TokenVerifier
+from toolway.access.unmatched_names import unmatched_in_rules, unmatched_patterns
 from toolway.app.state import AppState, judge_size
 from toolway.conversation.events import EventStream
 from toolway.conversation.message import ChatRequest
@@ -146,7 +146,7 @@ def _judge_patterns(access: AccessConfig, snapshot: Snapshot) -> list[Finding]:
         return found
     owners: list[GroupConfig | KeyConfig] = [*access.groups, *access.keys]
     for one in owners:
-        if idle := idle_patterns(one, snapshot.tools):
+        if idle := unmatched_patterns(one, snapshot.tools):
             detail = f"no tool is meant by {name_some(idle, 5)} ({one.where})"
             advice = "Write names as `toolway tools` shows them, or SERVER.TOOL; * stands for anything."
             found.append(Finding(check=f"tools of {one.name}", ok=False, detail=detail, advice=advice))
@@ -324,7 +324,7 @@ def _judge_rules(settings: Settings, snapshot: Snapshot) -> list[Finding]:
     rules = Rules(settings.access.rules, settings.labels)
     if not rules.rules:
         return []
-    told = [*rules.warnings, *misses_of_rules(settings, rules, snapshot.tools, snapshot.unknown)]
+    told = [*rules.warnings, *unmatched_in_rules(settings, rules, snapshot.tools, snapshot.unknown)]
     count = len(rules.rules)
     good = f"{count} rule{'s'[: count != 1]}; toolway policy explain says what becomes of a call"
     if snapshot.unknown:

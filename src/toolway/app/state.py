@@ -11,9 +11,9 @@ import anyio
 
 from toolway.access.denials import Denials
 from toolway.access.keys import KeyRing
-from toolway.access.misses import misses_of
 from toolway.access.policy import Policy, open_policy
 from toolway.access.quotas import Meter, open_meter
+from toolway.access.unmatched_names import unmatched_names
 from toolway.app.reload import ConfigWatcher, watch_config
 from toolway.engine.model_target import USER_AGENT, ModelTarget
 from toolway.engine.tool_vectors import ToolVectors, open_vectors
@@ -78,7 +78,7 @@ async def open_state(settings: Settings, keys: KeyRing, denials: Denials) -> Asy
         ):
             denials.audit = policy.audit
             tasks.start_soon(_warn_of_size, settings, catalog, target)
-            tasks.start_soon(_warn_of_misses, config, catalog, policy)
+            tasks.start_soon(_warn_of_unmatched_names, config, catalog, policy)
             yield AppState(
                 settings=settings,
                 upstream=upstream,
@@ -134,7 +134,7 @@ async def judge_size(
     return SizeVerdict(text=why, is_ok=mode != "off")
 
 
-async def _warn_of_misses(config: ConfigWatcher, catalog: Catalog, policy: Policy) -> None:
+async def _warn_of_unmatched_names(config: ConfigWatcher, catalog: Catalog, policy: Policy) -> None:
     """Tell what the configuration names and is not there, at the start and whenever the file was read again."""
     told: list[str] = []
     while True:
@@ -142,7 +142,7 @@ async def _warn_of_misses(config: ConfigWatcher, catalog: Catalog, policy: Polic
         with anyio.move_on_after(SIZE_TIMEOUT):
             await catalog.until_tried()  # only then it is known what there is
             snapshot = catalog.snapshot
-            found = misses_of(config.settings, policy.rules, snapshot.tools, snapshot.unknown)
+            found = unmatched_names(config.settings, policy.rules, snapshot.tools, snapshot.unknown)
             for warning in found:
                 if warning not in told:
                     log.warning("%s", warning)

@@ -7,9 +7,10 @@ import signal
 import sys
 
 import anyio
+from mcp.server.stdio import stdio_server
 
 from toolway.access.policy import open_policy
-from toolway.api.mcp.stdio import serve_stdio
+from toolway.api.mcp.server import CatalogServer
 from toolway.app.reload import watch_config
 from toolway.errors import ConfigError, NotFound
 from toolway.settings.settings import Settings
@@ -57,7 +58,9 @@ async def run_stdio(settings: Settings, profile: str | None) -> None:
             caller = Caller(id="stdio", selection=selection)
 
             async def serve() -> None:
-                await serve_stdio(direct, policy, caller)
+                server = CatalogServer(direct, policy, lambda _: caller)
+                async with stdio_server() as (read, write), server.running():
+                    await server.run(read, write, server.create_initialization_options())
                 ended.set()
 
             tasks.start_soon(serve)

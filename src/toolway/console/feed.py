@@ -13,7 +13,10 @@ from collections.abc import Collection
 from itertools import islice
 from typing import Any
 
+import anyio
+
 from toolway.server.asgi import EventStreamResponse
+from toolway.types import JSON, Progress
 from toolway.wire.lenient_json import dumps
 
 MAX_EVENTS, MAX_BYTES = 4000, 8 * 2**20
@@ -22,6 +25,9 @@ BREAK_SECONDS = 60.0
 """How long after the last page is gone its events are kept."""
 PAUSE = 0.1
 """Seconds between two writes to one page: what happens meanwhile goes out together."""
+
+MAX_MESSAGE = 1000
+"""Characters of the message of a report that are told."""
 
 RESET = b"event: reset\ndata: {}\n\n"
 """What a page is told that has been away for too long: load everything anew."""
@@ -100,3 +106,33 @@ class Feed:
         if epoch != self._epoch or not number.isdecimal() or len(number) > 15 or int(number) > self._last:
             return None
         return int(number) if self._last - int(number) <= len(self._events) else None
+
+
+def progress_json(progress: Progress) -> JSON:
+    """A report for a page."""
+    message = progress.message and progress.message[:MAX_MESSAGE]
+    return {"progress": progress.progress, "total": progress.total, "message": message}
+
+
+class ProgressTopic:
+    """Publishes the reports of one call; of those that come faster than pages read, the newest."""
+
+    def __init__(self, feed: Feed, topic: str) -> None:
+        self._feed = feed
+        self._topic = topic
+        self._newest: Progress | None = None
+        self._news = anyio.Event()
+
+    def __call__(self, progress: Progress) -> None:
+        """Take a report of the tool."""
+        self._newest = progress
+        self._news.set()
+
+    async def run(self) -> None:
+        """Publish what is reported, until cancelled."""
+        while True:
+            await self._news.wait()
+            self._news = anyio.Event()
+            if self._newest:
+                self._feed.publish(self._topic, progress_json(self._newest))
+            await anyio.sleep(PAUSE)

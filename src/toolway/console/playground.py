@@ -8,8 +8,8 @@ from typing import Any
 
 from toolway.access.approvals import Approval
 from toolway.console.approvals import approval_json
+from toolway.console.feed import progress_json
 from toolway.console.parts import Parts
-from toolway.console.progress import progress_json
 from toolway.console.routes import ConsoleRequest, Route
 from toolway.conversation.events import (
     CallBegan,

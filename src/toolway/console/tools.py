@@ -8,8 +8,8 @@ from typing import Any
 import anyio
 
 from toolway.access.principal import principal_of_key
+from toolway.console.feed import ProgressTopic
 from toolway.console.parts import Parts
-from toolway.console.progress import ProgressTopic
 from toolway.console.routes import ConsoleRequest, Route
 from toolway.engine.model_target import RejectedTool
 from toolway.errors import InvalidRequest, NotFound

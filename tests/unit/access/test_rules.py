@@ -257,7 +257,7 @@ def test_a_rule_that_says_something_else_than_it_seems_to_is_told(entry: JSON, t
 def test_what_a_rule_names_and_is_not_there_is_told(entry: JSON, told: str) -> None:
     made = rules({**entry, "effect": "ask"})
     tools = {"delete_file": tool(annotations=HARMLESS), "get": tool("get", "web")}
-    found = list(made.misses(tools, ["files", "web"], ["alice"], ["family"]))
+    found = list(made.unmatched_names(tools, ["files", "web"], ["alice"], ["family"]))
     assert any(told in sentence for sentence in found), found
 
 
@@ -265,7 +265,7 @@ def test_what_is_there_is_not_told() -> None:
     made = rules(
         {"tools": ["delete_*"], "servers": ["files"], "keys": ["a*"], "groups": ["f*"], "effect": "ask"}
     )
-    assert list(made.misses({"delete_file": tool()}, ["files"], ["alice"], ["family"])) == []
+    assert list(made.unmatched_names({"delete_file": tool()}, ["files"], ["alice"], ["family"])) == []
 
 
 def test_a_thousand_rules_cost_little() -> None:
