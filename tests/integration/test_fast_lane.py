@@ -376,6 +376,23 @@ def test_an_answer_larger_than_a_buffer_is_read_to_its_end(
     assert got == through(ordinary, long, PLAIN_REQUEST)
 
 
+def test_an_interrupted_tool_round_keeps_only_its_own_conversation_out_of_the_lane(taken: list[str]):
+    gate, key = Gate(), {"authorization": "Bearer x"}
+    rome = {"model": "mock", "messages": [{"role": "user", "content": "And in Rome?"}]}
+    with app_server() as app:
+        warm(app, CALLS, Reply([b" ", gate]))
+        with connected(app) as client:
+            client.sendall(request(as_json(rome)))
+            gate.wait_for_arrival()
+        app.upstream.departures.wait()
+        gate.open()
+        warm(app, WORDS)
+        app.ask(headers=key)
+        assert taken == ["answered"]
+        app.post(as_json(rome), headers=key)
+    assert taken == ["answered"]
+
+
 def test_a_client_that_leaves_stops_the_model_server(taken: list[str]):
     gate = Gate()
     with app_server() as app:

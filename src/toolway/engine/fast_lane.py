@@ -29,9 +29,8 @@ from toolway.conversation.events import (
     RoundBegan,
 )
 from toolway.conversation.message import ChatRequest, Message, read_answer
-from toolway.engine.history import interrupted
+from toolway.engine.history import interrupted, resume
 from toolway.engine.history.approval_turns import code_in
-from toolway.engine.history.resume import ATTEMPT
 from toolway.engine.history.split_turns import may_have_ids
 from toolway.engine.model_target import ModelTarget
 from toolway.engine.recovery import ModelHabits
@@ -132,7 +131,7 @@ class FastLane:
         self._make_events = make_events
         self._policy = policy
 
-    def request_for(self, body: JSON, caller: Caller) -> LaneRequest | None:
+    def request_for(self, body: JSON, raw: bytes, caller: Caller) -> LaneRequest | None:
         """A request that wants nothing of Toolway itself, to be asked at once; None: not by this lane.
 
         The lane is for one whole answer to a client that names no tools, of a caller who may use the model and has no
@@ -143,7 +142,7 @@ class FastLane:
             return None
         if self._policy.rules.rules and any(map(code_in, body["messages"])):
             return None
-        if not self._is_settled() or self._store.may_have(caller.id, ATTEMPT, interrupted.ATTEMPTS):
+        if not self._is_settled() or self._may_be_continued(body["messages"], raw, caller):
             return None
         snapshot = self._target.fit(self._catalog.snapshot.visible_to(caller.selection))
         if not snapshot.offered or not self._takes_all(snapshot, body.get("model")):
@@ -152,6 +151,12 @@ class FastLane:
         if self._knows_side_requests and find_side_request(chat, caller.headers):
             return None
         return LaneRequest(chat=chat, caller=caller, snapshot=snapshot, events=self._make_events())
+
+    def _may_be_continued(self, messages: Sequence[Any], raw: bytes, caller: Caller) -> bool:
+        """Whether an earlier attempt at this request, or an answer that broke off, may have left rounds for it."""
+        return resume.may_be_kept(self._store, caller.retry_id, raw) or interrupted.may_be_kept(
+            self._store, caller, messages
+        )
 
     def _takes_all(self, snapshot: Snapshot, model: Any) -> bool:
         """Whether the model is offered all these tools, as far as is known without asking."""

@@ -23,8 +23,12 @@ class _Share:
 
     entries: OrderedDict[str, tuple[float, bytes]] = field(default_factory=OrderedDict)
     size: int = 0
-    kinds: set[AnyKind] = field(default_factory=set)
-    """The kinds that were ever among them since there are any."""
+    kinds: dict[AnyKind, float] = field(default_factory=dict)
+    """When the last of each kind ends that was among them."""
+
+    def lives_until(self, kind: AnyKind, until: float) -> None:
+        """There is an entry of this kind that ends then."""
+        self.kinds[kind] = max(until, self.kinds.get(kind, 0.0))
 
 
 class MemoryEntries:
@@ -58,7 +62,7 @@ class MemoryEntries:
         self._forget(key.owner, key.digest)
         now = time.monotonic()
         share = self._share(key.owner)
-        share.kinds.add(key.kind)
+        share.lives_until(key.kind, now + ttl)
         # A copy takes no more memory than it must: what orjson gives keeps hold of the larger buffer that it wrote.
         share.entries[key.digest] = (now + ttl, bytes(memoryview(text)))
         self._ends.push((now + ttl, key.owner, key.digest), self._all_ends)
@@ -87,9 +91,10 @@ class MemoryEntries:
             text = self._read(key)
             if text is None:
                 return False
-            entries = self._shares[key.owner].entries
-            entries[key.digest] = (until, text)
-            entries.move_to_end(key.digest)
+            share = self._shares[key.owner]
+            share.entries[key.digest] = (until, text)
+            share.entries.move_to_end(key.digest)
+            share.lives_until(key.kind, until)
             self._ends.push((until, key.owner, key.digest), self._all_ends)
         return True
 
@@ -109,9 +114,16 @@ class MemoryEntries:
         """Nothing can be wrong with them."""
 
     def may_have(self, owner: str, kinds: Iterable[AnyKind]) -> bool:
-        """Whether there is a share of this owner's in which one of these kinds was."""
+        """Whether there is a share of this owner's in which one of these kinds may live still."""
         share = self._shares.get(owner)
-        return share is not None and not share.kinds.isdisjoint(kinds)
+        if share is None:
+            return False
+        now = time.monotonic()
+        return any(share.kinds.get(kind, 0.0) > now for kind in kinds)
+
+    def may_hold(self, key: AnyKey) -> bool:
+        """Whether it has something."""
+        return self._read(key) is not None
 
     def _share(self, owner: str) -> _Share:
         if owner not in self._shares:

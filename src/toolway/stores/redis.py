@@ -182,6 +182,10 @@ class RedisEntries:
         """Only Redis knows."""
         return True
 
+    def may_hold(self, key: AnyKey) -> bool:
+        """Only Redis knows."""
+        return True
+
     def _keep(self, key: AnyKey, text: bytes, ttl: float, *, is_new: bool) -> Awaitable[Any]:
         args: list[Any] = [
             PREFIX,

@@ -142,6 +142,10 @@ class SqliteEntries:
         """Only the file knows."""
         return True
 
+    def may_hold(self, key: AnyKey) -> bool:
+        """Only the file knows."""
+        return True
+
     async def remove(self, key: AnyKey) -> bool:
         """Forget what `key` has; whether it had something."""
         return await self._writer.run(lambda db: self._remove(db, key))

@@ -140,6 +140,9 @@ class Entries(Protocol):
     def may_have(self, owner: str, kinds: Iterable[AnyKind]) -> bool:
         """False only when it is known without waiting that this owner's share has nothing of these kinds."""
 
+    def may_hold(self, key: AnyKey) -> bool:
+        """False only when it is known without waiting that this key has nothing."""
+
 
 class Store:
     """Where things wait. `tests/unit/stores/test_contract.py` holds it to these promises, with every kind of entries.
@@ -224,6 +227,10 @@ class Store:
     def may_have(self, owner: str, *kinds: AnyKind) -> bool:
         """Whether one of these kinds may be kept for an owner; False when it is known to be not: nobody need ask."""
         return self._entries.may_have(share_of(owner), kinds)
+
+    def may_hold(self, key: AnyKey) -> bool:
+        """The same of one key."""
+        return self._entries.may_hold(key)
 
     async def is_ready(self) -> bool:
         """Whether the store can be read and written now."""

@@ -57,6 +57,19 @@ async def test_what_is_kept_may_be_there(store_url: str):
         # False is said only by who knows; entries in memory do.
         assert not (store_url.startswith("memory") and store.may_have("me", other))
         assert not (store_url.startswith("memory") and store.may_have("somebody", TEST))
+        assert store.may_hold(key("k"))
+        assert not (store_url.startswith("memory") and store.may_hold(key("other")))
+
+
+async def test_what_has_ended_is_not_thought_to_be_there(store_url: str):
+    other: Kind[JSON] = Kind("another", dict[str, Any])
+    async with opened(store_url) as store:
+        await store.put(key("stays"), {"n": 1})
+        await store.put(other.key("me", "ends"), {"n": 1}, ttl=0.05)
+        while await store.get(other.key("me", "ends")) is not None:
+            await anyio.lowlevel.checkpoint()
+        assert store.may_have("me", TEST)
+        assert not (store_url.startswith("memory") and store.may_have("me", other))
 
 
 async def test_the_newest_value_of_a_key_counts(store_url: str):

@@ -64,7 +64,7 @@ class ChatLane:
             body = check_body(parse_object(raw))
         except InvalidRequest:
             return None
-        request = self._lane.request_for(body, sender.caller)
+        request = self._lane.request_for(body, raw, sender.caller)
         return self._lane.ask(request, _Client(client, self._count)) if request else None
 
 

@@ -134,6 +134,11 @@ async def keep(
         await store.put(key, [*others, new][-MOST:])
 
 
+def may_be_kept(store: Store, caller: Caller, sent: Sequence[Any]) -> bool:
+    """Whether something may be kept of conversations that begin like this one; False when it is known to be not."""
+    return store.may_have(caller.id, ATTEMPTS) and store.may_hold(_key_of(caller, sent))
+
+
 async def find(
     store: Store, caller: Caller, sent: Sequence[Any], *, complete: int = 0, prefills: bool = True
 ) -> Sequence[Place]:

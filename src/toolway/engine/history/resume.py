@@ -25,6 +25,15 @@ ATTEMPT = Kind("attempt", list[JSON])
 """The messages of the rounds that were finished."""
 
 
+def may_be_kept(store: Store, owner: str, raw: bytes) -> bool:
+    """Whether rounds of an earlier attempt at this request may be kept; False when it is known that there are none."""
+    return store.may_have(owner, ATTEMPT) and store.may_hold(_key_of(owner, raw))
+
+
+def _key_of(owner: str, raw: bytes) -> Key[list[JSON]]:
+    return ATTEMPT.key(owner, hashlib.sha256(raw).hexdigest())
+
+
 class Attempt:
     """One attempt at a request; the same bytes of the same owner are the same request.
 
@@ -39,13 +48,9 @@ class Attempt:
         self._raw = raw
         self._events = events
 
-    async def is_known(self) -> bool:
-        """Whether rounds of an attempt are kept."""
-        return self._store.may_have(self._owner, ATTEMPT) and await self._store.get(self._key) is not None
-
     @cached_property
     def _key(self) -> Key[list[JSON]]:
-        return ATTEMPT.key(self._owner, hashlib.sha256(self._raw).hexdigest())
+        return _key_of(self._owner, self._raw)
 
     async def __aenter__(self) -> Sequence[JSON]:
         if not self._store.may_have(self._owner, ATTEMPT):
