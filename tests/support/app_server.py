@@ -52,10 +52,12 @@ class AppServer:
             assert time.monotonic() < end, answer.text
         return answer
 
-    def until_ready(self) -> None:
-        """Ask /readyz until each tool server is ready."""
+    def until_ready(self, key: str = "any") -> None:
+        """Ask /readyz until each tool server is ready; where there are keys it tells so to who has one."""
         end = time.monotonic() + DEADLINE
-        while set((answer := httpx2.get(f"{self.url}/readyz").json())["servers"].values()) != {"ready"}:
+        headers = {"Authorization": f"Bearer {key}"}
+        url = f"{self.url}/readyz"
+        while set((answer := httpx2.get(url, headers=headers).json())["servers"].values()) != {"ready"}:
             assert time.monotonic() < end, answer
 
     def client(self, **options: Any) -> openai.OpenAI:

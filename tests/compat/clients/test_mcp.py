@@ -64,6 +64,7 @@ def test_mcp_remote_brings_a_client_of_stdio_to_the_endpoint(config: Path, key: 
     """As in a client's `mcp.json`: `npx mcp-remote URL --header "Authorization: Bearer KEY"`."""
     header = ["--header", f"Authorization: Bearer {key}"] if key else []
     with app_server(config=str(config), endpoints="", api_keys=key) as app:
+        app.until_ready(key or "any")
         command = [str(PLACE / "node_modules/.bin/mcp-remote"), f"{app.url}/mcp", *header]
         said = told("node", "--input-type=module", "-", "first", *command, source=SCRIPTS / "node_mcp.mjs")
     assert said["tools"] == TOOLS
