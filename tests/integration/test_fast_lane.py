@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -403,6 +404,19 @@ def test_a_client_that_leaves_stops_the_model_server(taken: list[str]):
         app.upstream.departures.wait()
         gate.open()
     assert taken == ["left"]
+
+
+def test_a_connection_is_kept_while_it_is_used_and_closed_when_it_is_not(taken: list[str]):
+    idle = 0.5
+    with app_server(idle_timeout=idle) as app:
+        warm(app, WORDS)
+        with connected(app) as client:
+            end = time.monotonic() + 3 * idle
+            while time.monotonic() < end:
+                client.sendall(PLAIN_REQUEST)
+                assert b" 200 " in Answers().read(client, 1)
+            assert client.recv(1) == b""
+    assert set(taken) == {"answered"}
 
 
 def stopped_while_asked(app: AppServer, stop: Callable[[], None], then: str) -> bytes:

@@ -92,6 +92,8 @@ class LaneProtocol(HttpProtocol):
         """The request under way in the lane."""
         self._exchange: LaneExchange | None = None
         self._turn: Any = _LaneTurn()
+        self._idle_since = 0.0
+        """When the lane gave its last answer (loop time)."""
         self._stop.add_callback(self._end_lane)
 
     def data_received(self, data: bytes) -> None:
@@ -126,12 +128,31 @@ class LaneProtocol(HttpProtocol):
         lines.append(b"content-length: %d\r\n%b\r\n" % (len(body), b"" if keeps_alive else _CLOSE))
         lines.append(body)
         self._writer.write(b"".join(lines))
+        self.server_state.total_requests += 1
         if not keeps_alive:
             self._writer.close()
-        super(HttpProtocol, self).on_response_complete()
-        if self._held and keeps_alive:
+            return
+        self._idle_since = self.loop.time()
+        if self.timeout_keep_alive_task is None:
+            self._close_after(self.timeout_keep_alive)
+        if self._held:
+            self.flow.resume_reading()
             data, self._held = self._held, b""
             self.data_received(data)
+
+    def timeout_keep_alive_handler(self) -> None:
+        """One timer serves many answers of the lane: it looks when the last of them may have been long ago."""
+        self.timeout_keep_alive_task = None
+        rest = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        if self._exchange is not None or self._held:
+            return  # the answer begins it anew
+        if rest > 0:
+            self._close_after(rest)
+        else:
+            super().timeout_keep_alive_handler()
+
+    def _close_after(self, seconds: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
 
     def go_on(self, handover: Handover) -> None:
         """As `LaneClient`: the parser gets the request now, and then what stands behind it."""
@@ -161,7 +182,6 @@ class LaneProtocol(HttpProtocol):
             super().data_received(data)
         elif len(data) < place[1] <= MAX_SIZE:
             self._held = data
-            self._unset_keepalive_if_required()
             self._extend_due(size)
         elif not len(data) == place[1] <= MAX_SIZE or not self._begin(head.sender, data, place[0]):
             super().data_received(data)
@@ -179,7 +199,6 @@ class LaneProtocol(HttpProtocol):
         self._exchange, self._request = exchange, data
         self._turn.response_complete = False
         self.cycle = self._turn
-        self._unset_keepalive_if_required()
         self._due = None
         return True
 
