@@ -26,32 +26,42 @@ _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 
 
 class Response:
-    """The bytes of one answer -> its status, headers and pieces of body. Does no I/O.
+    """The bytes of one answer after the other -> its status, headers and pieces of body. Does no I/O.
 
     Strict (RFC 9112), but for a line end without CR and spaces behind a chunk's size, which handwritten
     servers send. Interim answers (1xx) are skipped, trailers ignored.
     """
 
-    status = 0
-    """0 until the head is there."""
-    begun = complete = keeps_alive = False
     on_status = on_chunk_header = on_chunk_complete = None
-    """What the parser need not tell; it would look for them in vain for each answer."""
-    _is_framed = False
-    _stray = 0
-    """Bytes since the last piece of body."""
+    """What the parser need not tell, and would look for."""
 
     def __init__(self, method: str) -> None:
-        self.headers: list[Header] = []
-        """Lower-case names, values byte for byte."""
         self.parts: list[bytes] = []
         """What came of the body and was not taken yet."""
+        self._parser: Any = None
+        self.begin(method)
+
+    def begin(self, method: str) -> None:
+        """Read the answer to a request with this method. The one before was whole, and its body was taken."""
+        self.status = 0
+        """0 until the head is there."""
+        self.headers: list[Header] = []
+        """Lower-case names, values byte for byte."""
+        self.begun = self.complete = self.keeps_alive = False
+        self._is_framed = False
+        self._stray = 0
+        """Bytes since the last piece of body."""
         self._has_body = method != "HEAD"
         self.on_body = self.parts.append if self._has_body else _refuse_body
-        self._parser: Any = HttpResponseParser(self)
-        self._parser.set_dangerous_leniencies(
-            lenient_optional_cr_before_lf=True, lenient_spaces_after_chunk_size=True
-        )
+        if self._parser is None or not self._has_body:
+            self._parser = HttpResponseParser(self)
+            self._parser.set_dangerous_leniencies(
+                lenient_optional_cr_before_lf=True, lenient_spaces_after_chunk_size=True
+            )
+
+    def close(self) -> None:
+        """Read no more. This and its parser would keep each other alive until the garbage collector comes."""
+        self._parser = None
 
     def feed(self, data: bytes) -> None:
         """Take what one read brought. Raises HttpError when it is no answer."""
@@ -71,7 +81,8 @@ class Response:
                 raise _not_http() from error
             self.keeps_alive = False
         if self.complete:
-            self._parser = None  # The two would keep each other alive until the garbage collector comes.
+            if not self._has_body:
+                self.close()  # It would wait for what the head announced.
         elif self.parts:
             self._stray = 0
         elif self._stray > MAX_HEAD:
@@ -132,6 +143,8 @@ class Connection(asyncio.Protocol):
         self.closed = False
         self.response: Response | None = None
         """The answer under way; None while the connection is idle."""
+        self._reader: Response | None = None
+        """What reads one answer after the other."""
         self.is_used = False
         """Was there an exchange before this one?"""
         self.idle_since = 0.0
@@ -159,7 +172,11 @@ class Connection(asyncio.Protocol):
         It is written when the event loop comes round, together with those of others: to wake a server costs more
         than all else about a small request, and one that is awake takes several.
         """
-        self.response = Response(method)
+        if self._reader is None:
+            self._reader = Response(method)
+        else:
+            self._reader.begin(method)
+        self.response = self._reader
         self._is_uploading = uploads
         self._unsent = request
         self._loop.call_soon(self._write_first)
@@ -291,6 +308,8 @@ class Connection(asyncio.Protocol):
             self._timer = None
         if self.response is not None:
             self._loss = _loss(self.response, exc)
+        if self._reader is not None:
+            self._reader.close()
         self._wake_reader()
         self.resume_writing()
 
