@@ -26,10 +26,10 @@ from toolway.api.responses import (
     DEFAULT_PACE,
     Background,
     Pace,
-    Records,
     ResponseCreator,
     Responses,
     Socket,
+    StoredResponses,
 )
 from toolway.api.rest import DocsPage, RestTools
 from toolway.app.doctor import judge_running
@@ -222,7 +222,7 @@ class Routes:
     async def _responses(self, state: AppState, engine: Engine) -> AsyncIterator[None]:
         """Put up the routes of the Responses API, and make responses in the background while the block lasts."""
         ttl = self._settings.responses.ttl
-        records = Records(state.store, ttl=ttl)
+        records = StoredResponses(state.store, ttl=ttl)
         background = Background(
             records,
             state.store,

@@ -34,7 +34,7 @@ from tests.support.app_server import AppServer, app_server, serving
 from tests.support.gate import Gate
 from tests.support.tools import Raw, ToolService
 from tests.support.upstream import OUT_OF_MEMORY, Reply, tool_call
-from toolway.api.responses import Records
+from toolway.api.responses import StoredResponses
 from toolway.stores.memory import MemoryEntries
 from toolway.stores.store import Store
 from toolway.types import Image, ToolResult
@@ -359,7 +359,7 @@ async def test_an_approval_may_come_again_when_its_client_left(app: AppServer):
 
 def test_pictures_of_an_approved_call_are_there_when_the_approval_comes_again(app: AppServer):
     result = ToolResult(text="A map.", is_error=True, images=(Image(media_type="image/png", data="aGk="),))
-    records = Records(Store(MemoryEntries()), ttl=60)
+    records = StoredResponses(Store(MemoryEntries()), ttl=60)
 
     async def keep() -> ToolResult | None:
         await records.keep_result("me", "mcpr_1", result)

@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 from toolway.api.responses.creation import STORE_TIMEOUT, ResponseCreator
 from toolway.api.responses.items.response_object import Event
 from toolway.api.responses.preparation import Draft
-from toolway.api.responses.records import Record, Records
+from toolway.api.responses.stored_responses import StoredResponse, StoredResponses
 from toolway.errors import InvalidRequest, NotFound, StoreError, ToolwayError, TooMany, to_public_error
 from toolway.server.asgi import EventStreamResponse, send_json, stream_events
 from toolway.server.caller import caller_id
@@ -205,7 +205,7 @@ class Background:
 
     def __init__(
         self,
-        records: Records,
+        records: StoredResponses,
         store: Store,
         *,
         ttl: float,
@@ -426,12 +426,14 @@ class Background:
         kind = f"response.{resource['status']}"
         return kind, dumps({"type": kind, "response": resource, "sequence_number": number})
 
-    async def _mark_failed(self, owner: str, identity: str, record: Record) -> Record:
+    async def _mark_failed(self, owner: str, identity: str, record: StoredResponse) -> StoredResponse:
         newest = await self._records.get(owner, identity)
         if newest.resource["status"] not in ONGOING:
             return newest
         error = {"code": "server_error", "message": "The process that made this response is gone."}
-        record = Record(resource={**record.resource, "status": "failed", "error": error}, items=record.items)
+        record = StoredResponse(
+            resource={**record.resource, "status": "failed", "error": error}, items=record.items
+        )
         await self._records.save(owner, record)
         return record
 

@@ -14,7 +14,7 @@ from toolway.api.fields import text_in
 from toolway.api.responses.items.input_items import Turn, answered_before, sealed, summary_message
 from toolway.api.responses.items.response_object import Event, read_usage
 from toolway.api.responses.preparation import Draft, RequestReader, split_leading
-from toolway.api.responses.records import Record, Records, new_id, with_ids
+from toolway.api.responses.stored_responses import StoredResponse, StoredResponses, new_id, with_ids
 from toolway.conversation.call_ids import with_original_ids
 from toolway.conversation.events import CallBegan, CallEnded, Chunks, HeadArrived, Outcome, RoundBegan
 from toolway.conversation.events import Event as ConversationEvent
@@ -48,7 +48,7 @@ STORE_TIMEOUT = 60.0
 class ResponseCreator:
     """Makes responses for every way that they are asked for: whole, streamed, in the background, over a socket."""
 
-    def __init__(self, engine: Engine, records: Records) -> None:
+    def __init__(self, engine: Engine, records: StoredResponses) -> None:
         self.settings = engine.settings
         self.records = records
         self.reader = RequestReader(engine, records)
@@ -83,7 +83,7 @@ class ResponseCreator:
         deliver: Deliver,
         on_head: OnHead | None = None,
         raw: bytes | None = None,
-    ) -> Record:
+    ) -> StoredResponse:
         """Run the conversation, telling its events as they happen; the record is kept before the last ones are told.
 
         `on_head` gets the model server's headers before the first event. A request whose bytes are given as `raw` goes
@@ -121,7 +121,7 @@ class ResponseCreator:
                 await gate.refuse_linked(request)
         return await draft.conversation.run(turn, writer.deliver, raw=raw, done=done)
 
-    async def _compact(self, draft: Draft, deliver: Deliver, on_head: OnHead | None) -> Record:
+    async def _compact(self, draft: Draft, deliver: Deliver, on_head: OnHead | None) -> StoredResponse:
         """A response that is a summary of the conversation, to go on from in its place."""
         message, summary = await _summarise(draft)
         if on_head:
@@ -130,7 +130,7 @@ class ResponseCreator:
         messages = [*draft.leading, summary_message(summary)]
         return await self._finish(draft, events, deliver, messages=messages)
 
-    async def warm_up(self, draft: Draft, deliver: Deliver) -> Record:
+    async def warm_up(self, draft: Draft, deliver: Deliver) -> StoredResponse:
         """A response without an answer, to go on from: what the client sent is read and kept."""
         if draft.input.approved:
             raise InvalidRequest("An approval needs a response that is generated.", param="generate")
@@ -148,7 +148,7 @@ class ResponseCreator:
             await self.keep(draft, draft.record())
         return events
 
-    async def keep(self, draft: Draft, record: Record) -> Record:
+    async def keep(self, draft: Draft, record: StoredResponse) -> StoredResponse:
         """Keep a record, if it is to be stored; returns it, with its place.
 
         Whoever waits for a response can do without, and reads in it that it is not stored. One that is made in the
@@ -166,7 +166,7 @@ class ResponseCreator:
             await anyio.sleep(1.0)
         return record
 
-    async def _end(self, draft: Draft, outcome: Outcome, deliver: Deliver) -> Record:
+    async def _end(self, draft: Draft, outcome: Outcome, deliver: Deliver) -> StoredResponse:
         writer = draft.writer
         events: list[Event] = []
         asks = {}
@@ -182,7 +182,9 @@ class ResponseCreator:
         messages, turn = _conversation(draft, outcome, asks)
         return await self._finish(draft, events, deliver, messages=messages, turn=turn)
 
-    async def _finish(self, draft: Draft, events: list[Event], deliver: Deliver, **more: Any) -> Record:
+    async def _finish(
+        self, draft: Draft, events: list[Event], deliver: Deliver, **more: Any
+    ) -> StoredResponse:
         """Keep the record, then deliver the last events: that the response is whole."""
         try:
             record = await self.keep(draft, draft.record(**more))

@@ -16,7 +16,13 @@ from toolway.api.responses.items.event_writer import EventWriter
 from toolway.api.responses.items.input_items import InputItems
 from toolway.api.responses.items.request import ResponseRequest, choice_of, needs_approval, read_request
 from toolway.api.responses.items.tool_search import Search, declarations, found_text
-from toolway.api.responses.records import Record, Records, check_previous, new_id, with_ids
+from toolway.api.responses.stored_responses import (
+    StoredResponse,
+    StoredResponses,
+    check_previous,
+    new_id,
+    with_ids,
+)
 from toolway.conversation.message import ChatRequest
 from toolway.dialects import RESPONSES
 from toolway.engine.conversation import Conversation, ConversationRequest
@@ -54,7 +60,7 @@ class Draft:
     listed: Sequence[str]
     items: Sequence[JSON]
     leading: Sequence[JSON]
-    previous: Record | None = None
+    previous: StoredResponse | None = None
     done: dict[str, ToolResult] = field(default_factory=dict)
 
     @property
@@ -67,21 +73,25 @@ class Draft:
         """The response's id."""
         return str(self.writer.resource["id"])
 
-    def record(self, **more: Any) -> Record:
+    def record(self, **more: Any) -> StoredResponse:
         """What is known of the response by now."""
         own = sorted(self.conversation.results.own)
-        return Record(resource=self.writer.resource, items=self.items, listed=self.listed, own=own, **more)
+        return StoredResponse(
+            resource=self.writer.resource, items=self.items, listed=self.listed, own=own, **more
+        )
 
 
 class RequestReader:
     """Reads requests into drafts."""
 
-    def __init__(self, engine: Engine, records: Records) -> None:
+    def __init__(self, engine: Engine, records: StoredResponses) -> None:
         self._engine = engine
         self._records = records
 
     @asynccontextmanager
-    async def open(self, scope: Scope, body: JSON, previous: Record | None = None) -> AsyncIterator[Draft]:
+    async def open(
+        self, scope: Scope, body: JSON, previous: StoredResponse | None = None
+    ) -> AsyncIterator[Draft]:
         """Read a request. Raises InvalidRequest, also for what it names and is not here.
 
         `previous` is the record of `previous_response_id`, for callers that know it otherwise than by the store.
@@ -113,7 +123,11 @@ class _Reading:
     """One request on its way to a draft: first what it asks of the engine, then what its client gets to see."""
 
     def __init__(
-        self, request: ResponseRequest, options: RequestOptions, previous: Record | None, late_role: str
+        self,
+        request: ResponseRequest,
+        options: RequestOptions,
+        previous: StoredResponse | None,
+        late_role: str,
     ) -> None:
         self._request = request
         self._options = options
@@ -216,7 +230,7 @@ class _Reading:
 
 
 def _read_items(
-    request: ResponseRequest, snapshot: Snapshot, previous: Record | None, search: Search | None
+    request: ResponseRequest, snapshot: Snapshot, previous: StoredResponse | None, search: Search | None
 ) -> InputItems:
     def expose(label: str, name: str) -> str:
         return next(iter(snapshot.names_of(label, name)), names.legal(name))

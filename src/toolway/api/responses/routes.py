@@ -14,7 +14,7 @@ from toolway.api.responses.background import Background, encoded
 from toolway.api.responses.creation import ResponseCreator, compact, count_tokens
 from toolway.api.responses.items.response_object import Event
 from toolway.api.responses.preparation import Draft
-from toolway.api.responses.records import Record, Records
+from toolway.api.responses.stored_responses import StoredResponse, StoredResponses
 from toolway.dialects import RESPONSES
 from toolway.errors import InvalidRequest, MethodNotAllowed, NotFound, ToolwayError, to_public_error
 from toolway.server.admission import request_slot
@@ -130,7 +130,7 @@ _METHODS = {"": ("GET", "HEAD", "DELETE"), "cancel": ("POST",), "input_items": (
 class Stored:
     """An ASGI app for the routes of one response."""
 
-    def __init__(self, records: Records, background: Background) -> None:
+    def __init__(self, records: StoredResponses, background: Background) -> None:
         self._records = records
         self._background = background
 
@@ -216,13 +216,13 @@ class Socket:
         await serve_websocket(scope, receive, send, self._creator.settings.server, partial(self._talk, scope))
 
     async def _talk(self, scope: Scope, socket: WebSocket) -> None:
-        last: Record | None = None
+        last: StoredResponse | None = None
         async for text in socket:
             last = await socket.while_open(partial(self._respond, socket, scope, text.encode(), last))
 
     async def _respond(
-        self, socket: WebSocket, scope: Scope, text: bytes, last: Record | None
-    ) -> Record | None:
+        self, socket: WebSocket, scope: Scope, text: bytes, last: StoredResponse | None
+    ) -> StoredResponse | None:
         """Make one response, or tell the client of an error; returns what can be gone on from next.
 
         That is the response. After an error it is `last`, but not if that was gone on from.
@@ -244,8 +244,8 @@ class Socket:
         return record or (None if goes_on else last)
 
     async def _make(
-        self, socket: WebSocket, scope: Scope, body: JSON, previous: Record | None, told: JSON
-    ) -> Record | None:
+        self, socket: WebSocket, scope: Scope, body: JSON, previous: StoredResponse | None, told: JSON
+    ) -> StoredResponse | None:
         end = b"," + dumps(told)[1:] if told else b"}"
 
         async def deliver(events: list[Event]) -> None:

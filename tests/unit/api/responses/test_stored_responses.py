@@ -13,7 +13,14 @@ import pytest
 
 from tests.unit.stores.test_contract import opened
 from toolway.api.responses.items.input_items import Turn
-from toolway.api.responses.records import CHUNK, RESPONSE, Record, Records, new_id, with_ids
+from toolway.api.responses.stored_responses import (
+    CHUNK,
+    RESPONSE,
+    StoredResponse,
+    StoredResponses,
+    new_id,
+    with_ids,
+)
 from toolway.errors import NotFound
 from toolway.stores import Store
 
@@ -26,7 +33,7 @@ def said(text: str, role: str = "user") -> JSON:
     return {"role": role, "content": text}
 
 
-def record(previous: Record | None, question: str, answer: str, **more: Any) -> Record:
+def record(previous: StoredResponse | None, question: str, answer: str, **more: Any) -> StoredResponse:
     """A response that goes on from another one."""
     identity = new_id()
     content = [{"type": "output_text", "text": answer}]
@@ -42,7 +49,7 @@ def record(previous: Record | None, question: str, answer: str, **more: Any) -> 
         "previous_response_id": previous.resource["id"] if previous else None,
         "output": output,
     }
-    return Record(
+    return StoredResponse(
         resource=resource,
         items=with_ids([said(question)], identity),
         messages=[*before, *turn, said(question), said(answer, "assistant")],
@@ -51,7 +58,7 @@ def record(previous: Record | None, question: str, answer: str, **more: Any) -> 
     )
 
 
-def shown(kept: Record | None) -> Any:
+def shown(kept: StoredResponse | None) -> Any:
     """A record as JSON, without its place, which is nobody's business."""
     return kept and orjson.loads(orjson.dumps(replace(kept, path=(), lengths=())))
 
@@ -70,8 +77,8 @@ async def size_of(store: Store, url: str) -> int:
 async def test_a_conversation_of_a_hundred_turns_takes_at_most_three_times_its_text(store_url: str):
     rng = random.Random(1)
     async with opened(store_url) as store:
-        records = Records(store, ttl=TTL)
-        last: Record | None = None
+        records = StoredResponses(store, ttl=TTL)
+        last: StoredResponse | None = None
         text = 0
         for _ in range(100):
             question, answer = (rng.randbytes(size).hex() for size in (600, 500))
@@ -85,7 +92,7 @@ async def test_a_conversation_of_a_hundred_turns_takes_at_most_three_times_its_t
 async def test_texts_of_any_kind_come_back(store_url: str):
     texts = ["", "\0", "\0" * 50, "\0\x30", "x" * 39, "x" * 40, "x" * 41, "\0" + "y" * 60, "0" * 40]
     async with opened(store_url) as store:
-        records = Records(store, ttl=TTL)
+        records = StoredResponses(store, ttl=TTL)
         for text in texts:
             turn = Turn(assistant={"role": "assistant", "content": text}, results=[said(text, "tool")])
             saved = await records.save("me", record(None, text, text, turn=turn, listed=["a"]))
@@ -94,7 +101,7 @@ async def test_texts_of_any_kind_come_back(store_url: str):
 
 async def test_a_conversation_whose_beginning_was_changed_is_kept_anew(store_url: str):
     async with opened(store_url) as store:
-        records = Records(store, ttl=TTL)
+        records = StoredResponses(store, ttl=TTL)
         first = await records.save("me", record(None, "long " * 100, "Yes."))
         second = record(first, "And?", "No.")
         second = replace(second, messages=[said("short"), *second.messages[1:]])
@@ -105,8 +112,8 @@ async def test_a_conversation_whose_beginning_was_changed_is_kept_anew(store_url
 
 async def test_a_response_outlives_those_it_goes_on_from(store_url: str):
     async with opened(store_url) as store:
-        first = await Records(store, ttl=0.2).save("me", record(None, "One?", "One."))
-        records = Records(store, ttl=TTL)
+        first = await StoredResponses(store, ttl=0.2).save("me", record(None, "One?", "One."))
+        records = StoredResponses(store, ttl=TTL)
         second = await records.save("me", record(first, "Two?", "Two."), first)
         branch = await records.save("me", record(first, "Or?", "Or."), first)
         with anyio.fail_after(20):
@@ -120,7 +127,7 @@ async def test_a_response_outlives_those_it_goes_on_from(store_url: str):
 
 async def test_what_is_deleted_while_somebody_goes_on_from_it_does_not_take_the_rest_along(store_url: str):
     async with opened(store_url) as store:
-        records = Records(store, ttl=TTL)
+        records = StoredResponses(store, ttl=TTL)
         first = await records.save("me", record(None, "One?", "One."))
         second = await records.save("me", record(first, "Two?", "Two."), first)
         await records.delete("me", first.resource["id"])
@@ -131,7 +138,7 @@ async def test_what_is_deleted_while_somebody_goes_on_from_it_does_not_take_the_
 
 async def test_branches_are_made_at_once(store_url: str):
     async with opened(store_url) as store:
-        records = Records(store, ttl=TTL)
+        records = StoredResponses(store, ttl=TTL)
         first = await records.save("me", record(None, "One?", "One."))
         more = [record(first, f"{n}?", f"{n}.") for n in range(20)]
         async with anyio.create_task_group() as group:
@@ -145,9 +152,9 @@ async def test_branches_are_made_at_once(store_url: str):
 class Model:
     """What should be in the store, and whose it is."""
 
-    kept: dict[tuple[str, str], Record]
+    kept: dict[tuple[str, str], StoredResponse]
 
-    def of(self, owner: str) -> Sequence[Record]:
+    def of(self, owner: str) -> Sequence[StoredResponse]:
         return [kept for (whose, _), kept in self.kept.items() if whose == owner]
 
 
@@ -158,7 +165,7 @@ async def test_owners_who_go_on_branch_and_delete_find_what_they_kept_and_leave_
     rng = random.Random(seed)
     owners = ["alice", "bob", "carol"]
     async with opened(store_url) as store:
-        records = Records(store, ttl=TTL)
+        records = StoredResponses(store, ttl=TTL)
         model = Model(kept={})
         for number in range(120):
             owner = rng.choice(owners)

@@ -19,7 +19,7 @@ Path = Sequence[tuple[str, int]]
 
 
 @record
-class Record:
+class StoredResponse:
     """One response. `items` are its input with ids, `messages` the conversation as the model saw it, without
     instructions; `turn` is its last turn when calls of it are open, `listed` the servers whose tools were shown, and
     `own` the ids of calls in it that were ours. Of what is kept `path` says where, and `lengths` how many messages
@@ -79,7 +79,7 @@ _ITS_OWN = (
 """Fields of a response that differ from those of the one before, in their order in it."""
 
 
-class Records:
+class StoredResponses:
     """The records in a store, each visible to its owner alone.
 
     A response goes on with the conversation of another one, so only what it adds is kept, in a chunk; decision 015
@@ -90,7 +90,9 @@ class Records:
         self._store = store
         self._ttl = ttl
 
-    async def save(self, owner: str, record: Record, previous: Record | None = None) -> Record:
+    async def save(
+        self, owner: str, record: StoredResponse, previous: StoredResponse | None = None
+    ) -> StoredResponse:
         """Keep a record, in place of an older one of this response; returns it with its place. Raises StoreError.
 
         `previous` is the record that it goes on from.
@@ -107,7 +109,7 @@ class Records:
                 kept = await self._append(owner, record, _NOTHING)
         return kept
 
-    async def find(self, owner: str, identity: str) -> Record | None:
+    async def find(self, owner: str, identity: str) -> StoredResponse | None:
         """The record of a response, if it is there and this owner's. Raises StoreError."""
         kept = await self._store.get(RESPONSE.key(owner, identity), certain=True)
         if kept is None:
@@ -123,7 +125,7 @@ class Records:
         if kept.is_packed:
             texts = _texts(chunks[-1].messages if chunks else [], kept.turn)
             resource, items = _unpack(resource, texts), _unpack(items, texts)
-        return Record(
+        return StoredResponse(
             resource={**echo, **resource},
             items=items,
             messages=[message for chunk in chunks for message in chunk.messages],
@@ -134,7 +136,7 @@ class Records:
             lengths=[len(chunk.messages) for chunk in chunks],
         )
 
-    async def get(self, owner: str, identity: str) -> Record:
+    async def get(self, owner: str, identity: str) -> StoredResponse:
         """The record of a response. Raises NotFound, StoreError."""
         record = await self.find(owner, identity)
         if record is None:
@@ -189,7 +191,7 @@ class Records:
         """Take a claim back, since nothing came of it. Raises StoreError."""
         await self._store.delete(APPROVAL.key(owner, request))
 
-    async def _append(self, owner: str, record: Record, before: Record) -> Record:
+    async def _append(self, owner: str, record: StoredResponse, before: StoredResponse) -> StoredResponse:
         """Keep what a record adds to what was kept before."""
         known, echo = set(before.own), dict(record.resource)
         own = {name: echo.pop(name) for name in _ITS_OWN if name in echo}
@@ -203,7 +205,7 @@ class Records:
         )
         path = await self._place(owner, before.path, chunk)
         places = {text: number for number, text in enumerate(_texts(chunk.messages, record.turn))}
-        kept = Record(
+        kept = StoredResponse(
             resource=record.resource,
             items=record.items,
             messages=record.messages,
@@ -232,7 +234,7 @@ class Records:
         return [*path, (branch, 1)]
 
     async def _put(
-        self, owner: str, record: Record, resource: JSON, places: Mapping[str, int] | None = None
+        self, owner: str, record: StoredResponse, resource: JSON, places: Mapping[str, int] | None = None
     ) -> None:
         items = list(record.items)
         kept = _Kept(
@@ -272,10 +274,10 @@ class Records:
         return False
 
 
-_NOTHING = Record(resource={})
+_NOTHING = StoredResponse(resource={})
 
 
-def _kept_before(record: Record, previous: Record | None) -> Record:
+def _kept_before(record: StoredResponse, previous: StoredResponse | None) -> StoredResponse:
     """What a record goes on from, as far as it is kept: all chunks whose messages are still the same."""
     if previous is None or not previous.path or previous.resource.keys() != record.resource.keys():
         return _NOTHING
@@ -384,7 +386,7 @@ def _not_found(identity: str) -> NotFound:
     return NotFound(f"Response with id '{identity[:100]}' not found.")
 
 
-def check_previous(record: Record | None, identity: str) -> Record:
+def check_previous(record: StoredResponse | None, identity: str) -> StoredResponse:
     """The record, fit to go on from. Raises InvalidRequest."""
     if record is None:
         raise InvalidRequest(
