@@ -105,7 +105,7 @@ class Grant:
 APPROVAL = Kind("approval", Approval)
 VERDICT = Kind("verdict", Verdict)
 GRANT = Kind("grant", Grant)
-BEGUN = Kind("approval begun", bool)
+BEGUN = Kind("approval used", bool)
 """Whether the call of an approval has begun; False: it never will, since a yes was taken back."""
 LINK = Kind("approval link", str)
 AWAITED = Kind("approval awaited", str)

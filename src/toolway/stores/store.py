@@ -43,12 +43,14 @@ def share_of(owner: str) -> str:
 class Kind(Generic[T_co]):
     """One kind of value: its name, the type that it has in Python, and the version of its form.
 
-    What the store gives back has this type. A value in another version, or damaged, counts as gone.
+    What the store gives back has this type. A value in another version, or damaged, counts as gone, but for versions
+    from `oldest` on, which the form reads too. The name stays when its Python name changes: it finds what is stored.
     """
 
-    def __init__(self, name: str, form: type[T_co], *, version: int = 1) -> None:
+    def __init__(self, name: str, form: type[T_co], *, version: int = 1, oldest: int | None = None) -> None:
         self.name = name
         self.version = version
+        self.readable = range(oldest or version, version + 1)
         self._form = form
 
     def key(self, owner: str, *parts: str) -> Key[T_co]:
@@ -272,7 +274,7 @@ class Store:
     def _decoded(self, key: Key[T], text: bytes) -> T | None:
         """What `_encoded` wrote; None for anything else: damage, another version, what somebody else wrote."""
         found = _FORM.match(text)
-        if found and int(found[1]) != key.kind.version:
+        if found and int(found[1]) not in key.kind.readable:
             self._trouble.note(f"a value of the kind {key.kind.name!r} is in another version")
             return None
         try:

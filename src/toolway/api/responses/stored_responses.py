@@ -55,8 +55,8 @@ class _Kept:
     turn: Turn | None
     listed: list[str]
     path: list[tuple[str, int]]
-    is_packed: bool = True
-    """Whether `resource` and `items` stand as `_pack` makes them, which they need not where there are no long texts."""
+    packed_from: int = 40
+    """Characters from which a text in `resource` and `items` stands as `_pack` makes it; 0: none does."""
 
 
 @record
@@ -66,7 +66,7 @@ class _Answer:
     approve: bool
 
 
-RESPONSE = Kind("response", _Kept)
+RESPONSE = Kind("response", _Kept, version=2, oldest=1)
 CHUNK = Kind("chunk", _Chunk)
 BRANCH = Kind("branch", str)
 """The thread that goes on from a chunk which was not the last of its own."""
@@ -122,9 +122,12 @@ class StoredResponses:
         for chunk in chunks:
             echo |= chunk.echo
         resource, items = kept.resource, kept.items
-        if kept.is_packed:
-            texts = _texts(chunks[-1].messages if chunks else [], kept.turn)
-            resource, items = _unpack(resource, texts), _unpack(items, texts)
+        if kept.packed_from:
+            texts = _texts(chunks[-1].messages if chunks else [], kept.turn, kept.packed_from)
+            try:
+                resource, items = _unpack(resource, texts), _unpack(items, texts)
+            except (IndexError, ValueError):  # damage, which counts as gone
+                return None
         return StoredResponse(
             resource={**echo, **resource},
             items=items,
@@ -204,7 +207,7 @@ class StoredResponses:
             echo=echo,
         )
         path = await self._place(owner, before.path, chunk)
-        places = {text: number for number, text in enumerate(_texts(chunk.messages, record.turn))}
+        places = {text: number for number, text in enumerate(_texts(chunk.messages, record.turn, LONG))}
         kept = StoredResponse(
             resource=record.resource,
             items=record.items,
@@ -243,7 +246,7 @@ class StoredResponses:
             turn=record.turn,
             listed=list(record.listed),
             path=list(record.path),
-            is_packed=bool(places),
+            packed_from=LONG if places else 0,
         )
         await self._store.put(RESPONSE.key(owner, record.resource["id"]), kept, ttl=self._ttl, certain=True)
 
@@ -307,23 +310,23 @@ LONG = 200
 """Texts of so many characters are kept once, in the messages of a chunk."""
 
 
-def _texts(messages: list[JSON], turn: Turn | None) -> list[str]:
-    """The texts that a record need not repeat."""
+def _texts(messages: list[JSON], turn: Turn | None, long: int) -> list[str]:
+    """The texts of at least `long` characters, which a record need not repeat."""
     found: list[str] = []
-    _find_long_texts(messages, found)
+    _find_long_texts(messages, long, found)
     if turn:
-        _find_long_texts([turn.assistant, list(turn.results)], found)
+        _find_long_texts([turn.assistant, list(turn.results)], long, found)
     return found
 
 
-def _find_long_texts(value: JSON | list[Any], found: list[str]) -> None:
+def _find_long_texts(value: JSON | list[Any], long: int, found: list[str]) -> None:
     """Add the long texts in an object or a list, always in the same order."""
     for part in value.values() if isinstance(value, dict) else value:
         if isinstance(part, str):
-            if len(part) >= LONG:
+            if len(part) >= long:
                 found.append(part)
         elif part and isinstance(part, dict | list):
-            _find_long_texts(part, found)
+            _find_long_texts(part, long, found)
 
 
 def _pack(value: Any, places: Mapping[str, int]) -> Any:

@@ -219,11 +219,11 @@ LOCK_SECONDS = 60.0
 RENEWAL_SECONDS = 45.0
 """What a renewal may take, with all that is kept of it; less than its lock lasts."""
 
-_OWNER = "tokens"
+_OWNER = "grants"
 _FOREVER = 10 * 365 * 86_400.0
 _MAX_BYTES = 16 * 2**20
-_TOKEN = Kind("OAuth token", ServerToken)
-_RENEWAL = Kind("renewal of a token", bool)
+_TOKEN = Kind("grant", ServerToken)
+_RENEWAL = Kind("renewal of a grant", bool)
 
 
 class HeldToken:

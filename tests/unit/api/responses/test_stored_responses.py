@@ -22,7 +22,7 @@ from toolway.api.responses.stored_responses import (
     with_ids,
 )
 from toolway.errors import NotFound
-from toolway.stores import Store
+from toolway.stores import Kind, Store
 
 JSON = dict[str, Any]
 
@@ -198,3 +198,42 @@ async def test_owners_who_go_on_branch_and_delete_find_what_they_kept_and_leave_
             await records.delete(owner, gone)
             assert await store.get(RESPONSE.key(owner, gone)) is None
         assert set(await store.get_all(chunks)) == {None}
+
+
+OLD_RESPONSE = Kind("response", dict[str, Any], version=1)
+"""The form before texts had to be of 200 characters to stand once: it was forty, and all records were packed."""
+
+
+async def test_a_response_of_the_first_form_is_read_as_it_was_written(store_url: str):
+    words, answer = (
+        "A question of more than forty characters, say.",
+        "An answer of just as many of them, or more.",
+    )
+    async with opened(store_url) as store:
+        records = StoredResponses(store, ttl=TTL)
+        saved = await records.save("me", record(None, words, answer))
+        identity = saved.resource["id"]
+        kept = await store.get(RESPONSE.key("me", identity))
+        assert kept is not None
+        resource, items = orjson.dumps(kept.resource), orjson.dumps(kept.items)
+        old = {
+            "resource": orjson.loads(resource.replace(answer.encode(), rb"\u00001")),
+            "items": orjson.loads(items.replace(words.encode(), rb"\u00000")),
+            "turn": kept.turn,
+            "listed": kept.listed,
+            "path": kept.path,
+        }
+        await store.put(OLD_RESPONSE.key("me", identity), old)
+        assert shown(await records.find("me", identity)) == shown(saved)
+
+
+async def test_a_response_that_names_a_text_nobody_has_counts_as_gone(store_url: str):
+    async with opened(store_url) as store:
+        records = StoredResponses(store, ttl=TTL)
+        saved = await records.save("me", record(None, "a", "b"))
+        identity = saved.resource["id"]
+        kept = await store.get(RESPONSE.key("me", identity))
+        assert kept is not None
+        damaged = replace(kept, resource={**kept.resource, "status": "\x007"}, packed_from=40)
+        await store.put(RESPONSE.key("me", identity), damaged)
+        assert await records.find("me", identity) is None
