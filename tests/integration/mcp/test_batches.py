@@ -45,6 +45,7 @@ def test_the_requests_of_a_batch_are_answered_by_one_list(app: AppServer, is_tol
     assert (invalid["id"], invalid["error"]["code"]) == (None, -32600)
     assert (unknown["id"], unknown["error"]["code"]) == (3, -32602)
     assert (nested["id"], nested["error"]["code"]) == (None, -32600)
+    assert "a batch holds no batch" in nested["error"]["message"]
 
 
 def test_a_batch_that_wants_no_answer_gets_none(app: AppServer):

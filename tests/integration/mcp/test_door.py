@@ -129,6 +129,72 @@ def test_what_is_no_message_is_an_invalid_request_in_words(app: AppServer, body:
     assert "mcp-session-id" not in answer.headers
 
 
+CALL = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
+RESULT: dict[str, Any] = {"jsonrpc": "2.0", "id": 1, "result": {}}
+ERROR = {"jsonrpc": "2.0", "id": 1, "error": {"code": 1, "message": "no"}}
+WRONG: list[dict[str, Any]] = [
+    *({**CALL, "id": odd} for odd in (None, 1.5, {}, [], True)),
+    *({**CALL, "method": odd} for odd in (None, 1, {}, True)),
+    *({**CALL, "params": odd} for odd in (1, "a", [], True)),
+    *({**CALL, "jsonrpc": odd} for odd in (None, 2.0, "1.0", {})),
+    {**CALL, "result": {}},
+    {**CALL, "error": ERROR["error"]},
+    {**RESULT, "error": ERROR["error"]},
+    *({**RESULT, "result": odd} for odd in (None, 1, [])),
+    *({**RESULT, "id": odd} for odd in (None, 1.5, {}, True)),
+    *({**ERROR, "error": odd} for odd in (None, "no", {}, {"code": "1", "message": "no"}, {"code": 1})),
+    *({**ERROR, "id": odd} for odd in (1.5, {}, True)),
+    {"jsonrpc": "2.0", "result": {}},
+]
+
+
+@pytest.mark.parametrize("version", [None, "2026-07-28", "2025-06-18"])
+def test_an_envelope_with_a_wrong_member_is_never_taken_for_a_notification(
+    app: AppServer, version: str | None
+):
+    told = {"mcp-protocol-version": version} if version else {}
+    session = post(app, hello()).headers["mcp-session-id"]
+    if version != "2026-07-28":
+        told["mcp-session-id"] = session
+    with httpx2.Client(headers={**HEADERS, **told}, timeout=20) as client:
+        for body in WRONG:
+            answer = client.post(f"{app.url}/mcp", json=body)
+            assert answer.status_code == 400, body
+            error = message(answer)
+            identity = body.get("id")
+            known = identity if isinstance(identity, int) and not isinstance(identity, bool) else None
+            assert (error["id"], error["error"]["code"]) == (known, -32600), body
+            assert error["error"]["message"].startswith("This is no message of JSON-RPC 2.0: "), body
+
+
+def test_a_version_that_nobody_knows_is_told_those_that_are(app: AppServer):
+    for body in (CALL, {"jsonrpc": "2.0", "method": "notifications/initialized"}, hello()):
+        answer = post(app, body, **{"mcp-protocol-version": "bogus"})
+        error = message(answer)["error"]
+        assert (answer.status_code, error["code"]) == (400, -32022)
+        assert error["data"] == {"supported": ["2026-07-28", *VERSIONS], "requested": "bogus"}
+        assert "'bogus'" in error["message"]
+        assert ", ".join(["2026-07-28", *VERSIONS]) in error["message"]
+
+
+@pytest.mark.parametrize("body", [b"{", b"", json.dumps(CALL).encode()])
+def test_an_error_that_opens_no_session_names_none(app: AppServer, body: bytes):
+    answer = post(app, body)
+    assert (answer.status_code, answer.headers.get("mcp-session-id")) == (400, None)
+    got = httpx2.get(f"{app.url}/mcp", headers=HEADERS)
+    assert (got.status_code, got.headers.get("mcp-session-id")) == (400, None)
+
+
+@pytest.mark.parametrize("size", [0, 300_000])
+def test_params_that_cannot_be_used_are_told_without_empty_data(app: AppServer, size: int):
+    body = {**CALL, "method": "tools/call", "params": {"x": "y" * size}}
+    session = {"mcp-session-id": post(app, hello()).headers["mcp-session-id"]}
+    assert message(post(app, body, **session))["error"] == {
+        "code": -32602,
+        "message": "Invalid request parameters",
+    }
+
+
 @pytest.mark.parametrize("version", VERSIONS[:2])
 def test_a_version_without_batches_is_told_so(app: AppServer, version: str):
     answer = post(app, [hello()], **{"mcp-protocol-version": version})

@@ -7,11 +7,10 @@ from collections.abc import Awaitable, Callable
 
 from starlette.types import Message, Scope, Send
 
+from toolway.api.mcp.faults import BATCH_VERSION
 from toolway.errors import InvalidRequest
 from toolway.server.asgi import STREAM_HEADERS, send_whole
 from toolway.wire import sse
-
-VERSION = b"2025-03-26"
 
 MAX_MESSAGES = 100
 """Messages in a batch."""
@@ -23,7 +22,7 @@ def batch_in(scope: Scope, body: bytes) -> list[bytes]:
     A version that is not told is 2025-03-26, says the specification. Raises InvalidRequest.
     """
     told = [value for name, value in scope["headers"] if name == b"mcp-protocol-version"]
-    if body.lstrip()[:1] != b"[" or told not in ([], [VERSION]):
+    if body.lstrip()[:1] != b"[" or told not in ([], [BATCH_VERSION.encode()]):
         return []
     try:
         messages = json.loads(body)

@@ -36,7 +36,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from toolway.api.mcp.batches import answer_batch, batch_in
-from toolway.api.mcp.faults import fault_of
+from toolway.api.mcp.faults import fault_of, is_response
 from toolway.api.mcp.server import OWNER, CatalogServer
 from toolway.server.asgi import EventStreamResponse, read_body, send_whole
 from toolway.server.caller import caller_id
@@ -85,7 +85,7 @@ class Exchanges:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope["method"] != "POST":
-            await self._otherwise(scope, receive, send)
+            await self._otherwise(scope, receive, _without_refused_session(scope, send))
             return
         body = await read_body(scope, receive, self._max_body)
         if batch := batch_in(scope, body):
@@ -97,10 +97,10 @@ class Exchanges:
         """Answer one message."""
         if len(body) <= MAX_BODY and (exchange := self._exchange(scope, body)):
             await self._exchanged(exchange, scope, receive, send)
-        elif _is_handshake(scope) and (fault := fault_of(body)):
-            await send_whole(send, 400, _dumps(fault.model_dump(mode="json")))
+        elif fault := fault_of(body, _version_in(scope)):
+            await send_whole(send, 400, _dumps(fault.model_dump(mode="json", exclude_unset=True)))
         else:
-            await self._otherwise(scope, _from_the_body(body, receive), send)
+            await self._otherwise(scope, _from_the_body(body, receive), _without_refused_session(scope, send))
 
     def _exchange(self, scope: Scope, body: bytes) -> _Exchange | None:
         """The request in a body, if it is one that is answered here."""
@@ -110,6 +110,8 @@ class Exchanges:
             return None
         try:
             decoded = json.loads(body)
+            if is_response(decoded):
+                return None
             version = request.headers.get("mcp-protocol-version")
             if version in MODERN_PROTOCOL_VERSIONS:
                 return self._modern(request, decoded, JSONRPCRequest.model_validate(decoded))
@@ -331,10 +333,24 @@ def _event(message: bytes) -> bytes:
     return b"event: message\r\ndata: %b\r\n\r\n" % message
 
 
-def _is_handshake(scope: Scope) -> bool:
-    """Whether a request is of a version with sessions, whose bodies the transport judges in pydantic's words."""
-    told = [value.decode("latin-1") for name, value in scope["headers"] if name == b"mcp-protocol-version"]
-    return not told or told[0] in HANDSHAKE_PROTOCOL_VERSIONS
+def _version_in(scope: Scope) -> str | None:
+    """The version that a request tells."""
+    told = (value for name, value in scope["headers"] if name == b"mcp-protocol-version")
+    return value.decode("latin-1") if (value := next(told, None)) is not None else None
+
+
+def _without_refused_session(scope: Scope, send: Send) -> Send:
+    """`send`, without the id of a session that the SDK began for a request that it then refused."""
+    if any(name == SESSION_ID.encode() for name, _ in scope["headers"]):
+        return send
+
+    async def send_rest(message: Message) -> None:
+        if message["type"] == "http.response.start" and message["status"] >= 400:
+            headers = [header for header in message["headers"] if header[0].lower() != SESSION_ID.encode()]
+            message = {**message, "headers": headers}
+        await send(message)
+
+    return send_rest
 
 
 def _from_the_body(body: bytes, receive: Receive) -> Receive:

@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary, WeakSet, WeakValueDictionary
 
 import anyio
 from mcp.server.connection import Connection
+from mcp.server.context import CallNext, HandlerResult
 from mcp.server.lowlevel import NotificationOptions, Server
 from mcp.server.models import InitializationOptions
 from mcp.server.subscriptions import (
@@ -33,7 +34,7 @@ from mcp_types import (
     ServerCapabilities,
     SetLevelRequestParams,
 )
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from toolway import __version__
 from toolway.access.policy import Policy
@@ -124,7 +125,7 @@ class CatalogServer(Server[Any]):
             get_tool_input_schema=self._input_schema,
             **handlers,
         )
-        self.middleware.clear()  # the SDK's own tracing
+        self.middleware[:] = [_without_empty_data]  # in place of the SDK's own tracing
         self.add_notification_handler("notifications/initialized", NotificationParams, self._remember)
         self.add_request_handler("logging/setLevel", SetLevelRequestParams, self._set_level)
 
@@ -283,6 +284,18 @@ class CatalogServer(Server[Any]):
         if tool not in self._mirrored:
             self._mirrored[tool] = bool(x_mcp_header_map(tool.parameters))
         return tool.parameters if self._mirrored[tool] else None
+
+
+async def _without_empty_data(ctx: Context, call_next: CallNext) -> HandlerResult:
+    """Params that cannot be used are told without the `"data": ""` that the SDK has for want of a finding."""
+    try:
+        return await call_next(ctx)
+    except ValidationError:
+        raise MCPError(INVALID_PARAMS, "Invalid request parameters") from None
+    except MCPError as error:
+        if error.data != "":
+            raise
+        raise MCPError(error.code, error.message) from None
 
 
 def _is_toolway(ctx: Context) -> bool:
