@@ -43,6 +43,8 @@ from toolway.tools import names
 from toolway.types import JSON, SourceStatus, Tool, ToolResult, last_error
 
 if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
     from toolway.tools.catalog import Catalog
 
 T = TypeVar("T")
@@ -100,7 +102,6 @@ def serve(  # noqa: PLR0917 - typer passes them by name
     strict: Strict = False,
 ) -> None:
     """Serve the OpenAI API with your tools in it."""
-    from toolway.app.asgi import create_app
     from toolway.server.process import run
 
     settings = load_settings(
@@ -112,7 +113,14 @@ def serve(  # noqa: PLR0917 - typer passes them by name
         strict=strict or None,
     )
     _warn(settings)
-    run(settings, create_app, on_listening=lambda url: _announce(settings, url))
+    run(settings, _create_app, on_listening=lambda url: _announce(settings, url))
+
+
+def _create_app(settings: Settings) -> ASGIApp:
+    """The app, made where it serves: the process that only looks after workers does not load it."""
+    from toolway.app.asgi import create_app
+
+    return create_app(settings)
 
 
 @app.command()
