@@ -69,7 +69,7 @@ def state_of(port: int) -> dict[str, str]:
 
 def measure(mock: Program, url: str) -> tuple[float, Waits, Waits]:
     """Seconds from the edit of the configuration to the tools; waits afterwards, and meanwhile."""
-    config = WORK / "mcp.json"
+    config = WORK / "large_document.json"
     config.write_text('{"mcpServers": {}}')
     toolway = start_toolway(mock, None, "toolway-document", TOOLWAY_CONFIG=str(config))
     try:

@@ -28,6 +28,11 @@ def choose_cpus() -> tuple[set[int], set[int]]:
     return {first}, set(others) or {first}
 
 
+def cpus_for(workers: int) -> set[int]:
+    """As many CPUs as there are workers; on a small machine they share with the mock and the load."""
+    return set(sorted(os.sched_getaffinity(0))[:workers])
+
+
 HERE = Path(__file__).resolve().parent
 WORK = HERE / ".work"
 TARGET_CPUS, OTHER_CPUS = choose_cpus()

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from typing import Any
 
 RESPONSES = "/v1/responses"
 MESSAGES = "/v1/messages"
 RELAYS = ("direct", "nginx", "haproxy", "envoy", "relay", "litellm", "portkey", "toolway")
-TOOLWAYS = ("toolway-0", "toolway", "toolway-200")
+PROXIES = ("nginx", "haproxy", "envoy")
+DEFINITION_BYTES = 770
+TOOLWAYS = ("toolway-0", "toolway", "toolway-200", "toolway-search")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +27,8 @@ class Scenario:
     """Time between two chunks of one stream."""
     calls: int = 0
     """Tools the model calls before it answers."""
+    tools: int = 0
+    """Definitions that stand in the request itself."""
     path: str = "/v1/chat/completions"
     runs_tools: bool = True
     """False: the target hands the model's calls back, so no text is expected."""
@@ -61,7 +66,20 @@ class Scenario:
         request = {"model": model, said: messages, "temperature": 0.7}
         if self.path == MESSAGES:
             request |= {"max_tokens": 1000, "system": messages[0]["content"], "messages": messages[1:]}
+        if self.tools:
+            request["tools"] = [definition(number) for number in range(self.tools)]
         return json.dumps({**request, "stream": True} if self.stream else request).encode()
+
+
+def definition(number: int) -> dict[str, Any]:
+    """As many bytes as Toolway makes of an operation of the mock; nobody reads these."""
+    function = {"name": f"op_{number}", "description": "".ljust(DEFINITION_BYTES)}
+    return {"type": "function", "function": function}
+
+
+def passed_on(tools: int) -> Scenario:
+    title = f"What is paid for the bytes of {tools} tools: the client sends them, 16 at a time"
+    return Scenario(key=f"bytes-{tools}", title=title, targets=PROXIES, connections=16, tools=tools)
 
 
 def whole(connections: int) -> Scenario:
@@ -145,12 +163,29 @@ SCENARIOS = (
         chunks=20,
     ),
     Scenario(
-        key="tools-1", title="Whole answers with 0, 20 and 200 tools added, one at a time", targets=TOOLWAYS
+        key="tools-1",
+        title="Whole answers with 0, 20 and 200 tools added, and 200 searched, one at a time",
+        targets=TOOLWAYS,
     ),
     Scenario(
         key="tools-16",
-        title="Whole answers with 0, 20 and 200 tools added, 16 at a time",
+        title="Whole answers with 0, 20 and 200 tools added, and 200 searched, 16 at a time",
         targets=TOOLWAYS,
         connections=16,
+    ),
+    passed_on(20),
+    passed_on(200),
+    Scenario(
+        key="workers-32",
+        title="Whole answers with one worker and with two, 32 at a time",
+        targets=("toolway", "toolway-2w"),
+        connections=32,
+    ),
+    Scenario(
+        key="workers-stream-32",
+        title="Streamed answers with one worker and with two, 32 at a time",
+        targets=("toolway", "toolway-2w"),
+        connections=32,
+        stream=True,
     ),
 )

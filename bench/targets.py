@@ -1,4 +1,4 @@
-"""The servers that are compared: the mock itself, its rivals, and Toolway with 0, 20 and 200 tools."""
+"""The servers that are compared: the mock itself, its rivals, and Toolway with 0 to 200 tools, or two workers."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
 
-from processes import HERE, OTHER_CPUS, TARGET_CPUS, WORK, MissingError, Program, free_port
+from processes import HERE, OTHER_CPUS, WORK, MissingError, Program, cpus_for, free_port
 from rivals import RIVALS
 
 OURS = ("OPENAI_", "MCP_SERVER_", "TOOLWAY_", "DEBUG_OUTPUT")
 """Settings of the caller's own Toolway that must not change what is measured."""
+
+SEARCH_TOOLS = 2
+"""Tools that a model gets in place of those that it searches."""
 
 
 def build() -> None:
@@ -41,7 +44,9 @@ def start_mock(name: str, tools: int) -> Program:
     return Program(command, port=port, cpus=OTHER_CPUS, log=WORK / f"{name}.log")
 
 
-def start_toolway(mock: Program, tool_server: Program | None, log: str) -> Program:
+def start_toolway(
+    mock: Program, tool_server: Program | None, log: str, *, workers: int = 1, **settings: str
+) -> Program:
     binary = Path(sys.executable).with_name("toolway")
     if not binary.exists():
         raise MissingError(f"Toolway is not installed next to {sys.executable}: make install")
@@ -49,9 +54,9 @@ def start_toolway(mock: Program, tool_server: Program | None, log: str) -> Progr
     env = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
     env["OPENAI_BASE_URL"] = f"http://127.0.0.1:{mock.port}/v1"
     env["MCP_SERVER_ENDPOINTS"] = f"http://127.0.0.1:{tool_server.port}" if tool_server else ""
-    env["DEBUG_OUTPUT"] = "false"
-    command = [str(binary), "serve", "--port", str(port)]
-    return Program(command, port=port, cpus=TARGET_CPUS, log=WORK / f"{log}.log", env=env)
+    env |= {"DEBUG_OUTPUT": "false", **settings}
+    command = [str(binary), "serve", "--port", str(port), "--workers", str(workers)]
+    return Program(command, port=port, cpus=cpus_for(workers), log=WORK / f"{log}.log", env=env)
 
 
 def count_tools(target: Program) -> int:
@@ -115,6 +120,9 @@ class Targets:
         self._start("toolway", lambda: start_toolway(mock, mock, "toolway"), tools=20)
         self._start("toolway-0", lambda: start_toolway(mock, None, "toolway-0"), tools=0)
         self._start("toolway-200", lambda: start_toolway(mock, many, "toolway-200"), tools=200)
+        search = partial(start_toolway, mock, many, "toolway-search", TOOLWAY_TOOL_SEARCH="on")
+        self._start("toolway-search", search, tools=SEARCH_TOOLS)
+        self._start("toolway-2w", lambda: start_toolway(mock, mock, "toolway-2w", workers=2), tools=20)
 
     def _start(self, name: str, start: Callable[[], Program], *, tools: int) -> None:
         if self.only and name not in self.only:
