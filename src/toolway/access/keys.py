@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import logging
 import secrets
@@ -59,6 +60,8 @@ class KeyRing:
         self.used_at: dict[str, float] = {}
         """When this process last saw each key (Unix time), by the id of its principal."""
         self.is_closed = bool(api_keys)
+        self.changed = asyncio.Event()
+        """Set when a key, or a session that was opened by one, may have ended; another one takes its place then."""
         self.tokens: TokenVerifier | None = None
         """Finds who comes with a token of an identity provider, where there is one."""
         self.replace(config)
@@ -77,6 +80,12 @@ class KeyRing:
         if self.is_closed and not config.is_declared and not self._of_environment:
             log.warning("there are no keys any more; nobody may do anything until there are, or a restart")
         self.is_closed = self.is_closed or config.is_declared
+        self.tell_change()
+
+    def tell_change(self) -> None:
+        """Have whatever is open for longer than a request look whether it still may be."""
+        self.changed.set()
+        self.changed = asyncio.Event()
 
     def find(self, secret: bytes) -> Principal | None:
         """Whose key this is; None: nobody's. Raises Unauthorized for one whose time is over.

@@ -19,7 +19,7 @@ from starlette.types import Scope
 
 from toolway.access.keys import KeyRing
 from toolway.console.peer import is_own_user
-from toolway.errors import Forbidden, TooMany, Unauthorized
+from toolway.errors import Forbidden, ToolwayError, TooMany, Unauthorized
 from toolway.net.hosts import is_loopback, is_same_origin
 from toolway.server.caller import CREDENTIALS
 from toolway.settings.settings import Settings
@@ -76,7 +76,7 @@ class Access:
     def __init__(self, settings: Settings, store: Store, keys: KeyRing) -> None:
         self._own_keys = [sha256(key.encode()).digest() for key in settings.console.keys]
         self._is_exposed = settings.server.is_exposed
-        self._ring = keys
+        self.ring = keys
         self._store = store
         self._wrong: list[float] = []
         self._peers: OrderedDict[tuple[str, int], tuple[float, bool]] = OrderedDict()
@@ -84,12 +84,12 @@ class Access:
     @property
     def _keys(self) -> dict[bytes, str]:
         """The digests of the keys that open the console, its own and those of the file that name it; their names."""
-        return dict.fromkeys(self._own_keys, CONSOLE) | self._ring.digests("console")
+        return dict.fromkeys(self._own_keys, CONSOLE) | self.ring.digests("console")
 
     @property
     def needs_key(self) -> bool:
         """Whether nobody gets in without a key."""
-        return bool(self._own_keys) or self._ring.is_closed or self._is_exposed
+        return bool(self._own_keys) or self.ring.is_closed or self._is_exposed
 
     @property
     def can_sign_in(self) -> bool:
@@ -113,6 +113,13 @@ class Access:
                 raise Forbidden("A change needs the token of the session.", code="console_token_needed")
         return session
 
+    async def is_still(self, scope: Scope, session: Session) -> bool:
+        """Whether what a request opened with this session may still be open."""
+        try:
+            return (await self.check(scope)).id == session.id
+        except ToolwayError:
+            return False
+
     def sign_in(self, scope: Scope, key: str) -> tuple[Session, Header]:
         """Exchange a key for a session; also the header that sets its cookie. Raises Unauthorized, TooMany."""
         headers = _headers(scope)
@@ -130,7 +137,7 @@ class Access:
         if not found:
             self._wrong.append(now)
             raise Unauthorized(self._how_to_enter("This is no key of the console."), code="invalid_api_key")
-        self._ring.note_use(found[0])
+        self.ring.note_use(found[0])
         identity, until = secrets.token_urlsafe(12), int(time.time()) + SESSION_SECONDS
         value = f"{until}.{identity}.{_signed(found[0], 'session', until, identity)}"
         is_secure = scope.get("scheme") == "https" or headers.get(b"origin", b"").startswith(b"https://")
@@ -142,6 +149,7 @@ class Access:
         """End a session for good; the header that takes its cookie away. Raises StoreError."""
         if session.id:
             await self._store.put(_ended(session.id), True, ttl=SESSION_SECONDS, certain=True)
+            self.ring.tell_change()
         return _cookie("", 0, is_secure=False)
 
     async def _session(self, headers: dict[bytes, bytes]) -> Session | None:
@@ -155,7 +163,7 @@ class Access:
                 ):
                     if await self._store.get(_ended(identity), certain=True):
                         return None
-                    self._ring.note_use(key)
+                    self.ring.note_use(key)
                     token = _signed(key, "token", int(until), identity)
                     return Session(id=identity, token=token, until=float(until), by=name)
         return None

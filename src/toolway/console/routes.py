@@ -6,6 +6,7 @@ import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
@@ -26,6 +27,7 @@ from toolway.server.asgi import (
 )
 from toolway.server.disconnect import SHUTDOWN, error_at_stop
 from toolway.server.envelopes import send_error
+from toolway.server.validity import run_while_valid
 from toolway.types import JSON, Header
 
 log = logging.getLogger("toolway.console")
@@ -169,10 +171,17 @@ class Console:
             if route.method == "POST":
                 request = replace(request, given=await request.body(MAX_CHAT))
 
-            async def produce(response: EventStreamResponse) -> None:
-                await _until_shutdown(scope, send, response, stream(request, response))
+            async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+                async def produce(response: EventStreamResponse) -> None:
+                    await _until_shutdown(scope, send, response, stream(request, response))
 
-            await stream_events(scope, receive, send, produce, keep_alive=KEEP_ALIVE)
+                await stream_events(scope, receive, send, produce, keep_alive=KEEP_ALIVE)
+
+            if route.method == "GET":
+                still = partial(self._access.is_still, scope, session)
+                await run_while_valid(answer, scope, receive, send, is_valid=still, keys=self._access.ring)
+            else:
+                await answer(scope, receive, send)
             return
         assert route.handler is not None  # noqa: S101
         answer = await route.handler(request)

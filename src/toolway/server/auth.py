@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import partial
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from toolway.access.denials import Denials
 from toolway.access.keys import KeyRing
 from toolway.access.tokens import is_token
-from toolway.dialects import is_below
+from toolway.dialects import MCP, is_below
 from toolway.errors import ToolwayError, Unauthorized
 from toolway.server.caller import CREDENTIALS, PRINCIPAL_KEY, key_in, place_of
 from toolway.server.door import Door
 from toolway.server.envelopes import send_error
 from toolway.server.resource_metadata import WELL_KNOWN, answer_metadata, metadata_url
+from toolway.server.validity import IsValid, close_when_invalid, run_while_valid
 from toolway.server.websocket import in_place_of_upgrade
 from toolway.settings.groups import ServerSettings
 from toolway.types import Header
@@ -27,6 +29,8 @@ CONSOLE = "/console/"
 """What is below it asks for sessions, and checks them itself; the page at / that leads there says nothing either."""
 
 _HEADER_NAMES = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z, -]*")
+_LISTENS = (b"mcp-method", b"subscriptions/listen")
+"""What a POST to /mcp must say in its head that asks for an endless stream (MCP of 2026-07-28)."""
 POLICY_VIOLATION = 1008
 _GONE = "This API key was taken away or changed; connect again."
 _METHODS = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
@@ -83,7 +87,11 @@ class AuthMiddleware:
             self._denials.note(error, where=place_of(scope))
             await send_error(scope, send, error, self._challenge(scope, error))
         else:
-            await app(scope, receive, send)
+            if _may_last(scope):
+                still = partial(self._is_still, scope, seen)
+                await run_while_valid(app, scope, receive, send, is_valid=still, keys=self._keys)
+            else:
+                await app(scope, receive, send)
 
     async def _guard_upgrade(self, scope: Scope, receive: Receive, send: Send) -> None:
         seen = self._door.seen_in(scope["headers"])
@@ -95,29 +103,32 @@ class AuthMiddleware:
             self._denials.note(error, where=place_of(scope))
             await send_error(scope, in_place_of_upgrade(scope, send), error, self._challenge(scope, error))
         else:
-            if PRINCIPAL_KEY in scope:
-                receive = self._while_valid(scope, seen, receive, send)
-            await self._app(scope, receive, send)
+            await self._run_websocket(scope, receive, send, partial(self._is_still, scope, seen))
 
-    def _while_valid(self, scope: Scope, seen: Sequence[Header], receive: Receive, send: Send) -> Receive:
-        """`receive` of a WebSocket, which ends with the first message after its key was taken away or changed."""
+    async def _run_websocket(self, scope: Scope, receive: Receive, send: Send, is_valid: IsValid) -> None:
+        """Have the app talk until its client's key is taken away or changed."""
+
+        async def close() -> None:
+            await send({"type": "websocket.close", "code": POLICY_VIOLATION, "reason": _GONE})
 
         async def receive_checked() -> Message:
             message = await receive()
-            if message["type"] == "websocket.receive" and not await self._is_still(scope, seen):
-                await send({"type": "websocket.close", "code": POLICY_VIOLATION, "reason": _GONE})
+            if message["type"] == "websocket.receive" and not await is_valid():
+                await close()
                 return {"type": "websocket.disconnect", "code": POLICY_VIOLATION}
             return message
 
-        return receive_checked
+        await close_when_invalid(lambda: self._app(scope, receive_checked, send), close, is_valid, self._keys)
 
     async def _is_still(self, scope: Scope, seen: Sequence[Header]) -> bool:
-        """Whether the key of a connection may still do what it could when that was opened."""
+        """Whether the key of a connection, or none, may still do what it could when that was opened."""
+        if not self._keys.is_closed:
+            return PRINCIPAL_KEY not in scope
         try:
             now = await self._authenticated(scope, seen)
         except ToolwayError:
             return False
-        return bool(now[PRINCIPAL_KEY] == scope[PRINCIPAL_KEY])
+        return bool(now[PRINCIPAL_KEY] == scope.get(PRINCIPAL_KEY))
 
     def _challenge(self, scope: Scope, error: ToolwayError) -> list[Header]:
         """What an answer 401 asks for, and where a token is to be had (RFC 9728)."""
@@ -153,6 +164,13 @@ def wants_page(scope: Scope) -> bool:
         and scope["method"] in ("GET", "HEAD")
         and any(name == b"accept" and b"text/html" in value for name, value in scope["headers"])
     )
+
+
+def _may_last(scope: Scope) -> bool:
+    """Whether an answer may be an event stream that goes on for ever; the console looks after its own."""
+    if scope["method"] == "GET":
+        return not _is_for_console(scope)
+    return is_below(scope["path"], MCP.path) and _LISTENS in scope["headers"]
 
 
 def _is_for_console(scope: Scope) -> bool:
