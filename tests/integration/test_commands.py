@@ -25,6 +25,7 @@ from tests.support.paths import ROOT
 from tests.support.servers import free_port, running
 from tests.support.tools import Raw, ToolService
 from tests.support.upstream import Reply, ScriptedUpstream, chunk, json_reply, sse, whole
+from tests.unit.demo.test_demo import descendants_of
 from tests.unit.tools.mcp.servers.guarded import Guarded
 from toolway.access.keys import hash_of
 
@@ -619,6 +620,52 @@ def test_sigterm_ends_the_server_within_its_grace_while_a_stream_runs(tmp_path: 
         gate.open()
     assert process.returncode == 0
     assert "Traceback" not in log
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc tells what a process holds")
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_told_to_stop_it_refuses_new_clients_at_once_since_no_program_holds_its_sockets(
+    workers: str, tmp_path: Path
+):
+    gate = Gate()
+    entry = {"command": sys.executable, "args": ["-m", "tests.unit.tools.mcp.servers.good"], "cwd": str(ROOT)}
+    (tmp_path / "mcp.json").write_bytes(orjson.dumps({"mcpServers": {"good": entry}}))
+    first = sse(chunk(role="assistant", content="Well"), done=False).parts
+    variables = {"TOOLWAY_SHUTDOWN_GRACE": "20", "TOOLWAY_WORKERS": workers}
+    body = {"model": "mock", "messages": QUESTION, "stream": True}
+    with (
+        model_server(answer=Reply([*first, gate])) as base,
+        serving(SERVE, tmp_path, OPENAI_BASE_URL=base, **variables) as (process, url),
+        httpx2.Client(timeout=TIMEOUT) as client,
+        client.stream("POST", f"{url}/v1/chat/completions", json=body) as answer,
+    ):
+        assert b"Well" in next(answer.iter_raw())
+        until_said(process, "server good is ready")
+        programs = descendants_of(process.pid)
+        ours = {process.pid, *(pid for pid, line in programs.items() if "spawn_main" in line)}
+        others = {pid: line for pid, line in programs.items() if pid not in ours}
+        for name in ("servers.good", "reaper.py watch"):
+            assert any(name in line for line in others.values()), others
+        sockets = set().union(*map(sockets_of, ours))
+        assert sockets
+        for pid, line in others.items():
+            assert not sockets & sockets_of(pid), line
+        address = ("127.0.0.1", int(url.rpartition(":")[2]))
+        with socket.create_connection(address, timeout=TIMEOUT) as unused:
+            process.send_signal(signal.SIGTERM)
+            assert unused.recv(1) == b""  # it stops: who says nothing is let go
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(address, timeout=TIMEOUT)
+        gate.open()
+
+
+def sockets_of(pid: int) -> set[str]:
+    """The sockets that a process holds."""
+    held = set()
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            held.add(str(path.readlink()))
+    return {link for link in held if link.startswith("socket:")}
 
 
 def until_said(process: subprocess.Popen[str], words: str) -> None:

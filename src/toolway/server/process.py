@@ -145,7 +145,6 @@ def _bound(family: int, address: tuple[Any, ...], *, dual: bool) -> socket.socke
         listener.bind(address)
         # Not left to uvicorn: two programs may bind one port, only one may listen, and we want to know now.
         listener.listen(_BACKLOG)
-        listener.set_inheritable(True)
     except OSError:
         listener.close()
         raise

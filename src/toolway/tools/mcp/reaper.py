@@ -15,9 +15,13 @@ import time
 GRACE = 1.0
 """Seconds between SIGTERM and SIGKILL."""
 
+MAX_FILES = 65_536
+"""Descriptors below this one may be open: as many files as Toolway lets itself have."""
+
 
 def watch() -> None:
     """Keep the list until the pipe ends, then end what is on it."""
+    os.closerange(3, MAX_FILES)  # a socket of Toolway's held here would listen on when Toolway does no longer
     os.setsid()  # a Ctrl-C for Toolway's terminal is not for this process
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
@@ -44,7 +48,7 @@ def start(fd: int, command: list[str]) -> None:
     os.write(fd, b"+%d\n" % os.getpid())
     os.set_inheritable(fd, False)
     os.closerange(3, fd)  # uvloop leaves copies of the pipes open: no end of one would ever be seen
-    os.closerange(fd + 1, 4096)
+    os.closerange(fd + 1, MAX_FILES)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and what is ignored stays so
     os.execvp(command[0], command)  # noqa: S606 - the operator's own command, and no shell
 
