@@ -391,7 +391,11 @@ def test_an_interrupted_tool_round_keeps_only_its_own_conversation_out_of_the_la
         app.ask(headers=key)
         assert taken == ["answered"]
         app.post(as_json(rome), headers=key)
-    assert taken == ["answered"]
+        goes_on = [*rome["messages"], {"role": "user", "content": "Never mind."}]
+        app.post({**rome, "messages": goes_on}, headers=key)
+        assert taken == ["answered"]
+        app.post({**rome, "metadata": {}}, headers=key)
+    assert taken == ["answered", "answered"]
 
 
 def test_a_client_that_leaves_stops_the_model_server(taken: list[str]):

@@ -135,8 +135,13 @@ async def keep(
 
 
 def may_be_kept(store: Store, caller: Caller, sent: Sequence[Any]) -> bool:
-    """Whether something may be kept of conversations that begin like this one; False when it is known to be not."""
-    return store.may_have(caller.id, ATTEMPTS) and store.may_hold(_key_of(caller, sent))
+    """Whether rounds may be kept that belong into this conversation; False when it is known that there are none."""
+    if not store.may_have(caller.id, ATTEMPTS):
+        return False
+    first = _first(sent)  # behind system messages alone nothing can have broken off
+    if not any(part is not None or before >= first for before, part in _parts(sent)):
+        return False
+    return store.may_hold(_key_of(caller, sent))
 
 
 async def find(
