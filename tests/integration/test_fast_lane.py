@@ -20,7 +20,9 @@ from hypothesis import strategies as st
 from tests.support.app_server import QUESTION, AppServer, app_server
 from tests.support.gate import DEADLINE, Gate
 from tests.support.raw import split
-from tests.support.upstream import OUT_OF_MEMORY, Reply, sse, tool_call, whole
+from tests.support.servers import running
+from tests.support.tools import CITY, ToolService, document
+from tests.support.upstream import OUT_OF_MEMORY, Reply, json_reply, sse, tool_call, whole
 from toolway.access.keys import hash_of
 from toolway.conversation.message import Message
 from toolway.engine.fast_lane import FastLane, Handover, LaneClient, LaneExchange, LaneRequest
@@ -348,6 +350,30 @@ def test_what_wants_more_goes_the_ordinary_way(
     answer = httpx2.post(url, json={"model": "mock", "messages": QUESTION, **body}, headers=headers)
     assert answer.status_code == 200, answer.text
     assert not taken
+
+
+def long_tools() -> ToolService:
+    """Tools whose definitions are longer than a small context."""
+    service = ToolService()
+    names = [f"get_weather_{number}" for number in range(20)]
+    service.document = document(dict.fromkeys(names, CITY))
+    for item in service.document["paths"].values():
+        item["post"]["description"] = "It has many more details. " * 40
+    return service
+
+
+@pytest.mark.parametrize("mode", ["auto", "on", "off"])
+def test_both_ways_offer_the_same_tools_to_every_model(mode: str):
+    contexts = {"small": {"max_model_len": 3000}, "large": {"max_model_len": 131_072}, "unknown": {}}
+    listed = json_reply({"data": [{"id": name, "object": "model", **said} for name, said in contexts.items()]})
+    sent = [request(as_json({"model": name, "messages": QUESTION})) for name in contexts]
+    results = []
+    with running(long_tools(), lifespan="off") as tools:
+        for has_lane in (True, False):
+            with app_server(has_lane=has_lane, endpoints=tools, tool_search=mode) as app:
+                app.upstream.models = listed
+                results.append([through(app, WORDS, one) for one in [*sent, *sent]])
+    assert results[0] == results[1]
 
 
 def test_calls_are_run_and_the_model_server_is_asked_nothing_twice(lane: AppServer, taken: list[str]):

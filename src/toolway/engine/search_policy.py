@@ -79,11 +79,17 @@ class SearchPolicy:
             tools.begin_search(await self._found_before(tools, caller, messages))
 
     def leaves_alone(self, count: int, size: int, *, most_tools: int | None, known: ModelInfo | None) -> bool:
-        """Whether so many tools of so many bytes are all offered, by what is `known` of a model without habits."""
+        """Whether so many tools of so many bytes are offered as they are, by what is `known` of a model."""
         tokens = estimate_tokens(size)
-        if self._mode != "auto" or (tokens <= ALWAYS_FIT and count <= (most_tools or count)):
-            return self._mode != "on"
-        return known is not None and not need_search(count, tokens, known.context, most_tools)
+        if self._mode == "on":
+            return False
+        if tokens <= ALWAYS_FIT and (self._mode == "off" or count <= (most_tools or count)):
+            return True
+        if known is None:
+            return False
+        if self._mode == "off":
+            return tokens <= (known.context or tokens)
+        return not need_search(count, tokens, known.context, most_tools)
 
     async def keep(self, tools: RequestTools, caller: Caller, messages: Sequence[Any]) -> None:
         """Remember what joined this request, for the next one of the same conversation."""
