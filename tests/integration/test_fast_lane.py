@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import anyio
 import httptools
 import httpx2
 import pytest
@@ -365,7 +366,9 @@ def long_tools() -> ToolService:
 @pytest.mark.parametrize("mode", ["auto", "on", "off"])
 def test_both_ways_offer_the_same_tools_to_every_model(mode: str):
     contexts = {"small": {"max_model_len": 3000}, "large": {"max_model_len": 131_072}, "unknown": {}}
-    listed = json_reply({"data": [{"id": name, "object": "model", **said} for name, said in contexts.items()]})
+    listed = json_reply(
+        {"data": [{"id": name, "object": "model", **said} for name, said in contexts.items()]}
+    )
     sent = [request(as_json({"model": name, "messages": QUESTION})) for name in contexts]
     results = []
     with running(long_tools(), lifespan="off") as tools:
@@ -383,6 +386,33 @@ def test_calls_are_run_and_the_model_server_is_asked_nothing_twice(lane: AppServ
     assert len(lane.tools.calls) == 1
     roles = [[message["role"] for message in seen.json["messages"]] for seen in lane.upstream.seen]
     assert roles == [["user"], ["user", "assistant", "tool"]]
+
+
+def test_an_answer_that_teaches_what_the_model_server_is_is_not_asked_for_again(taken: list[str]):
+    named = Reply(CALLS.parts, 200, [*CALLS.headers, (b"server", b"llama.cpp")])
+    with app_server() as app:
+        warm(app, named, WORDS)
+        assert app.ask().json()["choices"][0]["message"]["content"] == "It is cloudy."
+        assert taken == ["handed over"]
+        roles = [[message["role"] for message in seen.json["messages"]] for seen in app.upstream.seen]
+        assert roles == [["user"], ["user", "assistant", "tool"]]
+
+
+def test_the_time_for_tools_runs_while_the_lane_waits_for_the_model(taken: list[str]):
+    async def think() -> None:
+        await anyio.sleep(0.5)
+
+    slow = Reply([think, *CALLS.parts], 200, CALLS.headers)
+    answers = []
+    with running(ToolService(), lifespan="off") as tools:
+        for has_lane in (False, True):
+            with app_server(has_lane=has_lane, endpoints=tools, max_seconds=0.25) as app:
+                warm(app, slow, WORDS)
+                app.ask()
+                answers.append([seen.json["messages"] for seen in app.upstream.seen])
+    assert taken == ["handed over"]
+    assert answers[0] == answers[1]
+    assert "0.25 s" in answers[1][1][-1]["content"]
 
 
 @pytest.mark.parametrize("reply", [OUT_OF_MEMORY, sse(PLAIN), Reply(reset=True), Reply([b"{"], cut=True)])

@@ -170,7 +170,7 @@ class Conversation:
             return await self._run(turn, EarlierWork(rounds=rounds) if rounds else NOTHING_EARLIER)
 
     async def _run(self, turn: TurnFactory, done: EarlierWork) -> Outcome:
-        sent, settings = self.chat.messages, self.resources.settings
+        sent, settings, handover = self.chat.messages, self.resources.settings, self.request.handover
         places = await self._interrupted(sent)
         messages = await self._with_hidden(sent, places)
         if before := interrupted.continued(sent, places):
@@ -184,7 +184,7 @@ class Conversation:
             self.results.adopt(done.rounds, sent)
         loop = Loop(
             tools=self.tools,
-            limits=LoopLimits(self.limits),
+            limits=LoopLimits(self.limits, handover.started if handover else None),
             results=self.results,
             events=self.events,
             tool_timeout=settings.loop.tool_timeout,

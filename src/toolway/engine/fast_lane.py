@@ -10,6 +10,7 @@ gets what was asked and answered as a `Handover`, and asks nothing twice.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol
 from weakref import ref
@@ -71,6 +72,8 @@ class Handover:
     sent: ChatRequest
     request: StartedRequest
     events: EventStream
+    started: float
+    """When it was sent, in monotonic seconds."""
     message: Message | None = None
     headers: Sequence[Header] = ()
 
@@ -210,6 +213,7 @@ class LaneExchange:
     def begin(self, sent: ChatRequest) -> None:
         """It was `sent`."""
         self._sent = sent
+        self._began = time.monotonic()
         self._connection.call_back(self._look)
         if self._events.has_subscribers:
             request = self._request
@@ -231,6 +235,7 @@ class LaneExchange:
                 sent=self._sent,
                 request=self._started,
                 events=self._events,
+                started=self._began,
                 message=message,
                 headers=headers,
             )
@@ -274,6 +279,8 @@ class LaneExchange:
         else:
             self._started.close()
             if is_plain(message):
+                # What is learned changes the tools; the ordinary way learns by itself, once it has resumed.
+                self._target.learn_from(answer.headers)
                 if self._events.has_subscribers:
                     _tell_end(self._request, message)
                 self._client.answer(message, answer.headers)
@@ -284,10 +291,8 @@ class LaneExchange:
         """The answer whose head is there, which is told of once."""
         if self._answer is None:
             self._answer = answer = self._started.answer()
-            if answer.is_success:
-                self._target.learn_from(answer.headers)
-                if self._events.has_subscribers:
-                    self._tell(HeadArrived(headers=answer.headers))
+            if answer.is_success and self._events.has_subscribers:
+                self._tell(HeadArrived(headers=answer.headers))
         return self._answer
 
     def _tell(self, *events: Event) -> None:

@@ -46,16 +46,16 @@ class _PastCall:
 
 
 class LoopLimits:
-    """Watches one request; its seconds count from the making of this object.
+    """Watches one request; its seconds count from when it `started`, else from the making of this object.
 
     A call that brought the same result `max_repeats` times, or a tool that was called `max_similar` times with
     almost the same arguments and results (pages of a list differ in their results, and so do files), is warned
     of instead of run. A model that goes on with the same tool in that way is ended.
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, started: float | None = None) -> None:
         self._limits = limits
-        self._started = time.monotonic()
+        self._started = time.monotonic() if started is None else started
         self._calls = 0
         # Of one tool, the newest calls: as many as both rules need, and as many between them.
         self._window = 2 * max(limits.max_repeats, limits.max_similar)

@@ -8,6 +8,7 @@ from contextvars import ContextVar
 from functools import partial
 from traceback import clear_frames
 from types import TracebackType
+from typing import NamedTuple
 
 import anyio
 
@@ -186,7 +187,10 @@ class Upstream:
         return Upstream(self._client, self._prefix, self.max_answer_bytes, query_with(self._query, query))
 
     def resuming(self, begun: StartedRequest) -> Upstream:
-        """The same connections, where whoever first sends what was `begun` gets the answer to that."""
+        """The same connections, where whoever first sends what was `begun` gets the answer to that.
+
+        If something else is sent first, nobody will: then it ends.
+        """
         behind = Upstream(self._client, self._prefix, self.max_answer_bytes, self._query)
         behind._begun = begun
         return behind
@@ -213,8 +217,10 @@ class Upstream:
         if trace := TRACE_HEADERS.get():
             names = {name for name, _ in trace}
             headers = [*(header for header in headers if header[0] not in names), *trace]
-        if self._begun is not None and self._begun.is_it(path, query, headers, body):
-            return self._begun
+        if (begun := self._begun) is not None:
+            if begun.matches(SentPost(path, query, headers, body)):
+                return begun
+            begun.close()
         target = self._target(path, query, root=root)
         try:
             exchange = self._client.request(method, target, headers=headers, body=body, repeatable=repeatable)
@@ -231,7 +237,7 @@ class Upstream:
         if (connection := self._client.take_idle()) is None:
             return None
         connection.send("POST", request)
-        return StartedRequest(self, connection, request, (path, b"", headers, body))
+        return StartedRequest(self, connection, request, SentPost(path, b"", headers, body))
 
     def resume(
         self, connection: Connection, request: Sequence[bytes]
@@ -275,16 +281,25 @@ class _UpstreamExchange(AbstractAsyncContextManager[UpstreamResponse]):
         await self._exchange.__aexit__()
 
 
+class SentPost(NamedTuple):
+    """What a POST was made of."""
+
+    path: str
+    query: bytes
+    headers: Sequence[Header]
+    body: bytes | AsyncIterator[bytes] | None
+
+
 class StartedRequest(AbstractAsyncContextManager[UpstreamResponse]):
     """A POST that was sent before it is known who reads the answer: entered, it gives that, or raises its error."""
 
     def __init__(
-        self, upstream: Upstream, connection: Connection, request: Sequence[bytes], what: tuple[object, ...]
+        self, upstream: Upstream, connection: Connection, request: Sequence[bytes], sent: SentPost
     ) -> None:
         self.connection = connection
         self._upstream = upstream
         self._request = request
-        self._what = what
+        self._sent = sent
         self._is_open = True
         """Nobody entered or closed it."""
         self._exchange: AbstractAsyncContextManager[UpstreamResponse]
@@ -293,9 +308,9 @@ class StartedRequest(AbstractAsyncContextManager[UpstreamResponse]):
         """The answer, once its head is there."""
         return self._upstream.answer(self.connection)
 
-    def is_it(self, *what: object) -> bool:
+    def matches(self, sent: SentPost) -> bool:
         """Whether this is the same request, for the first who asks."""
-        return self._is_open and what == self._what
+        return self._is_open and sent == self._sent
 
     async def __aenter__(self) -> UpstreamResponse:
         self._is_open = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -56,6 +56,25 @@ def upstream_at(url: str, **settings: Any) -> AbstractAsyncContextManager[Upstre
 async def post(upstream: Upstream, *, repeatable: bool) -> bytes:
     async with upstream.request("POST", "/x", body=b"{}", repeatable=repeatable) as answer:
         return await answer.read(100)
+
+
+async def test_a_started_request_ends_when_something_else_is_sent_in_its_place():
+    left = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError, asyncio.IncompleteReadError):
+            while await reader.readuntil(b"\r\n\r\n") and await reader.readexactly(2) == b"{}":
+                writer.write(ANSWER)
+            await reader.read()
+        left.set()
+
+    async with upstream_of(serve) as upstream, asyncio.timeout(20):
+        await post(upstream, repeatable=True)
+        started = upstream.start("/x", [], b"[]")
+        assert started
+        async with upstream.resuming(started).request("POST", "/x", body=b"{}") as answer:
+            await left.wait()
+            assert await answer.read(100) == b"{}"
 
 
 async def test_a_request_that_meets_the_closing_of_a_used_connection_is_sent_again():
