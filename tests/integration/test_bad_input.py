@@ -87,8 +87,9 @@ def test_a_body_over_the_limit_that_does_not_say_its_size_is_a_413(app: AppServe
     assert_error(answer.json())
 
 
-def test_a_compressed_body_is_refused_with_words(app: AppServer):
-    answer = app.post(b"\x1f\x8b", headers={"content-encoding": "gzip"})
+@pytest.mark.parametrize("encodings", [["gzip"], ["gzip", "identity"], ["identity", "gzip"]])
+def test_a_compressed_body_is_refused_with_words(app: AppServer, encodings: list[str]):
+    answer = app.post(b"\x1f\x8b", headers=[("content-encoding", encoding) for encoding in encodings])
     assert answer.status_code == 400
     assert "plain JSON" in answer.json()["error"]["message"]
 

@@ -362,14 +362,18 @@ def _size(message: JSON) -> int:
 
 
 def fill_results(messages: Sequence[JSON], answers: Sequence[JSON]) -> list[JSON]:
-    """The conversation with these results in the places that wait for them, which are empty; pictures go behind."""
+    """The conversation with these results in the places that wait for them, which are empty; pictures go behind.
+
+    Where nothing waits, pictures stand at the end.
+    """
     results = {answer["tool_call_id"]: answer for answer in answers if answer["role"] == "tool"}
     whole = [
         results.get(message["tool_call_id"], message) if _waits(message) else message for message in messages
     ]
     pictures = [answer for answer in answers if answer["role"] != "tool"]
     if pictures:
-        end = 1 + max(number for number, message in enumerate(messages) if _waits(message))
+        places = [number for number, message in enumerate(messages) if _waits(message)]
+        end = 1 + places[-1] if places else len(whole)
         while end < len(whole) and whole[end]["role"] == "tool":
             end += 1
         whole[end:end] = pictures

@@ -27,12 +27,11 @@ class ClientGone(Exception):
 
 async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
     """The whole body. Raises TooLarge over `limit` bytes, before buffering more than that; ClientGone."""
-    headers = dict(scope["headers"])
-    length = headers.get(b"content-length", b"")
-    if length.isdigit() and int(length) > limit:
-        raise _too_large(limit)
-    if headers.get(b"content-encoding", b"identity").lower() != b"identity":
-        raise InvalidRequest("Compressed request bodies are not accepted here; send plain JSON.")
+    for name, value in scope["headers"]:
+        if name == b"content-length" and value.isdigit() and int(value) > limit:
+            raise _too_large(limit)
+        if name == b"content-encoding" and value.lower() != b"identity":
+            raise InvalidRequest("Compressed request bodies are not accepted here; send plain JSON.")
     parts, size = [], 0
     while True:
         event = await receive()

@@ -225,3 +225,9 @@ def test_pictures_of_results_that_were_waited_for_stand_behind_all_results_of_th
     messages = [{"role": "assistant"}, result(1), result(2, "told"), {"role": "user", "content": "?"}]
     filled = fill_results(messages, [result(1, "found"), picture])
     assert filled == [messages[0], result(1, "found"), messages[2], picture, messages[3]]
+
+
+def test_pictures_stand_at_the_end_where_no_result_was_waited_for():
+    picture: JSON = {"role": "user", "content": [{"type": "image_url"}]}
+    question: JSON = {"role": "user", "content": "?"}
+    assert fill_results([question], [picture]) == [question, picture]
