@@ -454,13 +454,15 @@ def test_an_interrupted_tool_round_keeps_only_its_own_conversation_out_of_the_la
     assert taken == ["answered", "answered"]
 
 
-def test_a_client_that_leaves_stops_the_model_server(taken: list[str]):
+@pytest.mark.parametrize("behind", [b"", b"\r\n", b"\r\n" * 3, b"POST /v1/chat"])
+def test_a_client_that_leaves_stops_the_model_server(taken: list[str], behind: bytes):
     gate = Gate()
     with app_server() as app:
         warm(app, Reply([b" ", gate]))
         with connected(app) as client:
             client.sendall(PLAIN_REQUEST)
             gate.wait_for_arrival()
+            client.sendall(behind)
         app.upstream.departures.wait()
         gate.open()
     assert taken == ["left"]

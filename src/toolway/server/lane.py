@@ -99,7 +99,8 @@ class LaneProtocol(HttpProtocol):
     def data_received(self, data: bytes) -> None:
         if self._exchange is not None:
             self._held += data
-            self.flow.pause_reading()
+            if len(self._held) > MAX_SIZE or b"\r\n\r\n" in self._held.lstrip(b"\r\n"):
+                self.flow.pause_reading()  # else the end of the connection would not be noticed
         elif self._lane is None or self._begun or not self._is_idle():
             super().data_received(data)
         else:
@@ -158,9 +159,15 @@ class LaneProtocol(HttpProtocol):
         """As `LaneClient`: the parser gets the request now, and then what stands behind it."""
         data, self._exchange, self._request = self._request, None, b""
         self._turn.response_complete = True
-        app, self.app = self.app, _with_handover(self.app, handover)
+        app, tasks = self.app, self.tasks
+        self.app, self.tasks = _with_handover(app, handover), set()
         super().data_received(data)
-        self.app = app
+        self.app, self.tasks, started = app, tasks, self.tasks
+        for task in started:
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+            # Also that of a task which is cancelled before its first step.
+            task.add_done_callback(lambda _: handover.close())
         self.cycle.keep_alive = self.cycle.keep_alive and self._turn.keep_alive
         self._parse_held()
 
@@ -310,9 +317,6 @@ class _HeadReader:
 
 def _with_handover(app: ASGIApp, handover: Handover) -> ASGIApp:
     async def go_on(scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await app({**scope, "extensions": {**scope["extensions"], HANDOVER: handover}}, receive, send)
-        finally:
-            handover.close()
+        await app({**scope, "extensions": {**scope["extensions"], HANDOVER: handover}}, receive, send)
 
     return go_on

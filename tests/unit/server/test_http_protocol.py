@@ -473,6 +473,44 @@ def test_an_answer_that_ends_as_the_server_does_is_sent() -> None:
             assert to_end(client).endswith(b"whole")
 
 
+class Closed:
+    """What a lane holds for a request that it hands over."""
+
+    def __init__(self) -> None:
+        self.is_closed = threading.Event()
+
+    def close(self) -> None:
+        self.is_closed.set()
+
+
+class CancellingLane(DecliningLane):
+    """Takes a request, hands it over, and has its task cancelled before that begins."""
+
+    def __init__(self, held: Closed) -> None:
+        self.held = held
+
+    def begin(self, sender: Any, body: bytes, client: Any) -> Any:
+        client.loop.call_soon(self.hand_over, client)
+        return object()
+
+    def hand_over(self, client: LaneProtocol) -> None:
+        client.go_on(self.held)
+        for task in client.tasks:
+            task.cancel()
+
+
+def test_what_a_lane_holds_is_given_back_by_a_task_that_never_begins() -> None:
+    held = Closed()
+
+    class WithCancellingLane(LaneProtocol):
+        def __init__(self, *timeouts: float, **given: Any) -> None:
+            super().__init__(*timeouts, **{**given, "app_state": {LANE: CancellingLane(held)}})
+
+    with served(protocol=WithCancellingLane) as (_, client):
+        client.sendall(POST + b"Content-Length: 2\r\n\r\n{}")
+        assert held.is_closed.wait(20)
+
+
 async def test_what_is_written_in_one_turn_of_the_loop_goes_out_together() -> None:
     written = Written()
     answer = gathering(written)
