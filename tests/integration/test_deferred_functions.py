@@ -9,7 +9,7 @@ import httpx2
 import pytest
 
 from tests.support.app_server import AppServer, app_server
-from tests.support.upstream import Reply, call_stream, text_stream, tool_call, whole
+from tests.support.upstream import Reply, call_stream, json_reply, text_stream, tool_call, whole
 
 JSON = dict[str, Any]
 
@@ -141,10 +141,68 @@ def test_without_a_deferred_function_tools_go_to_the_model_server_as_they_came()
         assert app.upstream.seen[0].json["tools"][:2] == tools
 
 
-def test_deferred_functions_are_searched_beside_tools_of_ours_that_are_searched():
+def through(name: str) -> JSON:
+    return tool_call("call_tool", json.dumps({"name": name, "arguments": {}}), id="call_t")
+
+
+def results(app: AppServer) -> list[str]:
+    return [m["content"] for m in app.upstream.seen[-1].json["messages"] if m["role"] == "tool"]
+
+
+META = ["search_tools", "call_tool"]
+
+
+@pytest.mark.parametrize("way", ["append", "call"])
+def test_one_search_finds_deferred_functions_and_tools_of_ours_that_are_searched(way: str):
+    find = tool_call("search_tools", '{"query": "open orders"}', id="call_s")
     call = tool_call("list_open_orders", '{"id": "7"}', id="call_f")
-    with app_server(turn(search("open orders")), turn(call), tool_search="on") as app:
+    with app_server(turn(find), turn(call), tool_search="on", tool_search_way=way) as app:
         message = ask(app, [QUESTION]).json()["choices"][0]["message"]
         assert message["tool_calls"][0]["function"]["name"] == "list_open_orders"
-        meta = ["search_tools", "call_tool", "tool_search"]
-        assert offers(app) == [["answer_phone", *meta], [*FOUND, *meta]]
+        assert offers(app) == [["answer_phone", *META], [*FOUND, *META]]
+        (found,) = results(app)
+        assert found.startswith("Found, and called by name, not with call_tool:")
+        assert '"name":"list_open_orders"' in found
+
+
+def test_one_search_shows_what_it_finds_on_both_sides():
+    sky = function("describe_weather", "Describes the weather of a city.", defer_loading=True)
+    find = tool_call("search_tools", '{"query": "weather of a city"}', id="call_s")
+    with app_server(turn(find), turn(text="Yes."), tool_search="on") as app:
+        ask(app, [QUESTION], tools=[sky])
+        (found,) = results(app)
+        ours, _, theirs = found.partition("Found, and called by name, not with call_tool:")
+        assert '"name":"get_weather"' in ours
+        assert '"name":"describe_weather"' in theirs
+        assert offers(app)[1][0] == "describe_weather"
+
+
+def test_a_deferred_function_that_is_called_through_call_tool_is_shown_to_be_called_by_name():
+    call = tool_call("plan_route", "{}", id="call_f")
+    with app_server(turn(through("plan_route")), turn(call), tool_search="on") as app:
+        message = ask(app, [QUESTION]).json()["choices"][0]["message"]
+        assert message["tool_calls"][0]["function"]["name"] == "plan_route"
+        (told,) = results(app)
+        assert "call it directly" in told
+        assert '"name":"plan_route"' in told
+        assert "plan_route" in offers(app)[1]
+
+
+def test_a_search_of_neither_side_says_so():
+    find = tool_call("search_tools", '{"query": "quantum"}', id="call_s")
+    with app_server(turn(find), turn(text="No."), tool_search="on") as app:
+        ask(app, [QUESTION])
+        assert results(app) == [
+            "No tool fits 'quantum'. Try other words for what it does, or go on without it."
+        ]
+
+
+def test_deferred_functions_are_found_when_the_search_of_ours_begins_after_a_refusal():
+    refusal = json_reply({"error": {"message": "Invalid 'tools': array too long. Maximum length 3."}}, 400)
+    find = tool_call("search_tools", '{"query": "open orders"}', id="call_s")
+    with app_server(refusal, turn(find), turn(text="Yes.")) as app:
+        ask(app, [QUESTION])
+        first, second, third = offers(app)
+        assert first == ["answer_phone", *SERVED, "tool_search"]
+        assert second == ["answer_phone", *META]
+        assert "list_open_orders" in third

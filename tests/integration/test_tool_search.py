@@ -143,6 +143,7 @@ def test_a_tool_that_was_not_loaded_runs_when_it_is_called_by_its_name():
         ({"tool": "delete_song_1", "parameters": {"id": 7}}, "7"),
         ({"name": "delete_song_1", "id": 7}, "7"),
         ({"name": "functions.delete_song_1", "arguments": {"id": 7}}, "7"),
+        ({"name": "other__delete_song_1", "arguments": {"id": 7}}, "no tool named"),
         ({"name": "delete_song_1", "arguments": {"id": "x"}}, "Error"),
         ({"name": "delete_song_1", "arguments": "{"}, "Error"),
         ({"name": "delete_sonng_1", "arguments": {"id": 7}}, "Did you mean delete_song_1"),
@@ -157,6 +158,27 @@ def test_arguments_through_call_tool_are_those_of_the_tool(arguments: JSON, expe
         (text,) = results(app.upstream.seen[-1].json)
         assert expected in text
         assert app.tools.calls == ([("delete_song_1", {"id": 7})] if expected == "7" else [])
+
+
+@pytest.mark.parametrize("mode", ["on", "off"])
+def test_a_tool_is_called_by_its_name_on_mcp_if_the_request_may_use_it(mode: str):
+    public = {"city": "Rome"}
+    calls = [
+        through("api__get_weather", public)
+        if mode == "on"
+        else tool_call("api__get_weather", json.dumps(public)),
+        tool_call("api__list_cities", "{}", id="c2"),
+    ]
+    service = ToolService()
+    with (
+        running(service, lifespan="off") as url,
+        app_server(
+            call_stream(*calls), text_stream("Done."), endpoints=f"api={url}", tool_search=mode
+        ) as app,
+    ):
+        app.ask(stream=True, headers={"X-Toolway-Tools": "get_weather"})
+        assert service.calls == [("get_weather", public)]
+        assert "no tool named" in results(app.upstream.seen[-1].json)[1]
 
 
 @pytest.mark.parametrize("mode", ["auto", "off"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from toolway.engine.tool_search import NOTHING_FITS
 from toolway.search.index import ToolIndex
 from toolway.tools.catalog import in_slices
 from toolway.types import JSON, Tool, ToolResult
@@ -22,6 +23,7 @@ class DeferredTools:
     """Searchable `tools` by the names that the model calls them by.
 
     `load` shows the model some of them from the next round on; `text` is what it reads of them in the result.
+    `others` is the name of the search that finds what this one does not, if there is one.
     """
 
     def __init__(
@@ -29,25 +31,36 @@ class DeferredTools:
         tools: Mapping[str, Tool],
         load: Callable[[Sequence[str]], None],
         text: Callable[[Sequence[str]], str],
+        others: str = "",
     ) -> None:
         self._tools = tools
         self._load = load
         self._text = text
+        self._others = others
         self._found: dict[str, Sequence[str]] = {}
         self._index: ToolIndex | None = None
 
     async def by_words(self, _: Tool, arguments: JSON) -> ToolResult:
-        """Run the search by words (BM25). Their index is made by the first one: most requests search nothing."""
+        """Run the search by words."""
+        return self._result(await self.find(str(arguments["query"])))
+
+    async def find(self, query: str) -> str:
+        """Load those that fit by their words (BM25): what the model reads of them, or nothing.
+
+        Their index is made by the first search: most requests search nothing.
+        """
         if self._index is None:
             await in_slices(self._build())
         assert self._index is not None  # noqa: S101 - just made
-        return self._shown(self._index.search(str(arguments["query"])[:1000], self._tools.keys()))
+        return self._loaded(self._index.search(query[:1000], self._tools.keys()))
 
     async def by_pattern(self, _: Tool, arguments: JSON) -> ToolResult:
         """Run the search by a pattern, of which the words count, in their order: a model's pattern may never end."""
         wanted = [_WORD.findall(part.lower()) for part in _ALTERNATIVE.split(str(arguments["pattern"])[:200])]
         texts = {name: f"{name} {tool.description}".lower() for name, tool in self._tools.items()}
-        return self._shown([n for n, text in texts.items() if any(_holds(text, words) for words in wanted)])
+        return self._result(
+            self._loaded([n for n, text in texts.items() if any(_holds(text, words) for words in wanted)])
+        )
 
     def found(self, result: ToolResult) -> Sequence[str]:
         """The names of the tools that a result shows."""
@@ -56,14 +69,18 @@ class DeferredTools:
     def _build(self) -> Iterator[None]:
         self._index = yield from ToolIndex.build_in_steps(self._tools)
 
-    def _shown(self, names: Sequence[str]) -> ToolResult:
+    def _loaded(self, names: Sequence[str]) -> str:
         names = list(names)[:MAX_FOUND]
         if not names:
-            return ToolResult(text="No tool fits. Try other words for what it does, or go on without it.")
+            return ""
         self._load(names)
         text = self._text(names)
         self._found[text] = names
-        return ToolResult(text=text)
+        return text
+
+    def _result(self, text: str) -> ToolResult:
+        others = f" Some are found by {self._others} alone." if self._others else ""
+        return ToolResult(text=text or NOTHING_FITS + others)
 
 
 def search_tool(name: str, *, by_pattern: bool = False) -> Tool:

@@ -11,7 +11,7 @@ import anyio
 import orjson
 
 from toolway.conversation.message import ChatRequest
-from toolway.engine.tool_search import SearchRules, ToolSearch, first_sentences, inner_call
+from toolway.engine.tool_search import NOTHING_FITS, SearchRules, ToolSearch, first_sentences, inner_call
 from toolway.schema.compile import define, need_search
 from toolway.tools import names
 from toolway.tools.catalog import Snapshot
@@ -28,6 +28,9 @@ Fit = Callable[[Snapshot], Snapshot]
 
 Run = Callable[[Tool, JSON], Awaitable[ToolResult]]
 """Runs a tool of the dialect's own, whose arguments were checked."""
+
+Find = Callable[[str], Awaitable[str]]
+"""Shows the model functions of its client that fit a query from the next round on: their definitions, or nothing."""
 
 BESIDE_TOOLS = ("tools", "tool_choice", "parallel_tool_calls")
 """Members of a request that servers refuse when no tool stands in it."""
@@ -96,6 +99,7 @@ class RequestTools:
         self._added: dict[str, Any] = {}
         self._runs: dict[Tool, Run] = {}
         """How tools are run that the dialect brought."""
+        self._clients_search: tuple[Tool, Find] | None = None
         self._shortened: dict[str, orjson.Fragment] = {}
         self._enforced = named_tool(self._choice) if enforce_choice else None
         self._leaves_calls_alone = bool(functions) or (
@@ -144,7 +148,14 @@ class RequestTools:
             return self.tools[found]
         if self.reachable and (found := names.find(name, self.reachable)):
             return self.reachable[found]
+        if (found := self._listed(name)) is not None:
+            return self.tools.get(found) or self.reachable[found]
         return self._approved.get(name)
+
+    def _listed(self, name: str) -> str | None:
+        """The name under which there is the tool that is `name` for clients of /mcp: its server's stands before it."""
+        found = self.snapshot.listed_name(name)
+        return found if found in self.tools or found in self.reachable else None
 
     def is_away(self, name: str) -> bool:
         """Whether `name` means a tool of ours whose server is away now."""
@@ -155,7 +166,8 @@ class RequestTools:
         """`name` as the model should have written it, fit to be repeated to the model server."""
         if name in self.tools or name in self.clients:
             return name
-        return names.find(name, self.tools) or names.find(name, self.reachable) or names.legal(name)
+        found = names.find(name, self.tools) or names.find(name, self.reachable) or self._listed(name)
+        return found or names.legal(name)
 
     def put_into(self, request: ChatRequest) -> ChatRequest:
         """The request with the tools, and the choice among them, of the round that comes next.
@@ -295,6 +307,8 @@ class RequestTools:
         """
         if (rules := self.search_rules) is None or self.search or not self.are_offered:
             return
+        brought = {name: tool for name, tool in self.tools.items() if tool in self._runs}
+        self._leave_out(brought)
         self.reachable = self.tools
         rules = replace(rules, context=context or rules.context)
         self.search = ToolSearch(rules, self.reachable, self.clients, self.snapshot)
@@ -312,6 +326,9 @@ class RequestTools:
         self._is_withdrawn = False
         for tool in (self.search.finder, self.search.caller):
             self._define_own(tool)
+        self.tools = {**self.tools, **brought}
+        if self._clients_search:
+            self._leave_out([self._clients_search[0].name])
         self.join(found)
 
     def resolve(self, call: ToolCall) -> ToolCall:
@@ -321,6 +338,11 @@ class RequestTools:
             return call
         inner = inner_call(replace(call, name=tool.name) if tool else call)
         return call if self.is_clients(inner.name) else inner
+
+    @property
+    def search_name(self) -> str:
+        """The name of the search that stands for most of our tools, if there is one."""
+        return self.search.names[0] if self.search else ""
 
     def is_search(self, tool: Tool) -> bool:
         """Whether it is one of the two tools by which others are found and called."""
@@ -333,11 +355,21 @@ class RequestTools:
         if self.search is None or not self.is_search(tool):
             return await self.snapshot.run(tool, arguments, on_progress)
         if tool is self.search.caller:
-            return ToolResult(text=f"{tool.name} runs no tool of that name; call it directly", is_error=True)
+            shown = await self._find_clients(str(arguments.get("name", "")))
+            text = f"{tool.name} runs no tool of that name; call it directly"
+            return ToolResult(text=f"{text}:\n{shown}" if shown else text, is_error=True)
         result, names = await self.search.search(arguments, self.snapshot, self.reachable)
         if self.search.rules.way == "append":
             self.join(names)
+        if shown := await self._find_clients(str(arguments["query"])):
+            text = f"Found, and called by name, not with {self.search.caller.name}:\n{shown}"
+            return ToolResult(text=f"{result.text}\n{text}" if names else text)
+        if not names and (others := [other.name for other in self._runs if other.name in self.tools]):
+            return ToolResult(text=f"{result.text} Some are found by {' and '.join(others)} alone.")
         return result
+
+    async def _find_clients(self, query: str) -> str:
+        return await self._clients_search[1](query) if self._clients_search else ""
 
     @property
     def found(self) -> list[str]:
@@ -412,6 +444,16 @@ class RequestTools:
         """Offer a tool that the dialect runs."""
         self._define_own(tool)
         self._runs[tool] = run
+
+    def bring_search(self, tool: Tool, find: Find) -> None:
+        """Offer a search of the client's functions; where our tools are searched, that search finds them too."""
+        self._clients_search = tool, find
+
+        async def run(_: Tool, arguments: JSON) -> ToolResult:
+            return ToolResult(text=await find(str(arguments["query"])) or NOTHING_FITS)
+
+        if not self.search:
+            self.bring(tool, run)
 
     def join_clients(self, functions: Sequence[JSON]) -> None:
         """Show the model more of the client's own tools from the next round on."""

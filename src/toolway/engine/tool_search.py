@@ -19,6 +19,8 @@ from toolway.wire.tokens import MIN_BYTES_PER_TOKEN
 Way = Literal["append", "call"]
 """How a found tool becomes callable: its definition joins the request's tools, or only `call_tool` runs it."""
 
+NOTHING_FITS = "No tool fits. Try other words for what it does, or go on without it."
+
 RankByMeaning = Callable[[str, Mapping[str, Tool]], Awaitable[Sequence[str]]]
 """The names of the tools that fit a query, the best first; as far as is known."""
 

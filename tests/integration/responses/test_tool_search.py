@@ -203,3 +203,15 @@ def test_items_of_a_search_that_make_no_sense_are_told_or_passed_over(item: JSON
     assert answer.status_code in (200, 400)
     if answer.status_code == 400:
         assert answer.json()["error"]["type"] == "invalid_request_error"
+
+
+def test_each_of_two_searches_that_finds_nothing_names_the_other():
+    ours = tool_call("search_tools", '{"query": "quantum"}', id="call_o")
+    turns = [
+        turn(text, *calls, streamed=False) for text, *calls in (("", ours), ("", search("quantum")), ("No.",))
+    ]
+    with app_server(*turns, tool_search="on") as app:
+        ask(app, streamed=False, tools=TOOLS)
+        told = [m["content"] for m in sent(app)[-1]["messages"] if m["role"] == "tool"]
+        assert told[0].endswith(" Some are found by tool_search alone.")
+        assert told[1].endswith(" Some are found by search_tools alone.")

@@ -11,7 +11,7 @@ from toolway.engine.conversation import Conversation
 from toolway.engine.history import found_tools
 from toolway.engine.request_tools import named_tool
 from toolway.stores import Kind, Store
-from toolway.types import JSON, Tool, ToolResult
+from toolway.types import JSON
 from toolway.wire.lenient_json import dumps_text
 
 FOUND = Kind("found functions", list[str])
@@ -37,7 +37,8 @@ def without_deferred(request: ChatRequest) -> tuple[ChatRequest, Mapping[str, JS
 async def offer_deferred(conversation: Conversation, store: Store) -> None:
     """Let the model search the deferred functions of a conversation; those that it found before are there.
 
-    A call of one that it did not look up is the client's all the same.
+    Where tools of ours are searched, one search finds both. A call of one that it did not look up is the client's all
+    the same.
     """
     tools, chat, owner = conversation.tools, conversation.chat, conversation.caller
     deferred = conversation.request.deferred
@@ -64,15 +65,15 @@ async def offer_deferred(conversation: Conversation, store: Store) -> None:
         hidden, load, lambda names: "\n".join(dumps_text(deferred[n]["function"]) for n in names)
     )
 
-    async def run(tool: Tool, arguments: JSON) -> ToolResult:
-        result = await searched.by_words(tool, arguments)
+    async def find(query: str) -> str:
+        text = await searched.find(query)
         await found_tools.remember(store, owner, chat.messages, list(loaded), kind=FOUND)
-        return result
+        return text
 
     name = _SEARCH
     while name in tools.tools or name in tools.clients:
         name = f"toolway_{name}"
-    tools.bring(search_tool(name), run)
+    tools.bring_search(search_tool(name), find)
 
 
 def _deferred_name(tool: Any) -> str | None:

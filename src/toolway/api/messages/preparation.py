@@ -150,6 +150,7 @@ def _searched(
         {name: searchable({**tool, "name": name}, "input_schema") for name, tool in hidden.items()},
         load,
         lambda names: definitions_text(names, hidden),
+        conversation.tools.search_name,
     )
     for name, kind in request.searches.items():
         by_pattern = kind.startswith(f"{SEARCH_TOOLS}regex")

@@ -206,6 +206,7 @@ class _Reading:
             {name: searchable(function["function"]) for name, function in hidden.items()},
             load,
             lambda names: found_text(declarations(request, names), request.model_name),
+            conversation.tools.search_name,
         )
         tool = search_tool(search.name)
         writer.search = tool.name
