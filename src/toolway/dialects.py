@@ -20,21 +20,18 @@ class Dialect:
     path: str
     errors: ErrorFormat
     more: tuple[str, ...] = ()
+    asks_models: bool = False
+    """Whether a model answers its requests, rather than a tool."""
 
     @property
     def paths(self) -> tuple[str, ...]:
         """At and below which it stands."""
         return (self.path, *self.more)
 
-    @property
-    def asks_models(self) -> bool:
-        """Whether a model answers its requests, rather than a tool."""
-        return self.path.startswith("/v1/")
 
-
-CHAT = Dialect(name="chat", path="/v1/chat/completions", errors="openai")
-RESPONSES = Dialect(name="responses", path="/v1/responses", errors="openai")
-MESSAGES = Dialect(name="messages", path="/v1/messages", errors="anthropic")
+CHAT = Dialect(name="chat", path="/v1/chat/completions", errors="openai", asks_models=True)
+RESPONSES = Dialect(name="responses", path="/v1/responses", errors="openai", asks_models=True)
+MESSAGES = Dialect(name="messages", path="/v1/messages", errors="anthropic", asks_models=True)
 MCP = Dialect(name="mcp", path="/mcp", errors="json-rpc")
 REST = Dialect(name="rest", path="/tools", errors="problem", more=("/openapi.json", "/docs"))
 

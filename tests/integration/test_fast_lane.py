@@ -26,7 +26,7 @@ from tests.support.tools import CITY, ToolService, document
 from tests.support.upstream import OUT_OF_MEMORY, Reply, json_reply, sse, tool_call, whole
 from toolway.access.keys import hash_of
 from toolway.conversation.message import Message
-from toolway.engine.fast_lane import FastLane, Handover, LaneClient, LaneExchange, LaneRequest
+from toolway.engine.fast_lane import FastLane, Handover, LaneRequest, MessageClient, ModelExchange
 from toolway.net.connection import MAX_BUFFERED
 from toolway.server.lane import MAX_SIZE
 from toolway.types import Header
@@ -44,7 +44,7 @@ CAME: list[str] = []
 class Watched:
     """The client of a request in the lane; notes what comes of it."""
 
-    def __init__(self, client: LaneClient) -> None:
+    def __init__(self, client: MessageClient) -> None:
         self._client = client
 
     def answer(self, message: Message, headers: Sequence[Header]) -> None:
@@ -64,7 +64,7 @@ class Watched:
 def watched() -> Iterator[None]:
     ask = FastLane.ask
 
-    def watch(self: FastLane, request: LaneRequest, client: LaneClient) -> LaneExchange | None:
+    def watch(self: FastLane, request: LaneRequest, client: MessageClient) -> ModelExchange | None:
         return ask(self, request, Watched(client))
 
     with pytest.MonkeyPatch.context() as patch:

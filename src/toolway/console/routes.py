@@ -185,9 +185,9 @@ class Console:
             return
         assert route.handler is not None  # noqa: S101
         answer = await route.handler(request)
-        reply = answer if isinstance(answer, ConsoleResponse) else ConsoleResponse(value=answer)
-        headers = [*HARMLESS, (b"cache-control", b"no-store"), *reply.headers]
-        await send_json(send, reply.status, reply.value, headers)
+        response = answer if isinstance(answer, ConsoleResponse) else ConsoleResponse(value=answer)
+        headers = [*HARMLESS, (b"cache-control", b"no-store"), *response.headers]
+        await send_json(send, response.status, response.value, headers)
 
     def _route(self, scope: Scope) -> tuple[Route, tuple[str, ...]]:
         raw = scope.get("raw_path") or scope["path"].encode()

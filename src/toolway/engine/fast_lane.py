@@ -97,7 +97,7 @@ class Handover:
         self.request.close()
 
 
-class LaneClient(Protocol):
+class MessageClient(Protocol):
     """Whoever waits for the answer to a request in the lane; one of both is called, once, unless it leaves."""
 
     def answer(self, message: Message, headers: Sequence[Header]) -> None:
@@ -173,7 +173,7 @@ class FastLane:
             known=target.infos.cached(model),
         )
 
-    def ask(self, request: LaneRequest, client: LaneClient) -> LaneExchange | None:
+    def ask(self, request: LaneRequest, client: MessageClient) -> ModelExchange | None:
         """Ask the model server once, for `client`; None when no connection to it is idle."""
         sent = request.chat.with_tools(request.snapshot.all_definitions)
         headers = [*request.caller.headers, JSON_TYPE]
@@ -183,19 +183,19 @@ class FastLane:
             return None
         if started is None:
             return None
-        exchange = LaneExchange(request, started, client, self._store, self._target)
+        exchange = ModelExchange(request, started, client, self._store, self._target)
         exchange.begin(sent)
         return exchange
 
 
-class LaneExchange:
+class ModelExchange:
     """A request on its way to the model server, whose answer is looked at by callbacks."""
 
     def __init__(
         self,
         request: LaneRequest,
         started: StartedRequest,
-        client: LaneClient,
+        client: MessageClient,
         store: Store,
         target: ModelTarget,
     ) -> None:
@@ -259,7 +259,7 @@ class LaneExchange:
                 self._end()
             elif self._connection.is_coming:
                 if self._connection.has_head:
-                    self._read_head()
+                    self._take_head()
                 self._connection.call_back(self._look)
             else:
                 self.hand_over()
@@ -269,7 +269,7 @@ class LaneExchange:
 
     def _end(self) -> None:
         """The answer is whole."""
-        answer = self._read_head()
+        answer = self._take_head()
         raw = answer.take() if answer.is_success else None
         if raw is None:
             self.hand_over()
@@ -287,8 +287,8 @@ class LaneExchange:
             else:
                 self.hand_over(message, answer.headers)
 
-    def _read_head(self) -> UpstreamResponse:
-        """The answer whose head is there, which is told of once."""
+    def _take_head(self) -> UpstreamResponse:
+        """The answer whose head is there; it is told of when it is taken first."""
         if self._answer is None:
             self._answer = answer = self._started.answer()
             if answer.is_success and self._events.has_subscribers:

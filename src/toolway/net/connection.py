@@ -259,7 +259,6 @@ class Connection(asyncio.Protocol):
         """Have `wake` called once, when something happens: more of the answer is there, or there will be no more.
 
         It takes the place of the one before; None: nobody waits.
-
         """
         # One timer serves all waits: it looks when the last of them has to end.
         self._due = self._loop.time() + self._silence
@@ -324,9 +323,8 @@ class Connection(asyncio.Protocol):
     def _write_first(self) -> None:
         request, self._unsent = self._unsent, ()
         if not self.closed:
-            self._transport.writelines(
-                request
-            )  # A body with many tools is large: it is not copied behind its head.
+            # A body with many tools is large: uvloop, and asyncio since 3.12, copy it not behind its head.
+            self._transport.writelines(request)
 
     async def _write_all(self, body: AsyncIterator[bytes], length: int | None) -> None:
         sent = 0

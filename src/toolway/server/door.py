@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from ipaddress import ip_address
+from typing import NamedTuple
 
 from starlette.types import Scope
 
@@ -20,13 +21,21 @@ _HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9
 _CHECKED = CREDENTIALS | {b"host", b"origin"}
 
 
+class FoundKeys(NamedTuple):
+    """Whose key came with a request, and the headers that hold keys of ours."""
+
+    principal: Principal | None
+    headers: list[Header]
+
+
 @record
 class Entry:
-    """A head that may come in: its scope as those behind the door see it, and by which key."""
+    """A head that may come in: its scope as those behind the door see it, and by which keys."""
 
     scope: Scope
     seen: list[Header]
-    key: tuple[Principal | None, list[Header]] | None
+    keys: FoundKeys | None
+    """None where nobody needs one."""
 
 
 class Door:
@@ -79,18 +88,18 @@ class Door:
             )
         return hosts[0]
 
-    def find_keys(self, seen: Iterable[Header]) -> tuple[Principal | None, list[Header]]:
-        """Whose key came with a request, and the headers that hold keys of ours. Raises Unauthorized for an old one."""
+    def find_keys(self, seen: Iterable[Header]) -> FoundKeys:
+        """The keys that came with a request. Raises Unauthorized for an old one."""
         principal: Principal | None = None
         ours: list[Header] = []
         for header in seen:
             if header[0] in CREDENTIALS and (found := self._keys.find(key_in(header))):
                 principal = principal or found
                 ours.append(header)
-        return principal, ours
+        return FoundKeys(principal, ours)
 
-    def entry(self, scope: Scope) -> Entry | None:
-        """A request that comes in and has nothing of its own done to its answer; None for all others.
+    def admit(self, scope: Scope) -> Entry | None:
+        """Let a request in that has nothing of its own done to its answer; None for all others.
 
         Others are whoever has a token of an identity provider, which may have to be asked, and pages of other origins.
         """
@@ -98,21 +107,20 @@ class Door:
         try:
             if self.check_origin(seen) is not None:
                 return None
-            key = self.find_keys(seen) if self._keys.is_closed else None
+            keys = self.find_keys(seen) if self._keys.is_closed else None
         except ToolwayError:
             return None
-        if key is None:
-            return Entry(scope=scope, seen=seen, key=None)
-        principal, ours = key
-        if principal is None:
+        if keys is None:
+            return Entry(scope=scope, seen=seen, keys=None)
+        if keys.principal is None:
             return None
-        headers = [header for header in scope["headers"] if header not in ours]
-        return Entry(scope={**scope, "headers": headers, PRINCIPAL_KEY: principal}, seen=seen, key=key)
+        headers = [header for header in scope["headers"] if header not in keys.headers]
+        return Entry(scope={**scope, "headers": headers, PRINCIPAL_KEY: keys.principal}, seen=seen, keys=keys)
 
     def is_open_for(self, entry: Entry) -> bool:
         """Whether what came in would come in as the same again: its key may have been taken away or changed."""
         try:
-            return (self.find_keys(entry.seen) if self._keys.is_closed else None) == entry.key
+            return (self.find_keys(entry.seen) if self._keys.is_closed else None) == entry.keys
         except ToolwayError:
             return False
 

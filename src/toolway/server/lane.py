@@ -31,7 +31,7 @@ MAX_SIZE = HIGH_WATER_LIMIT
 """Bytes of a request that the lane may have; a larger one goes to the parser as it comes."""
 
 
-class Handover(Protocol):
+class Closeable(Protocol):
     """What the lane did for a request that it does not answer."""
 
     def close(self) -> None:
@@ -54,7 +54,7 @@ class LaneClient(Protocol):
     def answer(self, headers: Sequence[Header], body: bytes) -> None:
         """Answer with a 200; the length is told here."""
 
-    def go_on(self, handover: Handover) -> None:
+    def go_on(self, handover: Closeable) -> None:
         """Have the request go the ordinary way."""
 
     def run(self, work: Coroutine[Any, Any, None]) -> None:
@@ -155,7 +155,7 @@ class LaneProtocol(HttpProtocol):
     def _close_after(self, seconds: float) -> None:
         self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
 
-    def go_on(self, handover: Handover) -> None:
+    def go_on(self, handover: Closeable) -> None:
         """As `LaneClient`: the parser gets the request now, and then what stands behind it."""
         data, self._exchange, self._request = self._request, None, b""
         self._turn.response_complete = True
@@ -183,7 +183,7 @@ class LaneProtocol(HttpProtocol):
         head = self._head
         place = head.body_in(data) if head is not None else None
         if place is None and data.startswith(self._line):
-            head = self._head = self._read_head(data)
+            head = self._head = self._admit_head(data)
             place = head.body_in(data) if head is not None else None
         if head is None or place is None or head.sender is None or self.flow.write_paused:
             super().data_received(data)
@@ -209,7 +209,7 @@ class LaneProtocol(HttpProtocol):
         self._due = None
         return True
 
-    def _read_head(self, data: bytes) -> _KnownHead | None:
+    def _admit_head(self, data: bytes) -> _KnownHead | None:
         assert self._lane is not None  # noqa: S101
         if (found := _read_head(data)) is None:
             return None
@@ -315,7 +315,7 @@ class _HeadReader:
         self.is_whole = True
 
 
-def _with_handover(app: ASGIApp, handover: Handover) -> ASGIApp:
+def _with_handover(app: ASGIApp, handover: Closeable) -> ASGIApp:
     async def go_on(scope: Scope, receive: Receive, send: Send) -> None:
         await app({**scope, "extensions": {**scope["extensions"], HANDOVER: handover}}, receive, send)
 

@@ -15,7 +15,7 @@ from toolway.tools.transformed import StatusTransformer
 from toolway.types import JSON, SourceStatus, Tool, ToolSource
 
 PATH = "toolway/path"
-MOST = 32
+MAX_NAMES = 32
 """Names in one path that are read."""
 
 ITSELF = (
@@ -49,7 +49,7 @@ def _with_path(tool: Tool) -> Tool:
     extra = {key: value for key, value in tool.extra.items() if key != "_meta"} | (
         {"_meta": meta} if meta else {}
     )
-    return replace(tool, extra=extra, path=tuple(name for name in path[-MOST:] if isinstance(name, str)))
+    return replace(tool, extra=extra, path=tuple(name for name in path[-MAX_NAMES:] if isinstance(name, str)))
 
 
 class OpenedCircle(StatusTransformer):

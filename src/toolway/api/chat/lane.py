@@ -15,7 +15,7 @@ from toolway.api.chat.routes import check_body, whole_answer
 from toolway.conversation.message import Message
 from toolway.dialects import CHAT
 from toolway.engine.engine import Engine
-from toolway.engine.fast_lane import Handover, LaneExchange
+from toolway.engine.fast_lane import Handover, ModelExchange
 from toolway.errors import InvalidRequest
 from toolway.server.admission import passes_uncounted
 from toolway.server.asgi import parse_object, relayed
@@ -49,12 +49,12 @@ class ChatLane:
 
     def admit(self, scope: Scope) -> Sender | None:
         """Who sends requests with this head, if the door and the admission only let them pass."""
-        entry = self._door.entry(scope)
+        entry = self._door.admit(scope)
         if entry is None or not passes_uncounted(entry.scope):
             return None
         return Sender(entry=entry, caller=caller_of(entry.scope, self._upstream))
 
-    def begin(self, sender: Sender, raw: bytes, client: LaneClient) -> LaneExchange | None:
+    def begin(self, sender: Sender, raw: bytes, client: LaneClient) -> ModelExchange | None:
         """Ask the model server, if the lane is for this request; errors are told by the ordinary way."""
         if raw.find(b'"stream":true') >= 0 or raw.find(b'"stream": true') >= 0:
             return None  # before it is parsed, since it will be parsed again

@@ -24,7 +24,7 @@ from toolway.stores import Key, Kind, Store
 from toolway.types import JSON, Caller
 from toolway.wire.lenient_json import dumps
 
-MOST = 8
+MAX_INTERRUPTED = 8
 """Interrupted answers that are kept of conversations with the same beginning, the newest of them."""
 
 UNGUESSABLE = 40
@@ -131,7 +131,7 @@ async def keep(
     others = [old for old in kept if old.conversation != conversation or not _continues(new, old)]
     # One without any makes those of another, that looks the same, nobody's.
     if new.rounds or any(old.conversation == conversation for old in others):
-        await store.put(key, [*others, new][-MOST:])
+        await store.put(key, [*others, new][-MAX_INTERRUPTED:])
 
 
 def may_be_kept(store: Store, caller: Caller, sent: Sequence[Any]) -> bool:

@@ -399,8 +399,8 @@ async def _send_messages(
         content = item.message.model_dump_json(by_alias=True, exclude_unset=True)
         trouble = await _post(client, target, content)
         if trouble is not None and isinstance(item.message, JSONRPCRequest):
-            reply = JSONRPCError(jsonrpc="2.0", id=item.message.id, error=trouble)
-            await inbound.send(SessionMessage(reply))
+            response = JSONRPCError(jsonrpc="2.0", id=item.message.id, error=trouble)
+            await inbound.send(SessionMessage(response))
 
 
 async def _post(client: httpx2.AsyncClient, target: str, content: str) -> ErrorData | None:
