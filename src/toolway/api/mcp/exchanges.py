@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -29,7 +29,7 @@ from mcp.shared.inbound import (
 from mcp.shared.jsonrpc_dispatcher import cancelled_request_id_from_params, progress_token_from_params
 from mcp.shared.message import ServerMessageMetadata
 from mcp.shared.transport_context import TransportContext
-from mcp_types import JSONRPCError, JSONRPCRequest, JSONRPCResponse
+from mcp_types import INTERNAL_ERROR, ErrorData, JSONRPCError, JSONRPCRequest, JSONRPCResponse
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSIONS
 from pydantic_core import PydanticSerializationError
 from starlette.requests import Request
@@ -54,13 +54,20 @@ SESSION_ID = "mcp-session-id"
 QUICK = frozenset({"tools/call", "tools/list"})
 """What is answered here of a client with a session."""
 
+TOO_MANY = JSONRPCError(
+    jsonrpc="2.0",
+    id=None,
+    error=ErrorData(code=INTERNAL_ERROR, message="Too many open sessions, none of which is idle; end one."),
+)
+
 _ASKED = ("elicitation", "sampling", "roots")
 
 
 class Exchanges:
     """An ASGI app that answers what it can of `server`, and hands all else to `otherwise`.
 
-    `transports` are the sessions of the SDK's manager by their ids. An answer that has not come after `keep_alive`
+    `transports` are the sessions of the SDK's manager by their ids; `make_room` says whether a caller may begin one
+    more. An answer that has not come after `keep_alive`
     seconds becomes a stream, so that nobody on the way takes the connection for dead. Raises InvalidRequest for a body
     over `max_body` bytes, and ClientGone.
     """
@@ -71,12 +78,14 @@ class Exchanges:
         transports: Mapping[str, StreamableHTTPServerTransport],
         otherwise: ASGIApp,
         *,
+        make_room: Callable[[str], Awaitable[bool]],
         max_body: int,
         keep_alive: float,
     ) -> None:
         self._server = server
         self._transports = transports
         self._otherwise = otherwise
+        self._make_room = make_room
         self._max_body = max_body
         self._keep_alive = keep_alive
         self._calls: WeakValueDictionary[tuple[str, Any], _Dispatch] = WeakValueDictionary()
@@ -99,6 +108,8 @@ class Exchanges:
             await self._exchanged(exchange, scope, receive, send)
         elif fault := fault_of(body, _version_in(scope)):
             await send_whole(send, 400, _dumps(fault.model_dump(mode="json", exclude_unset=True)))
+        elif _begins_session(scope, body) and not await self._make_room(caller_id(scope)):
+            await send_whole(send, 503, _dumps(TOO_MANY.model_dump(mode="json", exclude_unset=True)))
         else:
             await self._otherwise(scope, _from_the_body(body, receive), _without_refused_session(scope, send))
 
@@ -339,9 +350,23 @@ def _version_in(scope: Scope) -> str | None:
     return value.decode("latin-1") if (value := next(told, None)) is not None else None
 
 
+def _begins_session(scope: Scope, body: bytes) -> bool:
+    """Whether a request that has no fault would begin a session."""
+    if _version_in(scope) in MODERN_PROTOCOL_VERSIONS or b"initialize" not in body:
+        return False
+    try:
+        return bool(json.loads(body)["method"] == "initialize") and not _has_session(scope)
+    except (ValueError, RecursionError, KeyError):
+        return False
+
+
+def _has_session(scope: Scope) -> bool:
+    return any(name == SESSION_ID.encode() for name, _ in scope["headers"])
+
+
 def _without_refused_session(scope: Scope, send: Send) -> Send:
     """`send`, without the id of a session that the SDK began for a request that it then refused."""
-    if any(name == SESSION_ID.encode() for name, _ in scope["headers"]):
+    if _has_session(scope):
         return send
 
     async def send_rest(message: Message) -> None:

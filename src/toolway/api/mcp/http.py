@@ -19,13 +19,11 @@ from toolway.api.mcp.exchanges import SESSION_IDLE, Exchanges
 from toolway.api.mcp.relay import Context
 from toolway.api.mcp.routes import CALLER, SEARCHES
 from toolway.api.mcp.server import CatalogServer, asking
+from toolway.api.mcp.sessions import MAX_SESSIONS, SessionBounds
 from toolway.server.caller import caller_id
 from toolway.settings.settings import Settings
 from toolway.tools.direct import DirectTools
 from toolway.types import Caller
-
-MAX_SESSIONS = 2_000
-"""Clients of the versions that have sessions (before 2026-07-28) at a time; each ends after 30 idle minutes."""
 
 
 @asynccontextmanager
@@ -52,7 +50,14 @@ async def open_sessions(direct: DirectTools, policy: Policy, settings: Settings)
         token = AccessToken(token="", client_id=caller_id(scope), scopes=[])
         await endpoint({**scope, "user": AuthenticatedUser(token)}, receive, send)
 
-    exchanges = Exchanges(server, manager._server_instances, owned, max_body=max_body, keep_alive=keep_alive)
+    exchanges = Exchanges(
+        server,
+        manager._server_instances,
+        owned,
+        make_room=SessionBounds(manager).make_room,
+        max_body=max_body,
+        keep_alive=keep_alive,
+    )
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         """A caller reads nothing of tools that are not there for it, out of refusals neither."""
