@@ -27,6 +27,7 @@ from tests.support.upstream import OUT_OF_MEMORY, Reply, json_reply, sse, tool_c
 from toolway.access.keys import hash_of
 from toolway.conversation.message import Message
 from toolway.engine.fast_lane import FastLane, Handover, LaneRequest, MessageClient, ModelExchange
+from toolway.net import connection
 from toolway.net.connection import MAX_BUFFERED
 from toolway.server.lane import MAX_SIZE
 from toolway.types import Header
@@ -422,6 +423,18 @@ def test_what_fails_is_told_as_on_the_ordinary_way(
     got = through(lane, reply, PLAIN_REQUEST)
     assert taken == ["handed over"]
     assert got == through(ordinary, reply, PLAIN_REQUEST)
+
+
+@pytest.mark.parametrize("has_had_it_for_long", [False, True])
+def test_a_request_is_sent_twice_only_where_it_met_the_closing_of_a_used_connection(
+    lane: AppServer, ordinary: AppServer, has_had_it_for_long: bool, monkeypatch: pytest.MonkeyPatch
+):
+    if has_had_it_for_long:
+        monkeypatch.setattr(connection, "STALE_SECONDS", -1.0)
+    for app in (lane, ordinary):
+        answer, _ = through(app, Reply(reset=True), PLAIN_REQUEST)
+        assert b" 502 " in answer
+        assert len(app.upstream.seen) == (1 if has_had_it_for_long else 2)
 
 
 def test_an_answer_larger_than_a_buffer_is_read_to_its_end(

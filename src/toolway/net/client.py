@@ -122,7 +122,7 @@ class HttpClient:
         `target` is the whole path with its query. Names of `headers` are lower-case; those that belong to the
         connection are left out, but a content-length says how long an iterated body is; it is sent chunked
         without one. Such a body is sent while the block runs: the answer may come first. A `repeatable` request
-        with its whole body is sent again when a used connection was closed unanswered. Raises HttpError
+        with its whole body is sent again when it met the closing of a used connection. Raises HttpError
         for a request that cannot be written.
         """
         if body is None or isinstance(body, bytes):
@@ -254,9 +254,8 @@ class Exchange:
             try:
                 await connection.head()
             except BaseException as error:
-                used = connection.is_used
                 await self._end()
-                if not (self._repeatable and used and _is_unanswered(error)):
+                if not (self._repeatable and connection.is_stale and _is_unanswered(error)):
                     raise
             else:
                 self._request = ()  # With many tools it is large, and a stream may last for minutes.

@@ -21,6 +21,13 @@ MAX_BUFFERED = 256 * 1024
 """Bytes of a body that wait for their reader before the server is made to wait."""
 
 
+STALE_SECONDS = 1.0
+"""A used connection that is closed unanswered so soon after a request was sent was being closed when that was sent.
+
+The two cross on the wire, so that the server never began. One that closes later has had the request, and may have
+worked on it: it fell over, or somebody between us gave up, and to send it again would have the work done twice.
+"""
+
 _TLS_ALERT = b"\x15\x03"
 _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 
@@ -147,7 +154,10 @@ class Connection(asyncio.Protocol):
         """What reads one answer after the other."""
         self.is_used = False
         """Was there an exchange before this one?"""
+        self.is_stale = False
+        """Was it closed before the server can have begun with the request that was sent last?"""
         self.idle_since = 0.0
+        self._sent_at = 0.0
         self._loop = asyncio.get_running_loop()
         self._transport: Any = None
         self._unsent: Sequence[bytes] = ()
@@ -179,6 +189,7 @@ class Connection(asyncio.Protocol):
         self.response = self._reader
         self._is_uploading = uploads
         self._unsent = request
+        self._sent_at = self._loop.time()
         self._loop.call_soon(self._write_first)
 
     async def upload(self, body: AsyncIterator[bytes], length: int | None) -> None:
@@ -307,6 +318,8 @@ class Connection(asyncio.Protocol):
             self._timer = None
         if self.response is not None:
             self._loss = _loss(self.response, exc)
+            soon = self._loop.time() - self._sent_at <= STALE_SECONDS
+            self.is_stale = self.is_used and soon and not self.response.begun
         if self._reader is not None:
             self._reader.close()
         self._wake_reader()

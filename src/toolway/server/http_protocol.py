@@ -69,6 +69,8 @@ class HttpProtocol(HttpToolsProtocol):
         """Bytes since the last thing that is no header."""
         self._data = b""
         self._upgraded = False
+        self._last_words = b""
+        """The refusal of what stands behind the requests under way, told when they are answered."""
         self._disconnect, self._stop = DisconnectSignal(), DisconnectSignal()
         self._shutdown = DisconnectSignal()
         self._extensions: Any = {
@@ -159,6 +161,9 @@ class HttpProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         if len(self.tasks) == 1:  # there are no others whose answers could go out with this one
             self._writer.flush()
+        if self._last_words and not self.pipeline:
+            self._writer.write(self._last_words)
+            self._writer.close()
         super().on_response_complete()
         if self._begun and not self._in_body:
             self._await_request()
@@ -245,11 +250,28 @@ class HttpProtocol(HttpToolsProtocol):
         self._refuse(431, f"The request's headers are larger than {MAX_HEAD:,} bytes.")
 
     def _refuse(self, status: int, message: str) -> None:
-        if not self.transport.is_closing():
+        if self.transport.is_closing() or self._last_words:
+            return
+        if self._in_body and self.pipeline:
+            self.pipeline.popleft()
+            self._refuse_later(status, message)
+        elif self._in_body or self._is_idle():
             self._writer.flush()
             if self._may_answer():
                 self.transport.write(_refusal(status, message))
-            self._close()
+            self._writer.close()
+        else:
+            self._refuse_later(status, message)
+
+    def _refuse_later(self, status: int, message: str) -> None:
+        """Answer what is under way, then refuse and close; what comes meanwhile is read and means nothing.
+
+        It is read because a client that leaves could not be noticed otherwise.
+        """
+        self._last_words = _refusal(status, message)
+        self._begun = self._in_body = False
+        self._due = None
+        self.parser = cast("Any", _DeafParser())
 
     def _may_answer(self) -> bool:
         """Would an answer now be the one to the request that is coming in, not land inside another?"""
@@ -263,6 +285,13 @@ class HttpProtocol(HttpToolsProtocol):
             self.transport.abort()
         else:
             self.transport.close()
+
+
+class _DeafParser:
+    """In place of a parser, where nothing more of a connection counts."""
+
+    def feed_data(self, data: bytes) -> None:
+        """Nothing."""
 
 
 class _Cycle(RequestResponseCycle):

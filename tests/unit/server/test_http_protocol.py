@@ -365,12 +365,50 @@ def test_the_host_of_an_absolute_url_counts() -> None:
         assert app.headers == [(b"host", b"evil.example:80")]
 
 
-def test_garbage_behind_a_request_does_not_land_in_its_answer() -> None:
-    with served() as (_, client):
-        client.sendall(GET.replace(b"/v1/models", b"/stream"))
-        received = until(client, b"first ")
-        client.sendall(b"\x00garbage\r\n\r\n")
-        assert b"400" not in received + to_end(client)
+BEHIND = {
+    "garbage": (b"XX\x00\r\n\r\n", 400),
+    "a smuggled byte": (b"}", 400),
+    "a body that is none": (CHUNKED + b"\r\nzz\r\n", 400),
+    "a huge head": (GET[:-2] + b"X: " + b"a" * 16 * MAX_HEAD, 431),
+}
+
+
+@pytest.mark.parametrize("path", [b"/stream", b"/wait"])
+@pytest.mark.parametrize("what", BEHIND)
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_what_is_refused_behind_a_request_is_refused_behind_its_answer(
+    what: str, pieces: int, path: bytes
+) -> None:
+    with served() as (app, client):
+        request, (more, status) = GET.replace(b"/v1/models", path), BEHIND[what]
+        if pieces == 1:
+            client.sendall(request + more)
+        received = b""
+        if pieces == 2:
+            client.sendall(request)
+        if path == b"/wait":
+            assert app.waits.wait(20)
+        else:
+            received += until(client, b"first ")
+        if pieces == 2:
+            client.sendall(more + b"more of it")
+            client.sendall(GET)
+        assert not app.cancelled.is_set()
+        app.go_on.set()
+        answer, _, refusal = (received + to_end(client)).partition(b"5\r\n last\r\n0\r\n\r\n")
+        assert answer.count(b"HTTP/1.1 ") == 1
+        assert refusal.startswith(b"HTTP/1.1 %d " % status)
+        assert b"connection: close\r\n" in refusal
+        assert len(app.requests) == 1
+
+
+def test_requests_before_one_that_is_broken_are_all_answered() -> None:
+    with served() as (app, client):
+        client.sendall(GET * 3 + CHUNKED + b"\r\nzz\r\n" + GET)
+        received = to_end(client)
+        assert received.count(b"HTTP/1.1 200 ") == 3
+        assert received.rpartition(b"0\r\n\r\n")[2].startswith(b"HTTP/1.1 400 ")
+        assert len(app.requests) == 3
 
 
 def test_pipelined_requests_are_answered_in_order() -> None:

@@ -12,6 +12,7 @@ import pytest
 from tests.support.raw import Serve, raw_server, request_head
 from tests.support.servers import free_port
 from toolway.errors import UpstreamError, UpstreamTimeout
+from toolway.net import connection
 from toolway.settings.settings import load_settings
 from toolway.upstream.client import Upstream
 
@@ -82,6 +83,23 @@ async def test_a_request_that_meets_the_closing_of_a_used_connection_is_sent_aga
         assert await post(upstream, repeatable=True) == b"{}"
         assert await post(upstream, repeatable=True) == b"{}"
         assert connections == [2, 1]
+
+
+@pytest.mark.parametrize("is_started", [False, True])
+async def test_a_request_that_the_server_had_for_a_while_is_not_sent_again(
+    is_started: bool, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(connection, "STALE_SECONDS", -1.0)  # as if it had taken longer
+    async with hangs_up_after(1) as (upstream, connections):
+        await post(upstream, repeatable=True)
+        with pytest.raises(UpstreamError):
+            if is_started:
+                started = upstream.start("/x", [], b"{}")
+                assert started is not None
+                await started.__aenter__()
+            else:
+                await post(upstream, repeatable=True)
+        assert connections == [2]
 
 
 async def test_a_request_that_may_not_be_repeated_fails_there():
