@@ -169,6 +169,10 @@ class SourceStatus:
         return self.state == "ready" or (self.state == "stopped" and not self.error)
 
 
+STOPPED = "it was stopped in the console, whose page of this server starts it again"
+"""Why nothing can be called of a source that was ended and is still configured."""
+
+
 def last_error(status: SourceStatus) -> str:
     """The newest error of a source for people: when, in which stage, what; empty when there was none."""
     if status.error is None:

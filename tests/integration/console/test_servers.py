@@ -8,6 +8,7 @@ import stat
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -18,7 +19,9 @@ from playwright.sync_api import expect
 from tests.integration.console.api import api
 from tests.support.app_server import AppServer, app_server
 from tests.support.browser import PHONE, console_page, is_wider_than_the_window, violations
+from tests.support.gate import Gate
 from tests.support.servers import running
+from tests.support.upstream import Reply, call_stream, text_stream, tool_call
 from tests.unit.tools.mcp.servers.guarded import Guarded
 from toolway.settings.files import locked
 
@@ -247,6 +250,33 @@ def test_a_login_that_is_refused_stands_in_the_history(guarded, browser):
         refused = {"error": "access_denied", "state": asked["state"][0]}
         httpx2.get(asked["redirect_uri"][0], params=refused, timeout=30)
         expect(page.get_by_role("region", name="History")).to_contain_text("login: ")
+
+
+@pytest.mark.parametrize("kind", ["mcp", "openapi"])
+def test_a_server_that_is_stopped_offers_nothing_says_why_and_is_started_again(config, kind):
+    config.write_text(json.dumps({"mcpServers": {"good": GOOD} if kind == "mcp" else {}}))
+    tool, arguments = ("echo", {"text": "x"}) if kind == "mcp" else ("list_cities", {})
+    replies = [call_stream(tool_call(name=tool, arguments=json.dumps(arguments))), text_stream("Done.")]
+    gate = Gate()
+    with app_server(config=str(config), endpoints=None if kind == "openapi" else "") as app:
+        label = next(iter(httpx2.get(f"{app.url}/readyz").json()["servers"]))
+        app.until_servers_are(**{label: "ready"})
+        assert httpx2.post(f"{app.url}/tools/{tool}", json=arguments, timeout=30).status_code == 200
+        app.set_replies(Reply([gate, *replies[0].parts]), replies[1])
+        with ThreadPoolExecutor() as threads:
+            asked = threads.submit(app.ask, stream=True)
+            gate.wait_for_arrival()
+            assert api(app, "POST", f"servers/{label}/stop").status_code == 200
+            app.until_servers_are(**{label: "stopped"})
+            gate.open()
+            asked.result(30)
+        told = app.upstream.seen[-1].json["messages"][-1]["content"]
+        assert "it was stopped in the console" in told
+        app.set_replies(text_stream("Hi")).ask(stream=True)
+        assert "tools" not in app.upstream.seen[-1].json
+        assert api(app, "POST", f"servers/{label}/restart").status_code == 200
+        app.until_servers_are(**{label: "ready"})
+        assert httpx2.post(f"{app.url}/tools/{tool}", json=arguments, timeout=30).status_code == 200
 
 
 def test_a_server_that_is_not_there_is_a_404(app):

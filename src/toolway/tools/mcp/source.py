@@ -19,7 +19,7 @@ from toolway.errors import SourceError
 from toolway.settings.mcp_server import Era, McpServerConfig
 from toolway.tools.mcp.errors import LostError, RefusedError, cause_of, exit_reason, explain
 from toolway.tools.mcp.options import Budget, ConnectOptions, ServerLog, Transport
-from toolway.types import JSON, OnProgress, SourceStatus, State, Tool, ToolResult
+from toolway.types import JSON, STOPPED, OnProgress, SourceStatus, State, Tool, ToolResult
 
 if TYPE_CHECKING:
     from toolway.tools.mcp.connection import Connection
@@ -133,7 +133,7 @@ class Supervisor:
         self._told_error = ""
         self._calls_before = 0
         self._useless_lives = 0
-        self._is_useful = False
+        self._is_useful = self._is_over = False
         self._listed_changes = 0
         self._changes_tools: dict[str, bool] = {}
         self._catch_ups = Budget(rate=1.0, burst=5)
@@ -152,9 +152,11 @@ class Supervisor:
         timeout = self._policy.connect_timeout if lazy else self._policy.restart_wait
         waiting = ("starting", "ready", "stopped") if lazy else ("starting", "ready")
         with anyio.move_on_after(timeout):
-            while self._session is None and self.status.state in waiting:
+            while self._session is None and self.status.state in waiting and not self._is_over:
                 await self._news.wait()
         if self._session is None:
+            if self._is_over:
+                raise SourceError(STOPPED, stage="call")
             error = self._told_error if self.status.error else ""
             raise SourceError(error or "it is being started", stage="call")
         return self._session
@@ -200,7 +202,7 @@ class Supervisor:
 
     async def run(self, changed: Callable[[], None]) -> None:
         """Keep the connection alive until cancelled; see `ToolSource.run`."""
-        self._changed = changed
+        self._changed, self._is_over = changed, False
         if self.status.state == "stopped":  # it was run before
             self._publish(state="starting", error=None, error_at=None, error_stage=None)
         sdk = await anyio.to_thread.run_sync(importlib.import_module, SDK)
@@ -212,7 +214,7 @@ class Supervisor:
                 else:
                     await anyio.sleep(delay)
         finally:
-            self._session = None
+            self._session, self._is_over = None, True
             self._publish(state="stopped", tools=_unavailable(self.status.tools))
 
     async def _life(self, sdk: ModuleType) -> float | None:

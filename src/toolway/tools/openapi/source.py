@@ -29,7 +29,7 @@ from toolway.tools.openapi.document import parse_document
 from toolway.tools.openapi.importer import Imported, import_document
 from toolway.tools.openapi.operation import BEARER, Credentials, Secret
 from toolway.tools.openapi.transport import Connections, HttpResponse, OversizedResponse, read_result
-from toolway.types import JSON, OnProgress, SourceStatus, Tool, ToolResult
+from toolway.types import JSON, STOPPED, OnProgress, SourceStatus, Tool, ToolResult
 
 FIRST_RETRY = 1.0
 LAST_RETRY = 60.0
@@ -69,19 +69,29 @@ class OpenAPISource:
     async def run(self, changed: Callable[[], None]) -> None:
         """Read the document now, again each `refresh_interval`, and with backoff while it cannot be read.
 
-        At the end idle connections are closed; a call that is under way closes its own.
+        At the end idle connections are closed, and nothing is called any more; a call that is under way goes on.
         """
+        if self._status.state == "stopped":  # it was run before
+            self._status = replace(self._status, state="starting")
+            changed()
         failures = 0
-        with closing(self._connections):
-            while True:
-                self._wake = anyio.Event()
-                await self._refresh(changed)
-                failures = failures + 1 if self._is_broken() else 0
-                with anyio.move_on_after(self._pause(failures)):
-                    await self._wake.wait()
+        try:
+            with closing(self._connections):
+                while True:
+                    self._wake = anyio.Event()
+                    await self._refresh(changed)
+                    failures = failures + 1 if self._is_broken() else 0
+                    with anyio.move_on_after(self._pause(failures)):
+                        await self._wake.wait()
+        finally:
+            away = tuple(replace(tool, available=False) for tool in self._status.tools)
+            self._status = replace(self._status, state="stopped", tools=away)
+            changed()
 
     async def call(self, tool: Tool, arguments: JSON, on_progress: OnProgress | None = None) -> ToolResult:
         """Send the tool's request; whatever the server does is a result. HTTP services report no progress."""
+        if self._status.state == "stopped":
+            return ToolResult(text=f"The server {self.label!r} is not available: {STOPPED}", is_error=True)
         try:
             request = build_request(tool.handle, arguments, self._credentials)
             answer = await self._connections.exchange(

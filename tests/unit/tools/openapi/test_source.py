@@ -280,7 +280,7 @@ async def test_a_cancelled_source_leaves_nothing_open() -> None:
                 tasks.start_soon(known.run, lambda: None)
                 assert await anyio.to_thread.run_sync(asked.wait, 10)
                 tasks.cancel_scope.cancel()
-        assert known.status.state == "starting"
+        assert known.status.state == "stopped"
         over.set()
 
 
