@@ -97,6 +97,10 @@ class Stopping(ToolwayError):
     status = 503
 
 
+SERVER_STOPS = "the server stops"
+"""The message of the cancellation by which the work for a request ends then; without it its client has left."""
+
+
 class ConnectorError(ToolwayError):
     """A tool server that the request itself declares cannot be reached, or refuses. OpenAI answers so, with 424."""
 

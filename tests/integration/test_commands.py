@@ -11,6 +11,7 @@ import subprocess
 import sys
 import termios
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,15 @@ from tests.support.gate import Gate
 from tests.support.paths import ROOT
 from tests.support.servers import free_port, running
 from tests.support.tools import Raw, ToolService
-from tests.support.upstream import Reply, ScriptedUpstream, chunk, json_reply, sse, whole
+from tests.support.upstream import (
+    Reply,
+    ScriptedUpstream,
+    chunk,
+    json_reply,
+    sse,
+    tool_call,
+    whole,
+)
 from tests.unit.demo.test_demo import descendants_of
 from tests.unit.tools.mcp.servers.guarded import Guarded
 from toolway.access.keys import hash_of
@@ -620,6 +629,34 @@ def test_sigterm_ends_the_server_within_its_grace_while_a_stream_runs(tmp_path: 
         gate.open()
     assert process.returncode == 0
     assert "Traceback" not in log
+
+
+@pytest.mark.parametrize("what_runs", ["the model", "a tool"])
+def test_a_request_that_a_stop_cuts_is_logged_once_and_as_that(what_runs: str, tmp_path: Path):
+    gate = Gate()
+
+    async def wait(_: Any) -> Any:
+        await gate()
+        return {}
+
+    body = {"model": "mock", "messages": QUESTION}
+    reply = whole({"tool_calls": [tool_call()]}) if what_runs == "a tool" else Reply([gate])
+    with (
+        running(ToolService(get_weather=wait), lifespan="off") as tools,
+        model_server(answer=reply) as base,
+        serving(
+            SERVE, tmp_path, OPENAI_BASE_URL=base, MCP_SERVER_ENDPOINTS=tools, TOOLWAY_SHUTDOWN_GRACE="0.5"
+        ) as (process, url),
+        ThreadPoolExecutor() as threads,
+    ):
+        asked = threads.submit(httpx2.post, f"{url}/v1/chat/completions", json=body, timeout=TIMEOUT)
+        gate.wait_for_arrival()
+        process.send_signal(signal.SIGTERM)
+        assert asked.result(TIMEOUT).status_code == 503
+        _, log = process.communicate(timeout=TIMEOUT)
+        gate.open()
+    assert "the client left" not in log
+    assert log.count("Toolway is being stopped") == 1
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc tells what a process holds")

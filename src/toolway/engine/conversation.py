@@ -41,7 +41,7 @@ from toolway.engine.resources import Resources
 from toolway.engine.text_tool_calls import with_text_tool_calls
 from toolway.engine.token_count import are_counted, with_token_count
 from toolway.engine.tool_results import ToolResults
-from toolway.errors import ToolwayError, UpstreamError, to_public_error
+from toolway.errors import SERVER_STOPS, ToolwayError, UpstreamError, to_public_error
 from toolway.types import JSON, Caller, Header, Selection, Tool, ToolCall, ToolResult, record
 from toolway.upstream.client import Upstream
 from toolway.upstream.model_call import Turn, TurnFactory, whole_turn
@@ -206,7 +206,7 @@ class Conversation:
             if not self.request.pauses:
                 with anyio.CancelScope(shield=True):
                     await interrupted.keep(self.resources.store, self.caller, sent, self.events, before)
-            if isinstance(error, anyio.get_cancelled_exc_class()):
+            if isinstance(error, anyio.get_cancelled_exc_class()) and SERVER_STOPS not in error.args:
                 self.events.notify(ClientLeft())
             raise
         finally:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import cast
 
 import anyio
 from starlette.types import Receive, Scope
 
-from toolway.errors import Stopping
+from toolway.errors import SERVER_STOPS, Stopping
 
 EXTENSION = "toolway.disconnect"
 """Where `HttpProtocol` puts the DisconnectSignal of a request's connection into `scope["extensions"]`."""
@@ -97,7 +98,7 @@ class error_at_stop:  # noqa: N801
 
     def __enter__(self) -> None:
         if self._stop is not None:
-            self._cancel = cast("asyncio.Task[None]", asyncio.current_task()).cancel
+            self._cancel = partial(cast("asyncio.Task[None]", asyncio.current_task()).cancel, SERVER_STOPS)
             self._stop.add_callback(self._cancel)
 
     def __exit__(self, raised: type[BaseException] | None, *_: object) -> None:
