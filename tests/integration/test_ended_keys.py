@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from tests.support.app_server import AppServer, app_server
-from tests.support.gate import DEADLINE
-from tests.support.upstream import whole
+from tests.support.gate import DEADLINE, Gate
+from tests.support.tools import ToolService
+from tests.support.upstream import Reply, call_stream, tool_call, whole
 from toolway.access.keys import hash_of
 
 CHANGE = {"x-toolway-console": "open"}
@@ -155,3 +157,33 @@ def test_what_was_opened_without_a_key_ends_with_the_first_one(tmp_path: Path):
             list(listened)
             with pytest.raises(ConnectionClosed):
                 client.recv(DEADLINE)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_request_under_way_runs_no_more_calls_once_its_key_is_taken_away(config: Path, stream: bool):
+    gate = Gate()
+
+    async def slow(_: Any) -> Any:
+        await gate()
+        return "cloudy"
+
+    def turn(number: int) -> Reply:
+        call = tool_call("get_weather", json.dumps({"city": f"Rome {number}"}), id=f"call_{number}")
+        return call_stream(call) if stream else whole({"tool_calls": [call]}, finish="tool_calls")
+
+    tools = ToolService(get_weather=slow)
+    with (
+        app_server(turn(1), turn(2), turn(3), tools=tools, config=str(config)) as app,
+        ThreadPoolExecutor() as threads,
+    ):
+        asked = threads.submit(app.ask, stream=stream, headers={"authorization": "Bearer gone"})
+        gate.wait_for_arrival()
+        write(config, "kept")
+        while httpx2.get(f"{app.url}/mcp", headers={"authorization": "Bearer gone"}).status_code != 401:
+            pass
+        gate.open()
+        answer = asked.result(DEADLINE)
+        assert tools.calls == [("get_weather", {"city": "Rome 1"})]
+        assert len(app.upstream.seen) == 2
+        assert "This API key was taken away" in answer.text
+        assert stream or answer.status_code == 401

@@ -59,6 +59,8 @@ class KeyRing:
         self._entries: dict[bytes, _Entry] = {}
         self.used_at: dict[str, float] = {}
         """When this process last saw each key (Unix time), by the id of its principal."""
+        self._ended: set[str] = set()
+        """The ids of principals that had a key and have none now."""
         self.is_closed = bool(api_keys)
         self.changed = asyncio.Event()
         """Set when a key, or a session that was opened by one, may have ended; another one takes its place then."""
@@ -73,9 +75,11 @@ class KeyRing:
             digest = bytes.fromhex(key.hash)
             entries.append(_Entry(digest, principal_of_key(key, config), key.expires))
         self.tokens = TokenVerifier(config, config.jwt, self.tokens) if config.jwt else None
+        before = {entry.principal.id for entry in self._entries.values()}
         # Where both have a key, the one in the file says what it may do.
         self._entries = {entry.digest: entry for entry in entries}
         known = {entry.principal.id for entry in entries}
+        self._ended = (self._ended | before) - known
         self.used_at = {identity: at for identity, at in self.used_at.items() if identity in known}
         if self.is_closed and not config.is_declared and not self._of_environment:
             log.warning("there are no keys any more; nobody may do anything until there are, or a restart")
@@ -101,6 +105,13 @@ class KeyRing:
             raise Unauthorized("This API key has expired; ask for a new one.", code="expired_api_key")
         self.used_at[entry.principal.id] = now
         return entry.principal
+
+    def check(self, principal: Principal) -> None:
+        """Raise Unauthorized for a principal whose key was taken away since its request came in."""
+        if principal.id in self._ended:
+            raise Unauthorized(
+                "This API key was taken away; no more calls are run with it.", code="invalid_api_key"
+            )
 
     def note_use(self, digest: bytes) -> None:
         """Somebody came in by the key of this digest, where no secret was sent."""

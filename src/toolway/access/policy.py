@@ -15,6 +15,7 @@ from toolway.access.approvals import Approvals
 from toolway.access.audit import AuditLog
 from toolway.access.elicitation import elicit as ask_client
 from toolway.access.gate import CallGate, Elicit
+from toolway.access.keys import KeyRing
 from toolway.access.questions import write_waiting
 from toolway.access.rules import Origin, Rules
 from toolway.settings.settings import Settings
@@ -26,10 +27,12 @@ log = logging.getLogger("toolway.config")
 
 
 @asynccontextmanager
-async def open_policy(settings: Settings, store: Store, *, is_served: bool = True) -> AsyncIterator[Policy]:
+async def open_policy(
+    settings: Settings, store: Store, *, keys: KeyRing | None = None, is_served: bool = True
+) -> AsyncIterator[Policy]:
     """The policy of these settings, with its audit log while the block lasts. `is_served`: this process listens."""
     if settings.audit.file is None:
-        yield Policy(settings, store, is_served=is_served)
+        yield Policy(settings, store, keys=keys, is_served=is_served)
         return
     audit = AuditLog(
         settings.audit.file,
@@ -39,7 +42,7 @@ async def open_policy(settings: Settings, store: Store, *, is_served: bool = Tru
         redact=Redactor(settings.secrets),
     )
     try:
-        yield Policy(settings, store, audit, is_served=is_served)
+        yield Policy(settings, store, audit, keys=keys, is_served=is_served)
     finally:
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(audit.close)
@@ -49,9 +52,16 @@ class Policy:
     """What is configured now; `configure` puts something else in force for all requests that begin after it."""
 
     def __init__(
-        self, settings: Settings, store: Store, audit: AuditLog | None = None, *, is_served: bool = True
+        self,
+        settings: Settings,
+        store: Store,
+        audit: AuditLog | None = None,
+        *,
+        keys: KeyRing | None = None,
+        is_served: bool = True,
     ) -> None:
         self.audit = audit
+        self._keys = keys or KeyRing()
         self.approvals = Approvals(
             store, seconds=settings.approvals.approval_ttl, grant_seconds=settings.approvals.grant_ttl
         )
@@ -69,6 +79,10 @@ class Policy:
             if warning not in known:
                 log.warning("%s", warning)
         self.redact.learn(settings.secrets)
+
+    def check(self, caller: Caller) -> None:
+        """Raise Unauthorized where no more calls may be run for a caller, whose key was taken away."""
+        self._keys.check(caller.principal)
 
     def gate(
         self,

@@ -69,7 +69,7 @@ async def open_state(settings: Settings, keys: KeyRing, denials: Denials) -> Asy
                 prefixed=settings.tools.tool_prefix == "always",
                 name=name_of(settings.tools),
             ).running() as catalog,
-            open_policy(settings, store) as policy,
+            open_policy(settings, store, keys=keys) as policy,
             watch_config(settings, factory, catalog, keys, policy) as config,
             open_dynamic(settings.tools) as dynamic,
             ModelTarget(settings.upstream, upstream, catalog.set_target).learning() as target,

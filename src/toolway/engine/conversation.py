@@ -198,6 +198,7 @@ class Conversation:
             slot=partial(self.resources.meter.call, self.caller.principal)
             if self.caller.principal.quotas
             else nullcontext,
+            check=partial(self.resources.policy.check, self.caller),
         )
         request = self._without_refused_options(self.chat.with_messages(messages), loop)
         try:

@@ -83,7 +83,13 @@ class Engine:
         self._limits = limits_of(settings)
         self._search = SearchPolicy(settings.tools, store, vectors)
         self._resources = Resources(
-            upstream=upstream, store=store, settings=settings, target=target, search=self._search, meter=meter
+            upstream=upstream,
+            store=store,
+            settings=settings,
+            target=target,
+            search=self._search,
+            meter=meter,
+            policy=policy,
         )
         self.fast_lane = FastLane(
             settings,

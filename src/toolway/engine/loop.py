@@ -78,6 +78,8 @@ class Loop:
     """The approvals of the calls that are left waiting when the loop ends."""
     slot: Callable[[], AbstractAsyncContextManager[None]] = nullcontext
     """In which each call runs. May raise OverQuota or QuotasUnknown."""
+    check: Callable[[], None] = lambda: None
+    """Raises Unauthorized where no more calls may be run."""
 
 
 @record
@@ -333,9 +335,12 @@ async def run_calls(
 ) -> list[JSON]:
     """Run calls side by side; their messages for the model, in order. Never raises for a tool's trouble.
 
+    Raises Unauthorized, before the first of them, where no more may be run.
+
     `done` has the results of calls that need not run, by the ids of the calls. `results`, one for each call, are
     replaced as they come.
     """
+    loop.check()
     refusals = loop.limits.admit(calls)
     results = results or [_CANCELLED] * len(calls)
     for position, why in enumerate(refusals):

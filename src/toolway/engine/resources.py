@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from toolway.access.policy import Policy
 from toolway.access.quotas import Meter
 from toolway.engine.model_target import ModelTarget
 from toolway.engine.search_policy import SearchPolicy
@@ -22,3 +23,4 @@ class Resources:
     target: ModelTarget
     search: SearchPolicy
     meter: Meter
+    policy: Policy

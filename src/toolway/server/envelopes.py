@@ -12,7 +12,14 @@ from urllib.parse import unquote
 from starlette.types import Scope, Send
 
 from toolway.dialects import DIALECTS, ErrorFormat, is_below
-from toolway.errors import ConnectorError, InvalidRequest, ToolwayError, UpstreamError, UpstreamStatus
+from toolway.errors import (
+    ConnectorError,
+    InvalidRequest,
+    ToolwayError,
+    Unauthorized,
+    UpstreamError,
+    UpstreamStatus,
+)
 from toolway.server.asgi import relayed, send_whole
 from toolway.types import JSON, JSON_TYPE, Header
 from toolway.upstream.refusals import is_overflow, sizes_in
@@ -199,7 +206,7 @@ async def send_error(scope: Scope, send: Send, error: ToolwayError, headers: Seq
 
 async def send_failure(scope: Scope, send: Send, error: ToolwayError, *, tools_ran: bool) -> None:
     """The error in place of a whole answer. After a tool ran no status may make an SDK ask again by itself."""
-    if not tools_ran:
+    if not tools_ran or isinstance(error, Unauthorized):  # nobody asks again with a key that is gone
         await send_error(scope, send, error)
         return
     envelope = envelope_of(scope)

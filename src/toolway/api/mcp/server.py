@@ -27,6 +27,7 @@ from mcp.shared.exceptions import MCPError
 from mcp.shared.inbound import x_mcp_header_map
 from mcp_types import (
     INVALID_PARAMS,
+    INVALID_REQUEST,
     MISSING_REQUIRED_CLIENT_CAPABILITY,
     CallToolRequestParams,
     NotificationParams,
@@ -51,7 +52,7 @@ from toolway.api.mcp.relay import (
 from toolway.api.mcp.results import call_result, complete, is_result, tool_object, without_hop
 from toolway.api.mcp.search import DirectSearch
 from toolway.dialects import MCP
-from toolway.errors import OverQuota, QuotasUnknown
+from toolway.errors import OverQuota, QuotasUnknown, Unauthorized
 from toolway.server.admission import call_slot
 from toolway.server.caller import caller_id
 from toolway.tools.direct import DirectTools
@@ -212,6 +213,10 @@ class CatalogServer(Server[Any]):
 
     async def _call_tool(self, ctx: Context, params: CallToolRequestParams) -> JSON:
         caller = self._caller(ctx)
+        try:
+            self._policy.check(caller)
+        except Unauthorized as error:
+            raise MCPError(INVALID_REQUEST, error.message) from None
         arguments = dumps_text(params.arguments or {})
         gate = self._policy.gate(caller, dialect=MCP.name)
 
