@@ -292,6 +292,24 @@ def test_a_stream_request_that_is_answered_with_an_error_object(app: AppServer):
     assert answer.json()["error"]["message"] == "out of memory"
 
 
+@BOTH
+@pytest.mark.parametrize("kind", [None, b"application/json", b"text/event-stream"])
+def test_an_answer_without_content_is_a_502_that_says_so(app: AppServer, streamed: bool, kind: bytes | None):
+    headers = [(b"content-type", kind)] if kind else []
+    answer = app.set_replies(Reply([], 204, headers)).ask(stream=streamed)
+    assert answer.status_code == 502
+    assert answer.json()["error"]["message"] == "The model server's answer is empty."
+
+
+@BOTH
+def test_json_that_is_too_deep_to_be_read_is_called_that(app: AppServer, streamed: bool):
+    deep = b'{"choices":' + b"[" * 5000 + b"]" * 5000 + b"}"
+    kind = [(b"content-type", b"application/json")]
+    answer = app.set_replies(Reply([deep], 200, kind)).ask(stream=streamed)
+    assert answer.status_code == 502
+    assert answer.json()["error"]["message"].endswith("nested too deeply to be read.")
+
+
 def test_what_nobody_knows_does_not_hurt_a_stream_that_says_how_it_ends(app: AppServer):
     odd = [b"x-vendor: 1\n\n", b'data: {"type":"ping"}\n\n', b'data: {"detail":null}\n\n']
     app.set_replies(Reply([*odd, *text_stream("Hello").parts]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
@@ -80,6 +81,8 @@ class ConfigRoutes:
         entry = body.get("entry")
         if not isinstance(entry, dict) or not label.strip():
             raise InvalidRequest("entry must be an object, and the server needs a name.", param="entry")
+        if _CONTROL.search(label):
+            raise InvalidRequest("The name of a server may hold no control characters.")
 
         def change(text: str) -> str:
             if body.get("new") is True and label in _entries(text):
@@ -161,6 +164,9 @@ def _schema() -> JSON:
 def _properties(schema: JSON) -> JSON:
     found: JSON = schema["$defs"]["server"]["properties"]
     return found
+
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 def _digest(text: str | None) -> str:

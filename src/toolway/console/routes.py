@@ -66,11 +66,12 @@ class ConsoleResponse:
 
 
 def limit_of(query: Mapping[str, str], default: int, most: int) -> int:
-    """How many a request wants to have at once; no more than `most` come. Raises InvalidRequest."""
+    """How many a request wants to have at once, `most` at the most. Raises InvalidRequest."""
     text = query.get("limit", str(default))
-    if not (text.isascii() and text.isdigit()) or not text.strip("0"):
+    digits = text.lstrip("0") if text.isascii() and text.isdigit() else ""
+    if not digits or len(digits) > len(str(most)) or int(digits) > most:
         raise InvalidRequest(f"limit must be a number from 1 to {most}.", param="limit")
-    return most if len(text.lstrip("0")) > len(str(most)) else min(int(text), most)
+    return int(digits)
 
 
 Handler = Callable[[ConsoleRequest], Awaitable[Any]]

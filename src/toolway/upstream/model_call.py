@@ -18,6 +18,8 @@ from toolway.upstream.client import CHAT_COMPLETIONS, Upstream, UpstreamResponse
 from toolway.upstream.refusals import refusal_code
 from toolway.wire import lenient_json, sse
 
+NO_CONTENT = 204
+
 _STREAM_TYPES = frozenset({b"text/event-stream", b"text/plain", b"application/octet-stream", b""})
 """What servers call an event stream."""
 
@@ -81,7 +83,7 @@ async def _take_whole(answer: UpstreamResponse, emit: Emit, _: IsClients) -> Mes
 
 async def _take_streamed(answer: UpstreamResponse, emit: Emit, is_clients: IsClients) -> Message:
     kind = answer.header(b"content-type").partition(b";")[0].strip().lower()
-    if kind not in _STREAM_TYPES:
+    if kind not in _STREAM_TYPES or answer.status == NO_CONTENT:
         return await _take_unstreamed(answer, emit, is_clients)
     await emit(HeadArrived(headers=answer.headers))
     return await _read_stream(answer, emit, MessageBuilder(is_clients))
@@ -112,9 +114,7 @@ def _parse_answer(body: bytes) -> JSON:
     try:
         parsed = lenient_json.loads_harmless(body)
     except ValueError as error:
-        raise UpstreamError(
-            f"The model server's answer is not JSON; it starts with: {_excerpt(body)}"
-        ) from error
+        raise _unreadable("The model server's answer", body, error) from error
     if not isinstance(parsed, dict):
         raise UpstreamError("The model server's answer is not a JSON object.")
     return parsed
@@ -226,12 +226,19 @@ def _parse_chunk(payload: bytes) -> tuple[JSON, bytes | None]:
     try:
         chunk, is_strict = lenient_json.loads_told(payload)
     except ValueError as error:
-        raise UpstreamError(
-            f"The model server sent an event that is not JSON: {_excerpt(payload)}"
-        ) from error
+        raise _unreadable("An event of the model server", payload, error) from error
     if not isinstance(chunk, dict):
         raise _stray_error(payload)
     return chunk, payload if is_strict else None
+
+
+def _unreadable(what: str, text: bytes, error: ValueError) -> UpstreamError:
+    """Why JSON that a server sent cannot be read."""
+    if isinstance(error.__cause__, RecursionError):
+        return UpstreamError(f"{what} is JSON that is nested too deeply to be read.")
+    if not text.strip():
+        return UpstreamError(f"{what} is empty.")
+    return UpstreamError(f"{what} is not JSON; it starts with: {_excerpt(text)}")
 
 
 def _stray_error(text: bytes) -> UpstreamError:

@@ -122,9 +122,12 @@ def test_a_query_that_means_nothing_is_refused(app, log, name: str, value: str):
     assert answer.json()["error"]["param"] == name
 
 
-def test_a_limit_above_the_most_is_the_most(app, log):
+@pytest.mark.parametrize("limit", ["501", "1000000000", "9" * 5000])
+def test_a_limit_above_the_most_is_refused(app, log, limit: str):
     fill(log, 1)
-    assert api(app, "GET", "audit", params={"limit": "9" * 5000}).status_code == 200
+    answer = api(app, "GET", "audit", params={"limit": limit})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "limit")
+    assert "from 1 to 500" in answer.json()["error"]["message"]
 
 
 def test_without_a_log_the_page_says_how_to_have_one(browser):

@@ -195,6 +195,8 @@ def test_a_command_that_changes_the_file_is_waited_for(app, config):
         ("config", {"text": "x" * 2_000_000}),
         ("config/servers/a", {"entry": []}),
         ("config/servers/%20", {"entry": {}}),
+        ("config/servers/a%00b", {"entry": {"command": "x"}}),
+        ("config/servers/a%1bb", {"entry": {"command": "x"}}),
         ("config/servers/a", {"entry": {"command": ""}}),
         ("config/servers/a", {"entry": {"url": "ftp://x"}}),
     ],
