@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import httpx2
 import pytest
 
 from tests.integration.mcp.test_door import HEADERS, hello, post
 from tests.support.app_server import AppServer, app_server
+from tests.support.gate import DEADLINE, Gate
 
 
 @pytest.fixture
@@ -64,6 +67,30 @@ def test_a_session_with_an_open_stream_is_not_idle(app: AppServer):
         begin(app, "one")
         assert lives(app, "one", first)
         assert not lives(app, "one", second)
+
+
+def test_a_session_with_a_call_under_way_is_not_idle(app: AppServer):
+    gate = Gate()
+
+    async def slow(_: Any) -> Any:
+        await gate()
+        return "cloudy"
+
+    app.tools.behaviours["get_weather"] = slow
+    first, second, third = (begin(app, "one") for _ in range(3))
+    post(app, {"jsonrpc": "2.0", "method": "notifications/initialized"}, **of("one", first))
+    call = {"name": "get_weather", "arguments": {"city": "Rome"}}
+    body = {"jsonrpc": "2.0", "id": 3, "method": "tools/call", "params": call}
+    with ThreadPoolExecutor() as threads:
+        asked = threads.submit(post, app, body, **of("one", first))
+        gate.wait_for_arrival()
+        assert lives(app, "one", second)
+        assert lives(app, "one", third)
+        begin(app, "one")
+        assert not lives(app, "one", second)
+        gate.open()
+        assert "cloudy" in asked.result(DEADLINE).text
+    assert lives(app, "one", first)
 
 
 def test_a_caller_none_of_whose_sessions_is_idle_begins_no_more(

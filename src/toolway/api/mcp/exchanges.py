@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from math import inf
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -187,11 +189,8 @@ class Exchanges:
             await cancel_on_disconnect(scope, receive, lambda: self._run(exchange, answer))
             return
         # A client with a session that hangs up may come back: only what it says ends a call of its own.
-        exchange.hold_session()
-        try:
+        with exchange.held_session():
             await self._run(exchange, answer)
-        finally:
-            exchange.hold_session()
 
     async def _run(self, exchange: _Exchange, answer: _Answer) -> None:
         asked = exchange.asked
@@ -238,11 +237,20 @@ class _Exchange:
     def session_id(self) -> str:
         return self.connection.session_id or ""
 
-    def hold_session(self) -> None:
-        """Begin its idle time anew."""
-        idle = self.transport.idle_scope if self.transport else None
-        if idle is not None and idle.deadline < float("inf"):
-            idle.deadline = anyio.current_time() + SESSION_IDLE
+    @contextmanager
+    def held_session(self) -> Iterator[None]:
+        """Count as a request of the session, as the SDK's transport counts its own: its idle time begins behind it."""
+        if (transport := self.transport) is None or (idle := transport.idle_scope) is None:
+            yield
+            return
+        transport._requests_in_flight += 1
+        idle.deadline = inf
+        try:
+            yield
+        finally:
+            transport._requests_in_flight -= 1
+            if not transport._requests_in_flight:
+                idle.deadline = anyio.current_time() + SESSION_IDLE
 
 
 SESSION_IDLE = 30 * 60.0
