@@ -20,7 +20,7 @@ AT = "#/components/schemas/t"
 
 def document(schema: JSON) -> JSON:
     tool = Tool(name="t", server="s", description="", parameters=schema, extra={"outputSchema": schema})
-    return openapi_document({"t": tool}, root="", paths="/tools", has_keys=True, toolway="t")
+    return openapi_document({"t": tool}, profile="", root="", paths="/tools", has_keys=True, toolway="t")
 
 
 def test_references_lead_to_the_place_where_the_schema_stands():
