@@ -18,6 +18,15 @@ from typing import Any
 
 QUESTION = "What is the weather in Paris?"
 
+DOUBLE: Any = {
+    "type": "function",
+    "function": {
+        "name": "double",
+        "parameters": {"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"]},
+    },
+}
+"""A tool of the client's, as chat completions have it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Case:

@@ -6,15 +6,7 @@ import json
 from typing import Any
 
 import litellm
-from case import Case, Told, tell
-
-DOUBLE: Any = {
-    "type": "function",
-    "function": {
-        "name": "double",
-        "parameters": {"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"]},
-    },
-}
+from case import DOUBLE, Case, Told, tell
 
 
 def play(case: Case, told: Told) -> None:

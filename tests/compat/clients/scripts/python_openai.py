@@ -5,16 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from case import Case, Told, tell
+from case import DOUBLE, Case, Told, tell
 from openai import OpenAI
-
-DOUBLE: Any = {
-    "type": "function",
-    "function": {
-        "name": "double",
-        "parameters": {"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"]},
-    },
-}
 
 
 def play(case: Case, told: Told) -> None:
