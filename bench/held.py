@@ -36,7 +36,7 @@ def _most_streams() -> int:
 
 
 HELD = (_held("held-1000", 1000, 100, 100), _held("held-10000", _most_streams(), 20, 3000))
-PATIENCE = 180.0
+TIMEOUT = 180.0
 """Seconds for all streams of a scenario; they take ten and sixty when nothing waits."""
 
 
@@ -58,7 +58,7 @@ def hold(scenario: Scenario) -> dict[str, Any]:
 
 def _hold(target: Program, scenario: Scenario) -> dict[str, Any]:
     idle, cpu = target.memory_mb()["rss"], target.cpu_seconds()
-    command = [*load_command(target, scenario, PATIENCE, warm=0), "--once", "1"]
+    command = [*load_command(target, scenario, TIMEOUT, warm=0), "--once", "1"]
     with start_on(OTHER_CPUS, command, stdout=subprocess.PIPE) as load:
         output = load.communicate()[0]
     cpu = target.cpu_seconds() - cpu

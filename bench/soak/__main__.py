@@ -22,6 +22,7 @@ from pathlib import Path
 
 import anyio
 import httpx2
+from bench.mcp_calls import until_ready
 from bench.soak.visits import VISITS, Visit, Visitor, upheaval
 from bench.soak.watch import Sample, take, verdicts
 from tests.support.servers import free_port
@@ -29,7 +30,7 @@ from tests.support.servers import free_port
 ROOT = Path(__file__).resolve().parents[2]
 EVERY = 10.0
 UPHEAVAL_EVERY = 97.0
-PATIENCE = 60.0
+TIMEOUT = 60.0
 """Seconds for one visit, and for the start and the end."""
 
 
@@ -41,7 +42,10 @@ def options() -> argparse.Namespace:
     parser.add_argument(
         "--samples", type=Path, default=ROOT / "bench/.work/soak.jsonl", help="where they are written"
     )
-    return parser.parse_args()
+    chosen = parser.parse_args()
+    if chosen.minutes < 1:
+        parser.error("--minutes must be at least 1: a shorter run has too few samples to tell growth")
+    return chosen
 
 
 class Soak:
@@ -57,8 +61,9 @@ class Soak:
 
     async def run(self) -> None:
         limits = httpx2.Limits(max_connections=500, max_keepalive_connections=50)
-        async with httpx2.AsyncClient(timeout=PATIENCE, limits=limits) as http:
-            await until_ready(http, self._url)
+        async with httpx2.AsyncClient(timeout=TIMEOUT, limits=limits) as http:
+            with anyio.fail_after(TIMEOUT):
+                await until_ready(self._url)
             async with anyio.create_task_group() as watching:
                 watching.start_soon(self._watch)
                 async with anyio.create_task_group() as group:
@@ -82,7 +87,7 @@ class Soak:
     async def _pay(self, visit: Visit, visitor: Visitor) -> None:
         name = visit.__name__
         try:
-            with anyio.fail_after(PATIENCE):
+            with anyio.fail_after(TIMEOUT):
                 await visit(visitor)
         except Exception as error:  # whatever it is, the soak goes on and counts it
             fault = f"{time.monotonic() - self._began:.0f} s, {name}: {error!r}"[:500]
@@ -107,20 +112,8 @@ class Soak:
 
     async def _until_idle(self) -> None:
         """Until no request is under way and connections that nobody uses are closed, then one more sample."""
-        await anyio.sleep(min(PATIENCE + 10, self._chosen.minutes * 60))
+        await anyio.sleep(min(TIMEOUT + 10, self._chosen.minutes * 60))
         self._sample()
-
-
-async def until_ready(http: httpx2.AsyncClient, url: str) -> None:
-    with anyio.fail_after(PATIENCE):
-        while True:
-            try:
-                servers = (await http.get(f"{url}/readyz")).json()["servers"]
-            except httpx2.TransportError:
-                servers = {}
-            if set(servers.values()) == {"ready"}:
-                return
-            await anyio.sleep(0.2)
 
 
 @contextmanager
@@ -198,7 +191,7 @@ def soak(chosen: argparse.Namespace) -> Soak:
         made = Soak(target.pid, f"http://127.0.0.1:{ports[3]}", folder, chosen)
         anyio.run(made.run)
         target.send_signal(signal.SIGTERM)
-        if status := target.wait(PATIENCE):
+        if status := target.wait(TIMEOUT):
             made.faults.append(f"Toolway ended with status {status}")
         if "Traceback" in log.read_text():
             made.faults.append(f"there is a traceback in {log}")
