@@ -35,7 +35,7 @@ from tests.unit.conversation.test_mutated import (
 )
 from tests.unit.tools.test_invoke import assert_result
 from toolway.schema.compile import MAX_BYTES, TERSEST, CannotCompile, compile_schema
-from toolway.schema.targets import SCHEMA_TARGETS
+from toolway.schema.targets import RULES
 from toolway.wire.lenient_json import dumps
 
 LOOP = asyncio.new_event_loop()
@@ -86,7 +86,7 @@ def parse(random: Random) -> None:
 def compile_any(random: Random) -> None:
     """The schema compiler."""
     schema = {random.choice(KEYWORDS): anything(random, 5) for _ in range(random.randint(0, 8))}
-    target = random.choice(SCHEMA_TARGETS)
+    target = random.choice([*RULES])
     try:
         compiled = compile_schema(schema, target, terse=random.randint(0, TERSEST))
     except CannotCompile:

@@ -141,7 +141,6 @@ class ToolVectors:
         self._vectors: WeakKeyDictionary[Tool, Vector] = WeakKeyDictionary()
         self._missing: dict[Tool, None] = {}
         self._wanted = anyio.Event()
-        self._settled = anyio.Event()
         self._rests_until = 0.0
 
     async def run(self) -> None:
@@ -154,11 +153,6 @@ class ToolVectors:
                 await self._make(batch)
                 for tool in batch:
                     self._missing.pop(tool, None)
-            self._settled.set()
-
-    async def wait_until_made(self) -> None:
-        """Wait until the vectors that were missed were made, or could not be."""
-        await self._settled.wait()
 
     async def rank(self, query: str, tools: Mapping[str, Tool]) -> list[str]:
         """The names of the tools whose meaning is nearest to a query, the nearest first; none if nothing is known."""
@@ -167,7 +161,6 @@ class ToolVectors:
         known = {name: vector for name, tool in tools.items() if (vector := self._vectors.get(tool))}
         if len(known) < len(tools):
             self._missing |= dict.fromkeys(tool for tool in tools.values() if tool not in self._vectors)
-            self._settled = anyio.Event()
             self._wanted.set()
         with anyio.move_on_after(QUERY_TIMEOUT):
             try:

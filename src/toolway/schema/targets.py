@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 SchemaTarget = Literal["openai", "llama.cpp", "gemini", "strict"]
-SCHEMA_TARGETS: tuple[SchemaTarget, ...] = get_args(SchemaTarget)
 
 
 @dataclass(frozen=True, kw_only=True)

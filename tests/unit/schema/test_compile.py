@@ -10,10 +10,10 @@ from hypothesis import given
 
 from tests.support.schemas import assert_compiled, whole_schemas
 from toolway.schema.compile import MAX_BYTES, TERSEST, CannotCompile, compile_schema, why_too_many
-from toolway.schema.targets import SCHEMA_TARGETS, SchemaTarget, portable_pattern
+from toolway.schema.targets import RULES, SchemaTarget, portable_pattern
 from toolway.wire.lenient_json import dumps
 
-every = pytest.mark.parametrize("target", SCHEMA_TARGETS)
+every = pytest.mark.parametrize("target", RULES)
 
 
 def one(schema: Any, target: SchemaTarget = "openai", **root: Any) -> Any:

@@ -16,7 +16,7 @@ import pytest
 from tests.support.paths import SHARED
 from tests.support.schemas import assert_compiled
 from toolway.schema.compile import MAX_BYTES, compile_schema
-from toolway.schema.targets import SCHEMA_TARGETS, SchemaTarget
+from toolway.schema.targets import RULES, SchemaTarget
 from toolway.tools.openapi.document import parse_document
 from toolway.tools.openapi.importer import Imported, import_document
 from toolway.wire.lenient_json import dumps, dumps_text
@@ -112,7 +112,7 @@ def test_every_reference_in_a_tool_leads_to_a_definition_in_that_tool(name: str)
 
 
 @each
-@pytest.mark.parametrize("target", SCHEMA_TARGETS)
+@pytest.mark.parametrize("target", RULES)
 def test_every_tool_compiles_for_every_kind_of_model_server(name: str, target: SchemaTarget) -> None:
     for tool in imported(name).tools:
         compiled = compile_schema(tool.parameters, target)
