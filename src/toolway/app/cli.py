@@ -248,7 +248,7 @@ def login(
 
 
 async def _login(server: RemoteServerConfig, settings: ToolSettings) -> None:
-    from toolway.tools.factory import token_store
+    from toolway.tools.factory import login_store
     from toolway.tools.mcp.oauth import login as ask
 
     async def show(page: str) -> None:
@@ -256,7 +256,7 @@ async def _login(server: RemoteServerConfig, settings: ToolSettings) -> None:
         await anyio.to_thread.run_sync(webbrowser.open, page)
 
     try:
-        await ask(server, show, token_store(settings))
+        await ask(server, show, login_store(settings))
     except SourceError as error:
         fail(f"{server.url}: {error.message}")
 

@@ -15,7 +15,7 @@ from toolway.console.parts import Parts
 from toolway.console.routes import ConsoleRequest, Route
 from toolway.errors import InvalidRequest, NotFound, SourceError
 from toolway.settings.mcp_server import RemoteServerConfig
-from toolway.tools.factory import token_store
+from toolway.tools.factory import login_store
 from toolway.tools.pins import PinnedSource
 from toolway.types import JSON, SourceStatus, ToolSource
 
@@ -171,7 +171,7 @@ class Servers:
 
             try:
                 with anyio.move_on_after(LOGIN_SECONDS):
-                    await login(server, show, token_store(self._parts.settings.tools))
+                    await login(server, show, login_store(self._parts.settings.tools))
                     self._parts.catalog.restart(source)
             except SourceError as error:
                 failed = error.message

@@ -24,7 +24,7 @@ from toolway.tools.digests import digest_of
 from toolway.types import JSON, Tool
 from toolway.upstream.client import Upstream, credential
 from toolway.upstream.model_info import Listing, ModelInfos
-from toolway.wire.tokens import BYTES_PER_TOKEN
+from toolway.wire.token_estimate import BYTES_PER_TOKEN
 
 log = logging.getLogger("toolway.backend")
 

@@ -37,7 +37,7 @@ from toolway.upstream.refusals import (
     with_hint,
 )
 from toolway.wire.lenient_json import dumps
-from toolway.wire.tokens import BYTES_PER_TOKEN, MIN_BYTES_PER_TOKEN, estimate_tokens
+from toolway.wire.token_estimate import BYTES_PER_TOKEN, MIN_BYTES_PER_TOKEN, estimate_tokens
 
 log = logging.getLogger("toolway.chat")
 

@@ -17,7 +17,7 @@ from toolway.tools import names
 from toolway.tools.catalog import Snapshot
 from toolway.types import JSON, OnProgress, Selection, Tool, ToolCall, ToolResult, is_selected
 from toolway.wire.lenient_json import dumps, loads
-from toolway.wire.tokens import estimate_tokens
+from toolway.wire.token_estimate import estimate_tokens
 
 log = logging.getLogger("toolway.backend")
 

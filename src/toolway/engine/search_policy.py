@@ -17,7 +17,7 @@ from toolway.settings.groups import SearchMode, ToolSettings
 from toolway.stores import Store
 from toolway.types import Caller, Choice, Selection
 from toolway.upstream.model_info import ModelInfo
-from toolway.wire.tokens import BYTES_PER_TOKEN, estimate_tokens
+from toolway.wire.token_estimate import BYTES_PER_TOKEN, estimate_tokens
 
 log = logging.getLogger("toolway.search")
 

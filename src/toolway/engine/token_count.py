@@ -11,7 +11,7 @@ from toolway.errors import UpstreamError
 from toolway.types import Principal
 from toolway.upstream.model_call import Turn
 from toolway.wire.lenient_json import dumps
-from toolway.wire.tokens import estimate_tokens
+from toolway.wire.token_estimate import estimate_tokens
 
 
 def with_token_count(turn: Turn, spend: Callable[[int], None]) -> Turn:

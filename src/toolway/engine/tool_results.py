@@ -14,7 +14,7 @@ from toolway.stores import Kind, Store
 from toolway.types import JSON, Image, OnProgress, Tool, ToolCall, ToolResult
 from toolway.upstream.model_info import ModelInfo
 from toolway.wire.lenient_json import dumps, fix_surrogates
-from toolway.wire.tokens import MIN_BYTES_PER_TOKEN
+from toolway.wire.token_estimate import MIN_BYTES_PER_TOKEN
 
 PICTURES = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp"})
 """The kinds that models take."""

@@ -14,7 +14,7 @@ from toolway.search.found import SHOWN, Found, found, with_meaning
 from toolway.tools.catalog import Snapshot
 from toolway.types import JSON, Selection, Tool, ToolCall, ToolResult
 from toolway.wire.lenient_json import dumps, dumps_text, loads
-from toolway.wire.tokens import MIN_BYTES_PER_TOKEN
+from toolway.wire.token_estimate import MIN_BYTES_PER_TOKEN
 
 Way = Literal["append", "call"]
 """How a found tool becomes callable: its definition joins the request's tools, or only `call_tool` runs it."""

@@ -18,7 +18,7 @@ from toolway.schema.keywords import OF_TYPE, distinct, members_of, names_in, par
 from toolway.schema.targets import NUMBERS, RULES, SchemaTarget, TargetRules, portable_pattern
 from toolway.types import JSON, Tool
 from toolway.wire.lenient_json import dumps_exact
-from toolway.wire.tokens import estimate_tokens
+from toolway.wire.token_estimate import estimate_tokens
 
 MAX_TOOLS = 128
 """OpenAI refuses a request with more, and models choose badly among so many."""

@@ -368,7 +368,7 @@ class ToolSettings:
     """The tool servers of the file `config`. Not a setting."""
     disabled: tuple[str, ...] = ()
     """The names of those that the file says are disabled. Not a setting."""
-    token_store_url: str | None = field(default=None, repr=False)
+    login_store_url: str | None = field(default=None, repr=False)
     """`TOOLWAY_STORE`, when machines share it: there is what people granted. Not a setting."""
 
     @property

@@ -49,7 +49,7 @@ _NAMES = {
     ("metrics", "address"): "metrics",
 }
 """Settings that people know by another name than that of the field. The others have the field's."""
-_NO_SETTINGS = {"query", "servers", "disabled", "token_store_url", "access", "warnings"}
+_NO_SETTINGS = {"query", "servers", "disabled", "login_store_url", "access", "warnings"}
 _ENDPOINTS = ("/chat/completions", "/completions", "/responses", "/messages", "/embeddings", "/models")
 _VARIABLES = {
     "openai_base_url": "OPENAI_BASE_URL",
@@ -158,15 +158,15 @@ def _with_servers(settings: Settings, texts: Mapping[str, str]) -> Settings:
                 f"{s.where}: {s.label}: MCP_SERVER_ENDPOINTS has a server of this name too." for s in twice
             )
         )
-    token_store_url = settings.store.url if is_shared(settings.store.url) else None
+    login_store_url = settings.store.url if is_shared(settings.store.url) else None
     warnings = tuple(warning.removesuffix(".") for warning in found.warnings)
-    if found.access.has_quotas and settings.server.workers > 1 and token_store_url is None:
+    if found.access.has_quotas and settings.server.workers > 1 and login_store_url is None:
         warnings += (
             "each worker counts the quotas of keys by itself; with a Redis as TOOLWAY_STORE all count together",
         )
     return replace(
         settings,
-        tools=replace(tools, servers=found.servers, disabled=found.disabled, token_store_url=token_store_url),
+        tools=replace(tools, servers=found.servers, disabled=found.disabled, login_store_url=login_store_url),
         access=found.access,
         warnings=(*settings.warnings, *warnings),
     )

@@ -42,7 +42,7 @@ from toolway.upstream.client import Upstream
 if TYPE_CHECKING:  # they load for a tenth of a second
     import httpx2
 
-    from toolway.tools.mcp.tokens import TokenStore
+    from toolway.tools.mcp.logins import LoginStore
 
 SILENT_LOG = logging.getLogger("toolway.silent")
 SILENT_LOG.disabled = True
@@ -224,13 +224,13 @@ def _auth(
     config: McpServerConfig, settings: ToolSettings, mask: Mask, transport: httpx2.AsyncBaseTransport
 ) -> httpx2.Auth | None:
     """What authenticates at a remote server: client credentials, or what `toolway login` was granted."""
+    from toolway.tools.mcp.logins import Login  # noqa: PLC0415 - loads httpx2
     from toolway.tools.mcp.oauth import TokenAuth  # noqa: PLC0415 - loads httpx2
-    from toolway.tools.mcp.tokens import ServerToken  # noqa: PLC0415 - loads httpx2
 
     if isinstance(config, StdioServerConfig):
         return None
     if config.auth:
-        token = ServerToken(
+        login = Login(
             token_url=config.auth.token_url,
             client_id=config.auth.client_id,
             client_secret=config.auth.client_secret,
@@ -240,17 +240,17 @@ def _auth(
             scope=config.auth.scope,
             by_machine=True,
         )
-        return TokenAuth(config.url, transport, token=token, learned=mask.add)
+        return TokenAuth(config.url, transport, login=login, learned=mask.add)
     if "authorization" in {name.lower() for name in config.headers}:
         return None
-    return TokenAuth(config.url, transport, store=token_store(settings), learned=mask.add)
+    return TokenAuth(config.url, transport, store=login_store(settings), learned=mask.add)
 
 
-def token_store(settings: ToolSettings) -> TokenStore:
+def login_store(settings: ToolSettings) -> LoginStore:
     """Where what people granted to Toolway is kept."""
-    from toolway.tools.mcp.tokens import TokenFile, TokenStore  # noqa: PLC0415 - loads httpx2
+    from toolway.tools.mcp.logins import LoginFile, LoginStore  # noqa: PLC0415 - loads httpx2
 
-    return TokenStore(TokenFile(with_home(settings.token_file)), settings.token_store_url)
+    return LoginStore(LoginFile(with_home(settings.token_file)), settings.login_store_url)
 
 
 def _certificate(config: McpServerConfig) -> ClientCertificate | None:

@@ -20,7 +20,7 @@ import httpx2
 from toolway.errors import SourceError
 from toolway.settings.settings import load_settings
 from toolway.tools.catalog import Catalog
-from toolway.tools.factory import open_sources, token_store
+from toolway.tools.factory import login_store, open_sources
 from toolway.tools.mcp.oauth import login
 from toolway.types import Tool
 
@@ -43,7 +43,7 @@ async def main(url: str) -> None:
             if "toolway login" not in said:
                 return
             (server,) = settings.tools.servers
-            await login(server, browse, token_store(settings.tools))
+            await login(server, browse, login_store(settings.tools))
 
 
 async def credentials(url: str) -> dict[str, Any]:

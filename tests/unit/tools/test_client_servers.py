@@ -26,7 +26,7 @@ from toolway.settings.groups import ToolSettings
 from toolway.tools.catalog import Snapshot
 from toolway.tools.client_servers import DeclaredServer, DynamicServers, read_declared
 from toolway.tools.factory import open_dynamic
-from toolway.tools.mcp.tokens import ServerToken, TokenFile
+from toolway.tools.mcp.logins import Login, LoginFile
 
 Answer = Callable[[bytes], bytes | None]
 
@@ -513,8 +513,8 @@ async def test_neither_proxies_nor_grants_of_the_operator_are_used(
         for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
             monkeypatch.setenv(name, proxy.url)
         monkeypatch.delenv("NO_PROXY", raising=False)
-        token = ServerToken(token_url="http://127.0.0.1:1/", client_id="x", access_token="canary")
-        TokenFile(file).keep(server.url, token)
+        login = Login(token_url="http://127.0.0.1:1/", client_id="x", access_token="canary")
+        LoginFile(file).keep(server.url, login)
         async with servers_for("127.0.0.1", token_file=str(file)) as servers:
             assert await say(servers, at(server.url)) == "fine"
         assert not proxy.made

@@ -12,7 +12,7 @@ from toolway.errors import UpstreamError
 from toolway.types import JSON
 from toolway.upstream.client import Upstream
 from toolway.wire.lenient_json import dumps
-from toolway.wire.tokens import estimate_tokens
+from toolway.wire.token_estimate import estimate_tokens
 
 PICTURE_TOKENS = 1000
 """What a picture is taken for."""

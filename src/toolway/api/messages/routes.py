@@ -29,7 +29,7 @@ from toolway.types import JSON, Header
 from toolway.upstream.model_call import TurnFactory, streamed_turn, unstreamed_turn
 from toolway.upstream.refusals import is_overflow, is_refusal
 from toolway.wire.lenient_json import dumps, harmless
-from toolway.wire.tokens import estimate_tokens
+from toolway.wire.token_estimate import estimate_tokens
 
 ROOT = MESSAGES.path
 

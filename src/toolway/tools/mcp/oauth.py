@@ -27,8 +27,8 @@ from toolway.errors import ConfigError, SourceError, StoreError
 from toolway.settings.mcp_server import OAuthClient, RemoteServerConfig
 from toolway.tools.mcp.connection import connect, list_tools
 from toolway.tools.mcp.errors import LostError, RefusedError, cause_of
+from toolway.tools.mcp.logins import RENEWAL_SECONDS, HeldLogin, Login, LoginStore
 from toolway.tools.mcp.options import ConnectOptions, ServerLog
-from toolway.tools.mcp.tokens import RENEWAL_SECONDS, HeldToken, ServerToken, TokenStore
 from toolway.types import JSON
 
 
@@ -46,13 +46,13 @@ class TokenAuth(httpx2.Auth):
         url: str,
         transport: httpx2.AsyncBaseTransport,
         *,
-        token: ServerToken | None = None,
-        store: TokenStore | None = None,
+        login: Login | None = None,
+        store: LoginStore | None = None,
         learned: Callable[[str], None] = lambda token: None,
     ) -> None:
         self._url = url
         self._transport = transport
-        self._token = token
+        self._login = login
         self._store = store
         self._learned = learned
         self._lock = anyio.Lock()
@@ -61,7 +61,7 @@ class TokenAuth(httpx2.Auth):
     @property
     def is_needed(self) -> bool:
         """Whether there is anything to put on a request."""
-        return not self._is_read or self._token is not None
+        return not self._is_read or self._login is not None
 
     async def async_auth_flow(
         self, request: httpx2.Request
@@ -74,7 +74,7 @@ class TokenAuth(httpx2.Auth):
             was_asked = False
             if self._must_renew(used) and not was_renewed:
                 was_renewed = was_asked = await self._renew(used)
-            token = self._token.access_token if self._token else None
+            token = self._login.access_token if self._login else None
             if last and token == used and not was_asked:
                 return  # the last answer is the server's own, not that of the token endpoint
             used = token
@@ -89,10 +89,10 @@ class TokenAuth(httpx2.Auth):
             await self._read_again()
 
     def _must_renew(self, used: str | None) -> bool:
-        token = self._token
-        if token is None or not token.renewable:
+        login = self._login
+        if login is None or not login.renewable:
             return False
-        return token.stale() or (used is not None and token.access_token == used)
+        return login.stale() or (used is not None and login.access_token == used)
 
     async def _renew(self, used: str | None) -> bool:
         """Get another token than `used`; whether the token endpoint was asked, and not another process faster.
@@ -112,7 +112,7 @@ class TokenAuth(httpx2.Auth):
         return True
 
     @asynccontextmanager
-    async def _alone(self) -> AsyncIterator[HeldToken | None]:
+    async def _alone(self) -> AsyncIterator[HeldLogin | None]:
         if self._store is None:
             yield None
             return
@@ -125,28 +125,28 @@ class TokenAuth(httpx2.Auth):
         if self._store is not None:
             self._take(await self._store.read(self._url))
 
-    def _take(self, found: ServerToken | None) -> None:
+    def _take(self, found: Login | None) -> None:
         if found is not None:
-            self._token = found.newer(self._token)
+            self._login = found.newer(self._login)
 
-    async def _ask(self, held: HeldToken | None) -> None:
-        refused = self._token
+    async def _ask(self, held: HeldLogin | None) -> None:
+        refused = self._login
         assert refused is not None  # noqa: S101
         said = await self._answer_to(refused.renewal())
         if isinstance(said.get("access_token"), str):
-            self._token = refused.renewed(said)
+            self._login = refused.renewed(said)
         elif said.get("error") == "invalid_grant" and held is not None:
             found = await held.read()
             if found is not None and found.refresh_token != refused.refresh_token:
-                self._token = (
+                self._login = (
                     found  # whoever cannot be locked out (a machine without the store, Windows) was faster
                 )
                 return
-            self._token = refused.ended()
+            self._login = refused.ended()
         else:
             return
         if held is not None:
-            await held.keep(self._token)
+            await held.keep(self._login)
 
     async def _answer_to(self, renewal: httpx2.Request) -> JSON:
         """What the token endpoint says; nothing, when that is no JSON object."""
@@ -225,8 +225,8 @@ class _Callback:
 async def login(
     config: RemoteServerConfig,
     show: Callable[[str], Awaitable[None]],
-    store: TokenStore,
-) -> ServerToken:
+    store: LoginStore,
+) -> Login:
     """Have a person allow access to a server, and keep what was granted; `show` opens the page that asks.
 
     The server is used as at any start, so that it may ask at any request of it; what it asked for at a call is asked
@@ -249,14 +249,14 @@ async def login(
         raise SourceError(f"the login failed: {_words(cause_of(error))}", stage="login") from error
     finally:
         listener.close()
-    token = _token(provider)
+    granted = _login_of(provider)
     try:
         async with store.renewing(config.url) as held:
-            await held.keep(token)
+            await held.keep(granted)
     except (ConfigError, StoreError, OSError) as error:
         raise SourceError(f"what was granted cannot be kept: {error}", stage="login") from error
     store.keep_demand(config.url, None)
-    return token
+    return granted
 
 
 async def _listen(callback: _Callback, port: int) -> asyncio.Server:
@@ -383,13 +383,13 @@ def _words(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def _token(provider: OAuthClientProvider) -> ServerToken:
+def _login_of(provider: OAuthClientProvider) -> Login:
     context = provider.context
     client, tokens, metadata = context.client_info, context.current_tokens, context.oauth_metadata
     if tokens is None or client is None or client.client_id is None:
         raise SourceError("the server asks for no login", stage="login")
     asks_for_resource = context.should_include_resource_param(context.protocol_version)
-    return ServerToken(
+    return Login(
         # Servers of before 2025-06 have no metadata; their endpoint is where the first specification put it.
         token_url=str(metadata.token_endpoint) if metadata else urljoin(context.server_url, "/token"),
         client_id=client.client_id,

@@ -26,10 +26,10 @@ from tests.unit.tools.mcp.support import TIMEOUT
 from toolway.errors import SourceError
 from toolway.settings.settings import load_settings
 from toolway.tools.catalog import Catalog
-from toolway.tools.factory import open_sources, token_store
+from toolway.tools.factory import login_store, open_sources
 from toolway.tools.mcp.http import OpenTransport
+from toolway.tools.mcp.logins import Login, LoginFile, LoginStore
 from toolway.tools.mcp.oauth import TokenAuth, login
-from toolway.tools.mcp.tokens import ServerToken, TokenFile, TokenStore
 
 
 async def browse(page: str) -> None:
@@ -123,10 +123,10 @@ async def test_wrong_credentials_are_a_state(tmp_path: Path) -> None:
             assert "toolway login web" in (sources[0].status.error or "")
 
 
-async def logged_in(settings: Any) -> ServerToken:
+async def logged_in(settings: Any) -> Login:
     """What `toolway login web` does."""
     with anyio.fail_after(TIMEOUT):
-        return await login(settings.tools.servers[0], browse, token_store(settings.tools))
+        return await login(settings.tools.servers[0], browse, login_store(settings.tools))
 
 
 async def test_a_login_is_remembered_and_renewed(tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ async def test_a_refused_renewal_takes_what_another_machine_was_given(tmp_path: 
     with serving(guarded.app) as base:
         settings = settings_for(tmp_path, {"type": "http", "url": f"{base}/mcp"})
         first = await logged_in(settings)
-        file = TokenFile(Path(settings.tools.token_file))
+        file = LoginFile(Path(settings.tools.token_file))
         renewed = first.renewed({"access_token": "t2", "refresh_token": "r2"})
         guarded.given.append("refresh_token")
         guarded.tokens = {"t2"}
@@ -212,11 +212,11 @@ async def test_a_refused_renewal_takes_what_another_machine_was_given(tmp_path: 
 
         guarded.at_token = meanwhile
         transport = OpenTransport()
-        auth = TokenAuth(f"{base}/mcp", transport, store=TokenStore(file))
+        auth = TokenAuth(f"{base}/mcp", transport, store=LoginStore(file))
         async with httpx2.AsyncClient(transport=transport, auth=auth) as client:
             assert (await client.post(f"{base}/mcp", json=PING)).status_code == 200
     assert guarded.refused == ["refresh_token"]
-    assert file.token(f"{base}/mcp") == renewed
+    assert file.login(f"{base}/mcp") == renewed
 
 
 async def test_a_renewal_that_nobody_waits_for_any_more_is_kept(tmp_path: Path) -> None:
@@ -228,7 +228,7 @@ async def test_a_renewal_that_nobody_waits_for_any_more_is_kept(tmp_path: Path) 
         guarded.tokens.clear()
         guarded.at_token = gate
         transport = OpenTransport()
-        auth = TokenAuth(f"{base}/mcp", transport, store=token_store(settings.tools))
+        auth = TokenAuth(f"{base}/mcp", transport, store=login_store(settings.tools))
         async with (
             httpx2.AsyncClient(transport=transport, auth=auth) as client,
             anyio.create_task_group() as tasks,
@@ -365,7 +365,7 @@ async def test_a_scope_that_a_call_wants_is_shown_and_asked_for_by_the_next_logi
         await logged_in(settings)
         assert guarded.asked_scopes[-1] == "files:write"
         await used(settings, guarded)
-    assert TokenFile(Path(settings.tools.token_file)).demand(f"{base}/mcp") is None
+    assert LoginFile(Path(settings.tools.token_file)).demand(f"{base}/mcp") is None
 
 
 async def test_a_client_that_is_registered_by_hand_is_used(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The OAuth tokens of remote servers: in a private file, and in a Redis that several machines share."""
+"""OAuth logins at remote servers, with their tokens: in a private file, and in a Redis that several machines share."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ _TOKEN_TIMEOUT = {"connect": 10.0, "read": 30.0, "write": 10.0, "pool": 10.0}
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServerToken:
-    """A token, and what it takes to get the next one. `expires_at` is Unix time in seconds."""
+class Login:
+    """The tokens that a server granted, and what it takes to get the next ones. `expires_at` is in Unix time."""
 
     token_url: str
     client_id: str
@@ -106,18 +106,18 @@ class ServerToken:
             "client_assertion": jwt.encode(claims, key, self.algorithm),
         }
 
-    def ended(self) -> ServerToken:
+    def ended(self) -> Login:
         """Without the tokens that the server takes no more: only another login helps."""
         more = self.renewals + 1
         return replace(self, access_token=None, refresh_token=None, expires_at=None, renewals=more)
 
-    def newer(self, other: ServerToken | None) -> ServerToken:
+    def newer(self, other: Login | None) -> Login:
         """The newer one of two: of the later login, or of the same one after more renewals."""
         if other is None or (self.granted_at, self.renewals) >= (other.granted_at, other.renewals):
             return self
         return other
 
-    def renewed(self, said: JSON) -> ServerToken:
+    def renewed(self, said: JSON) -> Login:
         """With the tokens of a token endpoint's answer."""
         seconds = said.get("expires_in")
         return replace(
@@ -129,8 +129,8 @@ class ServerToken:
         )
 
 
-class TokenFile:
-    """The tokens of all servers by their URLs, and what servers asked for that was not granted.
+class LoginFile:
+    """The logins at all servers by their URLs, and what servers asked for that was not granted.
 
     It is read and written whole, by several processes.
     """
@@ -140,20 +140,20 @@ class TokenFile:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def token(self, url: str) -> ServerToken | None:
+    def login(self, url: str) -> Login | None:
         """What was granted for a server, if anything."""
         entry = self._entries().get(url)
         if not isinstance(entry, dict):
             return None
-        known = {field.name for field in fields(ServerToken)}
+        known = {field.name for field in fields(Login)}
         try:
-            return ServerToken(**{name: value for name, value in entry.items() if name in known})
+            return Login(**{name: value for name, value in entry.items() if name in known})
         except TypeError:
             return None
 
-    def keep(self, url: str, token: ServerToken) -> None:
+    def keep(self, url: str, login: Login) -> None:
         """Write it down; others cannot read the file at any moment."""
-        self._change(lambda entries: {**entries, url: asdict(token)})
+        self._change(lambda entries: {**entries, url: asdict(login)})
 
     def demand(self, url: str) -> str | None:
         """The newest `WWW-Authenticate` with which the server refused a request, for the next login."""
@@ -170,7 +170,7 @@ class TokenFile:
 
     @asynccontextmanager
     async def renewing(self, url: str) -> AsyncIterator[None]:
-        """While the block lasts, no other process renews the token of this server: refresh tokens are good once."""
+        """While the block lasts, no other process renews the tokens of this server: refresh tokens are good once."""
         name = hashlib.sha256(url.encode()).hexdigest()[:12]
         with self._opened(f".{name}.lock") as lock:
             while fcntl is not None:
@@ -222,68 +222,68 @@ RENEWAL_SECONDS = 45.0
 _OWNER = "grants"
 _FOREVER = 10 * 365 * 86_400.0
 _MAX_BYTES = 16 * 2**20
-_TOKEN = Kind("grant", ServerToken)
+_LOGIN = Kind("grant", Login)
 _RENEWAL = Kind("renewal of a grant", bool)
 
 
-class HeldToken:
-    """The token of one server, while nobody else renews it."""
+class HeldLogin:
+    """The login at one server, while nobody else renews its tokens."""
 
-    def __init__(self, url: str, file: TokenFile, store: Store | None = None) -> None:
+    def __init__(self, url: str, file: LoginFile, store: Store | None = None) -> None:
         self._url = url
         self._file = file
         self._store = store
-        self._key = _TOKEN.key(_OWNER, url)
+        self._key = _LOGIN.key(_OWNER, url)
 
-    async def read(self) -> ServerToken | None:
+    async def read(self) -> Login | None:
         """The newest one. Raises StoreError."""
-        own = self._file.token(self._url)
+        own = self._file.login(self._url)
         if self._store is None:
             return own
         shared = await self._store.get(self._key, certain=True)
         return own.newer(shared) if own else shared
 
-    async def keep(self, token: ServerToken) -> None:
+    async def keep(self, login: Login) -> None:
         """Keep it in place of the one that was there. Raises StoreError, and OSError where there is only the file."""
         try:
-            self._file.keep(self._url, token)
+            self._file.keep(self._url, login)
         except OSError:  # a container's file system may be read-only
             if self._store is None:
                 raise
         if self._store is not None:
-            await self._store.put(self._key, token, ttl=_FOREVER, certain=True)
+            await self._store.put(self._key, login, ttl=_FOREVER, certain=True)
 
 
-class TokenStore:
-    """All OAuth tokens of this Toolway: in its file, and in the Redis that it shares with others, if it has one.
+class LoginStore:
+    """All OAuth logins of this Toolway: in its file, and in the Redis that it shares with others, if it has one.
 
-    Each look at the Redis opens a connection of its own: there is one at the start of a server, and one for a token.
+    Each look at the Redis opens a connection of its own: there is one at the start of a server, and one for a renewal.
     """
 
-    def __init__(self, file: TokenFile, store_url: str | None = None) -> None:
+    def __init__(self, file: LoginFile, store_url: str | None = None) -> None:
         self.file = file
         self._store_url = store_url
 
-    async def read(self, url: str) -> ServerToken | None:
-        """The newest token that can be read; a store that is away is passed over, as who renews must not do."""
+    async def read(self, url: str) -> Login | None:
+        """The newest login that can be read; a store that is away is passed over, as who renews must not do."""
         if self._store_url is not None:
             with suppress(ConfigError, StoreError):
                 async with self._opened(self._store_url) as store:
-                    return await HeldToken(url, self.file, store).read()
-        return self.file.token(url)
+                    return await HeldLogin(url, self.file, store).read()
+        return self.file.login(url)
 
     @asynccontextmanager
-    async def renewing(self, url: str) -> AsyncIterator[HeldToken]:
-        """While the block lasts, nobody else renews this token: refresh tokens are good once.
+    async def renewing(self, url: str) -> AsyncIterator[HeldLogin]:
+        """While the block lasts, nobody else renews its tokens: refresh tokens are good once.
 
         Raises StoreError or ConfigError when that cannot be known.
         """
         if self._store_url is None:
             async with self.file.renewing(url):
-                yield HeldToken(url, self.file)
+                yield HeldLogin(url, self.file)
             return
         async with self._opened(self._store_url) as store, _locked(store, url):
-            yield HeldToken(url, self.file, store)
+            yield HeldLogin(url, self.file, store)
 
     def keep_demand(self, url: str, challenge: str | None) -> None:
         """What a server asks for that was not granted, for the next login on this machine."""
