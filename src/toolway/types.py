@@ -92,7 +92,7 @@ class ToolResult:
     failure: Failure = "tool"
     """Of a result with `is_error`: whose fault it is."""
     rpc_error: JSON | None = field(default=None, compare=False, repr=False)
-    """The error of JSON-RPC (`code`, `message`, `data`) by which an MCP server refused the call."""
+    """The error of JSON-RPC (`code`, `message`, `data`) with which an MCP server answered the call."""
     raw: Callable[[], JSON] | None = field(default=None, compare=False, repr=False)
     """Makes MCP's CallToolResult as its server wrote it (content, structuredContent, _meta); None: it wrote none."""
 
@@ -118,7 +118,7 @@ class CallClient:
     ask: Callable[[JSON], Awaitable[JSON]]
     """Puts requests of the server to it, `{key: {"method", "params"}}`; its results by these keys, perhaps not all.
 
-    Raises `ClientRefused`.
+    Raises `ClientRequestFailed`.
     """
     log: Callable[[JSON], None]
     """Hands it the params of a `notifications/message`."""
@@ -126,7 +126,7 @@ class CallClient:
     """The least severe level that it wants to hear; None: it did not ask."""
 
 
-class ClientRefused(Exception):
+class ClientRequestFailed(Exception):
     """The client of a call does not do what the server asks of it; the text says why."""
 
 

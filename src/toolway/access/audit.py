@@ -141,8 +141,8 @@ class AuditLog:
             }
         )
 
-    def refused(self, key: str, error: ToolwayError, where: Mapping[str, Any]) -> None:
-        """Who has this key, or no known one, was refused before anything was done."""
+    def denied(self, key: str, error: ToolwayError, where: Mapping[str, Any]) -> None:
+        """Who has this key, or no known one, was denied before anything was done."""
         self._note(
             {
                 "time": time.time(),

@@ -1,4 +1,4 @@
-"""Notes in the audit log who was refused before anything was done: an unknown key, a route, a quota that is used up."""
+"""Notes in the audit log who was denied before anything was done: an unknown key, a route, a quota that is used up."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from toolway.access.audit import AuditLog
 from toolway.errors import ToolwayError
 
 QUIET_SECONDS = 10.0
-"""One line tells of all denials of a kind in so many seconds, or who is refused could fill the log as it likes."""
+"""One line tells of all denials of a kind in so many seconds, or who is denied could fill the log as it likes."""
 
 MAX_KINDS = 1_000
 """Of so many kinds it is remembered when they were told."""
@@ -26,7 +26,7 @@ class Denials:
         """When a kind was told, and how many there were since."""
 
     def note(self, error: ToolwayError, key: str = "", where: Mapping[str, Any] | None = None) -> None:
-        """Somebody was refused with this error: `key` is the name of the key, `where` what else is known."""
+        """Somebody was denied with this error: `key` is the name of the key, `where` what else is known."""
         if self.audit is None:
             return
         where = where or {}
@@ -39,4 +39,4 @@ class Denials:
         self._told[kind] = (now, 0)
         if len(self._told) > MAX_KINDS:
             self._told.popitem(last=False)
-        self.audit.refused(key, error, {**where, **({"toolway.repeats": more} if more else {})})
+        self.audit.denied(key, error, {**where, **({"toolway.repeats": more} if more else {})})

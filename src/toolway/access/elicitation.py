@@ -5,7 +5,7 @@ from __future__ import annotations
 from toolway.access.approvals import Approval, Verdict
 from toolway.access.questions import write_summary
 from toolway.telemetry.logging import Redactor
-from toolway.types import JSON, ClientRefused, call_client
+from toolway.types import JSON, ClientRequestFailed, call_client
 
 SCHEMA: JSON = {
     "type": "object",
@@ -23,7 +23,7 @@ async def elicit(approval: Approval, redact: Redactor) -> Verdict | None:
     question = {"method": "elicitation/create", "params": {"message": message, "requestedSchema": SCHEMA}}
     try:
         answer = (await client.ask({approval.id: question})).get(approval.id)
-    except ClientRefused:
+    except ClientRequestFailed:
         return None
     if not isinstance(answer, dict):
         return None

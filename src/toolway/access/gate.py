@@ -139,7 +139,7 @@ class CallGate:
         identity = await self._approvals.linked(self._caller.id, request)
         await self.resume(call, identity or "", Verdict(approve=True, by=self.dialect))
 
-    async def refuse_linked(self, request: str) -> None:
+    async def deny_linked(self, request: str) -> None:
         """A client said no to what it knows as its `request`. Raises StoreError."""
         if identity := await self._approvals.linked(self._caller.id, request):
             with suppress(NotFound):
@@ -153,7 +153,7 @@ class CallGate:
     async def admit(self, call: ToolCall, tool: Tool, arguments: JSON) -> ToolResult | None:
         """None lets the call run; a result says why it does not."""
         if not self._exists(call, tool):
-            return _refusal(f"there is no tool named {call.name[:100]!r}. Use only the tools you were given.")
+            return _denial(f"there is no tool named {call.name[:100]!r}. Use only the tools you were given.")
         decision = self._decisions[call.id] = self._decide(call, tool, arguments)
         settled = self._settled.pop(_key(call), None)
         if decision.effect == "deny":
@@ -165,7 +165,7 @@ class CallGate:
         except StoreError:
             why = UNREACHABLE
         except _Waits as waits:
-            return _refusal(f"{call.name} was not run: {self._write_waiting(waits.approval)}.")
+            return _denial(f"{call.name} was not run: {self._write_waiting(waits.approval)}.")
         return self._denied(call, why) if why else None
 
     def ended(
@@ -301,7 +301,7 @@ class CallGate:
 
     def _denied(self, call: ToolCall, why: str) -> ToolResult:
         self._decisions[call.id] = Decision(effect="deny", rule=self._decisions[call.id].rule, reason=why)
-        return _refusal(f"{call.name} was not run: {why}.")
+        return _denial(f"{call.name} was not run: {why}.")
 
     def _note_asked(self, approval: Approval) -> None:
         log.info("a call of %s waits for an approval: %s", approval.name, approval.id)
@@ -333,5 +333,5 @@ def _because(what: str, reason: str) -> str:
     return f"{what}: {reason.rstrip('.')}" if reason else what
 
 
-def _refusal(text: str) -> ToolResult:
+def _denial(text: str) -> ToolResult:
     return ToolResult(text=text, is_error=True, failure="denied")

@@ -59,7 +59,7 @@ async def open_meter(
 
 
 class Meter:
-    """Counts what principals use, and refuses what is over their quotas.
+    """Counts what principals use, and denies what is over their quotas.
 
     While a Redis cannot be reached this process counts by itself, or under `fails_closed` nothing that has a quota is
     done. What is under way at the same time is counted in each process alone.
@@ -113,7 +113,7 @@ class Meter:
         for quota in places:
             if self._under_way[quota] >= quota.most:
                 message = f"This key may have {quota.most} requests under way at the same time; wait for one to end."
-                raise self._refused(principal, OverQuota(message, seconds=1))
+                raise self._denied(principal, OverQuota(message, seconds=1))
         for quota in places:
             self._under_way[quota] += 1
         try:
@@ -143,7 +143,7 @@ class Meter:
             limiter = self._limiters[quota] = anyio.CapacityLimiter(quota.most)
         return limiter
 
-    def _refused(self, principal: Principal, error: OverQuota) -> OverQuota:
+    def _denied(self, principal: Principal, error: OverQuota) -> OverQuota:
         self._denials.note(error, principal.name)
         return error
 
@@ -154,7 +154,7 @@ class Meter:
         found = self._own.take(quotas) if not self._url else await self._take_shared(quotas)
         for standing in found:
             if standing.is_over:
-                raise self._refused(principal, _over(standing))
+                raise self._denied(principal, _over(standing))
         return found
 
     async def _take_shared(self, quotas: Sequence[Quota]) -> list[QuotaStatus]:

@@ -80,11 +80,9 @@ class RedisCounters:
     async def take(self, quotas: Sequence[Quota]) -> list[QuotaStatus]:
         """Count one for each rate among them, if none of all is used up; tokens are only looked at."""
         arguments = [part for quota in quotas for part in (_kind(quota), quota.most, quota.seconds * 1000)]
-        is_refused, found = await self._take(_keys(quotas), arguments)
+        is_denied, found = await self._take(_keys(quotas), arguments)
         return [
-            QuotaStatus(
-                quota, max(0, quota.most - used), wait / 1000, bool(is_refused) and used >= quota.most
-            )
+            QuotaStatus(quota, max(0, quota.most - used), wait / 1000, bool(is_denied) and used >= quota.most)
             for quota, (used, wait) in zip(quotas, found, strict=True)
         ]
 

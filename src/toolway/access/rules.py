@@ -1,4 +1,4 @@
-"""Rules: the first one that fits a call decides whether it runs, is refused or waits for a person."""
+"""Rules: the first one that fits a call decides whether it runs, is denied or waits for a person."""
 
 from __future__ import annotations
 

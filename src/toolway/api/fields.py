@@ -105,7 +105,7 @@ def invalid(value: Any, name: str, served: str) -> InvalidRequest:
 
 
 def check_size(name: str, *sizes: int) -> None:
-    """Refuse a list before anything is done with it: each entry costs work in which nobody else is served."""
+    """Reject a list before anything is done with it: each entry costs work in which nobody else is served."""
     if (size := sum(sizes)) > MAX_ENTRIES:
         raise InvalidRequest(
             f"{name} is too long: Toolway takes at most {MAX_ENTRIES:,} entries and parts in it, not {size:,}.",

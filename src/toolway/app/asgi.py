@@ -257,7 +257,7 @@ class Routes:
             handler, path = other
             return handler, {**scope, "path": path}
         if methods := self._other_methods(method, _meant(path)):
-            return partial(_refuse_method, methods), scope
+            return partial(_method_not_allowed, methods), scope
         return (self._passthrough if path.startswith("/v1/") else _missing), scope
 
     def name_of(self, path: str) -> str:
@@ -306,18 +306,18 @@ def _is_passed_on(method: str, name: str) -> bool:
     return name == "/v1/models" or (name == CHAT.path and method in ("GET", "HEAD", "OPTIONS"))
 
 
-async def _refuse_method(methods: Sequence[str], scope: Scope, receive: Receive, send: Send) -> None:
+async def _method_not_allowed(methods: Sequence[str], scope: Scope, receive: Receive, send: Send) -> None:
     await send_error(scope, send, MethodNotAllowed(scope["method"], scope["path"], methods))
 
 
 async def _missing(scope: Scope, receive: Receive, send: Send) -> None:
-    refused = NotFound(f"There is no {scope['method']} {scope['path'][:200]} here; the APIs are under /v1.")
-    await send_error(scope, send, refused)
+    error = NotFound(f"There is no {scope['method']} {scope['path'][:200]} here; the APIs are under /v1.")
+    await send_error(scope, send, error)
 
 
 async def _no_websocket(scope: Scope, receive: Receive, send: Send) -> None:
-    refused = NotFound(f"There is no WebSocket at {scope['path'][:200]} here; send POST requests.")
-    await send_error(scope, in_place_of_upgrade(scope, send), refused)
+    error = NotFound(f"There is no WebSocket at {scope['path'][:200]} here; send POST requests.")
+    await send_error(scope, in_place_of_upgrade(scope, send), error)
 
 
 async def _not_open(scope: Scope, receive: Receive, send: Send) -> None:

@@ -37,7 +37,7 @@ async def run_stdio(settings: Settings, profile: str | None) -> None:
         selection = narrowed((), profile, settings.tools.profiles, {}) if profile else ()
     except NotFound as error:
         raise ConfigError(error.message) from None
-    _refuse_circle()
+    _check_for_circle()
     ended = anyio.Event()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_wait_for_signal, ended)
@@ -71,7 +71,7 @@ async def run_stdio(settings: Settings, profile: str | None) -> None:
         os._exit(0)
 
 
-def _refuse_circle() -> None:
+def _check_for_circle() -> None:
     """Raise ConfigError when this is a Toolway within Toolways: an entry that starts the one that reads it."""
     if depth() >= DEEPEST:
         raise ConfigError(

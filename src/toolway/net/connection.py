@@ -59,7 +59,7 @@ class Response:
         self._stray = 0
         """Bytes since the last piece of body."""
         self._has_body = method != "HEAD"
-        self.on_body = self.parts.append if self._has_body else _refuse_body
+        self.on_body = self.parts.append if self._has_body else _reject_body
         if self._parser is None or not self._has_body:
             self._parser = HttpResponseParser(self)
             self._parser.set_dangerous_leniencies(
@@ -398,7 +398,7 @@ def _resolve(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
-def _refuse_body(_: bytes) -> None:
+def _reject_body(_: bytes) -> None:
     raise _not_http()
 
 

@@ -301,7 +301,7 @@ class SsrfGuard:
 
     def __init__(self, place: Destination, allowed: AllowList, resolve: Resolve) -> None:
         self.place = place
-        self.refused = False
+        self.blocked = False
         """Whether the newest question was answered with no."""
         self._allowed = allowed
         self._resolve = resolve
@@ -313,7 +313,7 @@ class SsrfGuard:
             PermissionError: This is not the place, or it may not be reached.
             OSError: The name is listed by the operator, and unknown.
         """
-        self.refused = False
+        self.blocked = False
         if (host, port) != (self.place.host, self.place.port):
             raise self._no("it leads to another host")
         found = [host] if self.place.address else await self._looked_up()
@@ -322,7 +322,7 @@ class SsrfGuard:
         return found
 
     def _no(self, reason: str) -> PermissionError:
-        self.refused = True
+        self.blocked = True
         return PermissionError(reason)
 
     async def _looked_up(self) -> Sequence[str]:

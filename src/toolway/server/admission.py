@@ -81,9 +81,9 @@ class Admission:
         if not may_ask(principal, method, scope["path"], is_passed_on):
             if is_socket:
                 send = in_place_of_upgrade(scope, send)
-            refused = Forbidden("This API key may not use this route.", code="route_not_allowed")
-            self._denials.note(refused, principal.name, place_of(scope))
-            await send_error(scope, send, refused)
+            denied = Forbidden("This API key may not use this route.", code="route_not_allowed")
+            self._denials.note(denied, principal.name, place_of(scope))
+            await send_error(scope, send, denied)
             return
         if principal.quotas:
             scope = {**scope, METER: self._meter}

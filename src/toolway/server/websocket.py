@@ -185,7 +185,7 @@ async def serve_websocket(
 
 
 def in_place_of_upgrade(scope: Scope, send: Send) -> Send:
-    """A `send` that takes an HTTP answer, to refuse a WebSocket with; without the extension that is a bare 403."""
+    """A `send` that takes an HTTP answer, to reject a WebSocket with; without the extension that is a bare 403."""
     if "websocket.http.response" in (scope.get("extensions") or {}):
 
         async def answer(message: Message) -> None:
@@ -193,8 +193,8 @@ def in_place_of_upgrade(scope: Scope, send: Send) -> Send:
 
         return answer
 
-    async def refuse(message: Message) -> None:
+    async def reject(message: Message) -> None:
         if message["type"] == "http.response.start":
             await send({"type": "websocket.close", "code": POLICY})
 
-    return refuse
+    return reject

@@ -21,7 +21,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     """One connection, from the moment at which `HttpProtocol` hands it over.
 
     Uvicorn alone waits for ever for a client that does not read what is in the way of its close, answers pings into
-    a buffer without end, takes a slow reader for a dead one, does not let a client hear why its message is refused,
+    a buffer without end, takes a slow reader for a dead one, does not let a client hear why its message is rejected,
     and cuts work off at a stop.
     """
 

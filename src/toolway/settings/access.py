@@ -189,7 +189,7 @@ class JwtConfig:
     groups: Mapping[str, NonEmpty] = field(default_factory=dict)
     """What the claim may hold -> the group here; the first that fits counts. Default: the same name."""
     default_group: NonEmpty | None = None
-    """The group of those whose claim names none. Without it they are refused."""
+    """The group of those whose claim names none. Without it they are denied."""
     name_claim: NonEmpty = "sub"
     """The claim that people are called by, in the log and in rules, behind "jwt:"."""
     resource: Address | None = None

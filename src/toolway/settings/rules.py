@@ -52,7 +52,7 @@ class RuleConfig:
     """File and line, for messages."""
 
     effect: Effect
-    """allow: it runs. deny: the model reads that it was refused. ask: a person is asked first."""
+    """allow: it runs. deny: the model reads that it was denied. ask: a person is asked first."""
     name: str = ""
     """What the rule is called in explanations and in the audit log; by default its number."""
     reason: str = ""

@@ -220,7 +220,7 @@ class DynamicServers:
             failures: dict[str, ConnectorError] = {}
             for live in lives:
                 await live.wait_until_tried(self._connect_timeout + LEEWAY)
-                if live.egress.refused and not live.is_ready:
+                if live.egress.blocked and not live.is_ready:
                     raise _not_allowed(live.server, "it has no address that may be used")
                 if error := live.failure():
                     failures[live.server.label] = error

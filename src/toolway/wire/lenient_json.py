@@ -112,7 +112,7 @@ def _bounded(value: Any, text: bytes, max_depth: int) -> Any:
 
 def _loads_digits(text: bytes) -> Any:
     try:
-        return json.loads(text, parse_constant=_refuse, parse_int=_exact_integer, parse_float=_finite)
+        return json.loads(text, parse_constant=_reject, parse_int=_exact_integer, parse_float=_finite)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
     except UnicodeDecodeError as error:
@@ -132,7 +132,7 @@ def _finite(text: str) -> float:
     return number
 
 
-def _refuse(word: str) -> Any:
+def _reject(word: str) -> Any:
     raise ValueError(f"it holds {word}, which is not JSON")
 
 
@@ -196,7 +196,7 @@ def is_too_deep(value: Any, max_depth: int = MAX_DEPTH) -> bool:
 
 
 def _is_harmless(value: Any) -> bool:
-    """Asked of orjson, which refuses halves, large integers and still greater depth."""
+    """Asked of orjson, which rejects halves, large integers and still greater depth."""
     try:
         text = orjson.dumps(value)
     except TypeError:

@@ -106,18 +106,18 @@ class CatalogContext:
     async def read_resource(self, params: JSON, selection: Selection) -> JSON:
         """The result of `resources/read`. A URI that a tool returned is asked of each server until one knows it."""
         uri = params["uri"]
-        refusal = MCPError(INVALID_PARAMS, f"Resource not found: {uri[:500]}", {"uri": uri})
+        failure = MCPError(INVALID_PARAMS, f"Resource not found: {uri[:500]}", {"uri": uri})
         for source, own, root in self._resource(uri, selection):
             try:
                 result = await _request(source, "resources/read", {**params, "uri": own})
             except MCPError as error:
-                refusal = error
+                failure = error
                 continue
             contents = result.get("contents")
             if not root or not isinstance(contents, list):
                 return result
             return {**result, "contents": [_with_root(item, root) for item in contents]}
-        raise refusal
+        raise failure
 
     async def complete(self, params: JSON, selection: Selection) -> JSON:
         """The result of `completion/complete`: of a server that completes nothing, nothing."""

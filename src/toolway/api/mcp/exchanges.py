@@ -96,7 +96,7 @@ class Exchanges:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope["method"] != "POST":
-            await self._otherwise(scope, receive, _without_refused_session(scope, send))
+            await self._otherwise(scope, receive, _without_rejected_session(scope, send))
             return
         body = await read_body(scope, receive, self._max_body)
         if batch := batch_in(scope, body):
@@ -113,7 +113,9 @@ class Exchanges:
         elif _begins_session(scope, body) and not await self._make_room(caller_id(scope)):
             await send_whole(send, 503, _dumps(TOO_MANY.model_dump(mode="json", exclude_unset=True)))
         else:
-            await self._otherwise(scope, _from_the_body(body, receive), _without_refused_session(scope, send))
+            await self._otherwise(
+                scope, _from_the_body(body, receive), _without_rejected_session(scope, send)
+            )
 
     def _exchange(self, scope: Scope, body: bytes) -> _Exchange | None:
         """The request in a body, if it is one that is answered here."""
@@ -372,8 +374,8 @@ def _has_session(scope: Scope) -> bool:
     return any(name == SESSION_ID.encode() for name, _ in scope["headers"])
 
 
-def _without_refused_session(scope: Scope, send: Send) -> Send:
-    """`send`, without the id of a session that the SDK began for a request that it then refused."""
+def _without_rejected_session(scope: Scope, send: Send) -> Send:
+    """`send`, without the id of a session that the SDK began for a request that it then rejected."""
     if _has_session(scope):
         return send
 

@@ -1,7 +1,7 @@
 """Why a body that was sent to /mcp is no message of JSON-RPC, or opens no session: in words, and with the right code.
 
 The SDK takes a request whose id is of a wrong type for a notification, tells pydantic's findings as invalid params, and
-hands out the id of a session that it refuses.
+hands out the id of a session that it rejects.
 """
 
 from __future__ import annotations

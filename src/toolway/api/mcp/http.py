@@ -60,7 +60,7 @@ async def open_sessions(direct: DirectTools, policy: Policy, settings: Settings)
     )
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-        """A caller reads nothing of tools that are not there for it, out of refusals neither."""
+        """A caller reads nothing of tools that are not there for it, out of errors neither."""
         token = asking.set(scope[CALLER])
         try:
             await exchanges(scope, receive, send)

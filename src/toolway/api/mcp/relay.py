@@ -17,7 +17,7 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import INVALID_PARAMS, LOG_LEVEL_META_KEY, LoggingLevel
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
-from toolway.types import JSON, CallClient, ClientRefused, OnProgress, Progress, call_client
+from toolway.types import JSON, CallClient, ClientRequestFailed, OnProgress, Progress, call_client
 
 BACKLOG = 64
 """Reports that wait for a client that reads slowly; what comes beyond is left out."""
@@ -126,7 +126,9 @@ async def run_with_session(ctx: Context, run: Run[R]) -> R:
                     request["method"], request.get("params")
                 )
             except MCPError as error:
-                raise ClientRefused(f"the client refused {request['method']}: {error.message}") from None
+                raise ClientRequestFailed(
+                    f"the client refused {request['method']}: {error.message}"
+                ) from None
         return said
 
     client = CallClient(offers=_offers(ctx), ask=ask, log=outbox.log, log_level=outbox.log_level)
@@ -136,11 +138,11 @@ async def run_with_session(ctx: Context, run: Run[R]) -> R:
             try:
                 return await run(outbox.report if outbox.wants_progress else None)
             except MCPError as error:  # a task group would make a group of it
-                refusal = error
+                failure = error
     finally:
         call_client.reset(token)
         outbox.close()
-    raise refusal
+    raise failure
 
 
 class _StatelessCall:
@@ -182,7 +184,7 @@ class _StatelessCall:
                 with anyio.fail_after(QUESTION_SECONDS):
                     await self._answer.wait()
             except TimeoutError:
-                raise ClientRefused("the client said nothing to what it was asked in time") from None
+                raise ClientRequestFailed("the client said nothing to what it was asked in time") from None
             finally:
                 self.questions = None
             return self._said

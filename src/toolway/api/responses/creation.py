@@ -56,10 +56,10 @@ class ResponseCreator:
     async def claim(self, draft: Draft) -> None:
         """Before the approved calls run: see that nobody answered for them. Raises InvalidRequest, StoreError.
 
-        A refusal may come again, as it does in a conversation that the client keeps, but never after a yes. A yes may
+        A no may come again, as it does in a conversation that the client keeps, but never after a yes. A yes may
         come again when its call has run and the response failed: then it has that result, and does not run.
         """
-        answers = dict.fromkeys(draft.input.refused, False)
+        answers = dict.fromkeys(draft.input.denied, False)
         answers |= {approved.request: True for approved in draft.input.approved}
         claimed = []
         try:
@@ -68,7 +68,7 @@ class ResponseCreator:
                     claimed.append(request)
                 elif approve and (result := await self.records.result(draft.owner, request)):
                     draft.done[request] = result
-                elif approve or not await self.records.was_refused(draft.owner, request):
+                elif approve or not await self.records.was_denied(draft.owner, request):
                     raise answered_before(request)
         except ToolwayError:
             with suppress(StoreError):
@@ -117,8 +117,8 @@ class ResponseCreator:
         if gate := draft.conversation.gate:
             for each in approved:
                 await gate.resume_linked(each.call, each.request)
-            for request in draft.input.refused:
-                await gate.refuse_linked(request)
+            for request in draft.input.denied:
+                await gate.deny_linked(request)
         return await draft.conversation.run(turn, writer.deliver, raw=raw, done=done)
 
     async def _compact(self, draft: Draft, deliver: Deliver, on_head: OnHead | None) -> StoredResponse:

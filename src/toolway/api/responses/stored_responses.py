@@ -173,7 +173,7 @@ class StoredResponses:
         answer = _Answer(approve=approve)
         return await self._store.add(APPROVAL.key(owner, request), answer, ttl=self._ttl)
 
-    async def was_refused(self, owner: str, request: str) -> bool:
+    async def was_denied(self, owner: str, request: str) -> bool:
         """Whether this approval request was answered with a no. Raises StoreError."""
         answer = await self._store.get(APPROVAL.key(owner, request), certain=True)
         return answer is not None and not answer.approve

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import anyio
 
 from toolway.settings.mcp_server import McpServerConfig, StdioServerConfig
-from toolway.tools.mcp.errors import RefusedError
+from toolway.tools.mcp.errors import RpcError
 from toolway.tools.mcp.options import ConnectOptions, ServerLog, Transport
 from toolway.tools.mcp.results import resource_tools, tools
 from toolway.tools.mcp.session import Session
@@ -76,7 +76,7 @@ async def list_tools(
     """
     try:
         items, page = await session.list_all("tools/list", "tools")
-    except RefusedError:
+    except RpcError:
         if "tools" in session.capabilities:
             raise
         items, page = [], {}

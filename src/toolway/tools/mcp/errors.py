@@ -13,7 +13,7 @@ HTTP_TROUBLE = "toolway/http"
 """Key in a JSON-RPC error's `data` under which `http.py` tells what the HTTP layer saw."""
 
 
-class RefusedError(Exception):
+class RpcError(Exception):
     """The server, or the HTTP layer before it, answered with an error. `http` is empty over stdio."""
 
     def __init__(self, code: int, message: str, data: Any = None) -> None:
@@ -86,17 +86,17 @@ def cause_of(error: Exception) -> Exception:
 
 def explain(error: Exception, label: str, *, configured: bool = True) -> str:
     """What happened, and what the operator can do where that is known; nothing if it is no server of his."""
-    if isinstance(error, RefusedError) and error.needs_auth and not configured:
+    if isinstance(error, RpcError) and error.needs_auth and not configured:
         return f"the server wants other credentials (HTTP {error.status})"
-    if isinstance(error, RefusedError) and error.missing_scope is not None:
+    if isinstance(error, RpcError) and error.missing_scope is not None:
         scope = f"the scope {error.missing_scope!r}" if error.missing_scope else "a scope"
         return f"the server wants {scope}, which was not granted (HTTP 403): run: toolway login {label}"
-    if isinstance(error, RefusedError) and error.needs_auth:
+    if isinstance(error, RpcError) and error.needs_auth:
         return (
             f"the server wants other credentials (HTTP {error.status}): set "
             f'"headers": {{"Authorization": "Bearer ..."}} for {label!r} in mcp.json, or run: toolway login {label}'
         )
-    if isinstance(error, RefusedError):
+    if isinstance(error, RpcError):
         return f"{error.message} (code {error.code})" if not error.http else error.message
     if isinstance(error, LostError | SourceError):
         return str(error)

@@ -34,7 +34,7 @@ from toolway.net.errors import connect_error_behind
 from toolway.net.proxy import Proxy, proxy_for
 from toolway.net.ssrf import UNKNOWN_NAME, SsrfGuard
 from toolway.settings.mcp_server import RemoteServerConfig
-from toolway.tools.mcp.errors import HTTP_TROUBLE, RefusedError
+from toolway.tools.mcp.errors import HTTP_TROUBLE, RpcError
 from toolway.tools.mcp.http_errors import MAX_ERROR_BODY, http_error, request_failed
 from toolway.tools.mcp.messages import RequestId, RpcResponse, correlated, error, parse, parse_answer
 from toolway.tools.mcp.options import ConnectOptions
@@ -115,7 +115,7 @@ class Isolating(httpx2.AsyncBaseTransport):
     """Turns what goes wrong with one POST into a JSON-RPC error of that POST.
 
     The SDK ends the whole client on a dropped connection (python-sdk issues 3522 and 3560), and forgets the
-    status and headers of a refusal; here they travel in the error's `data`.
+    status and headers of an error; here they travel in the error's `data`.
     """
 
     def __init__(self, inner: httpx2.AsyncBaseTransport, limit: int) -> None:
@@ -142,7 +142,7 @@ class Isolating(httpx2.AsyncBaseTransport):
         if not is_message:
             return response  # of an authorization server
         if response.status_code >= 400:
-            return await _refusal(request, response)
+            return await _error_answer(request, response)
         response.stream = _Body(cast(httpx2.AsyncByteStream, response.stream), self._limit)
         if not response.headers.get("content-type", "").lower().startswith("text/event-stream"):
             response.headers["content-type"] = "application/json"  # whatever it is called, it is read as that
@@ -184,11 +184,11 @@ def _failure(error: httpx2.TransportError) -> ErrorData:
     return request_failed(_words(error), is_unsent=is_unsent, is_down=is_down)
 
 
-async def _refusal(request: httpx2.Request, response: httpx2.Response) -> httpx2.Response:
+async def _error_answer(request: httpx2.Request, response: httpx2.Response) -> httpx2.Response:
     body = await _read(response)
     in_session = "mcp-session-id" in request.headers
-    refused = http_error(response.status_code, response.headers, body, in_session=in_session)
-    return _answer(request, response.status_code, refused)
+    error = http_error(response.status_code, response.headers, body, in_session=in_session)
+    return _answer(request, response.status_code, error)
 
 
 async def _read(response: httpx2.Response) -> bytes:
@@ -228,11 +228,11 @@ _WORDS: Sequence[tuple[type[httpx2.TransportError], str]] = (
 
 
 def _own_words(error: httpx2.TransportError) -> str:
-    """What was refused on this side (by the guard of servers that requests bring along, by our reading); else empty."""
+    """What was rejected on this side (by the guard of servers that requests bring along, or by our reading), or ""."""
     behind: BaseException | None = error
     while behind is not None:
-        is_refused = isinstance(behind, PermissionError) and behind.errno is None
-        if is_refused or str(behind) == UNKNOWN_NAME:
+        is_rejected = isinstance(behind, PermissionError) and behind.errno is None
+        if is_rejected or str(behind) == UNKNOWN_NAME:
             return str(behind)
         behind = behind.__cause__ or behind.__context__
     is_mapped = type(error.__cause__ or error.__context__).__module__.startswith("httpcore2")
@@ -362,10 +362,10 @@ async def _receive_events(
     accept = {"accept": "text/event-stream", "cache-control": "no-store"}
     async with client.stream("GET", url, headers=accept) as response, inbound:
         if response.status_code >= 400:
-            refused = http_error(
+            error = http_error(
                 response.status_code, response.headers, await _read(response), in_session=False
             )
-            raise RefusedError(refused.code, refused.message, refused.data)
+            raise RpcError(error.code, error.message, error.data)
         told = False
         try:
             async for event in httpx2.EventSource(response, max_event_size=limit):
@@ -439,7 +439,7 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
     """Speaks HTTP/1.1 to one place. Proxies of the environment play no part.
 
     An answer over `limit` bytes breaks off, but for event streams, whose reader bounds each event. Compressed answers
-    are refused: a few kilobytes of them can stand for gigabytes.
+    are rejected: a few kilobytes of them can stand for gigabytes.
     """
 
     def __init__(self, egress: SsrfGuard, *, tls: ssl.SSLContext, limit: int) -> None:

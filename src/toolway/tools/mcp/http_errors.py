@@ -1,4 +1,4 @@
-"""What HTTP says in place of an answer, as the error of the request; its `data` tells what `RefusedError.http` is."""
+"""What HTTP says in place of an answer, as the error of the request; its `data` tells what `RpcError.http` is."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def request_failed(words: str, *, is_unsent: bool, is_down: bool) -> ErrorData:
 
 
 def what_was_seen(status: int, headers: Mapping[str, str], *, in_session: bool) -> JSON:
-    """What the HTTP layer knows of a refusal."""
+    """What the HTTP layer knows of an error."""
     return {
         "status": status,
         "session": in_session,
@@ -40,7 +40,7 @@ def what_was_seen(status: int, headers: Mapping[str, str], *, in_session: bool) 
 
 
 def describe(status: int, headers: Mapping[str, str], body: bytes) -> str:
-    """A refusal in words."""
+    """An error in words."""
     phrase = HTTPStatus(status).phrase if status in HTTPStatus._value2member_map_ else ""
     text = f"the server answered HTTP {status} {phrase}".rstrip()
     if retry_after := headers.get("retry-after"):

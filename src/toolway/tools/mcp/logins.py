@@ -156,7 +156,7 @@ class LoginFile:
         self._change(lambda entries: {**entries, url: asdict(login)})
 
     def demand(self, url: str) -> str | None:
-        """The newest `WWW-Authenticate` with which the server refused a request, for the next login."""
+        """The newest `WWW-Authenticate` with which the server rejected a request, for the next login."""
         demands = self._entries().get(self._DEMANDS)
         found = demands.get(url) if isinstance(demands, dict) else None
         return found if isinstance(found, str) else None

@@ -26,7 +26,7 @@ from pydantic import AnyUrl, ValidationError
 from toolway.errors import ConfigError, SourceError, StoreError
 from toolway.settings.mcp_server import OAuthClient, RemoteServerConfig
 from toolway.tools.mcp.connection import connect, list_tools
-from toolway.tools.mcp.errors import LostError, RefusedError, cause_of
+from toolway.tools.mcp.errors import LostError, RpcError, cause_of
 from toolway.tools.mcp.logins import RENEWAL_SECONDS, HeldLogin, Login, LoginStore
 from toolway.tools.mcp.options import ConnectOptions, ServerLog
 from toolway.types import JSON
@@ -82,7 +82,7 @@ class TokenAuth(httpx2.Auth):
                 self._learned(token)
                 request.headers["authorization"] = f"Bearer {token}"
             response = yield request
-            if _is_refused(response) and self._store is not None:
+            if _asks_for_login(response) and self._store is not None:
                 self._store.keep_demand(self._url, response.headers.get("www-authenticate") or "Bearer")
             if response.status_code != 401:
                 return
@@ -130,19 +130,19 @@ class TokenAuth(httpx2.Auth):
             self._login = found.newer(self._login)
 
     async def _ask(self, held: HeldLogin | None) -> None:
-        refused = self._login
-        assert refused is not None  # noqa: S101
-        said = await self._answer_to(refused.renewal())
+        old = self._login
+        assert old is not None  # noqa: S101
+        said = await self._answer_to(old.renewal())
         if isinstance(said.get("access_token"), str):
-            self._login = refused.renewed(said)
+            self._login = old.renewed(said)
         elif said.get("error") == "invalid_grant" and held is not None:
             found = await held.read()
-            if found is not None and found.refresh_token != refused.refresh_token:
+            if found is not None and found.refresh_token != old.refresh_token:
                 self._login = (
                     found  # whoever cannot be locked out (a machine without the store, Windows) was faster
                 )
                 return
-            self._login = refused.ended()
+            self._login = old.ended()
         else:
             return
         if held is not None:
@@ -295,7 +295,7 @@ def _provider(
 
 
 class _LoginAuth(httpx2.Auth):
-    """Logs in by the SDK's flow when the server refuses a request, or at once for the challenge of an earlier refusal.
+    """Logs in by the SDK's flow when the server refuses a request, or at once for a challenge of before.
 
     The SDK's provider would hold its lock during each whole request. `scopes` are asked for beside those that the
     server names.
@@ -312,8 +312,8 @@ class _LoginAuth(httpx2.Auth):
     ) -> AsyncGenerator[httpx2.Request, httpx2.Response]:
         """Send, log in where that is asked for, and send again."""
         used = self._sign(request)
-        response = self._earlier_refusal(request) or (yield request)
-        if not _is_refused(response):
+        response = self._earlier_challenge(request) or (yield request)
+        if not _asks_for_login(response):
             return
         async with self._lock:
             if self._sign(request) == used:
@@ -333,7 +333,7 @@ class _LoginAuth(httpx2.Auth):
         request.headers["authorization"] = f"Bearer {tokens.access_token}"
         return tokens.access_token
 
-    def _earlier_refusal(self, request: httpx2.Request) -> httpx2.Response | None:
+    def _earlier_challenge(self, request: httpx2.Request) -> httpx2.Response | None:
         challenge, self._challenge = self._challenge, None
         if challenge is None:
             return None
@@ -355,13 +355,13 @@ class _LoginAuth(httpx2.Auth):
         return response
 
 
-def _is_refused(response: httpx2.Response) -> bool:
+def _asks_for_login(response: httpx2.Response) -> bool:
     challenge = response.headers.get("www-authenticate", "")
     return response.status_code == 401 or (response.status_code == 403 and "insufficient_scope" in challenge)
 
 
 async def _use(config: RemoteServerConfig, auth: httpx2.Auth) -> None:
-    """Shake hands with the server and list its tools; a refusal that no login mends is none of a login's business."""
+    """Shake hands with the server and list its tools; an error that no login mends is none of a login's business."""
     options = ConnectOptions(auth=lambda _: auth)
     log = ServerLog(logging.getLogger(f"toolway.server.{config.label}"))
     async with connect(config, "sse" if config.type == "sse" else "http", options, log) as connection:
@@ -370,7 +370,7 @@ async def _use(config: RemoteServerConfig, auth: httpx2.Auth) -> None:
                 await connection.session.negotiate(era)
                 await list_tools(connection.session, config)
                 return
-            except (RefusedError, LostError):
+            except (RpcError, LostError):
                 continue
 
 

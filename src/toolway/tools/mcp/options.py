@@ -39,7 +39,7 @@ class ConnectOptions:
     max_result_bytes: int = 32 * 2**20
     """The longest message that is read."""
     sampler: Sampler | None = None
-    """None: a server that asks for a model is refused."""
+    """None: a server that asks for a model is told no."""
     auth: Callable[[Any], Any] | None = None
     """Makes an httpx2.Auth, or None, for each connection; it is given its httpx2.AsyncBaseTransport."""
     certificate: ClientCertificate | None = None

@@ -50,7 +50,7 @@ _NOT_THE_CALLS = frozenset({401, 403})
 class Posts:
     """Requests to one server. `own` is the client that asks while nobody has to log in there.
 
-    An answer that is a redirect, or a refusal that a login mends, is the SDK's affair: it asks once more.
+    An answer that is a redirect, or an error that a login mends, is the SDK's affair: it asks once more.
     """
 
     def __init__(
@@ -113,8 +113,8 @@ class Posts:
 async def _messages(answer: OwnAnswer, request_id: RequestId, *, in_session: bool) -> list[JSONRPCMessage]:
     """The messages in a whole answer, that to the request among them."""
     if answer.status >= 400:
-        refused = http_error(answer.status, answer.headers, await answer.beginning(), in_session=in_session)
-        return [JSONRPCError(jsonrpc="2.0", id=request_id, error=refused)]
+        failure = http_error(answer.status, answer.headers, await answer.beginning(), in_session=in_session)
+        return [JSONRPCError(jsonrpc="2.0", id=request_id, error=failure)]
     if answer.status == 202:
         return [error(request_id, "server answered a request with 202 Accepted", INVALID_REQUEST)]
     try:
@@ -220,7 +220,7 @@ class OwnAnswer:
         return await read_body(self.connection.receive, self.headers.get("content-encoding", ""), self.limit)
 
     async def beginning(self) -> bytes:
-        """What of the body is read of a refusal."""
+        """What of the body of an error is read."""
         body = b""
         try:
             while len(body) <= MAX_ERROR_BODY and (piece := await self.connection.receive()):

@@ -1,4 +1,4 @@
-"""One connection to one MCP server, of either era: requests out as plain JSON, polite refusals in.
+"""One connection to one MCP server, of either era: requests out as plain JSON, polite answers to the server's.
 
 It stands on the SDK's dispatcher, but reads the results itself: `ClientSession` validates each against its models,
 so that one tool with a sloppy schema, or one content block of an unknown kind, costs the whole answer. The
@@ -41,7 +41,7 @@ from mcp_types.version import (
 from toolway import __version__
 from toolway.errors import ToolwayError
 from toolway.settings.mcp_server import Era
-from toolway.tools.mcp.errors import LostError, RefusedError
+from toolway.tools.mcp.errors import LostError, RpcError
 from toolway.tools.mcp.inbound import TOOLS_CHANGED, InboundFilter
 from toolway.tools.mcp.messages import RpcResponse, correlated
 from toolway.tools.mcp.options import Sampler, ServerLog
@@ -71,7 +71,7 @@ from toolway.tools.mcp.sdk import (
 from toolway.types import (
     JSON,
     CallClient,
-    ClientRefused,
+    ClientRequestFailed,
     OnProgress,
     Progress,
     ToolResult,
@@ -187,7 +187,7 @@ class Session:
         """Send one request; its result as the server wrote it. A cancelled caller is told to the server.
 
         Raises:
-            RefusedError: The answer is an error, or HTTP said no.
+            RpcError: The answer is an error, or HTTP said no.
             LostError: The connection ended before the answer.
         """
         if self.closed.is_set():
@@ -282,7 +282,7 @@ class Session:
     def _translated(self, error: MCPError) -> Exception:
         if error.code == CONNECTION_CLOSED and (self.closed.is_set() or error.message == "Connection closed"):
             return LostError()
-        return RefusedError(error.code, error.message, error.data)
+        return RpcError(error.code, error.message, error.data)
 
     def _with_protocol_fields(
         self, method: str, params: JSON, headers: Mapping[str, str]
@@ -314,7 +314,7 @@ class Session:
         Legacy is the `initialize` handshake, up to 2025-11-25; modern is stateless, since 2026-07-28.
 
         Raises:
-            RefusedError: The server speaks no version that Toolway speaks, or wants credentials.
+            RpcError: The server speaks no version that Toolway speaks, or wants credentials.
             LostError: The server ended; under "auto" it may be one that cannot bear the question.
         """
         if era == "legacy":
@@ -323,22 +323,22 @@ class Session:
             return await self._discover(within=None)
         try:
             return await self._discover()
-        except RefusedError as refusal:
-            if refusal.needs_auth or refusal.unsent:
+        except RpcError as error:
+            if error.needs_auth or error.unsent:
                 raise
         try:
             return await self._initialize()
-        except RefusedError as refusal:
+        except RpcError as error:
             # A slow starter may take the late question as agreed, and then wants no handshake.
-            if refusal.code != UNSUPPORTED_PROTOCOL_VERSION:
+            if error.code != UNSUPPORTED_PROTOCOL_VERSION:
                 raise
         return await self._discover()
 
     async def _discover(self, within: float | None = PROBE_TIMEOUT) -> None:
         try:
             result = await self.request("server/discover", within=within)
-        except RefusedError as refusal:
-            if refusal.code != UNSUPPORTED_PROTOCOL_VERSION or not _supports_modern(refusal):
+        except RpcError as error:
+            if error.code != UNSUPPORTED_PROTOCOL_VERSION or not _supports_modern(error):
                 raise
             result = await self.request(
                 "server/discover", within=within
@@ -346,7 +346,7 @@ class Session:
         offered = result.get("supportedVersions")
         mutual = [version for version in MODERN_PROTOCOL_VERSIONS if version in (offered or ())]
         if not mutual:
-            raise RefusedError(UNSUPPORTED_PROTOCOL_VERSION, f"the server speaks only {offered}")
+            raise RpcError(UNSUPPORTED_PROTOCOL_VERSION, f"the server speaks only {offered}")
         self._agreed(mutual[-1], result)
 
     async def _initialize(self) -> None:
@@ -357,15 +357,15 @@ class Session:
         }
         try:
             result = await self.request("initialize", hello)
-        except RefusedError as refusal:
-            other = _version_named_in(refusal)
+        except RpcError as error:
+            other = _version_named_in(error)
             if other is None:
                 raise
             result = await self.request("initialize", {**hello, "protocolVersion": other})
         version = result.get("protocolVersion")
         if version not in HANDSHAKE_PROTOCOL_VERSIONS:
             known = ", ".join((*HANDSHAKE_PROTOCOL_VERSIONS, *MODERN_PROTOCOL_VERSIONS))
-            raise RefusedError(
+            raise RpcError(
                 INVALID_REQUEST,
                 f"the server speaks protocol version {version!r}; Toolway speaks {known}",
             )
@@ -404,7 +404,7 @@ class Session:
         """Run one tool of a listing. A server that asks back is declined.
 
         Raises:
-            RefusedError: The answer is an error, or a request for input that cannot be given.
+            RpcError: The answer is an error, or a request for input that cannot be given.
             LostError: The connection ended before the answer.
         """
         if handle.method == "resources/list":
@@ -420,7 +420,7 @@ class Session:
         resources, _ = await self.list_all("resources/list", "resources")
         try:
             templates, _ = await self.list_all("resources/templates/list", "resourceTemplates")
-        except RefusedError:
+        except RpcError:
             templates = []  # many servers know only the plain list
         return resource_list(resources, templates)
 
@@ -432,7 +432,7 @@ class Session:
             if result.get("resultType", "complete") != "input_required":
                 return result
             asked = {**params, **await self._input(result)}
-        raise RefusedError(-32000, "the tool keeps asking for input that nobody here can give")
+        raise RpcError(-32000, "the tool keeps asking for input that nobody here can give")
 
     async def _input(self, result: JSON) -> JSON:
         requests = result.get("inputRequests")
@@ -446,10 +446,10 @@ class Session:
             else:
                 for key, item in asked.items():
                     answers[key] = await self._answer(item.get("method"), item.get("params"), client)
-        except ClientRefused as refusal:
-            raise RefusedError(INVALID_REQUEST, str(refusal)) from None
+        except ClientRequestFailed as error:
+            raise RpcError(INVALID_REQUEST, str(error)) from None
         except MCPError as error:
-            raise RefusedError(error.code, error.message) from None
+            raise RpcError(error.code, error.message) from None
         state = {} if result.get("requestState") is None else {"requestState": result["requestState"]}
         return {"inputResponses": answers, **state}
 
@@ -477,8 +477,8 @@ class Session:
         if client and _can(client, request):
             try:
                 said: JSON = (await client.ask({QUESTION: request}))[QUESTION]
-            except ClientRefused as refusal:
-                raise MCPError(INVALID_REQUEST, str(refusal)) from None
+            except ClientRequestFailed as error:
+                raise MCPError(INVALID_REQUEST, str(error)) from None
             except KeyError:
                 raise MCPError(INVALID_REQUEST, f"the client said nothing to {method}") from None
             return said
@@ -544,15 +544,15 @@ def _can(client: CallClient, request: JSON) -> bool:
     return method != "elicitation/create" or mode in capability or (not capability and mode == "form")
 
 
-def _supports_modern(refusal: RefusedError) -> bool:
-    data = refusal.data if isinstance(refusal.data, dict) else {}
+def _supports_modern(error: RpcError) -> bool:
+    data = error.data if isinstance(error.data, dict) else {}
     return any(version in str(data.get("supported")) for version in MODERN_PROTOCOL_VERSIONS)
 
 
-def _version_named_in(refusal: RefusedError) -> str | None:
-    """The newest version of the handshake that a server names when it refuses the one it was asked for."""
-    data = refusal.data if isinstance(refusal.data, dict) else {}
-    named = f"{data.get('supported')} {data.get('supportedVersions')} {refusal.message}"
+def _version_named_in(error: RpcError) -> str | None:
+    """The newest version of the handshake that a server names when it rejects the one it was asked for."""
+    data = error.data if isinstance(error.data, dict) else {}
+    named = f"{data.get('supported')} {data.get('supportedVersions')} {error.message}"
     older = [v for v in HANDSHAKE_PROTOCOL_VERSIONS if v != LATEST_HANDSHAKE_VERSION and v in named]
     return max(older, default=None)
 

@@ -17,7 +17,7 @@ import anyio
 
 from toolway.errors import SourceError
 from toolway.settings.mcp_server import Era, McpServerConfig
-from toolway.tools.mcp.errors import LostError, RefusedError, cause_of, exit_reason, explain
+from toolway.tools.mcp.errors import LostError, RpcError, cause_of, exit_reason, explain
 from toolway.tools.mcp.options import Budget, ConnectOptions, ServerLog, Transport
 from toolway.types import JSON, STOPPED, OnProgress, SourceStatus, State, Tool, ToolResult
 
@@ -125,8 +125,8 @@ class Supervisor:
         self._options = options
         self._policy = policy
         self._session: Session | None = None
-        self._lost_by: RefusedError | None = None
-        self._refused_as_http: RefusedError | None = None
+        self._lost_by: RpcError | None = None
+        self._error_over_http: RpcError | None = None
         self._era: Era = config.era
         self._transport: Transport = _first_transport(config)
         self._stage = "start"
@@ -173,7 +173,7 @@ class Supervisor:
         with anyio.move_on_after(self._policy.relist_wait):
             try:
                 await self._list(importlib.import_module(SDK), session)
-            except (RefusedError, LostError) as error:
+            except (RpcError, LostError) as error:
                 self.log.warning("the changed tool list cannot be read: %s", error)
 
     async def _wait_for_change(self, session: Session, tool: str, before: int) -> None:
@@ -191,7 +191,7 @@ class Supervisor:
         await self._list(importlib.import_module(SDK), session)
         return next((new for new in self.status.tools if new.name == tool.name), tool)
 
-    def drop(self, session: Session, reason: RefusedError | None) -> None:
+    def drop(self, session: Session, reason: RpcError | None) -> None:
         """Have the owner make a new connection."""
         if session is self._session:
             self._session = None
@@ -232,10 +232,10 @@ class Supervisor:
             if isinstance(cause, _IdleError):
                 self._publish(state="stopped")
                 return None
-            if self._stage == "connect" and self._refused_as_http is not None and not _wants_login(cause):
+            if self._stage == "connect" and self._error_over_http is not None and not _wants_login(cause):
                 # What came of the second guess tells less.
-                cause, self._stage = self._refused_as_http, "initialize"
-            self._refused_as_http = None
+                cause, self._stage = self._error_over_http, "initialize"
+            self._error_over_http = None
             lived = anyio.current_time() - began if self.status.state == "ready" else 0.0
             useless = not self._is_useful and lived < self._policy.steady_after
             self._useless_lives = self._useless_lives + 1 if useless else 0
@@ -285,14 +285,10 @@ class Supervisor:
                 self._era = "legacy"  # some servers end at a question that they do not know
                 raise _RetryError from None
             raise LostError(exit_reason(server)) from None
-        except RefusedError as refusal:
-            if (
-                self._config.type == "auto"
-                and self._transport == "http"
-                and refusal.status in (400, 404, 405)
-            ):
+        except RpcError as error:
+            if self._config.type == "auto" and self._transport == "http" and error.status in (400, 404, 405):
                 self._transport = "sse"
-                self._refused_as_http = refusal
+                self._error_over_http = error
                 raise _RetryError from None
             raise
 
@@ -350,7 +346,7 @@ class Supervisor:
                     continue  # a call has listed them meanwhile
                 try:
                     ttl = await self._list(sdk, session)
-                except (RefusedError, LostError) as error:
+                except (RpcError, LostError) as error:
                     self.log.warning("the changed tool list cannot be read: %s", error)
 
     async def _follow_context(self, session: Session) -> None:
@@ -368,10 +364,10 @@ class Supervisor:
             try:
                 await session.listen()
                 delay = 1.0
-            except RefusedError as refusal:
-                if refusal.session_lost:
-                    return self.drop(session, refusal)
-                if not refusal.http and refusal.code == -32601:
+            except RpcError as error:
+                if error.session_lost:
+                    return self.drop(session, error)
+                if not error.http and error.code == -32601:
                     return None
             except LostError:
                 return None
@@ -400,7 +396,7 @@ class Supervisor:
         if self._stage == "start" and self._config.where:
             message = f"{self._config.where}: {message}"
         stage = error.stage if isinstance(error, SourceError) else self._stage
-        if isinstance(error, RefusedError) and error.http.get("unsent"):
+        if isinstance(error, RpcError) and error.http.get("unsent"):
             stage = "connect"
         state: State = "needs auth" if needs_auth else "failed" if lost else "starting"
         if state == "starting" and message != self.status.error:  # of the others the catalog tells
@@ -424,7 +420,7 @@ class Supervisor:
 
     def _hint(self, error: Exception) -> str:
         """The likeliest mistake of all: a URL that lacks its path."""
-        if not isinstance(error, RefusedError) or error.status not in (404, 405) or self.status.tools:
+        if not isinstance(error, RpcError) or error.status not in (404, 405) or self.status.tools:
             return ""
         url = getattr(self._config, "url", "").partition("?")[0].rstrip("/")
         if not url or url.endswith(("/mcp", "/sse")) or self._options.egress is not None:
@@ -445,7 +441,7 @@ class Supervisor:
 
 
 def _wants_login(error: Exception) -> bool:
-    return isinstance(error, RefusedError) and error.needs_auth
+    return isinstance(error, RpcError) and error.needs_auth
 
 
 def _first_transport(config: McpServerConfig) -> Transport:
@@ -518,9 +514,9 @@ class MCPSource:
         try:
             with self._supervisor.activity.call() as running:
                 return await self._call(tool, arguments, on_progress)
-        except RefusedError as refusal:
-            told = {"code": refusal.code, "message": refusal.message, "data": refusal.data}
-            words = explain(refusal, self.label, configured=self._options.egress is None)
+        except RpcError as error:
+            told = {"code": error.code, "message": error.message, "data": error.data}
+            words = explain(error, self.label, configured=self._options.egress is None)
             return replace(_error(words), rpc_error=told)
         except LostError as lost:
             ended = f"The server {self.label!r} ended during the call ({lost}) and is being restarted."
@@ -540,12 +536,12 @@ class MCPSource:
                 if (key := LISTS.get(method)) is not None:
                     return {key: (await session.list_all(method, key))[0]}
                 return await session.interact(method, params)
-        except RefusedError as refusal:
-            if refusal.session_lost or refusal.status == 401:
-                supervisor.drop(session, refusal)
-            told = explain(refusal, self.label, configured=self._options.egress is None)
-            code = refusal.code if not refusal.http else None
-            raise SourceError(refusal.message if code else told, stage="call", rpc_code=code) from None
+        except RpcError as error:
+            if error.session_lost or error.status == 401:
+                supervisor.drop(session, error)
+            told = explain(error, self.label, configured=self._options.egress is None)
+            code = error.code if not error.http else None
+            raise SourceError(error.message if code else told, stage="call", rpc_code=code) from None
         except LostError as lost:
             raise SourceError(f"the server {self.label!r} ended meanwhile ({lost})", stage="call") from None
 
@@ -556,13 +552,13 @@ class MCPSource:
             changes = session.changes
             try:
                 result = await session.call(tool.handle, arguments, on_progress)
-            except RefusedError as refusal:
-                if refusal.session_lost or refusal.status == 401:
-                    supervisor.drop(session, refusal)
-                elif refusal.code == HEADER_MISMATCH and not last:
+            except RpcError as error:
+                if error.session_lost or error.status == 401:
+                    supervisor.drop(session, error)
+                elif error.code == HEADER_MISMATCH and not last:
                     tool = await supervisor.relist(session, tool)
                     continue
-                if last or not refusal.unsent:
+                if last or not error.unsent:
                     raise
             except LostError as lost:
                 if last or lost.sent:

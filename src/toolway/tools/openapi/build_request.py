@@ -40,7 +40,7 @@ class Request:
 
 
 def build_request(operation: Operation, arguments: JSON, credentials: Credentials) -> Request:
-    """The request of one call. Raises RequestRefused, whose message is for the model.
+    """The request of one call. Raises InvalidArguments, whose message is for the model.
 
     Path values are quoted and may not move within the path (CVE-2026-32871: `../` in a path parameter); the URL is
     made by plain concatenation; credentials come last, so that no argument can take their place.
@@ -48,9 +48,9 @@ def build_request(operation: Operation, arguments: JSON, credentials: Credential
     try:
         return _build(operation, arguments, credentials)
     except UnicodeError as error:
-        raise RequestRefused("An argument holds text that is not valid Unicode") from error
+        raise InvalidArguments("An argument holds text that is not valid Unicode") from error
     except (ValueError, RecursionError) as error:
-        raise RequestRefused(f"The arguments cannot be sent: {error}") from error
+        raise InvalidArguments(f"The arguments cannot be sent: {error}") from error
 
 
 def _build(operation: Operation, arguments: JSON, credentials: Credentials) -> Request:
@@ -109,7 +109,7 @@ def _allowed(pairs: list[Pair], location: str, operation: Operation) -> list[Pai
 
 def _header_value(name: str, text: str) -> str:
     if not text.isprintable() or not _is_latin(text):
-        raise RequestRefused(
+        raise InvalidArguments(
             f"`{name}` goes into a header: it may not hold line breaks, control characters or non-Latin text"
         )
     return text.strip()
@@ -134,13 +134,13 @@ def _fixed_url(base: str, path: str) -> URL:
 
 
 def _checked_url(operation_base: str, path: str, search: str) -> URL:
-    _refuse_dots(path)
+    _reject_dots(path)
     url = URL(f"{operation_base}{path}" + (f"?{search}" if search else ""), encoded=True)
     base = _parsed(operation_base)
     if (url.scheme, url.host, url.port, url.user) != (base.scheme, base.host, base.port, None):
-        raise RequestRefused("The arguments would lead the call to another host")
+        raise InvalidArguments("The arguments would lead the call to another host")
     if not url.raw_path.startswith(base.raw_path.rstrip("/") + "/"):
-        raise RequestRefused("The arguments would lead the call out of its path")
+        raise InvalidArguments("The arguments would lead the call out of its path")
     return url
 
 
@@ -167,16 +167,16 @@ def _path_value(parameter: Parameter, arguments: JSON) -> str:
     value = _value(parameter, arguments)
     text = "" if value is None else in_path(parameter.name, value, parameter.style, parameter.explode)
     if value in (None, "", [], {}) or not text:
-        raise RequestRefused(f"`{parameter.argument}` is a part of the path and may not be empty")
+        raise InvalidArguments(f"`{parameter.argument}` is a part of the path and may not be empty")
     return text
 
 
-def _refuse_dots(path: str) -> None:
+def _reject_dots(path: str) -> None:
     """No `.` or `..` between slashes, however often it is encoded: a proxy on the way may decode it."""
     while True:
         segments = re.split(r"[/\\]", path)
         if any(segment.partition(";")[0].strip() in (".", "..") for segment in segments):
-            raise RequestRefused("A value in the path may not be `.` or `..`, or hold them between slashes")
+            raise InvalidArguments("A value in the path may not be `.` or `..`, or hold them between slashes")
         decoded = unquote(path)
         if decoded == path:
             return
@@ -186,12 +186,12 @@ def _refuse_dots(path: str) -> None:
 Payload = tuple[bytes | None, str | None]
 
 
-class RequestRefused(Exception):
+class InvalidArguments(Exception):
     """A call that is not made; the message tells the model why."""
 
 
 def encode_body(operation: Operation, arguments: JSON) -> Payload:
-    """The body and its content type; (None, None) when there is nothing to send. Raises RequestRefused."""
+    """The body and its content type; (None, None) when there is nothing to send. Raises InvalidArguments."""
     body = operation.body
     if body is None:
         return None, None
@@ -234,7 +234,7 @@ def _whole(body: Body, value: Any) -> Payload:
     if body.kind == "json":
         return dumps(value), body.media_type
     if not isinstance(value, dict):
-        raise RequestRefused(f"`{body.argument}` must be an object")
+        raise InvalidArguments(f"`{body.argument}` must be an object")
     return _object(body, [(BodyField(argument=name, name=name), item) for name, item in value.items()])
 
 
@@ -265,9 +265,9 @@ _BASE64 = re.compile(r"[A-Za-z0-9+/_-]*={0,2}")
 
 
 def read_file(argument: str, value: Any) -> File:
-    """A file from base64 or from a data: URI (whose `name=` parameter names it). Raises RequestRefused."""
+    """A file from base64 or from a data: URI (whose `name=` parameter names it). Raises InvalidArguments."""
     if not isinstance(value, str):
-        raise RequestRefused(f"`{argument}` must be text: the file as base64, or as a data: URI")
+        raise InvalidArguments(f"`{argument}` must be text: the file as base64, or as a data: URI")
     if (uri := _DATA_URI.fullmatch(value.strip())) is None:
         return File(content=_base64(argument, value))
     media_type, options, data = uri.groups()
@@ -287,7 +287,7 @@ def _base64(argument: str, text: str) -> bytes:
         plain = compact.rstrip("=").translate(str.maketrans("-_", "+/"))
         return base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
     except (ValueError, binascii.Error):
-        raise RequestRefused(
+        raise InvalidArguments(
             f"`{argument}` is neither base64 nor a data: URI (plain text: `data:text/plain,...`)"
         ) from None
 

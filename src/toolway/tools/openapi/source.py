@@ -24,7 +24,7 @@ from toolway.errors import SourceError
 from toolway.net.client import client_certificate
 from toolway.settings.env_endpoints import Endpoint
 from toolway.settings.groups import ToolSettings
-from toolway.tools.openapi.build_request import FIXED_HEADERS, Request, RequestRefused, build_request
+from toolway.tools.openapi.build_request import FIXED_HEADERS, InvalidArguments, Request, build_request
 from toolway.tools.openapi.document import parse_document
 from toolway.tools.openapi.importer import Imported, import_document
 from toolway.tools.openapi.operation import BEARER, Credentials, Secret
@@ -97,8 +97,8 @@ class OpenAPISource:
             answer = await self._connections.exchange(
                 request, max_bytes=self._settings.max_tool_response_bytes
             )
-        except RequestRefused as refusal:
-            return ToolResult(text=str(refusal), is_error=True, failure="arguments")
+        except InvalidArguments as error:
+            return ToolResult(text=str(error), is_error=True, failure="arguments")
         except SourceError as error:
             if error.stage == "connect" and self._status.state == "ready":
                 self._wake.set()
@@ -208,7 +208,7 @@ def candidate_places(url: str) -> tuple[Place, ...]:
     try:
         parsed = URL(url).with_fragment(None)
     except ValueError:
-        return (Place(url=url),)  # refused when it is asked for
+        return (Place(url=url),)  # rejected when it is asked for
     if parsed.path.endswith((".json", ".yaml", ".yml")):
         return (Place(url=str(parsed)),)
     base = parsed.with_query(None)

@@ -50,8 +50,8 @@ def input_items(case: JSON) -> JSON:
         out["approved"] = [
             [one.request, one.call.id, one.call.name, one.call.arguments] for one in made.approved
         ]
-    if made.refused:
-        out["refused"] = made.refused
+    if made.denied:
+        out["denied"] = made.denied
     if made.own:
         out["own"] = sorted(made.own)
     if made.listed:

@@ -19,7 +19,7 @@ from yarl import URL
 
 from tests.support.servers import running
 from tests.unit.tools.openapi.service import Service, document, json_body, operation, reading, serving
-from toolway.tools.openapi.build_request import Request, RequestRefused, build_request
+from toolway.tools.openapi.build_request import InvalidArguments, Request, build_request
 from toolway.tools.openapi.document import parse_document
 from toolway.tools.openapi.importer import import_document
 from toolway.tools.openapi.operation import Credentials, Operation, Parameter
@@ -452,7 +452,7 @@ def operations(draw: st.DrawFn) -> Operation:
 def built(known: Operation, arguments: dict[str, Any]) -> Request | None:
     try:
         return build_request(known, arguments, Credentials(username="u", password="p", token="the-token"))
-    except RequestRefused:
+    except InvalidArguments:
         return None
 
 
@@ -536,5 +536,5 @@ def test_arguments_nested_without_end_are_refused() -> None:
         deep = [deep]
     in_query = Parameter(argument="p", name="p", location="query", style="form")
     known = Operation(method="GET", base=BASE, path="/a", parameters=(in_query,))
-    with pytest.raises(RequestRefused):
+    with pytest.raises(InvalidArguments):
         build_request(known, {"p": deep}, SECRET)

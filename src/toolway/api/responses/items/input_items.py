@@ -89,8 +89,8 @@ class InputItems:
         """Labels of servers whose tools the conversation has seen."""
         self.own: set[str] = set()
         """Ids of calls whose results are ours, though the client sent them."""
-        self.refused: list[str] = []
-        """Approval requests that were refused."""
+        self.denied: list[str] = []
+        """Approval requests that were denied."""
         self.kept = len(self.messages)
         """How many messages of the conversation came before the items; `close` counts those of `turn`."""
         self._expose = expose
@@ -275,7 +275,7 @@ class InputItems:
             raise fields.wrong(f"{where}.approve", "true or false")
         self._answered.add(request)
         if not item["approve"]:
-            self.refused.append(request)
+            self.denied.append(request)
             why = f", and said: {reason}" if (reason := answer.get("reason")) else ""
             turn.add_result(identity, f"Error: not run, the user refused it{why}.")
             return

@@ -29,7 +29,7 @@ _HOSTED = (
 )  # fmt: skip
 """How the types of tools begin that only OpenAI runs; new ones add a word or a date.
 
-Clients declare some of them always (Codex), so they are left out, not refused.
+Clients declare some of them always (Codex), so they are left out, not rejected.
 """
 
 _SHOWN = {
