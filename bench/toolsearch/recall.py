@@ -16,9 +16,8 @@ from bench.toolsearch.catalogue import catalogue, queries
 from toolway.engine.tool_search import SearchRules, ToolSearch
 from toolway.engine.tool_vectors import LocalEmbedder, text_of
 from toolway.schema.compile import define
-from toolway.search.found import found, with_meaning
 from toolway.search.index import ToolIndex
-from toolway.search.vectors import nearest
+from toolway.search.ranking import fuse_with_meaning, nearest, top_hits
 from toolway.types import Tool
 
 Row = tuple[str, str]
@@ -64,7 +63,7 @@ def _meant(index: ToolIndex) -> Rank:
 
     def rank(query: str) -> Sequence[str]:
         (vector,) = anyio.run(partial(embedder.embed, [query], is_query=True))
-        return with_meaning(index, query, index.search(query), nearest(vector, vectors))
+        return fuse_with_meaning(index, query, index.search(query), nearest(vector, vectors))
 
     return rank
 
@@ -144,7 +143,7 @@ def _rates(index: ToolIndex, cases: Sequence[Case], rank: Rank | None = None) ->
     everything = set(index.names)
     total = whole = reached = names = searches = 0
     for needed, words in cases:
-        results = [found(index, rank(query), everything) for query in words]
+        results = [top_hits(index, rank(query), everything) for query in words]
         shown = {index.tools[name].name for result in results for name in result.shown}
         named = {index.tools[n].name for result in results for ns in result.neighbours.values() for n in ns}
         total += len(needed)

@@ -28,7 +28,7 @@ UNREACHABLE = "whether it is allowed cannot be known now, since the store cannot
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Settled:
+class _Settlement:
     """What became of a call that a person had to be asked about: its approval, or why it does not run."""
 
     approval: Approval | None = None
@@ -36,7 +36,7 @@ class _Settled:
     reason: str = "nobody answered"
 
 
-class _Waits(Exception):
+class _MustWait(Exception):
     """A call that comes again must wait for a person: it is neither allowed nor denied, and the audit log says so."""
 
     def __init__(self, approval: Approval) -> None:
@@ -75,7 +75,7 @@ class CallGate:
         self._elicit = elicit
         self._write_waiting = write_waiting
         self._messages = messages
-        self._settled: dict[tuple[str, str], _Settled] = {}
+        self._settled: dict[tuple[str, str], _Settlement] = {}
         self._decisions: dict[str, Decision] = {}
         self._who: Mapping[str, Any] | None = None
         self.grants: list[str] = []
@@ -103,11 +103,11 @@ class CallGate:
         left: list[Approval | None] = []
         for (call, _), approval in zip(calls, asked, strict=True):
             if approval and (verdict := answers.get(approval.id)):
-                self._settled[_key(call)] = _Settled(approval=approval, verdict=verdict)
+                self._settled[_key(call)] = _Settlement(approval=approval, verdict=verdict)
                 self._note_answered(approval, verdict)
                 self.grants += [verdict.grant] if verdict.grant else []
             elif approval and not may_stay_open:
-                self._settled[_key(call)] = _Settled(reason=_BESIDE)
+                self._settled[_key(call)] = _Settlement(reason=_BESIDE)
             left.append(approval if approval and _key(call) not in self._settled else None)
         if not may_stay_open:
             await self._withdraw([a for a in waiting if a.id not in answers])
@@ -131,7 +131,7 @@ class CallGate:
             except NotFound:
                 approval = None
         self.grants += [verdict.grant] if verdict.grant else []
-        self._settled[_key(call)] = _Settled(approval=approval, verdict=verdict)
+        self._settled[_key(call)] = _Settlement(approval=approval, verdict=verdict)
         return approval, verdict
 
     async def resume_linked(self, call: ToolCall, request: str) -> None:
@@ -164,7 +164,7 @@ class CallGate:
             why = await self._why_not(call, tool, arguments, decision, settled)
         except StoreError:
             why = UNREACHABLE
-        except _Waits as waits:
+        except _MustWait as waits:
             return _denial(f"{call.name} was not run: {self._write_waiting(waits.approval)}.")
         return self._denied(call, why) if why else None
 
@@ -227,10 +227,10 @@ class CallGate:
                 conversation=self.who["gen_ai.conversation.id"],
             )
         except InvalidRequest as error:
-            self._settled[_key(call)] = _Settled(reason=f"nobody can be asked about it: {error.message}")
+            self._settled[_key(call)] = _Settlement(reason=f"nobody can be asked about it: {error.message}")
             return None
         except StoreError:
-            self._settled[_key(call)] = _Settled(reason=UNREACHABLE)
+            self._settled[_key(call)] = _Settlement(reason=UNREACHABLE)
             return None
         self._note_asked(approval)
         return approval
@@ -255,7 +255,7 @@ class CallGate:
             await self._approvals.withdraw(approvals)
 
     async def _why_not(
-        self, call: ToolCall, tool: Tool, arguments: JSON, decision: Decision, settled: _Settled | None
+        self, call: ToolCall, tool: Tool, arguments: JSON, decision: Decision, settled: _Settlement | None
     ) -> str:
         """Why a call that a person had to be asked about does not run; empty when it does. Raises StoreError."""
         if settled is None:
@@ -280,24 +280,24 @@ class CallGate:
         is_taken_back = await self._approvals.is_taken_back(approval)
         return "it was not approved" if is_taken_back else "it was run before with this approval"
 
-    async def _ask_on_the_way(self, call: ToolCall, tool: Tool) -> _Settled:
-        """Ask about a call outside of a loop. Raises _Waits when nobody answered: then it may come again."""
+    async def _ask_on_the_way(self, call: ToolCall, tool: Tool) -> _Settlement:
+        """Ask about a call outside of a loop. Raises _MustWait when nobody answered: then it may come again."""
         arguments = read_call(call, tool)
         assert not isinstance(arguments, ToolResult)  # noqa: S101 - `invoke` has read it
         approval = await self._approvals.awaited(self._caller.id, tool, arguments)
         if approval is None:
             approval = await self._ask(call, tool)
         if approval is None:
-            return self._settled.pop(_key(call), _Settled(reason=_BESIDE))
+            return self._settled.pop(_key(call), _Settlement(reason=_BESIDE))
         await self._approvals.note_awaited(approval, tool)
         verdict = (await self._answers([approval])).get(approval.id) or await self._approvals.verdict(
             approval.id
         )
         if verdict is None:
-            raise _Waits(approval)
+            raise _MustWait(approval)
         self._note_answered(approval, verdict)
         await self._approvals.forget_awaited(approval, tool)
-        return _Settled(approval=approval, verdict=verdict)
+        return _Settlement(approval=approval, verdict=verdict)
 
     def _denied(self, call: ToolCall, why: str) -> ToolResult:
         self._decisions[call.id] = Decision(effect="deny", rule=self._decisions[call.id].rule, reason=why)

@@ -30,7 +30,7 @@ class LocalCounters:
     """Counts for quotas, as `RedisCounters` does; its methods wait for nothing."""
 
     def __init__(self) -> None:
-        self._windows: dict[Quota, _Moving | _Fixed] = {}
+        self._windows: dict[Quota, _MovingWindow | _FixedWindow] = {}
 
     def take(self, quotas: Sequence[Quota]) -> list[QuotaStatus]:
         """Count one for each rate among them, if none of all is used up; tokens are only looked at."""
@@ -58,16 +58,16 @@ class LocalCounters:
         window.remaining(now)
         window.add(number, now)
 
-    def _open(self, quota: Quota, now: float) -> _Moving | _Fixed:
+    def _open(self, quota: Quota, now: float) -> _MovingWindow | _FixedWindow:
         if len(self._windows) >= SWEEP:
             self._windows = {
                 known: window for known, window in self._windows.items() if window.ends_after(now)
             }
-        window = self._windows[quota] = (_Moving if is_moving(quota) else _Fixed)(quota)
+        window = self._windows[quota] = (_MovingWindow if is_moving(quota) else _FixedWindow)(quota)
         return window
 
 
-class _Moving:
+class _MovingWindow:
     """A window of the last seconds, wherever it begins: it remembers each use."""
 
     def __init__(self, quota: Quota) -> None:
@@ -90,7 +90,7 @@ class _Moving:
         return bool(self._hits) and self._hits[-1] > now - self._seconds
 
 
-class _Fixed:
+class _FixedWindow:
     """A window that begins with the first use."""
 
     def __init__(self, quota: Quota) -> None:

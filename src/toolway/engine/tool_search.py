@@ -10,7 +10,7 @@ from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 from toolway.conversation.tool_calls import read_arguments
-from toolway.search.found import SHOWN, Found, found, with_meaning
+from toolway.search.ranking import SHOWN, Hits, fuse_with_meaning, top_hits
 from toolway.tools.catalog import Snapshot
 from toolway.types import JSON, Selection, Tool, ToolCall, ToolResult
 from toolway.wire.lenient_json import dumps, dumps_text, loads
@@ -115,15 +115,15 @@ class ToolSearch:
         index = await snapshot.index()
         ranked = index.search(query, reachable)
         if self.rules.by_meaning and (meant := await self.rules.by_meaning(query, reachable)):
-            ranked = with_meaning(index, query, ranked, meant)
-        result = found(index, ranked, reachable, min(max(shown, 1), _MAX_SHOWN))
+            ranked = fuse_with_meaning(index, query, ranked, meant)
+        result = top_hits(index, ranked, reachable, min(max(shown, 1), _MAX_SHOWN))
         if not result.shown:
             text = f"No tool fits {query!r}. Try other words for what it does, or go on without it."
             return ToolResult(text=text), ()
         names, text = self._describe(result, snapshot)
         return ToolResult(text=text), names
 
-    def _describe(self, result: Found, snapshot: Snapshot) -> tuple[Sequence[str], str]:
+    def _describe(self, result: Hits, snapshot: Snapshot) -> tuple[Sequence[str], str]:
         """As many definitions as there is room for, whole or short, and behind them the names of others."""
         room = self.rules.result_chars * 3 // 4
         parts: list[str] = []
@@ -242,7 +242,7 @@ def _function(snapshot: Snapshot, name: str) -> JSON:
     return {key: value for key, value in function.items() if key != "strict"}
 
 
-def _neighbours(result: Found, room: int) -> list[str]:
+def _neighbours(result: Hits, room: int) -> list[str]:
     lines: list[str] = []
     for server, names in result.neighbours.items():
         kept: list[str] = []

@@ -18,7 +18,7 @@ import orjson
 
 from toolway.engine.model_target import USER_AGENT, ModelTarget
 from toolway.errors import ConfigError, StoreError, UpstreamError
-from toolway.search.vectors import Vector, nearest
+from toolway.search.ranking import Vector, nearest
 from toolway.settings.settings import Settings
 from toolway.stores import Kind, Store
 from toolway.tools.digests import digest_of

@@ -109,7 +109,7 @@ _KINDS = {
 }
 
 
-class _Bounded:
+class _BoundedLabels:
     """Label values of a bounded number; those that come after are "other"."""
 
     def __init__(self, limit: int) -> None:
@@ -122,7 +122,7 @@ class _Bounded:
         return value in self._known
 
 
-_models, _tools = _Bounded(MAX_MODELS), _Bounded(MAX_TOOLS)
+_models, _tools = _BoundedLabels(MAX_MODELS), _BoundedLabels(MAX_TOOLS)
 
 
 class ConversationMetrics:
@@ -227,7 +227,7 @@ def _labels(tool: Tool | None) -> tuple[str, str]:
     return labels if labels in _tools else ("other", "other")
 
 
-_CODES = _Bounded(100)
+_CODES = _BoundedLabels(100)
 
 
 def _code(code: object) -> str:

@@ -118,7 +118,7 @@ async def has_document(url: str, headers: Mapping[str, str]) -> bool:
 async def speaks_mcp(url: str, headers: Mapping[str, str], *, wants_login: bool = False) -> bool:
     """Whether the server at `url` answers in JSON-RPC, or opens the stream of events of older servers.
 
-    `wants_login`: whether a refusal for want of credentials counts.
+    `wants_login`: whether a 401 counts.
     """
     accept = {**headers, "Accept": "application/json, text/event-stream"}
     posted = {**accept, "Content-Type": "application/json"}
@@ -132,7 +132,7 @@ async def speaks_mcp(url: str, headers: Mapping[str, str], *, wants_login: bool 
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Answer:
+class _ProbeAnswer:
     """What a probe has to go by: `start` is the beginning of the body, empty for an event stream."""
 
     status: int
@@ -142,7 +142,7 @@ class _Answer:
 
 async def _probe(
     method: str, url: str, headers: Mapping[str, str], body: bytes | None = None
-) -> _Answer | None:
+) -> _ProbeAnswer | None:
     """Send one request, without following redirects; None if there is no answer in time."""
     try:
         client = HttpClient(Origin.of(url), connect=PROBE_SECONDS, proxy=proxy_for(url))
@@ -161,10 +161,10 @@ async def _probe(
         client.close()
 
 
-async def _read(connection: Connection) -> _Answer:
+async def _read(connection: Connection) -> _ProbeAnswer:
     response = connection.response
     assert response is not None, "the exchange has an answer"  # noqa: S101
     kind = next((value for name, value in response.headers if name == b"content-type"), b"")
     is_stream = response.status == 200 and kind.lower().startswith(b"text/event-stream")
     start = b"" if is_stream else (await connection.receive())[:MAX_START]
-    return _Answer(status=response.status, is_stream=is_stream, start=start)
+    return _ProbeAnswer(status=response.status, is_stream=is_stream, start=start)

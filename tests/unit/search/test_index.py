@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from toolway.search.found import found, fused, with_meaning
 from toolway.search.index import ToolIndex
+from toolway.search.ranking import fuse, fuse_with_meaning, top_hits
 from toolway.types import Tool
 
 
@@ -72,7 +72,7 @@ def test_words_that_say_nothing_find_nothing(query: str):
 def test_meaning_decides_only_where_no_tool_says_the_words(query: str, said: bool):
     ranked = INDEX.search(query)
     meant = next(name for name in INDEX.names if name not in ranked)
-    place = with_meaning(INDEX, query, ranked, [meant]).index(meant)
+    place = fuse_with_meaning(INDEX, query, ranked, [meant]).index(meant)
     assert place == (len(ranked) if said else min(1, len(ranked)))
 
 
@@ -98,7 +98,7 @@ def test_a_schema_that_is_none_is_indexed_all_the_same():
 
 
 def test_the_best_are_shown_whole_and_their_neighbours_by_name():
-    result = found(INDEX, INDEX.search("weather forecast"), set(TOOLS), shown=1)
+    result = top_hits(INDEX, INDEX.search("weather forecast"), set(TOOLS), shown=1)
     assert result.shown == ("get_forecast",)
     assert result.neighbours["weather"] == ["get_alerts"]
     assert next(iter(result.neighbours)) == "weather"
@@ -106,21 +106,21 @@ def test_the_best_are_shown_whole_and_their_neighbours_by_name():
 
 def test_a_neighbour_that_is_not_allowed_is_not_named():
     among = set(TOOLS) - {"get_alerts"}
-    result = found(INDEX, INDEX.search("weather forecast", among), among)
+    result = top_hits(INDEX, INDEX.search("weather forecast", among), among)
     assert "get_alerts" not in [*result.shown, *(n for names in result.neighbours.values() for n in names)]
 
 
 def test_one_name_at_two_servers_takes_one_place():
     twins = {"a__find": tool("find", "Find things.", "a"), "b__find": tool("find", "Find things.", "b")}
     index = ToolIndex.build({**twins, "look": tool("look", "Find things by eye.", "c")})
-    result = found(index, index.search("find things"), set(index.names))
+    result = top_hits(index, index.search("find things"), set(index.names))
     assert set(result.shown) == {"a__find", "look"}
     assert result.neighbours == {"b": ["b__find"]}
 
 
 def test_rankings_are_fused_by_rank():
-    assert fused((["a", "b", "c"], 1.0), (["b", "c", "a"], 1.0)) == ["b", "a", "c"]
-    assert fused((["a", "b"], 1.0), (["b", "a"], 0.1)) == ["a", "b"]
+    assert fuse((["a", "b", "c"], 1.0), (["b", "c", "a"], 1.0)) == ["b", "a", "c"]
+    assert fuse((["a", "b"], 1.0), (["b", "a"], 0.1)) == ["a", "b"]
 
 
 def test_ten_thousand_tools_are_indexed_in_a_second_and_searched_in_five_milliseconds():

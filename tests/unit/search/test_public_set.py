@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from tests.support.paths import SHARED
-from toolway.search.found import found
 from toolway.search.index import ToolIndex
+from toolway.search.ranking import top_hits
 from toolway.types import Tool
 
 FOLDER = SHARED / "toolsearch"
@@ -30,7 +30,7 @@ def test_needed_tools_are_shown_and_their_neighbours_are_named():
     shown = reached = total = 0
     for task in tasks:
         needed = {name for name in task["tools"] if any(t.name == name for t in index.tools.values())}
-        results = [found(index, index.search(step), everything) for step in task["steps"]]
+        results = [top_hits(index, index.search(step), everything) for step in task["steps"]]
         whole = {index.tools[name].name for result in results for name in result.shown}
         named = {index.tools[n].name for result in results for ns in result.neighbours.values() for n in ns}
         total += len(needed)

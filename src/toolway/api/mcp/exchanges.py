@@ -186,7 +186,7 @@ class Exchanges:
         return True
 
     async def _exchanged(self, exchange: _Exchange, scope: Scope, receive: Receive, send: Send) -> None:
-        answer = _Answer(send, exchange, self._keep_alive)
+        answer = _HttpAnswer(send, exchange, self._keep_alive)
         if exchange.transport is None:
             await cancel_on_disconnect(scope, receive, lambda: self._run(exchange, answer))
             return
@@ -194,7 +194,7 @@ class Exchanges:
         with exchange.held_session():
             await self._run(exchange, answer)
 
-    async def _run(self, exchange: _Exchange, answer: _Answer) -> None:
+    async def _run(self, exchange: _Exchange, answer: _HttpAnswer) -> None:
         asked = exchange.asked
         dispatch = _Dispatch(
             request_id=asked.id,
@@ -259,7 +259,7 @@ SESSION_IDLE = 30 * 60.0
 """Seconds without a request after which a session ends."""
 
 
-class _Answer:
+class _HttpAnswer:
     """The answer to one request: JSON, or events once something is told before the result."""
 
     def __init__(self, send: Send, exchange: _Exchange, keep_alive: float) -> None:
@@ -313,7 +313,7 @@ class _Dispatch:
     request_id: Any
     message_metadata: ServerMessageMetadata
     progress_token: Any
-    answer: _Answer
+    answer: _HttpAnswer
     transport: TransportContext = field(
         default_factory=lambda: TransportContext(kind="streamable-http", can_send_request=False)
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from toolway.api.messages.preparation import Draft
+from toolway.api.messages.request_reader import MessageJob
 from toolway.errors import UpstreamError
 from toolway.types import JSON
 from toolway.upstream.client import Upstream
@@ -25,40 +25,40 @@ class TokenCounter:
 
     def __init__(self, upstream: Upstream) -> None:
         self._upstream = upstream
-        self._ways: list[Callable[[Draft, JSON], Awaitable[int | None]]] = [
+        self._ways: list[Callable[[MessageJob, JSON], Awaitable[int | None]]] = [
             self._by_template,
             self._by_messages,
         ]
 
-    async def count(self, draft: Draft) -> int:
+    async def count(self, job: MessageJob) -> int:
         """The tokens of a request's input, our tools included."""
-        conversation = draft.conversation
+        conversation = job.conversation
         body = conversation.tools.put_into(conversation.chat).body()
         for way in list(self._ways):
-            count = await way(draft, body)
+            count = await way(job, body)
             if count is not None:
                 self._ways = [way]
                 return count
-        return self._estimated(draft, body)
+        return self._estimated(job, body)
 
-    async def _by_template(self, draft: Draft, body: JSON) -> int | None:
+    async def _by_template(self, job: MessageJob, body: JSON) -> int | None:
         """llama.cpp: the prompt as its template writes it, then that text in tokens."""
         asked: JSON = {name: body[name] for name in ("messages", "tools", "tool_choice") if name in body}
-        prompt = (await self._post(draft, "/apply-template", asked)).get("prompt")
+        prompt = (await self._post(job, "/apply-template", asked)).get("prompt")
         if not isinstance(prompt, str):
             return None
         asked = {"content": prompt, "add_special": True, "parse_special": True}
-        tokens = (await self._post(draft, "/tokenize", asked)).get("tokens")
+        tokens = (await self._post(job, "/tokenize", asked)).get("tokens")
         return len(tokens) if isinstance(tokens, list) and tokens else None
 
-    async def _by_messages(self, draft: Draft, body: JSON) -> int | None:
+    async def _by_messages(self, job: MessageJob, body: JSON) -> int | None:
         """vLLM: the messages in tokens."""
         asked: JSON = {name: body[name] for name in ("model", "messages", "tools") if name in body}
-        count = (await self._post(draft, "/tokenize", asked)).get("count")
+        count = (await self._post(job, "/tokenize", asked)).get("count")
         return count if type(count) is int and count > 0 else None
 
-    async def _post(self, draft: Draft, path: str, body: JSON) -> JSON:
-        headers = draft.conversation.headers
+    async def _post(self, job: MessageJob, path: str, body: JSON) -> JSON:
+        headers = job.conversation.headers
         try:
             async with self._upstream.request(
                 "POST", path, headers=headers, body=dumps(body), root=True
@@ -69,7 +69,7 @@ class TokenCounter:
         return parsed if isinstance(parsed, dict) else {}
 
     @staticmethod
-    def _estimated(draft: Draft, body: JSON) -> int:
+    def _estimated(job: MessageJob, body: JSON) -> int:
         said = {name: body[name] for name in ("messages", "tools") if name in body}
-        text = len(dumps(said)) - draft.media.chars
-        return max(1, estimate_tokens(text) + draft.media.count * PICTURE_TOKENS)
+        text = len(dumps(said)) - job.media.chars
+        return max(1, estimate_tokens(text) + job.media.count * PICTURE_TOKENS)

@@ -53,7 +53,7 @@ class InputMessages:
         self._expose = expose
         self._deferred = deferred
         self._late_role = late_role
-        self._turn: Turn | None = None
+        self._turn: TurnBuilder | None = None
         self._after: list[tuple[str, list[JSON]]] = []
         """Who said what since the open turn of the model."""
 
@@ -182,7 +182,7 @@ class InputMessages:
     def _assistant(self, blocks: Sequence[JSON], where: str) -> None:
         if self._turn is None or self._after or self._turn.has_results:
             self._settle()
-            self._turn = Turn()
+            self._turn = TurnBuilder()
         for number, block in enumerate(blocks):
             kind = block.get("type")
             read = _READERS.get(kind) if isinstance(kind, str) else None
@@ -192,12 +192,12 @@ class InputMessages:
                 raise fields.wrong(f"{where}[{number}].type", "a text")
         self._turn.answer_own(self.own)
 
-    def _open(self) -> Turn:
+    def _open(self) -> TurnBuilder:
         """The turn that a block is of: a new one behind a turn all of whose calls have their results."""
         turn = self._turn
         if turn is None or turn.is_settled:
             self._settle()
-            turn = self._turn = Turn()
+            turn = self._turn = TurnBuilder()
         return turn
 
     def _text(self, block: JSON, where: str) -> None:
@@ -292,7 +292,7 @@ def _described(name: str, tool: JSON) -> str:
     return dumps({key: value for key, value in known.items() if value is not None}).decode()
 
 
-class Turn:
+class TurnBuilder:
     """Takes what blocks tell of one turn of the model; `close` gives its messages."""
 
     def __init__(self) -> None:

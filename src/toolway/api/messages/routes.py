@@ -7,8 +7,8 @@ from starlette.types import Receive, Scope, Send
 from toolway.api.answers import answer_errors, answer_stream, answer_whole, start_stream
 from toolway.api.messages.count_tokens import TokenCounter
 from toolway.api.messages.event_writer import PING, MessageWriter
-from toolway.api.messages.preparation import Draft, RequestReader
 from toolway.api.messages.request import read_request
+from toolway.api.messages.request_reader import MessageJob, RequestReader
 from toolway.conversation.events import (
     CallBegan,
     CallEnded,
@@ -62,9 +62,9 @@ class Messages:
         request = read_request(body)
         # The same request, streamed or not: Claude Code repeats a stream that broke as a whole answer.
         raw = dumps({name: value for name, value in body.items() if name != "stream"})
-        async with self._reader.open(scope, request) as draft:
-            size = len(raw) - draft.media.chars
-            message = _Answer(draft, raw, estimate=max(1, estimate_tokens(size)))
+        async with self._reader.open(scope, request) as job:
+            size = len(raw) - job.media.chars
+            message = _MessageAnswer(job, raw, estimate=max(1, estimate_tokens(size)))
             if request.stream:
                 await self._stream(scope, receive, send, message)
             else:
@@ -73,17 +73,17 @@ class Messages:
                     scope,
                     receive,
                     send,
-                    conversation=draft.conversation,
+                    conversation=job.conversation,
                     produce=message.whole,
                     headers=headers,
                 )
 
-    async def _stream(self, scope: Scope, receive: Receive, send: Send, message: _Answer) -> None:
+    async def _stream(self, scope: Scope, receive: Receive, send: Send, message: _MessageAnswer) -> None:
         await answer_stream(
             scope,
             receive,
             send,
-            conversation=message.draft.conversation,
+            conversation=message.job.conversation,
             produce=message.events,
             fail=message.fail,
             keep_alive=self._settings.server.keepalive_interval,
@@ -93,11 +93,11 @@ class Messages:
     async def _count(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = parse_object(await read_body(scope, receive, self._settings.server.max_body_bytes))
         request = read_request({**body, "stream": False}, counts_only=True)
-        async with self._reader.open(scope, request) as draft:
+        async with self._reader.open(scope, request) as job:
 
             async def answer() -> None:
                 with error_at_stop(scope):
-                    count = await self._counter.count(draft)
+                    count = await self._counter.count(job)
                 await send_json(send, 200, {"input_tokens": count}, [_request_id()])
 
             await cancel_on_disconnect(scope, receive, answer)
@@ -107,22 +107,22 @@ def _request_id() -> Header:
     return b"request-id", request_id().encode()
 
 
-class _Answer:
+class _MessageAnswer:
     """One message, told to its client as it is made."""
 
-    def __init__(self, draft: Draft, raw: bytes, *, estimate: int) -> None:
-        self.draft = draft
+    def __init__(self, job: MessageJob, raw: bytes, *, estimate: int) -> None:
+        self.job = job
         self._raw = raw
-        request = draft.request
+        request = job.request
         self._writer = MessageWriter(
             request.model,
             input_tokens=estimate,
             thinking=request.thinking,
             shown=frozenset(entry["server_label"] for entry in request.mcp),
-            searched=draft.searched,
-            searches=request.searches if draft.searched else (),
+            searched=job.searched,
+            searches=request.searches if job.searched else (),
             stop_sequences=frozenset(request.stop_sequences),
-            listings=[harmless(listing) for listing in draft.listings],
+            listings=[harmless(listing) for listing in job.listings],
         )
 
     async def whole(self) -> JSON:
@@ -156,7 +156,7 @@ class _Answer:
             case Chunks(items=items):
                 return writer.chunks(items)
             case HeadArrived() if not writer.started:
-                return writer.began() + writer.rounds_resumed(self.draft.conversation.events.rounds)
+                return writer.began() + writer.rounds_resumed(self.job.conversation.events.rounds)
             case RoundBegan() if writer.started:
                 return writer.turn_ended()
             case CallBegan(call=call, tool=tool):
@@ -167,11 +167,11 @@ class _Answer:
 
     async def _run(self, turn: TurnFactory, deliver: Emit) -> Outcome:
         """Run the conversation. Tells of documents where the model server takes none."""
-        raw = None if self.draft.request.mcp else self._raw
+        raw = None if self.job.request.mcp else self._raw
         try:
-            return await self.draft.conversation.run(turn, deliver, raw=raw)
+            return await self.job.conversation.run(turn, deliver, raw=raw)
         except UpstreamError as error:
-            if self.draft.media.has_documents and is_refusal(error) and not is_overflow(error):
+            if self.job.media.has_documents and is_refusal(error) and not is_overflow(error):
                 raise InvalidRequest(
                     f"{error.message} The request holds a document as a file, which this model server may not take: "
                     "send its text instead."

@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from toolway.api.responses.creation import STORE_TIMEOUT, ResponseCreator
 from toolway.api.responses.items.response_object import Event
-from toolway.api.responses.preparation import Draft
+from toolway.api.responses.request_reader import ResponseJob
 from toolway.api.responses.stored_responses import StoredResponse, StoredResponses
 from toolway.errors import InvalidRequest, NotFound, StoreError, ToolwayError, TooMany, to_public_error
 from toolway.server.asgi import EventStreamResponse, send_json, stream_events
@@ -185,7 +185,7 @@ ONGOING = frozenset({"queued", "in_progress"})
 class Run:
     """A response that this process makes."""
 
-    draft: Draft
+    job: ResponseJob
     log: EventLog = field(default_factory=EventLog)
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     ended: anyio.Event = field(default_factory=anyio.Event)
@@ -193,7 +193,7 @@ class Run:
     @property
     def place(self) -> Place:
         """Whose response it is, and which."""
-        return self.draft.owner, self.draft.identity
+        return self.job.owner, self.job.identity
 
 
 class Background:
@@ -245,10 +245,10 @@ class Background:
         self._see_room(owner)
         self._begun[owner] += 1
         run: Run = await self._group.start(self._work, creator, scope, body, owner)
-        if run.draft.request.stream:
+        if run.job.request.stream:
             await self.stream(scope, receive, send, run.log.read(0))
         else:
-            await send_json(send, 200, run.draft.writer.resource)
+            await send_json(send, 200, run.job.writer.resource)
 
     def _see_room(self, owner: str) -> None:
         """Raises TooMany. Who has some may have up to four times the number of places that would still be free, so
@@ -281,7 +281,7 @@ class Background:
     async def current(self, owner: str, identity: str) -> JSON:
         """The response as it is now. Raises NotFound, StoreError."""
         if run := self._own(owner, identity):
-            return run.draft.writer.resource
+            return run.job.writer.resource
         record = await self._records.get(owner, identity)
         if record.resource["status"] in ONGOING and not await self._is_alive(owner, identity):
             record = await self._mark_failed(owner, identity, record)
@@ -311,7 +311,7 @@ class Background:
         if run := self._own(owner, identity):
             run.scope.cancel()
             await run.ended.wait()
-            return run.draft.writer.resource
+            return run.job.writer.resource
         if resource["status"] in ONGOING:
             await self._store.put(CANCEL.key(owner, identity), {}, ttl=self._pace.lease, certain=True)
             while resource["status"] in ONGOING:
@@ -330,26 +330,26 @@ class Background:
 
     def _own(self, owner: str, identity: str) -> Run | None:
         run = self._runs.get(identity)
-        return run if run and run.draft.owner == owner else None
+        return run if run and run.job.owner == owner else None
 
     async def _work(
         self, creator: ResponseCreator, scope: Scope, body: JSON, owner: str, *, task_status: TaskStatus[Run]
     ) -> None:
         try:
-            async with creator.reader.open(scope, body) as draft:
-                run = Run(draft=draft)
+            async with creator.reader.open(scope, body) as job:
+                run = Run(job=job)
                 await self._say_alive(run)  # what cannot be kept is not begun
-                await creator.claim(draft)
-                self._runs[draft.identity] = run
+                await creator.claim(job)
+                self._runs[job.identity] = run
                 try:
-                    await run.log.deliver(draft.writer.queued())
-                    await self._records.save(draft.owner, draft.record())
+                    await run.log.deliver(job.writer.queued())
+                    await self._records.save(job.owner, job.record())
                     task_status.started(run)
                     await self._run_guarded(creator, run)
                 finally:
                     run.log.end()
                     run.ended.set()
-                    del self._runs[draft.identity]
+                    del self._runs[job.identity]
         finally:
             self._begun -= Counter([owner])
 
@@ -360,7 +360,7 @@ class Background:
             to_public_error(raised)
 
     async def _make(self, creator: ResponseCreator, run: Run) -> None:
-        draft = run.draft
+        job = run.job
         keeper = _EventFlusher(run, self._kept)
         try:
             async with anyio.create_task_group() as group:
@@ -371,28 +371,28 @@ class Background:
         except anyio.get_cancelled_exc_class():
             with anyio.move_on_after(self._pace.ending, shield=True):
                 stopped = ToolwayError("The server was stopped before the response was complete.")
-                await run.log.deliver(await creator.fail(draft, draft.conversation.failed(stopped)))
+                await run.log.deliver(await creator.fail(job, job.conversation.failed(stopped)))
                 await keeper.finish()
             raise
         if run.scope.cancelled_caught:
-            draft.writer.cancelled()
+            job.writer.cancelled()
             with suppress(StoreError):
-                await creator.keep(draft, draft.record())
+                await creator.keep(job, job.record())
         await keeper.finish()
 
     async def _tell_all(self, creator: ResponseCreator, run: Run) -> None:
-        draft = run.draft
+        job = run.job
 
         async def deliver(events: list[Event]) -> None:
             await run.log.deliver(events)
             if events and events[-1][0] == "response.in_progress":
                 with suppress(StoreError):
-                    await self._records.save(draft.owner, draft.record())
+                    await self._records.save(job.owner, job.record())
 
         try:
-            await creator.make(draft, streamed_turn, deliver)
+            await creator.make(job, streamed_turn, deliver)
         except Exception as raised:
-            await run.log.deliver(await creator.fail(draft, draft.conversation.failed(raised)))
+            await run.log.deliver(await creator.fail(job, job.conversation.failed(raised)))
 
     async def _heartbeat(self, run: Run, keeper: _EventFlusher) -> None:
         """Say that the response is being made, keep its events, see whether somebody cancelled."""

@@ -11,9 +11,9 @@ from typing import Any
 import anyio
 
 from toolway.api.fields import text_in
-from toolway.api.responses.items.input_items import Turn, answered_before, sealed, summary_message
+from toolway.api.responses.items.input_items import OpenTurn, answered_before, sealed, summary_message
 from toolway.api.responses.items.response_object import Event, read_usage
-from toolway.api.responses.preparation import Draft, RequestReader, split_leading
+from toolway.api.responses.request_reader import RequestReader, ResponseJob, split_leading
 from toolway.api.responses.stored_responses import StoredResponse, StoredResponses, new_id, with_ids
 from toolway.conversation.call_ids import with_original_ids
 from toolway.conversation.events import CallBegan, CallEnded, Chunks, HeadArrived, Outcome, RoundBegan
@@ -53,32 +53,32 @@ class ResponseCreator:
         self.records = records
         self.reader = RequestReader(engine, records)
 
-    async def claim(self, draft: Draft) -> None:
+    async def claim(self, job: ResponseJob) -> None:
         """Before the approved calls run: see that nobody answered for them. Raises InvalidRequest, StoreError.
 
         A no may come again, as it does in a conversation that the client keeps, but never after a yes. A yes may
         come again when its call has run and the response failed: then it has that result, and does not run.
         """
-        answers = dict.fromkeys(draft.input.denied, False)
-        answers |= {approved.request: True for approved in draft.input.approved}
+        answers = dict.fromkeys(job.input.denied, False)
+        answers |= {approved.request: True for approved in job.input.approved}
         claimed = []
         try:
             for request, approve in answers.items():
-                if await self.records.claim(draft.owner, request, approve=approve):
+                if await self.records.claim(job.owner, request, approve=approve):
                     claimed.append(request)
-                elif approve and (result := await self.records.result(draft.owner, request)):
-                    draft.done[request] = result
-                elif approve or not await self.records.was_denied(draft.owner, request):
+                elif approve and (result := await self.records.result(job.owner, request)):
+                    job.done[request] = result
+                elif approve or not await self.records.was_denied(job.owner, request):
                     raise answered_before(request)
         except ToolwayError:
             with suppress(StoreError):
                 for request in claimed:
-                    await self.records.release(draft.owner, request)
+                    await self.records.release(job.owner, request)
             raise
 
     async def make(
         self,
-        draft: Draft,
+        job: ResponseJob,
         turn: TurnFactory,
         deliver: Deliver,
         on_head: OnHead | None = None,
@@ -90,110 +90,110 @@ class ResponseCreator:
         on from the tool results of an earlier attempt, if no item tells of them. When it fails after approved calls
         ran, their results are kept for when the approvals come again. Raises ToolwayError.
         """
-        if draft.request.compacts:
-            return await self._compact(draft, deliver, on_head)
-        came_again = [*draft.done]
+        if job.request.compacts:
+            return await self._compact(job, deliver, on_head)
+        came_again = [*job.done]
         try:
-            outcome = await self._run(draft, turn, deliver, on_head, raw)
-            record = await self._end(draft, outcome, deliver)
+            outcome = await self._run(job, turn, deliver, on_head, raw)
+            record = await self._end(job, outcome, deliver)
         except BaseException:
             with anyio.CancelScope(shield=True):
-                for request, result in draft.done.items():
-                    await self.records.keep_result(draft.owner, request, result)
+                for request, result in job.done.items():
+                    await self.records.keep_result(job.owner, request, result)
             raise
         with suppress(StoreError):
             for request in came_again:
-                await self.records.forget_result(draft.owner, request)
+                await self.records.forget_result(job.owner, request)
         return record
 
     async def _run(
-        self, draft: Draft, turn: TurnFactory, deliver: Deliver, on_head: OnHead | None, raw: bytes | None
+        self, job: ResponseJob, turn: TurnFactory, deliver: Deliver, on_head: OnHead | None, raw: bytes | None
     ) -> Outcome:
-        writer = _ConversationWriter(draft, deliver, on_head)
-        approved = draft.input.approved
-        done = {each.call.id: draft.done[each.request] for each in approved if each.request in draft.done}
-        if draft.request.mcp or approved:
+        writer = _ConversationWriter(job, deliver, on_head)
+        approved = job.input.approved
+        done = {each.call.id: job.done[each.request] for each in approved if each.request in job.done}
+        if job.request.mcp or approved:
             raw = None
-        if gate := draft.conversation.gate:
+        if gate := job.conversation.gate:
             for each in approved:
                 await gate.resume_linked(each.call, each.request)
-            for request in draft.input.denied:
+            for request in job.input.denied:
                 await gate.deny_linked(request)
-        return await draft.conversation.run(turn, writer.deliver, raw=raw, done=done)
+        return await job.conversation.run(turn, writer.deliver, raw=raw, done=done)
 
-    async def _compact(self, draft: Draft, deliver: Deliver, on_head: OnHead | None) -> StoredResponse:
+    async def _compact(self, job: ResponseJob, deliver: Deliver, on_head: OnHead | None) -> StoredResponse:
         """A response that is a summary of the conversation, to go on from in its place."""
-        message, summary = await _summarise(draft)
+        message, summary = await _summarise(job)
         if on_head:
             await on_head([])
-        events = draft.writer.compacted(summary, message)
-        messages = [*draft.leading, summary_message(summary)]
-        return await self._finish(draft, events, deliver, messages=messages)
+        events = job.writer.compacted(summary, message)
+        messages = [*job.leading, summary_message(summary)]
+        return await self._finish(job, events, deliver, messages=messages)
 
-    async def warm_up(self, draft: Draft, deliver: Deliver) -> StoredResponse:
+    async def warm_up(self, job: ResponseJob, deliver: Deliver) -> StoredResponse:
         """A response without an answer, to go on from: what the client sent is read and kept."""
-        if draft.input.approved:
+        if job.input.approved:
             raise InvalidRequest("An approval needs a response that is generated.", param="generate")
-        await self.claim(draft)
-        events = [*draft.writer.began(), *draft.writer.completed_empty()]
-        _, history = split_leading(await draft.conversation.history())
-        record = await self.keep(draft, draft.record(messages=[*draft.leading, *history]))
+        await self.claim(job)
+        events = [*job.writer.began(), *job.writer.completed_empty()]
+        _, history = split_leading(await job.conversation.history())
+        record = await self.keep(job, job.record(messages=[*job.leading, *history]))
         await deliver(events)
         return record
 
-    async def fail(self, draft: Draft, error: ToolwayError) -> list[Event]:
+    async def fail(self, job: ResponseJob, error: ToolwayError) -> list[Event]:
         """Keep that the response failed; returns the events that say so."""
-        events = draft.writer.failed(error)
+        events = job.writer.failed(error)
         with suppress(StoreError):
-            await self.keep(draft, draft.record())
+            await self.keep(job, job.record())
         return events
 
-    async def keep(self, draft: Draft, record: StoredResponse) -> StoredResponse:
+    async def keep(self, job: ResponseJob, record: StoredResponse) -> StoredResponse:
         """Keep a record, if it is to be stored; returns it, with its place.
 
         Whoever waits for a response can do without, and reads in it that it is not stored. One that is made in the
         background is lost then: a store that is away is waited for, a while. Raises StoreError for such a one alone.
         """
         deadline = time.monotonic() + STORE_TIMEOUT
-        while draft.request.store:
+        while job.request.store:
             try:
-                return await self.records.save(draft.owner, record, draft.previous)
+                return await self.records.save(job.owner, record, job.previous)
             except StoreError as error:
-                if not draft.request.background:
+                if not job.request.background:
                     return replace(record, resource={**record.resource, "store": False})
                 if isinstance(error, NoRoomInStore) or time.monotonic() > deadline:
                     raise
             await anyio.sleep(1.0)
         return record
 
-    async def _end(self, draft: Draft, outcome: Outcome, deliver: Deliver) -> StoredResponse:
-        writer = draft.writer
+    async def _end(self, job: ResponseJob, outcome: Outcome, deliver: Deliver) -> StoredResponse:
+        writer = job.writer
         events: list[Event] = []
         asks = {}
-        for call, approval in zip(outcome.pending_approvals, draft.conversation.pending, strict=True):
-            tool = draft.conversation.tools.find(call.name)
+        for call, approval in zip(outcome.pending_approvals, job.conversation.pending, strict=True):
+            tool = job.conversation.tools.find(call.name)
             assert tool is not None  # noqa: S101 - the loop asked for it because it is one of ours
             request, more = writer.approval_requested(call, tool)
             asks[request] = call.id
-            if draft.conversation.gate:
-                await draft.conversation.gate.link(approval, request)
+            if job.conversation.gate:
+                await job.conversation.gate.link(approval, request)
             events += more
         events += writer.ended(outcome.message, outcome.usage)
-        messages, turn = _conversation(draft, outcome, asks)
-        return await self._finish(draft, events, deliver, messages=messages, turn=turn)
+        messages, turn = _conversation(job, outcome, asks)
+        return await self._finish(job, events, deliver, messages=messages, turn=turn)
 
     async def _finish(
-        self, draft: Draft, events: list[Event], deliver: Deliver, **more: Any
+        self, job: ResponseJob, events: list[Event], deliver: Deliver, **more: Any
     ) -> StoredResponse:
         """Keep the record, then deliver the last events: that the response is whole."""
         try:
-            record = await self.keep(draft, draft.record(**more))
+            record = await self.keep(job, job.record(**more))
         except StoreError:
             await deliver(events[:-1])
-            draft.writer.withdraw_end()
+            job.writer.withdraw_end()
             raise
-        if draft.request.store and not record.resource["store"]:
-            events[-1] = draft.writer.unstored(events[-1])
+        if job.request.store and not record.resource["store"]:
+            events[-1] = job.writer.unstored(events[-1])
         await deliver(events)
         return record
 
@@ -201,13 +201,13 @@ class ResponseCreator:
 class _ConversationWriter:
     """Writes what happens in the conversation as events of the response, which begins when the model server accepts."""
 
-    def __init__(self, draft: Draft, deliver: Deliver, on_head: OnHead | None) -> None:
-        self._draft = draft
-        self._writer = draft.writer
+    def __init__(self, job: ResponseJob, deliver: Deliver, on_head: OnHead | None) -> None:
+        self._draft = job
+        self._writer = job.writer
         self._deliver = deliver
         self._on_head = on_head
         self._has_begun = False
-        self._requests = {approved.call.id: approved.request for approved in draft.input.approved}
+        self._requests = {approved.call.id: approved.request for approved in job.input.approved}
 
     async def deliver(self, event: ConversationEvent) -> None:
         """Write one event of the conversation."""
@@ -239,14 +239,16 @@ class _ConversationWriter:
             await self._deliver(self._writer.rounds_resumed(resumed))
 
 
-def _conversation(draft: Draft, outcome: Outcome, asks: dict[str, str]) -> tuple[list[JSON], Turn | None]:
+def _conversation(
+    job: ResponseJob, outcome: Outcome, asks: dict[str, str]
+) -> tuple[list[JSON], OpenTurn | None]:
     """All messages up to the end of this response, and its last turn if calls of it are open."""
-    before = [*draft.leading, *split_leading(outcome.prompt)[1], *outcome.hidden]
-    message, tools = outcome.message, draft.conversation.tools
+    before = [*job.leading, *split_leading(outcome.prompt)[1], *outcome.hidden]
+    message, tools = outcome.message, job.conversation.tools
     if outcome.split_turn:
-        return before, Turn(**parts_of(outcome.split_turn), asks=asks)
+        return before, OpenTurn(**parts_of(outcome.split_turn), asks=asks)
     if message.tool_calls and not message.cut_short:
-        return before, Turn(assistant=with_original_ids([assistant_message(message, tools)])[0])
+        return before, OpenTurn(assistant=with_original_ids([assistant_message(message, tools)])[0])
     said = {**message.fields, "content": message.fields.get("content") or ""}
     return [*before, said], None
 
@@ -271,12 +273,12 @@ _ANSWER_OPTIONS = (
 )
 
 
-async def count_tokens(draft: Draft) -> JSON:
+async def count_tokens(job: ResponseJob) -> JSON:
     """How many tokens the request's input has, our tools included: the model server counts them.
 
     It is asked for an answer of one token, so it also reads the input into its cache. Raises UpstreamError.
     """
-    conversation = draft.conversation
+    conversation = job.conversation
     request = conversation.tools.put_into(conversation.chat)
     outcome = await conversation.ask(request.with_options(max_tokens=1))
     if not outcome.usage:
@@ -285,17 +287,17 @@ async def count_tokens(draft: Draft) -> JSON:
     return {"object": "response.input_tokens", "input_tokens": usage["input_tokens"]}
 
 
-async def compact(draft: Draft) -> JSON:
+async def compact(job: ResponseJob) -> JSON:
     """The conversation in a few items: what users and developers said, and a summary of all.
 
     Raises InvalidRequest without a model, which the published schema wants here, and UpstreamError.
     """
-    request = draft.conversation.chat
+    request = job.conversation.chat
     if "model" not in request.options:
         raise InvalidRequest(
             "Missing required parameter: 'model'.", param="model", code="missing_required_parameter"
         )
-    outcome, summary = await _summarise(draft)
+    outcome, summary = await _summarise(job)
     identity = new_id()
     item = {
         "id": f"cmp_{identity.removeprefix('resp_')}",
@@ -306,14 +308,14 @@ async def compact(draft: Draft) -> JSON:
         "id": identity,
         "object": "response.compaction",
         "created_at": int(time.time()),
-        "output": [*_user_items(draft, identity), item],
+        "output": [*_user_items(job, identity), item],
         "usage": read_usage(outcome.usage or {"total_tokens": 0}),
     }
 
 
-async def _summarise(draft: Draft) -> tuple[Message, str]:
+async def _summarise(job: ResponseJob) -> tuple[Message, str]:
     """One turn in which the model summarises the conversation. Raises UpstreamError, also for one without an end."""
-    request, target = draft.conversation.chat, draft.conversation.resources.target
+    request, target = job.conversation.chat, job.conversation.resources.target
     messages = [*request.messages, {"role": "user", "content": SUMMARISE}]
     request = request.without(*_ANSWER_OPTIONS).with_messages(messages)
     if not target.is_openai:  # its reasoning models refuse this option, and end by themselves
@@ -322,13 +324,13 @@ async def _summarise(draft: Draft) -> tuple[Message, str]:
             max_tokens=min(most, SUMMARY_TOKENS) if type(most) is int else SUMMARY_TOKENS
         )
     with anyio.move_on_after(SUMMARY_SECONDS):
-        message = await draft.conversation.ask(request)
+        message = await job.conversation.ask(request)
         if summary := text_in(message.fields.get("content")).strip():
             return message, summary
         raise UpstreamError("The model wrote no summary.")
     raise UpstreamTimeout(f"The model was not done with its summary after {SUMMARY_SECONDS:g} s.")
 
 
-def _user_items(draft: Draft, identity: str) -> list[JSON]:
-    spoken = [item for item in draft.request.items if item.get("role") in ("user", "developer", "system")]
+def _user_items(job: ResponseJob, identity: str) -> list[JSON]:
+    spoken = [item for item in job.request.items if item.get("role") in ("user", "developer", "system")]
     return with_ids(spoken, identity)

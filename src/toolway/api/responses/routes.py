@@ -13,7 +13,7 @@ from toolway.api.answers import answer_errors, answer_stream, answer_whole
 from toolway.api.responses.background import Background, encoded
 from toolway.api.responses.creation import ResponseCreator, compact, count_tokens
 from toolway.api.responses.items.response_object import Event
-from toolway.api.responses.preparation import Draft
+from toolway.api.responses.request_reader import ResponseJob
 from toolway.api.responses.stored_responses import StoredResponse, StoredResponses
 from toolway.dialects import RESPONSES
 from toolway.errors import InvalidRequest, MethodNotAllowed, NotFound, ToolwayError, to_public_error
@@ -30,9 +30,9 @@ from toolway.wire.sse import STREAM_END
 
 ROOT = RESPONSES.path
 
-DraftRoute = Callable[[Draft], Awaitable[JSON]]
+JobRoute = Callable[[ResponseJob], Awaitable[JSON]]
 
-_DRAFT_ROUTES: dict[tuple[str, str], DraftRoute] = {
+_DRAFT_ROUTES: dict[tuple[str, str], JobRoute] = {
     ("POST", f"{ROOT}/input_tokens"): count_tokens,
     ("POST", f"{ROOT}/compact"): compact,
 }
@@ -45,7 +45,7 @@ class Responses:
         self._settings = creator.settings
         self._background = background
         self._creator = creator
-        self._stored = Stored(creator.records, background)
+        self._stored = StoredResponseRoutes(creator.records, background)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request. Errors go out in OpenAI's envelope."""
@@ -66,60 +66,60 @@ class Responses:
         if body.get("background") is True:
             await self._background.create(self._creator, scope, receive, send, body)
             return
-        async with self._creator.reader.open(scope, body) as draft:
-            await self._creator.claim(draft)
-            if draft.request.stream:
-                await self._stream(scope, receive, send, draft)
+        async with self._creator.reader.open(scope, body) as job:
+            await self._creator.claim(job)
+            if job.request.stream:
+                await self._stream(scope, receive, send, job)
             else:
-                await self._answer(scope, receive, send, draft, raw)
+                await self._answer(scope, receive, send, job, raw)
 
-    async def _answer_draft(self, scope: Scope, receive: Receive, send: Send, route: DraftRoute) -> None:
+    async def _answer_draft(self, scope: Scope, receive: Receive, send: Send, route: JobRoute) -> None:
         body = parse_object(await read_body(scope, receive, self._settings.server.max_body_bytes))
         whole = {key: value for key, value in body.items() if key not in ("stream", "background")}
-        async with self._creator.reader.open(scope, whole) as draft:
+        async with self._creator.reader.open(scope, whole) as job:
 
             async def answer() -> None:
                 with error_at_stop(scope):
-                    told = await route(draft)
+                    told = await route(job)
                 await send_json(send, 200, told)
 
             await cancel_on_disconnect(scope, receive, answer)
 
-    async def _stream(self, scope: Scope, receive: Receive, send: Send, draft: Draft) -> None:
+    async def _stream(self, scope: Scope, receive: Receive, send: Send, job: ResponseJob) -> None:
         """The response as events; the 200 goes out when the model server accepted round 1, or a call begins."""
 
         async def produce(stream: EventStreamResponse) -> bytes:
             async def deliver(events: list[Event]) -> None:
                 await stream.write(b"".join(map(encoded, events)))
 
-            await self._creator.make(draft, streamed_turn, deliver, stream.start)
+            await self._creator.make(job, streamed_turn, deliver, stream.start)
             return STREAM_END
 
         async def fail(error: ToolwayError) -> bytes:
-            return b"".join(map(encoded, await self._creator.fail(draft, error))) + STREAM_END
+            return b"".join(map(encoded, await self._creator.fail(job, error))) + STREAM_END
 
         keep_alive = self._settings.server.keepalive_interval
         await answer_stream(
             scope,
             receive,
             send,
-            conversation=draft.conversation,
+            conversation=job.conversation,
             produce=produce,
             fail=fail,
             keep_alive=keep_alive,
         )
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send, draft: Draft, raw: bytes) -> None:
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, job: ResponseJob, raw: bytes) -> None:
         """The response as one JSON object."""
 
         async def deliver(_: list[Event]) -> None:
             pass
 
         async def produce() -> JSON:
-            await self._creator.make(draft, unstreamed_turn, deliver, raw=raw)
-            return draft.writer.resource
+            await self._creator.make(job, unstreamed_turn, deliver, raw=raw)
+            return job.writer.resource
 
-        await answer_whole(scope, receive, send, conversation=draft.conversation, produce=produce)
+        await answer_whole(scope, receive, send, conversation=job.conversation, produce=produce)
 
 
 MAX_LIMIT = 100
@@ -127,7 +127,7 @@ MAX_LIMIT = 100
 _METHODS = {"": ("GET", "HEAD", "DELETE"), "cancel": ("POST",), "input_items": ("GET", "HEAD")}
 
 
-class Stored:
+class StoredResponseRoutes:
     """An ASGI app for the routes of one response."""
 
     def __init__(self, records: StoredResponses, background: Background) -> None:
@@ -253,16 +253,16 @@ class Socket:
                 for _, event in events:
                     await socket.send_text(event[:-1] + end)
 
-        async with self._creator.reader.open(scope, body, previous) as draft:
+        async with self._creator.reader.open(scope, body, previous) as job:
             if body.get("generate") is False:
-                return await self._creator.warm_up(draft, deliver)
-            await self._creator.claim(draft)
+                return await self._creator.warm_up(job, deliver)
+            await self._creator.claim(job)
             try:
-                return await self._creator.make(draft, streamed_turn, deliver)
+                return await self._creator.make(job, streamed_turn, deliver)
             except Exception as raised:
-                if not draft.writer.started:
-                    raise draft.conversation.failed(raised) from raised
-                await deliver(await self._creator.fail(draft, draft.conversation.failed(raised)))
+                if not job.writer.started:
+                    raise job.conversation.failed(raised) from raised
+                await deliver(await self._creator.fail(job, job.conversation.failed(raised)))
                 return None
 
 

@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from toolway.api.responses.items.input_items import Turn
+from toolway.api.responses.items.input_items import OpenTurn
 from toolway.errors import InvalidRequest, NotFound
 from toolway.stores import Key, Kind, Store
 from toolway.types import JSON, ToolResult, record
@@ -29,7 +29,7 @@ class StoredResponse:
     resource: JSON
     items: Sequence[JSON] = ()
     messages: Sequence[JSON] = ()
-    turn: Turn | None = None
+    turn: OpenTurn | None = None
     listed: Sequence[str] = ()
     own: Sequence[str] = ()
     path: Path = ()
@@ -47,12 +47,12 @@ class _Chunk:
 
 
 @record
-class _Kept:
+class _ResponseRecord:
     """What is kept of a response beside the chunks of its conversation; long texts of the last one are not repeated."""
 
     resource: JSON
     items: list[JSON]
-    turn: Turn | None
+    turn: OpenTurn | None
     listed: list[str]
     path: list[tuple[str, int]]
     packed_from: int = 40
@@ -60,17 +60,17 @@ class _Kept:
 
 
 @record
-class _Answer:
+class _ApprovalAnswer:
     """The answer to an approval request."""
 
     approve: bool
 
 
-RESPONSE = Kind("response", _Kept, version=2, oldest=1)
+RESPONSE = Kind("response", _ResponseRecord, version=2, oldest=1)
 CHUNK = Kind("chunk", _Chunk)
 BRANCH = Kind("branch", str)
 """The thread that goes on from a chunk which was not the last of its own."""
-APPROVAL = Kind("approval", _Answer)
+APPROVAL = Kind("approval", _ApprovalAnswer)
 RESULT = Kind("approved result", ToolResult)
 
 _ITS_OWN = (
@@ -170,7 +170,7 @@ class StoredResponses:
 
     async def claim(self, owner: str, request: str, *, approve: bool) -> bool:
         """Whether nobody answered this approval request before; from now on somebody has. Raises StoreError."""
-        answer = _Answer(approve=approve)
+        answer = _ApprovalAnswer(approve=approve)
         return await self._store.add(APPROVAL.key(owner, request), answer, ttl=self._ttl)
 
     async def was_denied(self, owner: str, request: str) -> bool:
@@ -240,7 +240,7 @@ class StoredResponses:
         self, owner: str, record: StoredResponse, resource: JSON, places: Mapping[str, int] | None = None
     ) -> None:
         items = list(record.items)
-        kept = _Kept(
+        kept = _ResponseRecord(
             resource=_pack(resource, places) if places else resource,
             items=_pack(items, places) if places else items,
             turn=record.turn,
@@ -310,7 +310,7 @@ LONG = 200
 """Texts of so many characters are kept once, in the messages of a chunk."""
 
 
-def _texts(messages: list[JSON], turn: Turn | None, long: int) -> list[str]:
+def _texts(messages: list[JSON], turn: OpenTurn | None, long: int) -> list[str]:
     """The texts of at least `long` characters, which a record need not repeat."""
     found: list[str] = []
     _find_long_texts(messages, long, found)

@@ -35,7 +35,7 @@ LeftOut = tuple[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Imported:
+class ImportedDocument:
     """The tools of one document, in its order, and what it has besides."""
 
     protocol: str
@@ -54,7 +54,7 @@ def import_document(
     base: str | None = None,
     credentials: Credentials | None = None,
     short_names: bool = False,
-) -> Imported:
+) -> ImportedDocument:
     """All operations of a document as tools of `server`.
 
     `url` is where it was fetched (None: read from disk), `base` where its operations live when it names no server
@@ -74,7 +74,7 @@ def import_document(
                 tools.append(context.tool(name, operation))
             except (UnusableOperation, OtherHost) as reason:
                 left_out.append((operation.title, str(reason)))
-    return Imported(
+    return ImportedDocument(
         protocol=("OpenAPI " if "openapi" in document else "Swagger ") + version_of(document),
         tools=tuple(tools),
         left_out=tuple(left_out),

@@ -26,7 +26,7 @@ from toolway.settings.env_endpoints import Endpoint
 from toolway.settings.groups import ToolSettings
 from toolway.tools.openapi.build_request import FIXED_HEADERS, InvalidArguments, Request, build_request
 from toolway.tools.openapi.document import parse_document
-from toolway.tools.openapi.importer import Imported, import_document
+from toolway.tools.openapi.importer import ImportedDocument, import_document
 from toolway.tools.openapi.operation import BEARER, Credentials, Secret
 from toolway.tools.openapi.transport import Connections, HttpResponse, OversizedResponse, read_result
 from toolway.types import JSON, STOPPED, OnProgress, SourceStatus, Tool, ToolResult
@@ -246,7 +246,7 @@ class DocumentReader:
         connections: Connections,
     ) -> None:
         self.places = tuple(places)
-        self.imported: Imported | None = None
+        self.imported: ImportedDocument | None = None
         self.error: SourceError | None = None
         self.tools: tuple[Tool, ...] = ()
         self._server = server
@@ -280,7 +280,7 @@ class DocumentReader:
             self.tools = tuple(replace(tool, available=False) for tool in self.tools)
         self.error = error
 
-    async def _read_first(self) -> Imported:
+    async def _read_first(self) -> ImportedDocument:
         known = [self._version.place] if self._version else []
         failures: list[SourceError] = []
         for place in dict.fromkeys([*known, *self.places]):
@@ -292,7 +292,7 @@ class DocumentReader:
                     break
         raise _most_specific(failures, self.places)
 
-    async def _read(self, place: Place) -> Imported:
+    async def _read(self, place: Place) -> ImportedDocument:
         if "://" not in place.url:
             return await self._read_file(place)
         try:
@@ -311,7 +311,7 @@ class DocumentReader:
         except SourceError as error:
             raise type(error)(f"{place.url} {error.message}", stage=error.stage) from error
 
-    async def _read_file(self, place: Place) -> Imported:
+    async def _read_file(self, place: Place) -> ImportedDocument:
         path = await anyio.Path(place.url).expanduser()
         try:
             size = (await path.stat()).st_size
@@ -331,7 +331,7 @@ class DocumentReader:
         except SourceError as error:
             raise SourceError(f"{path} {error.message}", stage=error.stage) from error
 
-    async def _import(self, content: bytes, version: _Version) -> Imported:
+    async def _import(self, content: bytes, version: _Version) -> ImportedDocument:
         if self._version and self.imported and self._version.digest == version.digest:
             self._version = version
             return self.imported
@@ -374,7 +374,7 @@ class DocumentReader:
             raise SourceError(f"{error.message} ({MAX_DOCUMENT_BYTES})", stage=error.stage) from error
 
 
-def _imported(content: bytes, **options: object) -> Imported:
+def _imported(content: bytes, **options: object) -> ImportedDocument:
     with _no_garbage_collection() if len(content) > LARGE else nullcontext():
         return import_document(parse_document(content), **options)  # type: ignore[arg-type]
 

@@ -28,7 +28,7 @@ def parse_yaml(content: bytes) -> Any:
         raise SourceError(f"is neither JSON nor YAML: {reason[:200]}", stage="parse") from error
 
 
-class _Open:
+class _OpenNode:
     """A mapping or sequence whose end has not been read."""
 
     __slots__ = ("anchor", "before", "key", "value")
@@ -44,7 +44,7 @@ class _Builder:
     """Builds plain values from YAML events: no tags, no objects, no recursion, and half the time of a loader."""
 
     def __init__(self) -> None:
-        self._open: list[_Open] = []
+        self._open: list[_OpenNode] = []
         self._anchors: dict[str, tuple[Any, int]] = {}
         self._nodes = 0
         self._root: Any = None
@@ -67,7 +67,7 @@ class _Builder:
     def _start(self, value: JSON | list[Any], anchor: str | None) -> None:
         if len(self._open) >= MAX_DEPTH:
             raise SourceError(f"is nested deeper than {MAX_DEPTH} levels", stage="parse")
-        self._open.append(_Open(value, anchor, self._nodes))
+        self._open.append(_OpenNode(value, anchor, self._nodes))
 
     def _end(self) -> None:
         done = self._open.pop()

@@ -11,7 +11,7 @@ import pytest
 from tests.support.golden import Work, cases, regenerate
 from tests.support.responses import check_events, check_response
 from tests.unit.api.responses.golden_runner import run_steps, writer_of
-from toolway.api.responses.items.input_items import InputItems, Turn
+from toolway.api.responses.items.input_items import InputItems, OpenTurn
 from toolway.api.responses.items.request import choice_of, read_request
 from toolway.errors import InvalidRequest
 from toolway.server.envelopes import openai_envelope
@@ -37,7 +37,7 @@ def request(case: JSON) -> JSON:
 
 def input_items(case: JSON) -> JSON:
     """`items`, perhaps behind `before` and an open `turn` -> messages, and the calls that may run now."""
-    turn = Turn(**case["turn"]) if "turn" in case else None
+    turn = OpenTurn(**case["turn"]) if "turn" in case else None
     made = InputItems(lambda label, name: f"{label}__{name}", case.get("before", ()), turn)
     try:
         for number, item in enumerate(case["items"]):

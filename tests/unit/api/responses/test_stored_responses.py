@@ -12,7 +12,7 @@ import orjson
 import pytest
 
 from tests.unit.stores.test_contract import opened
-from toolway.api.responses.items.input_items import Turn
+from toolway.api.responses.items.input_items import OpenTurn
 from toolway.api.responses.stored_responses import (
     CHUNK,
     RESPONSE,
@@ -94,7 +94,7 @@ async def test_texts_of_any_kind_come_back(store_url: str):
     async with opened(store_url) as store:
         records = StoredResponses(store, ttl=TTL)
         for text in texts:
-            turn = Turn(assistant={"role": "assistant", "content": text}, results=[said(text, "tool")])
+            turn = OpenTurn(assistant={"role": "assistant", "content": text}, results=[said(text, "tool")])
             saved = await records.save("me", record(None, text, text, turn=turn, listed=["a"]))
             assert shown(await records.find("me", saved.resource["id"])) == shown(saved)
 

@@ -16,7 +16,7 @@ from tests.unit.tools.openapi.service import document, json_body, operation
 from toolway.errors import SourceError
 from toolway.settings.settings import Endpoint
 from toolway.tools.openapi.document import parse_document
-from toolway.tools.openapi.importer import Imported, import_document
+from toolway.tools.openapi.importer import ImportedDocument, import_document
 from toolway.tools.openapi.operation import Credentials
 from toolway.types import Tool
 
@@ -24,7 +24,7 @@ SAMPLES = Path(__file__).parent / "samples"
 URL = "http://shop.test:8000/openapi.json"
 
 
-def read(source: dict[str, Any] | str, **options: Any) -> Imported:
+def read(source: dict[str, Any] | str, **options: Any) -> ImportedDocument:
     parsed = parse_document((SAMPLES / source).read_bytes()) if isinstance(source, str) else source
     return import_document(parsed, server="shop", **{"url": URL, **options})
 

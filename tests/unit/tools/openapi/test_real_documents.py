@@ -18,7 +18,7 @@ from tests.support.schemas import assert_compiled
 from toolway.schema.compile import MAX_BYTES, compile_schema
 from toolway.schema.targets import RULES, SchemaTarget
 from toolway.tools.openapi.document import parse_document
-from toolway.tools.openapi.importer import Imported, import_document
+from toolway.tools.openapi.importer import ImportedDocument, import_document
 from toolway.wire.lenient_json import dumps, dumps_text
 
 PLACE = SHARED / "openapi"
@@ -73,7 +73,7 @@ each = pytest.mark.parametrize("name", DOCUMENTS)
 
 
 @cache
-def imported(name: str) -> Imported:
+def imported(name: str) -> ImportedDocument:
     content = (PLACE / name).read_bytes()
     document = parse_document(gzip.decompress(content) if name.endswith(".gz") else content)
     return import_document(document, server="real", url="http://127.0.0.1:8000/openapi.json")

@@ -44,7 +44,7 @@ _APPROVAL_RESPONSE = fields.object_of({"approval_request_id": fields.Name}, reas
 
 
 @dataclass(frozen=True, kw_only=True)
-class Turn:
+class OpenTurn:
     """A turn of the model whose calls are not all answered: what a stored response ends with.
 
     `results` are the messages with the results that are there, `behind` stands after all of them (pictures), and
@@ -58,7 +58,7 @@ class Turn:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Approved:
+class ApprovedCall:
     """A call that may run now, and the request that was approved."""
 
     request: str
@@ -79,7 +79,7 @@ class InputItems:
         self,
         expose: Callable[[str, str], str],
         messages: Iterable[JSON] = (),
-        turn: Turn | None = None,
+        turn: OpenTurn | None = None,
         *,
         client_name: Callable[[str, Any], str] = lambda name, _: name,
         search: str | None = None,
@@ -106,7 +106,7 @@ class InputItems:
         self._searches: list[str] = []
         self._asks: dict[str, str] = {}
         self._answered: set[str] = set()
-        self._approved: dict[str, Approved] = {}
+        self._approved: dict[str, ApprovedCall] = {}
         self._waiting: dict[str, JSON] = {}
         """The empty results of approved calls, each under its request."""
         self._kept_turn: TurnBuilder | None = None
@@ -117,7 +117,7 @@ class InputItems:
                 self._unanswered[identity] = [kept]
 
     @property
-    def approved(self) -> list[Approved]:
+    def approved(self) -> list[ApprovedCall]:
         """The calls that may run now: their empty results wait in the messages."""
         return list(self._approved.values())
 
@@ -281,7 +281,7 @@ class InputItems:
             return
         function = turn.calls[identity]["function"]
         call = ToolCall(id=identity, name=function["name"], arguments=function["arguments"])
-        self._approved[request] = Approved(request=request, call=call)
+        self._approved[request] = ApprovedCall(request=request, call=call)
         self._waiting[request] = turn.add_result(identity, "")
 
     def _compaction(self, item: JSON, where: str) -> None:

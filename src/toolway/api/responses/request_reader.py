@@ -43,8 +43,8 @@ class Listing:
 
 
 @record
-class Draft:
-    """A response that can be made now.
+class ResponseJob:
+    """What it takes to make one response: the request as it was read, and its conversation with the model.
 
     `listing` is what the client gets to see of the servers that it names and has not seen, `listed` the labels of
     those that it has seen then. `items` are those of the input, with ids. `leading` are the system messages at the
@@ -82,7 +82,7 @@ class Draft:
 
 
 class RequestReader:
-    """Reads requests into drafts."""
+    """Reads requests, and opens what it takes to answer them."""
 
     def __init__(self, engine: Engine, records: StoredResponses) -> None:
         self._engine = engine
@@ -91,7 +91,7 @@ class RequestReader:
     @asynccontextmanager
     async def open(
         self, scope: Scope, body: JSON, previous: StoredResponse | None = None
-    ) -> AsyncIterator[Draft]:
+    ) -> AsyncIterator[ResponseJob]:
         """Read a request. Raises InvalidRequest, also for what it names and is not here.
 
         `previous` is the record of `previous_response_id`, for callers that know it otherwise than by the store.
@@ -108,7 +108,7 @@ class RequestReader:
         options = read_option_headers(caller.option_headers)
         reading = _Reading(request, options, previous, late_role)
         async with self._engine.open(reading.request, caller=caller, declared=request.mcp) as conversation:
-            yield reading.draft(conversation)
+            yield reading.job(conversation)
 
     async def _resolved(self, item: JSON, owner: str) -> JSON:
         """The item that an item_reference stands for; any other item as it is."""
@@ -120,7 +120,7 @@ def _is_reference(item: JSON) -> bool:
 
 
 class _Reading:
-    """One request on its way to a draft: first what it asks of the engine, then what its client gets to see."""
+    """One request on its way to a job: first what it asks of the engine, then what its client gets to see."""
 
     def __init__(
         self,
@@ -166,7 +166,7 @@ class _Reading:
             complete=max(0, len(messages) - len(self._history) + self._input.kept),
         )
 
-    def draft(self, conversation: Conversation) -> Draft:
+    def job(self, conversation: Conversation) -> ResponseJob:
         """The response that can be made now."""
         previous, identity = self._previous, new_id()
         own = {*self._input.own, *(previous.own if previous else ())}
@@ -180,7 +180,7 @@ class _Reading:
         seen = self._input.listed | set(previous.listed if previous else ())
         listing = {label: self._listing(label, conversation) for label in self._entries if label not in seen}
         shown = {label for label in self._entries if label in seen or not listing[label].error}
-        return Draft(
+        return ResponseJob(
             request=self._request,
             conversation=conversation,
             writer=writer,

@@ -1,4 +1,4 @@
-"""Vectors, and which are nearest."""
+"""Rankings by meaning: vectors, and which are nearest."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from toolway.search.vectors import Vector, nearest
+from toolway.search.ranking import Vector, nearest
 
 
 @pytest.mark.parametrize("numbers", [[], [0.0, 0.0], [math.nan, 1.0], [math.inf], [1.7e308, 1.7e308]])

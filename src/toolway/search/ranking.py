@@ -1,10 +1,13 @@
-"""What a search brings: the tools that are shown whole, and the names of those beside them."""
+"""Rankings of tools: by meaning, several as one, and what a search brings of one: some tools whole, more names."""
 
 from __future__ import annotations
 
+import math
+from array import array
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from operator import mul
 
 from toolway.search.index import ToolIndex
 
@@ -30,16 +33,19 @@ SAID = 0.2
 
 _RANKED = 60
 
+IN_FULL = 300
+"""Vectors that are compared number by number; of more these are the ones whose signs agree most."""
+
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class Hits:
     """`shown` are names, the best first; `neighbours` those of other tools of the servers that fit, by server."""
 
     shown: tuple[str, ...]
     neighbours: Mapping[str, Sequence[str]]
 
 
-def fused(*rankings: tuple[Sequence[str], float]) -> list[str]:
+def fuse(*rankings: tuple[Sequence[str], float]) -> list[str]:
     """Several rankings, each with its weight, as one: reciprocal rank fusion."""
     scores: defaultdict[str, float] = defaultdict(float)
     for names, weight in rankings:
@@ -48,21 +54,21 @@ def fused(*rankings: tuple[Sequence[str], float]) -> list[str]:
     return sorted(scores, key=lambda name: -scores[name])
 
 
-def with_meaning(
+def fuse_with_meaning(
     index: ToolIndex, query: str, by_words: Sequence[str], by_meaning: Sequence[str]
 ) -> list[str]:
     """Both rankings as one, in which meaning decides only where words do not."""
     is_said = bool(by_words) and index.coverage(query, by_words[0]) >= SAID
-    return fused((by_words, 1.0), (by_meaning, MEANING if is_said else MEANING_OF_THE_UNSAID))
+    return fuse((by_words, 1.0), (by_meaning, MEANING if is_said else MEANING_OF_THE_UNSAID))
 
 
-def found(
+def top_hits(
     index: ToolIndex,
     ranked: Sequence[str],
     among: Collection[str],
     shown: int = SHOWN,
     names: int = NEIGHBOURS,
-) -> Found:
+) -> Hits:
     """The first of a ranking whole; of several that have one name at several servers, the best alone."""
     first: dict[str, str] = {}
     for name in ranked:
@@ -76,7 +82,7 @@ def found(
         if kept:
             neighbours[server] = kept
             room -= len(kept)
-    return Found(shown=best, neighbours=neighbours)
+    return Hits(shown=best, neighbours=neighbours)
 
 
 def _servers(index: ToolIndex, ranked: Sequence[str]) -> list[str]:
@@ -85,3 +91,27 @@ def _servers(index: ToolIndex, ranked: Sequence[str]) -> list[str]:
     for rank, name in enumerate(ranked[:_RANKED], 1):
         scores[index.tools[name].server] += 1 / (SERVER_OFFSET + rank)
     return sorted(scores, key=lambda server: -scores[server])[:MAX_SERVERS]
+
+
+class Vector:
+    """A vector of length 1. Raises ValueError for numbers that make none."""
+
+    __slots__ = ("signs", "values")
+
+    def __init__(self, values: Sequence[float]) -> None:
+        length = math.hypot(*values)
+        if not values or not math.isfinite(length) or not length:
+            raise ValueError("these numbers make no vector")
+        self.values = array("f", [value / length for value in values])
+        self.signs = int("".join("1" if value > 0 else "0" for value in values), 2)
+
+    def similarity(self, other: Vector) -> float:
+        """The cosine of the angle between two vectors of as many dimensions."""
+        return float(sum(map(mul, self.values, other.values)))
+
+
+def nearest(query: Vector, vectors: Mapping[str, Vector], most: int = 60) -> list[str]:
+    """The names of the vectors nearest to `query`, the nearest first; those of other dimensions are passed over."""
+    known = {name: v for name, v in vectors.items() if len(v.values) == len(query.values)}
+    names = sorted(known, key=lambda name: ((known[name].signs ^ query.signs).bit_count(), name))[:IN_FULL]
+    return sorted(names, key=lambda name: (-query.similarity(known[name]), name))[:most]

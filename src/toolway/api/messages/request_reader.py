@@ -30,8 +30,8 @@ from toolway.types import JSON
 
 
 @dataclass(frozen=True, kw_only=True)
-class Draft:
-    """A message that can be made now."""
+class MessageJob:
+    """What it takes to make one message: the request as it was read, and its conversation with the model."""
 
     request: MessagesRequest
     conversation: Conversation
@@ -49,7 +49,7 @@ class RequestReader:
         self._engine = engine
 
     @asynccontextmanager
-    async def open(self, scope: Scope, request: MessagesRequest) -> AsyncIterator[Draft]:
+    async def open(self, scope: Scope, request: MessagesRequest) -> AsyncIterator[MessageJob]:
         """Read the conversation of a request. Raises InvalidRequest, ConnectorError."""
         caller = as_openai_caller(caller_of(scope, self._engine.settings.upstream))
         options = read_option_headers(caller.option_headers)
@@ -61,7 +61,7 @@ class RequestReader:
             conversation.results.adopt_calls(conversation.chat.messages, reading.input.own)
             hidden = reading.hidden
             conversation.tools.hold_back(hidden.keys())
-            yield Draft(
+            yield MessageJob(
                 request=request,
                 conversation=conversation,
                 media=reading.input.media,
