@@ -13,8 +13,7 @@ import pytest
 from tests.support.app_server import QUESTION, AppServer, app_server, serving
 from tests.support.redis import RedisServer, redis  # noqa: F401 - a fixture
 from tests.support.upstream import Reply, call_stream, json_reply, text_stream, tool_call, whole
-from toolway.access.audit import AuditLog
-from toolway.access.denials import Denials
+from toolway.access.audit import AuditLog, Denials
 from toolway.access.keys import hash_of
 from toolway.errors import Unauthorized
 

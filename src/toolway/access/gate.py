@@ -13,16 +13,33 @@ import anyio
 
 from toolway.access.approvals import Approval, Approvals, Verdict
 from toolway.access.audit import AuditLog
+from toolway.access.questions import write_summary
 from toolway.access.rules import ALLOWED, Decision, Origin, Rules
 from toolway.errors import InvalidRequest, NotFound, StoreError
+from toolway.telemetry.logging import Redactor
 from toolway.tools.invoke import read_call
-from toolway.types import JSON, Caller, Tool, ToolCall, ToolResult, is_selected
+from toolway.types import (
+    JSON,
+    Caller,
+    ClientRequestFailed,
+    Tool,
+    ToolCall,
+    ToolResult,
+    call_client,
+    is_selected,
+)
 from toolway.wire.lenient_json import dumps
 
 log = logging.getLogger("toolway.access")
 
 Elicit = Callable[[Approval], Awaitable[Verdict | None]]
 """Asks the person at the client, where its protocol can; None: nobody answered."""
+
+ELICITATION: JSON = {
+    "type": "object",
+    "properties": {"allow": {"type": "boolean", "title": "Allow", "description": "Let this call run once"}},
+    "required": ["allow"],
+}
 
 UNREACHABLE = "whether it is allowed cannot be known now, since the store cannot be reached"
 
@@ -335,3 +352,25 @@ def _because(what: str, reason: str) -> str:
 
 def _denial(text: str) -> ToolResult:
     return ToolResult(text=text, is_error=True, failure="denied")
+
+
+async def ask_client(approval: Approval, redact: Redactor) -> Verdict | None:
+    """The answer of the person at the MCP client of the call under way (elicitation), an `Elicit`."""
+    client = call_client.get()
+    if client is None or "elicitation" not in client.offers:
+        return None
+    message = write_summary(approval, "en", redact)
+    question = {
+        "method": "elicitation/create",
+        "params": {"message": message, "requestedSchema": ELICITATION},
+    }
+    try:
+        answer = (await client.ask({approval.id: question})).get(approval.id)
+    except ClientRequestFailed:
+        return None
+    if not isinstance(answer, dict):
+        return None
+    action, content = answer.get("action"), answer.get("content")
+    if action == "accept" and isinstance(content, dict):
+        return Verdict(approve=content.get("allow") is True, by="mcp")
+    return Verdict(approve=False, by="mcp") if action == "decline" else None

@@ -13,8 +13,7 @@ import anyio.to_thread
 
 from toolway.access.approvals import Approvals
 from toolway.access.audit import AuditLog
-from toolway.access.elicitation import elicit as ask_client
-from toolway.access.gate import CallGate, Elicit
+from toolway.access.gate import CallGate, Elicit, ask_client
 from toolway.access.keys import KeyRing
 from toolway.access.questions import write_waiting
 from toolway.access.rules import Origin, Rules

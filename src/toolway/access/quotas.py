@@ -13,7 +13,7 @@ from weakref import WeakValueDictionary
 
 import anyio
 
-from toolway.access.denials import Denials
+from toolway.access.audit import Denials
 from toolway.access.local_counters import LocalCounters, QuotaStatus
 from toolway.errors import OverQuota, QuotasUnknown
 from toolway.settings.groups import is_shared

@@ -13,7 +13,7 @@ from urllib.parse import unquote
 from starlette.routing import Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from toolway.access.denials import Denials
+from toolway.access.audit import Denials
 from toolway.access.keys import KeyRing
 from toolway.access.quotas import Meter
 from toolway.api.chat.lane import ChatLane

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import anyio
 
-from toolway.access.denials import Denials
+from toolway.access.audit import Denials
 from toolway.access.keys import KeyRing
 from toolway.access.policy import Policy, open_policy
 from toolway.access.quotas import Meter, open_meter

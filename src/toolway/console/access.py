@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import base64
 import hmac
+import os
 import secrets
+import socket
+import struct
+import sys
 import time
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import sha256
+from pathlib import Path
 
 from starlette.types import Scope
 
 from toolway.access.keys import KeyRing
-from toolway.console.peer import is_own_user
 from toolway.errors import Forbidden, ToolwayError, TooMany, Unauthorized
 from toolway.net.hosts import is_loopback, is_same_origin
 from toolway.server.caller import CREDENTIALS
@@ -47,6 +51,7 @@ _NEEDS_SESSION = (
     '{"key": "..."} and the header X-Toolway-Console: open; then send the cookie that it sets, and with each change '
     "the token that it answers, in X-Toolway-Console."
 )  # the same for a wrong key, or keys could be tried here without end
+_TABLES = {socket.AF_INET: Path("/proc/net/tcp"), socket.AF_INET6: Path("/proc/net/tcp6")}
 _ENDED = Kind("console.ended", bool)
 
 
@@ -238,3 +243,30 @@ def _signed(key: bytes, purpose: str, until: int, identity: str) -> str:
 
 def _ended(identity: str) -> Key[bool]:
     return _ENDED.key("console sessions", identity)
+
+
+def is_own_user(client: tuple[str, int], server: tuple[str, int]) -> bool:
+    """Whether this process's user, or root, opened the connection. True where the system does not tell."""
+    uid = _user_of(client, server)
+    return uid is None or uid in (0, os.getuid())
+
+
+def _user_of(client: tuple[str, int], server: tuple[str, int]) -> int | None:
+    family = socket.AF_INET6 if ":" in client[0] else socket.AF_INET
+    try:
+        ends = f"{_kernel_address(family, *client)} {_kernel_address(family, *server)} "
+        with _TABLES[family].open() as table:
+            for line in table:
+                if ends in line:
+                    return int(line.split()[7])
+    except (OSError, ValueError, IndexError):
+        return None
+    return None
+
+
+def _kernel_address(family: socket.AddressFamily, host: str, port: int) -> str:
+    """An address as the kernel writes it there: words of four bytes in the order of this machine."""
+    packed = socket.inet_pton(family, host.partition("%")[0])
+    order = "<" if sys.byteorder == "little" else ">"
+    words = struct.unpack(f"{order}{len(packed) // 4}I", packed)
+    return "".join(f"{word:08X}" for word in words) + f":{port:04X}"

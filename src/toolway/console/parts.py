@@ -15,8 +15,7 @@ from toolway.engine.engine import Engine
 from toolway.settings.settings import Settings
 from toolway.stores import Store
 from toolway.tools.catalog import Catalog
-from toolway.tools.factory import SourceFactory
-from toolway.tools.server_output import ServerOutput
+from toolway.tools.factory import ServerOutput, SourceFactory
 from toolway.types import JSON
 from toolway.upstream.client import Upstream
 

@@ -30,8 +30,8 @@ from toolway.settings.settings import Settings
 from toolway.stores import Store
 from toolway.tools.catalog import STARTUP_WAIT, Catalog, Snapshot
 from toolway.tools.client_servers import DynamicServers, read_declared
-from toolway.tools.listed import ListedSource
 from toolway.tools.profiles import no_such_profile
+from toolway.tools.source_wrappers import ListedSource
 from toolway.types import JSON, JSON_TYPE, Caller, Header, Tool, record
 from toolway.upstream.client import Upstream
 from toolway.upstream.model_info import ModelInfo

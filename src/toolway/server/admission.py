@@ -10,7 +10,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from toolway.access.denials import Denials
+from toolway.access.audit import Denials
 from toolway.access.quotas import Meter
 from toolway.dialects import DIALECTS, REST, is_below
 from toolway.errors import Forbidden, OverQuota, QuotasUnknown

@@ -8,7 +8,7 @@ from functools import partial
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from toolway.access.denials import Denials
+from toolway.access.audit import Denials
 from toolway.access.keys import KeyRing
 from toolway.access.tokens import is_token
 from toolway.dialects import MCP, is_below

@@ -18,7 +18,7 @@ from toolway.net.errors import HttpError
 from toolway.net.hosts import masked
 from toolway.net.proxy import proxy_for
 from toolway.tools.openapi.source import candidate_places
-from toolway.tools.transformed import SourceWrapper
+from toolway.tools.source_wrappers import SourceWrapper
 from toolway.types import SourceStatus, ToolSource
 
 log = logging.getLogger("toolway.catalog")

@@ -11,7 +11,7 @@ import time
 from dataclasses import replace
 
 from toolway.settings.groups import ToolSettings
-from toolway.tools.transformed import StatusTransformer
+from toolway.tools.source_wrappers import StatusTransformer
 from toolway.types import JSON, SourceStatus, Tool, ToolSource
 
 PATH = "toolway/path"

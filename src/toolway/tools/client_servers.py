@@ -15,7 +15,7 @@ from anyio.abc import TaskGroup
 
 from toolway.errors import Busy, ConnectorError, InvalidRequest, sentence
 from toolway.net.ssrf import AllowList, Destination, Resolve, SsrfGuard, read_destination
-from toolway.tools.transformed import SourceWrapper
+from toolway.tools.source_wrappers import SourceWrapper
 from toolway.types import JSON, OnProgress, Tool, ToolResult, ToolSource
 from toolway.wire.lenient_json import dumps
 

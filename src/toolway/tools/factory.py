@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import logging
+import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -34,8 +36,7 @@ from toolway.tools.mcp import ConnectOptions, MCPSource, ReconnectPolicy
 from toolway.tools.mcp.sampling import UpstreamSampler
 from toolway.tools.openapi import OpenAPISource
 from toolway.tools.pins import PinnedSource, Pins
-from toolway.tools.server_output import ServerOutput
-from toolway.tools.transformed import Mask, MaskedSource, TransformedSource
+from toolway.tools.source_wrappers import Mask, MaskedSource, TransformedSource
 from toolway.types import JSON, OnProgress, SourceStatus, Tool, ToolResult, ToolSource
 from toolway.upstream.client import Upstream
 
@@ -47,6 +48,9 @@ if TYPE_CHECKING:  # they load for a tenth of a second
 SILENT_LOG = logging.getLogger("toolway.silent")
 SILENT_LOG.disabled = True
 """What strangers' servers say, in any number of lines, is in no log; nor do they get loggers of their own."""
+
+MAX_LINES = 500
+"""The newest lines of each tool server that are kept."""
 
 
 class UnusableSource:
@@ -68,6 +72,25 @@ class UnusableSource:
     async def call(self, tool: Tool, arguments: JSON, on_progress: OnProgress | None = None) -> ToolResult:
         """Nobody can: there is no tool."""
         return ToolResult(text=str(self.status.error), is_error=True)
+
+
+class ServerOutput:
+    """What one server writes besides its answers: the newest lines, whatever becomes of its process.
+
+    `on_line` is told each new one.
+    """
+
+    def __init__(self) -> None:
+        self.lines: deque[tuple[float, str]] = deque(maxlen=MAX_LINES)
+        """When (Unix time), and what."""
+        self.on_line: Callable[[float, str], None] | None = None
+
+    def add(self, text: str) -> None:
+        """The server, or Toolway about it, says a line."""
+        now = time.time()
+        self.lines.append((now, text))
+        if self.on_line:
+            self.on_line(now, text)
 
 
 class SourceFactory:

@@ -17,8 +17,8 @@ from toolway.settings.groups import ToolSettings
 from toolway.settings.mcp_server import with_home
 from toolway.tools.digests import definition_of, digest, digest_of
 from toolway.tools.names import name_some
+from toolway.tools.source_wrappers import SourceWrapper
 from toolway.tools.suspicious import hides_text, names_in, visible, words_in
-from toolway.tools.transformed import SourceWrapper
 from toolway.types import JSON, OnProgress, SourceStatus, Tool, ToolResult, ToolSource
 from toolway.wire.lenient_json import loads
 

@@ -21,7 +21,7 @@ from tests.unit.tools.openapi.service import Service, document, operation
 from toolway.settings.settings import load_settings
 from toolway.tools.catalog import Catalog
 from toolway.tools.factory import open_sources
-from toolway.tools.transformed import Mask
+from toolway.tools.source_wrappers import Mask
 
 KEY = 'op"key-7ff3/äö'
 

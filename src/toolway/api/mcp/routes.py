@@ -29,7 +29,7 @@ CALLER = "toolway.mcp.caller"
 SEARCHES = "toolway.searches"
 """Whether the tools are searched stands here in it."""
 
-SDK = "toolway.api.mcp.http"
+SDK = "toolway.api.mcp.sessions"
 """Imported at the first request, because the `mcp` SDK comes with it (about 38 MB)."""
 
 

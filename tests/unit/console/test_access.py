@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from toolway.console import peer
+from toolway.console import access
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
@@ -20,12 +20,12 @@ def test_a_connection_of_this_user_is_known_and_one_of_another_is_not(address, m
         port = server.getsockname()[1]
         with socket.create_connection((address, port)) as client:
             ends = client.getsockname()[:2], (address, port)
-            assert peer._owner(*ends) == os.getuid()
-            assert peer.is_own_user(*ends)
+            assert access._user_of(*ends) == os.getuid()
+            assert access.is_own_user(*ends)
             monkeypatch.setattr(os, "getuid", lambda: 12345)
-            assert peer.is_own_user(*ends) == (peer._owner(*ends) == 0)
+            assert access.is_own_user(*ends) == (access._user_of(*ends) == 0)
 
 
 def test_what_the_system_does_not_tell_is_no_reason_to_refuse():
-    assert peer.is_own_user(("127.0.0.1", 1), ("127.0.0.1", 2))
-    assert peer.is_own_user(("nonsense", 1), ("127.0.0.1", 2))
+    assert access.is_own_user(("127.0.0.1", 1), ("127.0.0.1", 2))
+    assert access.is_own_user(("nonsense", 1), ("127.0.0.1", 2))

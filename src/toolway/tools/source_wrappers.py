@@ -1,4 +1,4 @@
-"""Sources that stand before another one: the base of them all, masked secrets, and tool transformation.
+"""Sources that stand before another one: the base of them all, masked secrets, tool transformation, earlier lists.
 
 A TransformedSource has fewer tools, other names, other descriptions, another timeout.
 """
@@ -10,7 +10,7 @@ import binascii
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -284,3 +284,31 @@ class TransformedSource(StatusTransformer):
 
 def _matches(name: str, globs: Iterable[str]) -> bool:
     return any(fnmatchcase(name, glob) for glob in globs)
+
+
+class ListedSource(SourceWrapper):
+    """`inner` with exactly the tools that a client was told of earlier. A call of one that is gone is an error."""
+
+    def __init__(self, inner: ToolSource, listed: Sequence[Tool]) -> None:
+        super().__init__(inner)
+        now = {tool.name: tool for tool in inner.status.tools}
+        self._status = replace(
+            inner.status, tools=tuple(_as_listed(tool, now.get(tool.name)) for tool in listed)
+        )
+
+    @property
+    def status(self) -> SourceStatus:
+        """The inner status of the moment in which the request began, with the listed tools."""
+        return self._status
+
+    async def call(self, tool: Tool, arguments: JSON, on_progress: OnProgress | None = None) -> ToolResult:
+        """Run the inner tool of this name."""
+        if tool.handle is None:
+            return ToolResult(text=f"the server has no tool {tool.name!r} any more", is_error=True)
+        return await self.inner.call(tool.handle, arguments, on_progress)
+
+
+def _as_listed(listed: Tool, now: Tool | None) -> Tool:
+    if now is None:
+        return listed
+    return replace(now, description=listed.description, parameters=listed.parameters, handle=now)
