@@ -12,7 +12,7 @@ import pytest
 from tests.support.app_server import QUESTION, AppServer, app_server
 from tests.support.gate import Gate
 from tests.support.upstream import OUT_OF_MEMORY, Reply, tool_call, whole
-from toolway.engine.history import resume
+from toolway.engine.history import failed_requests
 
 CALLS = whole({"content": "Let me look. ", "tool_calls": [tool_call()]}, finish="tool_calls")
 ANSWERS = whole({"content": "It is cloudy."})
@@ -114,7 +114,7 @@ def test_without_a_key_a_connection_or_a_made_up_key_is_enough(app: AppServer, h
 
 
 def test_they_are_old_after_a_while(app: AppServer, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(resume, "REPEATED_WITHIN", 0.0)
+    monkeypatch.setattr(failed_requests, "REPEATED_WITHIN", 0.0)
     app.set_replies(CALLS, OUT_OF_MEMORY, CALLS, ANSWERS)
     ask(app)
     ask(app)
@@ -126,7 +126,7 @@ def test_failing_again_does_not_change_how_long_they_are_kept(
 ):
     app.set_replies(CALLS, OUT_OF_MEMORY, OUT_OF_MEMORY, ANSWERS)
     ask(app)
-    monkeypatch.setattr(resume, "REPEATED_WITHIN", 0.0)
+    monkeypatch.setattr(failed_requests, "REPEATED_WITHIN", 0.0)
     ask(app)
     assert text_of(ask(app)) == "Let me look. It is cloudy."
     assert len(app.tools.calls) == 1

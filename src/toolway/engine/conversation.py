@@ -29,9 +29,9 @@ from toolway.conversation.events import (
 from toolway.conversation.message import ChatRequest, Message
 from toolway.dialects import CHAT, DialectName
 from toolway.engine.fast_lane import Handover
-from toolway.engine.history import hidden_rounds, interrupted, split_turns
-from toolway.engine.history.approval_turns import ApprovalTurns, Restored
-from toolway.engine.history.resume import Attempt
+from toolway.engine.history import hidden_rounds, interrupted_answers, split_turns
+from toolway.engine.history.approval_turns import ApprovalTurns, RestoredConversation
+from toolway.engine.history.failed_requests import Attempt
 from toolway.engine.limits import Limits, LoopLimits
 from toolway.engine.loop import NOTHING_EARLIER, EarlierWork, Loop, run_tool_loop
 from toolway.engine.rejected_tools import without_rejected_tools
@@ -166,16 +166,16 @@ class Conversation:
         """Run behind what was done for this request before."""
         if raw is None:
             return await self._run(turn, EarlierWork(approved=self.request.approved, results=done))
-        async with Attempt(self.resources.store, self.caller.retry_id, raw, self.events) as rounds:
+        async with Attempt(self.resources.store, self.caller, raw, self.events) as rounds:
             return await self._run(turn, EarlierWork(rounds=rounds) if rounds else NOTHING_EARLIER)
 
     async def _run(self, turn: TurnFactory, done: EarlierWork) -> Outcome:
         sent, settings, handover = self.chat.messages, self.resources.settings, self.request.handover
         places = await self._interrupted(sent)
         messages = await self._with_hidden(sent, places)
-        if before := interrupted.continued(sent, places):
+        if before := interrupted_answers.continued(sent, places):
             done = replace(done, is_unseen=True)
-        if restored := self.turns and await self.turns.restore(messages):
+        if restored := self.turns and await self.turns.put_back(messages):
             if restored.question:
                 return await self._ask_again(restored.question)
             done = self._with_restored(restored, messages, done)
@@ -206,7 +206,9 @@ class Conversation:
         except BaseException as error:
             if not self.request.pauses:
                 with anyio.CancelScope(shield=True):
-                    await interrupted.keep(self.resources.store, self.caller, sent, self.events, before)
+                    await interrupted_answers.keep(
+                        self.resources.store, self.caller, sent, self.events, before
+                    )
             if isinstance(error, anyio.get_cancelled_exc_class()) and SERVER_STOPS not in error.args:
                 self.events.notify(ClientLeft())
             raise
@@ -235,7 +237,9 @@ class Conversation:
         refused = self.request.optional & loop.habits.refused_options
         return request.without(*refused) if refused else request
 
-    def _with_restored(self, restored: Restored, before: Sequence[Any], done: EarlierWork) -> EarlierWork:
+    def _with_restored(
+        self, restored: RestoredConversation, before: Sequence[Any], done: EarlierWork
+    ) -> EarlierWork:
         """What must be run before the model is asked, when the user's message answers a question."""
         if restored.messages is not before:
             self.results.adopt(restored.messages, with_original_ids(self.chat.messages))
@@ -283,9 +287,9 @@ class Conversation:
             return turn
         return with_token_count(turn, partial(self.resources.meter.spend, principal))
 
-    async def _interrupted(self, sent: Sequence[Any]) -> Sequence[interrupted.Place]:
+    async def _interrupted(self, sent: Sequence[Any]) -> Sequence[interrupted_answers.Place]:
         """Where rounds of interrupted answers belong."""
-        return await interrupted.find(
+        return await interrupted_answers.find(
             self.resources.store,
             self.caller,
             sent,
@@ -293,32 +297,34 @@ class Conversation:
             prefills=self.request.prefills,
         )
 
-    async def _with_hidden(self, sent: Sequence[Any], places: Sequence[interrupted.Place]) -> Sequence[Any]:
+    async def _with_hidden(
+        self, sent: Sequence[Any], places: Sequence[interrupted_answers.Place]
+    ) -> Sequence[Any]:
         """The client's messages, with what it never saw of earlier rounds in its places."""
-        store, owner = self.resources.store, self.caller.id
+        store = self.resources.store
         messages = sent
         if self.resources.settings.loop.replay:
-            messages = await hidden_rounds.recall(store, self.caller, list(sent), self.request.complete)
-        messages = await split_turns.restore(store, owner, messages)
+            messages = await hidden_rounds.put_back(store, self.caller, sent, self.request.complete)
+        messages = await split_turns.put_back(store, self.caller, messages)
         if places:
-            messages = interrupted.put_back(messages, places)
+            messages = interrupted_answers.put_back(messages, places)
         if len(messages) > len(sent):
             self.results.adopt(messages, with_original_ids(sent))
         return messages
 
     async def _keep(
-        self, sent: Sequence[object], outcome: Outcome, before: interrupted.Continuation | None
+        self, sent: Sequence[object], outcome: Outcome, before: interrupted_answers.Continuation | None
     ) -> None:
         """What the client does not see of this answer, for when it comes back."""
-        store, owner = self.resources.store, self.caller.id
+        store = self.resources.store
         await self.resources.search.keep(self.tools, self.caller, sent)
         if before is not None:
             sent, outcome = before.sent, before.one(outcome)
         if outcome.split_turn and outcome.message.tool_calls:
             hidden = () if self.request.pauses else outcome.hidden
-            await split_turns.keep(store, owner, self.token, outcome.split_turn, hidden)
+            await split_turns.keep(store, self.caller, self.token, outcome.split_turn, hidden)
         elif self.resources.settings.loop.replay and not self.request.pauses:
-            await hidden_rounds.remember(store, self.caller, sent, outcome)
+            await hidden_rounds.keep(store, self.caller, sent, outcome)
 
 
 def _with_events(turn: Turn, events: EventStream) -> Turn:

@@ -30,7 +30,7 @@ from toolway.conversation.events import (
     RoundBegan,
 )
 from toolway.conversation.message import ChatRequest, Message, read_answer
-from toolway.engine.history import interrupted, resume
+from toolway.engine.history import failed_requests, interrupted_answers
 from toolway.engine.history.approval_turns import code_in
 from toolway.engine.history.split_turns import may_have_ids
 from toolway.engine.model_target import ModelTarget
@@ -157,7 +157,7 @@ class FastLane:
 
     def _may_be_continued(self, messages: Sequence[Any], raw: bytes, caller: Caller) -> bool:
         """Whether an earlier attempt at this request, or an answer that broke off, may have left rounds for it."""
-        return resume.may_be_kept(self._store, caller.retry_id, raw) or interrupted.may_be_kept(
+        return failed_requests.may_be_kept(self._store, caller, raw) or interrupted_answers.may_be_kept(
             self._store, caller, messages
         )
 
@@ -249,7 +249,7 @@ class ModelExchange:
 
     async def _leave(self) -> None:
         request = self._request
-        await interrupted.keep(self._store, request.caller, request.chat.messages, self._events)
+        await interrupted_answers.keep(self._store, request.caller, request.chat.messages, self._events)
         self._events.notify(ClientLeft())
 
     def _look(self) -> None:

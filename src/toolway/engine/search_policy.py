@@ -94,7 +94,7 @@ class SearchPolicy:
     async def keep(self, tools: RequestTools, caller: Caller, messages: Sequence[Any]) -> None:
         """Remember what joined this request, for the next one of the same conversation."""
         if self._store and tools.search and tools.search.rules.way == "append" and tools.found:
-            await found_tools.remember(self._store, caller, messages, tools.found)
+            await found_tools.keep(self._store, caller, messages, tools.found)
 
     def _chosen_way(self, habits: ModelHabits, info: ModelInfo) -> Way:
         """A list of tools that grows costs the cache of all that stands behind it in the prompt."""
@@ -108,7 +108,7 @@ class SearchPolicy:
         rules = tools.search_rules
         if caller is None or self._store is None or rules is None or rules.way == "call":
             return []
-        kept = await found_tools.recall(self._store, caller, messages)
+        kept = await found_tools.find(self._store, caller, messages)
         return list(dict.fromkeys([*kept, *found_tools.called_in(messages)]))
 
 

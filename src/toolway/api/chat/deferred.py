@@ -46,7 +46,7 @@ async def offer_deferred(conversation: Conversation, store: Store) -> None:
     if choice == "none":
         return
     known = [
-        *await found_tools.recall(store, owner, chat.messages, kind=FOUND),
+        *await found_tools.find(store, owner, chat.messages, kind=FOUND),
         *found_tools.called_in(chat.messages),
         named_tool(choice) or "",
     ]
@@ -67,7 +67,7 @@ async def offer_deferred(conversation: Conversation, store: Store) -> None:
 
     async def find(query: str) -> str:
         text = await searched.find(query)
-        await found_tools.remember(store, owner, chat.messages, list(loaded), kind=FOUND)
+        await found_tools.keep(store, owner, chat.messages, list(loaded), kind=FOUND)
         return text
 
     name = _SEARCH

@@ -23,7 +23,8 @@ from toolway.access.policy import Policy
 from toolway.access.questions import Reply, code_at_end, language_of, new_code, read_reply, write_question
 from toolway.conversation.events import Chunks, EventStream, HeadArrived, Outcome, RoundBegan
 from toolway.conversation.message import ChatRequest, joined, own_answer
-from toolway.engine.history.split_turns import parts_of
+from toolway.engine.history.digests import SYSTEM, role_of
+from toolway.engine.history.split_turns import SplitTurn, parts_of
 from toolway.engine.tool_results import fill_results, tool_message
 from toolway.errors import NotFound, StoreError
 from toolway.stores import Kind
@@ -36,13 +37,9 @@ POLL_SECONDS = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Turn:
-    """A turn that waits: its messages, its open calls with the ids of their approvals, and how its question looks."""
+class ApprovalTurn(SplitTurn):
+    """A turn that waits, its open calls with the ids of their approvals, and how its question looks."""
 
-    before: list[JSON]
-    assistant: JSON
-    results: list[JSON]
-    behind: list[JSON]
     calls: list[ToolCall]
     approvals: list[str]
     question: str
@@ -66,13 +63,13 @@ class _Answered:
     grants: list[str] = field(default_factory=list)
 
 
-TURN = Kind("approval turn", _Turn)
+TURN = Kind("approval turn", ApprovalTurn)
 CLAIM = Kind("approval claim", str)
 ANSWERED = Kind("approval answered", _Answered)
 
 
 @dataclass(kw_only=True)
-class Restored:
+class RestoredConversation:
     """A conversation with the turns behind its questions; `approved` are the calls in it that must run now.
 
     With a `question` nothing goes on: it is asked again, since it is not certain what its answer meant.
@@ -118,7 +115,7 @@ class ApprovalTurns:
         self, outcome: Outcome, asked: Sequence[Approval], messages: Sequence[Any], events: EventStream
     ) -> Outcome:
         """The outcome with a question about its calls that wait as the end of the answer. Raises StoreError."""
-        turn = _Turn(
+        turn = ApprovalTurn(
             before=list(outcome.hidden),
             **parts_of(outcome.split_turn),
             calls=list(outcome.pending_approvals),
@@ -145,31 +142,38 @@ class ApprovalTurns:
         )
 
     async def _question(
-        self, turn: _Turn, asked: Sequence[Approval], messages: Sequence[Any], *, is_asked_again: bool = False
+        self,
+        turn: ApprovalTurn,
+        asked: Sequence[Approval],
+        messages: Sequence[Any],
+        *,
+        is_asked_again: bool = False,
     ) -> str:
         """Keep the turn; the question about its open calls, in the language of its user as far as it is known."""
         accepted = next((value for name, value in self._caller.headers if name == b"accept-language"), b"")
         code = new_code()
-        language = language_of([_text(m) for m in messages if _is_users(m)], accepted.decode("latin-1"))
+        language = language_of(
+            [_text(m) for m in messages if role_of(m) == "user"], accepted.decode("latin-1")
+        )
         question = write_question(asked, code, language, self._redact, is_asked_again=is_asked_again)
         essence = _essence(question)
         turn = replace(turn, question=_digest(essence), length=len(essence))
         await self._store.put(TURN.key(self._owner, code), turn, certain=True)
         return question
 
-    async def restore(self, messages: Sequence[Any]) -> Restored:
+    async def put_back(self, messages: Sequence[Any]) -> RestoredConversation:
         """The conversation as the model shall see it. An answer at its end decides. Raises StoreError."""
-        restored = Restored(messages=messages)
+        restored = RestoredConversation(messages=messages)
         if not any(code_in(message) for message in messages):
             return restored
         found: list[Any] = []
         position = 0
         while position < len(messages):
             reply = messages[position + 1] if position + 1 < len(messages) else None
-            is_last = all(_is_systems(message) for message in messages[position + 2 :])
+            is_last = all(role_of(message) in SYSTEM for message in messages[position + 2 :])
             code = code_in(messages[position])
             turn = None
-            if code and _is_users(reply):
+            if code and role_of(reply) == "user":
                 turn = await self._turn(code, messages[position], is_last)
             is_unclear = bool(code and turn and reply and await self._is_unclear(code, turn, reply))
             if turn and is_unclear and is_last:
@@ -191,14 +195,14 @@ class ApprovalTurns:
         restored.messages = found
         return restored
 
-    async def _is_unclear(self, code: str, turn: _Turn, reply: JSON) -> bool:
+    async def _is_unclear(self, code: str, turn: ApprovalTurn, reply: JSON) -> bool:
         """Whether a message was meant as an answer to a question, but not which; not once it counted as none."""
         read = read_reply(_text(reply), code, len(turn.calls))
         if read is None or read.is_clear:
             return False
         return await self._store.get(ANSWERED.key(self._owner, code), certain=True) is None
 
-    async def _open_question(self, turn: _Turn, messages: Sequence[Any]) -> str:
+    async def _open_question(self, turn: ApprovalTurn, messages: Sequence[Any]) -> str:
         """The question about a turn once more; empty when it has its answers by now, or the time for them is over."""
         asked = [await self._approvals.find(identity) for identity in turn.approvals]
         verdicts = [await self._approvals.verdict(identity) for identity in turn.approvals]
@@ -207,12 +211,12 @@ class ApprovalTurns:
             return ""
         return await self._question(turn, waiting, messages, is_asked_again=True)
 
-    async def _turn(self, code: str, message: JSON, is_last: bool) -> _Turn | None:
+    async def _turn(self, code: str, message: JSON, is_last: bool) -> ApprovalTurn | None:
         turn = await self._store.get(TURN.key(self._owner, code), certain=is_last)
         return turn if turn and turn.is_asked_in(_text(message)) else None
 
     async def _answer(
-        self, code: str, turn: _Turn, reply: JSON, is_last: bool
+        self, code: str, turn: ApprovalTurn, reply: JSON, is_last: bool
     ) -> tuple[_Answered, Sequence[ToolCall]]:
         """What stands in place of question and reply, and the calls in it that must run now."""
         answer = _clear_reply(_text(reply), code, turn)
@@ -234,7 +238,7 @@ class ApprovalTurns:
             return _not_run(turn, decision, map(_fate, verdicts)), ()
         return answered, ()
 
-    async def _take_back(self, turn: _Turn, reply: Reply | None) -> None:
+    async def _take_back(self, turn: ApprovalTurn, reply: Reply | None) -> None:
         """The user now refuses calls that an earlier answer allowed: those that have not begun do not run."""
         if reply is None:
             return
@@ -256,7 +260,7 @@ class ApprovalTurns:
         return None
 
     async def _decide_or_release(
-        self, code: str, turn: _Turn, reply: Reply | None
+        self, code: str, turn: ApprovalTurn, reply: Reply | None
     ) -> tuple[_Answered, Sequence[ToolCall]]:
         try:
             return await self._decide(code, turn, reply)
@@ -266,7 +270,7 @@ class ApprovalTurns:
             raise
 
     async def _decide(
-        self, code: str, turn: _Turn, reply: Reply | None
+        self, code: str, turn: ApprovalTurn, reply: Reply | None
     ) -> tuple[_Answered, Sequence[ToolCall]]:
         approved: list[ToolCall] = []
         results: list[JSON] = []
@@ -287,7 +291,7 @@ class ApprovalTurns:
         answered = _Answered(
             reply=_decision(reply),
             is_pure=reply is not None,
-            messages=_segment(turn, results),
+            messages=turn.whole(results),
             grants=grants,
         )
         if not approved:
@@ -298,7 +302,7 @@ class ApprovalTurns:
         await self._store.put(ANSWERED.key(self._owner, code), answered)
 
 
-def _clear_reply(text: str, code: str, turn: _Turn) -> Reply | None:
+def _clear_reply(text: str, code: str, turn: ApprovalTurn) -> Reply | None:
     """What a text answers to a question; None when that is not certain."""
     reply = read_reply(text, code, len(turn.calls))
     return reply if reply and reply.is_clear else None
@@ -334,20 +338,13 @@ def _fate(verdict: Verdict | None) -> str:
     return f"was not run: it was refused by {earlier}. If it is still wanted, call it again: the user is asked anew"
 
 
-def _not_run(turn: _Turn, decision: str, fates: Iterable[str]) -> _Answered:
+def _not_run(turn: ApprovalTurn, decision: str, fates: Iterable[str]) -> _Answered:
     """The turn in which a reply of this decision, a message like any other, runs none of the open calls."""
     results = [
         tool_message(call, f"Error: {call.name} {fate}.")
         for call, fate in zip(turn.calls, fates, strict=False)
     ]
-    return _Answered(reply=decision, is_pure=False, messages=_segment(turn, results))
-
-
-def _segment(turn: _Turn, results: Sequence[JSON]) -> list[JSON]:
-    """The messages of the turn with these results of its open calls, all in the order of the calls."""
-    known = {result["tool_call_id"]: result for result in (*turn.results, *results)}
-    ordered = [known[call["id"]] for call in turn.assistant["tool_calls"] if call["id"] in known]
-    return [*turn.before, turn.assistant, *ordered, *turn.behind]
+    return _Answered(reply=decision, is_pure=False, messages=turn.whole(results))
 
 
 def code_in(message: Any) -> str | None:
@@ -355,14 +352,6 @@ def code_in(message: Any) -> str | None:
     if not isinstance(message, dict) or message.get("role") != "assistant" or message.get("tool_calls"):
         return None
     return code_at_end(_text(message))
-
-
-def _is_users(message: Any) -> bool:
-    return isinstance(message, dict) and message.get("role") == "user"
-
-
-def _is_systems(message: Any) -> bool:
-    return isinstance(message, dict) and message.get("role") in ("system", "developer")
 
 
 def _text(message: JSON) -> str:

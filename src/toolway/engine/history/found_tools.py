@@ -6,15 +6,13 @@ them or not as ever.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
-from toolway.engine.history.hidden_rounds import essence
+from toolway.engine.history.digests import digests, essences, role_of
 from toolway.stores import Kind, Store
 from toolway.types import Caller
-from toolway.wire.lenient_json import dumps
 
 FOUND = Kind("found tools", list[str])
 
@@ -22,7 +20,7 @@ _LOOK_UPS = 3
 """Questions that are looked at, the newest first."""
 
 
-async def remember(
+async def keep(
     store: Store, caller: Caller, messages: Sequence[Any], names: Sequence[str], kind: Kind[list[str]] = FOUND
 ) -> None:
     """Keep what was found for the last question in these messages."""
@@ -30,11 +28,11 @@ async def remember(
         await store.put(kind.key(caller.id, digest), list(names))
 
 
-async def recall(
+async def find(
     store: Store, caller: Caller, messages: Sequence[Any], kind: Kind[list[str]] = FOUND
 ) -> list[str]:
     """What was found for an earlier question, or for the last one if something stands behind it."""
-    first = int(_role(messages[-1]) == "user") if messages else 0
+    first = int(role_of(messages[-1]) == "user") if messages else 0
     for digest in islice(_questions(messages), first, first + _LOOK_UPS):
         if names := await store.get(kind.key(caller.id, digest)):
             return names
@@ -52,15 +50,7 @@ def called_in(messages: Sequence[Any]) -> Iterator[str]:
 
 
 def _questions(messages: Sequence[Any]) -> Iterator[str]:
-    """For each message of a user a digest of all up to it, the last one first; clients change system messages."""
-    whole, digests = hashlib.sha256(), []
-    for message in messages:
-        if isinstance(message, dict) and _role(message) not in ("system", "developer"):
-            whole.update(dumps(essence(message)))
-            if _role(message) == "user":
-                digests.append(whole.hexdigest())
-    return reversed(digests)
-
-
-def _role(message: Any) -> Any:
-    return message.get("role") if isinstance(message, dict) else None
+    """For each message of a user a digest of all up to it, the last one first."""
+    up_to = islice(digests(essences(messages)), 1, None)
+    found = [digest for message, digest in zip(messages, up_to, strict=True) if role_of(message) == "user"]
+    return reversed(found)

@@ -7,14 +7,14 @@ back when the client returns with the same calls and their results.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from toolway.conversation.call_ids import original_id, tokens_in, with_original_ids
 from toolway.conversation.tool_calls import read_arguments
 from toolway.stores import Kind, Store
-from toolway.types import JSON
+from toolway.types import JSON, Caller
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,18 +26,24 @@ class SplitTurn:
     results: list[JSON]
     behind: list[JSON]
 
+    def whole(self, results: Iterable[JSON]) -> list[JSON]:
+        """All its messages, with these results besides our own, in the order of the calls."""
+        by_id = {result["tool_call_id"]: result for result in (*self.results, *results)}
+        ordered = [by_id[call["id"]] for call in self.assistant["tool_calls"] if call["id"] in by_id]
+        return [*self.before, self.assistant, *ordered, *self.behind]
+
 
 SPLIT_TURN = Kind("turn", SplitTurn)
 
 
 async def keep(
-    store: Store, owner: str, token: str, turn: Sequence[JSON], before: Sequence[JSON] = ()
+    store: Store, caller: Caller, token: str, turn: Sequence[JSON], before: Sequence[JSON] = ()
 ) -> None:
     """Keep a turn that the client sees only a part of, under the token in its ids.
 
     `turn` is the full assistant message and our results, `before` are the messages of the rounds that led to it.
     """
-    await store.put(SPLIT_TURN.key(owner, token), SplitTurn(before=list(before), **parts_of(turn)))
+    await store.put(SPLIT_TURN.key(caller.id, token), SplitTurn(before=list(before), **parts_of(turn)))
 
 
 def parts_of(turn: Sequence[JSON]) -> dict[str, Any]:
@@ -47,33 +53,31 @@ def parts_of(turn: Sequence[JSON]) -> dict[str, Any]:
     return {"assistant": turn[0], "results": results, "behind": behind}
 
 
-async def restore(store: Store, owner: str, messages: Sequence[Any]) -> Sequence[Any]:
+async def put_back(store: Store, caller: Caller, messages: Sequence[Any]) -> Sequence[Any]:
     """The conversation with each split turn put back in full, results in the order of the calls; all ids original.
 
     A turn that the store does not know, whose calls are others, or whose results are not all there, is left as it is.
     """
     if not any(map(may_have_ids, messages)):
         return messages
-    restored: list[Any] = []
+    whole: list[Any] = []
     position = 0
     while position < len(messages):
         message = messages[position]
         tokens = tokens_in(message) if isinstance(message, dict) else set()
-        turn = await store.get(SPLIT_TURN.key(owner, *tokens)) if len(tokens) == 1 else None
+        turn = await store.get(SPLIT_TURN.key(caller.id, *tokens)) if len(tokens) == 1 else None
         client_results = _results_behind(messages, position) if turn else {}
         if (
             turn
             and _are_those_handed_out(message, turn)
             and set(_calls_by_id(message)) <= set(client_results)
         ):
-            own_results = {result["tool_call_id"]: result for result in turn.results}
-            results = [{**own_results, **client_results}[call["id"]] for call in turn.assistant["tool_calls"]]
-            restored += [*turn.before, turn.assistant, *results, *turn.behind]
+            whole += turn.whole(client_results.values())
             position += len(client_results)
         else:
-            restored.append(message)
+            whole.append(message)
         position += 1
-    return with_original_ids(restored)
+    return with_original_ids(whole)
 
 
 def may_have_ids(message: Any) -> bool:

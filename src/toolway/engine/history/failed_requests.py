@@ -1,4 +1,4 @@
-"""Retries of requests that failed after tools ran: they resume from the results that were kept.
+"""Requests that failed after tools ran: who sends one again goes on from the rounds that were finished.
 
 Clients repeat what failed by themselves: AI SDK every 5xx, whatever the headers say, the OpenAI SDKs what they waited
 for too long. People do it too. Without this each repetition would run the tools again.
@@ -16,22 +16,22 @@ import anyio
 from toolway.conversation.events import EventStream
 from toolway.errors import StoreError
 from toolway.stores import Key, Kind, Store
-from toolway.types import JSON
+from toolway.types import JSON, Caller
 
 REPEATED_WITHIN = 60.0
 """Seconds since the last result; what comes later is a new question, and wants new ones."""
 
-ATTEMPT = Kind("attempt", list[JSON])
+FAILED = Kind("attempt", list[JSON])
 """The messages of the rounds that were finished."""
 
 
-def may_be_kept(store: Store, owner: str, raw: bytes) -> bool:
+def may_be_kept(store: Store, caller: Caller, raw: bytes) -> bool:
     """Whether rounds of an earlier attempt at this request may be kept; False when it is known that there are none."""
-    return store.may_have(owner, ATTEMPT) and store.may_hold(_key_of(owner, raw))
+    return store.may_have(caller.retry_id, FAILED) and store.may_hold(_key_of(caller, raw))
 
 
-def _key_of(owner: str, raw: bytes) -> Key[list[JSON]]:
-    return ATTEMPT.key(owner, hashlib.sha256(raw).hexdigest())
+def _key_of(caller: Caller, raw: bytes) -> Key[list[JSON]]:
+    return FAILED.key(caller.retry_id, hashlib.sha256(raw).hexdigest())
 
 
 class Attempt:
@@ -41,19 +41,19 @@ class Attempt:
     When the block is left by an exception, those that `events` tells of are kept for the next one.
     """
 
-    def __init__(self, store: Store, owner: str, raw: bytes, events: EventStream) -> None:
+    def __init__(self, store: Store, caller: Caller, raw: bytes, events: EventStream) -> None:
         self._resumed = 0
         self._store = store
-        self._owner = owner
+        self._caller = caller
         self._raw = raw
         self._events = events
 
     @cached_property
     def _key(self) -> Key[list[JSON]]:
-        return _key_of(self._owner, self._raw)
+        return _key_of(self._caller, self._raw)
 
     async def __aenter__(self) -> Sequence[JSON]:
-        if not self._store.may_have(self._owner, ATTEMPT):
+        if not self._store.may_have(self._caller.retry_id, FAILED):
             return ()
         rounds = await self._store.get(self._key) or ()
         self._resumed = len(rounds)

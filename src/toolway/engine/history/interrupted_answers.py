@@ -11,18 +11,15 @@ goes on behind it, and is kept as one with what ran before.
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import Any
 
 from toolway.conversation.events import EventStream, Outcome
-from toolway.engine.history.hidden_rounds import essence, text_of
+from toolway.engine.history.digests import SYSTEM, digests, essences, role_of, text_of
 from toolway.stores import Key, Kind, Store
 from toolway.types import JSON, Caller
-from toolway.wire.lenient_json import dumps
 
 MAX_INTERRUPTED = 8
 """Interrupted answers that are kept of conversations with the same beginning, the newest of them."""
@@ -38,7 +35,7 @@ Code's "No response requested."; without white space."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Attempt:
+class InterruptedAnswer:
     """The messages of finished `rounds`, and `shown`: the text that the client was sent, without white space."""
 
     conversation: str
@@ -46,7 +43,7 @@ class _Attempt:
     rounds: list[JSON]
 
 
-ATTEMPTS = Kind("interrupted", list[_Attempt])
+INTERRUPTED = Kind("interrupted", list[InterruptedAnswer])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,15 +116,16 @@ async def keep(
 ) -> None:
     """An attempt to answer these messages broke off, perhaps one that went on `before`."""
     rounds = [*events.rounds, *events.cut]
-    if not rounds and not store.may_have(caller.id, ATTEMPTS):
+    if not rounds and not store.may_have(caller.id, INTERRUPTED):
         return
     said = [text_of(message.get("content")) for message in rounds if message["role"] == "assistant"]
     if before is not None:
         sent, said, rounds = before.sent, [before.part, *said], before.all_rounds(rounds)
-    key, conversation = _key_of(caller, sent), list(_digests(sent))[-1]
+    *_, conversation = digests(essences(sent))
+    key = _key_of(caller, sent)
     kept = await store.get(key) or []
     shown = "".join([*said, "" if events.cut else events.unfinished_text()])
-    new = _Attempt(conversation=conversation, shown="".join(shown.split()), rounds=rounds)
+    new = InterruptedAnswer(conversation=conversation, shown="".join(shown.split()), rounds=rounds)
     others = [old for old in kept if old.conversation != conversation or not _continues(new, old)]
     # One without any makes those of another, that looks the same, nobody's.
     if new.rounds or any(old.conversation == conversation for old in others):
@@ -136,7 +134,7 @@ async def keep(
 
 def may_be_kept(store: Store, caller: Caller, sent: Sequence[Any]) -> bool:
     """Whether rounds may be kept that belong into this conversation; False when it is known that there are none."""
-    if not store.may_have(caller.id, ATTEMPTS):
+    if not store.may_have(caller.id, INTERRUPTED):
         return False
     first = _first(sent)  # behind system messages alone nothing can have broken off
     if not any(part is not None or before >= first for before, part in _parts(sent)):
@@ -152,17 +150,17 @@ async def find(
     The first `complete` messages have them already. A part that ends the conversation is what the model goes on with,
     or, in an API without `prefills`, a turn that is to be made anew: many templates refuse such an end.
     """
-    if not store.may_have(caller.id, ATTEMPTS) or not (
+    if not store.may_have(caller.id, INTERRUPTED) or not (
         parts := [part for part in _parts(sent) if part[0] >= complete]
     ):
         return ()
     if not (kept := await store.get(_key_of(caller, sent))):
         return ()
-    digests = list(_digests(sent))
+    up_to = list(digests(essences(sent)))
     places = []
     for before, part in parts:
         alike = [
-            old for old in kept if old.conversation == digests[before] and _is_part(part, old.shown, caller)
+            old for old in kept if old.conversation == up_to[before] and _is_part(part, old.shown, caller)
         ]
         if alike and all(old.rounds == alike[0].rounds for old in alike) and alike[0].rounds:
             place = _place(sent[before], part, alike[0])
@@ -216,7 +214,7 @@ def _shared(part: str, shown: str) -> int:
     return next((n for n, (one, other) in enumerate(pairs) if one != other), min(len(seen), len(shown)))
 
 
-def _place(anchor: Any, part: str | None, old: _Attempt) -> Place:
+def _place(anchor: Any, part: str | None, old: InterruptedAnswer) -> Place:
     rounds = old.rounds
     if part is None:
         return Place(anchor=anchor, rounds=rounds, rest=anchor)
@@ -236,28 +234,17 @@ def _behind(text: str, count: int) -> str:
     return ""
 
 
-def _continues(new: _Attempt, old: _Attempt) -> bool:
+def _continues(new: InterruptedAnswer, old: InterruptedAnswer) -> bool:
     """Whether an attempt went on behind the rounds of another."""
     return new.rounds[: len(old.rounds)] == old.rounds
 
 
-def _key_of(caller: Caller, sent: Sequence[Any]) -> Key[list[_Attempt]]:
+def _key_of(caller: Caller, sent: Sequence[Any]) -> Key[list[InterruptedAnswer]]:
     """Where attempts of the conversations with this first message are kept."""
-    empty, *more = islice(_digests(sent), 1 + _first(sent))
-    return ATTEMPTS.key(caller.id, more[-1] if more else empty)
+    *_, first = digests(essences(sent[: _first(sent)]))
+    return INTERRUPTED.key(caller.id, first)
 
 
 def _first(sent: Sequence[Any]) -> int:
     """How many messages stand up to the first one that is no system message."""
-    roles = (message.get("role") if isinstance(message, dict) else None for message in sent)
-    return next((n for n, role in enumerate(roles, 1) if role not in ("system", "developer")), 0)
-
-
-def _digests(sent: Sequence[Any]) -> Iterator[str]:
-    """The digest of the first 0, 1, 2 ... messages; system messages, which clients change, are passed over."""
-    digest = hashlib.sha256()
-    yield digest.hexdigest()
-    for message in sent:
-        if isinstance(message, dict) and message.get("role") not in ("system", "developer"):
-            digest.update(dumps(essence(message)))
-        yield digest.hexdigest()
+    return next((n for n, message in enumerate(sent, 1) if role_of(message) not in SYSTEM), 0)
