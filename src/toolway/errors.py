@@ -190,14 +190,14 @@ class UpstreamStatus(UpstreamError):
     """
 
     def __init__(self, status: int, headers: Sequence[Header], body: bytes, hint: str = "") -> None:
-        said = _json_object(body)
-        self.is_json = said is not None and not (hint and "error" not in said)
-        told = (
+        content = _json_object(body)
+        self.is_json = content is not None and not (hint and "error" not in content)
+        explanation = (
             _in_words(body)
-            if said is None
-            else f": {(_sentence_in(said) or body.decode(errors='replace'))[:500]}"
+            if content is None
+            else f": {(_sentence_in(content) or body.decode(errors='replace'))[:500]}"
         )
-        message = f"The model server answered {status}{told}"
+        message = f"The model server answered {status}{explanation}"
         super().__init__(f"{sentence(message)} {hint}" if hint else message)
         self.status = status
         self.headers = headers
@@ -206,10 +206,10 @@ class UpstreamStatus(UpstreamError):
 
 def _json_object(body: bytes) -> JSON | None:
     try:
-        parsed = orjson.loads(body)
+        content = orjson.loads(body)
     except orjson.JSONDecodeError:
         return None
-    return parsed if isinstance(parsed, dict) else None
+    return content if isinstance(content, dict) else None
 
 
 def _sentence_in(refusal: JSON) -> str | None:

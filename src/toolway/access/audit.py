@@ -181,10 +181,10 @@ class AuditLog:
     def _arguments_shown(self, arguments: JSON | str) -> JSON:
         """Arguments as a digest, the same for the same arguments, or as text."""
         text = dumps(arguments, sort_keys=True)
-        told: JSON = {"toolway.arguments.sha256": hashlib.sha256(text).hexdigest()}
+        shown_arguments: JSON = {"toolway.arguments.sha256": hashlib.sha256(text).hexdigest()}
         if self._arguments:
-            told["gen_ai.tool.call.arguments"] = text[:MAX_TEXT].decode(errors="replace")
-        return told
+            shown_arguments["gen_ai.tool.call.arguments"] = text[:MAX_TEXT].decode(errors="replace")
+        return shown_arguments
 
     def _note(self, line: Mapping[str, Any]) -> None:
         if self._lines.qsize() < WAITING:
@@ -343,9 +343,9 @@ class Denials:
         where = where or {}
         kind = (key, str(where.get("client.address", "")), error.message.partition(";")[0])
         now = time.monotonic()
-        told, more = self._told.pop(kind, (-QUIET_SECONDS, 0))
-        if now - told < QUIET_SECONDS:
-            self._told[kind] = (told, more + 1)
+        last, more = self._told.pop(kind, (-QUIET_SECONDS, 0))
+        if now - last < QUIET_SECONDS:
+            self._told[kind] = (last, more + 1)
             return
         self._told[kind] = (now, 0)
         if len(self._told) > MAX_KINDS:

@@ -72,10 +72,10 @@ def described(key: KeyConfig) -> JSON:
 
 def rights_of(entry: Rights) -> JSON:
     """What the entry of a key or a group says of what may be done, as JSON."""
-    said = {one.name: getattr(entry, one.name) for one in fields(entry) if one.name not in _OF_THE_FILE}
+    rights = {one.name: getattr(entry, one.name) for one in fields(entry) if one.name not in _OF_THE_FILE}
     return {
         name: str(value) if isinstance(value, Rate) else value
-        for name, value in said.items()
+        for name, value in rights.items()
         if value not in (None, ())
     }
 

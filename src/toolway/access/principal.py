@@ -57,23 +57,25 @@ def _choice(rights: Rights) -> Choice:
 
 
 def _routes(rights: Sequence[Rights]) -> frozenset[str]:
-    said = [frozenset[str](one.routes) for one in rights if one.routes is not None]
-    return frozenset.intersection(*said) if said else ROUTES
+    routes = [frozenset[str](one.routes) for one in rights if one.routes is not None]
+    return frozenset.intersection(*routes) if routes else ROUTES
 
 
 def _lowest(rights: Sequence[Rights]) -> dict[str, float]:
-    said = {name: [value for one in rights if (value := getattr(one, name)) is not None] for name in _LIMITS}
-    return {name: min(values) for name, values in said.items() if values}
+    bounds = {
+        name: [value for one in rights if (value := getattr(one, name)) is not None] for name in _LIMITS
+    }
+    return {name: min(values) for name, values in bounds.items() if values}
 
 
-def _quotas(said: Quotas, account: str) -> Iterator[Quota]:
+def _quotas(limits: Quotas, account: str) -> Iterator[Quota]:
     for unit in ("requests", "tool_calls"):
-        if rate := getattr(said, unit):
+        if rate := getattr(limits, unit):
             yield Quota(account=account, unit=unit, most=rate.most, seconds=rate.seconds)
-        if most := getattr(said, f"concurrent_{unit}"):
+        if most := getattr(limits, f"concurrent_{unit}"):
             yield Quota(account=account, unit=unit, most=most)
-    if said.tokens_per_day:
-        yield Quota(account=account, unit="tokens", most=said.tokens_per_day, seconds=A_DAY)
+    if limits.tokens_per_day:
+        yield Quota(account=account, unit="tokens", most=limits.tokens_per_day, seconds=A_DAY)
 
 
 def _tightest(quotas: Sequence[Quota]) -> list[Quota]:

@@ -25,9 +25,9 @@ WORST: Mapping[str, bool] = {
 
 def hints_of(tool: Tool) -> Mapping[str, bool]:
     """MCP's hints about a tool, with the defaults of the protocol; what only reads destroys nothing."""
-    told = {name: value for name, value in tool.annotations.items() if isinstance(value, bool)}
-    harmless = {"destructiveHint": False} if told.get("readOnlyHint") else {}
-    return {**WORST, **harmless, **told}
+    hints = {name: value for name, value in tool.annotations.items() if isinstance(value, bool)}
+    harmless = {"destructiveHint": False} if hints.get("readOnlyHint") else {}
+    return {**WORST, **harmless, **hints}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -138,10 +138,10 @@ class TokenVerifier:
         name = "".join(character if character.isprintable() else "?" for character in shown)
         return principal_of_person(self.provider.issuer, subject, f"{OF_JWT}{name[:100]}", group)
 
-    def _group(self, said: Any) -> GroupConfig | None:
+    def _group(self, claim: Any) -> GroupConfig | None:
         """The first group here that one of these names leads to."""
-        names = said.split() if isinstance(said, str) else said if isinstance(said, list) else []
-        wanted = {name for name in [said, *names] if isinstance(name, str)}
+        names = claim.split() if isinstance(claim, str) else claim if isinstance(claim, list) else []
+        wanted = {name for name in [claim, *names] if isinstance(name, str)}
         if self.provider.groups:
             chosen = [group for claim, group in self.provider.groups.items() if claim in wanted]
         else:

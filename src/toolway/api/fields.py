@@ -140,8 +140,8 @@ def texts_in(content: Any) -> list[str]:
     if isinstance(content, str):
         return [content]
     parts = content if isinstance(content, list) else ()
-    said = (part.get("text") or part.get("refusal") for part in parts if isinstance(part, dict))
-    return [text for text in said if isinstance(text, str)]
+    texts = (part.get("text") or part.get("refusal") for part in parts if isinstance(part, dict))
+    return [text for text in texts if isinstance(text, str)]
 
 
 def thought_in(content: Any) -> str:

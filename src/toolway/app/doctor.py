@@ -98,8 +98,8 @@ async def judge_running(state: AppState) -> list[Finding]:
     ]
     models, model = await _try_models(state.upstream, settings, [USER_AGENT])
     found.append(models)
-    told = (source for source in catalog.sources if not source.status.is_untried or source.status.warnings)
-    found += _judge_sources(told, settings)
+    tried = (source for source in catalog.sources if not source.status.is_untried or source.status.warnings)
+    found += _judge_sources(tried, settings)
     found += [finding for finding in _judge_names(state.target.fit(catalog.snapshot)) if not finding.ok]
     found += _judge_refused(state.target)
     if models.ok:
@@ -324,12 +324,12 @@ def _judge_rules(settings: Settings, snapshot: Snapshot) -> list[Finding]:
     rules = Rules(settings.access.rules, settings.labels)
     if not rules.rules:
         return []
-    told = [*rules.warnings, *unmatched_in_rules(settings, rules, snapshot.tools, snapshot.unknown)]
+    problems = [*rules.warnings, *unmatched_in_rules(settings, rules, snapshot.tools, snapshot.unknown)]
     count = len(rules.rules)
     good = f"{count} rule{'s'[: count != 1]}; toolway policy explain says what becomes of a call"
     if snapshot.unknown:
         good += f"; whether they fit the tools of {', '.join(snapshot.unknown)} is not known before it is up"
-    return [Finding(check="rules", ok=not told, detail="; ".join(told) or good)]
+    return [Finding(check="rules", ok=not problems, detail="; ".join(problems) or good)]
 
 
 def _judge_pins(settings: Settings) -> list[Finding]:

@@ -36,9 +36,9 @@ def add(  # noqa: PLR0917 - typer passes them by name
     config: ConfigFile = None,
 ) -> None:
     """Make a key. It is printed once; the file keeps its digest."""
-    said = {"group": group, "expires": expires, "tools": tools, "models": models, "routes": routes}
+    options = {"group": group, "expires": expires, "tools": tools, "models": models, "routes": routes}
     path = _file(config)
-    _tell(add_key(path, name, {key: value for key, value in said.items() if value}), name, path, as_json)
+    _tell(add_key(path, name, {key: value for key, value in options.items() if value}), name, path, as_json)
 
 
 @app.command()

@@ -97,8 +97,8 @@ def _print_explanation(effect: str, steps: Sequence[tuple[Rule, str]], as_json: 
         return
     for rule, unfit in steps:
         reason = f", {rule.config.reason}" if rule.config.reason else ""
-        said = f"does not fit: {unfit}" if unfit else f"decides: {rule.config.effect}{reason}"
-        print_text(f"{rule.label}  {said}  ({rule.config.where})")
+        outcome = f"does not fit: {unfit}" if unfit else f"decides: {rule.config.effect}{reason}"
+        print_text(f"{rule.label}  {outcome}  ({rule.config.where})")
     for note in notes:
         print_text(note)
 
@@ -247,9 +247,9 @@ class _Console:
                 return orjson.loads(answer.read()), answer.headers
         except urllib.error.HTTPError as error:
             try:
-                told = orjson.loads(error.read())["error"]
-                needs_key = told["code"] in ("console_key_needed", "console_closed")
-                fail(told["message"] + " Give it with --key, or in TOOLWAY_CONSOLE_KEY." * needs_key)
+                problem = orjson.loads(error.read())["error"]
+                needs_key = problem["code"] in ("console_key_needed", "console_closed")
+                fail(problem["message"] + " Give it with --key, or in TOOLWAY_CONSOLE_KEY." * needs_key)
             except (ValueError, KeyError, TypeError):
                 fail(f"{address} answered {error.code}; is its console on (TOOLWAY_CONSOLE)?")
         except (OSError, ValueError, HTTPException) as error:

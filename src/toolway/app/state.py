@@ -136,7 +136,7 @@ async def judge_size(
 
 async def _warn_of_unmatched_names(config: ConfigWatcher, catalog: Catalog, policy: Policy) -> None:
     """Tell what the configuration names and is not there, at the start and whenever the file was read again."""
-    told: list[str] = []
+    before: list[str] = []
     while True:
         read_again = config.read_again
         with anyio.move_on_after(SIZE_TIMEOUT):
@@ -144,9 +144,9 @@ async def _warn_of_unmatched_names(config: ConfigWatcher, catalog: Catalog, poli
             snapshot = catalog.snapshot
             found = unmatched_names(config.settings, policy.rules, snapshot.tools, snapshot.unknown)
             for warning in found:
-                if warning not in told:
+                if warning not in before:
                     log.warning("%s", warning)
-            told = found
+            before = found
         await read_again.wait()
 
 

@@ -84,9 +84,9 @@ def error_in(body: JSON) -> UpstreamError | None:
     if not isinstance(error, dict):
         return UpstreamError(f"The model server reported an error: {error}")
     code = error.get("code")
-    said = next((error[name] for name in _MESSAGES if error.get(name)), None)
+    message = next((error[name] for name in _MESSAGES if error.get(name)), None)
     found = UpstreamError(
-        str(said or "The model server reported an error without a message."),
+        str(message or "The model server reported an error without a message."),
         param=error.get("param"),
         code=None if code is None else str(code),
     )

@@ -280,8 +280,8 @@ class Recovery:
         self._unreadable += 1
         if self._unreadable > 1:
             written = own_output(error) or "(a tool call that could not be read)"
-            told = "The last tool call could not be read. Call one of the tools with a JSON object, or answer in words."
-            self._note = ({"role": "assistant", "content": written}, {"role": "user", "content": told})
+            note = "The last tool call could not be read. Call one of the tools with a JSON object, or answer in words."
+            self._note = ({"role": "assistant", "content": written}, {"role": "user", "content": note})
         return request
 
     async def _leave_options_out(
@@ -290,9 +290,9 @@ class Recovery:
         """An option that the model server does not know, or not with this value, and the request can do without."""
         if not self._optional or not (is_refusal(error) or is_overflow(error)):
             return None
-        said = text_of_error(error)
+        words = text_of_error(error)
         left = [
-            name for name in self._optional if name in request.options and re.search(rf"\b{name}\b", said)
+            name for name in self._optional if name in request.options and re.search(rf"\b{name}\b", words)
         ]
         if not left:
             return None

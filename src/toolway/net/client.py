@@ -320,9 +320,9 @@ async def _open_tunnel(connected: socket.socket, proxy: Proxy, origin: Origin) -
         answer += part
     status = answer[:15].split(b" ")[1:2]
     if not (answer.startswith(b"HTTP/1.") and status and status[0].startswith(b"2")):
-        said = answer.partition(b"\r\n")[0][:100].decode("latin-1") or "nothing"
+        status_line = answer.partition(b"\r\n")[0][:100].decode("latin-1") or "nothing"
         wants = "; put a user name and password into HTTPS_PROXY" if status == [b"407"] else ""
-        raise HttpError(Fault.PROXY, f"cannot be reached: its proxy {proxy} answered {said!r}{wants}")
+        raise HttpError(Fault.PROXY, f"cannot be reached: its proxy {proxy} answered {status_line!r}{wants}")
 
 
 @lru_cache(maxsize=16)

@@ -283,8 +283,8 @@ class _Compiler:
 
     def _json_text(self, schema: JSON, nullable: bool, level: int) -> JSON:
         """An object of unknown members, for servers that have no such thing; the text is read as JSON later."""
-        told = self._annotations(schema, level).get("description", "")
-        compiled = {"type": "string", "description": f"{told} {_AS_JSON_TEXT}".strip()}
+        description = self._annotations(schema, level).get("description", "")
+        compiled = {"type": "string", "description": f"{description} {_AS_JSON_TEXT}".strip()}
         return self._or_null(compiled) if nullable else compiled
 
     def _object(self, schema: JSON, level: int) -> JSON:

@@ -119,12 +119,12 @@ class ToolIndex:
 
         A word that no tool says counts half of the rarest: it may be a name.
         """
-        number, said, whole = self.names.index(name), 0.0, 0.0
+        number, matched, whole = self.names.index(name), 0.0, 0.0
         for word in dict.fromkeys(query_words(query)):
             numbers, weights = self._concept(word)
-            said += weights[numbers.index(number)] if number in numbers else 0.0
+            matched += weights[numbers.index(number)] if number in numbers else 0.0
             whole += self._rarity(word) if numbers else self._rarity(word) / 2
-        return said / whole if whole else 0.0
+        return matched / whole if whole else 0.0
 
     def _concept(self, word: str) -> tuple[array[int], array[float]]:
         """The tools that say a word, or one that can mean the same, and what each gets for it."""

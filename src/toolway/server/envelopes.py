@@ -76,10 +76,10 @@ class AnthropicEnvelope(Envelope):
     def body(self, error: ToolwayError) -> JSON:
         kind = _ANTHROPIC_TYPES.get(status := self.status(error))
         kind = kind or ("invalid_request_error" if status < 500 else "api_error")
-        told: JSON = {"type": kind, "message": _overflow(error) or _with_place(error)}
+        fields: JSON = {"type": kind, "message": _overflow(error) or _with_place(error)}
         if error.code == NO_THREADS:
-            told["details"] = {"error_code": error.code, "unsupported": [error.param]}
-        return {"type": "error", "error": told, "request_id": request_id()}
+            fields["details"] = {"error_code": error.code, "unsupported": [error.param]}
+        return {"type": "error", "error": fields, "request_id": request_id()}
 
     def status(self, error: ToolwayError) -> int:
         if _overflow(error) or isinstance(error, ConnectorError):

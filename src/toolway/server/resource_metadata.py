@@ -15,13 +15,13 @@ WELL_KNOWN = "/.well-known/oauth-protected-resource"
 def metadata_of(provider: JwtConfig, scope: Scope) -> JSON:
     """The metadata of what stands behind `WELL_KNOWN` in the path: /mcp, or one of its profiles."""
     behind = scope["path"].removeprefix(WELL_KNOWN).rstrip("/")
-    told: JSON = {
+    metadata: JSON = {
         "resource": _origin(provider, scope) + (behind or MCP.path),
         "authorization_servers": [provider.issuer],
         "bearer_methods_supported": ["header"],
         "resource_name": "Toolway",
     }
-    return told | ({"scopes_supported": list(provider.scopes)} if provider.scopes else {})
+    return metadata | ({"scopes_supported": list(provider.scopes)} if provider.scopes else {})
 
 
 def metadata_url(provider: JwtConfig, scope: Scope) -> str:

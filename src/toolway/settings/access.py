@@ -212,8 +212,8 @@ class AccessConfig:
     @property
     def has_quotas(self) -> bool:
         """Whether anything is counted for any key."""
-        said = [*self.keys, *self.groups, *(group.shared for group in self.groups if group.shared)]
-        return any(getattr(one, f.name) is not None for one in said for f in fields(Quotas))
+        holders = [*self.keys, *self.groups, *(group.shared for group in self.groups if group.shared)]
+        return any(getattr(one, f.name) is not None for one in holders for f in fields(Quotas))
 
     def group(self, name: str | None) -> GroupConfig | None:
         """The group of this name."""

@@ -286,11 +286,11 @@ def _kind(label: str, node: Node, entry: Mapping[str, Any], report: Report) -> s
     """What the entry says it is, or what its keys make it."""
     for key in TYPE_KEYS:
         if key in entry:
-            said = entry[key]
-            kind = TYPES.get(said) if isinstance(said, str) else None
+            named = entry[key]
+            kind = TYPES.get(named) if isinstance(named, str) else None
             if kind is None:
                 legal = ", ".join(dict.fromkeys(kind for kind in TYPES.values() if kind != "auto"))
-                report.problem(node.value[key].line, f"{label}.type", f"{said!r} is none of {legal}")
+                report.problem(node.value[key].line, f"{label}.type", f"{named!r} is none of {legal}")
             return kind
     if "command" in entry:
         return "stdio"
@@ -299,7 +299,7 @@ def _kind(label: str, node: Node, entry: Mapping[str, Any], report: Report) -> s
     if "url" in entry or "serverUrl" in entry:
         return "auto"
     meant = [(key, did_you_mean(key, ("command", "url"))) for key in entry]
-    hint = next((f"{said} for {key!r}" for key, said in meant if said), "")
+    hint = next((f"{named} for {key!r}" for key, named in meant if named), "")
     report.problem(node.line, label, f'it needs a "command" to run or a "url" to call{hint}')
     return None
 
@@ -310,17 +310,17 @@ def _warn_of_unknown_keys(label: str, node: Node, kind: str, report: Report) -> 
         if key in known or key in TYPE_KEYS or key in _SWITCHES or key in IGNORED:
             continue
         elsewhere = any(key in keys_of(other) for other in MODELS)
-        said = "this key is not for a server of this kind" if elsewhere else "this key is not known"
-        report.warning(child.line, f"{label}.{key}", said + did_you_mean(key, ("type", *known.values())))
+        message = "this key is not for a server of this kind" if elsewhere else "this key is not known"
+        report.warning(child.line, f"{label}.{key}", message + did_you_mean(key, ("type", *known.values())))
 
 
 def _in_seconds(server: ServerConfig, node: Node, report: Report) -> ServerConfig:
     if server.timeout is None or server.timeout < 1000:
         return server
     seconds = server.timeout / 1000
-    said = f"{server.timeout:g} is taken for milliseconds; write {seconds:g}"
+    message = f"{server.timeout:g} is taken for milliseconds; write {seconds:g}"
     key = next(key for key, field in keys_of(server.type).items() if field == "timeout" and key in node.value)
-    report.warning(node.value[key].line, f"{server.label}.{key}", said)
+    report.warning(node.value[key].line, f"{server.label}.{key}", message)
     return replace(server, timeout=seconds)
 
 

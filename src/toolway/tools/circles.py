@@ -26,8 +26,8 @@ ITSELF = (
 def name_of(settings: ToolSettings) -> str:
     """What a Toolway with these servers is called in paths; all its workers and replicas have one name."""
     servers = [*settings.endpoints, *settings.servers]
-    told = [f"{s.label} {getattr(s, 'url', '') or getattr(s, 'command', '')}" for s in servers]
-    return hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
+    places = [f"{s.label} {getattr(s, 'url', '') or getattr(s, 'command', '')}" for s in servers]
+    return hashlib.sha256("\n".join(places).encode()).hexdigest()[:16]
 
 
 def passed_on(tool: Tool, name: str) -> JSON:
@@ -66,8 +66,8 @@ class OpenedCircle(StatusTransformer):
         if len(others) == len(tools):
             return replace(status, tools=others) if any(tool.path for tool in tools) else status
         if others:
-            told = f"{len(tools) - len(others)} of its tools are this Toolway's own, come back in a circle: left out"
-            return replace(status, tools=others, warnings=(*status.warnings, told))
+            warning = f"{len(tools) - len(others)} of its tools are this Toolway's own, come back in a circle: left out"
+            return replace(status, tools=others, warnings=(*status.warnings, warning))
         return replace(
             status, state="failed", tools=(), error=ITSELF, error_at=time.time(), error_stage="list tools"
         )

@@ -54,8 +54,8 @@ class DeclaredServer:
 
     def key(self, owner: str) -> bytes:
         """The same bytes for the same server with the same credentials, declared by the same owner."""
-        said = [owner, self.label, self.place.url, sorted(self.headers.items())]
-        return sha256(dumps(said)).digest()
+        identity = [owner, self.label, self.place.url, sorted(self.headers.items())]
+        return sha256(dumps(identity)).digest()
 
 
 def read_declared(entry: JSON, configured: Collection[str]) -> DeclaredServer | None:

@@ -13,14 +13,14 @@ _digests: WeakKeyDictionary[Tool, str] = WeakKeyDictionary()
 
 def definition_of(tool: Tool) -> JSON:
     """What its server tells of a tool: description, schemas, annotations, title; what is empty is left out."""
-    told = {
+    definition = {
         "title": tool.extra.get("title"),
         "description": tool.description,
         "parameters": tool.parameters,
         "outputSchema": tool.extra.get("outputSchema"),
         "annotations": tool.annotations,
     }
-    return {name: value for name, value in told.items() if value}
+    return {name: value for name, value in definition.items() if value}
 
 
 def digest(server: str, name: str, definition: JSON) -> str:

@@ -148,8 +148,8 @@ def _stopped_for_questions(clock: _Clock, client: CallClient) -> Iterator[None]:
     async def ask(requests: JSON) -> JSON:
         clock.stop()
         try:
-            said: JSON = await client.ask(requests)
-            return said
+            answers: JSON = await client.ask(requests)
+            return answers
         finally:
             clock.restart()
 
@@ -177,8 +177,8 @@ def _fitted(tool: Tool, arguments: JSON) -> JSON | ToolResult:
         if validation_error(tool, arguments):
             arguments = repair_arguments(tool, arguments)
             if fault := validation_error(tool, arguments):
-                told = f"{fault}\n{failing_schema(tool, arguments)}".strip()
-                return _harmless_result(_failure(told, "arguments"))
+                explanation = f"{fault}\n{failing_schema(tool, arguments)}".strip()
+                return _harmless_result(_failure(explanation, "arguments"))
     except Exception as error:
         return _failure(_broken(tool, error, "it was not run"))
     return arguments

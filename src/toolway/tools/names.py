@@ -99,11 +99,11 @@ def find(name: str, tools: Mapping[str, Tool]) -> str | None:
 def no_such_tool(name: str, tools: Mapping[str, Tool], down: Sequence[str]) -> str:
     """What a person reads who named a tool that is not there, while these servers are `down`."""
     close = closest(name, [f"{tool.server}.{tool.name}" for tool in tools.values()] if "." in name else tools)
-    told = f"There is no tool named {name}." + (f" Did you mean {' or '.join(close)}?" if close else "")
+    message = f"There is no tool named {name}." + (f" Did you mean {' or '.join(close)}?" if close else "")
     if down:
         who = f"The server {down[0]} is" if len(down) == 1 else f"The servers {', '.join(down)} are"
-        return f"{told} {who} not up, and may have it: `toolway doctor` says why."
-    return told if close else f"{told} `toolway tools` lists them."
+        return f"{message} {who} not up, and may have it: `toolway doctor` says why."
+    return message if close else f"{message} `toolway tools` lists them."
 
 
 def resolve(name: str, tools: Mapping[str, Tool]) -> str | None:

@@ -199,11 +199,11 @@ class MaskedSource(StatusTransformer):
         client = call_client.get()
         try:
             with self._masked_client(client) if client else nullcontext():
-                said = await super().request(method, params)
+                answer = await super().request(method, params)
         except SourceError as error:
-            told = self._mask(error.message)
-            raise SourceError(told, stage=error.stage, rpc_code=error.rpc_code) from None
-        result: JSON = self._mask.within(harmless(said))
+            message = self._mask(error.message)
+            raise SourceError(message, stage=error.stage, rpc_code=error.rpc_code) from None
+        result: JSON = self._mask.within(harmless(answer))
         return result
 
     @contextmanager
@@ -227,8 +227,8 @@ class MaskedSource(StatusTransformer):
         return masked
 
     def _tool(self, tool: Tool) -> Tool:
-        told = [tool.description, tool.parameters, tool.annotations, tool.extra]
-        if (masked := self._mask.within(told)) is told:
+        texts = [tool.description, tool.parameters, tool.annotations, tool.extra]
+        if (masked := self._mask.within(texts)) is texts:
             return tool
         description, parameters, annotations, extra = masked
         return replace(

@@ -115,12 +115,12 @@ def most_tools(error: UpstreamError, count: int) -> int | None:
 
 def refusal_code(error: UpstreamError) -> str | None:
     """The code by which clients know an error: its own word, or OpenAI's where it has a number or none."""
-    told = (_error_in_body(error) or error) if isinstance(error, UpstreamStatus) else error
-    if told.code and not told.code.isdigit():
-        return told.code
+    inner = (_error_in_body(error) or error) if isinstance(error, UpstreamStatus) else error
+    if inner.code and not inner.code.isdigit():
+        return inner.code
     if is_overflow(error):
         return "context_length_exceeded"
-    return "rate_limit_exceeded" if error.status == 429 or "rate_limit" in told.type else told.code
+    return "rate_limit_exceeded" if error.status == 429 or "rate_limit" in inner.type else inner.code
 
 
 def seconds_to_wait(error: UpstreamError) -> float | None:
@@ -139,9 +139,9 @@ def seconds_to_wait(error: UpstreamError) -> float | None:
     headers = dict(error.headers) if isinstance(error, UpstreamStatus) else {}
     if (milliseconds := _positive(headers.get(b"retry-after-ms"))) is not None:
         return milliseconds / 1000
-    if told := headers.get(b"retry-after"):
-        seconds = _positive(told)
-        return seconds if seconds is not None else _seconds_until(told)
+    if value := headers.get(b"retry-after"):
+        seconds = _positive(value)
+        return seconds if seconds is not None else _seconds_until(value)
     if match := _TRY_AGAIN.search(text):
         minutes, amount, unit = match.groups()
         return 60 * float(minutes or 0) + float(amount) / (1000 if unit.lower() == "ms" else 1)
@@ -206,8 +206,8 @@ def _error_object(error: UpstreamStatus) -> dict[str, Any]:
 def _message(error: UpstreamError) -> str:
     if not isinstance(error, UpstreamStatus):
         return error.message
-    told = _error_in_body(error)
-    return told.message if told else text_of_error(error)
+    inner = _error_in_body(error)
+    return inner.message if inner else text_of_error(error)
 
 
 def excess_of(error: UpstreamError) -> float:

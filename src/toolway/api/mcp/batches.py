@@ -21,8 +21,8 @@ def batch_in(scope: Scope, body: bytes) -> list[bytes]:
 
     A version that is not told is 2025-03-26, says the specification. Raises InvalidRequest.
     """
-    told = [value for name, value in scope["headers"] if name == b"mcp-protocol-version"]
-    if body.lstrip()[:1] != b"[" or told not in ([], [BATCH_VERSION.encode()]):
+    versions = [value for name, value in scope["headers"] if name == b"mcp-protocol-version"]
+    if body.lstrip()[:1] != b"[" or versions not in ([], [BATCH_VERSION.encode()]):
         return []
     try:
         messages = json.loads(body)

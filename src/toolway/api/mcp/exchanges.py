@@ -271,8 +271,12 @@ class _HttpAnswer:
 
     async def tell(self, method: str, params: Mapping[str, Any] | None) -> None:
         """A notification."""
-        told = {"jsonrpc": "2.0", "method": method, **({} if params is None else {"params": dict(params)})}
-        await (await self._events()).write(_event(_dumps(told)))
+        notification = {
+            "jsonrpc": "2.0",
+            "method": method,
+            **({} if params is None else {"params": dict(params)}),
+        }
+        await (await self._events()).write(_event(_dumps(notification)))
 
     async def keep_alive(self) -> None:
         """Write a ping now, and in each silence that follows, until cancelled."""
@@ -335,14 +339,14 @@ class _Dispatch:
     async def progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
         if self.progress_token is None:
             return
-        told = {
+        params = {
             "progressToken": self.progress_token,
             "progress": progress,
             "total": total,
             "message": message,
         }
         await self.notify(
-            "notifications/progress", {name: value for name, value in told.items() if value is not None}
+            "notifications/progress", {name: value for name, value in params.items() if value is not None}
         )
 
 
@@ -356,8 +360,8 @@ def _event(message: bytes) -> bytes:
 
 def _version_in(scope: Scope) -> str | None:
     """The version that a request tells."""
-    told = (value for name, value in scope["headers"] if name == b"mcp-protocol-version")
-    return value.decode("latin-1") if (value := next(told, None)) is not None else None
+    versions = (value for name, value in scope["headers"] if name == b"mcp-protocol-version")
+    return value.decode("latin-1") if (value := next(versions, None)) is not None else None
 
 
 def _begins_session(scope: Scope, body: bytes) -> bool:

@@ -52,8 +52,8 @@ def fault_of(body: bytes, version: str | None) -> JSONRPCError | None:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"]))[:_SHOWN]
-        told = f"The params of initialize cannot be used: {place}: {first['msg'][:_SHOWN]}."
-        return _error(decoded, INVALID_PARAMS, told)
+        message = f"The params of initialize cannot be used: {place}: {first['msg'][:_SHOWN]}."
+        return _error(decoded, INVALID_PARAMS, message)
     return None
 
 

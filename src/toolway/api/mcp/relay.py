@@ -119,17 +119,17 @@ async def run_with_session(ctx: Context, run: Run[R]) -> R:
     outbox = Outbox(ctx)
 
     async def ask(requests: JSON) -> JSON:
-        said: JSON = {}
+        answers: JSON = {}
         for key, request in requests.items():
             try:
-                said[key] = await ctx.session._request_outbound.send_raw_request(
+                answers[key] = await ctx.session._request_outbound.send_raw_request(
                     request["method"], request.get("params")
                 )
             except MCPError as error:
                 raise ClientRequestFailed(
                     f"the client refused {request['method']}: {error.message}"
                 ) from None
-        return said
+        return answers
 
     client = CallClient(offers=_offers(ctx), ask=ask, log=outbox.log, log_level=outbox.log_level)
     token = call_client.set(client)
@@ -159,7 +159,7 @@ class _StatelessCall:
         self._offers = _offers(ctx)
         self._news = anyio.Event()
         self._answer = anyio.Event()
-        self._said: JSON = {}
+        self._answers: JSON = {}
         self._one_by_one = anyio.Lock()
 
     async def run(self, run: Run[Any]) -> None:
@@ -187,7 +187,7 @@ class _StatelessCall:
                 raise ClientRequestFailed("the client said nothing to what it was asked in time") from None
             finally:
                 self.questions = None
-            return self._said
+            return self._answers
 
     async def news(self) -> None:
         """Wait for a question or the result."""
@@ -200,9 +200,9 @@ class _StatelessCall:
         self._scope.cancel()
         self.outbox.close()
 
-    def answer(self, said: Any) -> None:
+    def answer(self, answers: Any) -> None:
         """What the client says to the questions."""
-        self.questions, self._said = None, said if isinstance(said, dict) else {}
+        self.questions, self._answers = None, answers if isinstance(answers, dict) else {}
         self._answer.set()
 
 

@@ -102,5 +102,5 @@ def _is_block(block: Any, version: str) -> bool:
 
 def _as_text(block: Any) -> JSON:
     """A block that MCP does not know, in words."""
-    said = block.get("text") if isinstance(block, dict) else block
-    return {"type": "text", "text": said if isinstance(said, str) else dumps_text(block)}
+    text = block.get("text") if isinstance(block, dict) else block
+    return {"type": "text", "text": text if isinstance(text, str) else dumps_text(block)}

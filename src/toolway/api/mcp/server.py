@@ -235,8 +235,8 @@ class CatalogServer(Server[Any]):
             return result
         if result is None:
             known = await self._direct.tools(caller.selection)
-            told = hint(params.name, known, self._direct.untried(caller.selection))
-            raise MCPError(INVALID_PARAMS, f"Unknown tool: {params.name[:100]}. {told}".rstrip())
+            advice = hint(params.name, known, self._direct.untried(caller.selection))
+            raise MCPError(INVALID_PARAMS, f"Unknown tool: {params.name[:100]}. {advice}".rstrip())
         if result.rpc_error and result.rpc_error["code"] == MISSING_REQUIRED_CLIENT_CAPABILITY:
             raise MCPError(**result.rpc_error)  # what the client has to know to call again with it
         return complete(call_result(result, ctx.protocol_version))

@@ -53,8 +53,8 @@ class Toolset:
 
     def _is(self, member: str, names: Collection[str], *, otherwise: bool) -> bool:
         configs = (self.configs[name] for name in names if name in self.configs)
-        said = (config.get(member) for config in chain(configs, [self.default]))
-        return next((value for value in said if value is not None), otherwise)
+        values = (config.get(member) for config in chain(configs, [self.default]))
+        return next((value for value in values if value is not None), otherwise)
 
     def takes(self, *names: str) -> bool:
         """Whether the tool of these names is wanted."""
@@ -205,14 +205,14 @@ def _tools(label: str, listed: Sequence[JSON], where: str) -> list[Tool]:
     fields.check_size(where, len(listed))
     tools: dict[str, Tool] = {}
     for number, entry in enumerate(listed):
-        told = fields.check(_LISTED, entry, f"{where}[{number}]")
+        definition = fields.check(_LISTED, entry, f"{where}[{number}]")
         tools.setdefault(
-            told["name"],
+            definition["name"],
             Tool(
-                name=told["name"],
+                name=definition["name"],
                 server=label,
-                description=told.get("description") or "",
-                parameters=told["input_schema"],
+                description=definition.get("description") or "",
+                parameters=definition["input_schema"],
             ),
         )
     return list(tools.values())

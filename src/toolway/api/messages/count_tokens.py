@@ -70,6 +70,6 @@ class TokenCounter:
 
     @staticmethod
     def _estimated(job: MessageJob, body: JSON) -> int:
-        said = {name: body[name] for name in ("messages", "tools") if name in body}
-        text = len(dumps(said)) - job.media.chars
+        counted = {name: body[name] for name in ("messages", "tools") if name in body}
+        text = len(dumps(counted)) - job.media.chars
         return max(1, estimate_tokens(text) + job.media.count * PICTURE_TOKENS)

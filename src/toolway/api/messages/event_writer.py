@@ -118,8 +118,8 @@ class MessageWriter:
 
     def rounds_resumed(self, messages: Iterable[JSON]) -> bytes:
         """What the model said in rounds of an earlier attempt at this request, which are not run again."""
-        said = [message for message in messages if message["role"] == "assistant"]
-        fields = [{name: value for name, value in one.items() if name != "tool_calls"} for one in said]
+        turns = [message for message in messages if message["role"] == "assistant"]
+        fields = [{name: value for name, value in one.items() if name != "tool_calls"} for one in turns]
         return b"".join(event for delta in fields for event in self._delta(delta))
 
     def turn_ended(self) -> bytes:

@@ -261,8 +261,8 @@ class InputMessages:
         if self._turn is not None:
             self._messages += self._turn.close()
             self._turn = None
-        for role, said in groupby(self._after, key=lambda spoken: spoken[0]):
-            parts = [part for _, more in said for part in more]
+        for role, group in groupby(self._after, key=lambda spoken: spoken[0]):
+            parts = [part for _, more in group for part in more]
             self._messages.append({"role": role, "content": chat_content(parts)})
         self._after = []
 

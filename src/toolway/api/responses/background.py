@@ -148,8 +148,8 @@ class StoredEvents:
 
 
 def _error_event(error: ToolwayError, number: int) -> Event:
-    told = {"code": "server_error", "message": error.message, "param": None, "sequence_number": number}
-    return "error", dumps({"type": "error", **told})
+    fields = {"code": "server_error", "message": error.message, "param": None, "sequence_number": number}
+    return "error", dumps({"type": "error", **fields})
 
 
 def encoded(event: Event) -> bytes:
@@ -396,13 +396,13 @@ class Background:
 
     async def _heartbeat(self, run: Run, keeper: _EventFlusher) -> None:
         """Say that the response is being made, keep its events, see whether somebody cancelled."""
-        said = anyio.current_time()
+        last_sign = anyio.current_time()
         while True:
             await anyio.sleep(self._pace.beat)
-            if anyio.current_time() - said > self._pace.lease / 3:
+            if anyio.current_time() - last_sign > self._pace.lease / 3:
                 with suppress(StoreError):
                     await self._say_alive(run)
-                    said = anyio.current_time()
+                    last_sign = anyio.current_time()
             await keeper.keep()
             if await self._store.get(CANCEL.key(*run.place)) is not None:
                 run.scope.cancel()

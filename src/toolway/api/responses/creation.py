@@ -249,8 +249,8 @@ def _conversation(
         return before, OpenTurn(**parts_of(outcome.split_turn), asks=asks)
     if message.tool_calls and not message.cut_short:
         return before, OpenTurn(assistant=with_original_ids([assistant_message(message, tools)])[0])
-    said = {**message.fields, "content": message.fields.get("content") or ""}
-    return [*before, said], None
+    answer = {**message.fields, "content": message.fields.get("content") or ""}
+    return [*before, answer], None
 
 
 SUMMARISE = (

@@ -255,8 +255,8 @@ def split_leading(history: Sequence[JSON]) -> tuple[list[JSON], list[JSON]]:
 def _instructions(request: ResponseRequest, leading: Sequence[JSON]) -> list[JSON]:
     """One system message, since many templates take no second one."""
     texts = [request.instructions, *(text for message in leading for text in texts_in(message["content"]))]
-    said = "\n\n".join(text for text in texts if text)
-    return [{"role": "system", "content": said}] if said else []
+    whole = "\n\n".join(text for text in texts if text)
+    return [{"role": "system", "content": whole}] if whole else []
 
 
 def _with_role(message: JSON, late_role: str) -> JSON:

@@ -80,8 +80,8 @@ class Responses:
 
             async def answer() -> None:
                 with error_at_stop(scope):
-                    told = await route(job)
-                await send_json(send, 200, told)
+                    body = await route(job)
+                await send_json(send, 200, body)
 
             await cancel_on_disconnect(scope, receive, answer)
 
@@ -227,26 +227,26 @@ class Socket:
 
         That is the response. After an error it is `last`, but not if that was gone on from.
         """
-        told: JSON = {}
+        stream_id: JSON = {}
         goes_on = False
         try:
             sent = parse_object(text)
-            told = {"stream_id": sent["stream_id"]} if isinstance(sent.get("stream_id"), str) else {}
+            stream_id = {"stream_id": sent["stream_id"]} if isinstance(sent.get("stream_id"), str) else {}
             goes_on = last is not None and last.resource["id"] == sent.get("previous_response_id")
             async with request_slot(scope):
-                record = await self._make(socket, scope, _request(sent), last if goes_on else None, told)
+                record = await self._make(socket, scope, _request(sent), last if goes_on else None, stream_id)
         except Exception as raised:
             error = to_public_error(raised)
-            event = {"type": "error", "status": error.status, **openai_envelope(error), **told}
+            event = {"type": "error", "status": error.status, **openai_envelope(error), **stream_id}
             with suppress(ClientGone):
                 await socket.send_text(dumps(event))
             record = None
         return record or (None if goes_on else last)
 
     async def _make(
-        self, socket: WebSocket, scope: Scope, body: JSON, previous: StoredResponse | None, told: JSON
+        self, socket: WebSocket, scope: Scope, body: JSON, previous: StoredResponse | None, more: JSON
     ) -> StoredResponse | None:
-        end = b"," + dumps(told)[1:] if told else b"}"
+        end = b"," + dumps(more)[1:] if more else b"}"
 
         async def deliver(events: list[Event]) -> None:
             with suppress(ClientGone):  # `while_open` ends all of this

@@ -99,8 +99,8 @@ class RestTools:
 
     async def _unknown(self, name: str, selection: Selection) -> JSON:
         tools, untried = await self._direct.tools(selection), self._direct.untried(selection)
-        told = f"There is no tool {name[:100]!r} here. {hint(name, tools, untried)}".rstrip()
-        return problem(503 if untried else 404, told)
+        message = f"There is no tool {name[:100]!r} here. {hint(name, tools, untried)}".rstrip()
+        return problem(503 if untried else 404, message)
 
 
 def _allow(scope: Scope, *methods: str) -> None:

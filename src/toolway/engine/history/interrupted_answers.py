@@ -118,13 +118,13 @@ async def keep(
     rounds = [*events.rounds, *events.cut]
     if not rounds and not store.may_have(caller.id, INTERRUPTED):
         return
-    said = [text_of(message.get("content")) for message in rounds if message["role"] == "assistant"]
+    texts = [text_of(message.get("content")) for message in rounds if message["role"] == "assistant"]
     if before is not None:
-        sent, said, rounds = before.sent, [before.part, *said], before.all_rounds(rounds)
+        sent, texts, rounds = before.sent, [before.part, *texts], before.all_rounds(rounds)
     *_, conversation = digests(essences(sent))
     key = _key_of(caller, sent)
     kept = await store.get(key) or []
-    shown = "".join([*said, "" if events.cut else events.unfinished_text()])
+    shown = "".join([*texts, "" if events.cut else events.unfinished_text()])
     new = InterruptedAnswer(conversation=conversation, shown="".join(shown.split()), rounds=rounds)
     others = [old for old in kept if old.conversation != conversation or not _continues(new, old)]
     # One without any makes those of another, that looks the same, nobody's.
@@ -218,9 +218,9 @@ def _place(anchor: Any, part: str | None, old: InterruptedAnswer) -> Place:
     rounds = old.rounds
     if part is None:
         return Place(anchor=anchor, rounds=rounds, rest=anchor)
-    told = "".join(text_of(message.get("content")) for message in rounds if message["role"] == "assistant")
-    seen = min(len("".join(told.split())), _shared(part, old.shown))
-    rest = part.removeprefix(told) if part.startswith(told) else _behind(part, seen)
+    text = "".join(text_of(message.get("content")) for message in rounds if message["role"] == "assistant")
+    seen = min(len("".join(text.split())), _shared(part, old.shown))
+    rest = part.removeprefix(text) if part.startswith(text) else _behind(part, seen)
     rest = rest.lstrip()  # where the client parts two texts
     return Place(anchor=anchor, rounds=rounds, rest={**anchor, "content": rest} if rest else None)
 

@@ -366,19 +366,19 @@ async def _receive_events(
                 response.status_code, response.headers, await _read(response), in_session=False
             )
             raise RpcError(error.code, error.message, error.data)
-        told = False
+        knows_endpoint = False
         try:
             async for event in httpx2.EventSource(response, max_event_size=limit):
-                if event.event == "endpoint" and not told:
+                if event.event == "endpoint" and not knows_endpoint:
                     task_status.started(_same_origin(url, event.data))
-                    told = True
+                    knows_endpoint = True
                 elif event.event == "message":
                     for message in parse(event.data.encode()):
                         await inbound.send(SessionMessage(message))
         except (httpx2.HTTPError, httpx2.StreamError, anyio.BrokenResourceError):
-            if not told:
+            if not knows_endpoint:
                 raise
-        if not told:
+        if not knows_endpoint:
             raise httpx2.RemoteProtocolError("the event stream ended before it named an endpoint")
 
 

@@ -17,10 +17,10 @@ MAX_ERROR_BODY = 64 * 2**10
 
 def http_error(status: int, headers: Mapping[str, str], body: bytes, *, in_session: bool) -> ErrorData:
     """The error for an answer with a status from 400 on."""
-    told = _jsonrpc_error(body)
-    seen = {**what_was_seen(status, headers, in_session=in_session), "data": told.get("data")}
-    message = told.get("message") or describe(status, headers, body)
-    return ErrorData(code=told.get("code", -32000), message=str(message), data={HTTP_TROUBLE: seen})
+    rpc_error = _jsonrpc_error(body)
+    seen = {**what_was_seen(status, headers, in_session=in_session), "data": rpc_error.get("data")}
+    message = rpc_error.get("message") or describe(status, headers, body)
+    return ErrorData(code=rpc_error.get("code", -32000), message=str(message), data={HTTP_TROUBLE: seen})
 
 
 def request_failed(words: str, *, is_unsent: bool, is_down: bool) -> ErrorData:
@@ -46,8 +46,8 @@ def describe(status: int, headers: Mapping[str, str], body: bytes) -> str:
     if retry_after := headers.get("retry-after"):
         text += f", to be tried again after {retry_after}"
     plain = "html" not in headers.get("content-type", "")
-    said = body[:300].decode(errors="replace").strip() if plain else ""
-    return f"{text}: {said}" if said else text
+    excerpt = body[:300].decode(errors="replace").strip() if plain else ""
+    return f"{text}: {excerpt}" if excerpt else text
 
 
 def _jsonrpc_error(body: bytes) -> JSON:

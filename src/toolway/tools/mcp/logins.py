@@ -117,13 +117,13 @@ class Login:
             return self
         return other
 
-    def renewed(self, said: JSON) -> Login:
+    def renewed(self, answer: JSON) -> Login:
         """With the tokens of a token endpoint's answer."""
-        seconds = said.get("expires_in")
+        seconds = answer.get("expires_in")
         return replace(
             self,
-            access_token=str(said["access_token"]),
-            refresh_token=said.get("refresh_token") or self.refresh_token,
+            access_token=str(answer["access_token"]),
+            refresh_token=answer.get("refresh_token") or self.refresh_token,
             expires_at=time.time() + seconds if isinstance(seconds, int | float) else None,
             renewals=self.renewals + 1,
         )

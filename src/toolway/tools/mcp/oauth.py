@@ -132,10 +132,10 @@ class TokenAuth(httpx2.Auth):
     async def _ask(self, held: HeldLogin | None) -> None:
         old = self._login
         assert old is not None  # noqa: S101
-        said = await self._answer_to(old.renewal())
-        if isinstance(said.get("access_token"), str):
-            self._login = old.renewed(said)
-        elif said.get("error") == "invalid_grant" and held is not None:
+        answer = await self._answer_to(old.renewal())
+        if isinstance(answer.get("access_token"), str):
+            self._login = old.renewed(answer)
+        elif answer.get("error") == "invalid_grant" and held is not None:
             found = await held.read()
             if found is not None and found.refresh_token != old.refresh_token:
                 self._login = (
@@ -152,12 +152,12 @@ class TokenAuth(httpx2.Auth):
         """What the token endpoint says; nothing, when that is no JSON object."""
         response = await self._transport.handle_async_request(renewal)
         try:
-            said = orjson.loads(await response.aread())
+            answer = orjson.loads(await response.aread())
         except (orjson.JSONDecodeError, httpx2.StreamError):
             return {}
         finally:
             await response.aclose()
-        return said if isinstance(said, dict) else {}
+        return answer if isinstance(answer, dict) else {}
 
 
 LOGIN_TIMEOUT = 300.0

@@ -177,11 +177,11 @@ class OwnClient:
     @asynccontextmanager
     async def post(self, headers: Mapping[str, str], body: bytes) -> AsyncIterator[OwnAnswer]:
         """The answer, whose body is there while the block lasts. Raises HttpError."""
-        told: list[Header] = [
+        lines: list[Header] = [
             (name.encode(), value.encode(errors="surrogateescape"))
             for name, value in {**self._headers, **headers}.items()
         ]
-        async with self._client.request("POST", self._target, headers=told, body=body) as connection:
+        async with self._client.request("POST", self._target, headers=lines, body=body) as connection:
             yield OwnAnswer.of(connection, self._url, self._limit)
 
     def close(self) -> None:

@@ -69,8 +69,8 @@ _OWN_FIELDS = frozenset({"name", "description", "inputSchema", "annotations"})
 def _description(item: JSON) -> str:
     annotations = item.get("annotations")
     hint = annotations.get("title") if isinstance(annotations, dict) else None
-    said = (item.get("description"), item.get("title"), hint)
-    return next((text for text in said if isinstance(text, str) and text.strip()), "")
+    values = (item.get("description"), item.get("title"), hint)
+    return next((text for text in values if isinstance(text, str) and text.strip()), "")
 
 
 def _parameters(schema: Any, name: str, warnings: list[str]) -> JSON:
@@ -224,8 +224,8 @@ def _mirrored(structured: Any, texts: list[str]) -> bool:
     )
     if bare == texts or bare == "\n".join(texts):
         return True
-    said = [_loads(text) for text in texts]
-    return any(value in (structured, bare) for value in said) or said == bare
+    values = [_loads(text) for text in texts]
+    return any(value in (structured, bare) for value in values) or values == bare
 
 
 def _loads(text: str) -> Any:

@@ -32,9 +32,9 @@ class UpstreamSampler:
     async def _ask(self, method: str, path: str, body: JSON | None) -> JSON:
         data = None if body is None else orjson.dumps(body)
         async with self._upstream.request(method, path, headers=self._headers, body=data) as answer:
-            said = await answer.read(MAX_ANSWER)
+            content = await answer.read(MAX_ANSWER)
         try:
-            found = orjson.loads(said)
+            found = orjson.loads(content)
         except orjson.JSONDecodeError:
             found = None
         if answer.status != 200 or not isinstance(found, dict):

@@ -155,7 +155,9 @@ class Session:
         """The lists of whose changes it tells."""
         kinds = {kind: self.capabilities.get(kind) for kind in ("tools", "prompts", "resources")}
         return frozenset(
-            kind for kind, said in kinds.items() if isinstance(said, dict) and said.get("listChanged") is True
+            kind
+            for kind, given in kinds.items()
+            if isinstance(given, dict) and given.get("listChanged") is True
         )
 
     @property
@@ -242,8 +244,8 @@ class Session:
         if self.closed.is_set() or self.modern:
             return
         with anyio.move_on_after(CANCEL_SECONDS, shield=True):
-            told = {"requestId": number, "reason": "caller cancelled"}
-            await self._dispatcher.notify("notifications/cancelled", told)
+            params = {"requestId": number, "reason": "caller cancelled"}
+            await self._dispatcher.notify("notifications/cancelled", params)
 
     @contextmanager
     def _numbered(self, method: str, options: CallOptions) -> Iterator[None]:
@@ -441,8 +443,8 @@ class Session:
         answers: JSON = {}
         try:
             if client and asked and all(_can(client, item) for item in asked.values()):
-                said = await client.ask(asked)
-                answers = {key: said[key] for key in asked if key in said}
+                from_client = await client.ask(asked)
+                answers = {key: from_client[key] for key in asked if key in from_client}
             else:
                 for key, item in asked.items():
                     answers[key] = await self._answer(item.get("method"), item.get("params"), client)
@@ -476,12 +478,12 @@ class Session:
         request = {"method": method, "params": dict(params or {})}
         if client and _can(client, request):
             try:
-                said: JSON = (await client.ask({QUESTION: request}))[QUESTION]
+                answer: JSON = (await client.ask({QUESTION: request}))[QUESTION]
             except ClientRequestFailed as error:
                 raise MCPError(INVALID_REQUEST, str(error)) from None
             except KeyError:
                 raise MCPError(INVALID_REQUEST, f"the client said nothing to {method}") from None
-            return said
+            return answer
         match method:
             case "ping":
                 return {}

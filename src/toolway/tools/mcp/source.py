@@ -387,8 +387,8 @@ class Supervisor:
         message = explain(error, self._config.label, configured=self._options.egress is None)
         message += self._hint(error)
         self._told_error = message
-        if self.status.state != "ready" and (said := self.log.stdout_words()):
-            message += f"; {said}"
+        if self.status.state != "ready" and (words := self.log.stdout_words()):
+            message += f"; {words}"
         if words := self.log.last_words():
             message += f".{words}"
         if self._stage != "running" or self.activity.begun == self._calls_before:
@@ -515,9 +515,9 @@ class MCPSource:
             with self._supervisor.activity.call() as running:
                 return await self._call(tool, arguments, on_progress)
         except RpcError as error:
-            told = {"code": error.code, "message": error.message, "data": error.data}
+            rpc_error = {"code": error.code, "message": error.message, "data": error.data}
             words = explain(error, self.label, configured=self._options.egress is None)
-            return replace(_error(words), rpc_error=told)
+            return replace(_error(words), rpc_error=rpc_error)
         except LostError as lost:
             ended = f"The server {self.label!r} ended during the call ({lost}) and is being restarted."
             unknown = "Whether the call had an effect is unknown."
@@ -539,9 +539,9 @@ class MCPSource:
         except RpcError as error:
             if error.session_lost or error.status == 401:
                 supervisor.drop(session, error)
-            told = explain(error, self.label, configured=self._options.egress is None)
+            explanation = explain(error, self.label, configured=self._options.egress is None)
             code = error.code if not error.http else None
-            raise SourceError(error.message if code else told, stage="call", rpc_code=code) from None
+            raise SourceError(error.message if code else explanation, stage="call", rpc_code=code) from None
         except LostError as lost:
             raise SourceError(f"the server {self.label!r} ended meanwhile ({lost})", stage="call") from None
 

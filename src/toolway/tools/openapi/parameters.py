@@ -280,9 +280,9 @@ def _is_choice(schema: JSON, schemas: Schemas) -> bool:
 def file_schema(schema: JSON, schemas: Schemas) -> JSON:
     """A file as an argument: text that holds it as base64 or as a data: URI."""
     resolved = schemas.resolved(schema)
-    said = str(schema.get("description") or resolved.get("description") or "").strip()
+    description = str(schema.get("description") or resolved.get("description") or "").strip()
     hint = "The file as base64, or as a data: URI"
-    one = {"type": "string", "description": f"{said}\n{hint}".strip()}
+    one = {"type": "string", "description": f"{description}\n{hint}".strip()}
     return {"type": "array", "items": one} if "array" in types_of(resolved) else one
 
 

@@ -107,6 +107,6 @@ def _call(call: JSON, where: str) -> JSON:
     kind = given["type"]
     if kind not in _CALL_ITEMS:
         raise fields.invalid(kind, f"{where}.type", "Calls are of the type function or custom.")
-    if not isinstance(told := call.get(kind), dict):
+    if not isinstance(body := call.get(kind), dict):
         raise fields.missing(f"{where}.{kind}")
-    return {**told, "type": _CALL_ITEMS[kind], "call_id": given["id"]}
+    return {**body, "type": _CALL_ITEMS[kind], "call_id": given["id"]}

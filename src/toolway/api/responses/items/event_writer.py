@@ -148,8 +148,8 @@ class EventWriter:
         events: list[Event] = []
         for message in messages:
             if message["role"] == "assistant":
-                said = {name: value for name, value in message.items() if name != "tool_calls"}
-                events += [*self._delta(said, None), *self._close()]
+                fields = {name: value for name, value in message.items() if name != "tool_calls"}
+                events += [*self._delta(fields, None), *self._close()]
         return events
 
     def call_began(self, call: ToolCall, tool: Tool | None, request: str | None = None) -> list[Event]:
