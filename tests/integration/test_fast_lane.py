@@ -336,7 +336,6 @@ TITLE = {"role": "system", "content": "You are a title generator. You output ONL
         ({"tool_choice": "none"}, {}, ""),
         ({"functions": []}, {}, ""),
         ({"messages": [*QUESTION, HELD, {"role": "tool", "tool_call_id": "call_1", "content": "x"}]}, {}, ""),
-        ({"messages": [TITLE, *QUESTION]}, {}, ""),
         ({"metadata": "x" * MAX_SIZE}, {}, ""),
         ({}, {"x-toolway-tools": "none"}, ""),
         ({}, {"x-toolway-max-calls": "1"}, ""),

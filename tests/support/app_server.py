@@ -57,7 +57,9 @@ class AppServer:
         end = time.monotonic() + DEADLINE
         headers = {"Authorization": f"Bearer {key}"}
         url = f"{self.url}/readyz"
-        while set((answer := httpx2.get(url, headers=headers).json())["servers"].values()) != {"ready"}:
+        while not {"ready"}.issuperset(
+            (answer := httpx2.get(url, headers=headers).json())["servers"].values()
+        ):
             assert time.monotonic() < end, answer
 
     def client(self, **options: Any) -> openai.OpenAI:
@@ -80,6 +82,7 @@ def app_server(
     *replies: Reply,
     tools: ToolService | None = None,
     endpoints: str | None = None,
+    models: Reply | None = None,
     pace: Pace = DEFAULT_PACE,
     on_start: UseLoop | None = None,
     has_lane: bool = True,
@@ -87,9 +90,11 @@ def app_server(
 ) -> Iterator[AppServer]:
     """Start everything; `endpoints` in place of the one tool service, `settings` as load_settings takes them.
 
+    `models` is what the model server says of its models from the start on.
+
     `on_start` is given the event loop of this Toolway; without `has_lane` its HTTP protocol has no fast lane.
     """
-    upstream = ScriptedUpstream(list(replies))
+    upstream = ScriptedUpstream(list(replies), models=models)
     service = tools or ToolService()
     with ExitStack() as stack:
         upstream_url = stack.enter_context(running(upstream, lifespan="off", log_level="critical"))

@@ -378,6 +378,8 @@ class ChatRequest:
 
     def without(self, *names: str) -> ChatRequest:
         """The request without these members."""
+        if self.options.keys().isdisjoint(names) and (self.tools is None or "tools" not in names):
+            return self
         kept = {name: value for name, value in self.options.items() if name not in names}
         return replace(self, options=kept, tools=None if "tools" in names else self.tools)
 

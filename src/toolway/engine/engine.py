@@ -195,11 +195,10 @@ class Engine:
             if gate is None or request.takes_approvals
             else ApprovalTurns(self.policy, gate, caller),
         )
-        aside = f"{side.client}'s {side.purpose}" if side else ""
         events = conversation.events
         events.notify(
             ConversationBegan(
-                request=chat, offered=tools.tools, caller=caller, side=aside, stream=ref(events)
+                request=chat, offered=tools.tools, caller=caller, side=str(side or ""), stream=ref(events)
             )
         )
         return conversation
@@ -275,8 +274,6 @@ class Engine:
     def _side_request(self, request: ConversationRequest, caller: Caller) -> SideRequest | None:
         """What a client asks for itself; one that chooses tools of ours wants them."""
         if self.settings.loop.side_request_tools or request.options.selection or request.narrowed:
-            return None
-        if request.handover:  # the fast lane takes none
             return None
         return find_side_request(request.chat, caller.headers)
 

@@ -34,15 +34,15 @@ from toolway.engine.history import failed_requests, interrupted_answers
 from toolway.engine.history.approval_turns import code_in
 from toolway.engine.history.split_turns import may_have_ids
 from toolway.engine.model_target import ModelTarget
-from toolway.engine.recovery import ModelHabits
-from toolway.engine.request_tools import CHOOSE_TOOLS
+from toolway.engine.offer import NO_TOOLS, KnownOffers, Offer
+from toolway.engine.request_tools import BESIDE_TOOLS, CHOOSE_TOOLS
 from toolway.engine.resources import Resources
-from toolway.engine.side_requests import find_side_request
+from toolway.engine.side_requests import SideRequest, find_side_request
 from toolway.errors import UpstreamError
 from toolway.settings.groups import profile_suffix
 from toolway.settings.settings import Settings
 from toolway.stores import Store
-from toolway.tools.catalog import Catalog, Snapshot
+from toolway.tools.catalog import Catalog
 from toolway.types import JSON, JSON_TYPE, Caller, Header, record
 from toolway.upstream.client import CHAT_COMPLETIONS, StartedRequest, UpstreamResponse
 from toolway.upstream.model_call import IsClients, Turn
@@ -57,9 +57,11 @@ class LaneRequest:
 
     chat: ChatRequest
     caller: Caller
-    snapshot: Snapshot
-    """Our tools, as the model server takes them."""
+    offer: Offer
+    """Our tools in it."""
     events: EventStream
+    side: SideRequest | None = None
+    """What its client asks for itself, if it is that."""
 
 
 @record
@@ -83,7 +85,7 @@ class Handover:
 
         async def ask(request: ChatRequest, emit: Emit, is_clients: IsClients) -> Message:
             nonlocal message
-            is_it = request.options is sent.options and request.tools is sent.tools
+            is_it = request.options is sent.options and request.tools == sent.tools
             if message is None or not is_it or request.messages != sent.messages:
                 return await turn(request, emit, is_clients)
             answer, message = message, None
@@ -129,6 +131,7 @@ class FastLane:
         self._knows_side_requests = not loop.side_request_tools
         self._resources = resources
         self._store, self._target = resources.store, resources.target
+        self._offers = KnownOffers(resources.search, self._target, self._store)
         self._catalog = catalog
         self._is_settled = is_settled
         self._make_events = make_events
@@ -139,7 +142,7 @@ class FastLane:
 
         The lane is for one whole answer to a client that names no tools, of a caller who may use the model and has no
         limits of its own, to a conversation that holds no calls or questions and of which nothing can be kept; while
-        our tools are offered as they are, by all that is known of the model.
+        it is known of the model which of our tools it is offered.
         """
         if not (self._is_open and _is_plain(body) and _is_free(caller, body)):
             return None
@@ -147,13 +150,12 @@ class FastLane:
             return None
         if not self._is_settled() or self._may_be_continued(body["messages"], raw, caller):
             return None
-        snapshot = self._target.fit(self._catalog.snapshot.visible_to(caller.selection))
-        if not snapshot.offered or not self._takes_all(snapshot, body.get("model")):
-            return None
         chat = ChatRequest.of(body)
-        if self._knows_side_requests and find_side_request(chat, caller.headers):
+        side = find_side_request(chat, caller.headers) if self._knows_side_requests else None
+        offer = NO_TOOLS if side else self._offer_for(chat, caller)
+        if offer is None or not (offer.tools or BESIDE_TOOLS.isdisjoint(body)):
             return None
-        return LaneRequest(chat=chat, caller=caller, snapshot=snapshot, events=self._make_events())
+        return LaneRequest(chat=chat, caller=caller, offer=offer, events=self._make_events(), side=side)
 
     def _may_be_continued(self, messages: Sequence[Any], raw: bytes, caller: Caller) -> bool:
         """Whether an earlier attempt at this request, or an answer that broke off, may have left rounds for it."""
@@ -161,21 +163,14 @@ class FastLane:
             self._store, caller, messages
         )
 
-    def _takes_all(self, snapshot: Snapshot, model: Any) -> bool:
-        """Whether the model is offered all these tools, as far as is known without asking."""
-        target = self._target
-        if target.cuts_silently or vars(target.habits(model)) != _NO_HABITS:
-            return False
-        return self._resources.search.leaves_alone(
-            len(snapshot.offered),
-            snapshot.size,
-            most_tools=target.max_tools,
-            known=target.infos.cached(model),
-        )
+    def _offer_for(self, chat: ChatRequest, caller: Caller) -> Offer | None:
+        """What the model is offered of the tools of this caller; None: that is not known without asking."""
+        snapshot = self._target.fit(self._catalog.snapshot.visible_to(caller.selection))
+        return self._offers.find(snapshot, chat.options.get("model"), caller, chat.messages)
 
     def ask(self, request: LaneRequest, client: MessageClient) -> ModelExchange | None:
         """Ask the model server once, for `client`; None when no connection to it is idle."""
-        sent = request.chat.with_tools(request.snapshot.all_definitions)
+        sent = request.chat.with_tools(request.offer.definitions)
         headers = [*request.caller.headers, JSON_TYPE]
         try:
             started = self._resources.upstream.start(CHAT_COMPLETIONS, headers, dumps(sent.body()))
@@ -219,8 +214,9 @@ class ModelExchange:
             request = self._request
             began = ConversationBegan(
                 request=request.chat,
-                offered=request.snapshot.offered,
+                offered=request.offer.tools,
                 caller=request.caller,
+                side=str(request.side or ""),
                 stream=ref(self._events),
             )
             self._tell(began, RoundBegan(number=1), ModelAsked(request=sent))
@@ -281,6 +277,8 @@ class ModelExchange:
             if is_plain(message):
                 # What is learned changes the tools; the ordinary way learns by itself, once it has resumed.
                 self._target.learn_from(answer.headers)
+                if (offer := self._request.offer).has_search:
+                    offer.learn_from(message, self._target, self._sent.options.get("model"))
                 if self._events.has_subscribers:
                     _tell_end(self._request, message)
                 self._client.answer(message, answer.headers)
@@ -336,8 +334,6 @@ def is_plain(message: Message) -> bool:
     is_said = bool(message.fields.get("content")) and "function_call" not in message.fields
     return is_said and message.finish_reason in _PLAIN_ENDINGS and not message.tool_calls
 
-
-_NO_HABITS = vars(ModelHabits())
 
 _PLAIN_ENDINGS = ("stop", "length", "content_filter")
 

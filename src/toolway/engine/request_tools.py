@@ -12,7 +12,7 @@ import orjson
 
 from toolway.conversation.message import ChatRequest
 from toolway.engine.tool_search import NOTHING_FITS, SearchRules, ToolSearch, first_sentences, inner_call
-from toolway.schema.compile import define, need_search
+from toolway.schema.compile import define_alone, need_search
 from toolway.tools import names
 from toolway.tools.catalog import Snapshot
 from toolway.types import JSON, OnProgress, Selection, Tool, ToolCall, ToolResult, is_selected
@@ -32,7 +32,7 @@ Run = Callable[[Tool, JSON], Awaitable[ToolResult]]
 Find = Callable[[str], Awaitable[str]]
 """Shows the model functions of its client that fit a query from the next round on: their definitions, or nothing."""
 
-BESIDE_TOOLS = ("tools", "tool_choice", "parallel_tool_calls")
+BESIDE_TOOLS = frozenset({"tools", "tool_choice", "parallel_tool_calls"})
 """Members of a request that servers refuse when no tool stands in it."""
 
 
@@ -469,7 +469,7 @@ class RequestTools:
             self.reachable = {name: tool for name, tool in self.reachable.items() if name not in hidden}
 
     def _define_own(self, tool: Tool) -> None:
-        self._added[tool.name] = define({tool.name: tool}, self.snapshot.target).fragments[tool.name]
+        self._added[tool.name] = define_alone(tool, self.snapshot.target)
         self.tools = {**self.tools, tool.name: tool}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from toolway.engine.history import found_tools
 from toolway.engine.recovery import ModelHabits, Room
@@ -20,6 +20,17 @@ from toolway.upstream.model_info import ModelInfo
 from toolway.wire.token_estimate import BYTES_PER_TOKEN, estimate_tokens
 
 log = logging.getLogger("toolway.search")
+
+
+class KnownSearch(NamedTuple):
+    """How the tools of a request are searched, if they are; `context` is that of `SearchRules`."""
+
+    way: Way | None = None
+    """None: all of them are offered."""
+    context: int | None = None
+
+
+NO_SEARCH = KnownSearch()
 
 
 class SearchPolicy:
@@ -78,18 +89,31 @@ class SearchPolicy:
                 _tell_why(tools, tools.search_rules)
             tools.begin_search(await self._found_before(tools, caller, messages))
 
-    def leaves_alone(self, count: int, size: int, *, most_tools: int | None, known: ModelInfo | None) -> bool:
-        """Whether so many tools of so many bytes are offered as they are, by what is `known` of a model."""
-        tokens = estimate_tokens(size)
-        if self._mode == "on":
-            return False
-        if tokens <= ALWAYS_FIT and (self._mode == "off" or count <= (most_tools or count)):
-            return True
-        if known is None:
-            return False
-        if self._mode == "off":
-            return tokens <= (known.context or tokens)
-        return not need_search(count, tokens, known.context, most_tools)
+    def known(
+        self, count: int, size: int, *, habits: ModelHabits, most_tools: int | None, info: ModelInfo | None
+    ) -> KnownSearch | None:
+        """What `apply` does with so many tools of so many bytes, as the settings say; None: that is not known.
+
+        `info` is what is known of the model, if anything is. Of its `habits` the room is not looked at.
+        """
+        tokens, mode = estimate_tokens(size), self._mode
+        most = habits.most_tools or most_tools
+        if mode != "on" and tokens <= ALWAYS_FIT and (mode == "off" or count <= (most or count)):
+            return NO_SEARCH
+        if info is None:
+            return None
+        if mode == "off":
+            return NO_SEARCH if tokens <= (info.context or tokens) else None
+        if mode == "auto" and not need_search(count, tokens, info.context, most):
+            return NO_SEARCH
+        if mode == "auto" and not habits.searches:
+            return None  # `apply` tells why it searches
+        return KnownSearch(way=self._chosen_way(habits, info), context=info.context)
+
+    def begin(self, tools: RequestTools, search: KnownSearch) -> None:
+        """Begin such a search in a request for which nothing was found before."""
+        tools.search_rules = replace(self._rules, way=search.way or self._rules.way, context=search.context)
+        tools.begin_search()
 
     async def keep(self, tools: RequestTools, caller: Caller, messages: Sequence[Any]) -> None:
         """Remember what joined this request, for the next one of the same conversation."""

@@ -29,6 +29,9 @@ class SideRequest:
     agent: str = ""
     max_tokens: int | None = None
 
+    def __str__(self) -> str:
+        return f"{self.client}'s {self.purpose}"
+
     def is_it(self, text: str, agent: str, max_tokens: Any) -> bool:
         """Whether a request with this message, which `begins` as it must, is one."""
         return (

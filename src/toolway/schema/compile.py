@@ -110,6 +110,17 @@ def define(tools: Mapping[str, Tool], target: SchemaTarget) -> Definitions:
             return made
 
 
+_alone: WeakKeyDictionary[Tool, dict[SchemaTarget, orjson.Fragment]] = WeakKeyDictionary()
+
+
+def define_alone(tool: Tool, target: SchemaTarget) -> orjson.Fragment:
+    """The definition of a tool that needs room beside no others; the same object for the same tool."""
+    known = _alone.setdefault(tool, {})
+    if target not in known:
+        known[target] = define({tool.name: tool}, target).fragments[tool.name]
+    return known[target]
+
+
 def define_in_steps(tools: Mapping[str, Tool], target: SchemaTarget) -> Generator[None, None, Definitions]:
     """`define` in steps, one for each definition that was not known yet: they take up to some milliseconds each."""
     serialised: dict[str, bytes | str] = {}

@@ -32,11 +32,19 @@ async def find(
     store: Store, caller: Caller, messages: Sequence[Any], kind: Kind[list[str]] = FOUND
 ) -> list[str]:
     """What was found for an earlier question, or for the last one if something stands behind it."""
-    first = int(role_of(messages[-1]) == "user") if messages else 0
-    for digest in islice(_questions(messages), first, first + _LOOK_UPS):
+    if not store.may_have(caller.id, kind):
+        return []
+    for digest in _looked_at(messages):
         if names := await store.get(kind.key(caller.id, digest)):
             return names
     return []
+
+
+def may_be_kept(store: Store, caller: Caller, messages: Sequence[Any]) -> bool:
+    """Whether `find` may find something; False when it is known that there is nothing."""
+    if not store.may_have(caller.id, FOUND):
+        return False
+    return any(store.may_hold(FOUND.key(caller.id, digest)) for digest in _looked_at(messages))
 
 
 def called_in(messages: Sequence[Any]) -> Iterator[str]:
@@ -47,6 +55,12 @@ def called_in(messages: Sequence[Any]) -> Iterator[str]:
             function = call.get("function") if isinstance(call, dict) else None
             if isinstance(function, dict) and isinstance(function.get("name"), str):
                 yield function["name"]
+
+
+def _looked_at(messages: Sequence[Any]) -> Iterator[str]:
+    """The digests of the questions for which something may have been found that is wanted now."""
+    first = int(role_of(messages[-1]) == "user") if messages else 0
+    return islice(_questions(messages), first, first + _LOOK_UPS)
 
 
 def _questions(messages: Sequence[Any]) -> Iterator[str]:

@@ -1,0 +1,183 @@
+"""What the fast lane offers a model is what the ordinary way does: no tools, or a search in their place."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.integration.test_fast_lane import (
+    ANSWER,
+    PLAIN,
+    PLAIN_BODY,
+    TITLE,
+    WILD_BODY,
+    WORDS,
+    Answers,
+    as_json,
+    asked,
+    connected,
+    long_tools,
+    reply_of,
+    request,
+    taken,
+    warm,
+    watched,
+)
+from tests.integration.test_tool_search import many_tools, names, search, through
+from tests.support.app_server import QUESTION, AppServer, app_server
+from tests.support.servers import running
+from tests.support.tools import ToolService
+from tests.support.upstream import Reply, json_reply, tool_call, whole
+
+__all__ = ["taken", "watched"]
+
+SMALL = json_reply({"data": [{"id": "mock", "object": "model", "max_model_len": 3000}]})
+"""A model that cannot read all definitions of `long_tools`."""
+
+
+class Pair:
+    """The same Toolway with the lane and without."""
+
+    def __init__(self, lane: AppServer, ordinary: AppServer) -> None:
+        self.lane = lane
+        self.ordinary = ordinary
+
+
+def started(
+    stack: ExitStack, service: ToolService | None, models: Reply | None = None, **options: Any
+) -> Pair:
+    """Both with the same tools: what is said of these names their server."""
+    tools = stack.enter_context(running(service, lifespan="off")) if service else ""
+    apps = [
+        stack.enter_context(app_server(has_lane=has_lane, endpoints=tools, models=models, **options))
+        for has_lane in (True, False)
+    ]
+    return Pair(*apps)
+
+
+KINDS = ("none", "searched", "searched with one", "searched since they are long")
+
+
+@pytest.fixture(scope="module")
+def pairs() -> Iterator[dict[str, Pair]]:
+    with ExitStack() as stack:
+        yield {
+            "none": started(stack, None),
+            "searched": started(stack, many_tools(), tool_search="on"),
+            "searched with one": started(
+                stack,
+                many_tools,
+                tool_search="on",
+                tool_search_always=["get_weather"],
+                tool_search_way="call",
+            ),
+            "searched since they are long": started(stack, long_tools(), SMALL),
+        }
+
+
+CALLED = st.sampled_from(
+    [
+        search("the weather"),
+        through("get_weather", {"city": "Paris"}),
+        tool_call("get_weather", '{"city": "Paris"}'),
+        tool_call("list_cities", "{}"),
+        tool_call("nothing", "{}"),
+    ]
+).map(lambda call: whole({"tool_calls": [call]}, finish="tool_calls"))
+REPLY = st.one_of(ANSWER.map(lambda answer: reply_of(as_json(answer))), CALLED)
+SIDE_BODY = PLAIN_BODY.map(lambda body: {**body, "messages": [TITLE, *QUESTION]})
+
+
+def exchanged(app: AppServer, body: Any, *replies: Reply) -> tuple[Any, ...]:
+    """What the client and the model server got, to the byte."""
+    warm(app, *replies)
+    with connected(app) as client:
+        client.sendall(request(as_json(body)))
+        return Answers().read(client, 1), asked(app)
+
+
+@settings(max_examples=120, deadline=None)
+@given(kind=st.sampled_from(KINDS), body=PLAIN_BODY | WILD_BODY | SIDE_BODY, reply=REPLY)
+def test_both_ways_offer_the_same_and_go_on_alike(pairs: dict[str, Pair], kind: str, body: Any, reply: Reply):
+    pair, replies = pairs[kind], (reply, reply_of(as_json(PLAIN)))
+    assert exchanged(pair.lane, body, *replies) == exchanged(pair.ordinary, body, *replies)
+
+
+@pytest.mark.parametrize(
+    ("kind", "offered"),
+    [
+        ("none", []),
+        ("searched", ["search_tools", "call_tool"]),
+        ("searched with one", ["get_weather", "search_tools", "call_tool"]),
+        ("searched since they are long", ["search_tools", "call_tool"]),
+    ],
+)
+def test_each_of_these_offers_takes_the_lane(
+    pairs: dict[str, Pair], taken: list[str], kind: str, offered: list[str]
+):
+    app = pairs[kind].lane
+    warm(app, WORDS)
+    app.ask()
+    assert taken == ["answered"]
+    assert names(app.upstream.seen[0].json) == offered
+
+
+def test_a_request_that_a_client_makes_for_itself_takes_the_lane_without_tools(
+    pairs: dict[str, Pair], taken: list[str]
+):
+    app = pairs["searched"].lane
+    warm(app, WORDS)
+    app.ask(messages=[TITLE, *QUESTION])
+    assert taken == ["answered"]
+    assert "tools" not in app.upstream.seen[0].json
+
+
+def test_a_search_goes_on_where_the_lane_stopped(pairs: dict[str, Pair], taken: list[str]):
+    app = pairs["searched"].lane
+    warm(app, whole({"tool_calls": [search("invoices")]}, finish="tool_calls"), WORDS)
+    app.ask()
+    assert taken == ["handed over"]
+    roles = [[message["role"] for message in seen.json["messages"]] for seen in app.upstream.seen]
+    assert roles == [["user"], ["user", "assistant", "tool"]]
+
+
+def test_what_a_conversation_found_is_offered_again(taken: list[str]):
+    """Tools that were found are kept for the conversation in which they were, and open the lane for all others."""
+    with app_server(tools=many_tools(), tool_search="on", tool_search_way="append") as app:
+        warm(app, whole({"tool_calls": [search("the weather")]}, finish="tool_calls"), WORDS)
+        key = {"authorization": "Bearer x"}
+        app.ask(headers=key)
+        warm(app, WORDS)
+        asks_more = [*QUESTION, {"role": "assistant", "content": "It is cloudy."}, *QUESTION]
+        app.ask(headers=key, messages=asks_more)
+        assert not taken
+        assert "get_weather" in names(app.upstream.seen[0].json)
+        app.ask(headers=key, messages=[{"role": "user", "content": "Another question"}])
+        app.ask(headers={"authorization": "Bearer y"}, messages=asks_more)
+    assert taken == ["answered", "answered"]
+
+
+def test_the_lane_learns_how_found_tools_are_called(pairs: dict[str, Pair], taken: list[str]):
+    """A model server that keeps prompts is not sent a list of tools that grows."""
+    usage = {
+        "prompt_tokens": 9,
+        "completion_tokens": 4,
+        "total_tokens": 13,
+        "prompt_tokens_details": {"cached_tokens": 8},
+    }
+    says_so = whole({"content": "It is cloudy."}, usage=usage)
+    with app_server(tools=many_tools(), tool_search="on") as app:
+        warm(app, says_so)
+        app.ask()
+        assert taken == ["answered"]
+        app.set_replies(whole({"tool_calls": [search("the weather")]}, finish="tool_calls"), WORDS)
+        app.ask()
+    found = json.dumps(app.upstream.seen[1].json["messages"])
+    assert "Run them with call_tool" in found
+    assert names(app.upstream.seen[1].json) == ["search_tools", "call_tool"]
