@@ -17,7 +17,7 @@ from typing import Literal
 
 import anyio
 
-from toolway.access.index import Index
+from toolway.access.store_index import StoreIndex
 from toolway.errors import InvalidRequest, NotFound
 from toolway.stores import Key, Kind, Store, share_of
 from toolway.tools.digests import digest_of
@@ -121,8 +121,8 @@ class Approvals:
         self.store = store
         self.seconds = seconds
         self._grant_seconds = grant_seconds
-        self._waiting = Index(store, "approvals")
-        self._granted = Index(store, "grants")
+        self._waiting = StoreIndex(store, "approvals")
+        self._granted = StoreIndex(store, "grants")
         self._answered: dict[str, anyio.Event] = {}
         self.listeners: list[Callable[[], None]] = []
         """Called when something began or ceased to wait, or a standing yes came or went, in this process."""

@@ -20,7 +20,7 @@ from toolway.conversation.events import EventStream
 from toolway.conversation.message import ChatRequest
 from toolway.conversation.tool_calls import read_arguments
 from toolway.engine.model_target import USER_AGENT, ModelTarget
-from toolway.engine.rejected_tools import without_rejected_tools
+from toolway.engine.refused_tools import without_refused_tools
 from toolway.engine.request_tools import RequestTools
 from toolway.engine.search_policy import SearchPolicy
 from toolway.errors import ConfigError, StoreError, UpstreamError
@@ -248,7 +248,7 @@ async def _try_chat(
     )
     whole = whole_turn(upstream, _headers(settings))
     events = EventStream(on_head=target.learn_from)
-    turn = without_rejected_tools(whole, tools=tools, target=target, probe=lambda: whole, events=events)
+    turn = without_refused_tools(whole, tools=tools, target=target, probe=lambda: whole, events=events)
     with anyio.move_on_after(MODEL_TIMEOUT):
         try:
             message = await turn(tools.put_into(request), events.emit, tools.is_clients)
@@ -273,7 +273,7 @@ def _judge_refused(target: ModelTarget) -> list[Finding]:
             detail=f"the model server refuses it: {tool.reason}",
             advice=advice,
         )
-        for tool in target.rejected
+        for tool in target.refused
     ]
 
 

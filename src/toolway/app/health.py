@@ -54,7 +54,7 @@ class Readiness:
         if not await self._state.store.is_ready():
             body |= {"status": "degraded" if status == "ready" else status, "store": "unreachable"}
         # Tools of servers that requests declare are nobody else's business.
-        if barred := [tool for tool in self._state.target.rejected if tool.server in servers]:
+        if barred := [tool for tool in self._state.target.refused if tool.server in servers]:
             body["refused_by_upstream"] = {tool.name: tool.reason for tool in barred}
         await send_json(send, 503 if status == "not ready" else 200, body)
 

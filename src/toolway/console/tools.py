@@ -11,7 +11,7 @@ from toolway.access.principal import principal_of_key
 from toolway.console.feed import ProgressTopic
 from toolway.console.parts import Parts
 from toolway.console.routes import ConsoleRequest, Route
-from toolway.engine.model_target import RejectedTool
+from toolway.engine.model_target import RefusedTool
 from toolway.errors import InvalidRequest, NotFound
 from toolway.schema.compile import definition_tokens
 from toolway.server.disconnect import cancel_on_disconnect
@@ -54,21 +54,21 @@ class Tools:
         return self._parts.engine.target.fit(self._parts.catalog.snapshot)
 
     async def _list(self, _: ConsoleRequest) -> JSON:
-        snapshot, rejected = self._snapshot, self._rejected()
+        snapshot, refused = self._snapshot, self._refused()
         return {
-            "tools": [self._line(name, tool, snapshot, rejected) for name, tool in snapshot.tools.items()],
+            "tools": [self._line(name, tool, snapshot, refused) for name, tool in snapshot.tools.items()],
             "tokens": definition_tokens(snapshot.all_definitions) if snapshot.offered else 0,
             "target": snapshot.target,
         }
 
-    def _rejected(self) -> dict[tuple[str, str], RejectedTool]:
-        return {(tool.server, tool.name): tool for tool in self._parts.engine.target.rejected}
+    def _refused(self) -> dict[tuple[str, str], RefusedTool]:
+        return {(tool.server, tool.name): tool for tool in self._parts.engine.target.refused}
 
     def _line(
-        self, name: str, tool: Tool, snapshot: Snapshot, rejected: dict[tuple[str, str], RejectedTool]
+        self, name: str, tool: Tool, snapshot: Snapshot, refused: dict[tuple[str, str], RefusedTool]
     ) -> JSON:
-        refused = rejected.get((tool.server, name))
-        reason = snapshot.left_out.get(name) or (refused.reason if refused else None)
+        refusal = refused.get((tool.server, name))
+        reason = snapshot.left_out.get(name) or (refusal.reason if refusal else None)
         if not tool.available:
             reason = "its server is away"
         return {
@@ -92,7 +92,7 @@ class Tools:
             if is_selected(name, tool, principal_of_key(key, access).selection)
         ]
         return {
-            **self._line(name, tool, snapshot, self._rejected()),
+            **self._line(name, tool, snapshot, self._refused()),
             "description": tool.description,
             "original_name": tool.name,
             "timeout": tool.timeout or self._parts.settings.loop.tool_timeout,

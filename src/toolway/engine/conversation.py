@@ -34,7 +34,7 @@ from toolway.engine.history.approval_turns import ApprovalTurns, RestoredConvers
 from toolway.engine.history.failed_requests import Attempt
 from toolway.engine.limits import Limits, LoopLimits
 from toolway.engine.loop import NOTHING_EARLIER, EarlierWork, Loop, run_tool_loop
-from toolway.engine.rejected_tools import without_rejected_tools
+from toolway.engine.refused_tools import without_refused_tools
 from toolway.engine.request_options import RequestOptions
 from toolway.engine.request_tools import RequestTools
 from toolway.engine.resources import Resources
@@ -269,7 +269,7 @@ class Conversation:
         turn = self._with_token_count(turn)
         if self.resources.settings.loop.text_tool_calls:
             turn = with_text_tool_calls(turn, tools=self.tools)
-        return without_rejected_tools(
+        return without_refused_tools(
             turn,
             tools=self.tools,
             target=self.resources.target,

@@ -31,7 +31,7 @@ log = logging.getLogger("toolway.backend")
 USER_AGENT: types.Header = (b"user-agent", f"toolway/{__version__}".encode())
 """Tells requests that are Toolway's own from those that it makes for a client."""
 
-MAX_REJECTED = 1000
+MAX_REFUSED = 1000
 """Definitions of refused tools that are remembered; clients that declare servers can bring new ones for ever."""
 
 MAX_MODELS = 1000
@@ -48,7 +48,7 @@ _OWNERS_WITH_GRAMMARS = frozenset({"llamacpp", "llama-swap", "organization_owner
 
 
 @dataclass(frozen=True, kw_only=True)
-class RejectedTool:
+class RefusedTool:
     """A tool that the model server refuses, and in which words."""
 
     name: str
@@ -76,16 +76,16 @@ class ModelTarget:
         """Held while somebody looks for the tool that the model server refuses; the others wait for the result."""
         self._tried = anyio.Event()
         self._started = time.monotonic()
-        self._rejected: dict[str, RejectedTool] = {}
+        self._refused: dict[str, RefusedTool] = {}
         self._hopeless: WeakKeyDictionary[Snapshot, set[str]] = WeakKeyDictionary()
         self.cuts_silently = False
         """Whether it refuses no prompt that is too long, but forgets a part of it (Ollama)."""
         self._habits: dict[str, ModelHabits] = {}
 
     @property
-    def rejected(self) -> Sequence[RejectedTool]:
+    def refused(self) -> Sequence[RefusedTool]:
         """The tools that are left out because the model server refuses them, as they were defined then."""
-        return tuple(self._rejected.values())
+        return tuple(self._refused.values())
 
     @cached_property
     def is_openai(self) -> bool:
@@ -143,16 +143,16 @@ class ModelTarget:
 
     def fit(self, snapshot: Snapshot) -> Snapshot:
         """The tools as this model server takes them, without those that it refuses."""
-        if not self._rejected:
+        if not self._refused:
             return snapshot.for_target(self.schema_target)
-        barred = frozenset(tool for tool in snapshot.tools.values() if digest_of(tool) in self._rejected)
+        barred = frozenset(tool for tool in snapshot.tools.values() if digest_of(tool) in self._refused)
         return snapshot.for_target(self.schema_target, barred)
 
     def bar(self, name: str, tool: Tool, reason: str) -> None:
         """Leave a tool out until its definition changes."""
-        while len(self._rejected) >= MAX_REJECTED:
-            del self._rejected[next(iter(self._rejected))]
-        self._rejected[digest_of(tool)] = RejectedTool(name=name, server=tool.server, reason=reason)
+        while len(self._refused) >= MAX_REFUSED:
+            del self._refused[next(iter(self._refused))]
+        self._refused[digest_of(tool)] = RefusedTool(name=name, server=tool.server, reason=reason)
         log.warning(
             "tool %s of server %s is left out until its definition changes: the model server refuses it (%s)",
             name,

@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from toolway.access.approvals import Approval, Approvals, Verdict
-from toolway.access.index import MAX_OF_ONE, Index
+from toolway.access.store_index import MAX_OF_ONE, StoreIndex
 from toolway.errors import InvalidRequest, NotFound, StoreError, TooMany
 from toolway.stores import Store
 from toolway.stores.memory import MemoryEntries
@@ -178,7 +178,7 @@ async def test_nobody_is_asked_about_more_than_a_person_can_read() -> None:
 
 
 async def test_one_owner_leaves_room_for_others() -> None:
-    index = Index(Store(MemoryEntries()), "test")
+    index = StoreIndex(Store(MemoryEntries()), "test")
     slots = [await index.add(f"a{number}", "alice", 60.0) for number in range(MAX_OF_ONE)]
     assert len(set(slots)) == MAX_OF_ONE
     with pytest.raises(TooMany):

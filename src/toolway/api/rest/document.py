@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 
 from toolway import __version__
 from toolway.tools.circles import passed_on
-from toolway.tools.openapi.published import published
+from toolway.tools.openapi.document_schemas import document_schema
 from toolway.types import JSON, Tool
 
 _ERRORS = {
@@ -91,12 +91,12 @@ def _operation(name: str, tool: Tool, schemas: JSON, toolway: str) -> JSON:
 
 def _path_item(name: str, tool: Tool, extra: JSON) -> JSON:
     """One operation, and the schemas that it refers to."""
-    schemas = {name: published(tool.parameters, _at(name))}
+    schemas = {name: document_schema(tool.parameters, _at(name))}
     answer: JSON = {}
     output = tool.extra.get("outputSchema")
     if isinstance(output, dict):
         # The name of no tool has a full stop in it.
-        schemas[f"{name}.result"] = published(output, _at(f"{name}.result"))
+        schemas[f"{name}.result"] = document_schema(output, _at(f"{name}.result"))
         answer = {"$ref": _at(f"{name}.result")}
     title = tool.extra.get("title")
     body = {"content": {"application/json": {"schema": {"$ref": _at(name)}}}}

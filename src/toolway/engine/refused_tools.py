@@ -1,4 +1,4 @@
-"""Tools that the model server rejects: found by bisection, left out, and the turn is repeated without them."""
+"""Tools that the model server refuses: found by bisection, left out, and the turn is repeated without them."""
 
 from __future__ import annotations
 
@@ -127,10 +127,10 @@ _HARMLESS = {
 _OF_THE_ANSWER = ("stream", "stream_options", "n", "response_format", "logprobs", "top_logprobs")
 
 
-def without_rejected_tools(
+def without_refused_tools(
     turn: Turn, *, tools: RequestTools, target: ModelTarget, probe: Callable[[], Turn], events: EventStream
 ) -> Turn:
-    """`turn`, repeated without the tools that the model server rejects, as long as the client has seen nothing.
+    """`turn`, repeated without the tools that the model server refuses, as long as the client has seen nothing.
 
     `probe` makes a whole turn of the same client. The client's own tools stay: when they are the fault, the refusal is
     raised as it came.

@@ -18,7 +18,7 @@ _ELSEWHERE = frozenset({"$id", "$anchor", "$dynamicRef", "$dynamicAnchor", "$rec
 _MAPS = frozenset({"$defs", "definitions"})
 
 
-def published(schema: JSON, at: str) -> JSON:
+def document_schema(schema: JSON, at: str) -> JSON:
     """`schema` for the place `at` (a JSON pointer) of a document of OpenAPI 3.1.
 
     One that is broken, or of an older draft, is repaired; one that cannot be accepts any object.

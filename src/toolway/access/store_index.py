@@ -21,7 +21,7 @@ SLOT = Kind("slot", list[str])
 """The id of an entry, and whose it is."""
 
 
-class Index:
+class StoreIndex:
     """The ids of one kind of entry, in all processes. Two that add at once get two slots."""
 
     def __init__(self, store: Store, name: str) -> None:

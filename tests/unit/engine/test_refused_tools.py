@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolway.engine.rejected_tools import find_culprits, is_about_tools, most_probes, suspects
+from toolway.engine.refused_tools import find_culprits, is_about_tools, most_probes, suspects
 from toolway.errors import UpstreamError, UpstreamStatus, UpstreamTimeout
 
 

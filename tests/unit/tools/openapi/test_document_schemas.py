@@ -11,7 +11,7 @@ from openapi_spec_validator import validate
 from tests.support.fuzz import slow
 from tests.support.schemas import whole_schemas
 from toolway.api.rest.document import openapi_document
-from toolway.tools.openapi.published import published
+from toolway.tools.openapi.document_schemas import document_schema
 from toolway.types import JSON, Tool
 from toolway.wire.lenient_json import harmless
 
@@ -25,7 +25,7 @@ def document(schema: JSON) -> JSON:
 
 def test_references_lead_to_the_place_where_the_schema_stands():
     node = {"type": "object", "properties": {"next": {"$ref": "#"}, "x": {"$ref": "#/$defs/x"}}}
-    moved = published({**node, "$defs": {"x": {"type": "string"}}}, AT)
+    moved = document_schema({**node, "$defs": {"x": {"type": "string"}}}, AT)
     assert moved["properties"] == {"next": {"$ref": AT}, "x": {"$ref": f"{AT}/$defs/x"}}
     validate(document({**node, "$defs": {"x": {"type": "string"}}}))
 
@@ -59,7 +59,7 @@ def test_references_lead_to_the_place_where_the_schema_stands():
     ],
 )
 def test_what_is_broken_or_old_is_repaired(schema: JSON, expected: JSON):
-    assert published(schema, AT) == expected
+    assert document_schema(schema, AT) == expected
     validate(document(schema))
 
 
