@@ -34,6 +34,11 @@ MAX_FILES = 65_536
 _BACKLOG = 2048
 SWITCH_SECONDS = 0.001
 """How long a thread that reads a document may hold the interpreter while the event loop waits for it (else 5 ms)."""
+SILENT_WORKER_SECONDS = 60
+"""How long a worker may not answer its supervisor before it is killed and replaced.
+
+uvicorn's 5 are less than a worker needs to import everything on a slow machine, which it would then do for ever.
+"""
 _NOT_HERE = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 
 CreateApp = Callable[[Settings], ASGIApp]
@@ -181,6 +186,7 @@ def server_config(app: Any, settings: ServerSettings, **more: Any) -> uvicorn.Co
         "date_header": False,
         "backlog": _BACKLOG,
         "workers": settings.workers,
+        "timeout_worker_healthcheck": SILENT_WORKER_SECONDS,
         "timeout_keep_alive": settings.idle_timeout,
         "timeout_graceful_shutdown": settings.shutdown_grace,
     }

@@ -15,7 +15,7 @@ import httpx2
 import pytest
 
 from toolway.errors import ConfigError
-from toolway.server.process import MAX_FILES, check_exposure, listen, run
+from toolway.server.process import MAX_FILES, check_exposure, listen, run, server_config
 from toolway.settings.groups import ServerSettings, Settings
 
 if sys.platform != "win32":
@@ -141,6 +141,11 @@ def test_workers_end_when_their_parent_is_killed() -> None:
         to_end(client)
         # The workers hold its pipes, which end with the last of them.
         assert server.ended()[0] == -signal.SIGKILL
+
+
+def test_a_worker_that_needs_long_to_start_is_not_killed_for_it() -> None:
+    # A worker answers its supervisor when it has imported everything; the test would need as long to see it killed.
+    assert server_config(None, ServerSettings(workers=2)).timeout_worker_healthcheck >= 60
 
 
 def test_workers_that_cannot_start_end_it_all() -> None:
