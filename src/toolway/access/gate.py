@@ -14,7 +14,7 @@ import anyio
 from toolway.access.approvals import Approval, Approvals, Verdict
 from toolway.access.audit import AuditLog
 from toolway.access.questions import write_summary
-from toolway.access.rules import ALLOWED, Decision, Origin, Rules
+from toolway.access.rules import ALLOWED, CallOrigin, Decision, Rules
 from toolway.errors import InvalidRequest, NotFound, StoreError
 from toolway.telemetry.logging import Redactor
 from toolway.tools.invoke import read_call
@@ -76,7 +76,7 @@ class CallGate:
         audit: AuditLog | None,
         *,
         caller: Caller,
-        origin: Origin,
+        origin: CallOrigin,
         wait: float,
         elicit: Elicit,
         write_waiting: Callable[[Approval], str],

@@ -16,7 +16,7 @@ from toolway.access.audit import AuditLog
 from toolway.access.gate import CallGate, Elicit, ask_client
 from toolway.access.keys import KeyRing
 from toolway.access.questions import write_waiting
-from toolway.access.rules import Origin, Rules
+from toolway.access.rules import CallOrigin, Rules
 from toolway.settings.settings import Settings
 from toolway.stores import Store
 from toolway.telemetry.logging import Redactor
@@ -101,7 +101,7 @@ class Policy:
         """
         if not (self.rules.rules or self.audit or asks):
             return None
-        origin = Origin(
+        origin = CallOrigin(
             key=caller.name,
             group=caller.principal.group,
             model=model if isinstance(model, str) else "",

@@ -85,7 +85,7 @@ class Meter:
 
         Raises OverQuota, and QuotasUnknown.
         """
-        return _Request(self, principal)
+        return _CountedRequest(self, principal)
 
     @asynccontextmanager
     async def call(self, principal: Principal) -> AsyncIterator[None]:
@@ -216,7 +216,7 @@ class Meter:
             log.warning("quotas cannot be counted in Redis, %s until they can: %s", instead, error)
 
 
-class _Request(AbstractAsyncContextManager[list[Header]]):
+class _CountedRequest(AbstractAsyncContextManager[list[Header]]):
     """A block in which a request is under way."""
 
     # A class, since asynccontextmanager costs a small request a hundredth.

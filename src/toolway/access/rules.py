@@ -31,7 +31,7 @@ def hints_of(tool: Tool) -> Mapping[str, bool]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Origin:
+class CallOrigin:
     """Where a call comes from: the names of its key and group (empty without), the model, the request's dialect."""
 
     key: str = ""
@@ -87,11 +87,11 @@ class Rule:
         wrong = (hint for hint, wanted in self.config.annotations.items() if hints[hint] is not wanted)
         return next((f"annotations.{hint}" for hint in wrong), "")
 
-    def fits_origin(self, origin: Origin) -> bool:
+    def fits_origin(self, origin: CallOrigin) -> bool:
         """Whether it is about calls that come from there."""
         return not self._unfit_origin(origin)
 
-    def _unfit_origin(self, origin: Origin) -> str:
+    def _unfit_origin(self, origin: CallOrigin) -> str:
         if not self._keys.take(origin.key):
             return "keys"
         if not self._groups.take(origin.group):
@@ -109,7 +109,7 @@ class Rule:
         except (ValueError, RecursionError):
             return self.config.effect != "allow"
 
-    def why_not(self, name: str, tool: Tool, origin: Origin, arguments: JSON) -> str:
+    def why_not(self, name: str, tool: Tool, origin: CallOrigin, arguments: JSON) -> str:
         """The first condition that a call does not fit; empty when the rule hits."""
         unfit = self._unfit_tool(name, tool) or self._unfit_origin(origin)
         return unfit or ("" if self.fits_arguments(arguments) else "arguments")
@@ -142,7 +142,7 @@ class Rules:
         self.rules = tuple(Rule(config, number, servers) for number, config in enumerate(configs, 1))
         self._of_tools: WeakKeyDictionary[Tool, tuple[str, tuple[Rule, ...]]] = WeakKeyDictionary()
 
-    def decide(self, name: str, tool: Tool, origin: Origin, arguments: JSON) -> Decision:
+    def decide(self, name: str, tool: Tool, origin: CallOrigin, arguments: JSON) -> Decision:
         """What becomes of a call of the tool that models see as `name`; what no rule fits is allowed."""
         for rule in self._about(name, tool):
             if rule.fits_origin(origin) and rule.fits_arguments(arguments):
@@ -160,7 +160,9 @@ class Rules:
             self._of_tools[tool] = known
         return known[1]
 
-    def explain(self, name: str, tool: Tool, origin: Origin, arguments: JSON) -> Iterator[tuple[Rule, str]]:
+    def explain(
+        self, name: str, tool: Tool, origin: CallOrigin, arguments: JSON
+    ) -> Iterator[tuple[Rule, str]]:
         """Each rule up to the one that hits, with the condition that did not fit; empty for the one that hits."""
         for rule in self.rules:
             unfit = rule.why_not(name, tool, origin, arguments)

@@ -20,7 +20,7 @@ import typer
 
 from toolway.access.audit_entries import is_time, matches, oldest_first
 from toolway.access.principal import principal_of_key, principal_of_person
-from toolway.access.rules import Origin, Rule, Rules
+from toolway.access.rules import CallOrigin, Rule, Rules
 from toolway.app.terminal import (
     AsJSON,
     ConfigFile,
@@ -72,7 +72,7 @@ def explain(  # noqa: PLR0917 - typer passes them by name
     if why := _why_hidden(principal, owners, name, found[name], model, dialect):
         _print_explanation("none", [], as_json, why)
         return
-    origin = Origin(key=key, group=principal.group, model=model, dialect=dialect)
+    origin = CallOrigin(key=key, group=principal.group, model=model, dialect=dialect)
     steps = list(Rules(settings.access.rules, settings.labels).explain(name, found[name], origin, values))
     hit = steps[-1][0] if steps and not steps[-1][1] else None
     notes = ["" if hit else "No rule fits: allow", fault]

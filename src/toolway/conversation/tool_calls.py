@@ -21,7 +21,7 @@ _Marks = tuple[str | None, str, Any]
 
 
 @dataclass(kw_only=True, slots=True)
-class _Call:
+class _CallParts:
     id: str | None = None
     name: str = ""
     arguments: list[str] = field(default_factory=list)
@@ -46,7 +46,7 @@ class CallAssembler:
     """Fragments of tool calls -> calls. Which call a fragment belongs to is the whole difficulty."""
 
     def __init__(self) -> None:
-        self._calls: list[_Call] = []
+        self._calls: list[_CallParts] = []
         self._at_index: dict[int, int] = {}
 
     def feed(self, fragments: Any) -> list[tuple[int, JSON]]:
@@ -63,7 +63,7 @@ class CallAssembler:
 
     def add_whole(self, call: JSON) -> None:
         """Take a call that comes in one piece."""
-        whole, marks = _Call(), _marks(call)
+        whole, marks = _CallParts(), _marks(call)
         self._calls.append(whole)
         _add(whole, call, marks)
         if whole.name:
@@ -77,7 +77,7 @@ class CallAssembler:
         """All calls; an id is made only where it is missing or was used before in this turn."""
         return tuple(self._finish(call) for call in self._calls if call.name or not call.is_blank())
 
-    def _finish(self, call: _Call) -> ToolCall:
+    def _finish(self, call: _CallParts) -> ToolCall:
         arguments = fix_surrogates("".join(call.arguments))
         custom = (
             {"type": "custom", "custom": {"name": call.name, "input": arguments}} if call.is_custom else {}
@@ -94,7 +94,7 @@ class CallAssembler:
         known = self._begun(index, identity, name)
         if known is not None and not _begins_anew(self._calls[known], identity, name, arguments):
             return known
-        self._calls.append(_Call())
+        self._calls.append(_CallParts())
         if index is not None:
             self._at_index[index] = len(self._calls) - 1
         return len(self._calls) - 1
@@ -113,7 +113,7 @@ class CallAssembler:
             return known
         return next((position for position, call in enumerate(self._calls) if call.id == identity), known)
 
-    def _clean(self, call: _Call, text: str, extra: JSON) -> JSON | None:
+    def _clean(self, call: _CallParts, text: str, extra: JSON) -> JSON | None:
         kind, member = ("custom", "input") if call.is_custom else ("function", "arguments")
         if call.public_id:
             return {**extra, kind: {member: text}} if text or extra else None
@@ -123,12 +123,12 @@ class CallAssembler:
         inner = {"name": call.name, member: "".join(call.arguments)}
         return {**call.extra, "id": call.public_id, "type": kind, kind: inner}
 
-    def _unique_id(self, call: _Call) -> str:
+    def _unique_id(self, call: _CallParts) -> str:
         taken = any(other.public_id == call.id for other in self._calls if other is not call)
         return call.id if call.id and not taken else new_id()
 
 
-def _begins_anew(call: _Call, identity: str | None, name: str, arguments: Any) -> bool:
+def _begins_anew(call: _CallParts, identity: str | None, name: str, arguments: Any) -> bool:
     """Whether a fragment that seems to continue `call` is the first of another one."""
     if identity and call.id:
         # Servers that make up an id for each fragment tell the name in the first one alone.
@@ -138,7 +138,7 @@ def _begins_anew(call: _Call, identity: str | None, name: str, arguments: Any) -
     return name != call.name or (arguments not in (None, "") and call.is_whole())
 
 
-def _add(call: _Call, fragment: JSON, marks: _Marks) -> tuple[str, JSON]:
+def _add(call: _CallParts, fragment: JSON, marks: _Marks) -> tuple[str, JSON]:
     """Put a fragment into its call; returns the text of arguments and the unknown members it brought."""
     identity, name, arguments = marks
     call.id = call.id or identity

@@ -133,7 +133,7 @@ def running_weather(*, port: int = 0, on_line: OnLine | None = None) -> Iterator
         yield child
 
 
-class _Announced(uvicorn.Server):
+class _AnnouncingServer(uvicorn.Server):
     """A server that announces its address once it accepts connections."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -149,7 +149,7 @@ def main() -> None:
     options = parser.parse_args()
     listener = socket.create_server((HOST, options.port))
     config = uvicorn.Config(WEATHER, log_level="warning", access_log=False, ws="none")
-    _Announced(config).run(sockets=[listener])
+    _AnnouncingServer(config).run(sockets=[listener])
 
 
 if __name__ == "__main__":

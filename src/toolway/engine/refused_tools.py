@@ -65,18 +65,18 @@ async def find_culprits(names: Sequence[str], refuses: Refuses, suspected: Colle
 
     `refuses(())` is asked first: what is refused without any of ours is not ours to mend.
     """
-    search = _Search(refuses, most_probes(len(names)))
+    search = _Bisection(refuses, most_probes(len(names)))
     try:
         return await search.run(list(names), [name for name in names if name in suspected])
-    except _Enough:
+    except _NoProbesLeft:
         return search.found
 
 
-class _Enough(Exception):
+class _NoProbesLeft(Exception):
     pass
 
 
-class _Search:
+class _Bisection:
     def __init__(self, refuses: Refuses, probes: int) -> None:
         self.found: list[str] = []
         self._refuses = refuses
@@ -108,7 +108,7 @@ class _Search:
 
     async def _ask(self, names: Sequence[str]) -> bool:
         if not self._left:
-            raise _Enough
+            raise _NoProbesLeft
         self._left -= 1
         return await self._refuses(names)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from toolway.schema.compile import CannotCompile, compile_schema
-from toolway.schema.dereference import TooLarge, dereference
+from toolway.schema.dereference import SchemaTooLarge, dereference
 from toolway.schema.keywords import members_of, names_in, parts_of, type_of, types_of
 from toolway.types import JSON, Tool
 
@@ -197,7 +197,7 @@ def repair_arguments(tool: Tool, arguments: JSON) -> JSON:
     """
     try:
         schema = dereference(tool.parameters, depth=_MAX_DEPTH)
-    except (TooLarge, RecursionError):
+    except (SchemaTooLarge, RecursionError):
         return arguments
     repaired = _repair(arguments, {**schema, "type": "object"})
     return repaired if isinstance(repaired, dict) else arguments

@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 
 import orjson
 
-from toolway.schema.dereference import MAX_NODES, TooLarge, dereference, merge_all_of
+from toolway.schema.dereference import MAX_NODES, SchemaTooLarge, dereference, merge_all_of
 from toolway.schema.keywords import OF_TYPE, distinct, members_of, names_in, parts_of, type_of, types_of
 from toolway.schema.targets import NUMBERS, RULES, SchemaTarget, TargetRules, portable_pattern
 from toolway.types import JSON, Tool
@@ -212,7 +212,7 @@ def compile_schema(schema: JSON, target: SchemaTarget, *, terse: int = 0) -> JSO
             compiled = _Compiler(RULES[target], terse).root(dereference(schema, depth=depth))
             if len(dumps_exact(compiled)) <= MAX_BYTES:
                 return compiled
-        except TooLarge:
+        except SchemaTooLarge:
             continue
         except (ValueError, RecursionError) as error:  # halves of characters, levels without end
             reason = str(error)
@@ -238,7 +238,7 @@ class _Compiler:
         """One schema below the root, `level` levels deep."""
         self._nodes += 1
         if self._nodes > MAX_NODES:
-            raise TooLarge
+            raise SchemaTooLarge
         if not isinstance(schema, dict):
             schema = {}
         types, nullable = _types(schema)

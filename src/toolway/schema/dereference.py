@@ -22,7 +22,7 @@ _LOCAL = re.compile(r"#(/|$)")
 _MISSING = object()
 
 
-class TooLarge(ValueError):
+class SchemaTooLarge(ValueError):
     """The schema has more than `MAX_NODES` parts when all of them are written out."""
 
 
@@ -77,7 +77,7 @@ def dereference(schema: JSON, *, depth: int) -> JSON:
     """`schema` with every local `$ref` replaced by what it leads to, and every `allOf` made one schema.
 
     What is `depth` levels below the root, or leads back into itself, keeps its type and description alone. A
-    reference that leads nowhere accepts anything. Raises TooLarge.
+    reference that leads nowhere accepts anything. Raises SchemaTooLarge.
     """
     dereferenced = _Dereferencer(schema).node(schema, depth, ())
     return dereferenced if isinstance(dereferenced, dict) else {}
@@ -92,7 +92,7 @@ class _Dereferencer:
         """One schema, `trail` being the references that led to it."""
         self._nodes += 1
         if self._nodes > MAX_NODES:
-            raise TooLarge
+            raise SchemaTooLarge
         if not isinstance(schema, dict):
             return schema if isinstance(schema, bool) else {}
         schema, trail, again = self._follow(schema, trail)

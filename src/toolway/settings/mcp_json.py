@@ -342,7 +342,7 @@ def _adapter(kind: str) -> TypeAdapter[ServerConfig]:
     return TypeAdapter(MODELS[kind])
 
 
-class _Short(GenerateJsonSchema):
+class _ShortSchema(GenerateJsonSchema):
     """Without titles that repeat each name, and without null and defaults where they mean that a key is left out."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
@@ -363,11 +363,11 @@ def json_schema() -> dict[str, Any]:
 
     def described(model: type[Any]) -> dict[str, Any]:
         """The schema of a model. A class knows the sentences about its own fields only, not of those it inherits."""
-        schema = TypeAdapter(model).json_schema(schema_generator=_Short)
+        schema = TypeAdapter(model).json_schema(schema_generator=_ShortSchema)
         definitions.update(schema.pop("$defs", {}))
         members: dict[str, Any] = {}
         for base in filter(is_dataclass, reversed(model.__mro__)):
-            fields = TypeAdapter(base).json_schema(schema_generator=_Short).get("properties", {})
+            fields = TypeAdapter(base).json_schema(schema_generator=_ShortSchema).get("properties", {})
             members |= {key: field for key, field in fields.items() if "description" in field}
         return {**schema, "properties": members}
 

@@ -88,7 +88,7 @@ class SqliteEntries:
         self.max_bytes = max_bytes
         self._reader = _ThreadConnection(reader)
         self._writer = _ThreadConnection(writer)
-        self._clock = _Clock(writer)
+        self._clock = _FileClock(writer)
 
     @classmethod
     @asynccontextmanager
@@ -210,7 +210,7 @@ class SqliteEntries:
                 return
 
 
-class _Clock:
+class _FileClock:
     """The time of a file, in seconds: it goes on while a process has the file open.
 
     The system's clock may be set, a month ahead by mistake, and what has ended then would be lost for good. So it is

@@ -185,8 +185,8 @@ class DynamicServers:
         self._idle = idle
         self._connect_timeout = connect_timeout
         self._group: TaskGroup | None = None
-        self._by_key: dict[bytes, _Live] = {}
-        self._alive: set[_Live] = set()
+        self._by_key: dict[bytes, _LiveSource] = {}
+        self._alive: set[_LiveSource] = set()
 
     @property
     def count(self) -> int:
@@ -247,7 +247,7 @@ class DynamicServers:
             )
 
     @contextmanager
-    def _in_use(self, server: DeclaredServer, owner: str) -> Iterator[_Live]:
+    def _in_use(self, server: DeclaredServer, owner: str) -> Iterator[_LiveSource]:
         live = self._live(server, server.key(owner))
         live.users += 1
         live.wake()
@@ -260,7 +260,7 @@ class DynamicServers:
                 self._retire(live)
             live.wake()
 
-    def _live(self, server: DeclaredServer, key: bytes) -> _Live:
+    def _live(self, server: DeclaredServer, key: bytes) -> _LiveSource:
         """The connection for this key, a new one if there is none that can be used."""
         known = self._by_key.get(key)
         if known is not None and known.is_usable:
@@ -271,12 +271,12 @@ class DynamicServers:
         if known is not None:
             self._retire(known)
         egress = SsrfGuard(server.place, self._allowed, self._resolve)
-        live = self._by_key[key] = _Live(server, egress, self._make(server, egress))
+        live = self._by_key[key] = _LiveSource(server, egress, self._make(server, egress))
         self._alive.add(live)
         self._group.start_soon(self._keep, live, before)
         return live
 
-    def _room(self) -> _Live | None:
+    def _room(self) -> _LiveSource | None:
         """None if one more connection may be made; else the one that must have ended before, told to end."""
         if len(self._alive) - sum(live.gives_way for live in self._alive) < self._limit:
             return None
@@ -292,14 +292,14 @@ class DynamicServers:
         self._retire(oldest)
         return oldest
 
-    def _retire(self, live: _Live) -> None:
+    def _retire(self, live: _LiveSource) -> None:
         """Give it to no other request; it ends when those that have it are done."""
         live.retired = True
         for key in [key for key, known in self._by_key.items() if known is live]:
             del self._by_key[key]
         live.wake()
 
-    async def _keep(self, live: _Live, before: _Live | None) -> None:
+    async def _keep(self, live: _LiveSource, before: _LiveSource | None) -> None:
         """Own one connection from its first to its last moment."""
         try:
             if before is not None:
@@ -317,7 +317,7 @@ class DynamicServers:
             log.info("the connection to %s is closed", live.server.place.host)
 
 
-class _Live(SourceWrapper):
+class _LiveSource(SourceWrapper):
     """One connection as a ToolSource, and who needs it. What goes out in words holds no secret of the server."""
 
     def __init__(self, server: DeclaredServer, egress: SsrfGuard, source: ToolSource) -> None:

@@ -100,7 +100,7 @@ async def _in_time(
     seconds_left: float,
     on_progress: OnProgress | None,
 ) -> ToolResult:
-    client, clock = call_client.get(), _Clock(tool_timeout, seconds_left)
+    client, clock = call_client.get(), _CallClock(tool_timeout, seconds_left)
 
     def report(progress: Progress) -> None:
         clock.restart()
@@ -114,7 +114,7 @@ async def _in_time(
     return _failure(f"{call.name} did not answer in time and was given up", "timeout")
 
 
-class _Clock:
+class _CallClock:
     """The time that a call has: `tool_timeout` seconds, begun anew with each sign of life, `seconds_left` in all."""
 
     # With anyio's scope in place of asyncio's a small call takes a twentieth more.
@@ -142,7 +142,7 @@ class _Clock:
 
 
 @contextmanager
-def _stopped_for_questions(clock: _Clock, client: CallClient) -> Iterator[None]:
+def _stopped_for_questions(clock: _CallClock, client: CallClient) -> Iterator[None]:
     """While the client of a call is asked something, its time does not run."""
 
     async def ask(requests: JSON) -> JSON:

@@ -181,7 +181,7 @@ def harmless(value: Any, *, max_parts: int = MAX_PARTS) -> Any:
     Halves of characters become U+FFFD, what is no number null; what is deeper than MAX_DEPTH, has more than MAX_DIGITS
     digits or is more than `max_parts` is left out. Integers beyond 64 bits stay, and `dumps` writes them.
     """
-    return value if _is_harmless(value) else _Copy(max_parts).of(value, MAX_DEPTH)
+    return value if _is_harmless(value) else _HarmlessCopy(max_parts).of(value, MAX_DEPTH)
 
 
 def is_too_deep(value: Any, max_depth: int = MAX_DEPTH) -> bool:
@@ -204,7 +204,7 @@ def _is_harmless(value: Any) -> bool:
     return text.count(b"{") + text.count(b"[") <= MAX_DEPTH or not is_too_deep(value)
 
 
-class _Copy:
+class _HarmlessCopy:
     """Copies a value without what is harmful in it; counts the parts."""
 
     def __init__(self, max_parts: int) -> None:

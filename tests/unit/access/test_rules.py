@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolway.access.rules import WORST, Decision, Origin, Rules, hints_of
+from toolway.access.rules import WORST, CallOrigin, Decision, Rules, hints_of
 from toolway.errors import ConfigError
 from toolway.settings.mcp_json import parse_config
 from toolway.types import Tool
 
 JSON = dict[str, Any]
-ANYONE = Origin(dialect="chat")
+ANYONE = CallOrigin(dialect="chat")
 
 
 def tool(name: str = "delete_file", server: str = "files", **more: Any) -> Tool:
@@ -29,7 +29,7 @@ def rules(*entries: JSON, servers: tuple[str, ...] = ("files", "web")) -> Rules:
     return Rules(parse_config(text, {}).access.rules, servers)
 
 
-def decide(made: Rules, target: Tool | None = None, origin: Origin = ANYONE, **arguments: Any) -> str:
+def decide(made: Rules, target: Tool | None = None, origin: CallOrigin = ANYONE, **arguments: Any) -> str:
     target = target or tool()
     return made.decide(target.name, target, origin, arguments).effect
 
@@ -73,7 +73,7 @@ def test_the_first_rule_that_fits_decides() -> None:
     ],
 )
 def test_all_conditions_of_a_rule_must_fit(conditions: JSON, fits: bool) -> None:
-    origin = Origin(key="kid-1", group="family", model="qwen3", dialect="chat")
+    origin = CallOrigin(key="kid-1", group="family", model="qwen3", dialect="chat")
     assert decide(rules({**conditions, **DENY}), origin=origin, path="/etc/passwd") == (
         "deny" if fits else "allow"
     )

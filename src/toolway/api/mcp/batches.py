@@ -40,13 +40,13 @@ async def answer_batch(
     answer: Callable[[bytes, Send], Awaitable[None]], batch: list[bytes], send: Send
 ) -> None:
     """Have each message answered, and send the answers as one list."""
-    answers = _Answers(send)
+    answers = _BatchAnswer(send)
     for message in batch:
         await answer(message, answers.part())
     await answers.end()
 
 
-class _Answers:
+class _BatchAnswer:
     """A list, which is an event of a stream if something else came first: progress, a question, a ping."""
 
     def __init__(self, send: Send) -> None:

@@ -68,7 +68,7 @@ class MessageWriter:
         self._listings = listings
         self._content: list[JSON] = []
         self._block: _OpenBlock | None = None
-        self._calls: dict[int, _Call] = {}
+        self._calls: dict[int, _ClientCall] = {}
         self._written: set[int] = set()
         """The calls of this turn that are at their ends."""
         self._behind: list[tuple[str, str]] = []
@@ -299,13 +299,13 @@ class MessageWriter:
         if call is None:
             events = self._end_whole_call()
             extra = {key: value for key, value in fragment.items() if key not in _CALL_MEMBERS}
-            call = self._calls[number] = _Call(fragment["id"], inner["name"], extra)
+            call = self._calls[number] = _ClientCall(fragment["id"], inner["name"], extra)
         call.waiting += inner.get("arguments") or inner.get("input") or ""
         if call.block is None and len(self._calls) == 1:
             events += self._open_call(call)
         return [*events, *self._write_arguments(call)]
 
-    def _open_call(self, call: _Call) -> list[bytes]:
+    def _open_call(self, call: _ClientCall) -> list[bytes]:
         events = self._close()
         if call.extra:  # Gemini refuses a call that comes back without its signature
             extra = sealed({"calls": {original_id(call.id): call.extra}})
@@ -314,7 +314,7 @@ class MessageWriter:
         call.block, opened = self._open("tool_use", use)
         return [*events, *opened]
 
-    def _write_arguments(self, call: _Call, *, is_whole: bool = False) -> list[bytes]:
+    def _write_arguments(self, call: _ClientCall, *, is_whole: bool = False) -> list[bytes]:
         """What is there of the arguments; what does not begin like an object waits until it can be made one."""
         block, text = call.block, call.waiting
         if block is None or not text:
@@ -347,7 +347,7 @@ class MessageWriter:
         return [*events, *(event for kind, text in behind for event in self._say(kind, text))]
 
 
-class _Call:
+class _ClientCall:
     """A call of the client's that is not at its end; `waiting` are arguments that are not written yet."""
 
     def __init__(self, identity: str, name: str, extra: JSON) -> None:

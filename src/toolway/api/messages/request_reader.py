@@ -53,24 +53,24 @@ class RequestReader:
         """Read the conversation of a request. Raises InvalidRequest, ConnectorError."""
         caller = as_openai_caller(caller_of(scope, self._engine.settings.upstream))
         options = read_option_headers(caller.option_headers)
-        reading = _Reading(request, options, is_openai=self._engine.target.is_openai)
+        builder = _ConversationBuilder(request, options, is_openai=self._engine.target.is_openai)
         tells_listings = knows_listings(scope["headers"])
         async with self._engine.open(
-            reading.conversation, caller=caller, declared=request.mcp, listed=request.listed
+            builder.conversation, caller=caller, declared=request.mcp, listed=request.listed
         ) as conversation:
-            conversation.results.adopt_calls(conversation.chat.messages, reading.input.own)
-            hidden = reading.hidden
+            conversation.results.adopt_calls(conversation.chat.messages, builder.input.own)
+            hidden = builder.hidden
             conversation.tools.hold_back(hidden.keys())
             yield MessageJob(
                 request=request,
                 conversation=conversation,
-                media=reading.input.media,
-                listings=reading.listings if tells_listings else (),
+                media=builder.input.media,
+                listings=builder.listings if tells_listings else (),
                 searched=_searched(request, conversation, hidden),
             )
 
 
-class _Reading:
+class _ConversationBuilder:
     """One request on its way to a conversation."""
 
     def __init__(self, request: MessagesRequest, options: RequestOptions, *, is_openai: bool) -> None:

@@ -66,19 +66,19 @@ class EventLog:
         news.set()
 
 
-Place = tuple[str, str]
+ResponsePlace = tuple[str, str]
 """Whose response, and which."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Events:
+class _EventBatch:
     """A part of the events of a response."""
 
     events: list[tuple[str, str]]
     over: bool
 
 
-EVENTS = Kind("events", _Events)
+EVENTS = Kind("events", _EventBatch)
 LEASE: Kind[JSON] = Kind("lease", dict[str, Any])
 """Says that a process makes the response, as long as it is there."""
 CANCEL: Kind[JSON] = Kind("cancel", dict[str, Any])
@@ -93,12 +93,12 @@ class StoredEvents:
         self._ttl = ttl
         self._poll = poll
 
-    async def keep(self, place: Place, part: int, events: list[Event], *, over: bool) -> None:
+    async def keep(self, place: ResponsePlace, part: int, events: list[Event], *, over: bool) -> None:
         """Keep a part; the first is 0, the last is `over`."""
-        kept = _Events(events=[(kind, body.decode()) for kind, body in events], over=over)
+        kept = _EventBatch(events=[(kind, body.decode()) for kind, body in events], over=over)
         await self._store.put(EVENTS.key(*place, str(part)), kept, ttl=self._ttl)
 
-    async def forget(self, place: Place) -> None:
+    async def forget(self, place: ResponsePlace) -> None:
         """Delete all parts. Raises StoreError."""
         part = 0
         while await self._store.delete(EVENTS.key(*place, str(part))):
@@ -106,7 +106,7 @@ class StoredEvents:
 
     async def read(
         self,
-        place: Place,
+        place: ResponsePlace,
         begin: int,
         alive: Callable[[], Awaitable[bool]],
         last: Callable[[int], Awaitable[Event | None]],
@@ -191,7 +191,7 @@ class Run:
     ended: anyio.Event = field(default_factory=anyio.Event)
 
     @property
-    def place(self) -> Place:
+    def place(self) -> ResponsePlace:
         """Whose response it is, and which."""
         return self.job.owner, self.job.identity
 

@@ -35,7 +35,7 @@ from toolway.types import JSON, Choice, Selection, Tool, ToolResult, is_selected
 
 
 @dataclass(frozen=True, kw_only=True)
-class Listing:
+class ToolListing:
     """The tools of a server that the client declared, or why there are none."""
 
     tools: Sequence[Tool]
@@ -56,7 +56,7 @@ class ResponseJob:
     conversation: Conversation
     writer: EventWriter
     input: InputItems
-    listing: Mapping[str, Listing]
+    listing: Mapping[str, ToolListing]
     listed: Sequence[str]
     items: Sequence[JSON]
     leading: Sequence[JSON]
@@ -106,9 +106,9 @@ class RequestReader:
             )
         late_role = "system" if self._engine.target.is_openai else "user"
         options = read_option_headers(caller.option_headers)
-        reading = _Reading(request, options, previous, late_role)
-        async with self._engine.open(reading.request, caller=caller, declared=request.mcp) as conversation:
-            yield reading.job(conversation)
+        builder = _ConversationBuilder(request, options, previous, late_role)
+        async with self._engine.open(builder.request, caller=caller, declared=request.mcp) as conversation:
+            yield builder.job(conversation)
 
     async def _resolved(self, item: JSON, owner: str) -> JSON:
         """The item that an item_reference stands for; any other item as it is."""
@@ -119,7 +119,7 @@ def _is_reference(item: JSON) -> bool:
     return item.get("type") == "item_reference" or item.keys() == {"id"}
 
 
-class _Reading:
+class _ConversationBuilder:
     """One request on its way to a job: first what it asks of the engine, then what its client gets to see."""
 
     def __init__(
@@ -222,9 +222,9 @@ class _Reading:
     def _needs_approval(self, tool: Tool) -> bool:
         return needs_approval(self._entries.get(tool.server, {}), tool.name)
 
-    def _listing(self, label: str, conversation: Conversation) -> Listing:
+    def _listing(self, label: str, conversation: Conversation) -> ToolListing:
         if label in self._failures:
-            return Listing(tools=(), error=self._failures[label].message)
+            return ToolListing(tools=(), error=self._failures[label].message)
         # What is listed holds for a conversation, so the choice of one response does not narrow it.
         listable = [*conversation.request.options.selection, self._declared]
         return _listing(conversation.tools.snapshot, label, listable)
@@ -284,11 +284,13 @@ def _with_tool_choice(request: ResponseRequest, snapshot: Snapshot) -> tuple[JSO
     return body, [[Choice(patterns=tuple(allowed))]]
 
 
-def _listing(snapshot: Snapshot, label: str, selection: Selection) -> Listing:
+def _listing(snapshot: Snapshot, label: str, selection: Selection) -> ToolListing:
     status = next(source.status for source in snapshot.sources if source.label == label)
     known = [(name, tool) for name, tool in snapshot.offered.items() if tool.server == label]
     # Its own error may hold addresses, which are the operator's affair.
     error = (
         None if known or status.state in ("ready", "stopped") else f"The server is not there: {status.state}."
     )
-    return Listing(tools=[tool for name, tool in known if is_selected(name, tool, selection)], error=error)
+    return ToolListing(
+        tools=[tool for name, tool in known if is_selected(name, tool, selection)], error=error
+    )

@@ -51,7 +51,7 @@ class ApprovalTurn(SplitTurn):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Answered:
+class _Resolution:
     """What stands in place of the question since a reply decided this (`_decision`).
 
     `is_pure` says that the reply was nothing but an answer, which the model does not see.
@@ -65,7 +65,7 @@ class _Answered:
 
 TURN = Kind("approval turn", ApprovalTurn)
 CLAIM = Kind("approval claim", str)
-ANSWERED = Kind("approval answered", _Answered)
+ANSWERED = Kind("approval answered", _Resolution)
 
 
 @dataclass(kw_only=True)
@@ -78,18 +78,18 @@ class RestoredConversation:
     messages: Sequence[Any]
     question: str = ""
     approved: Sequence[ToolCall] = ()
-    keep: Callable[[_Answered], Awaitable[None]] | None = None
-    answered: _Answered | None = None
+    keep: Callable[[_Resolution], Awaitable[None]] | None = None
+    resolution: _Resolution | None = None
     begin: int = 0
 
     async def fill(self, results: Sequence[JSON]) -> Sequence[Any]:
         """The conversation with the results of the approved calls in it, which are kept for when it comes again."""
-        answered, keep = self.answered, self.keep
-        assert answered and keep  # noqa: S101 - calls were approved
+        resolution, keep = self.resolution, self.keep
+        assert resolution and keep  # noqa: S101 - calls were approved
         self.keep = None
-        filled = replace(answered, messages=fill_results(answered.messages, results))
+        filled = replace(resolution, messages=fill_results(resolution.messages, results))
         await keep(filled)
-        end = self.begin + len(answered.messages)
+        end = self.begin + len(resolution.messages)
         return [*self.messages[: self.begin], *filled.messages, *self.messages[end:]]
 
     async def settle(self) -> None:
@@ -182,12 +182,12 @@ class ApprovalTurns:
             if is_unclear:
                 position += 2  # the model sees neither the question nor what was no answer to it
             elif code and turn and reply:
-                answered, approved = await self._answer(code, turn, reply, is_last)
+                resolution, approved = await self._answer(code, turn, reply, is_last)
                 if approved:
                     restored.approved, restored.keep = approved, partial(self._keep, code)
-                    restored.answered, restored.begin = answered, len(found)
-                self._gate.grants += answered.grants
-                found += answered.messages if answered.is_pure else [*answered.messages, reply]
+                    restored.resolution, restored.begin = resolution, len(found)
+                self._gate.grants += resolution.grants
+                found += resolution.messages if resolution.is_pure else [*resolution.messages, reply]
                 position += 2
             else:
                 found.append(messages[position])
@@ -217,26 +217,26 @@ class ApprovalTurns:
 
     async def _answer(
         self, code: str, turn: ApprovalTurn, reply: JSON, is_last: bool
-    ) -> tuple[_Answered, Sequence[ToolCall]]:
+    ) -> tuple[_Resolution, Sequence[ToolCall]]:
         """What stands in place of question and reply, and the calls in it that must run now."""
         answer = _clear_reply(_text(reply), code, turn)
         decision = _decision(answer)
         key = ANSWERED.key(self._owner, code)
-        answered = await self._store.get(key, certain=is_last)
-        if answered is None:
+        resolution = await self._store.get(key, certain=is_last)
+        if resolution is None:
             if not is_last:
                 return _not_run(turn, decision, repeat("was not run: nobody approved it")), ()
             if await self._store.add(CLAIM.key(self._owner, code), decision):
                 return await self._decide_or_release(code, turn, answer)
-            answered = await self._wait_for(code, decision)
-        if answered is None:
+            resolution = await self._wait_for(code, decision)
+        if resolution is None:
             fate = "was not run again: it was begun before, and it is not known whether it ran"
             return _not_run(turn, decision, repeat(fate)), ()
-        if answered.reply != decision:
+        if resolution.reply != decision:
             await self._take_back(turn, answer)
             verdicts = [await self._approvals.verdict(identity) for identity in turn.approvals]
             return _not_run(turn, decision, map(_fate, verdicts)), ()
-        return answered, ()
+        return resolution, ()
 
     async def _take_back(self, turn: ApprovalTurn, reply: Reply | None) -> None:
         """The user now refuses calls that an earlier answer allowed: those that have not begun do not run."""
@@ -247,21 +247,21 @@ class ApprovalTurns:
                 with suppress(NotFound):
                     await self._approvals.answer(identity, Verdict(approve=False, by=self._gate.dialect))
 
-    async def _wait_for(self, code: str, decision: str) -> _Answered | None:
+    async def _wait_for(self, code: str, decision: str) -> _Resolution | None:
         """What comes of the same decision, which somebody else is about to carry out."""
         known = await self._store.get(CLAIM.key(self._owner, code), certain=True)
         if known is not None and known != decision:
-            return _Answered(reply=known, is_pure=False, messages=[])
+            return _Resolution(reply=known, is_pure=False, messages=[])
         with anyio.move_on_after(REPEAT_TIMEOUT):
             while True:
-                if answered := await self._store.get(ANSWERED.key(self._owner, code), certain=True):
-                    return answered
+                if resolution := await self._store.get(ANSWERED.key(self._owner, code), certain=True):
+                    return resolution
                 await anyio.sleep(POLL_SECONDS)
         return None
 
     async def _decide_or_release(
         self, code: str, turn: ApprovalTurn, reply: Reply | None
-    ) -> tuple[_Answered, Sequence[ToolCall]]:
+    ) -> tuple[_Resolution, Sequence[ToolCall]]:
         try:
             return await self._decide(code, turn, reply)
         except StoreError:
@@ -271,7 +271,7 @@ class ApprovalTurns:
 
     async def _decide(
         self, code: str, turn: ApprovalTurn, reply: Reply | None
-    ) -> tuple[_Answered, Sequence[ToolCall]]:
+    ) -> tuple[_Resolution, Sequence[ToolCall]]:
         approved: list[ToolCall] = []
         results: list[JSON] = []
         grants: list[str] = []
@@ -288,18 +288,18 @@ class ApprovalTurns:
                 approved.append(call)
                 grants += [verdict.grant] if verdict.always == "conversation" else []
             results.append(tool_message(call, "" if call in approved else _why(call, approval, verdict)))
-        answered = _Answered(
+        resolution = _Resolution(
             reply=_decision(reply),
             is_pure=reply is not None,
             messages=turn.whole(results),
             grants=grants,
         )
         if not approved:
-            await self._keep(code, answered)
-        return answered, approved
+            await self._keep(code, resolution)
+        return resolution, approved
 
-    async def _keep(self, code: str, answered: _Answered) -> None:
-        await self._store.put(ANSWERED.key(self._owner, code), answered)
+    async def _keep(self, code: str, resolution: _Resolution) -> None:
+        await self._store.put(ANSWERED.key(self._owner, code), resolution)
 
 
 def _clear_reply(text: str, code: str, turn: ApprovalTurn) -> Reply | None:
@@ -338,13 +338,13 @@ def _fate(verdict: Verdict | None) -> str:
     return f"was not run: it was refused by {earlier}. If it is still wanted, call it again: the user is asked anew"
 
 
-def _not_run(turn: ApprovalTurn, decision: str, fates: Iterable[str]) -> _Answered:
+def _not_run(turn: ApprovalTurn, decision: str, fates: Iterable[str]) -> _Resolution:
     """The turn in which a reply of this decision, a message like any other, runs none of the open calls."""
     results = [
         tool_message(call, f"Error: {call.name} {fate}.")
         for call, fate in zip(turn.calls, fates, strict=False)
     ]
-    return _Answered(reply=decision, is_pure=False, messages=turn.whole(results))
+    return _Resolution(reply=decision, is_pure=False, messages=turn.whole(results))
 
 
 def code_in(message: Any) -> str | None:

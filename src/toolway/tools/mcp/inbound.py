@@ -10,7 +10,7 @@ from anyio.abc import ObjectReceiveStream
 from mcp_types import JSONRPCNotification, JSONRPCRequest
 
 from toolway.tools.mcp.messages import RpcResponse
-from toolway.tools.mcp.options import Budget
+from toolway.tools.mcp.options import LogBudget
 from toolway.tools.mcp.sdk import ReadStream, SessionMessage
 
 Inbound = SessionMessage | Exception
@@ -51,9 +51,9 @@ class InboundFilter(ObjectReceiveStream[Inbound]):
         self._ended = ended
         self._dropped = dropped
         self._answered = answered
-        self._requests = Budget(rate=MAX_REQUESTS / 60, burst=MAX_REQUESTS)
-        self._unasked = Budget(rate=UNASKED_RATE, burst=UNASKED_BURST)
-        self._changes = Budget(rate=UNASKED_RATE, burst=CHANGES_BURST)
+        self._requests = LogBudget(rate=MAX_REQUESTS / 60, burst=MAX_REQUESTS)
+        self._unasked = LogBudget(rate=UNASKED_RATE, burst=UNASKED_BURST)
+        self._changes = LogBudget(rate=UNASKED_RATE, burst=CHANGES_BURST)
         self._since_checkpoint = 0
 
     async def receive(self) -> Inbound:
@@ -86,7 +86,7 @@ class InboundFilter(ObjectReceiveStream[Inbound]):
             else:
                 await self._count_unread(self._unasked)
 
-    async def _count_unread(self, budget: Budget) -> None:
+    async def _count_unread(self, budget: LogBudget) -> None:
         """One more message that nobody reads; there may be some."""
         if not budget.spend():
             self._dropped()

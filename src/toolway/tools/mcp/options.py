@@ -52,7 +52,7 @@ class ConnectOptions:
     """Is told each line that is logged of the server."""
 
 
-class Budget:
+class LogBudget:
     """A token bucket: `burst` at once, `rate` a second in the long run."""
 
     def __init__(self, *, rate: float, burst: float) -> None:
@@ -117,7 +117,7 @@ class ServerLog:
         self._stdout: list[bytes] = []
         self.written = 0
         """How many lines of standard error there were."""
-        self._budget = Budget(rate=RATE, burst=BURST)
+        self._budget = LogBudget(rate=RATE, burst=BURST)
         self._dropped = self._dropped_bytes = 0
         self._report: asyncio.TimerHandle | None = None
 

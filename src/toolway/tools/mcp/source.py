@@ -18,7 +18,7 @@ import anyio
 from toolway.errors import SourceError
 from toolway.settings.mcp_server import Era, McpServerConfig
 from toolway.tools.mcp.errors import LostError, RpcError, cause_of, exit_reason, explain
-from toolway.tools.mcp.options import Budget, ConnectOptions, ServerLog, Transport
+from toolway.tools.mcp.options import ConnectOptions, LogBudget, ServerLog, Transport
 from toolway.types import JSON, STOPPED, OnProgress, SourceStatus, State, Tool, ToolResult
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ class Supervisor:
         self._is_useful = self._is_over = False
         self._listed_changes = 0
         self._changes_tools: dict[str, bool] = {}
-        self._catch_ups = Budget(rate=1.0, burst=5)
+        self._catch_ups = LogBudget(rate=1.0, burst=5)
         self._news = anyio.Event()
         self._changed: Callable[[], None] = lambda: None
 

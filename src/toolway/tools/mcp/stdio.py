@@ -25,7 +25,7 @@ from toolway.errors import SourceError
 from toolway.settings.mcp_server import StdioServerConfig, with_home
 from toolway.tools.mcp import reaper
 from toolway.tools.mcp.messages import Lines, MessageLines, TooLong, parse
-from toolway.tools.mcp.options import DEPTH, Budget, ServerLog, depth
+from toolway.tools.mcp.options import DEPTH, LogBudget, ServerLog, depth
 from toolway.tools.mcp.sdk import SessionMessage
 
 KILL_GRACE = 2.0
@@ -68,7 +68,7 @@ class StdioServer(asyncio.SubprocessProtocol, ObjectStream[SessionMessage]):
         self._lines = MessageLines(limit, log.add_stdout)
         self._stderr = Lines(STDERR_LINE)
         self._log = log
-        self._noise = Budget(rate=NOISE_RATE, burst=NOISE_BURST)
+        self._noise = LogBudget(rate=NOISE_RATE, burst=NOISE_BURST)
         self._inbox: deque[bytes | TooLong] = deque()
         self._parsed: deque[SessionMessage] = deque()
         self._news = asyncio.Event()

@@ -52,7 +52,7 @@ class OpenAPISource:
         self._connections = Connections(client_certificate(endpoint.client_cert, endpoint.client_key))
         self._credentials = Credentials.of(endpoint)
         places = (
-            (Place(url=endpoint.spec, base=endpoint.url or None),)
+            (DocumentPlace(url=endpoint.spec, base=endpoint.url or None),)
             if endpoint.spec
             else candidate_places(endpoint.url)
         )
@@ -141,9 +141,11 @@ class OpenAPISource:
     def _child(self, name: str, path: str, root: str) -> DocumentReader:
         """A listed server: where the link leads, or (behind a proxy that hides a prefix) below the list itself."""
         urls = dict.fromkeys((urljoin(root, path), urljoin(root, f".{path}")))
-        return self._reader([Place(url=url, base=url.removesuffix("/openapi.json")) for url in urls], name)
+        return self._reader(
+            [DocumentPlace(url=url, base=url.removesuffix("/openapi.json")) for url in urls], name
+        )
 
-    def _reader(self, places: list[Place] | tuple[Place, ...], server: str) -> DocumentReader:
+    def _reader(self, places: list[DocumentPlace] | tuple[DocumentPlace, ...], server: str) -> DocumentReader:
         return DocumentReader(
             places,
             server=server,
@@ -194,27 +196,27 @@ MAX_DOCUMENT_BYTES = "TOOLWAY_MAX_DOCUMENT_BYTES"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class DocumentPlace:
     """Where a document may be. `base` is where its operations live when it names no server."""
 
     url: str
     base: str | None = None
 
 
-def candidate_places(url: str) -> tuple[Place, ...]:
+def candidate_places(url: str) -> tuple[DocumentPlace, ...]:
     """Where to look for the document of an endpoint: a file, that very URL, or `/openapi.json` below it."""
     if "://" not in url:
-        return (Place(url=url),)
+        return (DocumentPlace(url=url),)
     try:
         parsed = URL(url).with_fragment(None)
     except ValueError:
-        return (Place(url=url),)  # rejected when it is asked for
+        return (DocumentPlace(url=url),)  # rejected when it is asked for
     if parsed.path.endswith((".json", ".yaml", ".yml")):
-        return (Place(url=str(parsed)),)
+        return (DocumentPlace(url=str(parsed)),)
     base = parsed.with_query(None)
     below = base.joinpath("openapi.json") if base.path != "/" else base.with_path("/openapi.json")
-    itself = Place(url=str(parsed))
-    listed = Place(url=str(below.with_query(parsed.query)), base=str(base).rstrip("/"))
+    itself = DocumentPlace(url=str(parsed))
+    listed = DocumentPlace(url=str(below.with_query(parsed.query)), base=str(base).rstrip("/"))
     return (itself, listed) if parsed.query else (listed, itself)
 
 
@@ -222,7 +224,7 @@ def candidate_places(url: str) -> tuple[Place, ...]:
 class _Version:
     """What is known of a document as it was read last."""
 
-    place: Place
+    place: DocumentPlace
     etag: str | None
     modified: str | None
     digest: bytes
@@ -238,7 +240,7 @@ class DocumentReader:
 
     def __init__(
         self,
-        places: Sequence[Place],
+        places: Sequence[DocumentPlace],
         *,
         server: str,
         credentials: Credentials,
@@ -292,7 +294,7 @@ class DocumentReader:
                     break
         raise _most_specific(failures, self.places)
 
-    async def _read(self, place: Place) -> ImportedDocument:
+    async def _read(self, place: DocumentPlace) -> ImportedDocument:
         if "://" not in place.url:
             return await self._read_file(place)
         try:
@@ -311,7 +313,7 @@ class DocumentReader:
         except SourceError as error:
             raise type(error)(f"{place.url} {error.message}", stage=error.stage) from error
 
-    async def _read_file(self, place: Place) -> ImportedDocument:
+    async def _read_file(self, place: DocumentPlace) -> ImportedDocument:
         path = await anyio.Path(place.url).expanduser()
         try:
             size = (await path.stat()).st_size
@@ -348,14 +350,14 @@ class DocumentReader:
         self._version = version
         return imported
 
-    async def _fetch(self, place: Place) -> HttpResponse:
+    async def _fetch(self, place: DocumentPlace) -> HttpResponse:
         answer = await self._get(place, self._credentials.default_secrets())
         other = (
             self._credentials.default_secrets() != (BEARER,) and self._credentials.value(BEARER) is not None
         )
         return await self._get(place, (BEARER,)) if other and answer.status in (401, 403) else answer
 
-    async def _get(self, place: Place, secrets: tuple[Secret, ...]) -> HttpResponse:
+    async def _get(self, place: DocumentPlace, secrets: tuple[Secret, ...]) -> HttpResponse:
         headers = {**FIXED_HEADERS, "Accept": "application/json, application/yaml;q=0.9, */*;q=0.8"}
         if (known := self._version) and known.place == place and self.imported is not None:
             headers |= {"If-None-Match": known.etag} if known.etag else {}
@@ -415,7 +417,7 @@ def _check(answer: HttpResponse) -> None:
         raise SourceError("answered HTML, not an OpenAPI document; is this the right port?", stage="parse")
 
 
-def _most_specific(failures: list[SourceError], places: Sequence[Place]) -> SourceError:
+def _most_specific(failures: list[SourceError], places: Sequence[DocumentPlace]) -> SourceError:
     """Of several failures the one that says most: a bad document, or else the first."""
     error = next((failure for failure in failures if failure.stage == "parse"), failures[0])
     if len(failures) == 1:

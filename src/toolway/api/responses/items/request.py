@@ -64,7 +64,8 @@ _DECLARATIONS = {
     ),
 }
 _DECLARATIONS["namespace"] = fields.object_of(
-    {"name": fields.Name, "tools": Annotated[list[JSON], fields.Kind("a list of tools")]}, description=str
+    {"name": fields.Name, "tools": Annotated[list[JSON], fields.Kind("a list of tools")]},
+    description=str,
 )
 _FORMAT = fields.object_of({"type": Literal["grammar", "text"]})
 _GRAMMAR = fields.object_of({"definition": fields.Name, "syntax": Literal["lark", "regex"]})
@@ -111,7 +112,8 @@ _CHOICES = {
     "custom": fields.object_of({"name": fields.Name}),
     "mcp": fields.object_of({"server_label": fields.Name}, name=str),
     "allowed_tools": fields.object_of(
-        {"tools": Annotated[list[JSON], fields.Kind("a list of tools")]}, mode=Literal["auto", "required"]
+        {"tools": Annotated[list[JSON], fields.Kind("a list of tools")]},
+        mode=Literal["auto", "required"],
     ),
 }
 
