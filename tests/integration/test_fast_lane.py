@@ -445,10 +445,14 @@ def test_an_answer_larger_than_a_buffer_is_read_to_its_end(
     assert got == through(ordinary, long, PLAIN_REQUEST)
 
 
-def test_an_interrupted_tool_round_keeps_only_its_own_conversation_out_of_the_lane(taken: list[str]):
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+def test_an_interrupted_tool_round_keeps_only_its_own_conversation_out_of_the_lane(
+    tmp_path: Path, taken: list[str], kind: str
+):
+    store = "memory:" if kind == "memory" else f"sqlite:///{tmp_path / 'store.db'}"
     gate, key = Gate(), {"authorization": "Bearer x"}
     rome = {"model": "mock", "messages": [{"role": "user", "content": "And in Rome?"}]}
-    with app_server() as app:
+    with app_server(store=store) as app:
         warm(app, CALLS, Reply([b" ", gate]))
         with connected(app) as client:
             client.sendall(request(as_json(rome)))

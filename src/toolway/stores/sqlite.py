@@ -26,6 +26,12 @@ PROBE_SECONDS = 0.05
 REST_SECONDS = 0.5
 """So long it does not even try."""
 
+SLOW_LOOK = 0.02
+"""Seconds that a look from the event loop may take; it takes some microseconds unless it waits for the disk."""
+
+REST_BEHIND_LOOK = 50
+"""After one that took longer nobody looks from there for so many times what it took."""
+
 LONGEST_GAP = 3600.0
 """Seconds of the system's clock that are believed at most, for the time in which nobody had the file open."""
 
@@ -78,14 +84,22 @@ class SqliteEntries:
     """Entries of at most `max_bytes` together. When that is not enough, the oldest of who has most goes first.
 
     Each of two connections works in a thread, one statement at a time. WAL lets one read while the other writes, or
-    waits because another process does.
+    waits because another process does. A third one is used by the event loop itself, to see that a key has nothing.
     """
 
     overhead = 300
     """What an entry takes in the file besides its value, in tables and indexes."""
 
-    def __init__(self, reader: sqlite3.Connection, writer: sqlite3.Connection, *, max_bytes: int) -> None:
+    def __init__(
+        self,
+        reader: sqlite3.Connection,
+        writer: sqlite3.Connection,
+        looker: sqlite3.Connection,
+        *,
+        max_bytes: int,
+    ) -> None:
         self.max_bytes = max_bytes
+        self._looker = _ImpatientConnection(looker)
         self._reader = _ThreadConnection(reader)
         self._writer = _ThreadConnection(writer)
         self._clock = _FileClock(writer)
@@ -107,6 +121,7 @@ class SqliteEntries:
         """Close the file."""
         self._reader.close()
         self._writer.close()
+        self._looker.close()
 
     async def read(self, *keys: AnyKey) -> list[bytes | None]:
         """What each key has."""
@@ -143,8 +158,9 @@ class SqliteEntries:
         return True
 
     def may_hold(self, key: AnyKey) -> bool:
-        """Only the file knows."""
-        return True
+        """Whether the file has something of it, or could not be read at once."""
+        query = "SELECT 1 FROM lives WHERE key = ? AND until > ?"
+        return self._looker.finds(query, (key.digest, self._clock.now()))
 
     async def remove(self, key: AnyKey) -> bool:
         """Forget what `key` has; whether it had something."""
@@ -279,6 +295,36 @@ class _ThreadConnection:
         self._is_patient = seconds == BUSY_SECONDS
 
 
+class _ImpatientConnection:
+    """A connection for whoever cannot wait: it is asked for what can be found in the pages of an index alone.
+
+    Writers do not keep it from reading, and no lock is waited for. A page that is not in memory is, for as long as the
+    disk takes: a fiftieth of the time at most, on a disk that is always slow.
+    """
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        connection.execute("PRAGMA busy_timeout = 0")
+        connection.execute("PRAGMA query_only = ON")
+        self._connection = connection
+        self._rests_until = float("-inf")
+
+    def finds(self, query: str, parameters: Sequence[object]) -> bool:
+        """Whether there is a row, or it is not known."""
+        if (started := time.monotonic()) < self._rests_until:
+            return True
+        try:
+            found = self._connection.execute(query, parameters).fetchone() is not None
+        except sqlite3.Error:
+            return True
+        if (took := time.monotonic() - started) > SLOW_LOOK:
+            self._rests_until = started + REST_BEHIND_LOOK * took
+        return found
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+
 @contextmanager
 def _transaction(db: sqlite3.Connection) -> Iterator[None]:
     """All or nothing, and nobody else writes meanwhile."""
@@ -301,8 +347,8 @@ def _on_disk(db: sqlite3.Connection) -> Iterator[None]:
         db.execute("PRAGMA synchronous = NORMAL")
 
 
-def _connect(path: Path) -> tuple[sqlite3.Connection, sqlite3.Connection]:
-    """A reading and a writing connection."""
+def _connect(path: Path) -> tuple[sqlite3.Connection, sqlite3.Connection, sqlite3.Connection]:
+    """A reading and a writing connection, and one more to look at what there is."""
     path = path.expanduser()
     # SQLite gives its -wal and -shm files the mode of the database; so the mode must be right before it is opened.
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
@@ -312,7 +358,7 @@ def _connect(path: Path) -> tuple[sqlite3.Connection, sqlite3.Connection]:
         _use_wal(writer)
         writer.execute("PRAGMA journal_size_limit = 4194304")
         _prepare(writer)
-        return _connection(path), writer
+        return _connection(path), writer, _connection(path)
     except sqlite3.Error:
         writer.close()
         raise

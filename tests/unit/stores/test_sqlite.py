@@ -155,6 +155,32 @@ async def test_a_foreign_lock_delays_writes_once_and_reads_not_at_all(url: str, 
     assert caplog.text.count("the store failed") == 1
 
 
+async def test_whoever_looks_without_waiting_is_kept_from_it_by_no_write(url: str):
+    async with opened(url) as store:
+        await store.put(key("k"), {"n": 1})
+        with closing(sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            other.execute("DELETE FROM lives")
+            assert store.may_hold(key("k"))
+            assert not store.may_hold(key("other"))
+            other.execute("COMMIT")
+        assert not store.may_hold(key("k"))
+
+
+async def test_whoever_looks_does_not_say_that_there_is_nothing_where_that_cannot_be_seen(url: str):
+    async with opened(url) as store:
+        foreign(url, "DROP TABLE lives")
+        assert store.may_hold(key("k"))
+
+
+async def test_after_a_slow_look_nobody_looks_for_a_while(url: str, monkeypatch):
+    async with opened(url) as store:
+        monkeypatch.setattr(module, "SLOW_LOOK", -1.0)
+        monkeypatch.setattr(module, "REST_BEHIND_LOOK", 1e9)
+        assert not store.may_hold(key("k"))
+        assert store.may_hold(key("k"))
+
+
 async def test_a_write_costs_the_same_however_many_entries_there_are(url: str):
     async with opened(url, max_bytes=200_000) as store:
         steps: list[int] = []
