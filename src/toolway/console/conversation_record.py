@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
+
+import orjson
 
 from toolway.access.gate import conversation_of
 from toolway.conversation.events import (
@@ -222,7 +225,8 @@ class _Writer:
         """The names of tools, and how many bytes their definitions have."""
         if id(tools) not in self._tools:
             self._kept.append(tools)
-            self._tools[id(tools)] = _names_in(tools), len(dumps(tools)) if tools else 0
+            read = _read_definitions if isinstance(tools, orjson.Fragment) else _names_and_size
+            self._tools[id(tools)] = read(tools)
         return self._tools[id(tools)]
 
     def trimmed(self, value: Any, depth: int = 0) -> Any:
@@ -323,6 +327,16 @@ def _title(first: ConversationBegan) -> str:
 def _short(text: str, most: int) -> str:
     text = " ".join(text.split())
     return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def _names_and_size(tools: Any) -> tuple[list[str], int]:
+    return _names_in(tools), len(dumps(tools)) if tools else 0
+
+
+@lru_cache(maxsize=4)
+def _read_definitions(tools: orjson.Fragment) -> tuple[list[str], int]:
+    """The same of definitions that are JSON already: those of our tools, which many requests have in common."""
+    return _names_and_size(tools)
 
 
 def _names_in(tools: Any) -> list[str]:

@@ -33,6 +33,7 @@ from toolway.settings.env_endpoints import Endpoint
 from toolway.settings.groups import LogSettings, ServerSettings, Settings, ToolSettings, UpstreamSettings
 from toolway.telemetry.conversation_log import ConversationLog
 from toolway.telemetry.logging import (
+    SUSPECTS,
     LineFormatter,
     Redactor,
     also_mask,
@@ -218,6 +219,17 @@ def test_a_secret_that_comes_later_is_masked_too(written: io.StringIO) -> None:
     also_mask(["later/canary", "x7"])
     log.warning("%s %s %s", "later/canary", quote("later/canary", safe=""), SECRETS[0])
     assert lines(written) == ["*** *** ***"]
+
+
+@given(st.data())
+def test_each_pattern_is_for_texts_that_have_one_of_its_words(data: st.DataObject) -> None:
+    words, pattern, _ = data.draw(st.sampled_from(SUSPECTS))
+    found = data.draw(st.from_regex(pattern, alphabet=st.characters(codec="ascii")))
+    assert any(word in found.lower() for word in words)
+
+
+def test_what_looks_like_a_secret_is_masked_in_letters_of_others_too() -> None:
+    assert Redactor([])("pa\u017f\u017fword=CANARYCANARY") == "pa\u017f\u017fword=***"
 
 
 @given(st.text(min_size=6), st.text(), st.text())
