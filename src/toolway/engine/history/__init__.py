@@ -2,7 +2,8 @@
 
 Each module keeps one kind of it in the store for one caller. They speak alike: `keep` writes it down, `find` looks it
 up when the client comes back, `put_back` gives the conversation with it in its places, and `may_be_kept` is False when
-it is known without waiting that there is none.
+it is known without waiting that there is none. `Attempt` finds and keeps at the ends of its block, and
+`ApprovalTurns.ask` keeps what it asks about.
 
 | module                | what is kept                           | when                      | found by             |
 |-----------------------|----------------------------------------|---------------------------|----------------------|
