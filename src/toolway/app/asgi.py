@@ -34,8 +34,8 @@ from toolway.api.responses import (
 from toolway.api.rest import DocsPage, RestTools
 from toolway.app.doctor import judge_running
 from toolway.app.health import Readiness, healthz, welcome
-from toolway.app.observers import observing, open_tracing
 from toolway.app.state import AppState, open_state
+from toolway.app.subscribers import open_subscribers, open_tracing
 from toolway.console.app import open_console
 from toolway.console.feed import Feed
 from toolway.console.journal import Journal
@@ -112,7 +112,7 @@ class Routes:
         traces = open_tracing(self._settings.upstream)
         async with (
             open_state(self._settings, self._keys, self._denials) as state,
-            observing(state, traces) as subscribers,
+            open_subscribers(state, traces) as subscribers,
             AsyncExitStack() as stack,
         ):
             feed = Feed()

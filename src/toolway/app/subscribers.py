@@ -1,4 +1,4 @@
-"""What watches the conversations: the log always, metrics and traces where they are asked for."""
+"""What subscribes to the events of conversations: the log always, metrics and traces where they are asked for."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def wants_traces(env: Mapping[str, str]) -> bool:
 
 
 @asynccontextmanager
-async def observing(state: AppState, traces: Tracing | None) -> AsyncIterator[list[Subscribe]]:
+async def open_subscribers(state: AppState, traces: Tracing | None) -> AsyncIterator[list[Subscribe]]:
     """The subscribers of each conversation; figures and traces are collected while the block lasts."""
     subscribers: list[Subscribe] = [ConversationLog]
 
