@@ -202,7 +202,7 @@ class _ConversationWriter:
     """Writes what happens in the conversation as events of the response, which begins when the model server accepts."""
 
     def __init__(self, job: ResponseJob, deliver: Deliver, on_head: OnHead | None) -> None:
-        self._draft = job
+        self._job = job
         self._writer = job.writer
         self._deliver = deliver
         self._on_head = on_head
@@ -225,7 +225,7 @@ class _ConversationWriter:
                 await self._deliver(self._writer.call_began(call, tool, self._requests.get(call.id)))
             case CallEnded(call=call, result=result):
                 if request := self._requests.pop(call.id, None):
-                    self._draft.done[request] = result
+                    self._job.done[request] = result
                 await self._deliver(self._writer.call_ended(call, result))
 
     async def _begin(self, headers: list[Header]) -> None:
@@ -233,9 +233,9 @@ class _ConversationWriter:
         if self._on_head:
             await self._on_head(headers)
         await self._deliver(self._writer.began())
-        for label, listing in self._draft.listing.items():
+        for label, listing in self._job.listings.items():
             await self._deliver(self._writer.tools_listed(label, listing.tools, listing.error))
-        if resumed := self._draft.conversation.events.rounds:
+        if resumed := self._job.conversation.events.rounds:
             await self._deliver(self._writer.rounds_resumed(resumed))
 
 

@@ -46,18 +46,18 @@ class ToolListing:
 class ResponseJob:
     """What it takes to make one response: the request as it was read, and its conversation with the model.
 
-    `listing` is what the client gets to see of the servers that it names and has not seen, `listed` the labels of
-    those that it has seen then. `items` are those of the input, with ids. `leading` are the system messages at the
-    beginning of the conversation, without the instructions; `previous` is the response that it goes on from.
-    `done` has the results of approved calls that ran, here or for a response that failed, by their requests.
+    `listings` are what the client gets to see of the servers that it names and has not seen, `shown_servers` the labels
+    of those that it has seen then. `items` are those of the input, with ids. `leading` are the system messages at the
+    beginning of the conversation, without the instructions; `previous` is the response that it goes on from. `done` has
+    the results of approved calls that ran, here or for a response that failed, by their requests.
     """
 
     request: ResponseRequest
     conversation: Conversation
     writer: EventWriter
     input: InputItems
-    listing: Mapping[str, ToolListing]
-    listed: Sequence[str]
+    listings: Mapping[str, ToolListing]
+    shown_servers: Sequence[str]
     items: Sequence[JSON]
     leading: Sequence[JSON]
     previous: StoredResponse | None = None
@@ -77,7 +77,7 @@ class ResponseJob:
         """What is known of the response by now."""
         own = sorted(self.conversation.results.own)
         return StoredResponse(
-            resource=self.writer.resource, items=self.items, listed=self.listed, own=own, **more
+            resource=self.writer.resource, items=self.items, listed=self.shown_servers, own=own, **more
         )
 
 
@@ -177,16 +177,16 @@ class _ConversationBuilder:
         if not (conversation.tools.tools or conversation.chat.tools):  # OpenAI refuses options of tools then
             chat = conversation.chat.without("tool_choice", "parallel_tool_calls")
             conversation.request = replace(conversation.request, chat=chat)
-        seen = self._input.listed | set(previous.listed if previous else ())
-        listing = {label: self._listing(label, conversation) for label in self._entries if label not in seen}
-        shown = {label for label in self._entries if label in seen or not listing[label].error}
+        seen = self._input.shown_servers | set(previous.listed if previous else ())
+        listings = {label: self._listing(label, conversation) for label in self._entries if label not in seen}
+        shown = {label for label in self._entries if label in seen or not listings[label].error}
         return ResponseJob(
             request=self._request,
             conversation=conversation,
             writer=writer,
             input=self._input,
-            listing=listing,
-            listed=sorted(seen | shown),
+            listings=listings,
+            shown_servers=sorted(seen | shown),
             items=with_ids(self._request.items, identity),
             leading=self._leading,
             previous=previous,

@@ -32,7 +32,7 @@ ROOT = RESPONSES.path
 
 JobRoute = Callable[[ResponseJob], Awaitable[JSON]]
 
-_DRAFT_ROUTES: dict[tuple[str, str], JobRoute] = {
+_JOB_ROUTES: dict[tuple[str, str], JobRoute] = {
     ("POST", f"{ROOT}/input_tokens"): count_tokens,
     ("POST", f"{ROOT}/compact"): compact,
 }
@@ -55,8 +55,8 @@ class Responses:
         asked = scope["method"], scope["path"]
         if asked == ("POST", ROOT):
             await self._create(scope, receive, send)
-        elif route := _DRAFT_ROUTES.get(asked):
-            await self._answer_draft(scope, receive, send, route)
+        elif route := _JOB_ROUTES.get(asked):
+            await self._answer_job(scope, receive, send, route)
         else:
             await self._stored(scope, receive, send)
 
@@ -73,7 +73,7 @@ class Responses:
             else:
                 await self._answer(scope, receive, send, job, raw)
 
-    async def _answer_draft(self, scope: Scope, receive: Receive, send: Send, route: JobRoute) -> None:
+    async def _answer_job(self, scope: Scope, receive: Receive, send: Send, route: JobRoute) -> None:
         body = parse_object(await read_body(scope, receive, self._settings.server.max_body_bytes))
         whole = {key: value for key, value in body.items() if key not in ("stream", "background")}
         async with self._creator.reader.open(scope, whole) as job:

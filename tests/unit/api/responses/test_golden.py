@@ -54,8 +54,8 @@ def input_items(case: JSON) -> JSON:
         out["denied"] = made.denied
     if made.own:
         out["own"] = sorted(made.own)
-    if made.listed:
-        out["listed"] = sorted(made.listed)
+    if made.shown_servers:
+        out["listed"] = sorted(made.shown_servers)
     return out
 
 

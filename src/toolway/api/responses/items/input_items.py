@@ -85,7 +85,7 @@ class InputItems:
         search: str | None = None,
     ) -> None:
         self.messages = list(messages)
-        self.listed: set[str] = set()
+        self.shown_servers: set[str] = set()
         """Labels of servers whose tools the conversation has seen."""
         self.own: set[str] = set()
         """Ids of calls whose results are ours, though the client sent them."""
@@ -168,7 +168,7 @@ class InputItems:
 
     def _list_tools(self, item: JSON, where: str) -> None:
         if isinstance(label := item.get("server_label"), str) and not item.get("error"):
-            self.listed.add(label)
+            self.shown_servers.add(label)
 
     def _call(self, item: JSON, where: str) -> None:
         if item["type"] == "function_call":
