@@ -127,7 +127,7 @@ class Routes:
                 settings=self._settings,
                 upstream=state.upstream,
                 catalog=state.catalog,
-                client_servers=state.dynamic,
+                client_servers=state.client_servers,
                 store=state.store,
                 target=state.target,
                 policy=state.policy,

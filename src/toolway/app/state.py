@@ -22,8 +22,8 @@ from toolway.settings.settings import Settings
 from toolway.stores import Store, open_store
 from toolway.tools.catalog import Catalog, Snapshot
 from toolway.tools.circles import name_of
-from toolway.tools.client_servers import DynamicServers
-from toolway.tools.factory import SourceFactory, open_dynamic
+from toolway.tools.client_servers import ClientServers
+from toolway.tools.factory import SourceFactory, open_client_servers
 from toolway.upstream.client import Upstream, credential
 
 log = logging.getLogger("toolway.tools")
@@ -42,7 +42,7 @@ class AppState:
     settings: Settings
     upstream: Upstream
     catalog: Catalog
-    dynamic: DynamicServers
+    client_servers: ClientServers
     store: Store
     target: ModelTarget
     factory: SourceFactory
@@ -71,7 +71,7 @@ async def open_state(settings: Settings, keys: KeyRing, denials: Denials) -> Asy
             ).running() as catalog,
             open_policy(settings, store, keys=keys) as policy,
             watch_config(settings, factory, catalog, keys, policy) as config,
-            open_dynamic(settings.tools) as dynamic,
+            open_client_servers(settings.tools) as client_servers,
             ModelTarget(settings.upstream, upstream, catalog.set_target).learning() as target,
             open_vectors(settings, upstream, target, store) as vectors,
             anyio.create_task_group() as tasks,
@@ -83,7 +83,7 @@ async def open_state(settings: Settings, keys: KeyRing, denials: Denials) -> Asy
                 settings=settings,
                 upstream=upstream,
                 catalog=catalog,
-                dynamic=dynamic,
+                client_servers=client_servers,
                 store=store,
                 target=target,
                 factory=factory,

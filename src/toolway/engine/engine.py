@@ -29,7 +29,7 @@ from toolway.settings.groups import profile_suffix, split_model
 from toolway.settings.settings import Settings
 from toolway.stores import Store
 from toolway.tools.catalog import STARTUP_WAIT, Catalog, Snapshot
-from toolway.tools.client_servers import DynamicServers, read_declared
+from toolway.tools.client_servers import ClientServers, read_declared
 from toolway.tools.profiles import no_such_profile
 from toolway.tools.source_wrappers import ListedSource
 from toolway.types import JSON, JSON_TYPE, Caller, Header, Tool, record
@@ -63,7 +63,7 @@ class Engine:
         settings: Settings,
         upstream: Upstream,
         catalog: Catalog,
-        client_servers: DynamicServers,
+        client_servers: ClientServers,
         store: Store,
         target: ModelTarget,
         policy: Policy,

@@ -161,7 +161,7 @@ class ConnectedServers:
     failures: Mapping[str, ConnectorError]
 
 
-class DynamicServers:
+class ClientServers:
     """All connections to declared servers. One is shared by the requests of one owner that declare the same.
 
     `make` makes the source of a server, which is ready or has failed within `connect_timeout` seconds; `limit` is
@@ -194,7 +194,7 @@ class DynamicServers:
         return len(self._alive)
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[DynamicServers]:
+    async def running(self) -> AsyncIterator[ClientServers]:
         """Keep connections while the block lasts; with it they all end."""
         async with anyio.create_task_group() as group:
             self._group = group

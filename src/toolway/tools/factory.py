@@ -31,7 +31,7 @@ from toolway.settings.mcp_server import (
 from toolway.tools.autodetect import AutodetectSource, find_mcp, has_document
 from toolway.tools.catalog import Catalog
 from toolway.tools.circles import OpenedCircle, name_of
-from toolway.tools.client_servers import CONNECT_TIMEOUT, IDLE, DeclaredServer, DynamicServers
+from toolway.tools.client_servers import CONNECT_TIMEOUT, IDLE, ClientServers, DeclaredServer
 from toolway.tools.mcp import ConnectOptions, MCPSource, ReconnectPolicy
 from toolway.tools.mcp.sampling import UpstreamSampler
 from toolway.tools.openapi import OpenAPISource
@@ -192,13 +192,13 @@ def _autodetected(endpoint: Endpoint, settings: ToolSettings) -> ToolSource:
 
 
 @asynccontextmanager
-async def open_dynamic(
+async def open_client_servers(
     settings: ToolSettings,
     *,
     resolve: Resolve | None = None,
     idle: float = IDLE,
     connect_timeout: float = CONNECT_TIMEOUT,
-) -> AsyncIterator[DynamicServers]:
+) -> AsyncIterator[ClientServers]:
     """The connections to servers that requests declare, while the block lasts. `resolve` looks names up."""
 
     def make(server: DeclaredServer, egress: SsrfGuard) -> ToolSource:
@@ -210,7 +210,7 @@ async def open_dynamic(
         policy = ReconnectPolicy(connect_timeout=connect_timeout, restart_wait=5.0, settle=2.0)
         return MaskedSource(MCPSource(config, options, policy), _mask(config))
 
-    servers = DynamicServers(
+    servers = ClientServers(
         make,
         AllowList(settings.dynamic_servers),
         resolve or Resolver(),

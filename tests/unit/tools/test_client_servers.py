@@ -24,8 +24,8 @@ from toolway.errors import Busy, ConnectorError, InvalidRequest
 from toolway.net.ssrf import Resolve, parse_allowed, read_destination
 from toolway.settings.groups import ToolSettings
 from toolway.tools.catalog import Snapshot
-from toolway.tools.client_servers import DeclaredServer, DynamicServers, read_declared
-from toolway.tools.factory import open_dynamic
+from toolway.tools.client_servers import ClientServers, DeclaredServer, read_declared
+from toolway.tools.factory import open_client_servers
 from toolway.tools.mcp.logins import Login, LoginFile
 
 Answer = Callable[[bytes], bytes | None]
@@ -46,11 +46,11 @@ def book(**names: str | list[str]) -> Resolve:
 @asynccontextmanager
 async def servers_for(
     allowed: str, resolve: Resolve | None = None, **options: Any
-) -> AsyncIterator[DynamicServers]:
+) -> AsyncIterator[ClientServers]:
     settings = {name: options.pop(name) for name in ("max_dynamic_servers", "token_file") if name in options}
     chosen = ToolSettings(dynamic_servers=parse_allowed(allowed), **settings)
     with anyio.fail_after(TIMEOUT):
-        async with open_dynamic(chosen, resolve=resolve or book(), **options) as servers:
+        async with open_client_servers(chosen, resolve=resolve or book(), **options) as servers:
             yield servers
 
 
@@ -60,13 +60,13 @@ def at(url: str, label: str = "git", **more: Any) -> DeclaredServer:
     return server
 
 
-async def failure(servers: DynamicServers, server: DeclaredServer) -> ConnectorError:
+async def failure(servers: ClientServers, server: DeclaredServer) -> ConnectorError:
     async with servers.use([server], owner="") as reached:
         assert not reached.sources
         return reached.failures[server.label]
 
 
-async def refusal(servers: DynamicServers, server: DeclaredServer) -> InvalidRequest:
+async def refusal(servers: ClientServers, server: DeclaredServer) -> InvalidRequest:
     with pytest.raises(InvalidRequest) as caught:
         async with servers.use([server], owner=""):
             pass
@@ -74,7 +74,7 @@ async def refusal(servers: DynamicServers, server: DeclaredServer) -> InvalidReq
     return caught.value
 
 
-async def say(servers: DynamicServers, server: DeclaredServer, tool: str = "ok", owner: str = "") -> str:
+async def say(servers: ClientServers, server: DeclaredServer, tool: str = "ok", owner: str = "") -> str:
     """What a tool says, called as a request would."""
     async with servers.use([server], owner=owner) as reached:
         assert not reached.failures, reached.failures
@@ -137,7 +137,7 @@ async def test_a_declared_server_answers_calls() -> None:
 async def test_a_hundred_requests_for_one_server_make_one_connection(modern: bool) -> None:
     said: list[str] = []
 
-    async def request(servers: DynamicServers, server: BadHTTP) -> None:
+    async def request(servers: ClientServers, server: BadHTTP) -> None:
         said.append(await say(servers, at(server.url, authorization="abc")))
 
     async with bad_http(modern=modern) as server, servers_for("127.0.0.1") as servers:
@@ -259,7 +259,7 @@ async def test_when_all_connections_are_in_use_the_client_is_told_to_come_again(
 async def test_many_requests_for_many_servers_never_pass_the_limit() -> None:
     most, busy = 0, 0
 
-    async def request(servers: DynamicServers, server: BadHTTP, owner: str) -> None:
+    async def request(servers: ClientServers, server: BadHTTP, owner: str) -> None:
         nonlocal most, busy
         try:
             await say(servers, at(server.url), owner=owner)
