@@ -13,8 +13,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from toolway.errors import ConfigError
 from toolway.settings.groups import MetricsSettings
-from toolway.telemetry.figures import DIRECTORY, AllWorkers
-from toolway.telemetry.metrics import FIGURES, HTTP_REQUESTS
+from toolway.telemetry.instruments import DIRECTORY, AllWorkers
+from toolway.telemetry.metrics import HTTP_REQUESTS, INSTRUMENTS
 
 
 def count_request(method: str, route: str, status: int) -> None:
@@ -80,5 +80,5 @@ def exposition(settings: MetricsSettings, workers: int) -> Iterator[None]:
 
 def _registry() -> CollectorRegistry:
     registry = CollectorRegistry()
-    registry.register(AllWorkers(FIGURES))
+    registry.register(AllWorkers(INSTRUMENTS))
     return registry

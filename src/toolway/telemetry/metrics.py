@@ -29,7 +29,7 @@ from toolway.conversation.events import (
     TextBegan,
 )
 from toolway.conversation.message import token_count
-from toolway.telemetry.figures import Figure, write_for_all
+from toolway.telemetry.instruments import Instrument, write_for_all
 from toolway.types import SourceStatus, Tool
 
 MAX_MODELS = 50
@@ -41,7 +41,7 @@ MAX_TOOLS = 2000
 SAMPLE_SECONDS = 1.0
 """Between two looks at the event loop, the tool servers and the process."""
 
-_counter, _gauge, _histogram = (partial(Figure, kind) for kind in ("counter", "gauge", "histogram"))
+_counter, _gauge, _histogram = (partial(Instrument, kind) for kind in ("counter", "gauge", "histogram"))
 
 HTTP_REQUESTS = _counter(
     "http_requests",
@@ -99,7 +99,7 @@ CPU_SECONDS = _counter("cpu_seconds", "CPU time of all workers.")
 RESIDENT_BYTES = _gauge("resident_memory_bytes", "Resident memory of all workers.")
 INFO = _gauge("build_info", "1; the version is a label.", ("version",), merge="max")
 
-FIGURES = [figure for figure in list(globals().values()) if isinstance(figure, Figure)]
+INSTRUMENTS = [value for value in list(globals().values()) if isinstance(value, Instrument)]
 
 _KINDS = {
     "input": ("prompt_tokens",),
@@ -252,11 +252,11 @@ async def sample(statuses: Callable[[], Sequence[tuple[str, SourceStatus]]]) -> 
             cpu = now
             if resident := _resident_bytes():
                 RESIDENT_BYTES.set(resident)
-            write_for_all(FIGURES)
+            write_for_all(INSTRUMENTS)
             await anyio.sleep_until(due)
             LOOP_LAG.observe(max(0.0, anyio.current_time() - due))
     finally:
-        write_for_all(FIGURES)
+        write_for_all(INSTRUMENTS)
 
 
 def _resident_bytes() -> int:

@@ -19,7 +19,7 @@ RULES = ROOT / "deploy" / "prometheus" / "toolway.rules.yaml"
 def known_names() -> set[str]:
     return {
         f"{figure.name}{suffix}"
-        for figure in metrics.FIGURES
+        for figure in metrics.INSTRUMENTS
         for suffix in {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}.get(
             figure.kind, ("",)
         )

@@ -1,4 +1,4 @@
-"""Counters, gauges and histograms that cost a request next to nothing, and their sum over all workers.
+"""Instruments: counters, gauges and histograms that cost a request next to nothing, and their sum over all workers.
 
 prometheus_client writes the exposition. Its own metrics take a lock and look up their labels at each step, which
 costs a fifth of a request here; its files for several processes more. These are plain dicts of one event loop; with
@@ -31,7 +31,7 @@ DIRECTORY = "TOOLWAY_METRICS_DIRECTORY"
 _MERGE: Mapping[str, Callable[[Sequence[float]], float]] = {"sum": sum, "min": min, "max": max}
 
 
-class Figure:
+class Instrument:
     """One metric of this process. Gauges of several workers are merged by `merge`."""
 
     def __init__(
@@ -94,35 +94,35 @@ class Figure:
 
 
 class AllWorkers(Collector):
-    """Collects the figures of this process, or of all workers that write into the common directory."""
+    """Collects the values of this process, or of all workers that write into the common directory."""
 
-    def __init__(self, figures: Sequence[Figure]) -> None:
-        self._figures = figures
+    def __init__(self, instruments: Sequence[Instrument]) -> None:
+        self._instruments = instruments
 
     def collect(self) -> Iterator[Metric]:
         """Each metric once. Counters of workers that ended stay in the sum, their gauges do not."""
         folder = os.environ.get(DIRECTORY)
         if not folder:
-            for figure in self._figures:
-                yield figure.family([dict(figure.values)])
+            for instrument in self._instruments:
+                yield instrument.family([dict(instrument.values)])
             return
         workers = [
             (int(path.stem), orjson.loads(path.read_bytes())) for path in sorted(Path(folder).glob("*.json"))
         ]
-        for figure in self._figures:
-            yield figure.family(
+        for instrument in self._instruments:
+            yield instrument.family(
                 [
-                    {tuple(labels): value for labels, value in written.get(figure.name, ())}
+                    {tuple(labels): value for labels, value in written.get(instrument.name, ())}
                     for pid, written in workers
-                    if figure.kind != "gauge" or _is_alive(pid)
+                    if instrument.kind != "gauge" or _is_alive(pid)
                 ]
             )
 
 
-def write_for_all(figures: Sequence[Figure]) -> None:
-    """Write this worker's figures into the common directory, if there is one."""
+def write_for_all(instruments: Sequence[Instrument]) -> None:
+    """Write this worker's values into the common directory, if there is one."""
     if folder := os.environ.get(DIRECTORY):
-        written = {figure.name: list(figure.values.items()) for figure in figures}
+        written = {instrument.name: list(instrument.values.items()) for instrument in instruments}
         new = Path(folder) / f"{os.getpid()}.new"
         new.write_bytes(orjson.dumps(written))
         new.replace(new.with_suffix(".json"))
