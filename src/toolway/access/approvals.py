@@ -33,7 +33,7 @@ MAX_ARGUMENTS = 64 * 2**10
 POLL_SECONDS = 1.0
 """Seconds between two looks whether somebody answered at another replica."""
 
-OURS = "toolway"
+OWNER = "toolway"
 """Whose entries these are in the store: an approval is found by its id alone, whoever asked."""
 
 
@@ -325,7 +325,7 @@ class Approvals:
 
 
 def _key(identity: str) -> Key[Approval]:
-    return APPROVAL.key(OURS, identity)
+    return APPROVAL.key(OWNER, identity)
 
 
 def _not_found(identity: str) -> NotFound:
@@ -333,15 +333,15 @@ def _not_found(identity: str) -> NotFound:
 
 
 def _begun(identity: str) -> Key[bool]:
-    return BEGUN.key(OURS, identity)
+    return BEGUN.key(OWNER, identity)
 
 
 def _verdict(identity: str) -> Key[Verdict]:
-    return VERDICT.key(OURS, identity)
+    return VERDICT.key(OWNER, identity)
 
 
 def _grant(identity: str) -> Key[Grant]:
-    return GRANT.key(OURS, identity)
+    return GRANT.key(OWNER, identity)
 
 
 def _new_grant_id(approval: Approval, scope: Scope) -> str:

@@ -19,7 +19,7 @@ from toolway.types import JSON
 
 EMPTY = '{\n  "mcpServers": {}\n}\n'
 
-_OF_THE_FILE = ("where", "hash", "shared")
+_FILE_MEMBERS = ("where", "hash", "shared")
 """Members of an entry that say nothing about what one key may do."""
 
 
@@ -72,7 +72,7 @@ def described(key: KeyConfig) -> JSON:
 
 def rights_of(entry: Rights) -> JSON:
     """What the entry of a key or a group says of what may be done, as JSON."""
-    rights = {one.name: getattr(entry, one.name) for one in fields(entry) if one.name not in _OF_THE_FILE}
+    rights = {one.name: getattr(entry, one.name) for one in fields(entry) if one.name not in _FILE_MEMBERS}
     return {
         name: str(value) if isinstance(value, Rate) else value
         for name, value in rights.items()

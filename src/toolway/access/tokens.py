@@ -20,7 +20,7 @@ from toolway.errors import Busy, Forbidden, Unauthorized
 from toolway.net.client import HttpClient, Origin
 from toolway.net.errors import HttpError
 from toolway.net.proxy import proxy_for
-from toolway.settings.access import OF_JWT, AccessConfig, GroupConfig, JwtConfig
+from toolway.settings.access import JWT_PREFIX, AccessConfig, GroupConfig, JwtConfig
 from toolway.types import JSON, Principal
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ class TokenVerifier:
             raise Forbidden("This account is in no group that may use this server.", code="no_group")
         shown = str(_claim(claims, self.provider.name_claim) or subject)
         name = "".join(character if character.isprintable() else "?" for character in shown)
-        return principal_of_person(self.provider.issuer, subject, f"{OF_JWT}{name[:100]}", group)
+        return principal_of_person(self.provider.issuer, subject, f"{JWT_PREFIX}{name[:100]}", group)
 
     def _group(self, claim: Any) -> GroupConfig | None:
         """The first group here that one of these names leads to."""

@@ -10,6 +10,7 @@ import typer
 from toolway.access.key_file import add_key, described, revoke_key, rotate_key, state_of
 from toolway.app.terminal import AsJSON, ConfigFile, complain, print_json, print_table, print_text
 from toolway.settings.access import GroupConfig, KeyConfig
+from toolway.settings.groups import DEFAULT_CONFIG
 from toolway.settings.mcp_server import with_home
 from toolway.settings.settings import load_settings
 
@@ -80,7 +81,7 @@ def list_keys(as_json: AsJSON = False, config: ConfigFile = None) -> None:
 
 
 def _file(config: str | None) -> Path:
-    return with_home(load_settings(config=config).tools.config or "mcp.json")
+    return with_home(load_settings(config=config).tools.config or DEFAULT_CONFIG)
 
 
 def _tell(secret: str, name: str, path: Path, as_json: bool) -> None:

@@ -14,16 +14,13 @@ import anyio
 from toolway.access.keys import KeyRing
 from toolway.access.policy import Policy
 from toolway.errors import ConfigError
-from toolway.settings.groups import ToolSettings
+from toolway.settings.groups import DEFAULT_CONFIG, ToolSettings
 from toolway.settings.mcp_server import ConfiguredServer, UnusableServerConfig, with_home
 from toolway.settings.settings import Settings, reload_servers
 from toolway.telemetry.logging import also_mask
 from toolway.tools.catalog import Catalog
 from toolway.tools.factory import SourceFactory
 from toolway.tools.names import name_some
-
-FOUND = "mcp.json"
-"""The file that is read when it is there and no other is named."""
 
 POLL_SECONDS = 1.0
 """Seconds between two looks at the file."""
@@ -65,7 +62,7 @@ class ConfigWatcher:
         keys: KeyRing,
         policy: Policy | None,
     ) -> None:
-        config = settings.tools.config or FOUND
+        config = settings.tools.config or DEFAULT_CONFIG
         self.settings = replace(settings, tools=replace(settings.tools, config=config))
         """With the servers of the file, as it was last read."""
         self.path = with_home(config)

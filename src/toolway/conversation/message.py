@@ -35,7 +35,7 @@ FINISH_REASONS: dict[str, Ending] = {
 }
 """What servers call the end of a turn, in lower case; whatever else they say is a failure."""
 
-_NOT_SAID = frozenset({"role", "tool_calls", "function_call", *TEXT_FIELDS})
+_NOT_WORDS = frozenset({"role", "tool_calls", "function_call", *TEXT_FIELDS})
 _ENVELOPE = frozenset(
     {"id", "object", "created", "model", "choices", "usage", "system_fingerprint", "service_tier"}
 )
@@ -96,14 +96,16 @@ def error_in(body: JSON) -> UpstreamError | None:
 
 def _bare_error(body: JSON) -> Any:
     """An error without OpenAI's wrapper: FastAPI's `detail`, or the error object itself."""
-    is_error = body.get("object") == "error" or ("message" in body and not body.keys().isdisjoint(_OF_ERRORS))
+    is_error = body.get("object") == "error" or (
+        "message" in body and not body.keys().isdisjoint(_ERROR_FIELDS)
+    )
     return body if is_error else body.get("detail")
 
 
 _MESSAGES = ("message", "msg", "detail")
 """What servers call the message of an error."""
 
-_OF_ERRORS = frozenset({"code", "type", "status", "statusCode"})
+_ERROR_FIELDS = frozenset({"code", "type", "status", "statusCode"})
 
 
 class MessageBuilder:
@@ -147,7 +149,7 @@ class MessageBuilder:
             choice = {**choice, "delta": (delta := {})}
             chunk = {**chunk, "choices": [choice]}
         for key, value in delta.items():
-            if key not in _NOT_SAID:
+            if key not in _NOT_WORDS:
                 if value is not None:  # Gemini's signature of a text stands in `extra_content`
                     self._extra[key] = value
             elif value and key in TEXT_FIELDS and isinstance(value, (str, list)):

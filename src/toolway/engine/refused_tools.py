@@ -124,7 +124,7 @@ _HARMLESS = {
     "type": "function",
     "function": {"name": "noop", "parameters": {"type": "object", "properties": {}}},
 }
-_OF_THE_ANSWER = ("stream", "stream_options", "n", "response_format", "logprobs", "top_logprobs")
+_ANSWER_OPTIONS = ("stream", "stream_options", "n", "response_format", "logprobs", "top_logprobs")
 
 
 def without_refused_tools(
@@ -195,7 +195,7 @@ async def _search(error: UpstreamError, request: ChatRequest, tools: RequestTool
 def _probe_request(request: ChatRequest, tools: RequestTools, names: Sequence[str]) -> ChatRequest:
     """The same request for one token, with a short question and these tools of ours."""
     limit = "max_completion_tokens" if "max_completion_tokens" in request.options else "max_tokens"
-    bare = request.without(*_OF_THE_ANSWER).with_options(**{limit: 1})
+    bare = request.without(*_ANSWER_OPTIONS).with_options(**{limit: 1})
     if isinstance(bare.options.get("tool_choice"), dict):
         bare = bare.without("tool_choice")
     definitions = [*tools.clients_definitions, *(tools.definition(name) for name in names)]

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 from toolway.conversation.tool_calls import read_arguments
-from toolway.search.ranking import SHOWN, Hits, fuse_with_meaning, top_hits
+from toolway.search.ranking import SHOWN_TOOLS, Hits, fuse_with_meaning, top_hits
 from toolway.tools.catalog import Snapshot
 from toolway.types import JSON, Selection, Tool, ToolCall, ToolResult
 from toolway.wire.lenient_json import dumps, dumps_text, loads
@@ -111,7 +111,7 @@ class ToolSearch:
         self, arguments: JSON, snapshot: Snapshot, reachable: Mapping[str, Tool]
     ) -> tuple[ToolResult, Sequence[str]]:
         """What the model reads of one search, and the names of the tools that it shows."""
-        query, shown = str(arguments["query"])[:_MAX_QUERY], int(arguments.get("limit") or SHOWN)
+        query, shown = str(arguments["query"])[:_MAX_QUERY], int(arguments.get("limit") or SHOWN_TOOLS)
         index = await snapshot.index()
         ranked = index.search(query, reachable)
         if self.rules.by_meaning and (meant := await self.rules.by_meaning(query, reachable)):

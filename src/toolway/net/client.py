@@ -26,7 +26,7 @@ MAX_IDLE = 4.0
 _SECOND_ADDRESS_AFTER = 0.25
 """Seconds that an address of the server may take before the next is tried beside it (RFC 8305)."""
 
-_WRITTEN_HERE = frozenset(
+_OWN_HEADERS = frozenset(
     {b"host", b"content-length", b"transfer-encoding", b"connection", b"keep-alive", b"upgrade", b"expect"}
 )
 _ONCE = frozenset(
@@ -356,7 +356,7 @@ def _header_lines(authority: bytes, headers: Sequence[Header]) -> bytes:
     once = [name for name, _ in headers if name in _ONCE]
     if len(once) != len(set(once)):
         headers = _last_of_each(headers)
-    lines = [name + b": " + value for name, value in headers if name not in _WRITTEN_HERE]
+    lines = [name + b": " + value for name, value in headers if name not in _OWN_HEADERS]
     text = b"\r\n".join([b"host: " + authority, *lines, b""])
     _check_lines(text, len(lines) + 1)
     return text

@@ -14,7 +14,15 @@ from weakref import WeakKeyDictionary
 import orjson
 
 from toolway.schema.dereference import MAX_NODES, SchemaTooLarge, dereference, merge_all_of
-from toolway.schema.keywords import OF_TYPE, distinct, members_of, names_in, parts_of, type_of, types_of
+from toolway.schema.keywords import (
+    KEYWORDS_OF_TYPE,
+    distinct,
+    members_of,
+    names_in,
+    parts_of,
+    type_of,
+    types_of,
+)
 from toolway.schema.targets import NUMBERS, RULES, SchemaTarget, TargetRules, portable_pattern
 from toolway.types import JSON, Tool
 from toolway.wire.lenient_json import dumps_exact
@@ -332,7 +340,7 @@ class _Compiler:
 
     def _limits(self, schema: JSON, types: list[str]) -> JSON:
         """Bounds, formats and patterns, as far as they make sense together."""
-        allowed = [key for name in types for key in OF_TYPE[name] if key in self._rules.keywords]
+        allowed = [key for name in types for key in KEYWORDS_OF_TYPE[name] if key in self._rules.keywords]
         found = {key: schema[key] for key in dict.fromkeys(allowed) if self._is_usable(key, schema.get(key))}
         for low, high in _PAIRS:
             if found.get(low, -math.inf) > found.get(high, math.inf):
@@ -400,7 +408,7 @@ class _Compiler:
 
 def _types(schema: JSON) -> tuple[list[str], bool]:
     """The types that a schema allows, declared or implied, without null; and whether null is one."""
-    names = [name for name in types_of(schema) if name in OF_TYPE]
+    names = [name for name in types_of(schema) if name in KEYWORDS_OF_TYPE]
     nullable = "null" in names or schema.get("nullable") is True
     types = [name for name in names if name != "null"]
     if not types and names != ["null"]:

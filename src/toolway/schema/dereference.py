@@ -17,7 +17,7 @@ MAX_HOPS = 100
 """References that lead to one another before a schema stands there."""
 
 _DEFINITIONS = frozenset("$defs definitions $schema $id $anchor $comment".split())
-_KEPT_OF_CUT = ("type", "title", "description", "enum", "nullable")
+_CUT_KEYWORDS = ("type", "title", "description", "enum", "nullable")
 _LOCAL = re.compile(r"#(/|$)")
 _MISSING = object()
 
@@ -97,7 +97,7 @@ class _Dereferencer:
             return schema if isinstance(schema, bool) else {}
         schema, trail, again = self._follow(schema, trail)
         if again or depth <= 0:
-            return {key: schema[key] for key in _KEPT_OF_CUT if key in schema}
+            return {key: schema[key] for key in _CUT_KEYWORDS if key in schema}
         flat: JSON = {}
         for key, value in schema.items():
             if key in SUBSCHEMAS:

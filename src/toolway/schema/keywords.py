@@ -15,11 +15,11 @@ SUBSCHEMAS: dict[str, Literal["one", "list", "map"]] = {
 }
 """The keywords whose value is a schema, a list of schemas, or an object whose members are schemas."""
 
-_OF_NUMBERS = "minimum maximum exclusiveMinimum exclusiveMaximum multipleOf".split()
-OF_TYPE: dict[str, list[str]] = {
+_NUMBER_KEYWORDS = "minimum maximum exclusiveMinimum exclusiveMaximum multipleOf".split()
+KEYWORDS_OF_TYPE: dict[str, list[str]] = {
     "string": "format pattern minLength maxLength".split(),
-    "number": _OF_NUMBERS,
-    "integer": _OF_NUMBERS,
+    "number": _NUMBER_KEYWORDS,
+    "integer": _NUMBER_KEYWORDS,
     "array": "minItems maxItems uniqueItems".split(),
     "object": "minProperties maxProperties patternProperties propertyNames".split(),
     "boolean": [],

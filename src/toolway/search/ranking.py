@@ -11,7 +11,7 @@ from operator import mul
 
 from toolway.search.index import ToolIndex
 
-SHOWN = 5
+SHOWN_TOOLS = 5
 """Tools whose definitions a search brings, unless it asks for another number."""
 
 NEIGHBOURS = 60
@@ -24,16 +24,16 @@ SERVER_OFFSET = 10
 RANK_OFFSET = 20
 """Of reciprocal rank fusion: how little the first place is worth more than the next ones."""
 
-MEANING = 0.1
-MEANING_OF_THE_UNSAID = 1.0
+MEANING_WEIGHT = 0.1
+MEANING_WEIGHT_ALONE = 1.0
 """What a place in a ranking by meaning counts against one by words, and where no tool says the words of a query."""
 
-SAID = 0.2
+MIN_COVERAGE = 0.2
 """The coverage of a query by the best tool from which its words are taken to be said."""
 
 _RANKED = 60
 
-IN_FULL = 300
+MAX_COMPARED = 300
 """Vectors that are compared number by number; of more these are the ones whose signs agree most."""
 
 
@@ -58,15 +58,15 @@ def fuse_with_meaning(
     index: ToolIndex, query: str, by_words: Sequence[str], by_meaning: Sequence[str]
 ) -> list[str]:
     """Both rankings as one, in which meaning decides only where words do not."""
-    is_said = bool(by_words) and index.coverage(query, by_words[0]) >= SAID
-    return fuse((by_words, 1.0), (by_meaning, MEANING if is_said else MEANING_OF_THE_UNSAID))
+    is_covered = bool(by_words) and index.coverage(query, by_words[0]) >= MIN_COVERAGE
+    return fuse((by_words, 1.0), (by_meaning, MEANING_WEIGHT if is_covered else MEANING_WEIGHT_ALONE))
 
 
 def top_hits(
     index: ToolIndex,
     ranked: Sequence[str],
     among: Collection[str],
-    shown: int = SHOWN,
+    shown: int = SHOWN_TOOLS,
     names: int = NEIGHBOURS,
 ) -> Hits:
     """The first of a ranking whole; of several that have one name at several servers, the best alone."""
@@ -113,5 +113,7 @@ class Vector:
 def nearest(query: Vector, vectors: Mapping[str, Vector], most: int = 60) -> list[str]:
     """The names of the vectors nearest to `query`, the nearest first; those of other dimensions are passed over."""
     known = {name: v for name, v in vectors.items() if len(v.values) == len(query.values)}
-    names = sorted(known, key=lambda name: ((known[name].signs ^ query.signs).bit_count(), name))[:IN_FULL]
+    names = sorted(known, key=lambda name: ((known[name].signs ^ query.signs).bit_count(), name))[
+        :MAX_COMPARED
+    ]
     return sorted(names, key=lambda name: (-query.similarity(known[name]), name))[:most]

@@ -36,8 +36,8 @@ FOR_EVERYBODY = frozenset({"/", "/healthz", "/readyz"})
 MODELS = "/v1/models"
 """What there is to ask for is told to all who may ask for one."""
 
-_PASSED_ON = frozenset({"passthrough"})
-_OF_MODELS = _PASSED_ON | {dialect.name for dialect in DIALECTS if dialect.asks_models}
+_PASSTHROUGH = frozenset({"passthrough"})
+_MODEL_ROUTES = _PASSTHROUGH | {dialect.name for dialect in DIALECTS if dialect.asks_models}
 _ROOTS = {path: dialect.name for dialect in DIALECTS for path in dialect.paths}
 _FAMILIES = {**_ROOTS, "/v1": "passthrough", "/console": "console", "/metrics": "console"}
 """The family of the routes at and below a path; the first that fits. All others are tools of the REST service."""
@@ -60,8 +60,8 @@ def may_ask(principal: Principal, method: str, path: str, is_passed_on: bool) ->
 def _families(method: str, path: str, is_passed_on: bool) -> frozenset[str]:
     """The families of which one opens a path."""
     if is_below(path, MODELS):
-        return _OF_MODELS if method in ("GET", "HEAD") else _PASSED_ON
-    return _PASSED_ON if is_passed_on else frozenset({family_of(path)})
+        return _MODEL_ROUTES if method in ("GET", "HEAD") else _PASSTHROUGH
+    return _PASSTHROUGH if is_passed_on else frozenset({family_of(path)})
 
 
 class Admission:

@@ -26,8 +26,8 @@ PLACEHOLDER = b"unused"
 """What clients whose library insists on a key are told to give as one: no key where Toolway has one to send."""
 
 _HANDSHAKE = {b"sec-websocket-" + name for name in (b"key", b"version", b"protocol", b"extensions")}
-_STAY_HERE = HOP_BY_HOP | _HANDSHAKE | {b"host", b"expect", b"origin"}
-_OF_THE_BODY = frozenset({b"content-length", b"content-encoding", b"accept-encoding"})
+_NOT_FORWARDED = HOP_BY_HOP | _HANDSHAKE | {b"host", b"expect", b"origin"}
+_BODY_HEADERS = frozenset({b"content-length", b"content-encoding", b"accept-encoding"})
 
 
 _LAST = "toolway.last_caller"
@@ -50,7 +50,7 @@ def _without_body(headers: Sequence[Header]) -> object:
     named = dict(headers)
     if len(named) < len(headers):  # there are two of one name
         return headers
-    for name in _OF_THE_BODY:
+    for name in _BODY_HEADERS:
         named.pop(name, None)
     return named
 
@@ -138,7 +138,7 @@ def upstream_headers(scope: Scope, settings: UpstreamSettings, *, same_body: boo
     has_credential = False
     for header in headers:
         name = header[0]
-        if name in _STAY_HERE or name in named or (name in _OF_THE_BODY and not same_body):
+        if name in _NOT_FORWARDED or name in named or (name in _BODY_HEADERS and not same_body):
             continue
         if name in CREDENTIALS:
             if key_in(header) in none:

@@ -174,7 +174,7 @@ _WITHOUT_V1 = frozenset(dialect.path.split("/")[2] for dialect in DIALECTS if di
 """Routes of the API that clients ask for without /v1 when their base URL lacks it."""
 
 
-_UNSEEN = "".join(map(chr, range(33))) + "\x7f"
+_BLANKS = "".join(map(chr, range(33))) + "\x7f"
 """Blanks and control characters, which some servers pass over at the ends of a segment."""
 
 
@@ -183,7 +183,7 @@ def plain_path(path: str) -> str:
 
     Single slashes, none at the end, one `/v1` in front of the API's routes, nothing percent-encoded.
     """
-    parts = (part.strip(_UNSEEN) for part in unquote(path).replace("\\", "/").split("/"))
+    parts = (part.strip(_BLANKS) for part in unquote(path).replace("\\", "/").split("/"))
     segments = [part for part in parts if part]
     while [part.lower() for part in segments[:2]] == ["v1", "v1"]:
         del segments[0]

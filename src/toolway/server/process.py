@@ -39,7 +39,7 @@ SILENT_WORKER_SECONDS = 60
 
 uvicorn's 5 are less than a worker needs to import everything on a slow machine, which it would then do for ever.
 """
-_NOT_HERE = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
+_NO_SUCH_ADDRESS = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 
 CreateApp = Callable[[Settings], ASGIApp]
 
@@ -127,10 +127,10 @@ def listen(host: str, port: int) -> list[socket.socket]:
             port = sockets[0].getsockname()[1]
         except OSError as error:
             failure = error
-            if error.errno not in _NOT_HERE:
+            if error.errno not in _NO_SUCH_ADDRESS:
                 break
     # "localhost" names an IPv6 address even on machines without IPv6.
-    if failure and not (sockets and failure.errno in _NOT_HERE):
+    if failure and not (sockets and failure.errno in _NO_SUCH_ADDRESS):
         for opened in sockets:
             opened.close()
         raise ConfigError(_why_not(failure, host, port))

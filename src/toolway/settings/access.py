@@ -23,12 +23,12 @@ from toolway.settings.rules import RuleConfig, read_rules
 Route = Literal[DialectName, "console", "passthrough"]
 """A family of routes: a dialect, the console, or `passthrough`, all that goes to the model server as it comes."""
 
-OF_KEYS = ("keys", "groups", "jwt")
-ROOTS = (*OF_KEYS, "rules")
+KEY_MEMBERS = ("keys", "groups", "jwt")
+ROOTS = (*KEY_MEMBERS, "rules")
 """Where a file says who may do what."""
 
 MAX_NAME = 100
-OF_JWT = "jwt:"
+JWT_PREFIX = "jwt:"
 """What the names of those begin with who come with a JWT."""
 
 _SECONDS = {"second": 1, "minute": 60, "hour": 3_600, "day": 86_400}
@@ -82,8 +82,8 @@ def check_name(name: str) -> str:
     """The name of a key or a group. Raises ValueError for one that people could not tell or type."""
     if not name.isprintable() or name != name.strip() or not 0 < len(name) <= MAX_NAME:
         raise ValueError(f"a name has 1 to {MAX_NAME} visible characters and no space at its ends")
-    if name.startswith(OF_JWT):
-        raise ValueError(f"names that begin with {OF_JWT} are those of people who come with a JWT")
+    if name.startswith(JWT_PREFIX):
+        raise ValueError(f"names that begin with {JWT_PREFIX} are those of people who come with a JWT")
     return name
 
 
@@ -236,7 +236,7 @@ _Expand = Callable[[str], str]
 def read_access(root: Node, report: Report, expanded: _Expand) -> AccessConfig:
     """What a file says of access. Each mistake is a problem of the whole file: none may open more than was meant."""
     rules = read_rules(root.value.get("rules"), report)
-    members: Mapping[str, Node] = {key: root.value[key] for key in OF_KEYS if key in root.value}
+    members: Mapping[str, Node] = {key: root.value[key] for key in KEY_MEMBERS if key in root.value}
     if not members:
         return AccessConfig(rules=rules)
     config = AccessConfig(

@@ -18,6 +18,9 @@ from toolway.settings.access import UNDECLARED, AccessConfig
 from toolway.settings.env_endpoints import Endpoint
 from toolway.settings.mcp_server import ConfiguredServer, existing_file, looks_secret
 
+DEFAULT_CONFIG = "mcp.json"
+"""The file of the tool servers that is read when it is there and no other is named."""
+
 _ALLOWED_HOST = re.compile(
     r"\*|(\*\.)?[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?(:\d{1,5})?|\[[0-9a-f:.]+\](:\d{1,5})?"
 )

@@ -69,7 +69,7 @@ IGNORED = frozenset(
 ROOTS = ("mcpServers", "servers", "context_servers", "mcp.servers", "amp.mcpServers", "mcp_servers")
 """Where most programs, VS Code, Zed, VS Code's settings, Amp and Codex keep servers; opencode does in "mcp" itself."""
 _SWITCHES = ("enabled", "isActive", "active")
-_OF_CREDENTIALS = tuple(field.name for field in fields(ClientCredentials))
+_CREDENTIAL_FIELDS = tuple(field.name for field in fields(ClientCredentials))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,7 +213,7 @@ def _checked(label: str, node: Node, report: Report, expanded: Callable[[str], s
         server = _adapter(kind).validate_python(entry, context=expanded)
     except ValidationError as error:
         for mistake in error.errors(include_url=False):
-            report.problem(*explain(label, node, mistake, _OF_CREDENTIALS))
+            report.problem(*explain(label, node, mistake, _CREDENTIAL_FIELDS))
         return None
     if isinstance(server, OpenApiServerConfig) and not server.url and not server.spec:
         report.problem(

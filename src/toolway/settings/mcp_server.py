@@ -29,7 +29,7 @@ LONG = 20
 _SECRET = re.compile(r"key|token|secret|pass|pwd|auth|cred|private|cookie|session", re.IGNORECASE)
 _REFERENCE = re.compile(r"\$\$\{|\$\{([^{}]*)\}|\{(env:[A-Za-z_][A-Za-z0-9_]*)\}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_OF_EVERY_PROCESS = frozenset("HOME LANG LOGNAME PATH PORT PWD SHELL TERM TMPDIR USER USERNAME".split())
+_COMMON_VARIABLES = frozenset("HOME LANG LOGNAME PATH PORT PWD SHELL TERM TMPDIR USER USERNAME".split())
 """Variables that are set without anybody having meant an input of this name."""
 
 
@@ -72,7 +72,7 @@ def expand(text: str, env: Mapping[str, str], predefined: Mapping[str, str] = Ma
 
 def _input_variable(name: str) -> str:
     variable = re.sub(r"\W", "_", name.removeprefix("input:")).upper()
-    return f"INPUT_{variable}" if variable in _OF_EVERY_PROCESS or variable[:1].isdecimal() else variable
+    return f"INPUT_{variable}" if variable in _COMMON_VARIABLES or variable[:1].isdecimal() else variable
 
 
 def _text(value: Any, info: ValidationInfo) -> str:

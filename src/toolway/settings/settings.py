@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 from toolway.errors import ConfigError
 from toolway.net.hosts import masked
 from toolway.settings.env_endpoints import Endpoint, parse_endpoints, token_key
-from toolway.settings.groups import Settings, is_shared, legal_credential, masked_store
+from toolway.settings.groups import DEFAULT_CONFIG, Settings, is_shared, legal_credential, masked_store
 from toolway.settings.mcp_json import McpConfig, parse_config, read_config
 from toolway.settings.mcp_server import UnusableServerConfig, with_home
 
@@ -59,7 +59,7 @@ _VARIABLES = {
 }
 _LISTS = {"api_keys", "console_keys", "allowed_hosts", "cors_origins", "tool_search_always"}
 _SECRET = {"openai_api_key", "api_keys", "console_keys"}
-_READ_ELSEWHERE = {"TOOLWAY_CACHE", "TOOLWAY_DEPTH"}
+_OTHER_VARIABLES = {"TOOLWAY_CACHE", "TOOLWAY_DEPTH"}
 """Where the demo keeps its model's weights, and how many Toolways started one another; not settings of the server."""
 _TOKEN = re.compile(r"TOOLWAY_SERVER_([A-Z0-9_]+)_TOKEN")
 _MISTAKEN = {
@@ -87,7 +87,7 @@ def setting_paths() -> Mapping[str, tuple[str, str]]:
 def load_settings(
     env: Mapping[str, str] | None = None,
     dotenv: Path | None = Path(".env"),
-    found_config: Path | None = Path("mcp.json"),
+    found_config: Path | None = Path(DEFAULT_CONFIG),
     **overrides: Any,
 ) -> Settings:
     """Settings from `overrides` (the command line; None is not given), else `env`, else the file `dotenv`.
@@ -266,7 +266,7 @@ def _suspicious(texts: Mapping[str, str]) -> list[str]:
     for name in sorted(texts):
         if (
             name.startswith("TOOLWAY_")
-            and name not in (*known.values(), *_READ_ELSEWHERE)
+            and name not in (*known.values(), *_OTHER_VARIABLES)
             and not _TOKEN.fullmatch(name)
         ):
             # The prefix that all share would make any two names look alike.

@@ -19,7 +19,7 @@ from toolway.tools.source_wrappers import SourceWrapper
 from toolway.types import JSON, OnProgress, Tool, ToolResult, ToolSource
 from toolway.wire.lenient_json import dumps
 
-HERE = "toolway:"
+PREFIX = "toolway:"
 """What begins a `server_url` that stands for a configured server."""
 
 MAX_HEADERS = 64
@@ -28,7 +28,7 @@ MAX_HEADER_BYTES = 16 * 2**10
 _LABEL = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE = re.compile(r"[!-~]([\t -~]*[!-~])?")
-_OURS = frozenset({
+_CONNECTION_HEADERS = frozenset({
     "host", "connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade",
     "content-length", "content-type", "content-encoding", "accept", "accept-encoding", "expect",
     "proxy-authorization", "last-event-id", "via",
@@ -65,7 +65,7 @@ def read_declared(entry: JSON, configured: Collection[str]) -> DeclaredServer | 
     InvalidRequest, with param "tools".
     """
     url, label = entry.get("server_url"), entry.get("server_label")
-    if url is None or (isinstance(url, str) and url.startswith(HERE)):
+    if url is None or (isinstance(url, str) and url.startswith(PREFIX)):
         return None
     if not isinstance(label, str) or not _LABEL.fullmatch(label):
         raise _invalid(
@@ -74,8 +74,8 @@ def read_declared(entry: JSON, configured: Collection[str]) -> DeclaredServer | 
         )
     if label in configured:
         raise _invalid(
-            f"{label!r} is a tool server of this Toolway. Leave out server_url to use it (or send {HERE!r} there), or "
-            "choose another server_label."
+            f"{label!r} is a tool server of this Toolway. Leave out server_url to use it (or send {PREFIX!r} there), "
+            "or choose another server_label."
         )
     try:
         place = read_destination(url if isinstance(url, str) else "")
@@ -109,7 +109,7 @@ def _name(name: str, before: Collection[str], label: str) -> str:
     lower = name.lower()
     if not _HEADER.fullmatch(name) or len(name) > 100:
         raise _invalid(f"The headers of {label!r} hold a name that no HTTP header may have.")
-    if lower in _OURS or lower.startswith("mcp-"):
+    if lower in _CONNECTION_HEADERS or lower.startswith("mcp-"):
         raise _invalid(f"The header {name!r} of {label!r} is not for clients to set; leave it out.")
     if lower in before:
         raise _invalid(f"The header {name!r} of {label!r} is there twice.")

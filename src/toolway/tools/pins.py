@@ -13,7 +13,7 @@ import anyio
 import anyio.to_thread
 
 from toolway.settings.files import replace_text
-from toolway.settings.groups import ToolSettings
+from toolway.settings.groups import DEFAULT_CONFIG, ToolSettings
 from toolway.settings.mcp_server import with_home
 from toolway.tools.digests import definition_of, digest, digest_of
 from toolway.tools.names import name_some
@@ -25,9 +25,6 @@ from toolway.wire.lenient_json import loads
 log = logging.getLogger("toolway.pins")
 
 VERSION = 1
-FOUND = "mcp.json"
-"""So many tools a warning names."""
-
 AT_ONCE = 20
 """So many new tools are looked at without a thread."""
 
@@ -40,7 +37,7 @@ Pinned = dict[str, dict[str, JSON]]
 
 def lock_path(settings: ToolSettings) -> Path:
     """The lock file: `mcp.lock.json` for `mcp.json`, in the same folder."""
-    return with_home(settings.config or FOUND).with_suffix(".lock.json")
+    return with_home(settings.config or DEFAULT_CONFIG).with_suffix(".lock.json")
 
 
 def read_lock(path: Path) -> Pinned:

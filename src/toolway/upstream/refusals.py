@@ -26,12 +26,12 @@ _OVERFLOW = re.compile(
 """The wordings of llama.cpp, OpenAI, vLLM, llama-cpp-python, LM Studio, Anthropic, Gemini, TGI, Mistral and others."""
 
 _STATUSES = frozenset({400, 413, 422, 500})
-_OF_THE_REQUEST = frozenset({400, 422, 501})
-_FOR_NOW = frozenset({429, 503, 529})
-_FOR_NOW_IN_WORDS = re.compile(
+_REQUEST_STATUSES = frozenset({400, 422, 501})
+_BUSY_STATUSES = frozenset({429, 503, 529})
+_BUSY_WORDS = re.compile(
     r"\b(?:429|503|529)\b|rate_limit|overloaded|unavailable_error|loading model", re.IGNORECASE
 )
-_FOR_GOOD = re.compile(r"insufficient_quota|billing|credit balance", re.IGNORECASE)
+_NO_CREDIT = re.compile(r"insufficient_quota|billing|credit balance", re.IGNORECASE)
 _TRY_AGAIN = re.compile(
     r'(?:try again in|retryDelay"?:\s*"?)\s*(?:(\d+)m(?!s))?\s*(\d+(?:\.\d+)?)\s*(ms|s)', re.IGNORECASE
 )
@@ -68,7 +68,7 @@ def is_refusal(error: UpstreamError) -> bool:
         return False
     if isinstance(error, UpstreamStatus):
         about_tools = error.status == 500 and bool(_ABOUT_TOOLS.search(text_of_error(error)))
-        return error.status in _OF_THE_REQUEST or about_tools
+        return error.status in _REQUEST_STATUSES or about_tools
     return error.code in ("400", "422") or "invalid_request" in error.type
 
 
@@ -130,11 +130,11 @@ def seconds_to_wait(error: UpstreamError) -> float | None:
     """
     text = text_of_error(error)
     passes = (
-        error.status in _FOR_NOW
+        error.status in _BUSY_STATUSES
         if isinstance(error, UpstreamStatus)
-        else bool(_FOR_NOW_IN_WORDS.search(text))
+        else bool(_BUSY_WORDS.search(text))
     )
-    if not passes or (error.code or "").startswith("upstream_") or _FOR_GOOD.search(text):
+    if not passes or (error.code or "").startswith("upstream_") or _NO_CREDIT.search(text):
         return None
     headers = dict(error.headers) if isinstance(error, UpstreamStatus) else {}
     if (milliseconds := _positive(headers.get(b"retry-after-ms"))) is not None:

@@ -62,7 +62,7 @@ TOO_MANY = JSONRPCError(
     error=ErrorData(code=INTERNAL_ERROR, message="Too many open sessions, none of which is idle; end one."),
 )
 
-_ASKED = ("elicitation", "sampling", "roots")
+_ASKING_CAPABILITIES = ("elicitation", "sampling", "roots")
 
 
 class Exchanges:
@@ -166,7 +166,7 @@ class Exchanges:
         if transport is None or connection is None or transport.is_terminated or asked.method not in QUICK:
             return None
         offers = connection.client_capabilities
-        if any(getattr(offers, name, None) is not None for name in _ASKED):
+        if any(getattr(offers, name, None) is not None for name in _ASKING_CAPABILITIES):
             return None
         if connection.state[OWNER] != caller_id(request.scope) or not connection.initialize_accepted:
             return None

@@ -73,7 +73,7 @@ BRANCH = Kind("branch", str)
 APPROVAL = Kind("approval", _ApprovalAnswer)
 RESULT = Kind("approved result", ToolResult)
 
-_ITS_OWN = (
+_OWN_FIELDS = (
     "id created_at completed_at status error incomplete_details output previous_response_id usage".split()
 )
 """Fields of a response that differ from those of the one before, in their order in it."""
@@ -197,7 +197,7 @@ class StoredResponses:
     async def _append(self, owner: str, record: StoredResponse, before: StoredResponse) -> StoredResponse:
         """Keep what a record adds to what was kept before."""
         known, echo = set(before.own), dict(record.resource)
-        own = {name: echo.pop(name) for name in _ITS_OWN if name in echo}
+        own = {name: echo.pop(name) for name in _OWN_FIELDS if name in echo}
         if before is not _NOTHING:
             echo = {name: value for name, value in echo.items() if before.resource.get(name, ...) != value}
         chunk = _Chunk(

@@ -12,7 +12,7 @@ from toolway.schema.keywords import SUBSCHEMAS, map_subschemas, parts_of
 from toolway.tools.openapi.schemas import Schemas
 from toolway.types import JSON
 
-_ELSEWHERE = frozenset({"$id", "$anchor", "$dynamicRef", "$dynamicAnchor", "$recursiveRef"})
+_BASE_KEYWORDS = frozenset({"$id", "$anchor", "$dynamicRef", "$dynamicAnchor", "$recursiveRef"})
 """Keywords by which a schema gives itself another place than the one where it stands."""
 
 _MAPS = frozenset({"$defs", "definitions"})
@@ -43,7 +43,7 @@ def _is_sound(schema: JSON) -> bool:
     while waiting:
         value = waiting.pop()
         if isinstance(value, dict):
-            if not _ELSEWHERE.isdisjoint(value) or not _leads_somewhere(value, references):
+            if not _BASE_KEYWORDS.isdisjoint(value) or not _leads_somewhere(value, references):
                 return False
             if _is_endless(value, references, finite, ()):
                 return False

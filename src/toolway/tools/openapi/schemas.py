@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 from toolway.schema.dereference import References
 from toolway.schema.keywords import (
-    OF_TYPE,
+    KEYWORDS_OF_TYPE,
     SUBSCHEMAS,
     map_subschemas,
     members_of,
@@ -269,7 +269,7 @@ def _is_pattern(text: str) -> bool:
     return True
 
 
-_TYPES = {name: name for name in OF_TYPE} | {
+_TYPES = {name: name for name in KEYWORDS_OF_TYPE} | {
     **dict.fromkeys("file str text date datetime".split(), "string"),
     **dict.fromkeys("int long".split(), "integer"),
     **dict.fromkeys("float double decimal".split(), "number"),

@@ -40,7 +40,7 @@ _FAILURES = frozenset({
 })  # fmt: skip
 """Why a response failed, in codes that clients act on; the documents of OpenAI do not name them all."""
 
-_SEARCHED_HERE: JSON = {"execution": "server", "call_id": None}
+_OWN_SEARCH: JSON = {"execution": "server", "call_id": None}
 """What items of a tool search that ran here have in common."""
 
 _ANSWERS = frozenset({"message", "compaction", "function_call", "custom_tool_call", "mcp_approval_request"})
@@ -185,14 +185,14 @@ class EventWriter:
     def _search_began(self, call: ToolCall) -> list[Event]:
         events = self._close()
         given = harmless(read_arguments(call.arguments) or {})
-        item = {**_SEARCHED_HERE, "type": "tool_search_call", "status": "in_progress", "arguments": given}
+        item = {**_OWN_SEARCH, "type": "tool_search_call", "status": "in_progress", "arguments": given}
         index, added = self._state.add("tsc", item)
         self._searches.add(call.id)
         return [*events, *added, self._state.done(index, status="completed")]
 
     def _search_ended(self, result: ToolResult) -> list[Event]:
         found = declarations(self._request, self.searched.found(result)) if self.searched else []
-        item = {**_SEARCHED_HERE, "type": "tool_search_output", "status": "in_progress", "tools": []}
+        item = {**_OWN_SEARCH, "type": "tool_search_output", "status": "in_progress", "tools": []}
         index, added = self._state.add("tso", item)
         return [*added, self._state.done(index, status="completed", tools=found)]
 

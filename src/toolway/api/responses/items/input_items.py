@@ -28,7 +28,7 @@ SEALED = "toolway:"
 """What begins the `encrypted_content` that is made here. It is encoded, not encrypted: it is the client's own text."""
 
 
-_OF_A_ROUND = re.compile(r"mcpr?_([0-9a-f]+)[0-9a-f]{4}(r[0-9a-f]+)")
+_ROUND_ID = re.compile(r"mcpr?_([0-9a-f]+)[0-9a-f]{4}(r[0-9a-f]+)")
 
 _FUNCTION_CALL = fields.object_of({"call_id": fields.Name, "name": fields.Name, "arguments": str})
 _CUSTOM_TOOL_CALL = fields.object_of({"call_id": fields.Name, "name": fields.Name, "input": str})
@@ -490,5 +490,5 @@ def round_of(identity: str) -> str | None:
 
     A client that keeps the conversation itself sends them one after the other, whichever rounds they are of.
     """
-    match = _OF_A_ROUND.fullmatch(identity)
+    match = _ROUND_ID.fullmatch(identity)
     return "".join(match.groups()) if match else None
