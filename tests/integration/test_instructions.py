@@ -16,6 +16,7 @@ import httpx2
 import pytest
 
 from tests.support.app_server import QUESTION, AppServer, app_server
+from tests.support.gate import Gate
 from tests.support.instructions import Instructions
 from tests.support.upstream import Reply, call_stream, text_stream, tool_call, whole
 
@@ -109,6 +110,25 @@ def test_a_request_costs_no_more_than_it_did(all_counted: Callable[[str], Counte
     took = all_counted(name).request(path, replies, more)
     assert took <= limit, f"{name} takes {took} instructions; it may take {limit}"
     assert took > 0.8 * limit, f"{name} takes {took} instructions only: lower its limit, {limit}"
+
+
+def test_a_tool_round_costs_no_more_once_an_answer_was_interrupted():
+    """Rounds that ran for a client which left are looked for where they may belong, and nowhere else."""
+    instructions = Instructions()
+    messages = [{"role": "system", "content": "Be brief."}, *QUESTION]
+    with app_server(on_start=instructions.watch) as app:
+        app.until_ready()
+        counted = Counted(app, instructions)
+        before = counted.request(CHAT, [CALL, WORDS], {"messages": messages})
+        gate = Gate()
+        app.set_replies(CALLED, Reply([*text_stream("a").parts[:2], gate]))
+        body = {"model": "mock", "messages": messages, "stream": True}
+        with httpx2.Client() as client, client.stream("POST", app.url + CHAT, json=body) as answer:
+            assert any('"a"' in line for line in answer.iter_lines())
+        app.upstream.departures.wait()
+        gate.open()
+        after = counted.request(CHAT, [CALL, WORDS], {"messages": messages})
+    assert after <= 1.04 * before, f"it took {before} instructions before, {after} since"
 
 
 def main(names: list[str]) -> None:

@@ -166,12 +166,14 @@ class Conversation:
         """Run behind what was done for this request before."""
         if raw is None:
             return await self._run(turn, EarlierWork(approved=self.request.approved, results=done))
-        async with Attempt(self.resources.store, self.caller, raw, self.events) as rounds:
+        is_first = self.request.handover is not None  # the lane takes no others
+        store, caller = self.resources.store, self.caller
+        async with Attempt(store, caller, raw, self.events, is_first=is_first) as rounds:
             return await self._run(turn, EarlierWork(rounds=rounds) if rounds else NOTHING_EARLIER)
 
     async def _run(self, turn: TurnFactory, done: EarlierWork) -> Outcome:
         sent, settings, handover = self.chat.messages, self.resources.settings, self.request.handover
-        places = await self._interrupted(sent)
+        places = () if handover else await self._interrupted(sent)  # the lane takes none with any
         messages = await self._with_hidden(sent, places)
         if before := interrupted_answers.continued(sent, places):
             done = replace(done, is_unseen=True)

@@ -38,10 +38,14 @@ class Attempt:
     """One attempt at a request; the same bytes of the same owner are the same request.
 
     It is entered with the messages of the rounds that an attempt had finished which came to nothing a short while ago.
-    When the block is left by an exception, those that `events` tells of are kept for the next one.
+    When the block is left by an exception, those that `events` tells of are kept for the next one. One that `is_first`
+    is known to have none before it.
     """
 
-    def __init__(self, store: Store, caller: Caller, raw: bytes, events: EventStream) -> None:
+    def __init__(
+        self, store: Store, caller: Caller, raw: bytes, events: EventStream, *, is_first: bool = False
+    ) -> None:
+        self._is_first = is_first
         self._resumed = 0
         self._store = store
         self._caller = caller
@@ -53,7 +57,7 @@ class Attempt:
         return _key_of(self._caller, self._raw)
 
     async def __aenter__(self) -> Sequence[JSON]:
-        if not self._store.may_have(self._caller.retry_id, FAILED):
+        if self._is_first or not self._store.may_have(self._caller.retry_id, FAILED):
             return ()
         rounds = await self._store.get(self._key) or ()
         self._resumed = len(rounds)

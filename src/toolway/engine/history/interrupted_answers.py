@@ -134,10 +134,7 @@ async def keep(
 
 def may_be_kept(store: Store, caller: Caller, sent: Sequence[Any]) -> bool:
     """Whether rounds may be kept that belong into this conversation; False when it is known that there are none."""
-    if not store.may_have(caller.id, INTERRUPTED):
-        return False
-    first = _first(sent)  # behind system messages alone nothing can have broken off
-    if not any(part is not None or before >= first for before, part in _parts(sent)):
+    if not store.may_have(caller.id, INTERRUPTED) or not _parts(sent):
         return False
     return store.may_hold(_key_of(caller, sent))
 
@@ -184,8 +181,10 @@ def put_back(messages: Sequence[Any], places: Sequence[Place]) -> list[Any]:
 def _parts(sent: Sequence[Any]) -> list[tuple[int, str | None]]:
     """Each place where an answer may have broken off: how many messages stand before it, and the part that is shown.
 
-    No part: a message of the user's follows where an answer should stand. The last message may be a part.
+    No part: a message of the user's follows where an answer should stand. The last message may be a part. Behind system
+    messages alone nothing can have broken off.
     """
+    first = _first(sent)
     places: list[tuple[int, str | None]] = []
     for position, one in enumerate(sent):
         behind = sent[position + 1] if position + 1 < len(sent) else None
@@ -194,7 +193,7 @@ def _parts(sent: Sequence[Any]) -> list[tuple[int, str | None]]:
             continue
         if role == "assistant" and not one.get("tool_calls"):
             places.append((position, text_of(one.get("content"))))
-        elif role != "assistant" and not is_last:
+        elif role != "assistant" and not is_last and position + 1 >= first:
             places.append((position + 1, None))
     return places
 
