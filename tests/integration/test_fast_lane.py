@@ -29,7 +29,7 @@ from toolway.conversation.message import Message
 from toolway.engine.fast_lane import FastLane, Handover, LaneRequest, MessageClient, ModelExchange
 from toolway.net import connection
 from toolway.net.connection import MAX_BUFFERED
-from toolway.server.lane import MAX_SIZE
+from toolway.server.lane import LONG_PASSED_BY, MAX_BEHIND, MAX_SIZE
 from toolway.types import Header
 
 WORDS = whole(
@@ -321,6 +321,42 @@ def test_a_plain_answer_takes_the_lane(lane: AppServer, taken: list[str]):
 def test_a_body_may_come_behind_its_head_in_pieces(lane: AppServer, taken: list[str], places: list[int]):
     through(lane, WORDS, *split(PLAIN_REQUEST, places))
     assert taken == ["answered"]
+
+
+@pytest.mark.parametrize("size", [MAX_BEHIND, MAX_SIZE - 4096])
+@pytest.mark.parametrize("more", [{}, {"tools": []}])
+def test_long_bodies_are_read_alike_on_both_ways(
+    lane: AppServer, ordinary: AppServer, taken: list[str], size: int, more: Any
+):
+    said = [{"role": "user", "content": "x" * size}]
+    sent = request(as_json({"model": "mock", "messages": said, **more}))
+    places = [len(HEAD) + 20, size // 3, size // 2, -2]
+    got = through(lane, WORDS, *split(sent, places))
+    assert taken == ([] if more else ["answered"])
+    assert got == through(ordinary, WORDS, *split(sent, places))
+
+
+def test_the_lane_is_not_offered_each_of_the_long_requests_that_it_does_not_take(
+    lane: AppServer, taken: list[str]
+):
+    long = {"model": "mock", "messages": [{"role": "user", "content": "x" * MAX_BEHIND}]}
+    bodies = [{**long, "tools": []}, long, {"model": "mock", "messages": QUESTION}]
+    with connected(lane) as client:
+        came = []
+        for body in [*bodies, *[long] * LONG_PASSED_BY]:
+            warm(lane, WORDS)
+            client.sendall(request(as_json(body)))
+            assert b" 200 " in Answers().read(client, 1)
+            came.append([*taken])
+    passed_by = [[]] * (LONG_PASSED_BY - 1)
+    assert came == [[], [], ["answered"], *passed_by, ["answered"]]
+
+
+def test_a_body_that_is_too_long_is_refused_before_it_comes_on_both_ways():
+    with app_server(max_body_bytes=1000) as one, app_server(max_body_bytes=1000, has_lane=False) as other:
+        got = [through(app, WORDS, HEAD % 1001, count=1) for app in (one, other)]
+    assert got[0] == got[1]
+    assert b" 413 " in got[0][0]
 
 
 HELD = {"role": "assistant", "content": None, "tool_calls": [tool_call()]}

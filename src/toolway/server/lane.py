@@ -17,7 +17,7 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from toolway.server.http_protocol import MAX_HEAD, HttpProtocol
-from toolway.types import Header
+from toolway.types import JSON, Header
 
 log = logging.getLogger("toolway.http")
 
@@ -27,8 +27,14 @@ LANE = "toolway.lane"
 HANDOVER = "toolway.handover"
 """Where `scope["extensions"]` has what the lane did for a request that goes the ordinary way."""
 
-MAX_SIZE = HIGH_WATER_LIMIT
+PARSED = "toolway.parsed"
+"""Where it has the JSON object of a body that the lane read and did not take."""
+
+MAX_SIZE = 2**20
 """Bytes of a request that the lane may have; a larger one goes to the parser as it comes."""
+
+MAX_BEHIND = HIGH_WATER_LIMIT
+"""Bytes that are taken from a client behind a request that is not answered."""
 
 
 class Closeable(Protocol):
@@ -65,12 +71,14 @@ class Lane(Protocol):
     """Answers whole requests to one path by callbacks, without a task and without ASGI."""
 
     path: str
+    max_bytes: int
+    """How long the body of a request may be."""
 
     def admit(self, scope: Scope) -> Any | None:
         """Who sends requests with this head, if the lane may be asked to answer them."""
 
-    def begin(self, sender: Any, body: bytes, client: LaneClient) -> LaneExchange | None:
-        """Take a request of somebody who was admitted; None: it is none for the lane."""
+    def begin(self, sender: Any, body: bytes, client: LaneClient) -> LaneExchange | JSON | None:
+        """Take a request of somebody who was admitted; else its body, if it was parsed, or None."""
 
 
 class LaneProtocol(HttpProtocol):
@@ -86,10 +94,13 @@ class LaneProtocol(HttpProtocol):
         self._line = f"POST {self._lane.path} HTTP/1.1\r\n".encode() if self._lane else b""
         self._head: _KnownHead | None = None
         """The last one that was admitted: clients send one head again and again."""
+        self._most = min(MAX_SIZE, self._lane.max_bytes) if self._lane else 0
         self._held = b""
-        """What came and is not parsed: the beginning of a request, or what stands behind the one under way."""
-        self._request = b""
-        """The request under way in the lane."""
+        """What came behind the request that is under way in the lane."""
+        self._coming: _ComingRequest | None = None
+        """A request that is not whole."""
+        self._request: Sequence[bytes] = ()
+        """The parts of the request under way in the lane."""
         self._exchange: LaneExchange | None = None
         self._turn: Any = _LaneTurn()
         self._idle_since = 0.0
@@ -99,17 +110,19 @@ class LaneProtocol(HttpProtocol):
     def data_received(self, data: bytes) -> None:
         if self._exchange is not None:
             self._held += data
-            if len(self._held) > MAX_SIZE or b"\r\n\r\n" in self._held.lstrip(b"\r\n"):
+            if len(self._held) > MAX_BEHIND or b"\r\n\r\n" in self._held.lstrip(b"\r\n"):
                 self.flow.pause_reading()  # else the end of the connection would not be noticed
+        elif self._coming is not None:
+            self._go_on_with(self._coming, data)
         elif self._lane is None or self._begun or not self._is_idle():
             super().data_received(data)
         else:
-            self._offer(self._held + data if self._held else data, len(data))
+            self._offer(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         exchange, self._exchange = self._exchange, None
-        self._held = self._request = b""
+        self._held, self._request, self._coming = b"", (), None
         if exchange is not None:
             exchange.client_left()
 
@@ -120,7 +133,7 @@ class LaneProtocol(HttpProtocol):
 
     def answer(self, headers: Sequence[Header], body: bytes) -> None:
         """As `LaneClient`; written as uvicorn writes it."""
-        self._exchange, self._request = None, b""
+        self._exchange, self._request = None, ()
         self._turn.response_complete = True
         lines = [STATUS_LINE[200]]
         for name, value in headers:
@@ -145,7 +158,7 @@ class LaneProtocol(HttpProtocol):
         """One timer serves many answers of the lane: it looks when the last of them may have been long ago."""
         self.timeout_keep_alive_task = None
         rest = self._idle_since + self.timeout_keep_alive - self.loop.time()
-        if self._exchange is not None or self._held:
+        if self._exchange is not None or self._coming is not None:
             return  # the answer begins it anew
         if rest > 0:
             self._close_after(rest)
@@ -157,11 +170,12 @@ class LaneProtocol(HttpProtocol):
 
     def go_on(self, handover: Closeable) -> None:
         """As `LaneClient`: the parser gets the request now, and then what stands behind it."""
-        data, self._exchange, self._request = self._request, None, b""
+        parts = self._request
+        self._exchange, self._request = None, ()
         self._turn.response_complete = True
         app, tasks = self.app, self.tasks
-        self.app, self.tasks = _with_handover(app, handover), set()
-        super().data_received(data)
+        self.app, self.tasks = _with_extension(app, HANDOVER, handover), set()
+        self._parse(parts)
         self.app, self.tasks, started = app, tasks, self.tasks
         for task in started:
             tasks.add(task)
@@ -177,37 +191,60 @@ class LaneProtocol(HttpProtocol):
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
 
-    def _offer(self, data: bytes, size: int) -> None:
-        """Have the lane take the request in `data`, or wait for its end, or parse it; `size` bytes of it are new."""
-        self._held = b""
+    def _offer(self, data: bytes) -> None:
+        """Have the lane take the request in `data`, or wait for its end, or parse it."""
         head = self._head
         place = head.body_in(data) if head is not None else None
         if place is None and data.startswith(self._line):
             head = self._head = self._admit_head(data)
             place = head.body_in(data) if head is not None else None
-        if head is None or place is None or head.sender is None or self.flow.write_paused:
+        if head is None or place is None or not head.takes(place[1], self._most) or len(data) > place[1]:
             super().data_received(data)
-        elif len(data) < place[1] <= MAX_SIZE:
-            self._held = data
-            self._extend_due(size)
-        elif not len(data) == place[1] <= MAX_SIZE or not self._begin(head.sender, data, place[0]):
-            super().data_received(data)
+        elif len(data) == place[1]:
+            self._begin(head, (data,), data[place[0] :])
+        else:
+            self._coming = _ComingRequest(head, data, *place)
+            self._extend_due(len(data))
 
-    def _begin(self, sender: Any, data: bytes, start: int) -> bool:
-        """Whether the lane takes the request whose body stands from `start` on."""
+    def _go_on_with(self, coming: _ComingRequest, data: bytes) -> None:
+        """More of a request came, or what stands behind it."""
+        coming.add(data)
+        if coming.missing > 0:
+            self._extend_due(len(data))
+            return
+        if coming.missing < 0:
+            self._parse_held()
+            return
+        self._coming = None
+        head, body = coming.whole()
+        self._begin(coming.head, (head, body), body)
+
+    def _begin(self, head: _KnownHead, parts: Sequence[bytes], body: bytes) -> None:
+        """Have the lane take a request that is whole, or parse it."""
         assert self._lane is not None  # noqa: S101
+        exchange = None
         try:
-            exchange = self._lane.begin(sender, data[start:], self)
+            if not self.flow.write_paused:
+                exchange = self._lane.begin(head.sender, body, self)
         except Exception:  # the border of the lane: the ordinary way can do all that it can
             log.exception("a bug in the fast lane")
-            return False
         if exchange is None:
-            return False
-        self._exchange, self._request = exchange, data
-        self._turn.response_complete = False
-        self.cycle = self._turn
-        self._due = None
-        return True
+            self._parse(parts)
+        elif isinstance(exchange, dict):
+            if len(body) > MAX_BEHIND:
+                head.refused_long()
+            app, self.app = self.app, _with_extension(self.app, PARSED, exchange)
+            self._parse(parts)
+            self.app = app
+        else:
+            self._exchange, self._request = exchange, parts
+            self._turn.response_complete = False
+            self.cycle = self._turn
+            self._due = None
+
+    def _parse(self, parts: Sequence[bytes]) -> None:
+        for part in parts:
+            super().data_received(part)
 
     def _admit_head(self, data: bytes) -> _KnownHead | None:
         assert self._lane is not None  # noqa: S101
@@ -226,12 +263,11 @@ class LaneProtocol(HttpProtocol):
         return _KnownHead(before, after, self._lane.admit(scope))
 
     def _parse_held(self) -> None:
-        data, self._held = self._held, b""
-        if data:
-            super().data_received(data)
+        data, coming, self._held, self._coming = self._held, self._coming, b"", None
+        self._parse(coming.parts if coming is not None else [data] if data else ())
 
     def _check_due(self) -> None:
-        if self._held and self._exchange is None:
+        if self._coming is not None:
             due = self._due
             self._parse_held()  # so that the ordinary way ends it
             self._due = due
@@ -261,6 +297,20 @@ class _KnownHead:
         self._after = after
         self._start = len(before)
         self._most = self._start + MAX_DIGITS + len(after)
+        self._passed_by = 0
+
+    def refused_long(self) -> None:
+        """The lane did not take a long request: an agent with tools of its own sends many such."""
+        self._passed_by = LONG_PASSED_BY
+
+    def takes(self, size: int, most: int) -> bool:
+        """Whether a request of this size had better be offered to the lane than go to the parser as it comes."""
+        if self.sender is None or size > most:
+            return False
+        if size > MAX_BEHIND and self._passed_by:
+            self._passed_by -= 1
+            return False
+        return True
 
     def body_in(self, data: bytes) -> tuple[int, int] | None:
         """Where the body begins and ends of a request with this head; None: it has another."""
@@ -272,7 +322,36 @@ class _KnownHead:
         return None
 
 
+class _ComingRequest:
+    """A request of which not all has come; it begins with a known head."""
+
+    def __init__(self, head: _KnownHead, data: bytes, start: int, end: int) -> None:
+        self.head = head
+        self.parts = [data]
+        self.missing = end - len(data)
+        """Bytes; less than none when something came behind it."""
+        self._start = start
+
+    def add(self, data: bytes) -> None:
+        """More of it came."""
+        self.missing -= len(data)
+        if len(self.parts[-1]) < SMALL_PART:  # so that many small ones take no more than their bytes
+            self.parts[-1] += data
+        else:
+            self.parts.append(data)
+
+    def whole(self) -> tuple[bytes, bytes]:
+        """Its head and its body."""
+        first, *rest = self.parts
+        return first[: self._start], b"".join([memoryview(first)[self._start :], *rest])
+
+
 MAX_DIGITS = 8
+
+SMALL_PART = 4096
+
+LONG_PASSED_BY = 15
+"""Long requests that are parsed as they come after one that the lane did not take."""
 
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]+)", re.IGNORECASE)
 _NOT_PLAIN = frozenset({b"expect", b"upgrade", b"transfer-encoding", b"content-encoding", b"trailer"})
@@ -315,8 +394,8 @@ class _HeadReader:
         self.is_whole = True
 
 
-def _with_handover(app: ASGIApp, handover: Closeable) -> ASGIApp:
-    async def go_on(scope: Scope, receive: Receive, send: Send) -> None:
-        await app({**scope, "extensions": {**scope["extensions"], HANDOVER: handover}}, receive, send)
+def _with_extension(app: ASGIApp, name: str, value: Any) -> ASGIApp:
+    async def extended(scope: Scope, receive: Receive, send: Send) -> None:
+        await app({**scope, "extensions": {**scope["extensions"], name: value}}, receive, send)
 
-    return go_on
+    return extended

@@ -84,6 +84,7 @@ class DecliningLane:
     """Looks at every request, and takes none."""
 
     path = "/v1/chat/completions"
+    max_bytes = 10_000_000
 
     def admit(self, scope: Any) -> Any:
         return scope

@@ -22,7 +22,7 @@ from toolway.server.asgi import parse_object, relayed
 from toolway.server.caller import caller_of
 from toolway.server.door import Door, Entry
 from toolway.server.lane import LaneClient
-from toolway.types import JSON_TYPE, Caller, Header, record
+from toolway.types import JSON, JSON_TYPE, Caller, Header, record
 from toolway.wire.lenient_json import dumps
 
 
@@ -43,7 +43,7 @@ class ChatLane:
         """`count` is called for each request that is answered here."""
         self._lane = engine.fast_lane
         self._upstream = engine.settings.upstream
-        self._max_bytes = engine.settings.server.max_body_bytes
+        self.max_bytes = engine.settings.server.max_body_bytes
         self._door = door
         self._count = count
 
@@ -54,18 +54,19 @@ class ChatLane:
             return None
         return Sender(entry=entry, caller=caller_of(entry.scope, self._upstream))
 
-    def begin(self, sender: Sender, raw: bytes, client: LaneClient) -> ModelExchange | None:
+    def begin(self, sender: Sender, raw: bytes, client: LaneClient) -> ModelExchange | JSON | None:
         """Ask the model server, if the lane is for this request; errors are told by the ordinary way."""
         if raw.find(b'"stream":true') >= 0 or raw.find(b'"stream": true') >= 0:
             return None  # before it is parsed, since it will be parsed again
-        if len(raw) > self._max_bytes or not self._door.is_open_for(sender.entry):
+        if len(raw) > self.max_bytes or not self._door.is_open_for(sender.entry):
             return None
         try:
             body = check_body(parse_object(raw))
         except InvalidRequest:
             return None
         request = self._lane.request_for(body, raw, sender.caller)
-        return self._lane.ask(request, _Client(client, self._count)) if request else None
+        exchange = self._lane.ask(request, _Client(client, self._count)) if request else None
+        return exchange or body
 
 
 @dataclass(slots=True)

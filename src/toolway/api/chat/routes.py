@@ -24,7 +24,7 @@ from toolway.server.asgi import EventStreamResponse, parse_object, read_body, re
 from toolway.server.caller import caller_of
 from toolway.server.disconnect import cancel_on_disconnect, error_at_stop
 from toolway.server.envelopes import send_error
-from toolway.server.lane import HANDOVER
+from toolway.server.lane import HANDOVER, PARSED
 from toolway.types import JSON
 from toolway.upstream.client import CHAT_COMPLETIONS
 from toolway.upstream.model_call import streamed_turn, whole_turn
@@ -44,8 +44,9 @@ class ChatCompletions:
 
     async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
         raw = await read_body(scope, receive, self._settings.server.max_body_bytes)
-        handover = scope.get("extensions", {}).get(HANDOVER)
-        body = handover.sent.options if handover else check_body(parse_object(raw))
+        extensions = scope.get("extensions", {})
+        handover, parsed = extensions.get(HANDOVER), extensions.get(PARSED)
+        body = handover.sent.options if handover else parsed or check_body(parse_object(raw))
         caller = caller_of(scope, self._settings.upstream)
         options = read_option_headers(caller.option_headers)
 
