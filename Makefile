@@ -86,7 +86,7 @@ clients: .clients/.installed
 	@touch $@
 
 bench: .venv/.installed
-	.venv/bin/python bench/run.py
+	.venv/bin/python -m bench.run
 
 soak: .venv/.installed
 	.venv/bin/python -m bench.soak

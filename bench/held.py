@@ -7,10 +7,10 @@ import resource
 import subprocess
 from typing import Any
 
-from measure import load_command
-from processes import OTHER_CPUS, Program, start_on
-from scenarios import Scenario
-from targets import start_mock, start_toolway, wait_for_tools
+from bench.measure import load_command
+from bench.processes import OTHER_CPUS, Program, start_on
+from bench.scenarios import Scenario
+from bench.targets import start_mock, start_toolway, wait_for_tools
 
 from toolway.server.process import allow_open_files
 

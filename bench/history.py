@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from processes import HERE
+from bench.processes import HERE
 
 FILE = HERE / "history.jsonl"
 SHOWN = 8

@@ -1,4 +1,4 @@
-"""How long a client waits while Toolway reads a large OpenAPI document: `python bench/large_document.py FILE.json`.
+"""How long a client waits while Toolway reads a large OpenAPI document: `python -m bench.large_document FILE.json`.
 
 The client asks for whole answers, one after the other. Its longest wait while the document is read, indexed and defined
 stands beside its longest wait in as many seconds after that, for which other programs of the machine are to blame. What
@@ -17,8 +17,8 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from processes import WORK, Program
-from targets import build, start_mock, start_toolway
+from bench.processes import WORK, Program
+from bench.targets import build, start_mock, start_toolway
 
 BODY = json.dumps({"model": "mock", "messages": [{"role": "user", "content": "Hello"}]})
 

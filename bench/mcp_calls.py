@@ -1,6 +1,6 @@
 """What /mcp adds to a call over the server behind it: one client asks both in turn, and the pairs are compared.
 
-`.venv/bin/python bench/mcp_calls.py [--calls 300]`. Times are milliseconds; Toolway's own CPU for a call stands beside
+`.venv/bin/python -m bench.mcp_calls [--calls 300]`. Times are milliseconds; Toolway's own CPU for a call stands beside
 them, since on a busy machine a time is mostly other programs'.
 """
 
@@ -22,11 +22,8 @@ from tempfile import TemporaryDirectory
 import anyio
 import httpx2
 from mcp.client import Client
-
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
-
-from tests.support.servers import free_port  # noqa: E402
+from tests.support.paths import ROOT
+from tests.support.servers import free_port
 
 SERVER = "tests.unit.tools.mcp.servers.good"
 SERVE = f"import uvicorn, {SERVER} as s, sys; uvicorn.run(s.app(), port=int(sys.argv[1]), log_level='error')"

@@ -6,8 +6,8 @@ import json
 import subprocess
 from typing import Any
 
-from processes import OTHER_CPUS, WORK, Program, start_on
-from scenarios import Scenario
+from bench.processes import OTHER_CPUS, WORK, Program, start_on
+from bench.scenarios import Scenario
 
 Sample = dict[str, Any]
 

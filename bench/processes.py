@@ -19,7 +19,8 @@ NICENESS = -10
 def free_port() -> int:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+        port: int = s.getsockname()[1]
+        return port
 
 
 def choose_cpus() -> tuple[set[int], set[int]]:

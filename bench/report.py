@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from history import FIGURES
-from scenarios import SCENARIOS, Scenario
+from bench.history import FIGURES
+from bench.scenarios import SCENARIOS, Scenario
 
 Table = tuple[str, Sequence[str], list[list[str]]]
 """Title, head, rows; the first column is text, the others are numbers."""

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from processes import HERE, TARGET_CPUS, WORK, MissingError, Program, free_port
+from bench.processes import HERE, TARGET_CPUS, WORK, MissingError, Program, free_port
 
 
 def find_nginx() -> str:

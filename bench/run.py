@@ -15,16 +15,16 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-import history
-from chart import chart
-from held import HELD, hold
-from measure import Sample, measure
-from processes import WORK, MissingError
-from report import render
-from rivals import find_nginx
-from scenarios import SCENARIOS, Scenario
-from summary import Samples, goals, summarise
-from targets import Targets, build
+from bench import history
+from bench.chart import chart
+from bench.held import HELD, hold
+from bench.measure import Sample, measure
+from bench.processes import WORK, MissingError
+from bench.report import render
+from bench.rivals import find_nginx
+from bench.scenarios import SCENARIOS, Scenario
+from bench.summary import Samples, goals, summarise
+from bench.targets import Targets, build
 
 
 def say(text: str) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from measure import Sample
+from bench.measure import Sample
 
 Samples = dict[str, dict[str, list[Sample]]]
 """Scenario -> target -> one sample for each round."""
@@ -43,7 +43,7 @@ def find(samples: Samples, place: tuple[str, str]) -> list[Sample]:
 
 
 def rate_ratio(a: Sample, b: Sample) -> float:
-    return a["rate"] / b["rate"]
+    return float(a["rate"] / b["rate"])
 
 
 def summarise(samples: Samples) -> dict[str, dict[str, Any]]:
@@ -85,7 +85,7 @@ class Goal:
 
 
 def goals(
-    samples: Samples, idle_memory: dict[str, dict[str, float]], held: dict[str, dict[str, Any]]
+    samples: Samples, idle_memory: Mapping[str, Mapping[str, float]], held: dict[str, dict[str, Any]]
 ) -> list[Goal]:
     def against(
         rival: str, scenario: str, combine: Callable[[Sample, Sample], float] = rate_ratio

@@ -13,8 +13,8 @@ from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
 
-from processes import HERE, OTHER_CPUS, WORK, MissingError, Program, cpus_for, free_port
-from rivals import RIVALS
+from bench.processes import HERE, OTHER_CPUS, WORK, MissingError, Program, cpus_for, free_port
+from bench.rivals import RIVALS
 
 OURS = ("OPENAI_", "MCP_SERVER_", "TOOLWAY_", "DEBUG_OUTPUT")
 """Settings of the caller's own Toolway that must not change what is measured."""

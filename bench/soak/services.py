@@ -9,7 +9,7 @@ import json
 import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import anyio
 import uvicorn
@@ -44,7 +44,8 @@ def answer(body: JSON) -> Reply:
     verb, _, rest = text.partition(" ")
     match verb:
         case "call":
-            return called(*rest.split(" ", 1), body)
+            name, arguments = rest.split(" ", 1)
+            return called(name, arguments, body)
         case "slow" if body.get("stream"):
             pause = partial(anyio.sleep, 0.05)
             return slowly(
@@ -105,7 +106,7 @@ def tools() -> ToolService:
 
 
 async def main(*ports: str) -> None:
-    apps = (model(), "off"), (tools(), "off"), (good.app(), "on")
+    apps: list[tuple[Any, Literal["on", "off"]]] = [(model(), "off"), (tools(), "off"), (good.app(), "on")]
     async with anyio.create_task_group() as group:
         for (app, lifespan), port in zip(apps, ports, strict=True):
             config = uvicorn.Config(app, port=int(port), lifespan=lifespan, log_level="critical", ws="none")

@@ -47,7 +47,7 @@ def catalogue() -> dict[str, Tool]:
 
 def queries(*, in_other_words: bool) -> list[Query]:
     """Each noun once, with each of the actions in turn: the noun as it is, or as somebody says who does not know it."""
-    found = []
+    found: list[Query] = []
     verbs = list(ACTIONS)
     for number, (service, nouns) in enumerate(SERVICES.items()):
         for noun, meaning in nouns.items():

@@ -10,8 +10,6 @@ from toolway.schema.targets import RULES, SchemaTarget
 
 JSON = dict[str, Any]
 
-_HOLDS_VALUES = {"enum", "const", "default", "examples", "required"}
-
 
 def assert_compiled(schema: JSON, target: SchemaTarget) -> None:
     """The promises of a target, for the root and everything in it."""

@@ -71,7 +71,8 @@ class SessionModel:
 
 def unpaired(messages: Sequence[JSON]) -> list[str]:
     """Calls without their results right behind them in order, results without a call, ids that are there twice."""
-    faults, open_ids = [], []
+    faults: list[str] = []
+    open_ids: list[str] = []
     for position, message in enumerate(messages):
         if message["role"] == "tool":
             if not open_ids or open_ids.pop(0) != message["tool_call_id"]:

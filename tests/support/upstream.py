@@ -39,7 +39,8 @@ class Seen:
 
     @property
     def json(self) -> JSON:
-        return orjson.loads(self.body)
+        body: JSON = orjson.loads(self.body)
+        return body
 
     def header(self, name: bytes) -> bytes | None:
         return next((value for key, value in self.headers if key == name), None)

@@ -50,7 +50,9 @@ class WebSocketServer:
         self.stop = stop
 
     def connect(self, path: str = "/v1/responses", **options: Any) -> ClientConnection:
-        return connect(self.url + path, **{"compression": None, "open_timeout": 20, **options})
+        options = {"compression": None, "open_timeout": 20, **options}
+        connection: ClientConnection = connect(self.url + path, **options)
+        return connection
 
     @contextmanager
     def raw(self, handshake: bytes = HANDSHAKE) -> Iterator[socket.socket]:

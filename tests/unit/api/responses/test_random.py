@@ -144,7 +144,6 @@ def output_of(deltas: Iterable[JSON]) -> list[JSON]:
 
 
 thoughts = st.none() | texts
-own_calls = st.lists(st.tuples(texts, st.booleans()), max_size=2)
 rounds = st.lists(
     st.tuples(
         st.just("") | texts, thoughts, st.lists(st.tuples(texts, st.booleans()), min_size=1, max_size=2)

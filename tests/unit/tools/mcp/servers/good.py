@@ -87,7 +87,7 @@ def everything() -> types.CallToolResult:
     link = types.ResourceLink(type="resource_link", uri="file:///a.txt", name="a", description="a file")
     embedded = types.TextResourceContents(uri="note://1", text="inside")
     blob = types.BlobResourceContents(uri="note://2", blob=PIXEL, mime_type="image/png")
-    blocks = [
+    blocks: list[types.ContentBlock] = [
         types.TextContent(type="text", text="words"),
         types.AudioContent(type="audio", data="AAAA", mime_type="audio/wav"),
         link,
