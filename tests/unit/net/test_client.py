@@ -9,6 +9,7 @@ import struct
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
+from functools import partial
 from typing import Any
 
 import anyio
@@ -591,7 +592,7 @@ async def test_cancelling_closes_the_connection(answer: bytes):
 
 
 async def test_cancelling_an_upload_ends_its_body():
-    ended = asyncio.Event()
+    arrived, ended, closed = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     async def body() -> AsyncIterator[bytes]:
         try:
@@ -601,11 +602,17 @@ async def test_cancelling_an_upload_ends_its_body():
         finally:
             ended.set()
 
-    serve = Answers(b"")
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(65536):
+            arrived.set()
+        closed.set()
+
     async with client_of(serve) as client, aclosing(body()) as endless:
-        with anyio.move_on_after(0.1):
-            await get(client, "POST", body=endless)
-        await asyncio.wait_for(serve.closed.wait(), 20)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(partial(get, client, "POST", body=endless))
+            await asyncio.wait_for(arrived.wait(), 20)
+            tasks.cancel_scope.cancel()
+        await asyncio.wait_for(closed.wait(), 20)
     assert ended.is_set()
 
 
