@@ -3,34 +3,30 @@
 from __future__ import annotations
 
 import json
-import socket
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import anyio
-import httptools
 import httpx2
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.app_server import QUESTION, AppServer, app_server
-from tests.support.gate import DEADLINE, Gate
+from tests.support.gate import Gate
+from tests.support.lane import CAME, HEAD, Answers, asked, connected, counted, request, warm, watched_lane
 from tests.support.raw import split
 from tests.support.servers import running
 from tests.support.tools import CITY, ToolService, document
 from tests.support.upstream import OUT_OF_MEMORY, Reply, json_reply, sse, tool_call, whole
 from toolway.access.keys import hash_of
-from toolway.conversation.message import Message
-from toolway.engine.fast_lane import FastLane, Handover, LaneRequest, MessageClient, ModelExchange
 from toolway.net import connection
 from toolway.net.connection import MAX_BUFFERED
 from toolway.server.lane import LONG_PASSED_BY, MAX_BEHIND, MAX_SIZE
-from toolway.types import Header
 
 WORDS = whole(
     {"content": "It is cloudy."}, usage={"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13}
@@ -38,38 +34,9 @@ WORDS = whole(
 CALLS = whole({"tool_calls": [tool_call()]}, finish="tool_calls")
 
 
-CAME: list[str] = []
-"""What came of each request that took the lane."""
-
-
-class Watched:
-    """The client of a request in the lane; notes what comes of it."""
-
-    def __init__(self, client: MessageClient) -> None:
-        self._client = client
-
-    def answer(self, message: Message, headers: Sequence[Header]) -> None:
-        CAME.append("answered")
-        self._client.answer(message, headers)
-
-    def go_on(self, handover: Handover) -> None:
-        CAME.append("handed over")
-        self._client.go_on(handover)
-
-    def run(self, work: Coroutine[Any, Any, None]) -> None:
-        CAME.append("left")
-        self._client.run(work)
-
-
 @pytest.fixture(scope="module", autouse=True)
 def watched() -> Iterator[None]:
-    ask = FastLane.ask
-
-    def watch(self: FastLane, request: LaneRequest, client: MessageClient) -> ModelExchange | None:
-        return ask(self, request, Watched(client))
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(FastLane, "ask", watch)
+    with watched_lane():
         yield
 
 
@@ -159,56 +126,6 @@ def reply_of(raw: bytes) -> Reply:
 def mutations(draw: Any, raw: bytes) -> bytes:
     start, end = sorted((draw(st.integers(0, len(raw))), draw(st.integers(0, len(raw)))))
     return raw[:start] + draw(st.binary(max_size=3) | st.just(raw[start:end] * 2)) + raw[end:]
-
-
-def warm(app: AppServer, *replies: Reply) -> None:
-    """Have a connection to the model server open and idle, which the lane needs; and these answers come next."""
-    app.set_replies(WORDS).ask()
-    app.set_replies(*replies)
-    CAME.clear()
-
-
-def asked(app: AppServer) -> list[Any]:
-    """What the model server was asked, but for its own address."""
-    return [
-        (seen.path, seen.query, seen.body, [header for header in seen.headers if header[0] != b"host"])
-        for seen in app.upstream.seen
-    ]
-
-
-HEAD = (
-    b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nX-Own: kept\r\n"
-    b"Authorization: Bearer x\r\nContent-Length: %d\r\nUser-Agent: mine\r\n\r\n"
-)
-
-
-def request(body: bytes, head: bytes = HEAD) -> bytes:
-    return head % len(body) + body
-
-
-class Answers:
-    """Reads answers from a socket, byte for byte."""
-
-    def __init__(self) -> None:
-        self.whole = 0
-
-    def on_message_complete(self) -> None:
-        self.whole += 1
-
-    def read(self, client: socket.socket, count: int) -> bytes:
-        """So many answers, or what comes until the server closes."""
-        received, parser = b"", httptools.HttpResponseParser(self)
-        while self.whole < count and (part := client.recv(65536)):
-            received += part
-            parser.feed_data(part)
-        return received
-
-
-def connected(app: AppServer) -> socket.socket:
-    host, port = app.url.removeprefix("http://").split(":")
-    client = socket.create_connection((host, int(port)), timeout=DEADLINE)
-    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return client
 
 
 def through(app: AppServer, reply: Reply, *pieces: bytes, count: int = 1) -> tuple[Any, ...]:
@@ -366,7 +283,6 @@ TITLE = {"role": "system", "content": "You are a title generator. You output ONL
 @pytest.mark.parametrize(
     ("body", "headers", "query"),
     [
-        ({"stream": True}, {}, ""),
         ({"n": 2, "tool_choice": "none"}, {}, ""),
         ({"tools": []}, {}, ""),
         ({"tool_choice": "none"}, {}, ""),
@@ -631,11 +547,3 @@ def test_what_the_lane_answers_is_counted_as_everything_is(taken: list[str]):
         figures[0]['toolway_http_requests_total{method="POST",route="/v1/chat/completions",status="200"}']
         == 2
     )
-
-
-def counted(app: AppServer) -> dict[str, float]:
-    """What is counted of requests and conversations."""
-    lines = httpx2.get(f"{app.url}/metrics").text.splitlines()
-    pairs = [line.rsplit(" ", 1) for line in lines if not line.startswith("#")]
-    named = ("toolway_http_requests_total", "toolway_conversations", "toolway_rounds", "toolway_tokens")
-    return {name: float(value) for name, value in pairs if name.startswith(named) and "/metrics" not in name}

@@ -18,19 +18,15 @@ from tests.integration.test_fast_lane import (
     TITLE,
     WILD_BODY,
     WORDS,
-    Answers,
     as_json,
-    asked,
-    connected,
     long_tools,
     reply_of,
-    request,
     taken,
-    warm,
     watched,
 )
 from tests.integration.test_tool_search import many_tools, names, search, through
 from tests.support.app_server import QUESTION, AppServer, app_server
+from tests.support.lane import Answers, asked, connected, request, warm
 from tests.support.servers import running
 from tests.support.tools import ToolService
 from tests.support.upstream import Reply, json_reply, tool_call, whole

@@ -248,7 +248,7 @@ class EventStream:
     async def emit(self, event: Event) -> None:
         """Something happened in the loop."""
         if type(event) is Chunks:
-            self._see(event)
+            self.show(event)
         else:
             if type(event) in _REMEMBERED:
                 self._remember(event)
@@ -276,7 +276,8 @@ class EventStream:
         for subscriber in self._of_failures:
             subscriber(event)
 
-    def _see(self, chunks: Chunks) -> None:
+    def show(self, chunks: Chunks) -> None:
+        """The client is about to get these."""
         if not self.saw_text:
             for chunk, _ in chunks.items:
                 if _says_something(chunk):

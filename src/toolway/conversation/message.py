@@ -189,6 +189,11 @@ class MessageBuilder:
         """Whether a finish_reason came."""
         return self._finish_reason is not None
 
+    @property
+    def has_calls(self) -> bool:
+        """Whether the model has begun to call a tool."""
+        return not self._calls.is_empty
+
     def _feed_frame(self, chunk: JSON) -> JSON | None:
         if error := error_in(chunk):
             raise error

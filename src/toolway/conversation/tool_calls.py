@@ -49,6 +49,11 @@ class CallAssembler:
         self._calls: list[_CallParts] = []
         self._at_index: dict[int, int] = {}
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether no fragment of a call came."""
+        return not self._calls
+
     def feed(self, fragments: Any) -> list[tuple[int, JSON]]:
         """(position of its call, the same fragment as OpenAI would send it) where the name is known by now."""
         clean = []

@@ -28,10 +28,10 @@ from toolway.conversation.events import (
 )
 from toolway.conversation.message import ChatRequest, Message
 from toolway.dialects import CHAT, DialectName
-from toolway.engine.fast_lane import Handover
 from toolway.engine.history import hidden_rounds, interrupted_answers, split_turns
 from toolway.engine.history.approval_turns import ApprovalTurns, RestoredConversation
 from toolway.engine.history.failed_requests import Attempt
+from toolway.engine.lane_exchange import Handover
 from toolway.engine.limits import Limits, LoopLimits
 from toolway.engine.loop import NOTHING_EARLIER, EarlierWork, Loop, run_tool_loop
 from toolway.engine.refused_tools import without_refused_tools
@@ -152,7 +152,7 @@ class Conversation:
     def _upstream(self) -> Upstream:
         upstream = self.resources.upstream.with_query(self.caller.query)
         handover = self.request.handover
-        return upstream.resuming(handover.request) if handover and not handover.message else upstream
+        return upstream.resuming(handover.request) if handover and handover.is_unread else upstream
 
     def failed(self, raised: Exception) -> ToolwayError:
         """The error that the client gets in place of an answer; subscribers are told."""

@@ -9,15 +9,17 @@ import asyncio
 import logging
 import re
 from collections.abc import Coroutine, Sequence
+from http import HTTPStatus
 from typing import Any, Protocol
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from toolway.server.http_protocol import MAX_HEAD, HttpProtocol
 from toolway.types import JSON, Header
+from toolway.wire.sse import KEEP_ALIVE, STREAM_END, encode
 
 log = logging.getLogger("toolway.http")
 
@@ -57,18 +59,31 @@ class LaneExchange(Protocol):
 class LaneClient(Protocol):
     """The client of a request that the lane took."""
 
+    @property
+    def is_blocked(self) -> bool:
+        """Whether it is behind with reading."""
+
     def answer(self, headers: Sequence[Header], body: bytes) -> None:
         """Answer with a 200; the length is told here."""
 
+    def start(self, headers: Sequence[Header]) -> None:
+        """Begin to answer with a 200 and a stream of events."""
+
+    def write(self, events: bytes) -> None:
+        """More of a stream."""
+
+    def end(self, events: bytes) -> None:
+        """The last of a stream."""
+
     def go_on(self, handover: Closeable) -> None:
-        """Have the request go the ordinary way."""
+        """Have the request go the ordinary way; what that answers goes on behind what of a stream was written."""
 
     def run(self, work: Coroutine[Any, Any, None]) -> None:
         """Run what must be done behind a client that left; the server waits for it when it stops."""
 
 
 class Lane(Protocol):
-    """Answers whole requests to one path by callbacks, without a task and without ASGI."""
+    """Answers requests to one path by callbacks, without a task and without ASGI."""
 
     path: str
     max_bytes: int
@@ -88,8 +103,10 @@ class LaneProtocol(HttpProtocol):
     behind it, and its head is one that the lane admits. All else happens as if there were no lane.
     """
 
-    def __init__(self, receive_timeout: float, send_timeout: float, **given: Any) -> None:
+    def __init__(self, receive_timeout: float, send_timeout: float, keep_alive: float, **given: Any) -> None:
+        """`keep_alive` is after how many seconds of silence a stream is written a comment."""
         super().__init__(receive_timeout, send_timeout, **given)
+        self._keep_alive = keep_alive
         self._lane: Lane | None = self.app_state.get(LANE)
         self._line = f"POST {self._lane.path} HTTP/1.1\r\n".encode() if self._lane else b""
         self._head: _KnownHead | None = None
@@ -105,6 +122,11 @@ class LaneProtocol(HttpProtocol):
         self._turn: Any = _LaneTurn()
         self._idle_since = 0.0
         """When the lane gave its last answer (loop time)."""
+        self._is_streaming = False
+        """Whether the client has the head of a stream from the lane."""
+        self._written = 0.0
+        """When something of a stream was written last (loop time)."""
+        self._pulse: asyncio.TimerHandle | None = None
         self._stop.add_callback(self._end_lane)
 
     def data_received(self, data: bytes) -> None:
@@ -123,6 +145,8 @@ class LaneProtocol(HttpProtocol):
         super().connection_lost(exc)
         exchange, self._exchange = self._exchange, None
         self._held, self._request, self._coming = b"", (), None
+        if self._pulse is not None:
+            self._pulse.cancel()
         if exchange is not None:
             exchange.client_left()
 
@@ -131,19 +155,51 @@ class LaneProtocol(HttpProtocol):
             self._parse_held()
         super().shutdown()
 
+    @property
+    def is_blocked(self) -> bool:
+        """As `LaneClient`."""
+        return self.flow.write_paused
+
     def answer(self, headers: Sequence[Header], body: bytes) -> None:
-        """As `LaneClient`; written as uvicorn writes it."""
-        self._exchange, self._request = None, ()
-        self._turn.response_complete = True
+        """As `LaneClient`."""
+        self._write_head(headers, b"content-length: %d\r\n" % len(body), body)
+        self._end_answer()
+
+    def start(self, headers: Sequence[Header]) -> None:
+        """As `LaneClient`."""
+        self._is_streaming = True
+        self._write_head(headers, behind=b"transfer-encoding: chunked\r\n")
+        self._written = self.loop.time()
+        if self._pulse is None:
+            self._pulse = self.loop.call_later(self._keep_alive, self._write_pulse)
+
+    def write(self, events: bytes) -> None:
+        """As `LaneClient`."""
+        if events:
+            self._writer.write(b"%x\r\n%b\r\n" % (len(events), events))
+            self._written = self.loop.time()
+
+    def end(self, events: bytes) -> None:
+        """As `LaneClient`."""
+        self._writer.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(events), events))
+        self._is_streaming = False
+        self._end_answer()
+
+    def _write_head(
+        self, headers: Sequence[Header], length: bytes = b"", body: bytes = b"", *, behind: bytes = b""
+    ) -> None:
+        """Write the head of a 200 as uvicorn writes it, and a body."""
         lines = [STATUS_LINE[200]]
         for name, value in headers:
             lines += (name, b": ", value, b"\r\n")
-        keeps_alive = self._turn.keep_alive
-        lines.append(b"content-length: %d\r\n%b\r\n" % (len(body), b"" if keeps_alive else _CLOSE))
-        lines.append(body)
+        lines += (length, b"" if self._turn.keep_alive else _CLOSE, behind, b"\r\n", body)
         self._writer.write(b"".join(lines))
+
+    def _end_answer(self) -> None:
+        self._exchange, self._request = None, ()
+        self._turn.response_complete = True
         self.server_state.total_requests += 1
-        if not keeps_alive:
+        if not self._turn.keep_alive:
             self._writer.close()
             return
         self._idle_since = self.loop.time()
@@ -153,6 +209,16 @@ class LaneProtocol(HttpProtocol):
             self.flow.resume_reading()
             data, self._held = self._held, b""
             self.data_received(data)
+
+    def _write_pulse(self) -> None:
+        """Write to a stream that is silent. One timer serves those of a connection: it looks when one may be due."""
+        self._pulse = None
+        if not self._is_streaming:
+            return
+        if (rest := self._written + self._keep_alive - self.loop.time()) <= 0:
+            self.write(KEEP_ALIVE)
+            rest = self._keep_alive
+        self._pulse = self.loop.call_later(rest, self._write_pulse)
 
     def timeout_keep_alive_handler(self) -> None:
         """One timer serves many answers of the lane: it looks when the last of them may have been long ago."""
@@ -172,9 +238,11 @@ class LaneProtocol(HttpProtocol):
         """As `LaneClient`: the parser gets the request now, and then what stands behind it."""
         parts = self._request
         self._exchange, self._request = None, ()
+        begun, self._is_streaming = self._is_streaming, False
         self._turn.response_complete = True
         app, tasks = self.app, self.tasks
-        self.app, self.tasks = _with_extension(app, HANDOVER, handover), set()
+        app_behind = _behind_head(app) if begun else app
+        self.app, self.tasks = _with_extension(app_behind, HANDOVER, handover), set()
         self._parse(parts)
         self.app, self.tasks, started = app, tasks, self.tasks
         for task in started:
@@ -183,6 +251,8 @@ class LaneProtocol(HttpProtocol):
             # Also that of a task which is cancelled before its first step.
             task.add_done_callback(lambda _: handover.close())
         self.cycle.keep_alive = self.cycle.keep_alive and self._turn.keep_alive
+        if begun:
+            self.cycle.response_started = self.cycle.chunked_encoding = True
         self._parse_held()
 
     def run(self, work: Coroutine[Any, Any, None]) -> None:
@@ -399,3 +469,23 @@ def _with_extension(app: ASGIApp, name: str, value: Any) -> ASGIApp:
         await app({**scope, "extensions": {**scope["extensions"], name: value}}, receive, send)
 
     return extended
+
+
+def _behind_head(app: ASGIApp) -> ASGIApp:
+    """`app` for a client that has the head of a stream: without its own head, and an error as the last event."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        is_error = False
+
+        async def send_behind(message: Message) -> None:
+            nonlocal is_error
+            if message["type"] == "http.response.start":
+                is_error = message["status"] != HTTPStatus.OK
+            elif is_error:
+                await send({**message, "body": encode(message["body"]) + STREAM_END})
+            else:
+                await send(message)
+
+        await app(scope, receive, send_behind)
+
+    return answer

@@ -170,7 +170,9 @@ def _why_not(error: OSError, host: str, port: int) -> str:
 def server_config(app: Any, settings: ServerSettings, **more: Any) -> uvicorn.Config:
     """uvicorn's configuration; what it would add to answers and logs by itself is off."""
     options: dict[str, Any] = {
-        "http": partial(LaneProtocol, settings.receive_timeout, settings.send_timeout),
+        "http": partial(
+            LaneProtocol, settings.receive_timeout, settings.send_timeout, settings.keepalive_interval
+        ),
         "ws": _websocket_protocol,
         "ws_max_size": settings.max_body_bytes,
         "ws_ping_interval": settings.keepalive_interval,

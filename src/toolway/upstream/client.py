@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from contextvars import ContextVar
 from functools import partial
 from traceback import clear_frames
@@ -49,6 +49,9 @@ CHAT_COMPLETIONS = "/chat/completions"
 """The endpoint of the model server, below its base URL, that every conversation asks."""
 
 MAX_ERROR_BYTES = 2**20
+
+DRAIN_SECONDS = 0.2
+"""How long the end of a stream's body is waited for behind its last event."""
 
 TRACE_HEADERS: ContextVar[Sequence[Header]] = ContextVar("trace_headers", default=())
 """The trace that the present task belongs to: headers for the model server, in place of the client's."""
@@ -125,6 +128,11 @@ class UpstreamResponse:
             hint = "OPENAI_BASE_URL has no /v1 at its end, which most model servers want."
         return UpstreamStatus(status if status != 304 else 502, self.headers, body, hint)
 
+    @property
+    def is_compressed(self) -> bool:
+        """Does its head say so?"""
+        return bool(self._encoding())
+
     def decompressor(self) -> Decompress | None:
         """A function that decompresses this body piece by piece, where it is compressed.
 
@@ -141,11 +149,14 @@ class UpstreamResponse:
     def _encoding(self) -> str:
         return self.header(b"content-encoding").decode("latin-1")
 
-    async def drain(self, seconds: float = 0.2) -> None:
-        """Read what may still come after the last event, so that the connection can be used again."""
+    async def drain(self, seconds: float = DRAIN_SECONDS) -> None:
+        """Read what may still come after the last event, so that the connection can be used again.
+
+        If it breaks instead, the answer is whole all the same.
+        """
         if self._connection.is_read:
             return
-        with anyio.move_on_after(seconds):
+        with suppress(UpstreamError), anyio.move_on_after(seconds):
             while await self.receive():
                 pass
 

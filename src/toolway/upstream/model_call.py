@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, suppress
+from functools import partial
+from traceback import clear_frames
 
 import anyio
 import anyio.lowlevel
@@ -82,11 +84,29 @@ async def _take_whole(answer: UpstreamResponse, emit: Emit, _: IsClients) -> Mes
 
 
 async def _take_streamed(answer: UpstreamResponse, emit: Emit, is_clients: IsClients) -> Message:
-    kind = answer.header(b"content-type").partition(b";")[0].strip().lower()
-    if kind not in _STREAM_TYPES or answer.status == NO_CONTENT:
+    if not is_event_stream(answer):
         return await _take_unstreamed(answer, emit, is_clients)
     await emit(HeadArrived(headers=answer.headers))
-    return await _read_stream(answer, emit, MessageBuilder(is_clients))
+    return await _read_stream(answer, emit, StreamReader(MessageBuilder(is_clients)))
+
+
+def is_event_stream(answer: UpstreamResponse) -> bool:
+    """Whether a 200 is streamed, as far as its head says."""
+    kind = answer.header(b"content-type").partition(b";")[0].strip().lower()
+    return kind in _STREAM_TYPES and answer.status != NO_CONTENT
+
+
+async def resume_stream(
+    request: AbstractAsyncContextManager[UpstreamResponse], reader: StreamReader, emit: Emit
+) -> Message:
+    """The message of a streamed answer of which `reader` has read a part."""
+    try:
+        async with request as answer:
+            await emit(HeadArrived(headers=answer.headers))
+            return await _read_stream(answer, emit, reader)
+    except UpstreamError as error:
+        error.code = refusal_code(error)
+        raise
 
 
 async def _take_unstreamed(answer: UpstreamResponse, emit: Emit, is_clients: IsClients) -> Message:
@@ -120,28 +140,22 @@ def _parse_answer(body: bytes) -> JSON:
     return parsed
 
 
-async def _read_stream(answer: UpstreamResponse, emit: Emit, builder: MessageBuilder) -> Message:
-    decompress, stream = answer.decompressor(), StreamReader(emit, builder)
-    try:
-        while not stream.is_done and (data := await answer.receive()):
-            if decompress is None:
-                await stream.take(data)
-                continue
-            for part in decompress(data):
-                await stream.take(part)
-                if len(part) == PART:
-                    # There is more in what came, and others want the event loop too.
-                    await anyio.lowlevel.checkpoint()
-        if not stream.is_done:
-            await stream.close()
-    except sse.NotAnEventStream as broken:
-        raise _stray_error(broken.text) from broken
-    message, stray = builder.message(), stream.decoder.stray or builder.stray
-    if stray and not builder.finished and (stream.is_done or not builder.started):
-        raise _stray_error(stray if isinstance(stray, bytes) else lenient_json.dumps(stray))
-    if not (builder.finished or (stream.is_done and _says_anything(message))):
-        reason = "before it was complete" if _says_anything(message) else "without an answer in it"
-        raise UpstreamError(f"The model server's stream ended {reason}.", code="upstream_cut")
+async def _read_stream(answer: UpstreamResponse, emit: Emit, stream: StreamReader) -> Message:
+    decompress = answer.decompressor()
+    while not stream.is_over and (data := await answer.receive()):
+        if decompress is None:
+            for chunks in stream.read(data):
+                await emit(chunks)
+            continue
+        for part in decompress(data):
+            for chunks in stream.read(part):
+                await emit(chunks)
+            if len(part) == PART:
+                # There is more in what came, and others want the event loop too.
+                await anyio.lowlevel.checkpoint()
+    for chunks in stream.close():
+        await emit(chunks)
+    message = stream.message()
     await answer.drain()
     return message
 
@@ -151,44 +165,67 @@ def _says_anything(message: Message) -> bool:
 
 
 class StreamReader:
-    """Reads one streamed answer, cut anywhere; its chunks go to the builder, and to `emit` as they come."""
+    """Reads one streamed answer, cut anywhere: its chunks go to the builder, and to the caller as they come."""
 
-    def __init__(self, emit: Emit, builder: MessageBuilder) -> None:
-        self.decoder = sse.Decoder()
-        self.is_done = False
+    def __init__(self, builder: MessageBuilder) -> None:
+        self.is_over = False
+        """Whether nothing that may still come is part of the answer."""
+        self._is_done = False
         """Whether `[DONE]` came."""
-        self._emit = emit
         self._builder = builder
+        self._decoder = sse.Decoder()
         self._template = ChunkTemplate()
         self._misses = 0
         """Events since the last one that was like the one before it."""
         self._items: list[tuple[JSON | str, bytes | None]] = []
+        self._failure: Exception | None = None
 
-    async def take(self, data: bytes) -> None:
-        """Read what one network read brought."""
+    def read(self, data: bytes) -> Iterator[Chunks]:
+        """What the client may see of what one network read brought. Raises UpstreamError behind that."""
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
         try:
-            while data and not self.is_done:
-                run = self._template.run_in(data) if self.decoder.is_between_events else None
-                if run is not None:
-                    if self._items:
-                        await self._flush()
-                    alike, data = run
-                    self._misses = 0
-                    self._builder.add_content(alike.text)
-                    await self._emit(Chunks(alike))
-                else:
+            while data and not self.is_over:
+                run = self._template.run_in(data) if self._decoder.is_between_events else None
+                if run is None:
                     data = self._take_some(data)
+                    continue
+                if self._items:
+                    yield self._taken()
+                alike, data = run
+                self._misses = 0
+                self._builder.add_content(alike.text)
+                yield Chunks(alike)
         finally:
-            if self._items:
-                await self._flush()
+            yield from self._rest()
 
-    async def close(self) -> None:
-        """Read what is left at the end of the stream."""
+    def close(self) -> Iterator[Chunks]:
+        """The same of what is left at the end of the stream."""
+        if self.is_over:
+            yield from self.read(b"")
+            return
         try:
-            self._feed(self.decoder.close())
+            self._feed(self._decoder.close)
         finally:
-            if self._items:
-                await self._flush()
+            yield from self._rest()
+
+    def fail(self, error: Exception) -> None:
+        """Have this raised to whoever reads on."""
+        clear_frames(error.__traceback__)  # they hold what came, and this reader
+        self._failure = error.with_traceback(None)
+        self.is_over = True
+
+    def message(self) -> Message:
+        """The turn, once its stream is over. Raises UpstreamError for one that broke off."""
+        builder, message = self._builder, self._builder.message()
+        stray = self._decoder.stray or builder.stray
+        if stray and not builder.finished and (self._is_done or not builder.started):
+            raise _stray_error(stray if isinstance(stray, bytes) else lenient_json.dumps(stray))
+        if not (builder.finished or (self._is_done and _says_anything(message))):
+            reason = "before it was complete" if _says_anything(message) else "without an answer in it"
+            raise UpstreamError(f"The model server's stream ended {reason}.", code="upstream_cut")
+        return message
 
     def _take_some(self, data: bytes) -> bytes:
         """Parse the first event, or all where there are few, or they are not alike; returns the rest."""
@@ -196,29 +233,40 @@ class StreamReader:
         if len(data) > MANY_BYTES and self._misses < MAX_MISSES:
             end = data.find(b"\n\n") + 2
         self._misses += 1
-        self._feed(self.decoder.feed(data[:end] if end > 1 else data))
+        self._feed(partial(self._decoder.feed, data[:end] if end > 1 else data))
         return data[end:] if end > 1 else b""
 
-    def _feed(self, payloads: Sequence[bytes]) -> None:
+    def _feed(self, decode: Callable[[], Sequence[bytes]]) -> None:
+        try:
+            payloads = decode()
+        except sse.NotAnEventStream as broken:
+            raise _stray_error(broken.text) from broken
         for payload in payloads:
             if payload.startswith(sse.DONE):
-                self.is_done = True
+                self.is_over = self._is_done = True
                 return
-            if (text := self._template.text_in(payload)) is not None:
-                self._builder.add_content(text)
-                self._items.append((text, payload))
-                continue
-            chunk, raw = _parse_chunk(payload)
-            visible = self._builder.feed(chunk)
-            if visible is chunk and raw is not None:
-                self._template.learn(chunk, raw)
-                self._items.append((chunk, raw))
-            elif visible is not None:
-                self._items.append((visible, None))
+            self._feed_payload(payload)
 
-    async def _flush(self) -> None:
+    def _feed_payload(self, payload: bytes) -> None:
+        if (text := self._template.text_in(payload)) is not None:
+            self._builder.add_content(text)
+            self._items.append((text, payload))
+            return
+        chunk, raw = _parse_chunk(payload)
+        visible = self._builder.feed(chunk)
+        if visible is chunk and raw is not None:
+            self._template.learn(chunk, raw)
+            self._items.append((chunk, raw))
+        elif visible is not None:
+            self._items.append((visible, None))
+
+    def _rest(self) -> Iterator[Chunks]:
+        if self._items:
+            yield self._taken()
+
+    def _taken(self) -> Chunks:
         items, self._items = self._items, []
-        await self._emit(Chunks(items))
+        return Chunks(items)
 
 
 def _parse_chunk(payload: bytes) -> tuple[JSON, bytes | None]:

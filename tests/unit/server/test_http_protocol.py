@@ -93,9 +93,13 @@ class DecliningLane:
         return None
 
 
+KEEP_ALIVE = 15.0
+"""Seconds of silence in a stream."""
+
+
 class WithLane(LaneProtocol):
     def __init__(self, *timeouts: float, **given: Any) -> None:
-        super().__init__(*timeouts, **{**given, "app_state": {LANE: DecliningLane()}})
+        super().__init__(*timeouts, KEEP_ALIVE, **{**given, "app_state": {LANE: DecliningLane()}})
 
 
 @pytest.fixture(autouse=True, params=[HttpProtocol, WithLane], ids=["no lane", "lane"])
@@ -543,7 +547,7 @@ def test_what_a_lane_holds_is_given_back_by_a_task_that_never_begins() -> None:
 
     class WithCancellingLane(LaneProtocol):
         def __init__(self, *timeouts: float, **given: Any) -> None:
-            super().__init__(*timeouts, **{**given, "app_state": {LANE: CancellingLane(held)}})
+            super().__init__(*timeouts, KEEP_ALIVE, **{**given, "app_state": {LANE: CancellingLane(held)}})
 
     with served(protocol=WithCancellingLane) as (_, client):
         client.sendall(POST + b"Content-Length: 2\r\n\r\n{}")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any
 
 import orjson
@@ -11,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from toolway.api.chat.chunks import ChunkWriter
-from toolway.conversation.events import Chunks, Event
+from toolway.conversation.chunk_template import TextRun
 from toolway.conversation.message import Message, MessageBuilder
 from toolway.upstream.model_call import StreamReader
 from toolway.wire import sse
@@ -50,20 +49,11 @@ def parsed(stream: bytes) -> tuple[bytes, Message]:
     return written + writer.end(message, None), message
 
 
-async def read(pieces: list[bytes]) -> tuple[bytes, Message]:
-    builder, writer = MessageBuilder(lambda _: True), ChunkWriter("m")
-    written = b""
-
-    async def emit(event: Event) -> None:
-        nonlocal written
-        assert isinstance(event, Chunks)
-        written += writer.write(event.items)
-
-    reader = StreamReader(emit, builder)
-    for piece in pieces:
-        await reader.take(piece)
-    if not reader.is_done:
-        await reader.close()
+def read(pieces: list[bytes]) -> tuple[bytes, Message]:
+    writer, builder = ChunkWriter("m"), MessageBuilder(lambda _: True)
+    reader = StreamReader(builder)
+    read = chain(chain.from_iterable(map(reader.read, pieces)), reader.close())
+    written = b"".join(writer.write(chunks.items) for chunks in read)
     message = builder.message()
     return written + writer.end(message, None), message
 
@@ -75,16 +65,11 @@ def test_pieces_and_shortcuts_change_nothing(deltas: list[Any], line: bytes, cut
     stream = b"".join(event_of(line, delta) for delta in deltas) + (sse.STREAM_END if has_end else b"")
     edges = [0, *sorted(cut % (len(stream) + 1) for cut in cuts), len(stream)]
     pieces = [stream[start:end] for start, end in pairwise(edges)]
-    assert asyncio.run(read(pieces)) == parsed(stream)
+    assert read(pieces) == parsed(stream)
 
 
 def test_chunks_that_are_alike_are_passed_on_as_the_bytes_they_came_in():
     events = [event_of(b"data: %b\n\n", {"content": "word"}) for _ in range(40)]
-    runs: list[bytes] = []
-
-    async def emit(event: Event) -> None:
-        if isinstance(event, Chunks) and not isinstance(event.items, list):
-            runs.append(event.items.events)
-
-    asyncio.run(StreamReader(emit, MessageBuilder(lambda _: True)).take(b"".join(events)))
+    read = StreamReader(MessageBuilder(lambda _: True)).read(b"".join(events))
+    runs = [chunks.items.events for chunks in read if isinstance(chunks.items, TextRun)]
     assert b"".join(runs) == b"".join(events[1:])

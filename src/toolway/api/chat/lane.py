@@ -1,4 +1,4 @@
-"""The fast lane's end at the HTTP protocol: chat completions that never become ASGI.
+"""The fast lane's end at the HTTP protocol: chat completions that never become ASGI, or only from their first call on.
 
 `server/lane.py` offers it whole requests, `engine/fast_lane.py` decides which of them it takes, and asks.
 """
@@ -11,14 +11,16 @@ from typing import Any
 
 from starlette.types import Scope
 
-from toolway.api.chat.routes import check_body, whole_answer
+from toolway.api.chat.chunks import ChunkWriter
+from toolway.api.chat.routes import ChatHandover, check_body, wants_usage, whole_answer
+from toolway.conversation.events import Chunks
 from toolway.conversation.message import Message
 from toolway.dialects import CHAT
 from toolway.engine.engine import Engine
-from toolway.engine.fast_lane import Handover, ModelExchange
+from toolway.engine.lane_exchange import Handover, LaneRequest, ModelExchange
 from toolway.errors import InvalidRequest
 from toolway.server.admission import passes_uncounted
-from toolway.server.asgi import parse_object, relayed
+from toolway.server.asgi import STREAM_HEADERS, parse_object, relayed
 from toolway.server.caller import caller_of
 from toolway.server.door import Door, Entry
 from toolway.server.lane import LaneClient
@@ -35,7 +37,7 @@ class Sender:
 
 
 class ChatLane:
-    """Whole answers of chat completions, for all whom nothing in front of the route would treat in a way of its own."""
+    """Answers of chat completions, for all whom nothing in front of the route would treat in a way of its own."""
 
     path = CHAT.path
 
@@ -56,8 +58,6 @@ class ChatLane:
 
     def begin(self, sender: Sender, raw: bytes, client: LaneClient) -> ModelExchange | JSON | None:
         """Ask the model server, if the lane is for this request; errors are told by the ordinary way."""
-        if raw.find(b'"stream":true') >= 0 or raw.find(b'"stream": true') >= 0:
-            return None  # before it is parsed, since it will be parsed again
         if len(raw) > self.max_bytes or not self._door.is_open_for(sender.entry):
             return None
         try:
@@ -65,25 +65,48 @@ class ChatLane:
         except InvalidRequest:
             return None
         request = self._lane.request_for(body, raw, sender.caller)
-        exchange = self._lane.ask(request, _Client(client, self._count)) if request else None
+        exchange = self._lane.ask(request, _Client(client, request, self._count)) if request else None
         return exchange or body
 
 
 @dataclass(slots=True)
 class _Client:
-    """The client of one request, to whom a message is the JSON of a chat completion."""
+    """The client of one request, to whom a message is a chat completion: its JSON, or the chunks of a stream."""
 
     http: LaneClient
+    request: LaneRequest
     count: Callable[[], None] | None
+    writer: ChunkWriter | None = None
+
+    @property
+    def is_blocked(self) -> bool:
+        return self.http.is_blocked
 
     def answer(self, message: Message, headers: Sequence[Header]) -> None:
         body = dumps(whole_answer(message, message.usage))
-        if self.count is not None:
-            self.count()
+        self._count_answer()
         self.http.answer([JSON_TYPE, *relayed(headers)], body)
 
+    def start(self, headers: Sequence[Header]) -> None:
+        self.writer = ChunkWriter(self.request.chat.options.get("model"))
+        self.http.start([*STREAM_HEADERS, *relayed(headers)])
+
+    def write(self, chunks: Chunks) -> None:
+        assert self.writer  # noqa: S101 - it was started
+        self.http.write(self.writer.write(chunks.items))
+
+    def end(self, message: Message) -> None:
+        assert self.writer  # noqa: S101
+        self._count_answer()
+        usage = message.usage if wants_usage(self.request.chat) else None
+        self.http.end(self.writer.end(message, usage))
+
     def go_on(self, handover: Handover) -> None:
-        self.http.go_on(handover)
+        self.http.go_on(ChatHandover(handover=handover, writer=self.writer))
 
     def run(self, work: Coroutine[Any, Any, None]) -> None:
         self.http.run(work)
+
+    def _count_answer(self) -> None:
+        if self.count is not None:
+            self.count()

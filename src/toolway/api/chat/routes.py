@@ -16,7 +16,7 @@ from toolway.conversation.message import TEXT_FIELDS, ChatRequest, Message, join
 from toolway.conversation.tool_calls import call_object
 from toolway.engine.conversation import Conversation, ConversationRequest
 from toolway.engine.engine import Engine, ToolsAtHand
-from toolway.engine.fast_lane import Handover
+from toolway.engine.lane_exchange import Handover
 from toolway.engine.request_options import RequestOptions, choices_of, with_deferred
 from toolway.engine.request_tools import RequestTools
 from toolway.errors import InvalidRequest, Stopping, ToolwayError, UpstreamError
@@ -25,10 +25,22 @@ from toolway.server.caller import caller_of
 from toolway.server.disconnect import cancel_on_disconnect, error_at_stop
 from toolway.server.envelopes import send_error
 from toolway.server.lane import HANDOVER, PARSED
-from toolway.types import JSON
+from toolway.types import JSON, record
 from toolway.upstream.client import CHAT_COMPLETIONS
 from toolway.upstream.model_call import streamed_turn, whole_turn
 from toolway.wire.lenient_json import dumps
+
+
+@record
+class ChatHandover:
+    """A request that was in the fast lane; if it is streamed and has begun, with the `writer` of its beginning."""
+
+    handover: Handover
+    writer: ChunkWriter | None
+
+    def close(self) -> None:
+        """As `Handover.close`."""
+        self.handover.close()
 
 
 class ChatCompletions:
@@ -45,7 +57,8 @@ class ChatCompletions:
     async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
         raw = await read_body(scope, receive, self._settings.server.max_body_bytes)
         extensions = scope.get("extensions", {})
-        handover, parsed = extensions.get(HANDOVER), extensions.get(PARSED)
+        begun: ChatHandover | None = extensions.get(HANDOVER)
+        handover, parsed = begun.handover if begun else None, extensions.get(PARSED)
         body = handover.sent.options if handover else parsed or check_body(parse_object(raw))
         caller = caller_of(scope, self._settings.upstream)
         options = read_option_headers(caller.option_headers)
@@ -56,17 +69,26 @@ class ChatCompletions:
         async with self._engine.open(read, caller=caller) as conversation:
             if conversation.request.deferred:
                 await offer_deferred(conversation, self._engine.store)
-            await self._serve(scope, receive, send, conversation, raw)
+            await self._serve(
+                scope, receive, send, conversation, raw=raw, writer=begun.writer if begun else None
+            )
 
     async def _serve(
-        self, scope: Scope, receive: Receive, send: Send, conversation: Conversation, raw: bytes
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        conversation: Conversation,
+        *,
+        raw: bytes,
+        writer: ChunkWriter | None,
     ) -> None:
         request = conversation.chat
         if request.options.get("n") not in (None, 1):
             _refuse_many(conversation.tools)
             await cancel_on_disconnect(scope, receive, lambda: self._relay(scope, send, conversation, raw))
         elif request.is_streamed:
-            await self._stream(scope, receive, send, conversation)
+            await self._stream(scope, receive, send, conversation, writer)
         else:
 
             async def produce() -> JSON:
@@ -75,12 +97,25 @@ class ChatCompletions:
 
             await answer_whole(scope, receive, send, conversation=conversation, produce=produce)
 
-    async def _stream(self, scope: Scope, receive: Receive, send: Send, conversation: Conversation) -> None:
-        """The answer as server-sent events; the 200 goes out when the model server accepted round 1."""
-        writer = ChunkWriter(conversation.chat.options.get("model"))
+    async def _stream(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        conversation: Conversation,
+        begun: ChunkWriter | None,
+    ) -> None:
+        """The answer as server-sent events; the 200 goes out when the model server accepted round 1.
+
+        Of one that has `begun` the client has what that wrote, and the 200.
+        """
+        writer = begun or ChunkWriter(conversation.chat.options.get("model"))
         progress = self._settings.loop.progress
 
         async def produce(stream: EventStreamResponse) -> bytes:
+            if begun is not None:
+                await stream.start(())
+
             async def deliver(event: Event) -> None:
                 if type(event) is Chunks:
                     await stream.write(writer.write(event.items))
@@ -91,7 +126,7 @@ class ChatCompletions:
                     await stream.write(writer.write([(chunk, None)]))
 
             outcome = await conversation.run(streamed_turn, deliver)
-            usage = outcome.usage if _wants_usage(conversation.chat) else None
+            usage = outcome.usage if wants_usage(conversation.chat) else None
             return writer.end(outcome.message, usage)
 
         async def fail(error: ToolwayError) -> bytes:
@@ -153,7 +188,8 @@ def _is_mcp(tool: Any) -> bool:
     return isinstance(tool, dict) and tool.get("type") == "mcp"
 
 
-def _wants_usage(request: ChatRequest) -> bool:
+def wants_usage(request: ChatRequest) -> bool:
+    """Whether a client asks for the usage at the end of its stream."""
     options = request.options.get("stream_options")
     return isinstance(options, dict) and bool(options.get("include_usage"))
 

@@ -1,0 +1,404 @@
+"""One exchange with the model server in the fast lane, read by callbacks; and what is handed over of it.
+
+Whatever is not a plain answer in words goes the ordinary way from where it is: a whole answer that was read, or the
+reader of a streamed one, of which the client may have seen a part.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Coroutine, Sequence
+from typing import Any, Protocol
+from weakref import ref
+
+from toolway.conversation.events import (
+    Chunks,
+    ClientLeft,
+    ConversationBegan,
+    ConversationEnded,
+    Emit,
+    Event,
+    EventStream,
+    HeadArrived,
+    ModelAnswered,
+    ModelAsked,
+    Outcome,
+    RoundBegan,
+)
+from toolway.conversation.message import ChatRequest, Message, MessageBuilder, read_answer
+from toolway.engine.history import interrupted_answers
+from toolway.engine.model_target import ModelTarget
+from toolway.engine.offer import Offer
+from toolway.engine.side_requests import SideRequest
+from toolway.errors import UpstreamError
+from toolway.stores import Store
+from toolway.types import Caller, Header, record
+from toolway.upstream.client import DRAIN_SECONDS, StartedRequest, UpstreamResponse
+from toolway.upstream.model_call import IsClients, StreamReader, Turn, is_event_stream, resume_stream
+from toolway.wire.lenient_json import MAX_DEPTH, loads_told
+
+log = logging.getLogger("toolway.chat")
+
+
+@record
+class LaneRequest:
+    """A request that may take the lane."""
+
+    chat: ChatRequest
+    caller: Caller
+    offer: Offer
+    """Our tools in it."""
+    events: EventStream
+    side: SideRequest | None = None
+    """What its client asks for itself, if it is that."""
+
+
+@record
+class Handover:
+    """What the lane did for a request that must go the ordinary way: what was `sent`, and what subscribers heard.
+
+    The exchange with the model server is over where a `message` came of it, else the `request` is under way. Of a
+    streamed answer the `reader` has read the beginning, and the client has what could be seen of that.
+    """
+
+    sent: ChatRequest
+    request: StartedRequest
+    events: EventStream
+    started: float
+    """When it was sent, in monotonic seconds."""
+    message: Message | None = None
+    headers: Sequence[Header] = ()
+    reader: StreamReader | None = None
+
+    @property
+    def is_unread(self) -> bool:
+        """Whether whoever sends the same again gets the answer from its beginning."""
+        return self.message is None and self.reader is None
+
+    def resumed(self, turn: Turn) -> Turn:
+        """`turn`, which gives the message that came to whoever first asks for what was sent.
+
+        A streamed answer that has begun goes to whoever asks first: it cannot begin anew.
+        """
+        sent, message, reader = self.sent, self.message, self.reader
+        saw_text = self.events.saw_text
+
+        async def ask(request: ChatRequest, emit: Emit, is_clients: IsClients) -> Message:
+            nonlocal message, reader
+            if reader is not None:
+                stream, reader = reader, None
+                self.events.saw_text = saw_text
+                return await resume_stream(self.request, stream, emit)
+            is_it = request.options is sent.options and request.tools == sent.tools
+            if message is None or not is_it or request.messages != sent.messages:
+                return await turn(request, emit, is_clients)
+            answer, message = message, None
+            await emit(HeadArrived(headers=self.headers))
+            return answer
+
+        return ask
+
+    def close(self) -> None:
+        """End the exchange with the model server, if the ordinary way has not."""
+        self.request.close()
+
+
+class MessageClient(Protocol):
+    """Whoever waits for the answer to a request in the lane.
+
+    `answer`, `end` or `go_on` is called, once, as the last, unless it leaves.
+    """
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether it takes no more of a streamed answer for now."""
+
+    def answer(self, message: Message, headers: Sequence[Header]) -> None:
+        """The answer is plain: this message, with these headers of the model server."""
+
+    def start(self, headers: Sequence[Header]) -> None:
+        """The answer is a stream, with these headers of the model server."""
+
+    def write(self, chunks: Chunks) -> None:
+        """More of the stream."""
+
+    def end(self, message: Message) -> None:
+        """The stream was plain to its end, and this message in all."""
+
+    def go_on(self, handover: Handover) -> None:
+        """The request must go the ordinary way."""
+
+    def run(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run what is left to be done for a client that left."""
+
+
+class ModelExchange(ABC):
+    """A request on its way to the model server, whose answer is looked at by callbacks."""
+
+    def __init__(
+        self,
+        request: LaneRequest,
+        started: StartedRequest,
+        client: MessageClient,
+        store: Store,
+        target: ModelTarget,
+    ) -> None:
+        self._request = request
+        self._events = request.events
+        self._started = started
+        self._connection = started.connection
+        self._client = client
+        self._store = store
+        self._target = target
+        self._told: list[type[Event]] = []
+        """What subscribers heard."""
+        self._answer: UpstreamResponse | None = None
+
+    def begin(self, sent: ChatRequest) -> None:
+        """It was `sent`."""
+        self._sent = sent
+        self._began = time.monotonic()
+        self._connection.call_back(self._look)
+        if self._events.has_subscribers:
+            request = self._request
+            began = ConversationBegan(
+                request=request.chat,
+                offered=request.offer.tools,
+                caller=request.caller,
+                side=str(request.side or ""),
+                stream=ref(self._events),
+            )
+            self._tell(began, RoundBegan(number=1), ModelAsked(request=sent))
+
+    def hand_over(self) -> None:
+        """Leave it to the ordinary way, however far it is."""
+        self._connection.call_back(None)
+        self._leave_to_ordinary_way()
+
+    def client_left(self) -> None:
+        """Stop the model server: nobody waits for its answer."""
+        self._connection.call_back(None)
+        self._started.close()
+        self._client.run(self._leave())
+
+    async def _leave(self) -> None:
+        request = self._request
+        await interrupted_answers.keep(self._store, request.caller, request.chat.messages, self._events)
+        self._events.notify(ClientLeft())
+
+    def _look(self) -> None:
+        """Something came: take what is plain, wait for what is missing, hand over the rest."""
+        try:
+            self._take()
+        except (
+            Exception
+        ) as error:  # a border: the event loop calls, and the ordinary way can do all that this can
+            log.exception("a bug in the fast lane")
+            self._fail(error)
+
+    @abstractmethod
+    def _take(self) -> None:
+        """Take what came."""
+
+    def _fail(self, _: Exception) -> None:
+        self.hand_over()
+
+    def _wait(self) -> None:
+        """For more of the answer, or for the ordinary way to tell why there will be no more."""
+        if self._connection.is_coming:
+            self._connection.call_back(self._look)
+        else:
+            self.hand_over()
+
+    def _leave_to_ordinary_way(
+        self,
+        *,
+        message: Message | None = None,
+        headers: Sequence[Header] = (),
+        reader: StreamReader | None = None,
+    ) -> None:
+        self._events.heard = self._told
+        self._client.go_on(
+            Handover(
+                sent=self._sent,
+                request=self._started,
+                events=self._events,
+                started=self._began,
+                message=message,
+                headers=headers,
+                reader=reader,
+            )
+        )
+
+    def _take_head(self) -> UpstreamResponse:
+        """The answer whose head is there; it is told of when it is taken first."""
+        if self._answer is None:
+            self._answer = answer = self._started.answer()
+            if answer.is_success and self._events.has_subscribers:
+                self._tell(HeadArrived(headers=answer.headers))
+        return self._answer
+
+    def _tell(self, *events: Event) -> None:
+        for event in events:
+            self._events.notify(event)
+            self._told.append(type(event))
+
+    def _tell_end(self, answer: UpstreamResponse, message: Message) -> None:
+        """It ended here, with a plain message."""
+        # What is learned changes the tools; the ordinary way learns by itself, once it has resumed.
+        self._target.learn_from(answer.headers)
+        if (offer := self._request.offer).has_search:
+            offer.learn_from(message, self._target, self._sent.options.get("model"))
+        if self._events.has_subscribers:
+            prompt = tuple(self._request.chat.messages)
+            outcome = Outcome(message=message, usage=message.usage, total_usage=message.usage, prompt=prompt)
+            self._events.notify(ModelAnswered(message=message))
+            self._events.notify(ConversationEnded(outcome=outcome))
+
+
+class WholeExchange(ModelExchange):
+    """One whose answer comes in one piece."""
+
+    def _take(self) -> None:
+        if self._connection.is_complete:
+            self._end()
+            return
+        if self._connection.has_head and self._connection.is_coming:
+            self._take_head()
+        self._wait()
+
+    def _end(self) -> None:
+        """The answer is whole."""
+        answer = self._take_head()
+        raw = answer.take() if answer.is_success else None
+        if raw is None:
+            self.hand_over()
+        elif (message := whole_message(raw)) is None:
+            answer.put_back(raw)
+            self.hand_over()
+        else:
+            self._started.close()
+            if is_plain(message):
+                self._tell_end(answer, message)
+                self._client.answer(message, answer.headers)
+            else:
+                self._leave_to_ordinary_way(message=message, headers=answer.headers)
+
+
+class StreamExchange(ModelExchange):
+    """One whose answer is a stream, which the client gets as it comes."""
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self._builder = MessageBuilder(_nobodys)
+        self._reader: StreamReader | None = None
+        """None until the answer has begun, and is one that the lane can read."""
+        self._drain: asyncio.TimerHandle | None = None
+        """Ends the wait for what may come behind the last event."""
+
+    def hand_over(self) -> None:
+        """Leave it to the ordinary way, however far it is."""
+        self._connection.call_back(None)
+        self._stop_draining()
+        self._leave_to_ordinary_way(reader=self._reader)
+
+    def client_left(self) -> None:
+        """Stop the model server: nobody waits for its answer."""
+        self._stop_draining()
+        super().client_left()
+
+    def _take(self) -> None:
+        if self._reader is None and not self._connection.has_head:
+            self._wait()
+            return
+        if (reader := self._reader or self._begin_reading()) is None:
+            self.hand_over()
+            return
+        try:
+            for chunks in reader.read(self._connection.take()):
+                self._show(chunks)
+            if reader.is_over or self._connection.is_complete:
+                self._end(reader)
+            elif self._builder.has_calls or self._client.is_blocked:
+                self.hand_over()
+            else:
+                self._wait()
+        except UpstreamError as error:  # the ordinary way may ask in another way
+            reader.fail(error)
+            self.hand_over()
+
+    def _fail(self, error: Exception) -> None:
+        if self._reader is not None:
+            self._reader.fail(error)  # the client must not take what it has for a whole answer
+        self.hand_over()
+
+    def _begin_reading(self) -> StreamReader | None:
+        """Begin to answer; None: the ordinary way must see what came."""
+        answer = self._take_head()
+        if not (answer.is_success and is_event_stream(answer)) or answer.is_compressed:
+            return None
+        self._reader = StreamReader(self._builder)
+        self._client.start(answer.headers)
+        return self._reader
+
+    def _show(self, chunks: Chunks) -> None:
+        self._events.show(chunks)
+        self._client.write(chunks)
+
+    def _end(self, reader: StreamReader) -> None:
+        """All events are here."""
+        for chunks in reader.close():
+            self._show(chunks)
+        message = reader.message()
+        if not is_plain(message):
+            self.hand_over()
+        elif self._connection.is_complete or not self._connection.is_coming:
+            self._finish(message)
+        else:  # so that the connection can be used again
+            self._connection.call_back(self._look)
+            if self._drain is None:
+                loop = asyncio.get_running_loop()
+                self._drain = loop.call_later(DRAIN_SECONDS, self._finish, message)
+
+    def _finish(self, message: Message) -> None:
+        self._stop_draining()
+        self._connection.call_back(None)
+        self._started.close()
+        self._tell_end(self._take_head(), message)
+        self._client.end(message)
+
+    def _stop_draining(self) -> None:
+        if self._drain is not None:
+            self._drain.cancel()
+            self._drain = None
+
+
+def whole_message(raw: bytes) -> Message | None:
+    """The message of a whole answer, if nothing about it is unusual."""
+    try:
+        answer, is_strict = loads_told(raw)
+    except ValueError:
+        return None
+    if not is_strict or not isinstance(answer, dict) or raw.count(b"{") + raw.count(b"[") > MAX_DEPTH:
+        return None
+    try:
+        return read_answer(answer)
+    except UpstreamError:
+        return None
+
+
+def is_plain(message: Message) -> bool:
+    """Whether an answer is one in words, and nothing in it is for anybody but the client."""
+    is_said = bool(message.fields.get("content")) and "function_call" not in message.fields
+    return is_said and message.finish_reason in _PLAIN_ENDINGS and not message.tool_calls
+
+
+_PLAIN_ENDINGS = ("stop", "length", "content_filter")
+
+
+def _nobodys(_: str) -> bool:
+    """Requests in the lane bring no tools of the client's."""
+    return False
