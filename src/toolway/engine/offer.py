@@ -12,9 +12,11 @@ from toolway.engine.model_target import ModelTarget
 from toolway.engine.recovery import ModelHabits
 from toolway.engine.request_tools import RequestTools
 from toolway.engine.search_policy import KnownSearch, SearchPolicy
+from toolway.engine.tool_search import Way
 from toolway.stores import Store
 from toolway.tools.catalog import Snapshot
-from toolway.types import Caller, Tool, record
+from toolway.types import JSON, Caller, Tool, record
+from toolway.upstream.model_info import ModelInfo
 
 
 @record
@@ -34,6 +36,17 @@ class Offer:
 NO_TOOLS = Offer(tools={}, definitions=None)
 
 
+@record
+class _Decision:
+    """An offer, if it is known, the way in which other tools are searched, and all that both were decided by."""
+
+    snapshot: Snapshot
+    habits: JSON
+    info: ModelInfo | None
+    way: Way | None
+    offer: Offer | None
+
+
 class KnownOffers:
     """The offers of one engine."""
 
@@ -43,32 +56,40 @@ class KnownOffers:
         self._store = store
         self._made: WeakKeyDictionary[Snapshot, dict[KnownSearch, Offer]] = WeakKeyDictionary()
         """What there was to offer of the tools of a snapshot."""
+        self._last: _Decision | None = None
 
     def find(self, snapshot: Snapshot, model: Any, caller: Caller, messages: Sequence[Any]) -> Offer | None:
         """What a model is offered of these tools beside messages without calls; None: that is not known.
 
         It is what `RequestTools` offers once `SearchPolicy.apply` has seen it.
         """
+        target, last = self._target, self._last
         if not snapshot.offered:
             return NO_TOOLS
-        target, habits = self._target, self._target.habits(model)
-        if target.cuts_silently or not _is_known_alone(habits):
+        if target.cuts_silently:
             return None
-        search = self._search.known(
-            len(snapshot.offered),
-            snapshot.size,
-            habits=habits,
-            most_tools=target.max_tools,
-            info=target.infos.cached(model),
-        )
-        if search is None:
+        habits, info = target.habits(model), target.infos.cached(model)
+        if last is None or (
+            last.snapshot is not snapshot or last.info is not info or last.habits != vars(habits)
+        ):
+            last = self._last = self._decide(snapshot, habits, info)
+        if last.way == "append" and found_tools.may_be_kept(self._store, caller, messages):
             return None
-        if search.way == "append" and found_tools.may_be_kept(self._store, caller, messages):
-            return None
-        made = self._made.setdefault(snapshot, {})
-        if (offer := made.get(search)) is None:
-            offer = made[search] = self._offer(snapshot, search)
-        return offer if habits.most_tools is None or len(offer.tools) <= habits.most_tools else None
+        return last.offer
+
+    def _decide(self, snapshot: Snapshot, habits: ModelHabits, info: ModelInfo | None) -> _Decision:
+        search, offer = None, None
+        if _is_known_alone(habits):
+            count, most = len(snapshot.offered), self._target.max_tools
+            search = self._search.known(count, snapshot.size, habits=habits, most_tools=most, info=info)
+        if search is not None:
+            made = self._made.setdefault(snapshot, {})
+            if (offer := made.get(search)) is None:
+                offer = made[search] = self._offer(snapshot, search)
+            if habits.most_tools is not None and len(offer.tools) > habits.most_tools:
+                offer = None
+        way = search.way if search else None
+        return _Decision(snapshot=snapshot, habits={**vars(habits)}, info=info, way=way, offer=offer)
 
     def _offer(self, snapshot: Snapshot, search: KnownSearch) -> Offer:
         request = ChatRequest.of({"messages": []})
