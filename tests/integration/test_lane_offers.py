@@ -24,12 +24,13 @@ from tests.integration.test_fast_lane import (
     taken,
     watched,
 )
+from tests.integration.test_streamed_lane import through as streamed_through
 from tests.integration.test_tool_search import many_tools, names, search, through
 from tests.support.app_server import QUESTION, AppServer, app_server
 from tests.support.lane import Answers, asked, connected, request, warm
 from tests.support.servers import running
 from tests.support.tools import ToolService
-from tests.support.upstream import Reply, json_reply, tool_call, whole
+from tests.support.upstream import Reply, call_stream, json_reply, text_stream, tool_call, whole
 
 __all__ = ["taken", "watched"]
 
@@ -77,7 +78,7 @@ def pairs() -> Iterator[dict[str, Pair]]:
         }
 
 
-CALLED = st.sampled_from(
+CALL = st.sampled_from(
     [
         search("the weather"),
         through("get_weather", {"city": "Paris"}),
@@ -85,7 +86,8 @@ CALLED = st.sampled_from(
         tool_call("list_cities", "{}"),
         tool_call("nothing", "{}"),
     ]
-).map(lambda call: whole({"tool_calls": [call]}, finish="tool_calls"))
+)
+CALLED = CALL.map(lambda call: whole({"tool_calls": [call]}, finish="tool_calls"))
 REPLY = st.one_of(ANSWER.map(lambda answer: reply_of(as_json(answer))), CALLED)
 SIDE_BODY = PLAIN_BODY.map(lambda body: {**body, "messages": [TITLE, *QUESTION]})
 
@@ -103,6 +105,18 @@ def exchanged(app: AppServer, body: Any, *replies: Reply) -> tuple[Any, ...]:
 def test_both_ways_offer_the_same_and_go_on_alike(pairs: dict[str, Pair], kind: str, body: Any, reply: Reply):
     pair, replies = pairs[kind], (reply, reply_of(as_json(PLAIN)))
     assert exchanged(pair.lane, body, *replies) == exchanged(pair.ordinary, body, *replies)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    kind=st.sampled_from(KINDS),
+    body=PLAIN_BODY | SIDE_BODY,
+    reply=CALL.map(call_stream) | st.just(text_stream("It ", "is.")),
+)
+def test_both_ways_offer_the_same_in_streams(pairs: dict[str, Pair], kind: str, body: Any, reply: Reply):
+    pair, sent = pairs[kind], request(as_json({**body, "stream": True}))
+    replies = reply, text_stream("So ", "be it.")
+    assert streamed_through(pair.lane, sent, *replies) == streamed_through(pair.ordinary, sent, *replies)
 
 
 @pytest.mark.parametrize(
