@@ -53,6 +53,13 @@ BROKEN = {
 }
 
 
+@pytest.fixture(scope="module")
+def app() -> Iterator[AppServer]:
+    """A Toolway that does not wait for a model server that has no time."""
+    with app_server(retry_wait=0.1) as server:
+        yield server
+
+
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_stream_that_breaks_in_round_2_fails_in_words(app: AppServer, name: str):
     app.set_replies(turn("Wait.", OURS, streamed=True), BROKEN[name])

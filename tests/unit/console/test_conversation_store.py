@@ -101,11 +101,11 @@ async def test_what_is_older_than_its_time_is_not_listed(store_url: str):
 async def test_thousands_are_taken_in_and_searched(store_url: str):
     async with opened(store_url) as store:
         writer = history(store)
-        for number in range(3_000):
+        for number in range(2_000):
             await writer.keep(line(number, tools=["get_weather"], model="qwen", usage={"prompt": 1}))
         reader = history(store)
         await reader.read()
         lines = reader.newest(10_000)
         found = await reader.search(lines, "question 77", lambda _: True, 100)
-    assert len(lines) == 3_000
+    assert len(lines) == 2_000
     assert len(found) == 11

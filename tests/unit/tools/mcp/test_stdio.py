@@ -111,13 +111,13 @@ async def test_a_server_that_is_silent_at_the_question_for_its_era_is_asked_the_
 
 
 async def test_the_era_is_remembered_over_a_restart() -> None:
-    async with running(bad("discover_hangs")) as server:
+    heard: list[str] = []
+    async with running(bad("discover_hangs"), on_line=heard.append) as server:
         await server.ready()
-        began = time.monotonic()
         assert (await server.call("exit")).is_error
         await server.until(lambda status: status.state == "starting")
         await server.ready()
-        assert time.monotonic() - began < 5, "the server was asked for its era again"
+        assert heard.count("asked for its era") == 1
 
 
 async def test_a_version_that_nobody_speaks_is_a_failure_that_says_so() -> None:
@@ -164,12 +164,12 @@ async def test_a_program_that_prints_text_is_told_of_at_once_and_in_the_error(
     caplog.set_level("INFO", "toolway.server.bad")
     heard: list[str] = []
     said = 'it wrote on its standard output: Hello I am no JSON | [INFO] and a log | {"level": "info"}'
-    policy = ReconnectPolicy(connect_timeout=1.0, first_delay=60)
+    policy = ReconnectPolicy(connect_timeout=3.0, first_delay=60)
     async with running(bad(args=("-c", NO_SERVER, "stays")), policy=policy, on_line=heard.append) as server:
         status = await server.until(lambda status: status.warnings == (said,))
         assert status.is_untried
         status = await server.until(lambda status: status.state == "failed")
-    assert status.error == f"no answer within 1 s; {said}"
+    assert status.error == f"no answer within 3 s; {said}"
     assert status.warnings == ()
     assert heard[:3] == ["Hello I am no JSON", "[INFO] and a log", '{"level": "info"}']
     assert "Hello I am no JSON" in [record.getMessage() for record in caplog.records]
@@ -426,8 +426,8 @@ async def test_a_server_that_floods_is_read_slowly_and_costs_little(
         await server.ready()
         assert (await server.call("flood", {"of": of})).text == "fine"
         began = time.process_time()
-        await anyio.sleep(3)
-        assert time.process_time() - began < 1.0
+        await anyio.sleep(1.5)
+        assert time.process_time() - began < 0.5
     lines = [record.getMessage() for record in caplog.records if record.name == "toolway.server.bad"]
-    assert len(lines) < options.BURST + 3 * options.RATE + 50
+    assert len(lines) < options.BURST + 1.5 * options.RATE + 50
     assert of == "output" or any("were left out" in line for line in lines)

@@ -239,7 +239,7 @@ def handle(message):
         return
     match message["method"]:
         case "server/discover" if FAULT == "discover_hangs":
-            pass
+            print("asked for its era", file=sys.stderr, flush=True)
         case "server/discover" if FAULT == "discover_kills":
             os._exit(7)
         case "initialize" if FAULT == "initialize_hangs":
