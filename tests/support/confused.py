@@ -60,7 +60,7 @@ def read_again(body: bytes) -> dict[str, Any]:
 def legal(value: Any) -> str:
     """As a header, if that can be."""
     fits = isinstance(value, str) and value.strip() and value.isascii() and value.isprintable()
-    return value.strip()[:100] if fits else "x"
+    return value.strip()[:100].rstrip() if fits else "x"
 
 
 def modern_headers(body: bytes) -> dict[str, str]:
