@@ -5,9 +5,11 @@ from __future__ import annotations
 import signal
 
 import pytest
+from httpx2._config import DEFAULT_TIMEOUT_CONFIG
 from hypothesis import settings
 
 from tests.support import fuzz
+from tests.support.gate import DEADLINE
 from tests.support.model import model_server
 from tests.support.redis import redis, store_url
 
@@ -20,6 +22,10 @@ def anyio_backend() -> str:
 
 
 settings.load_profile("toolway")
+
+# The client of the tests would wait five seconds by itself, for an answer that a busy machine may make in ten.
+for phase in ("connect", "read", "write", "pool"):
+    setattr(DEFAULT_TIMEOUT_CONFIG, phase, DEADLINE)
 
 # A shell has what it runs in the background ignore Ctrl-C, and whatever that starts: the programs under test too.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

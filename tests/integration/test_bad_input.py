@@ -82,7 +82,7 @@ def test_a_body_over_the_limit_that_does_not_say_its_size_is_a_413(app: AppServe
         for _ in range(20):
             yield b"x" * 10_000
 
-    answer = httpx2.post(f"{app.url}/v1/chat/completions", content=parts(), timeout=20)
+    answer = httpx2.post(f"{app.url}/v1/chat/completions", content=parts(), timeout=60)
     assert answer.status_code == 413
     assert_error(answer.json())
 
@@ -173,7 +173,7 @@ def test_several_answers_that_are_refused_are_refused(app: AppServer):
     ],
 )
 def test_an_unknown_route_is_a_404_that_names_it(app: AppServer, method: str, path: str):
-    answer = httpx2.request(method, app.url + path, timeout=20)
+    answer = httpx2.request(method, app.url + path, timeout=60)
     assert answer.status_code == 404
     assert_error(answer.json())
     assert "/v1" in answer.json()["error"]["message"]
@@ -205,7 +205,7 @@ SPELLINGS: dict[str, Callable[[str], str]] = {
 
 def post_raw(app: AppServer, path: str) -> tuple[int, bytes]:
     """POST a question to a path as it stands, which no client library changes."""
-    connection = http.client.HTTPConnection(app.url.removeprefix("http://"), timeout=20)
+    connection = http.client.HTTPConnection(app.url.removeprefix("http://"), timeout=60)
     try:
         question = orjson.dumps({**VALID, "input": "Hello"})
         connection.request("POST", path, question, {"content-type": "application/json"})
@@ -269,7 +269,7 @@ def test_a_stored_response_is_found_with_another_spelling_of_its_path(app: AppSe
 )
 def test_a_route_says_for_which_methods_it_is(app: AppServer, method: str, path: str, allow: str):
     app.set_replies(whole({"content": "Hello"}))
-    answer = httpx2.request(method, app.url + path, timeout=20)
+    answer = httpx2.request(method, app.url + path, timeout=60)
     assert (answer.status_code, answer.headers["allow"]) == (405, allow)
     assert "use" in answer.text
     assert app.upstream.seen == []
@@ -278,7 +278,7 @@ def test_a_route_says_for_which_methods_it_is(app: AppServer, method: str, path:
 def test_a_route_of_the_model_server_is_the_model_servers_to_refuse(app: AppServer):
     app.upstream.replies = [json_reply({"detail": "Method Not Allowed"}, 405)]
     app.upstream.seen.clear()
-    answer = httpx2.get(f"{app.url}/v1/chat/completions", timeout=20)
+    answer = httpx2.get(f"{app.url}/v1/chat/completions", timeout=60)
     assert (answer.status_code, answer.json()) == (405, {"detail": "Method Not Allowed"})
 
 

@@ -21,7 +21,7 @@ import httpx2
 import orjson
 import pytest
 
-from tests.support.app_server import QUESTION
+from tests.support.app_server import QUESTION, until_ready
 from tests.support.gate import Gate
 from tests.support.paths import ROOT
 from tests.support.servers import free_port, running
@@ -592,6 +592,7 @@ def test_app_py_serves_with_the_settings_of_dotenv(tools_url: str, tmp_path: Pat
         ]
         (tmp_path / ".env").write_text("\n".join(lines))
         with serving([sys.executable, str(ROOT / "app.py")], tmp_path) as (process, url):
+            until_ready(url)
             answer = httpx2.post(
                 f"{url}/v1/chat/completions", json={"model": "mock", "messages": QUESTION}, timeout=TIMEOUT
             )
@@ -650,6 +651,7 @@ def test_a_request_that_a_stop_cuts_is_logged_once_and_as_that(what_runs: str, t
         ) as (process, url),
         ThreadPoolExecutor() as threads,
     ):
+        until_ready(url)
         asked = threads.submit(httpx2.post, f"{url}/v1/chat/completions", json=body, timeout=TIMEOUT)
         gate.wait_for_arrival()
         process.send_signal(signal.SIGTERM)
@@ -744,6 +746,7 @@ def test_sighup_reads_the_mcp_json_again(tools_url: str, tmp_path: Path):
     before = file.stat()
     command = [str(Path(sys.executable).with_name("toolway")), "serve", "--port", "0"]
     with model_server(model) as base, serving(command, tmp_path, OPENAI_BASE_URL=base) as (process, url):
+        until_ready(url)
         assert offered() == ["a_broken", "a_get_weather", "a_list_cities"]
         process.send_signal(signal.SIGHUP)
         until_said(process, "the configuration was read again; nothing has changed")

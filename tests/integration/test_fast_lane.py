@@ -352,19 +352,19 @@ def test_an_answer_that_teaches_what_the_model_server_is_is_not_asked_for_again(
 
 def test_the_time_for_tools_runs_while_the_lane_waits_for_the_model(taken: list[str]):
     async def think() -> None:
-        await anyio.sleep(0.5)
+        await anyio.sleep(1.7)
 
     slow = Reply([think, *CALLS.parts], 200, CALLS.headers)
     answers = []
     with running(ToolService(), lifespan="off") as tools:
         for has_lane in (False, True):
-            with app_server(has_lane=has_lane, endpoints=tools, max_seconds=0.25) as app:
+            with app_server(has_lane=has_lane, endpoints=tools, max_seconds=1.5) as app:
                 warm(app, slow, WORDS)
                 app.ask()
                 answers.append([seen.json["messages"] for seen in app.upstream.seen])
     assert taken == ["handed over"]
     assert answers[0] == answers[1]
-    assert "0.25 s" in answers[1][1][-1]["content"]
+    assert "1.5 s" in answers[1][1][-1]["content"]
 
 
 @pytest.mark.parametrize("reply", [OUT_OF_MEMORY, sse(PLAIN), Reply(reset=True), Reply([b"{"], cut=True)])

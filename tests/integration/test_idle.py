@@ -8,10 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import httpx2
 import pytest
 
 from tests.integration.test_commands import TIMEOUT, model_server, serving
+from tests.support.app_server import until_ready
 from tests.support.paths import ROOT
 from tests.support.servers import running
 from tests.support.tools import ToolService
@@ -53,11 +53,6 @@ def loaded_at_idle(folder: Path, **servers: object) -> set[str]:
             process.send_signal(signal.SIGTERM)
             assert process.wait(TIMEOUT) == 0
     return set((folder / "modules").read_text().splitlines())
-
-
-def until_ready(url: str) -> None:
-    while set(httpx2.get(f"{url}/readyz").json()["servers"].values()) != {"ready"}:
-        pass
 
 
 def test_an_idle_server_has_loaded_nothing_that_only_other_configurations_need(tmp_path: Path):

@@ -71,7 +71,7 @@ class Counted:
         said = {"input": QUESTION} if path == RESPONSES else {"messages": QUESTION, "max_tokens": 99}
         self._app.set_replies(*replies * (RUNS + 3))
         counts = []
-        with httpx2.Client(base_url=self._app.url, timeout=20) as client:
+        with httpx2.Client(base_url=self._app.url, timeout=60) as client:
             for _ in range(RUNS + 3):
                 before = self.instructions.total
                 with self.instructions.counting():

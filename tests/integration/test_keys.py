@@ -279,11 +279,11 @@ def test_a_websocket_ends_when_its_key_is_taken_away(tmp_path: Path):
         message = json.dumps({"type": "response.create", "model": "mock", "input": "Hi"})
         with connect(url, additional_headers=bearer("alice")) as socket:
             socket.send(message)
-            while json.loads(socket.recv(timeout=30))["type"] != "response.completed":
+            while json.loads(socket.recv(timeout=60))["type"] != "response.completed":
                 pass
             write(file, keys={})
             with pytest.raises(ConnectionClosed) as closed:
-                socket.recv(timeout=30)
+                socket.recv(timeout=60)
         assert closed.value.rcvd and closed.value.rcvd.code == 1008
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.support.app_server import AppServer, app_server
+from tests.support.gate import DEADLINE
 from tests.support.servers import running
 from tests.support.upstream import Reply, call_stream, text_stream, tool_call
 from tests.unit.tools.mcp.servers import good
@@ -25,7 +27,7 @@ KINDS = ["stdio", "http", "legacy http"]
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch):
     """News that come on another stream may take longer on a machine that does much else."""
-    monkeypatch.setitem(ReconnectPolicy.__init__.__kwdefaults__, "news_wait", 2.0)
+    monkeypatch.setitem(ReconnectPolicy.__init__.__kwdefaults__, "news_wait", 3.0)
 
 
 @contextmanager
@@ -35,14 +37,41 @@ def serving(kind: str, directory: Path, *replies: Reply, **settings: Any) -> Ite
         with _configured(
             {"command": sys.executable, "args": [str(good.__file__)]}, directory, *replies, **settings
         ) as app:
+            time.sleep(
+                0.5
+            )  # the server listens for changes in a task of its own, and nothing outside tells when
             yield app
         return
     era = {"era": "legacy"} if kind.startswith("legacy") else {}
+    server = Listened(good.app())
     with (
-        running(good.app()) as url,
+        running(server) as url,
         _configured({"url": f"{url}/mcp", **era}, directory, *replies, **settings) as app,
     ):
+        assert server.heard.wait(DEADLINE), "nobody listens to the news"
         yield app
+
+
+class Listened:
+    """An MCP server over HTTP, and whether somebody listens to its news: opened behind the first list of tools."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+        self.heard = threading.Event()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        sign = None
+        if scope.get("method") == "GET":
+            sign = "http.response.start"
+        elif (b"mcp-method", b"subscriptions/listen") in scope.get("headers", ()):
+            sign = "http.response.body"  # its first event says that it listens
+
+        async def note(message: Any) -> None:
+            await send(message)
+            if message["type"] == sign:
+                self.heard.set()
+
+        await self._app(scope, receive, note)
 
 
 @contextmanager
@@ -53,7 +82,6 @@ def _configured(
     path.write_text(json.dumps({"mcpServers": {"good": entry}}))
     with app_server(*replies, endpoints="", config=str(path), **settings) as app:
         app.until_servers_are(good="ready")
-        time.sleep(0.5)  # the stream of news is opened behind the first list, and nothing outside tells when
         yield app
 
 

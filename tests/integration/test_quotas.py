@@ -136,7 +136,7 @@ def test_replicas_count_together_in_redis_and_alone_without(tmp_path: Path, redi
             body = {"model": "mock", "messages": QUESTION}
             return [
                 httpx2.post(
-                    f"{url}/v1/chat/completions", json=body, headers=bearer("alice"), timeout=30
+                    f"{url}/v1/chat/completions", json=body, headers=bearer("alice"), timeout=60
                 ).status_code
                 for url in both * (times // 2)
             ]
@@ -166,7 +166,7 @@ def test_messages_over_a_websocket_are_requests(tmp_path: Path):
                 socket.send(json.dumps({"type": "response.create", "model": "mock", "input": "Hi"}))
                 event: Any = {"type": ""}
                 while event["type"] not in ("response.completed", "error"):
-                    event = json.loads(socket.recv(timeout=30))
+                    event = json.loads(socket.recv(timeout=60))
                 assert event["type"] == expected
             assert event["status"] == 429
 

@@ -13,7 +13,7 @@ import pytest
 
 from tests.integration.test_commands import TIMEOUT, serving, toolway
 from tests.support.answers import calls_of
-from tests.support.app_server import QUESTION
+from tests.support.app_server import QUESTION, until_ready
 from tests.support.servers import running
 from tests.support.tools import ToolService
 from tests.support.upstream import ScriptedUpstream, call_stream, text_stream, tool_call, whole
@@ -53,6 +53,8 @@ def replicas(store_url: str, tmp_path: Path) -> Iterator[Replicas]:
             )[1]
             for _ in range(2)
         ]
+        for url in urls:
+            until_ready(url)
         yield Replicas(urls, upstream, tools)
 
 

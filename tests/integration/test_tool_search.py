@@ -366,14 +366,14 @@ def test_responses_search_what_is_deferred_and_ask_for_the_tool_that_is_meant(ap
         {"tool_calls": [through("tools__get_weather", {"city": "Paris"})]},
     ]
     with labelled(*(whole(m, finish="tool_calls") for m in replies), whole({"content": "Cloudy."})) as app:
-        first = httpx2.post(f"{app.url}/v1/responses", json=body, timeout=30).json()
+        first = httpx2.post(f"{app.url}/v1/responses", json=body, timeout=60).json()
         if approval == "always":
             (request,) = [item for item in first["output"] if item["type"] == "mcp_approval_request"]
             assert (request["name"], json.loads(request["arguments"])) == ("get_weather", {"city": "Paris"})
             assert app.tools.calls == []
             answer = {"type": "mcp_approval_response", "approval_request_id": request["id"], "approve": True}
             body |= {"tools": [], "input": [answer], "previous_response_id": first["id"]}
-            first = httpx2.post(f"{app.url}/v1/responses", json=body, timeout=30).json()
+            first = httpx2.post(f"{app.url}/v1/responses", json=body, timeout=60).json()
         assert first["output"][-1]["content"][0]["text"] == "Cloudy."
         assert app.tools.calls == [("get_weather", {"city": "Paris"})]
         assert offers(app)[0] == META

@@ -17,6 +17,7 @@ from tests.support.gate import DEADLINE, Gate
 from tests.support.servers import free_port, running
 from tests.support.tools import CITY, Raw, ToolService, document
 from tests.support.upstream import call_stream, text_stream, tool_call, whole
+from toolway.tools.catalog import STARTUP_WAIT
 
 HTML = Raw(b"<html><body>Welcome</body></html>", kind=b"text/html")
 
@@ -218,7 +219,11 @@ def test_a_server_whose_document_never_comes_delays_nobody_for_long():
     with (
         running(mute, lifespan="off", log_level="critical") as mute_url,
         running(ToolService(), lifespan="off") as good_url,
-        app_server(whole({"content": "Hi"}), endpoints=f"mute={mute_url}, good={good_url}") as app,
+        app_server(
+            whole({"content": "Hi"}),
+            endpoints=f"mute={mute_url}, good={good_url}",
+            startup_wait=STARTUP_WAIT,
+        ) as app,
     ):
         assert offered(app) == ["get_weather", "list_cities"]
         ready = httpx2.get(f"{app.url}/readyz")

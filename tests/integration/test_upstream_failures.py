@@ -369,7 +369,7 @@ def test_a_silent_model_server_is_a_504(streamed: bool):
 def test_a_stream_that_falls_silent_ends_with_an_error():
     gate = Gate()
     parts: Sequence[Any] = [*text_then().parts, gate]
-    with app_server(Reply(parts), upstream_silence_timeout=0.2) as app:
+    with app_server(Reply(parts), upstream_silence_timeout=1) as app:
         chunks = chunks_of(app.ask(**STREAM).text)
         gate.open()
     assert "silent" in error_of(chunks)["message"]

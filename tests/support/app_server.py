@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx2
 import openai
+import pytest
 
 from tests.support.gate import DEADLINE
 from tests.support.servers import UseLoop, running, running_server
@@ -18,11 +19,27 @@ from tests.support.tools import ToolService
 from tests.support.upstream import Reply, ScriptedUpstream
 from toolway.api.responses import DEFAULT_PACE, Pace
 from toolway.app.asgi import create_app
+from toolway.engine import engine
 from toolway.server.http_protocol import HttpProtocol
 from toolway.server.process import server_config
 from toolway.settings.settings import Settings, load_settings
+from toolway.tools.direct import DirectTools
 
+POLL_SECONDS = 0.02
+"""Between two questions about a state: who asks without a pause takes the processor from what it waits for."""
 QUESTION = [{"role": "user", "content": "What is the weather in Paris?"}]
+
+
+def until_ready(url: str, key: str = "any") -> None:
+    """Ask /readyz until each tool server is ready; where there are keys it tells so to who has one."""
+    end = time.monotonic() + DEADLINE
+    headers = {"Authorization": f"Bearer {key}"}
+    while True:
+        answer = httpx2.get(f"{url}/readyz", headers=headers).json()
+        if {"ready"}.issuperset(answer["servers"].values()):
+            return
+        assert time.monotonic() < end, answer
+        time.sleep(POLL_SECONDS)
 
 
 @dataclass
@@ -50,17 +67,12 @@ class AppServer:
         end = time.monotonic() + DEADLINE
         while (answer := httpx2.get(f"{self.url}/readyz", timeout=DEADLINE)).json()["servers"] != states:
             assert time.monotonic() < end, answer.text
+            time.sleep(POLL_SECONDS)
         return answer
 
     def until_ready(self, key: str = "any") -> None:
-        """Ask /readyz until each tool server is ready; where there are keys it tells so to who has one."""
-        end = time.monotonic() + DEADLINE
-        headers = {"Authorization": f"Bearer {key}"}
-        url = f"{self.url}/readyz"
-        while not {"ready"}.issuperset(
-            (answer := httpx2.get(url, headers=headers).json())["servers"].values()
-        ):
-            assert time.monotonic() < end, answer
+        """Wait until each tool server is ready."""
+        until_ready(self.url, key)
 
     def client(self, **options: Any) -> openai.OpenAI:
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key="test", max_retries=0, **options)
@@ -78,6 +90,17 @@ class AppServer:
 
 
 @contextmanager
+def waiting_for_servers(seconds: float) -> Iterator[None]:
+    """First requests wait so long for tool servers that were not tried yet, in every Toolway of this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "STARTUP_WAIT", seconds)
+        defaults = DirectTools.__init__.__kwdefaults__
+        assert defaults
+        patch.setitem(defaults, "startup_wait", seconds)
+        yield
+
+
+@contextmanager
 def app_server(
     *replies: Reply,
     tools: ToolService | None = None,
@@ -86,6 +109,7 @@ def app_server(
     pace: Pace = DEFAULT_PACE,
     on_start: UseLoop | None = None,
     has_lane: bool = True,
+    startup_wait: float = DEADLINE,
     **settings: Any,
 ) -> Iterator[AppServer]:
     """Start everything; `endpoints` in place of the one tool service, `settings` as load_settings takes them.
@@ -93,10 +117,14 @@ def app_server(
     `models` is what the model server says of its models from the start on.
 
     `on_start` is given the event loop of this Toolway; without `has_lane` its HTTP protocol has no fast lane.
+
+    The first requests wait `startup_wait` seconds for tool servers that were not tried yet: with the seconds that
+    Toolway waits they would go without tools on a busy machine.
     """
     upstream = ScriptedUpstream(list(replies), models=models)
     service = tools or ToolService()
     with ExitStack() as stack:
+        stack.enter_context(waiting_for_servers(startup_wait))
         upstream_url = stack.enter_context(running(upstream, lifespan="off", log_level="critical"))
         tools_url = stack.enter_context(running(service, lifespan="off"))
         chosen = load_settings(

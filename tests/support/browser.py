@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 AXE = Path(axe_playwright_python.__file__).parent / "axe.min.js"
-SECONDS = 20.0
+SECONDS = 60.0
 expect.set_options(timeout=SECONDS * 1000)
 
 PHONE = {"width": 360, "height": 740}

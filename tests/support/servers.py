@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import uvicorn
+
+from tests.support.gate import DEADLINE
 
 UseLoop = Callable[[asyncio.AbstractEventLoop], None]
 
@@ -53,22 +56,26 @@ def running_server(
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     try:
-        if not server.up.wait(20):
+        if not server.up.wait(DEADLINE):
             raise RuntimeError("the server did not start")
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     finally:
         server.should_exit = True
-        thread.join(20)
+        thread.join(DEADLINE)
         listener.close()
         if thread.is_alive():
             raise RuntimeError("the server did not stop")
 
 
 def free_port() -> int:
-    """A port that nothing listens on now."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
+    """A port that nothing listens on now, below those that the system gives to whoever asks for any."""
+    while True:
+        port = 20_000 + secrets.randbelow(
+            12_000
+        )  # not by `random`: in every process it may begin with the same seed
+        with socket.socket() as s, suppress(OSError):
+            s.bind(("127.0.0.1", port))
+            return port
 
 
 def until(client: socket.socket, mark: bytes) -> bytes:

@@ -50,13 +50,13 @@ class WebSocketServer:
         self.stop = stop
 
     def connect(self, path: str = "/v1/responses", **options: Any) -> ClientConnection:
-        options = {"compression": None, "open_timeout": 20, **options}
+        options = {"compression": None, "open_timeout": 60, **options}
         connection: ClientConnection = connect(self.url + path, **options)
         return connection
 
     @contextmanager
     def raw(self, handshake: bytes = HANDSHAKE) -> Iterator[socket.socket]:
-        with socket.create_connection(("127.0.0.1", self.port), timeout=20) as client:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=60) as client:
             client.sendall(handshake)
             yield client
 

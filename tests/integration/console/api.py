@@ -13,4 +13,4 @@ CHANGE = {"x-toolway-console": "open"}
 
 def api(app: AppServer, method: str, path: str, **options: Any) -> httpx2.Response:
     """Ask as the page does where no key is needed."""
-    return httpx2.request(method, f"{app.url}/console/api/{path}", headers=CHANGE, timeout=30, **options)
+    return httpx2.request(method, f"{app.url}/console/api/{path}", headers=CHANGE, timeout=60, **options)

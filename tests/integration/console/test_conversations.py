@@ -166,7 +166,7 @@ def test_conversations_outlive_the_process_and_are_seen_by_others_with_the_same_
 
     def ask(url: str, question: str) -> None:
         body = {"model": "mock", "messages": [{"role": "user", "content": question}]}
-        assert httpx2.post(f"{url}/v1/chat/completions", json=body, timeout=30).status_code == 200
+        assert httpx2.post(f"{url}/v1/chat/completions", json=body, timeout=60).status_code == 200
 
     app.set_replies(whole({"content": "an answer"}))
     with serving(settings) as url:

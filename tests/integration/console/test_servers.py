@@ -53,7 +53,7 @@ def test_a_server_that_crashes_while_one_looks_says_why_and_starts_anew(app, bro
     with console_page(browser, f"{app.url}/#/servers/good") as page:
         expect(page.locator("h1 + .state")).to_have_text("ready")
         expect(page.get_by_role("region", name="12 tools")).to_contain_text("echo")
-        assert httpx2.post(f"{app.url}/tools/crash", json={}, timeout=30).status_code < 600
+        assert httpx2.post(f"{app.url}/tools/crash", json={}, timeout=60).status_code < 600
         history = page.get_by_role("region", name="History")
         expect(history).to_contain_text("ended")
         expect(page.locator("h1 + .state")).to_have_text("ready")
@@ -250,7 +250,7 @@ def test_a_login_that_is_refused_stands_in_the_history(guarded, browser):
         login = page.get_by_role("link", name="open the page of 127.0.0.1").get_attribute("href")
         asked = parse_qs(urlsplit(login).query)
         refused = {"error": "access_denied", "state": asked["state"][0]}
-        httpx2.get(asked["redirect_uri"][0], params=refused, timeout=30)
+        httpx2.get(asked["redirect_uri"][0], params=refused, timeout=60)
         expect(page.get_by_role("region", name="History")).to_contain_text("login: ")
 
 
@@ -263,7 +263,7 @@ def test_a_server_that_is_stopped_offers_nothing_says_why_and_is_started_again(c
     with app_server(config=str(config), endpoints=None if kind == "openapi" else "") as app:
         label = next(iter(httpx2.get(f"{app.url}/readyz").json()["servers"]))
         app.until_servers_are(**{label: "ready"})
-        assert httpx2.post(f"{app.url}/tools/{tool}", json=arguments, timeout=30).status_code == 200
+        assert httpx2.post(f"{app.url}/tools/{tool}", json=arguments, timeout=60).status_code == 200
         app.set_replies(Reply([gate, *replies[0].parts]), replies[1])
         with ThreadPoolExecutor() as threads:
             asked = threads.submit(app.ask, stream=True)
@@ -278,7 +278,7 @@ def test_a_server_that_is_stopped_offers_nothing_says_why_and_is_started_again(c
         assert "tools" not in app.upstream.seen[-1].json
         assert api(app, "POST", f"servers/{label}/restart").status_code == 200
         app.until_servers_are(**{label: "ready"})
-        assert httpx2.post(f"{app.url}/tools/{tool}", json=arguments, timeout=30).status_code == 200
+        assert httpx2.post(f"{app.url}/tools/{tool}", json=arguments, timeout=60).status_code == 200
 
 
 def test_a_server_that_is_not_there_is_a_404(app):

@@ -12,13 +12,14 @@ import pytest
 from mcp.client import Client
 
 from tests.integration.mcp.conftest import RICH
-from tests.support.app_server import AppServer, app_server
+from tests.support.app_server import AppServer, app_server, waiting_for_servers
 from tests.support.gate import DEADLINE
 from tests.support.servers import free_port, running_server
 from tests.support.tools import ToolService
 from toolway.app.asgi import create_app
 from toolway.server.process import server_config
 from toolway.settings.settings import load_settings
+from toolway.tools.catalog import STARTUP_WAIT
 from toolway.tools.circles import ITSELF
 
 pytestmark = pytest.mark.anyio
@@ -31,7 +32,8 @@ def toolway(folder: Path, port: int, **servers: object) -> Iterator[str]:
     path.write_text(json.dumps({"mcpServers": servers}))
     settings = load_settings({}, None, None, config=str(path), endpoints="", refresh_interval=0.2)
     config = server_config(create_app(settings), settings.server, timeout_graceful_shutdown=1)
-    with running_server(config, port=port) as url:
+    # A circle would wait for itself.
+    with waiting_for_servers(STARTUP_WAIT), running_server(config, port=port) as url:
         yield url
 
 

@@ -33,7 +33,7 @@ VERSIONS = ["2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05"]
 
 def post(app: AppServer, body: Any, path: str = "/mcp", **headers: str) -> httpx2.Response:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return httpx2.post(f"{app.url}{path}", content=content, headers={**HEADERS, **headers}, timeout=20)
+    return httpx2.post(f"{app.url}{path}", content=content, headers={**HEADERS, **headers}, timeout=60)
 
 
 def hello(version: str = "2025-11-25") -> dict[str, Any]:
@@ -96,7 +96,7 @@ def test_nonsense_is_answered_and_breaks_nothing(app: AppServer, modern: bool):
     if not modern:
         session = {"mcp-session-id": post(app, hello()).headers["mcp-session-id"]}
         post(app, {"jsonrpc": "2.0", "method": "notifications/initialized"}, **session)
-    with httpx2.Client(timeout=20) as client:
+    with httpx2.Client(timeout=60) as client:
         for _ in range(EXAMPLES * 2):
             body = confused(chance)
             headers = {**HEADERS, **(modern_headers(body) if modern else session)}
@@ -156,7 +156,7 @@ def test_an_envelope_with_a_wrong_member_is_never_taken_for_a_notification(
     session = post(app, hello()).headers["mcp-session-id"]
     if version != "2026-07-28":
         told["mcp-session-id"] = session
-    with httpx2.Client(headers={**HEADERS, **told}, timeout=20) as client:
+    with httpx2.Client(headers={**HEADERS, **told}, timeout=60) as client:
         for body in WRONG:
             answer = client.post(f"{app.url}/mcp", json=body)
             assert answer.status_code == 400, body
@@ -214,7 +214,7 @@ def test_a_body_in_chunks_is_read_as_any_other(app: AppServer):
     def sent(body: Any) -> httpx2.Response:
         whole = json.dumps(body).encode()
         return httpx2.post(
-            f"{app.url}/mcp", content=iter([whole[:9], whole[9:]]), headers=HEADERS, timeout=20
+            f"{app.url}/mcp", content=iter([whole[:9], whole[9:]]), headers=HEADERS, timeout=60
         )
 
     assert message(sent(hello()))["result"]["serverInfo"]["name"] == "toolway"

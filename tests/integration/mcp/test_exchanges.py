@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -19,6 +20,7 @@ from tests.integration.mcp.test_door import HEADERS, hello, post
 from tests.support.app_server import AppServer, app_server
 from tests.support.confused import METHODS, confused, legal
 from tests.support.fuzz import slow
+from tests.support.gate import DEADLINE
 from toolway.api.mcp.exchanges import MAX_BODY, Exchanges
 
 pytestmark = pytest.mark.anyio
@@ -160,7 +162,7 @@ def test_confused_requests_are_refused_alike(app: AppServer, seed: int, odd: dic
 
     def answers() -> tuple[int, bytes]:
         sent = {**{name: value.encode() for name, value in HEADERS.items()}, **sendable}
-        answer = httpx2.post(f"{app.url}/mcp", content=body, headers=sent, timeout=20)
+        answer = httpx2.post(f"{app.url}/mcp", content=body, headers=sent, timeout=60)
         return answer.status_code, answer.content
 
     own = answers()
@@ -185,7 +187,7 @@ def test_a_call_that_takes_long_is_a_stream_with_pings(
     pinging: AppServer, largest: int, has_session: bool, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(ALL, largest)
-    params: dict[str, Any] = {"name": "slow", "arguments": {"seconds": 0.4}}
+    params: dict[str, Any] = {"name": "slow", "arguments": {"seconds": 0.8}}
     if has_session:
         with opened(pinging) as session:
             said = ask(pinging, "tools/call", session, **params)
@@ -211,7 +213,7 @@ async def test_a_call_in_a_session_is_cancelled_by_that_session_alone(
     cancel = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 9}}
     answers = []
 
-    async with httpx2.AsyncClient(base_url=app.url, timeout=20) as client, anyio.create_task_group() as tasks:
+    async with httpx2.AsyncClient(base_url=app.url, timeout=60) as client, anyio.create_task_group() as tasks:
 
         async def say(body: dict[str, Any], headers: dict[str, str]) -> httpx2.Response:
             answer = await client.post("/mcp", json=body, headers={**HEADERS, **headers})
@@ -239,11 +241,23 @@ async def test_a_call_in_a_session_is_cancelled_by_that_session_alone(
 async def test_a_client_with_a_session_that_hangs_up_does_not_end_its_call(
     app: AppServer, session: dict[str, str]
 ):
-    async with httpx2.AsyncClient(base_url=app.url, timeout=20) as client:
-        with anyio.move_on_after(0.2):
-            await client.post("/mcp", json=call("slow", seconds=0.6), headers={**HEADERS, **session})
-        said = await client.post("/mcp", json=call("events"), headers={**HEADERS, **session})
-    assert _message(said)["result"]["content"][0]["text"].endswith("started")
+    headers = {**HEADERS, **session}
+    async with httpx2.AsyncClient(base_url=app.url, timeout=DEADLINE) as client:
+
+        async def events() -> list[str]:
+            said = await client.post("/mcp", json={**call("events"), "id": 10}, headers=headers)
+            return _message(said)["result"]["content"][0]["text"].split()
+
+        before = len(await events())
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(partial(client.post, "/mcp", json=call("slow", seconds=0.5), headers=headers))
+            while not (await events())[before:]:
+                pass
+            tasks.cancel_scope.cancel()
+        with anyio.fail_after(DEADLINE):
+            while len(now := (await events())[before:]) < 2:
+                pass
+    assert now == ["started", "slept"]
 
 
 @pytest.mark.parametrize("path", ["/mcp", "/mcp/weather"])

@@ -10,7 +10,7 @@ from toolway.app.asgi import create_app
 from toolway.server.process import run
 from toolway.settings.settings import load_settings
 
-QUICK = Pace(lease=1.5, beat=0.05, poll=0.02)
+QUICK = Pace(lease=5.0, beat=0.05, poll=0.02)
 
 
 def main() -> None:

@@ -142,7 +142,7 @@ def decision(request: JSON, approve: bool = True, **more: Any) -> JSON:
 def websocket(app: AppServer, **headers: str) -> Iterator[ClientConnection]:
     """A WebSocket."""
     url = app.url.replace("http://", "ws://") + "/v1/responses"
-    with connect(url, additional_headers=headers, open_timeout=10, close_timeout=10) as connection:
+    with connect(url, additional_headers=headers, open_timeout=60, close_timeout=60) as connection:
         yield connection
 
 
@@ -151,7 +151,7 @@ def create(connection: ClientConnection, **body: Any) -> list[JSON]:
     connection.send(json.dumps({"type": "response.create", "model": "mock", **body}))
     events: list[JSON] = []
     while not events or (events[-1]["type"] not in LAST and "status" not in events[-1]):
-        events.append(json.loads(connection.recv(timeout=20)))
+        events.append(json.loads(connection.recv(timeout=60)))
     return events
 
 

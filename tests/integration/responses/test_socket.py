@@ -157,7 +157,7 @@ def test_a_bad_message_is_an_error_and_the_connection_goes_on(
     app.set_replies(text_stream("Still here."))
     with websocket(app) as connection:
         connection.send(message)
-        error = refused([json.loads(connection.recv(timeout=20))])
+        error = refused([json.loads(connection.recv(timeout=60))])
         assert (error["status"], error["type"], error["param"]) == (400, "invalid_request_error", param)
         assert text_of(made(connection, input=QUESTION)) == "Still here."
 
@@ -183,7 +183,7 @@ def test_a_client_that_leaves_ends_the_work_for_it(app: AppServer):
     app.set_replies(Reply(parts=[*first.parts, Gate()]))
     with websocket(app) as connection:
         connection.send(json.dumps({"type": "response.create", "model": "mock", "input": QUESTION}))
-        while json.loads(connection.recv(timeout=20))["type"] != "response.output_text.delta":
+        while json.loads(connection.recv(timeout=60))["type"] != "response.output_text.delta":
             pass
     app.upstream.departures.wait()
 

@@ -142,9 +142,9 @@ def test_arguments_that_cannot_be_judged_are_never_what_a_rule_allows(value: Any
 
 def test_a_pattern_takes_no_time_to_speak_of() -> None:
     made = rules({"arguments": {"properties": {"path": {"pattern": "^(a+)+$"}}}, **DENY})
-    began = time.monotonic()
+    began = time.process_time()
     decide(made, path="a" * 100_000 + "!")
-    assert time.monotonic() - began < 1
+    assert time.process_time() - began < 1
 
 
 @pytest.mark.parametrize(
@@ -272,7 +272,7 @@ def test_a_thousand_rules_cost_little() -> None:
     entries = [{"tools": [f"tool_{n}"], "keys": [f"key_{n}"], "effect": "deny"} for n in range(1000)]
     made, target = rules(*entries), tool()
     decide(made, target)
-    began = time.perf_counter()
+    began = time.process_time()
     for _ in range(1000):
         decide(made, target)
-    assert time.perf_counter() - began < 0.1
+    assert time.process_time() - began < 0.1

@@ -135,7 +135,7 @@ async def _asked(app: ASGIApp, method: str, path: str, body: bytes, headers: Map
     async def send(message: Message) -> None:
         sent.append(message)
 
-    await asyncio.wait_for(app(scope, receive, send), 20)
+    await asyncio.wait_for(app(scope, receive, send), 60)
     start, *rest = sent
     told = {name.decode().lower(): value.decode() for name, value in start["headers"]}
     return Answer(start["status"], told, b"".join(message.get("body", b"") for message in rest))

@@ -8,6 +8,7 @@ from typing import Any
 
 import anyio
 
+from tests.support.gate import DEADLINE
 from toolway.console import feed as feeds
 from toolway.console.feed import Feed
 
@@ -28,7 +29,7 @@ class Page:
         self.news = anyio.Event()
 
     async def until(self, text: str) -> None:
-        with anyio.fail_after(5):
+        with anyio.fail_after(DEADLINE):
             while text not in self.text:
                 await self.news.wait()
 

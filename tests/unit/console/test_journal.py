@@ -11,6 +11,7 @@ from weakref import ref
 import anyio
 import pytest
 
+from tests.support.gate import DEADLINE
 from toolway.console import journal as journals
 from toolway.console.feed import Feed
 from toolway.console.journal import Journal, Recorder
@@ -104,7 +105,7 @@ def played(recorder: Recorder, *, result: str = "cloudy") -> None:
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    with anyio.fail_after(10):
+    with anyio.fail_after(DEADLINE):
         while not holds():  # noqa: ASYNC110
             await anyio.sleep(0.02)
 
@@ -249,9 +250,9 @@ async def test_ten_thousand_are_searched_by_text_in_a_moment(monkeypatch):
             if number % 1000 == 0:
                 await until(lambda: not journal._ended)
         await until(lambda: not journal._ended)
-        begun = time.perf_counter()
+        begun = time.process_time()
         found, more = await journal.search("question 77", lambda _: True, "", 1000)
-        assert time.perf_counter() - begun < 5
+        assert time.process_time() - begun < 5
     assert len(found) == 1 + 10 + 100
     assert not more
     first, more = await journal.search("", lambda _: True, "", 100)
@@ -290,8 +291,7 @@ async def test_text_is_watched_only_while_a_page_is_open():
         assert record
         assert record["text"] == "Hello you"
         feed.pages -= 1
-        await anyio.sleep(0.1)
-        assert stream.watcher is None
+        await until(lambda: stream.watcher is None)
 
 
 async def test_a_request_that_ends_without_a_word_leaves_nothing():

@@ -73,7 +73,7 @@ async def test_calls_of_one_turn_run_side_by_side_and_their_results_keep_the_ord
         return ToolResult(text="second")
 
     model = ScriptedModel(says(None, call("one", id="1"), call("two", id="2")), says("Done"))
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         await run_loop(model, InMemorySource(one=waits_for_the_other, two=frees_the_other))
     assert [m["content"] for m in model.requests[1]["messages"][2:]] == ["first", "second"]
 
@@ -257,7 +257,7 @@ async def test_a_tool_that_does_not_answer_is_given_up():
         raise AssertionError
 
     model = ScriptedModel(says(None, call("slow")), says("Done"))
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         await run_loop(model, InMemorySource(slow=never), tool_timeout=0.05)
     assert "did not answer in time" in model.requests[1]["messages"][-1]["content"]
 

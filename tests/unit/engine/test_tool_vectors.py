@@ -82,7 +82,7 @@ async def vectors_of(server: Any, store: Store, **settings: str) -> AsyncIterato
 
 async def ranked(vectors: ToolVectors, query: str, tools: dict[str, Tool] = TOOLS) -> list[str]:
     """The ranking once all vectors are there."""
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         while not (names := await vectors.rank(query, tools)):
             await anyio.lowlevel.checkpoint()
     return names
@@ -92,7 +92,7 @@ async def given_up(vectors: ToolVectors, log: pytest.LogCaptureFixture) -> None:
     """A search has vectors made, and the log says that there are none."""
     log.set_level(logging.INFO)
     assert await vectors.rank("umbrella", TOOLS) == []
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         while "searched by words alone" not in log.text:
             await anyio.lowlevel.checkpoint()
 

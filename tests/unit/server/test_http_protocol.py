@@ -19,7 +19,7 @@ from toolway.server.disconnect import cancel_on_disconnect
 from toolway.server.http_protocol import MAX_BATCH, MAX_HEAD, HttpProtocol, _SendTimeout, _WriteBatch
 from toolway.server.lane import LANE, LaneProtocol
 
-TIMEOUT = 0.4
+TIMEOUT = 0.8
 """The receive timeout of the servers here, in seconds."""
 
 MOUND = 32 * 2**20
@@ -124,13 +124,13 @@ def served(
     http = partial(protocol or PROTOCOL, timeout, send_timeout)
     with running(app, http=http, lifespan="off", log_level="error", **config) as url:
         try:
-            with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=20) as client:
+            with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=60) as client:
                 yield app, client
         finally:
             app.go_on.set()
 
 
-def to_end(client: socket.socket, seconds: float = 10) -> bytes:
+def to_end(client: socket.socket, seconds: float = 60) -> bytes:
     """All that comes until the server closes; fails when it does not."""
     client.settimeout(seconds)
     received = b""
@@ -282,12 +282,12 @@ FLOOD = GET.replace(b"/v1/models", b"/flood")
 def test_a_client_that_takes_nothing_is_cut_off_and_its_work_cancelled() -> None:
     with served(send_timeout=0.4) as (app, client):
         client.sendall(FLOOD)
-        assert app.cancelled.wait(20)
+        assert app.cancelled.wait(60)
         assert not to_end(client).endswith(b"0\r\n\r\n")
 
 
 def test_a_client_that_takes_its_time_is_not_cut_off() -> None:
-    with served(send_timeout=1) as (app, client):
+    with served(send_timeout=2) as (app, client):
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
         client.sendall(FLOOD)
         for _ in range(15):
@@ -392,7 +392,7 @@ def test_what_is_refused_behind_a_request_is_refused_behind_its_answer(
         if pieces == 2:
             client.sendall(request)
         if path == b"/wait":
-            assert app.waits.wait(20)
+            assert app.waits.wait(60)
         else:
             received += until(client, b"first ")
         if pieces == 2:
@@ -510,8 +510,8 @@ def test_an_answer_that_ends_as_the_server_does_is_sent() -> None:
 
     with served(protocol=Noted, app=Ending()) as (app, other):
         other.sendall(GET.replace(b"/v1/models", b"/wait"))
-        assert app.waits.wait(20)
-        with socket.create_connection(other.getpeername(), timeout=20) as client:
+        assert app.waits.wait(60)
+        with socket.create_connection(other.getpeername(), timeout=60) as client:
             client.sendall(GET)
             assert to_end(client).endswith(b"whole")
 
@@ -551,7 +551,7 @@ def test_what_a_lane_holds_is_given_back_by_a_task_that_never_begins() -> None:
 
     with served(protocol=WithCancellingLane) as (_, client):
         client.sendall(POST + b"Content-Length: 2\r\n\r\n{}")
-        assert held.is_closed.wait(20)
+        assert held.is_closed.wait(60)
 
 
 async def test_what_is_written_in_one_turn_of_the_loop_goes_out_together() -> None:

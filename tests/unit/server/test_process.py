@@ -30,7 +30,7 @@ class Served:
     url: str
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", int(self.url.rpartition(":")[2])), timeout=20)
+        return socket.create_connection(("127.0.0.1", int(self.url.rpartition(":")[2])), timeout=60)
 
     def signal(self, number: int) -> None:
         """Send it, and wait until the process acts on it: it closes the connections that nobody uses."""
@@ -42,7 +42,7 @@ class Served:
 
     def ended(self) -> tuple[int, str]:
         """Status and all that was said on stderr."""
-        _, said = self.process.communicate(timeout=20)
+        _, said = self.process.communicate(timeout=60)
         return self.process.returncode, said
 
 

@@ -211,7 +211,7 @@ async def test_servers_start_side_by_side(tmp_path: Path) -> None:
 
 
 async def test_a_lazy_server_is_there_only_while_it_is_used() -> None:
-    async with running(bad(lazy=True, idle_timeout=0.3)) as server:
+    async with running(bad(lazy=True, idle_timeout=1.0)) as server:
         status = await server.until(lambda status: status.state == "stopped")
         assert status.tools[0].available, "its tools are known, and offered"
         first = await pid_of(server)

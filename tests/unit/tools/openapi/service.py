@@ -18,7 +18,7 @@ from toolway.settings.groups import ToolSettings
 from toolway.tools.openapi import OpenAPISource
 from toolway.types import SourceStatus, Tool, ToolResult, ToolSource
 
-DEADLINE = 15.0
+DEADLINE = 60.0
 
 
 def document(paths: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:

@@ -130,10 +130,10 @@ def test_what_is_no_document_is_refused_with_the_reason(content: str | bytes, wh
 def test_a_billion_laughs_end_early() -> None:
     lines = ["a0: &a0 [" + ",".join(["lol"] * 9) + "]"]
     lines += [f"a{i}: &a{i} [" + ",".join([f"*a{i - 1}"] * 9) + "]" for i in range(1, 30)]
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(SourceError, match="counting YAML aliases"):
         parse("\n".join(lines))
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5
 
 
 def test_the_slower_loader_reads_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -377,9 +377,9 @@ async def test_a_large_document_does_not_stop_the_loop() -> None:
             tasks.start_soon(known.run, watch.changed)
             with anyio.fail_after(DEADLINE):
                 while known.status.state == "starting":
-                    began = time.monotonic()
+                    began = time.thread_time()
                     await anyio.lowlevel.checkpoint()
-                    longest = max(longest, time.monotonic() - began)
+                    longest = max(longest, time.thread_time() - began)
             tasks.cancel_scope.cancel()
         assert len(known.status.tools) == 8000
     assert longest < 1

@@ -58,7 +58,7 @@ async def connections_to(
 
 async def ask(connections: Connections, url: str, method: str = "GET", **headers: str) -> HttpResponse:
     request = Request(method=method, url=URL(url), headers=headers)
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         return await connections.exchange(request, max_bytes=1000)
 
 
@@ -76,7 +76,7 @@ async def test_a_connection_is_used_again_and_closed_at_the_end():
             assert (await ask(connections, url)).body == b"hi"
         assert serve.connections == 1
         connections.close()
-        await asyncio.wait_for(serve.closed.wait(), 20)
+        await asyncio.wait_for(serve.closed.wait(), 60)
 
 
 async def test_an_exchange_that_outlives_its_source_closes_its_connection():
@@ -92,10 +92,10 @@ async def test_an_exchange_that_outlives_its_source_closes_its_connection():
 
     async with connections_to(serve) as (connections, url), asyncio.TaskGroup() as group:
         asked = group.create_task(ask(connections, url))
-        await asyncio.wait_for(arrived.wait(), 20)
+        await asyncio.wait_for(arrived.wait(), 60)
         connections.close()
         go_on.set()
-        await asyncio.wait_for(closed.wait(), 20)
+        await asyncio.wait_for(closed.wait(), 60)
         assert (await asked).body == b"hi"
 
 

@@ -73,6 +73,7 @@ async def slow(ctx: Any, seconds: float) -> types.CallToolResult:
     except anyio.get_cancelled_exc_class():
         EVENTS.append("cancelled")
         raise
+    EVENTS.append("slept")
     return text("slept")
 
 
