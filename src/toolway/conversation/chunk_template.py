@@ -98,7 +98,7 @@ class ChunkTemplate:
     def _only_text_in(self, data: bytes) -> str | None:
         """The text of the one event in `data`, as a model that takes its time sends them, if it needs no parser."""
         begin, end = self._begin, self._end
-        if data.count(end) != 1 or not data.endswith(end):
+        if not data.endswith(end) or data.find(end) + len(end) != len(data):
             return None
         return _plain_text(data[len(begin) : -len(end)])
 
