@@ -166,11 +166,13 @@ class Routes:
         if is_traced:
             return {}
         count: Callable[[], None] | None = None
+        app = self._exact["POST", ChatLane.path]
         if self._settings.metrics.address:
-            from toolway.server.metrics import count_request  # noqa: PLC0415 - needs 14 MB
+            from toolway.server.metrics import CountedRequests, count_request  # noqa: PLC0415 - needs 14 MB
 
             count = partial(count_request, "POST", ChatLane.path, 200)
-        return {LANE: ChatLane(engine, Door(self._settings.server, self._keys), count)}
+            app = CountedRequests(app, self.name_of)
+        return {LANE: ChatLane(engine, Door(self._settings.server, self._keys), app, count)}
 
     @asynccontextmanager
     async def _direct(self, state: AppState) -> AsyncIterator[None]:

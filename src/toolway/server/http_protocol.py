@@ -139,7 +139,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._take_host_from_url()
         super().on_headers_complete()
         self.cycle.transport = cast("Transport", self._writer)
-        cast("Any", self.cycle).__class__ = _OldCycle if self.scope["http_version"] == "1.0" else _Cycle
+        cast("Any", self.cycle).__class__ = _OldCycle if self.scope["http_version"] == "1.0" else Cycle
         self.scope["extensions"] = self._extensions
         # A trailer must not become a header after the headers were checked (RFC 9110, 6.5.1).
         self.headers = _IgnoredTrailers()
@@ -294,7 +294,7 @@ class _DeafParser:
         """Nothing."""
 
 
-class _Cycle(RequestResponseCycle):
+class Cycle(RequestResponseCycle):
     """uvicorn's side of one request; what it says when the app said nothing is in the envelope too."""
 
     async def send(self, message: Any) -> None:
@@ -314,7 +314,7 @@ class _Cycle(RequestResponseCycle):
         await send_error(scope, cast("Any", self.send), error, [DO_NOT_RETRY])
 
 
-class _OldCycle(_Cycle):
+class _OldCycle(Cycle):
     """For HTTP/1.0, which knows no chunks: a body without a length ends with the connection (RFC 9112, 6.3)."""
 
     _ends_with_connection = False

@@ -10,14 +10,14 @@ import logging
 import re
 from collections.abc import Coroutine, Sequence
 from http import HTTPStatus
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from toolway.server.http_protocol import MAX_HEAD, HttpProtocol
+from toolway.server.http_protocol import MAX_HEAD, Cycle, HttpProtocol
 from toolway.types import JSON, Header
 from toolway.wire.sse import KEEP_ALIVE, STREAM_END, encode
 
@@ -95,6 +95,9 @@ class Lane(Protocol):
     def begin(self, sender: Any, body: bytes, client: LaneClient) -> LaneExchange | JSON | None:
         """Take a request of somebody who was admitted; else its body, if it was parsed, or None."""
 
+    def route(self, sender: Any) -> tuple[ASGIApp, Scope]:
+        """The route that has what the lane does not answer of somebody who was admitted, behind the door; the scope."""
+
 
 class LaneProtocol(HttpProtocol):
     """`HttpProtocol` with a lane in front of its parser.
@@ -116,8 +119,8 @@ class LaneProtocol(HttpProtocol):
         """What came behind the request that is under way in the lane."""
         self._coming: _ComingRequest | None = None
         """A request that is not whole."""
-        self._request: Sequence[bytes] = ()
-        """The parts of the request under way in the lane."""
+        self._request = _NO_REQUEST
+        """Who sent the request that is under way in the lane, and its body."""
         self._exchange: LaneExchange | None = None
         self._turn: Any = _LaneTurn()
         self._idle_since = 0.0
@@ -144,7 +147,7 @@ class LaneProtocol(HttpProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         exchange, self._exchange = self._exchange, None
-        self._held, self._request, self._coming = b"", (), None
+        self._held, self._request, self._coming = b"", _NO_REQUEST, None
         if self._pulse is not None:
             self._pulse.cancel()
         if exchange is not None:
@@ -196,7 +199,7 @@ class LaneProtocol(HttpProtocol):
         self._writer.write(b"".join(lines))
 
     def _end_answer(self) -> None:
-        self._exchange, self._request = None, ()
+        self._exchange, self._request = None, _NO_REQUEST
         self._turn.response_complete = True
         self.server_state.total_requests += 1
         if not self._turn.keep_alive:
@@ -235,31 +238,52 @@ class LaneProtocol(HttpProtocol):
         self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
 
     def go_on(self, handover: Closeable) -> None:
-        """As `LaneClient`: the parser gets the request now, and then what stands behind it."""
-        parts = self._request
-        self._exchange, self._request = None, ()
+        """As `LaneClient`: the route gets the request now, and the parser what stands behind it."""
+        (sender, body), self._exchange, self._request = self._request, None, _NO_REQUEST
         begun, self._is_streaming = self._is_streaming, False
         self._turn.response_complete = True
-        app, tasks = self.app, self.tasks
-        app_behind = _behind_head(app) if begun else app
-        self.app, self.tasks = _with_extension(app_behind, HANDOVER, handover), set()
-        self._parse(parts)
-        self.app, self.tasks, started = app, tasks, self.tasks
-        for task in started:
-            tasks.add(task)
-            task.add_done_callback(tasks.discard)
-            # Also that of a task which is cancelled before its first step.
-            task.add_done_callback(lambda _: handover.close())
-        self.cycle.keep_alive = self.cycle.keep_alive and self._turn.keep_alive
-        if begun:
-            self.cycle.response_started = self.cycle.chunked_encoding = True
+        task = self._run_route(sender, body, HANDOVER, handover, begun=begun)
+        # Also that of a task which is cancelled before its first step.
+        task.add_done_callback(lambda _: handover.close())
         self._parse_held()
+
+    def _run_route(
+        self, sender: Any, body: bytes, extension: str, value: Any, *, begun: bool = False
+    ) -> asyncio.Task[None]:
+        """Have the route answer a request, as uvicorn does when its parser has read one."""
+        assert self._lane is not None  # noqa: S101
+        app, scope = self._lane.route(sender)
+        self.cycle = cycle = Cycle(
+            scope=cast("Any", {**scope, "extensions": {**self._extensions, extension: value}}),
+            transport=cast("Any", self._writer),
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=self.access_log,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=False,
+            keep_alive=self._turn.keep_alive,
+            on_response=self.on_response_complete,
+        )
+        cycle.body, cycle.more_body = bytearray(body), False
+        cycle.message_event.set()
+        self._due = None
+        self._unset_keepalive_if_required()
+        if begun:
+            app = _behind_head(app)
+            cycle.response_started = cycle.chunked_encoding = True
+        return self._begin_task(cycle.run_asgi(cast("Any", app)))
 
     def run(self, work: Coroutine[Any, Any, None]) -> None:
         """As `LaneClient`."""
+        self._begin_task(work)
+
+    def _begin_task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = self.loop.create_task(work)
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
+        return task
 
     def _offer(self, data: bytes) -> None:
         """Have the lane take the request in `data`, or wait for its end, or parse it."""
@@ -303,11 +327,9 @@ class LaneProtocol(HttpProtocol):
         elif isinstance(exchange, dict):
             if len(body) > MAX_BEHIND:
                 head.refused_long()
-            app, self.app = self.app, _with_extension(self.app, PARSED, exchange)
-            self._parse(parts)
-            self.app = app
+            self._run_route(head.sender, body, PARSED, exchange)
         else:
-            self._exchange, self._request = exchange, parts
+            self._exchange, self._request = exchange, (head.sender, body)
             self._turn.response_complete = False
             self.cycle = self._turn
             self._due = None
@@ -323,10 +345,15 @@ class LaneProtocol(HttpProtocol):
         before, after, headers = found
         scope: Scope = {
             "type": "http",
+            "http_version": "1.1",
             "method": "POST",
+            "scheme": self.scheme,
+            "root_path": self.root_path,
             "path": self._lane.path,
+            "raw_path": self._lane.path.encode(),
             "query_string": b"",
             "headers": headers,
+            "server": self.server,
             "client": self.client,
             "extensions": self._extensions,
         }
@@ -417,6 +444,7 @@ class _ComingRequest:
 
 
 MAX_DIGITS = 8
+_NO_REQUEST: tuple[Any, bytes] = (None, b"")
 
 SMALL_PART = 4096
 
@@ -462,13 +490,6 @@ class _HeadReader:
 
     def on_headers_complete(self) -> None:
         self.is_whole = True
-
-
-def _with_extension(app: ASGIApp, name: str, value: Any) -> ASGIApp:
-    async def extended(scope: Scope, receive: Receive, send: Send) -> None:
-        await app({**scope, "extensions": {**scope["extensions"], name: value}}, receive, send)
-
-    return extended
 
 
 def _behind_head(app: ASGIApp) -> ASGIApp:

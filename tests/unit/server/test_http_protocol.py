@@ -536,6 +536,12 @@ class CancellingLane(DecliningLane):
         client.loop.call_soon(self.hand_over, client)
         return object()
 
+    def route(self, sender: Any) -> tuple[Any, Any]:
+        return self.never_run, {}
+
+    async def never_run(self, *_: Any) -> None:
+        raise AssertionError("the task was to be cancelled before")
+
     def hand_over(self, client: LaneProtocol) -> None:
         client.go_on(self.held)
         for task in client.tasks:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from starlette.types import Scope
+from starlette.types import ASGIApp, Scope
 
 from toolway.api.chat.chunks import ChunkWriter
 from toolway.api.chat.routes import ChatHandover, check_body, wants_usage, whole_answer
@@ -41,8 +41,11 @@ class ChatLane:
 
     path = CHAT.path
 
-    def __init__(self, engine: Engine, door: Door, count: Callable[[], None] | None = None) -> None:
-        """`count` is called for each request that is answered here."""
+    def __init__(
+        self, engine: Engine, door: Door, app: ASGIApp, count: Callable[[], None] | None = None
+    ) -> None:
+        """`app` is the route of those that are not answered here; `count` is called for each that is."""
+        self._app = app
         self._lane = engine.fast_lane
         self._upstream = engine.settings.upstream
         self.max_bytes = engine.settings.server.max_body_bytes
@@ -65,8 +68,12 @@ class ChatLane:
         except InvalidRequest:
             return None
         request = self._lane.request_for(body, raw, sender.caller)
-        exchange = self._lane.ask(request, _Client(client, request, self._count)) if request else None
+        exchange = self._lane.ask(request, _Client(client, request, raw, self._count)) if request else None
         return exchange or body
+
+    def route(self, sender: Sender) -> tuple[ASGIApp, Scope]:
+        """As `Lane`."""
+        return self._app, sender.entry.scope
 
 
 @dataclass(slots=True)
@@ -75,6 +82,7 @@ class _Client:
 
     http: LaneClient
     request: LaneRequest
+    raw: bytes
     count: Callable[[], None] | None
     writer: ChunkWriter | None = None
 
@@ -102,7 +110,8 @@ class _Client:
         self.http.end(self.writer.end(message, usage))
 
     def go_on(self, handover: Handover) -> None:
-        self.http.go_on(ChatHandover(handover=handover, writer=self.writer))
+        caller = self.request.caller
+        self.http.go_on(ChatHandover(handover=handover, raw=self.raw, caller=caller, writer=self.writer))
 
     def run(self, work: Coroutine[Any, Any, None]) -> None:
         self.http.run(work)

@@ -25,7 +25,7 @@ from toolway.server.caller import caller_of
 from toolway.server.disconnect import cancel_on_disconnect, error_at_stop
 from toolway.server.envelopes import send_error
 from toolway.server.lane import HANDOVER, PARSED
-from toolway.types import JSON, record
+from toolway.types import JSON, Caller, record
 from toolway.upstream.client import CHAT_COMPLETIONS
 from toolway.upstream.model_call import streamed_turn, whole_turn
 from toolway.wire.lenient_json import dumps
@@ -36,6 +36,9 @@ class ChatHandover:
     """A request that was in the fast lane; if it is streamed and has begun, with the `writer` of its beginning."""
 
     handover: Handover
+    raw: bytes
+    """Its body."""
+    caller: Caller
     writer: ChunkWriter | None
 
     def close(self) -> None:
@@ -55,12 +58,15 @@ class ChatCompletions:
         await answer_errors(scope, send, self._respond(scope, receive, send))
 
     async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
-        raw = await read_body(scope, receive, self._settings.server.max_body_bytes)
         extensions = scope.get("extensions", {})
         begun: ChatHandover | None = extensions.get(HANDOVER)
-        handover, parsed = begun.handover if begun else None, extensions.get(PARSED)
-        body = handover.sent.options if handover else parsed or check_body(parse_object(raw))
-        caller = caller_of(scope, self._settings.upstream)
+        handover, writer = (begun.handover, begun.writer) if begun else (None, None)
+        if begun is not None:  # the lane has read all that is read here
+            raw, caller, body = begun.raw, begun.caller, begun.handover.sent.options
+        else:
+            raw = await read_body(scope, receive, self._settings.server.max_body_bytes)
+            body = extensions.get(PARSED) or check_body(parse_object(raw))
+            caller = caller_of(scope, self._settings.upstream)
         options = read_option_headers(caller.option_headers)
 
         def read(tools: ToolsAtHand) -> ConversationRequest:
@@ -69,9 +75,7 @@ class ChatCompletions:
         async with self._engine.open(read, caller=caller) as conversation:
             if conversation.request.deferred:
                 await offer_deferred(conversation, self._engine.store)
-            await self._serve(
-                scope, receive, send, conversation, raw=raw, writer=begun.writer if begun else None
-            )
+            await self._serve(scope, receive, send, conversation, raw=raw, writer=writer)
 
     async def _serve(
         self,
