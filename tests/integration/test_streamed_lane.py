@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import re
+import time
+from asyncio import StreamReader, StreamWriter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -12,15 +16,17 @@ from typing import Any
 
 import httpx2
 import pytest
+from anyio.from_thread import start_blocking_portal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.app_server import QUESTION, AppServer, app_server
-from tests.support.gate import Gate
+from tests.support.gate import DEADLINE, Gate
 from tests.support.lane import CAME, HEAD, Answers, asked, connected, counted, request, warm, watched_lane
-from tests.support.raw import split
+from tests.support.raw import raw_server, request_head, split
 from tests.support.upstream import Reply, call_stream, chunk, json_reply, text_stream, tool_call, whole
 from toolway.access.keys import hash_of
+from toolway.server.lane import LaneProtocol
 from toolway.wire.sse import KEEP_ALIVE, STREAM_END, encode
 
 
@@ -349,3 +355,84 @@ def test_a_whole_answer_to_a_streamed_request_is_streamed(
     assert taken == ["handed over"]
     assert got == through(ordinary, STREAMED, answer)
     assert httpx2.Response(200, content=got[1]).text.count("cloudy") == 1
+
+
+def left(figures: dict[str, float]) -> float:
+    return sum(value for name, value in figures.items() if 'outcome="client left"' in name)
+
+
+def test_a_client_that_leaves_a_stream_is_counted_on_both_ways(taken: list[str]):
+    figures = []
+    for has_lane in (True, False):
+        gate = Gate()
+        with app_server(has_lane=has_lane, metrics="on") as app:
+            before = counted(app)
+            warm(app, Reply([WORDS.parts[0], gate]))
+            with connected(app) as client:
+                client.sendall(STREAMED)
+                gate.wait_for_arrival()
+                assert client.recv(1)
+            while left(now := counted(app)) == left(before):
+                pass
+            gate.open()
+            figures.append({name: value - before.get(name, 0) for name, value in now.items()})
+            if has_lane:
+                assert taken == ["left"]
+    assert figures[0] == figures[1]
+
+
+NO_CHUNK = (
+    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\nno number\r\n"
+)
+
+
+def test_an_answer_that_is_broken_as_soon_as_it_begins_is_none_on_both_ways(taken: list[str]):
+    said = b"".join(part for part in whole({"content": "Well."}).parts if isinstance(part, bytes))
+    well = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
+    got = []
+    for has_lane in (True, False):
+        answers = [well % (len(said), said), NO_CHUNK]
+
+        async def serve(reader: StreamReader, writer: StreamWriter, left: list[bytes] = answers) -> None:
+            while True:
+                head = await request_head(reader)
+                length = re.search(rb"content-length: (\d+)", head)
+                await reader.readexactly(int(length[1]) if length else 0)
+                is_asked = head.startswith(b"POST")
+                writer.write(left.pop(0) if is_asked else b"HTTP/1.1 404 No\r\ncontent-length: 0\r\n\r\n")
+
+        with ExitStack() as stack:
+            portal = stack.enter_context(start_blocking_portal())
+            port = stack.enter_context(portal.wrap_async_context_manager(raw_server(serve)))
+            url = f"http://127.0.0.1:{port}/v1"
+            app = stack.enter_context(app_server(has_lane=has_lane, openai_base_url=url))
+            assert app.ask().status_code == 200
+            client = stack.enter_context(connected(app))
+            client.sendall(STREAMED)
+            answer = Answers()
+            got.append((answer.read(client, 1).partition(b"\r\n")[0], answer.body))
+            if has_lane:
+                assert taken[-1] == "handed over"
+    assert got[0] == got[1]
+    assert b" 502 " in got[0][0]
+
+
+def protocols() -> int:
+    return sum(isinstance(one, LaneProtocol) for one in gc.get_objects())
+
+
+def test_no_connection_waits_at_its_end_for_the_garbage_collector(lane: AppServer, taken: list[str]):
+    warm(lane, WORDS)
+    gc.collect()
+    gc.disable()
+    try:
+        before = protocols()
+        with connected(lane) as client:
+            client.sendall(STREAMED)
+            Answers().read(client, 1)
+        end = time.monotonic() + DEADLINE
+        while protocols() > before:
+            assert time.monotonic() < end, "it is still there"
+    finally:
+        gc.enable()
+    assert taken == ["streamed"]

@@ -201,8 +201,7 @@ class Connection(asyncio.Protocol):
 
     async def head(self) -> None:
         """Wait until `response` has a status. Raises HttpError."""
-        # An answer that is already known to be broken is no answer; one that is only cut is given as far as it came.
-        while self._error is not None or not self._response.status:
+        while not self.has_head:
             self._raise_failure()
             await self._wait()
 
@@ -241,8 +240,11 @@ class Connection(asyncio.Protocol):
 
     @property
     def has_head(self) -> bool:
-        """Is its head here?"""
-        return self._response.status > 0
+        """Is its head here?
+
+        An answer that is already known to be broken is none; one that is only cut is given as far as it came.
+        """
+        return self._error is None and self._response.status > 0
 
     @property
     def is_read(self) -> bool:

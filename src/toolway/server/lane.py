@@ -130,13 +130,13 @@ class LaneProtocol(HttpProtocol):
         self._written = 0.0
         """When something of a stream was written last (loop time)."""
         self._pulse: asyncio.TimerHandle | None = None
-        self._stop.add_callback(self._end_lane)
 
     def data_received(self, data: bytes) -> None:
         if self._exchange is not None:
             self._held += data
+            # While nothing is read, the end of the connection is not noticed either.
             if len(self._held) > MAX_BEHIND or b"\r\n\r\n" in self._held.lstrip(b"\r\n"):
-                self.flow.pause_reading()  # else the end of the connection would not be noticed
+                self.flow.pause_reading()
         elif self._coming is not None:
             self._go_on_with(self._coming, data)
         elif self._lane is None or self._begun or not self._is_idle():
@@ -156,6 +156,7 @@ class LaneProtocol(HttpProtocol):
     def shutdown(self) -> None:
         if self._exchange is None:
             self._parse_held()
+        self._stop.add_callback(self._end_lane)  # not before: it leads back here
         super().shutdown()
 
     @property

@@ -114,6 +114,8 @@ class _Client:
         self.http.go_on(ChatHandover(handover=handover, raw=self.raw, caller=caller, writer=self.writer))
 
     def run(self, work: Coroutine[Any, Any, None]) -> None:
+        if self.writer:  # it had the head of an answer, and that is what is counted
+            self._count_answer()
         self.http.run(work)
 
     def _count_answer(self) -> None:
