@@ -161,7 +161,6 @@ class ModelExchange(ABC):
         """It was `sent`."""
         self._sent = sent
         self._began = time.monotonic()
-        self._connection.call_back(self._look)
         if self._events.has_subscribers:
             request = self._request
             began = ConversationBegan(
@@ -172,6 +171,7 @@ class ModelExchange(ABC):
                 stream=ref(self._events),
             )
             self._tell(began, RoundBegan(number=1), ModelAsked(request=sent))
+        self._connection.call_back(self._look)
 
     def hand_over(self) -> None:
         """Leave it to the ordinary way, however far it is."""
@@ -279,13 +279,13 @@ class WholeExchange(ModelExchange):
         elif (message := whole_message(raw)) is None:
             answer.put_back(raw)
             self.hand_over()
+        elif is_plain(message):
+            self._tell_end(answer, message)
+            self._started.close()
+            self._client.answer(message, answer.headers)
         else:
             self._started.close()
-            if is_plain(message):
-                self._tell_end(answer, message)
-                self._client.answer(message, answer.headers)
-            else:
-                self._leave_to_ordinary_way(message=message, headers=answer.headers)
+            self._leave_to_ordinary_way(message=message, headers=answer.headers)
 
 
 class StreamExchange(ModelExchange):
@@ -298,6 +298,8 @@ class StreamExchange(ModelExchange):
         """None until the answer has begun, and is one that the lane can read."""
         self._drain: asyncio.TimerHandle | None = None
         """Ends the wait for what may come behind the last event."""
+        self._is_drained = False
+        """Whether that was waited for long enough."""
 
     def hand_over(self) -> None:
         """Leave it to the ordinary way, however far it is."""
@@ -355,19 +357,23 @@ class StreamExchange(ModelExchange):
         message = reader.message()
         if not is_plain(message):
             self.hand_over()
-        elif self._connection.is_complete or not self._connection.is_coming:
+        elif self._is_drained or self._connection.is_complete or not self._connection.is_coming:
             self._finish(message)
         else:  # so that the connection can be used again
             self._connection.call_back(self._look)
             if self._drain is None:
                 loop = asyncio.get_running_loop()
-                self._drain = loop.call_later(DRAIN_SECONDS, self._finish, message)
+                self._drain = loop.call_later(DRAIN_SECONDS, self._end_drain)
+
+    def _end_drain(self) -> None:
+        self._is_drained = True
+        self._look()
 
     def _finish(self, message: Message) -> None:
         self._stop_draining()
         self._connection.call_back(None)
-        self._started.close()
         self._tell_end(self._take_head(), message)
+        self._started.close()
         self._client.end(message)
 
     def _stop_draining(self) -> None:
