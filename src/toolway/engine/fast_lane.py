@@ -106,7 +106,11 @@ class FastLane:
             return None
         way = StreamExchange if sent.is_streamed else WholeExchange
         exchange = way(request, started, client, self._store, self._target)
-        exchange.begin(sent)
+        try:
+            exchange.begin(sent)
+        except Exception:
+            started.close()
+            raise
         return exchange
 
 

@@ -122,7 +122,7 @@ class LaneProtocol(HttpProtocol):
         self._request = _NO_REQUEST
         """Who sent the request that is under way in the lane, and its body."""
         self._exchange: LaneExchange | None = None
-        self._turn: Any = _LaneTurn()
+        self._lane_cycle: Any = _LaneCycle()
         self._idle_since = 0.0
         """When the lane gave its last answer (loop time)."""
         self._is_streaming = False
@@ -196,14 +196,14 @@ class LaneProtocol(HttpProtocol):
         lines = [STATUS_LINE[200]]
         for name, value in headers:
             lines += (name, b": ", value, b"\r\n")
-        lines += (length, b"" if self._turn.keep_alive else _CLOSE, behind, b"\r\n", body)
+        lines += (length, b"" if self._lane_cycle.keep_alive else _CLOSE, behind, b"\r\n", body)
         self._writer.write(b"".join(lines))
 
     def _end_answer(self) -> None:
         self._exchange, self._request = None, _NO_REQUEST
-        self._turn.response_complete = True
+        self._lane_cycle.response_complete = True
         self.server_state.total_requests += 1
-        if not self._turn.keep_alive:
+        if not self._lane_cycle.keep_alive:
             self._writer.close()
             return
         self._idle_since = self.loop.time()
@@ -242,11 +242,13 @@ class LaneProtocol(HttpProtocol):
         """As `LaneClient`: the route gets the request now, and the parser what stands behind it."""
         (sender, body), self._exchange, self._request = self._request, None, _NO_REQUEST
         begun, self._is_streaming = self._is_streaming, False
-        self._turn.response_complete = True
+        self._lane_cycle.response_complete = True
         task = self._run_route(sender, body, HANDOVER, handover, begun=begun)
         # Also that of a task which is cancelled before its first step.
         task.add_done_callback(lambda _: handover.close())
-        self._parse_held()
+        if self._held:
+            self.flow.resume_reading()
+            self._parse_held()
 
     def _run_route(
         self, sender: Any, body: bytes, extension: str, value: Any, *, begun: bool = False
@@ -264,7 +266,7 @@ class LaneProtocol(HttpProtocol):
             default_headers=self.server_state.default_headers,
             message_event=asyncio.Event(),
             expect_100_continue=False,
-            keep_alive=self._turn.keep_alive,
+            keep_alive=self._lane_cycle.keep_alive,
             on_response=self.on_response_complete,
         )
         cycle.body, cycle.more_body = bytearray(body), False
@@ -331,8 +333,8 @@ class LaneProtocol(HttpProtocol):
             self._run_route(head.sender, body, PARSED, exchange)
         else:
             self._exchange, self._request = exchange, (head.sender, body)
-            self._turn.response_complete = False
-            self.cycle = self._turn
+            self._lane_cycle.response_complete = False
+            self.cycle = self._lane_cycle
             self._due = None
 
     def _parse(self, parts: Sequence[bytes]) -> None:
@@ -377,7 +379,7 @@ class LaneProtocol(HttpProtocol):
             self._exchange.hand_over()
 
 
-class _LaneTurn:
+class _LaneCycle:
     """What uvicorn takes for the cycle of a request while the lane has it."""
 
     response_complete = keep_alive = True

@@ -315,7 +315,7 @@ class _ImpatientConnection:
         try:
             found = self._connection.execute(query, parameters).fetchone() is not None
         except sqlite3.Error:
-            return True
+            found = True
         if (took := time.monotonic() - started) > SLOW_LOOK:
             self._rests_until = started + REST_BEHIND_LOOK * took
         return found
