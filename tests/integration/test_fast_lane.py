@@ -18,7 +18,20 @@ from hypothesis import strategies as st
 
 from tests.support.app_server import QUESTION, AppServer, app_server
 from tests.support.gate import Gate
-from tests.support.lane import CAME, HEAD, Answers, asked, connected, counted, request, warm, watched_lane
+from tests.support.lane import (
+    CAME,
+    HEAD,
+    Answers,
+    asked,
+    connected,
+    counted,
+    lane,
+    ordinary,
+    request,
+    taken,
+    warm,
+    watched,
+)
 from tests.support.raw import split
 from tests.support.servers import running
 from tests.support.tools import CITY, ToolService, document
@@ -28,35 +41,12 @@ from toolway.net import connection
 from toolway.net.connection import MAX_BUFFERED
 from toolway.server.lane import LONG_PASSED_BY, MAX_BEHIND, MAX_SIZE
 
+__all__ = ["lane", "ordinary", "taken", "watched"]
+
 WORDS = whole(
     {"content": "It is cloudy."}, usage={"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13}
 )
 CALLS = whole({"tool_calls": [tool_call()]}, finish="tool_calls")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def watched() -> Iterator[None]:
-    with watched_lane():
-        yield
-
-
-@pytest.fixture(scope="module")
-def lane() -> Iterator[AppServer]:
-    with app_server() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def ordinary() -> Iterator[AppServer]:
-    with app_server(has_lane=False) as server:
-        yield server
-
-
-@pytest.fixture
-def taken() -> list[str]:
-    """What comes of each request that takes the lane in this test."""
-    CAME.clear()
-    return CAME
 
 
 TEXT = st.text(alphabet=st.sampled_from('aé日\n"\\\u2028 '), max_size=6)

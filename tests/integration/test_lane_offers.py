@@ -21,13 +21,11 @@ from tests.integration.test_fast_lane import (
     as_json,
     long_tools,
     reply_of,
-    taken,
-    watched,
 )
 from tests.integration.test_streamed_lane import through as streamed_through
 from tests.integration.test_tool_search import many_tools, names, search, through
 from tests.support.app_server import QUESTION, AppServer, app_server
-from tests.support.lane import Answers, asked, connected, request, warm
+from tests.support.lane import Answers, asked, connected, request, taken, warm, watched
 from tests.support.servers import running
 from tests.support.tools import ToolService
 from tests.support.upstream import Reply, call_stream, json_reply, text_stream, tool_call, whole

@@ -7,7 +7,7 @@ import json
 import re
 import time
 from asyncio import StreamReader, StreamWriter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from itertools import count
@@ -22,37 +22,26 @@ from hypothesis import strategies as st
 
 from tests.support.app_server import QUESTION, AppServer, app_server
 from tests.support.gate import DEADLINE, Gate
-from tests.support.lane import CAME, HEAD, Answers, asked, connected, counted, request, warm, watched_lane
+from tests.support.lane import (
+    HEAD,
+    Answers,
+    asked,
+    connected,
+    counted,
+    lane,
+    ordinary,
+    request,
+    taken,
+    warm,
+    watched,
+)
 from tests.support.raw import raw_server, request_head, split
 from tests.support.upstream import Reply, call_stream, chunk, json_reply, text_stream, tool_call, whole
 from toolway.access.keys import hash_of
 from toolway.server.lane import LaneProtocol
 from toolway.wire.sse import KEEP_ALIVE, STREAM_END, encode
 
-
-@pytest.fixture(scope="module", autouse=True)
-def watched() -> Iterator[None]:
-    with watched_lane():
-        yield
-
-
-@pytest.fixture(scope="module")
-def lane() -> Iterator[AppServer]:
-    with app_server() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def ordinary() -> Iterator[AppServer]:
-    with app_server(has_lane=False) as server:
-        yield server
-
-
-@pytest.fixture
-def taken() -> list[str]:
-    """What comes of each request that takes the lane in this test."""
-    CAME.clear()
-    return CAME
+__all__ = ["lane", "ordinary", "taken", "watched"]
 
 
 def body(**more: Any) -> bytes:

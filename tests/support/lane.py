@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Coroutine, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import httptools
 import httpx2
 import pytest
 
-from tests.support.app_server import AppServer
+from tests.support.app_server import AppServer, app_server
 from tests.support.gate import DEADLINE
 from tests.support.upstream import Reply, whole
 from toolway.conversation.events import Chunks
@@ -57,9 +56,9 @@ class Watched:
         self._client.run(work)
 
 
-@contextmanager
-def watched_lane() -> Iterator[None]:
-    """Have CAME told what comes of each request."""
+@pytest.fixture(scope="module", autouse=True)
+def watched() -> Iterator[None]:
+    """Has CAME told what comes of each request."""
     ask = FastLane.ask
 
     def watch(self: FastLane, request: LaneRequest, client: MessageClient) -> ModelExchange | None:
@@ -68,6 +67,27 @@ def watched_lane() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(FastLane, "ask", watch)
         yield
+
+
+@pytest.fixture(scope="module")
+def lane() -> Iterator[AppServer]:
+    """A Toolway with the lane."""
+    with app_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def ordinary() -> Iterator[AppServer]:
+    """The same without it."""
+    with app_server(has_lane=False) as server:
+        yield server
+
+
+@pytest.fixture
+def taken() -> list[str]:
+    """What comes of each request that takes the lane in this test."""
+    CAME.clear()
+    return CAME
 
 
 _WORDS = whole({"content": "Well."})
