@@ -119,8 +119,8 @@ class LaneProtocol(HttpProtocol):
         """What came behind the request that is under way in the lane."""
         self._coming: _ComingRequest | None = None
         """A request that is not whole."""
-        self._request = _NO_REQUEST
-        """Who sent the request that is under way in the lane, and its body."""
+        self._sender: Any = None
+        """Who sent the request that is under way in the lane."""
         self._exchange: LaneExchange | None = None
         self._lane_cycle: Any = _LaneCycle()
         self._idle_since = 0.0
@@ -147,7 +147,7 @@ class LaneProtocol(HttpProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         exchange, self._exchange = self._exchange, None
-        self._held, self._request, self._coming = b"", _NO_REQUEST, None
+        self._held, self._sender, self._coming = b"", None, None
         if self._pulse is not None:
             self._pulse.cancel()
         if exchange is not None:
@@ -200,7 +200,7 @@ class LaneProtocol(HttpProtocol):
         self._writer.write(b"".join(lines))
 
     def _end_answer(self) -> None:
-        self._exchange, self._request = None, _NO_REQUEST
+        self._exchange = self._sender = None
         self._lane_cycle.response_complete = True
         self.server_state.total_requests += 1
         if not self._lane_cycle.keep_alive:
@@ -240,10 +240,10 @@ class LaneProtocol(HttpProtocol):
 
     def go_on(self, handover: Closeable) -> None:
         """As `LaneClient`: the route gets the request now, and the parser what stands behind it."""
-        (sender, body), self._exchange, self._request = self._request, None, _NO_REQUEST
+        sender, self._exchange, self._sender = self._sender, None, None
         begun, self._is_streaming = self._is_streaming, False
         self._lane_cycle.response_complete = True
-        task = self._run_route(sender, body, HANDOVER, handover, begun=begun)
+        task = self._run_route(sender, HANDOVER, handover, begun=begun)
         # Also that of a task which is cancelled before its first step.
         task.add_done_callback(lambda _: handover.close())
         if self._held:
@@ -251,9 +251,12 @@ class LaneProtocol(HttpProtocol):
             self._parse_held()
 
     def _run_route(
-        self, sender: Any, body: bytes, extension: str, value: Any, *, begun: bool = False
+        self, sender: Any, extension: str, value: Any, *, body: bytes = b"", begun: bool = False
     ) -> asyncio.Task[None]:
-        """Have the route answer a request, as uvicorn does when its parser has read one."""
+        """Have the route answer a request, as uvicorn does when its parser has read one.
+
+        The route reads the `body`, unless the extension says all of it.
+        """
         assert self._lane is not None  # noqa: S101
         app, scope = self._lane.route(sender)
         self.cycle = cycle = Cycle(
@@ -330,9 +333,9 @@ class LaneProtocol(HttpProtocol):
         elif isinstance(exchange, dict):
             if len(body) > MAX_BEHIND:
                 head.refused_long()
-            self._run_route(head.sender, body, PARSED, exchange)
+            self._run_route(head.sender, PARSED, exchange, body=body)
         else:
-            self._exchange, self._request = exchange, (head.sender, body)
+            self._exchange, self._sender = exchange, head.sender
             self._lane_cycle.response_complete = False
             self.cycle = self._lane_cycle
             self._due = None
@@ -447,7 +450,6 @@ class _ComingRequest:
 
 
 MAX_DIGITS = 8
-_NO_REQUEST: tuple[Any, bytes] = (None, b"")
 
 SMALL_PART = 4096
 
