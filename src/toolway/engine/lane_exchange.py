@@ -193,9 +193,8 @@ class ModelExchange(ABC):
         """Something came: take what is plain, wait for what is missing, hand over the rest."""
         try:
             self._take()
-        except (
-            Exception
-        ) as error:  # a border: the event loop calls, and the ordinary way can do all that this can
+        except Exception as error:
+            # A border: the event loop calls, and the ordinary way can do all that this can.
             log.exception("a bug in the fast lane")
             self._fail(error)
 
@@ -250,8 +249,8 @@ class ModelExchange(ABC):
         """It ended here, with a plain message."""
         # What is learned changes the tools; the ordinary way learns by itself, once it has resumed.
         self._target.learn_from(answer.headers)
-        if (offer := self._request.offer).has_search:
-            offer.learn_from(message, self._target, self._sent.options.get("model"))
+        if self._request.offer.has_search:
+            self._target.habits(self._sent.options.get("model")).learn_from(message)
         if self._events.has_subscribers:
             prompt = tuple(self._request.chat.messages)
             outcome = Outcome(message=message, usage=message.usage, total_usage=message.usage, prompt=prompt)

@@ -27,7 +27,6 @@ from toolway.conversation.message import (
     ChatRequest,
     Message,
     add_usage,
-    cached_tokens,
     own_answer,
     usage_for_client,
 )
@@ -276,8 +275,8 @@ async def _ask(request: ChatRequest, turn: Turn, loop: Loop) -> tuple[Message, C
             changed = await recovery.changed_for_silence(request, message)
         if recovery:
             recovery.succeeded()
-    if loop.tools.search and cached_tokens(message.usage):
-        loop.habits.caches_prompts = True
+    if loop.tools.search:
+        loop.habits.learn_from(message)
     return message, request
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from toolway.conversation.message import ChatRequest, Message, cached_tokens
+from toolway.conversation.message import ChatRequest
 from toolway.engine.history import found_tools
 from toolway.engine.model_target import ModelTarget
 from toolway.engine.recovery import ModelHabits
@@ -26,11 +26,6 @@ class Offer:
     tools: Mapping[str, Tool]
     definitions: Any
     has_search: bool = False
-
-    def learn_from(self, answer: Message, target: ModelTarget, model: Any) -> None:
-        """Learn from the answer of a model how it best calls what it finds, as the loop does."""
-        if cached_tokens(answer.usage):
-            target.habits(model).caches_prompts = True
 
 
 NO_TOOLS = Offer(tools={}, definitions=None)

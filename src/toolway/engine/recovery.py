@@ -17,7 +17,7 @@ from typing import Any
 import anyio
 import orjson
 
-from toolway.conversation.message import TEXT_FIELDS, ChatRequest, Message
+from toolway.conversation.message import TEXT_FIELDS, ChatRequest, Message, cached_tokens
 from toolway.engine.limits import LoopLimits
 from toolway.engine.request_tools import RequestTools
 from toolway.engine.tool_results import LEAST, ToolResults
@@ -112,6 +112,11 @@ class ModelHabits:
     """The tools of which the log said that the room is too small for them; None: it said nothing yet."""
     outgrown: bool = False
     """The log said that a conversation is longer than its room, and that results give way."""
+
+    def learn_from(self, answer: Message) -> None:
+        """Learn how this model best calls the tools that it finds."""
+        if cached_tokens(answer.usage):
+            self.caches_prompts = True
 
 
 def fit_tools(request: ChatRequest, tools: RequestTools, habits: ModelHabits) -> ChatRequest:
