@@ -51,6 +51,7 @@ from toolway.server.envelopes import plain_path, send_error
 from toolway.server.lane import LANE
 from toolway.server.websocket import in_place_of_upgrade
 from toolway.settings.settings import Settings, load_settings
+from toolway.telemetry.conversation_log import log_failure
 from toolway.telemetry.logging import Redactor
 from toolway.tools.direct import DirectTools
 from toolway.types import JSON
@@ -134,6 +135,7 @@ class Routes:
                 vectors=state.vectors,
                 meter=state.meter,
                 subscribers=[*subscribers, *([journal.subscribe] if self._settings.console.enabled else [])],
+                on_failure=log_failure,
             )
             self._admission = Admission(state.meter, self._denials)
             self._passthrough = Passthrough(

@@ -13,7 +13,7 @@ import anyio
 from toolway.app.state import AppState
 from toolway.conversation.events import Subscribe
 from toolway.settings.groups import UpstreamSettings
-from toolway.telemetry.conversation_log import ConversationLog
+from toolway.telemetry.conversation_log import log_conversation
 from toolway.types import SourceStatus, Tool
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def wants_traces(env: Mapping[str, str]) -> bool:
 @asynccontextmanager
 async def open_subscribers(state: AppState, traces: Tracing | None) -> AsyncIterator[list[Subscribe]]:
     """The subscribers of each conversation; figures and traces are collected while the block lasts."""
-    subscribers: list[Subscribe] = [ConversationLog]
+    subscribers: list[Subscribe] = [log_conversation]
 
     def is_mcp(tool: Tool) -> bool:
         return any(s.label == tool.server and s.kind == "mcp" for s in state.catalog.sources)

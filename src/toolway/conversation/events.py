@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -162,6 +163,8 @@ class ConversationFailed:
     """The client gets this error instead of an answer, or at the end of its stream."""
 
     error: ToolwayError
+    seconds: float = 0.0
+    """Since the request began."""
 
 
 @record
@@ -202,7 +205,10 @@ Subscriber = Callable[[Event], None]
 
 
 Subscribe = Callable[[], Subscriber | None]
-"""Makes a subscriber for one request, if any. One that `is_quiet` hears of failures alone."""
+"""Makes a subscriber for one request, if any."""
+
+OnFailure = Callable[[ConversationFailed], None]
+"""Is told of the errors of all requests, behind their subscribers."""
 
 
 _REMEMBERED = frozenset({RoundBegan, HeadArrived, CallBegan})
@@ -230,20 +236,18 @@ class EventStream:
         self,
         subscribers: Sequence[Subscriber] = (),
         *,
-        of_failures: Sequence[Subscriber] = (),
+        on_failure: OnFailure | None = None,
         on_head: Callable[[Sequence[Header]], None] | None = None,
     ) -> None:
         self.heard: list[type[Event]] = []
         """What subscribers were told already, in this order; they do not hear it twice."""
+        self.has_subscribers = bool(subscribers)
+        """Whether anybody hears of a request in which nothing fails."""
+        self._began = time.monotonic()
         self._subscribers = subscribers
-        self._of_failures = of_failures
+        self._on_failure = on_failure
         self._on_head = on_head
         self._unfinished: list[Chunks] = []
-
-    @property
-    def has_subscribers(self) -> bool:
-        """Whether anybody hears of a request in which nothing fails."""
-        return bool(self._subscribers)
 
     async def emit(self, event: Event) -> None:
         """Something happened in the loop."""
@@ -270,11 +274,11 @@ class EventStream:
             subscriber(event)
 
     def fail(self, error: ToolwayError) -> None:
-        """The client gets this error; those are told too who hear of nothing else."""
-        event = ConversationFailed(error=error)
+        """The client gets this error."""
+        event = ConversationFailed(error=error, seconds=time.monotonic() - self._began)
         self.notify(event)
-        for subscriber in self._of_failures:
-            subscriber(event)
+        if self._on_failure is not None:
+            self._on_failure(event)
 
     def show(self, chunks: Chunks) -> None:
         """The client is about to get these."""

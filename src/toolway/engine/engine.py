@@ -11,7 +11,7 @@ from weakref import ref
 
 from toolway.access.policy import Policy
 from toolway.access.quotas import Meter
-from toolway.conversation.events import ConversationBegan, EventStream, Subscribe, Subscriber
+from toolway.conversation.events import ConversationBegan, EventStream, OnFailure, Subscribe
 from toolway.engine.conversation import Conversation, ConversationRequest
 from toolway.engine.fast_lane import FastLane
 from toolway.engine.history.approval_turns import ApprovalTurns
@@ -70,6 +70,7 @@ class Engine:
         meter: Meter,
         vectors: ToolVectors | None = None,
         subscribers: Sequence[Subscribe] = (),
+        on_failure: OnFailure | None = None,
     ) -> None:
         self.settings = settings
         self.upstream = upstream
@@ -80,6 +81,7 @@ class Engine:
         self._target = target
         self.policy = policy
         self._subscribers = subscribers
+        self._on_failure = on_failure
         self._limits = limits_of(settings)
         self._search = SearchPolicy(settings.tools, store, vectors)
         self._resources = Resources(
@@ -263,13 +265,8 @@ class Engine:
         return await self._target.infos.get(model, [*own, USER_AGENT])
 
     def _events(self) -> EventStream:
-        subscribers: list[Subscriber] = []
-        of_failures: list[Subscriber] = []
-        for subscribe in self._subscribers:
-            if (subscriber := subscribe()) is not None:
-                is_quiet = getattr(subscriber, "is_quiet", False)
-                (of_failures if is_quiet else subscribers).append(subscriber)
-        return EventStream(subscribers, of_failures=of_failures, on_head=self._target.learn_from)
+        made = [subscriber for subscribe in self._subscribers if (subscriber := subscribe()) is not None]
+        return EventStream(made, on_failure=self._on_failure, on_head=self._target.learn_from)
 
     def _side_request(self, request: ConversationRequest, caller: Caller) -> SideRequest | None:
         """What a client asks for itself; one that chooses tools of ours wants them."""

@@ -18,19 +18,25 @@ from toolway.conversation.events import (
     Outcome,
     RoundBegan,
 )
-from toolway.errors import ToolwayError
 
 log = logging.getLogger("toolway.chat")
 
 
-class ConversationLog:
-    """One request as lines of the log, under an id of its own; what clients send is never that id.
+def log_conversation() -> ConversationLog | None:
+    """The log of one conversation, if anybody reads it."""
+    return ConversationLog() if log.isEnabledFor(logging.INFO) else None
 
-    Costs next to nothing when nobody reads the lines.
-    """
+
+def log_failure(event: ConversationFailed) -> None:
+    """Write the line of an error, of a conversation that has no other lines too."""
+    if not log.isEnabledFor(logging.INFO):
+        ConversationLog()(event)
+
+
+class ConversationLog:
+    """One request as lines of the log, under an id of its own; what clients send is never that id."""
 
     def __init__(self) -> None:
-        self.is_quiet = not log.isEnabledFor(logging.INFO)
         self._began = time.monotonic()
 
     @cached_property
@@ -39,12 +45,6 @@ class ConversationLog:
 
     def __call__(self, event: Event) -> None:
         """Write the line of an event; those with nothing to read are passed over."""
-        if type(event) is ConversationFailed:
-            self._failed(event.error)
-        elif not self.is_quiet:
-            self._write(event)
-
-    def _write(self, event: Event) -> None:
         match event:
             case ConversationBegan():
                 how = "streamed" if event.streamed else "whole"
@@ -61,6 +61,8 @@ class ConversationLog:
                 self._call_ended(event)
             case ConversationEnded(outcome=outcome):
                 self._ended(outcome)
+            case ConversationFailed():
+                self._failed(event)
             case ClientLeft():
                 log.info("%s < the client left after %.2f s", self._id, self._seconds())
 
@@ -79,9 +81,10 @@ class ConversationLog:
         reason = outcome.message.finish_reason
         log.info("%s < %s, %s, %.2f s", self._id, reason, ", ".join(counts), self._seconds())
 
-    def _failed(self, error: ToolwayError) -> None:
+    def _failed(self, event: ConversationFailed) -> None:
+        error = event.error
         level = logging.WARNING if error.status >= 500 else logging.INFO
-        log.log(level, "%s < %d after %.2f s: %s", self._id, error.status, self._seconds(), error.message)
+        log.log(level, "%s < %d after %.2f s: %s", self._id, error.status, event.seconds, error.message)
 
     def _seconds(self) -> float:
         return time.monotonic() - self._began

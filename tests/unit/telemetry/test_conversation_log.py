@@ -18,7 +18,6 @@ from tests.support.logs import logged
 from toolway.conversation.events import (
     CallBegan,
     CallEnded,
-    ClientLeft,
     ConversationBegan,
     ConversationEnded,
     ConversationFailed,
@@ -31,7 +30,7 @@ from toolway.conversation.message import ChatRequest, Message
 from toolway.errors import InvalidRequest, UpstreamError
 from toolway.settings.env_endpoints import Endpoint
 from toolway.settings.groups import LogSettings, ServerSettings, Settings, ToolSettings, UpstreamSettings
-from toolway.telemetry.conversation_log import ConversationLog
+from toolway.telemetry.conversation_log import ConversationLog, log_conversation, log_failure
 from toolway.telemetry.logging import (
     SUSPECTS,
     LineFormatter,
@@ -104,16 +103,23 @@ def test_a_conversation_is_readable(written: io.StringIO) -> None:
 
 def test_without_debug_output_only_trouble_is_told(written: io.StringIO) -> None:
     configure_logging(Settings(log=LogSettings(debug_output=False)), written)
-    talk()
-    note = ConversationLog()
-    note(ConversationFailed(error=InvalidRequest("the client's affair")))
-    note(ClientLeft())
+    assert log_conversation() is None
+    log_failure(ConversationFailed(error=InvalidRequest("the client's affair"), seconds=1.25))
     logging.getLogger("uvicorn.error").warning("Invalid HTTP request received.")
     logging.getLogger("another.library").info("chatter")
     assert written.getvalue() == ""
-    note(ConversationFailed(error=UpstreamError("The model server cannot be reached")))
+    log_failure(ConversationFailed(error=UpstreamError("The model server cannot be reached"), seconds=1.25))
     assert "warning chat: " in written.getvalue()
-    assert "502 after" in written.getvalue()
+    assert "502 after 1.25 s" in written.getvalue()
+
+
+def test_a_failure_is_told_once(written: io.StringIO) -> None:
+    failed = ConversationFailed(error=UpstreamError("The model server cannot be reached"), seconds=1.25)
+    note = log_conversation()
+    assert note
+    note(failed)
+    log_failure(failed)
+    assert len(lines(written)) == 1
 
 
 def test_configuring_twice_does_not_write_twice(written: io.StringIO) -> None:
