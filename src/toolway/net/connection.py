@@ -12,10 +12,14 @@ from typing import Any
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from toolway.net.errors import Fault, HttpError, connect_error
+from toolway.net.known_head import KnownHead
 from toolway.types import Header
 
 MAX_HEAD = 64 * 1024
 """Bytes of an answer's head; also of what follows a chunked body."""
+
+MAX_UNKNOWN = 8
+"""So many heads in a row that differ from the one before, and no more are looked for on a connection."""
 
 MAX_BUFFERED = 256 * 1024
 """Bytes of a body that wait for their reader before the server is made to wait."""
@@ -29,7 +33,8 @@ worked on it: it fell over, or somebody between us gave up, and to send it again
 """
 
 _TLS_ALERT = b"\x15\x03"
-_FRAMING = frozenset({b"content-length", b"transfer-encoding"})
+_LENGTH = b"content-length"
+_FRAMING = frozenset({_LENGTH, b"transfer-encoding"})
 
 
 class Response:
@@ -46,6 +51,10 @@ class Response:
         self.parts: list[bytes] = []
         """What came of the body and was not taken yet."""
         self._parser: Any = None
+        self._known: _KnownAnswer | None = None
+        """The last one whose head may come again."""
+        self._unknown = 0
+        """Heads in a row that were not the known one."""
         self.begin(method)
 
     def begin(self, method: str) -> None:
@@ -72,7 +81,9 @@ class Response:
 
     def feed(self, data: bytes) -> None:
         """Take what one read brought. Raises HttpError when it is no answer."""
-        self.begun = True
+        is_first, self.begun = not self.begun, True
+        if is_first and self._known is not None and self._take_known(self._known, data):
+            return
         if self.complete:
             self.keeps_alive = False
             return
@@ -90,10 +101,26 @@ class Response:
         if self.complete:
             if not self._has_body:
                 self.close()  # It would wait for what the head announced.
+            elif is_first and self.keeps_alive and self._unknown < MAX_UNKNOWN:
+                self._unknown += 1
+                self._known = _KnownAnswer.of(data, self)
         elif self.parts:
             self._stray = 0
         elif self._stray > MAX_HEAD:
             raise _not_http()
+
+    def _take_known(self, known: _KnownAnswer, data: bytes) -> bool:
+        """Take an answer that came whole with this head, and that its parser need not see."""
+        place = known.head.body_in(data)
+        if place is None or place[1] != len(data) or not self._has_body:
+            return False
+        begin, end = place
+        self.status = known.status
+        self.headers = known.headers(end - begin)
+        self.parts.append(data[begin:])
+        self.complete = self.keeps_alive = self._is_framed = True
+        self._unknown = 0
+        return True
 
     def end(self) -> None:
         """The server closed the connection. Raises HttpError if it should have sent more."""
@@ -141,6 +168,29 @@ class Response:
     def _finish(self) -> None:
         self.complete = True
         self.keeps_alive = self._parser.should_keep_alive()
+
+
+class _KnownAnswer:
+    """What the parser found in a head: it finds the same when that comes again, but for the length."""
+
+    def __init__(self, head: KnownHead, status: int, headers: Sequence[Header]) -> None:
+        self.head = head
+        self.status = status
+        place = next(n for n, (name, _) in enumerate(headers) if name == _LENGTH)
+        self._before, self._behind = headers[:place], headers[place + 1 :]
+
+    @classmethod
+    def of(cls, data: bytes, response: Response) -> _KnownAnswer | None:
+        """The answer that came whole in `data`, if one with the same head can be known."""
+        head = KnownHead.of(data)
+        place = head.body_in(data) if head is not None else None
+        if head is None or place is None or place[1] - place[0] != sum(map(len, response.parts)):
+            return None
+        return cls(head, response.status, response.headers)
+
+    def headers(self, length: int) -> list[Header]:
+        """Those of an answer whose body has so many bytes."""
+        return [*self._before, (_LENGTH, b"%d" % length), *self._behind]
 
 
 class Connection(asyncio.Protocol):

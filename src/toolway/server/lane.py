@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 from collections.abc import Coroutine, Sequence
 from http import HTTPStatus
 from typing import Any, Protocol, cast
@@ -17,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
+from toolway.net.known_head import KnownHead
 from toolway.server.http_protocol import MAX_HEAD, Cycle, HttpProtocol
 from toolway.types import JSON, Header
 from toolway.wire.sse import KEEP_ALIVE, STREAM_END, encode
@@ -112,7 +112,7 @@ class LaneProtocol(HttpProtocol):
         self._keep_alive = keep_alive
         self._lane: Lane | None = self.app_state.get(LANE)
         self._line = f"POST {self._lane.path} HTTP/1.1\r\n".encode() if self._lane else b""
-        self._head: _KnownHead | None = None
+        self._head: _AdmittedHead | None = None
         """The last one that was admitted: clients send one head again and again."""
         self._most = min(MAX_SIZE, self._lane.max_bytes) if self._lane else 0
         self._held = b""
@@ -319,7 +319,7 @@ class LaneProtocol(HttpProtocol):
         head, body = coming.whole()
         self._begin(coming.head, (head, body), body)
 
-    def _begin(self, head: _KnownHead, parts: Sequence[bytes], body: bytes) -> None:
+    def _begin(self, head: _AdmittedHead, parts: Sequence[bytes], body: bytes) -> None:
         """Have the lane take a request that is whole, or parse it."""
         assert self._lane is not None  # noqa: S101
         exchange = None
@@ -344,11 +344,11 @@ class LaneProtocol(HttpProtocol):
         for part in parts:
             super().data_received(part)
 
-    def _admit_head(self, data: bytes) -> _KnownHead | None:
+    def _admit_head(self, data: bytes) -> _AdmittedHead | None:
         assert self._lane is not None  # noqa: S101
         if (found := _read_head(data)) is None:
             return None
-        before, after, headers = found
+        head, headers = found
         scope: Scope = {
             "type": "http",
             "http_version": "1.1",
@@ -363,7 +363,7 @@ class LaneProtocol(HttpProtocol):
             "client": self.client,
             "extensions": self._extensions,
         }
-        return _KnownHead(before, after, self._lane.admit(scope))
+        return _AdmittedHead(head, self._lane.admit(scope))
 
     def _parse_held(self) -> None:
         data, coming, self._held, self._coming = self._held, self._coming, b"", None
@@ -390,16 +390,13 @@ class _LaneCycle:
     message_event = asyncio.Event()
 
 
-class _KnownHead:
-    """A head as it stands on the wire, apart from the number of bytes in its body; and who sends it."""
+class _AdmittedHead:
+    """A head that was asked about, and who sends it."""
 
-    def __init__(self, before: bytes, after: bytes, sender: Any | None) -> None:
+    def __init__(self, head: KnownHead, sender: Any | None) -> None:
+        self.body_in = head.body_in
         self.sender = sender
         """None: the lane does not admit it."""
-        self._before = before
-        self._after = after
-        self._start = len(before)
-        self._most = self._start + MAX_DIGITS + len(after)
         self._passed_by = 0
 
     def refused_long(self) -> None:
@@ -415,20 +412,11 @@ class _KnownHead:
             return False
         return True
 
-    def body_in(self, data: bytes) -> tuple[int, int] | None:
-        """Where the body begins and ends of a request with this head; None: it has another."""
-        if data.startswith(self._before):
-            end = data.find(self._after, self._start, self._most)
-            if (length := data[self._start : end]).isdigit() and end >= 0:
-                begin = end + len(self._after)
-                return begin, begin + int(length)
-        return None
-
 
 class _ComingRequest:
     """A request of which not all has come; it begins with a known head."""
 
-    def __init__(self, head: _KnownHead, data: bytes, start: int, end: int) -> None:
+    def __init__(self, head: _AdmittedHead, data: bytes, start: int, end: int) -> None:
         self.head = head
         self.parts = [data]
         self.missing = end - len(data)
@@ -449,20 +437,17 @@ class _ComingRequest:
         return first[: self._start], b"".join([memoryview(first)[self._start :], *rest])
 
 
-MAX_DIGITS = 8
-
 SMALL_PART = 4096
 
 LONG_PASSED_BY = 15
 """Long requests that are parsed as they come after one that the lane did not take."""
 
-_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]+)", re.IGNORECASE)
 _NOT_PLAIN = frozenset({b"expect", b"upgrade", b"transfer-encoding", b"content-encoding", b"trailer"})
 _CLOSE = b"connection: close\r\n"
 
 
-def _read_head(data: bytes) -> tuple[bytes, bytes, list[Header]] | None:
-    """What stands before and behind the length in the head of a request, and its headers, read by uvicorn's parser.
+def _read_head(data: bytes) -> tuple[KnownHead, list[Header]] | None:
+    """The head of a request and its headers, read by uvicorn's parser.
 
     None for a head that is not whole, or asks for more than an answer on a connection that stays.
     """
@@ -476,11 +461,10 @@ def _read_head(data: bytes) -> tuple[bytes, bytes, list[Header]] | None:
     except (HttpParserError, HttpParserUpgrade):
         return None
     names = {name for name, _ in reader.headers}
-    lengths = list(_LENGTH.finditer(data, 0, size))
-    if not (reader.is_whole and parser.should_keep_alive()) or names & _NOT_PLAIN or len(lengths) != 1:
+    if not (reader.is_whole and parser.should_keep_alive()) or names & _NOT_PLAIN:
         return None
-    start, end = lengths[0].span(1)
-    return data[:start], data[end:size], reader.headers
+    head = KnownHead.of(data)
+    return None if head is None else (head, reader.headers)
 
 
 class _HeadReader:
