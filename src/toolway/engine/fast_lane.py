@@ -20,6 +20,7 @@ from toolway.engine.history.approval_turns import code_in
 from toolway.engine.history.split_turns import may_have_ids
 from toolway.engine.lane_exchange import (
     LaneRequest,
+    LaneSender,
     MessageClient,
     ModelExchange,
     StreamExchange,
@@ -63,14 +64,35 @@ class FastLane:
         self._make_events = make_events
         self._policy = policy
 
-    def request_for(self, body: JSON, raw: bytes, caller: Caller) -> LaneRequest | None:
+    def admit(self, caller: Caller) -> LaneSender | None:
+        """What is the same in all requests with one head; None: they are not for the lane.
+
+        It is for callers without limits of their own, who ask nothing by headers or query.
+        """
+        principal = caller.principal
+        if (
+            caller.query
+            or caller.option_headers
+            or principal.quotas
+            or principal.limits
+            or principal.tool_search
+        ):
+            return None
+        try:
+            head = self._resources.upstream.post_head(CHAT_COMPLETIONS, [*caller.headers, JSON_TYPE])
+        except UpstreamError:  # the ordinary way says why it cannot be sent
+            return None
+        return LaneSender(caller=caller, head=head)
+
+    def request_for(self, body: JSON, raw: bytes, sender: LaneSender) -> LaneRequest | None:
         """A request that wants nothing of Toolway itself, to be asked at once; None: not by this lane.
 
         The lane is for one answer, whole or streamed, to a client that names no tools, of a caller who may use the
-        model and has no limits of its own, to a conversation that holds no calls or questions and of which nothing can
-        be kept; while it is known of the model which of our tools it is offered.
+        model, to a conversation that holds no calls or questions and of which nothing can be kept; while it is known
+        of the model which of our tools it is offered.
         """
-        if not (self._is_open and _is_plain(body) and _is_free(caller, body)):
+        caller = sender.caller
+        if not (self._is_open and _is_plain(body) and _may_use_model(caller, body)):
             return None
         if self._policy.rules.rules and any(map(code_in, body["messages"])):
             return None
@@ -81,7 +103,7 @@ class FastLane:
         offer = NO_TOOLS if side else self._offer_for(chat, caller)
         if offer is None or not (offer.tools or BESIDE_TOOLS.isdisjoint(body)):
             return None
-        return LaneRequest(chat=chat, caller=caller, offer=offer, events=self._make_events(), side=side)
+        return LaneRequest(chat=chat, sender=sender, offer=offer, events=self._make_events(), side=side)
 
     def _may_be_continued(self, messages: Sequence[Any], raw: bytes, caller: Caller) -> bool:
         """Whether an earlier attempt at this request, or an answer that broke off, may have left rounds for it."""
@@ -97,11 +119,7 @@ class FastLane:
     def ask(self, request: LaneRequest, client: MessageClient) -> ModelExchange | None:
         """Ask the model server once, for `client`; None when no connection to it is idle."""
         sent = request.chat.with_tools(request.offer.definitions)
-        headers = [*request.caller.headers, JSON_TYPE]
-        try:
-            started = self._resources.upstream.start(CHAT_COMPLETIONS, headers, dumps(sent.body()))
-        except UpstreamError:  # the ordinary way says why it cannot be sent
-            return None
+        started = self._resources.upstream.start(request.sender.head, dumps(sent.body()))
         if started is None:
             return None
         way = StreamExchange if sent.is_streamed else WholeExchange
@@ -123,11 +141,7 @@ def _is_plain(body: JSON) -> bool:
     return not any(map(may_have_ids, body["messages"]))
 
 
-def _is_free(caller: Caller, body: JSON) -> bool:
-    """Whether a caller may use the model that a request names, without limits, and asks nothing by headers or query."""
-    if caller.query or caller.option_headers:
-        return False
+def _may_use_model(caller: Caller, body: JSON) -> bool:
+    """Whether a caller may use the model that a request names."""
     principal = caller.principal
-    if principal.quotas or principal.limits or principal.tool_search:
-        return False
     return not principal.models or ("models" not in body and principal.may_use_model(body.get("model")))

@@ -36,11 +36,19 @@ from toolway.engine.side_requests import SideRequest
 from toolway.errors import UpstreamError
 from toolway.stores import Store
 from toolway.types import Caller, Header, record
-from toolway.upstream.client import DRAIN_SECONDS, StartedRequest, UpstreamResponse
+from toolway.upstream.client import DRAIN_SECONDS, PostHead, StartedRequest, UpstreamResponse
 from toolway.upstream.model_call import IsClients, StreamReader, Turn, is_event_stream, resume_stream
-from toolway.wire.lenient_json import MAX_DEPTH, loads_told
+from toolway.wire.lenient_json import MAX_DEPTH, loads_told, may_be_deeper
 
 log = logging.getLogger("toolway.chat")
+
+
+@record
+class LaneSender:
+    """A caller whose requests may take the lane, and the head of what is sent to the model server for each."""
+
+    caller: Caller
+    head: PostHead
 
 
 @record
@@ -48,7 +56,7 @@ class LaneRequest:
     """A request that may take the lane."""
 
     chat: ChatRequest
-    caller: Caller
+    sender: LaneSender
     offer: Offer
     """Our tools in it."""
     events: EventStream
@@ -166,7 +174,7 @@ class ModelExchange(ABC):
             began = ConversationBegan(
                 request=request.chat,
                 offered=request.offer.tools,
-                caller=request.caller,
+                caller=request.sender.caller,
                 side=str(request.side or ""),
                 stream=ref(self._events),
             )
@@ -186,7 +194,9 @@ class ModelExchange(ABC):
 
     async def _leave(self) -> None:
         request = self._request
-        await interrupted_answers.keep(self._store, request.caller, request.chat.messages, self._events)
+        await interrupted_answers.keep(
+            self._store, request.sender.caller, request.chat.messages, self._events
+        )
         self._events.notify(ClientLeft())
 
     def _look(self) -> None:
@@ -387,7 +397,7 @@ def whole_message(raw: bytes) -> Message | None:
         answer, is_strict = loads_told(raw)
     except ValueError:
         return None
-    if not is_strict or not isinstance(answer, dict) or raw.count(b"{") + raw.count(b"[") > MAX_DEPTH:
+    if not is_strict or not isinstance(answer, dict) or may_be_deeper(raw, MAX_DEPTH):
         return None
     try:
         return read_answer(answer)

@@ -126,25 +126,23 @@ class HttpClient:
         for a request that cannot be written.
         """
         if body is None or isinstance(body, bytes):
-            return Exchange(self, method, self.written(method, target, headers, body), repeatable=repeatable)
+            head = self.head(method, target, headers) + _length_line(method, body) + b"\r\n"
+            return Exchange(self, method, (head, body) if body else (head,), repeatable=repeatable)
         length = _length_in(headers)
         line = b"transfer-encoding: chunked" if length is None else b"content-length: %d" % length
-        head = self._head(method, target, headers, line)
+        head = self.head(method, target, headers) + line + b"\r\n\r\n"
         return Exchange(self, method, (head,), body=body, length=length)
 
-    def written(
-        self, method: str, target: bytes, headers: Sequence[Header], body: bytes | None
-    ) -> tuple[bytes, ...]:
-        """A whole request in the pieces that are sent. Raises HttpError when it cannot be written."""
-        head = self._head(method, target, headers, _length_line(method, body))
-        return (head, body) if body else (head,)
+    def head(self, method: str, target: bytes, headers: Sequence[Header]) -> bytes:
+        """The request line and all headers but those that tell of the body.
 
-    def _head(self, method: str, target: bytes, headers: Sequence[Header], framing: bytes) -> bytes:
+        Raises HttpError when one of them would be two, or none.
+        """
         if self._proxy is not None and not self._origin.tls:
             target = b"http://" + self._origin.authority + target
             if self._proxy.authorization:
                 headers = [*headers, (b"proxy-authorization", self._proxy.authorization)]
-        return _head(method, target, self._origin.authority, headers, framing)
+        return _request_line(method, target) + _header_lines(self._origin.authority, tuple(headers))
 
     def close(self) -> None:
         """Drop the idle connections; the others end with their requests."""
@@ -335,12 +333,6 @@ def tls_context(_: ssl.DefaultVerifyPaths, certificate: ClientCertificate | None
     return context
 
 
-def _head(method: str, target: bytes, authority: bytes, headers: Sequence[Header], framing: bytes) -> bytes:
-    """The request line and all headers. Raises HttpError when one of them would be two, or none."""
-    framing = framing + b"\r\n\r\n" if framing else b"\r\n"
-    return _request_line(method, target) + _header_lines(authority, tuple(headers)) + framing
-
-
 @lru_cache(maxsize=128)
 def _request_line(method: str, target: bytes) -> bytes:
     line = b"%b %b HTTP/1.1\r\n" % (method.encode(), target)
@@ -384,7 +376,7 @@ def _last_of_each(headers: Sequence[Header]) -> list[Header]:
 def _length_line(method: str, body: bytes | None) -> bytes:
     if body is None and method not in _NEED_A_LENGTH:
         return b""
-    return b"content-length: %d" % len(body or b"")
+    return b"content-length: %d\r\n" % len(body or b"")
 
 
 def _length_in(headers: Sequence[Header]) -> int | None:

@@ -76,7 +76,10 @@ class UpstreamResponse:
 
     def header(self, name: bytes) -> bytes:
         """The first value of a header, or nothing."""
-        return dict(reversed(self.headers)).get(name, b"")
+        for own, value in self.headers:
+            if own == name:
+                return value
+        return b""
 
     async def receive(self) -> bytes:
         """What the next network read brings, still compressed if the server did that; nothing at the end.
@@ -229,7 +232,7 @@ class Upstream:
             names = {name for name, _ in trace}
             headers = [*(header for header in headers if header[0] not in names), *trace]
         if (begun := self._begun) is not None:
-            if begun.matches(SentPost(path, query, headers, body)):
+            if begun.matches(path, query, headers, body):
                 return begun
             begun.close()
         target = self._target(path, query, root=root)
@@ -239,16 +242,21 @@ class Upstream:
             raise _upstream_error(error) from error
         return _UpstreamExchange(exchange, self)
 
-    def start(self, path: str, headers: Sequence[Header], body: bytes) -> StartedRequest | None:
-        """Send a POST at once; None when no connection is idle. Raises UpstreamError for what cannot be sent."""
+    def post_head(self, path: str, headers: Sequence[Header]) -> PostHead:
+        """The head of a POST that is sent many times. Raises UpstreamError for one that cannot be sent."""
         try:
-            request = self._client.written("POST", self._target(path), headers, body)
+            lines = self._client.head("POST", self._target(path), headers)
         except HttpError as error:
             raise _upstream_error(error) from error
+        return PostHead(path=path, headers=headers, lines=lines)
+
+    def start(self, head: PostHead, body: bytes) -> StartedRequest | None:
+        """Send a POST at once; None when no connection is idle."""
         if (connection := self._client.take_idle()) is None:
             return None
+        request = (b"%bcontent-length: %d\r\n\r\n" % (head.lines, len(body)), body)
         connection.send("POST", request)
-        return StartedRequest(self, connection, request, SentPost(path, b"", headers, body))
+        return StartedRequest(self, connection, head, request)
 
     def resume(
         self, connection: Connection, request: Sequence[bytes]
@@ -292,25 +300,26 @@ class _UpstreamExchange(AbstractAsyncContextManager[UpstreamResponse]):
         await self._exchange.__aexit__()
 
 
-class SentPost(NamedTuple):
-    """What a POST was made of."""
+class PostHead(NamedTuple):
+    """The head of a POST, and what it was made of."""
 
     path: str
-    query: bytes
     headers: Sequence[Header]
-    body: bytes | AsyncIterator[bytes] | None
+    lines: bytes
+    """All but what tells of the body."""
 
 
 class StartedRequest(AbstractAsyncContextManager[UpstreamResponse]):
     """A POST that was sent before it is known who reads the answer: entered, it gives that, or raises its error."""
 
     def __init__(
-        self, upstream: Upstream, connection: Connection, request: Sequence[bytes], sent: SentPost
+        self, upstream: Upstream, connection: Connection, head: PostHead, request: tuple[bytes, bytes]
     ) -> None:
+        """`request` is the whole head and the body, as they were sent."""
         self.connection = connection
         self._upstream = upstream
+        self._head = head
         self._request = request
-        self._sent = sent
         self._is_open = True
         """Nobody entered or closed it."""
         self._exchange: AbstractAsyncContextManager[UpstreamResponse]
@@ -319,9 +328,16 @@ class StartedRequest(AbstractAsyncContextManager[UpstreamResponse]):
         """The answer, once its head is there."""
         return self._upstream.answer(self.connection)
 
-    def matches(self, sent: SentPost) -> bool:
+    def matches(
+        self,
+        path: str,
+        query: bytes,
+        headers: Sequence[Header],
+        body: bytes | AsyncIterator[bytes] | None,
+    ) -> bool:
         """Whether this is the same request, for the first who asks."""
-        return self._is_open and sent == self._sent
+        own = (self._head.path, b"", tuple(self._head.headers), self._request[1])
+        return self._is_open and own == (path, query, tuple(headers), body)
 
     async def __aenter__(self) -> UpstreamResponse:
         self._is_open = False

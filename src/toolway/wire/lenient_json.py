@@ -52,10 +52,15 @@ def loads_told(text: bytes) -> tuple[Any, bool]:
         raise ValueError("nested too deeply") from error
 
 
+def may_be_deeper(text: bytes, max_depth: int) -> bool:
+    """Whether a JSON value may be nested deeper: that takes two brackets for each level."""
+    return len(text) > 2 * max_depth and text.count(b"{") + text.count(b"[") > max_depth
+
+
 def loads_harmless(text: bytes, *, max_parts: int = MAX_PARTS) -> Any:
     """The value as `harmless` makes it."""
     value, is_plain = loads_told(text)
-    if is_plain and text.count(b"{") + text.count(b"[") <= MAX_DEPTH:
+    if is_plain and not may_be_deeper(text, MAX_DEPTH):
         return value
     return harmless(value, max_parts=max_parts)
 
@@ -105,7 +110,7 @@ def loads_exact(text: str | bytes, *, max_depth: int = MAX_DEPTH) -> Any:
 
 
 def _bounded(value: Any, text: bytes, max_depth: int) -> Any:
-    if text.count(b"{") + text.count(b"[") > max_depth and is_too_deep(value, max_depth):
+    if may_be_deeper(text, max_depth) and is_too_deep(value, max_depth):
         raise ValueError(f"it is nested deeper than {max_depth} levels")
     return value
 

@@ -319,8 +319,8 @@ async def test_the_length_of_a_body_is_told(method: str, body: bytes | None, lin
     )
 )
 def test_a_header_that_a_request_may_have_once_is_sent_once(headers: list[Header]):
-    head = http_client_module._head("POST", b"/v1/x", b"host", headers, b"content-length: 0")
-    sent = [tuple(line.split(b": ", 1)) for line in head.removesuffix(b"\r\n\r\n").split(b"\r\n")[2:-1]]
+    head = http_client_module._header_lines(b"host", tuple(headers))
+    sent = [tuple(line.split(b": ", 1)) for line in head.removesuffix(b"\r\n").split(b"\r\n")[1:]]
     lists = [header for header in headers if header[0] not in http_client_module._ONCE]
     assert [header for header in sent if header in lists] == lists
     assert dict(sent) == dict(headers)

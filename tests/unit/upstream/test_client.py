@@ -71,7 +71,7 @@ async def test_a_started_request_ends_when_something_else_is_sent_in_its_place()
 
     async with upstream_of(serve) as upstream, asyncio.timeout(20):
         await post(upstream, repeatable=True)
-        started = upstream.start("/x", [], b"[]")
+        started = upstream.start(upstream.post_head("/x", []), b"[]")
         assert started
         async with upstream.resuming(started).request("POST", "/x", body=b"{}") as answer:
             await left.wait()
@@ -94,7 +94,7 @@ async def test_a_request_that_the_server_had_for_a_while_is_not_sent_again(
         await post(upstream, repeatable=True)
         with pytest.raises(UpstreamError):
             if is_started:
-                started = upstream.start("/x", [], b"{}")
+                started = upstream.start(upstream.post_head("/x", []), b"{}")
                 assert started is not None
                 await started.__aenter__()
             else:

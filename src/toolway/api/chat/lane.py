@@ -17,14 +17,14 @@ from toolway.conversation.events import Chunks
 from toolway.conversation.message import Message
 from toolway.dialects import CHAT
 from toolway.engine.engine import Engine
-from toolway.engine.lane_exchange import Handover, LaneRequest, ModelExchange
+from toolway.engine.lane_exchange import Handover, LaneRequest, LaneSender, ModelExchange
 from toolway.errors import InvalidRequest
 from toolway.server.admission import passes_uncounted
 from toolway.server.asgi import STREAM_HEADERS, parse_object, relayed
 from toolway.server.caller import caller_of
 from toolway.server.door import Door, Entry
 from toolway.server.lane import LaneClient
-from toolway.types import JSON, JSON_TYPE, Caller, Header, record
+from toolway.types import JSON, JSON_TYPE, Header, record
 from toolway.wire.lenient_json import dumps
 
 
@@ -33,7 +33,7 @@ class Sender:
     """Who sends requests with one head."""
 
     entry: Entry
-    caller: Caller
+    lane: LaneSender
 
 
 class ChatLane:
@@ -57,7 +57,8 @@ class ChatLane:
         entry = self._door.admit(scope)
         if entry is None or not passes_uncounted(entry.scope):
             return None
-        return Sender(entry=entry, caller=caller_of(entry.scope, self._upstream))
+        sender = self._lane.admit(caller_of(entry.scope, self._upstream))
+        return None if sender is None else Sender(entry=entry, lane=sender)
 
     def begin(self, sender: Sender, raw: bytes, client: LaneClient) -> ModelExchange | JSON | None:
         """Ask the model server, if the lane is for this request; errors are told by the ordinary way."""
@@ -67,7 +68,7 @@ class ChatLane:
             body = check_body(parse_object(raw))
         except InvalidRequest:
             return None
-        request = self._lane.request_for(body, raw, sender.caller)
+        request = self._lane.request_for(body, raw, sender.lane)
         exchange = self._lane.ask(request, _Client(client, request, raw, self._count)) if request else None
         return exchange or body
 
@@ -110,7 +111,7 @@ class _Client:
         self.http.end(self.writer.end(message, usage))
 
     def go_on(self, handover: Handover) -> None:
-        caller = self.request.caller
+        caller = self.request.sender.caller
         self.http.go_on(ChatHandover(handover=handover, raw=self.raw, caller=caller, writer=self.writer))
 
     def run(self, work: Coroutine[Any, Any, None]) -> None:
