@@ -172,11 +172,13 @@ class Conversation:
             return await self._run(turn, EarlierWork(rounds=rounds) if rounds else NOTHING_EARLIER)
 
     async def _run(self, turn: TurnFactory, done: EarlierWork) -> Outcome:
-        sent, settings, handover = self.chat.messages, self.resources.settings, self.request.handover
-        places = () if handover else await self._interrupted(sent)  # the lane takes none with any
-        messages = await self._with_hidden(sent, places)
-        if before := interrupted_answers.continued(sent, places):
-            done = replace(done, is_unseen=True)
+        sent = messages = self.chat.messages
+        before = None
+        if self.request.handover is None:  # the lane takes none that hides anything
+            places = await self._interrupted(sent)
+            messages = await self._with_hidden(sent, places)
+            if before := interrupted_answers.continued(sent, places):
+                done = replace(done, is_unseen=True)
         if restored := self.turns and await self.turns.put_back(messages):
             if restored.question:
                 return await self._ask_again(restored.question)
@@ -184,35 +186,12 @@ class Conversation:
             messages = restored.messages
         if done.rounds:
             self.results.adopt(done.rounds, sent)
-        loop = Loop(
-            tools=self.tools,
-            limits=LoopLimits(self.limits, handover.started if handover else None),
-            results=self.results,
-            events=self.events,
-            tool_timeout=settings.loop.tool_timeout,
-            relays_progress=self.request.shows_progress or settings.loop.progress != "off",
-            retry_wait=settings.loop.retry_wait,
-            habits=self.resources.target.habits(self.chat.options.get("model")),
-            pauses=self.request.pauses,
-            optional=self.request.optional,
-            gate=self.gate,
-            takes_approvals=self.request.takes_approvals,
-            slot=partial(self.resources.meter.call, self.caller.principal)
-            if self.caller.principal.quotas
-            else nullcontext,
-            check=partial(self.resources.policy.check, self.caller),
-        )
+        loop = self._loop()
         request = self._without_refused_options(self.chat.with_messages(messages), loop)
         try:
             outcome = await run_tool_loop(request, turn=self._turn(turn), loop=loop, done=done)
         except BaseException as error:
-            if not self.request.pauses:
-                with anyio.CancelScope(shield=True):
-                    await interrupted_answers.keep(
-                        self.resources.store, self.caller, sent, self.events, before
-                    )
-            if isinstance(error, anyio.get_cancelled_exc_class()) and SERVER_STOPS not in error.args:
-                self.events.notify(ClientLeft())
+            await self._broke_off(error, before)
             raise
         finally:
             if restored:
@@ -223,9 +202,37 @@ class Conversation:
         else:
             await self._keep(sent, outcome, before)
         self.events.notify(ConversationEnded(outcome=outcome))
-        if settings.loop.usage == "sum":
+        if self.resources.settings.loop.usage == "sum":
             outcome = replace(outcome, usage=outcome.total_usage)
         return outcome
+
+    def _loop(self) -> Loop:
+        request, settings, principal = self.request, self.resources.settings.loop, self.caller.principal
+        return Loop(
+            tools=self.tools,
+            limits=LoopLimits(self.limits, request.handover.started if request.handover else None),
+            results=self.results,
+            events=self.events,
+            tool_timeout=settings.tool_timeout,
+            relays_progress=request.shows_progress or settings.progress != "off",
+            retry_wait=settings.retry_wait,
+            habits=self.resources.target.habits(request.chat.options.get("model")),
+            pauses=request.pauses,
+            optional=request.optional,
+            gate=self.gate,
+            takes_approvals=request.takes_approvals,
+            slot=partial(self.resources.meter.call, principal) if principal.quotas else nullcontext,
+            check=partial(self.resources.policy.check, self.caller),
+        )
+
+    async def _broke_off(self, error: BaseException, before: interrupted_answers.Continuation | None) -> None:
+        """Keep what ran for a client that gets no answer, and tell subscribers if it left."""
+        if not self.request.pauses:
+            sent = self.chat.messages
+            with anyio.CancelScope(shield=True):
+                await interrupted_answers.keep(self.resources.store, self.caller, sent, self.events, before)
+        if isinstance(error, anyio.get_cancelled_exc_class()) and SERVER_STOPS not in error.args:
+            self.events.notify(ClientLeft())
 
     async def _ask_again(self, question: str) -> Outcome:
         """The outcome of a request whose answer to a question was unclear."""

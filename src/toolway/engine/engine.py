@@ -161,23 +161,21 @@ class Engine:
         self, request: ConversationRequest, snapshot: Snapshot, caller: Caller
     ) -> Conversation:
         """The conversation of a request that was read, with the tools of this snapshot in it."""
-        chat, options = read_profile(
-            request.chat, request.options, self.settings.tools.profiles, self.settings.upstream.model_aliases
-        )
-        await self._check_profile(request.chat.options.get("model"), snapshot, caller)
-        check_models(caller.principal, chat.options)
-        side = self._side_request(request, caller)
+        if (handover := request.handover) is not None:  # the lane takes none with a profile
+            side = handover.side
+        else:
+            request = await self._with_profile(request, snapshot, caller)
+            side = self._side_request(request, caller)
         if side:
-            options = options.narrowed(())
-        if chat is not request.chat or options is not request.options:
-            request = replace(request, chat=chat, options=options)
+            request = replace(request, options=request.options.narrowed(()))
+        chat, model = request.chat, request.chat.options.get("model")
         headers = [*caller.headers, JSON_TYPE]
-        model_info = partial(self._model_info, chat.options.get("model"), headers)
+        model_info = partial(self._model_info, model, headers)
         tools = await self._tools_for(request, snapshot, caller, model_info)
         gate = self.policy.gate(
             caller,
             dialect=request.dialect,
-            model=chat.options.get("model"),
+            model=model,
             asks=bool(request.asks or request.approved),
             messages=chat.messages,
             wait=request.approval_wait,
@@ -186,12 +184,12 @@ class Engine:
         conversation = Conversation(
             resources=self._resources,
             request=request,
-            limits=options.lowered(lowered(self._limits, caller.principal.limits)),
+            limits=request.options.lowered(lowered(self._limits, caller.principal.limits)),
             tools=tools,
             results=ToolResults(rules=self._rules, store=self.store, owner=caller.id, ask=model_info),
             caller=caller,
             headers=headers,
-            events=request.handover.events if request.handover else self._events(),
+            events=handover.events if handover else self._events(),
             gate=gate,
             turns=None
             if gate is None or request.takes_approvals
@@ -242,6 +240,19 @@ class Engine:
         )
         return tools
 
+    async def _with_profile(
+        self, request: ConversationRequest, snapshot: Snapshot, caller: Caller
+    ) -> ConversationRequest:
+        """The request with its profile, for a model that its caller may use. Raises InvalidRequest, NotFound."""
+        chat, options = read_profile(
+            request.chat, request.options, self.settings.tools.profiles, self.settings.upstream.model_aliases
+        )
+        await self._check_profile(request.chat.options.get("model"), snapshot, caller)
+        check_models(caller.principal, chat.options)
+        if chat is request.chat and options is request.options:
+            return request
+        return replace(request, chat=chat, options=options)
+
     async def _check_profile(self, named: Any, snapshot: Snapshot, caller: Caller) -> None:
         """Raise NotFound for a model whose name ends like that of a profile which is not there.
 
@@ -261,6 +272,8 @@ class Engine:
 
     async def _model_info(self, model: Any, headers: Sequence[Header]) -> ModelInfo:
         """What the model server says of a model to this caller; the question is Toolway's own."""
+        if (known := self._target.infos.cached(model)) is not None:
+            return known
         own = [header for header in headers if header[0] != USER_AGENT[0]]
         return await self._target.infos.get(model, [*own, USER_AGENT])
 

@@ -77,6 +77,8 @@ class Handover:
     events: EventStream
     started: float
     """When it was sent, in monotonic seconds."""
+    side: SideRequest | None = None
+    """What its client asks for itself, if it is that."""
     message: Message | None = None
     headers: Sequence[Header] = ()
     reader: StreamReader | None = None
@@ -236,6 +238,7 @@ class ModelExchange(ABC):
                 request=self._started,
                 events=self._events,
                 started=self._began,
+                side=self._request.side,
                 message=message,
                 headers=headers,
                 reader=reader,
