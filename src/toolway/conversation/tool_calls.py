@@ -59,12 +59,21 @@ class CallAssembler:
         clean = []
         for fragment in fragments if isinstance(fragments, list) else [fragments]:
             if isinstance(fragment, dict):
-                marks = _marks(fragment)
-                position = self._position(_whole_number(fragment.get("index")), marks)
-                text, extra = _add(self._calls[position], fragment, marks)
+                position, text, extra = self._take(fragment)
                 if named := self._clean(self._calls[position], text, extra):
                     clean.append((position, named))
         return clean
+
+    def _take(self, fragment: JSON) -> tuple[int, str, JSON]:
+        """Put a fragment into its call: its position, and what of arguments and unknown members it brought."""
+        index = fragment.get("index")
+        if type(index) is int and index in self._at_index and (text := _text_alone(fragment)):
+            position = self._at_index[index]
+            self._calls[position].arguments.append(text)
+            return position, text, {}
+        marks = _marks(fragment)
+        position = self._position(_whole_number(index), marks)
+        return position, *_add(self._calls[position], fragment, marks)
 
     def add_whole(self, call: JSON) -> None:
         """Take a call that comes in one piece."""
@@ -164,6 +173,15 @@ def _add(call: _CallParts, fragment: JSON, marks: _Marks) -> tuple[str, JSON]:
     }
     call.extra |= extra
     return text, extra
+
+
+def _text_alone(fragment: JSON) -> str | None:
+    """The text of arguments, where a fragment has nothing else, as nearly all have."""
+    function = fragment.get("function")
+    if len(fragment) == 2 and isinstance(function, dict) and len(function) == 1:
+        text = function.get("arguments")
+        return text if isinstance(text, str) else None
+    return None
 
 
 def _marks(fragment: JSON) -> _Marks:

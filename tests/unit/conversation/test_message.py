@@ -50,6 +50,10 @@ PARIS, ROME = '{"city":"Paris"}', '{"city":"Rome"}'
         ([fragment(0, "a", "f", '{"x'), fragment(0, "a", "f", '":1}')], [("f", '{"x":1}')]),
         ([fragment(0, "a", "f", '{"x'), fragment(0, "", "", '":1}')], [("f", '{"x":1}')]),
         ([fragment(0, None, "f", '{"x'), fragment(0, None, "f", '":1}')], [("f", '{"x":1}')]),
+        (
+            [fragment(0, None, "f", PARIS), fragment(0, args=""), fragment(0, None, "f", ROME)],
+            [("f", PARIS), ("f", ROME)],
+        ),
         ([fragment(1, "a", "f", PARIS), fragment(3, "b", "g", ROME)], [("f", PARIS), ("g", ROME)]),
         (
             [fragment(0, "a", "f", '{"x'), fragment(1, "b", "g", "{"), fragment(0, args='":1}'), fragment(1, args="}")],
