@@ -80,9 +80,7 @@ class SearchPolicy:
         known = await info()
         room = habits.room.context if habits.room else None
         contexts = [context for context in (room, known.context) if context]
-        tools.search_rules = replace(
-            rules, way=self._chosen_way(habits, known), context=min(contexts, default=None)
-        )
+        tools.search_rules = rules.of_model(self._chosen_way(habits, known), min(contexts, default=None))
         if mode == "on" or tools.need_search:
             if mode == "auto" and not habits.searches:
                 habits.searches = True
@@ -112,7 +110,7 @@ class SearchPolicy:
 
     def begin(self, tools: RequestTools, search: KnownSearch) -> None:
         """Begin such a search in a request for which nothing was found before."""
-        tools.search_rules = replace(self._rules, way=search.way or self._rules.way, context=search.context)
+        tools.search_rules = self._rules.of_model(search.way or self._rules.way, search.context)
         tools.begin_search()
 
     async def keep(self, tools: RequestTools, caller: Caller, messages: Sequence[Any]) -> None:

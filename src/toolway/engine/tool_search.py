@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 from toolway.conversation.tool_calls import read_arguments
 from toolway.search.ranking import SHOWN_TOOLS, Hits, fuse_with_meaning, top_hits
 from toolway.tools.catalog import Snapshot
-from toolway.types import JSON, Selection, Tool, ToolCall, ToolResult
+from toolway.types import JSON, Selection, Tool, ToolCall, ToolResult, record
 from toolway.wire.lenient_json import dumps, dumps_text, loads
 from toolway.wire.token_estimate import MIN_BYTES_PER_TOKEN
 
@@ -38,7 +38,7 @@ _MAX_SHOWN = 10
 _MAX_QUERY = 1_000
 
 
-@dataclass(frozen=True, kw_only=True)
+@record
 class SearchRules:
     """How tools are searched in a request. Those that one of `always` takes are offered all the same."""
 
@@ -50,6 +50,16 @@ class SearchRules:
     always: Selection = ()
     by_meaning: RankByMeaning | None = None
     """A second ranking, by embeddings, which is fused with that by words."""
+
+    def of_model(self, way: Way, context: int | None) -> SearchRules:
+        """The same for a model that reads so much, and is shown in this way what it finds."""
+        return SearchRules(
+            way=way,
+            context=context,
+            most_tools=self.most_tools,
+            always=self.always,
+            by_meaning=self.by_meaning,
+        )
 
     @property
     def catalogue_chars(self) -> int:
