@@ -12,7 +12,7 @@ import math
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Protocol
@@ -107,11 +107,14 @@ async def _in_time(
         if on_progress:
             on_progress(_harmless_progress(progress))
 
-    with suppress(TimeoutError):
+    try:
         async with clock.deadline:
-            with _stopped_for_questions(clock, client) if client else nullcontext():
+            if client is None:
                 return await work(report)
-    return _failure(f"{call.name} did not answer in time and was given up", "timeout")
+            with _stopped_for_questions(clock, client):
+                return await work(report)
+    except TimeoutError:
+        return _failure(f"{call.name} did not answer in time and was given up", "timeout")
 
 
 class _CallClock:

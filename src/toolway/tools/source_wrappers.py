@@ -187,8 +187,11 @@ class MaskedSource(StatusTransformer):
                 on_progress(replace(progress, message=message and self._mask(message)))
 
         client = call_client.get()
-        with self._masked_client(client) if client else nullcontext():
+        if client is None:
             result = await self.inner.call(tool, arguments, on_progress and report)
+        else:
+            with self._masked_client(client):
+                result = await self.inner.call(tool, arguments, on_progress and report)
         text = self._mask(result.text)
         if result.raw is not None:
             return replace(result, text=text, raw=partial(self._masked, result.raw))
