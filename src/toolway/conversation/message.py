@@ -259,7 +259,7 @@ def read_answer(answer: JSON) -> Message:
             "The model server's answer has no choices; it may not be an OpenAI-compatible server."
         )
     choice = choices[0]
-    if error := error_in(choice):
+    if "error" in choice and (error := error_in(choice)):
         raise error
     message = choice.get("message")
     if not isinstance(message, dict):
@@ -346,7 +346,7 @@ def usage_for_client(last: JSON | None, total: JSON | None, *, rounds: int) -> J
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return type(value) is int or type(value) is float
 
 
 @record

@@ -259,7 +259,9 @@ async def _ask(request: ChatRequest, turn: Turn, loop: Loop) -> tuple[Message, C
         request, changed = changed, None
         if loop.habits.room:
             request = await fit_results(request, loop.tools, loop.results, loop.habits)
-        sent = _with_tools(request, loop)
+        if loop.results.cut:  # last, so that the prompt keeps its beginning
+            loop.tools.add(READER)
+        sent = fit_tools(request, loop.tools, loop.habits)
         asked = recovery.with_note(sent) if recovery else sent
         try:
             message = await turn(asked, loop.events.emit, loop.tools.is_clients)
@@ -290,13 +292,6 @@ def _recovery(loop: Loop) -> Recovery:
         retry_wait=loop.retry_wait if has_worked else 0.0,
         optional=loop.optional,
     )
-
-
-def _with_tools(request: ChatRequest, loop: Loop) -> ChatRequest:
-    """From the first cut on, the tool that reads on is offered: last, so that the prompt keeps its beginning."""
-    if loop.results.cut:
-        loop.tools.add(READER)
-    return fit_tools(request, loop.tools, loop.habits)
 
 
 async def _run_round(turn: JSON, calls: Sequence[ToolCall], loop: Loop) -> list[JSON]:
@@ -340,12 +335,13 @@ async def run_calls(
     replaced as they come.
     """
     loop.check()
-    refusals = loop.limits.admit(calls)
     results = results or [_CANCELLED] * len(calls)
-    for position, why in enumerate(refusals):
-        if why is not None:
+    admitted = []
+    for position, why in enumerate(loop.limits.admit(calls)):
+        if why is None:
+            admitted.append(position)
+        else:
             results[position] = ToolResult(text=why, is_error=True)
-    admitted = [position for position, why in enumerate(refusals) if why is None]
     done = done or {}
     if len(admitted) == 1 and not loop.relays_progress:  # a task group costs more than all else here
         call = calls[admitted[0]]

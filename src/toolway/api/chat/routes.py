@@ -238,12 +238,9 @@ def whole_answer(last: Message, usage: JSON | None, earlier: Sequence[JSON] = ()
 
 def _joined_text(rounds: Sequence[JSON]) -> JSON:
     """What was said in all these messages, each kind of it in one piece."""
-    found: JSON = {}
-    names = set[str]().union(*rounds)
-    for member in TEXT_FIELDS:
-        if member not in names:
-            continue
-        pieces = [said.get(member) for said in rounds]
-        if said := [piece for piece in pieces if piece and isinstance(piece, str | list)]:
-            found[member] = joined(said)
-    return found
+    found: dict[str, list[str | list[Any]]] = {}
+    for said in rounds:
+        for member, piece in said.items():
+            if piece and member in TEXT_FIELDS and isinstance(piece, (str, list)):
+                found.setdefault(member, []).append(piece)
+    return {member: joined(found[member]) for member in TEXT_FIELDS if member in found}

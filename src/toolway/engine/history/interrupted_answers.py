@@ -184,16 +184,17 @@ def _parts(sent: Sequence[Any]) -> list[tuple[int, str | None]]:
     No part: a message of the user's follows where an answer should stand. The last message may be a part. Behind system
     messages alone nothing can have broken off.
     """
-    first = _first(sent)
     places: list[tuple[int, str | None]] = []
-    for position, one in enumerate(sent):
+    if not (first := _first(sent)):
+        return places
+    for position, one in enumerate(sent[first - 1 :], first - 1):
         behind = sent[position + 1] if position + 1 < len(sent) else None
         is_last, role = position + 1 == len(sent), one.get("role") if isinstance(one, dict) else None
         if role is None or not (is_last or (isinstance(behind, dict) and behind.get("role") == "user")):
             continue
         if role == "assistant" and not one.get("tool_calls"):
             places.append((position, text_of(one.get("content"))))
-        elif role != "assistant" and not is_last and position + 1 >= first:
+        elif role != "assistant" and not is_last:
             places.append((position + 1, None))
     return places
 
