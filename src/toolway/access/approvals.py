@@ -8,17 +8,19 @@ lets one win; so neither a clock that jumps nor a race lets a call run twice, or
 from __future__ import annotations
 
 import hashlib
+import random
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Literal
 
 import anyio
 
-from toolway.access.store_index import StoreIndex
-from toolway.errors import InvalidRequest, NotFound
+from toolway.errors import InvalidRequest, NotFound, TooMany
 from toolway.stores import Key, Kind, Store, share_of
 from toolway.tools.digests import digest_of
 from toolway.types import JSON, Caller, Tool, ToolCall
@@ -363,3 +365,53 @@ def _awaited(owner: str, tool: Tool, arguments: JSON) -> Key[str]:
 def _text(arguments: JSON) -> bytes:
     """The arguments as text in which the order of members makes no difference."""
     return dumps(arguments, sort_keys=True)
+
+
+SLOTS = 500
+"""Entries at the same time."""
+
+MAX_OF_ONE = 250
+"""Entries of one owner: nobody takes the places of all others."""
+
+ATTEMPTS = 10
+
+SLOT = Kind("slot", list[str])
+"""The id of an entry, and whose it is."""
+
+
+class StoreIndex:
+    """The ids of one kind of entry, in all processes. Two that add at once get two slots."""
+
+    def __init__(self, store: Store, name: str) -> None:
+        self._store = store
+        self._name = name
+
+    async def add(self, identity: str, owner: str, ttl: float) -> int:
+        """Keep an id for `ttl` seconds; returns its slot. Raises TooMany, StoreError."""
+        for _ in range(ATTEMPTS):
+            taken = await self._slots()
+            if Counter(slot[1] for slot in taken.values())[owner] >= MAX_OF_ONE or len(taken) == SLOTS:
+                break
+            slot = random.choice([number for number in range(SLOTS) if number not in taken])
+            if await self._store.add(self._key(slot), [identity, owner], ttl=ttl):
+                return slot
+        raise TooMany("there are too many already")
+
+    async def remove(self, slot: int) -> None:
+        """Free a slot. Raises StoreError."""
+        await self._store.delete(self._key(slot))
+
+    async def ids(self) -> list[str]:
+        """All ids. Raises StoreError."""
+        return [slot[0] for slot in (await self._slots()).values()]
+
+    async def _slots(self) -> dict[int, list[str]]:
+        found = await self._store.get_all(self._keys)
+        return {number: slot for number, slot in enumerate(found) if slot}
+
+    @cached_property
+    def _keys(self) -> list[Key[list[str]]]:
+        return [self._key(number) for number in range(SLOTS)]
+
+    def _key(self, slot: int) -> Key[list[str]]:
+        return SLOT.key("toolway", self._name, str(slot))

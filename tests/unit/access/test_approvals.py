@@ -8,8 +8,7 @@ from typing import Any
 import anyio
 import pytest
 
-from toolway.access.approvals import Approval, Approvals, Verdict
-from toolway.access.store_index import MAX_OF_ONE, StoreIndex
+from toolway.access.approvals import MAX_OF_ONE, Approval, Approvals, StoreIndex, Verdict
 from toolway.errors import InvalidRequest, NotFound, StoreError, TooMany
 from toolway.stores import Store
 from toolway.stores.memory import MemoryEntries
