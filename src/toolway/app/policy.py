@@ -18,7 +18,7 @@ import anyio
 import orjson
 import typer
 
-from toolway.access.audit_entries import is_time, matches, oldest_first
+from toolway.access.audit import is_time, matches, oldest_first
 from toolway.access.principal import principal_of_key, principal_of_person
 from toolway.access.rules import CallOrigin, Rule, Rules
 from toolway.app.terminal import (

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import anyio.to_thread
 
-from toolway.access.audit_entries import is_place, is_time, matches, newest_first
+from toolway.access.audit import is_place, is_time, matches, newest_first
 from toolway.console.parts import Parts
 from toolway.console.routes import ConsoleRequest, Route, limit_of
 from toolway.errors import InvalidRequest

@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 
 from tests.support.gate import DEADLINE
-from toolway.access import audit_entries
+from toolway.access import audit as audit_module
 from toolway.access.approvals import Approval, Verdict
-from toolway.access.audit import AuditLog
-from toolway.access.audit_entries import matches, newest_first, oldest_first
+from toolway.access.audit import AuditLog, matches, newest_first, oldest_first
 from toolway.access.rules import ALLOWED, Decision
 from toolway.telemetry.logging import Redactor
 from toolway.types import Tool, ToolCall, ToolResult
@@ -202,7 +201,7 @@ def test_entries_are_found_by_patterns() -> None:
 def test_entries_are_read_from_the_end_as_from_the_beginning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
 ) -> None:
-    monkeypatch.setattr(audit_entries, "BLOCK", block)
+    monkeypatch.setattr(audit_module, "BLOCK", block)
     path = tmp_path / "audit.jsonl"
     (tmp_path / "audit.jsonl.1").write_bytes(b'{"n": 1}\n\nnonsense\n{"n": 2}\n')
     path.write_bytes('{"n": 3, "text": "ü"}\n{"n": 4}\n{"n": '.encode())
