@@ -12,7 +12,7 @@ from toolway.access.keys import PREFIX, hash_of, new_secret
 from toolway.errors import ConfigError
 from toolway.settings.access import KeyConfig, Rate, Rights, check_name
 from toolway.settings.files import locked, replace_text
-from toolway.settings.jsonc_edit import with_member, without_member
+from toolway.settings.jsonc import with_member, without_member
 from toolway.settings.mcp_json import parse_config
 from toolway.settings.settings import environment
 from toolway.types import JSON

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolway.settings.jsonc import MistakeError, parse
-from toolway.settings.jsonc_edit import with_member, without_member
+from toolway.settings.jsonc import MistakeError, parse, with_member, without_member
 
 FILE = """{
   // the servers of this house
