@@ -212,3 +212,18 @@ def test_the_same_refusal_again_and_again_is_one_line_with_a_count(tmp_path: Pat
     audit.close()
     lines = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
     assert [line["client.address"] for line in lines] == ["10.0.0.1", "10.0.0.2"]
+
+
+def test_a_refusal_that_goes_on_is_told_again_after_ten_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    log = AuditLog(str(tmp_path / "audit.jsonl"), max_bytes=10**6, files=1)
+    denials = Denials()
+    denials.audit = log
+    for now in (0.0, 1.0, 9.0, 10.0):
+        monkeypatch.setattr("time.monotonic", lambda now=now: now)
+        denials.note(Unauthorized("No.", code="invalid_api_key"))
+    monkeypatch.undo()
+    log.close()
+    lines = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
+    assert [line.get("toolway.repeats") for line in lines] == [None, 2]

@@ -37,7 +37,7 @@ log = logging.getLogger("toolway.access")
 WAITING = 10_000
 """Lines that may wait for a slow disk; what comes then is lost, and counted."""
 
-QUIET_SECONDS = 10.0
+REPEAT_SECONDS = 10.0
 """One line tells of all denials of a kind in so many seconds, or who is denied could fill the log as it likes."""
 
 MAX_KINDS = 1_000
@@ -347,8 +347,8 @@ class Denials:
         where = where or {}
         kind = (key, str(where.get("client.address", "")), error.message.partition(";")[0])
         now = time.monotonic()
-        last, more = self._told.pop(kind, (-QUIET_SECONDS, 0))
-        if now - last < QUIET_SECONDS:
+        last, more = self._told.pop(kind, (-REPEAT_SECONDS, 0))
+        if now - last < REPEAT_SECONDS:
             self._told[kind] = (last, more + 1)
             return
         self._told[kind] = (now, 0)
