@@ -13,8 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from toolway.errors import ConfigError
 from toolway.settings.groups import MetricsSettings
-from toolway.telemetry.instruments import DIRECTORY, AllWorkers
-from toolway.telemetry.metrics import HTTP_REQUESTS, INSTRUMENTS
+from toolway.telemetry.metrics import DIRECTORY, HTTP_REQUESTS, INSTRUMENTS, AllWorkers
 
 
 def count_request(method: str, route: str, status: int) -> None:
