@@ -14,8 +14,7 @@ import typer
 
 from toolway.app.terminal import AsJSON, ConfigFile, complain, confirm, fail, print_json, print_text
 from toolway.settings.settings import Settings, load_settings
-from toolway.tools.pin_changes import Change, accept, changes_of, read_pinned
-from toolway.tools.pins import Pinned, lock_path
+from toolway.tools.pins import Change, Pinned, accept, changes_of, lock_path, read_pinned
 from toolway.types import last_error
 
 

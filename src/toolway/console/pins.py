@@ -10,8 +10,7 @@ import anyio.to_thread
 from toolway.console.parts import Parts
 from toolway.console.routes import ConsoleRequest, Route
 from toolway.errors import ConfigError, Forbidden, InvalidRequest, NotFound
-from toolway.tools.pin_changes import Change, accept, changes_of, read_pinned
-from toolway.tools.pins import PinnedSource, lock_path
+from toolway.tools.pins import Change, PinnedSource, accept, changes_of, lock_path, read_pinned
 from toolway.types import JSON
 
 MAX_BODY = 2**20

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from toolway.tools.pin_changes import MAX_COMPARED, Change, changes_of
+from toolway.tools.pins import MAX_COMPARED, Change, changes_of
 from toolway.types import SourceStatus, Tool
 
 
