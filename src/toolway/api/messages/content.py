@@ -1,7 +1,9 @@
-"""Content blocks of the Messages API -> parts of chat completions."""
+"""Content blocks of the Messages API -> parts of chat completions; what a block carries that clients do not read."""
 
 from __future__ import annotations
 
+import base64
+import binascii
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +12,7 @@ from xml.sax.saxutils import quoteattr
 from toolway.api import fields
 from toolway.errors import InvalidRequest
 from toolway.types import JSON
+from toolway.wire.lenient_json import dumps, loads_harmless
 
 _TEXT = fields.object_of({"text": str})
 _IMAGE = fields.object_of({"source": JSON})
@@ -127,3 +130,26 @@ def _tagged(tag: str, given: JSON, text: str) -> str:
     attributes = "".join(f" {name}={quoteattr(given[name])}" for name in names if given.get(name))
     about = f"{given['context']}\n\n" if given.get("context") else ""
     return f"<{tag}{attributes}>\n{about}{text}\n</{tag}>"
+
+
+PREFIX = "toolway."
+"""What a signature that was made here begins with."""
+
+
+def sealed(state: JSON) -> str:
+    """What must come back with a turn of the model, as the `signature` of a thinking block or `data` of a redacted one.
+
+    Clients carry these unread. It is encoded, not encrypted: all in it is of the client's own conversation.
+    """
+    return PREFIX + base64.urlsafe_b64encode(dumps(state)).decode()
+
+
+def unsealed(signature: Any) -> JSON:
+    """The state in a signature; nothing in one that was not made here."""
+    if not isinstance(signature, str) or not signature.startswith(PREFIX):
+        return {}
+    try:
+        state = loads_harmless(base64.urlsafe_b64decode(signature.removeprefix(PREFIX)))
+    except (binascii.Error, ValueError):
+        return {}
+    return state if isinstance(state, dict) else {}

@@ -8,8 +8,8 @@ from typing import Any
 
 from toolway.api.deferred_tools import SERVER, DeferredTools
 from toolway.api.fields import text_in, thought_in
+from toolway.api.messages.content import sealed
 from toolway.api.messages.request import Thinking
-from toolway.api.messages.signatures import sealed
 from toolway.conversation.call_ids import original_id
 from toolway.conversation.chunk_template import TextRun
 from toolway.conversation.events import Outcome

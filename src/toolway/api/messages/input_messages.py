@@ -7,8 +7,15 @@ from itertools import groupby
 from typing import Any
 
 from toolway.api import fields
-from toolway.api.messages.content import Media, blocks_of, chat_content, parts_of, text_and_rest, text_part
-from toolway.api.messages.signatures import unsealed
+from toolway.api.messages.content import (
+    Media,
+    blocks_of,
+    chat_content,
+    parts_of,
+    text_and_rest,
+    text_part,
+    unsealed,
+)
 from toolway.conversation.call_ids import original_id
 from toolway.engine.tool_results import text_of
 from toolway.errors import InvalidRequest

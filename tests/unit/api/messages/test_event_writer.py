@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from tests.support.messages import check_error, check_message, events_of, read_message
 from tests.unit.api.responses.test_random import choices
+from toolway.api.messages.content import unsealed
 from toolway.api.messages.event_writer import PING, MessageWriter
-from toolway.api.messages.signatures import unsealed
 from toolway.conversation.chunk_template import ChunkTemplate
 from toolway.conversation.events import Outcome
 from toolway.conversation.message import Message, MessageBuilder

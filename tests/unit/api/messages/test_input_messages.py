@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from toolway.api.messages.content import sealed
 from toolway.api.messages.input_messages import InputMessages
-from toolway.api.messages.signatures import sealed
 from toolway.errors import InvalidRequest
 from toolway.types import JSON
 
