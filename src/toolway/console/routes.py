@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
+from importlib import resources
+from importlib.resources.abc import Traversable
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
 from starlette.types import Receive, Scope, Send
 
 from toolway.console.access import NO_SESSION, Access, Session
-from toolway.console.assets import HARMLESS, PAGE, assets
 from toolway.console.feed import Feed
 from toolway.errors import InvalidRequest, MethodNotAllowed, NotFound, Stopping, ToolwayError, to_public_error
 from toolway.server.asgi import (
@@ -155,11 +158,11 @@ class Console:
                 return
             await self._api(scope, receive, send)
         except ToolwayError as error:
-            await send_error(scope, send, error, HARMLESS)
+            await send_error(scope, send, error, SAFETY_HEADERS)
         except ClientGone:
             return
         except Exception as raised:
-            await send_error(scope, send, to_public_error(raised), HARMLESS)
+            await send_error(scope, send, to_public_error(raised), SAFETY_HEADERS)
 
     async def _api(self, scope: Scope, receive: Receive, send: Send) -> None:
         route, names = self._route(scope)
@@ -187,7 +190,7 @@ class Console:
         assert route.handler is not None  # noqa: S101
         answer = await route.handler(request)
         response = answer if isinstance(answer, ConsoleResponse) else ConsoleResponse(value=answer)
-        headers = [*HARMLESS, (b"cache-control", b"no-store"), *response.headers]
+        headers = [*SAFETY_HEADERS, (b"cache-control", b"no-store"), *response.headers]
         await send_json(send, response.status, response.value, headers)
 
     def _route(self, scope: Scope) -> tuple[Route, tuple[str, ...]]:
@@ -238,7 +241,7 @@ async def _until_shutdown(scope: Scope, send: Send, response: EventStreamRespons
     except Stopping:
         await response.end(b"")
     except InvalidRequest as error:
-        await send_error(scope, send, error, HARMLESS)
+        await send_error(scope, send, error, SAFETY_HEADERS)
 
 
 async def _send_asset(scope: Scope, send: Send, path: str) -> None:
@@ -250,3 +253,86 @@ async def _send_asset(scope: Scope, send: Send, path: str) -> None:
         await send({"type": "http.response.body", "body": b""})
         return
     await send_whole(send, 200, asset.body, asset.headers)
+
+
+MEDIA_TYPES = {
+    "html": b"text/html; charset=utf-8",
+    "css": b"text/css; charset=utf-8",
+    "js": b"text/javascript; charset=utf-8",
+    "mjs": b"text/javascript; charset=utf-8",
+    "svg": b"image/svg+xml",
+    "txt": b"text/plain; charset=utf-8",
+}
+PAGE = "index.html"
+
+SAFETY_HEADERS: tuple[Header, ...] = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"x-frame-options", b"DENY"),
+)
+"""What every answer of the console says, so that no other page can use it."""
+
+_IMPORT_MAP = re.compile(r'<script type="importmap">(.*?)</script>', re.DOTALL)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asset:
+    """One file as it is answered."""
+
+    body: bytes
+    headers: tuple[Header, ...]
+    etag: bytes
+
+
+@cache
+def assets() -> dict[str, Asset]:
+    """Every file by its path below `static/`."""
+    folder = resources.files("toolway.console") / "static"
+    return {path: _asset(path, file.read_bytes()) for path, file in _walk(folder, "")}
+
+
+def _walk(folder: Traversable, prefix: str) -> list[tuple[str, Traversable]]:
+    found: list[tuple[str, Traversable]] = []
+    for entry in folder.iterdir():
+        path = f"{prefix}{entry.name}"
+        if entry.is_dir():
+            found += _walk(entry, f"{path}/")
+        elif entry.name.rpartition(".")[2] in MEDIA_TYPES:
+            found.append((path, entry))
+    return found
+
+
+def _asset(path: str, body: bytes) -> Asset:
+    etag = b'"%b"' % hashlib.sha256(body).hexdigest()[:20].encode()
+    kind: Header = (b"content-type", MEDIA_TYPES[path.rpartition(".")[2]])
+    # The browser asks each time whether its copy is the newest, and is told without the body.
+    headers = (kind, (b"cache-control", b"no-cache"), (b"etag", etag), *SAFETY_HEADERS)
+    if path == PAGE:
+        headers += (
+            (b"content-security-policy", content_security_policy(body.decode()).encode()),
+            (b"vary", b"Accept"),
+        )
+    return Asset(body=body, headers=headers, etag=etag)
+
+
+def content_security_policy(page: str) -> str:
+    """The Content-Security-Policy of the page: what it consists of comes from here, and its import map is this one."""
+    found = _IMPORT_MAP.search(page)
+    digest = base64.b64encode(hashlib.sha256((found[1] if found else "").encode()).digest()).decode()
+    return "; ".join(
+        [
+            "default-src 'none'",
+            f"script-src 'self' 'sha256-{digest}'",
+            "style-src 'self'",
+            "img-src 'self' data: blob:",
+            "media-src data: blob:",
+            "connect-src 'self'",
+            "base-uri 'none'",
+            "form-action 'none'",
+            "frame-ancestors 'none'",
+            "require-trusted-types-for 'script'",
+            "trusted-types 'none'",
+        ]
+    )

@@ -10,7 +10,7 @@ import re
 import pytest
 
 from tests.support.paths import SOURCE
-from toolway.console.assets import assets, policy
+from toolway.console.routes import assets, content_security_policy
 
 VENDOR = SOURCE / "console" / "static" / "vendor"
 VENDORED = json.loads((VENDOR / "vendored.json").read_text())
@@ -37,7 +37,7 @@ def test_the_page_names_no_other_host_and_runs_no_text():
 
 def test_the_policy_lets_in_the_import_map_of_the_page_alone():
     page = assets()["index.html"].body.decode()
-    assert policy(page) != policy(page.replace("preact.mjs", "other.mjs"))
+    assert content_security_policy(page) != content_security_policy(page.replace("preact.mjs", "other.mjs"))
     assert len(re.findall(r"<script(?![^>]*\bsrc=)", page)) == 1
 
 
