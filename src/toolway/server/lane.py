@@ -156,6 +156,8 @@ class LaneProtocol(HttpProtocol):
     def shutdown(self) -> None:
         if self._exchange is None:
             self._parse_held()
+        elif self._held:
+            self._exchange.hand_over()  # the ordinary way answers what stands behind it too
         self._stop.add_callback(self._end_lane)  # not before: it leads back here
         super().shutdown()
 
