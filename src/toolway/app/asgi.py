@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import re
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
+import anyio
 from starlette.routing import Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -35,11 +38,11 @@ from toolway.api.rest import DocsPage, RestTools
 from toolway.app.doctor import judge_running
 from toolway.app.health import Readiness, healthz, welcome
 from toolway.app.state import AppState, open_state
-from toolway.app.subscribers import open_subscribers, open_tracing
 from toolway.console.app import open_console
 from toolway.console.feed import Feed
 from toolway.console.journal import Journal
 from toolway.console.parts import Parts
+from toolway.conversation.events import Subscribe
 from toolway.dialects import CHAT, MCP, MESSAGES, RESPONSES, REST
 from toolway.engine.engine import Engine
 from toolway.errors import ConfigError, MethodNotAllowed, NotFound, ToolwayError
@@ -50,11 +53,15 @@ from toolway.server.door import Door
 from toolway.server.envelopes import plain_path, send_error
 from toolway.server.lane import LANE
 from toolway.server.websocket import in_place_of_upgrade
+from toolway.settings.groups import UpstreamSettings
 from toolway.settings.settings import Settings, load_settings
-from toolway.telemetry.conversation_log import log_failure
+from toolway.telemetry.conversation_log import log_conversation, log_failure
 from toolway.telemetry.logging import Redactor
 from toolway.tools.direct import DirectTools
-from toolway.types import JSON
+from toolway.types import JSON, SourceStatus, Tool
+
+if TYPE_CHECKING:
+    from toolway.telemetry.tracing import Tracing
 
 
 def create_app(settings: Settings | None = None, *, pace: Pace = DEFAULT_PACE) -> ASGIApp:
@@ -326,3 +333,59 @@ async def _no_websocket(scope: Scope, receive: Receive, send: Send) -> None:
 
 async def _not_open(scope: Scope, receive: Receive, send: Send) -> None:
     await send_error(scope, send, ToolwayError("Toolway is still starting; try again."))
+
+
+log = logging.getLogger("toolway.telemetry")
+
+_ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+
+
+def open_tracing(settings: UpstreamSettings) -> Tracing | None:
+    """Traces, where OpenTelemetry's variables ask for them and its SDK is here. Raises ConfigError."""
+    if not wants_traces(os.environ):
+        return None
+    try:
+        from toolway.telemetry.tracing import Tracing  # noqa: PLC0415 - needs an extra
+    except ImportError:  # machines set these variables for every program
+        log.warning(
+            "no traces: OTEL_EXPORTER_OTLP_ENDPOINT or OTEL_TRACES_EXPORTER is set, but OpenTelemetry's SDK is not "
+            'installed; install Toolway with the extra "otel"'
+        )
+        return None
+    return Tracing(settings)
+
+
+def wants_traces(env: Mapping[str, str]) -> bool:
+    """Whether the environment says, in OpenTelemetry's variables, that traces are to be exported."""
+    if env.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return False
+    exporter = env.get("OTEL_TRACES_EXPORTER", "").strip().lower()
+    return exporter != "none" and bool(exporter or any(env.get(name) for name in _ENDPOINTS))
+
+
+@asynccontextmanager
+async def open_subscribers(state: AppState, traces: Tracing | None) -> AsyncIterator[list[Subscribe]]:
+    """The subscribers of each conversation; figures and traces are collected while the block lasts."""
+    subscribers: list[Subscribe] = [log_conversation]
+
+    def is_mcp(tool: Tool) -> bool:
+        return any(s.label == tool.server and s.kind == "mcp" for s in state.catalog.sources)
+
+    def statuses() -> list[tuple[str, SourceStatus]]:
+        return [(source.label, source.status) for source in state.catalog.sources]
+
+    if traces:
+        traces.is_mcp = is_mcp
+        subscribers.insert(0, traces.subscribe)  # so that the lines of the log are in the trace
+    async with anyio.create_task_group() as tasks:
+        if state.settings.metrics.address:
+            from toolway.telemetry import metrics  # noqa: PLC0415 - needs 14 MB
+
+            subscribers.append(metrics.ConversationMetrics)
+            tasks.start_soon(metrics.sample, statuses)
+        try:
+            yield subscribers
+        finally:
+            tasks.cancel_scope.cancel()
+            if traces:
+                await anyio.to_thread.run_sync(traces.close)
