@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import orjson
 from starlette.types import Receive, Scope, Send
 
 from toolway.api.answers import answer_errors, answer_stream, answer_whole, start_stream
-from toolway.api.messages.count_tokens import TokenCounter
 from toolway.api.messages.event_writer import PING, MessageWriter
 from toolway.api.messages.request import read_request
 from toolway.api.messages.request_reader import MessageJob, RequestReader
@@ -26,6 +29,7 @@ from toolway.server.asgi import EventStreamResponse, parse_object, read_body, se
 from toolway.server.disconnect import cancel_on_disconnect, error_at_stop
 from toolway.server.envelopes import request_id
 from toolway.types import JSON, Header
+from toolway.upstream.client import Upstream
 from toolway.upstream.model_call import TurnFactory, streamed_turn, unstreamed_turn
 from toolway.upstream.refusals import is_overflow, is_refusal
 from toolway.wire.lenient_json import dumps, harmless
@@ -177,3 +181,64 @@ class _MessageAnswer:
                     "send its text instead."
                 ) from error
             raise
+
+
+PICTURE_TOKENS = 1000
+"""What a picture is taken for."""
+
+_MAX_BYTES = 16 * 2**20
+
+
+class TokenCounter:
+    """Counts at one model server, and remembers which of its ways it has."""
+
+    def __init__(self, upstream: Upstream) -> None:
+        self._upstream = upstream
+        self._ways: list[Callable[[MessageJob, JSON], Awaitable[int | None]]] = [
+            self._by_template,
+            self._by_messages,
+        ]
+
+    async def count(self, job: MessageJob) -> int:
+        """The tokens of a request's input, our tools included."""
+        conversation = job.conversation
+        body = conversation.tools.put_into(conversation.chat).body()
+        for way in list(self._ways):
+            count = await way(job, body)
+            if count is not None:
+                self._ways = [way]
+                return count
+        return self._estimated(job, body)
+
+    async def _by_template(self, job: MessageJob, body: JSON) -> int | None:
+        """llama.cpp: the prompt as its template writes it, then that text in tokens."""
+        asked: JSON = {name: body[name] for name in ("messages", "tools", "tool_choice") if name in body}
+        prompt = (await self._post(job, "/apply-template", asked)).get("prompt")
+        if not isinstance(prompt, str):
+            return None
+        asked = {"content": prompt, "add_special": True, "parse_special": True}
+        tokens = (await self._post(job, "/tokenize", asked)).get("tokens")
+        return len(tokens) if isinstance(tokens, list) and tokens else None
+
+    async def _by_messages(self, job: MessageJob, body: JSON) -> int | None:
+        """vLLM: the messages in tokens."""
+        asked: JSON = {name: body[name] for name in ("model", "messages", "tools") if name in body}
+        count = (await self._post(job, "/tokenize", asked)).get("count")
+        return count if type(count) is int and count > 0 else None
+
+    async def _post(self, job: MessageJob, path: str, body: JSON) -> JSON:
+        headers = job.conversation.headers
+        try:
+            async with self._upstream.request(
+                "POST", path, headers=headers, body=dumps(body), root=True
+            ) as answer:
+                parsed: Any = orjson.loads(await answer.read(_MAX_BYTES)) if answer.is_success else {}
+        except (UpstreamError, orjson.JSONDecodeError):
+            return {}
+        return parsed if isinstance(parsed, dict) else {}
+
+    @staticmethod
+    def _estimated(job: MessageJob, body: JSON) -> int:
+        counted = {name: body[name] for name in ("messages", "tools") if name in body}
+        text = len(dumps(counted)) - job.media.chars
+        return max(1, estimate_tokens(text) + job.media.count * PICTURE_TOKENS)
