@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from toolway.access.key_file import add_key, described, revoke_key, rotate_key, state_of
+from toolway.access.keys import add_key, described, revoke_key, rotate_key, state_of
 from toolway.app.terminal import AsJSON, ConfigFile, complain, print_json, print_table, print_text
 from toolway.settings.access import GroupConfig, KeyConfig
 from toolway.settings.groups import DEFAULT_CONFIG

@@ -10,7 +10,7 @@ import anyio
 import anyio.to_thread
 from anyio.abc import TaskGroup
 
-from toolway.access.key_file import add_key, described, revoke_key, rights_of, rotate_key
+from toolway.access.keys import add_key, described, revoke_key, rights_of, rotate_key
 from toolway.access.principal import principal_of_key
 from toolway.console.access import Access
 from toolway.console.parts import Parts
