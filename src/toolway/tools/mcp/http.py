@@ -35,10 +35,17 @@ from toolway.net.proxy import Proxy, proxy_for
 from toolway.net.ssrf import UNKNOWN_NAME, SsrfGuard
 from toolway.settings.mcp_server import RemoteServerConfig
 from toolway.tools.mcp.errors import HTTP_TROUBLE, RpcError
-from toolway.tools.mcp.http_errors import MAX_ERROR_BODY, http_error, request_failed
 from toolway.tools.mcp.messages import RequestId, RpcResponse, correlated, error, parse, parse_answer
 from toolway.tools.mcp.options import ConnectOptions
-from toolway.tools.mcp.posts import CONNECT_TIMEOUT, OwnClient, Posts, Sink
+from toolway.tools.mcp.posts import (
+    CONNECT_TIMEOUT,
+    MAX_ERROR_BODY,
+    OwnClient,
+    Posts,
+    Sink,
+    http_error,
+    request_failed,
+)
 from toolway.tools.mcp.sdk import (
     ReadStream,
     ServerMessageMetadata,

@@ -1,7 +1,7 @@
 """Calls over streamable HTTP, each sent and its answer read in the task of its caller.
 
 Over the SDK's streams a call takes a task of its own and waits for its turn in two others; its HTTP client takes more
-than that again.
+than that again. What HTTP says in place of an answer is the error of the request.
 """
 
 from __future__ import annotations
@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import cast
 from urllib.parse import urlsplit
 
 import httpx2
+import orjson
 from mcp_types import (
     INVALID_REQUEST,
+    ErrorData,
     JSONRPCError,
     JSONRPCMessage,
     JSONRPCNotification,
@@ -28,7 +31,7 @@ from toolway.net.decompress import BrokenBody, OversizedBody, UnknownEncoding, r
 from toolway.net.errors import Fault, HttpError
 from toolway.net.proxy import proxy_for
 from toolway.settings.mcp_server import RemoteServerConfig
-from toolway.tools.mcp.http_errors import MAX_ERROR_BODY, http_error, request_failed
+from toolway.tools.mcp.errors import HTTP_TROUBLE
 from toolway.tools.mcp.messages import RequestId, RpcResponse, error, parse_answer
 from toolway.tools.mcp.options import ConnectOptions
 from toolway.tools.mcp.sdk import ClientMessageMetadata, ContextSendStream, SessionMessage
@@ -271,3 +274,51 @@ def _words(fault: HttpError) -> str:
     if fault.fault is Fault.NOT_ACCEPTED:
         return f"took no connection within {CONNECT_TIMEOUT:g} s"
     return fault.words
+
+
+MAX_ERROR_BODY = 64 * 2**10
+"""Bytes of an error's body that are read."""
+
+
+def http_error(status: int, headers: Mapping[str, str], body: bytes, *, in_session: bool) -> ErrorData:
+    """The error for an answer with a status from 400 on; its `data` tells what `RpcError.http` is."""
+    rpc_error = _jsonrpc_error(body)
+    seen = {**_what_was_seen(status, headers, in_session=in_session), "data": rpc_error.get("data")}
+    message = rpc_error.get("message") or _describe(status, headers, body)
+    return ErrorData(code=rpc_error.get("code", -32000), message=str(message), data={HTTP_TROUBLE: seen})
+
+
+def request_failed(words: str, *, is_unsent: bool, is_down: bool) -> ErrorData:
+    """The error for a request that has no answer; the words follow "the server"."""
+    trouble = {"unsent": is_unsent, "down": is_down}
+    return ErrorData(code=-32000, message=f"the server {words}", data={HTTP_TROUBLE: trouble})
+
+
+def _what_was_seen(status: int, headers: Mapping[str, str], *, in_session: bool) -> JSON:
+    """What the HTTP layer knows of an error."""
+    return {
+        "status": status,
+        "session": in_session,
+        "retry_after": headers.get("retry-after"),
+        "authenticate": headers.get("www-authenticate"),
+    }
+
+
+def _describe(status: int, headers: Mapping[str, str], body: bytes) -> str:
+    """An error in words."""
+    phrase = HTTPStatus(status).phrase if status in HTTPStatus._value2member_map_ else ""
+    text = f"the server answered HTTP {status} {phrase}".rstrip()
+    if retry_after := headers.get("retry-after"):
+        text += f", to be tried again after {retry_after}"
+    plain = "html" not in headers.get("content-type", "")
+    excerpt = body[:300].decode(errors="replace").strip() if plain else ""
+    return f"{text}: {excerpt}" if excerpt else text
+
+
+def _jsonrpc_error(body: bytes) -> JSON:
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return {}
+    error = value.get("error") if isinstance(value, dict) else None
+    return error if isinstance(error, dict) and isinstance(error.get("code"), int) else {}
