@@ -27,6 +27,7 @@ import httpcore2
 import httpx2
 import orjson
 from anyio.abc import ObjectReceiveStream, ObjectSendStream, TaskStatus
+from mcp.client.streamable_http import StreamableHTTPTransport
 from mcp_types import ErrorData, JSONRPCError, JSONRPCRequest
 
 from toolway.net.client import ClientCertificate, tls_context
@@ -53,7 +54,6 @@ from toolway.tools.mcp.sdk import (
     WriteStream,
     create_context_streams,
 )
-from toolway.tools.mcp.sdk_http import StreamableHTTPTransport
 
 DELETE_TIMEOUT = 2.0
 """Seconds for the DELETE that ends a session."""

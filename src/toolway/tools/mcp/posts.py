@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import httpx2
 import orjson
+from mcp.client.streamable_http import RequestContext, StreamableHTTPTransport
 from mcp_types import (
     INVALID_REQUEST,
     ErrorData,
@@ -35,7 +36,6 @@ from toolway.tools.mcp.errors import HTTP_TROUBLE
 from toolway.tools.mcp.messages import RequestId, RpcResponse, error, parse_answer
 from toolway.tools.mcp.options import ConnectOptions
 from toolway.tools.mcp.sdk import ClientMessageMetadata, ContextSendStream, SessionMessage
-from toolway.tools.mcp.sdk_http import RequestContext, StreamableHTTPTransport
 from toolway.types import JSON, Header
 from toolway.wire.lenient_json import dumps
 

@@ -1,6 +1,7 @@
-"""Names of the MCP SDK that it does not promise to keep: this module and `sdk_http` alone import them.
+"""Names of the MCP SDK that it does not promise to keep, imported here alone.
 
-What else Toolway uses of it is public: models (`mcp_types`) and OAuth (`mcp.client.auth`).
+Only its transport over HTTP, which loads httpx2, is imported by `http` and `posts` themselves. What else Toolway uses
+of it is public: models (`mcp_types`) and OAuth (`mcp.client.auth`).
 """
 
 from __future__ import annotations
