@@ -254,28 +254,25 @@ def read_answer(answer: JSON) -> Message:
     choices = answer.get("choices")
     if (choices is None or "error" in answer) and (error := error_in(answer)):
         raise error
-    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+    if not (isinstance(choices, list) and choices and isinstance(choice := choices[0], dict)):
         raise UpstreamError(
             "The model server's answer has no choices; it may not be an OpenAI-compatible server."
         )
-    choice = choices[0]
     if "error" in choice and (error := error_in(choice)):
         raise error
-    message = choice.get("message")
-    if not isinstance(message, dict):
+    if not isinstance(message := choice.get("message"), dict):
         raise UpstreamError("The model server's answer has no message.")
-    calls = _whole_calls(message.get("tool_calls"))
-    fields = {
-        key: value
-        for key, value in message.items()
-        if value is not None and key != "tool_calls" and (key != "function_call" or not calls)
-    }
+    fields = {key: value for key, value in message.items() if value is not None}
     fields["role"] = "assistant"
+    calls = _whole_calls(fields.pop("tool_calls")) if "tool_calls" in fields else ()
+    if calls:
+        fields.pop("function_call", None)
+    finish, usage = choice.get("finish_reason"), answer.get("usage")
     return Message(
         fields=fields,
         tool_calls=calls,
-        finish_reason=finish if isinstance(finish := choice.get("finish_reason"), str) else None,
-        usage=answer.get("usage") if isinstance(answer.get("usage"), dict) else None,
+        finish_reason=finish if isinstance(finish, str) else None,
+        usage=usage if isinstance(usage, dict) else None,
         frame=answer,
     )
 

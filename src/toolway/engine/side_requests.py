@@ -45,10 +45,9 @@ def find_side_request(request: ChatRequest, headers: Sequence[Header]) -> SideRe
     """The entry that a request fits; None: it is a question of somebody's."""
     if not request.messages:
         return None
-    for role, roles, place in _PLACES:
-        if not (text := _text_of(roles, request.messages[place])):
+    for beginnings in _beginnings():
+        if not (text := _text_of(beginnings.roles, request.messages[beginnings.place])):
             continue
-        beginnings = _beginnings(role)
         # Nearly all requests are none of these, and are known by this look alone.
         if not (folded := text[: beginnings.longest].casefold()).startswith(beginnings.all):
             continue
@@ -63,16 +62,23 @@ def find_side_request(request: ChatRequest, headers: Sequence[Header]) -> SideRe
 class _Beginnings(NamedTuple):
     """How the messages of one role begin that the table knows, their case folded."""
 
+    roles: Set[str]
+    place: int
+    """The message that is looked at."""
     all: tuple[str, ...]
     entries: list[tuple[str, SideRequest]]
     longest: int
 
 
 @cache
-def _beginnings(role: str) -> _Beginnings:
+def _beginnings() -> Sequence[_Beginnings]:
+    return (_beginnings_of("system", {"system", "developer"}, 0), _beginnings_of("user", {"user"}, -1))
+
+
+def _beginnings_of(role: str, roles: Set[str], place: int) -> _Beginnings:
     entries = [(entry.begins.casefold(), entry) for entry in _table() if entry.role == role]
     longest = max((len(entry.begins) for _, entry in entries), default=0)
-    return _Beginnings(tuple(begins for begins, _ in entries), entries, longest)
+    return _Beginnings(roles, place, tuple(begins for begins, _ in entries), entries, longest)
 
 
 @cache
@@ -84,16 +90,13 @@ def _table() -> tuple[SideRequest, ...]:
     )
 
 
-_PLACES = (("system", frozenset({"system", "developer"}), 0), ("user", frozenset({"user"}), -1))
-"""The message that is looked at for each role of the table: the first one, the last one."""
-
-
 def _text_of(roles: Set[str], message: Any) -> str:
     """What a message of one of these roles says, from its first letter on."""
     if not isinstance(message, dict) or message.get("role") not in roles:
         return ""
     content = message.get("content")
-    if isinstance(content, list):
-        texts = [part.get("text") for part in content if isinstance(part, dict)]
-        content = next((text for text in texts if isinstance(text, str)), "")
-    return content.lstrip() if isinstance(content, str) else ""
+    if isinstance(content, str):
+        return content.lstrip()
+    parts = content if isinstance(content, list) else ()
+    texts = [part.get("text") for part in parts if isinstance(part, dict)]
+    return next((text for text in texts if isinstance(text, str)), "").lstrip()

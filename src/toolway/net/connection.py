@@ -67,9 +67,9 @@ class Response:
         self._is_framed = False
         self._stray = 0
         """Bytes since the last piece of body."""
-        self._has_body = method != "HEAD"
-        self.on_body = self.parts.append if self._has_body else _reject_body
-        if self._parser is None or not self._has_body:
+        self._has_body = has_body = method != "HEAD"
+        if self._parser is None or not has_body:
+            self.on_body = self.parts.append if has_body else _reject_body
             self._parser = HttpResponseParser(self)
             self._parser.set_dangerous_leniencies(
                 lenient_optional_cr_before_lf=True, lenient_spaces_after_chunk_size=True

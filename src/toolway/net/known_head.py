@@ -15,9 +15,8 @@ class KnownHead:
 
     def __init__(self, before: bytes, after: bytes) -> None:
         self._before = before
-        self._after = after
         self._start = len(before)
-        self._most = self._start + MAX_DIGITS + len(after)
+        self._length = re.compile(rb"([1-9][0-9]{0,%d})%b" % (MAX_DIGITS - 1, re.escape(after)))
 
     @classmethod
     def of(cls, data: bytes) -> KnownHead | None:
@@ -31,10 +30,7 @@ class KnownHead:
 
     def body_in(self, data: bytes) -> tuple[int, int] | None:
         """Where the body begins and ends of a message with this head; None: it has another, or no body."""
-        if data.startswith(self._before):
-            end = data.find(self._after, self._start, self._most)
-            length = data[self._start : end]
-            if length.isdigit() and end >= 0 and not length.startswith(b"0"):
-                begin = end + len(self._after)
-                return begin, begin + int(length)
+        if data.startswith(self._before) and (found := self._length.match(data, self._start)):
+            begin = found.end()
+            return begin, begin + int(found[1])
         return None

@@ -76,10 +76,7 @@ class UpstreamResponse:
 
     def header(self, name: bytes) -> bytes:
         """The first value of a header, or nothing."""
-        for own, value in self.headers:
-            if own == name:
-                return value
-        return b""
+        return dict(reversed(self.headers)).get(name, b"")
 
     async def receive(self) -> bytes:
         """What the next network read brings, still compressed if the server did that; nothing at the end.
@@ -409,6 +406,8 @@ def credential(api_key: str | None) -> list[Header]:
 
 
 def _end_to_end(headers: Sequence[Header]) -> list[Header]:
+    if HOP_BY_HOP.isdisjoint(dict(headers)):
+        return [*headers]
     kept, named = [], b""
     for header in headers:
         if header[0] not in HOP_BY_HOP:
