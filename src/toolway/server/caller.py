@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
@@ -36,11 +36,22 @@ _LAST = "toolway.last_caller"
 
 def caller_of(scope: Scope, settings: UpstreamSettings) -> Caller:
     """The caller of this request."""
-    head = (scope.get(PRINCIPAL_KEY), scope.get("query_string"), _without_body(scope["headers"]))
+    return _last_or_new(scope, settings, _caller)
+
+
+def openai_caller_of(scope: Scope, settings: UpstreamSettings) -> Caller:
+    """The caller of this request in Anthropic's API, as `as_openai_caller` makes it."""
+    return _last_or_new(scope, settings, _openai_caller)
+
+
+def _last_or_new(
+    scope: Scope, settings: UpstreamSettings, make: Callable[[Scope, UpstreamSettings], Caller]
+) -> Caller:
+    head = (make, scope.get(PRINCIPAL_KEY), scope.get("query_string"), _without_body(scope["headers"]))
     connection = scope.get("extensions") or {}
     last = connection.get(_LAST)
     if last is None or last[0] != head:
-        last = connection[_LAST] = (head, _caller(scope, settings))
+        last = connection[_LAST] = (head, make(scope, settings))
     caller: Caller = last[1]
     return caller
 
@@ -166,6 +177,10 @@ def as_openai_caller(caller: Caller) -> Caller:
     bearers = [header for header in headers if header[0] == b"authorization"]
     headers = [header for header in headers if header[0] != b"authorization"] + bearers[:1]
     return replace(caller, query=query, headers=headers)
+
+
+def _openai_caller(scope: Scope, settings: UpstreamSettings) -> Caller:
+    return as_openai_caller(_caller(scope, settings))
 
 
 def _as_bearer(header: Header) -> Header:

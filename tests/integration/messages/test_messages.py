@@ -75,6 +75,17 @@ def test_a_key_goes_to_the_model_server_as_a_bearer(app: AppServer):
     assert (seen.header(b"x-api-key"), seen.header(b"anthropic-beta"), seen.query) == (None, None, b"")
 
 
+def test_dialects_on_one_connection_have_each_their_own_caller(app: AppServer):
+    set_turns(app, *[ModelTurn(text="Hi.")] * 4)
+    body = {"model": "mock", "input": "Hi", "messages": QUESTION, "max_tokens": 5}
+    with httpx2.Client(base_url=app.url, headers={"x-api-key": "sk-x"}, timeout=60) as client:
+        for path in ("responses", "messages", "messages", "responses"):
+            assert client.post(f"/v1/{path}", json=body).status_code == 200
+    seen = [(one.header(b"authorization"), one.header(b"x-api-key")) for one in app.upstream.seen]
+    theirs, ours = (None, b"sk-x"), (b"Bearer sk-x", None)
+    assert seen == [theirs, ours, ours, theirs]
+
+
 def test_a_tool_that_a_reference_names_is_offered_behind_all_others(app: AppServer):
     set_turns(app, ModelTurn(text="Found."))
     tools = [

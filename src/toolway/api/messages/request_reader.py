@@ -25,7 +25,7 @@ from toolway.dialects import MESSAGES
 from toolway.engine.conversation import Conversation, ConversationRequest
 from toolway.engine.engine import Engine, ToolsAtHand
 from toolway.engine.request_options import RequestOptions
-from toolway.server.caller import as_openai_caller, caller_of
+from toolway.server.caller import openai_caller_of
 from toolway.types import JSON
 
 
@@ -51,7 +51,7 @@ class RequestReader:
     @asynccontextmanager
     async def open(self, scope: Scope, request: MessagesRequest) -> AsyncIterator[MessageJob]:
         """Read the conversation of a request. Raises InvalidRequest, ConnectorError."""
-        caller = as_openai_caller(caller_of(scope, self._engine.settings.upstream))
+        caller = openai_caller_of(scope, self._engine.settings.upstream)
         options = read_option_headers(caller.option_headers)
         builder = _ConversationBuilder(request, options, is_openai=self._engine.target.is_openai)
         tells_listings = knows_listings(scope["headers"])
