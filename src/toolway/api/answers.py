@@ -62,7 +62,7 @@ async def start_stream(stream: EventStreamResponse, event: Event, headers: tuple
 
     That is the head of the model server's answer, or a call that was approved and runs before the model is asked.
     """
-    if not stream.started and isinstance(event, HeadArrived | CallBegan):
+    if not stream.started and isinstance(event, (HeadArrived, CallBegan)):
         await stream.start([*headers, *relayed(event.headers if isinstance(event, HeadArrived) else ())])
 
 

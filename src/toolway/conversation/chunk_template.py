@@ -46,10 +46,9 @@ class TextRun:
 class ChunkTemplate:
     """What stands around the text in chunk after chunk of one stream."""
 
-    def __init__(self) -> None:
-        self._head = self._tail = b""
-        self._begin = self._between = self._end = b""
-        """The same with what is around it in a stream: before the first event, between two, behind the last."""
+    _head = _tail = b""
+    _begin = _between = _end = b""
+    """The same with what is around it in a stream: before the first event, between two, behind the last."""
 
     def learn(self, chunk: JSON, payload: bytes) -> None:
         """Take this chunk as the pattern, if one plain text is all that its delta holds."""

@@ -115,20 +115,21 @@ class MessageBuilder:
     numbered from 0 among themselves. All other calls, the finish_reason and the usage stay here.
     """
 
+    started = False
+    """Whether anything of an answer came."""
+    stray: JSON | None = None
+    """The first chunk that means nothing here."""
+    _finish_reason: str | None = None
+    _usage: JSON | None = None
+
     def __init__(self, is_clients: Callable[[str], bool]) -> None:
         self._is_clients = is_clients
         self._said: dict[str, list[str | list[Any]]] = {}
         self._extra: JSON = {}
         self._calls = CallAssembler()
         self._passed: dict[int, int] = {}
-        self._finish_reason: str | None = None
-        self._usage: JSON | None = None
         self._frame: JSON = {}
         self._usage_frame: JSON = {}
-        self.started = False
-        """Whether anything of an answer came."""
-        self.stray: JSON | None = None
-        """The first chunk that means nothing here."""
 
     def feed(self, chunk: JSON) -> JSON | None:
         """What the client sees of this chunk: the same object if all of it, a new one if less, None if nothing.

@@ -167,18 +167,19 @@ def _says_anything(message: Message) -> bool:
 class StreamReader:
     """Reads one streamed answer, cut anywhere: its chunks go to the builder, and to the caller as they come."""
 
+    is_over = False
+    """Whether nothing that may still come is part of the answer."""
+    _is_done = False
+    """Whether `[DONE]` came."""
+    _misses = 0
+    """Events since the last one that was like the one before it."""
+    _failure: Exception | None = None
+
     def __init__(self, builder: MessageBuilder) -> None:
-        self.is_over = False
-        """Whether nothing that may still come is part of the answer."""
-        self._is_done = False
-        """Whether `[DONE]` came."""
         self._builder = builder
         self._decoder = sse.Decoder()
         self._template = ChunkTemplate()
-        self._misses = 0
-        """Events since the last one that was like the one before it."""
         self._items: list[tuple[JSON | str, bytes | None]] = []
-        self._failure: Exception | None = None
 
     def read(self, data: bytes) -> Iterator[Chunks]:
         """What the client may see of what one network read brought. Raises UpstreamError behind that."""
@@ -198,7 +199,8 @@ class StreamReader:
                 self._builder.add_content(alike.text)
                 yield Chunks(alike)
         finally:
-            yield from self._rest()
+            if self._items:
+                yield self._taken()
 
     def close(self) -> Iterator[Chunks]:
         """The same of what is left at the end of the stream."""
@@ -208,7 +210,8 @@ class StreamReader:
         try:
             self._feed(self._decoder.close)
         finally:
-            yield from self._rest()
+            if self._items:
+                yield self._taken()
 
     def fail(self, error: Exception) -> None:
         """Have this raised to whoever reads on."""
@@ -259,10 +262,6 @@ class StreamReader:
             self._items.append((chunk, raw))
         elif visible is not None:
             self._items.append((visible, None))
-
-    def _rest(self) -> Iterator[Chunks]:
-        if self._items:
-            yield self._taken()
 
     def _taken(self) -> Chunks:
         items, self._items = self._items, []

@@ -34,12 +34,13 @@ class Decoder:
     `stray` is the first line of any other field.
     """
 
+    stray = b""
+    _size = 0
+    _at_start = True
+
     def __init__(self) -> None:
         self._unfinished: list[bytes] = []
-        self._size = 0
         self._data: list[bytes] = []
-        self._at_start = True
-        self.stray = b""
 
     @property
     def is_between_events(self) -> bool:

@@ -71,13 +71,9 @@ class ChunkWriter:
 
     def _fits(self, chunk: JSON) -> bool:
         """Whether a chunk can go out unchanged."""
-        same = self._same
-        if not same or chunk.get("id") != same["id"] or chunk.get("created") != same["created"]:
+        if not (self._same and self._same.items() <= chunk.items()):
             return False
-        if chunk.get("model") != same["model"] or chunk.get("object") != "chat.completion.chunk":
-            return False
-        choices = chunk["choices"]
-        if not choices:
+        if not (choices := chunk["choices"]):
             return True
         return self._role_sent and choices[0].get("index") == 0 and "role" not in choices[0]["delta"]
 

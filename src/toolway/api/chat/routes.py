@@ -130,9 +130,6 @@ class ChatCompletions:
             usage = outcome.usage if wants_usage(conversation.chat) else None
             return writer.end(outcome.message, usage)
 
-        async def fail(error: ToolwayError) -> bytes:
-            return failure(error)
-
         keep_alive = self._settings.server.keepalive_interval
         await answer_stream(
             scope,
@@ -140,7 +137,7 @@ class ChatCompletions:
             send,
             conversation=conversation,
             produce=produce,
-            fail=fail,
+            fail=_fail,
             keep_alive=keep_alive,
         )
 
@@ -165,6 +162,10 @@ class ChatCompletions:
         except (UpstreamError, Stopping) as error:
             if not started:  # else the missing end tells the client
                 await send_error(scope, send, error)
+
+
+async def _fail(error: ToolwayError) -> bytes:
+    return failure(error)
 
 
 def read_request(
@@ -240,4 +241,4 @@ def _joined_text(rounds: Sequence[JSON]) -> JSON:
         for member, piece in said.items():
             if piece and member in TEXT_FIELDS and isinstance(piece, (str, list)):
                 found.setdefault(member, []).append(piece)
-    return {member: joined(found[member]) for member in TEXT_FIELDS if member in found}
+    return {member: joined(pieces) for member, pieces in found.items()}
