@@ -175,7 +175,9 @@ class RequestTools:
         Where there are none, nothing that only stands beside tools is left: servers refuse it.
         """
         if tools := self._tools_of_round():
-            return self._with_choice(request.with_tools(tools))
+            request = request.with_tools(tools)
+            is_same = request.options.get("tool_choice") in (None, self._choice)
+            return request if is_same else request.with_options(tool_choice=self._choice)
         if self._leaves_calls_alone:
             return request
         if self.keeps_definitions and (stubs := _stubs(request.messages)):
@@ -187,12 +189,6 @@ class RequestTools:
         if self._is_withdrawn or not self.tools:
             return self._clients_tools
         return (self._enforced and self._enforced_definition()) or self._definitions()
-
-    def _with_choice(self, request: ChatRequest) -> ChatRequest:
-        choice = request.options.get("tool_choice")
-        if choice is None or choice == self._choice:
-            return request
-        return request.with_options(tool_choice=self._choice)
 
     def _definitions(self) -> Any:
         is_changed = self._clients_tools or self._added or self._joined or self._shortened

@@ -27,11 +27,11 @@ class ClientGone(Exception):
 
 async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
     """The whole body. Raises TooLarge over `limit` bytes, before buffering more than that; ClientGone."""
-    for name, value in scope["headers"]:
-        if name == b"content-length" and value.isdigit() and int(value) > limit:
-            raise _too_large(limit)
-        if name == b"content-encoding" and value.lower() != b"identity":
-            raise InvalidRequest("Compressed request bodies are not accepted here; send plain JSON.")
+    headers = dict(scope["headers"])
+    if (length := headers.get(b"content-length", b"")).isdigit() and int(length) > limit:
+        raise _too_large(limit)
+    if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+        raise InvalidRequest("Compressed request bodies are not accepted here; send plain JSON.")
     parts, size = [], 0
     while True:
         event = await receive()
@@ -169,7 +169,8 @@ async def stream_events(
 
     async def run() -> None:
         # Most streams end before a pulse can be due: a task for each, and its group, would cost them a twentieth.
-        loop, pulses = asyncio.get_running_loop(), list[asyncio.Task[None]]()
+        loop = asyncio.get_running_loop()
+        pulses: list[asyncio.Task[None]] = []
         first = loop.call_later(keep_alive, lambda: pulses.append(loop.create_task(stream.keep_alive())))
         try:
             await produce(stream)

@@ -195,8 +195,10 @@ class _ConversationBuilder:
     def _offer_search(self, conversation: Conversation, writer: EventWriter) -> None:
         """Let the model search the hidden tools; a call of one that it did not look up is the client's all the same."""
         search, hidden, request = self._search, self._hidden, self._request
+        if not hidden:
+            return
         conversation.tools.know_clients(hidden)
-        if search is None or search.is_clients or not hidden or request.given.get("tool_choice") == "none":
+        if search is None or search.is_clients or request.given.get("tool_choice") == "none":
             return
 
         def load(names: Sequence[str]) -> None:

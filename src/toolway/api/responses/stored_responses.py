@@ -325,7 +325,7 @@ def _find_long_texts(value: JSON | list[Any], long: int, found: list[str]) -> No
         if isinstance(part, str):
             if len(part) >= long:
                 found.append(part)
-        elif part and isinstance(part, dict | list):
+        elif part and isinstance(part, (dict, list)):
             _find_long_texts(part, long, found)
 
 
