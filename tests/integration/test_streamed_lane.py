@@ -346,6 +346,21 @@ def test_streams_of_the_lane_are_counted_as_all_are(taken: list[str]):
     assert figures[0] == figures[1]
 
 
+def test_a_stream_that_falls_silent_is_counted_on_both_ways(taken: list[str]):
+    figures = []
+    for has_lane in (True, False):
+        gate = Gate()
+        with app_server(has_lane=has_lane, metrics="on", upstream_silence_timeout=1) as app:
+            before = counted(app)
+            warm(app, Reply([WORDS.parts[0], gate]))
+            assert "silent for too long" in app.ask(stream=True).text
+            gate.open()
+            figures.append({name: value - before.get(name, 0) for name, value in counted(app).items()})
+            if has_lane:
+                assert taken == ["handed over, begun"]
+    assert figures[0] == figures[1]
+
+
 def test_a_whole_answer_to_a_streamed_request_is_streamed(
     lane: AppServer, ordinary: AppServer, taken: list[str]
 ):

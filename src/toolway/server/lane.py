@@ -495,7 +495,7 @@ def _behind_head(app: ASGIApp) -> ASGIApp:
                 is_error = message["status"] != HTTPStatus.OK
             elif is_error:
                 await send({**message, "body": encode(message["body"]) + STREAM_END})
-            else:
+            elif message["body"] or not message.get("more_body"):  # for nothing no slow client is waited for
                 await send(message)
 
         await app(scope, receive, send_behind)

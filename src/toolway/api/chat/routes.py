@@ -117,6 +117,9 @@ class ChatCompletions:
         progress = self._settings.loop.progress
 
         async def produce(stream: EventStreamResponse) -> bytes:
+            if begun is not None:
+                await stream.start(())
+
             async def deliver(event: Event) -> None:
                 if type(event) is Chunks:
                     await stream.write(writer.write(event.items))
