@@ -39,6 +39,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--rate", type=float, default=40, help="visits a second; some are several requests")
     parser.add_argument("--store", choices=("memory", "sqlite"), default="memory")
+    parser.add_argument("--replay", action="store_true", help="TOOLWAY_REPLAY, which closes the fast lane")
     parser.add_argument(
         "--samples", type=Path, default=ROOT / "bench/.work/soak.jsonl", help="where they are written"
     )
@@ -137,13 +138,13 @@ def mcp_json(mcp_url: str, tools_url: str) -> str:
     return json.dumps({"mcpServers": servers})
 
 
-def settings(model_port: int, folder: Path, store: str) -> dict[str, str]:
+def settings(model_port: int, folder: Path, chosen: argparse.Namespace) -> dict[str, str]:
     """Small bounds and short lives, so that what is bounded is full, and what ends has ended, long before the half."""
     return {
         "OPENAI_BASE_URL": f"http://127.0.0.1:{model_port}/v1",
         "DEBUG_OUTPUT": "false",
         "TOOLWAY_CONFIG": str(folder / "mcp.json"),
-        "TOOLWAY_STORE": "memory:" if store == "memory" else f"sqlite:///{folder}/store.db",
+        "TOOLWAY_STORE": "memory:" if chosen.store == "memory" else f"sqlite:///{folder}/store.db",
         "TOOLWAY_STORE_MAX_BYTES": str(32 * 2**20),
         "TOOLWAY_STORE_TTL": "90",
         "TOOLWAY_RESPONSES_TTL": "90",
@@ -151,7 +152,7 @@ def settings(model_port: int, folder: Path, store: str) -> dict[str, str]:
         "TOOLWAY_CONSOLE_MAX_BYTES": str(2 * 2**20),
         "TOOLWAY_CONSOLE_MAX_CONVERSATIONS": "500",
         "TOOLWAY_METRICS": "on",
-        "TOOLWAY_REPLAY": "true",
+        "TOOLWAY_REPLAY": str(chosen.replay).lower(),
     }
 
 
@@ -183,7 +184,7 @@ def soak(chosen: argparse.Namespace) -> Soak:
                 "bench.soak.target",
                 str(ports[3]),
                 str(folder / "inside"),
-                env={**env, **settings(ports[0], folder, chosen.store)},
+                env={**env, **settings(ports[0], folder, chosen)},
                 cwd=folder,
                 log=log,
             )
