@@ -47,13 +47,13 @@ class Watched:
         CAME.append("streamed")
         self._client.end(message)
 
-    def go_on(self, handover: Handover) -> None:
+    def take_over(self, handover: Handover) -> None:
         CAME.append("handed over, begun" if handover.reader else "handed over")
-        self._client.go_on(handover)
+        self._client.take_over(handover)
 
-    def run(self, work: Coroutine[Any, Any, None]) -> None:
+    def run_detached(self, work: Coroutine[Any, Any, None]) -> None:
         CAME.append("left")
-        self._client.run(work)
+        self._client.run_detached(work)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -119,7 +119,7 @@ class Handover:
 class MessageClient(Protocol):
     """Whoever waits for the answer to a request in the lane.
 
-    `answer`, `end` or `go_on` is called, once, as the last, unless it leaves.
+    `answer`, `end` or `take_over` is called, once, as the last, unless it leaves.
     """
 
     @property
@@ -138,10 +138,10 @@ class MessageClient(Protocol):
     def end(self, message: Message) -> None:
         """The stream was plain to its end, and this message in all."""
 
-    def go_on(self, handover: Handover) -> None:
+    def take_over(self, handover: Handover) -> None:
         """The request must go the ordinary way."""
 
-    def run(self, work: Coroutine[Any, Any, None]) -> None:
+    def run_detached(self, work: Coroutine[Any, Any, None]) -> None:
         """Run what is left to be done for a client that left."""
 
 
@@ -186,15 +186,15 @@ class ModelExchange(ABC):
     def hand_over(self) -> None:
         """Leave it to the ordinary way, however far it is."""
         self._connection.call_back(None)
-        self._leave_to_ordinary_way()
+        self._hand_over()
 
     def client_left(self) -> None:
         """Stop the model server: nobody waits for its answer."""
         self._connection.call_back(None)
         self._started.close()
-        self._client.run(self._leave())
+        self._client.run_detached(self._keep_for_later())
 
-    async def _leave(self) -> None:
+    async def _keep_for_later(self) -> None:
         request = self._request
         await interrupted_answers.keep(
             self._store, request.sender.caller, request.chat.messages, self._events
@@ -224,7 +224,7 @@ class ModelExchange(ABC):
         else:
             self.hand_over()
 
-    def _leave_to_ordinary_way(
+    def _hand_over(
         self,
         *,
         message: Message | None = None,
@@ -232,7 +232,7 @@ class ModelExchange(ABC):
         reader: StreamReader | None = None,
     ) -> None:
         self._events.heard = self._told
-        self._client.go_on(
+        self._client.take_over(
             Handover(
                 sent=self._sent,
                 request=self._started,
@@ -297,7 +297,7 @@ class WholeExchange(ModelExchange):
             self._client.answer(message, answer.headers)
         else:
             self._started.close()
-            self._leave_to_ordinary_way(message=message, headers=answer.headers)
+            self._hand_over(message=message, headers=answer.headers)
 
 
 class StreamExchange(ModelExchange):
@@ -317,7 +317,7 @@ class StreamExchange(ModelExchange):
         """Leave it to the ordinary way, however far it is."""
         self._connection.call_back(None)
         self._stop_draining()
-        self._leave_to_ordinary_way(reader=self._reader)
+        self._hand_over(reader=self._reader)
 
     def client_left(self) -> None:
         """Stop the model server: nobody waits for its answer."""

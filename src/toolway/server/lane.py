@@ -75,10 +75,10 @@ class LaneClient(Protocol):
     def end(self, events: bytes) -> None:
         """The last of a stream."""
 
-    def go_on(self, handover: Closeable) -> None:
+    def take_over(self, handover: Closeable) -> None:
         """Have the request go the ordinary way; what that answers goes on behind what of a stream was written."""
 
-    def run(self, work: Coroutine[Any, Any, None]) -> None:
+    def run_detached(self, work: Coroutine[Any, Any, None]) -> None:
         """Run what must be done behind a client that left; the server waits for it when it stops."""
 
 
@@ -240,7 +240,7 @@ class LaneProtocol(HttpProtocol):
     def _close_after(self, seconds: float) -> None:
         self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
 
-    def go_on(self, handover: Closeable) -> None:
+    def take_over(self, handover: Closeable) -> None:
         """As `LaneClient`: the route gets the request now, and the parser what stands behind it."""
         sender, self._exchange, self._sender = self._sender, None, None
         begun, self._is_streaming = self._is_streaming, False
@@ -283,7 +283,7 @@ class LaneProtocol(HttpProtocol):
             cycle.response_started = cycle.chunked_encoding = True
         return self._begin_task(cycle.run_asgi(cast("Any", app)))
 
-    def run(self, work: Coroutine[Any, Any, None]) -> None:
+    def run_detached(self, work: Coroutine[Any, Any, None]) -> None:
         """As `LaneClient`."""
         self._begin_task(work)
 

@@ -543,7 +543,7 @@ class CancellingLane(DecliningLane):
         raise AssertionError("the task was to be cancelled before")
 
     def hand_over(self, client: LaneProtocol) -> None:
-        client.go_on(self.held)
+        client.take_over(self.held)
         for task in client.tasks:
             task.cancel()
 

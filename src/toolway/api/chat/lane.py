@@ -110,14 +110,14 @@ class _Client:
         usage = message.usage if wants_usage(self.request.chat) else None
         self.http.end(self.writer.end(message, usage))
 
-    def go_on(self, handover: Handover) -> None:
+    def take_over(self, handover: Handover) -> None:
         caller = self.request.sender.caller
-        self.http.go_on(ChatHandover(handover=handover, raw=self.raw, caller=caller, writer=self.writer))
+        self.http.take_over(ChatHandover(handover=handover, raw=self.raw, caller=caller, writer=self.writer))
 
-    def run(self, work: Coroutine[Any, Any, None]) -> None:
+    def run_detached(self, work: Coroutine[Any, Any, None]) -> None:
         if self.writer:  # it had the head of an answer, and that is what is counted
             self._count_answer()
-        self.http.run(work)
+        self.http.run_detached(work)
 
     def _count_answer(self) -> None:
         if self.count is not None:
