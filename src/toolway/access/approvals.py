@@ -22,7 +22,7 @@ import anyio
 
 from toolway.errors import InvalidRequest, NotFound, TooMany
 from toolway.stores import Key, Kind, Store, share_of
-from toolway.tools.digests import digest_of
+from toolway.tools.names import digest_of
 from toolway.types import JSON, Caller, Tool, ToolCall
 from toolway.wire.lenient_json import dumps
 

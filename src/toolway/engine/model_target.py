@@ -20,7 +20,7 @@ from toolway.schema.compile import MAX_TOOLS
 from toolway.schema.targets import SchemaTarget
 from toolway.settings.groups import UpstreamSettings
 from toolway.tools.catalog import Snapshot
-from toolway.tools.digests import digest_of
+from toolway.tools.names import digest_of
 from toolway.types import JSON, Tool
 from toolway.upstream.client import Upstream, credential
 from toolway.upstream.model_info import Listing, ModelInfos

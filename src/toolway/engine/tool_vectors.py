@@ -21,7 +21,7 @@ from toolway.errors import ConfigError, StoreError, UpstreamError
 from toolway.search.ranking import Vector, nearest
 from toolway.settings.settings import Settings
 from toolway.stores import Kind, Store
-from toolway.tools.digests import digest_of
+from toolway.tools.names import digest_of
 from toolway.types import JSON_TYPE, Tool
 from toolway.upstream.client import Upstream, credential
 

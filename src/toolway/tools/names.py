@@ -1,4 +1,4 @@
-"""Legal, unique, stable tool names, and the way back from what a model made of one."""
+"""What a tool is known by: legal, unique, stable names, the way back from what a model made of one; its digest."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import count
 from types import MappingProxyType
+from weakref import WeakKeyDictionary
 
-from toolway.types import Tool
+from toolway.types import JSON, Tool
+from toolway.wire.lenient_json import dumps
 
 MAX_LENGTH = 64
 """OpenAI's limit; names match `^[a-zA-Z0-9_-]{1,64}$` and, for Gemini's sake, do not start with a digit."""
@@ -141,3 +143,31 @@ def name_some(names: Iterable[str], most: int = 10, *, separator: str = ", ") ->
 def with_hash(name: str, whole: str) -> str:
     digest = hashlib.sha256(whole.encode()).hexdigest()[:8]
     return f"{name[: MAX_LENGTH - 9]}_{digest}"
+
+
+_digests: WeakKeyDictionary[Tool, str] = WeakKeyDictionary()
+
+
+def definition_of(tool: Tool) -> JSON:
+    """What its server tells of a tool: description, schemas, annotations, title; what is empty is left out."""
+    definition = {
+        "title": tool.extra.get("title"),
+        "description": tool.description,
+        "parameters": tool.parameters,
+        "outputSchema": tool.extra.get("outputSchema"),
+        "annotations": tool.annotations,
+    }
+    return {name: value for name, value in definition.items() if value}
+
+
+def digest(server: str, name: str, definition: JSON) -> str:
+    """SHA-256 over the server's label, the tool's name and its definition, in canonical JSON."""
+    return hashlib.sha256(dumps([server, name, definition], sort_keys=True)).hexdigest()
+
+
+def digest_of(tool: Tool) -> str:
+    """The digest of a tool as its server tells of it now."""
+    known = _digests.get(tool)
+    if known is None:
+        known = _digests[tool] = digest(tool.server, tool.name, definition_of(tool))
+    return known

@@ -17,8 +17,7 @@ from toolway.errors import ConfigError
 from toolway.settings.files import locked, replace_text
 from toolway.settings.groups import DEFAULT_CONFIG, ToolSettings
 from toolway.settings.mcp_server import with_home
-from toolway.tools.digests import definition_of, digest, digest_of
-from toolway.tools.names import name_some
+from toolway.tools.names import definition_of, digest, digest_of, name_some
 from toolway.tools.source_wrappers import SourceWrapper
 from toolway.tools.suspicious import (
     hides_text,
