@@ -174,24 +174,22 @@ class Approvals:
         """The approval with this id; None when its time is over, or there never was one."""
         return await self.store.get(_key(identity), certain=True)
 
-    async def waiting(self, owner: str | None = None) -> list[Approval]:
-        """All that wait for an answer, the oldest first; of one `owner` alone, when that is given."""
+    async def waiting(self) -> list[Approval]:
+        """All that wait for an answer, the oldest first."""
         ids = await self._waiting.ids()
         found = await self.store.get_all([_key(identity) for identity in ids])
         verdicts = await self.store.get_all([_verdict(identity) for identity in ids])
         pending = [a for a, verdict in zip(found, verdicts, strict=True) if a is not None and verdict is None]
-        return sorted((a for a in pending if owner in (None, a.owner)), key=lambda a: a.created)
+        return sorted(pending, key=lambda approval: approval.created)
 
-    async def answer(
-        self, identity: str, verdict: Verdict, *, owner: str | None = None, takes_back: bool = True
-    ) -> Verdict:
+    async def answer(self, identity: str, verdict: Verdict, *, takes_back: bool = True) -> Verdict:
         """Decide; returns the answer that counts: the first one, or a no that takes a yes back in time.
 
-        With `owner` only that one's own are there. What is no more than the lack of an answer does not `takes_back`.
+        What is no more than the lack of an answer does not `takes_back`.
         Raises NotFound: no such approval, or its time is over.
         """
         approval = await self.find(identity)
-        if approval is None or (owner is not None and approval.owner != owner):
+        if approval is None:
             raise _not_found(identity)
         if verdict.approve and verdict.always:
             verdict = replace(verdict, grant=_new_grant_id(approval, verdict.always))
@@ -311,15 +309,15 @@ class Approvals:
                     return grant
         return None
 
-    async def grants(self, owner: str | None = None) -> list[Grant]:
-        """All standing yeses, the oldest first; of one `owner` alone, when that is given."""
+    async def grants(self) -> list[Grant]:
+        """All standing yeses, the oldest first."""
         found = await self.store.get_all([_grant(identity) for identity in await self._granted.ids()])
-        return sorted((g for g in found if g and owner in (None, g.owner)), key=lambda g: g.created)
+        return sorted(filter(None, found), key=lambda grant: grant.created)
 
-    async def revoke(self, identity: str, *, owner: str | None = None) -> None:
+    async def revoke(self, identity: str) -> None:
         """End a standing yes. Raises NotFound."""
         grant = await self.store.get(_grant(identity), certain=True)
-        if grant is None or (owner is not None and grant.owner != owner):
+        if grant is None:
             raise NotFound(f"There is no grant {identity[:100]!r}.")
         await self.store.delete(_grant(identity))
         await self._granted.remove(grant.slot)

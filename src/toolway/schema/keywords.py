@@ -57,9 +57,9 @@ def type_of(value: Any) -> str:
     return next((name for kind, name in kinds if isinstance(value, kind)), "object")
 
 
-def members_of(schema: JSON, keyword: str = "properties") -> JSON:
-    """The object under a keyword; empty when there is none."""
-    value = schema.get(keyword)
+def members_of(schema: JSON) -> JSON:
+    """The properties of an object; empty when there are none."""
+    value = schema.get("properties")
     return value if isinstance(value, dict) else {}
 
 

@@ -67,7 +67,6 @@ def top_hits(
     ranked: Sequence[str],
     among: Collection[str],
     shown: int = SHOWN_TOOLS,
-    names: int = NEIGHBOURS,
 ) -> Hits:
     """The first of a ranking whole; of several that have one name at several servers, the best alone."""
     first: dict[str, str] = {}
@@ -75,7 +74,7 @@ def top_hits(
         first.setdefault(index.tools[name].name, name)
     best = tuple(list(first.values())[:shown])
     neighbours: dict[str, list[str]] = {}
-    room, rank = names, {name: number for number, name in enumerate(ranked)}
+    room, rank = NEIGHBOURS, {name: number for number, name in enumerate(ranked)}
     for server in _servers(index, ranked):
         others = [name for name in index.of_server(server) if name in among and name not in best]
         kept = sorted(others, key=lambda name: rank.get(name, len(rank)))[:room]

@@ -72,7 +72,6 @@ class Snapshot:
         sources: Sequence[ToolSource],
         *,
         target: SchemaTarget = "openai",
-        excluded: Collection[Tool] = (),
         assign: Callable[[Iterable[Tool]], dict[str, Tool]] = names.assign,
     ) -> None:
         self.sources = tuple(sources)
@@ -80,11 +79,9 @@ class Snapshot:
         self._announced = {source: source.status.announced for source in sources}
         self.tools = assign(self._owners)
         self._index = _Index(self.tools)
-        self._by_target: dict[tuple[SchemaTarget, frozenset[Tool]], Snapshot] = {
-            (target, frozenset(excluded)): self
-        }
+        self._by_target: dict[tuple[SchemaTarget, frozenset[Tool]], Snapshot] = {(target, frozenset()): self}
         self._views: dict[Selection, Snapshot] = {}
-        self._define(target, excluded)
+        self._define(target, ())
 
     @property
     def untried(self) -> list[str]:
