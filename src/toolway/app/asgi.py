@@ -39,9 +39,9 @@ from toolway.app.doctor import judge_running
 from toolway.app.health import Readiness, healthz, welcome
 from toolway.app.state import AppState, open_state
 from toolway.console.app import open_console
+from toolway.console.context import ConsoleContext
 from toolway.console.feed import Feed
 from toolway.console.journal import Journal
-from toolway.console.parts import Parts
 from toolway.conversation.events import Subscribe
 from toolway.dialects import CHAT, MCP, MESSAGES, RESPONSES, REST
 from toolway.engine.engine import Engine
@@ -205,7 +205,7 @@ class Routes:
         async def judge() -> list[JSON]:
             return [finding.to_json() for finding in await judge_running(state)]
 
-        parts = Parts(
+        context = ConsoleContext(
             settings=state.settings,
             upstream=state.upstream,
             catalog=state.catalog,
@@ -220,7 +220,7 @@ class Routes:
             judge=judge,
             paths=lambda: [path for _, path in self._exact],
         )
-        async with open_console(parts) as console:
+        async with open_console(context) as console:
 
             async def page_or_welcome(scope: Scope, receive: Receive, send: Send) -> None:
                 await (console.page if wants_page(scope) else welcome)(scope, receive, send)

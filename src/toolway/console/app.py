@@ -11,11 +11,11 @@ from toolway.console.access import Access
 from toolway.console.approvals import ApprovalRoutes
 from toolway.console.audit import Audit
 from toolway.console.config_file import ConfigRoutes
+from toolway.console.context import ConsoleContext
 from toolway.console.conversations import Conversations
 from toolway.console.keys import Keys
 from toolway.console.openapi import document_route
 from toolway.console.overview import Overview
-from toolway.console.parts import Parts
 from toolway.console.pins import PinRoutes
 from toolway.console.playground import Playground
 from toolway.console.routes import Console
@@ -24,36 +24,36 @@ from toolway.console.tools import Tools
 
 
 @asynccontextmanager
-async def open_console(parts: Parts) -> AsyncIterator[Console]:
+async def open_console(context: ConsoleContext) -> AsyncIterator[Console]:
     """The console of a running Toolway, while the block lasts."""
 
-    async with anyio.create_task_group() as tasks, parts.journal.running():
-        servers, overview = Servers(parts, tasks), Overview(parts)
+    async with anyio.create_task_group() as tasks, context.journal.running():
+        servers, overview = Servers(context, tasks), Overview(context)
 
         def notice() -> None:
             servers.notice()
             overview.notice()
-            parts.feed.publish("state", {})
+            context.feed.publish("state", {})
 
-        access = Access(parts.settings, parts.store, parts.keys)
+        access = Access(context.settings, context.store, context.keys)
         pages = (
             overview,
-            Conversations(parts),
+            Conversations(context),
             servers,
-            PinRoutes(parts),
-            ConfigRoutes(parts),
-            Tools(parts),
-            Playground(parts),
-            ApprovalRoutes(parts, tasks),
-            Keys(parts, access, tasks),
-            Audit(parts),
+            PinRoutes(context),
+            ConfigRoutes(context),
+            Tools(context),
+            Playground(context),
+            ApprovalRoutes(context, tasks),
+            Keys(context, access, tasks),
+            Audit(context),
         )
         routes = [route for page in pages for route in page.routes()]
-        console = Console(access, parts.feed, routes)
+        console = Console(access, context.feed, routes)
         console.add(document_route(console.routes))
-        parts.catalog.listeners.append(notice)
+        context.catalog.listeners.append(notice)
         try:
             yield console
         finally:
-            parts.catalog.listeners.remove(notice)
+            context.catalog.listeners.remove(notice)
             tasks.cancel_scope.cancel()

@@ -10,7 +10,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from toolway.access.approvals import POLL_SECONDS, Approval, Approvals, Scope, Verdict
-from toolway.console.parts import Parts
+from toolway.console.context import ConsoleContext
 from toolway.console.routes import ConsoleRequest, Route
 from toolway.errors import InvalidRequest, StoreError
 from toolway.types import JSON
@@ -24,9 +24,9 @@ SCOPES: dict[Any, Scope] = {None: "", "": "", "conversation": "conversation", "k
 class ApprovalRoutes:
     """Its routes, and what they answer."""
 
-    def __init__(self, parts: Parts, tasks: TaskGroup) -> None:
-        self._parts = parts
-        self._approvals: Approvals = parts.engine.policy.approvals
+    def __init__(self, context: ConsoleContext, tasks: TaskGroup) -> None:
+        self._context = context
+        self._approvals: Approvals = context.engine.policy.approvals
         self._news = anyio.Event()
         tasks.start_soon(self._watch)
 
@@ -44,7 +44,7 @@ class ApprovalRoutes:
 
     async def _watch(self) -> None:
         """Tell open pages when something else waits: at once what happened here, soon what did in other processes."""
-        feed, told = self._parts.feed, None
+        feed, told = self._context.feed, None
         self._approvals.listeners.append(self._wake)
         while True:
             with anyio.move_on_after(POLL_SECONDS):
@@ -86,7 +86,7 @@ class ApprovalRoutes:
 
     async def _revoke(self, request: ConsoleRequest) -> JSON:
         await self._approvals.revoke(request.names[0])
-        self._parts.note_change("grant.revoked", request.session.by, request.names[0])
+        self._context.note_change("grant.revoked", request.session.by, request.names[0])
         return {"revoked": request.names[0]}
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import anyio.to_thread
 
 from toolway.access.audit import is_place, is_time, matches, newest_first
-from toolway.console.parts import Parts
+from toolway.console.context import ConsoleContext
 from toolway.console.routes import ConsoleRequest, Route, limit_of
 from toolway.errors import InvalidRequest
 from toolway.types import JSON
@@ -38,8 +38,8 @@ QUERY = {
 class Audit:
     """Its route, and what it answers."""
 
-    def __init__(self, parts: Parts) -> None:
-        self._settings = parts.settings.audit
+    def __init__(self, context: ConsoleContext) -> None:
+        self._settings = context.settings.audit
 
     def routes(self) -> list[Route]:
         """The route of the audit log."""

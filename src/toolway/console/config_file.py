@@ -12,7 +12,7 @@ from typing import Any
 import anyio
 import anyio.to_thread
 
-from toolway.console.parts import Parts
+from toolway.console.context import ConsoleContext
 from toolway.console.routes import ConsoleRequest, Route
 from toolway.errors import ConfigError, Forbidden, InvalidRequest
 from toolway.settings.files import locked, write_at_once
@@ -29,8 +29,8 @@ KINDS = ("stdio", "http", "openapi")
 class ConfigRoutes:
     """Its routes, and what they answer."""
 
-    def __init__(self, parts: Parts) -> None:
-        self._parts = parts
+    def __init__(self, context: ConsoleContext) -> None:
+        self._context = context
         self._changing = anyio.Lock()
 
     def routes(self) -> list[Route]:
@@ -58,7 +58,7 @@ class ConfigRoutes:
             for kind in KINDS
         }
         return {
-            "path": str(self._parts.config.path),
+            "path": str(self._context.config.path),
             "exists": text is not None,
             "text": text if text is not None else NEW,
             "digest": _digest(text),
@@ -108,13 +108,15 @@ class ConfigRoutes:
             raise InvalidRequest("Entries of a TOML file can only be changed in its text.")
         async with self._changing:
             text = await anyio.to_thread.run_sync(self._change, body.get("digest"), change)
-            self._parts.config.reload()
-        self._parts.note_change("config.changed", request.session.by, label or str(self._parts.config.path))
+            self._context.config.reload()
+        self._context.note_change(
+            "config.changed", request.session.by, label or str(self._context.config.path)
+        )
         return {"digest": _digest(text), "text": text}
 
     def _change(self, digest: Any, change: Callable[[str], str]) -> str:
         """Change the file, if it has this digest, while no command does; its new text. Raises InvalidRequest."""
-        path = self._parts.config.path
+        path = self._context.config.path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with locked(path):
@@ -125,7 +127,7 @@ class ConfigRoutes:
                         code="config_changed",
                     )
                 text = change(now if now is not None else NEW)
-                check_servers(self._parts.config.settings, text)
+                check_servers(self._context.config.settings, text)
                 write_at_once(path, text)
         except MistakeError as mistake:
             raise InvalidRequest(f"line {mistake.line}: {mistake}.", code="config_mistakes") from None
@@ -137,14 +139,14 @@ class ConfigRoutes:
         return text
 
     def _check_right(self) -> None:
-        if not self._parts.settings.console.edit:
+        if not self._context.settings.console.edit:
             raise Forbidden("TOOLWAY_CONSOLE_EDIT=false: the file is not shown and not changed here.")
 
     def _is_json(self) -> bool:
-        return self._parts.config.path.suffix != ".toml"
+        return self._context.config.path.suffix != ".toml"
 
     def _text(self) -> str | None:
-        path = self._parts.config.path
+        path = self._context.config.path
         try:
             if path.stat().st_size > MAX_FILE:
                 raise InvalidRequest(f"{path} is larger than 1 MiB; change it with an editor.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from toolway.console.parts import Parts
+from toolway.console.context import ConsoleContext
 from toolway.console.routes import ConsoleRequest, Route, limit_of
 from toolway.errors import NotFound
 from toolway.types import JSON
@@ -24,9 +24,9 @@ QUERY = {
 class Conversations:
     """Its routes, and what they answer."""
 
-    def __init__(self, parts: Parts) -> None:
-        self._journal = parts.journal
-        self._shows_contents = parts.settings.shows_contents
+    def __init__(self, context: ConsoleContext) -> None:
+        self._journal = context.journal
+        self._shows_contents = context.settings.shows_contents
 
     def routes(self) -> list[Route]:
         """The routes of the conversations."""

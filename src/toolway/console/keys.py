@@ -13,7 +13,7 @@ from anyio.abc import TaskGroup
 from toolway.access.keys import add_key, described, revoke_key, rights_of, rotate_key
 from toolway.access.principal import principal_of_key
 from toolway.console.access import Access
-from toolway.console.parts import Parts
+from toolway.console.context import ConsoleContext
 from toolway.console.routes import ConsoleRequest, ConsoleResponse, Route
 from toolway.errors import ConfigError, Forbidden, InvalidRequest, NotFound, ToolwayError
 from toolway.settings.mcp_json import json_schema
@@ -32,8 +32,8 @@ _USED = Kind("key used", float)
 class Keys:
     """Its routes, and what they answer."""
 
-    def __init__(self, parts: Parts, access: Access, tasks: TaskGroup) -> None:
-        self._parts = parts
+    def __init__(self, context: ConsoleContext, access: Access, tasks: TaskGroup) -> None:
+        self._context = context
         self._access = access
         self._changing = anyio.Lock()
         tasks.start_soon(self._keep_used)
@@ -52,19 +52,19 @@ class Keys:
         ]  # fmt: skip
 
     async def _list(self, _: ConsoleRequest) -> JSON:
-        settings = self._parts.config.settings
+        settings = self._context.config.settings
         principals = [principal_of_key(key, settings.access) for key in settings.access.keys]
-        stored = await self._parts.store.get_all([_usage_key(principal.id) for principal in principals])
-        here = self._parts.keys.used_at
+        stored = await self._context.store.get_all([_usage_key(principal.id) for principal in principals])
+        here = self._context.keys.used_at
         return {
             "keys": [
                 {**described(key), "used_at": max(here.get(principal.id, 0.0), at or 0.0) or None}
                 for key, principal, at in zip(settings.access.keys, principals, stored, strict=True)
             ],
-            "of_environment": len(self._parts.settings.server.api_keys),
+            "of_environment": len(self._context.settings.server.api_keys),
             "groups": {group.name: rights_of(group) for group in settings.access.groups},
-            "file": str(self._parts.config.path),
-            "may_edit": self._parts.settings.console.edit,
+            "file": str(self._context.config.path),
+            "may_edit": self._context.settings.console.edit,
             "is_open": not self._access.needs_key,
             "schema": await anyio.to_thread.run_sync(_schema),
         }
@@ -80,39 +80,39 @@ class Keys:
                 'console (among its "routes"), or set TOOLWAY_CONSOLE_KEYS before.',
                 param="routes",
             )
-        secret = await self._change(lambda: add_key(self._parts.config.path, name, rights))
-        self._parts.note_change("key.added", request.session.by, name)
+        secret = await self._change(lambda: add_key(self._context.config.path, name, rights))
+        self._context.note_change("key.added", request.session.by, name)
         return await self._secret(request, name, secret)
 
     async def _rotate(self, request: ConsoleRequest) -> ConsoleResponse:
         name = self._existing_name(request)
-        secret = await self._change(lambda: rotate_key(self._parts.config.path, name))
-        self._parts.note_change("key.rotated", request.session.by, name)
+        secret = await self._change(lambda: rotate_key(self._context.config.path, name))
+        self._context.note_change("key.rotated", request.session.by, name)
         return await self._secret(request, name, secret)
 
     async def _revoke(self, request: ConsoleRequest) -> JSON:
         name = self._existing_name(request)
-        await self._change(lambda: revoke_key(self._parts.config.path, name))
-        self._parts.note_change("key.revoked", request.session.by, name)
+        await self._change(lambda: revoke_key(self._context.config.path, name))
+        self._context.note_change("key.revoked", request.session.by, name)
         return {"revoked": name}
 
     def _existing_name(self, request: ConsoleRequest) -> str:
         name = request.names[0]
-        if name not in {key.name for key in self._parts.config.settings.access.keys}:
+        if name not in {key.name for key in self._context.config.settings.access.keys}:
             raise NotFound("There is no key of this name in the file.")
         return name
 
     async def _change(self, change: Callable[[], T]) -> T:
         """Change the file, and have it in force at once. Raises InvalidRequest, Forbidden."""
-        if not self._parts.settings.console.edit:
+        if not self._context.settings.console.edit:
             raise Forbidden("TOOLWAY_CONSOLE_EDIT=false: the file with the keys is not changed here.")
         async with self._changing:
             try:
                 changed = await anyio.to_thread.run_sync(change)
             except ConfigError as error:
-                where = f"{self._parts.config.path}:"
+                where = f"{self._context.config.path}:"
                 raise InvalidRequest(error.message.replace(where, "line ")) from None
-            self._parts.config.reload()
+            self._context.config.reload()
         return changed
 
     async def _secret(self, request: ConsoleRequest, name: str, secret: str) -> ConsoleResponse:
@@ -133,9 +133,9 @@ class Keys:
         told: dict[str, float] = {}
         while True:
             await anyio.sleep(USED_SECONDS)
-            used = dict(self._parts.keys.used_at)
+            used = dict(self._context.keys.used_at)
             for identity in [one for one, at in used.items() if told.get(one) != at]:
-                await self._parts.store.put(_usage_key(identity), used[identity], ttl=USED_TTL)
+                await self._context.store.put(_usage_key(identity), used[identity], ttl=USED_TTL)
             told = used
 
 

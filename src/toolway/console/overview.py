@@ -9,7 +9,7 @@ import anyio
 import orjson
 
 from toolway import __version__
-from toolway.console.parts import Parts
+from toolway.console.context import ConsoleContext
 from toolway.console.routes import ConsoleRequest, Route
 from toolway.engine.model_target import USER_AGENT
 from toolway.errors import ToolwayError
@@ -27,8 +27,8 @@ MAX_MODELS = 200
 class Overview:
     """Its routes, and what they answer."""
 
-    def __init__(self, parts: Parts) -> None:
-        self._parts = parts
+    def __init__(self, context: ConsoleContext) -> None:
+        self._context = context
         self._model_server: JSON = {}
         self._findings: Sequence[JSON] = ()
         self._asked_at = float("-inf")
@@ -49,23 +49,23 @@ class Overview:
 
     async def _overview(self, request: ConsoleRequest) -> JSON:
         await self._ask(at_once="fresh" in request.query)
-        parts = self._parts
-        settings = parts.settings
-        snapshot = parts.engine.target.fit(parts.catalog.snapshot)
+        context = self._context
+        settings = context.settings
+        snapshot = context.engine.target.fit(context.catalog.snapshot)
         return {
             "version": __version__,
             "model_server": self._model_server,
-            "servers": [summary_of(source) for source in parts.catalog.sources],
+            "servers": [summary_of(source) for source in context.catalog.sources],
             "tools": {
                 "offered": len(snapshot.offered),
                 "tokens": definition_tokens(snapshot.all_definitions) if snapshot.offered else 0,
             },
             "findings": self._findings,
-            "conversations": await parts.journal.newest(6),
-            "needs_key": parts.keys.is_closed,
+            "conversations": await context.journal.newest(6),
+            "needs_key": context.keys.is_closed,
             "shows_contents": settings.shows_contents,
             "may_edit": settings.console.edit,
-            "paths": sorted(set(parts.paths())),
+            "paths": sorted(set(context.paths())),
             "profiles": [profile.name for profile in settings.tools.profiles],
         }
 
@@ -76,15 +76,15 @@ class Overview:
                 return
             self._is_stale = False
             self._model_server = await self._look_at_model_server()
-            self._findings = await self._parts.judge()
+            self._findings = await self._context.judge()
             self._asked_at = time.monotonic()
 
     async def _look_at_model_server(self) -> JSON:
-        parts = self._parts
-        headers = [USER_AGENT, *credential(parts.settings.upstream.api_key)]
-        target = parts.engine.target
+        context = self._context
+        headers = [USER_AGENT, *credential(context.settings.upstream.api_key)]
+        target = context.engine.target
         found: JSON = {
-            "url": masked(parts.settings.upstream.base_url),
+            "url": masked(context.settings.upstream.base_url),
             "schema_target": target.schema_target,
             "is_reachable": False,
             "reason": f"no answer within {MODEL_SECONDS:g} seconds",
@@ -92,7 +92,7 @@ class Overview:
         }
         with anyio.move_on_after(MODEL_SECONDS):
             try:
-                async with parts.upstream.request("GET", "/models", headers=headers) as answer:
+                async with context.upstream.request("GET", "/models", headers=headers) as answer:
                     body = await answer.read(2**24)
             except ToolwayError as error:
                 return {**found, "reason": error.message}

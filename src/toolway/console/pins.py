@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import anyio
 import anyio.to_thread
 
-from toolway.console.parts import Parts
+from toolway.console.context import ConsoleContext
 from toolway.console.routes import ConsoleRequest, Route
 from toolway.errors import ConfigError, Forbidden, InvalidRequest, NotFound
 from toolway.tools.pins import Change, PinnedSource, accept, changes_of, lock_path, read_pinned
@@ -21,9 +21,9 @@ MAX_LINES = 1_000
 class PinRoutes:
     """Its routes, and what they answer."""
 
-    def __init__(self, parts: Parts) -> None:
-        self._parts = parts
-        self._path = lock_path(parts.config.settings.tools)
+    def __init__(self, context: ConsoleContext) -> None:
+        self._context = context
+        self._path = lock_path(context.config.settings.tools)
 
     def routes(self) -> list[Route]:
         """The routes of the pins."""
@@ -36,7 +36,7 @@ class PinRoutes:
         ]  # fmt: skip
 
     async def _list(self, request: ConsoleRequest) -> JSON:
-        pins = self._parts.factory.pins
+        pins = self._context.factory.pins
         try:
             shown = await anyio.to_thread.run_sync(self._change_rows, request.names[0])
         except ConfigError as error:
@@ -46,7 +46,7 @@ class PinRoutes:
             "file": str(self._path),
             "exists": self._path.exists(),
             "changes": shown,
-            "may_edit": self._parts.settings.console.edit,
+            "may_edit": self._context.settings.console.edit,
         }
 
     def _change_rows(self, label: str) -> Sequence[JSON]:
@@ -63,7 +63,7 @@ class PinRoutes:
         ]
 
     async def _accept(self, request: ConsoleRequest) -> JSON:
-        if not self._parts.settings.console.edit:
+        if not self._context.settings.console.edit:
             raise Forbidden("TOOLWAY_CONSOLE_EDIT=false: the lock file is not changed here.")
         wanted = (await request.body(MAX_BODY)).get("accept")
         if not isinstance(wanted, dict):
@@ -82,14 +82,14 @@ class PinRoutes:
         except ConfigError as error:
             raise InvalidRequest(error.message) from None
         for change in changes:
-            self._parts.note_change("pin.accepted", request.session.by, f"{change.server}.{change.tool}")
-        if self._parts.factory.pins and self._parts.factory.pins.read():
-            self._parts.catalog.refresh()
+            self._context.note_change("pin.accepted", request.session.by, f"{change.server}.{change.tool}")
+        if self._context.factory.pins and self._context.factory.pins.read():
+            self._context.catalog.refresh()
         return {"accepted": len(changes)}
 
     def _changes(self, label: str) -> Sequence[Change]:
         """Those of one server. Raises NotFound, ConfigError."""
-        sources = self._parts.catalog.sources
+        sources = self._context.catalog.sources
         if label not in {source.label for source in sources}:
             raise NotFound("There is no tool server of this name.")
         statuses = {

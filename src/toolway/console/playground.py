@@ -8,8 +8,8 @@ from typing import Any
 
 from toolway.access.approvals import Approval
 from toolway.console.approvals import approval_json
+from toolway.console.context import ConsoleContext
 from toolway.console.feed import progress_json
-from toolway.console.parts import Parts
 from toolway.console.routes import ConsoleRequest, Route
 from toolway.conversation.events import (
     CallBegan,
@@ -41,10 +41,10 @@ _THOUGHTS = ("reasoning_content", "reasoning")
 class Playground:
     """Its routes, and what they answer."""
 
-    def __init__(self, parts: Parts) -> None:
-        self._engine = parts.engine
-        self._wait = parts.settings.approvals.approval_ttl
-        self._api_key = parts.settings.upstream.api_key
+    def __init__(self, context: ConsoleContext) -> None:
+        self._engine = context.engine
+        self._wait = context.settings.approvals.approval_ttl
+        self._api_key = context.settings.upstream.api_key
 
     def routes(self) -> list[Route]:
         """The routes of the playground."""

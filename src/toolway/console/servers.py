@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 import anyio
 from anyio.abc import TaskGroup
 
+from toolway.console.context import ConsoleContext
 from toolway.console.overview import summary_of
-from toolway.console.parts import Parts
 from toolway.console.routes import ConsoleRequest, Route
 from toolway.errors import InvalidRequest, NotFound, SourceError
 from toolway.settings.mcp_server import RemoteServerConfig
@@ -51,8 +51,8 @@ class _Story:
 class Servers:
     """Its routes, and what they answer."""
 
-    def __init__(self, parts: Parts, tasks: TaskGroup) -> None:
-        self._parts = parts
+    def __init__(self, context: ConsoleContext, tasks: TaskGroup) -> None:
+        self._context = context
         self._tasks = tasks
         self._stories: defaultdict[str, _Story] = defaultdict(_Story)
         self.notice()
@@ -73,7 +73,7 @@ class Servers:
 
     def notice(self) -> None:
         """Look at what has become of each server."""
-        sources = self._parts.catalog.sources
+        sources = self._context.catalog.sources
         for source in sources:
             self._stories[source.label].note(source.status)
             self._listen(source.label)
@@ -81,9 +81,9 @@ class Servers:
             del self._stories[label]
 
     def _listen(self, label: str) -> None:
-        output = self._parts.output.get(label)
+        output = self._context.output.get(label)
         if output and output.on_line is None:
-            feed, topic = self._parts.feed, f"log:{label}"
+            feed, topic = self._context.feed, f"log:{label}"
 
             def tell(at: float, text: str) -> None:
                 if feed.is_watched(topic):
@@ -93,23 +93,23 @@ class Servers:
 
     def _source(self, request: ConsoleRequest) -> ToolSource:
         label = request.names[0]
-        for source in self._parts.catalog.sources:
+        for source in self._context.catalog.sources:
             if source.label == label:
                 return source
         raise NotFound("There is no tool server of this name.")
 
     async def _list(self, _: ConsoleRequest) -> JSON:
         return {
-            "servers": [summary_of(source) for source in self._parts.catalog.sources],
-            "disabled": list(self._parts.config.settings.tools.disabled),
-            "file": str(self._parts.config.path),
-            "may_edit": self._parts.settings.console.edit,
+            "servers": [summary_of(source) for source in self._context.catalog.sources],
+            "disabled": list(self._context.config.settings.tools.disabled),
+            "file": str(self._context.config.path),
+            "may_edit": self._context.settings.console.edit,
         }
 
     async def _one(self, request: ConsoleRequest) -> JSON:
         source = self._source(request)
-        output = self._parts.output.get(source.label)
-        snapshot = self._parts.catalog.snapshot
+        output = self._context.output.get(source.label)
+        snapshot = self._context.catalog.snapshot
         names = {tool: name for name, tool in snapshot.tools.items()}
         return {
             **summary_of(source),
@@ -125,7 +125,7 @@ class Servers:
             "has_output": output is not None,
             "output": [{"at": at, "text": text} for at, text in (output.lines if output else ())],
             "is_in_file": any(
-                server.label == source.label for server in self._parts.config.settings.tools.servers
+                server.label == source.label for server in self._context.config.settings.tools.servers
             ),
             "is_pinned": isinstance(source, PinnedSource) and source.is_pinned,
             "can_login": self._remote(source.label) is not None,
@@ -133,16 +133,16 @@ class Servers:
 
     async def _restart(self, request: ConsoleRequest) -> JSON:
         source = self._source(request)
-        self._parts.catalog.restart(source)
+        self._context.catalog.restart(source)
         return summary_of(source)
 
     async def _stop(self, request: ConsoleRequest) -> JSON:
         source = self._source(request)
-        self._parts.catalog.stop(source)
+        self._context.catalog.stop(source)
         return summary_of(source)
 
     def _remote(self, label: str) -> RemoteServerConfig | None:
-        servers = self._parts.config.settings.tools.servers
+        servers = self._context.config.settings.tools.servers
         return next((s for s in servers if isinstance(s, RemoteServerConfig) and s.label == label), None)
 
     async def _login(self, request: ConsoleRequest) -> JSON:
@@ -150,7 +150,7 @@ class Servers:
         source, server = self._source(request), self._remote(request.names[0])
         if server is None:
             raise InvalidRequest("Only a server of the mcp.json that has a url can be logged in at.")
-        if self._parts.settings.server.is_exposed:
+        if self._context.settings.server.is_exposed:
             raise InvalidRequest(
                 "The browser must come back to the machine that Toolway runs on: run "
                 f"`toolway login {source.label}` there."
@@ -171,8 +171,8 @@ class Servers:
 
             try:
                 with anyio.move_on_after(LOGIN_SECONDS):
-                    await login(server, show, login_store(self._parts.settings.tools))
-                    self._parts.catalog.restart(source)
+                    await login(server, show, login_store(self._context.settings.tools))
+                    self._context.catalog.restart(source)
             except SourceError as error:
                 failed = error.message
             except Exception:  # the border of this task: a login that fails is no reason to end the console
@@ -180,7 +180,7 @@ class Servers:
                 failed = "The login failed; the log says why."
             if failed and told.is_set():  # who began it looks at the page of the login now
                 self._stories[source.label].tell(source.status.state, 0, "login", failed)
-                self._parts.feed.publish("state", {})
+                self._context.feed.publish("state", {})
             told.set()
 
         self._tasks.start_soon(ask)

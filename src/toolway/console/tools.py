@@ -8,8 +8,8 @@ from typing import Any
 import anyio
 
 from toolway.access.principal import principal_of_key
+from toolway.console.context import ConsoleContext
 from toolway.console.feed import ProgressTopic
-from toolway.console.parts import Parts
 from toolway.console.routes import ConsoleRequest, Route
 from toolway.engine.model_target import RefusedTool
 from toolway.errors import InvalidRequest, NotFound
@@ -32,9 +32,9 @@ MAX_WATCH = 64
 class Tools:
     """Its routes, and what they answer."""
 
-    def __init__(self, parts: Parts) -> None:
-        self._parts = parts
-        self._direct = DirectTools(parts.catalog, timeout=parts.settings.loop.tool_timeout)
+    def __init__(self, context: ConsoleContext) -> None:
+        self._context = context
+        self._direct = DirectTools(context.catalog, timeout=context.settings.loop.tool_timeout)
 
     def routes(self) -> list[Route]:
         """The routes of the tools."""
@@ -51,7 +51,7 @@ class Tools:
 
     @property
     def _snapshot(self) -> Snapshot:
-        return self._parts.engine.target.fit(self._parts.catalog.snapshot)
+        return self._context.engine.target.fit(self._context.catalog.snapshot)
 
     async def _list(self, _: ConsoleRequest) -> JSON:
         snapshot, refused = self._snapshot, self._refused()
@@ -62,7 +62,7 @@ class Tools:
         }
 
     def _refused(self) -> dict[tuple[str, str], RefusedTool]:
-        return {(tool.server, tool.name): tool for tool in self._parts.engine.target.refused}
+        return {(tool.server, tool.name): tool for tool in self._context.engine.target.refused}
 
     def _line(
         self, name: str, tool: Tool, snapshot: Snapshot, refused: dict[tuple[str, str], RefusedTool]
@@ -85,7 +85,7 @@ class Tools:
         tool = snapshot.tools.get(name)
         if tool is None:
             raise NotFound("There is no tool of this name now.")
-        access = self._parts.config.settings.access
+        access = self._context.config.settings.access
         allowed = [
             key.name
             for key in access.keys
@@ -95,7 +95,7 @@ class Tools:
             **self._line(name, tool, snapshot, self._refused()),
             "description": tool.description,
             "original_name": tool.name,
-            "timeout": tool.timeout or self._parts.settings.loop.tool_timeout,
+            "timeout": tool.timeout or self._context.settings.loop.tool_timeout,
             "schema": harmless(tool.parameters),
             "definition": _definition(snapshot, name),
             "target": snapshot.target,
@@ -110,7 +110,7 @@ class Tools:
         watch = body.get("watch", "")
         if not isinstance(watch, str) or len(watch) > MAX_WATCH:
             raise InvalidRequest(f"watch must be a text of at most {MAX_WATCH} characters.", param="watch")
-        progress = ProgressTopic(self._parts.feed, f"call:{watch}")
+        progress = ProgressTopic(self._context.feed, f"call:{watch}")
         answers: list[JSON] = []
 
         async def run() -> None:

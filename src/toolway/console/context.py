@@ -31,7 +31,7 @@ class ConfigFile(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parts:
+class ConsoleContext:
     """The parts of a running Toolway. `judge` finds what is wrong, in doctor's words; `paths` are its routes."""
 
     settings: Settings
