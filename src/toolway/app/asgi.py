@@ -38,7 +38,7 @@ from toolway.api.rest import DocsPage, RestTools
 from toolway.app.doctor import judge_running
 from toolway.app.health import Readiness, healthz, welcome
 from toolway.app.state import AppState, open_state
-from toolway.console.app import open_console
+from toolway.console import open_console
 from toolway.console.context import ConsoleContext
 from toolway.console.feed import Feed
 from toolway.console.journal import Journal
