@@ -12,9 +12,8 @@ from functools import partial
 import anyio
 import orjson
 
-from toolway.access.rules import Rules
+from toolway.access.rules import Rules, unmatched_in_rules, unmatched_patterns
 from toolway.access.tokens import TokenVerifier
-from toolway.access.unmatched_names import unmatched_in_rules, unmatched_patterns
 from toolway.app.state import AppState, judge_size
 from toolway.conversation.events import EventStream
 from toolway.conversation.message import ChatRequest

@@ -13,7 +13,7 @@ from toolway.access.audit import Denials
 from toolway.access.keys import KeyRing
 from toolway.access.policy import Policy, open_policy
 from toolway.access.quotas import Meter, open_meter
-from toolway.access.unmatched_names import unmatched_names
+from toolway.access.rules import unmatched_names
 from toolway.app.reload import ConfigWatcher, watch_config
 from toolway.engine.model_target import USER_AGENT, ModelTarget
 from toolway.engine.tool_vectors import ToolVectors, open_vectors
