@@ -128,7 +128,7 @@ class Routes:
                 self._settings.console,
                 feed,
                 state.store,
-                said=self._settings.shows_contents,
+                shows_contents=self._settings.shows_contents,
                 mask=Redactor(self._settings.secrets),
             )
             engine = Engine(

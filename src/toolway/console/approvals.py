@@ -44,21 +44,21 @@ class ApprovalRoutes:
 
     async def _watch(self) -> None:
         """Tell open pages when something else waits: at once what happened here, soon what did in other processes."""
-        feed, told = self._context.feed, None
+        feed, published = self._context.feed, None
         self._approvals.listeners.append(self._wake)
         while True:
             with anyio.move_on_after(POLL_SECONDS):
                 await self._news.wait()
             self._news = anyio.Event()
             if not feed.is_watched(TOPIC):
-                told = None
+                published = None
                 continue
             with suppress(StoreError):
                 waiting, grants = await self._approvals.waiting(), await self._approvals.grants()
                 now = [one.id for one in waiting] + [one.id for one in grants]
-                if now != told:
+                if now != published:
                     feed.publish(TOPIC, {"waiting": len(waiting)})
-                told = now
+                published = now
 
     def _wake(self) -> None:
         self._news.set()

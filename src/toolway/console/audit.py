@@ -81,8 +81,8 @@ class Audit:
 def _check(query: Mapping[str, str]) -> None:
     for name in ("since", "until"):
         if query.get(name) and not is_time(query[name]):
-            told = f"{name} must be a time or its beginning, like 2026-11-29 or 2026-11-29T12."
-            raise InvalidRequest(told, param=name)
+            message = f"{name} must be a time or its beginning, like 2026-11-29 or 2026-11-29T12."
+            raise InvalidRequest(message, param=name)
     if query.get("before") and not is_place(query["before"]):
         raise InvalidRequest("before must be the `next` of an answer.", param="before")
     limit_of(query, PAGE, MOST)

@@ -48,8 +48,8 @@ Masked = Callable[[str], str]
 """Hides what must never be shown in a text."""
 
 
-def summary_of(identity: str, events: Sequence[Timed], *, said: bool, mask: Masked) -> JSON:
-    """One conversation in a line. `said`: whether it may hold what was said."""
+def summary_of(identity: str, events: Sequence[Timed], *, shows_contents: bool, mask: Masked) -> JSON:
+    """One conversation in a line. `shows_contents`: whether it may hold what was said."""
     began, first = events[0]
     assert isinstance(first, ConversationBegan)  # noqa: S101
     last_at, last = events[-1]
@@ -72,7 +72,7 @@ def summary_of(identity: str, events: Sequence[Timed], *, said: bool, mask: Mask
         "seconds": last_at - began,
         "state": _state(last),
         "model": mask(_short(str(first.model), 200)),
-        "title": mask(_title(first)) if said else "",
+        "title": mask(_title(first)) if shows_contents else "",
         "caller": first.caller.name if first.caller else "",
         "client": first.caller.client if first.caller else "",
         "streamed": first.streamed,
@@ -96,7 +96,7 @@ def record_of(
     events: Sequence[Timed],
     progress: Mapping[str, CallProgressed],
     *,
-    said: bool,
+    shows_contents: bool,
     mask: Masked,
 ) -> JSON:
     """All of one conversation: its summary, the request, and what happened step by step.
@@ -105,7 +105,7 @@ def record_of(
     """
     first = events[0][1]
     assert isinstance(first, ConversationBegan)  # noqa: S101
-    writer = _Writer(said=said, mask=mask)
+    writer = _Writer(shows_contents=shows_contents, mask=mask)
     request = first.request
     sent = [writer.place(message, "client") for message in request.messages]
     shown = request.options.keys() - {"messages", "tools", "functions"}
@@ -113,7 +113,7 @@ def record_of(
     steps = [step for at, event in events if (step := writer.step(at - events[0][0], event, progress))]
     return {
         **summary,
-        "shows_contents": said,
+        "shows_contents": shows_contents,
         "sent": sent,
         "options": writer.trimmed(options),
         "client_tools": _names_in(request.tools),
@@ -127,8 +127,8 @@ def record_of(
 class _Writer:
     """Makes steps of events. Texts are cut to a bound each, and all together."""
 
-    def __init__(self, *, said: bool, mask: Masked) -> None:
-        self._said = said
+    def __init__(self, *, shows_contents: bool, mask: Masked) -> None:
+        self._shows_contents = shows_contents
         self._mask = mask
         self._places: dict[int, int] = {}
         self._kept: list[Any] = []
@@ -171,9 +171,9 @@ class _Writer:
                     "usage": self._numbers(message.usage),
                 }
             case CallBegan(call=call, tool=tool):
-                told = self._progress(progress.get(call.id))
+                reached = self._progress(progress.get(call.id))
                 server = tool.server if tool else None
-                found = {"kind": "call", **self._call(call), "server": server, "progress": told}
+                found = {"kind": "call", **self._call(call), "server": server, "progress": reached}
             case CallEnded():
                 found = self._result(event)
             case ConversationEnded(outcome=outcome):
@@ -204,9 +204,9 @@ class _Writer:
     def _progress(self, event: CallProgressed | None) -> JSON | None:
         if event is None:
             return None
-        told = event.progress
-        message = self._text(told.message) if told.message and self._said else None
-        return {"progress": told.progress, "total": told.total, "message": message}
+        progress = event.progress
+        message = self._text(progress.message) if progress.message and self._shows_contents else None
+        return {"progress": progress.progress, "total": progress.total, "message": message}
 
     def _result(self, event: CallEnded) -> JSON:
         result = event.result
@@ -217,7 +217,7 @@ class _Writer:
             "seconds": event.seconds,
             "is_error": result.is_error,
             "size": len(result.text),
-            "text": self._text(result.text) if self._said else None,
+            "text": self._text(result.text) if self._shows_contents else None,
             "images": [self._picture(image.media_type, image.data) for image in result.images],
         }
 
@@ -232,7 +232,7 @@ class _Writer:
     def trimmed(self, value: Any, depth: int = 0) -> Any:
         """A JSON value whose texts are short enough; without what was said, texts are their lengths."""
         if isinstance(value, str):
-            return self._text(value) if self._said or depth == 0 else f"({len(value):,} characters)"
+            return self._text(value) if self._shows_contents or depth == 0 else f"({len(value):,} characters)"
         if isinstance(value, dict) and depth < 30:
             return {
                 str(key)[:200]: part if key in ("role", "type", "name", "id", "tool_call_id") and isinstance(part, str)
@@ -254,18 +254,20 @@ class _Writer:
         return f"{shown}… ({more:,} more characters)" if more else shown
 
     def _picture_url(self, kind: str, url: str) -> str:
-        if len(url) > min(MAX_PICTURE, self.left) or not self._said:
+        if len(url) > min(MAX_PICTURE, self.left) or not self._shows_contents:
             return f"({kind}, {len(url):,} characters)"
         self.left -= len(url)
         return url
 
     def _picture(self, kind: str, data: str) -> JSON:
-        kept = self._said and len(data) <= min(MAX_PICTURE, self.left)
+        kept = self._shows_contents and len(data) <= min(MAX_PICTURE, self.left)
         self.left -= len(data) if kept else 0
         return {"media_type": kind[:100], "size": len(data) * 3 // 4, "data": data if kept else None}
 
     def _call(self, call: ToolCall) -> JSON:
-        arguments = self._text(call.arguments) if self._said else f"({len(call.arguments):,} characters)"
+        arguments = (
+            self._text(call.arguments) if self._shows_contents else f"({len(call.arguments):,} characters)"
+        )
         return {"id": call.id[:200], "name": call.name[:200], "arguments": arguments}
 
     def _numbers(self, usage: JSON | None) -> JSON | None:

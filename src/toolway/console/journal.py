@@ -124,9 +124,9 @@ class Recorder:
     def take_text(self) -> str:
         """What was said since the last time."""
         chunks, self.chunks[:] = self.chunks[:], []
-        said = "".join(_text_in(chunk) for event in chunks for chunk, _ in event.items)
-        self.text += said
-        return said
+        text = "".join(_text_in(chunk) for event in chunks for chunk, _ in event.items)
+        self.text += text
+        return text
 
 
 @dataclass
@@ -152,14 +152,20 @@ class _Budget:
 
 
 class Journal:
-    """The last conversations. `said`: whether what was said is kept; `mask` hides what never is."""
+    """The last conversations. `shows_contents`: whether what was said is kept; `mask` hides what never is."""
 
     def __init__(
-        self, settings: ConsoleSettings, feed: Feed, store: Store, *, said: bool, mask: Callable[[str], str]
+        self,
+        settings: ConsoleSettings,
+        feed: Feed,
+        store: Store,
+        *,
+        shows_contents: bool,
+        mask: Callable[[str], str],
     ) -> None:
         self._feed = feed
         self._store = ConversationStore(settings, store, self._tell)
-        self._said = said
+        self._shows_contents = shows_contents
         self._mask = mask
         self._live: WeakValueDictionary[str, Recorder] = WeakValueDictionary()
         self._changed: dict[str, Recorder] = {}
@@ -262,10 +268,10 @@ class Journal:
             for recorder in list(self._live.values()):
                 recorder.unwatch()
         for identity, recorder in list(self._live.items()):
-            if recorder.chunks and (said := recorder.take_text()) and self._said:
+            if recorder.chunks and (text := recorder.take_text()) and self._shows_contents:
                 topic = f"conversation:{identity}"
                 if self._feed.is_watched(topic):
-                    self._feed.publish(topic, {"text": said})
+                    self._feed.publish(topic, {"text": text})
         lines: list[JSON] = []
         for identity, recorder in self._changed.items():
             if self._feed.is_watched(f"conversation:{identity}"):
@@ -278,11 +284,15 @@ class Journal:
     def _summary(self, recorder: Recorder) -> JSON:
         if recorder.conversation is None:
             recorder.conversation = conversation_in(recorder.events)
-        summary = summary_of(recorder.id, recorder.events, said=self._said, mask=self._mask)
+        summary = summary_of(
+            recorder.id, recorder.events, shows_contents=self._shows_contents, mask=self._mask
+        )
         return {**summary, "conversation": recorder.conversation}
 
     def _record(self, summary: JSON, recorder: Recorder) -> JSON:
-        return record_of(summary, recorder.events, recorder.progress, said=self._said, mask=self._mask)
+        return record_of(
+            summary, recorder.events, recorder.progress, shows_contents=self._shows_contents, mask=self._mask
+        )
 
     def _tell(self, lines: list[JSON]) -> None:
         if lines:
@@ -307,7 +317,7 @@ class Journal:
             self._work.set()
             recorder.take_text()
             record = self._record(self._summary(recorder), recorder)
-            return {**record, "text": recorder.text if self._said else ""}
+            return {**record, "text": recorder.text if self._shows_contents else ""}
         return await self._store.record(identity)
 
     async def search(

