@@ -7,24 +7,24 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
 import anyio
-import anyio.to_thread
 
 from toolway.errors import ConfigError
 from toolway.settings.files import locked, replace_text
 from toolway.settings.groups import DEFAULT_CONFIG, ToolSettings
 from toolway.settings.mcp_server import with_home
+from toolway.tools.long_work import no_garbage_collection, run_in_turn
 from toolway.tools.names import definition_of, digest, digest_of, name_some
 from toolway.tools.source_wrappers import SourceWrapper
 from toolway.tools.suspicious import (
     hides_text,
-    names_in,
+    mentions_in,
     secret_parameters,
     visible,
-    words_in,
     words_to_model,
 )
 from toolway.types import JSON, OnProgress, SourceStatus, Tool, ToolResult, ToolSource
@@ -147,8 +147,8 @@ class Pins:
             inspection = self._inspected(tool)
             if inspection.hidden:
                 found.append(f"the tool {visible(tool.name)} hides text from people: {inspection.hidden}")
-            if named := inspection.names(tool, others):
-                names = name_some(map(visible, named))
+            if named := inspection.mentions & others:
+                names = name_some(map(visible, sorted(named)))
                 found.append(
                     f"the tool {visible(tool.name)} tells the model of other servers' tools: {names}"
                 )
@@ -159,8 +159,11 @@ class Pins:
         return [tool for tool in tools if tool not in self._inspections]
 
     def inspect(self, label: str, tools: Iterable[Tool]) -> None:
-        """Look at tools of a server before `suspicions` is asked: of many that takes a while, for which a thread is."""
-        self.suspicions(label, tools)
+        """Look at tools of a server before they are judged: of many that takes a while, for which a thread is."""
+        with no_garbage_collection():
+            self.suspicions(label, tools)
+            for tool in tools:
+                self.has(tool)
 
     def _inspected(self, tool: Tool) -> _Inspection:
         if (inspection := self._inspections.get(tool)) is None:
@@ -179,16 +182,7 @@ class _Inspection:
     def __init__(self, tool: Tool) -> None:
         definition = definition_of(tool)
         self.hidden = hides_text(tool.name, definition)
-        self._words = words_in(definition)
-        self._mentioned: frozenset[str] = frozenset()
-        self._named: Sequence[str] = ()
-
-    def names(self, tool: Tool, known: frozenset[str]) -> Sequence[str]:
-        """Those of `known` names of other tools that it mentions as such."""
-        mentioned = known & self._words
-        if mentioned != self._mentioned:
-            self._mentioned, self._named = mentioned, names_in(definition_of(tool), mentioned)
-        return self._named
+        self.mentions = mentions_in(definition)
 
 
 class PinnedSource(SourceWrapper):
@@ -202,6 +196,8 @@ class PinnedSource(SourceWrapper):
         self._withheld: Mapping[str, Tool] = {}
         self._inspects = False
         """Whether many new tools are looked at in a thread, before anybody hears of them."""
+        self._is_inspecting = False
+        """Whether the thread does so now."""
         self._inspected_all = anyio.Event()
         """Set when that was done; then there is another one."""
         self._findings = SourceStatus()
@@ -216,8 +212,9 @@ class PinnedSource(SourceWrapper):
             while True:
                 await news.wait()
                 news = anyio.Event()
-                status = self.inner.status
-                await anyio.to_thread.run_sync(self._pins.inspect, self.label, status.tools)
+                self._is_inspecting = True
+                await run_in_turn(partial(self._pins.inspect, self.label, self.inner.status.tools))
+                self._is_inspecting = False
                 changed()
                 self._inspected_all.set()
                 self._inspected_all = anyio.Event()
@@ -235,10 +232,12 @@ class PinnedSource(SourceWrapper):
                 await self.inner.run(inner_changed)
                 group.cancel_scope.cancel()
         finally:
-            self._inspects = False
+            self._inspects = self._is_inspecting = False
 
     def _is_known(self, status: SourceStatus) -> bool:
-        """Whether a status can be shown now: few of its tools, if any, are still to be looked at."""
+        """Whether a status can be shown now: no thread looks at its tools, and few are still to be looked at."""
+        if self._is_inspecting:
+            return False
         return len(status.tools) < AT_ONCE or len(self._pins.unknown(status.tools)) < AT_ONCE
 
     @property
@@ -357,7 +356,7 @@ class Change:
         found = []
         if hidden := hides_text(self.tool, self.after):
             found.append(f"hides text from people: {hidden}")
-        if named := names_in(self.after, self.others):
+        if named := sorted(mentions_in(self.after) & self.others):
             found.append(f"tells the model of other servers' tools: {name_some(map(visible, named))}")
         found += [f"tells the model what to do: “{words}”" for words in words_to_model(self.after)]
         if secrets:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Set
+from collections.abc import Iterator
 from typing import Any
 
 from toolway.types import JSON
@@ -38,7 +38,8 @@ _SECRET = re.compile(
 )
 _WORD = re.compile(r"[A-Za-z0-9][\w.-]*[A-Za-z0-9]")
 _IS_DISTINCT = re.compile(r"[a-z0-9][_.-][a-z0-9]|[a-z][A-Z]")
-"""A name that is no ordinary word: `send_mail`, `sendMail`. Of others only `the search tool` is a mention."""
+"""A name that is no ordinary word: `send_mail`, `sendMail`. Others are mentioned as `search` or the search tool."""
+_AS_TOOL = re.compile(r"(?<=[`\"'])[A-Za-z0-9][\w.-]*+(?=[`\"'])|(?<![\w.-])[A-Za-z0-9][\w.-]*+(?= tool\b)")
 
 _AROUND = 30
 """Characters that are shown on each side of what was found."""
@@ -61,20 +62,11 @@ def hides_text(name: str, definition: JSON) -> str:
     return ", ".join(kinds)
 
 
-def words_in(definition: JSON) -> frozenset[str]:
-    """The words of a definition; whatever `names_in` finds is among them."""
-    return frozenset(_WORD.findall("\n".join(_texts(definition))))
-
-
-def names_in(definition: JSON, known: Set[str]) -> list[str]:
-    """Those of `known` names of tools that a definition mentions as such."""
+def mentions_in(definition: JSON) -> frozenset[str]:
+    """The words of a definition that mention a tool, if one has such a name."""
     text = "\n".join(_texts(definition))
-    mentioned = known & set(_WORD.findall(text))
-    found = {name for name in mentioned if _IS_DISTINCT.search(name)}
-    if words := "|".join(map(re.escape, sorted(mentioned - found))):
-        as_tool = rf"[`\"']({words})[`\"']|\b({words}) tool\b"
-        found |= {hit[1] or hit[2] for hit in re.finditer(as_tool, text)}
-    return sorted(found)
+    words = set(_WORD.findall(text))
+    return frozenset({*filter(_IS_DISTINCT.search, words), *words.intersection(_AS_TOOL.findall(text))})
 
 
 def words_to_model(definition: JSON) -> list[str]:

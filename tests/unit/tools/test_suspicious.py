@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from toolway.tools.suspicious import hides_text, names_in, secret_parameters, visible, words_to_model
+from toolway.tools.suspicious import hides_text, mentions_in, secret_parameters, visible, words_to_model
 
 TAGS = "".join(chr(0xE0000 + ord(char)) for char in "ls")
 
@@ -54,13 +54,14 @@ def test_hidden_characters_are_written_as_their_numbers() -> None:
         ("Works like sendMail.", ["sendMail"]),
         ("Rather than the search tool use this.", ["search"]),
         ("Instead of `search` use this.", ["search"]),
+        ("Instead of 'search'other' use this.", ["other", "search"]),
         ("Makes a search in resend_mailbox.", []),
     ],
 )
 def test_names_of_other_tools_are_told_from_words(text: str, found: list[str]) -> None:
     known = {"send_mail", "sendMail", "search", "other"}
-    assert names_in({"description": text}, known) == found
-    assert names_in({"parameters": {"properties": {"a": {"description": text}}}}, known) == found
+    assert sorted(mentions_in({"description": text}) & known) == found
+    assert sorted(mentions_in({"parameters": {"properties": {"a": {"description": text}}}}) & known) == found
 
 
 @pytest.mark.parametrize(

@@ -5,13 +5,12 @@ Its document is read again only when it has changed.
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import logging
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from urllib.parse import urljoin
@@ -24,6 +23,7 @@ from toolway.errors import SourceError
 from toolway.net.client import client_certificate
 from toolway.settings.env_endpoints import Endpoint
 from toolway.settings.groups import ToolSettings
+from toolway.tools.long_work import no_garbage_collection, run_in_turn
 from toolway.tools.openapi.build_request import FIXED_HEADERS, InvalidArguments, Request, build_request
 from toolway.tools.openapi.document import parse_document
 from toolway.tools.openapi.importer import ImportedDocument, import_document
@@ -346,7 +346,10 @@ class DocumentReader:
             credentials=self._credentials,
             short_names=self._settings.tool_names == "short",
         )
-        imported = await anyio.to_thread.run_sync(work, abandon_on_cancel=True)
+        run = (
+            run_in_turn if len(content) > LARGE else partial(anyio.to_thread.run_sync, abandon_on_cancel=True)
+        )
+        imported = await run(work)
         self._version = version
         return imported
 
@@ -377,24 +380,8 @@ class DocumentReader:
 
 
 def _imported(content: bytes, **options: object) -> ImportedDocument:
-    with _no_garbage_collection() if len(content) > LARGE else nullcontext():
+    with no_garbage_collection() if len(content) > LARGE else nullcontext():
         return import_document(parse_document(content), **options)  # type: ignore[arg-type]
-
-
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """Have the garbage collector pass over what is built in the block, which lives long, now and later.
-
-    It stops all threads while it looks: 0.1 s for the half a million values of a large document.
-    """
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        if was_on:
-            gc.enable()
 
 
 async def _digest(content: bytes) -> bytes:
