@@ -113,7 +113,7 @@ async def judge_size(
     fitted = target.fit(snapshot)
     if not fitted.offered:
         return None
-    number, tokens = len(fitted.offered), definition_tokens(fitted.all_definitions)
+    number, tokens = len(fitted.offered), definition_tokens(fitted.size)
     if tokens < FIT_ANY_MODEL and number <= MAX_TOOLS:
         return None
     info = await target.infos.get(model, [USER_AGENT, *credential(settings.upstream.api_key)])

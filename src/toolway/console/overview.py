@@ -58,7 +58,7 @@ class Overview:
             "servers": [summary_of(source) for source in context.catalog.sources],
             "tools": {
                 "offered": len(snapshot.offered),
-                "tokens": definition_tokens(snapshot.all_definitions) if snapshot.offered else 0,
+                "tokens": definition_tokens(snapshot.size) if snapshot.offered else 0,
             },
             "findings": self._findings,
             "conversations": await context.journal.newest(6),

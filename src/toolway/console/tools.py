@@ -57,7 +57,7 @@ class Tools:
         snapshot, refused = self._snapshot, self._refused()
         return {
             "tools": [self._line(name, tool, snapshot, refused) for name, tool in snapshot.tools.items()],
-            "tokens": definition_tokens(snapshot.all_definitions) if snapshot.offered else 0,
+            "tokens": definition_tokens(snapshot.size) if snapshot.offered else 0,
             "target": snapshot.target,
         }
 
@@ -133,7 +133,7 @@ class Tools:
 
 
 def _tokens(snapshot: Snapshot, name: str) -> int:
-    return definition_tokens(snapshot.definition(name)) if name in snapshot.offered else 0
+    return definition_tokens(snapshot.sizes[name]) if name in snapshot.offered else 0
 
 
 def _definition(snapshot: Snapshot, name: str) -> Any:

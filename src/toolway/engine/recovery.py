@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import anyio
-import orjson
 
 from toolway.conversation.message import TEXT_FIELDS, ChatRequest, Message, cached_tokens
 from toolway.engine.limits import LoopLimits
@@ -370,7 +369,7 @@ class Recovery:
             return None
         self._definitions = self._definitions or (
             self._tools.count,
-            definition_tokens(orjson.Fragment(dumps(sent.tools))),
+            definition_tokens(len(dumps(sent.tools))),
         )
         excess = int(excess_of(error) * len(dumps(sent.body())))
         if (left := self._tools.shorten(excess)) is None:

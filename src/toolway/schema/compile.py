@@ -6,8 +6,10 @@ The original still checks the arguments. Definitions are serialised once for eac
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from operator import itemgetter
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -58,13 +60,17 @@ class Definitions:
 
     fragments: Mapping[str, orjson.Fragment]
     sizes: Mapping[str, int]
-    all: orjson.Fragment
     left_out: Mapping[str, str]
 
+    @cached_property
+    def all(self) -> orjson.Fragment:
+        """The list of them, already JSON."""
+        return orjson.Fragment(orjson.dumps(list(self.fragments.values())))
 
-def definition_tokens(definitions: orjson.Fragment) -> int:
-    """About how many tokens of a prompt these definitions take, to two digits."""
-    tokens = estimate_tokens(len(orjson.dumps(definitions)))
+
+def definition_tokens(size: int) -> int:
+    """About how many tokens of a prompt definitions of so many bytes take, to two digits."""
+    tokens = estimate_tokens(size)
     return round(tokens, 1 - int(math.log10(tokens))) if tokens >= 100 else tokens
 
 
@@ -107,15 +113,20 @@ def define(tools: Mapping[str, Tool], target: SchemaTarget) -> Definitions:
     """The definitions of `tools`, in the same order; the same bytes for the same tools.
 
     Where a kind of model server has a limit for all definitions together, all are shortened alike until they fit;
-    if the shortest forms do not fit either, these are it.
+    if the shortest forms do not fit either, these are it. One that is not known yet takes up to 30 ms.
     """
-    steps = define_in_steps(tools, target)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            made: Definitions = end.value
-            return made
+    serialised: dict[str, bytes | str] = {}
+    for terse in range(TERSEST + 1):
+        ceiling = RULES[target].ceiling if terse < TERSEST else math.inf
+        serialised = _serialised_within(ceiling, tools, target, terse)
+        if len(serialised) == len(tools):
+            break
+    done = {name: text for name, text in serialised.items() if isinstance(text, bytes)}
+    return Definitions(
+        fragments={name: orjson.Fragment(text) for name, text in done.items()},
+        sizes={name: len(text) for name, text in done.items()},
+        left_out={name: reason for name, reason in serialised.items() if isinstance(reason, str)},
+    )
 
 
 _alone: WeakKeyDictionary[Tool, dict[SchemaTarget, orjson.Fragment]] = WeakKeyDictionary()
@@ -129,27 +140,16 @@ def define_alone(tool: Tool, target: SchemaTarget) -> orjson.Fragment:
     return known[target]
 
 
-def define_in_steps(tools: Mapping[str, Tool], target: SchemaTarget) -> Generator[None, None, Definitions]:
-    """`define` in steps, one for each definition that was not known yet: they take up to some milliseconds each."""
-    serialised: dict[str, bytes | str] = {}
-    for terse in range(TERSEST + 1):
-        serialised = yield from _serialised_within(
-            RULES[target].ceiling if terse < TERSEST else math.inf, tools, target, terse
-        )
-        if len(serialised) == len(tools):
-            break
-    done = {name: text for name, text in serialised.items() if isinstance(text, bytes)}
-    return Definitions(
-        fragments={name: orjson.Fragment(text) for name, text in done.items()},
-        sizes={name: len(text) for name, text in done.items()},
-        all=orjson.Fragment(b"[" + b",".join(done.values()) + b"]"),
-        left_out={name: reason for name, reason in serialised.items() if isinstance(reason, str)},
+def count_undefined(tools: Mapping[str, Tool], target: SchemaTarget) -> int:
+    """How many of these tools were never defined under these names for this kind of model server."""
+    return sum(
+        (name, target) not in map(itemgetter(0, 1), _serialised.get(tool, ())) for name, tool in tools.items()
     )
 
 
 def _serialised_within(
     ceiling: float, tools: Mapping[str, Tool], target: SchemaTarget, terse: int
-) -> Generator[None, None, dict[str, bytes | str]]:
+) -> dict[str, bytes | str]:
     """The definitions of as many tools as have room together; reasons stand where there is none."""
     serialised: dict[str, bytes | str] = {}
     size = 2
@@ -158,7 +158,6 @@ def _serialised_within(
         key = (name, target, terse)
         if key not in known:
             known[key] = _definition(name, tool, target, terse)
-            yield
         text = known[key]
         size += len(text) + 1 if isinstance(text, bytes) else 0
         if size > ceiling:

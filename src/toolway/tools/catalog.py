@@ -16,15 +16,15 @@ from collections.abc import (
 )
 from contextlib import asynccontextmanager, contextmanager
 from copy import copy
-from functools import cached_property
-from itertools import islice
+from functools import cached_property, partial
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import orjson
 from anyio.abc import TaskGroup
 
-from toolway.schema.compile import define, define_in_steps
+from toolway.schema.compile import count_undefined, define
 from toolway.schema.targets import SchemaTarget
 from toolway.search.index import ToolIndex
 from toolway.tools import names
@@ -44,10 +44,10 @@ from toolway.types import (
 log = logging.getLogger("toolway.catalog")
 
 AT_ONCE = 20
-"""Definitions that are made as soon as tools change; more are made in the background."""
+"""So many new definitions are made without a thread."""
 
 SLICE = 0.004
-"""Seconds that this may take at a time: requests wait for it."""
+"""Seconds that an index is made at a time: requests wait for it."""
 
 MAX_VIEWS = 128
 """So many choices of tools each snapshot keeps ready."""
@@ -71,12 +71,15 @@ class Snapshot:
         self,
         sources: Sequence[ToolSource],
         *,
+        statuses: Mapping[ToolSource, SourceStatus] | None = None,
         target: SchemaTarget = "openai",
         assign: Callable[[Iterable[Tool]], dict[str, Tool]] = names.assign,
     ) -> None:
+        """`statuses` are those of the sources if a thread makes it: only the event loop may read them."""
         self.sources = tuple(sources)
-        self._owners = {tool: source for source in sources for tool in source.status.tools}
-        self._announced = {source: source.status.announced for source in sources}
+        statuses = _statuses(sources) if statuses is None else statuses
+        self._owners = {tool: source for source, status in statuses.items() for tool in status.tools}
+        self._announced = {source: status.announced for source, status in statuses.items()}
         self.tools = assign(self._owners)
         self._index = _Index(self.tools)
         self._by_target: dict[tuple[SchemaTarget, frozenset[Tool]], Snapshot] = {(target, frozenset()): self}
@@ -160,9 +163,7 @@ class Snapshot:
             if now is not None:
                 kept[name] = tool if _is_same(tool, now) else now
         new = names.assign((tool for own in newest.values() for tool in own.values()), taken=self.tools)
-        await in_slices(
-            define_in_steps({name: tool for name, tool in new.items() if tool.available}, self.target)
-        )
+        await _define_many({name: tool for name, tool in new.items() if tool.available}, self.target)
         renewed = copy(self)
         renewed.tools = {**kept, **new}
         renewed._index = _Index(renewed.tools)
@@ -192,8 +193,7 @@ class Snapshot:
         self.offered = {name: tool for name, tool in offered.items() if name in definitions.fragments}
         self.left_out = definitions.left_out
         """Names of tools that no schema could be made for, and why."""
-        self._definitions = definitions.fragments
-        self.all_definitions = definitions.all
+        self._definitions = definitions
         self.sizes = definitions.sizes
         self.size = sum(definitions.sizes.values())
         """The bytes of each definition, and of all."""
@@ -221,7 +221,12 @@ class Snapshot:
 
     def definition(self, name: str) -> orjson.Fragment:
         """One tool as OpenAI's `tools` list wants it, already JSON."""
-        return self._definitions[name]
+        return self._definitions.fragments[name]
+
+    @property
+    def all_definitions(self) -> orjson.Fragment:
+        """The `tools` list of all that are offered, already JSON."""
+        return self._definitions.all
 
     async def index(self) -> ToolIndex:
         """The index in which these tools are searched, perhaps with others; made when somebody first wants it."""
@@ -270,13 +275,14 @@ async def in_slices(steps: Iterator[None]) -> None:
             end = time.perf_counter() + SLICE
 
 
-def _defining(
-    sources: Sequence[ToolSource], target: SchemaTarget, assign: Callable[[Iterable[Tool]], dict[str, Tool]]
-) -> Iterator[None]:
-    """Make what a snapshot of these sources needs, a little with each step; the snapshot itself is cheap then."""
-    tools = assign(tool for source in sources for tool in source.status.tools)
-    yield
-    yield from define_in_steps({name: tool for name, tool in tools.items() if tool.available}, target)
+async def _define_many(tools: Mapping[str, Tool], target: SchemaTarget) -> None:
+    """Have the definitions of these tools ready, made in a thread if they are many and new."""
+    if count_undefined(tools, target) >= AT_ONCE:
+        await anyio.to_thread.run_sync(define, tools, target, abandon_on_cancel=True)
+
+
+def _statuses(sources: Iterable[ToolSource]) -> dict[ToolSource, SourceStatus]:
+    return {source: source.status for source in sources}
 
 
 class Catalog:
@@ -293,8 +299,9 @@ class Catalog:
         self._prefixed = prefixed
         self._kept: dict[names.Key, str] = {}
         self._target: SchemaTarget = "openai"
-        self._steps: Iterator[None] = iter(())
         self._is_preparing = False
+        self._is_stale = False
+        """Whether a source has changed since the snapshot that is being prepared was begun."""
         self.snapshot = Snapshot(self.sources, assign=self._assign)
         self._group: TaskGroup | None = None
         self._running: dict[ToolSource, anyio.CancelScope] = {}
@@ -420,33 +427,38 @@ class Catalog:
         return self._all_tried.is_set()
 
     def _notice(self) -> None:
-        """A source changed: build the next snapshot, in the background if that takes long."""
-        self._steps = _defining(self.sources, self._target, self._assign)
+        """A source changed: build the next snapshot, in a thread if that takes long."""
         if self._is_preparing:
-            return
-        if self._group is None or sum(1 for _ in islice(self._steps, AT_ONCE)) < AT_ONCE:
-            self._publish()
+            self._is_stale = True
+        elif self._group is None or self._count_undefined() < AT_ONCE:
+            self._publish(self._new_snapshot(_statuses(self.sources)))
         else:
-            self._is_preparing = True
+            self._is_preparing = self._is_stale = True
             self._group.start_soon(self._prepare)
+
+    def _count_undefined(self) -> int:
+        tools = self._assign(tool for source in self.sources for tool in source.status.tools)
+        return count_undefined({name: tool for name, tool in tools.items() if tool.available}, self._target)
+
+    def _new_snapshot(self, statuses: Mapping[ToolSource, SourceStatus]) -> Snapshot:
+        return Snapshot(self.sources, statuses=statuses, target=self._target, assign=self._assign)
 
     def _assign(self, tools: Iterable[Tool]) -> dict[str, Tool]:
         return names.assign(tools, kept=self._kept, prefixed=self._prefixed)
 
     async def _prepare(self) -> None:
-        while True:
-            end = time.perf_counter() + SLICE
-            if all(time.perf_counter() < end for _ in self._steps):
-                self._is_preparing = False
-                self._publish()
-                return
-            await anyio.sleep(SLICE / 2)
+        while self._is_stale:
+            self._is_stale = False
+            work = partial(self._new_snapshot, _statuses(self.sources))
+            snapshot = await anyio.to_thread.run_sync(work, abandon_on_cancel=True)
+        self._is_preparing = False
+        self._publish(snapshot)
 
-    def _publish(self) -> None:
+    def _publish(self, snapshot: Snapshot) -> None:
         """Have the next snapshot. Requests under way keep theirs."""
         before = self.snapshot
         self._seen = {source: status for source, status in self._seen.items() if source in self.sources}
-        self.snapshot = Snapshot(self.sources, target=self._target, assign=self._assign)
+        self.snapshot = snapshot
         for source in self.sources:
             self._report(source)
         self._report_names(before)

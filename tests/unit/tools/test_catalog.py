@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
+from types import FrameType
 
 import anyio
 import anyio.lowlevel
 import orjson
 
 from tests.unit.engine.scripted_turns import InMemorySource, echo
+from toolway.schema.compile import compile_schema
 from toolway.tools.catalog import Catalog, Snapshot
 from toolway.types import SourceStatus, Tool
 
@@ -213,6 +216,27 @@ async def test_many_new_tools_are_prepared_while_others_go_on():
         assert len(catalog.snapshot.offered) == 401
         big.become(replace(big.full, error="known by now"))
         assert len(catalog.snapshot.offered) == 401
+
+
+async def test_many_new_tools_are_defined_by_another_thread():
+    big = Big("big")
+    compiled: list[FrameType] = []
+
+    def note(frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and frame.f_code is compile_schema.__code__:
+            compiled.append(frame)
+
+    async with Catalog([big]).running() as catalog:
+        await big.runs.wait()
+        sys.setprofile(note)  # of this thread, which is the event loop's
+        try:
+            big.become(big.full)
+            with anyio.fail_after(60):
+                assert await catalog.wait_until_tried(60)
+        finally:
+            sys.setprofile(None)
+        assert len(catalog.snapshot.offered) == 400
+        assert compiled == []
 
 
 async def test_tools_are_indexed_while_others_go_on_and_anew_when_there_are_more():
