@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
+
+from orjson import Fragment
 
 from toolway import __version__
 from toolway.tools.circles import passed_on
 from toolway.tools.openapi.document_schemas import document_schema
 from toolway.types import JSON, Tool
+from toolway.wire.lenient_json import dumps
 
 _ERRORS = {
     "400": "The body is not a JSON object.",
@@ -44,23 +48,31 @@ PROBLEM: JSON = {
     },
 }
 
-_schemas: WeakKeyDictionary[Tool, dict[str, JSON]] = WeakKeyDictionary()
+
+@dataclass(frozen=True, kw_only=True)
+class _PathItem:
+    """The path item of a tool, and the schemas that it refers to by their names; both are JSON already."""
+
+    item: Fragment
+    schemas: Mapping[str, Fragment]
+
+
+_path_items: WeakKeyDictionary[Tool, dict[str, _PathItem]] = WeakKeyDictionary()
 
 
 def openapi_document(
     tools: Mapping[str, Tool], *, profile: str, root: str, paths: str, has_keys: bool, toolway: str
-) -> JSON:
+) -> bytes:
     """The document for `tools` by name, which are all or a profile's. Its paths begin with `paths`, below `root`.
 
     Clients show its title as the name of a server. `toolway` is the name of this Toolway in the paths that tools take.
+    A tool that was in none before takes up to some milliseconds.
     """
     title, whose = (
         (f"Toolway: {profile}", f"the profile {profile}") if profile else ("Toolway", "all servers")
     )
-    schemas: JSON = {}
-    operations = {
-        f"{paths}/{name}": {"post": _operation(name, tool, schemas, toolway)} for name, tool in tools.items()
-    }
+    made = {name: _path_item(name, tool, toolway) for name, tool in tools.items()}
+    schemas = {name: schema for one in made.values() for name, schema in one.schemas.items()}
     components: JSON = {"schemas": {**schemas, "toolway.problem": PROBLEM}}
     document: JSON = {
         "openapi": "3.1.0",
@@ -69,7 +81,7 @@ def openapi_document(
             "version": __version__,
             "description": f"The tools of {whose} behind this Toolway.",
         },
-        "paths": operations,
+        "paths": {f"{paths}/{name}": one.item for name, one in made.items()},
         "components": components,
     }
     if root:
@@ -77,20 +89,17 @@ def openapi_document(
     if has_keys:
         components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         document["security"] = [{"key": []}]
-    return document
+    return dumps(document)
 
 
-def _operation(name: str, tool: Tool, schemas: JSON, toolway: str) -> JSON:
-    made = _schemas.setdefault(tool, {})
+def _path_item(name: str, tool: Tool, toolway: str) -> _PathItem:
+    made = _path_items.setdefault(tool, {})
     if name not in made:
-        made[name] = _path_item(name, tool, passed_on(tool, toolway))
-    schemas |= made[name]["schemas"]
-    operation: JSON = made[name]["operation"]
-    return operation
+        made[name] = _new_path_item(name, tool, passed_on(tool, toolway))
+    return made[name]
 
 
-def _path_item(name: str, tool: Tool, extra: JSON) -> JSON:
-    """One operation, and the schemas that it refers to."""
+def _new_path_item(name: str, tool: Tool, extra: JSON) -> _PathItem:
     schemas = {name: document_schema(tool.parameters, _at(name))}
     answer: JSON = {}
     output = tool.extra.get("outputSchema")
@@ -116,7 +125,10 @@ def _path_item(name: str, tool: Tool, extra: JSON) -> JSON:
     }
     if tool.description:
         operation["description"] = tool.description
-    return {"operation": operation, "schemas": schemas}
+    return _PathItem(
+        item=Fragment(dumps({"post": operation})),
+        schemas={name: Fragment(dumps(schema)) for name, schema in schemas.items()},
+    )
 
 
 def _at(component: str) -> str:

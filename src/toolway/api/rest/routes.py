@@ -8,9 +8,12 @@ import hashlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from importlib.resources import files
 from typing import Any
 
+import anyio
+import anyio.to_thread
 from starlette.types import Receive, Scope, Send
 
 from toolway.access.policy import Policy
@@ -19,7 +22,7 @@ from toolway.dialects import REST
 from toolway.errors import InvalidRequest, MethodNotAllowed, NotFound
 from toolway.schema.arguments import faults, repair_arguments, without_unset_nulls
 from toolway.server.admission import call_slot
-from toolway.server.asgi import ClientGone, parse_object, read_body, send_json, send_whole
+from toolway.server.asgi import ClientGone, parse_object, read_body, send_whole
 from toolway.server.caller import caller_of
 from toolway.server.disconnect import cancel_on_disconnect
 from toolway.server.envelopes import PROBLEM, problem, send_error
@@ -44,6 +47,8 @@ class RestTools:
         self._policy = policy
         self._settings = settings
         self._has_keys = has_keys
+        self._turn = anyio.CapacityLimiter(1)
+        """Whose document is made: of many tools it takes a thread a while."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -69,7 +74,8 @@ class RestTools:
             return
         _allow(scope, "GET", "HEAD")
         root = "/".join([ROOT, *profile]) if scope["path"].startswith(ROOT) else ""
-        document = openapi_document(
+        document = partial(
+            openapi_document,
             await self._direct.tools(selection),
             profile="".join(profile),
             root=root,
@@ -77,7 +83,9 @@ class RestTools:
             has_keys=self._has_keys(),
             toolway=self._direct.catalog.name,
         )
-        await send_json(send, 200, document, [(b"cache-control", b"no-cache")])
+        content = await anyio.to_thread.run_sync(document, abandon_on_cancel=True, limiter=self._turn)
+        kind = (b"content-type", JSON_TYPE.encode())
+        await send_whole(send, 200, content, [kind, (b"cache-control", b"no-cache")])
 
     async def _call(self, scope: Scope, receive: Receive, send: Send, name: str, caller: Caller) -> None:
         gate = self._policy.gate(caller, dialect=REST.name)

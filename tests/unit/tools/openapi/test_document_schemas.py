@@ -13,14 +13,16 @@ from tests.support.schemas import whole_schemas
 from toolway.api.rest.document import openapi_document
 from toolway.tools.openapi.document_schemas import document_schema
 from toolway.types import JSON, Tool
-from toolway.wire.lenient_json import harmless
+from toolway.wire.lenient_json import harmless, loads
 
 AT = "#/components/schemas/t"
 
 
 def document(schema: JSON) -> JSON:
     tool = Tool(name="t", server="s", description="", parameters=schema, extra={"outputSchema": schema})
-    return openapi_document({"t": tool}, profile="", root="", paths="/tools", has_keys=True, toolway="t")
+    text = openapi_document({"t": tool}, profile="", root="", paths="/tools", has_keys=True, toolway="t")
+    read: JSON = loads(text)
+    return read
 
 
 def test_references_lead_to_the_place_where_the_schema_stands():
