@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, nullcontext
 from contextvars import ContextVar
 from functools import partial
-from itertools import islice
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet, WeakValueDictionary
 
@@ -59,10 +58,13 @@ from toolway.tools.direct import DirectTools
 from toolway.tools.invoke import Gate, invoke
 from toolway.tools.names import hint
 from toolway.types import JSON, Caller, OnProgress, Selection, Tool, ToolCall, ToolResult, is_selected
-from toolway.wire.lenient_json import dumps_text
+from toolway.wire.lenient_json import dumps, dumps_text
 
 PAGE = 1_000
 """Items in one page of a list. Many clients read the first page only."""
+
+PAGE_BYTES = 2**19
+"""What the items of one page have together: more than a model can read, and 10 ms of work in one piece."""
 
 CURSOR = "after:"
 """What begins a cursor; the name of the last item follows, so that one stays good when the list changes."""
@@ -199,10 +201,11 @@ class CatalogServer(Server[Any]):
         found = await self._direct.tools(self._caller(ctx).selection)
         if self._searches(ctx):
             found = self._search.tools(found)
-        names, cursor = page_of(found, params.cursor)
         version, path = ctx.protocol_version, self._direct.catalog.name if _is_toolway(ctx) else None
         return complete(
-            {"tools": [self._object(name, found[name], version, path) for name in names], **cursor}
+            page_of(
+                "tools", found, params.cursor, lambda name: self._object(name, found[name], version, path)
+            )
         )
 
     def _object(self, name: str, tool: Tool, version: str, path: str | None) -> JSON:
@@ -258,8 +261,7 @@ class CatalogServer(Server[Any]):
             for name, item in found.items()
             if is_result(method, {key: [item]}, ctx.protocol_version)
         }
-        names, cursor = page_of(valid, params.cursor)
-        return complete({key: [valid[name] for name in names], **cursor})
+        return complete(page_of(key, valid, params.cursor, valid.__getitem__))
 
     async def _ask_context(
         self, ask: Callable[[JSON, Selection], Awaitable[JSON]], ctx: Context, params: BaseModel
@@ -310,13 +312,26 @@ def _is_toolway(ctx: Context) -> bool:
     return params is not None and params.client_info.name == "toolway"
 
 
-def page_of(names: Any, cursor: str | None) -> tuple[list[str], JSON]:
-    """The names behind the cursor, of those that come sorted, and the member `nextCursor` if there are more."""
+def page_of(key: str, names: Iterable[str], cursor: str | None, item: Callable[[str], JSON]) -> JSON:
+    """The members of a list's result: as many items behind the cursor as a page holds, and whether there are more.
+
+    The names come sorted.
+    """
     if cursor is not None and not cursor.startswith(CURSOR):
         raise MCPError(INVALID_PARAMS, "The cursor is none that this server gave.")
-    last = None if cursor is None else cursor.removeprefix(CURSOR)
-    page = list(islice((name for name in names if last is None or name > last), PAGE + 1))
-    return page[:PAGE], {"nextCursor": CURSOR + page[PAGE - 1]} if len(page) > PAGE else {}
+    after = None if cursor is None else cursor.removeprefix(CURSOR)
+    items: list[JSON] = []
+    size, last = 0, ""
+    for name in names:
+        if after is not None and name <= after:
+            continue
+        found = item(name)
+        size += len(dumps(found))
+        if items and (size > PAGE_BYTES or len(items) == PAGE):
+            return {key: items, "nextCursor": CURSOR + last}
+        items.append(found)
+        last = name
+    return {key: items}
 
 
 SEARCH_TIMEOUT = 30.0
