@@ -209,6 +209,12 @@ class _Common:
     """Seconds without a call after which a lazy server is ended."""
 
     @property
+    def changes_tools(self) -> bool:
+        """Whether it says anything of the server's tools."""
+        named = self.include, self.exclude, self.prefix, self.rename, self.description, self.timeout
+        return any(named)
+
+    @property
     def secrets(self) -> tuple[str, ...]:
         """Values that must never be shown."""
         return ()

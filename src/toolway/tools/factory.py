@@ -145,7 +145,8 @@ class SourceFactory:
                 on_line=self._listener(config.label, mask),
             )
             inner = MCPSource(config, options)
-        return TransformedSource(MaskedSource(inner, mask), config)
+        masked = MaskedSource(inner, mask)
+        return TransformedSource(masked, config) if config.changes_tools else masked
 
     def _listener(self, label: str, mask: Mask) -> Callable[[str], None]:
         output = self.output.setdefault(label, ServerOutput())

@@ -114,6 +114,8 @@ class Mask:
 
     def within(self, value: Any) -> Any:
         """A JSON value with each text in it masked; the same object if there is nothing to mask."""
+        if not self._forms:
+            return value
         text = dumps_text(value)
         return value if self(text) is text else self._within(value)
 
