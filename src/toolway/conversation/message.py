@@ -295,10 +295,10 @@ def add_usage(total: JSON | None, more: JSON | None) -> JSON | None:
     summed = dict(total)
     for key, value in more.items():
         old = summed.get(key)
-        if isinstance(value, dict) and isinstance(old, dict):
-            summed[key] = add_usage(old, value)
-        elif _is_number(value) and _is_number(old):
+        if _is_number(value) and _is_number(old):
             summed[key] = old + value
+        elif isinstance(value, dict) and isinstance(old, dict):
+            summed[key] = add_usage(old, value)
         elif value is not None:
             summed[key] = value
     return summed

@@ -203,7 +203,7 @@ class ToolResults:
 
     def adopt_calls(self, messages: Sequence[Any], ids: Collection[str]) -> None:
         """Take the results of these calls in a conversation for our own."""
-        for message in messages:
+        for message in messages if ids else ():
             if not isinstance(message, dict) or message.get("role") != "tool":
                 continue
             if (identity := str(message.get("tool_call_id"))) in ids:

@@ -101,8 +101,8 @@ class ResponseCreator:
                 for request, result in job.done.items():
                     await self.records.keep_result(job.owner, request, result)
             raise
-        with suppress(StoreError):
-            for request in came_again:
+        for request in came_again:
+            with suppress(StoreError):
                 await self.records.forget_result(job.owner, request)
         return record
 
