@@ -8,6 +8,9 @@ from typing import Any
 
 from toolway.types import JSON
 
+PIECE = 2**14
+"""Characters of a definition that are read at once, about a millisecond."""
+
 _HIDDEN = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u00ad\u115f\u1160\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164"
     "\ufeff\uffa0\ufff9-\ufffb\U000e0000-\U000e0fff]"
@@ -52,21 +55,23 @@ def visible(text: str) -> str:
 
 def hides_text(name: str, definition: JSON) -> str:
     """What hides text in a definition, in words; empty: nothing does."""
-    text = "\n".join([name, *_texts(definition)])
-    hidden = "".join(_HIDDEN.findall(text))
+    pieces = [name, *_pieces(definition)]
+    hidden = "".join(char for piece in pieces for char in _HIDDEN.findall(piece))
     kinds = [kind for pattern, kind in _KINDS if pattern.search(hidden)]
     if _ANY_KIND.sub("", hidden):
         kinds.append("invisible characters")
-    if _COMMENT.search(text):
+    if any(map(_COMMENT.search, pieces)):
         kinds.append("a comment")
     return ", ".join(kinds)
 
 
 def mentions_in(definition: JSON) -> frozenset[str]:
     """The words of a definition that mention a tool, if one has such a name."""
-    text = "\n".join(_texts(definition))
-    words = set(_WORD.findall(text))
-    return frozenset({*filter(_IS_DISTINCT.search, words), *words.intersection(_AS_TOOL.findall(text))})
+    words, as_tools = set[str](), set[str]()
+    for piece in _pieces(definition):
+        words.update(_WORD.findall(piece))
+        as_tools.update(_AS_TOOL.findall(piece))
+    return frozenset({*filter(_IS_DISTINCT.search, words), *(words & as_tools)})
 
 
 def words_to_model(definition: JSON) -> list[str]:
@@ -100,6 +105,17 @@ def _properties(schema: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple
                 yield (*path, name), inner
                 pending.append((inner, (*path, name)))
             pending += [(value, path) for key, value in part.items() if key != "properties"]
+
+
+def _pieces(value: Any) -> Iterator[str]:
+    """Its texts, as lines of pieces; while a regular expression reads one, all other threads wait."""
+    piece = ""
+    for text in _texts(value):
+        piece += f"{text}\n"
+        if len(piece) > PIECE:
+            yield piece
+            piece = ""
+    yield piece
 
 
 def _texts(value: Any) -> Iterator[str]:

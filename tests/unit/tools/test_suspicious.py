@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import sys
+from typing import Any
+
 import pytest
 
-from toolway.tools.suspicious import hides_text, mentions_in, secret_parameters, visible, words_to_model
+from toolway.tools.suspicious import (
+    PIECE,
+    hides_text,
+    mentions_in,
+    secret_parameters,
+    visible,
+    words_to_model,
+)
 
 TAGS = "".join(chr(0xE0000 + ord(char)) for char in "ls")
 
@@ -45,6 +55,18 @@ def test_what_languages_and_emoji_need_hides_nothing(text: str) -> None:
 
 def test_hidden_characters_are_written_as_their_numbers() -> None:
     assert visible(f"a\u200bb{TAGS}\x1b[0m\r") == "a<U+200B>b<U+E006C><U+E0073><U+001B>[0m<U+000D>"
+
+
+def test_a_large_definition_is_read_in_pieces() -> None:
+    definition = {f"word{number}": "Call send_mail. " * 100 for number in range(1000)}
+    read: list[Any] = []
+    sys.setprofile(lambda frame, event, argument: read.append(argument) if event == "c_call" else None)
+    try:
+        assert mentions_in(definition) == {"send_mail"}
+        assert hides_text("t", definition) == ""
+    finally:
+        sys.setprofile(None)
+    assert sum(function.__name__ == "findall" for function in read) > 1_600_000 // PIECE
 
 
 @pytest.mark.parametrize(
