@@ -54,7 +54,12 @@ def loads_told(text: bytes) -> tuple[Any, bool]:
 
 def may_be_deeper(text: bytes, max_depth: int) -> bool:
     """Whether a JSON value may be nested deeper: that takes two brackets for each level."""
-    return len(text) > 2 * max_depth and text.count(b"{") + text.count(b"[") > max_depth
+    return len(text) > 2 * max_depth and _brackets_in(text) > max_depth
+
+
+def _brackets_in(text: bytes) -> int:
+    # CPython 3.11 finds a byte far faster than it counts it.
+    return 2 * len(text) - len(text.replace(b"{", b"")) - len(text.replace(b"[", b""))
 
 
 def loads_harmless(text: bytes, *, max_parts: int = MAX_PARTS) -> Any:
@@ -208,7 +213,7 @@ def _is_harmless(value: Any) -> bool:
         text = orjson.dumps(value)
     except TypeError:
         return False
-    return text.count(b"{") + text.count(b"[") <= MAX_DEPTH or not is_too_deep(value)
+    return not may_be_deeper(text, MAX_DEPTH) or not is_too_deep(value)
 
 
 class _HarmlessCopy:
