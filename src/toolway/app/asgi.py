@@ -47,9 +47,8 @@ from toolway.dialects import CHAT, MCP, MESSAGES, RESPONSES, REST
 from toolway.engine.engine import Engine
 from toolway.errors import ConfigError, MethodNotAllowed, NotFound, ToolwayError
 from toolway.server.admission import Admission
-from toolway.server.auth import CONSOLE, AuthMiddleware, wants_page
+from toolway.server.auth import CONSOLE, Authenticator, AuthMiddleware, wants_page
 from toolway.server.caller import PRINCIPAL_KEY
-from toolway.server.door import Door
 from toolway.server.envelopes import plain_path, send_error
 from toolway.server.lane import LANE
 from toolway.server.websocket import in_place_of_upgrade
@@ -181,7 +180,7 @@ class Routes:
 
             count = partial(count_request, "POST", ChatLane.path, 200)
             app = CountedRequests(app, self.name_of)
-        return {LANE: ChatLane(engine, Door(self._settings.server, self._keys), app, count)}
+        return {LANE: ChatLane(engine, Authenticator(self._settings.server, self._keys), app, count)}
 
     @asynccontextmanager
     async def _direct(self, state: AppState) -> AsyncIterator[None]:

@@ -76,7 +76,7 @@ _MAKE_A_KEY = (
 
 
 class Access:
-    """The door of the console. `check` lets a request in, `sign_in` and `sign_out` begin and end a session."""
+    """Access to the console. `check` lets a request in, `sign_in` and `sign_out` begin and end a session."""
 
     def __init__(self, settings: Settings, store: Store, keys: KeyRing) -> None:
         self._own_keys = [sha256(key.encode()).digest() for key in settings.console.keys]

@@ -96,7 +96,7 @@ class Lane(Protocol):
         """Take a request of somebody who was admitted; else its body, if it was parsed, or None."""
 
     def route(self, sender: Any) -> tuple[ASGIApp, Scope]:
-        """The route that has what the lane does not answer of somebody who was admitted, behind the door; the scope."""
+        """The route behind authentication that has what the lane does not answer of who was admitted; the scope."""
 
 
 class LaneProtocol(HttpProtocol):

@@ -21,8 +21,8 @@ from toolway.engine.lane_exchange import Handover, LaneRequest, LaneSender, Mode
 from toolway.errors import InvalidRequest
 from toolway.server.admission import passes_uncounted
 from toolway.server.asgi import STREAM_HEADERS, parse_object, relayed
+from toolway.server.auth import AuthenticatedHead, Authenticator
 from toolway.server.caller import caller_of
-from toolway.server.door import Door, Entry
 from toolway.server.lane import LaneClient
 from toolway.types import JSON, JSON_TYPE, Header, record
 from toolway.wire.lenient_json import dumps
@@ -32,7 +32,7 @@ from toolway.wire.lenient_json import dumps
 class Sender:
     """Who sends requests with one head."""
 
-    entry: Entry
+    head: AuthenticatedHead
     lane: LaneSender
 
 
@@ -42,27 +42,31 @@ class ChatLane:
     path = CHAT.path
 
     def __init__(
-        self, engine: Engine, door: Door, app: ASGIApp, count: Callable[[], None] | None = None
+        self,
+        engine: Engine,
+        authenticator: Authenticator,
+        app: ASGIApp,
+        count: Callable[[], None] | None = None,
     ) -> None:
         """`app` is the route of those that are not answered here; `count` is called for each that is."""
         self._app = app
         self._lane = engine.fast_lane
         self._upstream = engine.settings.upstream
         self.max_bytes = engine.settings.server.max_body_bytes
-        self._door = door
+        self._authenticator = authenticator
         self._count = count
 
     def admit(self, scope: Scope) -> Sender | None:
-        """Who sends requests with this head, if the door and the admission only let them pass."""
-        entry = self._door.admit(scope)
-        if entry is None or not passes_uncounted(entry.scope):
+        """Who sends requests with this head, if authentication and admission only let them pass."""
+        head = self._authenticator.admit(scope)
+        if head is None or not passes_uncounted(head.scope):
             return None
-        sender = self._lane.admit(caller_of(entry.scope, self._upstream))
-        return None if sender is None else Sender(entry=entry, lane=sender)
+        sender = self._lane.admit(caller_of(head.scope, self._upstream))
+        return None if sender is None else Sender(head=head, lane=sender)
 
     def begin(self, sender: Sender, raw: bytes, client: LaneClient) -> ModelExchange | JSON | None:
         """Ask the model server, if the lane is for this request; errors are told by the ordinary way."""
-        if len(raw) > self.max_bytes or not self._door.is_open_for(sender.entry):
+        if len(raw) > self.max_bytes or not self._authenticator.is_still_valid(sender.head):
             return None
         try:
             body = check_body(parse_object(raw))
@@ -74,7 +78,7 @@ class ChatLane:
 
     def route(self, sender: Sender) -> tuple[ASGIApp, Scope]:
         """As `Lane`."""
-        return self._app, sender.entry.scope
+        return self._app, sender.head.scope
 
 
 @dataclass(slots=True)

@@ -36,7 +36,7 @@ MAX_SESSIONS_OF_CALLER = 500
 
 @asynccontextmanager
 async def open_sessions(direct: DirectTools, policy: Policy, settings: Settings) -> AsyncIterator[ASGIApp]:
-    """The endpoint behind the door: Host, Origin and key are checked already.
+    """The endpoint behind authentication: Host, Origin and key are checked already.
 
     With several workers nothing is remembered between requests, since the next one may reach another of them.
     """
