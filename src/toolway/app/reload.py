@@ -14,6 +14,7 @@ import anyio
 from toolway.access.keys import KeyRing
 from toolway.access.policy import Policy
 from toolway.errors import ConfigError
+from toolway.settings.files import stamp_of
 from toolway.settings.groups import DEFAULT_CONFIG, ToolSettings
 from toolway.settings.mcp_server import ConfiguredServer, UnusableServerConfig, with_home
 from toolway.settings.settings import Settings, reload_servers
@@ -72,14 +73,14 @@ class ConfigWatcher:
         self._catalog = catalog
         self._keys = keys
         self._policy = policy
-        self._read_at = self._stamp() if settings.tools.config else None
+        self._read_at = settings.tools.config_stamp
 
     async def poll(self) -> None:
         """Look at the file every second: editors replace it in ways that watchers of files miss."""
         last = self._read_at
         while True:
             await anyio.sleep(POLL_SECONDS)
-            mark, before = self._stamp(), last
+            mark, before = stamp_of(self.path), last
             last = mark
             # A file that still changes is being written: half of it would only be a mistake to report.
             if mark is not None and mark == before and mark != self._read_at:
@@ -96,16 +97,9 @@ class ConfigWatcher:
             async for _ in signals:
                 self.reload()
 
-    def _stamp(self) -> tuple[int, int, int] | None:
-        try:
-            found = self.path.stat()
-        except OSError:
-            return None
-        return found.st_mtime_ns, found.st_size, found.st_ino
-
     def reload(self) -> None:
         """Read the file now."""
-        self._read_at = self._stamp()
+        self._read_at = stamp_of(self.path)
         try:
             settings = reload_servers(self.settings)
         except ConfigError as error:

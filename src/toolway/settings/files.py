@@ -1,4 +1,4 @@
-"""Configuration files are written: by one program at a time, and so that nobody reads half of one."""
+"""Configuration files: how one state is told from another, and writing by one program at a time, never half of one."""
 
 from __future__ import annotations
 
@@ -10,6 +10,18 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from toolway.errors import ConfigError
+
+FileStamp = tuple[int, int, int]
+"""Tells one state of a file from another."""
+
+
+def stamp_of(path: Path) -> FileStamp | None:
+    """The state of the file; None: there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 @contextmanager

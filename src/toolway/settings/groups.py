@@ -16,6 +16,7 @@ from toolway.net.hosts import HOST, is_loopback
 from toolway.net.ssrf import AllowedServer, parse_allowed
 from toolway.settings.access import UNDECLARED, AccessConfig
 from toolway.settings.env_endpoints import Endpoint
+from toolway.settings.files import FileStamp
 from toolway.settings.mcp_server import ConfiguredServer, existing_file, looks_secret
 
 DEFAULT_CONFIG = "mcp.json"
@@ -371,6 +372,8 @@ class ToolSettings:
     """The tool servers of the file `config`. Not a setting."""
     disabled: tuple[str, ...] = ()
     """The names of those that the file says are disabled. Not a setting."""
+    config_stamp: FileStamp | None = field(default=None, compare=False, repr=False)
+    """The state of the file `config` when it was read. Not a setting."""
     login_store_url: str | None = field(default=None, repr=False)
     """`TOOLWAY_STORE`, when machines share it: there is what people granted. Not a setting."""
 

@@ -19,6 +19,7 @@ from pydantic.fields import FieldInfo
 from toolway.errors import ConfigError
 from toolway.net.hosts import masked
 from toolway.settings.env_endpoints import Endpoint, parse_endpoints, token_key
+from toolway.settings.files import stamp_of
 from toolway.settings.groups import DEFAULT_CONFIG, Settings, is_shared, legal_credential, masked_store
 from toolway.settings.mcp_json import McpConfig, parse_config, read_config
 from toolway.settings.mcp_server import UnusableServerConfig, with_home
@@ -49,7 +50,7 @@ _NAMES = {
     ("metrics", "address"): "metrics",
 }
 """Settings that people know by another name than that of the field. The others have the field's."""
-_NO_SETTINGS = {"query", "servers", "disabled", "login_store_url", "access", "warnings"}
+_NO_SETTINGS = {"query", "servers", "disabled", "config_stamp", "login_store_url", "access", "warnings"}
 _ENDPOINTS = ("/chat/completions", "/completions", "/responses", "/messages", "/embeddings", "/models")
 _VARIABLES = {
     "openai_base_url": "OPENAI_BASE_URL",
@@ -150,7 +151,9 @@ def _with_servers(settings: Settings, texts: Mapping[str, str]) -> Settings:
     tools = settings.tools
     if tools.config is None:
         return settings
-    found: McpConfig = read_config(with_home(tools.config), texts, strict=tools.strict)
+    path = with_home(tools.config)
+    stamp = stamp_of(path)  # before it is read: an edit behind that is seen as one
+    found: McpConfig = read_config(path, texts, strict=tools.strict)
     labels = {endpoint.label for endpoint in tools.endpoints}
     if twice := [server for server in found.servers if server.label in labels]:
         raise ConfigError(
@@ -166,7 +169,13 @@ def _with_servers(settings: Settings, texts: Mapping[str, str]) -> Settings:
         )
     return replace(
         settings,
-        tools=replace(tools, servers=found.servers, disabled=found.disabled, login_store_url=login_store_url),
+        tools=replace(
+            tools,
+            servers=found.servers,
+            disabled=found.disabled,
+            config_stamp=stamp,
+            login_store_url=login_store_url,
+        ),
         access=found.access,
         warnings=(*settings.warnings, *warnings),
     )

@@ -165,6 +165,20 @@ async def test_a_changed_file_changes_the_servers_and_drops_no_call(
             assert (await live.call("a_pid")).text == stayed, "a broken edit changes nothing"
 
 
+async def test_an_edit_while_toolway_starts_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reload_module, "POLL_SECONDS", 0.01)
+    monkeypatch.chdir(tmp_path)
+    path = write(tmp_path / "mcp.json")
+    settings = settings_of(path)
+    write(path, s={**STDIO, "prefix": "a_"})
+    factory = SourceFactory()
+    async with (
+        Catalog(factory.sources(settings.tools)).running() as catalog,
+        reload_module.watch_config(settings, factory, catalog),
+    ):
+        await until(lambda: "a_pid" in Live(catalog).names())
+
+
 async def test_a_secret_of_a_changed_file_is_masked_in_the_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
