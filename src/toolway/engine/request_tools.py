@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,8 +17,6 @@ from toolway.tools.catalog import Snapshot
 from toolway.types import JSON, OnProgress, Selection, Tool, ToolCall, ToolResult, is_selected
 from toolway.wire.lenient_json import dumps, loads
 from toolway.wire.token_estimate import estimate_tokens
-
-log = logging.getLogger("toolway.backend")
 
 RENEWAL_WAIT = 2.0
 """Seconds in which definitions of tools that joined must be made; later they are for the next request."""
