@@ -30,7 +30,7 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
     headers = dict(scope["headers"])
     if (length := headers.get(b"content-length", b"")).isdigit() and int(length) > limit:
         raise _too_large(limit)
-    if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+    if b"content-encoding" in headers and _is_compressed(scope["headers"]):
         raise InvalidRequest("Compressed request bodies are not accepted here; send plain JSON.")
     parts, size = [], 0
     while True:
@@ -44,6 +44,10 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
         parts.append(part)
         if not event.get("more_body"):
             return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _is_compressed(headers: Iterable[Header]) -> bool:
+    return any(name == b"content-encoding" and value.lower() != b"identity" for name, value in headers)
 
 
 def parse_object(body: bytes) -> JSON:
