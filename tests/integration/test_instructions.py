@@ -19,6 +19,7 @@ from tests.support.app_server import QUESTION, AppServer, app_server
 from tests.support.gate import Gate
 from tests.support.instructions import Instructions
 from tests.support.upstream import Reply, call_stream, text_stream, tool_call, whole
+from toolway.console import journal
 
 CHAT, RESPONSES, MESSAGES = "/v1/chat/completions", "/v1/responses", "/v1/messages"
 WORDS = whole({"content": "It is cloudy."})
@@ -63,15 +64,15 @@ class Counted:
     """A Toolway whose instructions are counted."""
 
     def __init__(self, app: AppServer, instructions: Instructions) -> None:
-        self._app = app
+        self.app = app
         self.instructions = instructions
 
     def request(self, path: str, replies: list[Reply], more: dict[str, Any]) -> int:
         """The instructions that such a request takes when all is warm."""
         said = {"input": QUESTION} if path == RESPONSES else {"messages": QUESTION, "max_tokens": 99}
-        self._app.set_replies(*replies * (RUNS + 3))
+        self.app.set_replies(*replies * (RUNS + 3))
         counts = []
-        with httpx2.Client(base_url=self._app.url, timeout=60) as client:
+        with httpx2.Client(base_url=self.app.url, timeout=60) as client:
             for _ in range(RUNS + 3):
                 before = self.instructions.total
                 with self.instructions.counting():
@@ -85,7 +86,9 @@ class Counted:
 def counting(**options: Any) -> Iterator[Counted]:
     """A Toolway that is started like this."""
     instructions = Instructions()
-    with app_server(on_start=instructions.watch, **options) as app:
+    with pytest.MonkeyPatch.context() as patch, app_server(on_start=instructions.watch, **options) as app:
+        # On a slow machine it would fall into each request that the console writes down the one before.
+        patch.setattr(journal, "PAUSE", 3600.0)
         app.until_ready()
         yield Counted(app, instructions)
 
@@ -114,11 +117,9 @@ def test_a_request_costs_no_more_than_it_did(all_counted: Callable[[str], Counte
 
 def test_a_tool_round_costs_no_more_once_an_answer_was_interrupted():
     """Rounds that ran for a client which left are looked for where they may belong, and nowhere else."""
-    instructions = Instructions()
     messages = [{"role": "system", "content": "Be brief."}, *QUESTION]
-    with app_server(on_start=instructions.watch) as app:
-        app.until_ready()
-        counted = Counted(app, instructions)
+    with counting() as counted:
+        app = counted.app
         before = counted.request(CHAT, [CALL, WORDS], {"messages": messages})
         gate = Gate()
         app.set_replies(CALLED, Reply([*text_stream("a").parts[:2], gate]))
