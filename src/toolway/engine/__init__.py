@@ -1,1 +1,1 @@
-"""The tool loop and everything about one request with tools of ours; knows no HTTP and no ASGI."""
+"""The tool loop and everything about one request with tools of ours; knows no ASGI and no HTTP server."""

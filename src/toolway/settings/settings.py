@@ -1,4 +1,4 @@
-"""Environment and .env -> frozen Settings; the only module that reads the environment."""
+"""Environment and .env -> frozen Settings; the only module that reads Toolway's settings there."""
 
 from __future__ import annotations
 

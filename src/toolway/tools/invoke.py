@@ -1,4 +1,4 @@
-"""The one place where a tool is invoked: arguments read, checked and repaired, its deadline held, its result bounded.
+"""The one place where a tool is invoked: arguments read, checked and repaired, its deadline held, its result mended.
 
 Nothing that a model writes and nothing that a tool source raises or returns gets past this module as a fault.
 """

@@ -1,4 +1,4 @@
-"""Names of the MCP SDK that it does not promise to keep, imported here alone.
+"""Names of the MCP SDK that it does not promise to keep, for all of tools/mcp.
 
 Only its transport over HTTP, which loads httpx2, is imported by `http` and `posts` themselves. What else Toolway uses
 of it is public: models (`mcp_types`) and OAuth (`mcp.client.auth`).
