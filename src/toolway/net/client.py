@@ -126,8 +126,8 @@ class HttpClient:
         for a request that cannot be written.
         """
         if body is None or isinstance(body, bytes):
-            head = self.head(method, target, headers) + _length_line(method, body) + b"\r\n"
-            return Exchange(self, method, (head, body) if body else (head,), repeatable=repeatable)
+            request = whole_request(method, self.head(method, target, headers), body)
+            return Exchange(self, method, request, repeatable=repeatable)
         length = _length_in(headers)
         line = b"transfer-encoding: chunked" if length is None else b"content-length: %d" % length
         head = self.head(method, target, headers) + line + b"\r\n\r\n"
@@ -373,10 +373,12 @@ def _last_of_each(headers: Sequence[Header]) -> list[Header]:
     ]
 
 
-def _length_line(method: str, body: bytes | None) -> bytes:
+def whole_request(method: str, head: bytes, body: bytes | None) -> tuple[bytes, ...]:
+    """A whole request in the pieces that are sent; `head` is what `HttpClient.head` made."""
     if body is None and method not in _NEED_A_LENGTH:
-        return b""
-    return b"content-length: %d\r\n" % len(body or b"")
+        return (head + b"\r\n",)
+    head = b"%bcontent-length: %d\r\n\r\n" % (head, len(body or b""))
+    return (head, body) if body else (head,)
 
 
 def _length_in(headers: Sequence[Header]) -> int | None:

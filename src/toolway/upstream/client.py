@@ -13,7 +13,7 @@ from typing import NamedTuple
 import anyio
 
 from toolway.errors import ConfigError, UpstreamError, UpstreamStatus, UpstreamTimeout
-from toolway.net.client import MAX_IDLE, Exchange, HttpClient, Origin, client_certificate
+from toolway.net.client import MAX_IDLE, Exchange, HttpClient, Origin, client_certificate, whole_request
 from toolway.net.connection import Connection
 from toolway.net.decompress import (
     BrokenBody,
@@ -251,14 +251,14 @@ class Upstream:
         """Send a POST at once; None when no connection is idle."""
         if (connection := self._client.take_idle()) is None:
             return None
-        request = (b"%bcontent-length: %d\r\n\r\n" % (head.lines, len(body)), body)
-        connection.send("POST", request)
-        return StartedRequest(self, connection, head, request)
+        connection.send("POST", whole_request("POST", head.lines, body))
+        return StartedRequest(self, connection, head, body)
 
     def resume(
-        self, connection: Connection, request: Sequence[bytes]
+        self, connection: Connection, head: PostHead, body: bytes
     ) -> AbstractAsyncContextManager[UpstreamResponse]:
         """The exchange with the server to which a POST was sent over this connection; it may be repeated."""
+        request = whole_request("POST", head.lines, body)
         exchange = Exchange(self._client, "POST", request, repeatable=True, sent=connection)
         return _UpstreamExchange(exchange, self)
 
@@ -309,14 +309,11 @@ class PostHead(NamedTuple):
 class StartedRequest(AbstractAsyncContextManager[UpstreamResponse]):
     """A POST that was sent before it is known who reads the answer: entered, it gives that, or raises its error."""
 
-    def __init__(
-        self, upstream: Upstream, connection: Connection, head: PostHead, request: tuple[bytes, bytes]
-    ) -> None:
-        """`request` is the whole head and the body, as they were sent."""
+    def __init__(self, upstream: Upstream, connection: Connection, head: PostHead, body: bytes) -> None:
         self.connection = connection
         self._upstream = upstream
         self._head = head
-        self._request = request
+        self._body = body
         self._is_open = True
         """Nobody entered or closed it."""
         self._exchange: AbstractAsyncContextManager[UpstreamResponse]
@@ -333,12 +330,12 @@ class StartedRequest(AbstractAsyncContextManager[UpstreamResponse]):
         body: bytes | AsyncIterator[bytes] | None,
     ) -> bool:
         """Whether this is the same request, for the first who asks."""
-        own = (self._head.path, b"", tuple(self._head.headers), self._request[1])
+        own = (self._head.path, b"", tuple(self._head.headers), self._body)
         return self._is_open and own == (path, query, tuple(headers), body)
 
     async def __aenter__(self) -> UpstreamResponse:
         self._is_open = False
-        self._exchange = self._upstream.resume(self.connection, self._request)
+        self._exchange = self._upstream.resume(self.connection, self._head, self._body)
         return await self._exchange.__aenter__()
 
     async def __aexit__(
