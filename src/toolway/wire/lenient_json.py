@@ -108,11 +108,9 @@ def loads_exact(text: str | bytes, *, max_depth: int = MAX_DEPTH) -> Any:
         text = text.encode(errors="surrogatepass")
     if not _may_hold_large_integers(text):
         try:
-            value = orjson.loads(text)
+            return _bounded(orjson.loads(text), text, max_depth)
         except orjson.JSONDecodeError:
             pass
-        else:
-            return _bounded(value, text, max_depth) if len(text) > 2 * max_depth else value
     return fix_surrogates_in(_bounded(_loads_digits(text), text, max_depth))
 
 
