@@ -53,13 +53,7 @@ class SearchRules:
 
     def of_model(self, way: Way, context: int | None) -> SearchRules:
         """The same for a model that reads so much, and is shown in this way what it finds."""
-        return SearchRules(
-            way=way,
-            context=context,
-            most_tools=self.most_tools,
-            always=self.always,
-            by_meaning=self.by_meaning,
-        )
+        return replace(self, way=way, context=context)
 
     @property
     def catalogue_chars(self) -> int:
