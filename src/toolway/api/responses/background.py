@@ -23,6 +23,7 @@ from toolway.server.caller import caller_id
 from toolway.stores import Kind, Store, share_of
 from toolway.types import JSON
 from toolway.upstream.model_call import streamed_turn
+from toolway.wire import sse
 from toolway.wire.lenient_json import dumps
 from toolway.wire.sse import STREAM_END
 
@@ -152,9 +153,9 @@ def _error_event(error: ToolwayError, number: int) -> Event:
 
 
 def encoded(event: Event) -> bytes:
-    """An event as it stands in a stream; its JSON is one line."""
+    """An event as it stands in a stream."""
     kind, body = event
-    return b"event: %b\ndata: %b\n\n" % (kind.encode(), body)
+    return b"event: " + kind.encode() + b"\n" + sse.encode(body)
 
 
 log = logging.getLogger("toolway.responses")
