@@ -30,7 +30,7 @@ from toolway.settings.settings import Settings
 from toolway.tools.direct import DirectTools
 from toolway.tools.names import hint
 from toolway.tools.profiles import narrowed
-from toolway.types import JSON, Caller, Selection, Tool, ToolResult
+from toolway.types import JSON, JSON_TYPE, Caller, Selection, Tool, ToolResult
 from toolway.wire.lenient_json import dumps, loads_exact
 
 ROOT = REST.path
@@ -84,8 +84,7 @@ class RestTools:
             toolway=self._direct.catalog.name,
         )
         content = await anyio.to_thread.run_sync(document, abandon_on_cancel=True, limiter=self._turn)
-        kind = (b"content-type", JSON_TYPE.encode())
-        await send_whole(send, 200, content, [kind, (b"cache-control", b"no-cache")])
+        await send_whole(send, 200, content, [JSON_TYPE, (b"cache-control", b"no-cache")])
 
     async def _call(self, scope: Scope, receive: Receive, send: Send, name: str, caller: Caller) -> None:
         gate = self._policy.gate(caller, dialect=REST.name)
@@ -165,7 +164,7 @@ def _inside(page: bytes, element: bytes) -> str:
     return f"sha256-{base64.b64encode(hashlib.sha256(content).digest()).decode()}"
 
 
-JSON_TYPE = "application/json"
+_JSON = "application/json"
 
 _MEDIA_TYPE = re.compile(r"[\w.+-]{1,60}/[\w.+-]{1,60}", re.ASCII)
 
@@ -178,12 +177,12 @@ def http_body(result: ToolResult) -> tuple[str, bytes]:
     """
     raw = result.raw() if result.raw is not None else {}
     if raw.get("structuredContent") is not None:
-        return JSON_TYPE, dumps(raw["structuredContent"])
+        return _JSON, dumps(raw["structuredContent"])
     content = raw.get("content") if result.raw is not None else _content(result)
     blocks = content if isinstance(content, list) else [content]
     if len(blocks) == 1:
         return _only(blocks[0])
-    return JSON_TYPE, dumps([_value(block) for block in blocks])
+    return _JSON, dumps([_value(block) for block in blocks])
 
 
 def _content(result: ToolResult) -> list[JSON]:
@@ -200,8 +199,8 @@ def _only(block: Any) -> tuple[str, bytes]:
             pass
     text = _text(block)
     if text is not None and _is_json(text):
-        return JSON_TYPE, text.encode()  # its numbers as they are written
-    return JSON_TYPE, dumps(_value(block))
+        return _JSON, text.encode()  # its numbers as they are written
+    return _JSON, dumps(_value(block))
 
 
 def _value(block: Any) -> Any:
