@@ -264,6 +264,14 @@ _LINE = {
     "minimum": 0,
     "description": "insert: the line behind which the text goes, 0 for the top",
 }
+_EDITS = {
+    "file_text": _text_schema("create: the content of the file"),
+    "old_str": _text_schema("str_replace: the text to replace"),
+    "new_str": _text_schema("str_replace: the text to put there"),
+    "insert_line": _LINE,
+    "insert_text": _text_schema("insert: the text to insert"),
+}
+"""What the editor and the memory take for their commands."""
 
 CLIENT_TOOLS: Mapping[str, JSON] = {
     "bash_": {
@@ -282,11 +290,7 @@ CLIENT_TOOLS: Mapping[str, JSON] = {
             ["command", "path"],
             command=_text_schema("What to do", enum=["view", "create", "str_replace", "insert"]),
             path=_text_schema("Absolute path of the file or directory"),
-            file_text=_text_schema("create: the content of the file"),
-            old_str=_text_schema("str_replace: the text to replace"),
-            new_str=_text_schema("str_replace: the text to put there"),
-            insert_line=_LINE,
-            insert_text=_text_schema("insert: the text to insert"),
+            **_EDITS,
             view_range={**_RANGE, "description": "view: first and last line, -1 for the end"},
         ),
     },
@@ -299,11 +303,7 @@ CLIENT_TOOLS: Mapping[str, JSON] = {
                 "What to do", enum=["view", "create", "str_replace", "insert", "delete", "rename"]
             ),
             path=_text_schema("Path of the file or directory, below /memories"),
-            file_text=_text_schema("create: the content of the file"),
-            old_str=_text_schema("str_replace: the text to replace"),
-            new_str=_text_schema("str_replace: the text to put there"),
-            insert_line=_LINE,
-            insert_text=_text_schema("insert: the text to insert"),
+            **_EDITS,
             old_path=_text_schema("rename: the path now"),
             new_path=_text_schema("rename: the path then"),
             view_range={**_RANGE, "description": "view: first and last line"},
