@@ -62,6 +62,8 @@ from toolway.types import JSON, SourceStatus, Tool
 if TYPE_CHECKING:
     from toolway.telemetry.tracing import Tracing
 
+log = logging.getLogger("toolway.telemetry")
+
 
 def create_app(settings: Settings | None = None, *, pace: Pace = DEFAULT_PACE) -> ASGIApp:
     """The app for these settings, by default those of the environment. Raises ConfigError."""
@@ -333,8 +335,6 @@ async def _no_websocket(scope: Scope, receive: Receive, send: Send) -> None:
 async def _not_open(scope: Scope, receive: Receive, send: Send) -> None:
     await send_error(scope, send, ToolwayError("Toolway is still starting; try again."))
 
-
-log = logging.getLogger("toolway.telemetry")
 
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 
