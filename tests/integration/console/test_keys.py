@@ -147,6 +147,32 @@ def test_the_first_key_closes_toolway_but_not_in_front_of_who_makes_it(browser, 
         assert api(app, "GET", "keys").status_code == 401
 
 
+def test_nothing_is_asked_between_the_first_key_and_its_session(browser, tmp_path):
+    config = tmp_path / "mcp.json"
+    config.write_text('{"mcpServers": {}}')
+    with app_server(config=str(config)) as app, console_page(browser, f"{app.url}/#/keys") as page:
+
+        def answer_late(route):
+            if route.request.method != "POST":
+                return route.continue_()
+            asked = route.request
+            answer = httpx2.post(asked.url, content=asked.post_data, headers=asked.headers)
+            page.evaluate(
+                "new Promise((seen) => {"
+                " document.dispatchEvent(new Event('visibilitychange'));"
+                " location.hash = '#/servers';"
+                " setTimeout(seen, 300); })"
+            )
+            return route.fulfill(status=answer.status_code, headers=dict(answer.headers), body=answer.text)
+
+        page.get_by_role("link", name="Add a key").click()
+        page.get_by_label("Name").fill("me")
+        page.route("**/console/api/keys", answer_late)
+        page.get_by_role("button", name="Make the key").click()
+        secret_on(page)
+        expect(page.get_by_role("row", name="me")).to_be_visible()
+
+
 def test_the_list_shows_what_each_may_and_hostile_names_as_text(app, browser):
     with console_page(browser, f"{app.url}/#/keys", color_scheme="dark") as page:
         sign_in(page, "operators-key")

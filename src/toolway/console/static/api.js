@@ -18,7 +18,12 @@ export class Refused extends Error {
 
 export const at = (...names) => names.map(encodeURIComponent).join("/");
 
+/* While a key is made or changed, nothing else is asked: what brought the page in may be over before the answer brings
+   the next session. */
+let renewed = Promise.resolve();
+
 export async function open(method, path, body, signal) {
+  await renewed;
   const headers = { accept: "application/json" };
   if (method !== "GET") headers["x-toolway-console"] = session.value?.token ?? "open";
   if (body !== undefined) headers["content-type"] = "application/json";
@@ -55,6 +60,15 @@ export async function loadSession() {
   session.value = await get("session");
 }
 
+export function changeKey(path, body) {
+  const answer = post(path, body).then((key) => {
+    if (key.token) session.value = { ...session.value, is_in: true, can_sign_in: true, token: key.token };
+    return key;
+  });
+  renewed = answer.catch(() => {});
+  return answer;
+}
+
 export async function signIn(key) {
   session.value = await post("session", { key });
 }
@@ -88,7 +102,7 @@ export function follow(topic, handler) {
 
 function reopen(delay = 0) {
   clearTimeout(waiting);
-  waiting = setTimeout(connect, delay);
+  waiting = setTimeout(() => renewed.then(connect), delay);
 }
 
 function connect() {

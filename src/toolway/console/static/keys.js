@@ -1,7 +1,7 @@
 /* The keys of the file: who has one, what it may do, when it was used; adding, rotating, revoking. */
 
 import { useState } from "preact/hooks";
-import { at, get, post, remove, session } from "./api.js";
+import { at, changeKey, get, remove } from "./api.js";
 import { Ago, announce, Code, Dialog, Empty, Heading, html, plural, Text, useLoaded, visible, Wrong } from "./ui.js";
 import { SchemaForm } from "./schema-form.js";
 
@@ -13,11 +13,6 @@ const EVERY = 5000; /* when a key was used is told by nobody */
 
 /* the secret that is shown once; it stays while the session changes */
 let shown = null;
-
-function keep(answer) {
-  if (answer.token) session.value = { ...session.value, is_in: true, can_sign_in: true, token: answer.token };
-  shown = answer;
-}
 
 function List() {
   const { value, error, reload } = useLoaded(() => get("keys"), [], EVERY);
@@ -33,7 +28,7 @@ function List() {
         await remove(`keys/${at(name)}`);
         announce(`${name} is revoked`);
       } else {
-        keep(await post(`keys/${at(name)}/rotate`));
+        shown = await changeKey(`keys/${at(name)}/rotate`);
         setSecret(shown);
       }
     } catch (refusal) {
@@ -100,7 +95,7 @@ function Add() {
     setFailure(null);
     try {
       const isUsual = routes.length === every.length - 1 && !routes.includes("console");
-      keep(await post("keys", { name: name.trim(), rights: isUsual ? rights : { ...rights, routes } }));
+      shown = await changeKey("keys", { name: name.trim(), rights: isUsual ? rights : { ...rights, routes } });
       location.hash = "#/keys";
     } catch (refusal) {
       setFailure(refusal);
