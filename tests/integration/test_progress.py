@@ -16,7 +16,7 @@ from tests.support.answers import assert_one_clean_answer, chunks_of, content_of
 from tests.support.app_server import QUESTION, AppServer, app_server
 from tests.support.gate import DEADLINE
 from tests.support.upstream import call_stream, text_stream, tool_call
-from tests.unit.engine.scripted_turns import InMemorySource, ScriptedModel, call, echo, run_loop, says
+from tests.unit.engine.scripted_model import InMemorySource, ScriptedModel, call, echo, run_loop, says
 from tests.unit.tools.mcp.support import SERVERS
 from toolway.api.chat.chunks import progress_chunk
 from toolway.conversation.events import CallProgressed, Event, EventStream

@@ -34,7 +34,7 @@ from toolway.tools.names import name_some
 from toolway.tools.pins import Pins
 from toolway.types import JSON, JSON_TYPE, Header, ToolSource, last_error
 from toolway.upstream.client import Upstream, credential, proxy_of
-from toolway.upstream.model_call import whole_turn
+from toolway.upstream.model_call import whole_model_call
 
 SERVER_TIMEOUT = 20.0
 MODEL_TIMEOUT = 120.0
@@ -245,12 +245,12 @@ async def _try_chat(
         most_tools=target.max_tools,
         info=partial(target.infos.get, model, _headers(settings)),
     )
-    whole = whole_turn(upstream, _headers(settings))
+    whole = whole_model_call(upstream, _headers(settings))
     events = EventStream(on_head=target.learn_from)
-    turn = without_refused_tools(whole, tools=tools, target=target, probe=lambda: whole, events=events)
+    call_model = without_refused_tools(whole, tools=tools, target=target, probe=lambda: whole, events=events)
     with anyio.move_on_after(MODEL_TIMEOUT):
         try:
-            message = await turn(tools.put_into(request), events.emit, tools.is_clients)
+            message = await call_model(tools.put_into(request), events.emit, tools.is_clients)
         except UpstreamError as error:
             return [Finding(check=check, ok=False, detail=f"a chat request failed: {error.message}")]
         calls = [call for call in message.tool_calls if read_arguments(call.arguments) is not None]

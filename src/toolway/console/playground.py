@@ -28,7 +28,7 @@ from toolway.errors import InvalidRequest, ToolwayError
 from toolway.server.asgi import EventStreamResponse
 from toolway.types import JSON, Caller
 from toolway.upstream.client import credential
-from toolway.upstream.model_call import streamed_turn
+from toolway.upstream.model_call import streamed_model_call
 from toolway.wire.lenient_json import dumps
 
 OPTIONS = ("model", "messages", "temperature", "max_tokens", "tool_choice")
@@ -82,7 +82,7 @@ class Playground:
         headers = [*credential(self._api_key), (b"user-agent", b"toolway-console")]
         async with self._engine.open(read, caller=Caller(id="console", headers=headers)) as conversation:
             try:
-                outcome = await conversation.run(streamed_turn, deliver)
+                outcome = await conversation.run(streamed_model_call, deliver)
             except Exception as raised:
                 await _fail(response, conversation.failed(raised))
                 return

@@ -44,7 +44,7 @@ from toolway.engine.tool_results import ToolResults
 from toolway.errors import SERVER_STOPS, ToolwayError, UpstreamError, to_public_error
 from toolway.types import JSON, Caller, Header, Selection, Tool, ToolCall, ToolResult, record
 from toolway.upstream.client import Upstream
-from toolway.upstream.model_call import Turn, TurnFactory, whole_turn
+from toolway.upstream.model_call import ModelCall, ModelCallFactory, whole_model_call
 
 
 @record
@@ -98,7 +98,7 @@ class Conversation:
     headers: Sequence[Header]
     events: EventStream
     gate: CallGate | None = None
-    turns: ApprovalTurns | None = None
+    approval_turns: ApprovalTurns | None = None
     """The questions of this conversation, where it asks in words."""
     pending: Sequence[Approval] = ()
     """The approvals of the outcome's calls that wait."""
@@ -115,16 +115,17 @@ class Conversation:
 
     async def run(
         self,
-        turn: TurnFactory,
+        factory: ModelCallFactory,
         deliver: Emit | None = None,
         *,
         raw: bytes | None = None,
         done: Mapping[str, ToolResult] | None = None,
     ) -> Outcome:
-        """Run to the end, asking by `turn`; `deliver` writes what the client may see. Raises what the loop raises.
+        """Run to the end, asking by the model calls of `factory`; `deliver` writes what the client may see.
 
         A request whose bytes are given as `raw` goes on behind the rounds of an attempt at the same bytes that came
         to nothing a short while ago. `done` has the results of approved calls that need not run again.
+        Raises what the loop raises.
         """
         # Decided once: tools may be left out meanwhile, and all of an answer must name a call alike.
         gives_ids, tools = self.request.gives_ids, self.tools
@@ -133,7 +134,7 @@ class Conversation:
         )
         self.events.deliver = self._with_public_ids(deliver) if deliver and hands_out_calls else deliver
         try:
-            outcome = await self._run_behind(turn, raw, done or {})
+            outcome = await self._run_behind(factory, raw, done or {})
         finally:
             self.events.deliver = None  # it may lead back here, and the garbage collector is dear
         return for_client(outcome, self.token) if hands_out_calls else outcome
@@ -146,7 +147,7 @@ class Conversation:
     async def ask(self, request: ChatRequest) -> Message:
         """One exchange with the model about this conversation, whose calls are not run."""
         messages = await self._with_hidden(request.messages, await self._interrupted(request.messages))
-        return await self._whole_turn()(request.with_messages(messages), emit_to_nobody, lambda _: True)
+        return await self._whole_model_call()(request.with_messages(messages), emit_to_nobody, lambda _: True)
 
     @property
     def _upstream(self) -> Upstream:
@@ -161,17 +162,17 @@ class Conversation:
         return error
 
     async def _run_behind(
-        self, turn: TurnFactory, raw: bytes | None, done: Mapping[str, ToolResult]
+        self, factory: ModelCallFactory, raw: bytes | None, done: Mapping[str, ToolResult]
     ) -> Outcome:
         """Run behind what was done for this request before."""
         if raw is None:
-            return await self._run(turn, EarlierWork(approved=self.request.approved, results=done))
+            return await self._run(factory, EarlierWork(approved=self.request.approved, results=done))
         is_first = self.request.handover is not None  # the lane takes no others
         store, caller = self.resources.store, self.caller
         async with Attempt(store, caller, raw, self.events, is_first=is_first) as rounds:
-            return await self._run(turn, EarlierWork(rounds=rounds) if rounds else NOTHING_EARLIER)
+            return await self._run(factory, EarlierWork(rounds=rounds) if rounds else NOTHING_EARLIER)
 
-    async def _run(self, turn: TurnFactory, done: EarlierWork) -> Outcome:
+    async def _run(self, factory: ModelCallFactory, done: EarlierWork) -> Outcome:
         sent = messages = self.chat.messages
         before = None
         if self.request.handover is None:  # the lane takes none that hides anything
@@ -179,7 +180,7 @@ class Conversation:
             messages = await self._with_hidden(sent, places)
             if before := interrupted_answers.continued(sent, places):
                 done = replace(done, is_unseen=True)
-        if restored := self.turns and await self.turns.put_back(messages):
+        if restored := self.approval_turns and await self.approval_turns.put_back(messages):
             if restored.question:
                 return await self._ask_again(restored.question)
             done = self._with_restored(restored, messages, done)
@@ -189,7 +190,7 @@ class Conversation:
         loop = self._loop()
         request = self._without_refused_options(self.chat.with_messages(messages), loop)
         try:
-            outcome = await run_tool_loop(request, turn=self._turn(turn), loop=loop, done=done)
+            outcome = await run_tool_loop(request, call_model=self._model_call(factory), loop=loop, done=done)
         except BaseException as error:
             await self._broke_off(error, before)
             raise
@@ -197,8 +198,8 @@ class Conversation:
             if restored:
                 await restored.settle()
         self.pending = loop.pending
-        if self.turns and outcome.pending_approvals:
-            outcome = await self.turns.ask(outcome, loop.pending, sent, self.events)
+        if self.approval_turns and outcome.pending_approvals:
+            outcome = await self.approval_turns.ask(outcome, loop.pending, sent, self.events)
         else:
             await self._keep(sent, outcome, before)
         self.events.notify(ConversationEnded(outcome=outcome))
@@ -236,8 +237,8 @@ class Conversation:
 
     async def _ask_again(self, question: str) -> Outcome:
         """The outcome of a request whose answer to a question was unclear."""
-        assert self.turns  # noqa: S101 - it has asked before
-        outcome = await self.turns.ask_again(question, self.chat, self.events)
+        assert self.approval_turns  # noqa: S101 - it has asked before
+        outcome = await self.approval_turns.ask_again(question, self.chat, self.events)
         self.events.notify(ConversationEnded(outcome=outcome))
         return outcome
 
@@ -263,38 +264,38 @@ class Conversation:
 
         return deliver_public
 
-    def _turn(self, factory: TurnFactory) -> Turn:
+    def _model_call(self, factory: ModelCallFactory) -> ModelCall:
         """How the model is asked in this conversation.
 
         From the inside out: one exchange as the client wants it, or what the fast lane had of it, told to subscribers,
         its tokens counted, calls that the model writes as text read, and asked again without tools that the model
         server refuses.
         """
-        turn = factory(self._upstream, self.headers)
+        call_model = factory(self._upstream, self.headers)
         if self.request.handover:
-            turn = self.request.handover.resumed(turn)
+            call_model = self.request.handover.resumed(call_model)
         if self.events.has_subscribers:
-            turn = _with_events(turn, self.events)
-        turn = self._with_token_count(turn)
+            call_model = _with_events(call_model, self.events)
+        call_model = self._with_token_count(call_model)
         if self.resources.settings.loop.text_tool_calls:
-            turn = with_text_tool_calls(turn, tools=self.tools)
+            call_model = with_text_tool_calls(call_model, tools=self.tools)
         return without_refused_tools(
-            turn,
+            call_model,
             tools=self.tools,
             target=self.resources.target,
-            probe=self._whole_turn,
+            probe=self._whole_model_call,
             events=self.events,
         )
 
-    def _whole_turn(self) -> Turn:
-        return self._with_token_count(whole_turn(self._upstream, self.headers))
+    def _whole_model_call(self) -> ModelCall:
+        return self._with_token_count(whole_model_call(self._upstream, self.headers))
 
-    def _with_token_count(self, turn: Turn) -> Turn:
-        """`turn`, whose tokens are counted for a caller who may not use as many as it likes."""
+    def _with_token_count(self, call_model: ModelCall) -> ModelCall:
+        """`call_model`, whose tokens are counted for a caller who may not use as many as it likes."""
         principal = self.caller.principal
         if not are_counted(principal):
-            return turn
-        return with_token_count(turn, partial(self.resources.meter.spend, principal))
+            return call_model
+        return with_token_count(call_model, partial(self.resources.meter.spend, principal))
 
     async def _interrupted(self, sent: Sequence[Any]) -> Sequence[interrupted_answers.Place]:
         """Where rounds of interrupted answers belong."""
@@ -336,13 +337,13 @@ class Conversation:
             await hidden_rounds.keep(store, self.caller, sent, outcome)
 
 
-def _with_events(turn: Turn, events: EventStream) -> Turn:
-    """`turn`, of which subscribers hear each request as it goes out, and what came of it."""
+def _with_events(call_model: ModelCall, events: EventStream) -> ModelCall:
+    """`call_model`, of which subscribers hear each request as it goes out, and what came of it."""
 
     async def ask(request: ChatRequest, emit: Emit, is_clients: Callable[[str], bool]) -> Message:
         events.notify(ModelAsked(request=request))
         try:
-            message = await turn(request, emit, is_clients)
+            message = await call_model(request, emit, is_clients)
         except UpstreamError as error:
             events.notify(ModelFailed(error=error))
             raise

@@ -191,7 +191,7 @@ class Engine:
             headers=headers,
             events=handover.events if handover else self._events(),
             gate=gate,
-            turns=None
+            approval_turns=None
             if gate is None or request.takes_approvals
             else ApprovalTurns(self.policy, gate, caller),
         )

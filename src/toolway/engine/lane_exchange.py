@@ -37,7 +37,7 @@ from toolway.errors import UpstreamError
 from toolway.stores import Store
 from toolway.types import Caller, Header, record
 from toolway.upstream.client import DRAIN_SECONDS, PostHead, StartedRequest, UpstreamResponse
-from toolway.upstream.model_call import IsClients, StreamReader, Turn, is_event_stream, resume_stream
+from toolway.upstream.model_call import IsClients, ModelCall, StreamReader, is_event_stream, resume_stream
 from toolway.wire.lenient_json import MAX_DEPTH, loads_told, may_be_deeper
 
 log = logging.getLogger("toolway.chat")
@@ -88,8 +88,8 @@ class Handover:
         """Whether whoever sends the same again gets the answer from its beginning."""
         return self.message is None and self.reader is None
 
-    def resumed(self, turn: Turn) -> Turn:
-        """`turn`, which gives the message that came to whoever first asks for what was sent.
+    def resumed(self, call_model: ModelCall) -> ModelCall:
+        """`call_model`, which gives the message that came to whoever first asks for what was sent.
 
         A streamed answer that has begun goes to whoever asks first: it cannot begin anew.
         """
@@ -104,7 +104,7 @@ class Handover:
                 return await resume_stream(self.request, stream, emit)
             is_it = request.options is sent.options and request.tools == sent.tools
             if message is None or not is_it or request.messages != sent.messages:
-                return await turn(request, emit, is_clients)
+                return await call_model(request, emit, is_clients)
             answer, message = message, None
             await emit(HeadArrived(headers=self.headers))
             return answer

@@ -39,7 +39,7 @@ from toolway.errors import OverQuota, QuotasUnknown, UpstreamError
 from toolway.tools import names
 from toolway.tools.invoke import invoke
 from toolway.types import JSON, OnProgress, Progress, Tool, ToolCall, ToolResult, record
-from toolway.upstream.model_call import Turn
+from toolway.upstream.model_call import ModelCall
 from toolway.upstream.refusals import is_refusal
 from toolway.wire.lenient_json import dumps_text
 
@@ -152,13 +152,13 @@ class _Account:
 
 
 async def run_tool_loop(
-    request: ChatRequest, *, turn: Turn, loop: Loop, done: EarlierWork = NOTHING_EARLIER
+    request: ChatRequest, *, call_model: ModelCall, loop: Loop, done: EarlierWork = NOTHING_EARLIER
 ) -> Outcome:
     """Ask until the model answers, calls a tool of the client's or one that must be approved, or a limit ends it.
 
     Calls that are not the client's are ours, known or not: an unknown one gets an error that the model reads.
     In a mixed turn ours run to the end, and the message handed back holds the client's calls alone.
-    Raises what `turn` raises.
+    Raises what `call_model` raises.
     """
     tools = loop.tools
     tools.keeps_definitions = loop.habits.needs_definitions
@@ -176,7 +176,7 @@ async def run_tool_loop(
     while True:
         await loop.events.emit(RoundBegan(number=account.rounds + 1, hidden=account.hidden(request)))
         try:
-            message, request = await _ask(request, turn, loop)
+            message, request = await _ask(request, call_model, loop)
         except UpstreamError as error:
             if not stop_reason or loop.events.saw_text or not is_refusal(error):
                 raise
@@ -188,7 +188,7 @@ async def run_tool_loop(
             message = await _close(message, stop_reason, loop.events)
         if stop_reason or message.cut_short or not ours:
             return account.outcome(_for_client(message, tools), request, _unseen(message, account, tools))
-        whole_turn = assistant_message(message, tools)
+        assistant = assistant_message(message, tools)
         stop_reason = loop.limits.stop_reason(account.rounds, ours)
         unapproved: list[ToolCall] = []
         if stop_reason:
@@ -196,13 +196,13 @@ async def run_tool_loop(
         else:
             unapproved = await _unapproved(ours, loop, may_wait=len(ours) == len(message.tool_calls))
             ours = [call for call in ours if call not in unapproved]
-            answers = await _run_round(whole_turn, ours, loop)
+            answers = await _run_round(assistant, ours, loop)
             account.calls += len(ours)
             await tools.renew(ours)
         if len(ours) < len(message.tool_calls):
-            return account.outcome(_for_client(message, tools), request, (whole_turn, *answers), unapproved)
+            return account.outcome(_for_client(message, tools), request, (assistant, *answers), unapproved)
         account.earlier.append(message.fields)
-        request = _behind(request, [whole_turn, *answers])
+        request = _behind(request, [assistant, *answers])
         tools.begin_next_round()
         if stop_reason:
             tools.withdraw()
@@ -248,8 +248,8 @@ def _behind(request: ChatRequest, messages: Sequence[JSON]) -> ChatRequest:
     return request.with_messages([*request.messages, *messages])
 
 
-async def _ask(request: ChatRequest, turn: Turn, loop: Loop) -> tuple[Message, ChatRequest]:
-    """One turn, asked again in other ways while the client has seen nothing and there is one left to try.
+async def _ask(request: ChatRequest, call_model: ModelCall, loop: Loop) -> tuple[Message, ChatRequest]:
+    """One message of the model, asked for in other ways while the client has seen nothing and one is left to try.
 
     Also returns the request that was answered.
     """
@@ -264,7 +264,7 @@ async def _ask(request: ChatRequest, turn: Turn, loop: Loop) -> tuple[Message, C
         sent = fit_tools(request, loop.tools, loop.habits)
         asked = recovery.with_note(sent) if recovery else sent
         try:
-            message = await turn(asked, loop.events.emit, loop.tools.is_clients)
+            message = await call_model(asked, loop.events.emit, loop.tools.is_clients)
         except UpstreamError as error:
             recovery = recovery or _recovery(loop)
             if loop.events.saw_text:
@@ -294,8 +294,8 @@ def _recovery(loop: Loop) -> Recovery:
     )
 
 
-async def _run_round(turn: JSON, calls: Sequence[ToolCall], loop: Loop) -> list[JSON]:
-    """`run_calls` of a whole turn. When it is cancelled, what is known by then is left in `EventStream.cut`."""
+async def _run_round(assistant: JSON, calls: Sequence[ToolCall], loop: Loop) -> list[JSON]:
+    """`run_calls` of an `assistant` message. When it is cancelled, `EventStream.cut` gets what is known by then."""
     results = [_CANCELLED] * len(calls)
     try:
         return await run_calls(calls, loop, results=results)
@@ -304,8 +304,8 @@ async def _run_round(turn: JSON, calls: Sequence[ToolCall], loop: Loop) -> list[
             told = await loop.results.messages(calls, results)
         ours = {message["tool_call_id"]: message for message in told if message["role"] == "tool"}
         others = [message for message in told if message["role"] != "tool"]
-        answers = [ours.get(call["id"]) or _not_run(call["id"]) for call in turn["tool_calls"]]
-        loop.events.cut = (turn, *answers, *others)
+        answers = [ours.get(call["id"]) or _not_run(call["id"]) for call in assistant["tool_calls"]]
+        loop.events.cut = (assistant, *answers, *others)
         raise
 
 

@@ -1,4 +1,4 @@
-"""Tools that the model server refuses: found by bisection, left out, and the turn is repeated without them."""
+"""Tools that the model server refuses: found by bisection, left out, and the model call is repeated without them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from toolway.conversation.message import ChatRequest, Message
 from toolway.engine.model_target import ModelTarget
 from toolway.engine.request_tools import RequestTools
 from toolway.errors import UpstreamError, UpstreamStatus
-from toolway.upstream.model_call import IsClients, Turn
+from toolway.upstream.model_call import IsClients, ModelCall
 from toolway.upstream.refusals import is_of_own_output, is_overflow, most_tools
 
 _ABOUT_TOOLS = re.compile(
@@ -118,7 +118,7 @@ log = logging.getLogger("toolway.backend")
 SEARCH_SECONDS = 60.0
 """A refusal comes at once; a request that is accepted costs the reading of its prompt."""
 ATTEMPTS = 3
-"""Repeats of one turn; each needs another reason than the one before."""
+"""Repeats of one model call; each needs another reason than the one before."""
 
 _HARMLESS = {
     "type": "function",
@@ -128,18 +128,23 @@ _ANSWER_OPTIONS = ("stream", "stream_options", "n", "response_format", "logprobs
 
 
 def without_refused_tools(
-    turn: Turn, *, tools: RequestTools, target: ModelTarget, probe: Callable[[], Turn], events: EventStream
-) -> Turn:
-    """`turn`, repeated without the tools that the model server refuses, as long as the client has seen nothing.
+    call_model: ModelCall,
+    *,
+    tools: RequestTools,
+    target: ModelTarget,
+    probe: Callable[[], ModelCall],
+    events: EventStream,
+) -> ModelCall:
+    """`call_model`, repeated without tools that the model server refuses, as long as the client has seen nothing.
 
-    `probe` makes a whole turn of the same client. The client's own tools stay: when they are the fault, the refusal is
+    `probe` makes such a call for a whole answer. The client's own tools stay: when they are the fault, the refusal is
     raised as it came.
     """
 
     async def ask(request: ChatRequest, emit: Emit, is_clients: IsClients) -> Message:
         for _ in range(ATTEMPTS):
             try:
-                return await turn(request, emit, is_clients)
+                return await call_model(request, emit, is_clients)
             except UpstreamError as error:
                 if isinstance(error, UpstreamStatus):
                     target.learn_from(error.headers)
@@ -149,13 +154,13 @@ def without_refused_tools(
                 if not await _leave_out(error, request, tools, target, probe()):
                     raise
             request = tools.put_into(request)
-        return await turn(request, emit, is_clients)
+        return await call_model(request, emit, is_clients)
 
     return ask
 
 
 async def _leave_out(
-    error: UpstreamError, request: ChatRequest, tools: RequestTools, target: ModelTarget, probe: Turn
+    error: UpstreamError, request: ChatRequest, tools: RequestTools, target: ModelTarget, probe: ModelCall
 ) -> bool:
     """Make the tools ones that the model server may take; False when nothing was found that could be changed."""
     async with target.searching:
@@ -172,7 +177,9 @@ async def _leave_out(
         return tools.refit()
 
 
-async def _search(error: UpstreamError, request: ChatRequest, tools: RequestTools, probe: Turn) -> list[str]:
+async def _search(
+    error: UpstreamError, request: ChatRequest, tools: RequestTools, probe: ModelCall
+) -> list[str]:
     names = [name for name in tools.tools if name in tools.snapshot.offered]
 
     async def refuses(some: Sequence[str]) -> bool:

@@ -12,11 +12,11 @@ from toolway.conversation.tool_calls import call_object
 from toolway.engine.request_tools import RequestTools
 from toolway.errors import UpstreamError
 from toolway.types import JSON
-from toolway.upstream.model_call import IsClients, Turn
+from toolway.upstream.model_call import IsClients, ModelCall
 
 
-def with_text_tool_calls(turn: Turn, *, tools: RequestTools) -> Turn:
-    """`turn`, with the calls that its text consists of made real; any other text reaches the client as it comes.
+def with_text_tool_calls(call_model: ModelCall, *, tools: RequestTools) -> ModelCall:
+    """`call_model`, with the calls that its text consists of made real; any other text reaches the client as it comes.
 
     Text is held back only while it may still become calls of known tools, and only where tools are offered.
     """
@@ -26,10 +26,10 @@ def with_text_tool_calls(turn: Turn, *, tools: RequestTools) -> Turn:
 
     async def ask(request: ChatRequest, emit: Emit, is_clients: IsClients) -> Message:
         if request.tools is None:
-            return await turn(request, emit, is_clients)
+            return await call_model(request, emit, is_clients)
         held = _HeldText(emit, is_known)
         try:
-            message = await turn(request, held, is_clients)
+            message = await call_model(request, held, is_clients)
         except UpstreamError:
             await held.release()
             raise

@@ -1,4 +1,4 @@
-"""Counts the tokens that turns take, for callers who may use so many in a day."""
+"""Counts the tokens that model calls take, for callers who may use so many in a day."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from toolway.conversation.events import Chunks, Emit, Event
 from toolway.conversation.message import ChatRequest, Message
 from toolway.errors import UpstreamError
 from toolway.types import Principal
-from toolway.upstream.model_call import Turn
+from toolway.upstream.model_call import ModelCall
 from toolway.wire.lenient_json import dumps
 from toolway.wire.token_estimate import estimate_tokens
 
 
-def with_token_count(turn: Turn, spend: Callable[[int], None]) -> Turn:
-    """`turn`, after which `spend` is told how many tokens it took; estimated when the model server does not say.
+def with_token_count(call_model: ModelCall, spend: Callable[[int], None]) -> ModelCall:
+    """`call_model`, after which `spend` is told how many tokens it took; estimated when the model server does not say.
 
-    A turn that is given up has taken its prompt, and a token for each piece that came. One that is refused took none.
+    A call that is given up has taken its prompt, and a token for each piece that came. One that is refused took none.
     """
 
     async def ask(request: ChatRequest, emit: Emit, is_clients: Callable[[str], bool]) -> Message:
@@ -30,7 +30,7 @@ def with_token_count(turn: Turn, spend: Callable[[int], None]) -> Turn:
             await emit(event)
 
         try:
-            message = await turn(_with_usage(request), count, is_clients)
+            message = await call_model(_with_usage(request), count, is_clients)
         except UpstreamError:
             spend(tokens_of(request, None, pieces) if pieces else 0)
             raise
@@ -49,7 +49,7 @@ def are_counted(principal: Principal) -> bool:
 
 
 def tokens_of(request: ChatRequest, message: Message | None, pieces: int = 0) -> int:
-    """What a turn took, of whose answer so many pieces came; without a message it was given up."""
+    """What a model call took, of whose answer so many pieces came; without a message it was given up."""
     if message is None:
         return _estimate(request) + pieces
     return tokens_in(message.usage) or _estimate(request) + max(pieces, _size(message.fields))

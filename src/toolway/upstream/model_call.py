@@ -34,32 +34,32 @@ MAX_MISSES = 8
 IsClients = Callable[[str], bool]
 """Whether a tool of this name is the client's own."""
 
-Turn = Callable[[ChatRequest, Emit, IsClients], Awaitable[Message]]
-"""`turn(request, emit, is_clients)`: ask the model once."""
+ModelCall = Callable[[ChatRequest, Emit, IsClients], Awaitable[Message]]
+"""`call_model(request, emit, is_clients)`: ask the model once."""
 
 _Take = Callable[[UpstreamResponse, Emit, IsClients], Awaitable[Message]]
 
-TurnFactory = Callable[[Upstream, Sequence[Header]], Turn]
+ModelCallFactory = Callable[[Upstream, Sequence[Header]], ModelCall]
 """One of the functions below: how the model server is asked."""
 
 
-def streamed_turn(upstream: Upstream, headers: Sequence[Header]) -> Turn:
-    """A turn whose text reaches `emit` as it comes."""
+def streamed_model_call(upstream: Upstream, headers: Sequence[Header]) -> ModelCall:
+    """A model call whose text reaches `emit` as it comes."""
     return _asking(upstream, headers, _take_streamed)
 
 
-def whole_turn(upstream: Upstream, headers: Sequence[Header]) -> Turn:
-    """A turn whose answer comes in one piece."""
+def whole_model_call(upstream: Upstream, headers: Sequence[Header]) -> ModelCall:
+    """A model call whose answer comes in one piece."""
     return _asking(upstream, headers, _take_whole)
 
 
-def unstreamed_turn(upstream: Upstream, headers: Sequence[Header]) -> Turn:
-    """A turn whose answer comes in one piece, and whose text reaches `emit` like that of a stream."""
+def unstreamed_model_call(upstream: Upstream, headers: Sequence[Header]) -> ModelCall:
+    """A model call whose answer comes in one piece, and whose text reaches `emit` like that of a stream."""
     return _asking(upstream, headers, _take_unstreamed)
 
 
-def _asking(upstream: Upstream, headers: Sequence[Header], take: _Take) -> Turn:
-    async def turn(request: ChatRequest, emit: Emit, is_clients: IsClients) -> Message:
+def _asking(upstream: Upstream, headers: Sequence[Header], take: _Take) -> ModelCall:
+    async def call_model(request: ChatRequest, emit: Emit, is_clients: IsClients) -> Message:
         try:
             async with upstream.request(
                 "POST",
@@ -75,7 +75,7 @@ def _asking(upstream: Upstream, headers: Sequence[Header], take: _Take) -> Turn:
             error.code = refusal_code(error)
             raise
 
-    return turn
+    return call_model
 
 
 async def _take_whole(answer: UpstreamResponse, emit: Emit, _: IsClients) -> Message:
@@ -220,7 +220,7 @@ class StreamReader:
         self.is_over = True
 
     def message(self) -> Message:
-        """The turn, once its stream is over. Raises UpstreamError for one that broke off."""
+        """The message, once its stream is over. Raises UpstreamError for one that broke off."""
         builder, message = self._builder, self._builder.message()
         stray = self._decoder.stray or builder.stray
         if stray and not builder.finished and (self._is_done or not builder.started):

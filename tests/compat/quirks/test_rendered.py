@@ -17,12 +17,12 @@ from tests.support.fuzz import slow
 from tests.support.servers import running
 from tests.support.tools import CITY, NOTHING, ToolService, document
 from tests.support.upstream import Reply, ScriptedUpstream
-from tests.unit.engine.scripted_turns import InMemorySource, echo, run_loop
+from tests.unit.engine.scripted_model import InMemorySource, echo, run_loop
 from toolway.conversation.events import Chunks
 from toolway.settings.settings import load_settings
 from toolway.types import JSON, ToolResult
 from toolway.upstream.client import Upstream
-from toolway.upstream.model_call import streamed_turn
+from toolway.upstream.model_call import streamed_model_call
 
 THREE = [
     Turn(text="a", calls=(("echo", {"city": "x"}), ("echo", {}), ("other", {"note": "y"}))),
@@ -38,10 +38,10 @@ def model() -> Iterator[tuple[ScriptedUpstream, str]]:
 
 
 class Real:
-    """A model behind real HTTP, read by the real turn."""
+    """A model behind real HTTP, read by the real call."""
 
     def __init__(self, upstream: Upstream) -> None:
-        self.turn = streamed_turn(upstream, [(b"content-type", b"application/json")])
+        self.answer = streamed_model_call(upstream, [(b"content-type", b"application/json")])
 
 
 def sorted_calls(calls: Iterable[tuple[str, JSON]]) -> list[bytes]:

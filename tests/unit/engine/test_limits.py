@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from tests.unit.engine.scripted_turns import InMemorySource, ScriptedModel, call, echo, run_loop, says
+from tests.unit.engine.scripted_model import InMemorySource, ScriptedModel, call, echo, run_loop, says
 from toolway.conversation.events import CallBegan
 from toolway.engine.limits import Limits, LoopLimits
 from toolway.types import JSON, ToolCall, ToolResult
@@ -76,10 +76,10 @@ def test_the_limit_of_calls_counts_those_that_run():
 
 
 async def test_beyond_the_limit_of_calls_the_model_answers():
-    turns = [
+    messages = [
         says(None, *(call(id=f"{n}{m}", arguments=f'{{"city": "{m}"}}') for m in range(3))) for n in range(3)
     ]
-    model = ScriptedModel(*turns, says("So far."))
+    model = ScriptedModel(*messages, says("So far."))
     outcome, events = await run_loop(model, max_calls=4)
     assert outcome.message.fields["content"] == "So far."
     assert sum(isinstance(event, CallBegan) for event in events) == 4
@@ -108,7 +108,7 @@ async def test_a_loop_with_varied_arguments_ends_too():
         return ToolResult(text="no results")
 
     class Stubborn(ScriptedModel):
-        async def turn(self, request, emit, is_clients):
+        async def answer(self, request, emit, is_clients):
             self.requests.append(body := request.body())
             if "tools" not in body:
                 return says("I give up.")

@@ -7,7 +7,7 @@ from dataclasses import replace
 import anyio
 import pytest
 
-from tests.unit.engine.scripted_turns import InMemorySource, ScriptedModel, call, echo, run_loop, says
+from tests.unit.engine.scripted_model import InMemorySource, ScriptedModel, call, echo, run_loop, says
 from toolway.conversation.events import CallBegan, CallEnded, Chunks, RoundBegan
 from toolway.types import JSON, ToolResult
 

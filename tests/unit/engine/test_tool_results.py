@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 import pytest
 
-from tests.unit.engine.scripted_turns import Behaviour, InMemorySource, ScriptedModel, call, run_loop, says
+from tests.unit.engine.scripted_model import Behaviour, InMemorySource, ScriptedModel, call, run_loop, says
 from toolway.conversation.events import Chunks, Emit
 from toolway.conversation.message import ChatRequest, Message
 from toolway.engine.tool_results import Budget, fill_results
@@ -68,7 +68,9 @@ async def read_on(**arguments: Any) -> str:
     asked: list[JSON] = []
 
     class Curious(ScriptedModel):
-        async def turn(self, request: ChatRequest, emit: Emit, is_clients: Callable[[str], bool]) -> Message:
+        async def answer(
+            self, request: ChatRequest, emit: Emit, is_clients: Callable[[str], bool]
+        ) -> Message:
             asked.append(body := request.body())
             if len(asked) == 1:
                 return says(None, call("long"))
@@ -164,13 +166,13 @@ class Narrow(ScriptedModel):
     speaks = False
     refused = 0
 
-    async def turn(self, request: ChatRequest, emit: Emit, is_clients: Callable[[str], bool]) -> Message:
+    async def answer(self, request: ChatRequest, emit: Emit, is_clients: Callable[[str], bool]) -> Message:
         if len(orjson.dumps(request.messages)) > self.most:
             self.refused += 1
             if self.speaks:
                 await emit(Chunks([("I", None)]))
             raise UpstreamStatus(400, [], b'{"error": {"code": "context_length_exceeded"}}')
-        return await super().turn(request, emit, is_clients)
+        return await super().answer(request, emit, is_clients)
 
 
 async def test_a_conversation_that_is_too_long_goes_on_with_shorter_results():

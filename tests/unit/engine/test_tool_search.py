@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.unit.engine.scripted_turns import InMemorySource, echo
+from tests.unit.engine.scripted_model import InMemorySource, echo
 from toolway.conversation.message import ChatRequest
 from toolway.engine.request_tools import RequestTools
 from toolway.engine.tool_search import SearchRules

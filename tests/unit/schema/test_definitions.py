@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
-from tests.unit.engine.scripted_turns import InMemorySource, echo
+from tests.unit.engine.scripted_model import InMemorySource, echo
 from toolway.conversation.message import ChatRequest
 from toolway.engine.request_tools import RequestTools
 from toolway.schema.compile import define

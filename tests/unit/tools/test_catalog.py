@@ -11,7 +11,7 @@ import anyio
 import anyio.lowlevel
 import orjson
 
-from tests.unit.engine.scripted_turns import InMemorySource, echo
+from tests.unit.engine.scripted_model import InMemorySource, echo
 from toolway.schema.compile import compile_schema
 from toolway.tools.catalog import Catalog, Snapshot
 from toolway.types import SourceStatus, Tool

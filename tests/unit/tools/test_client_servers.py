@@ -15,7 +15,7 @@ import pytest
 from cryptography import x509
 
 from tests.support.servers import running as serving
-from tests.unit.engine.scripted_turns import InMemorySource, echo
+from tests.unit.engine.scripted_model import InMemorySource, echo
 from tests.unit.net.test_client_tls import Authority
 from tests.unit.tools.mcp.servers import good as good_server
 from tests.unit.tools.mcp.servers.bad_http import BadHTTP, bad_http, response

@@ -27,7 +27,7 @@ from toolway.server.envelopes import send_error
 from toolway.server.lane import HANDOVER, PARSED
 from toolway.types import JSON, Caller, record
 from toolway.upstream.client import CHAT_COMPLETIONS
-from toolway.upstream.model_call import streamed_turn, whole_turn
+from toolway.upstream.model_call import streamed_model_call, whole_model_call
 from toolway.wire.lenient_json import dumps
 
 
@@ -96,7 +96,7 @@ class ChatCompletions:
         else:
 
             async def produce() -> JSON:
-                outcome = await conversation.run(whole_turn, raw=raw)
+                outcome = await conversation.run(whole_model_call, raw=raw)
                 return whole_answer(outcome.message, outcome.usage, outcome.earlier)
 
             await answer_whole(scope, receive, send, conversation=conversation, produce=produce)
@@ -129,7 +129,7 @@ class ChatCompletions:
                 if progress != "off" and (chunk := progress_chunk(event, progress)):
                     await stream.write(writer.write([(chunk, None)]))
 
-            outcome = await conversation.run(streamed_turn, deliver)
+            outcome = await conversation.run(streamed_model_call, deliver)
             usage = outcome.usage if wants_usage(conversation.chat) else None
             return writer.end(outcome.message, usage)
 

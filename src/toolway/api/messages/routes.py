@@ -30,7 +30,7 @@ from toolway.server.disconnect import cancel_on_disconnect, error_at_stop
 from toolway.server.envelopes import request_id
 from toolway.types import JSON, Header
 from toolway.upstream.client import Upstream
-from toolway.upstream.model_call import TurnFactory, streamed_turn, unstreamed_turn
+from toolway.upstream.model_call import ModelCallFactory, streamed_model_call, unstreamed_model_call
 from toolway.upstream.refusals import is_overflow, is_refusal
 from toolway.wire.lenient_json import dumps, harmless
 from toolway.wire.token_estimate import estimate_tokens
@@ -135,7 +135,7 @@ class _MessageAnswer:
         async def deliver(event: Event) -> None:
             self._events_of(event)
 
-        self._writer.ended(await self._run(unstreamed_turn, deliver))
+        self._writer.ended(await self._run(unstreamed_model_call, deliver))
         return self._writer.message
 
     async def events(self, stream: EventStreamResponse) -> bytes:
@@ -148,7 +148,7 @@ class _MessageAnswer:
             await start_stream(stream, event, (_request_id(),))
             await stream.write(self._events_of(event))
 
-        return self._writer.ended(await self._run(streamed_turn, deliver))
+        return self._writer.ended(await self._run(streamed_model_call, deliver))
 
     async def fail(self, error: ToolwayError) -> bytes:
         """The end of a stream that broke."""
@@ -169,11 +169,11 @@ class _MessageAnswer:
                 return writer.call_ended(call, tool, result)
         return b""
 
-    async def _run(self, turn: TurnFactory, deliver: Emit) -> Outcome:
+    async def _run(self, factory: ModelCallFactory, deliver: Emit) -> Outcome:
         """Run the conversation. Tells of documents where the model server takes none."""
         raw = None if self.job.request.mcp else self._raw
         try:
-            return await self.job.conversation.run(turn, deliver, raw=raw)
+            return await self.job.conversation.run(factory, deliver, raw=raw)
         except UpstreamError as error:
             if self.job.media.has_documents and is_refusal(error) and not is_overflow(error):
                 raise InvalidRequest(

@@ -22,7 +22,7 @@ from toolway.server.asgi import EventStreamResponse, send_json, stream_events
 from toolway.server.caller import caller_id
 from toolway.stores import Kind, Store, share_of
 from toolway.types import JSON
-from toolway.upstream.model_call import streamed_turn
+from toolway.upstream.model_call import streamed_model_call
 from toolway.wire import sse
 from toolway.wire.lenient_json import dumps
 from toolway.wire.sse import STREAM_END
@@ -390,7 +390,7 @@ class Background:
                     await self._records.save(job.owner, job.record())
 
         try:
-            await creator.make(job, streamed_turn, deliver)
+            await creator.make(job, streamed_model_call, deliver)
         except Exception as raised:
             await run.log.deliver(await creator.fail(job, job.conversation.failed(raised)))
 

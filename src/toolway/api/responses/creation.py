@@ -32,7 +32,7 @@ from toolway.errors import (
 )
 from toolway.server.asgi import relayed
 from toolway.types import JSON, Header
-from toolway.upstream.model_call import TurnFactory
+from toolway.upstream.model_call import ModelCallFactory
 
 Deliver = Callable[[list[Event]], Awaitable[None]]
 """Sends events of the response to its client."""
@@ -79,7 +79,7 @@ class ResponseCreator:
     async def make(
         self,
         job: ResponseJob,
-        turn: TurnFactory,
+        factory: ModelCallFactory,
         deliver: Deliver,
         on_head: OnHead | None = None,
         raw: bytes | None = None,
@@ -94,7 +94,7 @@ class ResponseCreator:
             return await self._compact(job, deliver, on_head)
         came_again = [*job.done]
         try:
-            outcome = await self._run(job, turn, deliver, on_head, raw)
+            outcome = await self._run(job, factory, deliver, on_head, raw)
             record = await self._end(job, outcome, deliver)
         except BaseException:
             with anyio.CancelScope(shield=True):
@@ -107,7 +107,12 @@ class ResponseCreator:
         return record
 
     async def _run(
-        self, job: ResponseJob, turn: TurnFactory, deliver: Deliver, on_head: OnHead | None, raw: bytes | None
+        self,
+        job: ResponseJob,
+        factory: ModelCallFactory,
+        deliver: Deliver,
+        on_head: OnHead | None,
+        raw: bytes | None,
     ) -> Outcome:
         writer = _ConversationWriter(job, deliver, on_head)
         approved = job.input.approved
@@ -119,7 +124,7 @@ class ResponseCreator:
                 await gate.resume_linked(each.call, each.request)
             for request in job.input.denied:
                 await gate.deny_linked(request)
-        return await job.conversation.run(turn, writer.deliver, raw=raw, done=done)
+        return await job.conversation.run(factory, writer.deliver, raw=raw, done=done)
 
     async def _compact(self, job: ResponseJob, deliver: Deliver, on_head: OnHead | None) -> StoredResponse:
         """A response that is a summary of the conversation, to go on from in its place."""
@@ -314,7 +319,7 @@ async def compact(job: ResponseJob) -> JSON:
 
 
 async def _summarise(job: ResponseJob) -> tuple[Message, str]:
-    """One turn in which the model summarises the conversation. Raises UpstreamError, also for one without an end."""
+    """A summary of the conversation, by one model call. Raises UpstreamError, also for one without an end."""
     request, target = job.conversation.chat, job.conversation.resources.target
     messages = [*request.messages, {"role": "user", "content": SUMMARISE}]
     request = request.without(*_ANSWER_OPTIONS).with_messages(messages)

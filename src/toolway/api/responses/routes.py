@@ -24,7 +24,7 @@ from toolway.server.disconnect import cancel_on_disconnect, error_at_stop
 from toolway.server.envelopes import openai_envelope
 from toolway.server.websocket import WebSocket, serve_websocket
 from toolway.types import JSON
-from toolway.upstream.model_call import streamed_turn, unstreamed_turn
+from toolway.upstream.model_call import streamed_model_call, unstreamed_model_call
 from toolway.wire.lenient_json import dumps
 from toolway.wire.sse import STREAM_END
 
@@ -92,7 +92,7 @@ class Responses:
             async def deliver(events: list[Event]) -> None:
                 await stream.write(b"".join(map(encoded, events)))
 
-            await self._creator.make(job, streamed_turn, deliver, stream.start)
+            await self._creator.make(job, streamed_model_call, deliver, stream.start)
             return STREAM_END
 
         async def fail(error: ToolwayError) -> bytes:
@@ -116,7 +116,7 @@ class Responses:
             pass
 
         async def produce() -> JSON:
-            await self._creator.make(job, unstreamed_turn, deliver, raw=raw)
+            await self._creator.make(job, unstreamed_model_call, deliver, raw=raw)
             return job.writer.resource
 
         await answer_whole(scope, receive, send, conversation=job.conversation, produce=produce)
@@ -258,7 +258,7 @@ class Socket:
                 return await self._creator.warm_up(job, deliver)
             await self._creator.claim(job)
             try:
-                return await self._creator.make(job, streamed_turn, deliver)
+                return await self._creator.make(job, streamed_model_call, deliver)
             except Exception as raised:
                 if not job.writer.started:
                     raise job.conversation.failed(raised) from raised

@@ -62,14 +62,14 @@ def says(text: str | None = None, *calls: ToolCall, finish: str = "stop", **said
 
 
 class ScriptedModel:
-    """The turns of a model, in order; `requests` are the bodies that it was asked with."""
+    """The messages of a model, in order; `requests` are the bodies that it was asked with."""
 
     def __init__(self, *messages: Message, forever: bool = False) -> None:
         self._messages = list(messages)
         self._forever = forever
         self.requests: list[JSON] = []
 
-    async def turn(self, request: ChatRequest, emit: Emit, is_clients: Callable[[str], bool]) -> Message:
+    async def answer(self, request: ChatRequest, emit: Emit, is_clients: Callable[[str], bool]) -> Message:
         self.requests.append(orjson.loads(orjson.dumps(request.body())))
         return self._messages[0] if self._forever else self._messages.pop(0)
 
@@ -124,4 +124,4 @@ async def run_loop(
         tool_timeout=tool_timeout,
         relays_progress=relays_progress,
     )
-    return await run_tool_loop(request, turn=model.turn, loop=loop), events
+    return await run_tool_loop(request, call_model=model.answer, loop=loop), events
