@@ -271,7 +271,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._last_words = _refusal(status, message)
         self._begun = self._in_body = False
         self._due = None
-        self.parser = cast("Any", _DeafParser())
+        self.parser = cast("Any", _IgnoringParser())
 
     def _may_answer(self) -> bool:
         """Would an answer now be the one to the request that is coming in, not land inside another?"""
@@ -287,7 +287,7 @@ class HttpProtocol(HttpToolsProtocol):
             self.transport.close()
 
 
-class _DeafParser:
+class _IgnoringParser:
     """In place of a parser, where nothing more of a connection counts."""
 
     def feed_data(self, data: bytes) -> None:

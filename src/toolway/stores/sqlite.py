@@ -21,7 +21,7 @@ BUSY_SECONDS = 2.0
 """How long one process waits for another's write, which takes milliseconds."""
 
 PROBE_SECONDS = 0.05
-"""How long it waits once that was in vain, until it gets its turn again."""
+"""How long it waits once that was in vain, until it gets the lock again."""
 
 REST_SECONDS = 0.5
 """So long it does not even try."""
@@ -99,7 +99,7 @@ class SqliteEntries:
         max_bytes: int,
     ) -> None:
         self.max_bytes = max_bytes
-        self._looker = _ImpatientConnection(looker)
+        self._looker = _NonBlockingConnection(looker)
         self._reader = _ThreadConnection(reader)
         self._writer = _ThreadConnection(writer)
         self._clock = _FileClock(writer)
@@ -264,21 +264,21 @@ class _ThreadConnection:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
-        self._turn = anyio.CapacityLimiter(1)
+        self._limiter = anyio.CapacityLimiter(1)
         self._rest = Cooldown(REST_SECONDS)
         self._is_patient = True
 
     async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Do some work. Raises EntriesError."""
         self._rest.check()
-        return await anyio.to_thread.run_sync(self._do, work, limiter=self._turn)
+        return await anyio.to_thread.run_sync(self._do, work, limiter=self._limiter)
 
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()
 
     def _do(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        self._rest.check()  # it may have begun while this waited for its turn
+        self._rest.check()  # it may have begun while this waited for the thread
         try:
             done = work(self._connection)
             if not self._is_patient:
@@ -295,7 +295,7 @@ class _ThreadConnection:
         self._is_patient = seconds == BUSY_SECONDS
 
 
-class _ImpatientConnection:
+class _NonBlockingConnection:
     """A connection for whoever cannot wait: it is asked for what can be found in the pages of an index alone.
 
     Writers do not keep it from reading, and no lock is waited for. A page that is not in memory is, for as long as the

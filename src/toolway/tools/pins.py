@@ -17,7 +17,7 @@ from toolway.errors import ConfigError
 from toolway.settings.files import locked, replace_text
 from toolway.settings.groups import DEFAULT_CONFIG, ToolSettings
 from toolway.settings.mcp_server import with_home
-from toolway.tools.long_work import no_garbage_collection, run_in_turn
+from toolway.tools.cpu_bound import no_garbage_collection, run_one_at_a_time
 from toolway.tools.names import definition_of, digest, digest_of, name_some
 from toolway.tools.source_wrappers import SourceWrapper
 from toolway.tools.suspicious import (
@@ -213,7 +213,7 @@ class PinnedSource(SourceWrapper):
                 await news.wait()
                 news = anyio.Event()
                 self._is_inspecting = True
-                await run_in_turn(partial(self._pins.inspect, self.label, self.inner.status.tools))
+                await run_one_at_a_time(partial(self._pins.inspect, self.label, self.inner.status.tools))
                 self._is_inspecting = False
                 changed()
                 self._inspected_all.set()

@@ -445,7 +445,7 @@ class _EventFlusher:
         self._run = run
         self._kept = kept
         self._done = self._parts = 0
-        self._turn = anyio.Lock()
+        self._lock = anyio.Lock()
 
     async def keep(self, *, over: bool = False) -> None:
         # What is half written when the response ends would be written again with more in it, under readers' eyes.
@@ -453,7 +453,7 @@ class _EventFlusher:
             await self._keep(over=over)
 
     async def _keep(self, *, over: bool) -> None:
-        async with self._turn:
+        async with self._lock:
             events = self._run.log.events[self._done :]
             if events or over:
                 await self._kept.keep(self._run.place, self._parts, events, over=over)

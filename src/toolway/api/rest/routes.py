@@ -47,8 +47,8 @@ class RestTools:
         self._policy = policy
         self._settings = settings
         self._has_keys = has_keys
-        self._turn = anyio.CapacityLimiter(1)
-        """Whose document is made: of many tools it takes a thread a while."""
+        self._document_limiter = anyio.CapacityLimiter(1)
+        """One document is made at a time: of many tools it takes a thread a while."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -83,7 +83,7 @@ class RestTools:
             has_keys=self._has_keys(),
             toolway=self._direct.catalog.name,
         )
-        content = await anyio.to_thread.run_sync(document, abandon_on_cancel=True, limiter=self._turn)
+        content = await anyio.to_thread.run_sync(document, abandon_on_cancel=True, limiter=self._document_limiter)
         await send_whole(send, 200, content, [JSON_TYPE, (b"cache-control", b"no-cache")])
 
     async def _call(self, scope: Scope, receive: Receive, send: Send, name: str, caller: Caller) -> None:

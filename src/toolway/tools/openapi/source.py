@@ -23,7 +23,7 @@ from toolway.errors import SourceError
 from toolway.net.client import client_certificate
 from toolway.settings.env_endpoints import Endpoint
 from toolway.settings.groups import ToolSettings
-from toolway.tools.long_work import no_garbage_collection, run_in_turn
+from toolway.tools.cpu_bound import no_garbage_collection, run_one_at_a_time
 from toolway.tools.openapi.build_request import FIXED_HEADERS, InvalidArguments, Request, build_request
 from toolway.tools.openapi.document import parse_document
 from toolway.tools.openapi.importer import ImportedDocument, import_document
@@ -347,7 +347,7 @@ class DocumentReader:
             short_names=self._settings.tool_names == "short",
         )
         run = (
-            run_in_turn if len(content) > LARGE else partial(anyio.to_thread.run_sync, abandon_on_cancel=True)
+            run_one_at_a_time if len(content) > LARGE else partial(anyio.to_thread.run_sync, abandon_on_cancel=True)
         )
         imported = await run(work)
         self._version = version

@@ -90,7 +90,7 @@ class EventWriter:
         return self._state.has_begun
 
     def queued(self) -> list[Event]:
-        """The response exists, and waits for its turn."""
+        """The response exists, and waits until it is made."""
         self._state.frame["status"] = "queued"
         return [self._state.whole("response.created"), self._state.whole("response.queued")]
 
@@ -126,7 +126,7 @@ class EventWriter:
         return self._close()
 
     def chunks(self, items: Items) -> list[Event]:
-        """What one read from the model server brought for the client (`turn.Chunks`)."""
+        """What one read from the model server brought for the client (`events.Chunks`)."""
         part = self._text_part
         if isinstance(items, TextRun) and part and part.kind == "output_text" and not part.deltas.waits:
             return part.run(items, self._state.take_numbers(len(items.quoted)))

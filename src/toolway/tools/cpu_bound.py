@@ -1,4 +1,4 @@
-"""Long work on the tools of a server, in a thread: one at a time, since the event loop may wait for each of them."""
+"""CPU-bound work on a server's tools, in a thread: one at a time, since the event loop may wait for each of them."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from anyio.lowlevel import RunVar
 
 _T = TypeVar("_T")
 
-_turn: RunVar[anyio.CapacityLimiter] = RunVar("the turn of long work")
+_limiter: RunVar[anyio.CapacityLimiter] = RunVar("the limiter of CPU-bound work")
 
 
-async def run_in_turn(work: Callable[[], _T]) -> _T:
+async def run_one_at_a_time(work: Callable[[], _T]) -> _T:
     """What `work` returns; it begins when no other work runs here. A caller that is cancelled does not wait for it."""
     try:
-        turn = _turn.get()
+        limiter = _limiter.get()
     except LookupError:
-        turn = anyio.CapacityLimiter(1)
-        _turn.set(turn)
-    return await anyio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=turn)
+        limiter = anyio.CapacityLimiter(1)
+        _limiter.set(limiter)
+    return await anyio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=limiter)
 
 
 @contextmanager

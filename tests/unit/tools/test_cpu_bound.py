@@ -1,4 +1,4 @@
-"""Long work in a thread: one at a time, and the garbage collector passes over what it makes."""
+"""CPU-bound work in a thread: one at a time, and the garbage collector passes over what it makes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import anyio
 
-from toolway.tools.long_work import no_garbage_collection, run_in_turn
+from toolway.tools.cpu_bound import no_garbage_collection, run_one_at_a_time
 
 
 async def test_one_work_begins_when_the_other_has_ended():
@@ -22,12 +22,12 @@ async def test_one_work_begins_when_the_other_has_ended():
         return name
 
     async with anyio.create_task_group() as group:
-        group.start_soon(run_in_turn, partial(work, "first"))
-        group.start_soon(run_in_turn, partial(work, "second"))
+        group.start_soon(run_one_at_a_time, partial(work, "first"))
+        group.start_soon(run_one_at_a_time, partial(work, "second"))
         await anyio.wait_all_tasks_blocked()
         assert begun == ["first"]
         is_released.set()
-        assert await run_in_turn(partial(work, "third")) == "third"
+        assert await run_one_at_a_time(partial(work, "third")) == "third"
     assert begun == ["first", "second", "third"]
 
 
