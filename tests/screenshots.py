@@ -1,4 +1,4 @@
-"""Makes the pictures of docs/console.md: a Toolway with a few servers and conversations, seen by a real Chromium.
+"""Makes the screenshots of docs/console.md: a Toolway with a few servers and conversations, seen by a real Chromium.
 
 Run as a program: `make screenshots`.
 """

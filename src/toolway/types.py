@@ -72,7 +72,7 @@ class ToolCall:
 
 @dataclass(frozen=True, kw_only=True)
 class Image:
-    """A picture in a tool's result; `data` is base64."""
+    """An image in a tool's result; `data` is base64."""
 
     media_type: str
     data: str

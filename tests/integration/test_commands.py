@@ -261,7 +261,7 @@ def test_the_start_says_which_models_search_when_there_are_several(tmp_path: Pat
         assert tokens == pytest.approx(0.4 * least, abs=1)
 
 
-def test_call_says_that_there_is_a_picture(tmp_path: Path):
+def test_call_says_that_there_is_an_image(tmp_path: Path):
     async def picture(_: Any) -> Raw:
         return Raw(b"\x89PNG" + bytes(996), kind=b"image/png")
 

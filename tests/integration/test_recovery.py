@@ -133,7 +133,7 @@ def test_what_the_server_said_reaches_the_client_when_nothing_is_left_to_shorten
 
 
 @BOTH
-def test_pictures_are_left_out_where_the_server_takes_none_behind_results(server: AppServer, stream: bool):
+def test_images_are_left_out_where_the_server_takes_none_behind_results(server: AppServer, stream: bool):
     def mistral(body: JSON) -> Reply:
         roles = [message["role"] for message in body["messages"]]
         if ("tool", "user") in pairwise(roles):

@@ -36,8 +36,8 @@ Timed = tuple[float, Event]
 
 MAX_TEXT = 16_000
 """Characters of one text that are kept."""
-MAX_PICTURE = 100_000
-"""Characters of one picture that are kept, in base64."""
+MAX_IMAGE = 100_000
+"""Characters of one image that are kept, in base64."""
 MAX_RECORD = 1_000_000
 """Characters of all texts of one record."""
 TITLE = 160
@@ -218,7 +218,7 @@ class _Writer:
             "is_error": result.is_error,
             "size": len(result.text),
             "text": self._text(result.text) if self._shows_contents else None,
-            "images": [self._picture(image.media_type, image.data) for image in result.images],
+            "images": [self._image_json(image.media_type, image.data) for image in result.images],
         }
 
     def _tools_in(self, tools: Any) -> tuple[list[str], int]:
@@ -245,7 +245,7 @@ class _Writer:
 
     def _text(self, text: str) -> str:
         if found := _DATA_URL.match(text):
-            return self._picture_url(found[1] or "data", text)
+            return self._image_url(found[1] or "data", text)
         shown = text[: max(0, min(MAX_TEXT, self.left))]
         self.left -= len(shown)
         more = len(text) - len(shown)
@@ -253,14 +253,14 @@ class _Writer:
         shown = self._mask(text[: len(shown) + 200])[: len(shown)] if more else self._mask(shown)
         return f"{shown}… ({more:,} more characters)" if more else shown
 
-    def _picture_url(self, kind: str, url: str) -> str:
-        if len(url) > min(MAX_PICTURE, self.left) or not self._shows_contents:
+    def _image_url(self, kind: str, url: str) -> str:
+        if len(url) > min(MAX_IMAGE, self.left) or not self._shows_contents:
             return f"({kind}, {len(url):,} characters)"
         self.left -= len(url)
         return url
 
-    def _picture(self, kind: str, data: str) -> JSON:
-        kept = self._shows_contents and len(data) <= min(MAX_PICTURE, self.left)
+    def _image_json(self, kind: str, data: str) -> JSON:
+        kept = self._shows_contents and len(data) <= min(MAX_IMAGE, self.left)
         self.left -= len(data) if kept else 0
         return {"media_type": kind[:100], "size": len(data) * 3 // 4, "data": data if kept else None}
 

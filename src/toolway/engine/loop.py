@@ -162,7 +162,7 @@ async def run_tool_loop(
     """
     tools = loop.tools
     tools.keeps_definitions = loop.habits.needs_definitions
-    loop.results.shows_pictures = loop.habits.takes_pictures
+    loop.results.shows_images = loop.habits.takes_images
     if done.approved:
         # What is done holds for these calls alone: some models number theirs anew in each round.
         answers = await run_calls([tools.resolve(call) for call in done.approved], loop, done.results)

@@ -1,6 +1,6 @@
 """Retries of a model call that the model server refused because of what Toolway added to the request.
 
-The client did not send the tools, the results and the pictures: a refusal because of them is ours to mend, as long
+The client did not send the tools, the results and the images: a refusal because of them is ours to mend, as long
 as the client has seen nothing of the answer. What the client sent is never changed.
 """
 
@@ -99,8 +99,8 @@ class ModelHabits:
     """So many tools it takes in one request; None: no limit is known."""
     caches_prompts: bool = False
     """It said that it need not read anew what it has read before."""
-    takes_pictures: bool = True
-    """It reads the pictures of tool results, where they stand."""
+    takes_images: bool = True
+    """It reads the images of tool results, where they stand."""
     refused_options: frozenset[str] = frozenset()
     """Options that it does not know, of those that a request can do without."""
     room: Room | None = None
@@ -178,7 +178,7 @@ def _tell_of_short_definitions(left: Sequence[str], room: Room, habits: ModelHab
 
 
 def _prompt_size(request: ChatRequest) -> int:
-    """Bytes of what the model reads: texts, calls and definitions, without pictures."""
+    """Bytes of what the model reads: texts, calls and definitions, without images."""
     size = len(dumps(request.tools)) if request.tools else 0
     for message in request.messages:
         if isinstance(message, dict):
@@ -232,7 +232,7 @@ class Recovery:
             self._leave_tools_out,
             self._shorten_results,
             self._shorten_definitions,
-            self._hide_pictures,
+            self._hide_images,
             self._keep_definitions,
         )
         for way in ways:
@@ -389,14 +389,14 @@ class Recovery:
         why = why_too_many(count, tokens, sizes_in(error)[1] or None)
         return with_hint(error, f"({why})") if why else error
 
-    async def _hide_pictures(
+    async def _hide_images(
         self, request: ChatRequest, error: UpstreamError, _: ChatRequest
     ) -> ChatRequest | None:
-        """Some servers take no user message behind tool results (Mistral), others no pictures at all."""
-        if not is_refusal(error) or (hidden := self._results.without_pictures(request.messages)) is None:
+        """Some servers take no user message behind tool results (Mistral), others no images at all."""
+        if not is_refusal(error) or (hidden := self._results.without_images(request.messages)) is None:
             return None
         log.warning("the model server refuses the pictures of tool results: %s", error.message)
-        self._learned = {"takes_pictures": False}
+        self._learned = {"takes_images": False}
         return request.with_messages(hidden)
 
     async def _keep_definitions(

@@ -1,4 +1,4 @@
-"""Tool results as the model reads them: cut to fit its context, whole texts kept, pictures shown."""
+"""Tool results as the model reads them: cut to fit its context, whole texts kept, images shown."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from toolway.upstream.model_info import ModelInfo
 from toolway.wire.lenient_json import dumps, fix_surrogates
 from toolway.wire.token_estimate import MIN_BYTES_PER_TOKEN
 
-PICTURES = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp"})
+IMAGE_TYPES = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp"})
 """The kinds that models take."""
 
-MAX_PICTURES = 8
-"""Pictures that one round shows."""
+MAX_IMAGES = 8
+"""Images that one round shows."""
 
 READ_MORE = "toolway_read_more"
 """The tool that reads on in a result that was cut."""
@@ -28,8 +28,8 @@ READ_MORE = "toolway_read_more"
 LEAST = 2000
 """Characters of results in one round that every model is trusted with."""
 
-PICTURES_OF = "Images returned by "
-"""How the message that holds the pictures of a round begins."""
+IMAGES_OF = "Images returned by "
+"""How the message that holds the images of a round begins."""
 
 _CUT_ID = re.compile(READ_MORE + r' with \{"id": "(\w+)"')
 
@@ -98,26 +98,26 @@ def id_in(text: str) -> str | None:
     return match[1] if match else None
 
 
-def pictures_message(pictures: Sequence[tuple[ToolCall, Image]]) -> JSON:
-    """A user message with these pictures: no backend takes any in a `role: tool` message."""
-    names = ", ".join(dict.fromkeys(call.name for call, _ in pictures))
-    parts: list[JSON] = [{"type": "text", "text": f"{PICTURES_OF}{names}:"}]
-    for _, image in pictures:
+def images_message(images: Sequence[tuple[ToolCall, Image]]) -> JSON:
+    """A user message with these images: no backend takes any in a `role: tool` message."""
+    names = ", ".join(dict.fromkeys(call.name for call, _ in images))
+    parts: list[JSON] = [{"type": "text", "text": f"{IMAGES_OF}{names}:"}]
+    for _, image in images:
         url = f"data:{image.media_type};base64,{image.data}"
         parts.append({"type": "image_url", "image_url": {"url": url}})
     return {"role": "user", "content": parts}
 
 
-def _is_pictures_message(message: Any) -> bool:
+def _is_images_message(message: Any) -> bool:
     content = message.get("content") if isinstance(message, dict) else None
     if not isinstance(content, list) or len(content) < 2 or message.get("role") != "user":
         return False
     first = content[0].get("text") if isinstance(content[0], dict) else None
-    return isinstance(first, str) and first.startswith(PICTURES_OF)
+    return isinstance(first, str) and first.startswith(IMAGES_OF)
 
 
-def _without_pictures(message: JSON) -> JSON:
-    """A message of `pictures_message` with a note in place of the pictures."""
+def _without_images(message: JSON) -> JSON:
+    """A message of `images_message` with a note in place of the images."""
     return {
         **message,
         "content": f"{message['content'][0]['text']} (left out: the conversation became too long)",
@@ -188,8 +188,8 @@ class ToolResults:
     ) -> None:
         self.cut = False
         self.own: set[str] = set()
-        self.shows_pictures = True
-        """False once the model server was found to take no pictures where they stand."""
+        self.shows_images = True
+        """False once the model server was found to take no images where they stand."""
         self._rules = rules
         self._store = store
         self._owner = owner
@@ -211,17 +211,17 @@ class ToolResults:
                 self.cut = self.cut or bool(id_in(str(message.get("content"))))
 
     async def messages(self, calls: Sequence[ToolCall], results: Sequence[ToolResult]) -> list[JSON]:
-        """One `role: tool` message for each call, in order; behind them one with the pictures, if there are some."""
+        """One `role: tool` message for each call, in order; behind them one with the images, if there are some."""
         shown: list[tuple[ToolCall, Image]] = []
         texts = list(map(text_of, results))
         if any(result.images for result in results):
-            shown, noted = await self._pictures(calls, results)
+            shown, noted = await self._images(calls, results)
             texts = [text + note for text, note in zip(texts, noted, strict=True)]
         if sum(map(len, texts)) > min(LEAST, self._rules.most.result, self._rules.most.round):
             texts = await self._shortened(texts)
         self.own.update([call.id for call in calls])
         answers = list(map(tool_message, calls, texts))
-        return [*answers, pictures_message(shown)] if shown else answers
+        return [*answers, images_message(shown)] if shown else answers
 
     async def read(self, _: Tool, arguments: JSON, on_progress: OnProgress | None = None) -> ToolResult:
         """Run READER: a part of a text that was kept, or the places in it where words are found."""
@@ -241,8 +241,8 @@ class ToolResults:
         )
 
     def is_own(self, message: JSON) -> bool:
-        """Whether a message is a result, or the pictures of results, that is ours to shorten."""
-        return message.get("tool_call_id") in self.own or (bool(self.own) and _is_pictures_message(message))
+        """Whether a message is a result, or the images of results, that is ours to shorten."""
+        return message.get("tool_call_id") in self.own or (bool(self.own) and _is_images_message(message))
 
     def size_of_last(self, messages: Sequence[Any]) -> int:
         """Characters of our results at the end of the conversation."""
@@ -272,14 +272,14 @@ class ToolResults:
 
     async def _smaller(self, message: JSON, excess: int) -> JSON:
         if message["role"] != "tool":
-            return _without_pictures(message)
+            return _without_images(message)
         text = str(message["content"])
         # A cut brings a note along, which must not outweigh it.
         room = max(FLOOR, len(text) - max(excess, 2 * NOTE))
         return {**message, "content": await self._cut(text, room)} if len(text) > room + NOTE else message
 
-    def without_pictures(self, messages: Sequence[Any]) -> list[Any] | None:
-        """The conversation with notes in place of the pictures, from now on; None: it has none."""
+    def without_images(self, messages: Sequence[Any]) -> list[Any] | None:
+        """The conversation with notes in place of the images, from now on; None: it has none."""
         kept: list[Any] = []
         for message in messages:
             if not (isinstance(message, dict) and self.is_own(message) and message["role"] == "user"):
@@ -288,7 +288,7 @@ class ToolResults:
                 kept[-1] = {**kept[-1], "content": f"{kept[-1]['content']}\n[{NOT_SHOWN}]"}
         if len(kept) == len(messages):
             return None
-        self.shows_pictures = False
+        self.shows_images = False
         return kept
 
     async def _budget(self) -> Budget:
@@ -309,12 +309,12 @@ class ToolResults:
         self.cut = True
         return shorten(text, max_chars, identity)
 
-    async def _pictures(
+    async def _images(
         self, calls: Sequence[ToolCall], results: Sequence[ToolResult]
     ) -> tuple[list[tuple[ToolCall, Image]], list[str]]:
-        """Which pictures are shown, and for each call a note about those that are not."""
+        """Which images are shown, and for each call a note about those that are not."""
         sees = self._rules.sees
-        if not self.shows_pictures:
+        if not self.shows_images:
             sees = False
         elif sees is None:
             sees = bool((await self._ask()).sees)
@@ -335,11 +335,11 @@ class ToolResults:
         if not sees:
             log.info("a tool returned an image that the model cannot see; TOOLWAY_VISION=on if it can")
             return "this model takes no images"
-        if image.media_type not in PICTURES:
+        if image.media_type not in IMAGE_TYPES:
             return "models do not take this kind"
         if len(image.data) * 3 // 4 > self._rules.max_image_bytes:
             return "it is too large"
-        return f"{MAX_PICTURES} are the most at once" if count >= MAX_PICTURES else None
+        return f"{MAX_IMAGES} are the most at once" if count >= MAX_IMAGES else None
 
 
 def _find_text(whole: str, words: str, room: int) -> str:
@@ -362,21 +362,21 @@ def _size(message: JSON) -> int:
 
 
 def fill_results(messages: Sequence[JSON], answers: Sequence[JSON]) -> list[JSON]:
-    """The conversation with these results in the places that wait for them, which are empty; pictures go behind.
+    """The conversation with these results in the places that wait for them, which are empty; images go behind.
 
-    Where nothing waits, pictures stand at the end.
+    Where nothing waits, images stand at the end.
     """
     results = {answer["tool_call_id"]: answer for answer in answers if answer["role"] == "tool"}
     whole = [
         results.get(message["tool_call_id"], message) if _waits(message) else message for message in messages
     ]
-    pictures = [answer for answer in answers if answer["role"] != "tool"]
-    if pictures:
+    images = [answer for answer in answers if answer["role"] != "tool"]
+    if images:
         places = [number for number, message in enumerate(messages) if _waits(message)]
         end = 1 + places[-1] if places else len(whole)
         while end < len(whole) and whole[end]["role"] == "tool":
             end += 1
-        whole[end:end] = pictures
+        whole[end:end] = images
     return whole
 
 

@@ -135,10 +135,10 @@ def test_an_unclear_answer_after_the_console_said_yes_lets_it_run_once(app: AppS
     assert "cloudy" in chat.seen[2]["content"]
 
 
-def test_a_picture_beside_a_yes_is_something_else(chat: Chat) -> None:
+def test_an_image_beside_a_yes_is_something_else(chat: Chat) -> None:
     chat.say("weather: Paris")
-    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
-    chat.say([{"type": "text", "text": "yes"}, picture])
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    chat.say([{"type": "text", "text": "yes"}, image])
     assert chat.cities == []
 
 

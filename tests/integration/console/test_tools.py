@@ -51,8 +51,8 @@ def app() -> Iterator[AppServer]:
 
 
 def test_a_tool_is_tried_by_a_form_of_its_schema(app, browser, tmp_path):
-    picture = tmp_path / "x.bin"
-    picture.write_bytes(b"hello")
+    image = tmp_path / "x.bin"
+    image.write_bytes(b"hello")
     with console_page(browser, f"{app.url}/#/tools/send_parcel") as page:
         page.get_by_label("kind").select_option("large")
         page.get_by_label("street").fill("Rue de Rivoli")
@@ -60,7 +60,7 @@ def test_a_tool_is_tried_by_a_form_of_its_schema(app, browser, tmp_path):
         tags = page.get_by_role("group", name="tags")
         tags.get_by_role("button", name="Add").click()
         page.get_by_role("textbox", name="tags 1").fill("fragile")
-        page.get_by_label("file").set_input_files(str(picture))
+        page.get_by_label("file").set_input_files(str(image))
         assert violations(page) == []
         page.get_by_role("button", name="Run", exact=True).click()
         result = page.get_by_role("region", name="Result")
@@ -92,7 +92,7 @@ def test_arguments_that_are_no_json_are_not_sent(app, browser):
         expect(page.get_by_role("button", name="Run", exact=True)).to_be_enabled()
 
 
-def test_pictures_and_sounds_of_a_result_are_shown_and_heard(browser, tmp_path):
+def test_images_and_sounds_of_a_result_are_shown_and_heard(browser, tmp_path):
     config = tmp_path / "mcp.json"
     good = {"command": sys.executable, "args": ["-m", "tests.unit.tools.mcp.servers.good"]}
     config.write_text(json.dumps({"mcpServers": {"good": good}}))
@@ -101,7 +101,7 @@ def test_pictures_and_sounds_of_a_result_are_shown_and_heard(browser, tmp_path):
         with console_page(browser, f"{app.url}/#/tools/everything") as page:
             page.get_by_role("button", name="Run", exact=True).click()
             expect(page.get_by_role("region", name="Result").locator("img")).to_have_count(1)
-            assert page.locator("img.picture").evaluate("image => image.naturalWidth") > 0
+            assert page.locator("img.image").evaluate("image => image.naturalWidth") > 0
             expect(page.locator("audio")).to_have_count(1)
 
 

@@ -65,7 +65,7 @@ class Client(ABC):
 
     @abstractmethod
     def ask(self, text: str, *, image: str | None = None) -> Answer:
-        """Say something, with a picture (a URL) behind it, and read the whole answer."""
+        """Say something, with an image (a URL) behind it, and read the whole answer."""
 
     @abstractmethod
     def give_results(self, results: Mapping[str, str]) -> Answer:

@@ -26,7 +26,7 @@ from tests.support.tools import JSON, Raw, ToolService
 from tests.support.upstream import OUT_OF_MEMORY, Reply, json_reply, tool_call
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(64)
-PICTURE = f"data:image/png;base64,{base64.b64encode(PNG).decode()}"
+IMAGE = f"data:image/png;base64,{base64.b64encode(PNG).decode()}"
 PARIS = tool_call("get_weather", '{"city":"Paris"}', id="call_a")
 ROME = tool_call("get_weather", '{"city":"Rome"}', id="call_b", index=1)
 THEIRS = tool_call("theirs", "{}", id="call_c", index=1)
@@ -233,20 +233,20 @@ def test_a_stream_that_is_cut(app: AppServer, dialect: type[Client], mode: str):
 
 
 @each_dialect
-def test_a_picture_of_the_client(app: AppServer, dialect: type[Client], mode: str):
+def test_an_image_of_the_client(app: AppServer, dialect: type[Client], mode: str):
     set_turns(app, ModelTurn(text="A dot."))
-    assert dialect(app, mode).ask("What is it?", image=PICTURE).text == "A dot."
+    assert dialect(app, mode).ask("What is it?", image=IMAGE).text == "A dot."
     (message,) = asked(app)
     text, image = message["content"]
     assert text == {"type": "text", "text": "What is it?"}
-    assert image["image_url"]["url"] == PICTURE
+    assert image["image_url"]["url"] == IMAGE
 
 
 @each_dialect
-def test_a_picture_of_a_tool(app: AppServer, dialect: type[Client], mode: str):
+def test_an_image_of_a_tool(app: AppServer, dialect: type[Client], mode: str):
     set_turns(app, ModelTurn(calls=(tool_call("picture"),)), ModelTurn(text="A dot."))
     assert dialect(app, mode).ask("What is it?").text == "A dot."
-    assert {"type": "image_url", "image_url": {"url": PICTURE}} in asked(app)[-1]["content"]
+    assert {"type": "image_url", "image_url": {"url": IMAGE}} in asked(app)[-1]["content"]
 
 
 @each_dialect

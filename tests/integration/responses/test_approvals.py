@@ -357,7 +357,7 @@ async def test_an_approval_may_come_again_when_its_client_left(app: AppServer):
     assert len(app.tools.calls) == 1
 
 
-def test_pictures_of_an_approved_call_are_there_when_the_approval_comes_again(app: AppServer):
+def test_images_of_an_approved_call_are_there_when_the_approval_comes_again(app: AppServer):
     result = ToolResult(text="A map.", is_error=True, images=(Image(media_type="image/png", data="aGk="),))
     records = StoredResponses(Store(MemoryEntries()), ttl=60)
 

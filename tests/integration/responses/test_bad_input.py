@@ -91,7 +91,7 @@ REQUESTS: dict[str, tuple[dict[str, Any], str, str | None, str | None]] = {
     "unknown part": (content({"type": "input_smell"}), "Invalid value: 'input_smell'", "input[0].content[0]", INVALID),
     "no text": (content({"type": "input_text"}), "", "input[0].content[0]", None),
     "a file's id": (content({"type": "input_file", "file_id": "file_1"}), "file_data", "input[0].content[0]", None),
-    "a picture's id": (content({"type": "input_image", "file_id": "file_1"}), "image_url", "input[0].content[0]", None),
+    "an image's id": (content({"type": "input_image", "file_id": "file_1"}), "image_url", "input[0].content[0]", None),
     "an orphan": (item(**OUTPUT), "No tool call found for function call output with call_id c.", "input", None),
     "no output": ({"input": [USER, CALL]}, "No tool output found for function call c.", "input", None),
     "no output before a message": ({"input": [USER, CALL, USER]}, "No tool output found", "input", None),

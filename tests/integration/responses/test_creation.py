@@ -151,7 +151,7 @@ def test_parts_as_chat_completions_have_them_are_taken(app: AppServer):
     assert sent(app)[0]["content"] == [*parts, shown]
 
 
-def test_pictures_and_files_go_to_the_model(app: AppServer):
+def test_images_and_files_go_to_the_model(app: AppServer):
     app.set_replies(turn("A pixel.", streamed=False))
     content = [
         {"type": "input_text", "text": "What is this?"},

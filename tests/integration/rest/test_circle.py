@@ -69,7 +69,7 @@ async def test_calls_through_two_toolways_say_the_same(app: AppServer):
         assert await call("measure", {"what": "room"}) == '{"metres":2.5}'
         assert await call("fail", {}) == "The server answered 502 Bad Gateway: this did not work"
         image = await snapshot.call(snapshot.tools["image"], {})
-        assert [picture.data for picture in image.images] == [good.PIXEL]
+        assert [one.data for one in image.images] == [good.PIXEL]
 
 
 async def test_a_profiles_document_is_one_too(app: AppServer):

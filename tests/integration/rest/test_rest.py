@@ -96,7 +96,7 @@ def test_a_call_answers_with_what_the_tool_returned(app: AppServer, name: str, a
     assert answer.json() == expected
 
 
-def test_pictures_are_bytes_alone_and_data_uris_among_others(app: AppServer):
+def test_images_are_bytes_alone_and_data_uris_among_others(app: AppServer):
     image = call(app, "image")
     assert image.headers["content-type"] == "image/png"
     assert image.content == base64.b64decode(good.PIXEL)

@@ -313,12 +313,12 @@ def test_redirects_are_the_clients_to_follow() -> None:
 
 def test_a_multipart_upload_arrives_byte_for_byte() -> None:
     upstream = Recorded()
-    picture = os.urandom(300_000)
+    image = os.urandom(300_000)
     with through(upstream) as url:
         request = httpx2.Request(
             "POST",
             f"{url}/v1/images/edits",
-            files={"image": ("a.png", picture, "image/png")},
+            files={"image": ("a.png", image, "image/png")},
             data={"prompt": "ü"},
         )
         sent = request.read()

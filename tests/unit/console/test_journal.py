@@ -180,7 +180,7 @@ async def test_secrets_and_credentials_are_never_kept():
     assert "hidden" not in str(record)
 
 
-async def test_what_is_long_is_cut_and_pictures_that_are_large_are_left_out():
+async def test_what_is_long_is_cut_and_images_that_are_large_are_left_out():
     journal = opened()
     large = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 200_000}}
     small = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
@@ -189,15 +189,13 @@ async def test_what_is_long_is_cut_and_pictures_that_are_large_are_left_out():
             journal.subscribe(),
             {"role": "user", "content": [{"type": "text", "text": "y" * 50_000}, large, small]},
         )
-        pictures = (
+        images = (
             Image(media_type="image/png", data="B" * 200_000),
             Image(media_type="image/png", data="BBBB"),
         )
         stream.notify(CallBegan(call=CALL, tool=None))
         stream.notify(
-            CallEnded(
-                call=CALL, tool=None, result=ToolResult(text="z" * 9_000_000, images=pictures), seconds=1
-            )
+            CallEnded(call=CALL, tool=None, result=ToolResult(text="z" * 9_000_000, images=images), seconds=1)
         )
         stream.notify(ClientLeft())
         [line] = await kept(journal)

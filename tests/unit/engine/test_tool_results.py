@@ -1,4 +1,4 @@
-"""Results in the loop: budgets, reading on, pictures, and a conversation that becomes too long."""
+"""Results in the loop: budgets, reading on, images, and a conversation that becomes too long."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ async def test_a_client_that_has_a_tool_of_that_name_keeps_it():
     assert tool_names(model.requests[1]) == ["toolway_read_more", "long"]
 
 
-async def test_pictures_follow_in_a_user_message_for_a_model_that_sees():
+async def test_images_follow_in_a_user_message_for_a_model_that_sees():
     model = ScriptedModel(says(None, call("shoot", id="1"), call("echo", id="2")), says("Done"))
     await run_loop(model, InMemorySource(shoot=returns("Taken.", PNG), echo=returns()), sees=True)
     assert [m["role"] for m in model.requests[1]["messages"]] == [
@@ -144,7 +144,7 @@ async def test_pictures_follow_in_a_user_message_for_a_model_that_sees():
         (Image(media_type="image/png", data="a" * 4000), True, ModelInfo(), "too large"),
     ],
 )
-async def test_a_picture_that_is_not_shown_is_noted(
+async def test_an_image_that_is_not_shown_is_noted(
     image: Image, sees: bool | None, info: ModelInfo, why: str
 ):
     model = ScriptedModel(says(None, call("shoot")), says("Done"))
@@ -219,17 +219,17 @@ async def test_the_clients_own_results_are_never_shortened():
     assert theirs in model.requests[1]["messages"]
 
 
-def test_pictures_of_results_that_were_waited_for_stand_behind_all_results_of_their_turn():
+def test_images_of_results_that_were_waited_for_stand_behind_all_results_of_their_turn():
     def result(number: int, text: str = "") -> JSON:
         return {"role": "tool", "tool_call_id": str(number), "content": text}
 
-    picture: JSON = {"role": "user", "content": [{"type": "image_url"}]}
+    image: JSON = {"role": "user", "content": [{"type": "image_url"}]}
     messages = [{"role": "assistant"}, result(1), result(2, "told"), {"role": "user", "content": "?"}]
-    filled = fill_results(messages, [result(1, "found"), picture])
-    assert filled == [messages[0], result(1, "found"), messages[2], picture, messages[3]]
+    filled = fill_results(messages, [result(1, "found"), image])
+    assert filled == [messages[0], result(1, "found"), messages[2], image, messages[3]]
 
 
-def test_pictures_stand_at_the_end_where_no_result_was_waited_for():
-    picture: JSON = {"role": "user", "content": [{"type": "image_url"}]}
+def test_images_stand_at_the_end_where_no_result_was_waited_for():
+    image: JSON = {"role": "user", "content": [{"type": "image_url"}]}
     question: JSON = {"role": "user", "content": "?"}
-    assert fill_results([question], [picture]) == [question, picture]
+    assert fill_results([question], [image]) == [question, image]

@@ -60,7 +60,7 @@ def is_result(method: str, result: JSON, version: str) -> bool:
 
 
 def call_result(result: ToolResult, version: str) -> JSON:
-    """MCP's `CallToolResult`: as the server behind wrote it, or the text and the pictures of any other tool."""
+    """MCP's `CallToolResult`: as the server behind wrote it, or the text and the images of any other tool."""
     if result.raw is None:
         return {"content": list(_blocks(result)), "isError": result.is_error}
     raw = without_hop(result.raw())

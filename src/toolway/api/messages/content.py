@@ -27,7 +27,7 @@ _NO_FILES = "Files are not kept here: send the content itself."
 
 @dataclass(kw_only=True)
 class Media:
-    """What is known of the pictures and files in a conversation."""
+    """What is known of the images and files in a conversation."""
 
     chars: int = 0
     """Characters of base64, which are no text that the model reads."""
@@ -47,7 +47,7 @@ def blocks_of(content: Any, where: str) -> list[JSON]:
 
 
 def parts_of(block: JSON, where: str, media: Media) -> list[JSON]:
-    """The parts for one block that is text, picture or document. Raises InvalidRequest for any other."""
+    """The parts for one block that is text, image or document. Raises InvalidRequest for any other."""
     match block.get("type"):
         case "text":
             return [text_part(fields.check(_TEXT, block, where)["text"])]

@@ -305,7 +305,7 @@ class TurnBuilder:
     def __init__(self) -> None:
         self.calls: dict[str, JSON] = {}
         self.shown = 0
-        """How many results have pictures or files behind them."""
+        """How many results have images or files behind them."""
         self._results: dict[str, JSON] = {}
         self._text = ""
         self._thought = ""

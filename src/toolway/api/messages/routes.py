@@ -183,8 +183,8 @@ class _MessageAnswer:
             raise
 
 
-PICTURE_TOKENS = 1000
-"""What a picture is taken for."""
+IMAGE_TOKENS = 1000
+"""What an image is taken for."""
 
 _MAX_BYTES = 16 * 2**20
 
@@ -241,4 +241,4 @@ class TokenCounter:
     def _estimated(job: MessageJob, body: JSON) -> int:
         counted = {name: body[name] for name in ("messages", "tools") if name in body}
         text = len(dumps(counted)) - job.media.chars
-        return max(1, estimate_tokens(text) + job.media.count * PICTURE_TOKENS)
+        return max(1, estimate_tokens(text) + job.media.count * IMAGE_TOKENS)

@@ -83,7 +83,9 @@ class RestTools:
             has_keys=self._has_keys(),
             toolway=self._direct.catalog.name,
         )
-        content = await anyio.to_thread.run_sync(document, abandon_on_cancel=True, limiter=self._document_limiter)
+        content = await anyio.to_thread.run_sync(
+            document, abandon_on_cancel=True, limiter=self._document_limiter
+        )
         await send_whole(send, 200, content, [JSON_TYPE, (b"cache-control", b"no-cache")])
 
     async def _call(self, scope: Scope, receive: Receive, send: Send, name: str, caller: Caller) -> None:
@@ -173,7 +175,7 @@ def http_body(result: ToolResult) -> tuple[str, bytes]:
     """(media type, body) of a result that is no error, in the shape that mcpo's clients know.
 
     Structured content is the body where there is any. One block of content is the body by itself, several are a list; a
-    text that is JSON is that JSON, a picture by itself its bytes, in a list a `data:` URI.
+    text that is JSON is that JSON, an image by itself its bytes, in a list a `data:` URI.
     """
     raw = result.raw() if result.raw is not None else {}
     if raw.get("structuredContent") is not None:

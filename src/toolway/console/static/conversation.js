@@ -199,7 +199,7 @@ function Content({ content }) {
   return content.map((part, index) => {
     const url = part?.image_url?.url ?? "";
     if (typeof part?.text === "string") return html`<${Long} key=${index} text=${part.text} />`;
-    if (/^data:image\/(png|jpeg|gif|webp|avif);base64,[A-Za-z0-9+/=]+$/.test(url)) return html`<img key=${index} class="picture" src=${url} alt="picture in the message" />`;
+    if (/^data:image\/(png|jpeg|gif|webp|avif);base64,[A-Za-z0-9+/=]+$/.test(url)) return html`<img key=${index} class="image" src=${url} alt="picture in the message" />`;
     return html`<pre key=${index} class="block">${visible(JSON.stringify(part, null, 2))}</pre>`;
   });
 }
@@ -217,7 +217,7 @@ const Arguments = ({ text }) => {
   return shown === "{}" || shown === "" ? html`<p class="small soft">no arguments</p>` : html`<${Long} text=${shown} />`;
 };
 
-const NOT_SHOWN = /\[image \d+ \([^)\n]*\) is not shown: [^\]\n]*\]/g; /* what the model reads in place of a picture */
+const NOT_SHOWN = /\[image \d+ \([^)\n]*\) is not shown: [^\]\n]*\]/g; /* what the model reads in place of an image */
 
 export function Call({ call, shown, notRun, isRunning }) {
   const { result, progress } = call;
@@ -236,7 +236,7 @@ export function Call({ call, shown, notRun, isRunning }) {
     ${result && html`<div class=${`result ${result.is_error ? "is-bad" : ""}`}>
       ${result.text == null ? html`<p class="small soft">${count(result.size)} characters</p>` : html`<${Long} text=${pretty(result.text)} />`}
       ${result.images.map((image, index) => image.data && /^image\/[\w.+-]+$/.test(image.media_type) && /^[A-Za-z0-9+/=\s]+$/.test(image.data)
-        ? html`<img key=${index} class="picture" src=${`data:${image.media_type};base64,${image.data}`} alt=${`picture of ${visible(call.name)}`} />`
+        ? html`<img key=${index} class="image" src=${`data:${image.media_type};base64,${image.data}`} alt=${`picture of ${visible(call.name)}`} />`
         : html`<p key=${index} class="small soft">a picture, ${bytes(image.size)}</p>`)}
       ${notes.map((note) => html`<p key=${note} class="small warn">The model read in its place: <${Text}>${note}<//></p>`)}
       ${cut && html`<p class="small warn">The model read ${count(shown.length)} of ${count(result.size)} characters.</p>`}</div>`}

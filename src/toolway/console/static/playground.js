@@ -140,7 +140,7 @@ export default function Playground() {
         : `Ask something that needs one of your ${plural(overview.tools.offered, "tool")}.`}<//>`}
       ${turns.map((turn, index) => turn.role === "user"
         ? html`<div class="turn is-user" key=${index}><div class="bubble"><div class="said"><${Text}>${turn.text}<//></div>
-            ${turn.images.map((url, at) => html`<img key=${at} class="picture" src=${url} alt=${`attached picture ${at + 1}`} />`)}</div>
+            ${turn.images.map((url, at) => html`<img key=${at} class="image" src=${url} alt=${`attached picture ${at + 1}`} />`)}</div>
             <div class="row tight tools">${!busy && html`<button type="button" class="quiet compact" onClick=${() => edit(index)}>Edit</button>`}</div></div>`
         : html`<${Answer} key=${index} turn=${turn} isLast=${index === turns.length - 1} busy=${busy}
             onAgain=${() => ask(turns.slice(0, index))} onAnswered=${answered} />`)}

@@ -137,7 +137,7 @@ export function Result({ result }) {
       <span class="soft small">in ${seconds(result.seconds)}, ${count(result.text.length)} characters</span>
       ${isTree && html`<button type="button" class="quiet compact" onClick=${() => setWanted(shown === "tree" ? "text" : "tree")}>${shown === "tree" ? "As text" : "As a tree"}</button>`}</div>
     ${result.images.map((image, index) => /^image\/[\w.+-]+$/.test(image.media_type) && BASE64.test(image.data)
-      ? html`<img key=${index} class="picture" alt=${`picture ${index + 1} of the result`} src=${`data:${image.media_type};base64,${image.data}`} />` : null)}
+      ? html`<img key=${index} class="image" alt=${`picture ${index + 1} of the result`} src=${`data:${image.media_type};base64,${image.data}`} />` : null)}
     ${result.audio.map((audio, index) => /^audio\/[\w.+-]+$/.test(audio.media_type) && BASE64.test(audio.data)
       ? html`<audio key=${index} controls aria-label=${`sound ${index + 1} of the result`} src=${`data:${audio.media_type};base64,${audio.data}`}></audio>` : null)}
     ${shown === "tree" ? html`<div class="tree"><${Tree} value=${parsed} /></div>` : html`<${Code} text=${result.text} what="the result" />`}

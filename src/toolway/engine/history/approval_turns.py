@@ -355,7 +355,7 @@ def code_in(message: Any) -> str | None:
 
 
 def _text(message: JSON) -> str:
-    """The words of a message; a picture or anything else in it counts as a word that is no answer."""
+    """The words of a message; an image or anything else in it counts as a word that is no answer."""
     content = message.get("content")
     if isinstance(content, list):
         texts = [part.get("text") if isinstance(part, dict) else None for part in content]

@@ -47,7 +47,7 @@ async def keep(
 
 
 def parts_of(turn: Sequence[JSON]) -> dict[str, Any]:
-    """The `assistant` message of a split turn, our `results`, and what stands `behind` all results (pictures)."""
+    """The `assistant` message of a split turn, our `results`, and what stands `behind` all results (images)."""
     results = [message for message in turn[1:] if message["role"] == "tool"]
     behind = [message for message in turn[1:] if message["role"] != "tool"]
     return {"assistant": turn[0], "results": results, "behind": behind}

@@ -169,7 +169,7 @@ def _read(block: JSON, texts: list[str], images: list[Image]) -> None:
     if kind == "text" and isinstance(block.get("text"), str):
         texts.append(block["text"])
     elif kind == "image" and isinstance(data, str):
-        _picture(data, block.get("mimeType"), texts, images)
+        _add_image(data, block.get("mimeType"), texts, images)
     elif kind == "audio" and isinstance(data, str):
         texts.append(f"[audio, {block.get('mimeType') or 'unknown type'}, {_size(data)}: not shown]")
     elif kind == "resource_link":
@@ -185,14 +185,14 @@ def _resource(resource: JSON, texts: list[str], images: list[Image]) -> None:
     if isinstance(resource.get("text"), str):
         texts.append(f"[{uri}]\n{resource['text']}" if uri else resource["text"])
     elif isinstance(blob, str) and media_type.startswith("image/"):
-        _picture(blob, media_type, texts, images)
+        _add_image(blob, media_type, texts, images)
     elif isinstance(blob, str):
         texts.append(f"[{uri}, {media_type or 'binary'}, {_size(blob)}: not shown]")
     else:
         texts.append(dump(resource))
 
 
-def _picture(data: str, media_type: Any, texts: list[str], images: list[Image]) -> None:
+def _add_image(data: str, media_type: Any, texts: list[str], images: list[Image]) -> None:
     media_type = (
         media_type if isinstance(media_type, str) and media_type.startswith("image/") else "image/png"
     )

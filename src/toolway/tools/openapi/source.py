@@ -347,7 +347,9 @@ class DocumentReader:
             short_names=self._settings.tool_names == "short",
         )
         run = (
-            run_one_at_a_time if len(content) > LARGE else partial(anyio.to_thread.run_sync, abandon_on_cancel=True)
+            run_one_at_a_time
+            if len(content) > LARGE
+            else partial(anyio.to_thread.run_sync, abandon_on_cancel=True)
         )
         imported = await run(work)
         self._version = version

@@ -188,7 +188,7 @@ def _source_error(error: HttpError) -> SourceError:
 
 MAX_ERROR_CHARS = 4000
 
-PICTURES = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp"})
+IMAGE_TYPES = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp"})
 """The kinds that models take."""
 
 _CHARSET = re.compile(r"charset=\"?([\w.:-]+)", re.IGNORECASE)
@@ -204,7 +204,7 @@ def read_result(answer: HttpResponse) -> ToolResult:
     media_type = essence(answer.content_type)
     if media_type == "application/json":  # most
         return _text_result(_decoded(answer))
-    if media_type in PICTURES:
+    if media_type in IMAGE_TYPES:
         image = Image(media_type=media_type, data=base64.b64encode(answer.body).decode())
         note = _note(media_type, len(answer.body), "image 1 of this result")
         return ToolResult(text=note, images=(image,), raw=partial(_image_content, image))
@@ -218,7 +218,7 @@ def _text_result(text: str) -> ToolResult:
 
 
 def _image_content(image: Image) -> JSON:
-    """The picture alone, as MCP has it."""
+    """The image alone, as MCP has it."""
     return {"content": [{"type": "image", "mimeType": image.media_type, "data": image.data}]}
 
 
@@ -252,7 +252,7 @@ def _size(count: int) -> str:
 
 
 def _without_data_uris(text: str) -> ToolResult:
-    """JSON text whose data: URIs (mcpo's way to hand over pictures) became notes, with the pictures apart."""
+    """JSON text whose data: URIs (mcpo's way to hand over images) became notes, with the images apart."""
     images: list[Image] = []
     try:
         value = loads_exact(text)
@@ -278,7 +278,7 @@ def _replace_data_uris(value: Any, images: list[Image], depth: int = 0) -> Any:
 def _take_image(match: re.Match[str], images: list[Image]) -> str:
     media_type, data = match[1].lower(), "".join(match[2].split())
     size = len(data.rstrip("=")) * 3 // 4
-    if media_type not in PICTURES:
+    if media_type not in IMAGE_TYPES:
         return _note(media_type, size, "not shown")
     images.append(Image(media_type=media_type, data=data))
     return _note(media_type, size, f"image {len(images)} of this result")

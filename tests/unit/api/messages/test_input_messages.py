@@ -59,11 +59,11 @@ CASES = {
     "a text": ([{"role": "user", "content": "Hi"}], [said("Hi", role="user")]),
     "texts of one turn": ([user("One", "Two")], [said("One\n\nTwo", role="user")]),
     "two turns of the user": ([user("One"), user("Two")], [said("One\n\nTwo", role="user")]),
-    "a picture": (
+    "an image": (
         [user("What?", PIXEL)],
         [said([{"type": "text", "text": "What?"}, SHOWN], role="user")],
     ),
-    "a picture by its URL": (
+    "an image by its URL": (
         [user({"type": "image", "source": {"type": "url", "url": "http://x/y.png"}})],
         [said([{"type": "image_url", "image_url": {"url": "http://x/y.png"}}], role="user")],
     ),
@@ -139,7 +139,7 @@ CASES = {
             tool("b", "(the tool returned nothing)"),
         ],
     ),
-    "results with pictures stand before the words behind them": (
+    "results with images stand before the words behind them": (
         [user("Go"), assistant(use("a"), use("b")), user(result("a", [PIXEL]), result("b", [PIXEL]), "On")],
         [
             said("Go", role="user"),

@@ -143,11 +143,11 @@ async def test_a_form_is_urlencoded_by_its_encoding(shop: str) -> None:
 
 
 async def test_files_and_fields_are_parts_of_a_multipart_body(shop: str) -> None:
-    picture = base64.b64encode(b"\x89PNG").decode()
+    image = base64.b64encode(b"\x89PNG").decode()
     arguments = {
         "id": "1",
-        "photo": picture,
-        "more": [f"data:image/png;name=a%20b.png;base64,{picture}", "data:text/plain,hi"],
+        "photo": image,
+        "more": [f"data:image/png;name=a%20b.png;base64,{image}", "data:text/plain,hi"],
         "caption": 'x"\r\ny',
         "size": {"width": 3},
     }

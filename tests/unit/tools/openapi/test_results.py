@@ -69,7 +69,7 @@ async def test_text_stays_text_and_the_rest_is_a_note(
     assert await result_of(Response(content, headers=headers)) == ToolResult(text=text)
 
 
-async def test_a_picture_is_an_image_and_a_note() -> None:
+async def test_an_image_becomes_one_with_a_note() -> None:
     result = await result_of(Response(base64.b64decode(PNG), media_type="image/png"))
     assert result == ToolResult(
         text="[image/png, 28 bytes: image 1 of this result]",
@@ -86,7 +86,7 @@ async def test_an_empty_answer_says_that_it_was_one(answer: Response) -> None:
     assert result.text.startswith(f"Done: the server answered {answer.status_code}")
 
 
-async def test_pictures_in_mcpos_lists_are_images_and_notes() -> None:
+async def test_images_in_mcpos_lists_are_images_and_notes() -> None:
     content = ["Here:", f"data:image/png;base64,{PNG}", {"a": f"data:audio/wav;base64,{PNG}"}]
     result = await result_of(JSONResponse(content))
     assert json.loads(result.text) == [
@@ -95,7 +95,7 @@ async def test_pictures_in_mcpos_lists_are_images_and_notes() -> None:
     assert result.images == (Image(media_type="image/png", data=PNG),)
 
 
-async def test_a_single_picture_of_mcpos_is_an_image() -> None:
+async def test_a_single_image_of_mcpos_is_an_image() -> None:
     result = await result_of(JSONResponse(f"data:image/png;base64,{PNG}"))
     assert result.text == "[image/png, 28 bytes: image 1 of this result]"
     assert len(result.images) == 1

@@ -47,7 +47,7 @@ _APPROVAL_RESPONSE = fields.object_of({"approval_request_id": fields.Name}, reas
 class OpenTurn:
     """A turn of the model whose calls are not all answered: what a stored response ends with.
 
-    `results` are the messages with the results that are there, `behind` stands after all of them (pictures), and
+    `results` are the messages with the results that are there, `behind` stands after all of them (images), and
     `asks` tells which call each approval request is for.
     """
 

@@ -1,4 +1,4 @@
-"""A picture that a tool returns, from its server to the model."""
+"""An image that a tool returns, from its server to the model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.upstream import json_reply, tool_call, whole
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(64)
 
 
-async def picture(_: JSON) -> Raw:
+async def image(_: JSON) -> Raw:
     return Raw(PNG, kind=b"image/png")
 
 
@@ -44,9 +44,9 @@ def seeing(modalities: list[str] | None) -> Any:
         ("auto", None, False),
     ],
 )
-def test_a_picture_reaches_models_that_see(vision: str, modalities: list[str] | None, is_shown: bool):
+def test_an_image_reaches_models_that_see(vision: str, modalities: list[str] | None, is_shown: bool):
     replies = [whole({"tool_calls": [tool_call()]}, "tool_calls"), whole({"content": "A dot."})]
-    with app_server(*replies, tools=ToolService(get_weather=picture), vision=vision) as app:
+    with app_server(*replies, tools=ToolService(get_weather=image), vision=vision) as app:
         app.upstream.models = seeing(modalities)
         *_, result, last = [{}, *shown(app)]
     if is_shown:
