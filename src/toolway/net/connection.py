@@ -368,7 +368,7 @@ class Connection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self.response is not None:
+        if self.response is not None and self._error is None:  # else its end is ours, and no end of an answer
             self._loss = _loss(self.response, exc)
             soon = self._loop.time() - self._sent_at <= STALE_SECONDS
             self.is_stale = self.is_used and soon and not self.response.begun

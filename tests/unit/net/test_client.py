@@ -729,8 +729,10 @@ async def test_silence_before_the_answer_ends_the_request():
             await get(client)
 
 
-async def test_silence_inside_the_body_ends_the_request():
-    serve = Answers(OK + b"content-length: 9\r\n\r\npart")
+@pytest.mark.parametrize("length", [b"content-length: 9\r\n", b"transfer-encoding: chunked\r\n", b""])
+async def test_silence_inside_the_body_ends_the_request(length: bytes):
+    part = b"4\r\npart\r\n" if b"chunked" in length else b"part"
+    serve = Answers(OK + length + b"\r\n" + part)
     async with client_of(serve, silence=0.5) as client, client.request("GET", b"/") as connection:
         assert await connection.receive() == b"part"
         with pytest.raises(HttpError, match="silent"):
