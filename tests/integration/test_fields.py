@@ -172,10 +172,10 @@ def test_reasoning_of_all_rounds_is_in_a_whole_answer(app: AppServer):
 
 
 def test_content_in_parts_and_as_text_is_replayed_in_its_order(app: AppServer):
-    thought = {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}
+    reasoning = {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}
     app.set_replies(
         sse(
-            chunk(role="assistant", content=[thought]),
+            chunk(role="assistant", content=[reasoning]),
             chunk(content="Let me "),
             chunk(content="look."),
             chunk(tool_calls=[tool_call()]),
@@ -185,7 +185,7 @@ def test_content_in_parts_and_as_text_is_replayed_in_its_order(app: AppServer):
     )
     chunks_of(app.ask(stream=True).text)
     assert app.upstream.seen[1].json["messages"][1]["content"] == [
-        thought,
+        reasoning,
         {"type": "text", "text": "Let me look."},
     ]
 

@@ -19,7 +19,7 @@ class ModelTurn:
 
     text: str = ""
     calls: tuple[JSON, ...] = ()
-    thought: str = ""
+    reasoning: str = ""
     finish: str | None = None
     usage: JSON = field(default_factory=lambda: USAGE)
 
@@ -27,14 +27,14 @@ class ModelTurn:
         """The turn as bytes."""
         finish = self.finish or ("tool_calls" if self.calls else "stop")
         if streamed:
-            pieces = [chunk(reasoning_content=part) for part in _halves(self.thought)]
+            pieces = [chunk(reasoning_content=part) for part in _halves(self.reasoning)]
             pieces += [chunk(content=part) for part in _halves(self.text)]
             pieces += [chunk(tool_calls=[call]) for call in self.calls]
             last = {**chunk(), "choices": [], "usage": self.usage}
             return sse(chunk(role="assistant", content=""), *pieces, chunk(finish=finish), last)
         message: JSON = {"content": self.text or None}
-        if self.thought:
-            message["reasoning_content"] = self.thought
+        if self.reasoning:
+            message["reasoning_content"] = self.reasoning
         if self.calls:
             message["tool_calls"] = [
                 {key: value for key, value in call.items() if key != "index"} for call in self.calls

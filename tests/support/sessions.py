@@ -120,6 +120,6 @@ def _differences(message: JSON, turn: ModelTurn) -> list[str]:
     faults = [] if said == told else [f"it called {said}, and is told to have called {told}"]
     if content != turn.text:
         faults.append(f"it said {turn.text!r}, and is told to have said {content!r}")
-    if message.get("reasoning_content") not in (None, turn.thought):
-        faults.append(f"it thought {turn.thought!r}, and is told {message['reasoning_content']!r}")
+    if message.get("reasoning_content") not in (None, turn.reasoning):
+        faults.append(f"it reasoned {turn.reasoning!r}, and is told {message['reasoning_content']!r}")
     return faults

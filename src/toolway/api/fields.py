@@ -144,7 +144,7 @@ def texts_in(content: Any) -> list[str]:
     return [text for text in texts if isinstance(text, str)]
 
 
-def thought_in(content: Any) -> str:
+def reasoning_in(content: Any) -> str:
     """The reasoning in a content that has it as a part (Mistral)."""
     parts = content if isinstance(content, list) else ()
     return "".join(text_in(part.get("thinking")) for part in parts if isinstance(part, dict))

@@ -35,7 +35,7 @@ OPTIONS = ("model", "messages", "temperature", "max_tokens", "tool_choice")
 """Members of a request that the page may send."""
 MAX_NOTES = 2000
 """Characters at the end of a result in which notes of ours can be."""
-_THOUGHTS = ("reasoning_content", "reasoning")
+_REASONING_FIELDS = ("reasoning_content", "reasoning")
 
 
 class Playground:
@@ -133,11 +133,11 @@ def _texts_in(chunk: Any) -> list[tuple[str, str]]:
         return [("text", chunk)]
     choices = chunk.get("choices")
     delta = (choices[0].get("delta") or {}) if choices else {}
-    thought = next((delta[name] for name in _THOUGHTS if isinstance(delta.get(name), str)), "")
+    reasoning = next((delta[name] for name in _REASONING_FIELDS if isinstance(delta.get(name), str)), "")
     text = delta.get("content")
     return [
         (kind, part)
-        for kind, part in (("thought", thought), ("text", text))
+        for kind, part in (("thought", reasoning), ("text", text))
         if isinstance(part, str) and part
     ]
 

@@ -88,7 +88,7 @@ def test_a_turn_that_calls_both_tools(app: AppServer, run: ClientRun):
 @runs("none")
 def test_a_second_question(app: AppServer, run: ClientRun):
     def thinks(body: JSON) -> Any:
-        return says(body, "Cloudy.", thought="Where is Paris?")
+        return says(body, "Cloudy.", reasoning="Where is Paris?")
 
     set_turns(app, thinks, ("It rains.",))
     told = run.told(app, *QUESTIONS)

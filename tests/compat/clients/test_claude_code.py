@@ -89,7 +89,7 @@ def offered(app: AppServer, number: int = -1) -> list[str]:
 
 def test_a_plain_answer(app: AppServer, claude: ClaudeCode):
     def thinks(body: JSON) -> Reply:
-        return says(body, "It is cloudy.", thought="Where is Paris?")
+        return says(body, "It is cloudy.", reasoning="Where is Paris?")
 
     set_turns(app, thinks)
     told = claude.says("What is the weather in Paris?")
@@ -114,7 +114,7 @@ def test_a_tool_of_toolways_is_run_unseen(app: AppServer, claude: ClaudeCode):
 
 def test_a_turn_that_calls_a_tool_of_each(app: AppServer, claude: ClaudeCode):
     def thinks(body: JSON) -> Reply:
-        return says(body, "Wait. ", OURS, ECHO, thought="Both.")
+        return says(body, "Wait. ", OURS, ECHO, reasoning="Both.")
 
     set_turns(app, thinks, ("Both.",))
     assert claude.says("What now?", "--allowedTools", "Bash(echo:*)")["result"] == "Both."
@@ -128,7 +128,7 @@ def test_what_the_model_thought_comes_back_though_claude_code_never_saw_it(
     app: AppServer, claude: ClaudeCode
 ):
     def thinks(body: JSON) -> Reply:
-        return says(body, "Wait. ", {**ECHO, "index": 0}, thought="I count.")
+        return says(body, "Wait. ", {**ECHO, "index": 0}, reasoning="I count.")
 
     set_turns(app, thinks, ("Done.",))
     claude.says("Count.", "--allowedTools", "Bash(echo:*)")

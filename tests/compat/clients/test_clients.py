@@ -101,18 +101,18 @@ def each_client(
     return pytest.mark.parametrize("run", rows, ids=str)
 
 
-def says(body: JSON, text: str = "", *calls: JSON, thought: str = "") -> Reply:
+def says(body: JSON, text: str = "", *calls: JSON, reasoning: str = "") -> Reply:
     """A turn of the model, streamed or whole as the request wants it, with usage where it is asked for."""
     finish = "tool_calls" if calls else "stop"
     if not body.get("stream"):
         plain = [{key: value for key, value in call.items() if key != "index"} for call in calls]
         message = {"content": text or None, **({"tool_calls": plain} if calls else {})}
-        if thought:
-            message["reasoning_content"] = thought
+        if reasoning:
+            message["reasoning_content"] = reasoning
         return whole(message, finish=finish, usage=USAGE)
     words = [chunk(content=text[:4]), chunk(content=text[4:])] if text else []
-    if thought:
-        words = [chunk(reasoning_content=thought[:4]), chunk(reasoning_content=thought[4:]), *words]
+    if reasoning:
+        words = [chunk(reasoning_content=reasoning[:4]), chunk(reasoning_content=reasoning[4:]), *words]
     pieces = [chunk(tool_calls=[piece]) for call in calls for piece in _in_pieces(call)]
     asks_usage = (body.get("stream_options") or {}).get("include_usage")
     last = [{**chunk(), "choices": [], "usage": USAGE}] if asks_usage else []
@@ -227,7 +227,7 @@ def test_a_declared_server_whose_calls_the_user_denies(app: AppServer, run: Clie
 @each_client(tools="none", apis=("responses",), always=True, every=True)
 def test_a_second_question_goes_on_from_the_first(app: AppServer, run: ClientRun):
     def first(body: JSON) -> Reply:
-        return says(body, "Let me look. ", OURS, thought="Where is Paris?")
+        return says(body, "Let me look. ", OURS, reasoning="Where is Paris?")
 
     set_turns(app, first, then_rains, then_rains)
     told = run.told(app, *QUESTIONS)

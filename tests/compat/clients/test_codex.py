@@ -137,7 +137,7 @@ def test_a_turn_that_calls_both_tools(app: AppServer, codex: Codex):
 
 def test_a_session_that_is_taken_up_again(app: AppServer, codex: Codex):
     def first(body: JSON) -> Any:
-        return says(body, "It is cloudy.", thought="Where is Paris?")
+        return says(body, "It is cloudy.", reasoning="Where is Paris?")
 
     set_turns(app, first, ("It rains.",))
     codex.says("What is the weather in Paris?")

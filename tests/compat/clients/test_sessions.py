@@ -41,11 +41,11 @@ def session(app: AppServer, own: tuple[str, str], *, thinks: bool) -> SessionMod
     theirs = [tool_call(*own, id=f"call_{index}", index=index) for index in (0, 1)]
     turns = []
     for number in range(QUESTIONS):
-        thought = f"Thought {number}. " if thinks else ""
+        reasoning = f"Thought {number}. " if thinks else ""
         turns += [
-            ModelTurn(text=f"First {number}. ", calls=(ours(), theirs[1]), thought=thought),
-            ModelTurn(calls=(ours(0), ours(1)), thought=thought),
-            ModelTurn(text=f"Mine {number}. ", calls=(theirs[0],), thought=thought),
+            ModelTurn(text=f"First {number}. ", calls=(ours(), theirs[1]), reasoning=reasoning),
+            ModelTurn(calls=(ours(0), ours(1)), reasoning=reasoning),
+            ModelTurn(text=f"Mine {number}. ", calls=(theirs[0],), reasoning=reasoning),
             ModelTurn(text=f"Answer {number}."),
         ]
     model = SessionModel(*turns, own=own[0])

@@ -51,7 +51,9 @@ def questions(draw: st.DrawFn) -> list[list[ModelTurn]]:
                 tool_call(name, f'{{"city":"Oslo {turn}"}}', id=ids_of(style, turn, index, name), index=index)
                 for index, name in enumerate(names)
             )
-            turns.append(ModelTurn(text=draw(TEXTS), calls=calls, thought=draw(st.sampled_from(["", "Hm."]))))
+            turns.append(
+                ModelTurn(text=draw(TEXTS), calls=calls, reasoning=draw(st.sampled_from(["", "Hm."])))
+            )
         asked.append([*turns, ModelTurn(text=f"Answer {next(numbers)}.")])
     return asked
 

@@ -205,8 +205,8 @@ def test_a_web_page_in_place_of_an_answer(app: AppServer, streamed: bool):
 
 
 @BOTH
-def test_an_answer_of_thoughts_alone(app: AppServer, streamed: bool):
-    set_turns(app, ModelTurn(thought="Hm."))
+def test_an_answer_of_reasoning_alone(app: AppServer, streamed: bool):
+    set_turns(app, ModelTurn(reasoning="Hm."))
     message = ask(app, streamed=streamed, thinking={"type": "enabled", "budget_tokens": 1024})
     assert [block["type"] for block in message["content"]] == ["thinking"]
     assert ask(app, streamed=streamed)["content"] == [{"type": "text", "text": ""}]

@@ -26,9 +26,11 @@ LAST = ("response.completed", "response.incomplete", "response.failed")
 BOTH = pytest.mark.parametrize("streamed", [True, False], ids=["streamed", "whole"])
 
 
-def turn(text: str = "", *calls: JSON, thought: str = "", finish: str | None = None, streamed: bool) -> Reply:
+def turn(
+    text: str = "", *calls: JSON, reasoning: str = "", finish: str | None = None, streamed: bool
+) -> Reply:
     """One answer of the model server."""
-    return ModelTurn(text=text, calls=calls, thought=thought, finish=finish).reply(streamed=streamed)
+    return ModelTurn(text=text, calls=calls, reasoning=reasoning, finish=finish).reply(streamed=streamed)
 
 
 # verify=False: without it each request reads all certificates of the machine.

@@ -165,7 +165,7 @@ def test_one_that_is_not_complete_cannot_be_gone_on_from(app: AppServer):
 
 
 def test_a_streamed_one_is_told_from_the_beginning_to_the_end(app: AppServer):
-    app.set_replies(turn("Hello there", thought="Hm", streamed=True))
+    app.set_replies(turn("Hello there", reasoning="Hm", streamed=True))
     events = events_of(respond(app, {**BODY, "stream": True}).text)
     assert types(events)[:3] == ["response.created", "response.queued", "response.in_progress"]
     response = check_events(events)

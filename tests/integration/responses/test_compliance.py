@@ -69,8 +69,8 @@ def model(body: JSON) -> Reply:
         return turn("", tool_call(arguments='{"location":"SF"}', id="theirs"), streamed=streamed)
     if "response_format" in body:
         return turn('{"ok":true}', streamed=streamed)
-    thought = "Let me think." if body.get("reasoning_effort") else ""
-    return turn("Here I am.", thought=thought, streamed=streamed)
+    reasoning = "Let me think." if body.get("reasoning_effort") else ""
+    return turn("Here I am.", reasoning=reasoning, streamed=streamed)
 
 
 @pytest.fixture(scope="module", params=["with-tools", "without"])

@@ -57,7 +57,7 @@ def test_a_text_comes_back(app: AppServer, streamed: bool):
 def test_both_ways_make_the_same_response(app: AppServer):
     made = []
     for streamed in (True, False):
-        app.set_replies(turn("Hello there", tool_call("theirs", "{}"), thought="Hmm.", streamed=streamed))
+        app.set_replies(turn("Hello there", tool_call("theirs", "{}"), reasoning="Hmm.", streamed=streamed))
         response = ask(app, streamed=streamed, tools=[THEIRS])
         text = json.dumps(response).replace(response["id"].removeprefix("resp_"), "")
         (called,) = items_of(response, "function_call")
@@ -89,7 +89,7 @@ async def test_the_async_client_is_served_too(app: AppServer):
 
 @BOTH
 def test_reasoning_is_an_item_of_its_own(app: AppServer, streamed: bool):
-    app.set_replies(turn("Cloudy.", thought="I think so.", streamed=streamed))
+    app.set_replies(turn("Cloudy.", reasoning="I think so.", streamed=streamed))
     response = ask(app, streamed=streamed, reasoning={"effort": "low"})
     assert kinds(response) == ["reasoning", "message"]
     assert response["output"][0]["content"] == [{"type": "reasoning_text", "text": "I think so."}]
@@ -99,12 +99,12 @@ def test_reasoning_is_an_item_of_its_own(app: AppServer, streamed: bool):
 
 
 def test_reasoning_that_is_sent_back_unread_reaches_the_model_again(app: AppServer):
-    app.set_replies(turn("Cloudy.", thought="I think so.", streamed=False))
+    app.set_replies(turn("Cloudy.", reasoning="I think so.", streamed=False))
     options: dict[str, Any] = {"store": False, "include": ["reasoning.encrypted_content"]}
     first = ask(app, **options)
-    thought = first["output"][0]
-    assert thought["encrypted_content"]
-    del thought["content"]
+    reasoning = first["output"][0]
+    assert reasoning["encrypted_content"]
+    del reasoning["content"]
     back = [{"role": "user", "content": QUESTION}, *first["output"], {"role": "user", "content": "Sure?"}]
     ask(app, input=back, **options)
     assert sent(app)[1:] == [

@@ -340,7 +340,7 @@ def test_a_failure_after_an_approved_call_is_not_to_be_retried(app: AppServer, s
 def test_a_request_that_is_repeated_after_a_failure_tells_what_was_said_before_it():
     with app_server() as app:
         refusal = json_reply({"error": {"message": "out of memory", "type": "server_error"}}, 500)
-        said = turn("Let me look. ", OURS, thought="Where?", streamed=False)
+        said = turn("Let me look. ", OURS, reasoning="Where?", streamed=False)
         app.set_replies(said, refusal, turn("Cloudy.", streamed=False))
         key = {"authorization": "Bearer one"}
         assert respond(app, input=QUESTION, headers=key).status_code == 502

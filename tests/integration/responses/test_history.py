@@ -47,9 +47,9 @@ def outputs(response: JSON) -> list[JSON]:
 def the_rounds(app: AppServer, streamed: bool, *last: JSON) -> JSON:
     """A response of three rounds, of which two are ours: each thinks, speaks and calls."""
     app.set_replies(
-        turn("I look.", tool_call(id="one"), thought="First.", streamed=streamed),
-        turn("Once more.", tool_call(id="two"), thought="Second.", streamed=streamed),
-        turn("Now.", *last, thought="Third.", streamed=streamed),
+        turn("I look.", tool_call(id="one"), reasoning="First.", streamed=streamed),
+        turn("Once more.", tool_call(id="two"), reasoning="Second.", streamed=streamed),
+        turn("Now.", *last, reasoning="Third.", streamed=streamed),
     )
     return ask(app, streamed=streamed, input=[USER], tools=[THEIRS], store=False)
 
@@ -65,7 +65,7 @@ def test_a_client_that_asks_again_behind_what_it_saw_has_the_rounds_and_the_turn
     broken = Reply(parts=sse(chunk(content="It is"), done=False).parts, cut=True)
     request: JSON = {"instructions": "Be kind.", "stream": True, "store": False}
     request["headers"] = {"authorization": "Bearer mine"}
-    app.set_replies(turn("I look.", tool_call(id="one"), thought="Hm.", streamed=True), broken)
+    app.set_replies(turn("I look.", tool_call(id="one"), reasoning="Hm.", streamed=True), broken)
     items = [USER, *shown(respond(app, input=[USER], **request))]
     before = sent(app)
     app.set_replies(turn("It rains.", streamed=True))
@@ -239,14 +239,17 @@ def test_a_session_is_read_as_it_happened(app: AppServer, seed: int, ids: str, t
             told_rounds += len(rounds)
             streamed = any_.random() < 0.5
             app.set_replies(
-                *(turn(text, *calls, thought=thought, streamed=streamed) for text, thought, calls in rounds)
+                *(
+                    turn(text, *calls, reasoning=reasoning, streamed=streamed)
+                    for text, reasoning, calls in rounds
+                )
             )
             response = ask(app, streamed=streamed, input=items, tools=[THEIRS], store=False)
-            for number, (text, thought, calls) in enumerate(rounds):
+            for number, (text, reasoning, calls) in enumerate(rounds):
                 read = sent(app, number)
                 assert read[: len(before)] == before, "what was read before changed"
                 wrote: JSON = {"role": "assistant", "content": text}
-                wrote |= {"reasoning_content": thought} if thought else {}
+                wrote |= {"reasoning_content": reasoning} if reasoning else {}
                 before = [
                     *read,
                     wrote | ({"tool_calls": [_written(call) for call in calls]} if calls else {}),
@@ -261,15 +264,17 @@ def _rounds(
     rounds = []
     for number in range(any_.randint(1, 3)):
         text = any_.choice(["", f"Text {begin + number}.", f"Text {begin + number} "])
-        thought = f"Thought {begin + number}." if thinks and any_.random() < 0.7 else ""
+        reasoning = f"Thought {begin + number}." if thinks and any_.random() < 0.7 else ""
         names = ["get_weather"] * any_.randint(1, 2)
-        rounds.append((text, thought, [_call(any_, new_id, name, place) for place, name in enumerate(names)]))
-    text, thought, _ = rounds.pop()
+        rounds.append(
+            (text, reasoning, [_call(any_, new_id, name, place) for place, name in enumerate(names)])
+        )
+    text, reasoning, _ = rounds.pop()
     names = [] if ends else any_.sample(["theirs", "theirs", "get_weather"], any_.randint(1, 3))
     if not ends and "theirs" not in names:
         names.append("theirs")
     calls = [_call(any_, new_id, name, place) for place, name in enumerate(names)]
-    return [*rounds, (text or f"Answer {begin}.", thought, calls)]
+    return [*rounds, (text or f"Answer {begin}.", reasoning, calls)]
 
 
 def _call(any_: random.Random, new_id: Callable[[random.Random, int], str], name: str, place: int) -> JSON:

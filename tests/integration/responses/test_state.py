@@ -39,9 +39,9 @@ OUTPUT = {"type": "function_call_output", "call_id": "c", "output": "done"}
 @BOTH
 def test_the_model_sees_exactly_what_it_saw_before(app: AppServer, streamed: bool):
     app.set_replies(
-        turn("Let me look.", OURS, thought="Hmm.", streamed=streamed),
+        turn("Let me look.", OURS, reasoning="Hmm.", streamed=streamed),
         turn("", OURS, CALL, streamed=streamed),
-        turn("Cloudy.", thought="So.", streamed=streamed),
+        turn("Cloudy.", reasoning="So.", streamed=streamed),
         turn("Bye.", streamed=streamed),
     )
     first = ask(app, streamed=streamed, tools=[THEIRS], instructions="Be brief.")
@@ -169,7 +169,7 @@ def test_an_item_can_be_named_in_place_of_sent(app: AppServer):
 
 def test_a_turn_can_be_put_together_from_named_items(app: AppServer):
     call = tool_call("theirs", "{}", "named")
-    app.set_replies(turn("Wait.", call, thought="Hmm.", streamed=False), turn("Fine.", streamed=False))
+    app.set_replies(turn("Wait.", call, reasoning="Hmm.", streamed=False), turn("Fine.", streamed=False))
     first = ask(app, tools=[THEIRS])
     named = [{"type": "item_reference", "id": item["id"]} for item in first["output"]]
     output = {**OUTPUT, "call_id": first["output"][-1]["call_id"]}

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from toolway.api.deferred_tools import SERVER, DeferredTools
-from toolway.api.fields import text_in, thought_in
+from toolway.api.fields import reasoning_in, text_in
 from toolway.api.messages.content import sealed
 from toolway.api.messages.request import Thinking
 from toolway.conversation.call_ids import original_id
@@ -123,7 +123,7 @@ class MessageWriter:
         return b"".join(event for delta in fields for event in self._delta(delta))
 
     def turn_ended(self) -> bytes:
-        """A turn of the model is over: its thoughts and calls are whole."""
+        """A turn of the model is over: its reasoning and calls are whole."""
         events = self._end_turn()
         if self._block is not None and self._block.kind == "thinking":
             events += self._close()
@@ -219,13 +219,13 @@ class MessageWriter:
         if len(delta) == 1 and isinstance(content, str) and content:
             return self._say("text", content)  # nearly all chunks are so
         events: list[bytes] = []
-        thought = text_in(delta.get("reasoning_content"))
-        if not thought and (thought := text_in(delta.get("reasoning"))):
+        reasoning = text_in(delta.get("reasoning_content"))
+        if not reasoning and (reasoning := text_in(delta.get("reasoning"))):
             self._member = "reasoning"
         if isinstance(details := delta.get("reasoning_details"), list):
             self._details += details
-        if self._thinking != "off" and (thought := thought or thought_in(content)):
-            events += self._say("thinking", thought)
+        if self._thinking != "off" and (reasoning := reasoning or reasoning_in(content)):
+            events += self._say("thinking", reasoning)
         if text := text_in(content) + text_in(delta.get("refusal")):
             events += self._say("text", text)
         for fragment in delta.get("tool_calls") or ():
@@ -275,10 +275,10 @@ class MessageWriter:
         self._block = None
         return [*events, _event("content_block_stop", index=block.index)]
 
-    def _signature(self, thought: str) -> str:
+    def _signature(self, reasoning: str) -> str:
         state: JSON = {"member": self._member}
-        if thought:
-            state["thinking"] = thought
+        if reasoning:
+            state["thinking"] = reasoning
         if self._details:
             state["reasoning_details"], self._details = self._details, []
         return sealed(state)

@@ -308,7 +308,7 @@ class TurnBuilder:
         """How many results have images or files behind them."""
         self._results: dict[str, JSON] = {}
         self._text = ""
-        self._thought = ""
+        self._reasoning = ""
         self._state: JSON = {}
 
     @property
@@ -331,10 +331,10 @@ class TurnBuilder:
         parted = not self._text or not text or self._text[-1].isspace() or text[0].isspace()
         self._text += text if parted else f"\n\n{text}"
 
-    def add_thinking(self, thought: str, state: JSON) -> None:
+    def add_thinking(self, thinking: str, state: JSON) -> None:
         """More of the reasoning, and what the block's signature carries."""
         hidden = state.get("thinking")
-        self._thought += thought or (hidden if isinstance(hidden, str) else "")
+        self._reasoning += thinking or (hidden if isinstance(hidden, str) else "")
         for name, value in state.items():
             before = self._state.get(name)
             if isinstance(value, list) and isinstance(before, list):
@@ -372,9 +372,9 @@ class TurnBuilder:
                 param="messages",
             )
         message: JSON = {"role": "assistant", "content": self._text}
-        if self._thought:
+        if self._reasoning:
             member = "reasoning" if self._state.get("member") == "reasoning" else "reasoning_content"
-            message[member] = self._thought
+            message[member] = self._reasoning
         if isinstance(details := self._state.get("reasoning_details"), list):
             message["reasoning_details"] = details
         if self.calls:

@@ -127,7 +127,7 @@ def _marks(messages: Sequence[Any]) -> Iterator[_Mark]:
 
 def _last_turn(message: JSON, fields: JSON) -> JSON:
     """The answer with the words of its last turn alone, and of that one's reasoning if the client kept any."""
-    has_thoughts = any(name in message for name in TEXT_FIELDS if name not in ("content", "refusal"))
-    own = {name: value for name, value in fields.items() if has_thoughts or name in ("content", "refusal")}
+    has_reasoning = any(name in message for name in TEXT_FIELDS if name not in ("content", "refusal"))
+    own = {name: value for name, value in fields.items() if has_reasoning or name in ("content", "refusal")}
     rest = {name: value for name, value in message.items() if name not in TEXT_FIELDS}
     return {**rest, "content": "", **own}

@@ -118,15 +118,15 @@ def said_in(response: JSON, kind: str) -> str:
 
 @given(st.lists(texts), st.lists(texts), st.lists(texts), st.lists(texts))
 def test_whole_and_streamed_are_the_same(
-    thoughts: list[str], said: list[str], refusals: list[str], arguments: list[str]
+    reasoning: list[str], said: list[str], refusals: list[str], arguments: list[str]
 ):
-    streamed = [{"reasoning": piece} for piece in thoughts]
+    streamed = [{"reasoning": piece} for piece in reasoning]
     streamed += [{"content": piece} for piece in said]
     streamed += [{"refusal": piece} for piece in refusals]
     streamed += [{"tool_calls": [fragment(0, "", "a", "f")]}]
     streamed += [{"tool_calls": [fragment(0, piece)]} for piece in arguments]
     whole = {
-        "reasoning": "".join(thoughts),
+        "reasoning": "".join(reasoning),
         "content": "".join(said),
         "refusal": "".join(refusals),
         "tool_calls": [fragment(0, "".join(arguments), "a", "f")],
@@ -143,15 +143,15 @@ def output_of(deltas: Iterable[JSON]) -> list[JSON]:
     return output
 
 
-thoughts = st.none() | texts
+reasoning = st.none() | texts
 rounds = st.lists(
     st.tuples(
-        st.just("") | texts, thoughts, st.lists(st.tuples(texts, st.booleans()), min_size=1, max_size=2)
+        st.just("") | texts, reasoning, st.lists(st.tuples(texts, st.booleans()), min_size=1, max_size=2)
     ),
     max_size=2,
 )
 endings = st.one_of(st.tuples(st.just("text"), texts), st.tuples(st.just("calls"), st.integers(1, 3)))
-turns = st.lists(st.tuples(texts, rounds, thoughts, endings), min_size=1, max_size=3)
+turns = st.lists(st.tuples(texts, rounds, reasoning, endings), min_size=1, max_size=3)
 
 
 @given(turns)
@@ -159,10 +159,10 @@ def test_what_was_told_is_read_back_as_it_was(conversation: list[Any]):
     """The client keeps all items and sends them back; the model sees the conversation that it had."""
     items: list[JSON] = []
     expected: list[JSON] = []
-    for number, (request, before, thought, ending) in enumerate(conversation):
+    for number, (request, before, reasoning, ending) in enumerate(conversation):
         items.append({"role": "user", "content": request})
         expected.append({"role": "user", "content": request})
-        told, had, results = Answer(number).make(before, thought, ending)
+        told, had, results = Answer(number).make(before, reasoning, ending)
         items += [*told, *results]
         expected += had
     assert nameless(messages_of(items)) == nameless(expected)
@@ -177,24 +177,24 @@ class Answer:
         self._had: list[JSON] = []
 
     def make(
-        self, before: list[Any], thought: str | None, ending: Any
+        self, before: list[Any], reasoning: str | None, ending: Any
     ) -> tuple[list[JSON], list[JSON], list[JSON]]:
         for text, idea, calls in before:
             self._round(text, idea, calls)
         kind, what = ending
-        results = self._answer(thought, what) if kind == "text" else self._call(thought, what)
+        results = self._answer(reasoning, what) if kind == "text" else self._call(reasoning, what)
         final = check_events([*self._events, *self._writer.ended(Message(fields={}), None)])
         return final["output"], self._had, results
 
-    def _say(self, thought: str | None, text: str) -> JSON:
-        for delta in ({"reasoning": thought}, {"content": text}):
+    def _say(self, reasoning: str | None, text: str) -> JSON:
+        for delta in ({"reasoning": reasoning}, {"content": text}):
             self._events += self._writer.chunks([chunk(delta)])
         said: JSON = {"role": "assistant", "content": text}
-        self._had.append({**said, "reasoning_content": thought} if thought else said)
+        self._had.append({**said, "reasoning_content": reasoning} if reasoning else said)
         return self._had[-1]
 
-    def _round(self, text: str, thought: str | None, calls: list[tuple[str, bool]]) -> None:
-        message = self._say(thought, text)
+    def _round(self, text: str, reasoning: str | None, calls: list[tuple[str, bool]]) -> None:
+        message = self._say(reasoning, text)
         made = [ToolCall(id=str(n), name="add", arguments='{"a": 1}') for n in range(len(calls))]
         for call, (result, fails) in zip(made, calls, strict=True):
             self._events += self._writer.call_began(call, TOOL)
@@ -207,12 +207,12 @@ class Answer:
             )
         self._events += self._writer.turn_ended()
 
-    def _answer(self, thought: str | None, text: str) -> list[JSON]:
-        self._say(thought, text)
+    def _answer(self, reasoning: str | None, text: str) -> list[JSON]:
+        self._say(reasoning, text)
         return []
 
-    def _call(self, thought: str | None, count: int) -> list[JSON]:
-        message = self._say(thought, "")
+    def _call(self, reasoning: str | None, count: int) -> list[JSON]:
+        message = self._say(reasoning, "")
         names = ["sql" if number % 2 else "f" for number in range(count)]
         arguments = '{"input":"x"}'
         for number, name in enumerate(names):

@@ -93,9 +93,9 @@ def _items(item: Any, where: str) -> Iterator[Any]:
         call_id = fields.check(_TOOL_MESSAGE, item, where)["tool_call_id"]
         yield {"type": "function_call_output", "call_id": call_id, "output": item.get("content")}
         return
-    thought = item.get("reasoning_content") or item.get("reasoning")
-    if isinstance(thought, str):
-        yield {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": thought}]}
+    reasoning = item.get("reasoning_content") or item.get("reasoning")
+    if isinstance(reasoning, str):
+        yield {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": reasoning}]}
     if item.get("content"):
         yield {"type": "message", "role": item.get("role"), "content": item["content"]}
     for number, call in enumerate(fields.check(_CALLS, item, where)["tool_calls"]):

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from toolway.api.deferred_tools import SERVER, DeferredTools
-from toolway.api.fields import text_in, thought_in
+from toolway.api.fields import reasoning_in, text_in
 from toolway.api.responses.items.content import read_logprobs
 from toolway.api.responses.items.input_items import round_mark, sealed
 from toolway.api.responses.items.request import CUSTOM_INPUT, ClientTool, ResponseRequest
@@ -309,9 +309,9 @@ class EventWriter:
         if len(delta) == 1 and isinstance(content, str) and content and not logprobs:
             return self._text("output_text", content)  # nearly all chunks are so
         events: list[Event] = []
-        thought = text_in(delta.get("reasoning_content")) or text_in(delta.get("reasoning"))
-        if thought := thought or thought_in(content):
-            events += self._text("reasoning_text", thought)
+        reasoning = text_in(delta.get("reasoning_content")) or text_in(delta.get("reasoning"))
+        if reasoning := reasoning or reasoning_in(content):
+            events += self._text("reasoning_text", reasoning)
         if text := text_in(content):
             events += self._text("output_text", text, read_logprobs(logprobs))
         if refusal := text_in(delta.get("refusal")):

@@ -160,8 +160,8 @@ class InputItems:
         self._parts.append({"role": spoken, "content": chat_content(content, f"{where}.content")})
 
     def _reasoning(self, item: JSON, where: str) -> None:
-        if thought := _thought(item):
-            self._turn_for_text().add_reasoning(thought)
+        if reasoning := _reasoning_text(item):
+            self._turn_for_text().add_reasoning(reasoning)
 
     def _nothing(self, item: JSON, where: str) -> None:
         """It is about the request, not of the conversation."""
@@ -380,7 +380,7 @@ def unsealed(content: Any) -> str | None:
         return None
 
 
-def _thought(item: JSON) -> str:
+def _reasoning_text(item: JSON) -> str:
     """What a reasoning item says, in full where it does."""
     return (
         text_in(item.get("content"))
@@ -414,8 +414,8 @@ class TurnBuilder:
         before = assistant or {"role": "assistant", "content": ""}
         self._before = {key: value for key, value in before.items() if key != "tool_calls"}
         self._texts: list[str | list[Any]] = [before["content"]] if before.get("content") else []
-        thought = before.get("reasoning_content")
-        self._thoughts: list[str | list[Any]] = [thought] if thought else []
+        reasoning = before.get("reasoning_content")
+        self._reasoning: list[str | list[Any]] = [reasoning] if reasoning else []
         self.calls: dict[str, JSON] = {call["id"]: call for call in before.get("tool_calls", ())}
         self.results = {message["tool_call_id"]: message for message in results}
         self._behind = list(behind)
@@ -434,9 +434,9 @@ class TurnBuilder:
         """More of the answer, which may have come as several items."""
         self._texts.append(text if self.calls else _set_off(text, self._texts))
 
-    def add_reasoning(self, thought: str) -> None:
+    def add_reasoning(self, reasoning: str) -> None:
         """More of the reasoning."""
-        self._thoughts.append(_set_off(thought, self._thoughts))
+        self._reasoning.append(_set_off(reasoning, self._reasoning))
 
     def add_call(self, identity: str, name: str, arguments: str, *, where: str, is_cut: bool = False) -> None:
         """One more call; one that `is_cut` needs no result. Raises InvalidRequest for an id that is there."""
@@ -466,8 +466,8 @@ class TurnBuilder:
                     f"No tool output found for function call {identity[:100]}.", param="input"
                 )
         message: JSON = {**self._before, "content": joined(self._texts)}
-        if self._thoughts:
-            message["reasoning_content"] = joined(self._thoughts)
+        if self._reasoning:
+            message["reasoning_content"] = joined(self._reasoning)
         if self.calls:
             message["tool_calls"] = list(self.calls.values())
         return [message, *(self.results[identity] for identity in self.calls), *self._behind]
