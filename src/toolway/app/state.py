@@ -21,9 +21,9 @@ from toolway.schema.compile import MAX_TOOLS, SEARCH_SHARE, definition_tokens, n
 from toolway.settings.settings import Settings
 from toolway.stores import Store, open_store
 from toolway.tools.catalog import Catalog, Snapshot
-from toolway.tools.circles import name_of
 from toolway.tools.client_servers import ClientServers
 from toolway.tools.factory import SourceFactory, open_client_servers
+from toolway.tools.forwarding_loops import name_of
 from toolway.upstream.client import Upstream, credential
 
 log = logging.getLogger("toolway.tools")

@@ -16,9 +16,9 @@ from toolway.errors import ConfigError, NotFound
 from toolway.settings.settings import Settings
 from toolway.stores import open_store
 from toolway.tools.catalog import Catalog
-from toolway.tools.circles import name_of
 from toolway.tools.direct import DirectTools
 from toolway.tools.factory import SourceFactory
+from toolway.tools.forwarding_loops import name_of
 from toolway.tools.mcp.options import depth
 from toolway.tools.profiles import narrowed
 from toolway.types import Caller
@@ -37,7 +37,7 @@ async def run_stdio(settings: Settings, profile: str | None) -> None:
         selection = narrowed((), profile, settings.tools.profiles, {}) if profile else ()
     except NotFound as error:
         raise ConfigError(error.message) from None
-    _check_for_circle()
+    _check_for_recursion()
     ended = anyio.Event()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_wait_for_signal, ended)
@@ -71,7 +71,7 @@ async def run_stdio(settings: Settings, profile: str | None) -> None:
         os._exit(0)
 
 
-def _check_for_circle() -> None:
+def _check_for_recursion() -> None:
     """Raise ConfigError when this is a Toolway within Toolways: an entry that starts the one that reads it."""
     if depth() >= DEEPEST:
         raise ConfigError(

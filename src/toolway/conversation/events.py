@@ -128,7 +128,7 @@ class ConversationBegan:
     """What the client asks for itself beside the conversation of its user; it gets no tools of ours then."""
     stream: ReferenceType[EventStream] | None = None
     """The stream that tells this, by which a subscriber can watch the text. Weakly: it holds its subscribers, and what
-    a circle holds waits for the garbage collector.
+    a reference cycle holds waits for the garbage collector.
     """
 
     @property

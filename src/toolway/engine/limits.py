@@ -1,4 +1,4 @@
-"""When a loop must end: too many rounds, calls or seconds, or a model that goes in circles."""
+"""When a loop must end: too many rounds, calls or seconds, or a model that repeats its calls."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class LoopLimits:
         if not self.seconds_left:
             return f"the time for tool calls in one request ({limits.max_seconds:g} s) is used up"
         for call in calls if self._warned else ():
-            if call.name in self._warned and self._circles(call):
+            if call.name in self._warned and self._repetition(call):
                 return f"{call.name} was called again and again without anything new"
         return None
 
@@ -107,13 +107,14 @@ class LoopLimits:
                 f"not run: the limit of {self._limits.max_calls} tool calls for one request is reached. "
                 "Answer now with what you have."
             )
-        if why := self._circles(call):
+        if why := self._repetition(call):
             self._warned.add(call.name)
             return f"not run: {why}. Use what you have, try something else, or answer."
         self._calls += 1
         return None
 
-    def _circles(self, call: ToolCall) -> str | None:
+    def _repetition(self, call: ToolCall) -> str | None:
+        """How a call repeats earlier ones without anything new, in words for the model; None: it does not."""
         past = self._past.get(call.name)
         if not past:
             return None

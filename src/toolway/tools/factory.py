@@ -30,8 +30,8 @@ from toolway.settings.mcp_server import (
 )
 from toolway.tools.autodetect import AutodetectSource, find_mcp, has_document
 from toolway.tools.catalog import Catalog
-from toolway.tools.circles import OpenedCircle, name_of
 from toolway.tools.client_servers import CONNECT_TIMEOUT, IDLE, ClientServers, DeclaredServer
+from toolway.tools.forwarding_loops import ForwardingLoopFilter, name_of
 from toolway.tools.mcp import ConnectOptions, MCPSource, ReconnectPolicy
 from toolway.tools.mcp.sampling import UpstreamSampler
 from toolway.tools.openapi import OpenAPISource
@@ -125,7 +125,7 @@ class SourceFactory:
         if known is not None and known[0] == config:
             return known[1]
         self._name = self._name or name_of(settings)
-        return PinnedSource(OpenedCircle(self._new(config, settings), self._name), pins)
+        return PinnedSource(ForwardingLoopFilter(self._new(config, settings), self._name), pins)
 
     def _new(self, config: Endpoint | ConfiguredServer, settings: ToolSettings) -> ToolSource:
         if isinstance(config, Endpoint):

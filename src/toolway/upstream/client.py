@@ -291,7 +291,7 @@ class _UpstreamExchange(AbstractAsyncContextManager[UpstreamResponse]):
 
     async def __aexit__(self, kind: object, error: object, trace: TracebackType | None) -> None:
         if trace is not None:
-            # Whoever tells the error holds it in a circle with its frames, and a large answer must not wait in
+            # Whoever tells the error holds it in a reference cycle with its frames, and a large answer must not wait in
             # them until the garbage collector comes.
             clear_frames(trace)
         await self._exchange.__aexit__()

@@ -39,12 +39,12 @@ def test_a_model_that_does_not_listen_is_ended():
     assert "again and again" in (watch.stop_reason(5, [call()]) or "")
 
 
-def test_waiting_for_a_result_that_changes_is_no_circle():
+def test_waiting_for_a_result_that_changes_is_no_repetition():
     watch = loop_limits(max_similar=50)
     assert all(lets_run(watch, call(), f"{n} of 20 files are copied") for n in range(20))
 
 
-def test_almost_the_same_calls_with_almost_the_same_results_are_a_circle():
+def test_almost_the_same_calls_with_almost_the_same_results_are_a_repetition():
     watch = loop_limits()
     asked = [call(arguments=f'{{"query": "weather in Paris {n}"}}') for n in range(6)]
     assert [lets_run(watch, one, "nothing found") for one in asked] == [True] * 5 + [False]
@@ -52,7 +52,7 @@ def test_almost_the_same_calls_with_almost_the_same_results_are_a_circle():
     assert watch.stop_reason(7, [call(arguments='{"query": "a hotel by the sea"}')]) is None
 
 
-def test_a_circle_with_another_tool_in_between_is_one_too():
+def test_a_repetition_with_another_tool_in_between_is_one_too():
     watch = loop_limits(max_similar=4)
     ran = []
     for n in range(5):
@@ -61,7 +61,7 @@ def test_a_circle_with_another_tool_in_between_is_one_too():
     assert ran == [True] * 4 + [False]
 
 
-def test_reading_many_files_or_pages_is_no_circle():
+def test_reading_many_files_or_pages_is_no_repetition():
     watch = loop_limits()
     for n in range(20):
         page = f"page {n}: " + " ".join(str(hash((n, m))) for m in range(30))

@@ -9,7 +9,7 @@ from mcp_types import SERVER_INFO_META_KEY
 from mcp_types.methods import serialize_server_result
 from pydantic import ValidationError
 
-from toolway.tools.circles import passed_on
+from toolway.tools.forwarding_loops import passed_on
 from toolway.types import JSON, Tool, ToolResult
 from toolway.wire.lenient_json import dumps_text
 

@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 from orjson import Fragment
 
 from toolway import __version__
-from toolway.tools.circles import passed_on
+from toolway.tools.forwarding_loops import passed_on
 from toolway.tools.openapi.document_schemas import document_schema
 from toolway.types import JSON, Tool
 from toolway.wire.lenient_json import dumps

@@ -1,4 +1,4 @@
-"""Toolways that are servers of one another: each tool is offered once, and the circle is told of."""
+"""Toolways that are servers of one another: each tool is offered once, and the loop is told of."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from toolway.app.asgi import create_app
 from toolway.server.process import server_config
 from toolway.settings.settings import load_settings
 from toolway.tools.catalog import STARTUP_WAIT
-from toolway.tools.circles import ITSELF
+from toolway.tools.forwarding_loops import ITSELF
 
 pytestmark = pytest.mark.anyio
 
@@ -32,7 +32,7 @@ def toolway(folder: Path, port: int, **servers: object) -> Iterator[str]:
     path.write_text(json.dumps({"mcpServers": servers}))
     settings = load_settings({}, None, None, config=str(path), endpoints="", refresh_interval=0.2)
     config = server_config(create_app(settings), settings.server, timeout_graceful_shutdown=1)
-    # A circle would wait for itself.
+    # A loop would wait for itself.
     with waiting_for_servers(STARTUP_WAIT), running_server(config, port=port) as url:
         yield url
 

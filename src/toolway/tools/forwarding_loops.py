@@ -1,4 +1,4 @@
-"""Which Toolways a tool came through: none offers its own tools again that come back to it, however long the circle is.
+"""Forwarding loops of Toolways: none offers its own tools again that come back to it, however long the loop is.
 
 Each Toolway that passes a tool on writes its name behind those in the tool's `_meta`, as routers do with the path of a
 route (RFC 4271, 9.1.2): two that have each other as servers would otherwise double their tools at every change.
@@ -52,7 +52,7 @@ def _with_path(tool: Tool) -> Tool:
     return replace(tool, extra=extra, path=tuple(name for name in path[-MAX_NAMES:] if isinstance(name, str)))
 
 
-class OpenedCircle(StatusTransformer):
+class ForwardingLoopFilter(StatusTransformer):
     """`inner` without the tools that this Toolway passed on itself."""
 
     def __init__(self, inner: ToolSource, name: str) -> None:
