@@ -266,6 +266,21 @@ def test_a_body_that_is_too_long_is_refused_before_it_comes_on_both_ways():
     assert b" 413 " in got[0][0]
 
 
+def test_a_body_that_was_too_long_has_no_other_of_its_connection_refused(taken: list[str]):
+    long, short = [
+        request(as_json({"model": "mock", "messages": QUESTION, "tools": [], "metadata": "x" * size}))
+        for size in (1000, 1)
+    ]
+    with app_server(max_body_bytes=1000) as app:
+        warm(app, WORDS)
+        with connected(app) as client:
+            client.sendall(long)
+            assert b" 413 " in Answers().read(client, 1)
+            client.sendall(short)
+            assert b" 200 " in Answers().read(client, 1)
+    assert not taken
+
+
 HELD = {"role": "assistant", "content": None, "tool_calls": [tool_call()]}
 TITLE = {"role": "system", "content": "You are a title generator. You output ONLY a thread title."}
 

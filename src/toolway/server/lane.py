@@ -360,7 +360,8 @@ class LaneProtocol(HttpProtocol):
             "path": self._lane.path,
             "raw_path": self._lane.path.encode(),
             "query_string": b"",
-            "headers": headers,
+            # It is that of this one request, and the next ones have others.
+            "headers": [header for header in headers if header[0] != b"content-length"],
             "server": self.server,
             "client": self.client,
             "extensions": self._extensions,
