@@ -184,7 +184,9 @@ class _KnownAnswer:
         """The answer that came whole in `data`, if one with the same head can be known."""
         head = KnownHead.of(data)
         place = head.body_in(data) if head is not None else None
-        if head is None or place is None or place[1] - place[0] != sum(map(len, response.parts)):
+        if head is None or place is None or place[1] != len(data):
+            return None
+        if b"".join(response.parts) != data[place[0] :]:  # it is the head of an interim answer
             return None
         return cls(head, response.status, response.headers)
 

@@ -20,10 +20,13 @@ class KnownHead:
 
     @classmethod
     def of(cls, data: bytes) -> KnownHead | None:
-        """The head that `data` begins with; None for one that is not whole, or does not tell a length once."""
+        """The head that `data` begins with; None for one that is not whole, or does not tell a length once.
+
+        None also for one with a line end without CR: it may be at its end there, in the eyes of its parser.
+        """
         size = data.find(b"\r\n\r\n") + 4
         lengths = list(_LENGTH.finditer(data, 0, size))
-        if size < 4 or len(lengths) != 1:
+        if size < 4 or len(lengths) != 1 or data.count(b"\n", 0, size) != data.count(b"\r\n", 0, size):
             return None
         start, end = lengths[0].span(1)
         return cls(data[:start], data[end:size])

@@ -20,6 +20,9 @@ HEADS = [
     b"HTTP/1.1 200 OK\nContent-Length: %d\n\n",
     b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nContent-Length: 3\r\n\r\n",
     b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n",
+    b"HTTP/1.1 103 Early Hints\r\nContent-Length: %d\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n",
+    b"HTTP/1.1 103 Hints\r\nContent-Length: %d\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n",
+    b"HTTP/1.1 200 OK\nX: 1\r\nContent-Length: %d\n\n",
     b"HTTP/1.1 204 No Content\r\nContent-Length: %d\r\n\r\n",
     b"HTTP/1.1 200 OK\r\nContent-Length: 0%d\r\n\r\n",
     b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n",
@@ -28,7 +31,7 @@ HEADS = [
 
 def answer(head: bytes, body: bytes) -> bytes:
     end = b"\r\n0\r\n\r\n" if b"chunked" in head else b""
-    return head % len(body) + body + end
+    return head % ((len(body),) * head.count(b"%")) + body + end
 
 
 def read(reader: Response, method: str, parts: list[bytes]) -> Any:
@@ -45,6 +48,14 @@ def read(reader: Response, method: str, parts: list[bytes]) -> Any:
     return failure, found
 
 
+HINTED = HEADS[8] % (2, 2)
+"""An interim answer that tells a length of its own, and the head behind it."""
+FEIGNED = HINTED.replace(b"h: 2", b"h: %d" % len(HINTED.partition(b"\r\n\r\n")[2]), 1)
+"""The same; the length is that of what comes behind it."""
+
+NO_BODY = b"HTTP/1.1 304 Not Modified\r\nContent-Length: %d\r\n\r\n"
+
+
 answers = st.tuples(
     st.sampled_from(["POST", "POST", "POST", "HEAD"]),
     st.builds(answer, st.sampled_from(HEADS), st.sampled_from([b"", b"{}", b"x" * 12])),
@@ -53,7 +64,10 @@ answers = st.tuples(
 )
 
 
-@example([("POST", answer(HEADS[9], b"{}"), b"", 0)] * 3)
+@example([("POST", answer(HEADS[12], b"{}"), b"", 0)] * 3)
+@example([("POST", answer(HEADS[9], b"{}"), b"", 0)] * 2)
+@example([("POST", HINTED + b"{}", b"", 0), ("POST", FEIGNED, b"", 0)])
+@example([("POST", NO_BODY % 1, b"", 0), ("POST", NO_BODY % 1 + b"x", b"", 0)])
 @given(st.lists(answers, min_size=2, max_size=6))
 def test_what_was_read_before_changes_nothing(given_answers: list[tuple[str, bytes, bytes, int]]) -> None:
     reader = Response("POST")
