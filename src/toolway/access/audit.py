@@ -83,8 +83,8 @@ class AuditLog:
         self._arguments = arguments
         self._redact = redact or Redactor(())
         self._lines: queue.SimpleQueue[Mapping[str, Any] | None] = queue.SimpleQueue()
-        self._taken = self._done = 0
-        """How many lines requests gave, and how many the thread is done with."""
+        self._taken = self._written = 0
+        """How many lines requests gave, and how many of them the thread has written, or given up."""
         self._lost = 0
         self._counting = threading.Lock()
         self._silent_until = float("-inf")
@@ -94,7 +94,7 @@ class AuditLog:
     @property
     def waiting(self) -> int:
         """How many lines are not written yet."""
-        return self._taken - self._done
+        return self._taken - self._written
 
     def close(self) -> None:
         """Write what waits, for a moment at most, and end."""
@@ -209,7 +209,7 @@ class AuditLog:
                     lines.append(self._lines.get_nowait())
             is_open = None not in lines
             self._write([line for line in lines if line is not None])
-            self._done += len(lines) - lines.count(None)
+            self._written += len(lines) - lines.count(None)
         self._sink.close()
 
     def _write(self, lines: list[Mapping[str, Any]]) -> None:

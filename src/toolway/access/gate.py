@@ -45,7 +45,7 @@ UNREACHABLE = "whether it is allowed cannot be known now, since the store cannot
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Settlement:
+class _ApprovalOutcome:
     """What became of a call that a person had to be asked about: its approval, or why it does not run."""
 
     approval: Approval | None = None
@@ -92,7 +92,7 @@ class CallGate:
         self._elicit = elicit
         self._write_waiting = write_waiting
         self._messages = messages
-        self._settled: dict[tuple[str, str], _Settlement] = {}
+        self._outcomes: dict[tuple[str, str], _ApprovalOutcome] = {}
         self._decisions: dict[str, Decision] = {}
         self._who: Mapping[str, Any] | None = None
         self.grants: list[str] = []
@@ -107,12 +107,12 @@ class CallGate:
             return False
         return self._decide(call, tool, arguments).effect == "ask"
 
-    async def settle(
+    async def ask_for_approval(
         self, calls: Sequence[tuple[ToolCall, Tool]], *, may_stay_open: bool = True
     ) -> list[Approval | None]:
-        """Have people asked about calls; for each its approval when nobody answered in time, None when it is settled.
+        """Have people asked about calls; for each its approval when nobody answered in time, None when it is resolved.
 
-        A call that is settled may be invoked: it runs, or the model reads why it does not.
+        A call that is resolved may be invoked: it runs, or the model reads why it does not.
         """
         asked = [await self._ask(call, tool) for call, tool in calls]
         waiting = [approval for approval in asked if approval]
@@ -120,12 +120,12 @@ class CallGate:
         left: list[Approval | None] = []
         for (call, _), approval in zip(calls, asked, strict=True):
             if approval and (verdict := answers.get(approval.id)):
-                self._settled[_key(call)] = _Settlement(approval=approval, verdict=verdict)
+                self._outcomes[_key(call)] = _ApprovalOutcome(approval=approval, verdict=verdict)
                 self._note_answered(approval, verdict)
                 self.grants += [verdict.grant] if verdict.grant else []
             elif approval and not may_stay_open:
-                self._settled[_key(call)] = _Settlement(reason=_BESIDE)
-            left.append(approval if approval and _key(call) not in self._settled else None)
+                self._outcomes[_key(call)] = _ApprovalOutcome(reason=_BESIDE)
+            left.append(approval if approval and _key(call) not in self._outcomes else None)
         if not may_stay_open:
             await self._withdraw([a for a in waiting if a.id not in answers])
         return left
@@ -148,7 +148,7 @@ class CallGate:
             except NotFound:
                 approval = None
         self.grants += [verdict.grant] if verdict.grant else []
-        self._settled[_key(call)] = _Settlement(approval=approval, verdict=verdict)
+        self._outcomes[_key(call)] = _ApprovalOutcome(approval=approval, verdict=verdict)
         return approval, verdict
 
     async def resume_linked(self, call: ToolCall, request: str) -> None:
@@ -167,18 +167,18 @@ class CallGate:
         with suppress(StoreError):
             await self._approvals.link(approval, request)
 
-    async def admit(self, call: ToolCall, tool: Tool, arguments: JSON) -> ToolResult | None:
+    async def authorize(self, call: ToolCall, tool: Tool, arguments: JSON) -> ToolResult | None:
         """None lets the call run; a result says why it does not."""
         if not self._exists(call, tool):
             return _denial(f"there is no tool named {call.name[:100]!r}. Use only the tools you were given.")
         decision = self._decisions[call.id] = self._decide(call, tool, arguments)
-        settled = self._settled.pop(_key(call), None)
+        outcome = self._outcomes.pop(_key(call), None)
         if decision.effect == "deny":
             return self._denied(call, _because("it is not allowed here", decision.reason))
-        if settled is None and decision.effect == "allow":
+        if outcome is None and decision.effect == "allow":
             return None
         try:
-            why = await self._why_not(call, tool, arguments, decision, settled)
+            why = await self._why_not(call, tool, arguments, decision, outcome)
         except StoreError:
             why = UNREACHABLE
         except _MustWait as waits:
@@ -224,10 +224,10 @@ class CallGate:
         return self._rules.decide(call.name, tool, self._origin, arguments)
 
     async def _ask(self, call: ToolCall, tool: Tool) -> Approval | None:
-        """Let a call wait; None when it is settled already."""
+        """Let a call wait; None when it is resolved already."""
         arguments = read_call(call, tool)
         if isinstance(arguments, ToolResult):
-            self._settled.pop(_key(call), None)  # it fails by itself
+            self._outcomes.pop(_key(call), None)  # it fails by itself
             return None
         decision = self._decide(call, tool, arguments)
         try:
@@ -244,10 +244,12 @@ class CallGate:
                 conversation=self.who["gen_ai.conversation.id"],
             )
         except InvalidRequest as error:
-            self._settled[_key(call)] = _Settlement(reason=f"nobody can be asked about it: {error.message}")
+            self._outcomes[_key(call)] = _ApprovalOutcome(
+                reason=f"nobody can be asked about it: {error.message}"
+            )
             return None
         except StoreError:
-            self._settled[_key(call)] = _Settlement(reason=UNREACHABLE)
+            self._outcomes[_key(call)] = _ApprovalOutcome(reason=UNREACHABLE)
             return None
         self._note_asked(approval)
         return approval
@@ -272,16 +274,21 @@ class CallGate:
             await self._approvals.withdraw(approvals)
 
     async def _why_not(
-        self, call: ToolCall, tool: Tool, arguments: JSON, decision: Decision, settled: _Settlement | None
+        self,
+        call: ToolCall,
+        tool: Tool,
+        arguments: JSON,
+        decision: Decision,
+        outcome: _ApprovalOutcome | None,
     ) -> str:
         """Why a call that a person had to be asked about does not run; empty when it does. Raises StoreError."""
-        if settled is None:
+        if outcome is None:
             if await self._approvals.granted(self._caller.id, tool, self.grants):
                 return ""
-            settled = await self._ask_on_the_way(call, tool)
-        approval, verdict = settled.approval, settled.verdict
+            outcome = await self._ask_on_the_way(call, tool)
+        approval, verdict = outcome.approval, outcome.verdict
         if verdict is None:
-            return settled.reason
+            return outcome.reason
         if not verdict.approve:
             return _because("it was not approved", verdict.reason)
         if approval is None:  # what only the client itself wants to be asked about, it may allow
@@ -297,7 +304,7 @@ class CallGate:
         is_taken_back = await self._approvals.is_taken_back(approval)
         return "it was not approved" if is_taken_back else "it was run before with this approval"
 
-    async def _ask_on_the_way(self, call: ToolCall, tool: Tool) -> _Settlement:
+    async def _ask_on_the_way(self, call: ToolCall, tool: Tool) -> _ApprovalOutcome:
         """Ask about a call outside of a loop. Raises _MustWait when nobody answered: then it may come again."""
         arguments = read_call(call, tool)
         assert not isinstance(arguments, ToolResult)  # noqa: S101 - `invoke` has read it
@@ -305,7 +312,7 @@ class CallGate:
         if approval is None:
             approval = await self._ask(call, tool)
         if approval is None:
-            return self._settled.pop(_key(call), _Settlement(reason=_BESIDE))
+            return self._outcomes.pop(_key(call), _ApprovalOutcome(reason=_BESIDE))
         await self._approvals.note_awaited(approval, tool)
         verdict = (await self._answers([approval])).get(approval.id) or await self._approvals.verdict(
             approval.id
@@ -314,7 +321,7 @@ class CallGate:
             raise _MustWait(approval)
         self._note_answered(approval, verdict)
         await self._approvals.forget_awaited(approval, tool)
-        return _Settlement(approval=approval, verdict=verdict)
+        return _ApprovalOutcome(approval=approval, verdict=verdict)
 
     def _denied(self, call: ToolCall, why: str) -> ToolResult:
         self._decisions[call.id] = Decision(effect="deny", rule=self._decisions[call.id].rule, reason=why)

@@ -118,7 +118,7 @@ class Meter:
             self._under_way[quota] += 1
         try:
             if self._owed:
-                await self._settle()
+                await self._count_owed()
             return _headers_of(await self._take(principal, principal.request_rates))
         except BaseException:
             self._leave(places)
@@ -129,7 +129,7 @@ class Meter:
         self._leave(principal.request_places)
         if self._owed:
             with anyio.CancelScope(shield=True):
-                await self._settle()
+                await self._count_owed()
 
     def _leave(self, places: Sequence[Quota]) -> None:
         for quota in places:
@@ -163,7 +163,7 @@ class Meter:
             return self._own.take(quotas)
         return found
 
-    async def _settle(self) -> None:
+    async def _count_owed(self) -> None:
         """Count the tokens that were used."""
         owed, self._owed = self._owed, {}
         shared = self._counters()

@@ -157,7 +157,7 @@ class Servers:
             )
         page: str | None = None
         failed: str | None = None
-        settled = anyio.Event()
+        ready = anyio.Event()
 
         async def ask() -> None:
             from toolway.tools.mcp.oauth import login  # noqa: PLC0415 - loads httpx2
@@ -167,7 +167,7 @@ class Servers:
             async def show(url: str) -> None:
                 nonlocal page
                 page = url
-                settled.set()
+                ready.set()
 
             try:
                 with anyio.move_on_after(LOGIN_SECONDS):
@@ -178,14 +178,14 @@ class Servers:
             except Exception:  # the border of this task: a login that fails is no reason to end the console
                 log.exception("the login at %s failed", source.label)
                 failed = "The login failed; the log says why."
-            if failed and settled.is_set():  # who began it looks at the page of the login now
+            if failed and ready.is_set():  # who began it looks at the page of the login now
                 self._stories[source.label].tell(source.status.state, 0, "login", failed)
                 self._context.feed.publish("state", {})
-            settled.set()
+            ready.set()
 
         self._tasks.start_soon(ask)
         with anyio.move_on_after(PAGE_SECONDS):
-            await settled.wait()
+            await ready.wait()
         if page is None:
             raise InvalidRequest(failed or "The server did not say where its users log in.")
         return {"page": page}

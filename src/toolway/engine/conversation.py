@@ -119,12 +119,12 @@ class Conversation:
         deliver: Emit | None = None,
         *,
         raw: bytes | None = None,
-        done: Mapping[str, ToolResult] | None = None,
+        approved_results: Mapping[str, ToolResult] | None = None,
     ) -> Outcome:
         """Run to the end, asking by the model calls of `factory`; `deliver` writes what the client may see.
 
         A request whose bytes are given as `raw` goes on behind the rounds of an attempt at the same bytes that came
-        to nothing a short while ago. `done` has the results of approved calls that need not run again.
+        to nothing a short while ago. `approved_results` are those of approved calls that need not run again.
         Raises what the loop raises.
         """
         # Decided once: tools may be left out meanwhile, and all of an answer must name a call alike.
@@ -134,7 +134,7 @@ class Conversation:
         )
         self.events.deliver = self._with_public_ids(deliver) if deliver and hands_out_calls else deliver
         try:
-            outcome = await self._run_behind(factory, raw, done or {})
+            outcome = await self._run_behind(factory, raw, approved_results or {})
         finally:
             self.events.deliver = None  # it may lead back here, and the garbage collector is dear
         return for_client(outcome, self.token) if hands_out_calls else outcome
@@ -162,41 +162,45 @@ class Conversation:
         return error
 
     async def _run_behind(
-        self, factory: ModelCallFactory, raw: bytes | None, done: Mapping[str, ToolResult]
+        self, factory: ModelCallFactory, raw: bytes | None, approved_results: Mapping[str, ToolResult]
     ) -> Outcome:
         """Run behind what was done for this request before."""
         if raw is None:
-            return await self._run(factory, EarlierWork(approved=self.request.approved, results=done))
+            return await self._run(
+                factory, EarlierWork(approved=self.request.approved, results=approved_results)
+            )
         is_first = self.request.handover is not None  # the lane takes no others
         store, caller = self.resources.store, self.caller
         async with Attempt(store, caller, raw, self.events, is_first=is_first) as rounds:
             return await self._run(factory, EarlierWork(rounds=rounds) if rounds else NOTHING_EARLIER)
 
-    async def _run(self, factory: ModelCallFactory, done: EarlierWork) -> Outcome:
+    async def _run(self, factory: ModelCallFactory, earlier: EarlierWork) -> Outcome:
         sent = messages = self.chat.messages
         before = None
         if self.request.handover is None:  # the lane takes none that hides anything
             places = await self._interrupted(sent)
             messages = await self._with_hidden(sent, places)
             if before := interrupted_answers.continued(sent, places):
-                done = replace(done, is_unseen=True)
+                earlier = replace(earlier, is_unseen=True)
         if restored := self.approval_turns and await self.approval_turns.put_back(messages):
             if restored.question:
                 return await self._ask_again(restored.question)
-            done = self._with_restored(restored, messages, done)
+            earlier = self._with_restored(restored, messages, earlier)
             messages = restored.messages
-        if done.rounds:
-            self.results.adopt(done.rounds, sent)
+        if earlier.rounds:
+            self.results.adopt(earlier.rounds, sent)
         loop = self._loop()
         request = self._without_refused_options(self.chat.with_messages(messages), loop)
         try:
-            outcome = await run_tool_loop(request, call_model=self._model_call(factory), loop=loop, done=done)
+            outcome = await run_tool_loop(
+                request, call_model=self._model_call(factory), loop=loop, earlier=earlier
+            )
         except BaseException as error:
             await self._broke_off(error, before)
             raise
         finally:
             if restored:
-                await restored.settle()
+                await restored.close()
         self.pending = loop.pending
         if self.approval_turns and outcome.pending_approvals:
             outcome = await self.approval_turns.ask(outcome, loop.pending, sent, self.events)
@@ -248,15 +252,15 @@ class Conversation:
         return request.without(*refused) if refused else request
 
     def _with_restored(
-        self, restored: RestoredConversation, before: Sequence[Any], done: EarlierWork
+        self, restored: RestoredConversation, before: Sequence[Any], earlier: EarlierWork
     ) -> EarlierWork:
         """What must be run before the model is asked, when the user's message answers a question."""
         if restored.messages is not before:
             self.results.adopt(restored.messages, with_original_ids(self.chat.messages))
         if not restored.approved:
-            return done
+            return earlier
         self.tools.approve([call.name for call in restored.approved])
-        return replace(done, approved=restored.approved, fill=restored.fill)
+        return replace(earlier, approved=restored.approved, fill=restored.fill)
 
     def _with_public_ids(self, deliver: Emit) -> Emit:
         async def deliver_public(event: Event) -> None:

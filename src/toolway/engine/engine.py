@@ -76,7 +76,8 @@ class Engine:
         self.upstream = upstream
         self.store = store
         self.catalog = catalog
-        self.is_settled = False
+        self.has_started = False
+        """Whether no request waits any more for servers that just start."""
         self._client_servers = client_servers
         self._target = target
         self.policy = policy
@@ -97,7 +98,7 @@ class Engine:
             settings,
             self._resources,
             catalog,
-            is_settled=lambda: self.is_settled,
+            has_started=lambda: self.has_started,
             make_events=self._events,
             policy=policy,
         )
@@ -152,10 +153,10 @@ class Engine:
 
     async def wait_until_tried(self) -> None:
         """Wait a little for tool servers and a model server, if these just start."""
-        if not self.is_settled:
+        if not self.has_started:
             await self.catalog.wait_until_tried(STARTUP_WAIT)
             await self._target.wait_until_known(STARTUP_WAIT)
-            self.is_settled = True
+            self.has_started = True
 
     async def conversation(
         self, request: ConversationRequest, snapshot: Snapshot, caller: Caller
@@ -300,7 +301,7 @@ class _Opening(AbstractAsyncContextManager[Conversation]):
 
     async def __aenter__(self) -> Conversation:
         engine = self._engine
-        if not engine.is_settled:
+        if not engine.has_started:
             await engine.wait_until_tried()
         self._snapshot = snapshot = engine.catalog.hold()
         try:

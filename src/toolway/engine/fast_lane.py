@@ -48,7 +48,7 @@ class FastLane:
         resources: Resources,
         catalog: Catalog,
         *,
-        is_settled: Callable[[], bool],
+        has_started: Callable[[], bool],
         make_events: Callable[[], EventStream],
         policy: Policy,
     ) -> None:
@@ -60,7 +60,7 @@ class FastLane:
         self._store, self._target = resources.store, resources.target
         self._offers = KnownOffers(resources.search, self._target, self._store)
         self._catalog = catalog
-        self._is_settled = is_settled
+        self._has_started = has_started
         self._make_events = make_events
         self._policy = policy
 
@@ -96,7 +96,7 @@ class FastLane:
             return None
         if self._policy.rules.rules and any(map(code_in, body["messages"])):
             return None
-        if not self._is_settled() or self._may_be_continued(body["messages"], raw, caller):
+        if not self._has_started() or self._may_be_continued(body["messages"], raw, caller):
             return None
         chat = ChatRequest.of(body)
         side = find_side_request(chat, caller.headers) if self._knows_side_requests else None

@@ -92,16 +92,16 @@ class LoopLimits:
                 return f"{call.name} was called again and again without anything new"
         return None
 
-    def admit(self, calls: Sequence[ToolCall]) -> list[str | None]:
+    def check_calls(self, calls: Sequence[ToolCall]) -> list[str | None]:
         """For each call, in order, why it may not run, in words for the model; None: it runs, and is counted."""
-        return [self._admit(call) for call in calls]
+        return [self._check_call(call) for call in calls]
 
     def record(self, call: ToolCall, result: ToolResult) -> None:
-        """A call that was admitted has this result."""
+        """A call that was counted has this result."""
         past = self._past.setdefault(call.name, deque(maxlen=self._window))
         past.append(_PastCall(call=call, result=result.text))
 
-    def _admit(self, call: ToolCall) -> str | None:
+    def _check_call(self, call: ToolCall) -> str | None:
         if self._calls >= self._limits.max_calls:
             return (
                 f"not run: the limit of {self._limits.max_calls} tool calls for one request is reached. "

@@ -115,10 +115,10 @@ class _Account:
     calls: int = 0
 
     @classmethod
-    def of(cls, request: ChatRequest, done: EarlierWork) -> _Account:
-        account = cls(begin=len(request.messages), is_unseen=done.is_unseen, calls=len(done.approved))
-        if done.rounds:
-            account.earlier += [message for message in done.rounds if message["role"] == "assistant"]
+    def of(cls, request: ChatRequest, earlier: EarlierWork) -> _Account:
+        account = cls(begin=len(request.messages), is_unseen=earlier.is_unseen, calls=len(earlier.approved))
+        if earlier.rounds:
+            account.earlier += [message for message in earlier.rounds if message["role"] == "assistant"]
             account.rounds = len(account.earlier)
         return account
 
@@ -152,7 +152,7 @@ class _Account:
 
 
 async def run_tool_loop(
-    request: ChatRequest, *, call_model: ModelCall, loop: Loop, done: EarlierWork = NOTHING_EARLIER
+    request: ChatRequest, *, call_model: ModelCall, loop: Loop, earlier: EarlierWork = NOTHING_EARLIER
 ) -> Outcome:
     """Ask until the model answers, calls a tool of the client's or one that must be approved, or a limit ends it.
 
@@ -163,14 +163,14 @@ async def run_tool_loop(
     tools = loop.tools
     tools.keeps_definitions = loop.habits.needs_definitions
     loop.results.shows_images = loop.habits.takes_images
-    if done.approved:
-        # What is done holds for these calls alone: some models number theirs anew in each round.
-        answers = await run_calls([tools.resolve(call) for call in done.approved], loop, done.results)
-        whole = await done.fill(answers) if done.fill else fill_results(request.messages, answers)
+    if earlier.approved:
+        # What ran before holds for these calls alone: some models number theirs anew in each round.
+        answers = await run_calls([tools.resolve(call) for call in earlier.approved], loop, earlier.results)
+        whole = await earlier.fill(answers) if earlier.fill else fill_results(request.messages, answers)
         request = request.with_messages(whole)
-    account = _Account.of(request, done)
-    if done.rounds:
-        request = _behind(request, done.rounds)
+    account = _Account.of(request, earlier)
+    if earlier.rounds:
+        request = _behind(request, earlier.rounds)
         tools.begin_next_round()
     stop_reason: str | None = None
     while True:
@@ -232,7 +232,7 @@ async def _unapproved(calls: Sequence[ToolCall], loop: Loop, *, may_wait: bool) 
         return [call for call, _ in asked]
     started = time.monotonic()
     exact = [(_exact(call, tools), tool) for call, tool in asked]
-    left = await gate.settle(exact, may_stay_open=may_wait or loop.takes_approvals)
+    left = await gate.ask_for_approval(exact, may_stay_open=may_wait or loop.takes_approvals)
     loop.limits.extend(time.monotonic() - started)
     loop.pending.extend(approval for approval in left if approval)
     return [call for (call, _), approval in zip(asked, left, strict=True) if approval]
@@ -323,7 +323,7 @@ def _not_run(identity: str) -> JSON:
 async def run_calls(
     calls: Sequence[ToolCall],
     loop: Loop,
-    done: Mapping[str, ToolResult] | None = None,
+    known_results: Mapping[str, ToolResult] | None = None,
     *,
     results: list[ToolResult] | None = None,
 ) -> list[JSON]:
@@ -331,29 +331,29 @@ async def run_calls(
 
     Raises Unauthorized, before the first of them, where no more may be run.
 
-    `done` has the results of calls that need not run, by the ids of the calls. `results`, one for each call, are
+    `known_results` are those of calls that need not run, by the ids of the calls. `results`, one for each call, are
     replaced as they come.
     """
     loop.check()
     results = results or [_CANCELLED] * len(calls)
-    admitted = []
-    for position, why in enumerate(loop.limits.admit(calls)):
+    runnable = []
+    for position, why in enumerate(loop.limits.check_calls(calls)):
         if why is None:
-            admitted.append(position)
+            runnable.append(position)
         else:
             results[position] = ToolResult(text=why, is_error=True)
-    done = done or {}
-    if len(admitted) == 1 and not loop.relays_progress:  # a task group costs more than all else here
-        call = calls[admitted[0]]
-        results[admitted[0]] = await _run_call(call, loop, done.get(call.id))
+    known_results = known_results or {}
+    if len(runnable) == 1 and not loop.relays_progress:  # a task group costs more than all else here
+        call = calls[runnable[0]]
+        results[runnable[0]] = await _run_call(call, loop, known_results.get(call.id))
         return await loop.results.messages(calls, results)
     async with anyio.create_task_group() as group:
 
         async def work(position: int) -> None:
             call = calls[position]
-            results[position] = await _run_call(call, loop, done.get(call.id), group)
+            results[position] = await _run_call(call, loop, known_results.get(call.id), group)
 
-        for position in admitted:
+        for position in runnable:
             group.start_soon(work, position)
     return await loop.results.messages(calls, results)
 

@@ -280,7 +280,7 @@ class _ThreadConnection:
     def _do(self, work: Callable[[sqlite3.Connection], T]) -> T:
         self._rest.check()  # it may have begun while this waited for the thread
         try:
-            done = work(self._connection)
+            result = work(self._connection)
             if not self._is_patient:
                 self._wait(BUSY_SECONDS)
         except sqlite3.Error as error:
@@ -288,7 +288,7 @@ class _ThreadConnection:
                 self._rest.begin()
                 self._wait(PROBE_SECONDS)
             raise EntriesError(error) from error
-        return done
+        return result
 
     def _wait(self, seconds: float) -> None:
         self._connection.execute(f"PRAGMA busy_timeout = {int(seconds * 1000)}")

@@ -56,13 +56,13 @@ class AutodetectSource(SourceWrapper):
         self._first = first
         self._find = find
         self._failed = anyio.Event()
-        self._is_settled = False
+        self._is_decided = False
 
     @property
     def status(self) -> SourceStatus:
         """The chosen source's; as long as the question is open, a failure is none."""
         status = self.inner.status
-        return SourceStatus() if status.state == "failed" and not self._is_settled else status
+        return SourceStatus() if status.state == "failed" and not self._is_decided else status
 
     async def run(self, changed: Callable[[], None]) -> None:
         """Run the first source, and the other in its place if that is the right one."""
@@ -86,7 +86,7 @@ class AutodetectSource(SourceWrapper):
                     continue  # it has been what it seems, and is only gone for now
                 if other := await self._find():
                     self.inner, self.kind = other, other.kind
-                self._is_settled = True
+                self._is_decided = True
                 changed()
             tasks.cancel_scope.cancel()
 

@@ -208,7 +208,7 @@ async def open_client_servers(
         options = ConnectOptions(
             max_result_bytes=settings.max_tool_response_bytes, egress=egress, logger=SILENT_LOG
         )
-        policy = ReconnectPolicy(connect_timeout=connect_timeout, restart_wait=5.0, settle=2.0)
+        policy = ReconnectPolicy(connect_timeout=connect_timeout, restart_wait=5.0, debounce=2.0)
         return MaskedSource(MCPSource(config, options, policy), _mask(config))
 
     servers = ClientServers(

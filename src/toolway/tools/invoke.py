@@ -41,7 +41,7 @@ RunTool = Callable[[Tool, JSON, OnProgress | None], Awaitable[ToolResult]]
 class Gate(Protocol):
     """Decides about each call of one request before it runs, and is told how it ended."""
 
-    async def admit(self, call: ToolCall, tool: Tool, arguments: JSON) -> ToolResult | None:
+    async def authorize(self, call: ToolCall, tool: Tool, arguments: JSON) -> ToolResult | None:
         """None lets the call run with exactly these arguments; a result is what the model reads in its place.
 
         May wait for a person. Does not raise for anything but cancellation.
@@ -74,7 +74,7 @@ async def invoke(
         if gate:
             gate.ended(call, tool, None, arguments, 0.0)
         return arguments
-    denied = await gate.admit(call, tool, arguments) if gate else None
+    denied = await gate.authorize(call, tool, arguments) if gate else None
     started = time.monotonic()
     work = partial(_run, tool, arguments, run)
     tool_timeout = tool.timeout or tool_timeout

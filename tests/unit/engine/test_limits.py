@@ -20,7 +20,7 @@ def loop_limits(**limits: float) -> LoopLimits:
 def lets_run(watch: LoopLimits, one: ToolCall, result: str) -> bool:
     """Play one round with one call; whether it was run."""
     assert watch.stop_reason(1, [one]) is None
-    if watch.admit([one]) != [None]:
+    if watch.check_calls([one]) != [None]:
         return False
     watch.record(one, ToolResult(text=result))
     return True
@@ -70,7 +70,7 @@ def test_reading_many_files_or_pages_is_no_repetition():
 
 def test_the_limit_of_calls_counts_those_that_run():
     watch = loop_limits(max_calls=3)
-    verdicts = watch.admit([call(arguments=f'{{"n": {n}}}', id=str(n)) for n in range(5)])
+    verdicts = watch.check_calls([call(arguments=f'{{"n": {n}}}', id=str(n)) for n in range(5)])
     assert [verdict is None for verdict in verdicts] == [True, True, True, False, False]
     assert "limit of 3 tool calls" in (watch.stop_reason(2, [call()]) or "")
 

@@ -85,7 +85,7 @@ class InputMessages:
                     self._system(blocks, f"{where}.content", is_cleared=is_cleared)
                 case role:
                     raise fields.invalid(role, f"{where}.role", "Roles are user, assistant and system.")
-        self._settle()
+        self._end_turn()
         if not self._messages:
             raise InvalidRequest("messages must hold at least one message.", param="messages")
         return self._messages
@@ -188,7 +188,7 @@ class InputMessages:
 
     def _assistant(self, blocks: Sequence[JSON], where: str) -> None:
         if self._turn is None or self._after or self._turn.has_results:
-            self._settle()
+            self._end_turn()
             self._turn = TurnBuilder()
         for number, block in enumerate(blocks):
             kind = block.get("type")
@@ -202,8 +202,8 @@ class InputMessages:
     def _open(self) -> TurnBuilder:
         """The turn that a block is of: a new one behind a turn all of whose calls have their results."""
         turn = self._turn
-        if turn is None or turn.is_settled:
-            self._settle()
+        if turn is None or turn.has_all_results:
+            self._end_turn()
             turn = self._turn = TurnBuilder()
         return turn
 
@@ -263,7 +263,7 @@ class InputMessages:
         ]
         turn.add_result(identity, self._definitions(known) if known else "No tool fits.")
 
-    def _settle(self) -> None:
+    def _end_turn(self) -> None:
         """Write down the open turn, and what was said since."""
         if self._turn is not None:
             self._messages += self._turn.close()
@@ -322,7 +322,7 @@ class TurnBuilder:
         return bool(self._results)
 
     @property
-    def is_settled(self) -> bool:
+    def has_all_results(self) -> bool:
         """Whether there are calls, and each has its result."""
         return bool(self.calls) and not self.unanswered
 

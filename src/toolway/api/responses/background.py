@@ -444,7 +444,7 @@ class _EventFlusher:
     def __init__(self, run: Run, kept: StoredEvents) -> None:
         self._run = run
         self._kept = kept
-        self._done = self._parts = 0
+        self._flushed = self._parts = 0
         self._lock = anyio.Lock()
 
     async def keep(self, *, over: bool = False) -> None:
@@ -454,10 +454,10 @@ class _EventFlusher:
 
     async def _keep(self, *, over: bool) -> None:
         async with self._lock:
-            events = self._run.log.events[self._done :]
+            events = self._run.log.events[self._flushed :]
             if events or over:
                 await self._kept.keep(self._run.place, self._parts, events, over=over)
-                self._done += len(events)
+                self._flushed += len(events)
                 self._parts += 1
 
     async def finish(self) -> None:

@@ -67,7 +67,7 @@ class ResponseCreator:
                 if await self.records.claim(job.owner, request, approve=approve):
                     claimed.append(request)
                 elif approve and (result := await self.records.result(job.owner, request)):
-                    job.done[request] = result
+                    job.approved_results[request] = result
                 elif approve or not await self.records.was_denied(job.owner, request):
                     raise answered_before(request)
         except ToolwayError:
@@ -92,13 +92,13 @@ class ResponseCreator:
         """
         if job.request.compacts:
             return await self._compact(job, deliver, on_head)
-        came_again = [*job.done]
+        came_again = [*job.approved_results]
         try:
             outcome = await self._run(job, factory, deliver, on_head, raw)
             record = await self._end(job, outcome, deliver)
         except BaseException:
             with anyio.CancelScope(shield=True):
-                for request, result in job.done.items():
+                for request, result in job.approved_results.items():
                     await self.records.keep_result(job.owner, request, result)
             raise
         for request in came_again:
@@ -116,7 +116,11 @@ class ResponseCreator:
     ) -> Outcome:
         writer = _ConversationWriter(job, deliver, on_head)
         approved = job.input.approved
-        done = {each.call.id: job.done[each.request] for each in approved if each.request in job.done}
+        approved_results = {
+            each.call.id: job.approved_results[each.request]
+            for each in approved
+            if each.request in job.approved_results
+        }
         if job.request.mcp or approved:
             raw = None
         if gate := job.conversation.gate:
@@ -124,7 +128,7 @@ class ResponseCreator:
                 await gate.resume_linked(each.call, each.request)
             for request in job.input.denied:
                 await gate.deny_linked(request)
-        return await job.conversation.run(factory, writer.deliver, raw=raw, done=done)
+        return await job.conversation.run(factory, writer.deliver, raw=raw, approved_results=approved_results)
 
     async def _compact(self, job: ResponseJob, deliver: Deliver, on_head: OnHead | None) -> StoredResponse:
         """A response that is a summary of the conversation, to go on from in its place."""
@@ -230,7 +234,7 @@ class _ConversationWriter:
                 await self._deliver(self._writer.call_began(call, tool, self._requests.get(call.id)))
             case CallEnded(call=call, result=result):
                 if request := self._requests.pop(call.id, None):
-                    self._job.done[request] = result
+                    self._job.approved_results[request] = result
                 await self._deliver(self._writer.call_ended(call, result))
 
     async def _begin(self, headers: list[Header]) -> None:

@@ -48,8 +48,8 @@ class ResponseJob:
 
     `listings` are what the client gets to see of the servers that it names and has not seen, `shown_servers` the labels
     of those that it has seen then. `items` are those of the input, with ids. `leading` are the system messages at the
-    beginning of the conversation, without the instructions; `previous` is the response that it goes on from. `done` has
-    the results of approved calls that ran, here or for a response that failed, by their requests.
+    beginning of the conversation, without the instructions; `previous` is the response that it goes on from.
+    `approved_results` are those of approved calls that ran, here or for a response that failed, by their requests.
     """
 
     request: ResponseRequest
@@ -61,7 +61,7 @@ class ResponseJob:
     items: Sequence[JSON]
     leading: Sequence[JSON]
     previous: StoredResponse | None = None
-    done: dict[str, ToolResult] = field(default_factory=dict)
+    approved_results: dict[str, ToolResult] = field(default_factory=dict)
 
     @property
     def owner(self) -> str:

@@ -92,7 +92,7 @@ class RestoredConversation:
         end = self.begin + len(resolution.messages)
         return [*self.messages[: self.begin], *filled.messages, *self.messages[end:]]
 
-    async def settle(self) -> None:
+    async def close(self) -> None:
         """The request ends. Calls that were stopped in the middle do not run when the same answer comes again."""
         if self.keep:
             text = "Error: it was stopped before its end; it is not known whether it ran."

@@ -43,7 +43,7 @@ class ReconnectPolicy:
     """A life this long, or one in which a call was answered, makes the next restart an immediate one."""
     max_failures: int = 5
     """Lives in a row that came to nothing until the server counts as failed; restarts go on, slowly."""
-    settle: float = 0.05
+    debounce: float = 0.05
     """Between the first word of changed tools and the new list: a storm becomes one list."""
     list_pause: float = 0.5
     """At least this long from one list of changed tools to the next."""
@@ -338,7 +338,7 @@ class Supervisor:
                 with anyio.move_on_after(None if announces or ttl is None else max(ttl, 60.0)):
                     await session.tools_changed.wait()
                 await anyio.sleep(
-                    max(self._policy.settle, listed_at + self._policy.list_pause - anyio.current_time())
+                    max(self._policy.debounce, listed_at + self._policy.list_pause - anyio.current_time())
                 )
                 listed_at = anyio.current_time()
                 session.tools_changed = anyio.Event()
@@ -353,7 +353,7 @@ class Supervisor:
         """Say that the prompts or the resources changed, a storm of it once."""
         while True:
             await session.context_changed.wait()
-            await anyio.sleep(self._policy.settle)
+            await anyio.sleep(self._policy.debounce)
             session.context_changed = anyio.Event()
             self._publish(context_changes=self.status.context_changes + 1)
             await anyio.sleep(self._policy.list_pause)

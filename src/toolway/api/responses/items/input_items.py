@@ -300,14 +300,14 @@ class InputItems:
         return call["id"], self._expose(call["server_label"], call["name"])
 
     def _turn_for_text(self) -> TurnBuilder:
-        if self._open is not None and self._open.is_settled:
+        if self._open is not None and self._open.has_all_results:
             self._end_turn()
         return self._open or self._begin(TurnBuilder())
 
     def _turn_for_call(self, made_in: str | None = None) -> TurnBuilder:
         """The turn of the next call: the open one while a call in it waits, or when both were made in one round."""
         turn = self._open
-        if turn is not None and turn.is_settled and not (made_in and made_in == turn.round):
+        if turn is not None and turn.has_all_results and not (made_in and made_in == turn.round):
             self._end_turn()
         turn = self._open or self._begin(TurnBuilder())
         turn.round = turn.round or made_in
@@ -426,7 +426,7 @@ class TurnBuilder:
         """The round in which the calls of ours were made, if their ids tell it (`round_of`)."""
 
     @property
-    def is_settled(self) -> bool:
+    def has_all_results(self) -> bool:
         """Whether each call has its result, so that calls of the client's that follow are of another turn."""
         return bool(self.calls) and not self.unanswered
 
