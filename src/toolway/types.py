@@ -150,7 +150,7 @@ class SourceStatus:
     context_changes: int = 0
     """How often it said that its prompts or resources changed."""
     announced: int = 0
-    """How often the server itself said that its tools changed, as of `tools`."""
+    """How often `tools` changed because the server itself said so."""
     error: str | None = None
     error_at: float | None = None
     error_stage: str | None = None

@@ -520,10 +520,10 @@ class Session:
         if method == TOOLS_CHANGED:
             self.changes += 1
             self.tools_changed.set()
-        else:
-            self.context_changed.set()
             self.changed_again.set()
             self.changed_again = anyio.Event()
+        else:
+            self.context_changed.set()
 
 
 QUESTION = "question"

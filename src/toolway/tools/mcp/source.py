@@ -135,6 +135,9 @@ class Supervisor:
         self._useless_lives = 0
         self._is_useful = self._is_over = False
         self._listed_changes = 0
+        self._lists = self._newest_list = 0
+        self._is_ahead_of_news = False
+        """Whether a list that was asked for without news of a change had one in it."""
         self._changes_tools: dict[str, bool] = {}
         self._catch_ups = LogBudget(rate=1.0, burst=5)
         self._news = anyio.Event()
@@ -296,14 +299,23 @@ class Supervisor:
         if self._session is None:
             self._stage = "list tools"
         changes = session.changes
-        tools, warnings, ttl = await sdk.list_tools(session, self._config)
-        self._listed_changes = changes
+        self._lists = number = self._lists + 1
+        seconds: float | None
+        tools, warnings, seconds = await sdk.list_tools(session, self._config)
+        if number < self._newest_list:
+            return seconds  # the answer to a later question came first, and knows more
+        is_announced = changes != self._listed_changes
+        self._newest_list, self._listed_changes = number, changes
+        announced = self.status.announced + is_announced
         if not _same(tools, self.status.tools) or self.status.warnings != warnings:
             tools = tuple(replace(tool, timeout=self._config.timeout) for tool in tools)
-            self.status = replace(self.status, tools=tools, warnings=warnings, announced=changes)
+            self._is_ahead_of_news = not is_announced
+            self.status = replace(self.status, tools=tools, warnings=warnings, announced=announced)
             if self.status.state == "ready":
                 self._publish()
-        seconds: float | None = ttl
+        elif is_announced and self._is_ahead_of_news:
+            self._is_ahead_of_news = False
+            self._publish(announced=announced)
         return seconds
 
     def _ready(self, session: Session) -> None:

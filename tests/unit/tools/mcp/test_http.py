@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import math
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import anyio
 import pytest
+import uvicorn
+from mcp.server.subscriptions import ToolsListChanged
 
 from tests.support.proxy import forward_proxy
 from tests.support.servers import running as serving
+from tests.support.servers import running_server as serving_config
 from tests.unit.tools.mcp.servers import good as good_server
 from tests.unit.tools.mcp.servers.bad_http import bad_http
-from tests.unit.tools.mcp.support import TIMEOUT, Watched, running
+from tests.unit.tools.mcp.support import TIMEOUT, Watched, running, until
 from toolway.settings.mcp_server import RemoteServerConfig
 from toolway.tools.mcp import ConnectOptions, ReconnectPolicy
 from toolway.types import ToolResult
@@ -51,6 +58,99 @@ async def test_a_changed_list_is_read_again(era: str) -> None:
             await server.ready()
             grown = (await server.call("grow")).text
             await server.until(lambda status: grown in [tool.name for tool in status.tools])
+
+
+async def announce(loop: asyncio.AbstractEventLoop) -> None:
+    """Say again and again that the tools of the good server changed: the first time perhaps nobody listens yet."""
+    while True:
+        asyncio.run_coroutine_threadsafe(good_server.BUS.publish(ToolsListChanged()), loop)
+        await anyio.sleep(0.1)
+
+
+async def test_a_result_waits_for_news_of_changed_tools_no_longer_than_until_they_come() -> None:
+    loops: list[asyncio.AbstractEventLoop] = []
+    config = uvicorn.Config(good_server.app(), log_config=None, ws="none", timeout_graceful_shutdown=1)
+    policy = ReconnectPolicy(news_wait=math.inf)
+
+    async def announce_after_the_result() -> None:
+        await until(lambda: "slept" in good_server.EVENTS)
+        await announce(loops[0])
+
+    good_server.EVENTS.clear()
+    with serving_config(config, on_start=loops.append) as base:
+        async with (
+            running(at(f"{base}/mcp", era="modern"), policy=policy) as server,
+            anyio.create_task_group() as tasks,
+        ):
+            await server.ready()
+            tasks.start_soon(announce_after_the_result)
+            assert (await server.call("slow", {"seconds": 0})).text == "slept"
+            tasks.cancel_scope.cancel()
+
+
+@dataclass
+class SecondListHeld:
+    """An MCP server over HTTP whose second list of tools is made, or sent, when it is released."""
+
+    held: Literal["request", "answer"]
+    app: Any = field(default_factory=good_server.app)
+    asked: int = 0
+    answered: int = 0
+    released: threading.Event = field(default_factory=threading.Event)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if (b"mcp-method", b"tools/list") not in scope.get("headers", ()):
+            await self.app(scope, receive, send)
+            return
+        self.asked += 1
+        is_held = self.asked == 2
+
+        async def held(message: Any) -> None:
+            if is_held:
+                await until(self.released.is_set)
+            await send(message)
+
+        if is_held and self.held == "request":
+            await until(self.released.is_set)
+        await self.app(scope, receive, held)
+        self.answered += 1
+
+
+async def test_a_list_that_comes_late_does_not_replace_a_newer_one() -> None:
+    """The owner lists again once it listens; a call that changes the tools does so beside it."""
+    lists = SecondListHeld("answer")
+    with serving(lists) as base:
+        async with running(at(f"{base}/mcp", era="modern")) as server:
+            await server.ready()
+            await until(lambda: lists.asked == 2)
+            grown = (await server.call("grow")).text
+            await server.until(lambda status: grown in [tool.name for tool in status.tools])
+            known = len(server.seen)
+            lists.released.set()
+            await until(lambda: lists.answered == 4)
+            for status in [*server.seen[known:], server.source.status]:
+                assert grown in [tool.name for tool in status.tools]
+
+
+async def test_news_of_tools_that_a_list_had_already_are_told_all_the_same() -> None:
+    """A request under way joins new tools at the news of them."""
+    lists = SecondListHeld("request")
+    loops: list[asyncio.AbstractEventLoop] = []
+    config = uvicorn.Config(lists, log_config=None, ws="none", timeout_graceful_shutdown=1)
+    with serving_config(config, on_start=loops.append) as base:
+        async with (
+            running(at(f"{base}/mcp", era="modern")) as server,
+            anyio.create_task_group() as tasks,
+        ):
+            before = await server.ready()
+            await until(lambda: lists.asked == 2)
+            good_server.TOOLS.append(name := f"grown{len(good_server.TOOLS)}")
+            lists.released.set()
+            status = await server.until(lambda status: name in [tool.name for tool in status.tools])
+            assert status.announced == before.announced
+            tasks.start_soon(announce, loops[0])
+            await server.until(lambda status: status.announced > before.announced)
+            tasks.cancel_scope.cancel()
 
 
 async def test_a_cancelled_call_closes_its_stream() -> None:
