@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.app_server import AppServer, app_server
+from tests.support.app_server import POLL_SECONDS, AppServer, app_server
 from tests.support.gate import DEADLINE
 from tests.support.servers import running
 from tests.support.upstream import Reply, call_stream, text_stream, tool_call
@@ -34,12 +34,17 @@ def patient(monkeypatch: pytest.MonkeyPatch):
 def serving(kind: str, directory: Path, *replies: Reply, **settings: Any) -> Iterator[AppServer]:
     """Toolway with a real MCP server whose tool `grow` adds others."""
     if kind == "stdio":
-        with _configured(
-            {"command": sys.executable, "args": [str(good.__file__)]}, directory, *replies, **settings
-        ) as app:
-            time.sleep(
-                0.5
-            )  # the server listens for changes in a task of its own, and nothing outside tells when
+        heard = directory / "heard"
+        program = {
+            "command": sys.executable,
+            "args": [str(good.__file__)],
+            "env": {good.HEARD: str(heard)},
+        }
+        with _configured(program, directory, *replies, **settings) as app:
+            end = time.monotonic() + DEADLINE
+            while not heard.exists():
+                assert time.monotonic() < end, "nobody listens to the news"
+                time.sleep(POLL_SECONDS)
             yield app
         return
     era = {"era": "legacy"} if kind.startswith("legacy") else {}

@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -41,7 +42,21 @@ DESCRIPTIONS: dict[str, str] = {}
 
 EVENTS: list[str] = []
 HANG_UP: list[Any] = []
-BUS = InMemorySubscriptionBus()
+HEARD = "GOOD_HEARD"
+"""Names a file in the environment, which is there once somebody listens to the news."""
+
+
+class Bus(InMemorySubscriptionBus):
+    """Tells in the file HEARD when the first one listens."""
+
+    def subscribe(self, listener: Any) -> Any:
+        unsubscribe = super().subscribe(listener)
+        if path := os.environ.get(HEARD):
+            Path(path).touch()
+        return unsubscribe
+
+
+BUS = Bus()
 
 
 class Announcing(Server[Any]):
