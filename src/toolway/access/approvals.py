@@ -21,7 +21,7 @@ from typing import Literal
 import anyio
 
 from toolway.errors import InvalidRequest, NotFound, TooMany
-from toolway.stores import Key, Kind, Store, share_of
+from toolway.stores import EntryKind, Key, Store, share_of
 from toolway.tools.names import digest_of
 from toolway.types import JSON, Caller, Tool, ToolCall
 from toolway.wire.lenient_json import dumps
@@ -104,13 +104,13 @@ class Grant:
     slot: int = 0
 
 
-APPROVAL = Kind("approval", Approval)
-VERDICT = Kind("verdict", Verdict)
-GRANT = Kind("grant", Grant)
-BEGUN = Kind("approval used", bool)
+APPROVAL = EntryKind("approval", Approval)
+VERDICT = EntryKind("verdict", Verdict)
+GRANT = EntryKind("grant", Grant)
+BEGUN = EntryKind("approval used", bool)
 """Whether the call of an approval has begun; False: it never will, since a yes was taken back."""
-LINK = Kind("approval link", str)
-AWAITED = Kind("approval awaited", str)
+LINK = EntryKind("approval link", str)
+AWAITED = EntryKind("approval awaited", str)
 
 
 class Approvals:
@@ -373,7 +373,7 @@ MAX_OF_ONE = 250
 
 ATTEMPTS = 10
 
-SLOT = Kind("slot", list[str])
+SLOT = EntryKind("slot", list[str])
 """The id of an entry, and whose it is."""
 
 

@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Kind:
+class Expected:
     """What a field must be, in words; whatever is wrong inside of it is an error of the field."""
 
     words: str
@@ -41,9 +41,9 @@ def _holds_texts(value: JSON) -> JSON:
 
 Name = Annotated[str, MinLen(1)]
 Number = Annotated[float, AllowInfNan(False)]
-Count = Annotated[int, Ge(1), Kind("a whole number from 1 on")]
-CountOrZero = Annotated[int, Ge(0), Kind("a whole number from 0 on")]
-Texts = Annotated[list[str], Kind("a list of texts")]
+Count = Annotated[int, Ge(1), Expected("a whole number from 1 on")]
+CountOrZero = Annotated[int, Ge(0), Expected("a whole number from 0 on")]
+Texts = Annotated[list[str], Expected("a list of texts")]
 NamedTexts = Annotated[JSON, AfterValidator(_holds_texts)]
 
 MAX_ENTRIES = 10_000

@@ -27,7 +27,7 @@ from toolway.net.proxy import Proxy, proxy_for
 from toolway.server.process import check_exposure
 from toolway.settings.access import AccessConfig, GroupConfig, KeyConfig
 from toolway.settings.settings import Settings, load_settings
-from toolway.stores import Kind, open_store
+from toolway.stores import EntryKind, open_store
 from toolway.tools.catalog import Catalog, Snapshot
 from toolway.tools.factory import open_sources
 from toolway.tools.names import name_some
@@ -171,7 +171,7 @@ async def _try_store(settings: Settings) -> list[Finding]:
         async with open_store(
             settings.store.url, ttl=settings.store.ttl, max_bytes=settings.store.max_bytes
         ) as store:
-            key = Kind("doctor", str).key("")
+            key = EntryKind("doctor", str).key("")
             await store.add(key, "", ttl=1)
             await store.delete(key)
     except (ConfigError, StoreError) as error:

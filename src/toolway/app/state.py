@@ -96,8 +96,8 @@ async def open_state(settings: Settings, keys: KeyRing, denials: Denials) -> Asy
 
 
 @dataclass(frozen=True, kw_only=True)
-class SizeVerdict:
-    """What there is to say of the number and size of all tools. `is_ok`: the model searches them, or may."""
+class ToolSizeReport:
+    """A report on the number and size of all tools. `is_ok`: the model searches them, or may."""
 
     text: str
     is_ok: bool
@@ -105,7 +105,7 @@ class SizeVerdict:
 
 async def judge_size(
     settings: Settings, target: ModelTarget, snapshot: Snapshot, model: str = ""
-) -> SizeVerdict | None:
+) -> ToolSizeReport | None:
     """Whether the tools are too many or too long for a model, and what comes of it; None: they are not.
 
     Without a name it is the only model of the model server.
@@ -122,7 +122,7 @@ async def judge_size(
     if mode == "on" or (mode == "auto" and need_search(number, tokens, info.context, most)):
         room = f" of {info.context:,}" if info.context else ""
         text = f"{number} tools take about {tokens:,}{room} tokens; the model searches them (TOOLWAY_TOOL_SEARCH)"
-        return SizeVerdict(text=text, is_ok=True)
+        return ToolSizeReport(text=text, is_ok=True)
     if (why := why_too_many(number, tokens, info.context, most)) is None:
         return None
     if mode == "auto" and not model and info.context is None:
@@ -131,7 +131,7 @@ async def judge_size(
             f"{number} tools take about {tokens:,} tokens; a model that is known to read less than "
             f"{int(tokens / SEARCH_SHARE):,} searches them, any other gets all in each request (TOOLWAY_TOOL_SEARCH)"
         )
-    return SizeVerdict(text=why, is_ok=mode != "off")
+    return ToolSizeReport(text=why, is_ok=mode != "off")
 
 
 async def _warn_of_unmatched_names(config: ConfigWatcher, catalog: Catalog, policy: Policy) -> None:

@@ -27,7 +27,7 @@ from toolway.errors import Forbidden, ToolwayError, TooMany, Unauthorized
 from toolway.net.hosts import is_loopback, is_same_origin
 from toolway.server.caller import CREDENTIALS
 from toolway.settings.settings import Settings
-from toolway.stores import Key, Kind, Store
+from toolway.stores import EntryKind, Key, Store
 from toolway.types import Header
 
 COOKIE = b"toolway_console"
@@ -52,7 +52,7 @@ _NEEDS_SESSION = (
     "the token that it answers, in X-Toolway-Console."
 )  # the same for a wrong key, or keys could be tried here without end
 _TABLES = {socket.AF_INET: Path("/proc/net/tcp"), socket.AF_INET6: Path("/proc/net/tcp6")}
-_ENDED = Kind("console.ended", bool)
+_ENDED = EntryKind("console.ended", bool)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ import orjson
 
 from toolway.errors import StoreError
 from toolway.settings.groups import ConsoleSettings
-from toolway.stores import Key, Kind, Store
+from toolway.stores import EntryKind, Key, Store
 from toolway.types import JSON
 from toolway.wire.lenient_json import dumps, dumps_text
 
@@ -30,8 +30,8 @@ OTHERS = 20
 
 _LINES, _RECORDS = "console lines", "console records"
 """Whose entries these are in the store: nothing else is in their shares."""
-_LINE = Kind("console line", dict[str, Any])
-_RECORD = Kind("console record", dict[str, Any])
+_LINE = EntryKind("console line", dict[str, Any])
+_RECORD = EntryKind("console record", dict[str, Any])
 
 
 class ConversationStore:

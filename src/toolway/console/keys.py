@@ -17,7 +17,7 @@ from toolway.console.context import ConsoleContext
 from toolway.console.routes import ConsoleRequest, ConsoleResponse, Route
 from toolway.errors import ConfigError, Forbidden, InvalidRequest, NotFound, ToolwayError
 from toolway.settings.mcp_json import json_schema
-from toolway.stores import Key, Kind
+from toolway.stores import EntryKind, Key
 from toolway.types import JSON
 
 T = TypeVar("T")
@@ -26,7 +26,7 @@ MAX_BODY = 64 * 2**10
 USED_SECONDS = 5.0
 """Seconds between two times at which the processes tell each other which keys they saw."""
 USED_TTL = 90 * 86_400.0
-_USED = Kind("key used", float)
+_USED = EntryKind("key used", float)
 
 
 class Keys:

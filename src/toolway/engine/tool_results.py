@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
 
-from toolway.stores import Kind, Store
+from toolway.stores import EntryKind, Store
 from toolway.types import JSON, Image, OnProgress, Tool, ToolCall, ToolResult
 from toolway.upstream.model_info import ModelInfo
 from toolway.wire.lenient_json import dumps, fix_surrogates
@@ -172,7 +172,7 @@ class ResultRules:
     max_image_bytes: int
 
 
-LONG_RESULT = Kind("result", str)
+LONG_RESULT = EntryKind("result", str)
 """The whole text of a result that was cut."""
 
 

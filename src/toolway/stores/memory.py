@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 from typing import Any, Generic, TypeVar
 
-from toolway.stores.store import AnyKey, AnyKind, NoRoomError
+from toolway.stores.store import AnyEntryKind, AnyKey, NoRoomError
 
 T = TypeVar("T", bound=tuple[Any, ...])
 
@@ -23,10 +23,10 @@ class _Share:
 
     entries: OrderedDict[str, tuple[float, bytes]] = field(default_factory=OrderedDict)
     size: int = 0
-    kinds: dict[AnyKind, float] = field(default_factory=dict)
+    kinds: dict[AnyEntryKind, float] = field(default_factory=dict)
     """When the last of each kind ends that was among them."""
 
-    def lives_until(self, kind: AnyKind, until: float) -> None:
+    def lives_until(self, kind: AnyEntryKind, until: float) -> None:
         """There is an entry of this kind that ends then."""
         self.kinds[kind] = max(until, self.kinds.get(kind, 0.0))
 
@@ -113,7 +113,7 @@ class MemoryEntries:
     async def check(self) -> None:
         """Nothing can be wrong with them."""
 
-    def may_have(self, owner: str, kinds: Iterable[AnyKind]) -> bool:
+    def may_have(self, owner: str, kinds: Iterable[AnyEntryKind]) -> bool:
         """Whether there is a share of this owner's in which one of these kinds may live still."""
         share = self._shares.get(owner)
         if share is None:

@@ -15,7 +15,7 @@ from redis.backoff import NoBackoff
 
 from toolway.errors import ConfigError
 from toolway.net.hosts import masked
-from toolway.stores.store import AnyKey, AnyKind, Cooldown, EntriesError
+from toolway.stores.store import AnyEntryKind, AnyKey, Cooldown, EntriesError
 
 T = TypeVar("T")
 
@@ -178,7 +178,7 @@ class RedisEntries:
         """See whether Redis takes something; a full one may still give."""
         await self._twice(lambda: self._redis.set(f"{PREFIX}check", b"", px=1000))
 
-    def may_have(self, owner: str, kinds: Iterable[AnyKind]) -> bool:
+    def may_have(self, owner: str, kinds: Iterable[AnyEntryKind]) -> bool:
         """Only Redis knows."""
         return True
 

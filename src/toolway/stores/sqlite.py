@@ -13,7 +13,7 @@ from typing import TypeVar
 import anyio
 
 from toolway.errors import ConfigError
-from toolway.stores.store import AnyKey, AnyKind, Cooldown, EntriesError, NoRoomError
+from toolway.stores.store import AnyEntryKind, AnyKey, Cooldown, EntriesError, NoRoomError
 
 T = TypeVar("T")
 
@@ -153,7 +153,7 @@ class SqliteEntries:
         await self._reader.run(lambda db: db.execute("SELECT id FROM entries LIMIT 1").fetchone())
         await self._writer.run(lambda db: db.execute("UPDATE whole SET written = written + 1"))
 
-    def may_have(self, owner: str, kinds: Iterable[AnyKind]) -> bool:
+    def may_have(self, owner: str, kinds: Iterable[AnyEntryKind]) -> bool:
         """Only the file knows."""
         return True
 

@@ -40,7 +40,7 @@ def share_of(owner: str) -> str:
     return owner.partition(":")[0]
 
 
-class Kind(Generic[T_co]):
+class EntryKind(Generic[T_co]):
     """One kind of value: its name, the type that it has in Python, and the version of its form.
 
     What the store gives back has this type. A value in another version, or damaged, counts as gone, but for versions
@@ -73,11 +73,11 @@ class Key(NamedTuple, Generic[T_co]):
 
     digest: str
     owner: str
-    kind: Kind[T_co]
+    kind: EntryKind[T_co]
 
 
 AnyKey = Key[Any]
-AnyKind = Kind[Any]
+AnyEntryKind = EntryKind[Any]
 
 
 class EntriesError(Exception):
@@ -139,7 +139,7 @@ class Entries(Protocol):
     async def check(self) -> None:
         """See whether these entries can be read and written."""
 
-    def may_have(self, owner: str, kinds: Iterable[AnyKind]) -> bool:
+    def may_have(self, owner: str, kinds: Iterable[AnyEntryKind]) -> bool:
         """False only when it is known without waiting that this owner's share has nothing of these kinds."""
 
     def may_hold(self, key: AnyKey) -> bool:
@@ -197,7 +197,7 @@ class Store:
         ]
 
     async def newest(
-        self, kind: Kind[T], owner: str, most: int, after: str = ""
+        self, kind: EntryKind[T], owner: str, most: int, after: str = ""
     ) -> AsyncIterator[tuple[str, T]]:
         """What an owner keeps who keeps only this kind, each with the digest of its key: the last put first.
 
@@ -226,7 +226,7 @@ class Store:
         """Forget what `key` has; whether it had something. True for one of several who try. Raises StoreError."""
         return await self._run(self._entries.remove, key)
 
-    def may_have(self, owner: str, *kinds: AnyKind) -> bool:
+    def may_have(self, owner: str, *kinds: AnyEntryKind) -> bool:
         """Whether one of these kinds may be kept for an owner; False when it is known to be not: nobody need ask."""
         return self._entries.may_have(share_of(owner), kinds)
 

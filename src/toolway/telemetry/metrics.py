@@ -40,7 +40,7 @@ from toolway.conversation.message import token_count
 from toolway.types import SourceStatus, Tool
 
 Labels = tuple[str, ...]
-Kind = Literal["counter", "gauge", "histogram"]
+MetricType = Literal["counter", "gauge", "histogram"]
 
 SECONDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300)
 """The buckets that OpenTelemetry's conventions for MCP name."""
@@ -56,7 +56,7 @@ class Instrument:
 
     def __init__(
         self,
-        kind: Kind,
+        kind: MetricType,
         name: str,
         text: str,
         labels: Sequence[str] = (),

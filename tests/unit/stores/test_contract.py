@@ -16,13 +16,13 @@ from hypothesis.strategies import DataObject, binary, data, integers
 
 from toolway.errors import ConfigError, StoreError
 from toolway.settings.settings import load_settings
-from toolway.stores import Key, Kind, Store, open_store
+from toolway.stores import EntryKind, Key, Store, open_store
 from toolway.types import JSON
 
 DEADLINE = 20
 
 
-TEST: Kind[JSON] = Kind("test", dict[str, Any])
+TEST: EntryKind[JSON] = EntryKind("test", dict[str, Any])
 
 
 def key(name: str, owner: str = "me") -> Key[JSON]:
@@ -50,7 +50,7 @@ async def test_what_is_put_can_be_got_again_and_again(store_url: str):
 
 
 async def test_what_is_kept_may_be_there(store_url: str):
-    other: Kind[JSON] = Kind("another", dict[str, Any])
+    other: EntryKind[JSON] = EntryKind("another", dict[str, Any])
     async with opened(store_url) as store:
         await store.put(key("k"), {"n": 1})
         assert store.may_have("me", other, TEST)
@@ -63,7 +63,7 @@ async def test_what_is_kept_may_be_there(store_url: str):
 
 
 async def test_what_has_ended_is_not_thought_to_be_there(store_url: str):
-    other: Kind[JSON] = Kind("another", dict[str, Any])
+    other: EntryKind[JSON] = EntryKind("another", dict[str, Any])
     async with opened(store_url) as store:
         await store.put(key("stays"), {"n": 1})
         await store.put(other.key("me", "ends"), {"n": 1}, ttl=0.05)
@@ -230,7 +230,7 @@ class Point:
     tags: Sequence[str] = ()
 
 
-POINT = Kind("point", Point)
+POINT = EntryKind("point", Point)
 
 
 async def test_a_value_has_the_type_of_its_kind(store_url: str):
@@ -241,7 +241,7 @@ async def test_a_value_has_the_type_of_its_kind(store_url: str):
 
 @pytest.mark.parametrize("version", [0, 2])
 async def test_a_value_in_another_version_counts_as_gone(store_url: str, version: int, caplog):
-    other = Kind("point", Point, version=version)
+    other = EntryKind("point", Point, version=version)
     async with opened(store_url) as store:
         await store.put(other.key("me", "k"), Point(x=1))
         assert await store.get(POINT.key("me", "k")) is None
@@ -251,7 +251,7 @@ async def test_a_value_in_another_version_counts_as_gone(store_url: str, version
 
 async def test_a_value_of_another_form_counts_as_gone(store_url: str, caplog):
     async with opened(store_url) as store:
-        await store.put(Kind("point", dict).key("me", "k"), {"y": 1})
+        await store.put(EntryKind("point", dict).key("me", "k"), {"y": 1})
         assert await store.get(POINT.key("me", "k"), certain=True) is None
     assert "damaged" in caplog.text
 
@@ -288,7 +288,7 @@ class Outer:
     rest: Any
 
 
-OUTER = Kind("outer", Outer)
+OUTER = EntryKind("outer", Outer)
 
 
 @pytest.mark.parametrize("value", HOSTILE.values(), ids=HOSTILE)

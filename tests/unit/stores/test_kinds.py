@@ -6,7 +6,7 @@ import importlib
 import pkgutil
 
 import toolway
-from toolway.stores import Kind
+from toolway.stores import EntryKind
 
 STORED = {
     ("answer", 2),
@@ -49,5 +49,5 @@ def test_what_is_stored_keeps_its_names_and_versions():
         for module in pkgutil.walk_packages(toolway.__path__, "toolway.")
         if not module.name.startswith(("toolway.demo", "toolway.__main__"))
     ]
-    kinds = [value for module in modules for value in vars(module).values() if isinstance(value, Kind)]
+    kinds = [value for module in modules for value in vars(module).values() if isinstance(value, EntryKind)]
     assert {(kind.name, kind.version) for kind in kinds} == STORED

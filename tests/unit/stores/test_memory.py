@@ -13,7 +13,7 @@ BOUND = 16 * 2**20
 
 FILL = f"""
 import asyncio, pathlib, sys
-from toolway.stores import Kind
+from toolway.stores import EntryKind
 from toolway.stores.memory import MemoryEntries
 from toolway.stores.store import Store
 
@@ -24,7 +24,7 @@ def resident():
 
 async def main():
     before = resident()
-    test = Kind("test", dict)
+    test = EntryKind("test", dict)
     store = Store(MemoryEntries(max_bytes={BOUND}))
     for number in range(min(80_000, 4 * {BOUND} // size)):
         key = test.key(f"{{number % owners:064}}", str(number))

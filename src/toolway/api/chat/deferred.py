@@ -10,11 +10,11 @@ from toolway.conversation.message import ChatRequest
 from toolway.engine.conversation import Conversation
 from toolway.engine.history import found_tools
 from toolway.engine.request_tools import named_tool
-from toolway.stores import Kind, Store
+from toolway.stores import EntryKind, Store
 from toolway.types import JSON
 from toolway.wire.lenient_json import dumps_text
 
-FOUND = Kind("found functions", list[str])
+FOUND = EntryKind("found functions", list[str])
 
 _SEARCH = "tool_search"
 _DEFER = "defer_loading"

@@ -22,7 +22,7 @@ Thinking = Literal["off", "shown", "sealed"]
 """Whether the client sees what the model thinks: not at all, as text, or in a signature that it carries unread."""
 
 _REQUEST = fields.object_of(
-    {"model": fields.Name, "messages": Annotated[list[JSON], fields.Kind("a list of messages")]},
+    {"model": fields.Name, "messages": Annotated[list[JSON], fields.Expected("a list of messages")]},
     max_tokens=fields.CountOrZero,
     stream=bool,
     stop_sequences=fields.Texts,
@@ -34,8 +34,8 @@ _REQUEST = fields.object_of(
     output_format=JSON,
     metadata=JSON,
     tool_choice=JSON,
-    tools=Annotated[list[JSON], fields.Kind("a list of tools")],
-    mcp_servers=Annotated[list[JSON], fields.Kind("a list of servers")],
+    tools=Annotated[list[JSON], fields.Expected("a list of tools")],
+    mcp_servers=Annotated[list[JSON], fields.Expected("a list of servers")],
 )
 """What is acted on. All other fields are Anthropic's own affair, and never an error."""
 

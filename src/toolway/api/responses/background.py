@@ -20,7 +20,7 @@ from toolway.api.responses.stored_responses import StoredResponse, StoredRespons
 from toolway.errors import InvalidRequest, NotFound, StoreError, ToolwayError, TooMany, to_public_error
 from toolway.server.asgi import EventStreamResponse, send_json, stream_events
 from toolway.server.caller import caller_id
-from toolway.stores import Kind, Store, share_of
+from toolway.stores import EntryKind, Store, share_of
 from toolway.types import JSON
 from toolway.upstream.model_call import streamed_model_call
 from toolway.wire import sse
@@ -78,10 +78,10 @@ class _EventBatch:
     over: bool
 
 
-EVENTS = Kind("events", _EventBatch)
-LEASE: Kind[JSON] = Kind("lease", dict[str, Any])
+EVENTS = EntryKind("events", _EventBatch)
+LEASE: EntryKind[JSON] = EntryKind("lease", dict[str, Any])
 """Says that a process makes the response, as long as it is there."""
-CANCEL: Kind[JSON] = Kind("cancel", dict[str, Any])
+CANCEL: EntryKind[JSON] = EntryKind("cancel", dict[str, Any])
 """Tells that process to end it."""
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from toolway.api.responses.items.input_items import OpenTurn
 from toolway.errors import InvalidRequest, NotFound
-from toolway.stores import Key, Kind, Store
+from toolway.stores import EntryKind, Key, Store
 from toolway.types import JSON, ToolResult, record
 
 PREFIX = "resp_"
@@ -66,12 +66,12 @@ class _ApprovalAnswer:
     approve: bool
 
 
-RESPONSE = Kind("response", _ResponseRecord, version=2, oldest=1)
-CHUNK = Kind("chunk", _Chunk)
-BRANCH = Kind("branch", str)
+RESPONSE = EntryKind("response", _ResponseRecord, version=2, oldest=1)
+CHUNK = EntryKind("chunk", _Chunk)
+BRANCH = EntryKind("branch", str)
 """The thread that goes on from a chunk which was not the last of its own."""
-APPROVAL = Kind("approval", _ApprovalAnswer)
-RESULT = Kind("approved result", ToolResult)
+APPROVAL = EntryKind("approval", _ApprovalAnswer)
+RESULT = EntryKind("approved result", ToolResult)
 
 _OWN_FIELDS = (
     "id created_at completed_at status error incomplete_details output previous_response_id usage".split()

@@ -27,7 +27,7 @@ from toolway.engine.history.digests import SYSTEM, role_of
 from toolway.engine.history.split_turns import SplitTurn, parts_of
 from toolway.engine.tool_results import fill_results, tool_message
 from toolway.errors import NotFound, StoreError
-from toolway.stores import Kind
+from toolway.stores import EntryKind
 from toolway.types import JSON, Caller, ToolCall
 
 REPEAT_TIMEOUT = 30.0
@@ -63,9 +63,9 @@ class _Resolution:
     grants: list[str] = field(default_factory=list)
 
 
-TURN = Kind("approval turn", ApprovalTurn)
-CLAIM = Kind("approval claim", str)
-ANSWERED = Kind("approval answered", _Resolution)
+TURN = EntryKind("approval turn", ApprovalTurn)
+CLAIM = EntryKind("approval claim", str)
+ANSWERED = EntryKind("approval answered", _Resolution)
 
 
 @dataclass(kw_only=True)

@@ -15,13 +15,13 @@ import anyio
 
 from toolway.conversation.events import EventStream
 from toolway.errors import StoreError
-from toolway.stores import Key, Kind, Store
+from toolway.stores import EntryKind, Key, Store
 from toolway.types import JSON, Caller
 
 REPEATED_WITHIN = 60.0
 """Seconds since the last result; what comes later is a new question, and wants new ones."""
 
-FAILED = Kind("attempt", list[JSON])
+FAILED = EntryKind("attempt", list[JSON])
 """The messages of the rounds that were finished."""
 
 

@@ -11,17 +11,21 @@ from itertools import islice
 from typing import Any
 
 from toolway.engine.history.digests import digests, essences, role_of
-from toolway.stores import Kind, Store
+from toolway.stores import EntryKind, Store
 from toolway.types import Caller
 
-FOUND = Kind("found tools", list[str])
+FOUND = EntryKind("found tools", list[str])
 
 _LOOK_UPS = 3
 """Questions that are looked at, the newest first."""
 
 
 async def keep(
-    store: Store, caller: Caller, messages: Sequence[Any], names: Sequence[str], kind: Kind[list[str]] = FOUND
+    store: Store,
+    caller: Caller,
+    messages: Sequence[Any],
+    names: Sequence[str],
+    kind: EntryKind[list[str]] = FOUND,
 ) -> None:
     """Keep what was found for the last question in these messages."""
     for digest in islice(_questions(messages), 1):
@@ -29,7 +33,7 @@ async def keep(
 
 
 async def find(
-    store: Store, caller: Caller, messages: Sequence[Any], kind: Kind[list[str]] = FOUND
+    store: Store, caller: Caller, messages: Sequence[Any], kind: EntryKind[list[str]] = FOUND
 ) -> list[str]:
     """What was found for an earlier question, or for the last one if something stands behind it."""
     if not store.may_have(caller.id, kind):

@@ -18,7 +18,7 @@ from toolway.conversation.events import Outcome
 from toolway.conversation.message import TEXT_FIELDS
 from toolway.engine.history.digests import digests, essences, role_of, text_of
 from toolway.errors import StoreError
-from toolway.stores import Key, Kind, Store
+from toolway.stores import EntryKind, Key, Store
 from toolway.types import JSON, Caller
 
 
@@ -32,7 +32,7 @@ class HiddenRounds:
     """Whether another conversation that looks the same had other rounds: then nobody gets them."""
 
 
-ANSWER = Kind("answer", HiddenRounds, version=2)
+ANSWER = EntryKind("answer", HiddenRounds, version=2)
 AMBIGUOUS = HiddenRounds(hidden=[], fields={}, is_ambiguous=True)
 
 

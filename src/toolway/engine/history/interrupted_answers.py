@@ -18,7 +18,7 @@ from typing import Any
 
 from toolway.conversation.events import EventStream, Outcome
 from toolway.engine.history.digests import SYSTEM, digests, essences, role_of, text_of
-from toolway.stores import Key, Kind, Store
+from toolway.stores import EntryKind, Key, Store
 from toolway.types import JSON, Caller
 
 MAX_INTERRUPTED = 8
@@ -43,7 +43,7 @@ class InterruptedAnswer:
     rounds: list[JSON]
 
 
-INTERRUPTED = Kind("interrupted", list[InterruptedAnswer])
+INTERRUPTED = EntryKind("interrupted", list[InterruptedAnswer])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 from toolway.conversation.call_ids import original_id, tokens_in, with_original_ids
 from toolway.conversation.tool_calls import read_arguments
-from toolway.stores import Kind, Store
+from toolway.stores import EntryKind, Store
 from toolway.types import JSON, Caller
 
 
@@ -33,7 +33,7 @@ class SplitTurn:
         return [*self.before, self.assistant, *ordered, *self.behind]
 
 
-SPLIT_TURN = Kind("turn", SplitTurn)
+SPLIT_TURN = EntryKind("turn", SplitTurn)
 
 
 async def keep(

@@ -19,7 +19,7 @@ import jwt
 import orjson
 
 from toolway.errors import ConfigError, StoreError
-from toolway.stores import Kind, Store, open_store
+from toolway.stores import EntryKind, Store, open_store
 from toolway.types import JSON
 
 try:
@@ -222,8 +222,8 @@ RENEWAL_SECONDS = 45.0
 _OWNER = "grants"
 _FOREVER = 10 * 365 * 86_400.0
 _MAX_BYTES = 16 * 2**20
-_LOGIN = Kind("grant", Login)
-_RENEWAL = Kind("renewal of a grant", bool)
+_LOGIN = EntryKind("grant", Login)
+_RENEWAL = EntryKind("renewal of a grant", bool)
 
 
 class HeldLogin:

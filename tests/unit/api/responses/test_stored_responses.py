@@ -22,7 +22,7 @@ from toolway.api.responses.stored_responses import (
     with_ids,
 )
 from toolway.errors import NotFound
-from toolway.stores import Kind, Store
+from toolway.stores import EntryKind, Store
 
 JSON = dict[str, Any]
 
@@ -200,7 +200,7 @@ async def test_owners_who_go_on_branch_and_delete_find_what_they_kept_and_leave_
         assert set(await store.get_all(chunks)) == {None}
 
 
-OLD_RESPONSE = Kind("response", dict[str, Any], version=1)
+OLD_RESPONSE = EntryKind("response", dict[str, Any], version=1)
 """The form before texts had to be of 200 characters to stand once: it was forty, and all records were packed."""
 
 

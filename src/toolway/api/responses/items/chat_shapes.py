@@ -21,7 +21,7 @@ _CALL_ITEMS = {"function": "function_call", "custom": "custom_tool_call"}
 """The item that tells a call, by the call's type."""
 
 _TOOL_MESSAGE = fields.object_of({"tool_call_id": fields.Name})
-_CALLS = fields.object_of({"tool_calls": Annotated[list[JSON], fields.Kind("a list of calls")]})
+_CALLS = fields.object_of({"tool_calls": Annotated[list[JSON], fields.Expected("a list of calls")]})
 _CALL = fields.object_of({"id": fields.Name, "type": str})
 
 

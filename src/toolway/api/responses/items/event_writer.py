@@ -13,9 +13,9 @@ from toolway.api.responses.items.content import read_logprobs
 from toolway.api.responses.items.input_items import round_mark, sealed
 from toolway.api.responses.items.request import CUSTOM_INPUT, ClientTool, ResponseRequest
 from toolway.api.responses.items.response_object import (
-    ClientCall,
     Event,
     ResponseState,
+    StreamedCall,
     TextPart,
     new_response,
     published,
@@ -68,7 +68,7 @@ class EventWriter:
         self._request = request
         self._declared = frozenset(entry["server_label"] for entry in request.mcp)
         self._text_part: TextPart | None = None
-        self._client_calls: dict[int, ClientCall] = {}
+        self._client_calls: dict[int, StreamedCall] = {}
         self._mcp_calls: dict[str, int] = {}
         self.searched: DeferredTools | None = None
         """The deferred tools that the model can search here."""
@@ -395,7 +395,7 @@ class EventWriter:
             events += self._arguments_delta(call, text)
         return events
 
-    def _begin_call(self, fragment: JSON, name: str) -> tuple[ClientCall, list[Event]]:
+    def _begin_call(self, fragment: JSON, name: str) -> tuple[StreamedCall, list[Event]]:
         events = self._end_text()  # a message is whole when the calls begin
         tool = self._request.client_tools.get(name) or ClientTool(name=name)
         if tool.is_search:
@@ -406,7 +406,7 @@ class EventWriter:
                 "arguments": {},
             }
             index, added = self._state.add("tsc", {**item, "call_id": fix_surrogates(fragment["id"])})
-            call = ClientCall(self._state.items[index]["id"], index, is_custom=True)
+            call = StreamedCall(self._state.items[index]["id"], index, is_custom=True)
             self._client_calls[fragment["index"]] = call
             return call, [*events, *added]
         is_custom = tool.is_custom
@@ -419,15 +419,15 @@ class EventWriter:
             ("input" if is_custom else "arguments"): "",
         }
         index, added = self._state.add("ctc" if is_custom else "fc", item)
-        call = ClientCall(self._state.items[index]["id"], index, is_custom)
+        call = StreamedCall(self._state.items[index]["id"], index, is_custom)
         self._client_calls[fragment["index"]] = call
         return call, [*events, *added]
 
-    def _arguments_delta(self, call: ClientCall, text: str) -> list[Event]:
+    def _arguments_delta(self, call: StreamedCall, text: str) -> list[Event]:
         delta = call.deltas.add(text)
         return [] if call.is_custom else [(call.deltas.kind, delta + self._state.numbered())]
 
-    def _end_call(self, call: ClientCall, status: str) -> list[Event]:
+    def _end_call(self, call: StreamedCall, status: str) -> list[Event]:
         index = call.index
         events = self._arguments_delta(call, rest) if (rest := call.deltas.flush()) else []
         if self._state.items[index]["type"] == "tool_search_call":

@@ -35,7 +35,7 @@ _CUSTOM_TOOL_CALL = fields.object_of({"call_id": fields.Name, "name": fields.Nam
 _CALL_OUTPUT = fields.object_of({"call_id": fields.Name})
 _SEARCH_CALL = fields.object_of(call_id=fields.Name, id=fields.Name, arguments=JSON)
 _SEARCH_OUTPUT = fields.object_of(
-    call_id=fields.Name, tools=Annotated[list[JSON], fields.Kind("a list of tools")]
+    call_id=fields.Name, tools=Annotated[list[JSON], fields.Expected("a list of tools")]
 )
 _MCP_CALL = fields.object_of(output=str, approval_request_id=str, arguments=str)
 _MCP_TOOL = fields.object_of(dict.fromkeys(("id", "server_label", "name"), fields.Name))

@@ -59,12 +59,12 @@ _DECLARATIONS = {
         {"server_label": fields.Name},
         **dict.fromkeys(("server_url", "server_description", "authorization"), str),
         headers=fields.NamedTexts,
-        allowed_tools=Annotated[fields.Texts | JSON, fields.Kind("a list of texts")],
+        allowed_tools=Annotated[fields.Texts | JSON, fields.Expected("a list of texts")],
         defer_loading=bool,
     ),
 }
 _DECLARATIONS["namespace"] = fields.object_of(
-    {"name": fields.Name, "tools": Annotated[list[JSON], fields.Kind("a list of tools")]},
+    {"name": fields.Name, "tools": Annotated[list[JSON], fields.Expected("a list of tools")]},
     description=str,
 )
 _FORMAT = fields.object_of({"type": Literal["grammar", "text"]})
@@ -112,7 +112,7 @@ _CHOICES = {
     "custom": fields.object_of({"name": fields.Name}),
     "mcp": fields.object_of({"server_label": fields.Name}, name=str),
     "allowed_tools": fields.object_of(
-        {"tools": Annotated[list[JSON], fields.Kind("a list of tools")]},
+        {"tools": Annotated[list[JSON], fields.Expected("a list of tools")]},
         mode=Literal["auto", "required"],
     ),
 }

@@ -241,7 +241,7 @@ class TextPart:
         return {"type": self.kind, ("refusal" if self.kind == "refusal" else "text"): text}
 
 
-class ClientCall:
+class StreamedCall:
     """A call of the client's that is being written."""
 
     def __init__(self, item: str, index: int, is_custom: bool) -> None:
