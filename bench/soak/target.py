@@ -20,7 +20,8 @@ from starlette.types import ASGIApp
 
 from toolway.app.asgi import create_app
 from toolway.server.process import run
-from toolway.settings.settings import Settings, load_settings
+from toolway.settings.load import load_settings
+from toolway.settings.settings import Settings
 
 TYPES = 40
 

@@ -23,7 +23,7 @@ from tests.support.upstream import Reply, json_reply, tool_call, whole
 
 from toolway.demo.child import running_child
 from toolway.demo.model import ensure_weights
-from toolway.settings.settings import load_settings
+from toolway.settings.load import load_settings
 
 Offer = Literal["all tools", "append", "call"]
 

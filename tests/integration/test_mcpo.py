@@ -15,7 +15,7 @@ from tests.support.answers import assert_one_clean_answer, chunks_of, content_of
 from tests.support.app_server import AppServer, app_server
 from tests.support.mcpo import mcpo, mcpo_python
 from tests.support.upstream import Reply, call_stream, text_stream, tool_call, whole
-from toolway.settings.settings import Endpoint
+from toolway.settings.env_endpoints import Endpoint
 
 __all__ = ["mcpo_python"]
 

@@ -24,7 +24,7 @@ from tests.support.servers import running
 from tests.support.tools import ToolService
 from tests.support.upstream import ScriptedUpstream, call_stream, json_reply, text_stream, tool_call, whole
 from tests.unit.tools.mcp.support import SERVERS
-from toolway.settings.groups import LogSettings, Settings
+from toolway.settings.settings import LogSettings, Settings
 
 CALLER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 BUSY = {"error": {"message": "busy", "code": "overloaded"}}

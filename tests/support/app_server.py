@@ -22,7 +22,8 @@ from toolway.app.asgi import create_app
 from toolway.engine import engine
 from toolway.server.http_protocol import HttpProtocol
 from toolway.server.process import server_config
-from toolway.settings.settings import Settings, load_settings
+from toolway.settings.load import load_settings
+from toolway.settings.settings import Settings
 from toolway.tools.direct import DirectTools
 
 POLL_SECONDS = 0.02

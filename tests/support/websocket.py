@@ -14,7 +14,8 @@ from tests.support.servers import running_server
 from toolway.server.auth import AuthMiddleware
 from toolway.server.process import server_config
 from toolway.server.websocket import WebSocket, serve_websocket
-from toolway.settings.settings import Settings, load_settings
+from toolway.settings.load import load_settings
+from toolway.settings.settings import Settings
 
 HANDSHAKE = (
     b"GET /v1/responses HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"

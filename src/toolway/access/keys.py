@@ -21,8 +21,8 @@ from toolway.errors import ConfigError, Unauthorized
 from toolway.settings.access import UNDECLARED, AccessConfig, KeyConfig, Rate, Rights, check_name
 from toolway.settings.files import locked, replace_text
 from toolway.settings.jsonc import with_member, without_member
+from toolway.settings.load import environment
 from toolway.settings.mcp_json import parse_config
-from toolway.settings.settings import environment
 from toolway.types import JSON, Principal
 
 PREFIX = "sk-toolway-"

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from toolway.access.approvals import Approval
-from toolway.settings.groups import ServerSettings
-from toolway.settings.settings import Settings
+from toolway.settings.settings import ServerSettings, Settings
 from toolway.telemetry.logging import MASK, Redactor, visible
 
 ALPHABET = "23456789ABCDEFGHJKLMNPQRSTUVWXYZ"

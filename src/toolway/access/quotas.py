@@ -16,7 +16,7 @@ import anyio
 from toolway.access.audit import Denials
 from toolway.access.local_counters import LocalCounters, QuotaStatus
 from toolway.errors import OverQuota, QuotasUnknown
-from toolway.settings.groups import is_shared
+from toolway.settings.store_url import is_shared
 from toolway.stores.store import Cooldown, EntriesError
 from toolway.types import Header, Principal, Quota
 

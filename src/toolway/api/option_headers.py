@@ -7,7 +7,7 @@ from typing import get_args
 
 from toolway.engine.request_options import RequestOptions
 from toolway.errors import InvalidRequest
-from toolway.settings.groups import SearchMode
+from toolway.settings.profiles import SearchMode
 from toolway.types import Choice, Header
 
 TOOLS = b"x-toolway-tools"

@@ -15,7 +15,7 @@ from toolway.server.asgi import ClientGone, parse_object, read_body, relay
 from toolway.server.caller import principal_of, upstream_headers
 from toolway.server.disconnect import cancel_on_disconnect, error_at_stop
 from toolway.server.envelopes import send_error
-from toolway.settings.groups import UpstreamSettings
+from toolway.settings.settings import UpstreamSettings
 from toolway.types import JSON, Principal
 from toolway.upstream.client import Upstream
 from toolway.wire.lenient_json import dumps

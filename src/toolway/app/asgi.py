@@ -52,8 +52,8 @@ from toolway.server.caller import PRINCIPAL_KEY
 from toolway.server.envelopes import plain_path, send_error
 from toolway.server.lane import LANE
 from toolway.server.websocket import in_place_of_upgrade
-from toolway.settings.groups import UpstreamSettings
-from toolway.settings.settings import Settings, load_settings
+from toolway.settings.load import load_settings
+from toolway.settings.settings import Settings, UpstreamSettings
 from toolway.telemetry.conversation_log import log_conversation, log_failure
 from toolway.telemetry.logging import Redactor
 from toolway.tools.direct import DirectTools

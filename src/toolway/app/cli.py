@@ -36,9 +36,9 @@ from toolway.app.terminal import (
     read_arguments,
 )
 from toolway.errors import ConfigError, SourceError, sentence
-from toolway.settings.groups import ToolSettings
+from toolway.settings.load import load_settings
 from toolway.settings.mcp_server import RemoteServerConfig
-from toolway.settings.settings import Settings, load_settings
+from toolway.settings.settings import Settings, ToolSettings
 from toolway.tools import names
 from toolway.types import JSON, SourceStatus, Tool, ToolResult, last_error
 

@@ -26,7 +26,8 @@ from toolway.errors import ConfigError, StoreError, UpstreamError
 from toolway.net.proxy import Proxy, proxy_for
 from toolway.server.process import check_exposure
 from toolway.settings.access import AccessConfig, GroupConfig, KeyConfig
-from toolway.settings.settings import Settings, load_settings
+from toolway.settings.load import load_settings
+from toolway.settings.settings import Settings
 from toolway.stores import EntryKind, open_store
 from toolway.tools.catalog import Catalog, Snapshot
 from toolway.tools.factory import open_sources

@@ -10,9 +10,9 @@ import typer
 from toolway.access.keys import add_key, described, revoke_key, rotate_key, state_of
 from toolway.app.terminal import AsJSON, ConfigFile, complain, print_json, print_table, print_text
 from toolway.settings.access import GroupConfig, KeyConfig
-from toolway.settings.groups import DEFAULT_CONFIG
+from toolway.settings.load import load_settings
 from toolway.settings.mcp_server import with_home
-from toolway.settings.settings import load_settings
+from toolway.settings.settings import DEFAULT_CONFIG
 
 Name = Annotated[str, typer.Argument(help="Who has the key; any words.")]
 

@@ -13,7 +13,8 @@ import anyio
 import typer
 
 from toolway.app.terminal import AsJSON, ConfigFile, complain, confirm, fail, print_json, print_text
-from toolway.settings.settings import Settings, load_settings
+from toolway.settings.load import load_settings
+from toolway.settings.settings import Settings
 from toolway.tools.pins import Change, Pinned, accept, changes_of, lock_path, read_pinned
 from toolway.types import last_error
 

@@ -33,7 +33,8 @@ from toolway.app.terminal import (
 )
 from toolway.dialects import DialectName
 from toolway.settings.access import AccessConfig, GroupConfig, KeyConfig
-from toolway.settings.settings import Settings, load_settings
+from toolway.settings.load import load_settings
+from toolway.settings.settings import Settings
 from toolway.tools import names
 from toolway.tools.invoke import read_call
 from toolway.types import JSON, Principal, Tool, ToolCall, ToolResult, is_selected

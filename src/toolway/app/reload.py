@@ -15,9 +15,9 @@ from toolway.access.keys import KeyRing
 from toolway.access.policy import Policy
 from toolway.errors import ConfigError
 from toolway.settings.files import stamp_of
-from toolway.settings.groups import DEFAULT_CONFIG, ToolSettings
+from toolway.settings.load import reload_servers
 from toolway.settings.mcp_server import ConfiguredServer, UnusableServerConfig, with_home
-from toolway.settings.settings import Settings, reload_servers
+from toolway.settings.settings import DEFAULT_CONFIG, Settings, ToolSettings
 from toolway.telemetry.logging import also_mask
 from toolway.tools.catalog import Catalog
 from toolway.tools.factory import SourceFactory

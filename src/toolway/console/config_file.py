@@ -17,8 +17,8 @@ from toolway.console.routes import ConsoleRequest, Route
 from toolway.errors import ConfigError, Forbidden, InvalidRequest
 from toolway.settings.files import locked, write_at_once
 from toolway.settings.jsonc import MistakeError, Node, parse, with_member, without_member
+from toolway.settings.load import check_servers
 from toolway.settings.mcp_json import ROOTS, json_schema, keys_of
-from toolway.settings.settings import check_servers
 from toolway.types import JSON
 
 MAX_FILE = 2**20

@@ -16,7 +16,7 @@ import anyio
 import orjson
 
 from toolway.errors import StoreError
-from toolway.settings.groups import ConsoleSettings
+from toolway.settings.settings import ConsoleSettings
 from toolway.stores import EntryKind, Key, Store
 from toolway.types import JSON
 from toolway.wire.lenient_json import dumps, dumps_text

@@ -33,7 +33,7 @@ from toolway.conversation.events import (
     EventStream,
     ModelAnswered,
 )
-from toolway.settings.groups import ConsoleSettings
+from toolway.settings.settings import ConsoleSettings
 from toolway.stores import Store
 from toolway.types import JSON
 

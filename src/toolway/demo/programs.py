@@ -19,7 +19,7 @@ from pathlib import Path
 from toolway.demo.child import Child, DemoError, OnLine, running_child
 from toolway.demo.model import cache_folder, running_model
 from toolway.demo.weather import running_weather
-from toolway.settings.groups import ServerSettings
+from toolway.settings.settings import ServerSettings
 from toolway.types import JSON
 
 HOST = "127.0.0.1"

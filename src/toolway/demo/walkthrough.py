@@ -18,7 +18,7 @@ from toolway.demo.child import DemoError
 from toolway.demo.model import ALIAS, SMOLLM2, cache_folder, ensure_weights
 from toolway.demo.programs import Programs, choose_port, write_config
 from toolway.demo.screen import Screen
-from toolway.settings.groups import ServerSettings
+from toolway.settings.settings import ServerSettings
 
 EXTRA = ("openai", "xllamacpp")
 """The modules of `toolway[demo]`."""

@@ -25,7 +25,7 @@ from toolway.engine.tool_results import Budget, ResultRules, ToolResults
 from toolway.engine.tool_search import inner_call
 from toolway.engine.tool_vectors import ToolVectors
 from toolway.errors import ConnectorError
-from toolway.settings.groups import profile_suffix, split_model
+from toolway.settings.profiles import profile_suffix, split_model
 from toolway.settings.settings import Settings
 from toolway.stores import Store
 from toolway.tools.catalog import STARTUP_WAIT, Catalog, Snapshot

@@ -31,7 +31,7 @@ from toolway.engine.request_tools import BESIDE_TOOLS, CHOOSE_TOOLS
 from toolway.engine.resources import Resources
 from toolway.engine.side_requests import find_side_request
 from toolway.errors import UpstreamError
-from toolway.settings.groups import profile_suffix
+from toolway.settings.profiles import profile_suffix
 from toolway.settings.settings import Settings
 from toolway.tools.catalog import Catalog
 from toolway.types import JSON, JSON_TYPE, Caller

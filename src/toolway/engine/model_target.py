@@ -18,7 +18,7 @@ from toolway import __version__, types
 from toolway.engine.recovery import ModelHabits, Room
 from toolway.schema.compile import MAX_TOOLS
 from toolway.schema.targets import SchemaTarget
-from toolway.settings.groups import UpstreamSettings
+from toolway.settings.settings import UpstreamSettings
 from toolway.tools.catalog import Snapshot
 from toolway.tools.names import digest_of
 from toolway.types import JSON, Tool

@@ -9,7 +9,7 @@ from typing import Any
 from toolway.conversation.message import ChatRequest
 from toolway.engine.limits import Limits
 from toolway.errors import InvalidRequest, NotFound
-from toolway.settings.groups import ModelAlias, Profile, SearchMode, resolve_alias, split_model
+from toolway.settings.profiles import ModelAlias, Profile, SearchMode, resolve_alias, split_model
 from toolway.settings.settings import Settings
 from toolway.types import JSON, Choice, Principal, Selection, record
 

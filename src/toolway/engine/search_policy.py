@@ -13,7 +13,8 @@ from toolway.engine.request_tools import RequestTools
 from toolway.engine.tool_search import SearchRules, Way
 from toolway.engine.tool_vectors import ToolVectors
 from toolway.schema.compile import ALWAYS_FIT, need_search
-from toolway.settings.groups import SearchMode, ToolSettings
+from toolway.settings.profiles import SearchMode
+from toolway.settings.settings import ToolSettings
 from toolway.stores import Store
 from toolway.types import Caller, Choice, Selection
 from toolway.upstream.model_info import ModelInfo

@@ -21,7 +21,7 @@ from toolway.server.envelopes import send_error
 from toolway.server.resource_metadata import WELL_KNOWN, answer_metadata, metadata_url
 from toolway.server.validity import IsValid, close_when_invalid, run_while_valid
 from toolway.server.websocket import in_place_of_upgrade
-from toolway.settings.groups import ServerSettings
+from toolway.settings.settings import ServerSettings
 from toolway.types import Header, Principal, record
 
 OPEN_ROUTES = frozenset({"/healthz", "/docs"})

@@ -10,7 +10,7 @@ from functools import lru_cache
 
 from starlette.types import Scope
 
-from toolway.settings.groups import UpstreamSettings
+from toolway.settings.settings import UpstreamSettings
 from toolway.types import ANYBODY, Caller, Header, Principal
 from toolway.upstream.client import HOP_BY_HOP, credential
 

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, make_asgi_app, start_http_serve
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from toolway.errors import ConfigError
-from toolway.settings.groups import MetricsSettings
+from toolway.settings.settings import MetricsSettings
 from toolway.telemetry.metrics import DIRECTORY, HTTP_REQUESTS, INSTRUMENTS, AllWorkers
 
 

@@ -24,7 +24,7 @@ from uvicorn.supervisors import Multiprocess
 from toolway.errors import ConfigError
 from toolway.server.lane import LaneProtocol
 from toolway.server.websocket import PONG_SECONDS
-from toolway.settings.groups import ServerSettings, Settings
+from toolway.settings.settings import ServerSettings, Settings
 from toolway.telemetry.logging import configure_logging
 
 if sys.platform != "win32":

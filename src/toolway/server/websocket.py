@@ -14,7 +14,7 @@ from starlette.types import Message, Receive, Scope, Send
 from toolway.dialects import RESPONSES
 from toolway.server.asgi import ClientGone
 from toolway.server.disconnect import SHUTDOWN, DisconnectSignal
-from toolway.settings.groups import ServerSettings
+from toolway.settings.settings import ServerSettings
 from toolway.types import Header
 
 T = TypeVar("T")

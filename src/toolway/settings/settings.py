@@ -1,309 +1,383 @@
-"""Environment and .env -> frozen Settings; the only module that reads Toolway's settings there."""
+"""The settings, frozen and in groups, and what each value may be; a part of the program gets the group it needs."""
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import fields, replace
-from difflib import get_close_matches
-from functools import cache
-from pathlib import Path
-from typing import Any, get_type_hints
-from urllib.parse import urlsplit
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+from urllib.parse import parse_qsl, urlsplit
 
-from dotenv import dotenv_values
-from pydantic import TypeAdapter, ValidationError
-from pydantic.fields import FieldInfo
+from pydantic import AfterValidator, BeforeValidator, Field
 
-from toolway.errors import ConfigError
-from toolway.net.hosts import masked
-from toolway.settings.env_endpoints import Endpoint, parse_endpoints, token_key
-from toolway.settings.files import stamp_of
-from toolway.settings.groups import DEFAULT_CONFIG, Settings, is_shared, legal_credential, masked_store
-from toolway.settings.mcp_json import McpConfig, parse_config, read_config
-from toolway.settings.mcp_server import UnusableServerConfig, with_home
+from toolway.net.hosts import HOST, is_loopback
+from toolway.net.ssrf import AllowedServer, parse_allowed
+from toolway.settings.access import UNDECLARED, AccessConfig
+from toolway.settings.env_endpoints import Endpoint
+from toolway.settings.files import FileStamp
+from toolway.settings.mcp_server import ConfiguredServer, existing_file, looks_secret
+from toolway.settings.profiles import ModelAlias, Profile, SearchMode, parse_aliases, parse_profiles
+from toolway.settings.store_url import store_secrets, store_url
 
-__all__ = ["Endpoint", "Settings", "load_settings", "reload_servers", "setting_paths", "variable"]
+DEFAULT_CONFIG = "mcp.json"
+"""The file of the tool servers that is read when it is there and no other is named."""
 
-_NAMES = {
-    ("upstream", "base_url"): "openai_base_url",
-    ("upstream", "api_key"): "openai_api_key",
-    ("upstream", "connect_timeout"): "upstream_connect_timeout",
-    ("upstream", "silence_timeout"): "upstream_silence_timeout",
-    ("upstream", "client_cert"): "upstream_client_cert",
-    ("upstream", "client_key"): "upstream_client_key",
-    ("store", "url"): "store",
-    ("store", "ttl"): "store_ttl",
-    ("store", "max_bytes"): "store_max_bytes",
-    ("audit", "file"): "audit",
-    ("responses", "mode"): "responses",
-    ("responses", "ttl"): "responses_ttl",
-    ("console", "enabled"): "console",
-    ("console", "keys"): "console_keys",
-    ("console", "edit"): "console_edit",
-    ("console", "contents"): "console_contents",
-    ("console", "max_bytes"): "console_max_bytes",
-    ("console", "max_conversations"): "console_max_conversations",
-    ("console", "ttl"): "console_ttl",
-    ("log", "format"): "log_format",
-    ("metrics", "address"): "metrics",
-}
-"""Settings that people know by another name than that of the field. The others have the field's."""
-_NO_SETTINGS = {"query", "servers", "disabled", "config_stamp", "login_store_url", "access", "warnings"}
-_ENDPOINTS = ("/chat/completions", "/completions", "/responses", "/messages", "/embeddings", "/models")
-_VARIABLES = {
-    "openai_base_url": "OPENAI_BASE_URL",
-    "openai_api_key": "OPENAI_API_KEY",
-    "endpoints": "MCP_SERVER_ENDPOINTS",
-    "debug_output": "DEBUG_OUTPUT",
-}
-_LISTS = {"api_keys", "console_keys", "allowed_hosts", "cors_origins", "tool_search_always"}
-_SECRET = {"openai_api_key", "api_keys", "console_keys"}
-_OTHER_VARIABLES = {"TOOLWAY_CACHE", "TOOLWAY_DEPTH"}
-"""Where the demo keeps its model's weights, and how many Toolways started one another; not settings of the server."""
-_TOKEN = re.compile(r"TOOLWAY_SERVER_([A-Z0-9_]+)_TOKEN")
-_MISTAKEN = {
-    "OPENAI_API_BASE": "OPENAI_BASE_URL",
-    "OPENAI_BASEURL": "OPENAI_BASE_URL",
-    "MCP_SERVER_ENDPOINT": "MCP_SERVER_ENDPOINTS",
-    "MCP_SERVERS_ENDPOINTS": "MCP_SERVER_ENDPOINTS",
-    "MCP_ENDPOINTS": "MCP_SERVER_ENDPOINTS",
-}
+_ALLOWED_HOST = re.compile(
+    r"\*|(\*\.)?[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?(:\d{1,5})?|\[[0-9a-f:.]+\](:\d{1,5})?"
+)
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9_.-]+|\[[0-9a-f:.]+\])(:\d{1,5})?")
 
 
-def variable(setting: str) -> str:
-    """The environment variable of a setting."""
-    return _VARIABLES.get(setting) or f"TOOLWAY_{setting.upper()}"
-
-
-@cache
-def setting_paths() -> Mapping[str, tuple[str, str]]:
-    """Each setting by the name that the command line and `load_settings` use: its group and its field there."""
-    groups = [f.name for f in fields(Settings) if f.name not in _NO_SETTINGS]
-    paths = [(group, f.name) for group in groups for f in fields(getattr(Settings, group))]
-    return {_NAMES.get(path, path[1]): path for path in paths if path[1] not in _NO_SETTINGS}
-
-
-def load_settings(
-    env: Mapping[str, str] | None = None,
-    dotenv: Path | None = Path(".env"),
-    found_config: Path | None = Path(DEFAULT_CONFIG),
-    **overrides: Any,
-) -> Settings:
-    """Settings from `overrides` (the command line; None is not given), else `env`, else the file `dotenv`.
-
-    `found_config` is read when there is such a file and `config` names no other. `env` is the process's
-    environment if None. An empty value means unset. Raises ConfigError that names
-    every mistake, one a line; what is only suspicious is in `Settings.warnings`.
-    """
-    unknown = overrides.keys() - setting_paths().keys()
-    if unknown:
-        raise TypeError(f"no such setting: {', '.join(sorted(unknown))}")
-    texts = _texts(os.environ if env is None else env, dotenv)
-    given = {name: value for name, value in overrides.items() if value is not None}
-    values: dict[str, Any] = {
-        name: texts[variable(name)] for name in setting_paths() if variable(name) in texts
-    }
-    values |= given
-    problems, warnings = _read_endpoints(values, texts)
-    query = _split_base_url(values, problems, warnings)
-    if "config" not in values and found_config is not None and found_config.is_file():
-        values["config"] = str(found_config)
-    warnings += _suspicious(texts)
+def _base_url(text: str) -> str:
+    scheme, separator, _ = text.partition("://")
+    if not separator or scheme.lower() not in {"http", "https"}:
+        raise ValueError("it must start with http:// or https://")
+    url = urlsplit(text)
+    if not url.hostname or (url.port is not None and url.port == 0):
+        raise ValueError("it names no host")
     try:
-        groups = _in_groups(values)
-        groups["upstream"] = {**groups.get("upstream", {}), "query": query.encode()}
-        settings = _adapter().validate_python({**groups, "warnings": tuple(warnings)})
-        settings = _with_servers(settings, texts)
-    except ValidationError as error:
-        problems += _sentences(error, given)
-    except ConfigError as error:
-        problems.append(error.message)
-    if problems:
-        raise ConfigError("\n".join(problems))
-    return settings
+        url.hostname.encode("idna")
+    except UnicodeError:
+        raise ValueError("its host is no name") from None
+    if url.username is not None:
+        raise ValueError("it holds a user name; put the key into OPENAI_API_KEY")
+    if url.query or url.fragment:
+        raise ValueError("it must end with a path, usually /v1, without #")
+    return text.rstrip("/")
 
 
-def environment(dotenv: Path | None = Path(".env")) -> Mapping[str, str]:
-    """The variables that the file `config` may refer to."""
-    return _texts(os.environ, dotenv)
+def legal_credential(text: str) -> str:
+    if not text.isascii() or not text.isprintable() or " " in text:
+        raise ValueError("it holds a space or a character that no HTTP header may carry")
+    return text
 
 
-def reload_servers(settings: Settings, dotenv: Path | None = Path(".env")) -> Settings:
-    """The same settings with the servers that the file `config` holds now. Raises ConfigError."""
-    return _with_servers(settings, _texts(os.environ, dotenv))
+def _host(text: str) -> str:
+    host = text.removeprefix("[").removesuffix("]")
+    if "://" in text:
+        raise ValueError("it is a URL; give the name or address alone")
+    if re.fullmatch(r"[^:]+:\d+", host):
+        raise ValueError("it holds a port; give that in TOOLWAY_PORT")
+    if not HOST.fullmatch(host):
+        raise ValueError("it is no host name or address")
+    return host
 
 
-def check_servers(settings: Settings, text: str, dotenv: Path | None = Path(".env")) -> McpConfig:
-    """What the file `config` would be with this text. Raises ConfigError that names every mistake in it."""
-    tools = settings.tools
-    path = str(with_home(tools.config or ""))
-    found = parse_config(text, _texts(os.environ, dotenv), path=path, strict=tools.strict)
-    if mistakes := [
-        m for server in found.servers if isinstance(server, UnusableServerConfig) for m in server.mistakes
-    ]:
-        raise ConfigError("\n".join(mistakes))
-    return found
+def _allowed_host(text: str) -> str:
+    if not _ALLOWED_HOST.fullmatch(text.lower()):
+        raise ValueError("write a name like toolway.example.com or *.example.com, without http://")
+    return text.lower()
 
 
-def _with_servers(settings: Settings, texts: Mapping[str, str]) -> Settings:
-    tools = settings.tools
-    if tools.config is None:
-        return settings
-    path = with_home(tools.config)
-    stamp = stamp_of(path)  # before it is read: an edit behind that is seen as one
-    found: McpConfig = read_config(path, texts, strict=tools.strict)
-    labels = {endpoint.label for endpoint in tools.endpoints}
-    if twice := [server for server in found.servers if server.label in labels]:
-        raise ConfigError(
-            "\n".join(
-                f"{s.where}: {s.label}: MCP_SERVER_ENDPOINTS has a server of this name too." for s in twice
-            )
-        )
-    login_store_url = settings.store.url if is_shared(settings.store.url) else None
-    warnings = tuple(warning.removesuffix(".") for warning in found.warnings)
-    if found.access.has_quotas and settings.server.workers > 1 and login_store_url is None:
-        warnings += (
-            "each worker counts the quotas of keys by itself; with a Redis as TOOLWAY_STORE all count together",
-        )
-    return replace(
-        settings,
-        tools=replace(
-            tools,
-            servers=found.servers,
-            disabled=found.disabled,
-            config_stamp=stamp,
-            login_store_url=login_store_url,
-        ),
-        access=found.access,
-        warnings=(*settings.warnings, *warnings),
-    )
+def _origin(text: str) -> str:
+    origin = text.lower().rstrip("/")
+    if origin != "*" and not _ORIGIN.fullmatch(origin):
+        raise ValueError("write an origin like http://localhost:3000, without a path, or *")
+    return origin
 
 
-@cache
-def _adapter() -> TypeAdapter[Settings]:
-    return TypeAdapter(Settings)
-
-
-def _texts(env: Mapping[str, str], dotenv: Path | None) -> dict[str, str]:
-    """All variables that hold something; the environment wins."""
-    texts: dict[str, str] = {}
-    if dotenv is not None and dotenv.is_file():
-        try:
-            texts = {name: value.strip() for name, value in dotenv_values(dotenv).items() if value}
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{dotenv} cannot be read: {error}") from None
-    texts |= {name: value.strip() for name, value in env.items() if value.strip()}
-    return {name: value for name, value in texts.items() if value}
-
-
-def _read_endpoints(values: dict[str, Any], texts: Mapping[str, str]) -> tuple[list[str], list[str]]:
-    """Replace the text of the endpoints by what it means; returns problems and warnings."""
-    text = values.get("endpoints", "")
-    if not isinstance(text, str) and any(isinstance(entry, Endpoint) for entry in text):
-        return [], []
-    tokens, problems = _tokens(texts)
-    parsed = parse_endpoints(text if isinstance(text, str) else ",".join(text), tokens)
-    values["endpoints"] = parsed.endpoints
-    known = {token_key(e.label) for e in parsed.endpoints}
-    warnings = [f"MCP_SERVER_ENDPOINTS: {note}" for note in parsed.notes]
-    warnings += [_homeless(key, known) for key in sorted(tokens.keys() - known)]
-    return problems + [f"MCP_SERVER_ENDPOINTS: {problem}" for problem in parsed.problems], warnings
-
-
-def _split_base_url(values: dict[str, Any], problems: list[str], warnings: list[str]) -> str:
-    """Take the query string, which is returned, and the name of an endpoint off the base URL."""
-    base, _, query = str(values.get("openai_base_url", "")).partition("?")
-    base = base.rstrip("/")
-    if "#" in query:
+def _metrics_address(value: Any) -> str:
+    text = str(value).strip().lower()
+    if text in {"", "off", "false", "no", "0"}:
         return ""
-    if not query.isascii() or not query.isprintable() or " " in query:
-        problems.append("OPENAI_BASE_URL: behind its ? there is a character that must be percent-encoded.")
-        query = ""
-    if endpoint := next((name for name in _ENDPOINTS if base.endswith(name)), None):
-        base = base.removesuffix(endpoint)
-        warnings.append(
-            f"OPENAI_BASE_URL ends in {endpoint}, which is one endpoint of many; {masked(base)} is used"
+    if text in {"on", "true", "yes", "1"}:
+        return "on"
+    host, _, port = text.rpartition(":")
+    if not (port.isdecimal() and 0 < int(port) < 65536 and _host(host)):
+        raise ValueError("write on, off, or an address of their own like 127.0.0.1:9464")
+    return text
+
+
+Flag = Annotated[bool, Field(description="true or false (or 1/0, yes/no, on/off)")]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False, description="a number of seconds above 0")]
+Pause = Annotated[
+    float, Field(ge=0, allow_inf_nan=False, description="a number of seconds, or 0 for not at all")
+]
+Size = Annotated[int, Field(ge=1, description="a whole number above 0")]
+Port = Annotated[int, Field(ge=0, le=65535, description="a port from 0 to 65535 (0: any free one)")]
+BaseUrl = Annotated[str, AfterValidator(_base_url), Field(description="a URL like http://localhost:1234/v1")]
+Credential = Annotated[str, AfterValidator(legal_credential)]
+File = Annotated[str, AfterValidator(existing_file)]
+HostName = Annotated[str, AfterValidator(_host)]
+AllowedHost = Annotated[str, AfterValidator(_allowed_host)]
+Origin = Annotated[str, AfterValidator(_origin)]
+SchemaProfile = Annotated[
+    Literal["auto", "openai", "llama.cpp", "gemini", "strict"],
+    Field(description="auto, openai, llama.cpp, gemini or strict"),
+]
+AllowedServers = Annotated[tuple[AllowedServer, ...], BeforeValidator(parse_allowed)]
+StoreUrl = Annotated[str, AfterValidator(store_url)]
+MetricsAddress = Annotated[str, BeforeValidator(_metrics_address)]
+Profiles = Annotated[tuple[Profile, ...], BeforeValidator(parse_profiles)]
+Aliases = Annotated[tuple[ModelAlias, ...], BeforeValidator(parse_aliases)]
+Vision = Annotated[Literal["auto", "on", "off"], Field(description="auto, on or off")]
+ProgressForm = Annotated[
+    Literal["off", "openwebui", "reasoning"], Field(description="off, openwebui or reasoning")
+]
+QuotasFail = Annotated[Literal["open", "closed"], Field(description="open or closed")]
+UsageForm = Annotated[Literal["last", "sum"], Field(description="last or sum")]
+ResponsesApi = Annotated[Literal["translate", "passthrough"], Field(description="translate or passthrough")]
+Contents = Annotated[Literal["auto", "on", "off"], Field(description="auto, on or off")]
+LogFormat = Annotated[Literal["text", "json"], Field(description="text or json")]
+ToolSearchMode = Annotated[SearchMode, Field(description="auto, on or off")]
+ToolSearchWay = Annotated[Literal["auto", "append", "call"], Field(description="auto, append or call")]
+AuditArguments = Annotated[Literal["digest", "text"], Field(description="digest or text")]
+Number = Annotated[int, Field(ge=0, description="a whole number")]
+ToolNames = Annotated[Literal["operation", "short"], Field(description="operation or short")]
+ToolPrefix = Annotated[Literal["clash", "always"], Field(description="clash or always")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpstreamSettings:
+    """The model server: where it is, and how it is spoken to."""
+
+    base_url: BaseUrl = "http://127.0.0.1:1234/v1"
+    api_key: Credential | None = field(default=None, repr=False)
+    connect_timeout: Seconds = 10.0
+    silence_timeout: Seconds = 600.0
+    max_answer_bytes: Size = 16 * 2**20
+    """Of one that is read whole, decompressed."""
+    client_cert: File | None = None
+    client_key: File | None = None
+    schema_profile: SchemaProfile = "auto"
+    model_aliases: Aliases = ()
+
+    query: bytes = field(default=b"", repr=False)
+    """What stands behind the ? of the base URL, for each request (Azure's api-version). Not a setting of its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerSettings:
+    """The socket: where Toolway listens, who may use it, and how long a client may take."""
+
+    host: HostName = "127.0.0.1"
+    port: Port = 8484
+    workers: Size = 1
+    insecure: Flag = False
+    api_keys: tuple[Credential, ...] = field(default=(), repr=False)
+    allowed_hosts: tuple[AllowedHost, ...] = ()
+    cors_origins: tuple[Origin, ...] = ()
+    max_body_bytes: Size = 64 * 2**20
+    receive_timeout: Seconds = 30.0
+    send_timeout: Seconds = 300.0
+    idle_timeout: Seconds = 60.0
+    websocket_idle_timeout: Seconds = 3600.0
+    shutdown_grace: Seconds = 10.0
+    keepalive_interval: Seconds = 10.0
+
+    @property
+    def is_exposed(self) -> bool:
+        """Can other machines reach the address that this process listens on?"""
+        return not is_loopback(self.host)
+
+    def local_url(self, port: int | None = None) -> str:
+        """What a client on this machine puts in front of /v1; `port`: the one that is listened on, if it is known."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104
+        return f"http://{f'[{host}]' if ':' in host else host}:{port or self.port}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToolSettings:
+    """The tool servers, those of the operator and those that requests may bring along."""
+
+    endpoints: tuple[Endpoint, ...] = ()
+    config: str | None = None
+    """Path of the file that describes tool servers (`mcp.json`)."""
+    strict: Flag = False
+    pins: Flag = False
+    """Whether only tools are offered that the lock file has as they are."""
+    token_file: str = "~/.config/toolway/tokens.json"  # noqa: S105 - a path
+    tool_names: ToolNames = "operation"
+    tool_prefix: ToolPrefix = "clash"
+    max_tool_response_bytes: Size = 10 * 2**20
+    max_document_bytes: Size = 32 * 2**20
+    refresh_interval: Seconds = 60.0
+    dynamic_servers: AllowedServers = ()
+    max_dynamic_servers: Size = 32
+    profiles: Profiles = ()
+    tool_search: ToolSearchMode = "auto"
+    tool_search_way: ToolSearchWay = "auto"
+    tool_search_always: tuple[str, ...] = ()
+    """Tools that are offered beside the search: patterns as in a profile."""
+    tool_search_embeddings: str = "auto"
+    """auto, off, local, or the name of an embedding model of the model server."""
+
+    servers: tuple[ConfiguredServer, ...] = ()
+    """The tool servers of the file `config`. Not a setting."""
+    disabled: tuple[str, ...] = ()
+    """The names of those that the file says are disabled. Not a setting."""
+    config_stamp: FileStamp | None = field(default=None, compare=False, repr=False)
+    """The state of the file `config` when it was read. Not a setting."""
+    login_store_url: str | None = field(default=None, repr=False)
+    """`TOOLWAY_STORE`, when machines share it: there is what people granted. Not a setting."""
+
+    @property
+    def all_disabled(self) -> str:
+        """What to do when there is no server because the file disables each; empty otherwise."""
+        if self.endpoints or self.servers or not self.disabled:
+            return ""
+        which = "The only server" if len(self.disabled) == 1 else f"Each of the {len(self.disabled)} servers"
+        labels = ", ".join(self.disabled)
+        return (
+            f'{which} in {self.config} is disabled ({labels}): take "disabled": true out where you want one.'
         )
-    if base:
-        values["openai_base_url"] = base
-    return query
 
 
-def _tokens(texts: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
-    tokens: dict[str, str] = {}
-    problems: list[str] = []
-    for name, text in texts.items():
-        match = _TOKEN.fullmatch(name)
-        if not match:
-            continue
-        try:
-            tokens[match[1]] = legal_credential(text)
-        except ValueError as error:
-            problems.append(f"{name}: {error}.")
-    return tokens, problems
+@dataclass(frozen=True, kw_only=True)
+class ApprovalSettings:
+    """Calls that wait for a person."""
+
+    approval_wait: Pause = 0.0
+    """Seconds for which a request waits for the console or the command line, before it goes on without."""
+    approval_ttl: Seconds = 3600.0
+    """Seconds in which an answer counts."""
+    grant_ttl: Seconds = 2_592_000.0
+    """Seconds for which "always" counts."""
 
 
-def _homeless(key: str, known: Iterable[str]) -> str:
-    legal = ", ".join(f"TOOLWAY_SERVER_{k}_TOKEN" for k in sorted(known)) or "none"
-    return f"TOOLWAY_SERVER_{key}_TOKEN belongs to no endpoint; those that do: {legal}"
+@dataclass(frozen=True, kw_only=True)
+class AuditSettings:
+    """The audit log."""
+
+    file: str | None = None
+    """Path of the log, or "-" for the standard output; without one there is none."""
+    audit_max_bytes: Size = 10 * 2**20
+    audit_files: Number = 5
+    """Files that are kept besides the one that is written."""
+    audit_arguments: AuditArguments = "digest"
 
 
-def _in_groups(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    grouped: dict[str, dict[str, Any]] = {}
-    for name, value in values.items():
-        group, key = setting_paths()[name]
-        grouped.setdefault(group, {})[key] = _as_list(name, value)
-    return grouped
+@dataclass(frozen=True, kw_only=True)
+class LoopSettings:
+    """The tool loop: how calls are run, what the client sees of them, and when a conversation must end."""
+
+    text_tool_calls: Flag = False
+    side_request_tools: Flag = False
+    tool_timeout: Seconds = 60.0
+    progress: ProgressForm = "off"
+    usage: UsageForm = "last"
+    replay: Flag = False
+    max_rounds: Size = 20
+    max_calls: Size = 100
+    max_repeats: Size = 3
+    max_similar: Size = 8
+    max_seconds: Seconds = 600.0
+    retry_wait: Seconds = 60.0
 
 
-def _as_list(name: str, value: Any) -> Any:
-    if name in _LISTS and isinstance(value, str):
-        return tuple(filter(None, re.split(r"[,\s]+", value)))
-    return value
+@dataclass(frozen=True, kw_only=True)
+class ResultSettings:
+    """What the model is shown of a tool's result."""
+
+    max_result_chars: Size = 60_000
+    max_round_chars: Size = 120_000
+    read_more: Flag = True
+    vision: Vision = "auto"
+    max_image_bytes: Size = 5 * 2**20
 
 
-def _suspicious(texts: Mapping[str, str]) -> list[str]:
-    """Sentences about variables that look like settings and are none."""
-    known = {variable(name).removeprefix("TOOLWAY_"): variable(name) for name in setting_paths()}
-    found = [
-        f"{name} is not read; did you mean {meant}?"
-        for name, meant in _MISTAKEN.items()
-        if name in texts and meant not in texts
-    ]
-    for name in sorted(texts):
-        if (
-            name.startswith("TOOLWAY_")
-            and name not in (*known.values(), *_OTHER_VARIABLES)
-            and not _TOKEN.fullmatch(name)
-        ):
-            # The prefix that all share would make any two names look alike.
-            close = get_close_matches(name.removeprefix("TOOLWAY_"), known, 1)
-            found.append(f"{name} is not a setting" + (f"; did you mean {known[close[0]]}?" if close else ""))
-    if "OPENAI_BASE_URL" in texts and urlsplit(texts["OPENAI_BASE_URL"]).path in {"", "/"}:
-        found.append("OPENAI_BASE_URL has no path; most model servers want /v1 at its end")
-    return found
+@dataclass(frozen=True, kw_only=True)
+class StoreSettings:
+    """What is remembered between two requests: where, for how long, how much."""
+
+    url: StoreUrl = field(default="memory:", repr=False)
+    ttl: Seconds = 86_400.0
+    max_bytes: Size = 64 * 2**20
+    quotas_fail: QuotasFail = "open"
 
 
-def _sentences(error: ValidationError, given: Mapping[str, Any]) -> list[str]:
-    """One sentence for each mistake: the variable, the value unless it is a secret, and what is legal."""
-    sentences = []
-    for mistake in error.errors(include_url=False):
-        group, key = (str(part) for part in mistake["loc"][:2])
-        setting = _NAMES.get((group, key), key)
-        name = f"--{setting.replace('_', '-')}" if setting in given else variable(setting)
-        reason = (
-            mistake.get("ctx", {}).get("error")
-            or f"it must be {_legal(group, key) or mistake['msg'].lower()}"
-        )
-        shown = masked_store if setting == "store" else masked
-        value = "" if setting in _SECRET else f" is {shown(str(mistake['input']))!r}"
-        sentences.append(f"{name}{value}: {reason}.")
-    return sentences
+@dataclass(frozen=True, kw_only=True)
+class ResponsesSettings:
+    """The Responses API."""
+
+    mode: ResponsesApi = "translate"
+    ttl: Seconds = 2_592_000.0
+    max_background: Size = 100
 
 
-def _legal(group: str, key: str) -> str | None:
-    hint = get_type_hints(get_type_hints(Settings)[group], include_extras=True)[key]
-    notes = [n for n in getattr(hint, "__metadata__", ()) if isinstance(n, FieldInfo)]
-    return notes[0].description if notes else None
+@dataclass(frozen=True, kw_only=True)
+class ConsoleSettings:
+    """The console at `/`: who may use it, and what it keeps of conversations."""
+
+    enabled: Flag = True
+    keys: tuple[Credential, ...] = field(default=(), repr=False)
+    """Those who have one may see and change everything that the console shows."""
+    edit: Flag = True
+    """Whether it may change the file of the tool servers, and so run programs."""
+    contents: Contents = "auto"
+    max_conversations: Size = 10_000
+    """Conversations that are listed; the oldest go first."""
+    max_bytes: Size = 16 * 2**20
+    """What is kept of all of them but their lines in the list."""
+    ttl: Seconds = 86_400.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogSettings:
+    """What is said on the terminal."""
+
+    debug_output: Flag = True
+    format: LogFormat = "text"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricsSettings:
+    """The metrics for Prometheus, and where they are served."""
+
+    address: MetricsAddress = ""
+    """Empty: there are none. "on": at /metrics, for whoever may use the API. Else an address of their own."""
+
+    @property
+    def own_address(self) -> tuple[str, int] | None:
+        """Host and port of a listener for the metrics alone."""
+        host, separator, port = self.address.rpartition(":")
+        return (host.removeprefix("[").removesuffix("]"), int(port)) if separator else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Everything that can be set. Times are seconds, sizes are bytes unless the name says otherwise.
+
+    `config.example` explains each one; a test keeps it complete.
+    """
+
+    upstream: UpstreamSettings = UpstreamSettings()
+    server: ServerSettings = ServerSettings()
+    tools: ToolSettings = ToolSettings()
+    approvals: ApprovalSettings = ApprovalSettings()
+    audit: AuditSettings = AuditSettings()
+    loop: LoopSettings = LoopSettings()
+    results: ResultSettings = ResultSettings()
+    store: StoreSettings = StoreSettings()
+    responses: ResponsesSettings = ResponsesSettings()
+    console: ConsoleSettings = ConsoleSettings()
+    log: LogSettings = LogSettings()
+    access: AccessConfig = UNDECLARED
+    """Who may do what, as the file `config` says. Not a setting."""
+    metrics: MetricsSettings = MetricsSettings()
+    warnings: tuple[str, ...] = field(default=(), compare=False)
+    """What looks like a mistake but forbids nothing, one sentence each. Not a setting."""
+
+    @property
+    def shows_contents(self) -> bool:
+        """Whether the console keeps and shows what is said in conversations."""
+        choice = self.console.contents
+        return choice == "on" or (choice == "auto" and not self.server.is_exposed)
+
+    @property
+    def labels(self) -> frozenset[str]:
+        """The labels of all configured servers."""
+        return frozenset(entry.label for entry in (*self.tools.endpoints, *self.tools.servers))
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Every configured value that must never be shown."""
+        found = [self.upstream.api_key, *self.server.api_keys, *self.console.keys]
+        found += store_secrets(self.store.url)
+        found += [
+            value for name, value in parse_qsl(self.upstream.query.decode()) if looks_secret(name, value)
+        ]
+        for endpoint in self.tools.endpoints:
+            found += [endpoint.password, endpoint.token, *endpoint.headers.values()]
+        for server in self.tools.servers:
+            found += server.secrets
+        return tuple(s for s in found if s)

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 import orjson
 
-from toolway.settings.groups import Settings
+from toolway.settings.settings import Settings
 from toolway.wire.lenient_json import fix_surrogates_in
 
 MASK = "***"

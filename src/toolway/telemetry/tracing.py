@@ -42,7 +42,7 @@ from toolway.conversation.events import (
 )
 from toolway.conversation.message import ChatRequest, Message, optional_token_count
 from toolway.errors import ConfigError, ToolwayError
-from toolway.settings.groups import UpstreamSettings
+from toolway.settings.settings import UpstreamSettings
 from toolway.types import JSON, Caller, Tool, ToolCall
 from toolway.upstream.client import TRACE_HEADERS
 from toolway.wire.lenient_json import dumps_text

@@ -18,7 +18,6 @@ import anyio
 from toolway.net.client import ClientCertificate, client_certificate
 from toolway.net.ssrf import AllowList, Resolve, Resolver, SsrfGuard
 from toolway.settings.env_endpoints import Endpoint
-from toolway.settings.groups import ToolSettings
 from toolway.settings.mcp_server import (
     ConfiguredServer,
     McpServerConfig,
@@ -28,6 +27,7 @@ from toolway.settings.mcp_server import (
     UnusableServerConfig,
     with_home,
 )
+from toolway.settings.settings import ToolSettings
 from toolway.tools.autodetect import AutodetectSource, find_mcp, has_document
 from toolway.tools.catalog import Catalog
 from toolway.tools.client_servers import CONNECT_TIMEOUT, IDLE, ClientServers, DeclaredServer

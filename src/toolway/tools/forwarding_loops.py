@@ -10,7 +10,7 @@ import hashlib
 import time
 from dataclasses import replace
 
-from toolway.settings.groups import ToolSettings
+from toolway.settings.settings import ToolSettings
 from toolway.tools.source_wrappers import StatusTransformer
 from toolway.types import JSON, SourceStatus, Tool, ToolSource
 

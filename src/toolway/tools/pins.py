@@ -15,8 +15,8 @@ import anyio
 
 from toolway.errors import ConfigError
 from toolway.settings.files import locked, replace_text
-from toolway.settings.groups import DEFAULT_CONFIG, ToolSettings
 from toolway.settings.mcp_server import with_home
+from toolway.settings.settings import DEFAULT_CONFIG, ToolSettings
 from toolway.tools.cpu_bound import no_garbage_collection, run_one_at_a_time
 from toolway.tools.names import definition_of, digest, digest_of, name_some
 from toolway.tools.source_wrappers import SourceWrapper

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from toolway.errors import NotFound
-from toolway.settings.groups import Profile
+from toolway.settings.profiles import Profile
 from toolway.types import Choice, Selection, Tool, is_selected
 
 

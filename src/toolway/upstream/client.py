@@ -25,7 +25,7 @@ from toolway.net.decompress import (
 )
 from toolway.net.errors import Fault, HttpError
 from toolway.net.proxy import Proxy, proxy_for
-from toolway.settings.groups import UpstreamSettings
+from toolway.settings.settings import UpstreamSettings
 from toolway.types import Header
 
 __all__ = ["HOP_BY_HOP", "MAX_IDLE", "Header", "Upstream", "UpstreamResponse"]

@@ -18,7 +18,7 @@ import anyio
 import httpx2
 
 from toolway.errors import SourceError
-from toolway.settings.settings import load_settings
+from toolway.settings.load import load_settings
 from toolway.tools.catalog import Catalog
 from toolway.tools.factory import login_store, open_sources
 from toolway.tools.mcp.oauth import login

@@ -26,7 +26,7 @@ from tests.support.model import ModelServer, needs_model
 from tests.support.servers import running
 from toolway.demo.programs import write_config
 from toolway.demo.weather import WEATHER
-from toolway.settings.settings import load_settings
+from toolway.settings.load import load_settings
 
 pytestmark = needs_model
 

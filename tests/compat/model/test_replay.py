@@ -16,7 +16,7 @@ from tests.support.servers import running
 from toolway.demo.child import DemoError, running_child
 from toolway.demo.model import ensure_weights, require_llama
 from toolway.demo.weather import WEATHER
-from toolway.settings.settings import load_settings
+from toolway.settings.load import load_settings
 
 pytestmark = needs_model
 

@@ -15,7 +15,7 @@ from tests.support.model import ModelServer, needs_model
 from tests.support.servers import running
 from tests.support.tools import CITY, ToolService, document
 from toolway.schema.compile import compile_schema
-from toolway.settings.settings import load_settings
+from toolway.settings.load import load_settings
 
 pytestmark = needs_model
 

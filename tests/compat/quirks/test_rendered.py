@@ -19,7 +19,7 @@ from tests.support.tools import CITY, NOTHING, ToolService, document
 from tests.support.upstream import Reply, ScriptedUpstream
 from tests.unit.engine.scripted_model import InMemorySource, echo, run_loop
 from toolway.conversation.events import Chunks
-from toolway.settings.settings import load_settings
+from toolway.settings.load import load_settings
 from toolway.types import JSON, ToolResult
 from toolway.upstream.client import Upstream
 from toolway.upstream.model_call import streamed_model_call

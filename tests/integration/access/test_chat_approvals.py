@@ -21,7 +21,7 @@ from tests.support.redis import RedisServer, redis  # noqa: F401 - a fixture
 from tests.support.tools import CITY, ToolService, document
 from tests.support.upstream import call_stream, tool_call, whole
 from toolway.access.keys import hash_of
-from toolway.settings.settings import reload_servers
+from toolway.settings.load import reload_servers
 
 JSON = dict[str, Any]
 ASK: JSON = {"tools": ["get_weather"], "effect": "ask", "reason": "it costs money"}

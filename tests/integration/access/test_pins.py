@@ -20,7 +20,7 @@ from tests.support.tools import CITY, ToolService, document
 from tests.support.upstream import Reply, json_reply, tool_call, whole
 from tests.unit.tools.mcp.servers import good
 from tests.unit.tools.mcp.support import until
-from toolway.settings.settings import load_settings
+from toolway.settings.load import load_settings
 from toolway.tools.catalog import Catalog
 from toolway.tools.factory import open_sources
 from toolway.tools.suspicious import hides_text

@@ -18,7 +18,7 @@ from tests.support.servers import free_port, running_server
 from tests.support.tools import ToolService
 from toolway.app.asgi import create_app
 from toolway.server.process import server_config
-from toolway.settings.settings import load_settings
+from toolway.settings.load import load_settings
 from toolway.tools.catalog import STARTUP_WAIT
 from toolway.tools.forwarding_loops import ITSELF
 

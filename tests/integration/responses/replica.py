@@ -8,7 +8,7 @@ from functools import partial
 from toolway.api.responses import Pace
 from toolway.app.asgi import create_app
 from toolway.server.process import run
-from toolway.settings.settings import load_settings
+from toolway.settings.load import load_settings
 
 QUICK = Pace(lease=5.0, beat=0.05, poll=0.02)
 

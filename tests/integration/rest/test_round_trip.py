@@ -11,7 +11,7 @@ import pytest
 from tests.support.app_server import AppServer
 from tests.support.gate import DEADLINE
 from tests.unit.tools.mcp.servers import good
-from toolway.settings.settings import load_settings
+from toolway.settings.load import load_settings
 from toolway.tools.catalog import Catalog, Snapshot
 from toolway.tools.factory import open_sources
 from toolway.types import JSON, Tool

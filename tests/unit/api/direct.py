@@ -14,7 +14,7 @@ from tests.support.confused import ORDER
 from toolway.access.policy import Policy
 from toolway.api.mcp import McpEndpoint
 from toolway.api.rest import RestTools
-from toolway.settings.settings import load_settings
+from toolway.settings.load import load_settings
 from toolway.stores import Store
 from toolway.stores.memory import MemoryEntries
 from toolway.tools.catalog import Catalog

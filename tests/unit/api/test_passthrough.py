@@ -19,7 +19,8 @@ from tests.support.servers import free_port, running, running_server, until
 from toolway.api.passthrough import Passthrough
 from toolway.server.auth import AuthMiddleware
 from toolway.server.process import server_config
-from toolway.settings.settings import Settings, load_settings
+from toolway.settings.load import load_settings
+from toolway.settings.settings import Settings
 from toolway.upstream.client import Upstream
 
 BAD_CHUNK = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\nnonsense"

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from toolway.console.conversation_store import ConversationStore
-from toolway.settings.groups import ConsoleSettings
+from toolway.settings.settings import ConsoleSettings
 from toolway.stores import Store, open_store
 from toolway.types import JSON
 

@@ -33,7 +33,7 @@ from toolway.conversation.events import (
 )
 from toolway.conversation.message import ChatRequest, Message
 from toolway.errors import InvalidRequest, UpstreamError
-from toolway.settings.groups import ConsoleSettings
+from toolway.settings.settings import ConsoleSettings
 from toolway.stores import Store
 from toolway.stores.memory import MemoryEntries
 from toolway.types import JSON, Caller, Image, Progress, Tool, ToolCall, ToolResult

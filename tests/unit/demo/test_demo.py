@@ -155,7 +155,7 @@ def test_a_wanted_port_that_is_taken_is_told_of(cache: Path):
 
 def test_the_usual_port_gives_way_when_it_is_taken(monkeypatch: pytest.MonkeyPatch):
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        monkeypatch.setattr("toolway.settings.groups.ServerSettings.port", taken.getsockname()[1])
+        monkeypatch.setattr("toolway.settings.settings.ServerSettings.port", taken.getsockname()[1])
         chosen = {choose_port(None), choose_port(0)}
         assert chosen.isdisjoint({0, taken.getsockname()[1]})
 

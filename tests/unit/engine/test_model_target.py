@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from toolway.engine.model_target import ModelTarget
-from toolway.settings.groups import UpstreamSettings
+from toolway.settings.settings import UpstreamSettings
 from toolway.upstream.client import Upstream
 
 

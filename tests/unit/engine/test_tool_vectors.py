@@ -17,7 +17,7 @@ from toolway.engine import tool_vectors
 from toolway.engine.model_target import ModelTarget
 from toolway.engine.tool_vectors import ToolVectors, open_vectors
 from toolway.errors import ConfigError
-from toolway.settings.settings import load_settings
+from toolway.settings.load import load_settings
 from toolway.stores import Store, open_store
 from toolway.types import Tool
 from toolway.upstream.client import Upstream

@@ -16,7 +16,7 @@ from tests.support.raw import raw_server, request_head
 from tests.unit.net.test_client_tls import Authority
 from toolway.errors import ConfigError, SourceError, UpstreamError
 from toolway.net.proxy import proxy_for
-from toolway.settings.settings import load_settings
+from toolway.settings.load import load_settings
 from toolway.tools.openapi.build_request import Request
 from toolway.tools.openapi.transport import Connections
 from toolway.upstream.client import Upstream

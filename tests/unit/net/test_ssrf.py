@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from toolway.errors import ConfigError
 from toolway.net.ssrf import AllowList, is_forbidden, is_public, parse_allowed, read_destination
-from toolway.settings.settings import load_settings
+from toolway.settings.load import load_settings
 
 
 def allows(setting: str, url: str, *addresses: str) -> bool:

@@ -7,7 +7,8 @@ import sys
 from typing import Any
 
 from toolway.server.process import run
-from toolway.settings.settings import Settings, load_settings
+from toolway.settings.load import load_settings
+from toolway.settings.settings import Settings
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from toolway.server.auth import AuthMiddleware
 from toolway.server.caller import PRINCIPAL_KEY, caller_id, upstream_headers
-from toolway.settings.groups import ServerSettings, UpstreamSettings
+from toolway.settings.settings import ServerSettings, UpstreamSettings
 
 Header = tuple[bytes, bytes]
 LOCAL = (b"host", b"127.0.0.1:8484")

@@ -16,7 +16,7 @@ import pytest
 
 from toolway.errors import ConfigError
 from toolway.server.process import MAX_FILES, check_exposure, listen, run, server_config
-from toolway.settings.groups import ServerSettings, Settings
+from toolway.settings.settings import ServerSettings, Settings
 
 if sys.platform != "win32":
     import resource

@@ -24,7 +24,7 @@ from toolway.server.caller import PRINCIPAL_KEY, upstream_headers
 from toolway.server.disconnect import SHUTDOWN
 from toolway.server.websocket import MAX_QUEUED, WebSocket
 from toolway.server.websocket_protocol import MAX_FRAGMENTS
-from toolway.settings.settings import load_settings
+from toolway.settings.load import load_settings
 
 KEY = "a-client-key"
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from tests.support.paths import ROOT
 from toolway.errors import ConfigError
 from toolway.net.hosts import is_loopback
-from toolway.settings.env_endpoints import parse_endpoints, token_key
-from toolway.settings.groups import ServerSettings
-from toolway.settings.settings import Endpoint, Settings, load_settings, setting_paths, variable
+from toolway.settings.env_endpoints import Endpoint, parse_endpoints, token_key
+from toolway.settings.load import load_settings, setting_paths, variable
+from toolway.settings.settings import ServerSettings, Settings
 
 EXAMPLE = ROOT / "config.example"
 

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis.strategies import DataObject, binary, data, integers
 
 from toolway.errors import ConfigError, StoreError
-from toolway.settings.settings import load_settings
+from toolway.settings.load import load_settings
 from toolway.stores import EntryKind, Key, Store, open_store
 from toolway.types import JSON
 

@@ -29,7 +29,7 @@ from toolway.conversation.events import (
 from toolway.conversation.message import ChatRequest, Message
 from toolway.errors import InvalidRequest, UpstreamError
 from toolway.settings.env_endpoints import Endpoint
-from toolway.settings.groups import LogSettings, ServerSettings, Settings, ToolSettings, UpstreamSettings
+from toolway.settings.settings import LogSettings, ServerSettings, Settings, ToolSettings, UpstreamSettings
 from toolway.telemetry.conversation_log import ConversationLog, log_conversation, log_failure
 from toolway.telemetry.logging import (
     SUSPECTS,

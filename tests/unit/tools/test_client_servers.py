@@ -22,7 +22,7 @@ from tests.unit.tools.mcp.servers.bad_http import BadHTTP, bad_http, response
 from tests.unit.tools.mcp.support import TIMEOUT, until
 from toolway.errors import Busy, ConnectorError, InvalidRequest
 from toolway.net.ssrf import Resolve, parse_allowed, read_destination
-from toolway.settings.groups import ToolSettings
+from toolway.settings.settings import ToolSettings
 from toolway.tools.catalog import Snapshot
 from toolway.tools.client_servers import ClientServers, DeclaredServer, read_declared
 from toolway.tools.factory import open_client_servers

@@ -18,7 +18,7 @@ from tests.support.servers import running as serving
 from tests.unit.tools.mcp.servers.guarded import Guarded
 from tests.unit.tools.mcp.support import SERVERS, TIMEOUT
 from tests.unit.tools.openapi.service import Service, document, operation
-from toolway.settings.settings import load_settings
+from toolway.settings.load import load_settings
 from toolway.tools.catalog import Catalog
 from toolway.tools.factory import open_sources
 from toolway.tools.source_wrappers import Mask

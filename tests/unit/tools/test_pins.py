@@ -8,7 +8,7 @@ from types import FrameType
 
 import pytest
 
-from toolway.settings.groups import ToolSettings
+from toolway.settings.settings import ToolSettings
 from toolway.tools.pins import MAX_COMPARED, Change, Pins, changes_of
 from toolway.tools.suspicious import mentions_in
 from toolway.types import SourceStatus, Tool

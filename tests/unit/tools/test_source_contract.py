@@ -26,8 +26,8 @@ from tests.support.servers import running
 from tests.unit.tools.mcp.support import SERVERS, alive
 from tests.unit.tools.openapi.service import DEADLINE, Service, Watch, document, json_body, operation
 from toolway.settings.env_endpoints import Endpoint
-from toolway.settings.groups import ToolSettings
 from toolway.settings.mcp_server import StdioServerConfig
+from toolway.settings.settings import ToolSettings
 from toolway.tools.mcp import MCPSource, ReconnectPolicy
 from toolway.tools.openapi import OpenAPISource
 from toolway.types import Tool, ToolSource

@@ -13,7 +13,7 @@ from tests.support.raw import Serve, raw_server, request_head
 from tests.support.servers import free_port
 from toolway.errors import UpstreamError, UpstreamTimeout
 from toolway.net import connection
-from toolway.settings.settings import load_settings
+from toolway.settings.load import load_settings
 from toolway.upstream.client import Upstream
 
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"

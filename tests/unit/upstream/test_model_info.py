@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.servers import running
 from toolway.engine.model_target import ModelTarget
-from toolway.settings.settings import load_settings
+from toolway.settings.load import load_settings
 from toolway.upstream.client import Upstream
 from toolway.upstream.model_info import ModelInfo, ModelInfos
 

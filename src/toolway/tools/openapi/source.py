@@ -22,7 +22,7 @@ from yarl import URL
 from toolway.errors import SourceError
 from toolway.net.client import client_certificate
 from toolway.settings.env_endpoints import Endpoint
-from toolway.settings.groups import ToolSettings
+from toolway.settings.settings import ToolSettings
 from toolway.tools.cpu_bound import no_garbage_collection, run_one_at_a_time
 from toolway.tools.openapi.build_request import FIXED_HEADERS, InvalidArguments, Request, build_request
 from toolway.tools.openapi.document import parse_document

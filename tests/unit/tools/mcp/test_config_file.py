@@ -25,7 +25,7 @@ from tests.unit.tools.mcp.servers import good as good_server
 from tests.unit.tools.mcp.servers.bad_http import bad_http
 from tests.unit.tools.mcp.support import SERVERS, TIMEOUT, until
 from toolway.app import reload as reload_module
-from toolway.settings.settings import load_settings
+from toolway.settings.load import load_settings
 from toolway.tools.catalog import Catalog
 from toolway.tools.factory import SourceFactory, open_sources
 from toolway.types import ToolResult

@@ -24,7 +24,7 @@ from tests.support.servers import running as serving
 from tests.unit.tools.mcp.servers.guarded import Guarded
 from tests.unit.tools.mcp.support import TIMEOUT
 from toolway.errors import SourceError
-from toolway.settings.settings import load_settings
+from toolway.settings.load import load_settings
 from toolway.tools.catalog import Catalog
 from toolway.tools.factory import login_store, open_sources
 from toolway.tools.mcp.http import OpenTransport

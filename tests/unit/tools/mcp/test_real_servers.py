@@ -17,8 +17,8 @@ import pytest
 from tests.support.paths import ROOT
 from tests.support.servers import free_port
 from tests.unit.tools.mcp.support import TIMEOUT, running, until
+from toolway.settings.load import load_settings
 from toolway.settings.mcp_server import StdioServerConfig
-from toolway.settings.settings import load_settings
 from toolway.tools.catalog import Catalog
 from toolway.tools.factory import open_sources
 from toolway.types import ToolResult

@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 
 from tests.support.servers import running
 from toolway.settings.env_endpoints import Endpoint
-from toolway.settings.groups import ToolSettings
+from toolway.settings.settings import ToolSettings
 from toolway.tools.openapi import OpenAPISource
 from toolway.types import SourceStatus, Tool, ToolResult, ToolSource
 

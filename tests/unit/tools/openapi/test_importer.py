@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.unit.tools.openapi.service import document, json_body, operation
 from toolway.errors import SourceError
-from toolway.settings.settings import Endpoint
+from toolway.settings.env_endpoints import Endpoint
 from toolway.tools.openapi.document import parse_document
 from toolway.tools.openapi.importer import ImportedDocument, import_document
 from toolway.tools.openapi.operation import Credentials

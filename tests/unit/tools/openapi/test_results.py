@@ -22,7 +22,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response, Stream
 from tests.support.raw import raw_deflate
 from tests.support.servers import free_port, running
 from tests.unit.tools.openapi.service import Service, document, operation, reading, serving
-from toolway.settings.groups import ToolSettings
+from toolway.settings.settings import ToolSettings
 from toolway.types import Image, Tool, ToolResult
 
 pytestmark = pytest.mark.anyio

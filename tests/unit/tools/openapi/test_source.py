@@ -24,7 +24,7 @@ from tests.unit.tools.openapi.service import (
     serving,
 )
 from toolway.settings.env_endpoints import Endpoint
-from toolway.settings.groups import ToolSettings
+from toolway.settings.settings import ToolSettings
 from toolway.tools.openapi import OpenAPISource, source
 
 pytestmark = pytest.mark.anyio
