@@ -19,7 +19,7 @@ help:
 	@echo "make fuzz     a million random and mutated inputs into all that reads from outside (ten minutes)"
 	@echo "make schema   write docs/mcp.schema.json anew from the models of the settings"
 	@echo "make screenshots  make the screenshots of docs/console.md anew: needs chromium"
-	@echo "make bench    measure against nginx and Envoy, side by side"
+	@echo "make bench    measure Toolway beside nginx, HAProxy, Envoy and a bare relay, in turn before one mock model server"
 	@echo "make soak     an hour of many clients at once: does Toolway grow?"
 
 install: .venv/.runtime

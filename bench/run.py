@@ -1,4 +1,4 @@
-"""Compare Toolway with nginx and a bare relay in front of one mock model server (`make bench`)."""
+"""Measure Toolway beside nginx, HAProxy, Envoy and a bare relay, in turn before one mock model server (`make bench`)."""
 
 from __future__ import annotations
 
