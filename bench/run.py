@@ -1,4 +1,7 @@
-"""Measure Toolway beside nginx, HAProxy, Envoy and a bare relay, in turn before one mock model server (`make bench`)."""
+"""Measure Toolway beside nginx, HAProxy, Envoy and a bare relay, in turn before one mock model server.
+
+`make bench` runs it.
+"""
 
 from __future__ import annotations
 

@@ -55,4 +55,6 @@ def test_each_module_that_tests_share_is_in_the_index(module: str):
 @pytest.mark.parametrize("place", ["Makefile", "bench/run.py", "CONTRIBUTING.md", "docs/performance.md"])
 def test_what_make_bench_measures_is_said_everywhere_in_the_same_words(place: str):
     text = (ROOT / place).read_text()
-    assert "Toolway beside nginx, HAProxy, Envoy and a bare relay, in turn before one mock model server" in text
+    assert (
+        "Toolway beside nginx, HAProxy, Envoy and a bare relay, in turn before one mock model server" in text
+    )
