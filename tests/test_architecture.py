@@ -18,8 +18,11 @@ ROWS = ROW.findall((ROOT / "docs" / "architecture.md").read_text())
 ALLOWED = {name: frozenset(re.findall(r"`(\w+)`", allowed)) for name, _, allowed in ROWS}
 """From the ground up: each package and what it may import besides itself, as docs/architecture.md declares it."""
 
-WITHOUT_HTTP_SERVER = ("conversation", "schema", "stores", "upstream", "telemetry", "tools", "engine")
-"""Packages that know neither ASGI nor who serves it."""
+WITH_HTTP_SERVER = {"server", "demo"} | {name for name, others in ALLOWED.items() if "server" in others}
+"""Packages that may know ASGI and who serves it: the server, whoever stands on it, and the servers of the demo."""
+
+SDK_INTERNALS = "tools/mcp/sdk_internals"
+"""The one module that imports private names of the MCP SDK."""
 
 APART = {"api": "dialect", "tools": "kind of tool source"}
 """Packages whose inner packages do not know each other."""
@@ -62,17 +65,37 @@ def test_a_module_imports_only_what_its_package_may(module: str):
         )
 
 
-@pytest.mark.parametrize("module", [m for m in INNER if package_of(m) in WITHOUT_HTTP_SERVER])
+@pytest.mark.parametrize("module", [m for m in INNER if package_of(m) not in WITH_HTTP_SERVER])
 def test_below_the_server_nothing_knows_of_asgi(module: str):
+    found = {name.split(".")[0] for name in foreign_imports_of(module)} & {"starlette", "uvicorn"}
+    assert not found, f"{module} imports {found}: what a scope says is read in server/ or api/"
+
+
+@pytest.mark.parametrize("module", [m for m in INNER if m != SDK_INTERNALS])
+def test_private_names_of_the_mcp_sdk_are_imported_in_one_module(module: str):
+    found = {name for name in foreign_imports_of(module) if is_private(name)}
+    assert not found, f"{module} imports {found}: private names of the SDK stand in {SDK_INTERNALS}.py"
+
+
+def test_the_module_for_private_names_of_the_mcp_sdk_has_some():
+    assert any(map(is_private, foreign_imports_of(SDK_INTERNALS)))
+
+
+def is_private(name: str) -> bool:
+    """Whether a dotted name is one of the MCP SDK's, and private there."""
+    package, *rest = name.split(".")
+    return package in ("mcp", "mcp_types") and any(part.startswith("_") for part in rest)
+
+
+def foreign_imports_of(module: str) -> set[str]:
+    """The dotted names, of whatever package, that a module imports anywhere in it."""
     found: set[str] = set()
     for node in ast.walk(ast.parse((SOURCE / f"{module}.py").read_text())):
         if isinstance(node, ast.ImportFrom):
-            found.add((node.module or "").split(".")[0])
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.Import):
-            found |= {name.name.split(".")[0] for name in node.names}
-    assert not found & {"starlette", "uvicorn"}, (
-        f"{module} imports {found & {'starlette', 'uvicorn'}}: what a scope says is read in server/ or api/"
-    )
+            found |= {alias.name for alias in node.names}
+    return found
 
 
 def test_the_table_points_down():

@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from math import inf
 from typing import Any
 
-from mcp.server import _streamable_http_modern
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.auth.provider import AccessToken
 from mcp.server.streamable_http import StreamableHTTPServerTransport
@@ -25,6 +24,7 @@ from toolway.api.mcp.server import CatalogServer, asking
 from toolway.server.caller import caller_id
 from toolway.settings.settings import Settings
 from toolway.tools.direct import DirectTools
+from toolway.tools.mcp.sdk_internals import set_ping_interval
 from toolway.types import Caller
 
 MAX_SESSIONS = 2_000
@@ -81,11 +81,8 @@ async def open_sessions(direct: DirectTools, policy: Policy, settings: Settings)
 
 def _ping_every(seconds: float) -> None:
     """Have the SDK's streams pinged as often as ours, for which it has constants only."""
-    for place, name in (
-        (EventSourceResponse, "DEFAULT_PING_INTERVAL"),
-        (_streamable_http_modern, "_SSE_PING_INTERVAL"),
-    ):
-        setattr(place, name, seconds)
+    setattr(EventSourceResponse, "DEFAULT_PING_INTERVAL", seconds)  # noqa: B010 - of another type
+    set_ping_interval(seconds)
 
 
 def _caller(ctx: Context) -> Caller:

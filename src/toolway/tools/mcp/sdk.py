@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import logging
 
-from mcp.shared._context_streams import ContextSendStream, create_context_streams
-from mcp.shared._otel import inject_trace_context
-from mcp.shared._stream_protocols import ReadStream, WriteStream
 from mcp.shared.dispatcher import CallOptions, DispatchContext, ProgressFnT
 from mcp.shared.inbound import (
     MCP_METHOD_HEADER,
@@ -25,6 +22,14 @@ from mcp.shared.inbound import (
 from mcp.shared.jsonrpc_dispatcher import JSONRPCDispatcher
 from mcp.shared.message import ClientMessageMetadata, ServerMessageMetadata, SessionMessage
 from mcp.shared.transport_context import TransportContext
+
+from toolway.tools.mcp.sdk_internals import (
+    ContextSendStream,
+    ReadStream,
+    WriteStream,
+    create_context_streams,
+    inject_trace_context,
+)
 
 __all__ = [
     "MCP_METHOD_HEADER",
