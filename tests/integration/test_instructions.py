@@ -19,7 +19,7 @@ from tests.support.app_server import QUESTION, AppServer, app_server
 from tests.support.gate import Gate
 from tests.support.instructions import Instructions
 from tests.support.upstream import Reply, call_stream, text_stream, tool_call, whole
-from toolway.console import journal
+from toolway.console import conversation_recorder
 
 CHAT, RESPONSES, MESSAGES = "/v1/chat/completions", "/v1/responses", "/v1/messages"
 WORDS = whole({"content": "It is cloudy."})
@@ -88,7 +88,7 @@ def counting(**options: Any) -> Iterator[Counted]:
     instructions = Instructions()
     with pytest.MonkeyPatch.context() as patch, app_server(on_start=instructions.watch, **options) as app:
         # On a slow machine it would fall into each request that the console writes down the one before.
-        patch.setattr(journal, "PAUSE", 3600.0)
+        patch.setattr(conversation_recorder, "PAUSE", 3600.0)
         app.until_ready()
         yield Counted(app, instructions)
 

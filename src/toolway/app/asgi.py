@@ -40,8 +40,8 @@ from toolway.app.health import Readiness, healthz, welcome
 from toolway.app.state import AppState, open_state
 from toolway.console import open_console
 from toolway.console.context import ConsoleContext
-from toolway.console.feed import Feed
-from toolway.console.journal import Journal
+from toolway.console.conversation_recorder import ConversationRecorder
+from toolway.console.event_feed import EventFeed
 from toolway.conversation.events import Subscribe
 from toolway.dialects import CHAT, MCP, MESSAGES, RESPONSES, REST
 from toolway.engine.engine import Engine
@@ -124,8 +124,8 @@ class Routes:
             open_subscribers(state, traces) as subscribers,
             AsyncExitStack() as stack,
         ):
-            feed = Feed()
-            journal = Journal(
+            feed = EventFeed()
+            recorder = ConversationRecorder(
                 self._settings.console,
                 feed,
                 state.store,
@@ -142,7 +142,7 @@ class Routes:
                 policy=state.policy,
                 vectors=state.vectors,
                 meter=state.meter,
-                subscribers=[*subscribers, *([journal.subscribe] if self._settings.console.enabled else [])],
+                subscribers=[*subscribers, *([recorder.subscribe] if self._settings.console.enabled else [])],
                 on_failure=log_failure,
             )
             self._admission = Admission(state.meter, self._denials)
@@ -166,7 +166,7 @@ class Routes:
                 self._exact["GET", "/metrics"] = metrics_app()
             await stack.enter_async_context(self._direct(state))
             if self._settings.console.enabled:
-                await stack.enter_async_context(self._console(state, engine, journal, feed))
+                await stack.enter_async_context(self._console(state, engine, recorder, feed))
             if self._settings.responses.mode != "passthrough":
                 await stack.enter_async_context(self._responses(state, engine))
             yield self._lanes(engine, is_traced=traces is not None)
@@ -199,7 +199,7 @@ class Routes:
 
     @asynccontextmanager
     async def _console(
-        self, state: AppState, engine: Engine, journal: Journal, feed: Feed
+        self, state: AppState, engine: Engine, recorder: ConversationRecorder, feed: EventFeed
     ) -> AsyncIterator[None]:
         """Put up the console, while the block lasts."""
 
@@ -216,7 +216,7 @@ class Routes:
             keys=self._keys,
             policy=state.policy,
             engine=engine,
-            journal=journal,
+            recorder=recorder,
             feed=feed,
             judge=judge,
             paths=lambda: [path for _, path in self._exact],

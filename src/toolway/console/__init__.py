@@ -27,7 +27,7 @@ from toolway.console.tools import Tools
 async def open_console(context: ConsoleContext) -> AsyncIterator[Console]:
     """The console of a running Toolway, while the block lasts."""
 
-    async with anyio.create_task_group() as tasks, context.journal.running():
+    async with anyio.create_task_group() as tasks, context.recorder.running():
         servers, overview = Servers(context, tasks), Overview(context)
 
         def notice() -> None:

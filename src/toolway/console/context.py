@@ -9,8 +9,8 @@ from typing import Protocol
 
 from toolway.access.keys import KeyRing
 from toolway.access.policy import Policy
-from toolway.console.feed import Feed
-from toolway.console.journal import Journal
+from toolway.console.conversation_recorder import ConversationRecorder
+from toolway.console.event_feed import EventFeed
 from toolway.engine.engine import Engine
 from toolway.settings.settings import Settings
 from toolway.stores import Store
@@ -43,8 +43,8 @@ class ConsoleContext:
     keys: KeyRing
     policy: Policy
     engine: Engine
-    journal: Journal
-    feed: Feed
+    recorder: ConversationRecorder
+    feed: EventFeed
     judge: Callable[[], Awaitable[Sequence[JSON]]]
     paths: Callable[[], Sequence[str]]
 

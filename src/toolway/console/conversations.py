@@ -25,7 +25,7 @@ class Conversations:
     """Its routes, and what they answer."""
 
     def __init__(self, context: ConsoleContext) -> None:
-        self._journal = context.journal
+        self._recorder = context.recorder
         self._shows_contents = context.settings.shows_contents
 
     def routes(self) -> list[Route]:
@@ -49,15 +49,15 @@ class Conversations:
             )
 
         text = query.get("text", "")[:MAX_TEXT].strip()
-        found, more = await self._journal.search(text, fits, query.get("before", ""), most)
+        found, more = await self._recorder.search(text, fits, query.get("before", ""), most)
         return {
             "conversations": found,
             "more": more,
-            "left_out": self._journal.left_out,
+            "left_out": self._recorder.left_out,
             "shows_contents": self._shows_contents,
         }
 
     async def _one(self, request: ConsoleRequest) -> JSON:
-        if found := await self._journal.find(request.names[0]):
+        if found := await self._recorder.find(request.names[0]):
             return found
         raise NotFound("This conversation is no longer kept.")

@@ -61,7 +61,7 @@ class Overview:
                 "tokens": definition_tokens(snapshot.size) if snapshot.offered else 0,
             },
             "findings": self._findings,
-            "conversations": await context.journal.newest(6),
+            "conversations": await context.recorder.newest(6),
             "needs_key": context.keys.is_closed,
             "shows_contents": settings.shows_contents,
             "may_edit": settings.console.edit,

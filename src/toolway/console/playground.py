@@ -9,7 +9,7 @@ from typing import Any
 from toolway.access.approvals import Approval
 from toolway.console.approvals import approval_json
 from toolway.console.context import ConsoleContext
-from toolway.console.feed import progress_json
+from toolway.console.event_feed import progress_json
 from toolway.console.routes import ConsoleRequest, Route
 from toolway.conversation.events import (
     CallBegan,

@@ -17,7 +17,7 @@ from urllib.parse import parse_qsl, unquote
 from starlette.types import Receive, Scope, Send
 
 from toolway.console.access import NO_SESSION, Access, Session
-from toolway.console.feed import Feed
+from toolway.console.event_feed import EventFeed
 from toolway.errors import InvalidRequest, MethodNotAllowed, NotFound, Stopping, ToolwayError, to_public_error
 from toolway.server.asgi import (
     ClientGone,
@@ -111,7 +111,7 @@ class Route:
 class Console:
     """The app: everything below /console/, and the page at /."""
 
-    def __init__(self, access: Access, feed: Feed, routes: Sequence[Route]) -> None:
+    def __init__(self, access: Access, feed: EventFeed, routes: Sequence[Route]) -> None:
         self._access = access
         self._feed = feed
         self.routes = (*self._own_routes(), *routes)

@@ -9,7 +9,7 @@ import anyio
 
 from toolway.access.principal import principal_of_key
 from toolway.console.context import ConsoleContext
-from toolway.console.feed import ProgressTopic
+from toolway.console.event_feed import ProgressTopic
 from toolway.console.routes import ConsoleRequest, Route
 from toolway.engine.model_target import RefusedTool
 from toolway.errors import InvalidRequest, NotFound

@@ -182,7 +182,7 @@ function Message({ message }) {
 }
 
 const LONG = 900;
-const NOT_KEPT = /… \(([\d,]+) more characters\)$/; /* how the journal ends a text that was too long to be kept */
+const NOT_KEPT = /… \(([\d,]+) more characters\)$/; /* how the recorder ends a text that was too long to be kept */
 
 export function Long({ text: recorded }) {
   const [all, setAll] = useState(false);

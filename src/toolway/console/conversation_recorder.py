@@ -1,4 +1,4 @@
-"""The journal: the last conversations, kept for the console by a subscriber of their events.
+"""Records the last conversations for the console, by a subscriber to the events of each.
 
 While a request runs, a subscriber keeps references and nothing more. What they say is written down between requests, in
 a task of its own and within a budget: of many conversations at once, only some are kept with all that was in them.
@@ -21,7 +21,7 @@ import anyio
 
 from toolway.console.conversation_record import Timed, conversation_in, record_of, summary_of
 from toolway.console.conversation_store import ConversationStore
-from toolway.console.feed import Feed
+from toolway.console.event_feed import EventFeed
 from toolway.conversation.events import (
     CallProgressed,
     Chunks,
@@ -60,13 +60,13 @@ _READ = frozenset({ConversationBegan, CallProgressed, ConversationEnded, Convers
 """Events that are looked at while no page is open."""
 
 
-class Recorder:
-    """Keeps the events of one conversation; a subscriber. Nothing is read of them here."""
+class Recording:
+    """The recording of one conversation: its events; a subscriber. Nothing is read of them here."""
 
     __slots__ = (
         "__weakref__",
         "_feed",
-        "_journal",
+        "_recorder",
         "_stream",
         "chunks",
         "conversation",
@@ -76,7 +76,7 @@ class Recorder:
         "text",
     )
 
-    def __init__(self, journal: Journal, feed: Feed) -> None:
+    def __init__(self, recorder: ConversationRecorder, feed: EventFeed) -> None:
         self.id = ""
         self.events: list[Timed] = []
         self.progress: dict[str, CallProgressed] = {}
@@ -85,7 +85,7 @@ class Recorder:
         """What the model says now, as far as somebody looks on."""
         self.conversation: str | None = None
         """The id of the conversation that it is part of, once that was asked for."""
-        self._journal = journal
+        self._recorder = recorder
         self._feed = feed
         self._stream: ReferenceType[EventStream] | None = None
 
@@ -105,9 +105,9 @@ class Recorder:
                 self.text = ""
                 self.chunks.clear()
             case ConversationEnded() | ConversationFailed() | ClientLeft():
-                self._journal.ended(self)
+                self._recorder.ended(self)
                 return
-        self._journal.changed(self)
+        self._recorder.changed(self)
 
     def watch(self) -> None:
         """Hear of the text as it comes."""
@@ -151,13 +151,13 @@ class _Budget:
         return True
 
 
-class Journal:
-    """The last conversations. `shows_contents`: whether what was said is kept; `mask` hides what never is."""
+class ConversationRecorder:
+    """Records the last conversations. `shows_contents`: whether what was said is kept; `mask` hides what never is."""
 
     def __init__(
         self,
         settings: ConsoleSettings,
-        feed: Feed,
+        feed: EventFeed,
         store: Store,
         *,
         shows_contents: bool,
@@ -167,9 +167,9 @@ class Journal:
         self._store = ConversationStore(settings, store, self._tell)
         self._shows_contents = shows_contents
         self._mask = mask
-        self._live: WeakValueDictionary[str, Recorder] = WeakValueDictionary()
-        self._changed: dict[str, Recorder] = {}
-        self._ended: deque[Recorder] = deque()
+        self._live: WeakValueDictionary[str, Recording] = WeakValueDictionary()
+        self._changed: dict[str, Recording] = {}
+        self._ended: deque[Recording] = deque()
         self._whole, self._lines = _Budget(WHOLE_RATE, WHOLE_BURST), _Budget(LISTED_RATE, LISTED_BURST)
         self._work = asyncio.Event()
         self._epoch, self._last = secrets.token_hex(4), 0xFFF
@@ -178,32 +178,32 @@ class Journal:
 
     # -- for the request
 
-    def subscribe(self) -> Recorder | None:
+    def subscribe(self) -> Recording | None:
         """The subscriber of one conversation; None when there are too many at once to be listed."""
         if self._lines.spend():
-            return Recorder(self, self._feed)
+            return Recording(self, self._feed)
         self.left_out += 1
         return None
 
-    def changed(self, recorder: Recorder) -> None:
+    def changed(self, recording: Recording) -> None:
         """Something happened in a conversation that a page may show."""
-        if not recorder.id:
+        if not recording.id:
             self._last += 1
-            recorder.id = f"{self._epoch}{self._last:x}"
-            self._live[recorder.id] = recorder
+            recording.id = f"{self._epoch}{self._last:x}"
+            self._live[recording.id] = recording
             if not self._feed.pages:
                 return
-            recorder.watch()
-        self._changed[recorder.id] = recorder
+            recording.watch()
+        self._changed[recording.id] = recording
         self._work.set()
 
-    def ended(self, recorder: Recorder) -> None:
+    def ended(self, recording: Recording) -> None:
         """A conversation is over."""
-        if recorder.id:  # else it never began
+        if recording.id:  # else it never began
             if len(self._ended) == MAX_WAITING:
                 self.left_out += 1
                 self._ended.popleft()
-            self._ended.append(recorder)
+            self._ended.append(recording)
             self._work.set()
 
     # -- between requests
@@ -243,18 +243,18 @@ class Journal:
         lines: list[JSON] = []
         begun = perf_counter()
         while self._ended:
-            recorder = self._ended.popleft()
-            self._changed.pop(recorder.id, None)
-            summary = self._summary(recorder)
-            record = self._record(summary, recorder) if self._whole.spend() else None
+            recording = self._ended.popleft()
+            self._changed.pop(recording.id, None)
+            summary = self._summary(recording)
+            record = self._record(summary, recording) if self._whole.spend() else None
             try:
                 await self._store.keep(summary, record)
             except anyio.get_cancelled_exc_class():
-                self._ended.appendleft(recorder)
+                self._ended.appendleft(recording)
                 raise
-            self._live.pop(recorder.id, None)
-            if self._feed.is_watched(f"conversation:{recorder.id}"):
-                self._feed.publish(f"conversation:{recorder.id}", {"changed": True})
+            self._live.pop(recording.id, None)
+            if self._feed.is_watched(f"conversation:{recording.id}"):
+                self._feed.publish(f"conversation:{recording.id}", {"changed": True})
             if len(lines) <= BATCH:
                 lines.append(summary)
             if perf_counter() - begun > SLICE:
@@ -265,33 +265,37 @@ class Journal:
     def _look_at_live(self) -> list[JSON]:
         """Tell pages what is new in conversations that run."""
         if not self._feed.pages:
-            for recorder in list(self._live.values()):
-                recorder.unwatch()
-        for identity, recorder in list(self._live.items()):
-            if recorder.chunks and (text := recorder.take_text()) and self._shows_contents:
+            for recording in list(self._live.values()):
+                recording.unwatch()
+        for identity, recording in list(self._live.items()):
+            if recording.chunks and (text := recording.take_text()) and self._shows_contents:
                 topic = f"conversation:{identity}"
                 if self._feed.is_watched(topic):
                     self._feed.publish(topic, {"text": text})
         lines: list[JSON] = []
-        for identity, recorder in self._changed.items():
+        for identity, recording in self._changed.items():
             if self._feed.is_watched(f"conversation:{identity}"):
                 self._feed.publish(f"conversation:{identity}", {"changed": True})
             if len(lines) <= BATCH:
-                lines.append(self._summary(recorder))
+                lines.append(self._summary(recording))
         self._changed = {}
         return lines
 
-    def _summary(self, recorder: Recorder) -> JSON:
-        if recorder.conversation is None:
-            recorder.conversation = conversation_in(recorder.events)
+    def _summary(self, recording: Recording) -> JSON:
+        if recording.conversation is None:
+            recording.conversation = conversation_in(recording.events)
         summary = summary_of(
-            recorder.id, recorder.events, shows_contents=self._shows_contents, mask=self._mask
+            recording.id, recording.events, shows_contents=self._shows_contents, mask=self._mask
         )
-        return {**summary, "conversation": recorder.conversation}
+        return {**summary, "conversation": recording.conversation}
 
-    def _record(self, summary: JSON, recorder: Recorder) -> JSON:
+    def _record(self, summary: JSON, recording: Recording) -> JSON:
         return record_of(
-            summary, recorder.events, recorder.progress, shows_contents=self._shows_contents, mask=self._mask
+            summary,
+            recording.events,
+            recording.progress,
+            shows_contents=self._shows_contents,
+            mask=self._mask,
         )
 
     def _tell(self, lines: list[JSON]) -> None:
@@ -307,17 +311,17 @@ class Journal:
 
     def _all(self, most: int) -> list[JSON]:
         """Those that run, and of those that are over so many."""
-        live = [self._summary(recorder) for recorder in list(self._live.values()) if recorder.events]
+        live = [self._summary(recording) for recording in list(self._live.values()) if recording.events]
         return sorted([*live, *self._store.newest(most)], key=lambda one: -one["began"])
 
     async def find(self, identity: str) -> JSON | None:
         """All of one conversation; of one that was kept as a line alone, that line."""
-        if recorder := self._live.get(identity):
-            recorder.watch()
+        if recording := self._live.get(identity):
+            recording.watch()
             self._work.set()
-            recorder.take_text()
-            record = self._record(self._summary(recorder), recorder)
-            return {**record, "text": recorder.text if self._shows_contents else ""}
+            recording.take_text()
+            record = self._record(self._summary(recording), recording)
+            return {**record, "text": recording.text if self._shows_contents else ""}
         return await self._store.record(identity)
 
     async def search(

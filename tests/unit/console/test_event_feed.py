@@ -9,8 +9,8 @@ from typing import Any
 import anyio
 
 from tests.support.gate import DEADLINE
-from toolway.console import feed as feeds
-from toolway.console.feed import Feed
+from toolway.console import event_feed
+from toolway.console.event_feed import EventFeed
 
 
 class Page:
@@ -44,7 +44,7 @@ class Page:
 
 
 @asynccontextmanager
-async def opened(feed: Feed, *topics: str, after: str = ""):
+async def opened(feed: EventFeed, *topics: str, after: str = ""):
     page = Page()
     async with anyio.create_task_group() as group:
         group.start_soon(feed.stream, page, set(topics), after)
@@ -54,7 +54,7 @@ async def opened(feed: Feed, *topics: str, after: str = ""):
 
 
 async def test_a_page_hears_of_its_topics_alone():
-    feed = Feed()
+    feed = EventFeed()
     async with opened(feed, "state", "log:a\nb") as page:
         assert feed.is_watched("state")
         feed.publish("state", {"n": 1})
@@ -67,7 +67,7 @@ async def test_a_page_hears_of_its_topics_alone():
 
 
 async def test_a_page_that_comes_back_goes_on_where_it_was():
-    feed = Feed()
+    feed = EventFeed()
     async with opened(feed, "state") as page:
         feed.publish("state", 1)
         await page.until("1]")
@@ -80,10 +80,10 @@ async def test_a_page_that_comes_back_goes_on_where_it_was():
 
 
 async def test_a_page_that_missed_something_is_told_to_begin_anew(monkeypatch):
-    feed = Feed()
+    feed = EventFeed()
     async with opened(feed, "state") as page:
         pass
-    monkeypatch.setattr(feeds, "BREAK_SECONDS", 0.0)
+    monkeypatch.setattr(event_feed, "BREAK_SECONDS", 0.0)
     feed.publish("state", "unseen")
     for after in (page.last_id, "other-1", "x", f"{page.last_id}9"):
         async with opened(feed, "state", after=after) as again:
@@ -91,8 +91,8 @@ async def test_a_page_that_missed_something_is_told_to_begin_anew(monkeypatch):
 
 
 async def test_a_page_that_reads_too_slowly_is_told_to_begin_anew(monkeypatch):
-    monkeypatch.setattr(feeds, "MAX_EVENTS", 3)
-    feed = Feed()
+    monkeypatch.setattr(event_feed, "MAX_EVENTS", 3)
+    feed = EventFeed()
     async with opened(feed, "state") as page:
         for n in range(10):
             feed.publish("state", n)
@@ -102,6 +102,6 @@ async def test_a_page_that_reads_too_slowly_is_told_to_begin_anew(monkeypatch):
 
 
 async def test_nothing_is_kept_while_no_page_is_open():
-    feed = Feed()
+    feed = EventFeed()
     feed.publish("state", object())
     assert not feed._events

@@ -1,4 +1,4 @@
-"""The feed: what open pages are told while they are open, as server-sent events that go on after a break.
+"""The event feed: what open pages of the console are told, as server-sent events that go on after a break.
 
 Nothing is encoded or kept while no page is open. Each event is encoded once, however many pages read it.
 """
@@ -33,7 +33,7 @@ RESET = b"event: reset\ndata: {}\n\n"
 """What a page is told that has been away for too long: load everything anew."""
 
 
-class Feed:
+class EventFeed:
     """Events by topic. A page names the topics that it shows, and the last event that it has."""
 
     def __init__(self) -> None:
@@ -117,7 +117,7 @@ def progress_json(progress: Progress) -> JSON:
 class ProgressTopic:
     """Publishes the reports of one call; of those that come faster than pages read, the newest."""
 
-    def __init__(self, feed: Feed, topic: str) -> None:
+    def __init__(self, feed: EventFeed, topic: str) -> None:
         self._feed = feed
         self._topic = topic
         self._newest: Progress | None = None
