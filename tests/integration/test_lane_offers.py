@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,11 +27,21 @@ from tests.integration.test_fast_lane import (
 )
 from tests.integration.test_streamed_lane import through as streamed_through
 from tests.integration.test_tool_search import many_tools, names, search, through
-from tests.support.app_server import QUESTION, AppServer, app_server
+from tests.support.app_server import POLL_SECONDS, QUESTION, AppServer, app_server
+from tests.support.gate import DEADLINE, Gate
 from tests.support.lane import Answers, asked, connected, request, taken, warm, watched
 from tests.support.servers import running
 from tests.support.tools import ToolService
-from tests.support.upstream import Reply, call_stream, json_reply, text_stream, tool_call, whole
+from tests.support.upstream import (
+    OUT_OF_MEMORY,
+    Reply,
+    call_stream,
+    json_reply,
+    text_stream,
+    tool_call,
+    whole,
+)
+from toolway.tools.catalog import Catalog
 
 __all__ = ["taken", "watched"]
 
@@ -169,6 +182,51 @@ def test_what_a_conversation_found_is_offered_again(taken: list[str]):
         app.ask(headers=key, messages=[{"role": "user", "content": "Another question"}])
         app.ask(headers={"authorization": "Bearer y"}, messages=asks_more)
     assert taken == ["answered", "answered"]
+
+
+@pytest.mark.parametrize("then", ["call", "refusal", "words", "client leaves"])
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_request_keeps_the_tools_that_it_began_with(
+    tmp_path: Path, taken: list[str], monkeypatch: pytest.MonkeyPatch, streamed: bool, then: str
+):
+    """Also where their server is taken out of the file meanwhile; when it ends, nothing holds them."""
+    file, gate, service = tmp_path / "mcp.json", Gate(), ToolService()
+    catalogs: list[Catalog] = []
+    hold = Catalog.hold
+    monkeypatch.setattr(Catalog, "hold", lambda self, *given: catalogs.append(self) or hold(self, *given))
+    call, words = (
+        (call_stream(tool_call()), text_stream("It ", "rains."))
+        if streamed
+        else (whole({"tool_calls": [tool_call()]}, finish="tool_calls"), whole({"content": "It rains."}))
+    )
+    reply = {"call": call, "refusal": OUT_OF_MEMORY}.get(then, words)
+    with running(service, lifespan="off") as tools, ThreadPoolExecutor() as threads:
+        servers = {"weather": {"type": "openapi", "url": tools}}
+        file.write_text(json.dumps({"mcpServers": servers}))
+        with app_server(config=str(file), endpoints="") as app:
+            warm(app, Reply([gate, *reply.parts], reply.status, reply.headers), words)
+            with connected(app) as client:
+                body = {"model": "mock", "messages": QUESTION, "stream": streamed}
+                client.sendall(request(as_json(body)))
+                gate.wait_for_arrival()
+                file.write_text(json.dumps({"mcpServers": {}}))
+                app.until_servers_are()
+                if then == "client leaves":
+                    client.close()
+                    app.upstream.departures.wait()
+                else:
+                    answer = threads.submit(Answers().read, client, 1)
+                gate.open()
+                if then != "client leaves":
+                    assert (b"out of memory" if then == "refusal" else b"rains.") in answer.result()
+            assert len(taken) == 1
+            assert len(service.calls) == (then == "call")
+            asked_with = [names(seen.json) for seen in app.upstream.seen]
+            assert asked_with == [["get_weather", "list_cities"]] * (2 if then == "call" else 1)
+            end = time.monotonic() + DEADLINE
+            while catalogs[0]._in_use:
+                assert time.monotonic() < end
+                time.sleep(POLL_SECONDS)
 
 
 def test_the_lane_learns_how_found_tools_are_called(pairs: dict[str, Pair], taken: list[str]):

@@ -121,13 +121,17 @@ class Engine:
         caller: Caller,
         declared: Sequence[JSON] = (),
         listed: Mapping[str, Sequence[Tool]] = {},
+        begun_with: Snapshot | None = None,
     ) -> AbstractAsyncContextManager[Conversation]:
         """The conversation of one request; its tools stay alive until the block ends. Raises InvalidRequest.
 
         `declared` are the entries of the request that name tool servers, its own or ours. `listed` are by label the
-        tools that servers of its own have for it, whatever these have by now.
+        tools that servers of its own have for it, whatever these have by now. A request that was in the fast
+        lane goes on with the tools that it has `begun_with`, which are held for it.
         """
-        return self._open_with(declared, listed, read, caller) if declared else _Opening(self, read, caller)
+        if declared:
+            return self._open_with(declared, listed, read, caller)
+        return _Opening(self, read, caller, begun_with)
 
     @asynccontextmanager
     async def _open_with(
@@ -294,8 +298,11 @@ class _Opening(AbstractAsyncContextManager[Conversation]):
 
     # A class, since asynccontextmanager costs a small request a twentieth.
 
-    def __init__(self, engine: Engine, read: ReadRequest, caller: Caller) -> None:
+    def __init__(
+        self, engine: Engine, read: ReadRequest, caller: Caller, begun_with: Snapshot | None
+    ) -> None:
         self._engine = engine
+        self._begun_with = begun_with
         self._read = read
         self._caller = caller
 
@@ -303,7 +310,7 @@ class _Opening(AbstractAsyncContextManager[Conversation]):
         engine = self._engine
         if not engine.has_started:
             await engine.wait_until_tried()
-        self._snapshot = snapshot = engine.catalog.hold()
+        self._snapshot = snapshot = engine.catalog.hold(self._begun_with)
         try:
             visible = snapshot.visible_to(self._caller.selection)
             request = self._read(ToolsAtHand(snapshot=visible))

@@ -123,11 +123,11 @@ class FastLane:
         if started is None:
             return None
         way = StreamExchange if sent.is_streamed else WholeExchange
-        exchange = way(request, started, client, self._store, self._target)
+        exchange = way(request, started, client, self._resources, self._catalog)
         try:
             exchange.begin(sent)
         except Exception:
-            started.close()
+            exchange.close()
             raise
         return exchange
 

@@ -30,11 +30,11 @@ from toolway.conversation.events import (
 )
 from toolway.conversation.message import ChatRequest, Message, MessageBuilder, read_answer
 from toolway.engine.history import interrupted_answers
-from toolway.engine.model_target import ModelTarget
 from toolway.engine.offer import Offer
+from toolway.engine.resources import Resources
 from toolway.engine.side_requests import SideRequest
 from toolway.errors import UpstreamError
-from toolway.stores import Store
+from toolway.tools.catalog import Catalog, Snapshot
 from toolway.types import Caller, Header, record
 from toolway.upstream.client import DRAIN_SECONDS, PostHead, StartedRequest, UpstreamResponse
 from toolway.upstream.model_call import IsClients, ModelCall, StreamReader, is_event_stream, resume_stream
@@ -82,6 +82,9 @@ class Handover:
     message: Message | None = None
     headers: Sequence[Header] = ()
     reader: StreamReader | None = None
+    catalog: Catalog
+    tools: Snapshot
+    """The tools that it began with, held in the catalog."""
 
     @property
     def is_unread(self) -> bool:
@@ -112,8 +115,9 @@ class Handover:
         return ask
 
     def close(self) -> None:
-        """End the exchange with the model server, if the ordinary way has not."""
+        """End the exchange with the model server, if the ordinary way has not, and hold the tools no more."""
         self.request.close()
+        self.catalog.release(self.tools)
 
 
 class MessageClient(Protocol):
@@ -153,16 +157,17 @@ class ModelExchange(ABC):
         request: LaneRequest,
         started: StartedRequest,
         client: MessageClient,
-        store: Store,
-        target: ModelTarget,
+        resources: Resources,
+        catalog: Catalog,
     ) -> None:
         self._request = request
         self._events = request.events
         self._started = started
         self._connection = started.connection
         self._client = client
-        self._store = store
-        self._target = target
+        self._store, self._target = resources.store, resources.target
+        self._catalog = catalog
+        self._tools = catalog.hold()
         self._told: list[type[Event]] = []
         """What subscribers heard."""
         self._answer: UpstreamResponse | None = None
@@ -191,8 +196,13 @@ class ModelExchange(ABC):
     def client_left(self) -> None:
         """Stop the model server: nobody waits for its answer."""
         self._connection.call_back(None)
-        self._started.close()
+        self.close()
         self._client.run_detached(self._keep_for_later())
+
+    def close(self) -> None:
+        """End it: nobody goes on with it."""
+        self._started.close()
+        self._catalog.release(self._tools)
 
     async def _keep_for_later(self) -> None:
         request = self._request
@@ -242,6 +252,8 @@ class ModelExchange(ABC):
                 message=message,
                 headers=headers,
                 reader=reader,
+                catalog=self._catalog,
+                tools=self._tools,
             )
         )
 
@@ -295,6 +307,7 @@ class WholeExchange(ModelExchange):
             self._tell_end(answer, message)
             self._started.close()
             self._client.answer(message, answer.headers)
+            self._catalog.release(self._tools)
         else:
             self._started.close()
             self._hand_over(message=message, headers=answer.headers)
@@ -387,6 +400,7 @@ class StreamExchange(ModelExchange):
         self._tell_end(self._take_head(), message)
         self._started.close()
         self._client.end(message)
+        self._catalog.release(self._tools)
 
     def _stop_draining(self) -> None:
         if self._drain is not None:

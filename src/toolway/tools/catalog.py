@@ -378,9 +378,9 @@ class Catalog:
         finally:
             self.release(snapshot)
 
-    def hold(self) -> Snapshot:
-        """The newest snapshot; all its sources stay alive until it was given to `release` as often as it was held."""
-        snapshot = self.snapshot
+    def hold(self, snapshot: Snapshot | None = None) -> Snapshot:
+        """The newest snapshot, or one that is held; its sources stay alive until it was released as often as held."""
+        snapshot = snapshot or self.snapshot
         self._in_use[snapshot] = self._in_use.get(snapshot, 0) + 1
         return snapshot
 

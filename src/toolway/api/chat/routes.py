@@ -72,7 +72,8 @@ class ChatCompletions:
         def read(tools: ToolsAtHand) -> ConversationRequest:
             return read_request(body, options, tools, handover)
 
-        async with self._engine.open(read, caller=caller) as conversation:
+        begun_with = handover.tools if handover else None
+        async with self._engine.open(read, caller=caller, begun_with=begun_with) as conversation:
             if conversation.request.deferred:
                 await offer_deferred(conversation, self._engine.store)
             await self._serve(scope, receive, send, conversation, raw=raw, writer=writer)
