@@ -134,6 +134,27 @@ def test_each_package_says_in_a_line_what_it_is_for(module: str):
         assert first_line(module), f"{module} has no docstring"
 
 
+TABLES = {
+    module: re.findall(r"^\| `(\w+)` +\|", (SOURCE / f"{module}.py").read_text(), re.MULTILINE)
+    for module in MODULES
+    if module.endswith("/__init__")
+}
+"""The modules that the docstring of a package has a row for."""
+
+
+@pytest.mark.parametrize("package", [name for name, rows in TABLES.items() if rows])
+def test_a_package_that_lists_its_modules_lists_all_of_them(package: str):
+    folder = (SOURCE / f"{package}.py").parent
+    inner = {
+        path.stem for path in folder.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
+    assert sorted(TABLES[package]) == sorted(inner - {"__init__"})
+
+
+def test_packages_list_their_modules_where_a_name_does_not_tell():
+    assert all(TABLES[f"{package}/__init__"] for package in ("wire", "engine/history"))
+
+
 @pytest.mark.parametrize(("package", "purpose", "_"), ROWS)
 def test_the_table_repeats_the_purposes_of_the_packages(package: str, purpose: str, _: str):
     module = package if package in MODULES else f"{package}/__init__"

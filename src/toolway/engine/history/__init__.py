@@ -13,7 +13,8 @@ it is known without waiting that there is none. `Attempt` finds and keeps at the
 | `split_turns`         | a turn of the client's calls and ours  | the client gets its calls | the ids of its calls |
 | `approval_turns`      | a turn whose calls wait for a person   | the answer is a question  | the question's code  |
 | `found_tools`         | names of tools that the model searched | it found them             | messages up to there |
+| `digests`             | nothing: they are what messages are known by when they come again                         |
 
 All but the first are kept for TOOLWAY_STORE_TTL. `Conversation` asks for the first five in this order, and keeps them;
-`SearchPolicy` and the chat dialect do so for the last one. `digests` tells how a client's messages are known again.
+`SearchPolicy` and the chat dialect do so for `found_tools`.
 """
