@@ -242,7 +242,7 @@ async def _try_chat(
     await SearchPolicy(settings.tools).apply(
         tools,
         None,
-        habits=target.habits(model),
+        capabilities=target.capabilities(model),
         most_tools=target.max_tools,
         info=partial(target.infos.get, model, _headers(settings)),
     )

@@ -221,7 +221,7 @@ class Conversation:
             tool_timeout=settings.tool_timeout,
             relays_progress=request.shows_progress or settings.progress != "off",
             retry_wait=settings.retry_wait,
-            habits=self.resources.target.habits(request.chat.options.get("model")),
+            capabilities=self.resources.target.capabilities(request.chat.options.get("model")),
             pauses=request.pauses,
             optional=request.optional,
             gate=self.gate,
@@ -248,7 +248,7 @@ class Conversation:
 
     def _without_refused_options(self, request: ChatRequest, loop: Loop) -> ChatRequest:
         """The request without those optional options that the model server refuses."""
-        refused = self.request.optional & loop.habits.refused_options
+        refused = self.request.optional & loop.capabilities.refused_options
         return request.without(*refused) if refused else request
 
     def _with_restored(

@@ -237,7 +237,7 @@ class Engine:
             tools,
             options.tool_search or caller.principal.tool_search,
             always=options.always,
-            habits=self._target.habits(model),
+            capabilities=self._target.capabilities(model),
             most_tools=self._target.max_tools,
             info=model_info,
             caller=caller,

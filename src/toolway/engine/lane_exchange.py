@@ -275,7 +275,7 @@ class ModelExchange(ABC):
         # What is learned changes the tools; the ordinary way learns by itself, once it has resumed.
         self._target.learn_from(answer.headers)
         if self._request.offer.has_search:
-            self._target.habits(self._sent.options.get("model")).learn_from(message)
+            self._target.capabilities(self._sent.options.get("model")).learn_from(message)
         if self._events.has_subscribers:
             prompt = tuple(self._request.chat.messages)
             outcome = Outcome(message=message, usage=message.usage, total_usage=message.usage, prompt=prompt)

@@ -32,7 +32,8 @@ from toolway.conversation.message import (
 )
 from toolway.conversation.tool_calls import call_object, read_arguments
 from toolway.engine.limits import LoopLimits
-from toolway.engine.recovery import ModelHabits, Recovery, fit_results, fit_tools
+from toolway.engine.model_capabilities import ModelCapabilities
+from toolway.engine.recovery import Recovery, fit_results, fit_tools
 from toolway.engine.request_tools import RequestTools
 from toolway.engine.tool_results import READER, ToolResults, fill_results, text_of, tool_message
 from toolway.errors import OverQuota, QuotasUnknown, UpstreamError
@@ -63,7 +64,7 @@ class Loop:
     """Progress of calls is an event only if somebody shows it."""
     retry_wait: float = 0.0
     """Seconds that a request whose tools ran may wait for a model server that says "later"."""
-    habits: ModelHabits = field(default_factory=ModelHabits)
+    capabilities: ModelCapabilities = field(default_factory=ModelCapabilities)
     """What was learned of the model that is asked."""
     pauses: bool = False
     """Whether the client sees the rounds and goes on when their limit is reached."""
@@ -161,8 +162,8 @@ async def run_tool_loop(
     Raises what `call_model` raises.
     """
     tools = loop.tools
-    tools.keeps_definitions = loop.habits.needs_definitions
-    loop.results.shows_images = loop.habits.takes_images
+    tools.keeps_definitions = loop.capabilities.needs_definitions
+    loop.results.shows_images = loop.capabilities.takes_images
     if earlier.approved:
         # What ran before holds for these calls alone: some models number theirs anew in each round.
         answers = await run_calls([tools.resolve(call) for call in earlier.approved], loop, earlier.results)
@@ -257,11 +258,11 @@ async def _ask(request: ChatRequest, call_model: ModelCall, loop: Loop) -> tuple
     changed: ChatRequest | None = request
     while changed is not None:
         request, changed = changed, None
-        if loop.habits.room:
-            request = await fit_results(request, loop.tools, loop.results, loop.habits)
+        if loop.capabilities.room:
+            request = await fit_results(request, loop.tools, loop.results, loop.capabilities)
         if loop.results.cut:  # last, so that the prompt keeps its beginning
             loop.tools.add(READER)
-        sent = fit_tools(request, loop.tools, loop.habits)
+        sent = fit_tools(request, loop.tools, loop.capabilities)
         asked = recovery.with_note(sent) if recovery else sent
         try:
             message = await call_model(asked, loop.events.emit, loop.tools.is_clients)
@@ -278,7 +279,7 @@ async def _ask(request: ChatRequest, call_model: ModelCall, loop: Loop) -> tuple
         if recovery:
             recovery.succeeded()
     if loop.tools.search:
-        loop.habits.learn_from(message)
+        loop.capabilities.learn_from(message)
     return message, request
 
 
@@ -287,7 +288,7 @@ def _recovery(loop: Loop) -> Recovery:
     return Recovery(
         tools=loop.tools,
         results=loop.results,
-        habits=loop.habits,
+        capabilities=loop.capabilities,
         limits=loop.limits,
         retry_wait=loop.retry_wait if has_worked else 0.0,
         optional=loop.optional,

@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 import anyio
 
 from toolway import __version__, types
-from toolway.engine.recovery import ModelHabits, Room
+from toolway.engine.model_capabilities import ModelCapabilities, Room
 from toolway.schema.compile import MAX_TOOLS
 from toolway.schema.targets import SchemaTarget
 from toolway.settings.settings import UpstreamSettings
@@ -80,7 +80,7 @@ class ModelTarget:
         self._hopeless: WeakKeyDictionary[Snapshot, set[str]] = WeakKeyDictionary()
         self.cuts_silently = False
         """Whether it refuses no prompt that is too long, but forgets a part of it (Ollama)."""
-        self._habits: dict[str, ModelHabits] = {}
+        self._capabilities: dict[str, ModelCapabilities] = {}
 
     @property
     def refused(self) -> Sequence[RefusedTool]:
@@ -127,19 +127,19 @@ class ModelTarget:
         if self.schema_target == "openai" and (b"server", b"llama.cpp") in headers:
             self._become("llama.cpp")
 
-    def habits(self, model: Any) -> ModelHabits:
+    def capabilities(self, model: Any) -> ModelCapabilities:
         """What was learned of one model, to be added to."""
         name = model if isinstance(model, str) else ""
-        if (known := self._habits.get(name)) is not None:
+        if (known := self._capabilities.get(name)) is not None:
             return known
-        if len(self._habits) >= MAX_MODELS and name not in self._habits:
-            self._habits.clear()
-        return self._habits.setdefault(name, ModelHabits())
+        if len(self._capabilities) >= MAX_MODELS and name not in self._capabilities:
+            self._capabilities.clear()
+        return self._capabilities.setdefault(name, ModelCapabilities())
 
     async def look_up_room(self, model: Any, headers: Sequence[types.Header]) -> None:
         """Learn how much a model reads whose server cuts the rest away without a word."""
         if self.cuts_silently and (context := (await self.infos.get(model, headers)).context):
-            self.habits(model).room = Room.of(context * BYTES_PER_TOKEN, is_silent=True)
+            self.capabilities(model).room = Room.of(context * BYTES_PER_TOKEN, is_silent=True)
 
     def fit(self, snapshot: Snapshot) -> Snapshot:
         """The tools as this model server takes them, without those that it refuses."""

@@ -8,8 +8,8 @@ from weakref import WeakKeyDictionary
 
 from toolway.conversation.message import ChatRequest
 from toolway.engine.history import found_tools
+from toolway.engine.model_capabilities import ModelCapabilities
 from toolway.engine.model_target import ModelTarget
-from toolway.engine.recovery import ModelHabits
 from toolway.engine.request_tools import RequestTools
 from toolway.engine.search_policy import KnownSearch, SearchPolicy
 from toolway.engine.tool_search import Way
@@ -36,7 +36,7 @@ class _Decision:
     """An offer, if it is known, the way in which other tools are searched, and all that both were decided by."""
 
     snapshot: Snapshot
-    habits: JSON
+    capabilities: JSON
     info: ModelInfo | None
     way: Way | None
     offer: Offer | None
@@ -63,28 +63,34 @@ class KnownOffers:
             return NO_TOOLS
         if target.cuts_silently:
             return None
-        habits, info = target.habits(model), target.infos.cached(model)
+        capabilities, info = target.capabilities(model), target.infos.cached(model)
         if last is None or (
-            last.snapshot is not snapshot or last.info is not info or last.habits != vars(habits)
+            last.snapshot is not snapshot or last.info is not info or last.capabilities != vars(capabilities)
         ):
-            last = self._last = self._decide(snapshot, habits, info)
+            last = self._last = self._decide(snapshot, capabilities, info)
         if last.way == "append" and found_tools.may_be_kept(self._store, caller, messages):
             return None
         return last.offer
 
-    def _decide(self, snapshot: Snapshot, habits: ModelHabits, info: ModelInfo | None) -> _Decision:
+    def _decide(
+        self, snapshot: Snapshot, capabilities: ModelCapabilities, info: ModelInfo | None
+    ) -> _Decision:
         search, offer = None, None
-        if _is_known_alone(habits):
+        if _is_known_alone(capabilities):
             count, most = len(snapshot.offered), self._target.max_tools
-            search = self._search.known(count, snapshot.size, habits=habits, most_tools=most, info=info)
+            search = self._search.known(
+                count, snapshot.size, capabilities=capabilities, most_tools=most, info=info
+            )
         if search is not None:
             made = self._made.setdefault(snapshot, {})
             if (offer := made.get(search)) is None:
                 offer = made[search] = self._offer(snapshot, search)
-            if habits.most_tools is not None and len(offer.tools) > habits.most_tools:
+            if capabilities.most_tools is not None and len(offer.tools) > capabilities.most_tools:
                 offer = None
         way = search.way if search else None
-        return _Decision(snapshot=snapshot, habits={**vars(habits)}, info=info, way=way, offer=offer)
+        return _Decision(
+            snapshot=snapshot, capabilities={**vars(capabilities)}, info=info, way=way, offer=offer
+        )
 
     def _offer(self, snapshot: Snapshot, search: KnownSearch) -> Offer:
         request = ChatRequest.of({"messages": []})
@@ -95,10 +101,13 @@ class KnownOffers:
         return Offer(tools=tools.tools, definitions=definitions, has_search=tools.search is not None)
 
 
-def _is_known_alone(habits: ModelHabits) -> bool:
+def _is_known_alone(capabilities: ModelCapabilities) -> bool:
     """Whether of a model nothing was learned by which its offers change, but what `SearchPolicy.known` looks at."""
-    return (learned := vars(habits)) == _NO_HABITS or {**learned, **_LOOKED_AT} == _NO_HABITS
+    return (learned := vars(capabilities)) == _NOTHING_LEARNED or {
+        **learned,
+        **_LOOKED_AT,
+    } == _NOTHING_LEARNED
 
 
-_NO_HABITS = vars(ModelHabits())
-_LOOKED_AT = {name: _NO_HABITS[name] for name in ("searches", "caches_prompts", "most_tools")}
+_NOTHING_LEARNED = vars(ModelCapabilities())
+_LOOKED_AT = {name: _NOTHING_LEARNED[name] for name in ("searches", "caches_prompts", "most_tools")}

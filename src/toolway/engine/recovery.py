@@ -11,13 +11,13 @@ import math
 import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import anyio
 
-from toolway.conversation.message import TEXT_FIELDS, ChatRequest, Message, cached_tokens
+from toolway.conversation.message import TEXT_FIELDS, ChatRequest, Message
 from toolway.engine.limits import LoopLimits
+from toolway.engine.model_capabilities import LEFT_FREE, ModelCapabilities, Room
 from toolway.engine.request_tools import RequestTools
 from toolway.engine.tool_results import LEAST, ToolResults
 from toolway.errors import UpstreamError
@@ -50,98 +50,30 @@ _PAUSES = (1.0, 2.0, 4.0, 8.0)
 """Seconds between two tries when the model server does not say when to come back."""
 
 
-ROOM_LIFETIME = 600.0
-"""Seconds after which the room of a model is found out anew: it may have been loaded with another context."""
-
-_LEFT_FREE = 0.25
-"""The share of a context that a prompt made shorter leaves for the answer; tools may always have as much."""
-
-_STEPS = 8
-"""Of a room; what is over it is made shorter by whole steps."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Room:
-    """Bytes of prompt that a model has room for: what is over `limit` is brought down to `target`."""
-
-    limit: int
-    target: int
-    until: float
-    """When to forget it, in monotonic seconds."""
-    is_silent: bool = False
-    """What is over it is not refused, but forgotten without a word."""
-
-    @property
-    def context(self) -> int:
-        """The same in tokens."""
-        return estimate_tokens(self.limit)
-
-    @classmethod
-    def of(cls, limit: float, target: float | None = None, *, is_silent: bool = False) -> Room:
-        """That of a limit that is known, or of a target that was found to fit."""
-        target = limit * (1 - _LEFT_FREE) if target is None else target
-        until = time.monotonic() + ROOM_LIFETIME
-        return cls(limit=int(limit), target=int(target), until=until, is_silent=is_silent)
-
-    def excess(self, size: int, target: float) -> int:
-        """Bytes over a target, in whole steps: within one of them a prompt made shorter keeps its beginning."""
-        step = max(1, self.limit // _STEPS)
-        return int(-(-(size - target) // step) * step)
-
-
-@dataclass(kw_only=True)
-class ModelHabits:
-    """What one model's server was found to take, known by its refusals; lost with the process, and learned again."""
-
-    needs_definitions: bool = False
-    """It reads no conversation with calls in it unless tools are defined."""
-    most_tools: int | None = None
-    """So many tools it takes in one request; None: no limit is known."""
-    caches_prompts: bool = False
-    """It said that it need not read anew what it has read before."""
-    takes_images: bool = True
-    """It reads the images of tool results, where they stand."""
-    refused_options: frozenset[str] = frozenset()
-    """Options that it does not know, of those that a request can do without."""
-    room: Room | None = None
-    """How long a prompt may be; None: no limit was met of late."""
-    searches: bool = False
-    """The log said that its tools are searched, and why."""
-    left_out: frozenset[str] | None = None
-    """The tools of which the log said that the room is too small for them; None: it said nothing yet."""
-    outgrown: bool = False
-    """The log said that a conversation is longer than its room, and that results give way."""
-
-    def learn_from(self, answer: Message) -> None:
-        """Learn how this model best calls the tools that it finds."""
-        if cached_tokens(answer.usage):
-            self.caches_prompts = True
-
-
-def fit_tools(request: ChatRequest, tools: RequestTools, habits: ModelHabits) -> ChatRequest:
+def fit_tools(request: ChatRequest, tools: RequestTools, capabilities: ModelCapabilities) -> ChatRequest:
     """The request with those of our tools, and as much of their definitions, as the model is known to take."""
-    if habits.most_tools and tools.are_offered and tools.count > habits.most_tools:
-        tools.keep_first(habits.most_tools)
+    if capabilities.most_tools and tools.are_offered and tools.count > capabilities.most_tools:
+        tools.keep_first(capabilities.most_tools)
     sent = tools.put_into(request)
-    room = habits.room
+    room = capabilities.room
     if room is None or not tools.are_offered:
         return sent
     if room.until < time.monotonic():
-        habits.room = None
+        capabilities.room = None
         return sent
     size = _prompt_size(sent)
     excess = room.excess(size, room.target)
-    if size <= room.limit or (left := tools.shorten(excess, keep=int(room.limit * _LEFT_FREE))) is None:
+    if size <= room.limit or (left := tools.shorten(excess, keep=int(room.limit * LEFT_FREE))) is None:
         return sent
-    _tell_of_short_definitions(left, room, habits)
+    _tell_of_short_definitions(left, room, capabilities)
     return tools.put_into(request)
 
 
 async def fit_results(
-    request: ChatRequest, tools: RequestTools, results: ToolResults, habits: ModelHabits
+    request: ChatRequest, tools: RequestTools, results: ToolResults, capabilities: ModelCapabilities
 ) -> ChatRequest:
     """The request with our results shortened, the oldest first, where its server would forget the question instead."""
-    room = habits.room
+    room = capabilities.room
     if room is None or not room.is_silent or not results.own:
         return request
     begin = results.begin_of_last(request.messages)
@@ -154,8 +86,8 @@ async def fit_results(
         elif (shorter := await results.shrink(request.messages, math.ceil(size - target))) is None:
             break
         request = request.with_messages(shorter)
-        if not habits.outgrown:
-            habits.outgrown = True
+        if not capabilities.outgrown:
+            capabilities.outgrown = True
             log.warning(
                 "a conversation outgrows the %s tokens that the model reads, and its server would forget the "
                 "beginning: earlier results are shortened; give the model a larger context",
@@ -164,11 +96,11 @@ async def fit_results(
     return request
 
 
-def _tell_of_short_definitions(left: Sequence[str], room: Room, habits: ModelHabits) -> None:
+def _tell_of_short_definitions(left: Sequence[str], room: Room, capabilities: ModelCapabilities) -> None:
     """Log what became of the tools, once for each that is left out."""
-    if habits.left_out is not None and habits.left_out.issuperset(left):
+    if capabilities.left_out is not None and capabilities.left_out.issuperset(left):
         return
-    habits.left_out = (habits.left_out or frozenset()).union(left)
+    capabilities.left_out = (capabilities.left_out or frozenset()).union(left)
     log.warning(
         "the model has room for about %s tokens: its tools are described in their first sentences%s; choose tools with "
         "include or a profile, have them searched with TOOLWAY_TOOL_SEARCH=auto, or give the model a larger context",
@@ -201,14 +133,14 @@ class Recovery:
         *,
         tools: RequestTools,
         results: ToolResults,
-        habits: ModelHabits,
+        capabilities: ModelCapabilities,
         limits: LoopLimits,
         retry_wait: float = 0.0,
         optional: frozenset[str] = frozenset(),
     ) -> None:
         self._tools = tools
         self._results = results
-        self._habits = habits
+        self._capabilities = capabilities
         self._limits = limits
         self._retry_wait = retry_wait
         self._optional = optional
@@ -254,8 +186,8 @@ class Recovery:
 
     def succeeded(self) -> None:
         """The model server took the request: what was changed last is what it wanted."""
-        for habit, value in self._learned.items():
-            setattr(self._habits, habit, value)
+        for name, value in self._learned.items():
+            setattr(self._capabilities, name, value)
 
     def with_note(self, sent: ChatRequest) -> ChatRequest:
         """The request, and behind it what the model must be told this once."""
@@ -302,7 +234,7 @@ class Recovery:
             return None
         log.info("left out, since the model server refuses it: %s", ", ".join(left))
         if not is_overflow(error):  # too many tokens for this conversation may be few enough for the next
-            self._learned = {"refused_options": self._habits.refused_options.union(left)}
+            self._learned = {"refused_options": self._capabilities.refused_options.union(left)}
         return request.without(*left)
 
     async def _shorten_results(
@@ -331,7 +263,7 @@ class Recovery:
             tools.begin_search(context=context or room.context)
         else:
             return None
-        self._habits.searches = True
+        self._capabilities.searches = True
         log.warning("%d tools are too many (%s): the model searches them from now on", count, why)
         return request
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from toolway.engine.history import found_tools
-from toolway.engine.recovery import ModelHabits, Room
+from toolway.engine.model_capabilities import ModelCapabilities, Room
 from toolway.engine.request_tools import RequestTools
 from toolway.engine.tool_search import SearchRules, Way
 from toolway.engine.tool_vectors import ToolVectors
@@ -56,7 +56,7 @@ class SearchPolicy:
         mode: SearchMode | None,
         *,
         always: Selection = (),
-        habits: ModelHabits,
+        capabilities: ModelCapabilities,
         most_tools: int | None,
         info: Callable[[], Awaitable[ModelInfo]],
         caller: Caller | None = None,
@@ -71,32 +71,40 @@ class SearchPolicy:
         if not tools.are_offered:
             return
         if mode == "off":
-            await _shorten_what_cannot_fit(tools, habits, info)
+            await _shorten_what_cannot_fit(tools, capabilities, info)
             return
-        most = habits.most_tools or most_tools
+        most = capabilities.most_tools or most_tools
         rules = replace(self._rules, most_tools=most) if most else self._rules
         tools.search_rules = rules = replace(rules, always=_either(rules.always, always)) if always else rules
         if mode == "auto" and not (most and tools.count > most) and estimate_tokens(tools.size) <= ALWAYS_FIT:
             return
         known = await info()
-        room = habits.room.context if habits.room else None
+        room = capabilities.room.context if capabilities.room else None
         contexts = [context for context in (room, known.context) if context]
-        tools.search_rules = rules.of_model(self._chosen_way(habits, known), min(contexts, default=None))
+        tools.search_rules = rules.of_model(
+            self._chosen_way(capabilities, known), min(contexts, default=None)
+        )
         if mode == "on" or tools.need_search:
-            if mode == "auto" and not habits.searches:
-                habits.searches = True
+            if mode == "auto" and not capabilities.searches:
+                capabilities.searches = True
                 _tell_why(tools, tools.search_rules)
             tools.begin_search(await self._found_before(tools, caller, messages))
 
     def known(
-        self, count: int, size: int, *, habits: ModelHabits, most_tools: int | None, info: ModelInfo | None
+        self,
+        count: int,
+        size: int,
+        *,
+        capabilities: ModelCapabilities,
+        most_tools: int | None,
+        info: ModelInfo | None,
     ) -> KnownSearch | None:
         """What `apply` does with so many tools of so many bytes, as the settings say; None: that is not known.
 
-        `info` is what is known of the model, if anything is. Of its `habits` the room is not looked at.
+        `info` is what is known of the model, if anything is. Of its `capabilities` the room is not looked at.
         """
         tokens, mode = estimate_tokens(size), self._mode
-        most = habits.most_tools or most_tools
+        most = capabilities.most_tools or most_tools
         if mode != "on" and tokens <= ALWAYS_FIT and (mode == "off" or count <= (most or count)):
             return NO_SEARCH
         if info is None:
@@ -105,9 +113,9 @@ class SearchPolicy:
             return NO_SEARCH if tokens <= (info.context or tokens) else None
         if mode == "auto" and not need_search(count, tokens, info.context, most):
             return NO_SEARCH
-        if mode == "auto" and not habits.searches:
+        if mode == "auto" and not capabilities.searches:
             return None  # `apply` tells why it searches
-        return KnownSearch(way=self._chosen_way(habits, info), context=info.context)
+        return KnownSearch(way=self._chosen_way(capabilities, info), context=info.context)
 
     def begin(self, tools: RequestTools, search: KnownSearch) -> None:
         """Begin such a search in a request for which nothing was found before."""
@@ -119,11 +127,11 @@ class SearchPolicy:
         if self._store and tools.search and tools.search.rules.way == "append" and tools.found:
             await found_tools.keep(self._store, caller, messages, tools.found)
 
-    def _chosen_way(self, habits: ModelHabits, info: ModelInfo) -> Way:
+    def _chosen_way(self, capabilities: ModelCapabilities, info: ModelInfo) -> Way:
         """A list of tools that grows costs the cache of all that stands behind it in the prompt."""
         if self._way != "auto":
             return self._way
-        return "call" if habits.caches_prompts or info.caches_prompts else "append"
+        return "call" if capabilities.caches_prompts or info.caches_prompts else "append"
 
     async def _found_before(
         self, tools: RequestTools, caller: Caller | None, messages: Sequence[Any]
@@ -136,13 +144,13 @@ class SearchPolicy:
 
 
 async def _shorten_what_cannot_fit(
-    tools: RequestTools, habits: ModelHabits, info: Callable[[], Awaitable[ModelInfo]]
+    tools: RequestTools, capabilities: ModelCapabilities, info: Callable[[], Awaitable[ModelInfo]]
 ) -> None:
     """Definitions that alone are longer than a context that is known are not sent to be refused."""
-    if habits.room is None and (tokens := estimate_tokens(tools.size)) > ALWAYS_FIT:
+    if capabilities.room is None and (tokens := estimate_tokens(tools.size)) > ALWAYS_FIT:
         context = (await info()).context
         if context and tokens > context:
-            habits.room = Room.of(context * BYTES_PER_TOKEN)
+            capabilities.room = Room.of(context * BYTES_PER_TOKEN)
 
 
 def _tell_why(tools: RequestTools, rules: SearchRules) -> None:
