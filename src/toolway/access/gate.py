@@ -11,9 +11,9 @@ from typing import Any
 
 import anyio
 
+from toolway.access.approval_question import write_summary
 from toolway.access.approvals import Approval, Approvals, Verdict
 from toolway.access.audit import AuditLog
-from toolway.access.questions import write_summary
 from toolway.access.rules import ALLOWED, CallOrigin, Decision, Rules
 from toolway.errors import InvalidRequest, NotFound, StoreError
 from toolway.telemetry.logging import Redactor

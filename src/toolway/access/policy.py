@@ -11,11 +11,11 @@ from typing import Any
 import anyio
 import anyio.to_thread
 
+from toolway.access.approval_question import write_waiting
 from toolway.access.approvals import Approvals
 from toolway.access.audit import AuditLog
 from toolway.access.gate import CallGate, Elicit, ask_client
 from toolway.access.keys import KeyRing
-from toolway.access.questions import write_waiting
 from toolway.access.rules import CallOrigin, Rules
 from toolway.settings.settings import Settings
 from toolway.stores import Store

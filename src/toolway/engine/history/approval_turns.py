@@ -17,10 +17,12 @@ from typing import Any
 
 import anyio
 
+from toolway.access.approval_question import code_at_end, new_code, write_question
+from toolway.access.approval_reply import Reply, read_reply
 from toolway.access.approvals import Approval, Verdict
 from toolway.access.gate import CallGate
+from toolway.access.language import language_of
 from toolway.access.policy import Policy
-from toolway.access.questions import Reply, code_at_end, language_of, new_code, read_reply, write_question
 from toolway.conversation.events import Chunks, EventStream, HeadArrived, Outcome, RoundBegan
 from toolway.conversation.message import ChatRequest, joined, own_answer
 from toolway.engine.history.digests import SYSTEM, role_of

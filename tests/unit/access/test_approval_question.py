@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 from markdown_it import MarkdownIt
 
+from toolway.access.approval_question import write_summary
+from toolway.access.approval_reply import Reply, read_reply
 from toolway.access.approvals import Approval
-from toolway.access.questions import Reply, language_of, read_reply, write_summary
+from toolway.access.language import language_of
 from toolway.telemetry.logging import Redactor
 
 CODE = "K7QF-2MXD"
