@@ -20,7 +20,7 @@ from typing import Any
 from tests.support.hostile import hostile
 from tests.support.schemas import KEYWORDS, WORDS, assert_compiled
 from tests.unit.api import test_confused as direct
-from tests.unit.api.direct import DirectApps
+from tests.unit.api.direct_apps import DirectApps
 from tests.unit.api.messages import test_mutated as messages
 from tests.unit.api.responses.test_mutated import BODY, assert_body, assert_written
 from tests.unit.conversation.test_mutated import (

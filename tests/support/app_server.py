@@ -24,7 +24,7 @@ from toolway.server.http_protocol import HttpProtocol
 from toolway.server.process import server_config
 from toolway.settings.load import load_settings
 from toolway.settings.settings import Settings
-from toolway.tools.direct import DirectTools
+from toolway.tools.direct_tools import DirectTools
 
 POLL_SECONDS = 0.02
 """Between two questions about a state: who asks without a pause takes the processor from what it waits for."""

@@ -56,7 +56,7 @@ from toolway.settings.load import load_settings
 from toolway.settings.settings import Settings, UpstreamSettings
 from toolway.telemetry.conversation_log import log_conversation, log_failure
 from toolway.telemetry.logging import Redactor
-from toolway.tools.direct import DirectTools
+from toolway.tools.direct_tools import DirectTools
 from toolway.types import JSON, SourceStatus, Tool
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ class Routes:
                 from toolway.server.metrics import metrics_app  # noqa: PLC0415 - needs 14 MB
 
                 self._exact["GET", "/metrics"] = metrics_app()
-            await stack.enter_async_context(self._direct(state))
+            await stack.enter_async_context(self._direct_endpoints(state))
             if self._settings.console.enabled:
                 await stack.enter_async_context(self._console(state, engine, recorder, feed))
             if self._settings.responses.mode != "passthrough":
@@ -185,13 +185,13 @@ class Routes:
         return {LANE: ChatLane(engine, Authenticator(self._settings.server, self._keys), app, count)}
 
     @asynccontextmanager
-    async def _direct(self, state: AppState) -> AsyncIterator[None]:
+    async def _direct_endpoints(self, state: AppState) -> AsyncIterator[None]:
         """Put up the routes of clients that call tools themselves."""
-        direct = DirectTools(state.catalog, timeout=self._settings.loop.tool_timeout)
-        endpoint = McpEndpoint(direct, state.policy, self._settings)
+        direct_tools = DirectTools(state.catalog, timeout=self._settings.loop.tool_timeout)
+        endpoint = McpEndpoint(direct_tools, state.policy, self._settings)
         self._exact |= {(method, MCP.path): endpoint for method in ("GET", "POST", "DELETE")}
         self._below[f"{MCP.path}/"] = endpoint
-        rest = RestTools(direct, self._settings, state.policy, lambda: self._keys.is_closed)
+        rest = RestTools(direct_tools, self._settings, state.policy, lambda: self._keys.is_closed)
         self._exact["GET", "/openapi.json"] = self._below[f"{REST.path}/"] = rest
         self._exact["GET", "/docs"] = DocsPage()
         async with endpoint.running():

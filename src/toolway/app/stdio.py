@@ -16,7 +16,7 @@ from toolway.errors import ConfigError, NotFound
 from toolway.settings.settings import Settings
 from toolway.stores import open_store
 from toolway.tools.catalog import Catalog
-from toolway.tools.direct import DirectTools
+from toolway.tools.direct_tools import DirectTools
 from toolway.tools.factory import SourceFactory
 from toolway.tools.forwarding_loops import name_of
 from toolway.tools.mcp.options import depth
@@ -54,11 +54,11 @@ async def run_stdio(settings: Settings, profile: str | None) -> None:
                 prefixed=settings.tools.tool_prefix == "always",
                 name=name_of(settings.tools),
             )
-            direct = DirectTools(catalog, timeout=settings.loop.tool_timeout, startup_wait=STARTUP_WAIT)
+            direct_tools = DirectTools(catalog, timeout=settings.loop.tool_timeout, startup_wait=STARTUP_WAIT)
             caller = Caller(id="stdio", selection=selection)
 
             async def serve() -> None:
-                server = CatalogServer(direct, policy, lambda _: caller)
+                server = CatalogServer(direct_tools, policy, lambda _: caller)
                 async with stdio_server() as (read, write), server.running():
                     await server.run(read, write, server.create_initialization_options())
                 ended.set()

@@ -16,7 +16,7 @@ from toolway.errors import InvalidRequest, NotFound
 from toolway.schema.compile import definition_tokens
 from toolway.server.disconnect import cancel_on_disconnect
 from toolway.tools.catalog import Snapshot
-from toolway.tools.direct import DirectTools
+from toolway.tools.direct_tools import DirectTools
 from toolway.types import JSON, Caller, Tool, ToolResult, is_selected
 from toolway.wire.lenient_json import dumps, dumps_text, harmless, loads
 
@@ -34,7 +34,7 @@ class Tools:
 
     def __init__(self, context: ConsoleContext) -> None:
         self._context = context
-        self._direct = DirectTools(context.catalog, timeout=context.settings.loop.tool_timeout)
+        self._direct_tools = DirectTools(context.catalog, timeout=context.settings.loop.tool_timeout)
 
     def routes(self) -> list[Route]:
         """The routes of the tools."""
@@ -119,7 +119,7 @@ class Tools:
             async with anyio.create_task_group() as group:
                 if watch:
                     group.start_soon(progress.run)
-                result = await self._direct.call(
+                result = await self._direct_tools.call(
                     request.names[0], dumps_text(arguments), (), gate=None, on_progress=progress
                 )
                 group.cancel_scope.cancel()

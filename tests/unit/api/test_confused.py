@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.support.confused import PATHS, confused, confused_arguments, modern_headers
 from tests.support.fuzz import slow
-from tests.unit.api.direct import JSON_BODY, Answer, DirectApps
+from tests.unit.api.direct_apps import JSON_BODY, Answer, DirectApps
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from types import FrameType
 
 import orjson
 
-from tests.unit.api.direct import DirectApps
+from tests.unit.api.direct_apps import DirectApps
 from toolway.tools.openapi.document_schemas import document_schema
 
 

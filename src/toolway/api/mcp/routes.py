@@ -19,7 +19,7 @@ from toolway.server.asgi import ClientGone
 from toolway.server.caller import caller_of
 from toolway.server.envelopes import send_error
 from toolway.settings.settings import Settings
-from toolway.tools.direct import DirectTools
+from toolway.tools.direct_tools import DirectTools
 from toolway.tools.profiles import narrowed
 from toolway.types import Caller
 
@@ -36,8 +36,8 @@ SDK = "toolway.api.mcp.sessions"
 class McpEndpoint:
     """The endpoint as an ASGI app, while `running`. A profile behind /mcp/ narrows what there is."""
 
-    def __init__(self, direct: DirectTools, policy: Policy, settings: Settings) -> None:
-        self._direct = direct
+    def __init__(self, direct_tools: DirectTools, policy: Policy, settings: Settings) -> None:
+        self._direct_tools = direct_tools
         self._policy = policy
         self._settings = settings
         self._group: TaskGroup | None = None
@@ -79,7 +79,9 @@ class McpEndpoint:
         if not name:
             return caller
         profiles = self._settings.tools.profiles
-        return replace(caller, selection=narrowed(caller.selection, name, profiles, self._direct.all_tools))
+        return replace(
+            caller, selection=narrowed(caller.selection, name, profiles, self._direct_tools.all_tools)
+        )
 
     async def _open(self) -> ASGIApp:
         async with self._opening:
@@ -91,7 +93,7 @@ class McpEndpoint:
 
     async def _serve(self, *, task_status: TaskStatus[ASGIApp]) -> None:
         sdk = await anyio.to_thread.run_sync(importlib.import_module, SDK)
-        async with sdk.open_sessions(self._direct, self._policy, self._settings) as sessions:
+        async with sdk.open_sessions(self._direct_tools, self._policy, self._settings) as sessions:
             task_status.started(sessions)
             await anyio.sleep_forever()
 

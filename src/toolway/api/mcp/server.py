@@ -54,7 +54,7 @@ from toolway.engine.tool_search import SearchRules, ToolSearch, inner_call
 from toolway.errors import OverQuota, QuotasUnknown, Unauthorized
 from toolway.server.admission import call_slot
 from toolway.server.caller import caller_id
-from toolway.tools.direct import DirectTools
+from toolway.tools.direct_tools import DirectTools
 from toolway.tools.invoke import Gate, invoke
 from toolway.tools.names import hint
 from toolway.types import JSON, Caller, OnProgress, Selection, Tool, ToolCall, ToolResult, is_selected
@@ -91,17 +91,17 @@ class CatalogServer(Server[Any]):
 
     def __init__(
         self,
-        direct: DirectTools,
+        direct_tools: DirectTools,
         policy: Policy,
         caller: Callable[[Context], Caller],
         searches: Callable[[Context], bool] = lambda _: False,
     ) -> None:
-        self._direct = direct
-        self._search = DirectSearch(direct)
+        self._direct_tools = direct_tools
+        self._search = DirectSearch(direct_tools)
         self._policy = policy
         self._caller = caller
         self._searches = searches
-        self._context = CatalogContext(direct.catalog)
+        self._context = CatalogContext(direct_tools.catalog)
         self._stateless = StatelessCalls()
         self._bus = InMemorySubscriptionBus()
         self._connections: WeakSet[Connection] = WeakSet()
@@ -156,27 +156,27 @@ class CatalogServer(Server[Any]):
 
         async def announce() -> None:
             nonlocal changed
-            tools, context = self._direct.catalog.snapshot.callable, self._context.state()
+            tools, context = self._direct_tools.catalog.snapshot.callable, self._context.state()
             while True:
                 await changed.wait()
                 await anyio.sleep(SETTLE)
                 changed = anyio.Event()
                 before = tools, context
-                tools, context = self._direct.catalog.snapshot.callable, self._context.state()
+                tools, context = self._direct_tools.catalog.snapshot.callable, self._context.state()
                 if tools != before[0]:
                     await self._tell(ToolsListChanged(), Connection.send_tool_list_changed)
                 if context != before[1]:
                     await self._tell(PromptsListChanged(), Connection.send_prompt_list_changed)
                     await self._tell(ResourcesListChanged(), Connection.send_resource_list_changed)
 
-        self._direct.catalog.on_change.append(notice)
+        self._direct_tools.catalog.on_change.append(notice)
         try:
             async with self._stateless.running(), anyio.create_task_group() as tasks:
                 tasks.start_soon(announce)
                 yield
                 tasks.cancel_scope.cancel()
         finally:
-            self._direct.catalog.on_change.remove(notice)
+            self._direct_tools.catalog.on_change.remove(notice)
 
     async def _tell(self, event: ServerEvent, send: Callable[[Connection], Awaitable[None]]) -> None:
         await self._bus.publish(event)
@@ -198,10 +198,10 @@ class CatalogServer(Server[Any]):
             self.by_session[connection.session_id] = connection
 
     async def _list_tools(self, ctx: Context, params: PaginatedRequestParams) -> JSON:
-        found = await self._direct.tools(self._caller(ctx).selection)
+        found = await self._direct_tools.tools(self._caller(ctx).selection)
         if self._searches(ctx):
             found = self._search.tools(found)
-        version, path = ctx.protocol_version, self._direct.catalog.name if _is_toolway(ctx) else None
+        version, path = ctx.protocol_version, self._direct_tools.catalog.name if _is_toolway(ctx) else None
         return complete(
             page_of(
                 "tools", found, params.cursor, lambda name: self._object(name, found[name], version, path)
@@ -225,7 +225,7 @@ class CatalogServer(Server[Any]):
         gate = self._policy.gate(caller, dialect=MCP.name)
 
         async def run(on_progress: OnProgress | None) -> ToolResult | None:
-            call = self._search.call if self._searches(ctx) else self._direct.call
+            call = self._search.call if self._searches(ctx) else self._direct_tools.call
             try:
                 async with call_slot(ctx.request.scope) if ctx.request is not None else nullcontext():
                     return await call(
@@ -238,8 +238,8 @@ class CatalogServer(Server[Any]):
         if isinstance(result, dict):
             return result
         if result is None:
-            known = await self._direct.tools(caller.selection)
-            advice = hint(params.name, known, self._direct.untried(caller.selection))
+            known = await self._direct_tools.tools(caller.selection)
+            advice = hint(params.name, known, self._direct_tools.untried(caller.selection))
             raise MCPError(INVALID_PARAMS, f"Unknown tool: {params.name[:100]}. {advice}".rstrip())
         if result.rpc_error and result.rpc_error["code"] == MISSING_REQUIRED_CLIENT_CAPABILITY:
             raise MCPError(**result.rpc_error)  # what the client has to know to call again with it
@@ -254,7 +254,7 @@ class CatalogServer(Server[Any]):
     async def _list_context(
         self, method: str, key: str, naming: str, ctx: Context, params: PaginatedRequestParams
     ) -> JSON:
-        await self._direct.until_tried()
+        await self._direct_tools.until_tried()
         found = await self._context.listed(method, key, naming, self._caller(ctx).selection)
         valid = {
             name: item
@@ -266,7 +266,7 @@ class CatalogServer(Server[Any]):
     async def _ask_context(
         self, ask: Callable[[JSON, Selection], Awaitable[JSON]], ctx: Context, params: BaseModel
     ) -> JSON:
-        await self._direct.until_tried()
+        await self._direct_tools.until_tried()
         try:
             plain = params.model_dump(by_alias=True, mode="json", exclude_none=True)
         except ValueError:
@@ -286,7 +286,7 @@ class CatalogServer(Server[Any]):
 
     def _input_schema(self, name: str) -> JSON | None:
         """The schema of a tool some of whose arguments stand in headers too; None for one that the caller has not."""
-        tool, caller = self._direct.all_tools.get(name), asking.get()
+        tool, caller = self._direct_tools.all_tools.get(name), asking.get()
         if tool is None or (caller is not None and not is_selected(name, tool, caller.selection)):
             return None
         if tool not in self._mirrored:
@@ -341,8 +341,8 @@ SEARCH_TIMEOUT = 30.0
 class DirectSearch:
     """The search over what a caller may use. Any tool can still be called by its name."""
 
-    def __init__(self, direct: DirectTools) -> None:
-        self._direct = direct
+    def __init__(self, direct_tools: DirectTools) -> None:
+        self._direct_tools = direct_tools
 
     def tools(self, found: Mapping[str, Tool]) -> Mapping[str, Tool]:
         """What is listed in place of these tools."""
@@ -359,11 +359,11 @@ class DirectSearch:
         on_progress: OnProgress | None = None,
     ) -> ToolResult | None:
         """The result of a search, or of the tool that is meant; None: there is no such tool for this caller."""
-        found = await self._direct.tools(selection)
+        found = await self._direct_tools.tools(selection)
         search, call = _search_of(found), ToolCall(id="", name=name, arguments=arguments)
         finder, caller = search.names
         if name == finder:
-            with self._direct.catalog.use() as snapshot:
+            with self._direct_tools.catalog.use() as snapshot:
                 offered = {known: tool for known, tool in found.items() if known in snapshot.offered}
 
                 async def run(_: Tool, asked: JSON, __: OnProgress | None = None) -> ToolResult:
@@ -374,7 +374,7 @@ class DirectSearch:
         if meant is call and name == caller:
             text = 'call_tool wants {"name": the name of a tool, "arguments": {...}}'
             return ToolResult(text=text, is_error=True)
-        result = await self._direct.call(
+        result = await self._direct_tools.call(
             meant.name, meant.arguments, selection, gate=gate, on_progress=on_progress
         )
         if result is None and meant is not call:

@@ -23,7 +23,7 @@ from toolway.api.mcp.routes import CALLER, SEARCHES
 from toolway.api.mcp.server import CatalogServer, asking
 from toolway.server.caller import caller_id
 from toolway.settings.settings import Settings
-from toolway.tools.direct import DirectTools
+from toolway.tools.direct_tools import DirectTools
 from toolway.tools.mcp.sdk_internals import set_ping_interval
 from toolway.types import Caller
 
@@ -35,12 +35,14 @@ MAX_SESSIONS_OF_CALLER = 500
 
 
 @asynccontextmanager
-async def open_sessions(direct: DirectTools, policy: Policy, settings: Settings) -> AsyncIterator[ASGIApp]:
+async def open_sessions(
+    direct_tools: DirectTools, policy: Policy, settings: Settings
+) -> AsyncIterator[ASGIApp]:
     """The endpoint behind authentication: Host, Origin and key are checked already.
 
     With several workers nothing is remembered between requests, since the next one may reach another of them.
     """
-    server = CatalogServer(direct, policy, _caller, _searches)
+    server = CatalogServer(direct_tools, policy, _caller, _searches)
     max_body, keep_alive = settings.server.max_body_bytes, settings.server.keepalive_interval
     _ping_every(keep_alive)
     manager = StreamableHTTPSessionManager(

@@ -27,7 +27,7 @@ from toolway.server.caller import caller_of
 from toolway.server.disconnect import cancel_on_disconnect
 from toolway.server.envelopes import PROBLEM, problem, send_error
 from toolway.settings.settings import Settings
-from toolway.tools.direct import DirectTools
+from toolway.tools.direct_tools import DirectTools
 from toolway.tools.names import hint
 from toolway.tools.profiles import narrowed
 from toolway.types import JSON, JSON_TYPE, Caller, Selection, Tool, ToolResult
@@ -41,9 +41,9 @@ class RestTools:
     """The service as an ASGI app. Errors are problems (RFC 9457). `has_keys`: whether clients need one now."""
 
     def __init__(
-        self, direct: DirectTools, settings: Settings, policy: Policy, has_keys: Callable[[], bool]
+        self, direct_tools: DirectTools, settings: Settings, policy: Policy, has_keys: Callable[[], bool]
     ) -> None:
-        self._direct = direct
+        self._direct_tools = direct_tools
         self._policy = policy
         self._settings = settings
         self._has_keys = has_keys
@@ -67,7 +67,9 @@ class RestTools:
         if len(profile) > 1:
             raise NotFound(f"There is nothing at {scope['path'][:200]}; a tool is at /tools/NAME.")
         if profile:
-            selection = narrowed(selection, profile[0], self._settings.tools.profiles, self._direct.all_tools)
+            selection = narrowed(
+                selection, profile[0], self._settings.tools.profiles, self._direct_tools.all_tools
+            )
         if name != DOCUMENT:
             _allow(scope, "POST")
             await self._call(scope, receive, send, name, replace(caller, selection=selection))
@@ -76,12 +78,12 @@ class RestTools:
         root = "/".join([ROOT, *profile]) if scope["path"].startswith(ROOT) else ""
         document = partial(
             openapi_document,
-            await self._direct.tools(selection),
+            await self._direct_tools.tools(selection),
             profile="".join(profile),
             root=root,
             paths="" if root else ROOT,
             has_keys=self._has_keys(),
-            toolway=self._direct.catalog.name,
+            toolway=self._direct_tools.catalog.name,
         )
         content = await anyio.to_thread.run_sync(
             document, abandon_on_cancel=True, limiter=self._document_limiter
@@ -95,11 +97,13 @@ class RestTools:
 
         async def call() -> None:
             async with call_slot(scope):
-                result = await self._direct.call(name, body.decode() or "{}", caller.selection, gate=gate)
+                result = await self._direct_tools.call(
+                    name, body.decode() or "{}", caller.selection, gate=gate
+                )
             if result is None:
                 await _send_problem(send, await self._unknown(name, caller.selection))
             elif result.is_error:
-                tools = await self._direct.tools(caller.selection)
+                tools = await self._direct_tools.tools(caller.selection)
                 await _send_problem(send, _problem(name, result, tools, arguments))
             else:
                 media_type, content = http_body(result)
@@ -109,7 +113,7 @@ class RestTools:
         await cancel_on_disconnect(scope, receive, call)
 
     async def _unknown(self, name: str, selection: Selection) -> JSON:
-        tools, untried = await self._direct.tools(selection), self._direct.untried(selection)
+        tools, untried = await self._direct_tools.tools(selection), self._direct_tools.untried(selection)
         message = f"There is no tool {name[:100]!r} here. {hint(name, tools, untried)}".rstrip()
         return problem(503 if untried else 404, message)
 

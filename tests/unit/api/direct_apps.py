@@ -18,7 +18,7 @@ from toolway.settings.load import load_settings
 from toolway.stores import Store
 from toolway.stores.memory import MemoryEntries
 from toolway.tools.catalog import Catalog
-from toolway.tools.direct import DirectTools
+from toolway.tools.direct_tools import DirectTools
 from toolway.types import JSON, OnProgress, SourceStatus, Tool, ToolResult
 from toolway.wire.lenient_json import dumps, dumps_text
 
@@ -96,10 +96,10 @@ class DirectApps:
         store = Store(MemoryEntries())
         async with AsyncExitStack() as stack:
             catalog = await stack.enter_async_context(Catalog([Echoes()]).running())
-            direct, policy = DirectTools(catalog, timeout=5.0), Policy(settings, store)
-            endpoint = McpEndpoint(direct, policy, settings)
+            direct_tools, policy = DirectTools(catalog, timeout=5.0), Policy(settings, store)
+            endpoint = McpEndpoint(direct_tools, policy, settings)
             await stack.enter_async_context(endpoint.running())
-            self.mcp, self.rest = endpoint, RestTools(direct, settings, policy, lambda: False)
+            self.mcp, self.rest = endpoint, RestTools(direct_tools, settings, policy, lambda: False)
             opened.set()
             await self._over.wait()
 
