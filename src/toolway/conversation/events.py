@@ -45,7 +45,7 @@ class ModelFailed:
 
 @record
 class HeadArrived:
-    """The model server accepted the request of this turn: its answer will be a 200."""
+    """The model server accepted the request of this round: its answer will be a 200."""
 
     headers: Sequence[Header]
 
@@ -59,7 +59,7 @@ class Chunks:
 
 @record
 class TextBegan:
-    """The client sees the first words of this turn; subscribers are told this in place of all the chunks."""
+    """The client sees the first words of this round; subscribers are told this in place of all chunks."""
 
 
 @record
@@ -93,10 +93,10 @@ class CallEnded:
 class Outcome:
     """How a request ended: the last message, what was said in the rounds before it, and what it all cost.
 
-    `hidden` holds the messages that stood between the client's conversation and the last turn: our rounds.
+    `hidden` holds the messages that stood between the client's conversation and the last message: our rounds.
     `split_turn` is set when the client must run or approve calls and does not see all that happened: the last assistant
     message with all its calls and the results of ours, to be put back when the client returns with its results.
-    `prompt` is the conversation that the first turn got, `pending_approvals` are the calls that wait for an approval.
+    `prompt` is the conversation that the first round got, `pending_approvals` are the calls that wait for an approval.
     """
 
     message: Message
@@ -220,7 +220,7 @@ class EventStream:
     deliver: Emit | None = None
     """The client's side: writes what the client may see."""
     saw_text = False
-    """Whether the client has seen more of the turn under way than its beginning."""
+    """Whether the client has seen more of the message under way than its beginning."""
     tools_ran = False
     """Whether any call of ours began."""
     head: Sequence[Header] | None = None
@@ -261,7 +261,7 @@ class EventStream:
             await self.deliver(event)
 
     def unfinished_text(self) -> str:
-        """What the client was sent of the turn under way, if there were rounds before it."""
+        """What the client was sent of the message under way, if there were rounds before it."""
         return "".join(_text_in(chunk) for event in self._unfinished for chunk, _ in event.items)
 
     def notify(self, event: Event) -> None:

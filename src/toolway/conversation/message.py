@@ -19,7 +19,7 @@ from toolway.wire.lenient_json import fix_surrogates, harmless
 TEXT_FIELDS = ("reasoning_content", "reasoning", "content", "refusal", "reasoning_details", "thinking_blocks")
 """Members of deltas that make one text or list; a replayed message needs them (DeepSeek: 400 without)."""
 Ending = Literal["whole", "length", "content_filter", "failed"]
-"""How a turn ended. Only one that is whole has calls that can be trusted to be whole too, and may be run."""
+"""How a message of the model ended. Only one that is whole has calls that are whole for certain, and may be run."""
 
 FINISH_REASONS: dict[str, Ending] = {
     **dict.fromkeys(
@@ -33,7 +33,7 @@ FINISH_REASONS: dict[str, Ending] = {
     ),
     **dict.fromkeys("timeout malformed_function_call".split(), "failed"),
 }
-"""What servers call the end of a turn, in lower case; whatever else they say is a failure."""
+"""What servers call the end of a message, in lower case; whatever else they say is a failure."""
 
 _NOT_WORDS = frozenset({"role", "tool_calls", "function_call", *TEXT_FIELDS})
 _ENVELOPE = frozenset(
@@ -43,7 +43,7 @@ _ENVELOPE = frozenset(
 
 @record
 class Message:
-    """One turn of the model, clean.
+    """One message of the model, clean.
 
     `fields` is the assistant message without its calls (content, reasoning, whatever else it had, no nulls).
     `frame` is the upstream's own object around it: the chunk with the finish_reason, or the whole answer;
@@ -59,7 +59,7 @@ class Message:
 
     @property
     def ending(self) -> Ending:
-        """How the turn ended; one whose server does not say is whole."""
+        """How the message ended; one whose server does not say is whole."""
         return FINISH_REASONS.get(self.finish_reason.lower(), "failed") if self.finish_reason else "whole"
 
     @property
@@ -109,7 +109,7 @@ _ERROR_FIELDS = frozenset({"code", "type", "status", "statusCode"})
 
 
 class MessageBuilder:
-    """Takes the chunks of one streamed turn; hands back what of each the client may see at once.
+    """Takes the chunks of one streamed message; hands back what of each the client may see at once.
 
     A call is held until its name is known; calls that are `is_clients(name)`, the client's own, are then passed on,
     numbered from 0 among themselves. All other calls, the finish_reason and the usage stay here.
@@ -172,7 +172,7 @@ class MessageBuilder:
         self._said["content"].append(text)
 
     def message(self) -> Message:
-        """The turn, once its stream is over."""
+        """The message, once its stream is over."""
         fields: JSON = {"role": "assistant"}
         fields |= {key: joined(pieces) for key, pieces in self._said.items()}
         fields |= self._extra

@@ -1,6 +1,6 @@
 """Calls over streamable HTTP, each sent and its answer read in the task of its caller.
 
-Over the SDK's streams a call takes a task of its own and waits for its turn in two others; its HTTP client takes more
+Over the SDK's streams a call takes a task of its own and passes through two others; its HTTP client takes more
 than that again. What HTTP says in place of an answer is the error of the request.
 """
 
