@@ -441,6 +441,24 @@ def test_a_client_that_leaves_stops_the_model_server(taken: list[str], behind: b
     assert taken == ["left"]
 
 
+@pytest.mark.parametrize("behind", [b"junk\r\n\r\n", b"x" * (MAX_BEHIND + 1)])
+def test_a_client_that_leaves_behind_bytes_of_no_request_stops_the_model_server(
+    taken: list[str], behind: bytes
+):
+    for has_lane in (False, True):
+        gate = Gate()
+        with app_server(has_lane=has_lane) as app:
+            warm(app, Reply([b" ", gate]))
+            with connected(app) as client:
+                client.sendall(PLAIN_REQUEST)
+                gate.wait_for_arrival()
+                client.sendall(behind)
+                httpx2.get(f"{app.url}/healthz")  # then it was read
+            app.upstream.departures.wait()
+            gate.open()
+    assert taken == ["handed over"]
+
+
 def test_a_connection_is_kept_while_it_is_used_and_closed_when_it_is_not(taken: list[str]):
     idle = 0.5
     with app_server(idle_timeout=idle) as app:

@@ -134,15 +134,22 @@ class LaneProtocol(HttpProtocol):
     def data_received(self, data: bytes) -> None:
         if self._exchange is not None:
             self._held += data
-            # While nothing is read, the end of the connection is not noticed either.
-            if len(self._held) > MAX_BEHIND or b"\r\n\r\n" in self._held.lstrip(b"\r\n"):
-                self.flow.pause_reading()
+            self._look_behind(self._exchange)
         elif self._coming is not None:
             self._go_on_with(self._coming, data)
         elif self._lane is None or self._begun or not self._is_idle():
             super().data_received(data)
         else:
             self._offer(data)
+
+    def _look_behind(self, exchange: LaneExchange) -> None:
+        """Read on only while what stands behind the request is no head: who does not read notices no client's end."""
+        behind = self._held.lstrip(b"\r\n")
+        is_head = b"\r\n\r\n" in behind
+        if is_head and behind.startswith(self._line):
+            self.flow.pause_reading()
+        elif is_head or len(self._held) > MAX_BEHIND:
+            exchange.hand_over()  # the parser reads it now; what it refuses it reads to its end
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
