@@ -5,13 +5,17 @@ Parsing is most of what a chunk costs, and nearly all chunks of a stream are the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
+from operator import itemgetter
 
 from toolway.types import JSON
 
-QUOTE, BACKSLASH = b'"\\'
+_PLAIN = bytes(ord("?") if byte < 0x20 or byte in b'"\\' else byte for byte in range(256))
+"""A table that changes the bytes which do not stand for themselves between quotes in JSON."""
+_CONTINUATIONS = range(0x80, 0xC0)
+"""Bytes of UTF-8 with which no character begins."""
 
 MAX_RUN = 128
 """Chunks that are looked at together: where every other one must be parsed, each look is for nothing."""
@@ -49,6 +53,8 @@ class ChunkTemplate:
     _head = _tail = b""
     _begin = _between = _end = b""
     """The same with what is around it in a stream: before the first event, between two, behind the last."""
+    _quoted_in: Callable[[bytes], bytes]
+    """What stands between them in an event."""
 
     def learn(self, chunk: JSON, payload: bytes) -> None:
         """Take this chunk as the pattern, if one plain text is all that its delta holds."""
@@ -63,6 +69,12 @@ class ChunkTemplate:
                 self._head, self._tail = head, tail = before + b'"', b'"' + after
                 self._begin, self._end = b"data: " + head, tail + b"\n\n"
                 self._between = self._end + self._begin
+                self._quoted_in = itemgetter(slice(len(self._begin), -len(self._end)))
+
+    @property
+    def is_known(self) -> bool:
+        """Whether a chunk was taken as the pattern."""
+        return bool(self._head)
 
     def text_in(self, payload: bytes) -> str | None:
         """The text of a chunk that repeats the pattern; None for any other, and where a parser is needed."""
@@ -70,6 +82,23 @@ class ChunkTemplate:
         if not (head and payload.startswith(head) and payload.endswith(tail)):
             return None
         return _plain_text(payload[len(head) : -len(tail)])
+
+    def run_of(self, events: Sequence[bytes]) -> TextRun | None:
+        """The chunks of these events that repeat the pattern, from the first on to the last ones of a stream.
+
+        None when others stand between them, and where a parser is needed: `run_in` looks more closely.
+        """
+        begin, count = self._begin, len(events)
+        while count and not events[count - 1].startswith(begin):
+            count -= 1
+        if not (begin and count):
+            return None
+        events = events[:count]
+        quoted = list(map(self._quoted_in, events))
+        whole = begin + self._between.join(quoted) + self._end
+        if whole != b"".join(events) or (plain := _plain_texts(quoted)) is None:
+            return None
+        return TextRun(plain, quoted, whole, self._head, self._tail)
 
     def run_in(self, data: bytes) -> tuple[TextRun, bytes] | None:
         """The chunks that repeat the pattern from the first event in `data` on, and the bytes behind them.
@@ -107,18 +136,18 @@ def _plain_texts(quoted: Sequence[bytes]) -> str | None:
     if not all(quoted):
         return None
     whole = b"".join(quoted)
-    if whole.isascii():
-        return _plain_text(whole)
+    text = _plain_text(whole)
+    if text is None or len(text) == len(whole):
+        return text
     # A character that is cut in two is none.
-    return "".join(texts) if None not in (texts := list(map(_plain_text, quoted))) else None  # type: ignore[arg-type]
+    return None if any(map(_CONTINUATIONS.__contains__, map(itemgetter(0), quoted))) else text
 
 
 def _plain_text(quoted: bytes) -> str | None:
     """The text that stands so between quotes in JSON; None for one that is empty or must be parsed."""
-    if not quoted or QUOTE in quoted or BACKSLASH in quoted:
+    if not quoted or quoted.translate(_PLAIN) != quoted:
         return None
     try:
-        text = quoted.decode()
+        return quoted.decode()
     except UnicodeDecodeError:
         return None
-    return text if text.isprintable() else None

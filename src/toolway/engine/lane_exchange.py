@@ -345,7 +345,7 @@ class StreamExchange(ModelExchange):
             self.hand_over()
             return
         try:
-            for chunks in reader.read(self._connection.take()):
+            for chunks in reader.read(*self._connection.take_pieces()):
                 self._show(chunks)
             if reader.is_over or self._connection.is_complete:
                 self._end(reader)

@@ -272,14 +272,18 @@ class Connection(asyncio.Protocol):
 
     def take(self) -> bytes:
         """What of the body came since the last time, without waiting."""
+        return b"".join(self.take_pieces())
+
+    def take_pieces(self) -> list[bytes]:
+        """The same in the pieces that the server made of it, or the network."""
         response = self._response
-        data = b"".join(response.parts)
+        pieces = response.parts.copy()
         response.parts.clear()
         self._buffered = 0
         if self._is_paused and not self.closed:
             self._is_paused = False
             self._transport.resume_reading()
-        return data
+        return pieces
 
     def put_back(self, data: bytes) -> None:
         """Have what was taken last received once more."""

@@ -10,7 +10,7 @@ from traceback import clear_frames
 import anyio
 import anyio.lowlevel
 
-from toolway.conversation.chunk_template import ChunkTemplate
+from toolway.conversation.chunk_template import ChunkTemplate, TextRun
 from toolway.conversation.events import Chunks, Emit, HeadArrived
 from toolway.conversation.message import ChatRequest, Message, MessageBuilder, error_in, read_answer
 from toolway.errors import UpstreamError
@@ -30,6 +30,9 @@ MANY_BYTES = 4096
 
 MAX_MISSES = 8
 """So many events in a row that are not like the one before, and whole reads are parsed at once."""
+
+MAX_FIRST = 2
+"""So many events may stand before those that are alike: the role, the first word."""
 
 IsClients = Callable[[str], bool]
 """Whether a tool of this name is the client's own."""
@@ -181,12 +184,23 @@ class StreamReader:
         self._template = ChunkTemplate()
         self._items: list[tuple[JSON | str, bytes | None]] = []
 
-    def read(self, data: bytes) -> Iterator[Chunks]:
-        """What the client may see of what one network read brought. Raises UpstreamError behind that."""
+    def read(self, *pieces: bytes) -> Iterator[Chunks]:
+        """What the client may see of what one network read brought, in the pieces in which the server sent it.
+
+        Raises UpstreamError behind that.
+        """
         if self._failure is not None:
             failure, self._failure = self._failure, None
             raise failure
         try:
+            if len(pieces) > 1:
+                pieces = pieces[self._take_first(pieces) :]
+                if (alike := self._run_of(pieces)) is not None:
+                    if self._items:
+                        yield self._taken()
+                    yield self._take_run(alike)
+                    pieces = pieces[len(alike) :]
+            data = b"".join(pieces)
             while data and not self.is_over:
                 run = self._template.run_in(data) if self._decoder.is_between_events else None
                 if run is None:
@@ -195,9 +209,7 @@ class StreamReader:
                 if self._items:
                     yield self._taken()
                 alike, data = run
-                self._misses = 0
-                self._builder.add_content(alike.text)
-                yield Chunks(alike)
+                yield self._take_run(alike)
         finally:
             if self._items:
                 yield self._taken()
@@ -229,6 +241,24 @@ class StreamReader:
             reason = "before it was complete" if _says_anything(message) else "without an answer in it"
             raise UpstreamError(f"The model server's stream ended {reason}.", code="upstream_cut")
         return message
+
+    def _take_first(self, pieces: Sequence[bytes]) -> int:
+        """Parse what stands before the chunks that are alike, where each piece is an event; how many those are."""
+        count = 0
+        for piece in pieces[:MAX_FIRST]:
+            if self._template.is_known or self.is_over or not piece.endswith(b"\n\n"):
+                break
+            self._feed(partial(self._decoder.feed, piece))
+            count += 1
+        return count
+
+    def _run_of(self, pieces: Sequence[bytes]) -> TextRun | None:
+        return self._template.run_of(pieces) if self._decoder.is_between_events and not self.is_over else None
+
+    def _take_run(self, alike: TextRun) -> Chunks:
+        self._misses = 0
+        self._builder.add_content(alike.text)
+        return Chunks(alike)
 
     def _take_some(self, data: bytes) -> bytes:
         """Parse the first event, or all where there are few, or they are not alike; returns the rest."""

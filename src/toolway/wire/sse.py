@@ -52,6 +52,9 @@ class Decoder:
 
         Raises NotAnEventStream.
         """
+        if data.find(LF) == len(data) - 2 and data.startswith(b"data: ") and self._is_one_event(data):
+            self._at_start = False
+            return [data[6:-2]]
         if LF not in data and CR not in data:
             self._keep(data)
             return []
@@ -72,6 +75,10 @@ class Decoder:
         self._unfinished = [rest] if rest else []
         self._size = len(rest)
         return self._read(lines)
+
+    def _is_one_event(self, data: bytes) -> bool:
+        """Whether this, which has its first line break before its last byte, is an event of one line."""
+        return data[-1] == LF and CR not in data and not (self._unfinished or self._data)
 
     def close(self) -> list[bytes]:
         """The payload of an event that had no blank line behind it when the stream ended, if any."""

@@ -113,3 +113,25 @@ def test_a_run_ends_before_an_event_that_begins_in_another_way():
     found = learned().run_in(b"".join(events))
     assert found is not None
     assert (found[0].text, found[0].events, found[1]) == ("word", events[0], b"".join(events[1:]))
+
+
+@given(
+    st.lists(st.text(alphabet=st.sampled_from('abc é日"\\\n\x85'), max_size=4), max_size=9), st.integers(0, 2)
+)
+def test_a_run_of_events_is_the_run_in_their_bytes(texts: list[str], others: int):
+    events = [b"data: " + orjson.dumps(chunk(text)) + b"\n\n" for text in texts]
+    other = b"data: " + orjson.dumps({**chunk("word"), "id": "d"}) + b"\n\n"
+    run = learned().run_of([*events, *[other] * others])
+    found = learned().run_in(b"".join(events))
+    if run is not None:
+        assert found == (run, b"")
+    elif found is not None:
+        assert found[1], "all are alike, and none was found"
+
+
+def test_a_character_that_two_chunks_share_is_left_to_the_parser():
+    events = [
+        b"data: " + orjson.dumps(chunk("@")).replace(b"@", half) + b"\n\n" for half in (b"a\xc3", b"\xa9b")
+    ]
+    assert learned().run_of(events) is None
+    assert learned().run_in(b"".join(events)) is None

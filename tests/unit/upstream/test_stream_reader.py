@@ -49,10 +49,11 @@ def parsed(stream: bytes) -> tuple[bytes, Message]:
     return written + writer.end(message, None), message
 
 
-def read(pieces: list[bytes]) -> tuple[bytes, Message]:
+def read(reads: list[list[bytes]]) -> tuple[bytes, Message]:
+    """The same of what network reads brought, each in the pieces that the server made."""
     writer, builder = ChunkWriter("m"), MessageBuilder(lambda _: True)
     reader = StreamReader(builder)
-    read = chain(chain.from_iterable(map(reader.read, pieces)), reader.close())
+    read = chain(chain.from_iterable(reader.read(*pieces) for pieces in reads), reader.close())
     written = b"".join(writer.write(chunks.items) for chunks in read)
     message = builder.message()
     return written + writer.end(message, None), message
@@ -65,7 +66,19 @@ def test_pieces_and_shortcuts_change_nothing(deltas: list[Any], line: bytes, cut
     stream = b"".join(event_of(line, delta) for delta in deltas) + (sse.STREAM_END if has_end else b"")
     edges = [0, *sorted(cut % (len(stream) + 1) for cut in cuts), len(stream)]
     pieces = [stream[start:end] for start, end in pairwise(edges)]
-    assert read(pieces) == parsed(stream)
+    assert read([[piece] for piece in pieces]) == parsed(stream)
+    assert read([pieces]) == parsed(stream)
+
+
+@given(
+    st.lists(CHUNK, min_size=1, max_size=40), LINES, st.lists(st.integers(0, 9999), max_size=4), st.booleans()
+)
+def test_events_that_are_pieces_of_their_own_are_read_like_any(
+    deltas: list[Any], line: bytes, cuts: list[int], has_end: bool
+):
+    events = [event_of(line, delta) for delta in deltas] + [sse.STREAM_END] * has_end
+    edges = [0, *sorted(cut % (len(events) + 1) for cut in cuts), len(events)]
+    assert read([events[start:end] for start, end in pairwise(edges)]) == parsed(b"".join(events))
 
 
 def test_chunks_that_are_alike_are_passed_on_as_the_bytes_they_came_in():
@@ -73,3 +86,11 @@ def test_chunks_that_are_alike_are_passed_on_as_the_bytes_they_came_in():
     read = StreamReader(MessageBuilder(lambda _: True)).read(b"".join(events))
     runs = [chunks.items.events for chunks in read if isinstance(chunks.items, TextRun)]
     assert b"".join(runs) == b"".join(events[1:])
+
+
+def test_the_runs_are_found_of_events_that_are_pieces_of_their_own():
+    first = event_of(b"data: %b\n\n", {"role": "assistant", "content": ""})
+    events = [event_of(b"data: %b\n\n", {"content": f"é{n}"}) for n in range(300)]
+    read = StreamReader(MessageBuilder(lambda _: True)).read(first, *events, sse.STREAM_END)
+    runs = [chunks.items.events for chunks in read if isinstance(chunks.items, TextRun)]
+    assert runs == [b"".join(events[1:])]

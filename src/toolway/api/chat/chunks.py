@@ -28,6 +28,7 @@ class ChunkWriter:
         self._same: JSON = {}
         self._role_sent = False
         self._fitted = False
+        """Whether a chunk that is like the last one, but for its text, can go out unchanged."""
 
     def write(self, items: Iterable[tuple[JSON | str, bytes | None]] | TextRun) -> bytes:
         """The events for these chunks; a chunk that needs no change goes out as the bytes it came in.
@@ -51,6 +52,7 @@ class ChunkWriter:
                 out.append(sse.encode(raw))
             elif (framed := self._with_frame(chunk)) is not None:
                 out.append(sse.encode(lenient_json.dumps(framed)))
+                self._fitted = raw is not None and self._fits(chunk)
         return b"".join(out)
 
     def end(self, message: Message, usage: JSON | None) -> bytes:
