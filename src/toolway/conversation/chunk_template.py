@@ -53,8 +53,10 @@ class ChunkTemplate:
     _head = _tail = b""
     _begin = _between = _end = b""
     """The same with what is around it in a stream: before the first event, between two, behind the last."""
+    _behind_begin: Callable[[bytes], bytes]
+    """An event without what stands before its text."""
     _quoted_in: Callable[[bytes], bytes]
-    """What stands between them in an event."""
+    """The text of an event."""
 
     def learn(self, chunk: JSON, payload: bytes) -> None:
         """Take this chunk as the pattern, if one plain text is all that its delta holds."""
@@ -69,6 +71,7 @@ class ChunkTemplate:
                 self._head, self._tail = head, tail = before + b'"', b'"' + after
                 self._begin, self._end = b"data: " + head, tail + b"\n\n"
                 self._between = self._end + self._begin
+                self._behind_begin = itemgetter(slice(len(self._begin), None))
                 self._quoted_in = itemgetter(slice(len(self._begin), -len(self._end)))
 
     @property
@@ -112,7 +115,7 @@ class ChunkTemplate:
             return TextRun(text, [data[len(begin) : -len(end)]], data, self._head, self._tail), b""
         # Not at `between`: to look for so long a text is prepared for anew at each place.
         events, size = data.split(end, MAX_RUN)[:-1], len(begin)
-        quoted = [event[size:] for event in events]
+        quoted = list(map(self._behind_begin, events))
         if not data.startswith(begin + self._between.join(quoted) + end):
             quoted = [event[size:] for event in takewhile(lambda event: event.startswith(begin), events)]
         if (plain := _plain_texts(quoted)) is None:
