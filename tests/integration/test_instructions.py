@@ -37,11 +37,11 @@ RUNS = 12
 """Of so many requests the cheapest counts: in the others something else may have run in between."""
 
 LIMITS = {
-    "a whole answer": (4_000, CHAT, [WORDS], {}),
-    "a whole answer without tools": (3_900, CHAT, [WORDS], {}),
-    "a whole answer with the search": (4_200, CHAT, [WORDS], {}),
-    "a stream": (6_350, CHAT, [ONE], {"stream": True}),
-    "a stream of a hundred events": (8_300, CHAT, [HUNDRED], {"stream": True}),
+    "a whole answer": (4_100, CHAT, [WORDS], {}),
+    "a whole answer without tools": (4_000, CHAT, [WORDS], {}),
+    "a whole answer with the search": (4_300, CHAT, [WORDS], {}),
+    "a stream": (6_600, CHAT, [ONE], {"stream": True}),
+    "a stream of a hundred events": (7_400, CHAT, [HUNDRED], {"stream": True}),
     "a whole tool round": (15_700, CHAT, [CALL, WORDS], {}),
     "a streamed tool round": (20_600, CHAT, [CALLED, ONE], {"stream": True}),
     "a whole response": (15_600, RESPONSES, [WORDS], {}),

@@ -403,8 +403,11 @@ def credential(api_key: str | None) -> list[Header]:
 
 
 def _end_to_end(headers: Sequence[Header]) -> list[Header]:
-    if HOP_BY_HOP.isdisjoint(dict(headers)):
+    names = dict(headers)
+    if HOP_BY_HOP.isdisjoint(names):
         return [*headers]
+    if b"connection" not in names:
+        return [header for header in headers if header[0] not in HOP_BY_HOP]
     kept, named = [], b""
     for header in headers:
         if header[0] not in HOP_BY_HOP:
@@ -413,8 +416,8 @@ def _end_to_end(headers: Sequence[Header]) -> list[Header]:
             named += b"," + header[1].lower()
     if not named:
         return kept
-    names = {token.strip() for token in named.split(b",")}
-    return [header for header in kept if header[0] not in names]
+    also = {token.strip() for token in named.split(b",")}
+    return [header for header in kept if header[0] not in also]
 
 
 def _decompressed(decompress: Decompress, piece: bytes) -> Iterator[bytes]:
