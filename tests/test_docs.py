@@ -58,3 +58,37 @@ def test_what_make_bench_measures_is_said_everywhere_in_the_same_words(place: st
     assert (
         "Toolway beside nginx, HAProxy, Envoy and a bare relay, in turn before one mock model server" in text
     )
+
+
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
+ADDED = re.findall(
+    r"^\| \[[^]]+\]\((\S+)\) \| `(.+?)` \| .+ \|$",
+    ARCHITECTURE.partition("## Where to add ...")[2],
+    re.MULTILINE,
+)
+"""Each file that gets a line where something is added, and the line that is there."""
+
+
+@pytest.mark.parametrize(("path", "line"), ADDED)
+def test_the_lines_that_tell_where_to_add_stand_in_their_files(path: str, line: str):
+    assert line.replace("\\|", "|") in (ROOT / "docs" / path).read_text()
+
+
+def test_each_row_of_where_to_add_has_a_file_and_a_line():
+    rows = re.findall(r"^\| \[", ARCHITECTURE.partition("## Where to add ...")[2], re.MULTILINE)
+    assert len(rows) == len(ADDED) > 20
+
+
+PLACES = re.findall(
+    r"^\| (.+?) \| (\[.+) \|$",
+    ARCHITECTURE.partition("## Where is ...")[2].partition("## Where to add ...")[0],
+    re.MULTILINE,
+)
+
+
+@pytest.mark.parametrize(("question", "place"), PLACES, ids=[question for question, _ in PLACES])
+def test_what_is_named_as_the_place_of_something_stands_there(question: str, place: str):
+    files = [(ROOT / "docs" / path) for path in re.findall(r"\]\((\S+?)\)", place)]
+    text = " ".join(path.read_text() for path in files if path.is_file())
+    for name in re.findall(r"`(?:\w+\.)*(\w+)`", place):
+        assert re.search(rf"\b{name}\b", text), f"{question}: {name}"

@@ -1,7 +1,8 @@
 """Retries of a model call that the model server refused because of what Toolway added to the request.
 
 The client did not send the tools, the results and the images: a refusal because of them is ours to mend, as long
-as the client has seen nothing of the answer. What the client sent is never changed.
+as the client has seen nothing of the answer. What the client sent is never changed. A model server that is busy
+(429, 503) after tools ran is waited for here too.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import fields
 from typing import Any
 
 import orjson
@@ -10,9 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.paths import ROOT
 from toolway.access.rules import WORST, CallOrigin, Decision, Rules, hints_of
 from toolway.errors import ConfigError
 from toolway.settings.mcp_json import parse_config
+from toolway.settings.rules import RuleConfig
 from toolway.types import Tool
 
 JSON = dict[str, Any]
@@ -276,3 +279,8 @@ def test_a_thousand_rules_cost_little() -> None:
     for _ in range(1000):
         decide(made, target)
     assert time.process_time() - began < 0.1
+
+
+@pytest.mark.parametrize("key", [field.name for field in fields(RuleConfig) if field.name != "where"])
+def test_each_key_of_a_rule_is_explained(key: str):
+    assert f"`{key}`" in (ROOT / "docs" / "access.md").read_text()
