@@ -273,7 +273,13 @@ class StreamReader:
         try:
             payloads = decode()
         except sse.NotAnEventStream as broken:
-            raise _stray_error(broken.text) from broken
+            self._feed_payloads(broken.payloads)
+            if not self.is_over:
+                raise _stray_error(broken.text) from broken
+        else:
+            self._feed_payloads(payloads)
+
+    def _feed_payloads(self, payloads: Sequence[bytes]) -> None:
         for payload in payloads:
             if payload.startswith(sse.DONE):
                 self.is_over = self._is_done = True

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 DONE = b"[DONE]"
 """The payload after the last one of a stream."""
 KEEP_ALIVE = b": keep-alive\n\n"
@@ -17,12 +19,13 @@ MAX_EVENT_LINES = 100_000
 class NotAnEventStream(ValueError):
     """The server writes something else than events: a JSON error, an HTML page, an endless line.
 
-    `text` is what it wrote, at most 2,000 bytes of it.
+    `text` is what it wrote, at most 2,000 bytes of it, `payloads` are those of the events before it.
     """
 
-    def __init__(self, text: bytes) -> None:
+    def __init__(self, text: bytes, payloads: Sequence[bytes] = ()) -> None:
         super().__init__(text[:2000].decode(errors="replace"))
         self.text = text[:2000]
+        self.payloads = payloads
 
 
 class Decoder:
@@ -105,13 +108,13 @@ class Decoder:
                     payloads.append(data[0] if len(data) == 1 else b"\n".join(data))
                     data.clear()
             elif line.lstrip()[:1] in (b"{", b"<", b"["):
-                raise NotAnEventStream(b"\n".join(lines[number:]))
+                raise NotAnEventStream(b"\n".join(lines[number:]), payloads)
             elif line.startswith(b"error:"):
-                raise NotAnEventStream(line.removeprefix(b"error:").strip())
+                raise NotAnEventStream(line.removeprefix(b"error:").strip(), payloads)
             elif not (self.stray or line.startswith(_FIELDS)):
                 self.stray = line[:2000]
         if len(data) > MAX_EVENT_LINES:
-            raise NotAnEventStream(data[0])
+            raise NotAnEventStream(data[0], payloads)
         return payloads
 
 

@@ -6,12 +6,14 @@ from itertools import chain, pairwise
 from typing import Any
 
 import orjson
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from toolway.api.chat.chunks import ChunkWriter
 from toolway.conversation.chunk_template import TextRun
 from toolway.conversation.message import Message, MessageBuilder
+from toolway.errors import UpstreamError
 from toolway.upstream.model_call import StreamReader
 from toolway.wire import sse
 
@@ -94,3 +96,20 @@ def test_the_runs_are_found_of_events_that_are_pieces_of_their_own():
     read = StreamReader(MessageBuilder(lambda _: True)).read(first, *events, sse.STREAM_END)
     runs = [chunks.items.events for chunks in read if isinstance(chunks.items, TextRun)]
     assert runs == [b"".join(events[1:])]
+
+
+@given(
+    st.lists(st.integers(0, 9999), max_size=3),
+    st.sampled_from([b"error: full\n\n", b'{"error": "full"}\n\n']),
+)
+def test_what_came_before_an_error_is_shown_wherever_the_stream_was_cut(cuts: list[int], error: bytes):
+    events = [event_of(b"data: %b\n\n", {"content": text}) for text in ("one", "two", "three")]
+    stream = b"".join([*events, error])
+    edges = [0, *sorted(cut % (len(stream) + 1) for cut in cuts), len(stream)]
+    reader = StreamReader(MessageBuilder(lambda _: True))
+    shown: list[bytes | None] = []
+    with pytest.raises(UpstreamError, match="full"):
+        for start, end in pairwise(edges):
+            for chunks in reader.read(stream[start:end]):
+                shown += [raw for _, raw in chunks.items]
+    assert shown == [event[6:-2] for event in events]
