@@ -22,7 +22,7 @@ WITH_HTTP_SERVER = {"server", "demo"} | {name for name, others in ALLOWED.items(
 """Packages that may know ASGI and who serves it: the server, whoever stands on it, and the servers of the demo."""
 
 SDK_INTERNALS = "tools/mcp/sdk_internals"
-"""The one module that imports private names of the MCP SDK."""
+"""The one module that has private names of the MCP SDK."""
 
 APART = {"api": "dialect", "tools": "kind of tool source"}
 """Packages whose inner packages do not know each other."""
@@ -75,6 +75,24 @@ def test_below_the_server_nothing_knows_of_asgi(module: str):
 def test_private_names_of_the_mcp_sdk_are_imported_in_one_module(module: str):
     found = {name for name in foreign_imports_of(module) if is_private(name)}
     assert not found, f"{module} imports {found}: private names of the SDK stand in {SDK_INTERNALS}.py"
+
+
+@pytest.mark.parametrize("module", [m for m in INNER if "mcp/" in m and m != SDK_INTERNALS])
+def test_private_attributes_of_the_mcp_sdk_are_read_in_one_module(module: str):
+    """Where the SDK is used, a private attribute of something else than `self` is the SDK's, or another stranger's."""
+    tree = ast.parse((SOURCE / f"{module}.py").read_text())
+    found = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and is_others_private(node)]
+    assert not [ast.unparse(node) for node in found if node.attr not in OF_THE_LIBRARY], module
+
+
+OF_THE_LIBRARY = {"_value2member_map_"}
+"""Private by its name alone: Python documents it."""
+
+
+def is_others_private(node: ast.Attribute) -> bool:
+    """Whether a private attribute is of something that is neither `self` nor `cls`."""
+    is_private = node.attr.startswith("_") and not node.attr.startswith("__")
+    return is_private and not (isinstance(node.value, ast.Name) and node.value.id in ("self", "cls"))
 
 
 def test_the_module_for_private_names_of_the_mcp_sdk_has_some():

@@ -43,6 +43,7 @@ from toolway.api.mcp.server import OWNER, CatalogServer
 from toolway.server.asgi import EventStreamResponse, read_body, send_whole
 from toolway.server.caller import caller_id
 from toolway.server.disconnect import cancel_on_disconnect
+from toolway.tools.mcp.sdk_internals import add_requests_in_flight
 from toolway.types import JSON, JSON_TYPE
 from toolway.wire.lenient_json import dumps, harmless
 
@@ -245,13 +246,12 @@ class _Exchange:
         if (transport := self.transport) is None or (idle := transport.idle_scope) is None:
             yield
             return
-        transport._requests_in_flight += 1
+        add_requests_in_flight(transport, 1)
         idle.deadline = inf
         try:
             yield
         finally:
-            transport._requests_in_flight -= 1
-            if not transport._requests_in_flight:
+            if not add_requests_in_flight(transport, -1):
                 idle.deadline = anyio.current_time() + SESSION_IDLE
 
 

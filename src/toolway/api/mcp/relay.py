@@ -17,6 +17,7 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import INVALID_PARAMS, LOG_LEVEL_META_KEY, LoggingLevel
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
+from toolway.tools.mcp.sdk_internals import connection_of, outbound_of
 from toolway.types import JSON, CallClient, ClientRequestFailed, OnProgress, Progress, call_client
 
 BACKLOG = 64
@@ -83,7 +84,7 @@ class Outbox:
         if isinstance(item, Progress):
             await ctx.session.report_progress(item.progress, item.total, item.message)
         else:
-            await ctx.session._request_outbound.notify("notifications/message", item)
+            await outbound_of(ctx.session).notify("notifications/message", item)
 
     def close(self) -> None:
         """Nobody takes any more."""
@@ -101,7 +102,7 @@ def _log_level(ctx: Context) -> str | None:
     if is_modern(ctx):
         level = (ctx.meta or {}).get(LOG_LEVEL_META_KEY)
         return level if level in _LEVELS else None
-    level = ctx.session._connection.state.get(LOG_LEVEL, "debug")
+    level = connection_of(ctx.session).state.get(LOG_LEVEL, "debug")
     return str(level)
 
 
@@ -122,7 +123,7 @@ async def run_with_session(ctx: Context, run: Run[R]) -> R:
         answers: JSON = {}
         for key, request in requests.items():
             try:
-                answers[key] = await ctx.session._request_outbound.send_raw_request(
+                answers[key] = await outbound_of(ctx.session).send_raw_request(
                     request["method"], request.get("params")
                 )
             except MCPError as error:

@@ -56,6 +56,7 @@ from toolway.server.admission import call_slot
 from toolway.server.caller import caller_id
 from toolway.tools.direct_tools import DirectTools
 from toolway.tools.invoke import Gate, invoke
+from toolway.tools.mcp.sdk_internals import connection_of
 from toolway.tools.names import hint
 from toolway.types import JSON, Caller, OnProgress, Selection, Tool, ToolCall, ToolResult, is_selected
 from toolway.wire.lenient_json import dumps, dumps_text
@@ -191,7 +192,7 @@ class CatalogServer(Server[Any]):
 
     async def _remember(self, ctx: Context, _: NotificationParams) -> None:
         """A client of a version that is told of changes by the connection, for as long as that lasts."""
-        connection = ctx.session._connection
+        connection = connection_of(ctx.session)
         self._connections.add(connection)
         if connection.session_id is not None and ctx.request is not None:
             connection.state[OWNER] = caller_id(ctx.request.scope)
@@ -281,7 +282,7 @@ class CatalogServer(Server[Any]):
         return complete(without_hop(await self._relayed(ctx, dumps_text(plain), run)))
 
     async def _set_level(self, ctx: Context, params: SetLevelRequestParams) -> JSON:
-        ctx.session._connection.state[LOG_LEVEL] = params.level
+        connection_of(ctx.session).state[LOG_LEVEL] = params.level
         return {}
 
     def _input_schema(self, name: str) -> JSON | None:

@@ -24,7 +24,12 @@ from toolway.api.mcp.server import CatalogServer, asking
 from toolway.server.caller import caller_id
 from toolway.settings.settings import Settings
 from toolway.tools.direct_tools import DirectTools
-from toolway.tools.mcp.sdk_internals import set_ping_interval
+from toolway.tools.mcp.sdk_internals import (
+    discard_session,
+    owner_of_session,
+    set_ping_interval,
+    transports_of,
+)
 from toolway.types import Caller
 
 MAX_SESSIONS = 2_000
@@ -62,7 +67,7 @@ async def open_sessions(
 
     exchanges = Exchanges(
         server,
-        manager._server_instances,
+        transports_of(manager),
         owned,
         make_room=SessionBounds(manager).make_room,
         max_body=max_body,
@@ -114,18 +119,18 @@ class SessionBounds:
             first = min(idle, key=lambda identity: idle[identity], default="")
             if idle.get(first, inf) == inf:
                 return False
-            await self._manager._discard_session(first, sessions[first])
+            await discard_session(self._manager, first, sessions[first])
         return True
 
     def _to_shrink(self, caller: str) -> dict[str, StreamableHTTPServerTransport]:
         """The sessions of which one has to end; none where there is room."""
         by_owner: defaultdict[str, dict[str, StreamableHTTPServerTransport]] = defaultdict(dict)
-        for identity, transport in self._manager._server_instances.items():
-            by_owner[_owner(self._manager._session_owners[identity]["client_id"])][identity] = transport
+        for identity, transport in transports_of(self._manager).items():
+            by_owner[_owner(owner_of_session(self._manager, identity))][identity] = transport
         own = by_owner[_owner(caller)]
         if len(own) >= MAX_SESSIONS_OF_CALLER:
             return own
-        if len(self._manager._server_instances) >= MAX_SESSIONS:
+        if len(transports_of(self._manager)) >= MAX_SESSIONS:
             return max(by_owner.values(), key=len)
         return {}
 

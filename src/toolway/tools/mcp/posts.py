@@ -36,6 +36,7 @@ from toolway.tools.mcp.errors import HTTP_TROUBLE
 from toolway.tools.mcp.messages import RequestId, RpcResponse, error, parse_answer
 from toolway.tools.mcp.options import ConnectOptions
 from toolway.tools.mcp.sdk import ClientMessageMetadata, ContextSendStream, SessionMessage
+from toolway.tools.mcp.sdk_internals import handle_post, handle_sse, protocol_headers
 from toolway.types import JSON, Header
 from toolway.wire.lenient_json import dumps
 
@@ -84,7 +85,7 @@ class Posts:
         )
         own = None if self._needs_login() else self._own
         if own is None or not await self._ask_by(own, request, {**headers}, context):
-            await self._transport._handle_post_request(context)
+            await handle_post(self._transport, context)
         return reader.answer or error(request.id, "the server did not answer")
 
     async def _ask_by(
@@ -92,7 +93,7 @@ class Posts:
     ) -> bool:
         """Ask by the own client; False if the request has done nothing and the SDK has to ask."""
         transport = self._transport
-        headers = {**transport._prepare_headers(), **headers}
+        headers = {**protocol_headers(transport), **headers}
         body = dumps(request.model_dump(by_alias=True, exclude_unset=True))
         messages: list[JSONRPCMessage]
         try:
@@ -100,7 +101,7 @@ class Posts:
                 if answer.status // 100 == 3 or answer.status in _NOT_THE_CALLS:
                     return False
                 if answer.is_stream:
-                    await transport._handle_sse_response(answer.as_response(), context)
+                    await handle_sse(transport, answer.as_response(), context)
                     return True
                 messages = await _messages(answer, request.id, in_session="mcp-session-id" in headers)
         except HttpError as fault:
