@@ -137,7 +137,7 @@ class Supervisor:
         self._listed_changes = 0
         self._lists = self._newest_list = 0
         self._is_ahead_of_news = False
-        """Whether a list that was asked for without news of a change had one in it."""
+        """Whether a list that was asked for without news of a change had one in it, for requests under way."""
         self._changes_tools: dict[str, bool] = {}
         self._catch_ups = LogBudget(rate=1.0, burst=5)
         self._news = anyio.Event()
@@ -309,9 +309,9 @@ class Supervisor:
         announced = self.status.announced + is_announced
         if not _same(tools, self.status.tools) or self.status.warnings != warnings:
             tools = tuple(replace(tool, timeout=self._config.timeout) for tool in tools)
-            self._is_ahead_of_news = not is_announced
             self.status = replace(self.status, tools=tools, warnings=warnings, announced=announced)
             if self.status.state == "ready":
+                self._is_ahead_of_news = not is_announced
                 self._publish()
         elif is_announced and self._is_ahead_of_news:
             self._is_ahead_of_news = False
