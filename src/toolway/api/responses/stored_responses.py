@@ -330,14 +330,25 @@ def _find_long_texts(value: JSON | list[Any], long: int, found: list[str]) -> No
 
 
 def _pack(value: Any, places: Mapping[str, int]) -> Any:
-    """A value with the number of its place for each text that has one. What begins with NUL begins with two."""
-    if isinstance(value, str):
-        if value in places:
-            return f"\0{places[value]}"
-        return f"\0{value}" if value[:1] == "\0" else value
-    if isinstance(value, dict):
-        return {name: _pack(part, places) if part else part for name, part in value.items()}
-    return [_pack(part, places) for part in value] if isinstance(value, list) else value
+    """An object or a list with the number of its place for each text that has one, itself if there are none.
+
+    What begins with NUL begins with two.
+    """
+    packed = value
+    for name, part in value.items() if isinstance(value, dict) else enumerate(value):
+        if isinstance(part, str):
+            if len(part) >= LONG and part in places:
+                new: Any = f"\0{places[part]}"
+            elif part[:1] == "\0":
+                new = f"\0{part}"
+            else:
+                continue
+        elif not part or not isinstance(part, (dict, list)) or (new := _pack(part, places)) is part:
+            continue
+        if packed is value:
+            packed = value.copy()
+        packed[name] = new
+    return packed
 
 
 def _unpack(value: Any, texts: Sequence[str]) -> Any:
