@@ -29,6 +29,7 @@ from tests.support.upstream import (
     tool_call,
     whole,
 )
+from toolway.net.connection import Connection
 
 STREAM = {"stream": True}
 BOTH = pytest.mark.parametrize("streamed", [True, False], ids=["streamed", "whole"])
@@ -160,6 +161,43 @@ def test_nothing_of_a_bad_answer_waits_for_the_garbage_collector(reply: Reply, p
         finally:
             tracemalloc.stop()
             gc.enable()
+
+
+@BOTH
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses"])
+@pytest.mark.parametrize(
+    "reply",
+    [
+        pytest.param(Reply(reset=True), id="no answer"),
+        pytest.param(
+            Reply([b'{"a":'], headers=((b"content-type", b"application/json"),), cut=True),
+            id="half an answer",
+        ),
+        pytest.param(Reply([b'data: {"choices":[]}\n\n'], cut=True), id="half a stream"),
+        pytest.param(Reply([HTML], headers=HTML_TYPE), id="html"),
+    ],
+)
+def test_no_connection_that_failed_waits_for_the_garbage_collector(reply: Reply, path: str, streamed: bool):
+    with app_server(reply) as app, httpx2.Client(base_url=app.url) as client:
+        question = {"model": "mock", "messages": QUESTION, "input": "Hello", "stream": streamed}
+        client.post(path, json=question)
+        gc.collect()
+        gc.disable()
+        try:
+            before = connections()
+            for _ in range(6):
+                client.post(path, json=question)
+            deadline = time.monotonic() + DEADLINE
+            while connections() > before + 1:  # what only counting references gives back
+                assert time.monotonic() < deadline
+                client.get("/healthz")
+        finally:
+            gc.enable()
+
+
+def connections() -> int:
+    """How many connections there are that went, or go, to a server."""
+    return sum(isinstance(one, Connection) for one in gc.get_objects())
 
 
 BROKEN_IN_ROUND_2 = {

@@ -320,7 +320,7 @@ class Connection(asyncio.Protocol):
     def fail(self, error: Exception) -> None:
         """Close the connection; whoever waits for the answer gets the error."""
         if self._error is None:
-            self._error = error
+            self._error = _without_frames(error)
         self.abort()
         self._wake_reader()
 
@@ -429,8 +429,12 @@ class Connection(asyncio.Protocol):
             self._wake = None
 
     def _raise_failure(self) -> None:
+        # Not the error that is kept: it would keep the frames that it goes through, and they this connection.
         error = self._error or self._loss
+        if isinstance(error, HttpError):
+            raise HttpError(error.fault, str(error))
         if error is not None:
+            self._error = HttpError(Fault.WRONG_LENGTH, "the request's body broke off")
             raise error
 
     def _wake_reader(self) -> None:
@@ -456,6 +460,11 @@ def _resolve(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
+def _without_frames(error: Exception) -> Exception:
+    """An error that keeps nothing of where it was raised, if its text says all."""
+    return error.with_traceback(None) if isinstance(error, HttpError) else error
+
+
 def _reject_body(_: bytes) -> None:
     raise _not_http()
 
@@ -469,7 +478,7 @@ def _loss(response: Response, cause: Exception | None) -> HttpError | None:
             return _cut(response, type(cause).__name__)
         response.end()
     except HttpError as error:
-        return error
+        return error.with_traceback(None)
     return None
 
 
