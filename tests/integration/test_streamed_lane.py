@@ -54,6 +54,8 @@ LONG = text_stream(*["x" * 60_000] * 400)
 CALLS = call_stream(tool_call())
 CALL_CHUNKS = (chunk(tool_calls=[tool_call()]), chunk(finish="tool_calls"))
 
+COUNTED = 'toolway_http_requests_total{method="POST",route="/v1/chat/completions",status="200"}'
+
 TEXT = st.text(alphabet=st.sampled_from('abé日"\\\n '), max_size=5)
 FRAME = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m"}
 PLAIN_DELTA = TEXT.map(lambda text: {"content": text})
@@ -344,6 +346,26 @@ def test_streams_of_the_lane_are_counted_as_all_are(taken: list[str]):
             if has_lane:
                 assert taken == ["streamed", "handed over, begun"]
     assert figures[0] == figures[1]
+
+
+@pytest.mark.parametrize("then", [WORDS.parts[1:], [encode(json.dumps(one).encode()) for one in CALL_CHUNKS]])
+def test_a_stream_is_counted_once_and_when_it_begins_on_both_ways(taken: list[str], then: Any):
+    seen = []
+    for has_lane in (True, False):
+        gate = Gate()
+        with app_server(has_lane=has_lane, metrics="on") as app:
+            warm(app, Reply([WORDS.parts[0], gate, *then]), WORDS)
+            before = counted(app)[COUNTED]
+            with connected(app) as client:
+                client.sendall(STREAMED)
+                received = client.recv(65536)
+                begun = counted(app)[COUNTED] - before
+                gate.open()
+                while STREAM_END not in received:
+                    received += client.recv(65536)
+            seen.append((begun, counted(app)[COUNTED] - before))
+            assert len(taken) == has_lane
+    assert seen == [(1, 1), (1, 1)]
 
 
 def test_a_stream_that_falls_silent_is_counted_on_both_ways(taken: list[str]):

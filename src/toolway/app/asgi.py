@@ -176,13 +176,14 @@ class Routes:
         if is_traced:
             return {}
         count: Callable[[], None] | None = None
+        counted: ASGIApp | None = None
         app = self._exact["POST", ChatLane.path]
         if self._settings.metrics.address:
             from toolway.server.metrics import CountedRequests, count_request  # noqa: PLC0415 - needs 14 MB
 
             count = partial(count_request, "POST", ChatLane.path, 200)
-            app = CountedRequests(app, self.name_of)
-        return {LANE: ChatLane(engine, Authenticator(self._settings.server, self._keys), app, count)}
+            counted = CountedRequests(app, self.name_of)
+        return {LANE: ChatLane(engine, Authenticator(self._settings.server, self._keys), app, count, counted)}
 
     @asynccontextmanager
     async def _direct_endpoints(self, state: AppState) -> AsyncIterator[None]:

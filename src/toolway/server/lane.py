@@ -95,8 +95,11 @@ class Lane(Protocol):
     def begin(self, sender: Any, body: bytes, client: LaneClient) -> LaneExchange | JSON | None:
         """Take a request of somebody who was admitted; else its body, if it was parsed, or None."""
 
-    def route(self, sender: Any) -> tuple[ASGIApp, Scope]:
-        """The route behind authentication that has what the lane does not answer of who was admitted; the scope."""
+    def route(self, sender: Any, *, begun: bool) -> tuple[ASGIApp, Scope]:
+        """The route behind authentication that has what the lane does not answer of who was admitted; the scope.
+
+        Of an answer that has `begun` the client has the head.
+        """
 
 
 class LaneProtocol(HttpProtocol):
@@ -267,7 +270,7 @@ class LaneProtocol(HttpProtocol):
         The route reads the `body`, unless the extension says all of it.
         """
         assert self._lane is not None  # noqa: S101
-        app, scope = self._lane.route(sender)
+        app, scope = self._lane.route(sender, begun=begun)
         self.cycle = cycle = Cycle(
             scope=cast("Any", {**scope, "extensions": {**self._extensions, extension: value}}),
             transport=cast("Any", self._writer),

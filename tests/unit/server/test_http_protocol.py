@@ -536,7 +536,7 @@ class CancellingLane(DecliningLane):
         client.loop.call_soon(self.hand_over, client)
         return object()
 
-    def route(self, sender: Any) -> tuple[Any, Any]:
+    def route(self, sender: Any, *, begun: bool) -> tuple[Any, Any]:
         return self.never_run, {}
 
     async def never_run(self, *_: Any) -> None:

@@ -47,9 +47,14 @@ class ChatLane:
         authenticator: Authenticator,
         app: ASGIApp,
         count: Callable[[], None] | None = None,
+        counted: ASGIApp | None = None,
     ) -> None:
-        """`app` is the route of those that are not answered here; `count` is called for each that is."""
-        self._app = app
+        """`app` is the route of those that are not answered here.
+
+        Where requests are counted, `count` is called for each whose answer begins here, and `counted` is the route of
+        all others.
+        """
+        self._begun, self._app = app, counted or app
         self._lane = engine.fast_lane
         self._upstream = engine.settings.upstream
         self.max_bytes = engine.settings.server.max_body_bytes
@@ -76,9 +81,9 @@ class ChatLane:
         exchange = self._lane.ask(request, _Client(client, request, raw, self._count)) if request else None
         return exchange or body
 
-    def route(self, sender: Sender) -> tuple[ASGIApp, Scope]:
+    def route(self, sender: Sender, *, begun: bool) -> tuple[ASGIApp, Scope]:
         """As `Lane`."""
-        return self._app, sender.head.scope
+        return self._begun if begun else self._app, sender.head.scope
 
 
 @dataclass(slots=True)
@@ -101,6 +106,7 @@ class _Client:
         self.http.answer([JSON_TYPE, *relayed(headers)], body)
 
     def start(self, headers: Sequence[Header]) -> None:
+        self._count_answer()
         self.writer = ChunkWriter(self.request.chat.options.get("model"))
         self.http.start([*STREAM_HEADERS, *relayed(headers)])
 
@@ -110,7 +116,6 @@ class _Client:
 
     def end(self, message: Message) -> None:
         assert self.writer  # noqa: S101
-        self._count_answer()
         usage = message.usage if wants_usage(self.request.chat) else None
         self.http.end(self.writer.end(message, usage))
 
@@ -119,8 +124,6 @@ class _Client:
         self.http.take_over(ChatHandover(handover=handover, raw=self.raw, caller=caller, writer=self.writer))
 
     def run_detached(self, work: Coroutine[Any, Any, None]) -> None:
-        if self.writer:  # it had the head of an answer, and that is what is counted
-            self._count_answer()
         self.http.run_detached(work)
 
     def _count_answer(self) -> None:
