@@ -39,7 +39,7 @@ from tests.support.upstream import OUT_OF_MEMORY, Reply, json_reply, sse, tool_c
 from toolway.access.keys import hash_of
 from toolway.net import connection
 from toolway.net.connection import MAX_BUFFERED
-from toolway.server.lane import LONG_PASSED_BY, MAX_BEHIND, MAX_SIZE
+from toolway.server.lane_protocol import LONG_PASSED_BY, MAX_BEHIND, MAX_SIZE
 
 __all__ = ["lane", "ordinary", "taken", "watched"]
 

@@ -38,7 +38,7 @@ from tests.support.lane import (
 from tests.support.raw import raw_server, request_head, split
 from tests.support.upstream import Reply, call_stream, chunk, json_reply, text_stream, tool_call, whole
 from toolway.access.keys import hash_of
-from toolway.server.lane import LaneProtocol
+from toolway.server.lane_protocol import LaneProtocol
 from toolway.wire.sse import KEEP_ALIVE, STREAM_END, encode
 
 __all__ = ["lane", "ordinary", "taken", "watched"]

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from toolway.access.audit import Denials
 from toolway.access.keys import KeyRing
 from toolway.access.quotas import Meter
-from toolway.api.chat.lane import ChatLane
+from toolway.api.chat.chat_lane import ChatLane
 from toolway.api.chat.routes import ChatCompletions
 from toolway.api.mcp import McpEndpoint
 from toolway.api.messages import Messages
@@ -50,7 +50,7 @@ from toolway.server.admission import Admission
 from toolway.server.auth import CONSOLE, Authenticator, AuthMiddleware, wants_page
 from toolway.server.caller import PRINCIPAL_KEY
 from toolway.server.envelopes import plain_path, send_error
-from toolway.server.lane import LANE
+from toolway.server.lane_protocol import LANE
 from toolway.server.websocket import in_place_of_upgrade
 from toolway.settings.load import load_settings
 from toolway.settings.settings import Settings, UpstreamSettings

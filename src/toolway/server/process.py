@@ -22,7 +22,7 @@ from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
 from toolway.errors import ConfigError
-from toolway.server.lane import LaneProtocol
+from toolway.server.lane_protocol import LaneProtocol
 from toolway.server.websocket import PONG_SECONDS
 from toolway.settings.settings import ServerSettings, Settings
 from toolway.telemetry.logging import configure_logging

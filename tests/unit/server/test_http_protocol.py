@@ -17,7 +17,7 @@ import pytest
 from tests.support.servers import running, until
 from toolway.server.disconnect import cancel_on_disconnect
 from toolway.server.http_protocol import MAX_BATCH, MAX_HEAD, HttpProtocol, _SendTimeout, _WriteBatch
-from toolway.server.lane import LANE, LaneProtocol
+from toolway.server.lane_protocol import LANE, LaneProtocol
 
 TIMEOUT = 0.8
 """The receive timeout of the servers here, in seconds."""

@@ -24,7 +24,7 @@ from toolway.server.asgi import EventStreamResponse, parse_object, read_body, re
 from toolway.server.caller import caller_of
 from toolway.server.disconnect import cancel_on_disconnect, error_at_stop
 from toolway.server.envelopes import send_error
-from toolway.server.lane import HANDOVER, PARSED
+from toolway.server.lane_protocol import HANDOVER, PARSED
 from toolway.types import JSON, Caller, record
 from toolway.upstream.client import CHAT_COMPLETIONS
 from toolway.upstream.model_call import streamed_model_call, whole_model_call

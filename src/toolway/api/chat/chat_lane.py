@@ -1,6 +1,6 @@
 """The fast lane's end at the HTTP protocol: chat completions that never become ASGI, or only from their first call on.
 
-`server/lane.py` offers it whole requests, `engine/fast_lane.py` decides which of them it takes, and asks.
+`server/lane_protocol.py` offers it whole requests, `engine/fast_lane.py` decides which of them it takes, and asks.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from toolway.server.admission import passes_uncounted
 from toolway.server.asgi import STREAM_HEADERS, parse_object, relayed
 from toolway.server.auth import AuthenticatedHead, Authenticator
 from toolway.server.caller import caller_of
-from toolway.server.lane import LaneClient
+from toolway.server.lane_protocol import LaneClient
 from toolway.types import JSON, JSON_TYPE, Header, record
 from toolway.wire.lenient_json import dumps
 
