@@ -30,7 +30,7 @@ from toolway.server.asgi import (
 )
 from toolway.server.disconnect import SHUTDOWN, error_at_stop
 from toolway.server.envelopes import send_error
-from toolway.server.validity import run_while_valid
+from toolway.server.revocation import run_while_valid
 from toolway.types import JSON, Header
 
 log = logging.getLogger("toolway.console")

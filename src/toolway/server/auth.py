@@ -19,7 +19,7 @@ from toolway.net.hosts import is_loopback, is_same_origin
 from toolway.server.caller import CREDENTIALS, PRINCIPAL_KEY, key_in, place_of
 from toolway.server.envelopes import send_error
 from toolway.server.resource_metadata import WELL_KNOWN, answer_metadata, metadata_url
-from toolway.server.validity import IsValid, close_when_invalid, run_while_valid
+from toolway.server.revocation import IsValid, close_when_invalid, run_while_valid
 from toolway.server.websocket import in_place_of_upgrade
 from toolway.settings.settings import ServerSettings
 from toolway.types import Header, Principal, record

@@ -1,4 +1,4 @@
-"""Validity: what is open for longer than a request ends when the key or the session that opened it does."""
+"""Revocation of keys and ends of sessions: they end what was opened with them and is open for longer than a request."""
 
 from __future__ import annotations
 
