@@ -20,7 +20,7 @@ from toolway.server.asgi import (
     send_json,
     stream_events,
 )
-from toolway.server.disconnect import cancel_on_disconnect, error_at_stop
+from toolway.server.cancellation import cancel_on_disconnect, error_at_stop
 from toolway.server.envelopes import send_error, send_failure
 from toolway.types import Header
 from toolway.wire import sse

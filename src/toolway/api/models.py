@@ -14,7 +14,7 @@ from toolway.api.answers import answer_errors
 from toolway.errors import InvalidRequest, NotFound
 from toolway.server.asgi import relayed, send_json, send_whole
 from toolway.server.caller import as_openai_caller, caller_of, principal_of
-from toolway.server.disconnect import cancel_on_disconnect, error_at_stop
+from toolway.server.cancellation import cancel_on_disconnect, error_at_stop
 from toolway.server.envelopes import is_anthropic, request_id
 from toolway.settings.settings import Settings
 from toolway.types import JSON, Header, Principal

@@ -13,7 +13,7 @@ from toolway.engine.request_options import check_models, no_such_model
 from toolway.errors import Forbidden, InvalidRequest, NotFound, Stopping, UpstreamError
 from toolway.server.asgi import ClientGone, parse_object, read_body, relay
 from toolway.server.caller import principal_of, upstream_headers
-from toolway.server.disconnect import cancel_on_disconnect, error_at_stop
+from toolway.server.cancellation import cancel_on_disconnect, error_at_stop
 from toolway.server.envelopes import send_error
 from toolway.settings.settings import UpstreamSettings
 from toolway.types import JSON, Principal

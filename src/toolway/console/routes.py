@@ -28,7 +28,7 @@ from toolway.server.asgi import (
     send_whole,
     stream_events,
 )
-from toolway.server.disconnect import SHUTDOWN, error_at_stop
+from toolway.server.cancellation import SHUTDOWN, error_at_stop
 from toolway.server.envelopes import send_error
 from toolway.server.revocation import run_while_valid
 from toolway.types import JSON, Header

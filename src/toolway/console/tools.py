@@ -14,7 +14,7 @@ from toolway.console.routes import ConsoleRequest, Route
 from toolway.engine.model_target import RefusedTool
 from toolway.errors import InvalidRequest, NotFound
 from toolway.schema.compile import definition_tokens
-from toolway.server.disconnect import cancel_on_disconnect
+from toolway.server.cancellation import cancel_on_disconnect
 from toolway.tools.catalog import Snapshot
 from toolway.tools.direct_tools import DirectTools
 from toolway.types import JSON, Caller, Tool, ToolResult, is_selected

@@ -11,7 +11,7 @@ from typing import Any
 from starlette.types import Receive, Scope, Send
 
 from toolway.errors import InvalidRequest, TooLarge
-from toolway.server.disconnect import cancel_on_disconnect
+from toolway.server.cancellation import cancel_on_disconnect
 from toolway.types import JSON, JSON_TYPE, Header
 from toolway.upstream.client import UpstreamResponse
 from toolway.wire import sse

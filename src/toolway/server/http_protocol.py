@@ -14,7 +14,7 @@ from httptools import HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from toolway.errors import InvalidRequest, ToolwayError
-from toolway.server.disconnect import EXTENSION, SHUTDOWN, STOP, DisconnectSignal, stopping
+from toolway.server.cancellation import DISCONNECT, SHUTDOWN, STOP, ConnectionSignal, stop_error
 from toolway.server.envelopes import DO_NOT_RETRY, openai_envelope, send_error
 from toolway.server.websocket import WEBSOCKET_PATHS
 
@@ -71,10 +71,10 @@ class HttpProtocol(HttpToolsProtocol):
         self._upgraded = False
         self._last_words = b""
         """The refusal of what stands behind the requests under way, told when they are answered."""
-        self._disconnect, self._stop = DisconnectSignal(), DisconnectSignal()
-        self._shutdown = DisconnectSignal()
+        self._disconnect, self._stop = ConnectionSignal(), ConnectionSignal()
+        self._shutdown = ConnectionSignal()
         self._extensions: Any = {
-            EXTENSION: self._disconnect,
+            DISCONNECT: self._disconnect,
             STOP: self._stop,
             SHUTDOWN: self._shutdown,
         }
@@ -310,7 +310,7 @@ class Cycle(RequestResponseCycle):
         error = ToolwayError("Toolway itself failed at this request; its log says why.")
         scope = cast("Any", self.scope)
         if scope["extensions"][STOP].is_set:
-            error = stopping()
+            error = stop_error()
         await send_error(scope, cast("Any", self.send), error, [DO_NOT_RETRY])
 
 

@@ -13,7 +13,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from toolway.dialects import RESPONSES
 from toolway.server.asgi import ClientGone
-from toolway.server.disconnect import SHUTDOWN, DisconnectSignal
+from toolway.server.cancellation import SHUTDOWN, ConnectionSignal
 from toolway.settings.settings import ServerSettings
 from toolway.types import Header
 
@@ -52,7 +52,7 @@ class WebSocket:
         self._max_queued = settings.max_body_bytes
         self._queued: deque[str] = deque()
         self._over = False
-        self._shutdown: DisconnectSignal = (scope.get("extensions") or {}).get(SHUTDOWN) or DisconnectSignal()
+        self._shutdown: ConnectionSignal = (scope.get("extensions") or {}).get(SHUTDOWN) or ConnectionSignal()
 
     async def accept(self, headers: Sequence[Header] = ()) -> None:
         """Answer 101, with these headers besides."""

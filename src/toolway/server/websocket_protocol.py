@@ -9,7 +9,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.frames import Close, Frame
 from websockets.http11 import Request
 
-from toolway.server.disconnect import SHUTDOWN, DisconnectSignal
+from toolway.server.cancellation import SHUTDOWN, ConnectionSignal
 from toolway.server.websocket import CLOSE_SECONDS, GOING_AWAY, POLICY, STOPPING
 from toolway.types import Header
 
@@ -29,7 +29,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         super().__init__(**given)
         self.close_timeout = CLOSE_SECONDS
         self._headers: list[Header] = []
-        self._shutdown = DisconnectSignal()
+        self._shutdown = ConnectionSignal()
         self._client_is_alive = False
         self._unsent = 0
         """Bytes that waited for the client when it was pinged."""

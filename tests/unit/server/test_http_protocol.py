@@ -15,7 +15,7 @@ import anyio
 import pytest
 
 from tests.support.servers import running, until
-from toolway.server.disconnect import cancel_on_disconnect
+from toolway.server.cancellation import cancel_on_disconnect
 from toolway.server.http_protocol import MAX_BATCH, MAX_HEAD, HttpProtocol, _SendTimeout, _WriteBatch
 from toolway.server.lane_protocol import LANE, LaneProtocol
 

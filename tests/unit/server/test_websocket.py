@@ -21,7 +21,7 @@ from tests.support.servers import until
 from tests.support.websocket import HANDSHAKE, WebSocketServer, frame, websocket_server
 from toolway.server.asgi import ClientGone
 from toolway.server.caller import PRINCIPAL_KEY, upstream_headers
-from toolway.server.disconnect import SHUTDOWN
+from toolway.server.cancellation import SHUTDOWN
 from toolway.server.websocket import MAX_QUEUED, WebSocket
 from toolway.server.websocket_protocol import MAX_FRAGMENTS
 from toolway.settings.load import load_settings

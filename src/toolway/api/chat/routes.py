@@ -22,7 +22,7 @@ from toolway.engine.request_tools import RequestTools
 from toolway.errors import InvalidRequest, Stopping, ToolwayError, UpstreamError
 from toolway.server.asgi import EventStreamResponse, parse_object, read_body, relay
 from toolway.server.caller import caller_of
-from toolway.server.disconnect import cancel_on_disconnect, error_at_stop
+from toolway.server.cancellation import cancel_on_disconnect, error_at_stop
 from toolway.server.envelopes import send_error
 from toolway.server.lane_protocol import HANDOVER, PARSED
 from toolway.types import JSON, Caller, record

@@ -42,7 +42,7 @@ from toolway.api.mcp.faults import fault_of, is_response
 from toolway.api.mcp.server import OWNER, CatalogServer
 from toolway.server.asgi import EventStreamResponse, read_body, send_whole
 from toolway.server.caller import caller_id
-from toolway.server.disconnect import cancel_on_disconnect
+from toolway.server.cancellation import cancel_on_disconnect
 from toolway.tools.mcp.sdk_internals import add_requests_in_flight
 from toolway.types import JSON, JSON_TYPE
 from toolway.wire.lenient_json import dumps, harmless

@@ -26,7 +26,7 @@ from toolway.dialects import MESSAGES
 from toolway.engine.engine import Engine
 from toolway.errors import InvalidRequest, MethodNotAllowed, NotFound, ToolwayError, UpstreamError
 from toolway.server.asgi import EventStreamResponse, parse_object, read_body, send_json
-from toolway.server.disconnect import cancel_on_disconnect, error_at_stop
+from toolway.server.cancellation import cancel_on_disconnect, error_at_stop
 from toolway.server.envelopes import request_id
 from toolway.types import JSON, Header
 from toolway.upstream.client import Upstream

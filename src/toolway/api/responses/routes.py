@@ -20,7 +20,7 @@ from toolway.errors import InvalidRequest, MethodNotAllowed, NotFound, ToolwayEr
 from toolway.server.admission import request_slot
 from toolway.server.asgi import ClientGone, EventStreamResponse, parse_object, read_body, send_json
 from toolway.server.caller import caller_id
-from toolway.server.disconnect import cancel_on_disconnect, error_at_stop
+from toolway.server.cancellation import cancel_on_disconnect, error_at_stop
 from toolway.server.envelopes import openai_envelope
 from toolway.server.websocket import WebSocket, serve_websocket
 from toolway.types import JSON

@@ -24,7 +24,7 @@ from toolway.schema.arguments import faults, repair_arguments, without_unset_nul
 from toolway.server.admission import call_slot
 from toolway.server.asgi import ClientGone, parse_object, read_body, send_whole
 from toolway.server.caller import caller_of
-from toolway.server.disconnect import cancel_on_disconnect
+from toolway.server.cancellation import cancel_on_disconnect
 from toolway.server.envelopes import PROBLEM, problem, send_error
 from toolway.settings.settings import Settings
 from toolway.tools.direct_tools import DirectTools

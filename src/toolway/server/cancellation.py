@@ -1,4 +1,4 @@
-"""Client disconnects and server stops: signals for each, and how they cancel the work of a request."""
+"""Cancellation of a request's work: signals for client disconnects and server stops, and what follows them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from starlette.types import Receive, Scope
 
 from toolway.errors import SERVER_STOPS, Stopping
 
-EXTENSION = "toolway.disconnect"
-"""Where `HttpProtocol` puts the DisconnectSignal of a request's connection into `scope["extensions"]`."""
-
+DISCONNECT = "toolway.disconnect"
+"""Where `HttpProtocol` puts the signal that is set when the client disconnects into `scope["extensions"]`."""
 
 STOP = "toolway.stop"
 """Where it puts the signal that is set when the server stops and leaves requests no more time."""
@@ -23,8 +22,8 @@ SHUTDOWN = "toolway.shutdown"
 """Where it puts the signal that is set as soon as the server is told to stop, for what would never end by itself."""
 
 
-class DisconnectSignal:
-    """Set once, when one side of a connection disconnects, or has to; calls whoever wants to know."""
+class ConnectionSignal:
+    """A signal of one connection, set once when its client disconnects or the server stops; calls who wants to know."""
 
     def __init__(self) -> None:
         self.is_set = False
@@ -55,7 +54,7 @@ async def cancel_on_disconnect(
     Our own server says when a client leaves, which costs a list entry. Under another one a task has to wait
     on `receive`, and that with its task group costs a fifth of a small request.
     """
-    disconnect = scope.get("extensions", {}).get(EXTENSION)
+    disconnect = scope.get("extensions", {}).get(DISCONNECT)
     if disconnect is None:
         await _while_watched(receive, produce)
         return
@@ -83,8 +82,8 @@ async def _while_watched(receive: Receive, produce: Callable[[], Awaitable[None]
         group.cancel_scope.cancel()
 
 
-def stopping() -> Stopping:
-    """What a client is told whose request has no more time."""
+def stop_error() -> Stopping:
+    """The error that a client is told whose request has no more time."""
     return Stopping("Toolway is being stopped; ask again when it runs.", code="server_stopping")
 
 
@@ -94,7 +93,7 @@ class error_at_stop:  # noqa: N801
     # A class, since a contextmanager costs every request two microseconds.
 
     def __init__(self, scope: Scope, signal: str = STOP) -> None:
-        self._stop: DisconnectSignal | None = scope.get("extensions", {}).get(signal)
+        self._stop: ConnectionSignal | None = scope.get("extensions", {}).get(signal)
 
     def __enter__(self) -> None:
         if self._stop is not None:
@@ -108,4 +107,4 @@ class error_at_stop:  # noqa: N801
         if raised is not None and issubclass(raised, asyncio.CancelledError) and self._stop.is_set:
             task = cast("asyncio.Task[None]", asyncio.current_task())
             if not task.uncancel():
-                raise stopping() from None
+                raise stop_error() from None

@@ -8,7 +8,7 @@ from typing import Any
 import anyio
 import pytest
 
-from toolway.server.disconnect import EXTENSION, DisconnectSignal, cancel_on_disconnect
+from toolway.server.cancellation import DISCONNECT, ConnectionSignal, cancel_on_disconnect
 
 
 class Making:
@@ -27,8 +27,8 @@ class Making:
             raise
 
 
-def scope_with(disconnect: DisconnectSignal) -> Any:
-    return {"extensions": {EXTENSION: disconnect}}
+def scope_with(disconnect: ConnectionSignal) -> Any:
+    return {"extensions": {DISCONNECT: disconnect}}
 
 
 async def never() -> Any:
@@ -36,7 +36,7 @@ async def never() -> Any:
 
 
 async def test_it_ends_when_the_server_says_so() -> None:
-    disconnect, making = DisconnectSignal(), Making()
+    disconnect, making = ConnectionSignal(), Making()
     async with anyio.create_task_group() as group:
         group.start_soon(cancel_on_disconnect, scope_with(disconnect), never, making)
         await making.begun.wait()
@@ -46,7 +46,7 @@ async def test_it_ends_when_the_server_says_so() -> None:
 
 
 async def test_it_does_not_begin_for_a_client_that_has_left() -> None:
-    disconnect, making = DisconnectSignal(), Making()
+    disconnect, making = ConnectionSignal(), Making()
     disconnect.set()
     await cancel_on_disconnect(scope_with(disconnect), never, making)
     assert making.cancelled
@@ -64,7 +64,7 @@ async def test_under_another_server_it_ends_at_the_disconnect() -> None:
     assert making.cancelled
 
 
-@pytest.mark.parametrize("scope", [{}, scope_with(DisconnectSignal())])
+@pytest.mark.parametrize("scope", [{}, scope_with(ConnectionSignal())])
 async def test_another_cancellation_goes_its_way(scope: Any) -> None:
     making = Making()
     task = asyncio.get_running_loop().create_task(cancel_on_disconnect(scope, never, making))
@@ -75,7 +75,7 @@ async def test_another_cancellation_goes_its_way(scope: Any) -> None:
 
 
 async def test_a_departure_and_another_cancellation_at_once_is_a_cancellation() -> None:
-    disconnect, making = DisconnectSignal(), Making()
+    disconnect, making = ConnectionSignal(), Making()
     task = asyncio.get_running_loop().create_task(cancel_on_disconnect(scope_with(disconnect), never, making))
     await making.begun.wait()
     task.cancel()
@@ -85,7 +85,7 @@ async def test_a_departure_and_another_cancellation_at_once_is_a_cancellation() 
 
 
 async def test_a_client_that_leaves_later_is_nobodys_affair() -> None:
-    disconnect = DisconnectSignal()
+    disconnect = ConnectionSignal()
 
     async def produce() -> None:
         pass
@@ -100,4 +100,4 @@ async def test_an_error_of_the_making_is_raised() -> None:
         raise ValueError("a bug")
 
     with pytest.raises(ValueError, match="a bug"):
-        await cancel_on_disconnect(scope_with(DisconnectSignal()), never, produce)
+        await cancel_on_disconnect(scope_with(ConnectionSignal()), never, produce)
