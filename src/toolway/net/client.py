@@ -104,6 +104,8 @@ class HttpClient:
         self._silence = silence
         self._idle: deque[Connection] = deque()
         """The one that was used last is at the right, and is the next to be used."""
+        self.under_way = 0
+        """Exchanges that have begun and not ended."""
         self._sweep: asyncio.TimerHandle | None = None
         self._tls: ssl.SSLContext | None = None
         self._is_closed = False
@@ -190,8 +192,16 @@ class HttpClient:
         )
         return connection
 
+    def begin(
+        self, connection: Connection, method: str, request: Sequence[bytes], *, uploads: bool = False
+    ) -> None:
+        """Send a request over a connection that was acquired, until it is released."""
+        self.under_way += 1
+        connection.send(method, request, uploads=uploads, is_alone=self.under_way == 1)
+
     def release(self, connection: Connection) -> None:
-        """Keep the connection for another exchange if it can carry one, else close it."""
+        """End an exchange: keep the connection for another one if it can carry that, else close it."""
+        self.under_way -= 1
         if not connection.end_exchange() or self._is_closed:
             connection.abort()
             return
@@ -260,7 +270,8 @@ class Exchange:
                 return connection
 
     def _send(self) -> None:
-        self._connection.send(self._method, self._request, uploads=self._body is not None)
+        uploads = self._body is not None
+        self._client.begin(self._connection, self._method, self._request, uploads=uploads)
         if self._body is not None:
             self._upload = asyncio.create_task(self._connection.upload(self._body, self._length))
 

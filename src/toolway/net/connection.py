@@ -25,6 +25,9 @@ MAX_BUFFERED = 256 * 1024
 """Bytes of a body that wait for their reader before the server is made to wait."""
 
 
+RECENT = 0.25
+"""Seconds in which no server closes a connection for being idle."""
+
 STALE_SECONDS = 1.0
 """A used connection that is closed unanswered so soon after a request was sent was being closed when that was sent.
 
@@ -228,11 +231,14 @@ class Connection(asyncio.Protocol):
         self._due = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
-    def send(self, method: str, request: Sequence[bytes], *, uploads: bool = False) -> None:
+    def send(
+        self, method: str, request: Sequence[bytes], *, uploads: bool = False, is_alone: bool = False
+    ) -> None:
         """Begin an exchange with the pieces of a whole request, or with the head of one whose body `upload` sends.
 
         It is written when the event loop comes round, together with those of others: to wake a server costs more
-        than all else about a small request, and one that is awake takes several.
+        than all else about a small request, and one that is awake takes several. Also, what a server says that
+        closes an idle connection is read before. One that `is_alone` behind another one is written now.
         """
         if self._reader is None:
             self._reader = Response(method)
@@ -242,7 +248,10 @@ class Connection(asyncio.Protocol):
         self._is_uploading = uploads
         self._unsent = request
         self._sent_at = self._loop.time()
-        self._loop.call_soon(self._write_first)
+        if is_alone and self._sent_at - self.idle_since < RECENT:
+            self._write_first()
+        else:
+            self._loop.call_soon(self._write_first)
 
     async def upload(self, body: AsyncIterator[bytes], length: int | None) -> None:
         """Send a body piece by piece as fast as the server takes it; chunked if its `length` is not known."""

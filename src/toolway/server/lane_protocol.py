@@ -26,6 +26,9 @@ log = logging.getLogger("toolway.http")
 LANE = "toolway.lane"
 """Where the app puts the `Lane` of this process into its lifespan's state."""
 
+UNDER_WAY = "toolway.lane.under_way"
+"""Where the protocols keep which of them have a request in the lane."""
+
 HANDOVER = "toolway.handover"
 """Where `scope["extensions"]` has what the lane did for a request that goes the ordinary way."""
 
@@ -125,6 +128,8 @@ class LaneProtocol(HttpProtocol):
         self._sender: Any = None
         """Who sent the request that is under way in the lane."""
         self._exchange: LaneExchange | None = None
+        self._under_way: set[LaneProtocol] = self.app_state.setdefault(UNDER_WAY, set())
+        """The connections of this process that have a request in the lane."""
         self._lane_cycle: Any = _LaneCycle()
         self._idle_since = 0.0
         """When the lane gave its last answer (loop time)."""
@@ -157,6 +162,7 @@ class LaneProtocol(HttpProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         exchange, self._exchange = self._exchange, None
+        self._under_way.discard(self)
         self._held, self._sender, self._coming = b"", None, None
         if self._pulse is not None:
             self._pulse.cancel()
@@ -179,6 +185,8 @@ class LaneProtocol(HttpProtocol):
     def answer(self, headers: Sequence[Header], body: bytes) -> None:
         """As `LaneClient`."""
         self._write_head(headers, b"content-length: %d\r\n" % len(body), body)
+        if len(self._under_way) == 1 and not self.tasks:  # no others whose answers could go out with this one
+            self._writer.flush()
         self._end_answer()
 
     def start(self, headers: Sequence[Header]) -> None:
@@ -213,6 +221,7 @@ class LaneProtocol(HttpProtocol):
 
     def _end_answer(self) -> None:
         self._exchange = self._sender = None
+        self._under_way.discard(self)
         self._lane_cycle.response_complete = True
         self.server_state.total_requests += 1
         if not self._lane_cycle.keep_alive:
@@ -253,6 +262,7 @@ class LaneProtocol(HttpProtocol):
     def take_over(self, handover: Closeable) -> None:
         """As `LaneClient`: the route gets the request now, and the parser what stands behind it."""
         sender, self._exchange, self._sender = self._sender, None, None
+        self._under_way.discard(self)
         begun, self._is_streaming = self._is_streaming, False
         self._lane_cycle.response_complete = True
         task = self._run_route(sender, HANDOVER, handover, begun=begun)
@@ -348,6 +358,7 @@ class LaneProtocol(HttpProtocol):
             self._run_route(head.sender, PARSED, exchange, body=body)
         else:
             self._exchange, self._sender = exchange, head.sender
+            self._under_way.add(self)
             self._lane_cycle.response_complete = False
             self.cycle = self._lane_cycle
             self._due = None

@@ -251,7 +251,7 @@ class Upstream:
         """Send a POST at once; None when no connection is idle."""
         if (connection := self._client.take_idle()) is None:
             return None
-        connection.send("POST", whole_request("POST", head.lines, body))
+        self._client.begin(connection, "POST", whole_request("POST", head.lines, body))
         return StartedRequest(self, connection, head, body)
 
     def resume(

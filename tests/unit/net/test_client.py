@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from tests.support.raw import Serve, raw_server, request_head, split
 from toolway.net import client as http_client_module
+from toolway.net import connection as connection_module
 from toolway.net.client import HttpClient, Origin
 from toolway.net.connection import MAX_BUFFERED, MAX_HEAD, Response
 from toolway.net.errors import Fault, HttpError
@@ -42,6 +43,7 @@ async def client_of(serve: Serve, *, silence: float = 20, prefix: str = "/v1") -
             yield client
         finally:
             client.close()
+        assert client.under_way == 0, "an exchange that ended is counted still"
 
 
 class Answers:
@@ -643,7 +645,10 @@ async def test_a_server_that_ends_an_idle_connection_is_asked_on_a_new_one(last_
     assert connections == 2
 
 
-async def test_what_comes_before_a_request_is_written_is_no_answer_to_it(anyio_backend: Any):
+async def test_what_comes_before_a_request_is_written_is_no_answer_to_it(
+    anyio_backend: Any, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(connection_module, "RECENT", 0.0)
     if not anyio_backend[1]["use_uvloop"]:
         pytest.skip("asyncio itself writes before it reads")
     is_idle, is_sent = threading.Event(), threading.Event()
@@ -714,6 +719,39 @@ async def test_an_exchange_leaves_nothing_to_the_garbage_collector():
             assert sum(isinstance(thing, Response) for thing in gc.get_objects()) == before
         finally:
             gc.enable()
+
+
+class Wakes:
+    """Stands for a connection's event loop, and counts what waits for it to come round."""
+
+    def __init__(self, connection: Any) -> None:
+        self.count = 0
+        self._loop = connection._loop
+        connection._loop = self
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loop, name)
+
+    def call_soon(self, *given: Any) -> Any:
+        self.count += 1
+        return self._loop.call_soon(*given)
+
+
+async def test_only_a_request_beside_others_waits_for_them():
+    async with client_of(Answers(WHOLE)) as client:
+        await get(client)
+        first, second = await client.acquire(), await client.acquire()
+        wakes = [Wakes(first), Wakes(second)]
+        request = (client.head("GET", b"/v1/x", []) + b"\r\n",)
+        client.begin(first, "GET", request)
+        client.begin(second, "GET", request)
+        assert [each.count for each in wakes] == [0, 1]
+        for connection in (first, second):
+            await connection.head()
+            assert await connection.receive() == b"hi"
+            client.release(connection)
+        await get(client)
+        assert [each.count for each in wakes] == [0, 1]
 
 
 # Deadlines

@@ -17,7 +17,7 @@ import pytest
 from tests.support.servers import running, until
 from toolway.server.cancellation import cancel_on_disconnect
 from toolway.server.http_protocol import MAX_BATCH, MAX_HEAD, HttpProtocol, _SendTimeout, _WriteBatch
-from toolway.server.lane_protocol import LANE, LaneProtocol
+from toolway.server.lane_protocol import LANE, UNDER_WAY, LaneProtocol
 
 TIMEOUT = 0.8
 """The receive timeout of the servers here, in seconds."""
@@ -550,14 +550,16 @@ class CancellingLane(DecliningLane):
 
 def test_what_a_lane_holds_is_given_back_by_a_task_that_never_begins() -> None:
     held = Closed()
+    state: dict[str, Any] = {LANE: CancellingLane(held)}
 
     class WithCancellingLane(LaneProtocol):
         def __init__(self, *timeouts: float, **given: Any) -> None:
-            super().__init__(*timeouts, KEEP_ALIVE, **{**given, "app_state": {LANE: CancellingLane(held)}})
+            super().__init__(*timeouts, KEEP_ALIVE, **{**given, "app_state": state})
 
     with served(protocol=WithCancellingLane) as (_, client):
         client.sendall(POST + b"Content-Length: 2\r\n\r\n{}")
         assert held.is_closed.wait(60)
+    assert state[UNDER_WAY] == set()
 
 
 async def test_what_is_written_in_one_turn_of_the_loop_goes_out_together() -> None:
