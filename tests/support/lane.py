@@ -16,7 +16,7 @@ from tests.support.upstream import Reply, whole
 from toolway.conversation.events import Chunks
 from toolway.conversation.message import Message
 from toolway.engine.fast_lane import FastLane
-from toolway.engine.lane_exchange import Handover, LaneRequest, MessageClient, ModelExchange
+from toolway.engine.lane_exchange import Handover, LaneRequest, MessageResponder, ModelExchange
 from toolway.types import Header
 
 CAME: list[str] = []
@@ -24,36 +24,36 @@ CAME: list[str] = []
 
 
 class Watched:
-    """The client of a request in the lane; notes what comes of it."""
+    """The responder of a request in the lane; notes what comes of it."""
 
-    def __init__(self, client: MessageClient) -> None:
-        self._client = client
+    def __init__(self, responder: MessageResponder) -> None:
+        self._responder = responder
 
     def answer(self, message: Message, headers: Sequence[Header]) -> None:
         CAME.append("answered")
-        self._client.answer(message, headers)
+        self._responder.answer(message, headers)
 
     @property
     def is_blocked(self) -> bool:
-        return self._client.is_blocked
+        return self._responder.is_blocked
 
     def start(self, headers: Sequence[Header]) -> None:
-        self._client.start(headers)
+        self._responder.start(headers)
 
     def write(self, chunks: Chunks) -> None:
-        self._client.write(chunks)
+        self._responder.write(chunks)
 
     def end(self, message: Message) -> None:
         CAME.append("streamed")
-        self._client.end(message)
+        self._responder.end(message)
 
     def take_over(self, handover: Handover) -> None:
         CAME.append("handed over, begun" if handover.reader else "handed over")
-        self._client.take_over(handover)
+        self._responder.take_over(handover)
 
     def run_detached(self, work: Coroutine[Any, Any, None]) -> None:
         CAME.append("left")
-        self._client.run_detached(work)
+        self._responder.run_detached(work)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -61,8 +61,8 @@ def watched() -> Iterator[None]:
     """Has CAME told what comes of each request."""
     ask = FastLane.ask
 
-    def watch(self: FastLane, request: LaneRequest, client: MessageClient) -> ModelExchange | None:
-        return ask(self, request, Watched(client))
+    def watch(self: FastLane, request: LaneRequest, responder: MessageResponder) -> ModelExchange | None:
+        return ask(self, request, Watched(responder))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(FastLane, "ask", watch)

@@ -21,7 +21,7 @@ from toolway.engine.history.split_turns import may_have_ids
 from toolway.engine.lane_exchange import (
     LaneRequest,
     LaneSender,
-    MessageClient,
+    MessageResponder,
     ModelExchange,
     StreamExchange,
     WholeExchange,
@@ -116,14 +116,14 @@ class FastLane:
         snapshot = self._target.fit(self._catalog.snapshot.visible_to(caller.selection))
         return self._offers.find(snapshot, chat.options.get("model"), caller, chat.messages)
 
-    def ask(self, request: LaneRequest, client: MessageClient) -> ModelExchange | None:
-        """Ask the model server once, for `client`; None when no connection to it is idle."""
+    def ask(self, request: LaneRequest, responder: MessageResponder) -> ModelExchange | None:
+        """Ask the model server once, and have `responder` tell the answer; None when no connection to it is idle."""
         sent = request.chat.with_tools(request.offer.definitions)
         started = self._resources.upstream.start(request.sender.head, dumps(sent.body()))
         if started is None:
             return None
         way = StreamExchange if sent.is_streamed else WholeExchange
-        exchange = way(request, started, client, self._resources, self._catalog)
+        exchange = way(request, started, responder, self._resources, self._catalog)
         try:
             exchange.begin(sent)
         except Exception:

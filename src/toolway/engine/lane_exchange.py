@@ -120,15 +120,15 @@ class Handover:
         self.catalog.release(self.tools)
 
 
-class MessageClient(Protocol):
-    """Whoever waits for the answer to a request in the lane.
+class MessageResponder(Protocol):
+    """Answers the client of a request in the lane, with messages of the model.
 
-    `answer`, `end` or `take_over` is called, once, as the last, unless it leaves.
+    `answer`, `end` or `take_over` is called, once, as the last, unless the client leaves.
     """
 
     @property
     def is_blocked(self) -> bool:
-        """Whether it takes no more of a streamed answer for now."""
+        """Whether the client takes no more of a streamed answer for now."""
 
     def answer(self, message: Message, headers: Sequence[Header]) -> None:
         """The answer is plain: this message, with these headers of the model server."""
@@ -156,7 +156,7 @@ class ModelExchange(ABC):
         self,
         request: LaneRequest,
         started: StartedRequest,
-        client: MessageClient,
+        responder: MessageResponder,
         resources: Resources,
         catalog: Catalog,
     ) -> None:
@@ -164,7 +164,7 @@ class ModelExchange(ABC):
         self._events = request.events
         self._started = started
         self._connection = started.connection
-        self._client = client
+        self._responder = responder
         self._store, self._target = resources.store, resources.target
         self._catalog = catalog
         self._tools = catalog.hold()
@@ -197,7 +197,7 @@ class ModelExchange(ABC):
         """Stop the model server: nobody waits for its answer."""
         self._connection.call_back(None)
         self.close()
-        self._client.run_detached(self._keep_for_later())
+        self._responder.run_detached(self._keep_for_later())
 
     def close(self) -> None:
         """End it: nobody goes on with it."""
@@ -242,7 +242,7 @@ class ModelExchange(ABC):
         reader: StreamReader | None = None,
     ) -> None:
         self._events.heard = self._told
-        self._client.take_over(
+        self._responder.take_over(
             Handover(
                 sent=self._sent,
                 request=self._started,
@@ -306,7 +306,7 @@ class WholeExchange(ModelExchange):
         elif is_plain(message):
             self._tell_end(answer, message)
             self._started.close()
-            self._client.answer(message, answer.headers)
+            self._responder.answer(message, answer.headers)
             self._catalog.release(self._tools)
         else:
             self._started.close()
@@ -349,7 +349,7 @@ class StreamExchange(ModelExchange):
                 self._show(chunks)
             if reader.is_over or self._connection.is_complete:
                 self._end(reader)
-            elif self._builder.has_calls or self._client.is_blocked:
+            elif self._builder.has_calls or self._responder.is_blocked:
                 self.hand_over()
             else:
                 self._wait()
@@ -368,12 +368,12 @@ class StreamExchange(ModelExchange):
         if not (answer.is_success and is_event_stream(answer)) or answer.is_compressed:
             return None
         self._reader = StreamReader(self._builder)
-        self._client.start(answer.headers)
+        self._responder.start(answer.headers)
         return self._reader
 
     def _show(self, chunks: Chunks) -> None:
         self._events.show(chunks)
-        self._client.write(chunks)
+        self._responder.write(chunks)
 
     def _end(self, reader: StreamReader) -> None:
         """All events are here."""
@@ -399,7 +399,7 @@ class StreamExchange(ModelExchange):
         self._connection.call_back(None)
         self._tell_end(self._take_head(), message)
         self._started.close()
-        self._client.end(message)
+        self._responder.end(message)
         self._catalog.release(self._tools)
 
     def _stop_draining(self) -> None:

@@ -49,8 +49,11 @@ class Closeable(Protocol):
         """Give back what it holds; the ordinary way has ended."""
 
 
-class LaneExchange(Protocol):
-    """A request that the lane took. Its last act is to call one method of the `LaneClient`, unless that left."""
+class PendingRequest(Protocol):
+    """A request that the lane took and has not answered.
+
+    Its last act is to call one method of the `HttpResponder`, unless the client left.
+    """
 
     def hand_over(self) -> None:
         """Leave it to the ordinary way now: there is no more time."""
@@ -59,12 +62,12 @@ class LaneExchange(Protocol):
         """Stop: nobody waits for the answer any more."""
 
 
-class LaneClient(Protocol):
-    """The client of a request that the lane took."""
+class HttpResponder(Protocol):
+    """The HTTP side of an answer: writes it to the client of a request that the lane took."""
 
     @property
     def is_blocked(self) -> bool:
-        """Whether it is behind with reading."""
+        """Whether the client is behind with reading."""
 
     def answer(self, headers: Sequence[Header], body: bytes) -> None:
         """Answer with a 200; the length is told here."""
@@ -95,7 +98,7 @@ class Lane(Protocol):
     def admit(self, scope: Scope) -> Any | None:
         """Who sends requests with this head, if the lane may be asked to answer them."""
 
-    def begin(self, sender: Any, body: bytes, client: LaneClient) -> LaneExchange | JSON | None:
+    def begin(self, sender: Any, body: bytes, responder: HttpResponder) -> PendingRequest | JSON | None:
         """Take a request of somebody who was admitted; else its body, if it was parsed, or None."""
 
     def route(self, sender: Any, *, begun: bool) -> tuple[ASGIApp, Scope]:
@@ -127,7 +130,7 @@ class LaneProtocol(HttpProtocol):
         """A request that is not whole."""
         self._sender: Any = None
         """Who sent the request that is under way in the lane."""
-        self._exchange: LaneExchange | None = None
+        self._pending: PendingRequest | None = None
         self._under_way: set[LaneProtocol] = self.app_state.setdefault(UNDER_WAY, set())
         """The connections of this process that have a request in the lane."""
         self._lane_cycle: Any = _LaneCycle()
@@ -140,9 +143,9 @@ class LaneProtocol(HttpProtocol):
         self._pulse: asyncio.TimerHandle | None = None
 
     def data_received(self, data: bytes) -> None:
-        if self._exchange is not None:
+        if self._pending is not None:
             self._held += data
-            self._look_behind(self._exchange)
+            self._look_behind(self._pending)
         elif self._coming is not None:
             self._go_on_with(self._coming, data)
         elif self._lane is None or self._begun or not self._is_idle():
@@ -150,47 +153,47 @@ class LaneProtocol(HttpProtocol):
         else:
             self._offer(data)
 
-    def _look_behind(self, exchange: LaneExchange) -> None:
+    def _look_behind(self, pending: PendingRequest) -> None:
         """Read on only while what stands behind the request is no head: who does not read notices no client's end."""
         behind = self._held.lstrip(b"\r\n")
         is_head = b"\r\n\r\n" in behind
         if is_head and behind.startswith(self._line):
             self.flow.pause_reading()
         elif is_head or len(self._held) > MAX_BEHIND:
-            exchange.hand_over()  # the parser reads it now; what it refuses it reads to its end
+            pending.hand_over()  # the parser reads it now; what it refuses it reads to its end
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        exchange, self._exchange = self._exchange, None
+        pending, self._pending = self._pending, None
         self._under_way.discard(self)
         self._held, self._sender, self._coming = b"", None, None
         if self._pulse is not None:
             self._pulse.cancel()
-        if exchange is not None:
-            exchange.client_left()
+        if pending is not None:
+            pending.client_left()
 
     def shutdown(self) -> None:
-        if self._exchange is None:
+        if self._pending is None:
             self._parse_held()
         elif self._held:
-            self._exchange.hand_over()  # the ordinary way answers what stands behind it too
+            self._pending.hand_over()  # the ordinary way answers what stands behind it too
         self._stop.add_callback(self._end_lane)  # not before: it leads back here
         super().shutdown()
 
     @property
     def is_blocked(self) -> bool:
-        """As `LaneClient`."""
+        """As `HttpResponder`."""
         return self.flow.write_paused
 
     def answer(self, headers: Sequence[Header], body: bytes) -> None:
-        """As `LaneClient`."""
+        """As `HttpResponder`."""
         self._write_head(headers, b"content-length: %d\r\n" % len(body), body)
         if len(self._under_way) == 1 and not self.tasks:  # no others whose answers could go out with this one
             self._writer.flush()
         self._end_answer()
 
     def start(self, headers: Sequence[Header]) -> None:
-        """As `LaneClient`."""
+        """As `HttpResponder`."""
         self._is_streaming = True
         self._write_head(headers, behind=b"transfer-encoding: chunked\r\n")
         self._written = self.loop.time()
@@ -198,13 +201,13 @@ class LaneProtocol(HttpProtocol):
             self._pulse = self.loop.call_later(self._keep_alive, self._write_pulse)
 
     def write(self, events: bytes) -> None:
-        """As `LaneClient`."""
+        """As `HttpResponder`."""
         if events:
             self._writer.write(b"%x\r\n%b\r\n" % (len(events), events))
             self._written = self.loop.time()
 
     def end(self, events: bytes) -> None:
-        """As `LaneClient`."""
+        """As `HttpResponder`."""
         self._writer.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(events), events))
         self._is_streaming = False
         self._end_answer()
@@ -220,7 +223,7 @@ class LaneProtocol(HttpProtocol):
         self._writer.write(b"".join(lines))
 
     def _end_answer(self) -> None:
-        self._exchange = self._sender = None
+        self._pending = self._sender = None
         self._under_way.discard(self)
         self._lane_cycle.response_complete = True
         self.server_state.total_requests += 1
@@ -249,7 +252,7 @@ class LaneProtocol(HttpProtocol):
         """One timer serves many answers of the lane: it looks when the last of them may have been long ago."""
         self.timeout_keep_alive_task = None
         rest = self._idle_since + self.timeout_keep_alive - self.loop.time()
-        if self._exchange is not None or self._coming is not None:
+        if self._pending is not None or self._coming is not None:
             return  # the answer begins it anew
         if rest > 0:
             self._close_after(rest)
@@ -260,8 +263,8 @@ class LaneProtocol(HttpProtocol):
         self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
 
     def take_over(self, handover: Closeable) -> None:
-        """As `LaneClient`: the route gets the request now, and the parser what stands behind it."""
-        sender, self._exchange, self._sender = self._sender, None, None
+        """As `HttpResponder`: the route gets the request now, and the parser what stands behind it."""
+        sender, self._pending, self._sender = self._sender, None, None
         self._under_way.discard(self)
         begun, self._is_streaming = self._is_streaming, False
         self._lane_cycle.response_complete = True
@@ -304,7 +307,7 @@ class LaneProtocol(HttpProtocol):
         return self._begin_task(cycle.run_asgi(cast("Any", app)))
 
     def run_detached(self, work: Coroutine[Any, Any, None]) -> None:
-        """As `LaneClient`."""
+        """As `HttpResponder`."""
         self._begin_task(work)
 
     def _begin_task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -344,20 +347,20 @@ class LaneProtocol(HttpProtocol):
     def _begin(self, head: _AdmittedHead, parts: Sequence[bytes], body: bytes) -> None:
         """Have the lane take a request that is whole, or parse it."""
         assert self._lane is not None  # noqa: S101
-        exchange = None
+        result = None
         try:
             if not self.flow.write_paused:
-                exchange = self._lane.begin(head.sender, body, self)
+                result = self._lane.begin(head.sender, body, self)
         except Exception:  # the border of the lane: the ordinary way can do all that it can
             log.exception("a bug in the fast lane")
-        if exchange is None:
+        if result is None:
             self._parse(parts)
-        elif isinstance(exchange, dict):
+        elif isinstance(result, dict):
             if len(body) > MAX_BEHIND:
                 head.refused_long()
-            self._run_route(head.sender, PARSED, exchange, body=body)
+            self._run_route(head.sender, PARSED, result, body=body)
         else:
-            self._exchange, self._sender = exchange, head.sender
+            self._pending, self._sender = result, head.sender
             self._under_way.add(self)
             self._lane_cycle.response_complete = False
             self.cycle = self._lane_cycle
@@ -402,8 +405,8 @@ class LaneProtocol(HttpProtocol):
 
     def _end_lane(self) -> None:
         """Have the ordinary way tell the client that the server stops."""
-        if self._exchange is not None:
-            self._exchange.hand_over()
+        if self._pending is not None:
+            self._pending.hand_over()
 
 
 class _LaneCycle:

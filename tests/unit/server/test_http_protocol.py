@@ -89,7 +89,7 @@ class DecliningLane:
     def admit(self, scope: Any) -> Any:
         return scope
 
-    def begin(self, sender: Any, body: bytes, client: Any) -> None:
+    def begin(self, sender: Any, body: bytes, responder: Any) -> None:
         return None
 
 
@@ -532,8 +532,8 @@ class CancellingLane(DecliningLane):
     def __init__(self, held: Closed) -> None:
         self.held = held
 
-    def begin(self, sender: Any, body: bytes, client: Any) -> Any:
-        client.loop.call_soon(self.hand_over, client)
+    def begin(self, sender: Any, body: bytes, responder: Any) -> Any:
+        responder.loop.call_soon(self.hand_over, responder)
         return object()
 
     def route(self, sender: Any, *, begun: bool) -> tuple[Any, Any]:
@@ -542,9 +542,9 @@ class CancellingLane(DecliningLane):
     async def never_run(self, *_: Any) -> None:
         raise AssertionError("the task was to be cancelled before")
 
-    def hand_over(self, client: LaneProtocol) -> None:
-        client.take_over(self.held)
-        for task in client.tasks:
+    def hand_over(self, responder: LaneProtocol) -> None:
+        responder.take_over(self.held)
+        for task in responder.tasks:
             task.cancel()
 
 

@@ -23,7 +23,7 @@ from toolway.server.admission import passes_uncounted
 from toolway.server.asgi import STREAM_HEADERS, parse_object, relayed
 from toolway.server.auth import AuthenticatedHead, Authenticator
 from toolway.server.caller import caller_of
-from toolway.server.lane_protocol import LaneClient
+from toolway.server.lane_protocol import HttpResponder
 from toolway.types import JSON, JSON_TYPE, Header, record
 from toolway.wire.lenient_json import dumps
 
@@ -69,7 +69,7 @@ class ChatLane:
         sender = self._lane.admit(caller_of(head.scope, self._upstream))
         return None if sender is None else Sender(head=head, lane=sender)
 
-    def begin(self, sender: Sender, raw: bytes, client: LaneClient) -> ModelExchange | JSON | None:
+    def begin(self, sender: Sender, raw: bytes, responder: HttpResponder) -> ModelExchange | JSON | None:
         """Ask the model server, if the lane is for this request; errors are told by the ordinary way."""
         if len(raw) > self.max_bytes or not self._authenticator.is_still_valid(sender.head):
             return None
@@ -78,7 +78,9 @@ class ChatLane:
         except InvalidRequest:
             return None
         request = self._lane.request_for(body, raw, sender.lane)
-        exchange = self._lane.ask(request, _Client(client, request, raw, self._count)) if request else None
+        exchange = (
+            self._lane.ask(request, _ChatResponder(responder, request, raw, self._count)) if request else None
+        )
         return exchange or body
 
     def route(self, sender: Sender, *, begun: bool) -> tuple[ASGIApp, Scope]:
@@ -87,10 +89,10 @@ class ChatLane:
 
 
 @dataclass(slots=True)
-class _Client:
-    """The client of one request, to whom a message is a chat completion: its JSON, or the chunks of a stream."""
+class _ChatResponder:
+    """Answers the client of one request with chat completions: a message is its JSON, or the chunks of a stream."""
 
-    http: LaneClient
+    http: HttpResponder
     request: LaneRequest
     raw: bytes
     count: Callable[[], None] | None
