@@ -121,7 +121,7 @@ class Handover:
 
 
 class MessageResponder(Protocol):
-    """Answers the client of a request in the lane, with messages of the model.
+    """The engine's side of an answer: takes the model's message for the client of a request in the lane.
 
     `answer`, `end` or `take_over` is called, once, as the last, unless the client leaves.
     """

@@ -78,10 +78,9 @@ class ChatLane:
         except InvalidRequest:
             return None
         request = self._lane.request_for(body, raw, sender.lane)
-        exchange = (
-            self._lane.ask(request, _ChatResponder(responder, request, raw, self._count)) if request else None
-        )
-        return exchange or body
+        if request is None:
+            return body
+        return self._lane.ask(request, _ChatResponder(responder, request, raw, self._count)) or body
 
     def route(self, sender: Sender, *, begun: bool) -> tuple[ASGIApp, Scope]:
         """As `Lane`."""
@@ -90,7 +89,7 @@ class ChatLane:
 
 @dataclass(slots=True)
 class _ChatResponder:
-    """Answers the client of one request with chat completions: a message is its JSON, or the chunks of a stream."""
+    """The chat side of an answer: makes a message a chat completion, as JSON or as the chunks of a stream."""
 
     http: HttpResponder
     request: LaneRequest
