@@ -16,7 +16,7 @@ from tests.support.upstream import Reply, whole
 from toolway.conversation.events import Chunks
 from toolway.conversation.message import Message
 from toolway.engine.fast_lane import FastLane
-from toolway.engine.lane_exchange import Handover, LaneRequest, MessageResponder, ModelExchange
+from toolway.engine.lane_exchange import ExchangeHandover, LaneRequest, MessageResponder, ModelExchange
 from toolway.types import Header
 
 CAME: list[str] = []
@@ -47,7 +47,7 @@ class Watched:
         CAME.append("streamed")
         self._responder.end(message)
 
-    def take_over(self, handover: Handover) -> None:
+    def take_over(self, handover: ExchangeHandover) -> None:
         CAME.append("handed over, begun" if handover.reader else "handed over")
         self._responder.take_over(handover)
 

@@ -31,7 +31,7 @@ from toolway.dialects import CHAT, DialectName
 from toolway.engine.history import hidden_rounds, interrupted_answers, split_turns
 from toolway.engine.history.approval_turns import ApprovalTurns, RestoredConversation
 from toolway.engine.history.failed_requests import Attempt
-from toolway.engine.lane_exchange import Handover
+from toolway.engine.lane_exchange import ExchangeHandover
 from toolway.engine.limits import Limits, LoopLimits
 from toolway.engine.loop import NOTHING_EARLIER, EarlierWork, Loop, run_tool_loop
 from toolway.engine.refused_tools import without_refused_tools
@@ -78,7 +78,7 @@ class ConversationRequest:
     """Asks the person at the client about a call."""
     shows_progress: bool = False
     """Whether its client is told how far a call is, also where TOOLWAY_PROGRESS is off."""
-    handover: Handover | None = None
+    handover: ExchangeHandover | None = None
     """What the fast lane did for this request."""
     deferred: Mapping[str, JSON] = field(default_factory=dict)
     """Functions of the client's by name that the model does not see yet; a call of one is the client's."""
@@ -215,7 +215,7 @@ class Conversation:
         request, settings, principal = self.request, self.resources.settings.loop, self.caller.principal
         return Loop(
             tools=self.tools,
-            limits=LoopLimits(self.limits, request.handover.started if request.handover else None),
+            limits=LoopLimits(self.limits, request.handover.started_at if request.handover else None),
             results=self.results,
             events=self.events,
             tool_timeout=settings.tool_timeout,

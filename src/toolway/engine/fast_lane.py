@@ -3,7 +3,7 @@
 The ordinary way, `Engine.open` and `Conversation.run`, is the truth. A request may take the lane when that way could do
 no more with it than put our tools in, send it, and hand the answer on: `FastLane.request_for` is that contract, one
 look. What comes of it is looked at once more (`is_plain`); all but a plain answer in words goes the ordinary way, which
-gets what was asked and answered as a `Handover`, and asks nothing twice; of a stream, from the first call on.
+gets what was asked and answered as an `ExchangeHandover`, and asks nothing twice; of a stream, from the first call on.
 `tests/integration/test_fast_lane.py` and `test_streamed_lane.py` hold the lane to the same bytes in both directions.
 """
 

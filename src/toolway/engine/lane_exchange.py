@@ -65,8 +65,8 @@ class LaneRequest:
 
 
 @record
-class Handover:
-    """What the lane did for a request that must go the ordinary way: what was `sent`, and what subscribers heard.
+class ExchangeHandover:
+    """The state of an exchange whose request must go the ordinary way: what was `sent`, and what subscribers heard.
 
     The exchange with the model server is over where a `message` came of it, else the `request` is under way. Of a
     streamed answer the `reader` has read the beginning, and the client has what could be seen of that.
@@ -75,7 +75,7 @@ class Handover:
     sent: ChatRequest
     request: StartedRequest
     events: EventStream
-    started: float
+    started_at: float
     """When it was sent, in monotonic seconds."""
     side: SideRequest | None = None
     """What its client asks for itself, if it is that."""
@@ -142,7 +142,7 @@ class MessageResponder(Protocol):
     def end(self, message: Message) -> None:
         """The stream was plain to its end, and this message in all."""
 
-    def take_over(self, handover: Handover) -> None:
+    def take_over(self, handover: ExchangeHandover) -> None:
         """The request must go the ordinary way."""
 
     def run_detached(self, work: Coroutine[Any, Any, None]) -> None:
@@ -243,11 +243,11 @@ class ModelExchange(ABC):
     ) -> None:
         self._events.heard = self._told
         self._responder.take_over(
-            Handover(
+            ExchangeHandover(
                 sent=self._sent,
                 request=self._started,
                 events=self._events,
-                started=self._began,
+                started_at=self._began,
                 side=self._request.side,
                 message=message,
                 headers=headers,

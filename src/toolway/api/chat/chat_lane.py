@@ -17,7 +17,7 @@ from toolway.conversation.events import Chunks
 from toolway.conversation.message import Message
 from toolway.dialects import CHAT
 from toolway.engine.engine import Engine
-from toolway.engine.lane_exchange import Handover, LaneRequest, LaneSender, ModelExchange
+from toolway.engine.lane_exchange import ExchangeHandover, LaneRequest, LaneSender, ModelExchange
 from toolway.errors import InvalidRequest
 from toolway.server.admission import passes_uncounted
 from toolway.server.asgi import STREAM_HEADERS, parse_object, relayed
@@ -120,7 +120,7 @@ class _ChatResponder:
         usage = message.usage if wants_usage(self.request.chat) else None
         self.http.end(self.writer.end(message, usage))
 
-    def take_over(self, handover: Handover) -> None:
+    def take_over(self, handover: ExchangeHandover) -> None:
         caller = self.request.sender.caller
         self.http.take_over(ChatHandover(handover=handover, raw=self.raw, caller=caller, writer=self.writer))
 

@@ -16,7 +16,7 @@ from toolway.conversation.message import TEXT_FIELDS, ChatRequest, Message, join
 from toolway.conversation.tool_calls import call_object
 from toolway.engine.conversation import Conversation, ConversationRequest
 from toolway.engine.engine import Engine, ToolsAtHand
-from toolway.engine.lane_exchange import Handover
+from toolway.engine.lane_exchange import ExchangeHandover
 from toolway.engine.request_options import RequestOptions, choices_of, with_deferred
 from toolway.engine.request_tools import RequestTools
 from toolway.errors import InvalidRequest, Stopping, ToolwayError, UpstreamError
@@ -35,14 +35,14 @@ from toolway.wire.lenient_json import dumps
 class ChatHandover:
     """A request that was in the fast lane; if it is streamed and has begun, with the `writer` of its beginning."""
 
-    handover: Handover
+    handover: ExchangeHandover
     raw: bytes
     """Its body."""
     caller: Caller
     writer: ChunkWriter | None
 
     def close(self) -> None:
-        """As `Handover.close`."""
+        """As `ExchangeHandover.close`."""
         self.handover.close()
 
 
@@ -173,7 +173,7 @@ async def _fail(error: ToolwayError) -> bytes:
 
 
 def read_request(
-    body: JSON, options: RequestOptions, tools: ToolsAtHand, handover: Handover | None = None
+    body: JSON, options: RequestOptions, tools: ToolsAtHand, handover: ExchangeHandover | None = None
 ) -> ConversationRequest:
     """The conversation that a body asks for; entries of the type mcp in its tools choose among the servers here."""
     request = ChatRequest.of(body)
