@@ -19,8 +19,8 @@ from toolway.engine.history import failed_requests, interrupted_answers
 from toolway.engine.history.approval_turns import code_in
 from toolway.engine.history.split_turns import may_have_ids
 from toolway.engine.lane_exchange import (
+    LaneCaller,
     LaneRequest,
-    LaneSender,
     MessageResponder,
     ModelExchange,
     StreamExchange,
@@ -64,7 +64,7 @@ class FastLane:
         self._make_events = make_events
         self._policy = policy
 
-    def admit(self, caller: Caller) -> LaneSender | None:
+    def admit(self, caller: Caller) -> LaneCaller | None:
         """What is the same in all requests with one head; None: they are not for the lane.
 
         It is for callers without limits of their own, who ask nothing by headers or query.
@@ -82,16 +82,16 @@ class FastLane:
             head = self._resources.upstream.post_head(CHAT_COMPLETIONS, [*caller.headers, JSON_TYPE])
         except UpstreamError:  # the ordinary way says why it cannot be sent
             return None
-        return LaneSender(caller=caller, head=head)
+        return LaneCaller(caller=caller, head=head)
 
-    def request_for(self, body: JSON, raw: bytes, sender: LaneSender) -> LaneRequest | None:
+    def request_for(self, body: JSON, raw: bytes, lane_caller: LaneCaller) -> LaneRequest | None:
         """A request that wants nothing of Toolway itself, to be asked at once; None: not by this lane.
 
         The lane is for one answer, whole or streamed, to a client that names no tools, of a caller who may use the
         model, to a conversation that holds no calls or questions and of which nothing can be kept; while it is known
         of the model which of our tools it is offered.
         """
-        caller = sender.caller
+        caller = lane_caller.caller
         if not (self._is_open and _is_plain(body) and _may_use_model(caller, body)):
             return None
         if self._policy.rules.rules and any(map(code_in, body["messages"])):
@@ -103,7 +103,14 @@ class FastLane:
         offer = NO_TOOLS if side else self._offer_for(chat, caller)
         if offer is None or not (offer.tools or BESIDE_TOOLS.isdisjoint(body)):
             return None
-        return LaneRequest(chat=chat, sender=sender, offer=offer, events=self._make_events(), side=side)
+        return LaneRequest(
+            chat=chat,
+            caller=caller,
+            head=lane_caller.head,
+            offer=offer,
+            events=self._make_events(),
+            side=side,
+        )
 
     def _may_be_continued(self, messages: Sequence[Any], raw: bytes, caller: Caller) -> bool:
         """Whether an earlier attempt at this request, or an answer that broke off, may have left rounds for it."""
@@ -119,7 +126,7 @@ class FastLane:
     def ask(self, request: LaneRequest, responder: MessageResponder) -> ModelExchange | None:
         """Ask the model server once, and have `responder` tell the answer; None when no connection to it is idle."""
         sent = request.chat.with_tools(request.offer.definitions)
-        started = self._resources.upstream.start(request.sender.head, dumps(sent.body()))
+        started = self._resources.upstream.start(request.head, dumps(sent.body()))
         if started is None:
             return None
         way = StreamExchange if sent.is_streamed else WholeExchange

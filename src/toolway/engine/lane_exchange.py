@@ -44,7 +44,7 @@ log = logging.getLogger("toolway.chat")
 
 
 @record
-class LaneSender:
+class LaneCaller:
     """A caller whose requests may take the lane, and the head of what is sent to the model server for each."""
 
     caller: Caller
@@ -56,7 +56,9 @@ class LaneRequest:
     """A request that may take the lane."""
 
     chat: ChatRequest
-    sender: LaneSender
+    caller: Caller
+    head: PostHead
+    """Of what is sent to the model server for it."""
     offer: Offer
     """Our tools in it."""
     events: EventStream
@@ -181,7 +183,7 @@ class ModelExchange(ABC):
             began = ConversationBegan(
                 request=request.chat,
                 offered=request.offer.tools,
-                caller=request.sender.caller,
+                caller=request.caller,
                 side=str(request.side or ""),
                 stream=ref(self._events),
             )
@@ -206,9 +208,7 @@ class ModelExchange(ABC):
 
     async def _keep_for_later(self) -> None:
         request = self._request
-        await interrupted_answers.keep(
-            self._store, request.sender.caller, request.chat.messages, self._events
-        )
+        await interrupted_answers.keep(self._store, request.caller, request.chat.messages, self._events)
         self._events.notify(ClientLeft())
 
     def _look(self) -> None:

@@ -17,7 +17,7 @@ from toolway.conversation.events import Chunks
 from toolway.conversation.message import Message
 from toolway.dialects import CHAT
 from toolway.engine.engine import Engine
-from toolway.engine.lane_exchange import ExchangeHandover, LaneRequest, LaneSender, ModelExchange
+from toolway.engine.lane_exchange import ExchangeHandover, LaneCaller, LaneRequest, ModelExchange
 from toolway.errors import InvalidRequest
 from toolway.server.admission import passes_uncounted
 from toolway.server.asgi import STREAM_HEADERS, parse_object, relayed
@@ -29,11 +29,11 @@ from toolway.wire.lenient_json import dumps
 
 
 @record
-class Sender:
-    """Who sends requests with one head."""
+class ChatSender:
+    """Who sends chat completions with one head: as authentication sees it, and as the lane does."""
 
     head: AuthenticatedHead
-    lane: LaneSender
+    lane_caller: LaneCaller
 
 
 class ChatLane:
@@ -61,15 +61,15 @@ class ChatLane:
         self._authenticator = authenticator
         self._count = count
 
-    def admit(self, scope: Scope) -> Sender | None:
+    def admit(self, scope: Scope) -> ChatSender | None:
         """Who sends requests with this head, if authentication and admission only let them pass."""
         head = self._authenticator.admit(scope)
         if head is None or not passes_uncounted(head.scope):
             return None
-        sender = self._lane.admit(caller_of(head.scope, self._upstream))
-        return None if sender is None else Sender(head=head, lane=sender)
+        lane_caller = self._lane.admit(caller_of(head.scope, self._upstream))
+        return None if lane_caller is None else ChatSender(head=head, lane_caller=lane_caller)
 
-    def begin(self, sender: Sender, raw: bytes, responder: HttpResponder) -> ModelExchange | JSON | None:
+    def begin(self, sender: ChatSender, raw: bytes, responder: HttpResponder) -> ModelExchange | JSON | None:
         """Ask the model server, if the lane is for this request; errors are told by the ordinary way."""
         if len(raw) > self.max_bytes or not self._authenticator.is_still_valid(sender.head):
             return None
@@ -77,12 +77,12 @@ class ChatLane:
             body = check_body(parse_object(raw))
         except InvalidRequest:
             return None
-        request = self._lane.request_for(body, raw, sender.lane)
+        request = self._lane.request_for(body, raw, sender.lane_caller)
         if request is None:
             return body
         return self._lane.ask(request, _ChatResponder(responder, request, raw, self._count)) or body
 
-    def route(self, sender: Sender, *, begun: bool) -> tuple[ASGIApp, Scope]:
+    def route(self, sender: ChatSender, *, begun: bool) -> tuple[ASGIApp, Scope]:
         """As `Lane`."""
         return self._begun if begun else self._app, sender.head.scope
 
@@ -121,7 +121,7 @@ class _ChatResponder:
         self.http.end(self.writer.end(message, usage))
 
     def take_over(self, handover: ExchangeHandover) -> None:
-        caller = self.request.sender.caller
+        caller = self.request.caller
         self.http.take_over(ChatHandover(handover=handover, raw=self.raw, caller=caller, writer=self.writer))
 
     def run_detached(self, work: Coroutine[Any, Any, None]) -> None:
