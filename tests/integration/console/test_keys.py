@@ -173,6 +173,21 @@ def test_nothing_is_asked_between_the_first_key_and_its_session(browser, tmp_pat
         expect(page.get_by_role("row", name="me")).to_be_visible()
 
 
+def test_a_key_that_is_made_when_the_session_is_over_leads_to_the_sign_in(app, browser):
+    with browser.new_context() as tab:  # no `console_page`: browsers write each 401 into their log
+        page = tab.new_page()
+        page.goto(f"{app.url}/#/keys")
+        sign_in(page, "operators-key")
+        page.get_by_role("link", name="Add a key").click()
+        page.get_by_label("Name").fill("phone")
+        tab.clear_cookies()
+        page.get_by_role("button", name="Make the key").click()
+        sign_in(page, "operators-key")
+        page.get_by_label("Name").fill("phone")
+        page.get_by_role("button", name="Make the key").click()
+        secret_on(page)
+
+
 def test_the_list_shows_what_each_may_and_hostile_names_as_text(app, browser):
     with console_page(browser, f"{app.url}/#/keys", color_scheme="dark") as page:
         sign_in(page, "operators-key")

@@ -24,26 +24,31 @@ let renewed = Promise.resolve();
 
 export async function open(method, path, body, signal) {
   await renewed;
+  return accepted(await send(method, path, body, signal));
+}
+
+async function send(method, path, body, signal) {
   const headers = { accept: "application/json" };
   if (method !== "GET") headers["x-toolway-console"] = session.value?.token ?? "open";
   if (body !== undefined) headers["content-type"] = "application/json";
-  let response;
   try {
-    response = await fetch(new URL(path, BASE), {
+    const response = await fetch(new URL(path, BASE), {
       method, headers, signal, body: body === undefined ? undefined : JSON.stringify(body),
     });
+    offline.value = false;
+    return response;
   } catch (error) {
     if (error.name === "AbortError") throw error;
     offline.value = true;
     throw new Refused(0, { message: "Toolway does not answer. Does it run?" });
   }
-  offline.value = false;
-  if (!response.ok) {
-    const refusal = await response.json().catch(() => ({}));
-    if (response.status === 401) await loadSession();
-    throw new Refused(response.status, refusal.error ?? {});
-  }
-  return response;
+}
+
+async function accepted(response) {
+  if (response.ok) return response;
+  const refusal = await response.json().catch(() => ({}));
+  if (response.status === 401) await loadSession();
+  throw new Refused(response.status, refusal.error ?? {});
 }
 
 async function ask(method, path, body) {
@@ -60,13 +65,17 @@ export async function loadSession() {
   session.value = await get("session");
 }
 
-export function changeKey(path, body) {
-  const answer = post(path, body).then((key) => {
-    if (key.token) session.value = { ...session.value, is_in: true, can_sign_in: true, token: key.token };
-    return key;
+export async function changeKey(path, body = {}) {
+  const answer = renewed.then(() => send("POST", path, body));
+  const key = answer.then(async (response) => {
+    if (!response.ok) return null;
+    const made = await response.json();
+    if (made.token) session.value = { ...session.value, is_in: true, can_sign_in: true, token: made.token };
+    return made;
   });
-  renewed = answer.catch(() => {});
-  return answer;
+  renewed = key.catch(() => {});
+  /* A refusal is read behind that: it may ask for the session. */
+  return (await key) ?? accepted(await answer);
 }
 
 export async function signIn(key) {
