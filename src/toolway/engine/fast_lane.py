@@ -64,8 +64,8 @@ class FastLane:
         self._make_events = make_events
         self._policy = policy
 
-    def admit(self, caller: Caller) -> LaneCaller | None:
-        """What is the same in all requests with one head; None: they are not for the lane.
+    def prepare_caller(self, caller: Caller) -> LaneCaller | None:
+        """Prepare what is the same in all requests of a caller with one head; None: they are not for the lane.
 
         It is for callers without limits of their own, who ask nothing by headers or query.
         """

@@ -201,7 +201,7 @@ class AllowList:
         if place.address is None and (self.lists(place) or self._networks(place)):
             return None
         matched = self._is_matched(place)
-        if place.address is not None and self.admits(place, place.address):
+        if place.address is not None and self.allows(place, place.address):
             return None
         if matched and place.scheme == "http":
             return f"http:// is for hosts that {SETTING} lists by name or address; use https://"
@@ -209,7 +209,7 @@ class AllowList:
             return None
         return f"{SETTING} does not list {place.netloc}"
 
-    def admits(self, place: Destination, address: Address) -> bool:
+    def allows(self, place: Destination, address: Address) -> bool:
         """Whether a place may be reached at this address of it."""
         address = unmapped(address)
         if any(address in network for network in self._networks(place)):
@@ -317,7 +317,7 @@ class SsrfGuard:
         if (host, port) != (self.place.host, self.place.port):
             raise self._no("it leads to another host")
         found = [host] if self.place.address else await self._looked_up()
-        if not found or not all(self._allowed.admits(self.place, ip_address(text)) for text in found):
+        if not found or not all(self._allowed.allows(self.place, ip_address(text)) for text in found):
             raise self._no("it has no address that may be used")
         return found
 

@@ -99,7 +99,7 @@ class Admission:
             await send_error(scope, send, error)
 
 
-def passes_uncounted(scope: Scope) -> bool:
+def may_skip_admission(scope: Scope) -> bool:
     """Whether `Admission.run` would do nothing with this request but hand it to its handler, which is ours."""
     if PRINCIPAL_KEY not in scope:
         return True

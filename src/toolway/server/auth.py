@@ -226,7 +226,7 @@ class FoundKeys(NamedTuple):
 
 @record
 class AuthenticatedHead:
-    """A head that may come in: its scope as those behind see it, and by which keys."""
+    """The head of a request that was authenticated: its scope as those behind see it, and by which keys."""
 
     scope: Scope
     seen: list[Header]
@@ -294,8 +294,8 @@ class Authenticator:
                 ours.append(header)
         return FoundKeys(principal, ours)
 
-    def admit(self, scope: Scope) -> AuthenticatedHead | None:
-        """Let a request in that has nothing of its own done to its answer; None for all others.
+    def authenticate_head(self, scope: Scope) -> AuthenticatedHead | None:
+        """Authenticate a head whose answers need no headers of their own for CORS; None for all others.
 
         Others are whoever has a token of an identity provider, which may have to be asked, and pages of other origins.
         """
@@ -316,7 +316,7 @@ class Authenticator:
         )
 
     def is_still_valid(self, head: AuthenticatedHead) -> bool:
-        """Whether what came in would come in as the same again: its key may have been taken away or changed."""
+        """Whether a head would be authenticated as the same again: its key may have been taken away or changed."""
         try:
             return (self.find_keys(head.seen) if self._keys.is_closed else None) == head.keys
         except ToolwayError:

@@ -95,14 +95,14 @@ class Lane(Protocol):
     max_bytes: int
     """How long the body of a request may be."""
 
-    def admit(self, scope: Scope) -> Any | None:
-        """Who sends requests with this head, if the lane may be asked to answer them."""
+    def find_sender(self, scope: Scope) -> Any | None:
+        """Who sends requests with this head, if the lane may be asked to answer them; else None."""
 
     def begin(self, sender: Any, body: bytes, responder: HttpResponder) -> PendingRequest | JSON | None:
-        """Take a request of somebody who was admitted; else its body, if it was parsed, or None."""
+        """Take a request of a sender that was found; else its body, if it was parsed, or None."""
 
     def route(self, sender: Any, *, begun: bool) -> tuple[ASGIApp, Scope]:
-        """The route behind authentication that has what the lane does not answer of who was admitted; the scope.
+        """The route behind authentication that answers a sender's requests where the lane does not; its scope.
 
         Of an answer that has `begun` the client has the head.
         """
@@ -112,7 +112,7 @@ class LaneProtocol(HttpProtocol):
     """`HttpProtocol` with a lane in front of its parser.
 
     A request is offered to the lane when nothing else is under way on its connection, it came whole with nothing
-    behind it, and its head is one that the lane admits. All else happens as if there were no lane.
+    behind it, and the lane finds a sender for its head. All else happens as if there were no lane.
     """
 
     def __init__(self, receive_timeout: float, send_timeout: float, keep_alive: float, **given: Any) -> None:
@@ -121,8 +121,8 @@ class LaneProtocol(HttpProtocol):
         self._keep_alive = keep_alive
         self._lane: Lane | None = self.app_state.get(LANE)
         self._line = f"POST {self._lane.path} HTTP/1.1\r\n".encode() if self._lane else b""
-        self._head: _AdmittedHead | None = None
-        """The last one that was admitted: clients send one head again and again."""
+        self._head: _LaneHead | None = None
+        """The last one that was read: clients send one head again and again."""
         self._most = min(MAX_SIZE, self._lane.max_bytes) if self._lane else 0
         self._held = b""
         """What came behind the request that is under way in the lane."""
@@ -321,7 +321,7 @@ class LaneProtocol(HttpProtocol):
         head = self._head
         place = head.body_in(data) if head is not None else None
         if place is None and data.startswith(self._line):
-            head = self._head = self._admit_head(data)
+            head = self._head = self._read_lane_head(data)
             place = head.body_in(data) if head is not None else None
         if head is None or place is None or not head.takes(place[1], self._most) or len(data) > place[1]:
             super().data_received(data)
@@ -344,7 +344,7 @@ class LaneProtocol(HttpProtocol):
         head, body = coming.whole()
         self._begin(coming.head, (head, body), body)
 
-    def _begin(self, head: _AdmittedHead, parts: Sequence[bytes], body: bytes) -> None:
+    def _begin(self, head: _LaneHead, parts: Sequence[bytes], body: bytes) -> None:
         """Have the lane take a request that is whole, or parse it."""
         assert self._lane is not None  # noqa: S101
         result = None
@@ -370,7 +370,7 @@ class LaneProtocol(HttpProtocol):
         for part in parts:
             super().data_received(part)
 
-    def _admit_head(self, data: bytes) -> _AdmittedHead | None:
+    def _read_lane_head(self, data: bytes) -> _LaneHead | None:
         assert self._lane is not None  # noqa: S101
         if (found := _read_head(data)) is None:
             return None
@@ -390,7 +390,7 @@ class LaneProtocol(HttpProtocol):
             "client": self.client,
             "extensions": self._extensions,
         }
-        return _AdmittedHead(head, self._lane.admit(scope))
+        return _LaneHead(head, self._lane.find_sender(scope))
 
     def _parse_held(self) -> None:
         data, coming, self._held, self._coming = self._held, self._coming, b"", None
@@ -417,13 +417,13 @@ class _LaneCycle:
     message_event = asyncio.Event()
 
 
-class _AdmittedHead:
-    """A head that was asked about, and who sends it."""
+class _LaneHead:
+    """A head that the lane was asked about, and who sends it."""
 
     def __init__(self, head: KnownHead, sender: Any | None) -> None:
         self.body_in = head.body_in
         self.sender = sender
-        """None: the lane does not admit it."""
+        """None: the lane found none."""
         self._passed_by = 0
 
     def refused_long(self) -> None:
@@ -443,7 +443,7 @@ class _AdmittedHead:
 class _ComingRequest:
     """A request of which not all has come; it begins with a known head."""
 
-    def __init__(self, head: _AdmittedHead, data: bytes, start: int, end: int) -> None:
+    def __init__(self, head: _LaneHead, data: bytes, start: int, end: int) -> None:
         self.head = head
         self.parts = [data]
         self.missing = end - len(data)

@@ -18,7 +18,7 @@ def allows(setting: str, url: str, *addresses: str) -> bool:
     """Whether a URL may be used when its name leads to these addresses."""
     allowed, place = AllowList(parse_allowed(setting)), read_destination(url)
     found = [ip_address(text) for text in addresses] or [place.address]
-    return allowed.denial_of(place) is None and all(a is not None and allowed.admits(place, a) for a in found)
+    return allowed.denial_of(place) is None and all(a is not None and allowed.allows(place, a) for a in found)
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,7 @@ class DecliningLane:
     path = "/v1/chat/completions"
     max_bytes = 10_000_000
 
-    def admit(self, scope: Any) -> Any:
+    def find_sender(self, scope: Any) -> Any:
         return scope
 
     def begin(self, sender: Any, body: bytes, responder: Any) -> None:

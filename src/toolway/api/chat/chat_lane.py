@@ -19,7 +19,7 @@ from toolway.dialects import CHAT
 from toolway.engine.engine import Engine
 from toolway.engine.lane_exchange import ExchangeHandover, LaneCaller, LaneRequest, ModelExchange
 from toolway.errors import InvalidRequest
-from toolway.server.admission import passes_uncounted
+from toolway.server.admission import may_skip_admission
 from toolway.server.asgi import STREAM_HEADERS, parse_object, relayed
 from toolway.server.auth import AuthenticatedHead, Authenticator
 from toolway.server.caller import caller_of
@@ -61,12 +61,12 @@ class ChatLane:
         self._authenticator = authenticator
         self._count = count
 
-    def admit(self, scope: Scope) -> ChatSender | None:
-        """Who sends requests with this head, if authentication and admission only let them pass."""
-        head = self._authenticator.admit(scope)
-        if head is None or not passes_uncounted(head.scope):
+    def find_sender(self, scope: Scope) -> ChatSender | None:
+        """Who sends requests with this head, if authentication and admission do nothing but let them pass."""
+        head = self._authenticator.authenticate_head(scope)
+        if head is None or not may_skip_admission(head.scope):
             return None
-        lane_caller = self._lane.admit(caller_of(head.scope, self._upstream))
+        lane_caller = self._lane.prepare_caller(caller_of(head.scope, self._upstream))
         return None if lane_caller is None else ChatSender(head=head, lane_caller=lane_caller)
 
     def begin(self, sender: ChatSender, raw: bytes, responder: HttpResponder) -> ModelExchange | JSON | None:
