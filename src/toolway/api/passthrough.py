@@ -28,9 +28,9 @@ _PREFIX = b"/v1"
 class Passthrough:
     """An ASGI app. Bodies of any size pass in both directions, as fast as the slower side takes them.
 
-    Hop-by-hop and CORS headers stay on their side. A client that leaves closes the upstream request; an
-    upstream that breaks off inside its answer cuts the client's connection, since a clean end would say that
-    the answer was whole.
+    Hop-by-hop and CORS headers stay on their side. A client that leaves closes the request to the model server; a
+    model server that breaks off inside its answer cuts the client's connection, since a clean end would say
+    that the answer was whole.
 
     From a principal who may not use each model only what names one that it may use is passed on; `max_bytes` bounds the
     bodies that must be read for it.

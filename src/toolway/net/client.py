@@ -121,11 +121,11 @@ class HttpClient:
     ) -> Exchange:
         """A request that is sent when the exchange is entered (`async with`).
 
-        `target` is the whole path with its query. Names of `headers` are lower-case; those that belong to the
-        connection are left out, but a content-length says how long an iterated body is; it is sent chunked
-        without one. Such a body is sent while the block runs: the answer may come first. A `repeatable` request
-        with its whole body is sent again when it met the closing of a used connection. Raises HttpError
-        for a request that cannot be written.
+        `target` is HTTP's request target: the whole path with its query. Names of `headers` are lower-case; those
+        that belong to the connection are left out, but a content-length says how long an iterated body is; it is
+        sent chunked without one. Such a body is sent while the block runs: the answer may come first. A
+        `repeatable` request with its whole body is sent again when it met the closing of a used connection.
+        Raises HttpError for a request that cannot be written.
         """
         if body is None or isinstance(body, bytes):
             request = whole_request(method, self.head(method, target, headers), body)

@@ -85,7 +85,7 @@ NOT_RELAYED = frozenset(
         b"x-accel-buffering",
     }
 )
-"""Headers of an upstream answer that do not hold for the answer that Toolway makes of it."""
+"""Headers of a model server's answer that do not hold for the answer that Toolway makes of it."""
 
 
 async def send_whole(send: Send, status: int, body: bytes, headers: Sequence[Header] = (JSON_TYPE,)) -> None:
@@ -101,7 +101,7 @@ async def send_json(send: Send, status: int, body: Any, headers: Sequence[Header
 
 
 def relayed(headers: Iterable[Header]) -> list[Header]:
-    """The upstream headers that a client may use: request ids, rate limits, retry-after, vendor ones."""
+    """The headers of a model server that a client may use: request ids, rate limits, retry-after, vendor ones."""
     return [
         (name, value)
         for name, value in headers
@@ -188,7 +188,7 @@ async def stream_events(
 
 
 async def relay(answer: UpstreamResponse, send: Send) -> None:
-    """An upstream answer to the client as it comes; what is said of CORS is ours to say."""
+    """Send a model server's answer to the client as it comes; what is said of CORS is ours to say."""
     headers = [header for header in answer.headers if not header[0].startswith(b"access-control-")]
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
     while data := await answer.receive():

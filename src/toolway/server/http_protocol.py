@@ -34,7 +34,7 @@ MAX_HEAD = 64 * 1024
 """Bytes of a request line and its headers; also of what follows a chunked body."""
 
 MAX_BATCH = 64 * 1024
-"""Bytes of an answer that wait for the end of the event loop's turn; more go out at once."""
+"""Bytes of an answer that wait for the end of the event loop's iteration; more go out at once."""
 
 
 _BODY = frozenset({b"content-length", b"transfer-encoding"})
@@ -329,7 +329,7 @@ class _OldCycle(Cycle):
 
 
 class _WriteBatch:
-    """The transport for answers: what is written in one turn of the event loop goes out together, at its end.
+    """The transport for answers: what is written in one iteration of the event loop goes out together, at its end.
 
     A write costs a tenth of a small request; a head and its body are two, and so are the last words and the end.
     A whole answer waits too, unless it is the only one under way: it goes out beside those of other connections,

@@ -58,7 +58,7 @@ TRACE_HEADERS: ContextVar[Sequence[Header]] = ContextVar("trace_headers", defaul
 
 
 class UpstreamResponse:
-    """An upstream answer whose head has come. `headers` are lower-case and end-to-end."""
+    """An answer of the model server whose head has come. `headers` are lower-case and end-to-end."""
 
     def __init__(self, connection: Connection, max_bytes: int, *, has_path: bool) -> None:
         response = connection.response

@@ -562,7 +562,7 @@ def test_what_a_lane_holds_is_given_back_by_a_task_that_never_begins() -> None:
     assert state[UNDER_WAY] == set()
 
 
-async def test_what_is_written_in_one_turn_of_the_loop_goes_out_together() -> None:
+async def test_what_is_written_in_one_iteration_of_the_loop_goes_out_together() -> None:
     written = Written()
     answer = gathering(written)
     for piece in (b"head ", b"body ", b"more"):
@@ -572,7 +572,7 @@ async def test_what_is_written_in_one_turn_of_the_loop_goes_out_together() -> No
     assert written.writes == [b"head body more"]
 
 
-async def test_much_does_not_wait_for_the_end_of_the_turn() -> None:
+async def test_much_does_not_wait_for_the_end_of_the_iteration() -> None:
     written = Written()
     answer = gathering(written)
     answer.write(b"head ")
