@@ -32,7 +32,7 @@ UNDER_WAY = "toolway.lane.under_way"
 HANDOVER = "toolway.handover"
 """Where `scope["extensions"]` has what the lane did for a request that goes the ordinary way."""
 
-PARSED = "toolway.parsed"
+PARSED_BODY = "toolway.parsed"
 """Where it has the JSON object of a body that the lane read and did not take."""
 
 MAX_SIZE = 2**20
@@ -126,7 +126,7 @@ class LaneProtocol(HttpProtocol):
         self._most = min(MAX_SIZE, self._lane.max_bytes) if self._lane else 0
         self._held = b""
         """What came behind the request that is under way in the lane."""
-        self._coming: _ComingRequest | None = None
+        self._partial: _PartialRequest | None = None
         """A request that is not whole."""
         self._sender: Any = None
         """Who sent the request that is under way in the lane."""
@@ -146,8 +146,8 @@ class LaneProtocol(HttpProtocol):
         if self._pending is not None:
             self._held += data
             self._look_behind(self._pending)
-        elif self._coming is not None:
-            self._go_on_with(self._coming, data)
+        elif self._partial is not None:
+            self._go_on_with(self._partial, data)
         elif self._lane is None or self._begun or not self._is_idle():
             super().data_received(data)
         else:
@@ -166,7 +166,7 @@ class LaneProtocol(HttpProtocol):
         super().connection_lost(exc)
         pending, self._pending = self._pending, None
         self._under_way.discard(self)
-        self._held, self._sender, self._coming = b"", None, None
+        self._held, self._sender, self._partial = b"", None, None
         if self._pulse is not None:
             self._pulse.cancel()
         if pending is not None:
@@ -252,7 +252,7 @@ class LaneProtocol(HttpProtocol):
         """One timer serves many answers of the lane: it looks when the last of them may have been long ago."""
         self.timeout_keep_alive_task = None
         rest = self._idle_since + self.timeout_keep_alive - self.loop.time()
-        if self._pending is not None or self._coming is not None:
+        if self._pending is not None or self._partial is not None:
             return  # the answer begins it anew
         if rest > 0:
             self._close_after(rest)
@@ -328,21 +328,21 @@ class LaneProtocol(HttpProtocol):
         elif len(data) == place[1]:
             self._begin(head, (data,), data[place[0] :])
         else:
-            self._coming = _ComingRequest(head, data, *place)
+            self._partial = _PartialRequest(head, data, *place)
             self._extend_due(len(data))
 
-    def _go_on_with(self, coming: _ComingRequest, data: bytes) -> None:
+    def _go_on_with(self, partial: _PartialRequest, data: bytes) -> None:
         """More of a request came, or what stands behind it."""
-        coming.add(data)
-        if coming.missing > 0:
+        partial.add(data)
+        if partial.missing > 0:
             self._extend_due(len(data))
             return
-        if coming.missing < 0:
+        if partial.missing < 0:
             self._parse_held()
             return
-        self._coming = None
-        head, body = coming.whole()
-        self._begin(coming.head, (head, body), body)
+        self._partial = None
+        head, body = partial.whole()
+        self._begin(partial.head, (head, body), body)
 
     def _begin(self, head: _LaneHead, parts: Sequence[bytes], body: bytes) -> None:
         """Have the lane take a request that is whole, or parse it."""
@@ -358,7 +358,7 @@ class LaneProtocol(HttpProtocol):
         elif isinstance(result, dict):
             if len(body) > MAX_BEHIND:
                 head.refused_long()
-            self._run_route(head.sender, PARSED, result, body=body)
+            self._run_route(head.sender, PARSED_BODY, result, body=body)
         else:
             self._pending, self._sender = result, head.sender
             self._under_way.add(self)
@@ -393,11 +393,11 @@ class LaneProtocol(HttpProtocol):
         return _LaneHead(head, self._lane.find_sender(scope))
 
     def _parse_held(self) -> None:
-        data, coming, self._held, self._coming = self._held, self._coming, b"", None
-        self._parse(coming.parts if coming is not None else [data] if data else ())
+        data, partial, self._held, self._partial = self._held, self._partial, b"", None
+        self._parse(partial.parts if partial is not None else [data] if data else ())
 
     def _check_due(self) -> None:
-        if self._coming is not None:
+        if self._partial is not None:
             due = self._due
             self._parse_held()  # so that the ordinary way ends it
             self._due = due
@@ -440,7 +440,7 @@ class _LaneHead:
         return True
 
 
-class _ComingRequest:
+class _PartialRequest:
     """A request of which not all has come; it begins with a known head."""
 
     def __init__(self, head: _LaneHead, data: bytes, start: int, end: int) -> None:

@@ -24,7 +24,7 @@ from toolway.server.asgi import EventStreamResponse, parse_object, read_body, re
 from toolway.server.caller import caller_of
 from toolway.server.cancellation import cancel_on_disconnect, error_at_stop
 from toolway.server.envelopes import send_error
-from toolway.server.lane_protocol import HANDOVER, PARSED
+from toolway.server.lane_protocol import HANDOVER, PARSED_BODY
 from toolway.types import JSON, Caller, record
 from toolway.upstream.client import CHAT_COMPLETIONS
 from toolway.upstream.model_call import streamed_model_call, whole_model_call
@@ -65,7 +65,7 @@ class ChatCompletions:
             raw, caller, body = begun.raw, begun.caller, begun.handover.sent.options
         else:
             raw = await read_body(scope, receive, self._settings.server.max_body_bytes)
-            body = extensions.get(PARSED) or check_body(parse_object(raw))
+            body = extensions.get(PARSED_BODY) or check_body(parse_object(raw))
             caller = caller_of(scope, self._settings.upstream)
         options = read_option_headers(caller.option_headers)
 
