@@ -54,7 +54,7 @@ class ChatLane:
         Where requests are counted, `count` is called for each whose answer begins here, and `counted` is the route of
         all others.
         """
-        self._begun, self._app = app, counted or app
+        self._app, self._counted_app = app, counted or app
         self._lane = engine.fast_lane
         self._upstream = engine.settings.upstream
         self.max_bytes = engine.settings.server.max_body_bytes
@@ -84,7 +84,7 @@ class ChatLane:
 
     def route(self, sender: ChatSender, *, begun: bool) -> tuple[ASGIApp, Scope]:
         """As `Lane`."""
-        return self._begun if begun else self._app, sender.head.scope
+        return self._app if begun else self._counted_app, sender.head.scope
 
 
 @dataclass(slots=True)

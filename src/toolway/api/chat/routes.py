@@ -59,10 +59,10 @@ class ChatCompletions:
 
     async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
         extensions = scope.get("extensions", {})
-        begun: ChatHandover | None = extensions.get(HANDOVER)
-        handover, writer = (begun.handover, begun.writer) if begun else (None, None)
-        if begun is not None:  # the lane has read all that is read here
-            raw, caller, body = begun.raw, begun.caller, begun.handover.sent.options
+        chat_handover: ChatHandover | None = extensions.get(HANDOVER)
+        handover, writer = (chat_handover.handover, chat_handover.writer) if chat_handover else (None, None)
+        if chat_handover is not None:  # the lane has read all that is read here
+            raw, caller, body = chat_handover.raw, chat_handover.caller, chat_handover.handover.sent.options
         else:
             raw = await read_body(scope, receive, self._settings.server.max_body_bytes)
             body = extensions.get(PARSED_BODY) or check_body(parse_object(raw))
@@ -108,17 +108,17 @@ class ChatCompletions:
         receive: Receive,
         send: Send,
         conversation: Conversation,
-        begun: ChunkWriter | None,
+        begun_writer: ChunkWriter | None,
     ) -> None:
         """The answer as server-sent events; the 200 goes out when the model server accepted round 1.
 
-        Of one that has `begun` the client has what that wrote, and the 200.
+        Of one with a `begun_writer` the client has what that wrote, and the 200.
         """
-        writer = begun or ChunkWriter(conversation.chat.options.get("model"))
+        writer = begun_writer or ChunkWriter(conversation.chat.options.get("model"))
         progress = self._settings.loop.progress
 
         async def produce(stream: EventStreamResponse) -> bytes:
-            if begun is not None:
+            if begun_writer is not None:
                 await stream.start(())
 
             async def deliver(event: Event) -> None:
