@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any
 
 import anyio
+from anyio.abc import TaskGroup
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from toolway.access.keys import KeyRing
@@ -24,7 +24,7 @@ async def run_while_valid(
     app: ASGIApp, scope: Scope, receive: Receive, send: Send, *, is_valid: IsValid, keys: KeyRing
 ) -> None:
     """Have `app` answer. Once an event stream is no longer valid, it tells nothing more and ends."""
-    streams, is_over = anyio.Event(), False
+    is_stream = is_over = False
 
     def end(cancel: Cancel) -> None:
         nonlocal is_over
@@ -32,23 +32,26 @@ async def run_while_valid(
         cancel()
 
     async def watch(cancel: Cancel) -> None:
-        await streams.wait()
         await _until_invalid(is_valid, keys)
         end(cancel)
 
-    async def answer(cancel: Cancel) -> None:
+    async def answer(group: TaskGroup) -> None:
+        cancel = group.cancel_scope.cancel
+
         async def send_if_valid(message: Message) -> None:
+            nonlocal is_stream
             if message["type"] == "http.response.start":
                 if _is_event_stream(message):
-                    streams.set()
-            elif streams.is_set() and not await is_valid():
+                    is_stream = True
+                    group.start_soon(watch, cancel)
+            elif is_stream and not await is_valid():
                 end(cancel)
                 await anyio.sleep_forever()
             await send(message)
 
         await app(scope, receive, send_if_valid)
 
-    await _run_beside(watch, answer)
+    await _run_beside_tasks(answer)
     if is_over:
         await send({"type": "http.response.body", "body": b""})
 
@@ -61,12 +64,16 @@ async def close_when_invalid(
 ) -> None:
     """Do the `work` of a WebSocket, and `close` that once it is no longer valid; by which the work ends."""
 
-    async def watch(_: Cancel) -> None:
+    async def watch() -> None:
         await _until_invalid(is_valid, keys)
         with suppress(OSError, RuntimeError):  # it is closed already
             await close()
 
-    await _run_beside(watch, lambda _: work())
+    async def work_while_watched(group: TaskGroup) -> None:
+        group.start_soon(watch)
+        await work()
+
+    await _run_beside_tasks(work_while_watched)
 
 
 async def _until_invalid(is_valid: IsValid, keys: KeyRing) -> None:
@@ -78,19 +85,15 @@ async def _until_invalid(is_valid: IsValid, keys: KeyRing) -> None:
             await changed.wait()
 
 
-async def _run_beside(
-    watch: Callable[[Cancel], Coroutine[Any, Any, None]], work: Callable[[Cancel], Awaitable[None]]
-) -> None:
-    """Run both until the work has ended, or one of them cancels both. Raises what the work does."""
+async def _run_beside_tasks(work: Callable[[TaskGroup], Awaitable[None]]) -> None:
+    """Run the work, and what it starts in the group until it has ended or that cancels it. Raises what it does."""
     failures: list[Exception] = []
     async with anyio.create_task_group() as group:
-        cancel = group.cancel_scope.cancel
-        group.start_soon(watch, cancel)
         try:
-            await work(cancel)
+            await work(group)
         except Exception as error:  # a task group would raise a group
             failures.append(error)
-        cancel()
+        group.cancel_scope.cancel()
     for failure in failures:
         raise failure
 
