@@ -470,8 +470,8 @@ def _resolve(future: asyncio.Future[None]) -> None:
 
 
 def _without_frames(error: Exception) -> Exception:
-    """An error that keeps nothing of where it was raised, if its text says all."""
-    return error.with_traceback(None) if isinstance(error, HttpError) else error
+    """An error that keeps nothing of where it was raised, nor of what caused it, if its text says all."""
+    return HttpError(error.fault, str(error)) if isinstance(error, HttpError) else error
 
 
 def _reject_body(_: bytes) -> None:

@@ -8,7 +8,7 @@ import socket
 import struct
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -21,7 +21,7 @@ from tests.support.raw import Serve, raw_server, request_head, split
 from toolway.net import client as http_client_module
 from toolway.net import connection as connection_module
 from toolway.net.client import HttpClient, Origin
-from toolway.net.connection import MAX_BUFFERED, MAX_HEAD, Response
+from toolway.net.connection import MAX_BUFFERED, MAX_HEAD, Connection, Response
 from toolway.net.errors import Fault, HttpError
 from toolway.types import Header
 
@@ -717,6 +717,29 @@ async def test_an_exchange_leaves_nothing_to_the_garbage_collector():
             for _ in range(10):
                 await get(client)
             assert sum(isinstance(thing, Response) for thing in gc.get_objects()) == before
+        finally:
+            gc.enable()
+
+
+@pytest.mark.parametrize(
+    "name", ["another protocol", "a chunk of no size", "a shorter body", "a head without end"]
+)
+async def test_an_exchange_that_fails_leaves_nothing_to_the_garbage_collector(name: str):
+    def count() -> int:
+        return sum(isinstance(thing, Connection | Response) for thing in gc.get_objects())
+
+    async with client_of(Answers(BROKEN[name], hang_up=True)) as client:
+        await refuse(get(client))
+        gc.collect()
+        gc.disable()
+        try:
+            before = count()
+            for _ in range(5):
+                with suppress(HttpError):  # `pytest.raises` would keep its frames
+                    await get(client)
+            with anyio.fail_after(20):
+                while count() > before:  # noqa: ASYNC110 - the event loop tells the last one of its end
+                    await anyio.sleep(0.01)
         finally:
             gc.enable()
 
