@@ -255,6 +255,10 @@ class Supervisor:
             async with self._connect(sdk) as connection:
                 session, server = connection.session, connection.server
                 await self._negotiate(session, server)
+                self._listed_changes, self._is_ahead_of_news = (
+                    session.changes,
+                    False,
+                )  # news end with a session
                 await self._list(sdk, session)
                 starting.deadline = math.inf
                 self._ready(session)

@@ -99,6 +99,18 @@ async def test_a_changed_list_is_read_again(era: str) -> None:
         await server.until(lambda status: grown in [tool.name for tool in status.tools])
 
 
+async def test_other_tools_of_a_server_that_was_restarted_are_none_that_it_told_of() -> None:
+    async with running(good(era="legacy")) as server:
+        await server.ready()
+        grown = (await server.call("grow")).text
+        told = await server.until(lambda status: grown in [tool.name for tool in status.tools])
+        await server.call("crash")
+        again = await server.until(
+            lambda status: status.state == "ready" and grown not in [tool.name for tool in status.tools]
+        )
+        assert again.announced == told.announced == 1
+
+
 async def test_a_server_that_ends_at_the_question_for_its_era_is_asked_the_old_way() -> None:
     async with running(bad("discover_kills")) as server:
         assert (await server.ready()).protocol == "MCP 2025-06-18"
