@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gc
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -62,17 +62,27 @@ def test_a_request_leaves_nothing_to_the_garbage_collector(app: AppServer, name:
     with httpx2.Client(base_url=app.url, timeout=60) as client:
         app.set_replies(*replies * (TIMES + 1))
         ask = partial(client.get, path) if method else partial(client.post, path, json=body)
-        ask()
-        gc.collect()
-        gc.disable()
-        try:
-            for _ in range(TIMES):
-                ask()
-            found = our_garbage()
-        finally:
-            gc.enable()
-    often = {what: count for what, count in found.items() if count >= TIMES - 1}
-    assert not often
+        assert not left_often(ask)
+
+
+def test_a_response_in_the_background_leaves_nothing(app: AppServer):
+    body = {"model": "mock", "input": QUESTION, "background": True, "stream": True}
+    with httpx2.Client(base_url=app.url, timeout=60) as client:
+        app.set_replies(STREAM)
+        assert not left_often(partial(client.post, RESPONSES, json=body))
+
+
+def left_often(ask: Callable[[], Any]) -> dict[str, int]:
+    """What of ours is left each time that something is asked."""
+    ask()
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(TIMES):
+            ask()
+        return {what: count for what, count in our_garbage().items() if count >= TIMES - 1}
+    finally:
+        gc.enable()
 
 
 def our_garbage() -> Counter[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import takewhile
 
 DONE = b"[DONE]"
 """The payload after the last one of a stream."""
@@ -108,7 +109,7 @@ class Decoder:
                     payloads.append(data[0] if len(data) == 1 else b"\n".join(data))
                     data.clear()
             elif line.lstrip()[:1] in (b"{", b"<", b"["):
-                raise NotAnEventStream(b"\n".join(lines[number:]), payloads)
+                raise NotAnEventStream(b"\n".join(takewhile(bool, lines[number:])), payloads)
             elif line.startswith(b"error:"):
                 raise NotAnEventStream(line.removeprefix(b"error:").strip(), payloads)
             elif not (self.stray or line.startswith(_FIELDS)):

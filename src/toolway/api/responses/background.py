@@ -361,13 +361,13 @@ class Background:
 
     async def _make(self, creator: ResponseCreator, run: Run) -> None:
         job = run.job
-        keeper = _EventFlusher(run, self._kept)
+        keeper, is_made = _EventFlusher(run, self._kept), anyio.Event()
         try:
             async with anyio.create_task_group() as group:
-                group.start_soon(self._heartbeat, run, keeper)
+                group.start_soon(self._heartbeat, run, keeper, is_made)
                 with run.scope:
                     await self._tell_all(creator, run)
-                group.cancel_scope.cancel()
+                is_made.set()  # a task that is cancelled would keep all of this until the garbage collector comes
         except anyio.get_cancelled_exc_class():
             with anyio.move_on_after(self._pace.ending, shield=True):
                 stopped = ToolwayError("The server was stopped before the response was complete.")
@@ -394,11 +394,13 @@ class Background:
         except Exception as raised:
             await run.log.deliver(await creator.fail(job, job.conversation.failed(raised)))
 
-    async def _heartbeat(self, run: Run, keeper: _EventFlusher) -> None:
-        """Say that the response is being made, keep its events, see whether somebody cancelled."""
+    async def _heartbeat(self, run: Run, keeper: _EventFlusher, is_made: anyio.Event) -> None:
+        """Say that the response is being made, keep its events, see whether somebody cancelled; until it is made."""
         last_sign = anyio.current_time()
         while True:
-            await anyio.sleep(self._pace.beat)
+            with anyio.move_on_after(self._pace.beat):
+                await is_made.wait()
+                return
             if anyio.current_time() - last_sign > self._pace.lease / 3:
                 with suppress(StoreError):
                     await self._say_alive(run)
