@@ -129,6 +129,16 @@ def test_a_run_of_events_is_the_run_in_their_bytes(texts: list[str], others: int
         assert found[1], "all are alike, and none was found"
 
 
+@pytest.mark.parametrize("change", [(b"null", b"true"), (b"\n\n", b"\n\r"), (b'"c"', b'"d"')])
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_run_of_events_has_none_that_differs_in_more_than_its_text(
+    change: tuple[bytes, bytes], number: int
+):
+    events = [b"data: " + orjson.dumps(chunk(text)) + b"\n\n" for text in ("one", "two", "ten")]
+    events[number] = events[number].replace(*change)
+    assert learned().run_of(events) is None
+
+
 def test_a_character_that_two_chunks_share_is_left_to_the_parser():
     events = [
         b"data: " + orjson.dumps(chunk("@")).replace(b"@", half) + b"\n\n" for half in (b"a\xc3", b"\xa9b")

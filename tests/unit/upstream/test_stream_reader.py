@@ -90,6 +90,26 @@ def test_chunks_that_are_alike_are_passed_on_as_the_bytes_they_came_in():
     assert b"".join(runs) == b"".join(events[1:])
 
 
+@pytest.mark.parametrize("before", [b"data: ", b": x\n", b"data:\n", sse.STREAM_END])
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_pieces_behind_half_an_event_or_the_end_are_read_like_any(before: bytes, count: int):
+    alike = [event_of(b"data: %b\n\n", {"content": text}) for text in ("one", "two", "ten")]
+
+    def shown(*reads: list[bytes]) -> tuple[bytes, str]:
+        reader, writer, written = StreamReader(MessageBuilder(lambda _: True)), ChunkWriter("m"), b""
+        try:
+            for pieces in reads:
+                for chunks in reader.read(*pieces):
+                    written += writer.write(chunks.items)
+        except UpstreamError as error:
+            return written, str(error)
+        return written, ""
+
+    whole = b"".join([*alike[:count], before, *alike])
+    assert shown(alike[:count], [before], alike) == shown([whole])
+    assert shown([*alike[:count], before, *alike]) == shown([whole])
+
+
 def test_the_runs_are_found_of_events_that_are_pieces_of_their_own():
     first = event_of(b"data: %b\n\n", {"role": "assistant", "content": ""})
     events = [event_of(b"data: %b\n\n", {"content": f"é{n}"}) for n in range(300)]

@@ -47,6 +47,18 @@ def test_the_cuts_between_reads_mean_nothing(data: st.DataObject):
     assert decode(*[bytes([byte]) for byte in stream]) == payloads
 
 
+@pytest.mark.parametrize(
+    ("before", "payload"),
+    [(b"data: 1", b"1data: 2"), (b"data: 1\n", b"1\n2"), (b"data: 1\r", b"1\n2"), (b"id: 1\n", b"2")],
+)
+def test_what_looks_like_an_event_of_its_own_may_be_the_rest_of_one(before: bytes, payload: bytes):
+    assert decode(before, b"data: 2\n\n") == decode(before + b"data: 2\n\n") == [payload]
+
+
+def test_lines_that_end_with_a_carriage_return_may_make_one_event():
+    assert decode(b"data: 1\rdata: 2\n\n") == [b"1\n2"]
+
+
 ODD = [
     b"data: 1\n\n",
     b"data:2\n\n",
