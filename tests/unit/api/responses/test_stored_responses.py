@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import anyio
@@ -15,6 +16,7 @@ from tests.unit.stores.test_contract import opened
 from toolway.api.responses.items.input_items import OpenTurn
 from toolway.api.responses.stored_responses import (
     CHUNK,
+    LONG,
     RESPONSE,
     StoredResponse,
     StoredResponses,
@@ -90,12 +92,20 @@ async def test_a_conversation_of_a_hundred_turns_takes_at_most_three_times_its_t
 
 
 async def test_texts_of_any_kind_come_back(store_url: str):
-    texts = ["", "\0", "\0" * 50, "\0\x30", "x" * 39, "x" * 40, "x" * 41, "\0" + "y" * 60, "0" * 40]
+    sizes = (39, 40, 41, LONG - 1, LONG, LONG + 1)
+    texts = [
+        "",
+        "\0",
+        "\0\x30",
+        "0" * LONG,
+        *("x" * size for size in sizes),
+        *("\0" * size for size in sizes),
+    ]
     async with opened(store_url) as store:
         records = StoredResponses(store, ttl=TTL)
-        for text in texts:
+        for text, question in product(texts, ["short", "long" * LONG]):
             turn = OpenTurn(assistant={"role": "assistant", "content": text}, results=[said(text, "tool")])
-            saved = await records.save("me", record(None, text, text, turn=turn, listed=["a"]))
+            saved = await records.save("me", record(None, question, text, turn=turn, listed=["a"]))
             assert shown(await records.find("me", saved.resource["id"])) == shown(saved)
 
 
