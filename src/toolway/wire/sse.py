@@ -108,6 +108,10 @@ class Decoder:
                 if data:
                     payloads.append(data[0] if len(data) == 1 else b"\n".join(data))
                     data.clear()
+                    if payloads[-1].startswith(
+                        DONE
+                    ):  # what stands behind it in the same read is no part of it
+                        return payloads
             elif line.lstrip()[:1] in (b"{", b"<", b"["):
                 raise NotAnEventStream(b"\n".join(takewhile(bool, lines[number:])), payloads)
             elif line.startswith(b"error:"):

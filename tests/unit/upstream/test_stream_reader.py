@@ -133,3 +133,14 @@ def test_what_came_before_an_error_is_shown_wherever_the_stream_was_cut(cuts: li
             for chunks in reader.read(stream[start:end]):
                 shown += [raw for _, raw in chunks.items]
     assert shown == [event[6:-2] for event in events]
+
+
+@pytest.mark.parametrize("behind", [b"foo: bar\n", b'{"error": "late"}\n\n', b"error: late\n", b"<html>\n"])
+def test_what_stands_behind_the_end_means_nothing_wherever_it_is_cut(behind: bytes):
+    said = event_of(b"data: %b\n\n", {"content": "word"})
+    for pieces in ([said + sse.STREAM_END + behind], [said, sse.STREAM_END, behind], [said + sse.STREAM_END]):
+        reader = StreamReader(MessageBuilder(lambda _: True))
+        for piece in pieces:
+            list(reader.read(piece))
+        assert list(reader.close()) == []
+        assert reader.message().fields["content"] == "word"
