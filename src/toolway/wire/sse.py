@@ -35,7 +35,7 @@ class Decoder:
     Comments and the fields event, id and retry are passed over. Two deviations: an event that the end of the
     stream cuts short is still delivered, and a line that starts like JSON or HTML, or is a field `error`, is an error
     instead of an unknown field, since that is how servers break in (vLLM, llama.cpp and every reverse proxy).
-    `stray` is the first line of any other field.
+    `stray` is the first line of any other field that stands before DONE.
     """
 
     stray = b""
@@ -99,7 +99,7 @@ class Decoder:
             raise NotAnEventStream(self._unfinished[0])
 
     def _read(self, lines: list[bytes]) -> list[bytes]:
-        payloads = []
+        payloads, is_over = [], False
         data = self._data
         for number, line in enumerate(lines):
             if line.startswith(b"data:"):
@@ -108,15 +108,12 @@ class Decoder:
                 if data:
                     payloads.append(data[0] if len(data) == 1 else b"\n".join(data))
                     data.clear()
-                    if payloads[-1].startswith(
-                        DONE
-                    ):  # what stands behind it in the same read is no part of it
-                        return payloads
+                    is_over = is_over or payloads[-1].startswith(DONE)
             elif line.lstrip()[:1] in (b"{", b"<", b"["):
                 raise NotAnEventStream(b"\n".join(takewhile(bool, lines[number:])), payloads)
             elif line.startswith(b"error:"):
                 raise NotAnEventStream(line.removeprefix(b"error:").strip(), payloads)
-            elif not (self.stray or line.startswith(_FIELDS)):
+            elif not (self.stray or is_over or line.startswith(_FIELDS)):
                 self.stray = line[:2000]
         if len(data) > MAX_EVENT_LINES:
             raise NotAnEventStream(data[0], payloads)
