@@ -105,6 +105,8 @@ def load_settings(
         name: texts[variable(name)] for name in setting_paths() if variable(name) in texts
     }
     values |= given
+    if unusable := [name for name, value in values.items() if isinstance(value, str) and "\0" in value]:
+        raise ConfigError("\n".join(f"{variable(name)}: there is a NUL character in it" for name in unusable))
     problems, warnings = _read_endpoints(values, texts)
     query = _split_base_url(values, problems, warnings)
     if "config" not in values and found_config is not None and found_config.is_file():

@@ -7,7 +7,7 @@ from itertools import permutations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.support.paths import ROOT
@@ -306,6 +306,7 @@ def test_no_text_of_endpoints_breaks_the_parser(text: str) -> None:
 
 
 @given(st.dictionaries(st.sampled_from([variable(name) for name in setting_paths()]), st.text()))
+@example({"TOOLWAY_CONFIG": "\0"})
 def test_any_values_give_settings_or_a_config_error(env: dict[str, str]) -> None:
     try:
         load_settings(env, None)
