@@ -238,7 +238,7 @@ class Connection(asyncio.Protocol):
 
         It is written when the event loop comes round, together with those of others: to wake a server costs more
         than all else about a small request, and one that is awake takes several. Also, what a server says that
-        closes an idle connection is read before. One that `is_alone` behind another one is written now.
+        closes an idle connection is read before. One that `is_alone` is written now, if there was another just before.
         """
         if self._reader is None:
             self._reader = Response(method)
@@ -329,7 +329,7 @@ class Connection(asyncio.Protocol):
     def fail(self, error: Exception) -> None:
         """Close the connection; whoever waits for the answer gets the error."""
         if self._error is None:
-            self._error = _without_frames(error)
+            self._error = _anew(error) if isinstance(error, HttpError) else error
         self.abort()
         self._wake_reader()
 
@@ -438,13 +438,13 @@ class Connection(asyncio.Protocol):
             self._wake = None
 
     def _raise_failure(self) -> None:
-        # Not the error that is kept: it would keep the frames that it goes through, and they this connection.
         error = self._error or self._loss
+        if error is None:
+            return
         if isinstance(error, HttpError):
-            raise HttpError(error.fault, str(error))
-        if error is not None:
-            self._error = HttpError(Fault.WRONG_LENGTH, "the request's body broke off")
-            raise error
+            raise _anew(error)
+        self._error = HttpError(Fault.WRONG_LENGTH, "the request's body broke off")
+        raise error
 
     def _wake_reader(self) -> None:
         wake, self._wake = self._wake, None
@@ -469,9 +469,9 @@ def _resolve(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
-def _without_frames(error: Exception) -> Exception:
-    """An error that keeps nothing of where it was raised, nor of what caused it, if its text says all."""
-    return HttpError(error.fault, str(error)) if isinstance(error, HttpError) else error
+def _anew(error: HttpError) -> HttpError:
+    """The same error without what it came through and from: frames that hold the connection, which holds the error."""
+    return HttpError(error.fault, str(error))
 
 
 def _reject_body(_: bytes) -> None:
@@ -487,7 +487,7 @@ def _loss(response: Response, cause: Exception | None) -> HttpError | None:
             return _cut(response, type(cause).__name__)
         response.end()
     except HttpError as error:
-        return error.with_traceback(None)
+        return _anew(error)
     return None
 
 
