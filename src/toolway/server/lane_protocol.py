@@ -164,9 +164,9 @@ class LaneProtocol(HttpProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        pending, self._pending = self._pending, None
-        self._under_way.discard(self)
-        self._held, self._sender, self._partial = b"", None, None
+        pending = self._pending
+        self._leave_lane()
+        self._held, self._partial = b"", None
         if self._pulse is not None:
             self._pulse.cancel()
         if pending is not None:
@@ -223,9 +223,7 @@ class LaneProtocol(HttpProtocol):
         self._writer.write(b"".join(lines))
 
     def _end_answer(self) -> None:
-        self._pending = self._sender = None
-        self._under_way.discard(self)
-        self._lane_cycle.response_complete = True
+        self._leave_lane()
         self.server_state.total_requests += 1
         if not self._lane_cycle.keep_alive:
             self._writer.close()
@@ -237,6 +235,12 @@ class LaneProtocol(HttpProtocol):
             self.flow.resume_reading()
             data, self._held = self._held, b""
             self.data_received(data)
+
+    def _leave_lane(self) -> None:
+        """The lane has no request of this connection any more."""
+        self._pending = self._sender = None
+        self._under_way.discard(self)
+        self._lane_cycle.response_complete = True
 
     def _write_pulse(self) -> None:
         """Write to a stream that is silent. One timer serves those of a connection: it looks when one may be due."""
@@ -264,10 +268,9 @@ class LaneProtocol(HttpProtocol):
 
     def take_over(self, handover: Closeable) -> None:
         """As `HttpResponder`: the route gets the request now, and the parser what stands behind it."""
-        sender, self._pending, self._sender = self._sender, None, None
-        self._under_way.discard(self)
+        sender = self._sender
+        self._leave_lane()
         begun, self._is_streaming = self._is_streaming, False
-        self._lane_cycle.response_complete = True
         task = self._run_route(sender, HANDOVER, handover, begun=begun)
         # Also that of a task which is cancelled before its first step.
         task.add_done_callback(lambda _: handover.close())
