@@ -105,9 +105,11 @@ def load_settings(
         name: texts[variable(name)] for name in setting_paths() if variable(name) in texts
     }
     values |= given
-    if unusable := [name for name, value in values.items() if isinstance(value, str) and "\0" in value]:
-        raise ConfigError("\n".join(f"{variable(name)}: there is a NUL character in it" for name in unusable))
+    unusable = [name for name, value in values.items() if isinstance(value, str) and "\0" in value]
+    for name in unusable:
+        del values[name]
     problems, warnings = _read_endpoints(values, texts)
+    problems += [f"{_shown_name(name, given)}: there is a NUL character in it." for name in unusable]
     query = _split_base_url(values, problems, warnings)
     if "config" not in values and found_config is not None and found_config.is_file():
         values["config"] = str(found_config)
@@ -293,7 +295,7 @@ def _sentences(error: ValidationError, given: Mapping[str, Any]) -> list[str]:
     for mistake in error.errors(include_url=False):
         group, key = (str(part) for part in mistake["loc"][:2])
         setting = _NAMES.get((group, key), key)
-        name = f"--{setting.replace('_', '-')}" if setting in given else variable(setting)
+        name = _shown_name(setting, given)
         reason = (
             mistake.get("ctx", {}).get("error")
             or f"it must be {_legal(group, key) or mistake['msg'].lower()}"
@@ -302,6 +304,11 @@ def _sentences(error: ValidationError, given: Mapping[str, Any]) -> list[str]:
         value = "" if setting in _SECRET else f" is {shown(str(mistake['input']))!r}"
         sentences.append(f"{name}{value}: {reason}.")
     return sentences
+
+
+def _shown_name(setting: str, given: Mapping[str, Any]) -> str:
+    """What a setting is called where it was set: on the command line, or in the environment."""
+    return f"--{setting.replace('_', '-')}" if setting in given else variable(setting)
 
 
 def _legal(group: str, key: str) -> str | None:

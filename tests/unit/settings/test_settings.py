@@ -305,6 +305,14 @@ def test_no_text_of_endpoints_breaks_the_parser(text: str) -> None:
     assert len({e.label for e in parsed.endpoints}) == len(parsed.endpoints) or parsed.problems
 
 
+def test_a_nul_character_is_told_beside_all_other_mistakes() -> None:
+    with pytest.raises(ConfigError) as raised:
+        load_settings({"TOOLWAY_CONFIG": "a\0b", "TOOLWAY_PORT": "x"}, None, host="\0")
+    lines = raised.value.message.split("\n")
+    assert lines[:2] == [f"{name}: there is a NUL character in it." for name in ("TOOLWAY_CONFIG", "--host")]
+    assert lines[2].startswith("TOOLWAY_PORT is 'x'")
+
+
 @given(st.dictionaries(st.sampled_from([variable(name) for name in setting_paths()]), st.text()))
 @example({"TOOLWAY_CONFIG": "\0"})
 def test_any_values_give_settings_or_a_config_error(env: dict[str, str]) -> None:
