@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Iterator
 from typing import Any
 
 import httptools
@@ -17,7 +17,7 @@ from toolway.conversation.events import Chunks
 from toolway.conversation.message import Message
 from toolway.engine.fast_lane import FastLane
 from toolway.engine.lane_exchange import ExchangeHandover, LaneRequest, MessageResponder, ModelExchange
-from toolway.types import Header
+from toolway.upstream.client import AnswerHead
 
 CAME: list[str] = []
 """What came of each request that took the lane."""
@@ -29,16 +29,16 @@ class Watched:
     def __init__(self, responder: MessageResponder) -> None:
         self._responder = responder
 
-    def answer(self, message: Message, headers: Sequence[Header]) -> None:
+    def answer(self, message: Message, head: AnswerHead) -> None:
         CAME.append("answered")
-        self._responder.answer(message, headers)
+        self._responder.answer(message, head)
 
     @property
     def is_blocked(self) -> bool:
         return self._responder.is_blocked
 
-    def start(self, headers: Sequence[Header]) -> None:
-        self._responder.start(headers)
+    def start(self, head: AnswerHead) -> None:
+        self._responder.start(head)
 
     def write(self, chunks: Chunks) -> None:
         self._responder.write(chunks)

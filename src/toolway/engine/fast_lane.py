@@ -108,7 +108,6 @@ class FastLane:
             caller=caller,
             head=lane_caller.head,
             offer=offer,
-            events=self._make_events(),
             side=side,
         )
 
@@ -129,10 +128,11 @@ class FastLane:
         started = self._resources.upstream.start(request.head, dumps(sent.body()))
         if started is None:
             return None
+        # It is on its way by now: what follows costs no time where it is the only one.
         way = StreamExchange if sent.is_streamed else WholeExchange
         exchange = way(request, started, responder, self._resources, self._catalog)
         try:
-            exchange.begin(sent)
+            exchange.begin(sent, self._make_events())
         except Exception:
             exchange.close()
             raise

@@ -36,7 +36,7 @@ from toolway.engine.side_requests import SideRequest
 from toolway.errors import UpstreamError
 from toolway.tools.catalog import Catalog, Snapshot
 from toolway.types import Caller, Header, record
-from toolway.upstream.client import DRAIN_SECONDS, PostHead, StartedRequest, UpstreamResponse
+from toolway.upstream.client import DRAIN_SECONDS, AnswerHead, PostHead, StartedRequest, UpstreamResponse
 from toolway.upstream.model_call import IsClients, ModelCall, StreamReader, is_event_stream, resume_stream
 from toolway.wire.lenient_json import MAX_DEPTH, loads_told, may_be_deeper
 
@@ -61,7 +61,6 @@ class LaneRequest:
     """Of what is sent to the model server for it."""
     offer: Offer
     """Our tools in it."""
-    events: EventStream
     side: SideRequest | None = None
     """What its client asks for itself, if it is that."""
 
@@ -132,11 +131,11 @@ class MessageResponder(Protocol):
     def is_blocked(self) -> bool:
         """Whether the client takes no more of a streamed answer for now."""
 
-    def answer(self, message: Message, headers: Sequence[Header]) -> None:
-        """The answer is plain: this message, with these headers of the model server."""
+    def answer(self, message: Message, head: AnswerHead) -> None:
+        """The answer is plain: this message, with this head of the model server's."""
 
-    def start(self, headers: Sequence[Header]) -> None:
-        """The answer is a stream, with these headers of the model server."""
+    def start(self, head: AnswerHead) -> None:
+        """The answer is a stream, with this head of the model server's."""
 
     def write(self, chunks: Chunks) -> None:
         """More of the stream."""
@@ -163,7 +162,6 @@ class ModelExchange(ABC):
         catalog: Catalog,
     ) -> None:
         self._request = request
-        self._events = request.events
         self._started = started
         self._connection = started.connection
         self._responder = responder
@@ -174,9 +172,9 @@ class ModelExchange(ABC):
         """What subscribers heard."""
         self._answer: UpstreamResponse | None = None
 
-    def begin(self, sent: ChatRequest) -> None:
-        """It was `sent`."""
-        self._sent = sent
+    def begin(self, sent: ChatRequest, events: EventStream) -> None:
+        """It was `sent`; `events` are told what comes of it."""
+        self._sent, self._events = sent, events
         self._began = time.monotonic()
         if self._events.has_subscribers:
             request = self._request
@@ -224,8 +222,9 @@ class ModelExchange(ABC):
     def _take(self) -> None:
         """Take what came."""
 
-    def _fail(self, _: Exception) -> None:
-        self.hand_over()
+    @abstractmethod
+    def _fail(self, error: Exception) -> None:
+        """End what a bug broke."""
 
     def _wait(self) -> None:
         """For more of the answer, or for the ordinary way to tell why there will be no more."""
@@ -273,7 +272,7 @@ class ModelExchange(ABC):
     def _tell_end(self, answer: UpstreamResponse, message: Message) -> None:
         """It ended here, with a plain message."""
         # What is learned changes the tools; the ordinary way learns by itself, once it has resumed.
-        self._target.learn_from(answer.headers)
+        self._target.learn_from(answer.head.headers)
         if self._request.offer.has_search:
             self._target.capabilities(self._sent.options.get("model")).learn_from(message)
         if self._events.has_subscribers:
@@ -285,6 +284,9 @@ class ModelExchange(ABC):
 
 class WholeExchange(ModelExchange):
     """One whose answer comes in one piece."""
+
+    _is_answered = False
+    """Whether the client has its answer. What is left to be done then, nobody waits for."""
 
     def _take(self) -> None:
         if self._connection.is_complete:
@@ -304,13 +306,23 @@ class WholeExchange(ModelExchange):
             answer.put_back(raw)
             self.hand_over()
         elif is_plain(message):
+            try:
+                self._responder.answer(message, answer.head)
+            except Exception:
+                answer.put_back(raw)
+                raise
+            self._is_answered = True
             self._tell_end(answer, message)
-            self._started.close()
-            self._responder.answer(message, answer.headers)
-            self._catalog.release(self._tools)
+            self.close()
         else:
             self._started.close()
             self._hand_over(message=message, headers=answer.headers)
+
+    def _fail(self, _: Exception) -> None:
+        if self._is_answered:
+            self.close()
+        else:
+            self.hand_over()
 
 
 class StreamExchange(ModelExchange):
@@ -368,7 +380,7 @@ class StreamExchange(ModelExchange):
         if not (answer.is_success and is_event_stream(answer)) or answer.is_compressed:
             return None
         self._reader = StreamReader(self._builder)
-        self._responder.start(answer.headers)
+        self._responder.start(answer.head)
         return self._reader
 
     def _show(self, chunks: Chunks) -> None:

@@ -54,8 +54,8 @@ class Response:
         self.parts: list[bytes] = []
         """What came of the body and was not taken yet."""
         self._parser: Any = None
-        self._known: _KnownAnswer | None = None
-        """The last one whose head may come again."""
+        self._last: KnownHeaders | None = None
+        """Those of the last answer whose head may come again."""
         self._unknown = 0
         """Heads in a row that were not the known one."""
         self.begin(method)
@@ -64,8 +64,11 @@ class Response:
         """Read the answer to a request with this method. The one before was whole, and its body was taken."""
         self.status = 0
         """0 until the head is there."""
-        self.headers: list[Header] = []
-        """Lower-case names, values byte for byte."""
+        self.known: KnownHeaders | None = None
+        """Those of this answer, if it has the head of an earlier one."""
+        self.length = 0
+        """Bytes of its body then."""
+        self._headers: list[Header] = []
         self.begun = self.complete = self.keeps_alive = False
         self._is_framed = False
         self._stray = 0
@@ -78,6 +81,13 @@ class Response:
                 lenient_optional_cr_before_lf=True, lenient_spaces_after_chunk_size=True
             )
 
+    @property
+    def headers(self) -> list[Header]:
+        """Lower-case names, values byte for byte."""
+        if self.known is not None and not self._headers:
+            self._headers = self.known.with_length(self.length)
+        return self._headers
+
     def close(self) -> None:
         """Read no more. This and its parser would keep each other alive until the garbage collector comes."""
         self._parser = None
@@ -85,7 +95,7 @@ class Response:
     def feed(self, data: bytes) -> None:
         """Take what one read brought. Raises HttpError when it is no answer."""
         is_first, self.begun = not self.begun, True
-        if is_first and self._known is not None and self._take_known(self._known, data):
+        if is_first and self._last is not None and self._take_known(self._last, data):
             return
         if self.complete:
             self.keeps_alive = False
@@ -106,20 +116,19 @@ class Response:
                 self.close()  # It would wait for what the head announced.
             elif is_first and self.keeps_alive and self._unknown < MAX_UNKNOWN:
                 self._unknown += 1
-                self._known = _KnownAnswer.of(data, self)
+                self._last = KnownHeaders.of(data, self)
         elif self.parts:
             self._stray = 0
         elif self._stray > MAX_HEAD:
             raise _not_http()
 
-    def _take_known(self, known: _KnownAnswer, data: bytes) -> bool:
+    def _take_known(self, known: KnownHeaders, data: bytes) -> bool:
         """Take an answer that came whole with this head, and that its parser need not see."""
         place = known.head.body_in(data)
         if place is None or place[1] != len(data) or not self._has_body:
             return False
         begin, end = place
-        self.status = known.status
-        self.headers = known.headers(end - begin)
+        self.status, self.known, self.length = known.status, known, end - begin
         self.parts.append(data[begin:])
         self.complete = self.keeps_alive = self._is_framed = True
         self._unknown = 0
@@ -140,22 +149,22 @@ class Response:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self.status:
-            self.headers.append((name.lower(), value.rstrip(b" \t")))
+            self._headers.append((name.lower(), value.rstrip(b" \t")))
 
     def on_headers_complete(self) -> None:
         if (
             self._stray > MAX_HEAD
-            and sum(len(name) + len(value) + 4 for name, value in self.headers) > MAX_HEAD
+            and sum(len(name) + len(value) + 4 for name, value in self._headers) > MAX_HEAD
         ):
             raise _not_http()
-        for name, value in self.headers:
+        for name, value in self._headers:
             if name in _FRAMING:
                 self._is_framed = True
                 if name == b"transfer-encoding" and value.rstrip().lower() != b"chunked":
                     raise _not_http()
         status = self._parser.get_status_code()
         if 100 <= status < 200 and status != 101:
-            self.headers.clear()
+            self._headers.clear()
             self._is_framed = False
             return
         if not 200 <= status < 600:
@@ -173,18 +182,24 @@ class Response:
         self.keeps_alive = self._parser.should_keep_alive()
 
 
-class _KnownAnswer:
-    """What the parser found in a head: it finds the same when that comes again, but for the length."""
+class KnownHeaders:
+    """The status and headers that the parser found in a head: it finds them again when that comes again.
+
+    Only the length of the body is another each time.
+    """
 
     def __init__(self, head: KnownHead, status: int, headers: Sequence[Header]) -> None:
         self.head = head
         self.status = status
         place = next(n for n, (name, _) in enumerate(headers) if name == _LENGTH)
         self._before, self._behind = headers[:place], headers[place + 1 :]
+        self.without_length = [*self._before, *self._behind]
+        self.derived: Any = None
+        """What their reader made of them, kept here so that it need not be made for each answer."""
 
     @classmethod
-    def of(cls, data: bytes, response: Response) -> _KnownAnswer | None:
-        """The answer that came whole in `data`, if one with the same head can be known."""
+    def of(cls, data: bytes, response: Response) -> KnownHeaders | None:
+        """Those of the answer that came whole in `data`, if one with the same head can be known."""
         head = KnownHead.of(data)
         place = head.body_in(data) if head is not None else None
         if head is None or place is None or place[1] != len(data):
@@ -193,8 +208,8 @@ class _KnownAnswer:
             return None
         return cls(head, response.status, response.headers)
 
-    def headers(self, length: int) -> list[Header]:
-        """Those of an answer whose body has so many bytes."""
+    def with_length(self, length: int) -> list[Header]:
+        """The headers of an answer whose body has so many bytes."""
         return [*self._before, (_LENGTH, b"%d" % length), *self._behind]
 
 
@@ -203,10 +218,10 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, silence: float) -> None:
         self.closed = False
-        self.response: Response | None = None
-        """The answer under way; None while the connection is idle."""
-        self._reader: Response | None = None
-        """What reads one answer after the other."""
+        self.response: Response
+        """The answer under way, or the last one."""
+        self._is_idle = True
+        """Is no answer under way?"""
         self.is_used = False
         """Was there an exchange before this one?"""
         self.is_stale = False
@@ -240,18 +255,14 @@ class Connection(asyncio.Protocol):
         than all else about a small request, and one that is awake takes several. Also, what a server says that
         closes an idle connection is read before. One that `is_alone` is written now, if there was another just before.
         """
-        if self._reader is None:
-            self._reader = Response(method)
-        else:
-            self._reader.begin(method)
-        self.response = self._reader
-        self._is_uploading = uploads
+        self._is_idle, self._is_uploading = False, uploads
         self._unsent = request
         self._sent_at = self._loop.time()
         if is_alone and self._sent_at - self.idle_since < RECENT:
             self._write_first()
         else:
             self._loop.call_soon(self._write_first)
+        self.response.begin(method)
 
     async def upload(self, body: AsyncIterator[bytes], length: int | None) -> None:
         """Send a body piece by piece as fast as the server takes it; chunked if its `length` is not known."""
@@ -271,7 +282,7 @@ class Connection(asyncio.Protocol):
 
         Raises HttpError.
         """
-        response = self._response
+        response = self.response
         while not response.parts:
             if response.complete:
                 return b""
@@ -285,9 +296,9 @@ class Connection(asyncio.Protocol):
 
     def take_pieces(self) -> list[bytes]:
         """The same in the pieces that the server made of it, or the network."""
-        response = self._response
-        pieces = response.parts.copy()
-        response.parts.clear()
+        parts = self.response.parts
+        pieces = parts.copy()
+        parts.clear()
         self._buffered = 0
         if self._is_paused and not self.closed:
             self._is_paused = False
@@ -296,12 +307,12 @@ class Connection(asyncio.Protocol):
 
     def put_back(self, data: bytes) -> None:
         """Have what was taken last received once more."""
-        self._response.parts.insert(0, data)
+        self.response.parts.insert(0, data)
 
     @property
     def is_complete(self) -> bool:
         """Is the whole answer here?"""
-        return self._response.complete
+        return self.response.complete
 
     @property
     def has_head(self) -> bool:
@@ -309,16 +320,17 @@ class Connection(asyncio.Protocol):
 
         An answer that is already known to be broken is none; one that is only cut is given as far as it came.
         """
-        return self._error is None and self._response.status > 0
+        return self._error is None and self.response.status > 0
 
     @property
     def is_read(self) -> bool:
         """Was the whole body received?"""
-        return self._response.complete and not self._response.parts
+        return self.response.complete and not self.response.parts
 
     def end_exchange(self) -> bool:
         """End the exchange; False if no other may follow on this connection."""
-        response, self.response, self.is_used = self._response, None, True
+        self._is_idle = self.is_used = True
+        response = self.response
         return (
             response.complete
             and response.keeps_alive
@@ -354,17 +366,13 @@ class Connection(asyncio.Protocol):
         self.closed = True
         self._transport.abort()
 
-    @property
-    def _response(self) -> Response:
-        assert self.response is not None, "there is no exchange"  # noqa: S101
-        return self.response
-
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
+        self.response = Response("GET")
 
     def data_received(self, data: bytes) -> None:
         response = self.response
-        if response is None or self._unsent:  # nobody asked
+        if self._is_idle or self._unsent:  # nobody asked
             self.abort()
             return
         try:
@@ -383,12 +391,11 @@ class Connection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self.response is not None and self._error is None:  # else its end is ours, and no end of an answer
+        if not self._is_idle and self._error is None:  # else its end is ours, and no end of an answer
             self._loss = _loss(self.response, exc)
             soon = self._loop.time() - self._sent_at <= STALE_SECONDS
             self.is_stale = self.is_used and soon and not self.response.begun
-        if self._reader is not None:
-            self._reader.close()
+        self.response.close()
         self._wake_reader()
         self.resume_writing()
 

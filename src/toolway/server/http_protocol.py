@@ -352,6 +352,12 @@ class _WriteBatch:
         if len(self._waiting) > MAX_BATCH:
             self.flush()
 
+    def write_now(self, data: bytes) -> None:
+        """Write what need not wait for others."""
+        self.flush()
+        if not self.is_closing():
+            self._transport.write(data)
+
     def flush(self) -> None:
         if self._waiting:
             data, self._waiting = self._waiting, b""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from http import HTTPStatus
 from typing import Any, Protocol, cast
 
@@ -69,11 +69,11 @@ class HttpResponder(Protocol):
     def is_blocked(self) -> bool:
         """Whether the client is behind with reading."""
 
-    def answer(self, headers: Sequence[Header], body: bytes) -> None:
-        """Answer with a 200; the length is told here."""
+    def answer(self, headers: bytes, body: bytes) -> None:
+        """Answer with a 200 and these `header_lines`; the length is told here."""
 
-    def start(self, headers: Sequence[Header]) -> None:
-        """Begin to answer with a 200 and a stream of events."""
+    def start(self, headers: bytes) -> None:
+        """Begin to answer with a 200, these `header_lines` and a stream of events."""
 
     def write(self, events: bytes) -> None:
         """More of a stream."""
@@ -146,6 +146,8 @@ class LaneProtocol(HttpProtocol):
         if self._pending is not None:
             self._held += data
             self._look_behind(self._pending)
+        elif self._held:
+            self._held += data
         elif self._partial is not None:
             self._go_on_with(self._partial, data)
         elif self._lane is None or self._begun or not self._is_idle():
@@ -185,17 +187,22 @@ class LaneProtocol(HttpProtocol):
         """As `HttpResponder`."""
         return self.flow.write_paused
 
-    def answer(self, headers: Sequence[Header], body: bytes) -> None:
+    def answer(self, headers: bytes, body: bytes) -> None:
         """As `HttpResponder`."""
-        self._write_head(headers, b"content-length: %d\r\n" % len(body), body)
+        # As uvicorn writes it, like the head of a stream.
+        close = b"" if self._lane_cycle.keep_alive else _CLOSE
+        answer = b"%b%bcontent-length: %d\r\n%b\r\n%b" % (_OK, headers, len(body), close, body)
         if len(self._under_way) == 1 and not self.tasks:  # no others whose answers could go out with this one
-            self._writer.flush()
+            self._writer.write_now(answer)
+        else:
+            self._writer.write(answer)
         self._end_answer()
 
-    def start(self, headers: Sequence[Header]) -> None:
+    def start(self, headers: bytes) -> None:
         """As `HttpResponder`."""
         self._is_streaming = True
-        self._write_head(headers, behind=b"transfer-encoding: chunked\r\n")
+        close = b"" if self._lane_cycle.keep_alive else _CLOSE
+        self._writer.write(b"%b%b%btransfer-encoding: chunked\r\n\r\n" % (_OK, headers, close))
         self._written = self.loop.time()
         if self._pulse is None:
             self._pulse = self.loop.call_later(self._keep_alive, self._write_pulse)
@@ -212,16 +219,6 @@ class LaneProtocol(HttpProtocol):
         self._is_streaming = False
         self._end_answer()
 
-    def _write_head(
-        self, headers: Sequence[Header], length: bytes = b"", body: bytes = b"", *, behind: bytes = b""
-    ) -> None:
-        """Write the head of a 200 as uvicorn writes it, and a body."""
-        lines = [STATUS_LINE[200]]
-        for name, value in headers:
-            lines += (name, b": ", value, b"\r\n")
-        lines += (length, b"" if self._lane_cycle.keep_alive else _CLOSE, behind, b"\r\n", body)
-        self._writer.write(b"".join(lines))
-
     def _end_answer(self) -> None:
         self._leave_lane()
         self.server_state.total_requests += 1
@@ -232,6 +229,11 @@ class LaneProtocol(HttpProtocol):
         if self.timeout_keep_alive_task is None:
             self._close_after(self.timeout_keep_alive)
         if self._held:
+            self.loop.call_soon(self._take_held)  # when the lane is done with this one
+
+    def _take_held(self) -> None:
+        """Take what came behind a request that is answered."""
+        if self._held and not self.transport.is_closing():
             self.flow.resume_reading()
             data, self._held = self._held, b""
             self.data_received(data)
@@ -473,7 +475,13 @@ LONG_PASSED_BY = 15
 """Long requests that are parsed as they come after one that the lane did not take."""
 
 _NOT_PLAIN = frozenset({b"expect", b"upgrade", b"transfer-encoding", b"content-encoding", b"trailer"})
+_OK = STATUS_LINE[200]
 _CLOSE = b"connection: close\r\n"
+
+
+def header_lines(headers: Iterable[Header]) -> bytes:
+    """Headers as they stand on the wire, each with the end of its line."""
+    return b"".join([b"%b: %b\r\n" % header for header in headers])
 
 
 def _read_head(data: bytes) -> tuple[KnownHead, list[Header]] | None:

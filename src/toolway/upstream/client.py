@@ -14,7 +14,7 @@ import anyio
 
 from toolway.errors import ConfigError, UpstreamError, UpstreamStatus, UpstreamTimeout
 from toolway.net.client import MAX_IDLE, Exchange, HttpClient, Origin, client_certificate, whole_request
-from toolway.net.connection import Connection
+from toolway.net.connection import Connection, Response
 from toolway.net.decompress import (
     BrokenBody,
     Decompress,
@@ -57,26 +57,66 @@ TRACE_HEADERS: ContextVar[Sequence[Header]] = ContextVar("trace_headers", defaul
 """The trace that the present task belongs to: headers for the model server, in place of the client's."""
 
 
+class AnswerHead:
+    """What the head of an answer says, but for the length of a whole body. `headers` are lower-case and end-to-end.
+
+    It is the same object for the answers of one connection that differ in that length alone.
+    """
+
+    __slots__ = ("encoding", "headers", "is_success", "relayed", "status")
+
+    def __init__(self, status: int, headers: Sequence[Header]) -> None:
+        self.status = status
+        self.headers = _end_to_end(headers)
+        self.is_success = 200 <= status < 300
+        """Is it a status that says that the request was served?"""
+        self.encoding = _first(self.headers, b"content-encoding").decode("latin-1")
+        """How the body is compressed, or nothing."""
+        self.relayed: bytes | None = None
+        """What clients are told of it, once somebody has written that."""
+
+    @classmethod
+    def of(cls, response: Response) -> AnswerHead:
+        """The head of an answer, which may be known."""
+        if (known := response.known) is None:
+            return cls(response.status, response.headers)
+        if known.derived is None:
+            known.derived = cls(known.status, known.without_length)
+        return known.derived  # type: ignore[no-any-return]
+
+
 class UpstreamResponse:
-    """An answer of the model server whose head has come. `headers` are lower-case and end-to-end."""
+    """An answer of the model server whose head has come."""
 
     def __init__(self, connection: Connection, max_bytes: int, *, has_path: bool) -> None:
         response = connection.response
-        self.status = response.status if response else 0
-        self.headers = _end_to_end(response.headers if response else [])
+        self.head = AnswerHead.of(response)
+        self._known, self._length = response.known, response.length
         self._connection = connection
         self._max_bytes = max_bytes
         self._has_path = has_path
         """Has the base URL a path?"""
 
     @property
+    def status(self) -> int:
+        """Its HTTP status."""
+        return self.head.status
+
+    @property
+    def headers(self) -> Sequence[Header]:
+        """All that are end-to-end; names are lower-case."""
+        if self._known is None:
+            return self.head.headers
+        return _end_to_end(self._known.with_length(self._length))
+
+    @property
     def is_success(self) -> bool:
         """Is its status one that says that the request was served?"""
-        return 200 <= self.status < 300
+        return self.head.is_success
 
     def header(self, name: bytes) -> bytes:
         """The first value of a header, or nothing."""
-        return dict(reversed(self.headers)).get(name, b"")
+        return _first(self.headers, name)
 
     async def receive(self) -> bytes:
         """What the next network read brings, still compressed if the server did that; nothing at the end.
@@ -90,7 +130,7 @@ class UpstreamResponse:
 
     def take(self) -> bytes | None:
         """The body of an answer that is whole; None where it is compressed, or larger than an answer may be."""
-        if self._encoding():
+        if self.head.encoding:
             return None
         body = self._connection.take()
         if len(body) <= self._max_bytes:
@@ -109,7 +149,7 @@ class UpstreamResponse:
         """
         most = self._max_bytes if limit is None else min(limit, self._max_bytes)
         try:
-            return await read_body(self.receive, self._encoding(), most)
+            return await read_body(self.receive, self.head.encoding, most)
         except OversizedBody as error:
             setting = " (the setting TOOLWAY_MAX_ANSWER_BYTES)" if most == self._max_bytes else ""
             raise UpstreamError(
@@ -131,23 +171,19 @@ class UpstreamResponse:
     @property
     def is_compressed(self) -> bool:
         """Does its head say so?"""
-        return bool(self._encoding())
+        return bool(self.head.encoding)
 
     def decompressor(self) -> Decompress | None:
         """A function that decompresses this body piece by piece, where it is compressed.
 
         Raises UpstreamError, as the function does.
         """
-        encoding = self._encoding()
-        if not encoding:
+        if not self.head.encoding:
             return None
         try:
-            return partial(_decompressed, decompressor(encoding))
+            return partial(_decompressed, decompressor(self.head.encoding))
         except UnknownEncoding as error:
             raise _unreadable(error) from error
-
-    def _encoding(self) -> str:
-        return self.header(b"content-encoding").decode("latin-1")
 
     async def drain(self, seconds: float = DRAIN_SECONDS) -> None:
         """Read what may still come after the last event, so that the connection can be used again.
@@ -400,6 +436,10 @@ def proxy_of(settings: UpstreamSettings) -> Proxy | None:
 def credential(api_key: str | None) -> list[Header]:
     """The header by which Toolway itself is known to the model server; none without a key."""
     return [(b"authorization", f"Bearer {api_key}".encode())] if api_key else []
+
+
+def _first(headers: Sequence[Header], name: bytes) -> bytes:
+    return next((value for key, value in headers if key == name), b"")
 
 
 def _end_to_end(headers: Sequence[Header]) -> list[Header]:

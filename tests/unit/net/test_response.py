@@ -98,6 +98,6 @@ def test_heads_that_never_come_again_are_not_looked_for(count: int) -> None:
             "POST",
             [b"HTTP/1.1 200 OK\r\nx-request-id: %d\r\n" % number + b"Content-Length: 2\r\n\r\n{}"],
         )
-    before = reader._known
+    before = reader._last
     read(reader, "POST", [answer(HEADS[0], b"{}")])
-    assert (reader._known is before) == (count == MAX_UNKNOWN)
+    assert (reader._last is before) == (count == MAX_UNKNOWN)

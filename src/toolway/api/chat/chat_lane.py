@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,8 +23,9 @@ from toolway.server.admission import may_skip_admission
 from toolway.server.asgi import STREAM_HEADERS, parse_object, relayed
 from toolway.server.auth import AuthenticatedHead, Authenticator
 from toolway.server.caller import caller_of
-from toolway.server.lane_protocol import HttpResponder
-from toolway.types import JSON, JSON_TYPE, Header, record
+from toolway.server.lane_protocol import HttpResponder, header_lines
+from toolway.types import JSON, JSON_TYPE, record
+from toolway.upstream.client import AnswerHead
 from toolway.wire.lenient_json import dumps
 
 
@@ -101,15 +102,17 @@ class _ChatResponder:
     def is_blocked(self) -> bool:
         return self.http.is_blocked
 
-    def answer(self, message: Message, headers: Sequence[Header]) -> None:
+    def answer(self, message: Message, head: AnswerHead) -> None:
         body = dumps(whole_answer(message, message.usage))
+        if (lines := head.relayed) is None:
+            lines = head.relayed = header_lines([JSON_TYPE, *relayed(head.headers)])
         self._count_answer()
-        self.http.answer([JSON_TYPE, *relayed(headers)], body)
+        self.http.answer(lines, body)
 
-    def start(self, headers: Sequence[Header]) -> None:
+    def start(self, head: AnswerHead) -> None:
         self._count_answer()
         self.writer = ChunkWriter(self.request.chat.options.get("model"))
-        self.http.start([*STREAM_HEADERS, *relayed(headers)])
+        self.http.start(header_lines([*STREAM_HEADERS, *relayed(head.headers)]))
 
     def write(self, chunks: Chunks) -> None:
         assert self.writer  # noqa: S101 - it was started

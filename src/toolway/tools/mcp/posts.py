@@ -207,7 +207,6 @@ class OwnAnswer:
     def of(cls, connection: Connection, url: str, limit: int) -> OwnAnswer:
         """What has come over a connection; of several headers with one name the first."""
         response = connection.response
-        assert response is not None, "the exchange has an answer"  # noqa: S101
         headers = {
             name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(response.headers)
         }

@@ -137,7 +137,6 @@ def _lines(request: Request) -> list[Header]:
 
 async def _answer(connection: Connection, url: URL, max_bytes: int) -> HttpResponse:
     response = connection.response
-    assert response is not None, "the exchange has an answer"  # noqa: S101
     headers = dict(reversed(response.headers))  # of several headers with one name the first
     encoding = headers.get(b"content-encoding", b"").decode("latin-1")
     body = await _read(connection, encoding, max_bytes)
