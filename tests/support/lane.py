@@ -17,7 +17,7 @@ from toolway.conversation.events import Chunks
 from toolway.conversation.message import Message
 from toolway.engine.fast_lane import FastLane
 from toolway.engine.lane_exchange import ExchangeHandover, LaneRequest, MessageResponder, ModelExchange
-from toolway.upstream.client import AnswerHead
+from toolway.upstream.client import AnswerHead, StartedRequest
 
 CAME: list[str] = []
 """What came of each request that took the lane."""
@@ -59,13 +59,15 @@ class Watched:
 @pytest.fixture(scope="module", autouse=True)
 def watched() -> Iterator[None]:
     """Has CAME told what comes of each request."""
-    ask = FastLane.ask
+    follow = FastLane.follow
 
-    def watch(self: FastLane, request: LaneRequest, responder: MessageResponder) -> ModelExchange | None:
-        return ask(self, request, Watched(responder))
+    def watch(
+        self: FastLane, request: LaneRequest, started: StartedRequest, responder: MessageResponder
+    ) -> ModelExchange:
+        return follow(self, request, started, Watched(responder))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(FastLane, "ask", watch)
+        patch.setattr(FastLane, "follow", watch)
         yield
 
 

@@ -12,7 +12,6 @@ import secrets
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from time import monotonic, perf_counter, time
 from typing import Any
 from weakref import ReferenceType, WeakValueDictionary
@@ -129,25 +128,21 @@ class Recording:
         return text
 
 
-@dataclass
 class _Budget:
     """So many at once, and so many a second in the long run."""
 
-    rate: float
-    burst: float
-    left: float = field(init=False)
-    at: float = field(default_factory=monotonic)
-
-    def __post_init__(self) -> None:
-        self.left = self.burst
+    def __init__(self, rate: float, burst: float) -> None:
+        self._each, self._all = 1 / rate, burst / rate
+        """Seconds until one comes back that is spent, and until all do."""
+        self._full_at = 0.0
+        """When all are there again (monotonic)."""
 
     def spend(self) -> bool:
         now = monotonic()
-        self.left = min(self.burst, self.left + (now - self.at) * self.rate)
-        self.at = now
-        if self.left < 1:
+        full_at = max(self._full_at, now) + self._each
+        if full_at - now > self._all:
             return False
-        self.left -= 1
+        self._full_at = full_at
         return True
 
 

@@ -231,6 +231,8 @@ class EventStream:
     """Those of a round whose calls were cancelled while they ran."""
     watcher: Callable[[Chunks], None] | None = None
     """Is told of all chunks too, while somebody looks at the text as it comes; may not wait."""
+    heard: Sequence[type[Event]] = ()
+    """What subscribers were told already, in this order; they do not hear it twice."""
 
     def __init__(
         self,
@@ -239,8 +241,6 @@ class EventStream:
         on_failure: OnFailure | None = None,
         on_head: Callable[[Sequence[Header]], None] | None = None,
     ) -> None:
-        self.heard: list[type[Event]] = []
-        """What subscribers were told already, in this order; they do not hear it twice."""
         self.has_subscribers = bool(subscribers)
         """Whether anybody hears of a request in which nothing fails."""
         self._began = time.monotonic()
@@ -267,9 +267,10 @@ class EventStream:
     def notify(self, event: Event) -> None:
         """Something happened that is for subscribers alone."""
         if self.heard:
-            if self.heard.pop(0) is type(event):
+            first, *self.heard = self.heard
+            if first is type(event):
                 return
-            self.heard.clear()
+            self.heard = ()
         for subscriber in self._subscribers:
             subscriber(event)
 

@@ -390,9 +390,13 @@ class ChatRequest:
 
     def body(self) -> JSON:
         """The JSON object as it goes to the model server."""
-        if self.tools is None:
+        return self.body_with(self.tools)
+
+    def body_with(self, tools: Any) -> JSON:
+        """The same, of the request with these tools."""
+        if tools is None:
             return {**self.options, "messages": self.messages}
-        return {**self.options, "messages": self.messages, "tools": self.tools}
+        return {**self.options, "messages": self.messages, "tools": tools}
 
 
 def own_answer(model: Any, text: str | None = None) -> Message:

@@ -17,6 +17,8 @@ from toolway.conversation.events import EventStream
 from toolway.conversation.message import ChatRequest
 from toolway.engine.history import failed_requests, interrupted_answers
 from toolway.engine.history.approval_turns import code_in
+from toolway.engine.history.failed_requests import FAILED
+from toolway.engine.history.interrupted_answers import INTERRUPTED
 from toolway.engine.history.split_turns import may_have_ids
 from toolway.engine.lane_exchange import (
     LaneCaller,
@@ -33,9 +35,10 @@ from toolway.engine.side_requests import find_side_request
 from toolway.errors import UpstreamError
 from toolway.settings.profiles import profile_suffix
 from toolway.settings.settings import Settings
+from toolway.stores.store import share_of
 from toolway.tools.catalog import Catalog
 from toolway.types import JSON, JSON_TYPE, Caller
-from toolway.upstream.client import CHAT_COMPLETIONS
+from toolway.upstream.client import CHAT_COMPLETIONS, StartedRequest
 from toolway.wire.lenient_json import dumps
 
 
@@ -78,6 +81,8 @@ class FastLane:
             or principal.tool_search
         ):
             return None
+        if share_of(caller.retry_id) != share_of(caller.id):  # their entries are looked for in one place
+            return None
         try:
             head = self._resources.upstream.post_head(CHAT_COMPLETIONS, [*caller.headers, JSON_TYPE])
         except UpstreamError:  # the ordinary way says why it cannot be sent
@@ -113,6 +118,8 @@ class FastLane:
 
     def _may_be_continued(self, messages: Sequence[Any], raw: bytes, caller: Caller) -> bool:
         """Whether an earlier attempt at this request, or an answer that broke off, may have left rounds for it."""
+        if not self._store.may_have(caller.id, FAILED, INTERRUPTED):  # so nearly always
+            return False
         return failed_requests.may_be_kept(self._store, caller, raw) or interrupted_answers.may_be_kept(
             self._store, caller, messages
         )
@@ -122,13 +129,16 @@ class FastLane:
         snapshot = self._target.fit(self._catalog.snapshot.visible_to(caller.selection))
         return self._offers.find(snapshot, chat.options.get("model"), caller, chat.messages)
 
-    def ask(self, request: LaneRequest, responder: MessageResponder) -> ModelExchange | None:
-        """Ask the model server once, and have `responder` tell the answer; None when no connection to it is idle."""
+    def send(self, request: LaneRequest) -> StartedRequest | None:
+        """Ask the model server; None when no connection to it is idle."""
+        body = request.chat.body_with(request.offer.definitions)
+        return self._resources.upstream.start(request.head, dumps(body))
+
+    def follow(
+        self, request: LaneRequest, started: StartedRequest, responder: MessageResponder
+    ) -> ModelExchange:
+        """Have `responder` tell what comes of a request that was sent."""
         sent = request.chat.with_tools(request.offer.definitions)
-        started = self._resources.upstream.start(request.head, dumps(sent.body()))
-        if started is None:
-            return None
-        # It is on its way by now: what follows costs no time where it is the only one.
         way = StreamExchange if sent.is_streamed else WholeExchange
         exchange = way(request, started, responder, self._resources, self._catalog)
         try:

@@ -14,7 +14,7 @@ from importlib.resources import files
 from typing import Any, NamedTuple
 
 from toolway.conversation.message import ChatRequest
-from toolway.types import Header
+from toolway.types import JSON, Header
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +46,10 @@ def find_side_request(request: ChatRequest, headers: Sequence[Header]) -> SideRe
     if not request.messages:
         return None
     for beginnings in _beginnings():
-        if not (text := _text_of(beginnings.roles, request.messages[beginnings.place])):
+        message = request.messages[beginnings.place]
+        if not isinstance(message, dict) or message.get("role") not in beginnings.roles:
             continue
+        text = _text_of(message).lstrip()
         # Nearly all requests are none of these, and are known by this look alone.
         if not (folded := text[: beginnings.longest].casefold()).startswith(beginnings.all):
             continue
@@ -90,13 +92,11 @@ def _table() -> tuple[SideRequest, ...]:
     )
 
 
-def _text_of(roles: Set[str], message: Any) -> str:
-    """What a message of one of these roles says, from its first letter on."""
-    if not isinstance(message, dict) or message.get("role") not in roles:
-        return ""
+def _text_of(message: JSON) -> str:
+    """What a message says."""
     content = message.get("content")
     if isinstance(content, str):
-        return content.lstrip()
+        return content
     parts = content if isinstance(content, list) else ()
     texts = [part.get("text") for part in parts if isinstance(part, dict)]
-    return next((text for text in texts if isinstance(text, str)), "").lstrip()
+    return next((text for text in texts if isinstance(text, str)), "")

@@ -79,9 +79,10 @@ class ChatLane:
         except InvalidRequest:
             return None
         request = self._lane.request_for(body, raw, sender.lane_caller)
-        if request is None:
+        if request is None or (started := self._lane.send(request)) is None:
             return body
-        return self._lane.ask(request, _ChatResponder(responder, request, raw, self._count)) or body
+        # It is on its way by now: what follows costs a client who is alone no time.
+        return self._lane.follow(request, started, _ChatResponder(responder, request, raw, self._count))
 
     def route(self, sender: ChatSender, *, begun: bool) -> tuple[ASGIApp, Scope]:
         """As `Lane`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import NoneType
 from typing import Any
 
 from starlette.types import Receive, Scope, Send
@@ -207,10 +208,14 @@ def check_body(body: JSON) -> JSON:
         raise InvalidRequest("messages must be a list of at least one message.", param="messages")
     if body.get("stream") not in (None, True, False):
         raise InvalidRequest("stream must be true or false.", param="stream")
-    for name in ("tools", "functions"):
-        if name in body and not isinstance(body[name], list | None):
-            raise InvalidRequest(f"{name} must be a list.", param=name)
+    if not isinstance(body.get("tools"), _LIST_OR_NULL):
+        raise InvalidRequest("tools must be a list.", param="tools")
+    if not isinstance(body.get("functions"), _LIST_OR_NULL):
+        raise InvalidRequest("functions must be a list.", param="functions")
     return body
+
+
+_LIST_OR_NULL = (list, NoneType)
 
 
 def _refuse_many(tools: RequestTools) -> None:
