@@ -225,8 +225,8 @@ async def test_the_oldest_records_go_when_there_is_no_room_and_their_lines_stay(
 async def test_of_too_many_at_once_some_are_lines_and_some_are_only_counted(monkeypatch):
     monkeypatch.setattr(conversation_recorder, "WHOLE_BURST", 3.0)
     monkeypatch.setattr(conversation_recorder, "LISTED_BURST", 10.0)
-    monkeypatch.setattr(conversation_recorder, "WHOLE_RATE", 0.0)
-    monkeypatch.setattr(conversation_recorder, "LISTED_RATE", 0.0)
+    monkeypatch.setattr(conversation_recorder, "WHOLE_RATE", 1e-9)
+    monkeypatch.setattr(conversation_recorder, "LISTED_RATE", 1e-9)
     recorder = opened()
     async with recorder.running():
         for _ in range(15):
@@ -240,7 +240,7 @@ async def test_of_too_many_at_once_some_are_lines_and_some_are_only_counted(monk
 async def test_ten_thousand_are_searched_by_text_in_a_moment(monkeypatch):
     monkeypatch.setattr(conversation_recorder, "LISTED_BURST", 20_000.0)
     monkeypatch.setattr(conversation_recorder, "WHOLE_BURST", 0.0)
-    monkeypatch.setattr(conversation_recorder, "WHOLE_RATE", 0.0)
+    monkeypatch.setattr(conversation_recorder, "WHOLE_RATE", 1e-9)
     recorder = opened()
     async with recorder.running():
         for number in range(10_050):
