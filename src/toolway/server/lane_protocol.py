@@ -258,7 +258,7 @@ class LaneProtocol(HttpProtocol):
         """One timer serves many answers of the lane: it looks when the last of them may have been long ago."""
         self.timeout_keep_alive_task = None
         rest = self._idle_since + self.timeout_keep_alive - self.loop.time()
-        if self._pending is not None or self._partial is not None:
+        if self._pending is not None or self._partial is not None or self._held:
             return  # the answer begins it anew
         if rest > 0:
             self._close_after(rest)
