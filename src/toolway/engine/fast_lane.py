@@ -138,13 +138,14 @@ class FastLane:
         self, request: LaneRequest, started: StartedRequest, responder: MessageResponder
     ) -> ModelExchange:
         """Have `responder` tell what comes of a request that was sent."""
-        sent = request.chat.with_tools(request.offer.definitions)
-        way = StreamExchange if sent.is_streamed else WholeExchange
-        exchange = way(request, started, responder, self._resources, self._catalog)
+        exchange: ModelExchange | None = None
         try:
+            sent = request.chat.with_tools(request.offer.definitions)
+            way = StreamExchange if sent.is_streamed else WholeExchange
+            exchange = way(request, started, responder, self._resources, self._catalog)
             exchange.begin(sent, self._make_events())
         except Exception:
-            exchange.close()
+            (exchange or started).close()
             raise
         return exchange
 

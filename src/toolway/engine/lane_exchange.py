@@ -171,6 +171,8 @@ class ModelExchange(ABC):
         self._told: list[type[Event]] = []
         """What subscribers heard."""
         self._answer: UpstreamResponse | None = None
+        self._is_answered = False
+        """Whether the client has all of its answer. What is left to be done then, nobody waits for."""
 
     def begin(self, sent: ChatRequest, events: EventStream) -> None:
         """It was `sent`; `events` are told what comes of it."""
@@ -222,9 +224,12 @@ class ModelExchange(ABC):
     def _take(self) -> None:
         """Take what came."""
 
-    @abstractmethod
     def _fail(self, error: Exception) -> None:
         """End what a bug broke."""
+        if self._is_answered:
+            self.close()
+        else:
+            self.hand_over()
 
     def _wait(self) -> None:
         """For more of the answer, or for the ordinary way to tell why there will be no more."""
@@ -269,8 +274,13 @@ class ModelExchange(ABC):
             self._events.notify(event)
             self._told.append(type(event))
 
+    def _finish(self, answer: UpstreamResponse, message: Message) -> None:
+        """The client has its answer, and it was a plain message."""
+        self._is_answered = True
+        self._tell_end(answer, message)
+        self.close()
+
     def _tell_end(self, answer: UpstreamResponse, message: Message) -> None:
-        """It ended here, with a plain message."""
         # What is learned changes the tools; the ordinary way learns by itself, once it has resumed.
         self._target.learn_from(answer.head.headers)
         if self._request.offer.has_search:
@@ -284,9 +294,6 @@ class ModelExchange(ABC):
 
 class WholeExchange(ModelExchange):
     """One whose answer comes in one piece."""
-
-    _is_answered = False
-    """Whether the client has its answer. What is left to be done then, nobody waits for."""
 
     def _take(self) -> None:
         if self._connection.is_complete:
@@ -302,27 +309,22 @@ class WholeExchange(ModelExchange):
         raw = answer.take() if answer.is_success else None
         if raw is None:
             self.hand_over()
-        elif (message := whole_message(raw)) is None:
+            return
+        try:
+            message = whole_message(raw)
+            if is_for_client := message is not None and is_plain(message):
+                self._responder.answer(message, answer.head)
+        except Exception:
+            answer.put_back(raw)
+            raise
+        if message is None:
             answer.put_back(raw)
             self.hand_over()
-        elif is_plain(message):
-            try:
-                self._responder.answer(message, answer.head)
-            except Exception:
-                answer.put_back(raw)
-                raise
-            self._is_answered = True
-            self._tell_end(answer, message)
-            self.close()
+        elif is_for_client:
+            self._finish(answer, message)
         else:
             self._started.close()
             self._hand_over(message=message, headers=answer.headers)
-
-    def _fail(self, _: Exception) -> None:
-        if self._is_answered:
-            self.close()
-        else:
-            self.hand_over()
 
 
 class StreamExchange(ModelExchange):
@@ -370,9 +372,9 @@ class StreamExchange(ModelExchange):
             self.hand_over()
 
     def _fail(self, error: Exception) -> None:
-        if self._reader is not None:
+        if self._reader is not None and not self._is_answered:
             self._reader.fail(error)  # the client must not take what it has for a whole answer
-        self.hand_over()
+        super()._fail(error)
 
     def _begin_reading(self) -> StreamReader | None:
         """Begin to answer; None: the ordinary way must see what came."""
@@ -395,7 +397,10 @@ class StreamExchange(ModelExchange):
         if not is_plain(message):
             self.hand_over()
         elif self._is_drained or self._connection.is_complete or not self._connection.is_coming:
-            self._finish(message)
+            self._stop_draining()
+            self._connection.call_back(None)
+            self._responder.end(message)
+            self._finish(self._take_head(), message)
         else:  # so that the connection can be used again
             self._connection.call_back(self._look)
             if self._drain is None:
@@ -405,14 +410,6 @@ class StreamExchange(ModelExchange):
     def _end_drain(self) -> None:
         self._is_drained = True
         self._look()
-
-    def _finish(self, message: Message) -> None:
-        self._stop_draining()
-        self._connection.call_back(None)
-        self._tell_end(self._take_head(), message)
-        self._started.close()
-        self._responder.end(message)
-        self._catalog.release(self._tools)
 
     def _stop_draining(self) -> None:
         if self._drain is not None:
