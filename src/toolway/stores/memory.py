@@ -118,8 +118,7 @@ class MemoryEntries:
         share = self._shares.get(owner)
         if share is None:
             return False
-        now = time.monotonic()
-        return any(share.kinds.get(kind, 0.0) > now for kind in kinds)
+        return any(share.kinds[kind] > time.monotonic() for kind in kinds if kind in share.kinds)
 
     def may_hold(self, key: AnyKey) -> bool:
         """Whether it has something."""

@@ -185,7 +185,7 @@ def _parts(sent: Sequence[Any]) -> list[tuple[int, str | None]]:
     messages alone nothing can have broken off.
     """
     places: list[tuple[int, str | None]] = []
-    if not (first := _first(sent)):
+    if not (first := _first(sent)) or (first == len(sent) and role_of(sent[-1]) != "assistant"):
         return places
     for position, one in enumerate(sent[first - 1 :], first - 1):
         behind = sent[position + 1] if position + 1 < len(sent) else None
