@@ -33,7 +33,7 @@ STORED = {
     ("key used", 1),
     ("lease", 1),
     ("renewal of a grant", 1),
-    ("response", 2),
+    ("response", 3),
     ("result", 1),
     ("slot", 1),
     ("tool vector", 1),

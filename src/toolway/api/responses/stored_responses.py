@@ -57,6 +57,8 @@ class _ResponseRecord:
     path: list[tuple[str, int]]
     packed_from: int = 40
     """Characters from which a text in `resource` and `items` stands as `_pack` makes it; 0: none does."""
+    chunk: _Chunk | None = None
+    """The chunk of a response that begins a conversation: it stands in a place of its own once another one goes on."""
 
 
 @record
@@ -66,7 +68,7 @@ class _ApprovalAnswer:
     approve: bool
 
 
-RESPONSE = EntryKind("response", _ResponseRecord, version=2, oldest=1)
+RESPONSE = EntryKind("response", _ResponseRecord, version=3, oldest=1)
 CHUNK = EntryKind("chunk", _Chunk)
 BRANCH = EntryKind("branch", str)
 """The thread that goes on from a chunk which was not the last of its own."""
@@ -114,7 +116,7 @@ class StoredResponses:
         kept = await self._store.get(RESPONSE.key(owner, identity), certain=True)
         if kept is None:
             return None
-        found = await self._store.get_all(_chunk_keys(owner, kept.path))
+        found = [kept.chunk] if kept.chunk else await self._store.get_all(_chunk_keys(owner, kept.path))
         chunks = [chunk for chunk in found if chunk is not None]
         if len(chunks) < len(found):
             return None
@@ -196,17 +198,8 @@ class StoredResponses:
 
     async def _append(self, owner: str, record: StoredResponse, before: StoredResponse) -> StoredResponse:
         """Keep what a record adds to what was kept before."""
-        known, echo = set(before.own), dict(record.resource)
-        own = {name: echo.pop(name) for name in _OWN_FIELDS if name in echo}
-        if before is not _NOTHING:
-            echo = {name: value for name, value in echo.items() if before.resource.get(name, ...) != value}
-        chunk = _Chunk(
-            response=own["id"],
-            messages=list(record.messages[len(before.messages) :]),
-            own=[identity for identity in record.own if identity not in known],
-            echo=echo,
-        )
-        path = await self._place(owner, before.path, chunk)
+        chunk, own = _added(record, before)
+        path = await self._place(owner, before, chunk)
         places = {text: number for number, text in enumerate(_texts(chunk.messages, record.turn, LONG))}
         kept = StoredResponse(
             resource=record.resource,
@@ -218,26 +211,37 @@ class StoredResponses:
             path=path,
             lengths=[*before.lengths, len(chunk.messages)],
         )
-        await self._put(owner, kept, own, places)
+        await self._put(owner, kept, own, places, chunk=None if before.path else chunk)
         return kept
 
-    async def _place(self, owner: str, path: Path, chunk: _Chunk) -> Path:
-        """Keep a chunk behind those of a path: in the last thread, or where that went on already in a new one."""
-        if path:
-            *before, (thread, count) = path
-            if await self._store.add(CHUNK.key(owner, thread, str(count)), chunk, ttl=self._ttl):
-                return [*before, (thread, count + 1)]
+    async def _place(self, owner: str, before: StoredResponse, chunk: _Chunk) -> Path:
+        """Keep a chunk behind those of a path: in the last thread, or where that went on already in a new one.
+
+        One that begins a conversation stays in the record of its response, and comes out of it now.
+        """
+        path = before.path
+        if not path:
+            return [(f"0-{secrets.token_hex(8)}", 1)]
+        *first, (thread, count) = path
+        if not first and count == 1:
+            await self._store.add(CHUNK.key(owner, thread, "0"), _added(before, _NOTHING)[0], ttl=self._ttl)
+        if await self._store.add(CHUNK.key(owner, thread, str(count)), chunk, ttl=self._ttl):
+            return [*first, (thread, count + 1)]
         number, name = 0, secrets.token_hex(8)
-        while path and not await self._store.add(
-            _branch_key(owner, path, number), f"{number}-{name}", ttl=self._ttl
-        ):
+        while not await self._store.add(_branch_key(owner, path, number), f"{number}-{name}", ttl=self._ttl):
             number += 1
         branch = f"{number}-{name}"
         await self._store.put(CHUNK.key(owner, branch, "0"), chunk, ttl=self._ttl, certain=True)
         return [*path, (branch, 1)]
 
     async def _put(
-        self, owner: str, record: StoredResponse, resource: JSON, places: Mapping[str, int] | None = None
+        self,
+        owner: str,
+        record: StoredResponse,
+        resource: JSON,
+        places: Mapping[str, int] | None = None,
+        *,
+        chunk: _Chunk | None = None,
     ) -> None:
         items = list(record.items)
         kept = _ResponseRecord(
@@ -247,6 +251,7 @@ class StoredResponses:
             listed=list(record.listed),
             path=list(record.path),
             packed_from=LONG if places else 0,
+            chunk=chunk,
         )
         await self._store.put(RESPONSE.key(owner, record.resource["id"]), kept, ttl=self._ttl, certain=True)
 
@@ -287,6 +292,21 @@ def _kept_before(record: StoredResponse, previous: StoredResponse | None) -> Sto
     if record.messages[: len(previous.messages)] == previous.messages:
         return previous
     return _NOTHING
+
+
+def _added(record: StoredResponse, before: StoredResponse) -> tuple[_Chunk, JSON]:
+    """What a record adds to what was kept before, and the fields of its response that are its alone."""
+    known, echo = set(before.own), dict(record.resource)
+    own = {name: echo.pop(name) for name in _OWN_FIELDS if name in echo}
+    if before is not _NOTHING:
+        echo = {name: value for name, value in echo.items() if before.resource.get(name, ...) != value}
+    chunk = _Chunk(
+        response=own["id"],
+        messages=list(record.messages[len(before.messages) :]),
+        own=[identity for identity in record.own if identity not in known],
+        echo=echo,
+    )
+    return chunk, own
 
 
 def _chunk_keys(owner: str, path: Path) -> list[Key[_Chunk]]:

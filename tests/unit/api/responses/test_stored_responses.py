@@ -234,7 +234,50 @@ async def test_a_response_of_the_first_form_is_read_as_it_was_written(store_url:
             "path": kept.path,
         }
         await store.put(OLD_RESPONSE.key("me", identity), old)
+        await store.put(CHUNK.key("me", kept.path[0][0], "0"), kept.chunk)
         assert shown(await records.find("me", identity)) == shown(saved)
+
+
+async def test_a_response_whose_chunk_stands_by_itself_is_gone_on_from(store_url: str):
+    """So did that of each conversation's first response before it stood in the record."""
+    async with opened(store_url) as store:
+        records = StoredResponses(store, ttl=TTL)
+        first = await records.save("me", record(None, "One? " * LONG, "One."))
+        key = RESPONSE.key("me", first.resource["id"])
+        kept = await store.get(key)
+        assert kept is not None and kept.chunk is not None
+        await store.put(CHUNK.key("me", kept.path[0][0], "0"), kept.chunk)
+        await store.put(key, replace(kept, chunk=None))
+        found = await records.find("me", first.resource["id"])
+        assert found is not None and shown(found) == shown(first)
+        for answer in ("Two.", "Or."):
+            more = await records.save("me", record(found, "Two?", answer), found)
+            assert shown(await records.find("me", more.resource["id"])) == shown(more)
+
+
+async def test_a_conversation_that_nobody_goes_on_with_is_one_entry(store_url: str):
+    async with opened(store_url) as store:
+        records = StoredResponses(store, ttl=TTL)
+        first = await records.save("me", record(None, "One?", "One."))
+        assert await store.get(CHUNK.key("me", first.path[0][0], "0")) is None
+        second = await records.save("me", record(first, "Two?", "Two."), first)
+        await records.delete("me", first.resource["id"])
+        assert shown(await records.find("me", second.resource["id"])) == shown(second)
+
+
+async def test_a_first_response_that_is_deleted_while_somebody_goes_on_from_it_is_kept_for_that_one(
+    store_url: str,
+):
+    async with opened(store_url) as store:
+        records = StoredResponses(store, ttl=TTL)
+        first = await records.save("me", record(None, "One?", "One."))
+        await records.delete("me", first.resource["id"])
+        second = await records.save("me", record(first, "Two?", "Two."), first)
+        assert shown(await records.find("me", second.resource["id"])) == shown(second)
+        assert await records.find("me", first.resource["id"]) is None
+        await records.delete("me", second.resource["id"])
+        keys = [CHUNK.key("me", second.path[0][0], str(number)) for number in range(2)]
+        assert await store.get_all(keys) == [None, None]
 
 
 async def test_a_response_that_names_a_text_nobody_has_counts_as_gone(store_url: str):
