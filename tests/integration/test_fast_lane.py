@@ -224,6 +224,28 @@ def test_a_plain_answer_takes_the_lane(lane: AppServer, taken: list[str]):
     assert [tool["function"]["name"] for tool in lane.upstream.seen[0].json["tools"]]
 
 
+def test_each_answer_has_the_headers_that_the_model_server_gave_it(lane: AppServer, taken: list[str]):
+    """Be they those of the answer before, which are not read again, or others."""
+    ids = [b"one", b"one", b"one", b"two", b"two", b"one"]
+    replies = []
+    for number, request_id in enumerate(ids):
+        (body,), kind = WORDS.parts, (b"content-type", b"application/json")
+        assert isinstance(body, bytes)
+        said = body.replace(b"cloudy", b"cloudy" + b"!" * (number % 3))
+        length, cookie = (b"content-length", b"%d" % len(said)), (b"set-cookie", b"of=" + request_id)
+        replies.append(Reply([said], 200, [kind, length, (b"x-request-id", request_id), cookie]))
+    warm(lane, *replies)
+    with connected(lane) as client:
+        for number, request_id in enumerate(ids):
+            client.sendall(PLAIN_REQUEST)
+            answer = Answers().read(client, 1)
+            assert answer.count(b"x-request-id: " + request_id + b"\r\n") == 1
+            assert answer.count(b"x-request-id") == answer.count(b"content-length") == 1
+            assert b"set-cookie" not in answer
+            assert b"cloudy" + b"!" * (number % 3) + b"." in answer
+    assert taken == ["answered"] * len(ids)
+
+
 @pytest.mark.parametrize("places", [[], [len(HEAD)], [len(HEAD) + 20, -20, -2]])
 def test_a_body_may_come_behind_its_head_in_pieces(lane: AppServer, taken: list[str], places: list[int]):
     through(lane, WORDS, *split(PLAIN_REQUEST, places))

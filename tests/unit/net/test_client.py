@@ -644,6 +644,34 @@ async def test_a_server_that_ends_an_idle_connection_is_asked_on_a_new_one(last_
     assert connections == 2
 
 
+async def test_a_connection_over_which_something_comes_unasked_is_not_used_again(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(http_client_module, "MAX_IDLE", 60.0)
+    connections = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        await request_head(reader)
+        writer.write(WHOLE)
+        await writer.drain()
+        await go_on.wait()
+        writer.write(WHOLE[:9])  # its rest may come when the next request is under way
+        await reader.read()
+
+    go_on = asyncio.Event()
+    async with client_of(serve) as client:
+        await get(client)
+        connection = client._idle[-1]
+        go_on.set()
+        async with asyncio.timeout(20):
+            while not connection.closed:  # noqa: ASYNC110 - it is on its way through the loop
+                await asyncio.sleep(0)
+        assert (await get(client))[2] == b"hi"
+    assert connections == 2
+
+
 async def test_what_comes_before_a_request_is_written_is_no_answer_to_it(
     anyio_backend: Any, monkeypatch: pytest.MonkeyPatch
 ):

@@ -117,6 +117,47 @@ async def test_a_new_connection_that_is_closed_unanswered_is_a_failure_and_not_t
         assert connections == [1]
 
 
+async def test_each_answer_of_a_connection_has_its_own_headers():
+    given = [
+        ("POST", b"one", 2),
+        ("POST", b"one", 33),
+        ("GET", b"one", 4),
+        ("HEAD", b"one", 5),
+        ("GET", b"one", 6),
+    ]
+    given += [
+        ("POST", b"two", 2),
+        ("HEAD", b"two", 3),
+        ("POST", b"two", 2),
+        ("POST", b"two", 44),
+        ("POST", b"one", 2),
+    ]
+    head = (
+        b"HTTP/1.1 200 OK\r\nx-hop: 1\r\ncontent-length: %d\r\nconnection: x-hop\r\nx-request-id: %b\r\n\r\n"
+    )
+    connections = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        for method, request_id, length in given:
+            await request_head(reader)
+            writer.write(head % (length, request_id) + bytes(length if method != "HEAD" else 0))
+
+    heads = []
+    async with upstream_of(serve) as upstream, asyncio.timeout(20):
+        for method, request_id, length in given:
+            async with upstream.request(method, "/x") as answer:
+                told = (b"content-length", b"%d" % length)
+                assert answer.headers == [told, (b"x-request-id", request_id)]
+                assert answer.header(b"content-length") == told[1]
+                assert answer.head.headers[-1] == (b"x-request-id", request_id)
+                assert len(await answer.read()) == (length if method != "HEAD" else 0)
+                heads.append(answer.head)
+    assert connections == 1
+    assert heads[1] is heads[2] is heads[4]  # they are not made anew
+
+
 @pytest.mark.parametrize(
     ("sent", "reason"),
     [
