@@ -46,6 +46,8 @@ WHOLE_RATE, WHOLE_BURST = 5.0, 100.0
 """Conversations a second that are kept with all that was in them, in the long run and at once."""
 LISTED_RATE, LISTED_BURST = 20.0, 200.0
 """Those that are kept as a line in the list."""
+ROUNDING = 0.001
+"""Seconds by which sums of many times may be wrong, at the most."""
 SLICE = 0.003
 """Seconds that writing down may take at a time: requests wait for it."""
 READ_SECONDS = 2.0
@@ -140,7 +142,7 @@ class _Budget:
     def spend(self) -> bool:
         now = monotonic()
         full_at = max(self._full_at, now) + self._each
-        if full_at - now > self._all:
+        if full_at - now > self._all + ROUNDING:
             return False
         self._full_at = full_at
         return True

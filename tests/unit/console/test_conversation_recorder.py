@@ -13,7 +13,13 @@ import pytest
 
 from tests.support.gate import DEADLINE
 from toolway.console import conversation_recorder
-from toolway.console.conversation_recorder import ConversationRecorder, Recording
+from toolway.console.conversation_recorder import (
+    WHOLE_BURST,
+    WHOLE_RATE,
+    ConversationRecorder,
+    Recording,
+    _Budget,
+)
 from toolway.console.event_feed import EventFeed
 from toolway.conversation.events import (
     CallBegan,
@@ -235,6 +241,17 @@ async def test_of_too_many_at_once_some_are_lines_and_some_are_only_counted(monk
         lines = await kept(recorder, 10)
         await until(lambda: recorder.left_out == 5)
     assert sum("size" in line for line in lines) == 3
+
+
+@pytest.mark.parametrize("now", [0.0, 7.3, 1234.5678, 86_400.123_456, 31_536_000.1])
+def test_a_budget_has_all_of_its_burst_and_comes_back_with_time(monkeypatch, now):
+    monkeypatch.setattr(conversation_recorder, "monotonic", lambda: now)
+    budget = _Budget(WHOLE_RATE, WHOLE_BURST)
+    assert [budget.spend() for _ in range(102)] == [True] * 100 + [False] * 2
+    now += 1.05 * 3 / WHOLE_RATE
+    assert [budget.spend() for _ in range(5)] == [True] * 3 + [False] * 2
+    now += 1e6
+    assert [budget.spend() for _ in range(102)] == [True] * 100 + [False] * 2
 
 
 async def test_ten_thousand_are_searched_by_text_in_a_moment(monkeypatch):
