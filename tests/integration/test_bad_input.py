@@ -96,6 +96,9 @@ def test_a_compressed_body_is_refused_with_words(app: AppServer, encodings: list
 
 ODD_BODIES: dict[str, Any] = {
     "messages that are no objects": {"messages": ["hello", 1, None, [], {}]},
+    "roles that are no text": {
+        "messages": [{"role": ["user"], "content": "Hi"}, *QUESTION, {"role": {}, "content": "Hi"}]
+    },
     "tools that are no objects": {"tools": ["x", 1, None, {}, {"function": 3}, {"function": {"name": []}}]},
     "tool_choice of another kind": {"tool_choice": 3},
     "an unknown tool_choice": {"tool_choice": {"type": "allowed_tools"}},

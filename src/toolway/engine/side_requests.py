@@ -7,7 +7,7 @@ seen by nobody.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -64,7 +64,8 @@ def find_side_request(request: ChatRequest, headers: Sequence[Header]) -> SideRe
 class _Beginnings(NamedTuple):
     """How the messages of one role begin that the table knows, their case folded."""
 
-    roles: Set[str]
+    roles: tuple[str, ...]
+    """No set: what a client sends as a role may be a list."""
     place: int
     """The message that is looked at."""
     all: tuple[str, ...]
@@ -74,10 +75,10 @@ class _Beginnings(NamedTuple):
 
 @cache
 def _beginnings() -> Sequence[_Beginnings]:
-    return (_beginnings_of("system", {"system", "developer"}, 0), _beginnings_of("user", {"user"}, -1))
+    return (_beginnings_of("system", ("system", "developer"), 0), _beginnings_of("user", ("user",), -1))
 
 
-def _beginnings_of(role: str, roles: Set[str], place: int) -> _Beginnings:
+def _beginnings_of(role: str, roles: tuple[str, ...], place: int) -> _Beginnings:
     entries = [(entry.begins.casefold(), entry) for entry in _table() if entry.role == role]
     longest = max((len(entry.begins) for _, entry in entries), default=0)
     return _Beginnings(roles, place, tuple(begins for begins, _ in entries), entries, longest)
