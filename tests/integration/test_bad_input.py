@@ -50,6 +50,7 @@ BAD_BODIES: dict[str, tuple[Any, str]] = {
     "stream as text": ({**VALID, "stream": "true"}, "stream must be"),
     "stream as object": ({**VALID, "stream": {}}, "stream must be"),
     "tools as object": ({**VALID, "tools": {}}, "tools must be"),
+    "functions as object": ({**VALID, "functions": {}}, "functions must be"),
     "several answers": ({**VALID, "n": 2}, "n must be 1"),
     "several answers, streamed": ({**VALID, "n": 2, "stream": True}, "n must be 1"),
 }

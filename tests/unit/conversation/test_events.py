@@ -24,7 +24,7 @@ async def test_subscribers_hear_of_the_text_once_and_a_watcher_of_every_chunk():
 def test_what_subscribers_heard_before_they_do_not_hear_again():
     heard: list[Event] = []
     stream = EventStream([heard.append])
-    stream.heard = [RoundBegan, TextBegan]
+    stream.heard = [RoundBegan, TextBegan, TextBegan]
     first, second = RoundBegan(number=1), RoundBegan(number=2)
     stream.notify(first)
     stream.notify(second)
