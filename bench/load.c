@@ -280,7 +280,7 @@ static void receive(Conn *c) {
 
 /* ---- the run ---------------------------------------------------------------------------------------- */
 
-static void build_request(const char *path, const char *body_file, const char *headers) {
+static void build_request(const char *path, const char *body_file, const char *api_key, const char *headers) {
     FILE *f = fopen(body_file, "rb");
     if (!f) {
         perror(body_file);
@@ -292,9 +292,9 @@ static void build_request(const char *path, const char *body_file, const char *h
     char *head;
     int head_len = asprintf(&head,
                             "POST %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nAccept: application/json, text/event-stream\r\n"
-                            "Authorization: Bearer sk-bench\r\nContent-Type: application/json\r\n"
+                            "Authorization: Bearer %s\r\nContent-Type: application/json\r\n"
                             "%sContent-Length: %zu\r\n\r\n",
-                            path, port, headers, n);
+                            path, port, api_key, headers, n);
     request_len = head_len + n;
     request = malloc(request_len);
     memcpy(request, head, head_len);
@@ -315,12 +315,13 @@ static void report(int conns, double seconds) {
 int main(int argc, char **argv) {
     int conns = 1;
     double seconds = 5, warm = 1;
-    const char *path = "/v1/chat/completions", *body_file = "/dev/null", *headers = "";
+    const char *path = "/v1/chat/completions", *body_file = "/dev/null", *api_key = "sk-bench", *headers = "";
     for (int i = 1; i + 1 < argc; i += 2) {
         char *key = argv[i], *value = argv[i + 1];
         if (!strcmp(key, "--port")) port = atoi(value);
         else if (!strcmp(key, "--path")) path = value;
         else if (!strcmp(key, "--body")) body_file = value;
+        else if (!strcmp(key, "--key")) api_key = value;
         else if (!strcmp(key, "--headers")) headers = value;  // whole lines
         else if (!strcmp(key, "--conns")) conns = atoi(value);
         else if (!strcmp(key, "--seconds")) seconds = atof(value);
@@ -333,7 +334,7 @@ int main(int argc, char **argv) {
         else return fprintf(stderr, "load: unknown option %s\n", key), 2;
     }
     signal(SIGPIPE, SIG_IGN);
-    build_request(path, body_file, headers);
+    build_request(path, body_file, api_key, headers);
     epoll_fd = epoll_create1(0);
     Conn *all = calloc(conns, sizeof *all);
     for (int i = 0; i < conns; i++) dial(&all[i]);

@@ -33,6 +33,8 @@ def load_command(target: Program, scenario: Scenario, seconds: float, warm: floa
         "port": target.port,
         "path": scenario.path,
         "body": body,
+        # A client of its own: what those of another scenario left unfinished is looked for in the requests of theirs.
+        "key": f"sk-{scenario.key}",
         "headers": "".join(f"{name}: {value}\r\n" for name, value in target.headers.items()),
         "conns": scenario.connections,
         "seconds": seconds,
