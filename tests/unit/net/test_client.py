@@ -617,35 +617,16 @@ async def test_cancelling_an_upload_ends_its_body():
     assert ended.is_set()
 
 
-@pytest.mark.parametrize("last_words", [b"", b"HTTP/1.1 408 Request Timeout\r\n\r\n"])
-async def test_a_server_that_ends_an_idle_connection_is_asked_on_a_new_one(last_words: bytes):
-    connections = 0
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal connections
-        connections += 1
-        await request_head(reader)
-        writer.write(WHOLE)
-        await writer.drain()
-        await go_on.wait()
-        writer.write(last_words)
-        await writer.drain()
-        ended.set()
-
-    go_on, ended = asyncio.Event(), asyncio.Event()
-    async with client_of(serve) as client:
-        await get(client)
-        connection = client._idle[-1]
-        go_on.set()
-        await asyncio.wait_for(ended.wait(), 60)
-        while not connection.closed:  # noqa: ASYNC110 - its news is on the way through the loop
-            await asyncio.sleep(0)
-        assert (await get(client))[2] == b"hi"
-    assert connections == 2
-
-
-async def test_a_connection_over_which_something_comes_unasked_is_not_used_again(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(
+    ("unasked", "closes"),
+    [
+        (b"", True),
+        (b"HTTP/1.1 408 Request Timeout\r\n\r\n", True),
+        (WHOLE[:9], False),  # its rest may come when the next request is under way
+    ],
+)
+async def test_a_connection_that_ends_or_brings_something_unasked_is_not_used_again(
+    monkeypatch: pytest.MonkeyPatch, unasked: bytes, closes: bool
 ):
     monkeypatch.setattr(http_client_module, "MAX_IDLE", 60.0)
     connections = 0
@@ -657,16 +638,20 @@ async def test_a_connection_over_which_something_comes_unasked_is_not_used_again
         writer.write(WHOLE)
         await writer.drain()
         await go_on.wait()
-        writer.write(WHOLE[:9])  # its rest may come when the next request is under way
-        await reader.read()
+        writer.write(unasked)
+        await writer.drain()
+        ended.set()
+        if not closes:
+            await reader.read()
 
-    go_on = asyncio.Event()
+    go_on, ended = asyncio.Event(), asyncio.Event()
     async with client_of(serve) as client:
         await get(client)
         connection = client._idle[-1]
         go_on.set()
+        await asyncio.wait_for(ended.wait(), 60)
         async with asyncio.timeout(20):
-            while not connection.closed:  # noqa: ASYNC110 - it is on its way through the loop
+            while not connection.closed:  # noqa: ASYNC110 - its news is on the way through the loop
                 await asyncio.sleep(0)
         assert (await get(client))[2] == b"hi"
     assert connections == 2
